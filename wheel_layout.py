@@ -12,7 +12,16 @@ import shutil
 from pathlib import Path
 
 PACKAGE = "vireo"
-_CHECKED_IN = ("server", "training", "clients/cli", "bench", "envoy")
+_CHECKED_IN = (
+    "server",
+    "training",
+    "clients/cli",
+    "clients/doctor",
+    "clients/upgrades",
+    "bench",
+    "envoy",
+    "deploy/observability",
+)
 _GENERATED = ("inference", "buf")
 # Not `envoy`: it has no modules, and the imports of that name mean Envoy's protos.
 _MOVED = frozenset(("server", "training", "clients", "bench", *_GENERATED))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
 
     from tests.builders.stack import Stack
+    from tests.otlp_sink import OtlpSink
 
 REFUSED = "refused"
 """Property of a test's report: whom a secured stack refused, where, how, and what counted it."""
@@ -63,8 +64,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def otlp_sink() -> Iterator[OtlpSink]:
+    """What `tiny_stack` exports spans to."""
+    from tests.otlp_sink import running_otlp_sink
+
+    with running_otlp_sink() as sink:
+        yield sink
+
+
+@pytest.fixture(scope="session")
+def tiny_stack(tmp_path_factory: pytest.TempPathFactory, otlp_sink: OtlpSink) -> Iterator[Stack]:
     """A stack of two pods of each kind that serves the tiny home's release, "tiny-1".
+
+    It traces the calls of callers who ask for it.
 
     It takes ten seconds to start. Who promotes another release to it rolls back, and gives it an
     id that nobody else has.
@@ -75,5 +87,6 @@ def tiny_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
     home = build_tiny_home(tmp_path_factory.mktemp("tiny-stack"))
     publish = f"vireo release publish --data {DATASET}"
-    with running_stack(home.root, prepare=publish) as stack:
+    traced = {"VIREO_OTLP_ENDPOINT": otlp_sink.endpoint, "VIREO_TRACE_SHARE": "0"}
+    with running_stack(home.root, prepare=publish, settings=traced) as stack:
         yield stack

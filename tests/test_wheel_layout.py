@@ -25,10 +25,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_package_has_all_that_runs_and_no_figures_or_tests(package: Path) -> None:
     assert {each.name for each in package.iterdir()} == {
-        *("server", "training", "clients", "bench", "envoy", "inference", "buf", "v1"),
+        *("server", "training", "clients", "bench", "envoy", "deploy", "inference", "buf", "v1"),
         *("__init__.py", "py.typed", "descriptors.binpb", "openapi.json"),
     }
-    assert {each.name for each in (package / "clients").iterdir()} == {"cli"}
+    assert {each.name for each in (package / "clients").iterdir()} == {"cli", "doctor", "upgrades"}
     assert not (package / "bench" / "report").exists()
     assert (package / "training" / "profiles" / "demo.toml").exists()
 

@@ -103,11 +103,13 @@ class Inputs:
 
     def stage_retrieval(self, model: Towers) -> CandidateRelease:
         """Stage the release's retrieval part with the trained towers and return it."""
+        described = describe_dataset(self.home, self.dataset.name)
         origin = Origin(
             self.dataset.name,
             self.split.data_fingerprint,
             self.split.holdout,
-            describe_dataset(self.home, self.dataset.name).log_positions.catalog,
+            described.log_positions.catalog,
+            described.last.timestamp(),
         )
         return stage_retrieval(
             self.run.draft, model, self.data, self.dataset, self.repo, origin, self.quotas

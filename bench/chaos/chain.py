@@ -8,8 +8,10 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+
+from rich.console import Console
 
 from bench.chaos.findings import Findings
 from bench.chaos.plan import ChaosPlan
@@ -74,6 +76,16 @@ class Chain:
         seconds = 2 * self.plan.quiet
         answers = await closed_load(self.settings.edge, self.viewers, _CALLERS, seconds)
         return sum(map(self.findings.judge.full, answers)) / seconds
+
+    def for_case(self, number: int, console: Console) -> Chain:
+        """Return the chain with findings of a case, which are shown on a console."""
+
+        def progress(line: str) -> None:
+            console.print(f"{number}: {line}", soft_wrap=True)
+
+        judge, log = self.findings.judge, self.findings.log
+        findings = Findings(number, judge, log, self.plan.patience, progress)
+        return replace(self, findings=findings)
 
     # What runs.
 

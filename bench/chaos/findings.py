@@ -104,6 +104,7 @@ class Findings:
         condition: Callable[[], Awaitable[bool]],
         otherwise: str = "",
         patience: float | None = None,
+        poll: float = _POLL,
     ) -> float:
         """Return the seconds until `condition` held, polling it; infinity after `patience`.
 
@@ -114,7 +115,7 @@ class Findings:
             if time.monotonic() - started > (self.patience if patience is None else patience):
                 self.must(not otherwise, otherwise)
                 return math.inf
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(poll)
         return time.monotonic() - started
 
     async def until_full(self, load: SteadyLoad, since: float) -> float:

@@ -17,8 +17,14 @@ _FETCHED = "ml-100k"
 _PROFILE = "quick"
 
 
-def prepared(home: Home, dataset: str, console: Console, bench: str = "chaos") -> OwnStack:
-    """Return a stack in a home of its own below `home`, one for each `bench`.
+def prepared(
+    home: Home,
+    dataset: str,
+    console: Console,
+    bench: str = "chaos",
+    settings: Mapping[str, str] | None = None,
+) -> OwnStack:
+    """Return a stack with further settings in a home of its own below `home`, one a `bench`.
 
     It serves the newest release that was trained on the data set in `home`; if there is none, a
     small one is trained.
@@ -34,7 +40,7 @@ def prepared(home: Home, dataset: str, console: Console, bench: str = "chaos") -
             f"them with: VIREO_ONLINE_STORE=sqlite vireo features build {dataset}"
         )
     shutil.copytree(source.features(dataset), own.features(dataset))
-    return own_stack(own, source.staged_release(dataset))
+    return own_stack(own, source.staged_release(dataset), settings=settings)
 
 
 def prepared_with(

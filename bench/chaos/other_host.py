@@ -29,17 +29,18 @@ class OtherHost:
     enter: tuple[str, ...]
     """Prefix of a command line that runs there."""
 
-    def cut(self) -> None:
-        """Have all that is sent there addressed to nobody, and so dropped silently.
+    @contextmanager
+    def cut_off(self) -> Iterator[None]:
+        """Have all that is sent there addressed to nobody, and so dropped silently, for a block.
 
         Every kernel can do that; to drop by rule takes modules that not all have.
         """
         nobody = ("lladdr", _NOBODY, "nud", "permanent", "dev", self.cable)
         _ip("neigh", "replace", self.address, *nobody)
-
-    def mend(self) -> None:
-        """Have the right hardware address asked for again."""
-        _ip("neigh", "del", self.address, "dev", self.cable)
+        try:
+            yield
+        finally:
+            _ip("neigh", "del", self.address, "dev", self.cable)  # it is asked for again
 
 
 @contextmanager

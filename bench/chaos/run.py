@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from rich.console import Console
 
@@ -28,18 +27,13 @@ from bench.chaos.cases import (
     store_locked,
 )
 from bench.chaos.chain import Chain
-from bench.chaos.findings import CaseResult, Findings, Judge
-from bench.chaos.home import prepared, prepared_with
+from bench.chaos.findings import CaseResult
 from bench.chaos.plan import ChaosPlan
-from bench.chaos.small_disk import small_log_disk
-from bench.stack import OwnStack
-from bench.valkey import Valkey, running_valkey
+from bench.chaos.stacks import chain_on_redis, chain_on_sqlite
 from server.errors import VireoError
 from server.home import Home
-from training.features.watches import load_watches
 
 _MIN_RATE = 5.0
-_KNOWN_VIDEOS, _UNKNOWN_VIDEOS = 200, 50
 
 
 @dataclass(frozen=True)
@@ -82,44 +76,19 @@ def run_chaos(
     Raises:
         VireoError: the stack can't be set up or started.
     """
-    on_redis = [number for number in numbers if CASES[number].on_redis]
-    if on_sqlite := [number for number in numbers if number not in on_redis]:
-        stack = prepared(home, dataset, console)
-        with small_log_disk(stack.home), stack.running():
-            yield from _run_all(stack, dataset, on_sqlite, plan, console)
-    if on_redis:
-        with running_valkey(home.root / "bench" / "chaos" / "valkey") as valkey:
-            settings = {"VIREO_ONLINE_STORE": "redis", "VIREO_REDIS_URL": valkey.url}
-            stack = prepared_with(home, dataset, console, "chaos", settings)
-            valkey.save()
-            with stack.running():
-                yield from _run_all(stack, dataset, on_redis, plan, console, valkey)
+    for opened, on_redis in ((chain_on_sqlite, False), (chain_on_redis, True)):
+        if chosen := [number for number in numbers if CASES[number].on_redis == on_redis]:
+            with opened(home, dataset, plan, console) as chain:
+                yield from _run_all(chain, chosen, console)
 
 
-def _run_all(
-    stack: OwnStack,
-    dataset: str,
-    numbers: Sequence[int],
-    plan: ChaosPlan,
-    console: Console,
-    valkey: Valkey | None = None,
-) -> Iterator[CaseResult]:
-    judge = _judge(stack.home, dataset, plan.viewers)
-    known = frozenset[str]().union(*judge.watched.values())
-    videos = [*sorted(known)[:_KNOWN_VIDEOS], *map("unheard-of-{}".format, range(_UNKNOWN_VIDEOS))]
+def _run_all(chain: Chain, numbers: Sequence[int], console: Console) -> Iterator[CaseResult]:
     for number in numbers:
-        progress = partial(_print, console, number)
-        log = stack.home.logs / "failures.jsonl"
-        findings = Findings(number, judge, log, plan.patience, progress)
-        chain = Chain(stack, dataset, list(judge.watched), plan, findings, videos, valkey)
-        progress(CASES[number].title)
+        case = chain.for_case(number, console)
+        case.findings.progress(CASES[number].title)
         if number == numbers[0]:
-            plan = asyncio.run(_affordable(chain))
-        yield asyncio.run(_run(number, replace(chain, plan=plan)))
-
-
-def _print(console: Console, number: int, line: str) -> None:
-    console.print(f"{number}: {line}", soft_wrap=True)
+            chain = replace(chain, plan=asyncio.run(_affordable(case)))
+        yield asyncio.run(_run(number, replace(case, plan=chain.plan)))
 
 
 async def _affordable(chain: Chain) -> ChaosPlan:
@@ -138,13 +107,3 @@ async def _run(number: int, chain: Chain) -> CaseResult:
         return await CASES[number].run(chain)
     except VireoError as error:
         return CaseResult(number, 0, 0, 0, holds=False, note=str(error))
-
-
-def _judge(home: Home, dataset: str, viewers: int) -> Judge:
-    """Return the judge of the viewers to ask for: the data set's first, then strangers."""
-    watches = load_watches(home, dataset)
-    watches = watches[watches["part"] != "test"]  # gateways don't know what is held out
-    by_viewer = watches.groupby("viewer_id", sort=False)["video_id"].agg(frozenset).head(viewers)
-    known = {str(viewer): watched for viewer, watched in by_viewer.items()}
-    strangers = (f"stranger-{number}" for number in range(viewers - len(known)))
-    return Judge({**known, **dict.fromkeys(strangers, frozenset())})

@@ -15,6 +15,7 @@ from clients.cli import (
     control,
     data,
     demo,
+    doctor,
     evaluate,
     events,
     explain,
@@ -24,8 +25,10 @@ from clients.cli import (
     rules,
     security,
     status,
+    top,
     train,
     up,
+    upgrade,
 )
 from server.errors import VireoError
 
@@ -45,6 +48,8 @@ app.add_typer(evaluate.app, name="evaluate")
 app.add_typer(release.app, name="release")
 app.command("up")(up.up)
 app.command("status")(status.status)
+app.command("doctor")(doctor.doctor)
+app.command("top")(top.top)
 app.command("certificates")(security.certificates)
 app.command("token")(security.token)
 app.add_typer(control.app, name="control", help="Run Envoy's control plane and show its state.")
@@ -53,6 +58,7 @@ app.command("similar")(recommend.similar)
 app.add_typer(rules.app, name="rules", help="Check rules of the site.")
 app.command("explain")(explain.explain)
 app.add_typer(events.app, name="events", help="See and replay what viewers did.")
+app.add_typer(upgrade.app, name="upgrade")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench", help="Measure performance, side by side in one run.")
 

@@ -114,12 +114,15 @@ def _files(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFi
     return None
 
 
-def envoys_of(target: str, tls: TlsFiles | None = None) -> list[EnvoyStatus]:
+def envoys_of(
+    target: str, tls: TlsFiles | None = None, seconds: float = _TIMEOUT
+) -> list[EnvoyStatus]:
     """Return the status of each client of a control plane.
 
     Args:
         target: host:port of the control plane.
         tls: client TLS files, if it uses mutual TLS.
+        seconds: maximum time to wait for its answer.
 
     Raises:
         VireoError: the control plane doesn't answer, or a TLS file can't be read.
@@ -137,7 +140,7 @@ def envoys_of(target: str, tls: TlsFiles | None = None) -> list[EnvoyStatus]:
     with open_blocking_channel(target, tls, "control") as channel:
         try:
             answer = ClientStatusDiscoveryServiceStub(channel).FetchClientStatus(
-                request, timeout=_TIMEOUT
+                request, timeout=seconds
             )
         except grpc.RpcError as error:
             raise VireoError(

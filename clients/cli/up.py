@@ -38,22 +38,32 @@ def up(
             help="Require certificates of processes and tokens of callers; creates certificates.",
         ),
     ] = False,
+    observe: Annotated[
+        bool,
+        typer.Option(
+            "--observe",
+            help="Run Prometheus and Alertmanager too, with the rules of deploy/observability.",
+        ),
+    ] = False,
 ) -> None:
     """Serve the channel's release: S3, pods, gateway and Envoy, supervised, until Ctrl-C.
 
     Ports and pod counts are settings, for example VIREO_EDGE_PORT, VIREO_PORT_BASE and
     VIREO_CANDIDATE_PODS. Each process logs to its own file below VIREO_HOME/logs.
     """
-    run_stack_in_terminal(ready=show_endpoints, secure=secure)
+    run_stack_in_terminal(ready=show_endpoints, secure=secure, observe=observe)
     typer.echo("stopped")
 
 
-def run_stack_in_terminal(ready: Callable[[StackState], None], *, secure: bool = False) -> None:
+def run_stack_in_terminal(
+    ready: Callable[[StackState], None], *, secure: bool = False, observe: bool = False
+) -> None:
     """Run a stack until a signal, showing one line per process.
 
     Args:
         ready: called once the stack serves.
         secure: secure the stack even if the settings don't.
+        observe: run Prometheus and Alertmanager even if the settings don't.
     """
     import asyncio
 
@@ -64,8 +74,8 @@ def run_stack_in_terminal(ready: Callable[[StackState], None], *, secure: bool =
     settings = StackSettings.load()
     for name, instead in retired_settings().items():
         typer.echo(f"warning: {name} no longer has an effect: {instead}", err=True)
-    if secure:
-        settings = settings.model_copy(update={"secure": True})
+    chosen = {"secure": secure, "observe": observe}
+    settings = settings.model_copy(update={name: True for name, on in chosen.items() if on})
     console = Console()
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
@@ -130,6 +140,8 @@ def show_endpoints(state: StackState) -> None:
     logs = f"Logs: {state.processes[0].log.parent}. Stop with Ctrl-C.\n"
     admin = f"; Envoy's admin at 127.0.0.1:{state.admin_port}" if state.admin_port else ""
     ready = f"\nReady. gRPC, gRPC-Web and REST answer at {edge}{admin}."
+    if state.prometheus:
+        ready += f"\nPrometheus is at {state.prometheus}, Alertmanager at {state.alertmanager}."
     if state.secure:
         ca = SecurityFolder(Home.current().security).authority
         # Not by reflection, which needs another scope.

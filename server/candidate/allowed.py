@@ -128,6 +128,12 @@ class Filters:
         )
         self._lock = Lock()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept."""
+        with self._lock:
+            return int(self._kept.currsize)
+
     def clear(self) -> None:
         """Drop what is kept."""
         with self._lock:

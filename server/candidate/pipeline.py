@@ -20,6 +20,7 @@ from server.candidate.union import Union
 from server.pipeline.caller import Caller
 from server.pipeline.candidates import Candidates
 from server.pipeline.runner import Outcome, Pipeline
+from server.pipeline.stage_metrics import FAILURES
 from server.releases.weights import Quotas
 
 log = structlog.get_logger()
@@ -161,6 +162,7 @@ class CandidatePipeline:
             scorers=SCORERS,
             selector=BestByOrdering(),
             fail_open=fail_open,
+            service="candidate",
         )
         self._pinning = replace(self._pipeline, sources=(PinnedSource(), *sources))
 
@@ -202,5 +204,6 @@ class CandidatePipeline:
             return Outcome(new.join(asked, live, outcome.selected), outcome.failures)
         except Exception as error:
             log.exception("stage failed; left out of the answer", stage=signals.NEW.name)
+            FAILURES.labels("candidate", f"source.{signals.NEW.name}", "error").inc()
             failure = {signals.NEW.name: f"{type(error).__name__}: {error}"}
             return Outcome(outcome.selected, {**outcome.failures, **failure})

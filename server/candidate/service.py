@@ -31,6 +31,7 @@ from server.inference.tensors import Limits
 from server.live.live import Live
 from server.pipeline.caller import Caller
 from server.pod.pod import Pod, PodSettings, following
+from server.pod.release_metrics import ReleaseFacts
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
@@ -177,6 +178,13 @@ def _build(
     )
 
 
+def _facts(pipeline: CandidatePipeline) -> ReleaseFacts:
+    release = pipeline.release
+    filters = 0 if release.filters is None else release.filters.nbytes
+    caches = {"viewer_vectors": release.viewers.nbytes, "filters": filters}
+    return ReleaseFacts(release.manifest, caches)
+
+
 def _served_model(pipeline: CandidatePipeline) -> ServedModel:
     history = pipeline.release.manifest.feature_schema.history_limit
     sizes = {BATCH: MAX_BATCH, HISTORY: history}
@@ -199,6 +207,7 @@ CANDIDATE_POD = Pod(
     files=FILES,
     build=_build,
     replay=lambda pipeline: pipeline.release.replay_goldens(),
+    facts=_facts,
     register=lambda loader, queue, server: (
         candidate_pb2_grpc.add_CandidateServiceServicer_to_server(
             CandidateServicer(loader, queue), server

@@ -32,6 +32,13 @@ class ViewerVectors:
         self._vectors: LRUCache[bytes, Float32Array] = LRUCache(max_vectors)
         self._lock = Lock()
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the vectors that are cached."""
+        with self._lock:
+            some = next(iter(self._vectors.values()), None)
+            return 0 if some is None else len(self._vectors) * some.nbytes
+
     def of(
         self,
         inputs: Mapping[str, Int64Array],

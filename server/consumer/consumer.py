@@ -21,8 +21,10 @@ from server.errors import VireoError
 from server.event_log.log import EventLog
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
+from server.pod.disk_metrics import export_disk
 from server.rpc.logs import configure_logs
 from server.rpc.server import RpcServer
+from server.tracing.spans import start_export
 
 log = structlog.get_logger()
 
@@ -42,8 +44,10 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
     """
     name = settings.pod_name or f"consumer-{settings.port}"
     configure_logs(settings.log_level, pod=name)
+    start_export(settings, "consumer", name)
     log.info("starting", kind="consumer", settings=settings.model_dump(mode="json"))
     os.nice(_NICE)
+    export_disk("features", settings.features)
     event_log = opened_log(settings)
     server = RpcServer(settings)
     state = LiveState(

@@ -21,6 +21,7 @@ from server.consumer.live_state import LiveState
 from server.consumer.rows import CONFIGURATION, OnlineRows, StoreAwayError
 from server.event_log.log import DEAD, EVENTS, Entry, EventLog, LogAwayError
 from server.features.activity import EventRules
+from server.tracing.spans import consumer_spans
 
 log = structlog.get_logger()
 
@@ -126,10 +127,12 @@ class Follower:
         """Apply the messages after a position, then store theirs: so a crash loses nothing."""
         self._state.applying(entries[0])
         started = time.monotonic()
-
-        batch = await self._in_thread(partial(self._fold, entries, position, rules))
-        await self._set_aside(batch.dead)
-        await self._in_thread(lambda rows: self._move(rows, position, batch.position))
+        traces = [entry.traceparent for entry in entries]
+        told = {"vireo.messages": str(len(entries))}
+        with consumer_spans("apply events", traces, told):
+            batch = await self._in_thread(partial(self._fold, entries, position, rules))
+            await self._set_aside(batch.dead)
+            await self._in_thread(lambda rows: self._move(rows, position, batch.position))
         for kind, count in batch.kinds.items():
             metrics.EVENTS.labels(kind).inc(count)
         metrics.BATCH_SECONDS.observe(time.monotonic() - started)

@@ -61,9 +61,10 @@ class ServedDataset:
         channel = await asyncio.to_thread(self._store.read_channel, self._channel)
         if channel is None or channel.release_id == self._release_id:
             return
-        manifest = await asyncio.to_thread(self._store.manifest, channel.release_id)
+        # Gateways of another build may serve a release that this one couldn't.
+        dataset = await asyncio.to_thread(self._store.dataset, channel.release_id)
         self._release_id = channel.release_id
-        if manifest.dataset != self.name:
-            log.info("features to follow", dataset=manifest.dataset, release=channel.release_id)
-            self.name = manifest.dataset
+        if dataset != self.name:
+            log.info("features to follow", dataset=dataset, release=channel.release_id)
+            self.name = dataset
             self._changed.set()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import importlib.resources
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.core.v3.health_check_pb2 import DRAINING, UNKNOWN
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.message import Message
 
-from server.control import access, inference
+from server.control import access, inference, tracing
 from server.control.mesh import GRPC_SERVICES, INNER, POOLS, Members, Mesh, Pool, Service
 from server.control.settings import ControlSettings
 from server.control.snapshot import Snapshot
@@ -48,8 +48,10 @@ def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
         for service in INNER:
             members = inference.by_http(mesh.of(Pool(service)), settings.oip_http_offset)
             yield _assignment(inference.name(service), [members])
+    yield from tracing.clusters(settings)
     edge = _edge_values(settings)
     listener = filled("edge_listener", edge)
+    tracing.trace_edge(listener, settings)
     access.guard_edge(listener, settings, mesh.jwks)
     routes = filled("edge_routes", edge)
     if settings.oip_http_offset:
@@ -61,6 +63,7 @@ def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
         port = getattr(settings, f"{service}_port")
         listener = filled("inner_listener", {"name": service, "port": port})
         access.guard_inner(listener, settings)
+        tracing.trace_inner(listener, settings)
         yield message(Listener, listener)
         yield _inner_routes(service, mesh)
         names = {"name": service, "grpc_service": GRPC_SERVICES[service]}
@@ -104,30 +107,29 @@ def _assignment(
     endpoints = [
         {
             "priority": priority,
-            "lb_endpoints": _lb_endpoints(members),
             # One locality and weight for all, since gRPC's xDS client requires both.
             "locality": {"zone": "all"},
             "load_balancing_weight": 1,
         }
-        for priority, members in enumerate(priorities)
+        for priority in range(len(priorities))
     ]
     document = {"cluster_name": cluster, "policy": policy or {}, "endpoints": endpoints}
-    return message(ClusterLoadAssignment, document)
+    assignment = message(ClusterLoadAssignment, document)
+    _add_endpoints(assignment, priorities)
+    return assignment
 
 
-def _lb_endpoints(members: Members) -> list[dict[str, Any]]:
-    """Return the endpoints, sorted so that the same pods yield the same resource."""
-    states = (("UNKNOWN", members.active), ("DRAINING", members.draining))
-    return [
-        {
-            "endpoint": {
-                "address": {"socket_address": {"address": each.host, "port_value": each.port}}
-            },
-            "health_status": status,
-        }
-        for status, endpoints in states
-        for each in sorted(endpoints)
-    ]
+def _add_endpoints(assignment: ClusterLoadAssignment, priorities: Sequence[Members]) -> None:
+    """Add the pods of each priority, sorted so that the same ones yield the same resource.
+
+    Without a document in between, which would take ten times as long: there may be thousands.
+    """
+    for locality, members in zip(assignment.endpoints, priorities, strict=True):
+        for status, endpoints in ((UNKNOWN, members.active), (DRAINING, members.draining)):
+            for each in sorted(endpoints):
+                added = locality.lb_endpoints.add(health_status=status)
+                address = added.endpoint.address.socket_address
+                address.address, address.port_value = each.host, each.port
 
 
 def _inner_routes(service: Service, mesh: Mesh) -> Message:

@@ -44,6 +44,13 @@ class ControlSettings(RpcSettings):
     """Offset from the port of a candidate or ranking pod to its `VIREO_OIP_HTTP_PORT`, to which the
     edge then has routes, below /v2; if 0, it has none."""
 
+    trace_share: float = Field(default=0.01, ge=0, le=1)
+    """Share of the calls at the edge that are traced, of callers whose own trace doesn't say so, if
+    there is a `VIREO_OTLP_ENDPOINT`, which Envoy must reach, too."""
+    trace_callers: bool = True
+    """Whether calls are traced that their callers trace; if not, the edge removes callers'
+    `traceparent` while there is a `VIREO_OTLP_ENDPOINT`. For edges that strangers can reach."""
+
     envoy_secrets: Path | None = None
     """Folder, on Envoy's machine, with the secret files that refer to its certificates; if set, the
     edge uses TLS, and Envoy mutual TLS with pods and gateways."""

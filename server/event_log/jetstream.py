@@ -24,6 +24,7 @@ from server.event_log.log import (
     Stream,
     check_size,
 )
+from server.event_log.metrics import CONNECTED
 from server.event_log.nats_connection import Connection
 from server.event_log.pull import pull
 from server.event_log.settings import EventLogSettings
@@ -48,6 +49,7 @@ _NAME_IN_USE, _NO_ROOM = 10058, 10047
 """JetStream's error codes: a stream was made with another configuration meanwhile; and the server
 may not store as much as the stream's maximum."""
 _PREFIX = "vireo"
+_TRACE = "traceparent"
 
 
 class JetStreamLog(EventLog):
@@ -62,10 +64,13 @@ class JetStreamLog(EventLog):
         """When the last attempt to connect began, monotonic."""
         self._leaving: asyncio.Task[None] | None = None
 
-    async def append(self, stream: Stream, key: str, data: bytes, once: str = "") -> int:
+    async def append(
+        self, stream: Stream, key: str, data: bytes, once: str = "", *, traceparent: str = ""
+    ) -> int:
         """Store a message and return its position; see `EventLog`."""
         check_size(data)
-        headers = {"Nats-Msg-Id": once} if once else None
+        sent = {"Nats-Msg-Id": once, _TRACE: traceparent}
+        headers = {name: value for name, value in sent.items() if value} or None
         subject = _subject(stream, key)
         connection: Connection | None = None
         try:
@@ -108,6 +113,7 @@ class JetStreamLog(EventLog):
                                 each.metadata.sequence.stream,
                                 each.subject[len(prefix) :],
                                 each.data,
+                                (each.headers or {}).get(_TRACE, ""),
                             )
                             for each in some
                         ]
@@ -178,6 +184,7 @@ class JetStreamLog(EventLog):
             await connection.close()
             raise
         self._connection = connection
+        CONNECTED.set(not connection.lost.is_set())
         return connection
 
     def _leave_if_silent(self, connection: Connection) -> None:

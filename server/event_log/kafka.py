@@ -32,6 +32,7 @@ from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from server.errors import VireoError
 from server.event_log.log import STREAMS, Entry, EventLog, LogAwayError, Stream, check_size
+from server.event_log.metrics import CONNECTED
 from server.event_log.settings import EventLogSettings
 
 log = structlog.get_logger()
@@ -45,6 +46,7 @@ _POLL_SECONDS = 1.0
 """Seconds for which a thread waits for messages, and so for which it outlives its reader."""
 _BATCH = 500
 _REPLICAS_TO_LOSE_ONE = 3
+_TRACE = "traceparent"
 
 
 class KafkaLog(EventLog):
@@ -76,6 +78,8 @@ class KafkaLog(EventLog):
         key: str,
         data: bytes,
         once: str = "",  # noqa: ARG002 (see above)
+        *,
+        traceparent: str = "",
     ) -> int:
         """Store a message and return its position; see `EventLog`, and above for `once`."""
         check_size(data)
@@ -89,12 +93,20 @@ class KafkaLog(EventLog):
         try:
             await self._ready()
             self._producing().produce(
-                _topic(stream), data, key.encode(), partition, on_delivery=settle
+                _topic(stream),
+                data,
+                key.encode(),
+                partition,
+                on_delivery=settle,
+                headers=[(_TRACE, traceparent.encode())] if traceparent else [],
             )
             self._sent.set()
-            return await stored
+            position = await stored
         except (KafkaException, BufferError, TimeoutError) as error:
+            CONNECTED.set(0)
             raise LogAwayError(f"the log can't be written: {_reason(error)}") from error
+        CONNECTED.set(1)
+        return position
 
     async def read(
         self, stream: Stream, key: str = "", after: int = 0
@@ -113,6 +125,7 @@ class KafkaLog(EventLog):
                     log.error("the log lost messages: it is read again", stream=stream.name)
                     after = 0
                 consumer = self._consumer(stream, partition, after)
+                CONNECTED.set(1)
                 away, behind = False, after < end
                 if not behind:
                     yield ()
@@ -131,6 +144,7 @@ class KafkaLog(EventLog):
                 if not away:
                     log.warning("the log can't be read", stream=stream.name, reason=_reason(error))
                 away = True
+                CONNECTED.set(0)
             finally:
                 if consumer is not None:
                     thread.submit(consumer.close)
@@ -300,7 +314,9 @@ def _messages(consumer: Consumer) -> list[Message]:
 def _entry(message: Message) -> Entry:
     key, data, offset = message.key(), message.value(), message.offset()
     assert offset is not None, "a message that was read has an offset"
-    return Entry(offset + 1, bytes(key or b"").decode(), bytes(data or b""))
+    trace = dict(message.headers() or ()).get(_TRACE) or b""
+    text = trace.decode("ascii", "replace") if isinstance(trace, bytes) else trace
+    return Entry(offset + 1, bytes(key or b"").decode(), bytes(data or b""), text)
 
 
 def _topic(stream: Stream) -> str:

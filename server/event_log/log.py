@@ -47,6 +47,8 @@ class Entry:
     """Increases within a stream, from 1."""
     key: str
     data: bytes
+    traceparent: str = ""
+    """W3C trace context of the call that appended it, if its trace is sampled."""
 
 
 class EventLog(Protocol):
@@ -56,7 +58,9 @@ class EventLog(Protocol):
     positions of its own. Positions of a compacted stream are those of all its keys.
     """
 
-    async def append(self, stream: Stream, key: str, data: bytes, once: str = "") -> int:
+    async def append(
+        self, stream: Stream, key: str, data: bytes, once: str = "", *, traceparent: str = ""
+    ) -> int:
         """Store a message and return its position: no crash of a process loses it from then on.
 
         Args:
@@ -65,6 +69,7 @@ class EventLog(Protocol):
             data: the message, at most MAX_MESSAGE_BYTES.
             once: an id; if it was appended an hour ago or later, it isn't stored again (Kafka
                 stores it again).
+            traceparent: comes along with the message, see `Entry`.
 
         Raises:
             LogAwayError: it may be stored or not; known within seconds.

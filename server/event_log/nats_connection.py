@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, Error, NoRespondersError, SecureConnWantedError
 from nats.js.errors import APIError
 
+from server.event_log.metrics import CONNECTED
 from server.event_log.settings import EventLogSettings
 
 log = structlog.get_logger()
@@ -175,6 +176,7 @@ class Connection:
 
     def _end(self) -> None:
         self.lost.set()
+        CONNECTED.set(0)
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_result(None)

@@ -12,6 +12,7 @@ from prometheus_client import Histogram
 
 from server.event_log.log import EventLog, LogAwayError, Stream
 from server.rpc.errors import RpcError, unavailable
+from server.tracing.spans import current_traceparent, span
 
 APPEND_SECONDS = Histogram(
     "vireo_log_append_seconds",
@@ -63,5 +64,5 @@ class Appender:
 
     async def _append(self, log: EventLog, message: Appended) -> None:
         async with self._free:
-            with APPEND_SECONDS.time():
-                await log.append(*message)
+            with APPEND_SECONDS.time(), span(f"append to {message.stream.name}", "producer"):
+                await log.append(*message, traceparent=current_traceparent())

@@ -34,7 +34,7 @@ from server.rpc.trace import trace_context
 
 _RETRY_AFTER = timedelta(seconds=5)
 """Delay before a batch that was one too many is tried again: batches take minutes."""
-_VERSION = 1
+VERSION = 1
 _TOKEN = struct.Struct(">BI16s")
 """Version, number of viewers that were answered, and digest of the request."""
 
@@ -120,6 +120,7 @@ def patient(pipeline: RecommendPipeline, settings: GatewaySettings) -> Recommend
         retrieval=PatientCall.like(pipeline.retrieval),
         ranking=PatientCall.like(pipeline.ranking),
         shadow=None,
+        shown=False,
     )
 
 
@@ -128,7 +129,7 @@ def token_at(position: int, digest: bytes) -> str:
 
     It needs no signature: whoever changes it gets slates that the same caller may ask for anyway.
     """
-    return urlsafe_b64encode(_TOKEN.pack(_VERSION, position, digest)).decode()
+    return urlsafe_b64encode(_TOKEN.pack(VERSION, position, digest)).decode()
 
 
 def position_of(token: str, digest: bytes, viewers: int) -> int:
@@ -146,7 +147,7 @@ def position_of(token: str, digest: bytes, viewers: int) -> int:
         version, position, of = _TOKEN.unpack(urlsafe_b64decode(token))
     except (binascii.Error, ValueError, struct.error):
         raise _unfit("isn't a token of a batch") from None
-    if version != _VERSION:
+    if version != VERSION:
         raise _unfit("is of another version of the gateway; begin anew")
     if of != digest or not 0 < position <= viewers:
         raise _unfit("is of another request: nothing but the token may differ when it is resumed")

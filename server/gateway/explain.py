@@ -80,6 +80,7 @@ async def explain_video(
         retrieval=_ExplainingCall.like(pipeline.retrieval, asked.ask_retrieval, asked.hear_found),
         ranking=_ExplainingCall.like(pipeline.ranking, asked.ask_ranking, asked.hear_ranked),
         shadow=None,
+        shown=False,
     )
     slate = await explaining.recommend(query._replace(explain=True), release)
     response = pb.ExplainVideoResponse(

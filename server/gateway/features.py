@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sqlite3
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from prometheus_client import Gauge
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.errors import VireoError
@@ -31,6 +33,12 @@ log = structlog.get_logger()
 _CONFIGURATION = "feature_store.yaml"
 _LOOK_SECONDS = 1.0
 """Seconds after which a read looks whether the features were built again."""
+
+BUILT = Gauge(
+    "vireo_features_built_timestamp_seconds",
+    "When the features that are read were built; NaN until a release is served.",
+)
+BUILT.set(math.nan)
 
 
 class UnfitRowError(Exception):
@@ -139,6 +147,8 @@ class FeatureReader:
         )
         self._opened = _identity(self._file)  # it connects at the first read
         self._built = built
+        if built:
+            BUILT.set(built[-1] / 1e9)
 
 
 def viewer_from_row(row: Row, updated_at: int = 0) -> ViewerFeatures:

@@ -22,7 +22,7 @@ MAX_AGE_SECONDS = 86_400
 MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 64
 """Bytes of a key to sign tokens with."""
 
-_VERSION = 1
+VERSION = 1
 _HEADER = struct.Struct(">B16sI16s")
 """Version, id of the key, when it was issued in Unix seconds, and digest of the request."""
 _KEY_BYTES = 8
@@ -64,7 +64,7 @@ class PageTokens:
         if len(keys) > MAX_SHOWN * _KEY_BYTES:
             return ""
         now = int(self._clock())
-        signed = _HEADER.pack(_VERSION, self._signing_id, now, _digest(request)) + keys
+        signed = _HEADER.pack(VERSION, self._signing_id, now, _digest(request)) + keys
         return urlsafe_b64encode(signed + _mac(self._signing_key, signed)).decode().rstrip("=")
 
     def read(self, request: pb.RecommendRequest) -> bytes:
@@ -79,7 +79,7 @@ class PageTokens:
         if len(signed) < _HEADER.size or (len(signed) - _HEADER.size) % _KEY_BYTES:
             raise BadPageTokenError("isn't a whole next_page_token")
         version, key_id, issued, digest = _HEADER.unpack_from(signed)
-        if version != _VERSION:
+        if version != VERSION:
             raise BadPageTokenError("isn't a next_page_token, or is of another version of Vireo")
         key = self._keys.get(key_id)
         if key is None:

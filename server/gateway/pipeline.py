@@ -21,6 +21,7 @@ from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
 from server.gateway.rules import ActiveRules
+from server.gateway.slate_metrics import FEATURE_AGE, count_slate, time_stages
 from server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
 from server.gateway.stages.applied_rules import applied_rules
 from server.gateway.stages.check import blocked_keys
@@ -51,6 +52,8 @@ class RecommendPipeline:
     """Whether the video of a key changed after a position in the log; None without a log."""
     rules_of: Callable[[RecommendQuery], ActiveRules | None] | None = None
     """Returns the site's rules for a query, None if none applies; None without a file of rules."""
+    shown: bool = False
+    """Whether viewers wait for its slates: then these are counted and their stages timed."""
 
     async def recommend(
         self, query: RecommendQuery, release: GatewayRelease
@@ -134,6 +137,11 @@ class RecommendPipeline:
                     explanation.filter_share = candidates.filter_share
             if query.rules is not None:
                 explanation.rules.extend(applied_rules(query.rules, slate, candidates, ranked))
+        if self.shown:
+            if updated_at:
+                FEATURE_AGE.labels().observe(time.time() - updated_at)
+            count_slate(query, slate, candidates if ranked is None else ranked)
+            time_stages(started, read, retrieved, finished)
         return slate
 
     def popular(

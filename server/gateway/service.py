@@ -41,6 +41,7 @@ from server.gateway.stages.retrieve import SHARE, RetrievalCall, UnknownSeedErro
 from server.gateway.stages.shadow import POOL, SECONDS, Shadow
 from server.gateway.turn import InnerPods
 from server.pod.pod import Pod
+from server.pod.release_metrics import ReleaseFacts
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.releases.loader import ReleaseLoader
@@ -265,6 +266,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             followed.removed if followed else frozenset(),
             followed.changed if followed else None,
             rules.of if rules else None,
+            shown=True,
         )
         if rules:
             rules.serving = lambda: loader.serving.content if loader.serving else None
@@ -289,6 +291,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         ready=inner.serving,
         background=[each.run for each in (shadow, followed, rules) if each],
         describe=shadow.describe if shadow else None,
+        facts=lambda release: ReleaseFacts(release.manifest),
         services=lambda server: add_recording(server, settings, log),
         event_log=log,
     )

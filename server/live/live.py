@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import Gauge
@@ -14,8 +15,11 @@ from prometheus_client import Gauge
 from server.event_log.log import CATALOG, STATE, EventLog
 from server.live.overlay import Overlay
 from server.live.settings import LiveSettings
-from server.live.side import SideTable
 from server.live.trends import Trends
+
+if TYPE_CHECKING:
+    # It imports ONNX Runtime, which gateways don't have.
+    from server.live.side import SideTable
 
 log = structlog.get_logger()
 

@@ -1,7 +1,8 @@
-"""Runs the stages of a pipeline, and owns what stages don't: order, contracts and failures."""
+"""Runs the stages of a pipeline, and owns what stages don't: order, contracts, failures, times."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +13,9 @@ import structlog
 
 from server.pipeline.caller import Caller, CallerGoneError
 from server.pipeline.candidates import Candidates
+from server.pipeline.stage_metrics import FAILURES, SECONDS
 from server.pipeline.stages import Filter, Scorer, Selector, Source
+from server.tracing import spans
 
 log = structlog.get_logger()
 
@@ -49,6 +52,8 @@ class Pipeline(Generic[Query]):
     scorers: tuple[Scorer[Query], ...] = ()
     fail_open: bool = True
     """False lets every failure fail the run, whatever its stage declares: for training."""
+    service: str = ""
+    """Whose stages these are, in metrics."""
 
     def run(self, query: Query, caller: Caller | None = None) -> Outcome:
         """Run the chain for one query, as long as its caller waits.
@@ -58,7 +63,7 @@ class Pipeline(Generic[Query]):
             Exception: whatever a stage raised that doesn't fail open, or the last source's
                 failure if every source failed.
         """
-        run = _Run(query, self.fail_open, caller or Caller())
+        run = _Run(self.service, query, self.fail_open, caller or Caller())
         candidates = run.propose(self.sources)
         for filter_ in self.filters:
             candidates = run.keep(filter_, candidates)
@@ -75,16 +80,21 @@ class Pipeline(Generic[Query]):
 
 @dataclass
 class _Run(Generic[Query]):
-    """One run: its failures, and the policy by which stages may fail."""
+    """One run: its failures, the policy by which stages may fail, and their times."""
 
+    service: str
     query: Query
     fail_open: bool
     caller: Caller
     failures: dict[str, Exception] = field(default_factory=dict)
+    since: float = field(default_factory=time.perf_counter)
+    """When the stage that runs has begun."""
 
     def propose(self, sources: tuple[Source[Query], ...]) -> Candidates:
         found = [
-            self.attempt(source.name, partial(source.propose, self.query), source.fail_open)
+            self.attempt(
+                "source", source.name, partial(source.propose, self.query), source.fail_open
+            )
             for source in sources
         ]
         parts = [part for part in found if part is not None]
@@ -100,6 +110,7 @@ class _Run(Generic[Query]):
                 f"filter {stage.name} returned {kept.dtype}{list(kept.shape)} "
                 f"for {len(candidates)} candidates"
             )
+        self.ended("filter", stage.name)
         return candidates if kept.all() else candidates.take(kept.nonzero()[0])
 
     def score(self, stage: Scorer[Query], candidates: Candidates) -> Candidates:
@@ -109,7 +120,7 @@ class _Run(Generic[Query]):
                 raise StageError(f"scorer {stage.name} returned {list(columns)}")
             return candidates.with_scores(columns)
 
-        with_scores = self.attempt(stage.name, scored, stage.fail_open)
+        with_scores = self.attempt("scorer", stage.name, scored, stage.fail_open)
         if with_scores is not None:
             return with_scores
         count = len(candidates)
@@ -118,13 +129,25 @@ class _Run(Generic[Query]):
 
     def select(self, stage: Selector[Query], candidates: Candidates) -> Candidates:
         self.caller.check()
-        return stage.select(self.query, candidates)
+        selected = stage.select(self.query, candidates)
+        self.ended("selector", stage.name)
+        return selected
 
-    def attempt(self, name: str, work: Callable[[], Result], fail_open: bool) -> Result | None:
+    def ended(self, kind: str, name: str) -> None:
+        """Record how long a stage took: stages run one after another."""
+        now = time.perf_counter()
+        SECONDS.labels(self.service, f"{kind}.{name}").observe(now - self.since)
+        spans.ended(f"{kind}.{name}", now - self.since)
+        self.since = now
+
+    def attempt(
+        self, kind: str, name: str, work: Callable[[], Result], fail_open: bool
+    ) -> Result | None:
         """Return the result of `work`; None if it failed and both stage and run fail open."""
         self.caller.check()
+        result: Result | None
         try:
-            return work()
+            result = work()
         except CallerGoneError:
             raise
         except Exception as error:
@@ -134,4 +157,7 @@ class _Run(Generic[Query]):
             # logged, and the answer itself says that the stage is missing.
             log.exception("stage failed; left out of the answer", stage=name)
             self.failures[name] = error
-            return None
+            FAILURES.labels(self.service, f"{kind}.{name}", "error").inc()
+            result = None
+        self.ended(kind, name)
+        return result

@@ -26,8 +26,9 @@ from server.live.settings import LiveSettings
 from server.pod import release_service
 from server.pod.admission import QUEUE_TARGET, Admission
 from server.pod.announcements import Announcements
+from server.pod.disk_metrics import export_disk
 from server.pod.load_metrics import LoadCollector
-from server.pod.release_metrics import ReleaseCollector
+from server.pod.release_metrics import ReleaseCollector, ReleaseFacts
 from server.pod.release_service import ReleaseServicer
 from server.pod.run_queue import RunQueue
 from server.releases.cache import ReleaseCache
@@ -37,6 +38,7 @@ from server.releases.store import ReleaseStore
 from server.rpc.logs import configure_logs
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings, warn_of_retired_settings
+from server.tracing.spans import start_export
 
 log = structlog.get_logger()
 
@@ -120,6 +122,8 @@ class Pod(Generic[T]):
     """Each runs as long as the pod serves."""
     describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None
     """Adds to the pod's description of its release."""
+    facts: Callable[[T], ReleaseFacts] | None = None
+    """Returns what metrics tell of what was built."""
     services: Callable[[RpcServer], None] | None = None
     """Adds further services, with an admission of their own; None if there are none."""
     event_log: EventLog | None = None
@@ -131,6 +135,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     name = settings.pod_name or f"{pod.kind}-{settings.port}"
     configure_logs(settings.log_level, pod=name)
     warn_of_retired_settings()
+    start_export(settings, pod.kind, name)
     log.info("starting", kind=pod.kind, settings=settings.model_dump(mode="json"))
     control, tls = settings.control_target, settings.tls
     announcements = Announcements(control, tls, settings.channel) if control else None
@@ -157,8 +162,9 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     )
     add_pod_service(server, pod, loader, queue, admission)
     add_release_service(server, loader, name, pod.describe)
-    REGISTRY.register(ReleaseCollector(loader))
+    REGISTRY.register(ReleaseCollector(loader, pod.files, pod.facts))
     REGISTRY.register(LoadCollector(admission, queue, server))
+    export_disk("cache", settings.cache)
 
     async def on_first() -> None:
         # Otherwise each full collection walks through all that was imported. What was loaded is

@@ -52,6 +52,7 @@ class RankingPipeline:
             sources=(RequestedSource(),),
             scorers=(RankerScorer(),),
             selector=DiverseBestAndReserved(),
+            service="ranking",
         )
 
     def rank(self, query: RankingQuery, caller: Caller | None = None) -> RankedCandidates:

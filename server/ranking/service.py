@@ -21,10 +21,12 @@ from server.inference.tensors import Limits
 from server.live.live import Live
 from server.pipeline.caller import Caller
 from server.pod.pod import Pod, PodSettings, following
+from server.pod.release_metrics import ReleaseFacts
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
 from server.ranking.explain import ExplainedVideo, explain
+from server.ranking.metrics import count_page
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import FILES, RankingRelease
 from server.ranking.rules import page_rules
@@ -32,7 +34,7 @@ from server.releases.loader import ReleaseLoader
 from server.releases.manifest import MAX_CANDIDATES
 from server.rpc.errors import invalid_argument
 from server.rule_columns import BadRuleColumnError
-from server.signals import ORDERING
+from server.signals import ORDERING, TASKS
 
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 
@@ -59,7 +61,9 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         def answer() -> ranking_pb2.RankCandidatesResponse:
             ranked = pipeline.rank(query, caller)
             response = encode(ranked, pipeline.release, titles=request.titles)
-            if explained is not None:
+            if explained is None:
+                count_page(ranked.scores, ranked.tasks[TASKS[0].name])
+            else:
                 response.explained.CopyFrom(explain(pipeline, query, explained))
             return response
 
@@ -148,6 +152,7 @@ RANKING_POD = Pod(
     files=FILES,
     build=_build,
     replay=lambda pipeline: pipeline.release.replay_goldens(),
+    facts=lambda pipeline: ReleaseFacts(pipeline.release.manifest),
     register=lambda loader, queue, server: ranking_pb2_grpc.add_RankingServiceServicer_to_server(
         RankingServicer(loader, queue), server
     ),

@@ -59,6 +59,8 @@ def first_problem(error: ValidationError) -> str:
     """Return the first unfit field of a document and what is wrong with it, on one short line."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"])) or "the document"
+    if first["type"] == "extra_forbidden":
+        return f"{shown(place)} isn't known to this build; has a newer one written it?"
     return f"{shown(place)}: {shown(first['msg'])}"
 
 

@@ -45,6 +45,10 @@ CANDIDATES = 300
 MAX_CANDIDATES = 2000
 """Maximum candidates that pods rank."""
 
+DATA_END = "data.end_timestamp"
+"""Metric of a release: when the last interaction of its data set took place, Unix seconds. It is no
+field of its own because earlier builds refuse manifests with fields that they don't know."""
+
 _TASKS = tuple(task.name for task in signals.TASKS)
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
 _REMEDY = "train the release again, or serve it with the build that it was made for"

@@ -20,6 +20,7 @@ from server.releases.markers import (
     manifest_place,
     read_manifest_object,
 )
+from server.releases.origin import trained_on
 from server.releases.s3 import S3Settings
 from server.releases.store_errors import BeingRemovedError, NotInStoreError, StoreUnavailableError
 
@@ -108,14 +109,16 @@ class ReleaseStore:
             NotInStoreError: there is no such release.
             ReleaseError: its manifest is unfit.
         """
-        found = self._found(release_id)
-        body = found.manifest if found else None
-        if body is None:
-            raise NotInStoreError(
-                f"{manifest_place(release_id)} isn't in bucket {self.bucket.name}; "
-                "`vireo release list` shows what is"
-            )
-        return _parsed(release_id, body)
+        return _parsed(release_id, self._manifest_body(release_id))
+
+    def dataset(self, release_id: str) -> str:
+        """Return the data set of a release, also of one that this build can't serve.
+
+        Raises:
+            NotInStoreError: there is no such release.
+            ReleaseError: what is there isn't a manifest.
+        """
+        return trained_on(self._manifest_body(release_id), manifest_place(release_id))
 
     def check_published(self, release_id: str) -> None:
         """Return if a release is in the store, complete and not being removed.
@@ -189,6 +192,16 @@ class ReleaseStore:
     def _found(self, release_id: str) -> ManifestObject | None:
         check_release_id(release_id)
         return read_manifest_object(self.bucket, release_id)
+
+    def _manifest_body(self, release_id: str) -> bytes:
+        found = self._found(release_id)
+        body = found.manifest if found else None
+        if body is None:
+            raise NotInStoreError(
+                f"{manifest_place(release_id)} isn't in bucket {self.bucket.name}; "
+                "`vireo release list` shows what is"
+            )
+        return body
 
     def _is_published(self, manifest: Manifest) -> bool:
         """Return whether a release is published; raise ReleaseError if another one has its id."""

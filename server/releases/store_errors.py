@@ -8,6 +8,7 @@ from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio.error import MinioException, S3Error
+from prometheus_client import Counter
 
 from server.errors import VireoError
 from server.releases.fields import shown
@@ -19,6 +20,14 @@ _MISREAD = (ParseError, ValueError, LookupError, TypeError, AttributeError)
 text, a missing header."""
 _FAILING = (408, 429)
 """HTTP statuses below 500 that say nothing about the request itself: timeouts and rate limits."""
+
+REQUESTS = Counter(
+    "vireo_s3_requests",
+    "Uses of the storage of releases, by outcome: ok, missing, refused or unavailable.",
+    ["outcome"],
+)
+for _outcome in ("ok", "missing", "refused", "unavailable"):  # so that each is exported as 0
+    REQUESTS.labels(_outcome)
 
 
 class StoreError(VireoError):
@@ -48,7 +57,23 @@ class ChannelChangedError(StoreError):
 
 @contextmanager
 def explained(settings: S3Settings) -> Iterator[None]:
-    """Raise the SDK's errors as StoreErrors with a cause and a fix."""
+    """Raise the SDK's errors as StoreErrors with a cause and a fix; count how it went."""
+    outcome = "ok"
+    try:
+        with _explained(settings):
+            yield
+    except NotInStoreError:
+        outcome = "missing"
+        raise
+    except StoreError as error:
+        outcome = "unavailable" if isinstance(error, StoreUnavailableError) else "refused"
+        raise
+    finally:
+        REQUESTS.labels(outcome).inc()
+
+
+@contextmanager
+def _explained(settings: S3Settings) -> Iterator[None]:
     where = f"S3 at {settings.endpoint}"
     try:
         yield

@@ -18,14 +18,16 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
+from server.histogram import Histogram
 from server.rpc import standard
 from server.rpc.client_streams import ClientStreams
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
 from server.rpc.reading import Context, Handler, Metadata, NoMessageError, only_message
 from server.rpc.server_streams import ServerStreams
 from server.rpc.standard import StreamLimit
-from server.rpc.trace import sendable
+from server.rpc.trace import begin_call, sampled_trace_id, sendable
 from server.rpc.validation import Rules, validate
+from server.tracing.spans import begin_server_span, end_server_span
 
 log = structlog.get_logger()
 
@@ -36,6 +38,13 @@ _PACKAGES = ("/vireo.", "/inference.")
 
 RPCS = Counter(
     "vireo_rpcs", "Calls that were answered, by full method name and status.", ["method", "code"]
+)
+_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 5)
+SECONDS = Histogram(
+    "vireo_rpc_seconds",
+    "Time from the start of a unary call to its answer, whatever its status.",
+    ["method"],
+    buckets=_BUCKETS,
 )
 SHED = Counter(
     "vireo_rpcs_shed", "Calls that were shed, by method and reason.", ["method", "reason"]
@@ -133,6 +142,7 @@ class Guard:
         and one that stays silent is soon ended. To the caller it makes no difference.
         """
         answered = RPCS.labels(method, grpc.StatusCode.OK.name)
+        seconds = SECONDS.labels(method) if handler.unary_unary is not None else None
         service = method.split("/")[1]
         admission = self._admissions.get(service)
         parse = partial(
@@ -143,6 +153,9 @@ class Guard:
             metadata = context.invocation_metadata() or ()
             identity = _caller_id(metadata) or uuid.uuid4().hex
             structlog.contextvars.bind_contextvars(request_id=identity)
+            trace = begin_call(metadata)
+            begin_server_span(method, trace, identity)
+            code = grpc.StatusCode.CANCELLED
             started = time.perf_counter()
             self.under_way += 1
             self.idle.clear()
@@ -154,7 +167,9 @@ class Guard:
                 response = await self._answer(
                     method, handler, parse, sent, context, metadata, identity, admission
                 )
+                code = grpc.StatusCode.OK
             except RpcError as error:
+                code = error.code
                 if isinstance(error, ShedError):
                     SHED.labels(method, error.reason.name.lower()).inc()
                 RPCS.labels(method, error.code.name).inc()
@@ -172,6 +187,10 @@ class Guard:
                 self.under_way -= 1
                 if not self.under_way:
                     self.idle.set()
+                took = time.perf_counter() - started
+                end_server_span(method, trace, identity, code, took, unary=seconds is not None)
+                if seconds is not None:
+                    seconds.observe(took, sampled_trace_id())
             answered.inc()
             self._log_access(method, grpc.StatusCode.OK, started)
             context.set_trailing_metadata(((REQUEST_ID, identity),))

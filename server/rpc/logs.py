@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from server.rpc import log_limit
+from server.rpc.trace import add_trace_id
 
 
 def configure_logs(level: str, **every_line: str) -> None:
@@ -21,6 +22,7 @@ def configure_logs(level: str, **every_line: str) -> None:
     structlog.contextvars.bind_contextvars(**every_line)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
+        add_trace_id,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import REGISTRY, CollectorRegistry, make_wsgi_app
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Gauge,
+    disable_created_metrics,
+    make_wsgi_app,
+)
 
 from server.errors import VireoError
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
+
+# By default each counter has a second series with the time of its first event.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+BUILD_INFO = Gauge("vireo_build_info", "1 for the version that runs.", ["version"])
+BUILD_INFO.labels(version("vireo")).set(1)
 
 LOOPBACK = "127.0.0.1"
 MAX_SCRAPES = 16
@@ -80,16 +97,21 @@ class MetricsEndpoint:
 
     @staticmethod
     def open(
-        port: int, registry: CollectorRegistry = REGISTRY, host: str = LOOPBACK
+        port: int,
+        registry: CollectorRegistry = REGISTRY,
+        host: str = LOOPBACK,
+        beside: Callable[[WSGIApplication], WSGIApplication] = lambda app: app,
     ) -> MetricsEndpoint:
         """Start to serve http://<host>:<port>/metrics.
+
+        `beside` adds pages to it.
 
         Raises:
             VireoError: the port is taken, or the host isn't this machine's.
         """
         try:
             kind = _ServerV6 if ":" in host else _Server
-            server = make_server(host, port, make_wsgi_app(registry), kind, _Handler)
+            server = make_server(host, port, beside(make_wsgi_app(registry)), kind, _Handler)
         except OSError as error:
             raise VireoError(
                 f"can't serve metrics on {host}:{port}: {error.strerror}; stop the other process, "

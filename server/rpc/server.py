@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, NoReturn
 
 import structlog
@@ -16,17 +17,19 @@ from grpc_channelz.v1._async import ChannelzServicer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.errors import VireoError
-from server.rpc import log_limit
+from server.rpc import log_limit, loop_lag
 from server.rpc.accept_loop import accept_loop_ended
 from server.rpc.guard import Admission, Guard
 from server.rpc.health_service import HealthServicer
 from server.rpc.metrics import MetricsEndpoint
+from server.rpc.probe_pages import with_probe_pages
 from server.rpc.reading import Handler
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
 from server.rpc.standard import StreamLimit
 from server.rpc.transport import Methods, grpcio_server, is_native, native_server
 from server.rpc.validation import Rules
+from server.tracing.spans import end_export
 
 log = structlog.get_logger()
 
@@ -140,7 +143,13 @@ class RpcServer:
         settings = self._settings
         self.port = self._bind()
         if settings.metrics_port:
-            self._metrics = MetricsEndpoint.open(settings.metrics_port, host=settings.metrics_host)
+            loop_lag.measure(asyncio.get_running_loop())
+            pages = partial(
+                with_probe_pages, loop=asyncio.get_running_loop(), serving=lambda: self.serving
+            )
+            self._metrics = MetricsEndpoint.open(
+                settings.metrics_port, host=settings.metrics_host, beside=pages
+            )
         await self._server.start()
         log.info("listening", address=_address(settings.host, self.port), services=self._names)
 
@@ -245,6 +254,7 @@ def run_process(serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
     except Exception:
         log.exception("the process failed")
         code = 1
+    end_export()
     log_limit.flush_all()
     sys.stderr.flush()
     # Without waiting for a thread that may be in the middle of a download: files reach their

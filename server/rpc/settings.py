@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal, Self, TypeVar
 
 import structlog
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.errors import VireoError
+from server.rpc.endpoint import check_endpoint
 from server.rpc.tls import TlsFiles
 
 log = structlog.get_logger()
@@ -90,6 +91,17 @@ class RpcSettings(BaseSettings):
     access_log_share: float = Field(default=0.01, ge=0, le=1)
     """Share of calls that are logged; calls that fail with INTERNAL always are, within the rate
     limit of log lines."""
+    otlp_endpoint: str = ""
+    """Collector of traces by OTLP/gRPC, `http://host:port`, or `https://host:port` with mutual TLS;
+    if empty, nothing is traced. It needs `pip install 'vireo[tracing]'`."""
+    trace_slow_seconds: float = Field(default=0.25, gt=0)
+    """Time in seconds from which a unary call is traced even if it isn't sampled, as one span."""
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _check_otlp_endpoint(cls, endpoint: str) -> str:
+        check_endpoint(endpoint)
+        return endpoint
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
@@ -97,6 +109,11 @@ class RpcSettings(BaseSettings):
         if any(files) and not all(files):
             raise ValueError(
                 "set all of VIREO_TLS_CERTIFICATE, VIREO_TLS_KEY and VIREO_TLS_CA, or none"
+            )
+        if self.otlp_endpoint.startswith("https:") and not all(files):
+            raise ValueError(
+                "VIREO_OTLP_ENDPOINT with https needs VIREO_TLS_CERTIFICATE, VIREO_TLS_KEY and "
+                "VIREO_TLS_CA; with http it is plaintext"
             )
         return self
 

@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import Counter
 
 from server.errors import VireoError
+from server.rpc.certificate_metrics import export_expiry
 
 log = structlog.get_logger()
 
@@ -85,6 +86,7 @@ class TlsFiles:
         """
         seen, contents = self.read()
         known = [seen]
+        _export(contents)
 
         def newest() -> grpc.ServerCertificateConfiguration | None:
             """Return the files if they have changed, else None; called before each handshake."""
@@ -98,6 +100,7 @@ class TlsFiles:
                 log.warning("the renewed certificate can't be read", reason=str(error))
                 return None
             log.info("certificate renewed", file=str(self.certificate))
+            _export(fresh)
             return _configuration(fresh)
 
         return grpc.dynamic_ssl_server_credentials(
@@ -151,6 +154,11 @@ class TlsFiles:
         """
         _, (certificate, key, authority) = self.read()
         return grpc.ssl_channel_credentials(authority, key, certificate)
+
+
+def _export(contents: _Contents) -> None:
+    certificate, _, authority = contents
+    export_expiry(certificate, authority)
 
 
 def _configuration(contents: _Contents) -> grpc.ServerCertificateConfiguration:

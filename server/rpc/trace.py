@@ -1,16 +1,106 @@
-"""W3C trace context of a call, for the calls made on its behalf."""
+"""W3C trace context of a call: for the calls made on its behalf, its log lines and its spans."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import TypeGuard
+from collections.abc import Iterable, MutableMapping
+from contextvars import ContextVar
+from typing import Any, TypeGuard
 
-_PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+_PARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
+)
+_SAMPLED = 0x01
 _MAX_LENGTH = 512
 """Maximum characters of either; the standard requires at least as many of `tracestate`."""
+_MAX_NOTES = 16
+"""Maximum notes of a call: a batch of slates may fail ten thousand times."""
 _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 """What HTTP/2 carries as a header's value unchanged: printable ASCII without space around it."""
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+class CallTrace:
+    """The trace that a call belongs to."""
+
+    __slots__ = ("notes", "parent_id", "sampled", "span", "state", "trace_id")
+
+    def __init__(
+        self, trace_id: str = "", parent_id: str = "", state: str = "", *, sampled: bool = False
+    ) -> None:
+        """Belong to a trace, or to none if its id is empty.
+
+        Args:
+            trace_id: 32 hexadecimal digits.
+            parent_id: 16 of the caller's span.
+            state: the `tracestate`.
+            sampled: whether the caller records spans of the trace.
+        """
+        self.trace_id, self.parent_id, self.state = trace_id, parent_id, state
+        self.sampled = sampled
+        self.span: Any = None
+        """The call's span, if this process exports one; see `server.tracing.spans`."""
+        self.notes: list[tuple[str, dict[str, str]]] = []
+        """What went wrong in the call, and the details of each."""
+
+    @staticmethod
+    def of(metadata: Metadata | None) -> CallTrace:
+        """Return the trace that a call's metadata name."""
+        parent = state = ""
+        for key, value in metadata or ():
+            if key == "traceparent":
+                parent = value if sendable(value, _MAX_LENGTH) else ""
+            elif key == "tracestate" and sendable(value, _MAX_LENGTH):
+                state = value
+        found = _PARENT.fullmatch(parent)
+        if found is None:
+            return CallTrace()
+        trace_id, parent_id, flags = found.groups()
+        return CallTrace(trace_id, parent_id, state, sampled=bool(int(flags, 16) & _SAMPLED))
+
+
+_NO_CALL = CallTrace()
+_call: ContextVar[CallTrace] = ContextVar("call_trace", default=_NO_CALL)
+
+
+def begin_call(metadata: Metadata | None) -> CallTrace:
+    """Return the trace of the call with this metadata, which is the current one from now on."""
+    trace = CallTrace.of(metadata)
+    _call.set(trace)
+    return trace
+
+
+def current_call() -> CallTrace:
+    """Return the trace of the call that is being answered; outside of one, that of none."""
+    return _call.get()
+
+
+def sampled_trace_id() -> str:
+    """Return the trace id of the call that is being answered: 32 hexadecimal digits.
+
+    It is empty outside of a call, and if the call's trace isn't sampled.
+    """
+    trace = _call.get()
+    return trace.trace_id if trace.sampled else ""
+
+
+def note_failure(what: str, **details: str) -> None:
+    """Record that something went wrong in the current call, so that its trace shows it.
+
+    A call with a note is exported even if its trace isn't sampled; see `server.tracing.spans`.
+    """
+    trace = _call.get()
+    if trace is not _NO_CALL and len(trace.notes) < _MAX_NOTES:
+        trace.notes.append((what, details))
+
+
+def add_trace_id(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Any:
+    """Add the current call's trace id to a log line, as a processor of structlog."""
+    trace_id = _call.get().trace_id
+    if trace_id:
+        event["trace_id"] = trace_id
+    return event
 
 
 def sendable(value: object, max_length: int) -> TypeGuard[str]:
@@ -21,13 +111,12 @@ def sendable(value: object, max_length: int) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= max_length and bool(_SENDABLE.fullmatch(value))
 
 
-def trace_context(
-    metadata: Iterable[tuple[str, str | bytes]] | None,
-) -> tuple[tuple[str, str], ...]:
+def trace_context(metadata: Metadata | None) -> tuple[tuple[str, str], ...]:
     """Return the `traceparent` and `tracestate` of a call, for the calls made on its behalf.
 
-    They are passed on unchanged: this process adds no span. An invalid parent ends the trace, and
-    its state, as the standard requires; what can't be sent on is left out.
+    They are passed on unchanged: a span of this process that is their parent replaces them where
+    the calls are made. An invalid parent ends the trace, and its state, as the standard requires;
+    what can't be sent on is left out.
     """
     found = {
         key: value

@@ -61,6 +61,25 @@ def grpc_probe(
     return probe
 
 
+def http_probe(port: int, path: str) -> Probe:
+    """Return a probe that expects a GET of this path on loopback to succeed."""
+
+    async def probe() -> str:
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                try:
+                    writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+                    status = (await reader.readline()).decode(errors="replace").strip()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError) as error:
+            return f"port {port}: {str(error) or 'no answer'}"
+        return "" if " 200 " in status else f"port {port} answers {path} with: {status}"
+
+    return probe
+
+
 def s3_probe(server: S3Settings) -> Probe:
     """Return a probe that stores an object in the S3 server once, and then checks the bucket."""
     bucket, stored = Bucket(server.hasty()), False

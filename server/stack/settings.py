@@ -63,6 +63,10 @@ class StackSettings(BaseSettings):
     """Port of the embedded S3 server; it also uses the next eight ports, and s3_port + 10008."""
     log_port: int = Field(default_factory=lambda data: data["port_base"] + 5)
     """Port of the embedded log of events, a NATS server."""
+    prometheus_port: int = Field(default_factory=lambda data: data["port_base"] + 6)
+    """Port of Prometheus, always on loopback, if it is run."""
+    alertmanager_port: int = Field(default_factory=lambda data: data["port_base"] + 7)
+    """Port of Alertmanager, always on loopback, if it is run."""
     candidate_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 20)
     """Port of the first candidate pod; the next pods use the ports that follow."""
     ranking_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 30)
@@ -89,6 +93,9 @@ class StackSettings(BaseSettings):
 
     shadow_share: float = Field(default=0.1, ge=0, le=1)
     """Share of answered requests that gateways mirror to shadow pods, if there are any."""
+
+    observe: bool = False
+    """Whether to run Prometheus and Alertmanager too, as `vireo up --observe` does."""
 
     oip_http: bool = False
     """Whether candidate and ranking pods serve the Open Inference Protocol by HTTP too, and the
@@ -192,6 +199,9 @@ class StackSettings(BaseSettings):
             for name in ("admin", "candidate", "ranking", "control")
             if name != "admin" or self.admin_port
         ]
+        if self.observe:
+            groups.append(("VIREO_PROMETHEUS_PORT", [self.prometheus_port]))
+            groups.append(("VIREO_ALERTMANAGER_PORT", [self.alertmanager_port]))
         pods = [(f"VIREO_{kind.upper()}_POD_PORT", self.pod_ports(kind)) for kind in POD_KINDS]
         pods += [
             (f"VIREO_{pool.upper()}_POD_PORT", self.pod_ports(kind, pool))

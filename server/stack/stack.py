@@ -19,6 +19,7 @@ from server.releases.store_errors import NotInStoreError
 from server.stack.envoy import bootstrap
 from server.stack.lock import LockTakenError, file_lock
 from server.stack.nats import external_log, prepare_log
+from server.stack.observe import alertmanager_url, check_programs, observers, prometheus_url
 from server.stack.page_keys import page_token_keys
 from server.stack.ports import check_ports_free
 from server.stack.processes import (
@@ -80,6 +81,8 @@ class Stack:
             edge=settings.edge,
             admin_port=settings.admin_port,
             secure=settings.secure,
+            prometheus=prometheus_url(settings),
+            alertmanager=alertmanager_url(settings),
         )
 
     async def run(self) -> None:
@@ -90,8 +93,10 @@ class Stack:
             PortTakenError: a port that it needs is taken.
             NoReleaseError: there is nothing to serve.
             StartError: a process did not become healthy.
-            VireoError: S3 can't be used, or the release's features are missing.
+            VireoError: S3 can't be used, the release's features are missing, or a program is.
         """
+        if self._settings.observe:
+            check_programs()
         with _alone(self._settings), _s3_of_our_own(self._settings):
             check_ports_free(_ports(self._settings))
             stopped = asyncio.ensure_future(self._stop_signal().wait())
@@ -116,15 +121,16 @@ class Stack:
         config.write_text(bootstrap(settings))
         endpoints = self._home.stack / "endpoints.json"
         endpoints.write_text(endpoints_document(settings).model_dump_json(indent=2) + "\n")
-        await self._supervisor.start(
-            [
-                control_process(settings, server, endpoints),
-                *pod_processes(settings, server, log, page_token_keys(settings)),
-                *consumer_processes(settings, server, log),
-                envoy_process(settings, config),
-            ],
-            settings.start_timeout,
-        )
+        processes = [
+            control_process(settings, server, endpoints),
+            *pod_processes(settings, server, log, page_token_keys(settings)),
+            *consumer_processes(settings, server, log),
+            envoy_process(settings, config),
+        ]
+        await self._supervisor.start(processes, settings.start_timeout)
+        if settings.observe:
+            # Once all serve: the start is no outage.
+            await self._supervisor.start(observers(settings, processes), settings.start_timeout)
         self._ready = True
         self._write_state()
         self._on_ready(self._state())

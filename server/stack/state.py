@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from server.errors import VireoError
 from server.home import Home
 from server.stack.lock import holder
 
@@ -29,10 +31,17 @@ class ProcessState(BaseModel):
     restarts: int = 0
     problem: str = ""
     """Why it isn't healthy; empty if it is."""
+    ended: str = ""
+    """How it ended last, for example "ended with signal SIGKILL"; empty if it never did."""
+    ended_at: datetime | None = None
 
 
 class StackState(BaseModel):
-    """A running stack."""
+    """A running stack.
+
+    Commands of other builds read it too. They ignore fields that they don't know, and each new one
+    has a default.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,6 +57,10 @@ class StackState(BaseModel):
     """Port of Envoy's admin interface; 0 for none."""
     secure: bool = False
     """Whether certificates and tokens are required."""
+    prometheus: str = ""
+    """URL of the stack's Prometheus; empty if it runs none."""
+    alertmanager: str = ""
+    """URL of the stack's Alertmanager; empty if it runs none."""
     processes: tuple[ProcessState, ...] = ()
 
     def write(self, home: Home) -> None:
@@ -65,15 +78,39 @@ def stack_lock(home: Home) -> Path:
 
 
 def running_stack(home: Home) -> StackState | None:
-    """Return the stack that runs on this home; None if there is none, or it has only just begun."""
+    """Return the stack that runs on this home; None if there is none, or it has only just begun.
+
+    Raises:
+        VireoError: it runs, but its state is of another build, whose commands can read it.
+    """
     pid = holder(stack_lock(home))
     if pid is None:
         return None
     try:
-        state = StackState.model_validate_json(_path(home).read_bytes())
-    except (FileNotFoundError, ValidationError):
+        text = _path(home).read_bytes()
+    except FileNotFoundError:
         return None
+    try:
+        state = StackState.model_validate_json(text)
+    except ValidationError as error:
+        if _pid_in(text) != pid:
+            return None  # what the stack before this one left
+        raise VireoError(
+            f"a stack runs on {home.root} (process {pid}), but this build can't read "
+            f"{_path(home)}: {error.errors()[0]['msg']}; use the build that started it, or end "
+            f"it with: kill {pid}"
+        ) from error
     return state if state.pid == pid else None
+
+
+def _pid_in(text: bytes) -> int | None:
+    """Return the process id in a state that can't be read; None if it has none."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return None
+    pid = document.get("pid") if isinstance(document, dict) else None
+    return pid if isinstance(pid, int) else None
 
 
 def _path(home: Home) -> Path:

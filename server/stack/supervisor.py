@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from server.backoff import backoff
@@ -75,7 +76,12 @@ class SupervisedProcess:
                 raise self.start_error(ended)
             failures = 1 if loop.time() - started > _STABLE_SECONDS else failures + 1
             self._update(
-                state="restarting", pid=None, problem=ended, restarts=self.status.restarts + 1
+                state="restarting",
+                pid=None,
+                problem=ended,
+                restarts=self.status.restarts + 1,
+                ended=ended,
+                ended_at=datetime.now(UTC),
             )
             with contextlib.suppress(TimeoutError):
                 delay = backoff(failures, _FIRST_BACKOFF, _MAX_BACKOFF)

@@ -25,8 +25,10 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from clients.cli.up import show_endpoints
+from server.home import Home
 from server.rpc.tls import tls_name
 from server.security.certificates import Authority, Certificates
+from server.security.folder import SecurityFolder
 from tests.acceptance.conftest import CHECKOUT
 from tests.builders.certificates import role_files, serial, shown_serial
 from tests.builders.secured_stack import (
@@ -36,8 +38,15 @@ from tests.builders.secured_stack import (
     bearer,
     running_secured_stack,
 )
-from tests.builders.tiny_home import DATASET, build_tiny_home
+from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
 from tests.conftest import REFUSED
+from tests.otlp_sink import (
+    OtlpSink,
+    check_slate_trace,
+    collector_credentials,
+    running_otlp_sink,
+    sampled,
+)
 
 RATE = 20
 
@@ -45,10 +54,29 @@ RecordRejection = Callable[[str, str, str, str], None]
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredStack]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """The stack's home, with certificates."""
     home = build_tiny_home(tmp_path_factory.mktemp("secured"))
+    Certificates(SecurityFolder(home.security)).ensure(["127.0.0.1"])
+    return home
+
+
+@pytest.fixture(scope="module")
+def sink(home: Home) -> Iterator[OtlpSink]:
+    """A collector of traces, by mutual TLS."""
+    signer = Certificates(SecurityFolder(home.security)).signing_authority()
+    with running_otlp_sink(collector_credentials(signer)) as sink:
+        yield sink
+
+
+@pytest.fixture(scope="module")
+def secured(home: Home, sink: OtlpSink) -> Iterator[SecuredStack]:
     publish = f"vireo release publish --data {DATASET}"
-    settings = {"VIREO_RATE_LIMIT": str(RATE)}
+    settings = {
+        "VIREO_RATE_LIMIT": str(RATE),
+        "VIREO_OTLP_ENDPOINT": f"https://127.0.0.1:{sink.port}",
+        "VIREO_TRACE_SHARE": "0",
+    }
     with running_secured_stack(home, prepare=publish, settings=settings) as secured:
         yield secured
 
@@ -81,6 +109,18 @@ def test_a_good_call_is_answered_by_grpc_and_by_rest(secured: SecuredStack) -> N
     assert [item["videoId"] for item in rest.json()["items"]] == [
         item.video_id for item in answer.items
     ]
+
+
+def test_one_slates_trace_has_every_hop_below_its_caller(
+    secured: SecuredStack, sink: OtlpSink
+) -> None:
+    trace_id, metadata = sampled()
+    token = bearer(secured.tokens.good(subject="traced"))
+    with secured.channel() as channel:
+        RecommendationServiceStub(channel).Recommend(
+            pb.RecommendRequest(viewer_id=VIEWER), timeout=SECONDS, metadata=(*token, *metadata)
+        )
+    check_slate_trace(sink, trace_id)
 
 
 def test_commands_find_their_way_in(secured: SecuredStack) -> None:

@@ -72,7 +72,9 @@ def followed(
 class _NoLog(EventLog):
     """A log that nobody reads."""
 
-    async def append(self, stream: Stream, key: str, data: bytes, once: str = "") -> int:
+    async def append(
+        self, stream: Stream, key: str, data: bytes, once: str = "", *, traceparent: str = ""
+    ) -> int:
         raise NotImplementedError
 
     def read(self, stream: Stream, key: str = "", after: int = 0) -> AsyncIterator[Sequence[Entry]]:

@@ -1,4 +1,4 @@
-"""A Kubernetes API on loopback that plays back what lies in tests/server/control/recorded."""
+"""A Kubernetes API on loopback that plays back what lies in tests/server/control/discovery/recorded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 from aiohttp import web
 
-_RECORDED = Path(__file__).parents[1] / "server" / "control" / "recorded"
+_RECORDED = Path(__file__).parents[1] / "server" / "control" / "discovery" / "recorded"
 _PATH = "/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 
 

@@ -14,7 +14,7 @@ from vireo.v1 import recommendation_pb2, viewer_pb2
 from vireo.v1.release_pb2 import GetServingReleaseResponse
 
 from bench.speed.row import Row
-from clients.cli.bench import print_rows
+from clients.cli.bench_rows import print_rows
 from clients.cli.control import EnvoyStatus, ResourceStatus, resource_table, summary
 from clients.cli.recommend import print_slate
 from clients.cli.release.gate_table import print_gate

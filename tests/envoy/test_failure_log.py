@@ -16,7 +16,8 @@ REQUESTS = 300
 
 
 async def test_an_outage_logs_a_sample_of_the_failed_requests(tmp_path: Path) -> None:
-    async with running_edge(tmp_path, 1) as edge:
+    nobody = {"otlp_endpoint": "http://127.0.0.1:1"}
+    async with running_edge(tmp_path, 1, control=nobody) as edge:
         edge.gateways[0].refuses = True
         url = f"http://{edge.address}/v1/viewers/1/recommendations"
 
@@ -34,3 +35,4 @@ async def test_an_outage_logs_a_sample_of_the_failed_requests(tmp_path: Path) ->
     # One in ten: the chance of none, and of half of them, is nil.
     assert 0 < len(lines) < REQUESTS / 2
     assert {line["status"] for line in lines} == {503}
+    assert all(len(line["request_id"]) == 36 and len(line["trace_id"]) == 32 for line in lines)

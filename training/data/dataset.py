@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import VireoError
 from server.home import Home
@@ -58,8 +58,11 @@ class DatasetInfo(BaseModel):
     """SHA-256 of the three tables' files."""
     log_positions: LogPositions = LogPositions()
     """What it has of the log; nothing if it was imported."""
-    attributes: dict[str, AttributeKind] = {}
-    """Kind of each declared attribute of its videos."""
+    attributes: dict[str, AttributeKind] = Field(
+        default={}, exclude_if=lambda attributes: not attributes
+    )
+    """Kind of each declared attribute of its videos. Not written if there are none: builds that
+    know of none read such data sets."""
 
     @property
     def watches(self) -> int:

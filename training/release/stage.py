@@ -24,7 +24,7 @@ from server.candidate.release import CandidateRelease
 from server.features.keys import video_keys
 from server.ranking.release import RankingRelease
 from server.releases import layout
-from server.releases.manifest import FeatureSchema, Manifest, describe_files
+from server.releases.manifest import DATA_END, FeatureSchema, Manifest, describe_files
 from server.releases.texts import write_texts
 from server.releases.weights import Quotas, ScoreWeights
 from training.data.attributes import attribute_column
@@ -68,6 +68,8 @@ class Origin:
     holdout: Literal["last", "none"]
     catalog_position: int = 0
     """Position in the log of the catalogue's changes up to which the data set has them."""
+    data_end: float | None = None
+    """When the data set's last interaction took place, Unix seconds; None if unknown."""
 
 
 def stage_retrieval(
@@ -162,7 +164,7 @@ def stage_retrieval(
         catalog_position=origin.catalog_position,
         index=description,
         score_weights=ScoreWeights(),
-        metrics={},
+        metrics={} if origin.data_end is None else {DATA_END: origin.data_end},
         files={},
     ).write(folder)
     release = CandidateRelease.load(folder)
@@ -254,11 +256,12 @@ def finish_release(folder: Path, target: Path, metrics: Mapping[str, float]) -> 
     files = describe_files(folder)
     created = datetime.now(UTC).replace(microsecond=0)
     digest = hashlib.sha256(repr(sorted((path, files[path].sha256) for path in files)).encode())
-    manifest = Manifest.read(folder).model_copy(
+    draft = Manifest.read(folder)
+    manifest = draft.model_copy(
         update={
             "release_id": f"{created:%Y%m%d-%H%M%S}-{digest.hexdigest()[:8]}",
             "created_at": created,
-            "metrics": dict(metrics),
+            "metrics": {**metrics, **draft.metrics},
             "files": files,
         }
     )

@@ -23,14 +23,12 @@ _BACK_SECONDS = 5.0
 
 async def run(chain: Chain) -> CaseResult:
     """Record many events while there is no consumer; slates must not suffer when it is back."""
-    plan, findings = chain.plan, chain.findings
-    viewers = plan.behind // _EVENTS_OF_VIEWER
-    flood = chain.recorder(rate=math.inf, viewers=viewers, size=_BATCH)
+    plan, findings, flood = chain.plan, chain.findings, flood_of(chain)
     async with opened_replay(chain) as replay:
         async with chain.load() as load:
             async with chain.held_down([_NAME]):
                 before = await replay.position()
-                await _record(chain, flood)
+                await record(chain, flood)
                 calm = time.monotonic()
                 await asyncio.sleep(2 * plan.quiet)
             back = time.monotonic()
@@ -50,7 +48,15 @@ async def run(chain: Chain) -> CaseResult:
     return findings.result(load)
 
 
-async def _record(chain: Chain, flood: Recorder) -> None:
+def flood_of(chain: Chain) -> Recorder:
+    """Return a site that records events as quickly as it can, of viewers who have a few each."""
+    viewers = chain.plan.behind // _EVENTS_OF_VIEWER
+    return chain.recorder(rate=math.inf, viewers=viewers, size=_BATCH)
+
+
+async def record(chain: Chain, flood: Recorder) -> None:
+    """Return once the plan's events are recorded."""
+
     async def enough() -> bool:
         return len(flood.acknowledged) >= chain.plan.behind
 

@@ -7,7 +7,8 @@ import json
 import signal
 import subprocess
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -67,12 +68,8 @@ async def _takes_up(chain: Chain, address: str) -> None:
 
 
 async def _rejected(chain: Chain) -> None:
-    """Run a control plane with bad edge routes in place of the stack's own."""
+    """Check that Envoy rejects bad edge routes, and goes on with the last good ones."""
     findings = chain.findings
-    endpoints = chain.stack.home.stack / "endpoints.json"
-    spec = control_process(chain.settings, chain.stack.s3, endpoints)
-    origins = {"VIREO_CORS_ORIGINS": _BAD_ORIGINS}
-    bad = replace(spec, name="control-bad", environment={**spec.environment, **origins})
 
     async def taken() -> bool:
         return (await _routes(chain)).get("state") == "ACKED"
@@ -82,10 +79,7 @@ async def _rejected(chain: Chain) -> None:
 
     await findings.until(taken, "the routes were not taken")
     good = await _routes(chain)
-    async with AsyncExitStack() as running:
-        async with chain.held_down(["control"]):
-            await running.enter_async_context(chain.further_process(bad))
-        # From now on the supervisor's own finds the port taken, again and again.
+    async with bad_control_plane(chain):
         await findings.until(refused, "the snapshot shows no rejection")
         now = await _routes(chain)
         stays = now.get("version") == good.get("version")
@@ -94,6 +88,20 @@ async def _rejected(chain: Chain) -> None:
         findings.note(f"rejected: {str(now.get('words'))[:_MAX_LETTERS]!r}")
         await asyncio.sleep(chain.plan.settle)
     await findings.until(taken, "the good routes were not taken again")
+
+
+@asynccontextmanager
+async def bad_control_plane(chain: Chain) -> AsyncIterator[None]:
+    """Have a control plane with bad edge routes in place of the stack's own for a block."""
+    endpoints = chain.stack.home.stack / "endpoints.json"
+    spec = control_process(chain.settings, chain.stack.s3, endpoints)
+    origins = {"VIREO_CORS_ORIGINS": _BAD_ORIGINS}
+    bad = replace(spec, name="control-bad", environment={**spec.environment, **origins})
+    async with AsyncExitStack() as running:
+        async with chain.held_down(["control"]):
+            await running.enter_async_context(chain.further_process(bad))
+        # From now on the supervisor's own finds the port taken, again and again.
+        yield
 
 
 async def _routes(chain: Chain) -> dict[str, Any]:

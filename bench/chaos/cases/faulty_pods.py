@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from bench.chaos import faulty_pod
 from bench.chaos.chain import Chain
@@ -26,10 +28,8 @@ _PORT_OFFSET = 97
 async def run(chain: Chain) -> CaseResult:
     """Add a pod of each kind that has one fault, then one with the next."""
     async with chain.load() as load:
-        for number, (fault, (described, kinds)) in enumerate(_FAULTS.items()):
-            spec = _process(chain, fault, chain.settings.port_base + _PORT_OFFSET + number)
-            address = f"127.0.0.1:{spec.port}"
-            async with chain.further_process(spec), chain.listed(dict.fromkeys(kinds, address)):
+        for fault, (described, kinds) in _FAULTS.items():
+            async with listed_faulty(chain, fault) as address:
                 asked = await _asked(chain, kinds, address)
             for kind, calls in asked.items():
                 never = f"the {kind} pod with {described} was never asked"
@@ -37,6 +37,22 @@ async def run(chain: Chain) -> CaseResult:
             counts = ", ".join(f"{calls} as {kind}" for kind, calls in asked.items())
             chain.findings.note(f"{described}: asked {counts}")
     return chain.findings.result(load)
+
+
+@asynccontextmanager
+async def listed_faulty(chain: Chain, fault: str) -> AsyncIterator[str]:
+    """Have discovery find a further pod with a fault until the block ends; yield its address.
+
+    Args:
+        chain: the stack.
+        fault: "unavailable", "slow" or "nan".
+    """
+    _, kinds = _FAULTS[fault]
+    port = chain.settings.port_base + _PORT_OFFSET + [*_FAULTS].index(fault)
+    address = f"127.0.0.1:{port}"
+    spec = _process(chain, fault, port)
+    async with chain.further_process(spec), chain.listed(dict.fromkeys(kinds, address)):
+        yield address
 
 
 async def _asked(chain: Chain, kinds: tuple[PodKind, ...], address: str) -> dict[PodKind, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench.chaos.cases.log_away import check_refused, until_recorded
@@ -25,16 +27,14 @@ async def run(chain: Chain) -> CaseResult:
     async with opened_replay(chain) as replay:
         async with chain.load() as load, chain.recorder() as recorder:
             await asyncio.sleep(plan.quiet)
-            ballast = disk / "ballast"
-            full = await asyncio.to_thread(_fill, ballast)
-            findings.progress(f"the log's disk is full: {full >> 20} MiB of something else")
+            async with filled(disk) as size:
+                findings.progress(f"the log's disk is full: {size >> 20} MiB of something else")
 
-            async def refused() -> bool:
-                return bool(recorder.refusals)
+                async def refused() -> bool:
+                    return bool(recorder.refusals)
 
-            await findings.until(refused, "events were still taken")
-            await asyncio.sleep(plan.outage)
-            ballast.unlink()
+                await findings.until(refused, "events were still taken")
+                await asyncio.sleep(plan.outage)
             free = time.monotonic()
             back = await until_recorded(chain, recorder, free)
             limit = plan.within(_BACK_SECONDS)
@@ -47,6 +47,16 @@ async def run(chain: Chain) -> CaseResult:
         check_refused(findings, recorder.refusals)
         await replay.check(recorder)
     return findings.result(load)
+
+
+@asynccontextmanager
+async def filled(disk: Path) -> AsyncIterator[int]:
+    """Fill a disk until the block ends; yield the bytes that this took."""
+    ballast = disk / "ballast"
+    try:
+        yield await asyncio.to_thread(_fill, ballast)
+    finally:
+        ballast.unlink()
 
 
 def _fill(ballast: Path) -> int:

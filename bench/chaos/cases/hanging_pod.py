@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult
@@ -25,27 +27,34 @@ async def run(chain: Chain) -> CaseResult:
     return chain.findings.result(load)
 
 
+@contextmanager
+def stopped(chain: Chain, name: str) -> Iterator[None]:
+    """Have a process hang until the block ends."""
+    chain.send(name, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        chain.send(name, signal.SIGCONT)
+
+
 async def _hang(chain: Chain, load: SteadyLoad, name: str) -> None:
     plan, findings = chain.plan, chain.findings
     started = time.monotonic()
     await asyncio.sleep(plan.quiet)
-    stopped = time.monotonic()
-    chain.send(name, signal.SIGSTOP)
-    try:
+    with stopped(chain, name):
+        since = time.monotonic()
         kept = f"{name} was not ejected while it hung"
         at_first = await chain.until_pod(name, lambda h: not h.healthy, kept, plan.hang)
         passed = f"{name} passed health checks while it hung"
         checked = await chain.until_pod(name, lambda h: h.checked_out, passed, plan.hang)
         out = time.monotonic()
-        await asyncio.sleep(max(0.0, stopped + plan.hang - out))
-    finally:
+        await asyncio.sleep(max(0.0, since + plan.hang - out))
         resumed = time.monotonic()
-        chain.send(name, signal.SIGCONT)
     enough = (await chain.pod_host(name)).requests + _TAKES_TRAFFIC
     back = await chain.until_pod(
         name, lambda h: h.healthy and h.requests >= enough, f"{name} took no traffic again"
     )
-    quiet = p99([each for each in load.answers if started <= each.at < stopped])
+    quiet = p99([each for each in load.answers if started <= each.at < since])
     while_out = p99([each for each in load.answers if out <= each.at < resumed])
     findings.must(
         not plan.timed or while_out <= quiet + _RECOVERED,

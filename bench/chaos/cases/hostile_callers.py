@@ -7,6 +7,7 @@ import asyncio
 from bench.chaos.attackers import Attackers
 from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult
+from bench.chaos.plan import ChaosPlan
 from bench.chaos.views import active_requests, counted
 
 _HONEST_SHARE, _ABANDONED_SHARE = 0.2, 0.3
@@ -23,11 +24,7 @@ async def run(chain: Chain) -> CaseResult:
     async with chain.load(rate=_HONEST_SHARE * sustainable) as load:
         await asyncio.sleep(plan.quiet)
         async with attackers:
-            await asyncio.gather(
-                attackers.watch(plan.watchers, plan.attack_rate),
-                attackers.stay_silent(plan.silent_calls, plan.attack_rate),
-                attackers.abandon(plan.abandoned_calls, _ABANDONED_SHARE * sustainable),
-            )
+            await attack(attackers, plan, sustainable)
             during = await counted(ports)
         await asyncio.sleep(plan.settle)
 
@@ -45,3 +42,18 @@ async def run(chain: Chain) -> CaseResult:
         f"counters at zero after {took:.1f} s; " + ", ".join(f"{v} {k}" for k, v in ended.items())
     )
     return findings.result(load)
+
+
+async def attack(attackers: Attackers, plan: ChaosPlan, sustainable: float) -> None:
+    """Open and abandon all calls; those that stay open do so until the attackers leave.
+
+    Args:
+        attackers: who does it.
+        plan: how many calls.
+        sustainable: load of the stack, requests a second.
+    """
+    await asyncio.gather(
+        attackers.watch(plan.watchers, plan.attack_rate),
+        attackers.stay_silent(plan.silent_calls, plan.attack_rate),
+        attackers.abandon(plan.abandoned_calls, _ABANDONED_SHARE * sustainable),
+    )

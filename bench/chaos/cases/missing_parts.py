@@ -28,9 +28,9 @@ async def run(chain: Chain) -> CaseResult:
     async with chain.load() as load:
         await asyncio.sleep(chain.plan.quiet)
         for what, fault, declared in (
-            ("all ranking pods dead", _dead(chain, "ranking"), ("ranking_skipped",)),
-            ("all candidate pods dead", _dead(chain, "candidate"), ("popular_fallback",)),
-            ("feature store down", _without_tables(chain), unread),
+            ("all ranking pods dead", dead(chain, "ranking"), ("ranking_skipped",)),
+            ("all candidate pods dead", dead(chain, "candidate"), ("popular_fallback",)),
+            ("feature store down", without_tables(chain), unread),
         ):
             await _without(chain, load, what, fault, declared)
     return chain.findings.result(load)
@@ -70,7 +70,7 @@ async def _without(
 
 
 @asynccontextmanager
-async def _dead(chain: Chain, kind: PodKind) -> AsyncIterator[None]:
+async def dead(chain: Chain, kind: PodKind) -> AsyncIterator[None]:
     """Kill every pod of a kind and keep it so; end when the supervisor has them all back."""
     names = chain.pods(kind)
     async with chain.held_down(names):
@@ -80,8 +80,8 @@ async def _dead(chain: Chain, kind: PodKind) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _without_tables(chain: Chain) -> AsyncIterator[None]:
-    """Rename the tables that the gateways read.
+async def without_tables(chain: Chain) -> AsyncIterator[None]:
+    """Rename the tables that the gateways read, until the block ends.
 
     To empty the file would be no fault: a consumer of events has it in WAL mode, in which readers
     go on with the pages that they have. Nor do they wait for locks then; Redis can hang (case 17).

@@ -22,7 +22,7 @@ from bench.chaos.views import counted
 from bench.load import PAGE, Answer, p99
 from bench.speed.h2load import LoadResult, Prepared, Target
 
-_TIMES = 4.0
+TIMES = 4.0
 _LIGHT = 0.2
 """Share of the sustainable load that counts as no overload."""
 _P99_TIMES = 3.0
@@ -46,7 +46,7 @@ async def run(chain: Chain) -> CaseResult:
         await asyncio.sleep(2 * plan.quiet)
     memory, before = [chain.stack.memory()], await counted(ports)
     async with (
-        _flood(chain, (_TIMES - _LIGHT) * sustainable) as flood,
+        flooded(chain, (TIMES - _LIGHT) * sustainable) as flood,
         chain.load(rate=_LIGHT * sustainable) as load,
     ):
         while not flood.done():
@@ -69,7 +69,7 @@ async def run(chain: Chain) -> CaseResult:
 
 
 @asynccontextmanager
-async def _flood(chain: Chain, rate: float) -> AsyncIterator[asyncio.Task[LoadResult]]:
+async def flooded(chain: Chain, rate: float) -> AsyncIterator[asyncio.Task[LoadResult]]:
     """Yield the task that sends `rate` requests a second for the time of the plan."""
     with TemporaryDirectory() as name:
         folder, prepared = Path(name), []

@@ -29,10 +29,10 @@ async def run(chain: Chain) -> CaseResult:
         async with chain.load() as load:
             async with chain.recorder() as recorder:
                 await asyncio.sleep(plan.quiet)
-                await _without(chain, load, replay, "hanging", _hanging(valkey))
-                await _without(chain, load, replay, "killed", _killed(valkey))
+                await _without(chain, load, replay, "hanging", hanging(valkey))
+                await _without(chain, load, replay, "killed", killed(valkey))
             await replay.until_applied()
-            await _without(chain, load, replay, "killed when idle", _killed(valkey))
+            await _without(chain, load, replay, "killed when idle", killed(valkey))
         findings.must(not recorder.refusals, f"{len(recorder.refusals)} calls were refused")
         await replay.check(recorder)
     return findings.result(load)
@@ -68,7 +68,8 @@ async def _without(
 
 
 @asynccontextmanager
-async def _hanging(valkey: Valkey) -> AsyncIterator[None]:
+async def hanging(valkey: Valkey) -> AsyncIterator[None]:
+    """Have it hang until the block ends."""
     valkey.send(signal.SIGSTOP)
     try:
         yield
@@ -77,8 +78,8 @@ async def _hanging(valkey: Valkey) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _killed(valkey: Valkey) -> AsyncIterator[None]:
-    """Kill it; it comes back as it was before any event."""
+async def killed(valkey: Valkey) -> AsyncIterator[None]:
+    """Kill it; at the block's end it comes back as it was before any event."""
     valkey.kill()
     try:
         yield

@@ -27,7 +27,7 @@ async def run(chain: Chain) -> CaseResult:
     async with opened_replay(chain) as replay:
         async with chain.load() as load, chain.recorder() as recorder:
             await asyncio.sleep(plan.quiet)
-            with _locked(chain):
+            with locked_store(chain):
                 before, locked = await replay.position(), time.monotonic()
                 await asyncio.sleep(2 * plan.store_outage)
                 after, free = await replay.position(), time.monotonic()
@@ -52,7 +52,8 @@ async def run(chain: Chain) -> CaseResult:
 
 
 @contextmanager
-def _locked(chain: Chain) -> Iterator[None]:
+def locked_store(chain: Chain) -> Iterator[None]:
+    """Hold SQLite's write lock until the block ends."""
     path = online_store(chain.stack.home, chain.dataset)
     with contextlib.closing(sqlite3.connect(path, timeout=5, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")

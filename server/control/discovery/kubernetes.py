@@ -19,7 +19,7 @@ from server.control.discovery.kubernetes_api import (
     slice_view,
 )
 from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.discovery.slices import pods_of
+from server.control.discovery.slices import merged
 from server.control.mesh import Endpoints
 
 log = structlog.get_logger()
@@ -42,8 +42,9 @@ class KubernetesDiscovery:
     async def watch(self) -> AsyncIterator[Endpoints]:
         """Yield the pods that are ready, and again after each change."""
         known: Endpoints | None = None
-        pools, port_name = self._settings.pools, self._settings.port_name
+        pools = self._settings.pools.values()
         while True:
+            pause = 0.0
             # Declared policy: an API that can't be reached removes no pod.
             with self.attempts.contained():
                 try:
@@ -52,7 +53,7 @@ class KubernetesDiscovery:
                         aclosing(self._follow(view)) as steps,
                     ):
                         async for _ in steps:
-                            found = pods_of(view.slices.values(), pools, port_name)
+                            found = merged(view.slices.values(), pools)
                             if view.followed:
                                 self.attempts.succeeded(found.flaws)
                             if found.endpoints != known:
@@ -61,7 +62,11 @@ class KubernetesDiscovery:
                 except VersionExpiredError as error:
                     # Expected after a long interruption of a watch: list again.
                     log.info("relisting pods", source=self.attempts.source, reason=str(error))
-            await asyncio.sleep(self._delay())
+                except KubernetesApiError as error:
+                    # A throttled API that is asked again too soon stays throttled.
+                    pause = error.retry_after
+                    raise
+            await asyncio.sleep(max(self._delay(), pause))
 
     async def _follow(self, view: SliceView) -> AsyncGenerator[None, None]:
         """Yield whenever the view is up to date.

@@ -15,7 +15,12 @@ from kubernetes.aio.config import incluster_config
 from pydantic import AliasPath, BaseModel, Field, ValidationError
 
 from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.discovery.slices import SERVICE_LABEL, EndpointSlice
+from server.control.discovery.slices import (
+    SERVICE_LABEL,
+    EndpointSlice,
+    SlicePods,
+    slice_pods,
+)
 from server.errors import VireoError
 
 _OK = 200
@@ -25,13 +30,18 @@ _MAX_WORDS = 300
 _MAX_LIST_BYTES = 32 << 20
 """Maximum size of a list: room for tens of thousands of pods."""
 _MAX_LINE_BYTES = 4 << 20
-"""Maximum size of an event, above that of an object in etcd; aiohttp's default is 128 KiB."""
+"""Maximum size of an event, above that of an object in etcd."""
+_MAX_RETRY_AFTER = 60.0
+"""Maximum seconds that the API may have us wait."""
 _MAX_REFUSAL_BYTES = 64 << 10
 _MAX_SLICES = 10_000
 
 
 class KubernetesApiError(VireoError):
     """A request to the API failed; the message includes the API's."""
+
+    retry_after = 0.0
+    """Minimum seconds to wait before the next request, as the API asked when it throttled this."""
 
 
 class VersionExpiredError(KubernetesApiError):
@@ -64,10 +74,11 @@ class SliceView:
         self._api = api
         self._namespace = namespace
         self._settings = settings
-        self._selector = f"{SERVICE_LABEL} in ({','.join(sorted(settings.pools))})"
+        self._pools = settings.pools
+        self._selector = f"{SERVICE_LABEL} in ({','.join(sorted(self._pools))})"
         self._version = ""
-        self.slices: dict[str, EndpointSlice] = {}
-        """Slices by name."""
+        self.slices: dict[str, SlicePods] = {}
+        """What each slice says, by its name."""
         self.followed = False
         """Whether a watch has started, which keeps them up to date."""
 
@@ -84,14 +95,17 @@ class SliceView:
             if len(body) > _MAX_LIST_BYTES:
                 raise KubernetesApiError(f"the list has more than {_MAX_LIST_BYTES} bytes")
             listed = _Listed.model_validate_json(body)
-        self.slices = {each.name: each for each in listed.items or ()}
+        self.slices = {}
+        for each in listed.items or ():
+            self._put(each)
         self._version = listed.version
 
     async def watch(self) -> AsyncGenerator[bool, None]:
         """Apply changes since the current version, until the API ends the watch.
 
         Yields:
-            False once the watch has started, and True after each change or bookmark.
+            False once the watch has started, and True after changes or bookmarks: those that
+            arrive together are applied together, so that a burst can't keep the process busy.
 
         Raises:
             KubernetesApiError: the watch failed, or timed out.
@@ -110,8 +124,17 @@ class SliceView:
             async with response:
                 self.followed = True
                 yield False
-                while line := await response.content.readline(max_line_length=_MAX_LINE_BYTES):
-                    self._take(_Change.model_validate_json(line))
+                rest = b""
+                while received := await response.content.readany():
+                    *lines, rest = (rest + received).split(b"\n")
+                    for line in lines:
+                        self._take(_Change.model_validate_json(line))
+                    if len(rest) > _MAX_LINE_BYTES:
+                        raise KubernetesApiError(f"an event has more than {_MAX_LINE_BYTES} bytes")
+                    if lines:
+                        yield True
+                if rest:
+                    self._take(_Change.model_validate_json(rest))
                     yield True
 
     def _take(self, change: _Change) -> None:
@@ -125,9 +148,16 @@ class SliceView:
         if change.type == "DELETED":
             self.slices.pop(received.name, None)
             return
-        self.slices[received.name] = received
+        self._put(received)
         if len(self.slices) > _MAX_SLICES:
             raise KubernetesApiError(f"there are more than {_MAX_SLICES} EndpointSlices")
+
+    def _put(self, received: EndpointSlice) -> None:
+        pool = self._pools.get(received.service)
+        if pool is None:
+            self.slices.pop(received.name, None)
+            return
+        self.slices[received.name] = slice_pods(received, pool, self._settings.port_name)
 
     async def _request(self, seconds: float, **query: object) -> aiohttp.ClientResponse:
         """Return the response, once it has started, of a request with a timeout of `seconds`."""
@@ -143,7 +173,9 @@ class SliceView:
         if response.status == _OK:
             return response
         async with response:
-            raise _refusal(response.status, _words(await _body(response, _MAX_REFUSAL_BYTES)))
+            refusal = _refusal(response.status, _words(await _body(response, _MAX_REFUSAL_BYTES)))
+            refusal.retry_after = _seconds(response.headers.get("Retry-After", ""))
+            raise refusal
 
 
 @asynccontextmanager
@@ -187,7 +219,9 @@ def _explained(doing: str) -> Iterator[None]:
     try:
         yield
     except KubernetesApiError as error:
-        raise type(error)(f"{doing}: {error}") from error
+        explained = type(error)(f"{doing}: {error}")
+        explained.retry_after = error.retry_after
+        raise explained from error
     except TimeoutError as error:
         raise KubernetesApiError(f"{doing}: the API has not answered in time") from error
     except (aiohttp.ClientError, client.ApiException, OSError, ValueError) as error:
@@ -209,6 +243,12 @@ def _words(body: bytes) -> str:
         return _Status.model_validate_json(body).message
     except ValidationError:
         return " ".join(body.decode(errors="replace").split())
+
+
+def _seconds(retry_after: str) -> float:
+    """Return the seconds that a Retry-After header asks for; 0 if it has none, as with a date."""
+    text = retry_after.strip()
+    return min(float(text), _MAX_RETRY_AFTER) if text.isascii() and text.isdecimal() else 0.0
 
 
 def _refusal(status: int, words: str) -> KubernetesApiError:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
@@ -63,6 +64,25 @@ class EndpointSlice(_Part):
     ports: tuple[SlicePort, ...] | None = None
 
 
+class Entry(NamedTuple):
+    """One address of a pod."""
+
+    family: str
+    address: Endpoint
+    takes_traffic: bool
+
+
+@dataclass(frozen=True)
+class SlicePods:
+    """What a slice says of the pods of a pool."""
+
+    pool: Pool
+    pods: Mapping[str, tuple[Entry, ...]]
+    """Entries of each pod, by its uid, or by its address if it has none."""
+    flaws: frozenset[str] = frozenset()
+    """Descriptions of the slice's invalid parts."""
+
+
 @dataclass(frozen=True)
 class Found:
     """The endpoints of a set of slices."""
@@ -72,7 +92,39 @@ class Found:
     """Descriptions of the slices' invalid parts."""
 
 
-def pods_of(slices: Iterable[EndpointSlice], pools: Mapping[str, Pool], port_name: str) -> Found:
+def slice_pods(each: EndpointSlice, pool: Pool, port_name: str) -> SlicePods:
+    """Return what a slice says of its pods.
+
+    Args:
+        each: the slice.
+        pool: the pool of its Service.
+        port_name: name of the port that pods serve on.
+    """
+    where = f"EndpointSlice {each.name}"
+    if not each.endpoints:
+        return SlicePods(pool, {})
+    port = next((it.port for it in each.ports or () if (it.name or "") == port_name), None)
+    if each.family not in _FAMILIES:
+        # Envoy doesn't resolve host names of endpoints.
+        flaw = f"{where}: addresses of the type {each.family} are not supported"
+        return SlicePods(pool, {}, frozenset({flaw}))
+    if port is None:
+        return SlicePods(pool, {}, frozenset({f"{where}: no port is called {port_name!r}"}))
+    pods: dict[str, tuple[Entry, ...]] = {}
+    flaws: set[str] = set()
+    for endpoint in each.endpoints:
+        try:
+            address = Endpoint.checked(endpoint.addresses[0], port)
+        except ValueError as error:
+            flaws.add(f"{where}: {error}")
+        else:
+            pod = endpoint.pod or address.host
+            entry = Entry(each.family, address, endpoint.takes_traffic)
+            pods[pod] = (*pods.get(pod, ()), entry)
+    return SlicePods(pool, pods, frozenset(flaws))
+
+
+def merged(slices: Iterable[SlicePods], pools: Iterable[Pool]) -> Found:
     """Return the pods that take traffic, by pool.
 
     A pod that is in several slices, because it moves between them or has addresses of both
@@ -80,36 +132,30 @@ def pods_of(slices: Iterable[EndpointSlice], pools: Mapping[str, Pool], port_nam
 
     Args:
         slices: all slices.
-        pools: the pool of each Service, by name; other Services are ignored.
-        port_name: name of the port that pods serve on.
+        pools: all pools, also those without a slice.
     """
     flaws: set[str] = set()
-    pods: dict[tuple[Pool, str], list[tuple[str, Endpoint, bool]]] = defaultdict(list)
-    """Family and address of each entry of a pod, and whether it takes traffic."""
+    pods: dict[Pool, dict[str, tuple[Entry, ...]]] = {pool: {} for pool in pools}
     for each in slices:
-        pool = pools.get(each.service)
-        if pool is None or not each.endpoints:
-            continue
-        where = f"EndpointSlice {each.name}"
-        port = next((it.port for it in each.ports or () if (it.name or "") == port_name), None)
-        if each.family not in _FAMILIES:
-            # Envoy doesn't resolve host names of endpoints.
-            flaws.add(f"{where}: addresses of the type {each.family} are not supported")
-            continue
-        if port is None:
-            flaws.add(f"{where}: no port is called {port_name!r}")
-            continue
-        for endpoint in each.endpoints:
-            try:
-                address = Endpoint.checked(endpoint.addresses[0], port)
-            except ValueError as error:
-                flaws.add(f"{where}: {error}")
-            else:
-                entry = (each.family, address, endpoint.takes_traffic)
-                pods[pool, endpoint.pod or address.host].append(entry)
-    found: dict[Pool, set[Endpoint]] = {pool: set() for pool in pools.values()}
-    for (pool, _), entries in pods.items():
-        if all(takes_traffic for _, _, takes_traffic in entries):
-            preferred = min((family for family, _, _ in entries), key=_FAMILIES.index)
-            found[pool] |= {address for family, address, _ in entries if family == preferred}
-    return Found({pool: frozenset(each) for pool, each in found.items()}, frozenset(flaws))
+        flaws |= each.flaws
+        known = pods[each.pool]
+        # Few pods are in two slices: of ten thousand most are merged without a look at each.
+        again = {pod: known[pod] + each.pods[pod] for pod in known.keys() & each.pods.keys()}
+        known.update(each.pods)
+        known.update(again)
+    endpoints = {
+        pool: frozenset(chain.from_iterable(map(_preferred, found.values())))
+        for pool, found in pods.items()
+    }
+    return Found(endpoints, frozenset(flaws))
+
+
+def _preferred(entries: tuple[Entry, ...]) -> Iterable[Endpoint]:
+    """Return a pod's addresses of the preferred family; none if it takes no traffic."""
+    if len(entries) == 1:
+        [entry] = entries
+        return (entry.address,) if entry.takes_traffic else ()
+    if not all(entry.takes_traffic for entry in entries):
+        return ()
+    preferred = min((entry.family for entry in entries), key=_FAMILIES.index)
+    return {entry.address for entry in entries if entry.family == preferred}

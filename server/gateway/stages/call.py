@@ -17,6 +17,7 @@ from server.gateway.query import RecommendQuery
 from server.gateway.stages.check import BadAnswerError
 from server.gateway.stages.failure import StageFailedError, StageSkippedError
 from server.pod.admission import TIMEOUT_HEADER
+from server.tracing.spans import outgoing, span
 
 if TYPE_CHECKING:
     from grpc.aio import UnaryUnaryMultiCallable
@@ -117,9 +118,20 @@ class StageCall(Generic[Request, Answer]):
         started: float,
         left: float,
     ) -> Checked:
+        with span(self.stage, "client"):
+            return await self._call(request, query, check, started, left)
+
+    async def _call(
+        self,
+        request: Request,
+        query: RecommendQuery,
+        check: Callable[[Answer, Request], Checked],
+        started: float,
+        left: float,
+    ) -> Checked:
         one_try = 1000 * max(_MIN_TRY_SECONDS, _TRY_SHARE * left)
         metadata = grpc.aio.Metadata(
-            *query.metadata,
+            *outgoing(query.metadata),
             # Envoy replaces it: a pod must know how long a call has waited without Envoy, too.
             (TIMEOUT_HEADER, f"{int(1000 * left)}m"),
             *(self.pool or ((TRY_HEADER, str(round(one_try))),)),

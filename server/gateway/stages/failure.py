@@ -7,6 +7,11 @@ import logging
 import grpc
 import structlog
 
+from server.gateway.features import UnfitRowError
+from server.gateway.stages.check import BadAnswerError
+from server.pipeline.stage_metrics import FAILURES
+from server.rpc.trace import note_failure
+
 log = structlog.get_logger()
 
 
@@ -18,13 +23,29 @@ class StageFailedError(Exception):
         super().__init__(message)
         self.code = code
 
+    @property
+    def reason(self) -> str:
+        """One of the reasons that metrics distinguish."""
+        if self.code is not None:
+            return self.code.name.lower()
+        if isinstance(self.__cause__, BadAnswerError | UnfitRowError):
+            return "invalid"
+        return "timeout" if isinstance(self.__cause__, TimeoutError) else "error"
+
 
 class StageSkippedError(StageFailedError):
     """A stage was skipped because it couldn't have succeeded."""
 
+    @property
+    def reason(self) -> str:
+        """One of the reasons that metrics distinguish."""
+        return "skipped"
+
 
 def log_failure(stage: str, error: StageFailedError, seconds: float) -> None:
-    """Log that a stage failed after `seconds`."""
+    """Log and count that a stage failed after `seconds`, and record it in the call's trace."""
+    FAILURES.labels("gateway", stage, error.reason).inc()
+    note_failure("stage failed", stage=stage, reason=str(error))
     # Stages are skipped for the caller's deadline, or after a failure that was logged.
     level = logging.DEBUG if isinstance(error, StageSkippedError) else logging.WARNING
     log.log(

@@ -13,6 +13,8 @@ from server.gateway.features import FeatureReader, UnfitRowError
 from server.gateway.last_features import LastFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.failure import StageFailedError, StageSkippedError
+from server.histogram import Histogram
+from server.tracing.spans import span
 
 log = structlog.get_logger()
 
@@ -27,6 +29,14 @@ CIRCUIT_OPEN = Gauge(
     "vireo_feature_store_circuit_open",
     "1 while the online store is failing, so that requests skip it.",
 )
+
+READ_SECONDS = Histogram(
+    "vireo_online_store_seconds",
+    "Time of a read of a viewer's features, by outcome: ok, timeout or error.",
+    ["outcome"],
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5),
+)
+_OK, _TIMEOUT, _ERROR = (READ_SECONDS.labels(each) for each in ("ok", "timeout", "error"))
 
 
 class ReadFeatures:
@@ -56,17 +66,22 @@ class ReadFeatures:
         if self._unanswered_since is None:
             self._unanswered_since = now
         try:
-            viewer = await reader.read(query.viewer_id, budget)
+            with span("features"):
+                viewer = await reader.read(query.viewer_id, budget)
         except TimeoutError as error:
+            _TIMEOUT.observe(time.monotonic() - now)
             failure = StageFailedError(f"the online store took more than {budget:.3f} s")
             # A timeout of a caller in a hurry is no failure of the store.
             raise (self._failed(failure) if self._hangs() else failure) from error
         except UnfitRowError as error:
+            _OK.observe(time.monotonic() - now)
             self._succeeded()
             raise StageFailedError(f"the viewer's row can't be used: {error}") from error
         except Exception as error:
             # Declared policy: the viewer gets a slate without the store, which says so.
+            _ERROR.observe(time.monotonic() - now)
             raise self._failed(StageFailedError(f"{type(error).__name__}: {error}")) from error
+        _OK.observe(time.monotonic() - now)
         self._succeeded()
         self._last.keep(reader.dataset, query.viewer_id, viewer)
         return viewer

@@ -54,6 +54,15 @@ async def test_reading_goes_on_after_a_position(log: EventLog) -> None:
     assert [entry.position for entry in read] == positions[4:]
 
 
+async def test_a_message_has_the_trace_context_that_it_was_appended_with(log: EventLog) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    begin = await log.end(EVENTS, "2")
+    await log.append(EVENTS, "2", b"a", "once", traceparent=parent)
+    await log.append(EVENTS, "2", b"b")
+    read = await take(log, EVENTS, "2", begin, 2)
+    assert [entry.traceparent for entry in read] == [parent, ""]
+
+
 async def test_the_end_is_the_last_position(log: EventLog) -> None:
     position = await log.append(DEAD, "0", b"x")
     assert await log.end(DEAD, "0") == position

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from server.event_log.jetstream import JetStreamLog
@@ -103,6 +104,21 @@ async def test_an_append_fails_at_once_while_the_server_is_away(
     await asyncio.to_thread(nats.start)
     await append(log, "away", b"after", "after")
     assert [each.data for each in await take(log, EVENTS, "away")] == [b"before", b"after"]
+
+
+async def test_whether_the_log_is_connected_is_exported(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    def connected() -> float | None:
+        return REGISTRY.get_sample_value("vireo_log_connected")
+
+    await log.append(EVENTS, "connected", b"before")
+    assert connected() == 1
+    nats.kill()
+    await until(lambda: connected() == 0)
+    await asyncio.to_thread(nats.start)
+    await append(log, "connected", b"after", "connected")
+    assert connected() == 1
 
 
 async def test_appends_under_way_fail_when_the_connection_is_lost(

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 
 from server.pipeline.caller import Caller, CallerGoneError
 from server.pipeline.candidates import Candidates
@@ -75,6 +76,32 @@ def test_stages_run_in_order() -> None:
     assert outcome.selected.keys.tolist() == [3, 2, 1]
     assert outcome.selected.scores["half"].tolist() == [1.5, 1.0, 0.5]
     assert not outcome.failures
+
+
+def test_every_stage_is_timed_and_failures_are_counted_by_service() -> None:
+    def value(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(name, {"service": "test", **labels}) or 0.0
+
+    chain = Pipeline(
+        sources=(Fixed("bad", failure="no index"), Fixed("good", (1,))),
+        filters=(AtMost(),),
+        scorers=(Half(),),
+        selector=Reversed(),
+        service="test",
+    )
+    chain.run(5)
+    chain.run(5)
+    for stage in (
+        "source.bad",
+        "source.good",
+        "filter.at_most",
+        "scorer.half",
+        "selector.reversed",
+    ):
+        assert value("vireo_stage_seconds_count", stage=stage) == 2
+    failures = "vireo_stage_failures_total"
+    assert value(failures, stage="source.bad", reason="error") == 2
+    assert value(failures, stage="source.good", reason="error") == 0
 
 
 def test_failed_source_is_left_out_logged_and_reported() -> None:

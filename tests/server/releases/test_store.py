@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import (
+    REQUESTS,
     NotInStoreError,
     StoreError,
     StoreUnavailableError,
@@ -127,6 +129,25 @@ def test_refused_key_is_explained(s3: S3Settings, name: str, tmp_path: Path) -> 
             store.publish(build_release(tmp_path, release_id=name))
         with pytest.raises(StoreError, match="refuses the key"):
             store.read_channel("production")
+
+
+def test_each_use_of_s3_is_counted_by_its_outcome(s3: S3Settings, name: str) -> None:
+    def counts() -> dict[str, float]:
+        outcomes = "ok", "refused", "unavailable", "missing"
+        return {each: REQUESTS.labels(each)._value.get() for each in outcomes}
+
+    def more(store: ReleaseStore) -> dict[str, float]:
+        before = counts()
+        with suppress(StoreError):
+            store.read_channel(name)
+        return {
+            each: count - before[each] for each, count in counts().items() if count - before[each]
+        }
+
+    assert more(ReleaseStore(s3)) == {"ok": 1}
+    assert more(ReleaseStore(s3.model_copy(update={"access_key": "nobody"}))) == {"refused": 1}
+    assert more(ReleaseStore(s3.model_copy(update={"bucket": "nowhere"}))) == {"missing": 1}
+    assert more(ReleaseStore(unreachable_s3())) == {"unavailable": 1}
 
 
 def test_server_that_is_not_there_is_explained(tmp_path: Path) -> None:

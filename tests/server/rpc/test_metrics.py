@@ -1,9 +1,11 @@
 """What a pod shows to Prometheus, and that the endpoint is its own."""
 
+import asyncio
 import socket
 import threading
 import urllib.error
 import urllib.request
+from importlib.metadata import version
 from pathlib import Path
 
 import grpc
@@ -23,8 +25,9 @@ from server.rpc.metrics import MAX_SCRAPES, MetricsEndpoint
 from tests.builders.rpc import rpc_settings, serving
 
 
-def page(port: int, host: str = "127.0.0.1") -> str:
-    with urllib.request.urlopen(f"http://{host}:{port}/metrics", timeout=60) as answer:
+def page(port: int, host: str = "127.0.0.1", accept: str = "*/*") -> str:
+    asked = urllib.request.Request(f"http://{host}:{port}/metrics", headers={"Accept": accept})
+    with urllib.request.urlopen(asked, timeout=60) as answer:
         text: str = answer.read().decode()
         return text
 
@@ -45,11 +48,53 @@ async def test_calls_are_counted_by_method_and_code(release_folder: Path) -> Non
     assert after == (before[0] + 1, before[1] + 1, before[2])
 
 
+async def test_every_unary_call_is_timed_whatever_its_status(release_folder: Path) -> None:
+    def timed() -> float:
+        labels = {"method": "/vireo.v1.RankingService/RankCandidates"}
+        return REGISTRY.get_sample_value("vireo_rpc_seconds_count", labels) or 0.0
+
+    async with serving(RANKING_POD, release_folder) as (_, channel):
+        before = timed()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await RankingServiceStub(channel).RankCandidates(ranking_pb2.RankCandidatesRequest())
+    assert timed() == before + 1
+
+
+async def test_the_time_of_a_sampled_call_points_at_its_trace(
+    release_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port_base()
+    monkeypatch.setattr("server.rpc.guard.sampled_trace_id", lambda: "4bf9" * 8)
+    settings = rpc_settings(metrics_port=port)
+    async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
+        await ReleaseServiceStub(channel).GetServingRelease(GetServingReleaseRequest())
+        kind = "application/openmetrics-text; version=1.0.0"
+        shown = await asyncio.to_thread(page, port, accept=kind)
+        plain = await asyncio.to_thread(page, port)
+    method = "/vireo.v1.ReleaseService/GetServingRelease"
+    lines = [line for line in shown.splitlines() if method in line and "trace_id" in line]
+    assert lines
+    assert all(line.startswith("vireo_rpc_seconds_bucket") for line in lines)
+    assert "4bf9" * 8 in lines[0]
+    assert "trace_id" not in plain
+
+
+async def test_the_version_and_the_lag_of_the_loop_are_exported(release_folder: Path) -> None:
+    port = free_port_base()
+    settings = rpc_settings(metrics_port=port)
+    async with serving(RANKING_POD, release_folder, settings=settings):
+        shown = await asyncio.to_thread(page, port)
+    assert f'vireo_build_info{{version="{version("vireo")}"}} 1.0' in shown
+    [lag] = [each for each in shown.splitlines() if each.startswith("vireo_event_loop_lag_seconds")]
+    assert 0 < float(lag.split()[1]) < 1
+    assert "_created" not in shown.replace("release_created", "")
+
+
 async def test_endpoint_answers_on_loopback_while_the_server_lives(release_folder: Path) -> None:
     port = free_port_base()
     settings = rpc_settings(metrics_port=port)
     async with serving(RANKING_POD, release_folder, settings=settings):
-        assert "# TYPE vireo_rpcs_total counter" in page(port)
+        assert "# TYPE vireo_rpcs_total counter" in await asyncio.to_thread(page, port)
         with socket.socket() as other:  # bound to loopback, and not to every address
             other.bind(("127.0.0.2", port))
     with pytest.raises(urllib.error.URLError):
@@ -60,7 +105,7 @@ async def test_the_endpoint_listens_on_metrics_host(release_folder: Path) -> Non
     port = free_port_base()
     settings = rpc_settings(metrics_port=port, metrics_host="127.0.0.2")
     async with serving(RANKING_POD, release_folder, settings=settings):
-        assert "vireo_rpcs_total" in page(port, "127.0.0.2")
+        assert "vireo_rpcs_total" in await asyncio.to_thread(page, port, "127.0.0.2")
         with pytest.raises(urllib.error.URLError):
             page(port)
 

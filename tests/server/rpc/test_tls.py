@@ -15,6 +15,7 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 import structlog
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
@@ -115,6 +116,26 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
     certificates.renew([])
     assert serial(files) != before
     assert await asyncio.to_thread(shown_serial, server.port, "ranking", client) == serial(files)
+
+
+async def test_the_end_of_the_certificate_in_use_is_exported(
+    server: RpcServer, folder: SecurityFolder, certificates: Certificates, tmp_path: Path
+) -> None:
+    def ends(file: str) -> float | None:
+        name = "vireo_certificate_expiry_timestamp_seconds"
+        return REGISTRY.get_sample_value(name, {"file": file})
+
+    client, files = folder.tls("control"), folder.tls("ranking")
+    authority = x509.load_pem_x509_certificate(files.authority.read_bytes())
+    assert ends("authority") == authority.not_valid_after_utc.timestamp()
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
+    assert ends("certificate") != soon.timestamp()
+    signer = certificates.signing_authority()
+    made = role_files(tmp_path / "new", signer, "ranking", trusts=files.authority, ends=soon)
+    for old, new in ((files.certificate, made.certificate), (files.key, made.key)):
+        new.replace(old)
+    await asyncio.to_thread(shown_serial, server.port, "ranking", client)  # adopts them
+    assert ends("certificate") == soon.timestamp()
 
 
 async def test_without_its_files_a_server_keeps_its_certificates(

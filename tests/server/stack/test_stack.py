@@ -31,6 +31,7 @@ from tests.builders.releases import build_release
 from tests.builders.stack import Stack, running_stack, stack_environment
 from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
 from tests.builders.waiting import until as until_holds
+from tests.otlp_sink import OtlpSink, check_slate_trace, sampled
 from vireo_client import AsyncClient, DeadlineExceeded, Event, Overloaded, Unavailable
 
 pytestmark = pytest.mark.integration
@@ -368,11 +369,22 @@ def test_ctrl_c_frees_every_process_and_port(canary_stack: Stack) -> None:
 
 
 async def test_without_envoy_between_gateways_and_pods_a_killed_pod_loses_no_request_either(
-    tmp_path: Path,
+    tmp_path: Path, otlp_sink: OtlpSink
 ) -> None:
     home = build_tiny_home(tmp_path)
-    settings = {"VIREO_INNER": "xds", "VIREO_GATEWAY_PODS": "1", "VIREO_RANKING_PODS": "1"}
+    settings = {
+        "VIREO_INNER": "xds",
+        "VIREO_GATEWAY_PODS": "1",
+        "VIREO_RANKING_PODS": "1",
+        "VIREO_OTLP_ENDPOINT": otlp_sink.endpoint,
+    }
     with running_stack(home.root, prepare=PUBLISH, settings=settings) as stack:
+        trace_id, metadata = sampled()
+        async with grpc.aio.insecure_channel(stack.edge) as channel:
+            await RecommendationServiceStub(channel).Recommend(
+                pb.RecommendRequest(viewer_id="1"), timeout=20, metadata=metadata
+            )
+        await asyncio.to_thread(check_slate_trace, otlp_sink, trace_id, inner_envoy=False)
         pid = stack.pid("candidate-1")
         counts = await load(stack.edge, 3, lambda: os.kill(pid, signal.SIGKILL))
         assert counts.keys() == {"answered"}

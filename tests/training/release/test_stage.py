@@ -15,11 +15,17 @@ from server.features.keys import video_key
 from server.home import Home
 from server.ranking.release import RankingRelease
 from server.releases import layout
-from server.releases.manifest import CANDIDATES, Manifest, ReleaseError, describe_files
+from server.releases.manifest import (
+    CANDIDATES,
+    DATA_END,
+    Manifest,
+    ReleaseError,
+    describe_files,
+)
 from server.releases.texts import read_mapped_texts
 from server.releases.weights import Quotas
 from tests.builders.datasets import VIDEO_COUNT
-from training.data.dataset import load_dataset
+from training.data.dataset import describe_dataset, load_dataset
 from training.features.statistics import latest_popularity, latest_video_features
 from training.ranking.storage import load_ranking_set
 from training.release.stage import DRAFT, creator_keys, finish_release
@@ -94,6 +100,11 @@ def test_tables_of_the_sources_name_videos_of_the_catalogue(
     assert release.ease_rows.shape == (count, min(EASE_NEIGHBOURS, count))
     assert release.ease_weights.any()
     assert manifest.quotas == Quotas()
+
+
+def test_the_manifest_says_when_the_data_ended(manifest: Manifest, trained_home: Home) -> None:
+    last = describe_dataset(trained_home, "trained").last
+    assert manifest.metrics[DATA_END] == last.timestamp()
 
 
 def test_content_vectors_have_length_1_or_none(folder: Path) -> None:

@@ -1,0 +1,58 @@
+"""Write docs/capacity.md, or print what a number of daily viewers needs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench.capacity.limits import limits
+from bench.capacity.page import PAGE, write
+from bench.capacity.plan import ROLES, Demand, Policy, Prices, plan
+from bench.capacity.published import published_costs
+from clients.cli.tables import print_table, table_of
+from server.errors import VireoError
+
+_DEFAULT, _PRICES = Demand(0), Prices()
+
+
+def capacity(
+    viewers: Annotated[float, typer.Option(help="Daily viewers; 0 to write the page.", min=0)] = 0,
+    slates: Annotated[float, typer.Option(help="Slates of a viewer in a day.")] = _DEFAULT.slates,
+    plays: Annotated[float, typer.Option(help="Plays and likes of a slate.")] = _DEFAULT.plays,
+    peak: Annotated[float, typer.Option(help="Busiest rate over the mean.")] = _DEFAULT.peak,
+    core_hour: Annotated[float, typer.Option(help="Dollars.")] = _PRICES.core_hour,
+    gb_hour: Annotated[float, typer.Option(help="Dollars.")] = _PRICES.gb_hour,
+) -> None:
+    """Write docs/capacity.md, or print what a number of daily viewers needs."""
+    try:
+        costs = published_costs()
+    except VireoError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    console = Console(highlight=False)
+    if not viewers:
+        write(costs)
+        console.print(f"wrote {PAGE}")
+        return
+    demand = Demand(viewers, slates=slates, plays=plays, peak=peak)
+    prices = Prices(core_hour=core_hour, gb_hour=gb_hour)
+    needed = plan(demand, costs, Policy(), prices)
+    table = table_of("", "processes", "cores in use", numbers=("processes", "cores in use"))
+    for role in (*ROLES, "consumer"):
+        table.add_row(role, f"{needed.processes[role]:,}", f"{needed.cores_used[role]:,.2f}")
+    print_table(table, console)
+    console.print(
+        f"{needed.peak_slates:,.1f} slates/s at the busiest time; {needed.cores:,.0f} cores, "
+        f"{needed.memory_gb:,.0f} GB of memory, {needed.log_gb:,.0f} GB of log; "
+        f"{needed.dollars:,.0f} dollars a month",
+        soft_wrap=True,
+    )
+    for limit in limits(demand, costs, Policy()):
+        if limit.daily_viewers < viewers:
+            console.print(f"beyond {limit.part}: {limit.then}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(capacity)

@@ -1,0 +1,128 @@
+"""What breaks first: for each part, the daily viewers at which it has no more to give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bench.capacity.plan import (
+    DAY_SECONDS,
+    MONTH_DAYS,
+    ROLES,
+    Costs,
+    Demand,
+    Policy,
+    role_milliseconds,
+)
+from server.event_log.settings import EventLogSettings
+from server.gateway.settings import GatewaySettings
+
+_MACHINE_GB = 64.0
+"""Memory of a large machine, for what can't be spread over several."""
+_MACHINE_CORES = 16
+_LINK_BYTES = 1.25e9
+"""Bytes a second of S3: 10 Gbit/s."""
+_SWAP_SECONDS = 60.0
+"""Seconds that a promotion may take until every pod has fetched the release."""
+_FEATURES_DAYS = 30.0
+"""Days of watches that features are built from."""
+_MAX_PARTITIONS = 256
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A part, and how many daily viewers it carries."""
+
+    part: str
+    daily_viewers: float
+    why: str
+    then: str
+
+
+def limits(demand: Demand, costs: Costs, policy: Policy) -> Sequence[Limit]:
+    """Return what breaks, in order; of `demand` everything but the number of viewers counts."""
+    one = replace(demand, daily_viewers=1.0)
+    spent = role_milliseconds(one, costs)
+    slowest = max(ROLES, key=lambda role: spent[role])
+    room = policy.utilisation * 1000
+    defaults = EventLogSettings.model_fields
+    log_bytes = defaults["event_max_bytes"].default
+    rate = GatewaySettings.model_fields["max_event_rate"].default
+    retained = one.daily_events * costs.event_bytes * defaults["event_retention"].default
+    serving_ms = sum(spent.values()) + one.events / costs.consumer_rate * 1000 + costs.store_ms
+    base_gb, million_gb = costs.features_gb
+    watches = (_MACHINE_GB - base_gb) / million_gb * 1e6
+    fetched = costs.process_mb["candidate"] * 1e6
+    pods_per_viewer = one.peak_slates * (spent["candidate"] + spent["ranking"]) / room
+    found = [
+        Limit(
+            "the log's `VIREO_EVENT_MAX_BYTES`",
+            log_bytes / (retained / DAY_SECONDS),
+            f"{log_bytes >> 30} GiB hold all events of {MONTH_DAYS} days: beyond it events are "
+            "refused",
+            "raise it to what the disks hold, or keep events for fewer days "
+            "(`VIREO_EVENT_RETENTION`)",
+        ),
+        Limit(
+            f"one {slowest} pod" if slowest in ("candidate", "ranking") else f"one {slowest}",
+            room / spent[slowest] / one.peak_slates,
+            f"{spent[slowest]:.1f} ms of one core for each slate and its events",
+            "more pods: the autoscaler adds them by calls under way",
+        ),
+        Limit(
+            "one consumer",
+            policy.utilisation * costs.consumer_rate / one.peak_events,
+            f"it applies {costs.consumer_rate:,.0f} events for each second of a core",
+            "more partitions. `VIREO_EVENT_PARTITIONS` can't be changed for a log that exists: set "
+            "it to what you expect in a year, before the first event",
+        ),
+        Limit(
+            "one machine, with SQLite as online store",
+            _MACHINE_CORES * room / serving_ms / one.peak_slates,
+            f"SQLite is a file: gateways and consumers share its machine, of {_MACHINE_CORES} "
+            "cores",
+            "`VIREO_ONLINE_STORE=redis`",
+        ),
+        Limit(
+            "the build of features",
+            watches / (one.slates * one.plays * _FEATURES_DAYS),
+            f"it holds {million_gb:.2f} GB for each million watches; {_FEATURES_DAYS:.0f} days of "
+            f"them fill {_MACHINE_GB:.0f} GB",
+            "import a sample of the viewers: the build applies the events of the log, so the rows "
+            "of all others have what it still holds",
+        ),
+        Limit(
+            "memory of Redis",
+            _MACHINE_GB * 1e9 / (one.known * costs.row_bytes),
+            f"{costs.row_bytes / 1e3:.1f} kB for the row of a viewer with 100 watches; "
+            f"{one.known:.0f} times as many viewers have one as come in a day",
+            "a larger machine. Vireo uses one Redis server, not a cluster of them",
+        ),
+        Limit(
+            "one core of Redis",
+            room / costs.store_ms / one.peak_slates,
+            f"{costs.store_ms * 1000:.0f} µs of its only thread for the reads of a slate",
+            "`io-threads` in its configuration; then two deployments, each with a share of the "
+            "viewers",
+        ),
+        Limit(
+            "S3 at a promotion",
+            _SWAP_SECONDS * _LINK_BYTES / fetched / pods_per_viewer,
+            f"every pod fetches some {fetched / 1e6:,.0f} MB, over 10 Gbit/s, within "
+            f"{_SWAP_SECONDS:.0f} s",
+            "pods of a machine that share a cache folder fetch once; promote at a quiet time",
+        ),
+        Limit(
+            "`VIREO_EVENT_PARTITIONS`",
+            _MAX_PARTITIONS * policy.utilisation * costs.consumer_rate / one.peak_events,
+            f"at most {_MAX_PARTITIONS}, each with one consumer",
+            "several deployments, each with a share of the viewers",
+        ),
+        Limit(
+            "`VIREO_MAX_EVENT_RATE` of two gateways",
+            2 * rate / one.peak_events,
+            f"{rate:,} events a second each, then they refuse",
+            "more gateways, which slates need long before",
+        ),
+    ]
+    return sorted(found, key=lambda each: each.daily_viewers)

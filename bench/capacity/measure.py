@@ -1,0 +1,151 @@
+"""Measure what no other benchmark has: `python -m bench.capacity.measure FEATURES [HOME]`.
+
+The memory and the processor time of Redis for viewers' rows, the bytes of an event in the log, and
+the memory of the processes of a stack that runs on HOME. Bytes and memory don't depend on how busy
+the machine is, and processor time little.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import yaml
+from vireo.v1 import event_pb2, log_pb2
+
+from bench.capacity.plan import Demand
+from bench.capacity.published import CHECKOUT, OWN
+from bench.nats import running_nats, settings_of
+from bench.valkey import running_valkey
+from server.consumer.fold import Folded, ViewerRow
+from server.consumer.rows import CONFIGURATION, OnlineRows
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import EVENTS
+from server.gateway.features import FeatureReader
+from server.home import Home
+from server.stack.state import running_stack
+
+_VIEWERS, _WATCHES, _READS = 2_000, 100, 4_000
+_BATCHES = 500
+
+
+def measure(features: Path, home: Path | None, scratch: Path) -> dict[str, Any]:
+    """Return the figures.
+
+    Args:
+        features: a feature folder, of which the definitions count.
+        home: home of a running stack; None to leave its processes out.
+        scratch: an empty folder.
+
+    Raises:
+        VireoError: a server doesn't start.
+    """
+    row_bytes, store_ms = _store(features, scratch)
+    figures = {
+        "row_bytes": round(row_bytes),
+        "store_ms": round(store_ms, 4),
+        "event_bytes": round(asyncio.run(_event_bytes(scratch)), 1),
+    }
+    return figures | ({"process_mb": _process_mb(home)} if home else {})
+
+
+def _store(features: Path, scratch: Path) -> tuple[float, float]:
+    """Return the bytes of a row, and the milliseconds of Redis for a slate's reads."""
+    repo = scratch / "features"
+    shutil.copytree(features, repo, ignore=shutil.ignore_patterns("*.parquet", "online.db*"))
+    with running_valkey(scratch / "valkey") as server:
+        configuration = yaml.safe_load((repo / CONFIGURATION).read_text())
+        connection = f"127.0.0.1:{server.port},db=0"
+        configuration["online_store"] = {"type": "redis", "connection_string": connection}
+        (repo / CONFIGURATION).write_text(yaml.safe_dump(configuration))
+        rows = OnlineRows(repo, 10.0)
+        before = rows.redis.info()["used_memory"]
+        for start in range(0, _VIEWERS, 500):
+            some = range(start, start + 500)
+            rows.write({f"viewer-{each:012}": _folded(each) for each in some})
+        row_bytes = (rows.redis.info()["used_memory"] - before) / _VIEWERS
+        reader = FeatureReader(repo, 10.0)
+        before = _processor_seconds(rows.redis.info())
+        asyncio.run(_read(reader))
+        spent = _processor_seconds(rows.redis.info()) - before
+        rows.close()
+    return row_bytes, spent / _READS * 1000
+
+
+def _folded(viewer: int) -> Folded:
+    random = np.random.default_rng(viewer)
+    keys = random.integers(-(2**63), 2**63 - 1, _WATCHES)
+    times = np.sort(random.integers(1_600_000_000, 1_700_000_000, _WATCHES)) * 1_000_000
+    row = ViewerRow(keys, times, random.random(_WATCHES) < 0.3, _WATCHES, 30)
+    return Folded(row, activity_changed=True, hidden_changed=True)
+
+
+def _processor_seconds(info: dict[str, float]) -> float:
+    return info["used_cpu_user"] + info["used_cpu_sys"]
+
+
+async def _read(reader: FeatureReader) -> None:
+    for number in range(_READS):
+        await reader.read(f"viewer-{number % _VIEWERS:012}", 10.0)
+
+
+async def _event_bytes(scratch: Path) -> float:
+    """Return the bytes of an event in the log: those of the messages of a slate, as stored."""
+    demand, at = Demand(0), 1_700_000_000
+    with running_nats(scratch / "nats") as server:
+        log = JetStreamLog(settings_of(server))
+        for batch in range(_BATCHES):
+            event = event_pb2.Event(
+                event_id=f"6f1f3b9c-9a55-4b7e-8f0e-{batch:012}",
+                viewer_id=f"viewer-{batch:012}",
+                kind=event_pb2.EVENT_KIND_IMPRESSION,
+                video_id="dQw4w9WgXcQ",
+                request_id="9f2e5b1c4d3a49d0b5d8f5a7c6e1f203",
+                position=3,
+                locale="de-CH",
+                device="phone",
+                time_zone="Europe/Zurich",
+            )
+            event.time.seconds, event.time.nanos = at + batch, 123_000_000
+            impressions = log_pb2.RecordedEvents(events=[event] * int(demand.shown))
+            impressions.received_at.CopyFrom(event.time)
+            one = log_pb2.RecordedEvents(events=[event], received_at=event.time)
+            for number, each in enumerate([impressions] + [one] * int(demand.plays)):
+                once = f"0.{batch:032}.{number}"
+                await log.append(EVENTS, "0", each.SerializeToString(), once)
+        connection = await log._connected()
+        stored = (await log._info(connection, EVENTS))["state"]["bytes"]
+        await log.close()
+    return float(stored / (_BATCHES * demand.events))
+
+
+def _process_mb(home: Path) -> dict[str, int]:
+    """Return the resident memory by kind of process, the largest of each kind."""
+    stack = running_stack(Home(home))
+    found: dict[str, int] = {}
+    for each in stack.processes if stack else ():
+        role = re.sub(r"-\d+$", "", each.name)
+        if each.pid is not None:
+            megabytes = round(psutil.Process(each.pid).memory_info().rss / 1e6)
+            found[role] = max(found.get(role, 0), megabytes)
+    return {role: found[role] for role in ("envoy", "gateway", "consumer", "control")}
+
+
+if __name__ == "__main__":
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        given = [Path(each) for each in sys.argv[1:]]
+        found = measure(given[0], given[1] if len(given) > 1 else None, Path(folder))
+    path = CHECKOUT / OWN
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(before | found, indent=2) + "\n")
+    sys.stdout.write(f"wrote {path} after {time.monotonic() - begun:.0f} s\n")

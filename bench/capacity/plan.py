@@ -1,0 +1,172 @@
+"""The formula: what a number of daily viewers needs, given what one slate and one event cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DAY_SECONDS = 86_400
+MONTH_HOURS = 730
+MONTH_DAYS = 30
+PASSES = 3
+"""Times that a slate passes an Envoy: at the edge, and before each of two pods."""
+ROLES = ("envoy", "gateway", "candidate", "ranking")
+"""The processes on a slate's path."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What viewers do; everything but their number is an assumption that a site replaces."""
+
+    daily_viewers: float
+    slates: float = 20.0
+    """Slates that a viewer gets in a day."""
+    shown: float = 10.0
+    """Videos of a slate, each of which is an impression."""
+    plays: float = 2.0
+    """Further events of a slate: plays, likes, hides. Each is recorded by a call of its own, and
+    the impressions of a slate by one."""
+    peak: float = 3.0
+    """Rate at the busiest time over the day's mean."""
+    known: float = 3.0
+    """Viewers who have a row in the online store, over the daily ones."""
+
+    @property
+    def events(self) -> float:
+        """Events of a slate."""
+        return self.shown + self.plays
+
+    @property
+    def event_calls(self) -> float:
+        """Calls that record the events of a slate."""
+        return 1 + self.plays
+
+    @property
+    def daily_events(self) -> float:
+        """Events of a day."""
+        return self.daily_viewers * self.slates * self.events
+
+    @property
+    def peak_slates(self) -> float:
+        """Slates a second at the busiest time."""
+        return self.daily_viewers * self.slates / DAY_SECONDS * self.peak
+
+    @property
+    def peak_events(self) -> float:
+        """Events a second at the busiest time."""
+        return self.peak_slates * self.events
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured; `bench.capacity.published` says where."""
+
+    slate_ms: Mapping[str, float]
+    """Processor time of a slate in each of ROLES, milliseconds."""
+    event_call_ms: float
+    """Processor time of a gateway for a call that records events, without them."""
+    event_ms: float
+    """The same for each event of a call."""
+    consumer_rate: float
+    """Events that a consumer applies in a second of processor time."""
+    store_ms: float
+    """Processor time of Redis for the reads of one slate."""
+    row_bytes: float
+    """Memory of Redis for the row of a viewer with 100 watches."""
+    event_bytes: float
+    """Bytes of an event in the log, on one server."""
+    process_mb: Mapping[str, float]
+    """Memory of a process by role: ROLES, consumer and control. Of pods it is that with every page
+    of a million videos, which pods of a machine share."""
+    features_gb: tuple[float, float]
+    """Peak memory of `vireo features build`: of none, and of a million watches more."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How much room is left, and what a machine has."""
+
+    utilisation: float = 0.6
+    """Share of a core that is used at the busiest time: the load at which the tail was measured."""
+    retention_days: float = 30.0
+    log_replicas: int = 3
+    id_bytes: float = 150.0
+    """Memory of the log's server for each id of a message that it remembers, for an hour."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Dollars; about what large clouds ask for machines on demand, and cheap ones for reserved."""
+
+    core_hour: float = 0.04
+    gb_hour: float = 0.005
+    disk_gb_month: float = 0.10
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a demand needs at the busiest time."""
+
+    peak_slates: float
+    peak_events: float
+    cores_used: Mapping[str, float]
+    """Cores in use by role, at the busiest time."""
+    processes: Mapping[str, int]
+    """Processes by role; each of ROLES, and each consumer, uses one core at most."""
+    redis_gb: float
+    log_gb: float
+    """Disk of the log with all replicas."""
+    log_memory_gb: float
+    """Memory of one of the log's servers for ids of messages."""
+    cores: float
+    """Cores to have, with Redis, the log and the control plane."""
+    memory_gb: float
+    dollars: float
+    """A month."""
+
+
+def plan(demand: Demand, costs: Costs, policy: Policy, prices: Prices) -> Plan:
+    """Return what a demand needs."""
+    used = role_milliseconds(demand, costs)
+    used = {role: demand.peak_slates * used[role] / 1000 for role in ROLES}
+    # One more than the load needs, so that one may fail or restart at the busiest time.
+    processes = {role: math.ceil(used[role] / policy.utilisation) + 1 for role in ROLES}
+    used["consumer"] = demand.peak_events / costs.consumer_rate
+    processes["consumer"] = max(1, math.ceil(used["consumer"] / policy.utilisation))
+    processes["control"] = 1
+    used["redis"] = demand.peak_slates * costs.store_ms / 1000
+    redis_gb = demand.daily_viewers * demand.known * costs.row_bytes / 1e9
+    events_gb = demand.daily_events * costs.event_bytes * policy.retention_days / 1e9
+    log_gb = events_gb * policy.log_replicas
+    ids = demand.daily_viewers * demand.slates / 24 * demand.peak * demand.event_calls
+    log_memory_gb = ids * policy.id_bytes / 1e9
+    redis = max(1, math.ceil(used["redis"] / policy.utilisation))
+    cores = sum(processes.values()) + redis + policy.log_replicas
+    memory_gb = (
+        sum(count * costs.process_mb[role] for role, count in processes.items()) / 1e3
+        + redis_gb
+        + policy.log_replicas * log_memory_gb
+    )
+    monthly = MONTH_HOURS * (cores * prices.core_hour + memory_gb * prices.gb_hour)
+    return Plan(
+        peak_slates=demand.peak_slates,
+        peak_events=demand.peak_events,
+        cores_used=used,
+        processes=processes,
+        redis_gb=redis_gb,
+        log_gb=log_gb,
+        log_memory_gb=log_memory_gb,
+        cores=cores,
+        memory_gb=memory_gb,
+        dollars=monthly + log_gb * prices.disk_gb_month,
+    )
+
+
+def role_milliseconds(demand: Demand, costs: Costs) -> dict[str, float]:
+    """Return the processor time of a slate and its events by role, milliseconds."""
+    spent = dict(costs.slate_ms)
+    calls = demand.event_calls
+    spent["gateway"] += calls * costs.event_call_ms + demand.events * costs.event_ms
+    spent["envoy"] += calls * costs.slate_ms["envoy"] / PASSES
+    return spent

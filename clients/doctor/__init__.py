@@ -1,0 +1,1 @@
+"""Finds out what is wrong with a deployment: probes ask every part, `diagnose` names the causes."""

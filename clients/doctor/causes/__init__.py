@@ -1,0 +1,1 @@
+"""Every cause that `diagnose` knows, by subject: pure functions of the facts."""

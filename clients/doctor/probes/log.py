@@ -1,0 +1,74 @@
+"""The log of events: whether it answers, and whether it stores what it is sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from urllib.parse import urlsplit
+
+from clients.doctor.deployment import Deployment, Probe
+from clients.doctor.facts import Facts, Part, Unasked
+from clients.doctor.page import Fault
+from clients.doctor.reach import UnansweredError, get, reach, words
+from server.errors import VireoError
+from server.event_log.settings import EventLogSettings
+
+
+def probes(deployment: Deployment) -> Iterator[Probe]:
+    """Yield the probe of the log that the settings name."""
+    yield Probe("the log of events", partial(_ask, deployment))
+
+
+def _ask(deployment: Deployment) -> Facts:
+    settings = deployment.log
+    if settings is None or not settings.named:
+        why = "set VIREO_NATS_URL or VIREO_KAFKA_BROKERS"
+        return Facts(unasked=(Unasked("the log of events", why),))
+    where = f"the log at {settings.kafka_brokers or _shown(settings)}"
+    fault, problem = _fault(deployment, settings)
+    return Facts(parts=(Part("log", where, fault, problem),))
+
+
+def _shown(settings: EventLogSettings) -> str:
+    """Return its addresses without credentials."""
+    return ", ".join(_address(url) for url in settings.servers)
+
+
+def _address(url: str) -> str:
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{host}:{parts.port or 4222}"
+
+
+def _fault(deployment: Deployment, settings: EventLogSettings) -> tuple[Fault, str]:
+    faults = [reach(_address(url)) for url in settings.servers]
+    if faults and all(faults):
+        return faults[0], words(faults[0])
+    if deployment.log_health:
+        try:
+            response = get(deployment.log_health, deployment.answer)
+        except UnansweredError as error:
+            return error.fault, str(error)
+        if response.status != 200:
+            return "failed", f"it stores nothing: {response.body.strip() or response.status}"
+    try:
+        asyncio.run(_end(settings, 2 * deployment.answer))
+    except TimeoutError:
+        return "silent", words("silent")
+    except VireoError as error:
+        return "failed", str(error)
+    return "", ""
+
+
+async def _end(settings: EventLogSettings, seconds: float) -> None:
+    from server.event_log.log import CATALOG
+    from server.event_log.open import open_log
+
+    log = open_log(settings)
+    assert log is not None, "the settings name it"
+    try:
+        async with asyncio.timeout(seconds):
+            await log.end(CATALOG)
+    finally:
+        await log.close()

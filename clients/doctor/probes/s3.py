@@ -1,0 +1,64 @@
+"""S3: whether it answers with these keys, and what its channels name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from clients.doctor.deployment import Deployment, Probe
+from clients.doctor.facts import Channel, Facts, Part, Unasked
+from clients.doctor.page import Fault
+from clients.doctor.reach import UnansweredError, get, reach, split, words
+from server.errors import VireoError
+
+_PORTS = {False: 80, True: 443}
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def probes(deployment: Deployment) -> Iterator[Probe]:
+    """Yield the probe of S3."""
+    yield Probe("S3", partial(_ask, deployment) if deployment.s3 else _none)
+
+
+def _none() -> Facts:
+    return Facts(unasked=(Unasked("S3", "set VIREO_S3_ENDPOINT and its keys"),))
+
+
+def _ask(deployment: Deployment) -> Facts:
+    from server.releases.store import ReleaseStore
+    from server.releases.store_errors import NotInStoreError, StoreError, StoreUnavailableError
+
+    settings = deployment.s3
+    assert settings is not None
+    where = f"S3 at {settings.endpoint}"
+    address = settings.endpoint
+    if ":" not in address:
+        address = f"{address}:{_PORTS[settings.secure]}"
+    if fault := reach(address):
+        return Facts(parts=(Part("s3", where, fault, words(fault)),))
+    hasty = {"connect_timeout": 1.0, "read_timeout": deployment.answer, "retries": 0}
+    store = ReleaseStore(settings.model_copy(update=hasty))
+    try:
+        channel = store.read_channel(deployment.channel)
+    except NotInStoreError:
+        channel = None  # nothing was ever published
+    except StoreError as error:
+        away: Fault = "silent" if isinstance(error, StoreUnavailableError) else "failed"
+        return Facts(parts=(Part("s3", where, away, str(error)),))
+    named = Channel(
+        deployment.channel,
+        channel.release_id if channel else "",
+        channel.pointer.share if channel else 0.0,
+    )
+    clocks = Facts()
+    if split(address)[0] not in _LOOPBACK:
+        clocks = _clock(f"http{'s' if settings.secure else ''}://{settings.endpoint}/", deployment)
+    return Facts.merged([Facts(parts=(Part("s3", where),), channels=(named,)), clocks])
+
+
+def _clock(url: str, deployment: Deployment) -> Facts:
+    try:
+        clock = get(url, deployment.answer).clock
+    except UnansweredError as error:
+        raise VireoError(f"its clock: {error}") from error
+    return Facts(clocks=(clock,) if clock else ())

@@ -1,0 +1,164 @@
+"""The online store of features: SQLite or Redis, as each feature repository says."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+
+from clients.doctor.deployment import Deployment, Probe
+from clients.doctor.facts import Facts, Part, Unasked
+from clients.doctor.page import Fault
+from clients.doctor.reach import reach, split, words
+from server.errors import VireoError
+
+_CONFIGURATION = "feature_store.yaml"
+_VIEWS = ("viewer_activity", "viewer_hidden")
+_LOCKED_SECONDS = 1.5
+"""Seconds for which a lock must be held to count: consumers hold it for moments."""
+
+
+def probes(deployment: Deployment) -> Iterator[Probe]:
+    """Yield the probe of the online store."""
+    yield Probe("the online store", partial(_ask, deployment) if deployment.features else _none)
+
+
+def _none() -> Facts:
+    why = "set VIREO_FEATURES to the folder of the feature repositories"
+    return Facts(unasked=(Unasked("the online store", why),))
+
+
+def _ask(deployment: Deployment) -> Facts:
+    assert deployment.features is not None
+    dataset = _served(deployment)
+    if dataset:
+        repositories = [deployment.features / dataset]
+    else:
+        repositories = [each.parent for each in deployment.features.glob(f"*/{_CONFIGURATION}")]
+    if not repositories:
+        problem = "it has no features; build them with: vireo features build DATASET"
+        return Facts(parts=(Part("store", str(deployment.features), "missing", problem),))
+    return Facts.merged(_asked(each, deployment.answer) for each in repositories)
+
+
+def _served(deployment: Deployment) -> str:
+    """Return the data set of the release in production; empty if S3 can't tell at once."""
+    from server.releases.store import ReleaseStore
+
+    if deployment.s3 is None:
+        return ""
+    hasty = {"connect_timeout": 0.5, "read_timeout": 1.0, "retries": 0}
+    with suppress(VireoError):  # the probe of S3 says so
+        store = ReleaseStore(deployment.s3.model_copy(update=hasty))
+        if channel := store.read_channel(deployment.channel):
+            return store.manifest(channel.release_id).dataset
+    return ""
+
+
+def _asked(repository: Path, seconds: float) -> Facts:
+    import yaml
+
+    try:
+        document = yaml.safe_load((repository / _CONFIGURATION).read_text())
+        online, project = document["online_store"], document["project"]
+        kind = online["type"]
+    except FileNotFoundError:
+        problem = f"it has no {_CONFIGURATION}: its features were never built"
+        return Facts(parts=(Part("store", str(repository), "missing", problem),))
+    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise VireoError(f"{repository / _CONFIGURATION} can't be read: {error}") from error
+    if kind == "redis":
+        connection = online["connection_string"]
+        where = f"Redis at {connection.partition(',')[0]}"
+        return Facts(parts=(Part("store", where, *_redis(connection, seconds)),))
+    file = repository / online["path"]
+    return Facts(parts=(Part("store", str(file), *_sqlite(file, project)),))
+
+
+def _redis(connection: str, seconds: float) -> tuple[Fault, str]:
+    address, *options = connection.split(",")
+    if fault := reach(address):
+        return fault, words(fault)
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    host, port = split(address)
+    settings = dict(option.split("=", 1) for option in options)
+    client = redis.Redis(
+        host=host,
+        port=port,
+        db=int(settings.get("db", 0)),
+        username=_text(settings, "username"),
+        password=_text(settings, "password"),
+        ssl=settings.get("ssl") == "true",
+        socket_timeout=seconds,
+        socket_connect_timeout=seconds,
+        retry=Retry(NoBackoff(), 0),
+    )
+    with client:
+        try:
+            client.ping()
+        except redis.TimeoutError:
+            return "silent", words("silent")
+        except redis.RedisError as error:
+            return "failed", str(error)
+    return "", ""
+
+
+def _text(settings: dict[str, str], name: str) -> str | None:
+    value = settings.get(name)
+    return value.strip('"') if value else None
+
+
+def _sqlite(file: Path, project: str) -> tuple[Fault, str]:
+    if not file.exists():
+        return "missing", "the file isn't there"
+    # Never as a file that a probe creates.
+    location = f"{file.absolute().as_uri()}?mode=rw"
+    with closing(
+        sqlite3.connect(location, _LOCKED_SECONDS, uri=True, isolation_level=None)
+    ) as connection:
+        try:
+            query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+            tables = {name for (name,) in connection.execute(query)}
+            missing = [view for view in _VIEWS if f"{project}_{view}" not in tables]
+            if missing:
+                return "missing", f"it lacks the tables of {', '.join(missing)}"
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                held = f"another program has held its write lock for {_LOCKED_SECONDS:g} s"
+                return "locked", held + _holder(file)
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+                return "", ""  # this user may not write, so nothing is known of locks
+            return "failed", str(error)
+        except sqlite3.DatabaseError as error:
+            return "failed", f"it isn't a database that can be read: {error}"
+    return "", ""
+
+
+def _holder(file: Path) -> str:
+    """Return which processes have locks on the file, as the kernel says; empty if it doesn't."""
+    import psutil
+
+    inodes = set()
+    for suffix in ("", "-shm"):  # in WAL mode writers lock the latter
+        with suppress(OSError):
+            inodes.add(str(Path(f"{file}{suffix}").stat().st_ino))
+    pids = set()
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            # 1: POSIX  ADVISORY  WRITE 4711 fe:01:12345 120 120
+            parts = line.split()
+            if parts[1] != "->" and parts[3] == "WRITE" and parts[5].split(":")[-1] in inodes:
+                pids.add(int(parts[4]))
+    shown = []
+    for pid in sorted(pids):
+        with suppress(psutil.Error):
+            command = " ".join(psutil.Process(pid).cmdline())[:80]
+            shown.append(f"process {pid} ({command})")
+    return f": {', '.join(shown)}" if shown else ""

@@ -1,0 +1,101 @@
+"""What the log of events holds: the last message of each kind, as this build parses it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from google.protobuf.message import DecodeError, Message
+from vireo.v1 import event_pb2, log_pb2
+
+from clients.upgrades.documents import message_fields, unknown_fields
+from clients.upgrades.held import Held, Part
+from clients.upgrades.this_build import CATALOG as CHANGES
+from clients.upgrades.this_build import DEAD as DEAD_EVENTS
+from clients.upgrades.this_build import EVENTS as EVENT_MESSAGES
+from clients.upgrades.this_build import KINDS, PROGRESS, TRENDING
+from server.event_log.log import CATALOG, DEAD, EVENTS, STATE, Entry, EventLog, LogAwayError, Stream
+
+_SECONDS = 10.0
+"""Maximum seconds to wait for each message."""
+
+
+async def logged(event_log: EventLog, partitions: int) -> Part:
+    """Return the last messages of the streams.
+
+    Args:
+        event_log: the log.
+        partitions: number of partitions of the events.
+    """
+    try:
+        async with asyncio.timeout(_SECONDS * (1 + partitions)):
+            held = [each async for each in _held(event_log, partitions)]
+    except (LogAwayError, TimeoutError) as error:
+        return Part(name="log", away=str(error) or "the log doesn't answer")
+    return Part(name="log", held=tuple(held))
+
+
+async def _held(event_log: EventLog, partitions: int) -> AsyncIterator[Held]:
+    for partition in range(partitions):
+        key = str(partition)
+        if entry := await _last(event_log, EVENTS, key):
+            recorded = log_pb2.RecordedEvents()
+            yield _parsed(f"{EVENTS.name}.{key}", EVENT_MESSAGES, entry, recorded)
+            names = event_pb2.EventKind.DESCRIPTOR.values_by_number
+            kinds = {each.kind for each in recorded.events}
+            fields = [names[each].name if each in names else str(each) for each in sorted(kinds)]
+            yield Held(where=f"{EVENTS.name}.{key}", format=KINDS, fields=tuple(fields))
+        if entry := await _last(event_log, DEAD, key):
+            yield _parsed(f"{DEAD.name}.{key}", DEAD_EVENTS, entry, log_pb2.DeadEvents())
+    if entry := await _last(event_log, CATALOG):
+        yield _parsed(CATALOG.name, CHANGES, entry, log_pb2.CatalogChange())
+    async for entry in _all_of_state(event_log):
+        kind = entry.key.partition(".")[0]
+        where = f"{STATE.name}.{entry.key}"
+        if kind == "trending":
+            yield _parsed(where, TRENDING, entry, log_pb2.Trending())
+        elif kind == "progress":
+            yield _parsed(where, PROGRESS, entry, log_pb2.ConsumerProgress())
+
+
+async def _last(event_log: EventLog, stream: Stream, key: str = "") -> Entry | None:
+    """Return the last message of a stream; None if it is empty."""
+    end = await event_log.end(stream, key)
+    if not end:
+        return None
+    async with aclosing(event_log.read(stream, key, end - 1)) as reading:  # type: ignore[type-var]
+        async for entries in reading:
+            return entries[-1] if entries else None
+    return None
+
+
+async def _all_of_state(event_log: EventLog) -> AsyncIterator[Entry]:
+    async with aclosing(event_log.read(STATE)) as reading:  # type: ignore[type-var]
+        async for entries in reading:
+            if not entries:
+                return
+            for entry in entries:
+                yield entry
+
+
+def _parsed(where: str, name: str, entry: Entry, message: Message) -> Held:
+    """Return a message that was parsed into `message`, with the fields that it doesn't know."""
+    try:
+        message.ParseFromString(entry.data)
+    except DecodeError as error:
+        return Held(where=where, format=name, problem=f"it can't be parsed: {error}")
+    names = message_fields(message.DESCRIPTOR)  # type: ignore[arg-type]
+    known = [each for each in names if _has(message, each)]
+    unknown = dict.fromkeys(unknown_fields(message))
+    return Held(where=where, format=name, fields=(*known, *unknown))
+
+
+def _has(message: Message, path: str) -> bool:
+    name, _, rest = path.partition(".")
+    for field, value in message.ListFields():
+        if field.name == name:
+            if not rest:
+                return True
+            return any(_has(each, rest) for each in (value if field.is_repeated else [value]))
+    return False

@@ -1,0 +1,180 @@
+"""The formats of this build, from the code that reads and writes them."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.metadata import version
+
+from vireo.v1 import event_pb2, log_pb2
+
+from clients.upgrades.documents import message_fields, model_fields, required_fields
+from clients.upgrades.formats import Build, Format, Written
+from server.features.activity import EventRules
+from server.features.constants import feature_constants
+from server.features.context import CONTEXT
+from server.features.ranking_inputs import (
+    LANGUAGE_MATCH,
+    MATCH_FEATURES,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+    VIEWER_FEATURES,
+)
+from server.gateway import batch, page_token
+from server.gateway.online_rows import FEATURE_SERVICE
+from server.releases.channel_document import ChannelPointer
+from server.releases.manifest import FORMAT_VERSION, Manifest
+from server.releases.markers import Marker
+from server.signals import TASKS
+from server.stack.state import StackState
+
+RELEASE, SCHEMA = "release manifest", "feature schema"
+CHANNEL, MARKER = "channel", "release marker"
+RULES, VIEWS, SPLIT = "event rules", "online store", "features"
+EVENTS, KINDS, DEAD = "event messages", "kinds of events", "dead events"
+CATALOG, TRENDING, PROGRESS = "catalogue changes", "trending", "consumer progress"
+PAGE_TOKEN, BATCH_TOKEN = "page token", "batch token"
+DATA, STACK = "data set", "stack state"
+
+_TRAIN = "train again with that build; until then its pods serve the release that they have"
+_REBUILD = "build the features again: vireo features build"
+
+
+def this_build() -> Build:
+    """Return what this build writes and reads; of data sets only if training is installed."""
+    formats = [*_releases(), *_online(), *_log(), *_edge()]
+    if importlib.util.find_spec("pyarrow") is not None:
+        formats += _training()
+    return Build(build=f"vireo {version('vireo')}", formats=tuple(formats))
+
+
+def schema_fields() -> dict[str, Written]:
+    """Return the features that this build computes, and the outputs of its ranker."""
+    always = {
+        "retrieval_features": RETRIEVAL_FEATURES,
+        "tasks": [task.name for task in TASKS],
+        "video_features": VIDEO_FEATURES,
+        "match_features": MATCH_FEATURES,
+        "viewer_features": VIEWER_FEATURES,
+        "constants": [f"{name}={float(value)}" for name, value in feature_constants().items()],
+    }
+    found: dict[str, Written] = {
+        f"{kind}.{name}": "always" for kind, names in always.items() for name in names
+    }
+    found[f"match_features.{LANGUAGE_MATCH}"] = "if set"
+    for feature in CONTEXT:
+        found[f"context_features.{feature.name}={feature.size}"] = "if set"
+    return found
+
+
+def _releases() -> list[Format]:
+    number, schema = str(FORMAT_VERSION), schema_fields()
+    return [
+        Format(
+            name=RELEASE,
+            version=number,
+            reads=(number,),
+            fields=model_fields(Manifest),
+            required=required_fields(Manifest),
+            unknown_fields="refused",
+            effect=_TRAIN,
+        ),
+        Format(
+            name=SCHEMA,
+            fields=schema,
+            required=tuple(name for name, when in schema.items() if when == "always"),
+            unknown_fields="refused",
+            effect=_TRAIN,
+        ),
+        Format(
+            name=CHANNEL,
+            fields=model_fields(ChannelPointer),
+            required=required_fields(ChannelPointer),
+            effect="set the channel again: vireo release promote",
+        ),
+        Format(name=MARKER, fields=model_fields(Marker), required=required_fields(Marker)),
+    ]
+
+
+def _online() -> list[Format]:
+    views = ("viewer_activity", "viewer_hidden", "consumer_position", FEATURE_SERVICE)
+    return [
+        Format(
+            name=RULES,
+            fields=model_fields(EventRules),
+            required=required_fields(EventRules),
+            unknown_fields="refused",
+            effect=f"consumers wait; {_REBUILD}",
+        ),
+        Format(
+            name=VIEWS,
+            version="3",
+            reads=("3",),
+            fields=dict.fromkeys((*views, "viewer_profile", "video_statistics"), "always"),
+            required=views,
+            effect=f"gateways go without features, and consumers wait; {_REBUILD}",
+        ),
+    ]
+
+
+def _log() -> list[Format]:
+    return [
+        Format(name=name, fields=message_fields(message.DESCRIPTOR))
+        for name, message in (
+            (EVENTS, log_pb2.RecordedEvents),
+            (DEAD, log_pb2.DeadEvents),
+            (CATALOG, log_pb2.CatalogChange),
+            (TRENDING, log_pb2.Trending),
+            (PROGRESS, log_pb2.ConsumerProgress),
+        )
+    ] + [
+        Format(
+            name=KINDS,
+            fields=dict.fromkeys(event_pb2.EventKind.keys(), "if set"),
+            unknown_fields="refused",
+            effect="consumers set such events aside; once upgraded: vireo events replay --dead",
+        )
+    ]
+
+
+def _edge() -> list[Format]:
+    tokens = ((PAGE_TOKEN, page_token.VERSION), (BATCH_TOKEN, batch.VERSION))
+    return [
+        Format(
+            name=name,
+            version=str(number),
+            reads=(str(number),),
+            effect="callers get INVALID_ARGUMENT, and begin anew",
+        )
+        for name, number in tokens
+    ] + [
+        Format(
+            name=STACK,
+            fields=model_fields(StackState),
+            required=required_fields(StackState),
+            effect="commands don't find the stack: stop it with the build that started it",
+        )
+    ]
+
+
+def _training() -> list[Format]:
+    from training.data.dataset import DatasetInfo
+    from training.features.watches import FEATURES_FORMAT, Split
+
+    return [
+        Format(
+            name=DATA,
+            fields=model_fields(DatasetInfo),
+            required=required_fields(DatasetInfo),
+            unknown_fields="refused",
+            effect="fetch or import the data set again with --force",
+        ),
+        Format(
+            name=SPLIT,
+            version=str(FEATURES_FORMAT),
+            reads=(str(FEATURES_FORMAT),),
+            fields=model_fields(Split),
+            required=required_fields(Split),
+            unknown_fields="refused",
+            effect="`vireo train` builds them again by itself; or: vireo features build",
+        ),
+    ]

@@ -1,0 +1,286 @@
+"""Builds the images with buildah: `python3 deploy/images/build.py [ROLE ...]`.
+
+It needs nothing but Python's standard library, buildah and, unless `--base` names an image to build
+on, mmdebstrap: no registry, and no daemon. docs/images.md has the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import configparser
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SERVING = ("candidate", "ranking", "gateway", "consumer", "control", "envoy", "stores")
+ROLES = (*SERVING, "training")
+CONTEXT_LABEL = "vireo.context"
+SBOM = "opt/vireo/share/sbom.cdx.json"
+
+_SUITE = "bookworm"  # its Python is 3.11
+_PACKAGES = ("ca-certificates", "libstdc++6", "python3", "python3-venv", "tzdata")
+_LEFT_OUT = ("doc", "info", "locale", "man", "lintian", "bash-completion")
+_HOOKS = (
+    "ln -sf python3 $1/usr/bin/python",
+    # Nobody can gain anything by setuid programs, which would be reported all the same.
+    "find $1/usr $1/var -xdev -perm /6000 -exec chmod a-s {} +",
+    # What remains of apt is where this machine has its packages from.
+    "rm -rf $1/etc/apt $1/var/lib/apt $1/var/cache $1/var/log/* $1/etc/resolv.conf $1/etc/hostname",
+)
+_RETRIES = "Acquire::Retries=3"
+_RECIPE = hashlib.sha256(repr((_SUITE, _PACKAGES, _LEFT_OUT, _HOOKS)).encode()).hexdigest()[:8]
+BASE = f"localhost/vireo-base:{_SUITE}-{_RECIPE}"
+"""The base image that is made here; a change of what it is made of gives another."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build each image that isn't built of these files yet; write its SBOM; print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("roles", nargs="*", default=ROLES, metavar="ROLE", help=", ".join(ROLES))
+    parser.add_argument(
+        "--base", help="image to build on, best by its digest; without it, Debian's"
+    )
+    parser.add_argument("--sboms", type=Path, default=ROOT / "build/images", help="their folder")
+    parser.add_argument("--again", action="store_true", help="build them even if nothing changed")
+    parser.add_argument("--keep-layers", action="store_true", help="keep layers for the next build")
+    chosen = parser.parse_args(arguments)
+    if unknown := set(chosen.roles) - set(ROLES):
+        parser.error(
+            f"no role is called {', '.join(sorted(unknown))}; choose from {', '.join(ROLES)}"
+        )
+    tools = ("buildah",) if chosen.base else ("buildah", "mmdebstrap")
+    if missing := " ".join(name for name in tools if not shutil.which(name)):
+        parser.error(f"these programs are missing; install them: apt-get install {missing}")
+
+    context = context_digest(ROOT, chosen.base or BASE)
+    wanted = [role for role in chosen.roles if chosen.again or built_of(role) != context]
+    if wanted:
+        base = chosen.base or debian_base(again=chosen.again)
+        with tempfile.TemporaryDirectory() as scratch:
+            flags, labels = build_flags(Path(scratch)), image_labels(base, context)
+            for role in wanted:
+                build(role, base, flags, labels)
+        if not chosen.keep_layers:
+            buildah("prune", "--force", output=False)
+    chosen.sboms.mkdir(parents=True, exist_ok=True)
+    for role in chosen.roles:
+        size, packages = written_sbom(role, chosen.sboms / f"{role}.cdx.json")
+        print(f"{image(role):32}{size / 1e6:8.0f} MB{packages:6} packages")  # noqa: T201
+
+
+def image(role: str) -> str:
+    """Return the name and version of a role's image."""
+    return f"localhost/vireo-{role}:{version()}"
+
+
+def version() -> str:
+    """Return the version of the project."""
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
+
+
+def context_files(root: Path) -> Iterator[Path]:
+    """Yield every file that an image is made of, in order, as `.containerignore` lists them."""
+    lines = [line.strip() for line in (root / ".containerignore").read_text().splitlines()]
+    left_out = {root / line for line in lines if line and line[0] not in "!#*"}
+    for place in sorted(root / line[1:] for line in lines if line.startswith("!")):
+        for folder, folders, names in os.walk(place) if place.is_dir() else ():
+            folders[:] = sorted(
+                each
+                for each in folders
+                if each != "__pycache__" and Path(folder, each) not in left_out
+            )
+            yield from (Path(folder, name) for name in sorted(names))
+        if place.is_file():
+            yield place
+
+
+def context_digest(root: Path, base: str) -> str:
+    """Return a digest of the files that images are made of, and of what they are built on."""
+    digest = hashlib.sha256(base.encode())
+    for path in context_files(root):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"\n{path.relative_to(root)} {content}".encode())
+    return digest.hexdigest()
+
+
+def built_of(role: str) -> str | None:
+    """Return the digest of what the role's image was built of; None if there is no image."""
+    inspected = subprocess.run(
+        ["buildah", "inspect", "--type", "image", image(role)], capture_output=True, check=False
+    )
+    if inspected.returncode:
+        return None
+    labels = json.loads(inspected.stdout)["OCIv1"]["config"].get("Labels") or {}
+    return str(labels.get(CONTEXT_LABEL))
+
+
+def debian_base(*, again: bool) -> str:
+    """Return the base image, made of Debian's packages unless there is one already."""
+    exists = subprocess.run(
+        ["buildah", "inspect", "--type", "image", BASE], capture_output=True, check=False
+    )
+    if exists.returncode == 0 and not again:
+        return BASE
+    with tempfile.TemporaryDirectory() as scratch:
+        tar = Path(scratch) / "rootfs.tar"
+        left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
+        made = subprocess.run(
+            [
+                *("mmdebstrap", "--quiet", "--variant=essential", f"--aptopt={_RETRIES}"),
+                *(f"--include={','.join(_PACKAGES)}", *left_out),
+                # Licences stay.
+                "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+                *(f"--customize-hook={hook}" for hook in _HOOKS),
+                *(_SUITE, str(tar)),
+                *debian_sources(),
+            ],
+            check=False,
+        )
+        if made.returncode:
+            raise SystemExit(f"mmdebstrap failed with code {made.returncode}")
+        container = buildah("from", "scratch")
+        buildah("add", "--quiet", container, str(tar), "/")
+        buildah("config", "--env", "LANG=C.UTF-8", container)
+        buildah("commit", "--quiet", "--rm", container, BASE)
+    return BASE
+
+
+def debian_sources() -> list[str]:
+    """Return the lines of apt's sources, at the mirrors that this machine uses."""
+    listed = subprocess.run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"],
+        capture_output=True,
+        check=False,
+        text=True,
+    ).stdout.split()
+    mirrors = [uri.rstrip("/") for uri in listed if uri.startswith("http")]
+    archive = next((uri for uri in mirrors if uri.endswith("/debian")), None)
+    security = next((uri for uri in mirrors if uri.endswith("security")), None)
+    if archive is None or security is None:
+        return []  # mmdebstrap's own default has all three
+    return [
+        f"deb {archive} {_SUITE} main",
+        f"deb {archive} {_SUITE}-updates main",
+        f"deb {security} {_SUITE}-security main",
+    ]
+
+
+def build_flags(scratch: Path) -> list[str]:
+    """Return flags of every build: pip's settings as a secret, what they refer to as volumes."""
+    secret = scratch / "pip.conf"
+    secret.touch(mode=0o600)
+    settings = pip_settings()
+    parser = configparser.RawConfigParser()
+    parser["global"] = settings
+    with secret.open("w") as file:
+        parser.write(file)
+    named = {path for text in settings.values() for path in text.split() if path.startswith("/")}
+    volumes = [f"--volume={path}:{path}:ro" for path in sorted(named) if Path(path).exists()]
+    limits = [
+        f"--ulimit={name}={':'.join(str(each) for each in resource.getrlimit(kind))}"
+        for name, kind in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC))
+    ]
+    return [f"--secret=id=pip,src={secret}", *volumes, *limits]
+
+
+def pip_settings() -> dict[str, str]:
+    """Return pip's settings on this machine: of its files, and of variables, which come first."""
+    if find_spec("pip") is None:
+        return {}
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
+    lines = subprocess.run(command, capture_output=True, check=True, text=True).stdout.splitlines()
+    found: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
+    for line in lines:
+        name, _, text = line.partition("=")
+        section, _, key = name.rpartition(".")
+        if section in found:
+            found[section][key] = text[1:-1].encode().decode("unicode_escape")
+    # `compile` is ours to choose: no process may write what it compiled.
+    merged = {**found["global"], **found["install"], **found[":env:"]}
+    return {
+        key: text for key, text in merged.items() if key not in ("compile", "no-compile", "target")
+    }
+
+
+def build(role: str, base: str, flags: Sequence[str], labels: Mapping[str, str]) -> None:
+    """Build a role's image."""
+    # HEALTHCHECK is Docker's, so the image has Docker's format. Isolation by chroot works as root
+    # in a container, too.
+    buildah(
+        *("build", "--layers", "--format=docker"),
+        *("--isolation=chroot", "--network=host"),
+        *("--file=deploy/images/Containerfile", f"--build-arg=BASE={base}"),
+        *(f"--target={role}", f"--tag={image(role)}"),
+        *(f"--label={name}={text}" for name, text in labels.items()),
+        *flags,
+        str(ROOT),
+        output=False,
+    )
+
+
+def image_labels(base: str, context: str) -> dict[str, str]:
+    """Return what each image says of its making."""
+    revision = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, check=False, text=True
+    ).stdout.strip()
+    standard = {
+        "base.name": base,
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "revision": revision or "unknown",
+        "version": version(),
+    }
+    return {
+        **{f"org.opencontainers.image.{name}": text for name, text in standard.items()},
+        CONTEXT_LABEL: context,
+    }
+
+
+def written_sbom(role: str, target: Path) -> tuple[int, int]:
+    """Copy the image's SBOM out of it; return the image's bytes, and the number of its packages.
+
+    Images with the same packages have one SBOM; the copy has the name of the image.
+    """
+    container = buildah("from", "--pull=never", image(role))
+    try:
+        root = Path(buildah("mount", container))
+        document = json.loads((root / SBOM).read_text())
+        size = sum(
+            Path(folder, name).lstat().st_size
+            for folder, _, names in os.walk(root)
+            for name in names
+        )
+    finally:
+        buildah("rm", container)
+    document["metadata"]["component"]["name"] = f"vireo-{role}"
+    target.write_text(json.dumps(document, indent=1) + "\n")
+    return size, len(document["components"])
+
+
+def buildah(*arguments: str, output: bool = True) -> str:
+    """Run buildah; return what it printed, or nothing if that is to be shown instead.
+
+    Raises:
+        SystemExit: it failed; its messages were shown.
+    """
+    stdout = subprocess.PIPE if output else None
+    finished = subprocess.run(
+        ["buildah", *arguments], cwd=ROOT, stdout=stdout, check=False, text=True
+    )
+    if finished.returncode:
+        raise SystemExit(f"buildah {arguments[0]} failed with code {finished.returncode}")
+    return finished.stdout.strip() if output else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Prometheus metrics of the disks that a process writes to."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from functools import partial
+from pathlib import Path
+
+from prometheus_client import Gauge
+
+FREE = Gauge(
+    "vireo_disk_free_bytes",
+    "Free space of the disk that holds a folder that the process writes.",
+    ["folder"],
+)
+SIZE = Gauge("vireo_disk_size_bytes", "Size of that disk.", ["folder"])
+
+
+def export_disk(folder: str, path: Path) -> None:
+    """Export the space of the disk of a folder, called `folder` in labels, with every scrape."""
+    FREE.labels(folder).set_function(partial(_free, path))
+    SIZE.labels(folder).set_function(partial(_size, path))
+
+
+def _free(path: Path) -> float:
+    """Return the bytes that this user may still write; NaN if nobody can tell."""
+    try:
+        return shutil.disk_usage(_existing(path)).free
+    except OSError:
+        return math.nan
+
+
+def _size(path: Path) -> float:
+    try:
+        return shutil.disk_usage(_existing(path)).total
+    except OSError:
+        return math.nan
+
+
+def _existing(path: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there yet."""
+    return next(each for each in (path, *path.parents) if each.exists())

@@ -1,0 +1,40 @@
+"""How late a process's event loop is, measured by each scrape."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from functools import partial
+
+from prometheus_client import Gauge
+
+MAX_LAG = 1.0
+"""Seconds for which a scrape waits for the event loop."""
+
+LAG = Gauge(
+    "vireo_event_loop_lag_seconds",
+    f"How long the event loop took to answer this scrape; {MAX_LAG:g} if it is blocked.",
+)
+
+
+def measure(loop: asyncio.AbstractEventLoop) -> None:
+    """Have every scrape measure the lag of `loop`; without scrapes it costs nothing."""
+    LAG.set_function(partial(lag, loop))
+
+
+def lag(loop: asyncio.AbstractEventLoop) -> float:
+    """Return the seconds until `loop` runs a callback from another thread, at most MAX_LAG.
+
+    In the loop's own thread, and once the loop is closed, it is 0.
+    """
+    if asyncio._get_running_loop() is loop:
+        return 0.0
+    answered = threading.Event()
+    began = time.monotonic()
+    try:
+        loop.call_soon_threadsafe(answered.set)
+    except RuntimeError:  # closed
+        return 0.0
+    answered.wait(MAX_LAG)
+    return min(time.monotonic() - began, MAX_LAG)

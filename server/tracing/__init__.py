@@ -1,0 +1,1 @@
+"""Spans of sampled calls, exported by OpenTelemetry."""

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+
+from bench.alerts.faults import FAULTS
+from bench.alerts.plan import SHORT, SHORT_CASES
+from bench.alerts.prometheus import resolved_after
+from bench.alerts.run import CASES, measure_alerts
+from bench.chaos.run import CASES as CHAOS_CASES
+from server.stack.observe import FOLDER
+from tests.builders.tiny_home import DATASET, build_tiny_home
+
+
+def test_each_chaos_case_has_a_fault() -> None:
+    assert list(CASES) == list(CHAOS_CASES)
+    assert {each.on_redis for each in FAULTS if CHAOS_CASES[each.case].on_redis} == {True}
+
+
+def test_each_fault_waits_for_an_alert_of_the_rules() -> None:
+    documents = [yaml.safe_load(path.read_text()) for path in FOLDER.glob("rules/*.yaml")]
+    rules = [rule for each in documents for group in each["groups"] for rule in group["rules"]]
+    names = {rule["alert"] for rule in rules if "alert" in rule}
+    assert {fault.alert for fault in FAULTS} - names == {""}
+
+
+@pytest.mark.parametrize(
+    ("moments", "expected"),
+    [
+        ([], 0.0),
+        ([100.0, 101.0, 102.0], 2.0),
+        ([100.0, 101.0, 140.0, 141.0], 1.0),
+        ([120.0, 121.0], 0.0),
+        ([100.0 + second for second in range(51)], None),
+    ],
+)
+def test_an_alert_has_resolved_once_it_did_not_fire(
+    moments: list[float], expected: float | None
+) -> None:
+    assert resolved_after(moments, 100.0, 150.0) == expected
+
+
+def test_an_alert_that_has_just_been_looked_at_is_not_called_resolved() -> None:
+    assert resolved_after([], 100.0, 100.5) is None
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(900)
+def test_alerts_fire_for_faults_alone_and_doctor_names_them(tmp_path: Path) -> None:
+    home = build_tiny_home(tmp_path)
+    rows = list(measure_alerts(home, DATASET, SHORT, Console(), SHORT_CASES))
+    assert [row.measure for row in rows if not row.holds] == []
+    assert len(rows) == 2 + 3 * len(SHORT_CASES)

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.capacity.limits import limits
+from bench.capacity.page import PAGE, capacity_page
+from bench.capacity.plan import Costs, Demand, Policy, Prices, plan
+from bench.capacity.published import CHECKOUT, MEMORY, OWN, SPEED, published_costs
+from server.errors import VireoError
+
+COSTS = Costs(
+    slate_ms={"envoy": 0.6, "gateway": 1.0, "candidate": 2.0, "ranking": 1.5},
+    event_call_ms=0.4,
+    event_ms=0.01,
+    consumer_rate=10_000,
+    store_ms=0.05,
+    row_bytes=3_000,
+    event_bytes=200,
+    process_mb=dict.fromkeys(
+        ("envoy", "gateway", "candidate", "ranking", "consumer", "control"), 500.0
+    ),
+    features_gb=(0.8, 0.12),
+)
+DEMAND = Demand(864_000, slates=10, shown=10, plays=2, peak=2, known=3)
+"""200 slates a second at the busiest time."""
+
+
+def test_processes_follow_from_the_load_with_one_to_spare() -> None:
+    found = plan(DEMAND, COSTS, Policy(utilisation=0.5), Prices())
+    assert found.peak_slates == pytest.approx(200)
+    assert found.peak_events == pytest.approx(2_400)
+    # A gateway spends 1.0 on a slate, 0.4 on each of 3 calls and 0.01 on each of 12 events;
+    # an Envoy 0.6, and a third of that on each call.
+    assert found.cores_used["gateway"] == pytest.approx(0.2 * 2.32)
+    assert found.cores_used["envoy"] == pytest.approx(0.2 * 1.2)
+    assert found.processes == {
+        "envoy": 2,
+        "gateway": 2,
+        "candidate": 2,
+        "ranking": 2,
+        "consumer": 1,
+        "control": 1,
+    }
+    grown = plan(replace(DEMAND, daily_viewers=10 * 864_000), COSTS, Policy(0.5), Prices())
+    assert grown.processes["candidate"] == 9  # 4 cores in use, 8 to be half busy, and one
+    assert grown.processes["consumer"] == 5
+
+
+def test_memory_log_and_money_follow_from_viewers_and_prices() -> None:
+    found = plan(DEMAND, COSTS, Policy(), Prices(core_hour=1, gb_hour=0, disk_gb_month=0))
+    assert found.redis_gb == pytest.approx(864_000 * 3 * 3_000 / 1e9)
+    assert found.log_gb == pytest.approx(864_000 * 10 * 12 * 200 * 30 * 3 / 1e9)
+    assert found.dollars == pytest.approx(730 * found.cores)
+    memory = plan(DEMAND, COSTS, Policy(), Prices(core_hour=0, gb_hour=1, disk_gb_month=0))
+    assert memory.dollars == pytest.approx(730 * memory.memory_gb)
+    disk = plan(DEMAND, COSTS, Policy(), Prices(core_hour=0, gb_hour=0, disk_gb_month=1))
+    assert disk.dollars == pytest.approx(disk.log_gb)
+
+
+def test_what_breaks_is_in_the_order_of_viewers_and_does_not_depend_on_their_number() -> None:
+    found = limits(DEMAND, COSTS, Policy())
+    assert [each.daily_viewers for each in found] == sorted(each.daily_viewers for each in found)
+    assert found == limits(replace(DEMAND, daily_viewers=1e9), COSTS, Policy())
+    by_part = {each.part: each.daily_viewers for each in found}
+    # 60% of a core, at 2.32 ms for each of a viewer's 10 slates a day, twice as many at the peak.
+    assert by_part["one gateway"] == pytest.approx(600 / 2.32 / (10 / 86_400 * 2))
+    assert by_part["memory of Redis"] == pytest.approx(64e9 / 9_000)
+
+
+def test_the_page_is_as_new_as_the_published_measurements() -> None:
+    made = capacity_page(published_costs())
+    assert PAGE.read_text() == made, "make it again: python -m bench.capacity"
+
+
+def test_a_figure_that_is_not_published_any_more_is_named(tmp_path: Path) -> None:
+    for name in (SPEED, MEMORY, OWN, "docs/live.md", "docs/data.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / name, tmp_path / name)
+    assert published_costs(tmp_path) == published_costs()
+    live = (tmp_path / "docs/live.md").read_text()
+    (tmp_path / "docs/live.md").write_text(live.replace("for one alone", "for a single one"))
+    with pytest.raises(VireoError, match=r"live.md doesn't say any more: .* for one alone"):
+        published_costs(tmp_path)
+    shutil.copy(CHECKOUT / "docs/live.md", tmp_path / "docs/live.md")
+    speed = (tmp_path / SPEED).read_text().replace("c=8: gateway, ms", "c=8: door, ms")
+    (tmp_path / SPEED).write_text(speed)
+    with pytest.raises(VireoError, match="c=8: gateway, ms"):
+        published_costs(tmp_path)
+    (tmp_path / OWN).unlink()
+    with pytest.raises(VireoError, match=r"capacity.json: No such file"):
+        published_costs(tmp_path)

@@ -1,0 +1,329 @@
+"""Probes of real parts: what they find when a part is well, away, hangs, or is locked."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from bench.stack import free_port_base
+from bench.valkey import running_valkey
+from clients.doctor.deployment import Deployment, Probe
+from clients.doctor.facts import Facts, Part
+from clients.doctor.page import Fault, Page
+from clients.doctor.probes import control, log, machine, metrics, prometheus, s3, store
+from clients.doctor.reach import UnansweredError, get, reach
+from server.control.snapshot import CLUSTER, ENDPOINTS
+from server.errors import VireoError
+from server.rpc.metrics import MetricsEndpoint
+from server.security.certificates import Authority
+from tests.builders.control import running_control
+from tests.builders.nats import running_nats, settings_of
+from tests.builders.s3 import unreachable_s3
+from tests.builders.xds import xds_client
+
+VIEWS = ("viewer_activity", "viewer_hidden")
+
+
+def asked(probes: Iterator[Probe]) -> Facts:
+    return Facts.merged(probe.ask() for probe in probes)
+
+
+def fault_of(facts: Facts, name: str) -> Fault:
+    part = facts.part(name)
+    assert part is not None, facts
+    assert bool(part.fault) == bool(part.problem)
+    return part.fault
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+    return port
+
+
+def deployment(**parts: object) -> Deployment:
+    return Deployment(window=0.05, answer=0.5, **parts)  # type: ignore[arg-type]
+
+
+def test_a_page_is_read_twice_to_tell_what_is_counted_now() -> None:
+    registry = CollectorRegistry()
+    calls = Counter("vireo_calls", "Calls.", ["kind"], registry=registry)
+    calls.labels("old").inc(500)
+    waiting = Gauge("vireo_waiting", "Waiting.", registry=registry)
+    waiting.set_function(lambda: calls.labels("new").inc(3) or 7)  # type: ignore[func-returns-value]
+    endpoint = MetricsEndpoint.open(0, registry)
+    try:
+        url = f"http://127.0.0.1:{endpoint.port}/metrics"
+        [page] = asked(metrics.probes(deployment(metrics={"gateway-1": url}))).pages
+    finally:
+        endpoint.close()
+    assert (page.source, page.fault, page.value("vireo_waiting")) == ("gateway-1", "", 7)
+    assert page.increase("vireo_calls_total", kind="old") == 0
+    assert page.increase("vireo_calls_total") == 3
+    assert page.seconds >= 0.05
+
+
+def test_pages_that_do_not_come_say_how(closed_port: int) -> None:
+    with silent_port() as silent:
+        pages = {
+            "dead": f"http://127.0.0.1:{closed_port}/metrics",
+            "hanging": f"http://127.0.0.1:{silent}/metrics",
+        }
+        found = asked(metrics.probes(deployment(metrics=pages))).pages
+    assert {page.source: page.fault for page in found} == {"dead": "refused", "hanging": "silent"}
+
+
+def test_without_metrics_the_option_that_names_them_is_reported() -> None:
+    [unasked] = asked(metrics.probes(deployment())).unasked
+    assert "--metrics" in unasked.why
+
+
+def test_pages_of_machines_elsewhere_tell_of_disks_and_certificates() -> None:
+    registry = CollectorRegistry()
+    for name, value in (("free", 1e9), ("size", 5e10)):
+        gauge = Gauge(f"vireo_disk_{name}_bytes", "Bytes.", ["folder"], registry=registry)
+        gauge.labels("cache").set(value)
+    expiry = Gauge("vireo_certificate_expiry_timestamp_seconds", "", ["file"], registry=registry)
+    expiry.labels("certificate").set(datetime.now(UTC).timestamp() + 3600)
+    endpoint = MetricsEndpoint.open(0, registry)
+    try:
+        url = f"http://127.0.0.1:{endpoint.port}/metrics"
+        facts = asked(metrics.probes(deployment(metrics={"pod": url})))
+    finally:
+        endpoint.close()
+    [disk], [certificate] = facts.disks, facts.certificates
+    assert (disk.folder, disk.free, disk.size) == ("cache", 1e9, 5e10)
+    assert 3000 < certificate.ends_in <= 3600
+    assert not facts.clocks  # it is this machine's own
+
+
+def test_a_servers_clock_is_read_from_its_date() -> None:
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+    try:
+        clock = get(f"http://127.0.0.1:{endpoint.port}/metrics", 5).clock
+    finally:
+        endpoint.close()
+    assert clock is not None
+    assert abs(clock.ahead) <= clock.uncertainty + 1
+
+
+def test_a_prometheus_that_is_none_is_reported(closed_port: int) -> None:
+    [probe] = prometheus.probes(deployment(prometheus=f"http://127.0.0.1:{closed_port}"))
+    with pytest.raises(Exception, match="nothing listens there; is that its address"):
+        probe.ask()
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus isn't installed")
+def test_a_prometheus_is_asked_for_the_pages_that_it_has_read(tmp_path: Path) -> None:
+    registry = CollectorRegistry()
+    Gauge("vireo_features_behind", "Partitions.", registry=registry).set(2)
+    endpoint, port = MetricsEndpoint.open(0, registry), free_port_base()
+    targets = {
+        "static_configs": [
+            {"targets": [f"127.0.0.1:{endpoint.port}"], "labels": {"instance": "gateway-1"}},
+            {"targets": ["127.0.0.1:1"], "labels": {"instance": "gateway-2"}},
+        ]
+    }
+    configuration = {
+        "global": {"scrape_interval": "1s"},
+        "scrape_configs": [{"job_name": "vireo", **targets}],
+    }
+    file = tmp_path / "prometheus.json"
+    file.write_text(json.dumps(configuration))
+    options = [f"--config.file={file}", f"--storage.tsdb.path={tmp_path / 'data'}"]
+    command = ["prometheus", *options, f"--web.listen-address=127.0.0.1:{port}"]
+    here = replace(deployment(prometheus=f"http://127.0.0.1:{port}"), answer=10.0)
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            until = time.monotonic() + 60
+            while len(pages := pages_of(here)) < 2:
+                assert time.monotonic() < until
+        finally:
+            process.terminate()
+            endpoint.close()
+    found = {page.source: page for page in pages}
+    assert found["gateway-1"].value("vireo_features_behind") == 2
+    assert found["gateway-2"].fault == "refused"
+
+
+def pages_of(here: Deployment) -> tuple[Page, ...]:
+    """The pages that a Prometheus has; none until it answers."""
+    try:
+        return asked(prometheus.probes(here)).pages
+    except VireoError:
+        time.sleep(0.05)
+        return ()
+
+
+def test_connections_tell_a_dead_port_from_one_that_answers(closed_port: int) -> None:
+    assert reach(f"127.0.0.1:{closed_port}") == "refused"
+    with silent_port() as silent:
+        assert reach(f"127.0.0.1:{silent}") == ""
+        with pytest.raises(UnansweredError) as silence:
+            get(f"http://127.0.0.1:{silent}/", 0.2)
+    assert silence.value.fault == "silent"
+
+
+def test_the_log_is_well_hangs_and_is_gone(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as nats:
+        here = deployment(log=settings_of(nats))
+        assert fault_of(asked(log.probes(here)), "log") == ""
+        nats.hang()
+        assert fault_of(asked(log.probes(here)), "log") in ("failed", "silent")
+        nats.kill()
+        assert fault_of(asked(log.probes(here)), "log") == "refused"
+
+
+def test_a_log_that_says_that_it_stores_nothing_is_believed(tmp_path: Path) -> None:
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+    try:
+        with running_nats(tmp_path) as nats:
+            # Anything but a page of metrics is 404 there.
+            health = f"http://127.0.0.1:{endpoint.port}/nothing"
+            facts = asked(log.probes(deployment(log=settings_of(nats), log_health=health)))
+    finally:
+        endpoint.close()
+    assert fault_of(facts, "log") in ("failed", "")
+
+
+def repository(folder: Path, online: str) -> Path:
+    """A feature repository whose online store is described by a line of YAML."""
+    (folder / "tiny").mkdir(parents=True)
+    (folder / "tiny" / "feature_store.yaml").write_text(f"project: p1\nonline_store: {online}\n")
+    return folder
+
+
+@pytest.fixture
+def sqlite_features(tmp_path: Path) -> Path:
+    folder = repository(tmp_path, "{type: sqlite, path: online.db}")
+    with closing(sqlite3.connect(folder / "tiny" / "online.db")) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        for view in VIEWS:
+            connection.execute(f'CREATE TABLE "p1_{view}" (entity_key BLOB)')
+        connection.commit()
+    return folder
+
+
+def store_part(features: Path) -> Part:
+    part = asked(store.probes(deployment(features=features))).part("store")
+    assert part is not None
+    return part
+
+
+def test_a_store_that_can_be_written_is_well(sqlite_features: Path) -> None:
+    assert store_part(sqlite_features).fault == ""
+
+
+def test_a_store_that_another_process_has_locked_is_told_with_that_process(
+    sqlite_features: Path,
+) -> None:
+    program = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(sqlite_features / "tiny" / "online.db")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
+        assert locker.stdout is not None
+        locker.stdout.readline()
+        part = store_part(sqlite_features)
+        locker.communicate()
+    assert part.fault == "locked"
+    assert f"process {locker.pid}" in part.problem
+    assert store_part(sqlite_features).fault == ""
+
+
+def test_a_store_without_its_tables_or_file_has_no_features(sqlite_features: Path) -> None:
+    file = sqlite_features / "tiny" / "online.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute('ALTER TABLE "p1_viewer_activity" RENAME TO away')
+    part = store_part(sqlite_features)
+    assert (part.fault, "viewer_activity" in part.problem) == ("missing", True)
+    file.unlink()
+    assert store_part(sqlite_features).fault == "missing"
+    assert not file.exists()
+    shutil.rmtree(sqlite_features / "tiny")
+    assert store_part(sqlite_features).fault == "missing"
+
+
+def test_redis_is_well_hangs_and_is_gone(tmp_path: Path) -> None:
+    with running_valkey(tmp_path / "valkey") as valkey:
+        online = f'{{type: redis, connection_string: "127.0.0.1:{valkey.port},db=0"}}'
+        features = repository(tmp_path / "features", online)
+        assert store_part(features).fault == ""
+        valkey.send(signal.SIGSTOP)
+        assert store_part(features).fault == "silent"
+        valkey.kill()
+        assert store_part(features).fault == "refused"
+
+
+def test_s3_that_is_away_is_told() -> None:
+    facts = asked(s3.probes(deployment(s3=unreachable_s3())))
+    assert fault_of(facts, "s3") in ("refused", "unreachable")
+
+
+async def test_what_an_envoy_refuses_is_told_in_its_words() -> None:
+    async with (
+        running_control({}) as plane,
+        xds_client(plane.port, delta=True, node="one") as client,
+    ):
+        await client.ask(CLUSTER)
+        await client.taken()
+        await client.ask(ENDPOINTS, "gateway")
+        await client.refuse(await client.receive(), "no such zone")
+        [probe] = control.probes(deployment(control=f"127.0.0.1:{plane.port}"))
+        async with asyncio.timeout(30):
+            while not (facts := await asyncio.to_thread(probe.ask)).refusals:
+                pass  # it has yet to be heard
+    [refusal] = facts.refusals
+    assert (refusal.envoy, refusal.name, refusal.words) == ("one", "gateway", "no such zone")
+    assert fault_of(facts, "control") == ""
+
+
+def test_a_control_plane_that_is_away_or_hangs_is_told(closed_port: int) -> None:
+    gone = deployment(control=f"127.0.0.1:{closed_port}")
+    assert fault_of(asked(control.probes(gone)), "control") == "refused"
+    with silent_port() as silent:
+        hanging = deployment(control=f"127.0.0.1:{silent}")
+        assert fault_of(asked(control.probes(hanging)), "control") == "failed"
+
+
+def test_certificates_tell_when_they_end_or_that_they_are_none(tmp_path: Path) -> None:
+    ends = datetime.now(UTC) + timedelta(hours=5)
+    soon, none = tmp_path / "soon.crt", tmp_path / "none.crt"
+    soon.write_bytes(Authority.new().issue("edge", ends=ends)[0])
+    none.write_text("nothing")
+    facts = asked(machine.probes(deployment(certificates=(soon, none))))
+    found = {Path(each.file).name: each for each in facts.certificates}
+    assert 4.9 * 3600 < found["soon.crt"].ends_in <= 5 * 3600
+    assert found["none.crt"].problem
+
+
+def test_the_disk_of_a_folder_that_is_yet_to_be_made_is_that_of_its_parent(tmp_path: Path) -> None:
+    folders = {"the cache of releases": tmp_path / "a" / "b"}
+    [disk] = asked(machine.probes(deployment(folders=folders))).disks
+    assert disk.what == "the cache of releases"
+    assert 0 <= disk.free <= disk.size

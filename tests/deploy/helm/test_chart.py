@@ -1,0 +1,135 @@
+"""That Helm and Kubernetes take the chart, with its own and with the published values."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.builders.chart import CHART, CHECKOUT, VALUES, helm, refusal, render, rendered
+
+pytestmark = pytest.mark.integration
+
+SETS = ("default", *VALUES)
+CUSTOM = {"PodMonitor", "PrometheusRule"}
+"""Resources of Prometheus' operator, which Kubernetes has no schema of."""
+
+
+def test_the_published_values_are_those_that_the_documentation_names() -> None:
+    assert VALUES.keys() == {"minimal", "production", "canary"}
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_helm_finds_nothing_to_lint(values: str) -> None:
+    given = () if values == "default" else ("--values", str(VALUES[values]))
+    done = helm("lint", str(CHART), "--strict", "--quiet", *given)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("values", SETS)
+@pytest.mark.parametrize("version", ["1.29", "1.37"])
+def test_every_object_is_valid_for_the_oldest_and_the_newest_kubernetes(
+    values: str, version: str
+) -> None:
+    for document in rendered(values).documents:
+        if document["kind"] not in CUSTOM:
+            kubernetes_validate.validate(dict(document), version, strict=True)
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_no_two_objects_of_a_kind_have_one_name(values: str) -> None:
+    names = [(each["kind"], each["metadata"]["name"]) for each in rendered(values).documents]
+    assert len(names) == len(set(names))
+
+
+def test_two_releases_share_no_name_and_no_label_of_pods() -> None:
+    one, other = rendered("canary"), render("--values", str(VALUES["canary"]), release="other")
+    assert {each["metadata"]["name"] for each in other.documents} & {
+        each["metadata"]["name"] for each in one.documents
+    } == set()
+    for pod in other.pods().values():
+        assert pod["metadata"]["labels"]["app.kubernetes.io/instance"] == "other"
+    environment = {
+        each["name"]: each.get("value") for each in other.servers()["other-vireo-control"]["env"]
+    }
+    assert json.loads(str(environment["VIREO_KUBERNETES_SERVICES"]))["ranking-canary"] in (
+        other.named("Service")
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ('gatway={"replicas": 3}', "gatway"),
+        ('gateway.replicas="3"', "integer"),
+        ('features.store="postgres"', "/features/store"),
+        ('settings={"VIERO_RULES": "x"}', "VIERO_RULES"),
+        ('tokens.jwksUrl="http://keys.example.com"', "/tokens/jwksUrl"),
+        ('s3.existingSecret=""', "/s3/existingSecret"),
+        (
+            'gateway.autoscaling={"enabled": true, "callsUnderWay": 0, "cpuPercent": 0}',
+            "autoscaling",
+        ),
+        ("jobs.training.enabled=true", "jobs.dataset: the name of the data set to train on"),
+        ("events.enabled=true", "set events.nats.url or events.kafka.brokers"),
+    ],
+)
+def test_values_that_can_not_be_right_are_refused_with_their_name(setting: str, words: str) -> None:
+    assert words in refusal(setting)
+
+
+def test_events_need_a_store_that_consumers_and_gateways_share() -> None:
+    words = refusal(
+        "events.enabled=true", 'events.nats.url="nats://a:4222"', 'features.store="sqlite"'
+    )
+    assert "events.enabled needs features.store redis" in words
+
+
+def test_a_log_is_nats_or_kafka() -> None:
+    words = refusal(
+        "events.enabled=true", 'events.nats.url="nats://a:4222"', 'events.kafka.brokers="b:9092"'
+    )
+    assert "set one" in words
+
+
+def test_every_value_is_described_by_the_schema() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+
+    def described(values: Any, node: dict[str, Any], path: str) -> None:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        if isinstance(values, dict) and "properties" in node:
+            assert values.keys() <= node["properties"].keys(), path
+            assert node["additionalProperties"] is False, path
+            for key, value in values.items():
+                described(value, node["properties"][key], f"{path}.{key}")
+
+    described(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
+
+
+def test_the_chart_runs_the_images_of_this_version_as_their_user() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    assert yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"] == project["version"]
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    images = (CHECKOUT / "deploy" / "images" / "Containerfile").read_text()
+    for name in values["images"]["repositories"].values():
+        assert f'org.opencontainers.image.title="{name}"' in images
+    context = values["podSecurityContext"]
+    assert f"USER {context['runAsUser']}:{context['runAsGroup']}" in images
+
+
+def test_rules_and_dashboards_are_those_of_the_repository() -> None:
+    found = render(
+        "--set", "monitoring.rules.enabled=true", "--set", "monitoring.dashboards.enabled=true"
+    )
+    observability = CHART.parents[1] / "observability"
+    rules = [each["spec"] for each in found.named("PrometheusRule").values()]
+    files = sorted((observability / "rules").glob("*.yaml"))
+    assert rules == [yaml.safe_load(each.read_text()) for each in files]
+    assert rules
+    kept = [name for name in found.named("ConfigMap") if "-dashboard-" in name]
+    assert len(kept) == len(list((observability / "dashboards").glob("*.json")))

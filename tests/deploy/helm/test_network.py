@@ -1,0 +1,114 @@
+"""Who may connect to what, and who may ask the API of Kubernetes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.builders.chart import VALUES, Rendered, rendered
+
+pytestmark = pytest.mark.integration
+
+SETS = ("default", *VALUES)
+
+
+def port_of(each: dict[str, Any]) -> int:
+    port: int = each["port"]
+    return port
+
+
+def allowed(chart: Rendered) -> Iterator[tuple[str, str, int]]:
+    """Component that may call, component that is called, and the port."""
+    for policy in chart.named("NetworkPolicy").values():
+        spec = policy["spec"]
+        called = spec["podSelector"]["matchLabels"].get("app.kubernetes.io/component", "")
+        for rule in spec.get("ingress") or ():
+            for port in map(port_of, rule["ports"]):
+                for peer in rule.get("from", [{}]):
+                    labels = peer.get("podSelector", {}).get("matchLabels", {})
+                    caller = labels.get("app.kubernetes.io/component", "others")
+                    yield caller, called, port
+
+
+def calls(chart: Rendered) -> set[tuple[str, str, int]]:
+    """The calls between processes on which a deployment depends."""
+    inner = [
+        name.removeprefix("vireo-")
+        for name in chart.named("Deployment")
+        if name.startswith(("vireo-candidate", "vireo-ranking"))
+    ]
+    port = {"candidate": 8120, "ranking": 8130}
+    found = {("others", "edge", 8080), ("edge", "gateway", 8140), ("control", "gateway", 8140)}
+    for name in inner:
+        number = port[name.partition("-")[0]]
+        found |= {("gateway", name, number), ("control", name, number), (name, "control", 8104)}
+    followers = ("edge", "gateway", "consumer")
+    return found | {(name, "control", 8104) for name in followers}
+
+
+@pytest.mark.parametrize("values", ["default", "production"])
+def test_processes_reach_what_they_call_and_nobody_reaches_more(values: str) -> None:
+    chart = rendered(values)
+    found = set(allowed(chart))
+    metrics = {each for each in found if each[2] in (9080, 9104, 9120, 9130, 9140, 9190)}
+    assert found - metrics == calls(chart)
+    assert {caller for caller, _, _ in metrics} == {"others"}
+
+
+def test_the_edge_reaches_the_open_inference_protocol_of_every_pool() -> None:
+    found = set(allowed(rendered("canary")))
+    assert {each for each in found if each[2] in (10120, 10130)} == {
+        ("edge", f"{service}{pool}", port)
+        for service, port in (("candidate", 10120), ("ranking", 10130))
+        for pool in ("", "-canary", "-shadow")
+    }
+
+
+@pytest.mark.parametrize("values", ["default", "production", "canary"])
+def test_every_pod_is_closed_but_to_those_that_are_named(values: str) -> None:
+    chart = rendered(values)
+    closed = [
+        policy["spec"]["podSelector"]["matchLabels"]
+        for policy in chart.named("NetworkPolicy").values()
+        if "Ingress" in policy["spec"]["policyTypes"]
+    ]
+    for name, pod in chart.pods().items():
+        labels = pod["metadata"]["labels"].items()
+        assert any(each.items() <= labels for each in closed), name
+
+
+def test_policies_are_left_out_if_they_are_not_wanted() -> None:
+    assert not rendered("minimal").named("NetworkPolicy")
+
+
+def test_pods_may_call_out_only_to_each_other_to_dns_and_to_what_is_named() -> None:
+    policy = rendered("production").named("NetworkPolicy")["vireo-egress"]["spec"]
+    dns, own, *named = policy["egress"]
+    assert {each["port"] for each in dns["ports"]} == {53}
+    assert own == {"to": [{"podSelector": policy["podSelector"]}]}
+    assert {each["port"] for rule in named for each in rule["ports"]} == {
+        *(443, 6443, 9000, 6379, 4222, 4317)
+    }
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_the_control_plane_may_read_slices_and_nothing_else(values: str) -> None:
+    chart = rendered(values)
+    [role] = chart.named("Role").values()
+    assert role["rules"] == [
+        {
+            "apiGroups": ["discovery.k8s.io"],
+            "resources": ["endpointslices"],
+            "verbs": ["get", "list", "watch"],
+        }
+    ]
+    [binding] = chart.named("RoleBinding").values()
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "vireo-control"}]
+    assert chart.named("ServiceAccount").keys() == {"vireo", "vireo-control"}
+    for name, pod in chart.pods().items():
+        own = name == "vireo-control"
+        assert pod["spec"]["serviceAccountName"] == ("vireo-control" if own else "vireo")
+        assert pod["spec"]["automountServiceAccountToken"] is own

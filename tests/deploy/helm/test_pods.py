@@ -1,0 +1,264 @@
+"""That the chart's pods fit the settings, ports and services of the code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from server.candidate.service import CandidateSettings
+from server.consumer.settings import ConsumerSettings
+from server.control import ads
+from server.control.discovery.kubernetes_settings import KubernetesSettings
+from server.control.mesh import GRPC_SERVICES, POOLS
+from server.control.settings import ControlSettings
+from server.event_log.settings import EventLogSettings
+from server.gateway.settings import GatewaySettings
+from server.live.settings import LiveSettings
+from server.pod.pod import PodSettings
+from server.releases.s3 import S3Settings
+from server.rpc.settings import RpcSettings, load_settings
+from tests.builders.chart import VALUES, Document, render, rendered
+from tests.builders.s3 import unreachable_s3
+
+pytestmark = pytest.mark.integration
+
+SETS = ("default", *VALUES)
+PROCESSES: Mapping[str, tuple[type[RpcSettings], str | None]] = {
+    "vireo.server.control": (ControlSettings, ads.NAME),
+    "vireo.server.candidate": (CandidateSettings, GRPC_SERVICES["candidate"]),
+    "vireo.server.ranking": (PodSettings, GRPC_SERVICES["ranking"]),
+    "vireo.server.gateway": (GatewaySettings, GRPC_SERVICES["gateway"]),
+    "vireo.server.consumer": (ConsumerSettings, None),
+}
+"""The settings of each process of ours, by its module in a wheel, and the gRPC service by which it
+reports its health; None for the server as a whole."""
+PROCESS_VARIABLES = {"GLIBC_TUNABLES", "OMP_NUM_THREADS"}
+
+
+def settings_of(container: Document, monkeypatch: pytest.MonkeyPatch) -> RpcSettings:
+    """The settings that its process would have."""
+    kind, _ = PROCESSES[container["command"][2]]
+    with monkeypatch.context() as patch:
+        for variable in container["env"]:
+            source = variable.get("valueFrom", {})
+            if "secretKeyRef" in source:
+                continue  # checked by the setting itself
+            given = "0" if "fieldRef" in source else ""
+            patch.setenv(variable["name"], variable.get("value", given))
+        for name, value in unreachable_s3().environment().items():
+            patch.setenv(name, value)
+        EventLogSettings.load()
+        return load_settings(kind, [])
+
+
+def variables_of(*kinds: type[BaseSettings]) -> set[str]:
+    return {
+        f"{kind.model_config['env_prefix']}{field}".upper()
+        for kind in kinds
+        for field in kind.model_fields
+    }
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_every_variable_is_one_of_the_settings_of_its_process_and_has_a_fit_value(
+    values: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, container in rendered(values).servers().items():
+        kind, _ = PROCESSES[container["command"][2]]
+        known = variables_of(kind, S3Settings, EventLogSettings, LiveSettings)
+        if kind is ControlSettings:
+            known |= variables_of(KubernetesSettings)
+        given = [each["name"] for each in container["env"]]
+        assert len(given) == len(set(given)), name
+        assert set(given) - PROCESS_VARIABLES <= known, name
+        assert container["envFrom"] == [{"secretRef": {"name": "vireo-s3"}}]
+        settings = settings_of(container, monkeypatch)
+        assert (settings.host, settings.metrics_host) == ("0.0.0.0", "0.0.0.0")
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_variables_that_kubernetes_makes_of_services_are_not_taken_for_settings(
+    values: str,
+) -> None:
+    made = {f"{name.upper().replace('-', '_')}_PORT" for name in rendered(values).named("Service")}
+    assert made & variables_of(ControlSettings), "there is a setting of the name of one"
+    pods = rendered(values).pods().values()
+    assert {pod["spec"]["enableServiceLinks"] for pod in pods} == {False}
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_selectors_find_the_pods_of_their_name(values: str) -> None:
+    chart = rendered(values)
+    for kind in ("Deployment", "StatefulSet"):
+        for name, each in chart.named(kind).items():
+            chosen = each["spec"]["selector"]["matchLabels"]
+            assert chosen.items() <= each["spec"]["template"]["metadata"]["labels"].items()
+            assert f"vireo-{chosen['app.kubernetes.io/component']}" == name
+            assert chart.named("Service")[name]["spec"]["selector"] == chosen
+    for name, budget in chart.named("PodDisruptionBudget").items():
+        deployment = chart.named("Deployment")[name]["spec"]
+        assert budget["spec"]["selector"] == deployment["selector"]
+        assert budget["spec"]["maxUnavailable"] == 1
+    assert chart.named("PodDisruptionBudget").keys() == (
+        chart.named("Deployment").keys() - {"vireo-control"}
+    )
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_the_control_plane_finds_the_pods_of_each_pool(
+    values: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chart = rendered(values)
+    control = settings_of(chart.servers()["vireo-control"], monkeypatch)
+    assert isinstance(control, ControlSettings)
+    assert control.discovery == "kubernetes"
+    pools = control.kubernetes.pools
+    assert set(pools.values()) == set(POOLS)
+    side = {"canary", "shadow"} if values == "canary" else set()
+    served = {name: pool for name, pool in pools.items() if pool.name in {"production", *side}}
+    assert served.keys() == chart.servers().keys() - {"vireo-control", "vireo-consumer"}
+    for name, pool in served.items():
+        service = chart.named("Service")[name]["spec"]
+        assert service["clusterIP"] == "None"
+        [port] = service["ports"]
+        assert port["name"] == port["targetPort"] == control.kubernetes.port_name
+        container = chart.servers()[name]
+        assert container["command"] == ["python", "-m", f"vireo.server.{pool.service}"]
+        settings = settings_of(container, monkeypatch)
+        assert isinstance(settings, PodSettings)
+        assert settings.channel == pool.name
+        assert settings.control_target == f"vireo-control:{control.port}"
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_ports_and_probes_are_those_on_which_processes_answer(
+    values: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, container in rendered(values).servers().items():
+        settings = settings_of(container, monkeypatch)
+        ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+        http = getattr(settings, "oip_http_port", 0)
+        expected = {"grpc": settings.port, "metrics": settings.metrics_port}
+        assert ports == expected | ({"oip-http": http} if http else {})
+        [port] = rendered(values).named("Service")[name]["spec"]["ports"]
+        assert (port["port"], port["targetPort"]) == (settings.port, "grpc")
+        probes = [container[f"{each}Probe"] for each in ("startup", "readiness", "liveness")]
+        if settings.tls:
+            pages = [each["httpGet"] for each in probes]
+            assert [each["path"] for each in pages] == ["/ready", "/ready", "/live"]
+            assert {each["port"] for each in pages} == {"metrics"}
+            continue
+        _, service = PROCESSES[container["command"][2]]
+        named = {"service": service} if service else {}
+        whole = {"port": settings.port}
+        assert [each["grpc"] for each in probes] == [whole, whole | named, whole]
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_pods_have_time_to_drain_and_are_published_as_draining_meanwhile(
+    values: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chart = rendered(values)
+    control = settings_of(chart.servers()["vireo-control"], monkeypatch)
+    assert isinstance(control, ControlSettings)
+    for name, container in chart.servers().items():
+        settings = settings_of(container, monkeypatch)
+        whole = settings.drain_seconds + settings.grace_seconds
+        assert chart.pods()[name]["spec"].get("terminationGracePeriodSeconds", 30) > whole
+        if isinstance(settings, PodSettings):
+            assert settings.drain_seconds == 5, "an EndpointSlice takes its time to tell"
+            assert control.endpoint_drain_seconds > settings.drain_seconds
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_volumes_are_there_and_settings_lie_on_them(
+    values: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chart = rendered(values)
+    for name, container in chart.containers():
+        mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+        volumes = {each["name"] for each in chart.pods()[name]["spec"]["volumes"]}
+        assert set(mounts.values()) <= volumes
+        assert mounts["/tmp"] == "tmp"
+        if container is not chart.servers().get(name):
+            continue
+        settings = settings_of(container, monkeypatch)
+        folders: list[Path | None] = [getattr(settings, "cache", None)]
+        folders.append(getattr(settings, "features", None))
+        if settings.tls:
+            folders.append(settings.tls.certificate.parent)
+        if rules := getattr(settings, "rules", None):
+            folders.append(rules.parent)
+        for each in ("VIREO_NATS_CA", "VIREO_KAFKA_CONFIG", "VIREO_JWKS"):
+            path = next((it["value"] for it in container["env"] if it["name"] == each), "")
+            folders.append(Path(path).parent if path.startswith("/") else None)
+        for folder in filter(None, folders):
+            assert str(folder) in mounts, f"{name} reads {folder}"
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_no_process_is_root_or_writes_elsewhere_than_to_volumes(values: str) -> None:
+    for pod in rendered(values).pods().values():
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in [*spec.get("initContainers", ()), *spec["containers"]]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_every_container_asks_for_what_it_needs_and_may_not_take_all_memory(values: str) -> None:
+    for name, container in rendered(values).containers():
+        resources = container["resources"]
+        assert resources["requests"].keys() == {"cpu", "memory"}, name
+        assert resources["limits"].keys() == {"memory"}, "a limit of cpu makes calls wait"
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_secrets_are_named_and_none_is_in_the_chart(values: str) -> None:
+    assert not rendered(values).named("Secret")
+    secret = ("SECRET_KEY", "TOKEN", "REDIS_URL", "PAGE_TOKEN_KEYS")
+    for name, container in rendered(values).containers():
+        for variable in container["env"]:
+            if variable["name"].endswith(secret):
+                assert "secretKeyRef" in variable["valueFrom"], f"{name}: {variable}"
+
+
+def test_each_partition_has_a_consumer_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    consumer = rendered("production").named("StatefulSet")["vireo-consumer"]
+    assert consumer["spec"]["replicas"] == 4
+    [container] = consumer["spec"]["template"]["spec"]["containers"]
+    variables: dict[str, Any] = {each["name"]: each for each in container["env"]}
+    assert variables["VIREO_EVENT_PARTITIONS"]["value"] == "4"
+    assert variables["VIREO_EVENT_PARTITION"]["valueFrom"] == {
+        "fieldRef": {"fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"}
+    }
+
+
+def test_settings_of_values_reach_their_processes_and_those_of_a_component_win(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    everywhere = {
+        "VIREO_MAX_MESSAGE_BYTES": 1 << 30,
+        "VIREO_ACCESS_LOG_SHARE": 0.25,
+        "VIREO_GRACE_SECONDS": 7,  # which the chart sets, too
+    }
+    chart = render(
+        *("--set-json", f"settings={json.dumps(everywhere)}"),
+        *("--set-json", 'gateway.settings={"VIREO_ACCESS_LOG_SHARE": 1}'),
+    )
+    for name, share in (("vireo-ranking", 0.25), ("vireo-gateway", 1)):
+        container = chart.servers()[name]
+        settings = settings_of(container, monkeypatch)
+        assert (settings.max_message_bytes, settings.access_log_share) == (1 << 30, share)
+        assert settings.grace_seconds == 7
+        names = [each["name"] for each in container["env"]]
+        assert len(names) == len(set(names)), "the API refuses a list with a name twice"

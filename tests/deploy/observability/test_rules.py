@@ -1,0 +1,145 @@
+"""Rules, alerts and dashboards, as far as they can be checked without a running stack."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from server.stack.observe import FOLDER
+
+ROOT = Path(__file__).parents[3]
+RUNBOOKS = ROOT / "docs" / "runbooks"
+RULES = sorted((FOLDER / "rules").glob("*.yaml"))
+TESTS = sorted((FOLDER / "rules" / "tests").glob("*.yaml"))
+DASHBOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
+_OF_OTHERS = re.compile(r"(up|ALERTS|scrape_duration_seconds|process_\w+|envoy_\w+)")
+"""Metrics that aren't ours, which `docs/metrics.md` doesn't list."""
+
+
+def rules(kind: str) -> list[dict[str, Any]]:
+    """All rules of a kind: "alert" or "record"."""
+    groups = [group for file in RULES for group in yaml.safe_load(file.read_text())["groups"]]
+    return [rule for group in groups for rule in group["rules"] if kind in rule]
+
+
+def panels(dashboard: Path) -> list[dict[str, Any]]:
+    """The panels of a dashboard that show something."""
+    document = json.loads(dashboard.read_text())
+    return [panel for panel in document["panels"] if panel["type"] != "row"]
+
+
+def expressions() -> list[str]:
+    """The expressions of all rules and panels."""
+    shown = [t["expr"] for each in DASHBOARDS for panel in panels(each) for t in panel["targets"]]
+    return [rule["expr"] for kind in ("alert", "record") for rule in rules(kind)] + shown
+
+
+def checked(program: str, *arguments: str | Path) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(
+            f"{program} isn't installed: apt-get install prometheus prometheus-alertmanager"
+        )
+    command = [program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_and_alertmanager_take_their_configuration() -> None:
+    checked("promtool", "check", "config", "--lint=none", FOLDER / "prometheus.yaml")
+    checked("amtool", "check-config", FOLDER / "alertmanager.yaml")
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
+def test_rules_tell_what_they_should_and_nothing_else(file: Path) -> None:
+    checked("promtool", "test", "rules", file)
+
+
+@pytest.mark.parametrize("kind", ["alert", "record"])
+def test_every_rule_has_a_test(kind: str) -> None:
+    tested = "".join(file.read_text() for file in TESTS)
+    untested = {rule[kind] for rule in rules(kind) if not re.search(rf"\b{rule[kind]}\b", tested)}
+    # Those of longer windows differ by the window only, and are counted together.
+    assert {name for name in untested if "ratio_rate" not in name} == set()
+
+
+def test_every_alert_has_a_severity_a_summary_and_a_page_that_begins_with_the_viewer() -> None:
+    for alert in rules("alert"):
+        assert alert["labels"]["severity"] in ("page", "ticket"), alert["alert"]
+        assert alert["annotations"].keys() >= {"summary", "description", "runbook"}
+        assert alert["annotations"]["runbook"] == f"docs/runbooks/{alert['alert']}.md"
+        title, _, first, *_ = (RUNBOOKS / f"{alert['alert']}.md").read_text().splitlines()
+        assert title == f"# {alert['alert']}"
+        assert first.startswith("**What a viewer notices:** ")
+
+
+def test_every_page_has_an_alert_and_is_listed() -> None:
+    alerts = {alert["alert"] for alert in rules("alert")}
+    assert {page.stem for page in RUNBOOKS.glob("*.md")} - {"README"} == alerts
+    listed = re.findall(r"^\| \[(\w+)\]\(\1\.md\)", (RUNBOOKS / "README.md").read_text(), re.M)
+    assert listed == sorted(alerts)
+
+
+def test_doctor_names_pages_that_are_there() -> None:
+    sources = (ROOT / "clients" / "doctor").rglob("*.py")
+    named = {
+        name for each in sources for name in re.findall(r'"(Vireo[A-Z]\w+)"', each.read_text())
+    }
+    errors = {"VireoError"}
+    assert {name for name in named - errors if not (RUNBOOKS / f"{name}.md").exists()} == set()
+
+
+def test_alertmanager_mutes_alerts_that_are_there() -> None:
+    alerts = {alert["alert"] for alert in rules("alert")}
+    document = yaml.safe_load((FOLDER / "alertmanager.yaml").read_text())
+    for rule in document["inhibit_rules"]:
+        for matcher in (*rule["source_matchers"], *rule["target_matchers"]):
+            if matcher.startswith("alertname"):
+                for pattern in matcher.split('"')[1].split("|"):
+                    assert any(re.fullmatch(pattern, name) for name in alerts), pattern
+
+
+def test_rules_and_panels_read_metrics_that_the_table_lists() -> None:
+    table = (ROOT / "docs" / "metrics.md").read_text()
+    listed = set(re.findall(r"^\| `(\w+)` \| (?:counter|gauge)", table, re.M))
+    for name in re.findall(r"^\| `(\w+)` \| histogram", table, re.M):
+        listed |= {f"{name}_{part}" for part in ("bucket", "sum", "count")}
+    recorded = {rule["record"] for rule in rules("record")}
+    for expression in expressions():
+        bare = re.sub(r'"[^"]*"|\{[^}]*\}|\b(by|on|ignoring) \([^)]*\)', "", expression)
+        for name in re.findall(r"\b(?:vireo:[\w:]+|vireo_\w+)", bare):
+            assert name in listed | recorded, f"{name} in {expression}"
+        for name in re.findall(r"(?<![:\w])[a-z]+_\w+(?=[{\[])", expression):
+            known = name in listed or _OF_OTHERS.fullmatch(name)
+            assert known, f"{name} in {expression}"
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.stem)
+def test_a_dashboard_explains_each_panel_and_none_covers_another(dashboard: Path) -> None:
+    document = json.loads(dashboard.read_text())
+    assert document["uid"] == f"vireo-{dashboard.stem}"
+    ids = Counter(panel["id"] for panel in document["panels"])
+    assert max(ids.values()) == 1
+    taken: set[tuple[int, int]] = set()
+    for panel in document["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (place["x"] + column, place["y"] + row)
+            for column in range(place["w"])
+            for row in range(place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(column for column, _ in cells) < 24
+        taken |= cells
+    for panel in panels(dashboard):
+        assert panel["title"]
+        assert panel["description"], panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert panel["targets"], panel["title"]

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import structlog
+
+from tests.builders.kubernetes_api import RecordedApi, recorded_api
+from tests.builders.kubernetes_following import Logs
+
+
+@pytest.fixture
+def logs() -> Iterator[Logs]:
+    """What is logged."""
+    with structlog.testing.capture_logs() as entries:
+        yield entries
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[RecordedApi]:
+    async with recorded_api() as running:
+        yield running

@@ -1,0 +1,55 @@
+"""What probes learn by HTTP of a server that asks for certificates."""
+
+import asyncio
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from bench.stack import free_port_base
+from server.rpc import probe_pages
+from server.rpc.server import RpcServer
+from tests.builders.rpc import rpc_settings
+
+
+def asked(port: int, page: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=60) as answer:
+            return answer.status, answer.read().decode().strip()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode().strip()
+
+
+async def test_a_server_is_ready_while_it_serves_and_lives_all_the_same() -> None:
+    port = free_port_base()
+    server = RpcServer(rpc_settings(metrics_port=port, drain_seconds=0))
+    await server.start()
+    try:
+        assert await asyncio.to_thread(asked, port, "ready") == (503, "NOT_SERVING")
+        assert await asyncio.to_thread(asked, port, "live") == (200, "OK")
+        await server.set_serving(True)
+        assert await asyncio.to_thread(asked, port, "ready") == (200, "OK")
+        status, metrics = await asyncio.to_thread(asked, port, "metrics")
+        assert status == 200
+        assert "process_cpu_seconds_total" in metrics
+    finally:
+        await server.drain()
+
+
+async def test_a_server_whose_event_loop_hangs_neither_lives_nor_is_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probe_pages, "_MAX_SILENCE", 0.1)
+    port = free_port_base()
+    server = RpcServer(rpc_settings(metrics_port=port, drain_seconds=0))
+    await server.start()
+    try:
+        await server.set_serving(True)
+        with ThreadPoolExecutor() as others:
+            for page in ("live", "ready"):
+                answer = others.submit(asked, port, page).result()  # the loop waits, too
+                assert answer == (503, "the event loop was silent for 0.1 s")
+        assert await asyncio.to_thread(asked, port, "ready") == (200, "OK")
+    finally:
+        await server.drain()

@@ -1,0 +1,239 @@
+"""Prometheus and Alertmanager beside a running stack, and what its rules and panels find there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import shutil
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+from vireo.v1 import catalog_pb2, event_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.catalog_pb2_grpc import CatalogServiceStub
+from vireo.v1.event_pb2_grpc import EventServiceStub
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+from server.errors import VireoError
+from server.stack.nats import reachable_log
+from server.stack.observe import FOLDER, check_programs, observers, prometheus_url, targets
+from server.stack.probes import http_probe
+from server.stack.processes import (
+    ProcessSpec,
+    consumer_processes,
+    control_process,
+    pod_processes,
+)
+from server.stack.s3 import access
+from server.stack.settings import StackSettings
+from tests.builders.stack import Stack
+from tests.builders.tiny_home import VIEWER
+
+pytestmark = pytest.mark.integration
+
+_PATIENCE = 90.0
+_WITHOUT = {
+    "releases: VireoCertificateExpires, ticket": "the stack isn't secured",
+    "releases: Age of data, A": "the release is made up, and doesn't say",
+}
+"""Rules and panels that have no data on this stack."""
+
+
+@pytest.fixture(scope="module")
+def prometheus(tiny_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Prometheus that observes the stack, as `vireo up --observe` does but more often."""
+    try:
+        check_programs()
+    except VireoError as error:
+        pytest.skip(str(error))
+    environment = tiny_stack.environment
+    settings = StackSettings(
+        home=tiny_stack.home.root,
+        port_base=int(environment["VIREO_PORT_BASE"]),
+        edge_port=int(environment["VIREO_EDGE_PORT"]),
+        observe=True,
+    )
+    started = observers(settings, specs(settings))
+    hasten(tiny_stack.home.root / "observe" / "prometheus.yaml", tmp_path_factory.mktemp("rules"))
+    with ExitStack() as running:
+        for spec in started:
+            process = running.enter_context(subprocess.Popen(spec.command))
+            running.callback(process.terminate)
+        for spec in started:
+            wait_until(partial(is_well, spec), spec.name)
+        yield prometheus_url(settings)
+
+
+def is_well(spec: ProcessSpec) -> bool:
+    async def problem() -> str:
+        return await spec.probe()
+
+    return not asyncio.run(problem())
+
+
+def specs(settings: StackSettings) -> list[ProcessSpec]:
+    """The processes of the stack that serve metrics."""
+    server, log = access(settings), reachable_log(settings)
+    assert server is not None
+    return [
+        control_process(settings, server, Path()),
+        *pod_processes(settings, server, log),
+        *consumer_processes(settings, server, log),
+    ]
+
+
+def hasten(configuration: Path, folder: Path) -> None:
+    """Scrape and evaluate each second."""
+    document = yaml.safe_load(configuration.read_text())
+    document["global"] = dict.fromkeys(document["global"], "1s")
+    for file in (FOLDER / "rules").glob("*.yaml"):
+        groups = yaml.safe_load(file.read_text())["groups"]
+        often = [{**group, "interval": "1s"} for group in groups]
+        (folder / file.name).write_text(yaml.safe_dump({"groups": often}))
+    document["rule_files"] = [str(folder / "*.yaml")]
+    configuration.write_text(yaml.safe_dump(document))
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def asked(url: str, path: str, **parameters: str) -> Any:
+    query = urllib.parse.urlencode(parameters)
+    with urllib.request.urlopen(f"{url}/api/v1/{path}?{query}", timeout=10) as answer:
+        return json.loads(answer.read())["data"]
+
+
+def has_data(url: str, expression: str) -> bool:
+    """Whether an expression has a value that is a number."""
+    result = asked(url, "query", query=expression)["result"]
+    return any(not math.isnan(float(sample["value"][1])) for sample in result)
+
+
+def expressions() -> dict[str, str]:
+    """Each rule's and panel's expression by where it is; alerts' with their values, true or not."""
+    found = {}
+    for file in (FOLDER / "rules").glob("*.yaml"):
+        for group in yaml.safe_load(file.read_text())["groups"]:
+            for rule in group["rules"]:
+                labels = "".join(f", {label}" for label in rule.get("labels", {}).values())
+                name = rule.get("alert") or rule["record"]
+                found[f"{file.stem}: {name}{labels}"] = without_filters(rule["expr"])
+    for file in (FOLDER / "dashboards").glob("*.json"):
+        for panel in json.loads(file.read_text())["panels"]:
+            for target in panel.get("targets", ()):
+                expression = target["expr"].replace("$__rate_interval", "1m")
+                found[f"{file.stem}: {panel['title']}, {target['refId']}"] = expression
+    assert found.keys() >= _WITHOUT.keys()
+    return {name: each for name, each in found.items() if name not in _WITHOUT}
+
+
+def without_filters(expression: str) -> str:
+    """An alert's expression whose comparisons are 0 or 1, so that it has data if its parts have."""
+    parts = re.split(r"(\{[^}]*\})", expression)
+    compared = [
+        part if part.startswith("{") else re.sub(r" (==|!=|>=|<=|>|<) ", r" \1 bool ", part)
+        for part in parts
+    ]
+    return "".join(compared)
+
+
+def drive(edge: str) -> None:
+    """Ask for slates, record what viewers did, and change the catalogue: once each."""
+    now = int(time.time())
+    play = event_pb2.Event(
+        event_id=f"observed-{time.time_ns()}",
+        viewer_id=VIEWER,
+        video_id="video-7",
+        kind=event_pb2.EVENT_KIND_PLAY,
+    )
+    play.time.FromSeconds(now)
+    with grpc.insecure_channel(edge) as channel:
+        slates = RecommendationServiceStub(channel)
+        for viewer in (VIEWER, "1"):
+            slates.Recommend(pb.RecommendRequest(viewer_id=viewer), timeout=10)
+        slates.SimilarVideos(pb.SimilarVideosRequest(video_id="video-3"), timeout=10)
+        EventServiceStub(channel).RecordEvents(
+            event_pb2.RecordEventsRequest(events=[play]), timeout=10
+        )
+        CatalogServiceStub(channel).UpsertVideos(
+            catalog_pb2.UpsertVideosRequest(
+                videos=[catalog_pb2.Video(video_id="observed", title="Observed")]
+            ),
+            timeout=10,
+        )
+
+
+def test_every_rule_and_panel_finds_data_on_a_running_stack(
+    tiny_stack: Stack, prometheus: str
+) -> None:
+    waiting = expressions()
+
+    def all_have_data() -> bool:
+        drive(tiny_stack.edge)
+        for name in [name for name, each in waiting.items() if has_data(prometheus, each)]:
+            del waiting[name]
+        return not waiting
+
+    deadline = time.monotonic() + _PATIENCE
+    while not all_have_data():
+        shown = "\n".join(f"{name}: {each}" for name, each in sorted(waiting.items()))
+        assert time.monotonic() < deadline, shown
+
+
+def test_no_alert_fires_and_all_targets_answer(prometheus: str) -> None:
+    def all_up() -> bool:
+        found = asked(prometheus, "targets", state="active")["activeTargets"]
+        return len(found) == 10 and all(each["health"] == "up" for each in found)
+
+    wait_until(all_up, "not all targets answer")
+    firing = {
+        alert["labels"]["alertname"]
+        for alert in asked(prometheus, "alerts")["alerts"]
+        if alert["state"] == "firing"
+    }
+    assert firing <= {"VireoSlatesSlow"}, "a busy machine may be slow, and no more"
+    [alertmanager] = asked(prometheus, "alertmanagers")["activeAlertmanagers"]
+    with urllib.request.urlopen(alertmanager["url"].replace("/alerts", "/status")) as answer:
+        assert answer.status == 200
+
+
+def test_a_missing_program_is_named_with_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "prometheus").symlink_to(shutil.which("true") or "/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(VireoError, match=r"alertmanager is missing.*apt-get install prometheus"):
+        check_programs()
+
+
+def test_targets_are_the_processes_that_serve_metrics() -> None:
+    settings = StackSettings(port_base=20000, edge_port=20003, observe=True, canary_pods=1)
+    probe = http_probe(1, "/")
+    observed = [
+        ProcessSpec(
+            "ranking-canary-1", [], 20061, probe, {"VIREO_METRICS_PORT": "21061"}, "canary"
+        ),
+        ProcessSpec("envoy", [], 20003, probe),
+    ]
+    jobs = targets(settings, observed)
+    labels = {"instance": "ranking-canary-1", "component": "ranking", "pool": "canary"}
+    assert jobs["vireo"] == [{"targets": ["127.0.0.1:21061"], "labels": labels}]
+    assert jobs["envoy"] == [{"targets": ["127.0.0.1:20000"], "labels": {"instance": "envoy"}}]
+    ports = settings.ports(embedded_s3=True)
+    assert {20006, 20007} <= ports.keys()

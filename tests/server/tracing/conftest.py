@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from server.tracing import export
+from server.tracing.spans import end_export, start_export
+from tests.builders.rpc import rpc_settings
+from tests.otlp_sink import OtlpSink, running_otlp_sink
+
+
+@pytest.fixture
+def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpSink]:
+    """A collector that this process exports to, soon; no call is slow."""
+    monkeypatch.setattr(export, "_BATCH_SECONDS", 0.05)
+    with running_otlp_sink() as sink:
+        start_export(
+            rpc_settings(otlp_endpoint=sink.endpoint, trace_slow_seconds=1e6), "test", "test-1"
+        )
+        yield sink
+        end_export()
