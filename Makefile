@@ -6,7 +6,7 @@ OIP := .vireo/oip-env
 HELM := .vireo/helm
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test check unit docs images helm chaos alerts live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load clean
+.PHONY: help setup demo test check unit docs images helm chaos alerts live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load prometheus clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -68,6 +68,9 @@ bench-data: setup ## Make and train the catalogues that `make bench` measures
 	test -e .vireo/runs/ml-100k/release || $(BIN)/vireo train --data ml-100k --no-refit
 
 # The load generator: it takes a hundredth of the processor time that the servers do.
+prometheus: ## Install Prometheus and Alertmanager, where they are missing (Debian's packages)
+	@{ command -v prometheus && command -v prometheus-alertmanager; } >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus prometheus-alertmanager; }
+
 h2load: ## Install h2load, where it is missing (Debian's nghttp2-client)
 	@command -v h2load >/dev/null || { apt-get update -qq && apt-get install -y -qq nghttp2-client; }
 
@@ -90,7 +93,7 @@ $(HELM)/.done: | setup
 chaos: setup h2load ## Kill, hang, cut off and overload a stack under load (JSON=1: a line a case)
 	$(BIN)/vireo bench chaos $(if $(JSON),--json)
 
-alerts: setup h2load ## Check that faults alone fire alerts, and doctor names them (JSON=1: a line a row, CLEAN=seconds)
+alerts: setup h2load prometheus ## Check that faults alone fire alerts, and doctor names them (JSON=1: a line a row, CLEAN=seconds)
 	$(BIN)/vireo bench alerts $(if $(JSON),--json) $(if $(CLEAN),--clean $(CLEAN))
 
 live: setup ## Measure events and the live catalogue, while processes are killed (JSON=1: a line a row)

@@ -1,4 +1,4 @@
-"""A Kubernetes API on loopback that plays back what lies in tests/server/control/discovery/recorded."""
+"""A Kubernetes API on loopback that plays back recordings of tests/server/control/discovery."""
 
 from __future__ import annotations
 

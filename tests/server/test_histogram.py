@@ -9,7 +9,9 @@ VALUES = (0.05, 0.1, 0.1001, 0.7, 1, 3)
 
 def text(registry: CollectorRegistry) -> list[str]:
     return [
-        line for line in generate_latest(registry).decode().splitlines() if "_created" not in line
+        line
+        for line in generate_latest(registry).decode().splitlines()  # type: ignore[no-untyped-call]
+        if "_created" not in line
     ]
 
 

@@ -296,8 +296,10 @@ async def test_without_features_the_slate_is_that_of_a_cold_start(
 async def test_a_failed_source_is_declared(
     release: Path, features: Path, ranking_target: str
 ) -> None:
+    missing: Any = None
+
     def without_ease(folder: Path) -> CandidatePipeline:
-        return CandidatePipeline(replace(CANDIDATE_POD.build(folder).release, ease_rows=None))
+        return CandidatePipeline(replace(CANDIDATE_POD.build(folder).release, ease_rows=missing))
 
     async with (
         serving(replace(CANDIDATE_POD, build=without_ease), release) as (server, _),
