@@ -78,7 +78,7 @@ def recommend(
             recommend_all(chosen_viewers(data, viewers), batch, edge_of(target, ca, token), out)
             return
         request = pb.RecommendRequest(
-            viewer_id=viewer,
+            viewer_id=viewer or "",
             page_size=page_size,
             surface=pb.SURFACE_UP_NEXT if seed else pb.SURFACE_HOME,
             seed_video_id=seed,
