@@ -133,3 +133,12 @@ def test_rules_and_dashboards_are_those_of_the_repository() -> None:
     assert rules
     kept = [name for name in found.named("ConfigMap") if "-dashboard-" in name]
     assert len(kept) == len(list((observability / "dashboards").glob("*.json")))
+
+
+def test_processes_are_scraped_as_often_as_rules_rely_on() -> None:
+    [monitor] = rendered("production").named("PodMonitor").values()
+    prometheus = yaml.safe_load(
+        (CHART.parents[1] / "observability" / "prometheus.yaml").read_text()
+    )
+    intervals = {each["interval"] for each in monitor["spec"]["podMetricsEndpoints"]}
+    assert intervals == {prometheus["global"]["scrape_interval"]}
