@@ -229,6 +229,18 @@ async def fill(log: JetStreamLog, size: int) -> tuple[list[bytes], str]:
         taken.append(data)
 
 
+async def test_whoever_only_looks_makes_no_stream(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        settings = settings_of(server)
+        looking = JetStreamLog(settings, only_look=True)
+        ends = [await looking.end(*each) for each in ((EVENTS, "0"), (EVENTS,), (STATE,))]
+        await looking.close()
+        assert ends == [0, 0, 0]
+        connection = await Connection.open(settings)
+        assert (await connection.ask("$JS.API.STREAM.NAMES"))["total"] == 0
+        await connection.close()
+
+
 async def test_a_full_stream_refuses_and_keeps_the_oldest(tmp_path: Path) -> None:
     with running_nats(tmp_path) as server:
         log = JetStreamLog(settings_of(server, event_max_bytes=1 << 20))
