@@ -121,6 +121,19 @@ async def test_whether_the_log_is_connected_is_exported(
     assert connected() == 1
 
 
+async def test_a_connection_that_takes_long_to_close_does_not_hide_the_next_one(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    await log.end(STATE)
+    old = log._connection
+    assert old is not None
+    await old.close()
+    await append(log, "next", b"x", "next")
+    assert log._connection is not old
+    await old._on_closed()  # comes once the server, or a timeout, lets it
+    assert REGISTRY.get_sample_value("vireo_log_connected") == 1
+
+
 async def test_appends_under_way_fail_when_the_connection_is_lost(
     nats: RunningNats, log: JetStreamLog
 ) -> None:
