@@ -76,6 +76,7 @@ def test_two_releases_share_no_name_and_no_label_of_pods() -> None:
         ),
         ("jobs.training.enabled=true", "jobs.dataset: the name of the data set to train on"),
         ("events.enabled=true", "set events.nats.url or events.kafka.brokers"),
+        ('tracing.otlpEndpoint="https://collector:4317"', "https needs tls.enabled"),
     ],
 )
 def test_values_that_can_not_be_right_are_refused_with_their_name(setting: str, words: str) -> None:
