@@ -67,10 +67,10 @@ bench-data: setup ## Make and train the catalogues that `make bench` measures
 	test -e .vireo/runs/thousands/release || $(BIN)/vireo train --data thousands --profile large --no-refit
 	test -e .vireo/runs/ml-100k/release || $(BIN)/vireo train --data ml-100k --no-refit
 
-# The load generator: it takes a hundredth of the processor time that the servers do.
 prometheus: ## Install Prometheus and Alertmanager, where they are missing (Debian's packages)
 	@{ command -v prometheus && command -v prometheus-alertmanager; } >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus prometheus-alertmanager; }
 
+# The load generator: it takes a hundredth of the processor time that the servers do.
 h2load: ## Install h2load, where it is missing (Debian's nghttp2-client)
 	@command -v h2load >/dev/null || { apt-get update -qq && apt-get install -y -qq nghttp2-client; }
 

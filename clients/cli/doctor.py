@@ -213,7 +213,8 @@ def print_findings(facts: Facts, findings: list[Finding], console: Console) -> N
     elif not findings:
         console.print(Text.assemble(("healthy", "bold green"), f": {_asked(facts)}"))
     for number, each in enumerate(findings, start=1):
-        line = Text.assemble(f"{number}. ", (each.level, _STYLES[each.level]), f": {each.title}")
+        title = f": {_printable(each.title)}"  # it may name what other machines say
+        line = Text.assemble(f"{number}. ", (each.level, _STYLES[each.level]), title)
         console.print(line, soft_wrap=True)
         if each.follows_from:
             console.print(f"   follows from: {each.follows_from}", soft_wrap=True)

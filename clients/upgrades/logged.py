@@ -71,6 +71,8 @@ async def _last(event_log: EventLog, stream: Stream, key: str = "") -> Entry | N
 
 
 async def _all_of_state(event_log: EventLog) -> AsyncIterator[Entry]:
+    if not await event_log.end(STATE):
+        return
     async with aclosing(event_log.read(STATE)) as reading:  # type: ignore[type-var]
         async for entries in reading:
             if not entries:

@@ -55,9 +55,10 @@ _TRACE = "traceparent"
 class JetStreamLog(EventLog):
     """A log on one NATS server or on a cluster of them."""
 
-    def __init__(self, settings: EventLogSettings) -> None:
-        """Hold the settings; the first use connects."""
+    def __init__(self, settings: EventLogSettings, *, only_look: bool = False) -> None:
+        """Hold the settings; the first use connects, and makes streams unless it may only look."""
         self._settings = settings
+        self._only_look = only_look
         self._connection: Connection | None = None
         self._opening: asyncio.Task[Connection] | None = None
         self._opened_at = 0.0
@@ -210,11 +211,13 @@ class JetStreamLog(EventLog):
         try:
             return await connection.ask(asked)
         except NotFoundError:
+            if self._only_look:
+                raise
             await self._make(connection, stream)
             return await connection.ask(asked)
 
     async def _make_streams(self, connection: Connection) -> None:
-        for stream in STREAMS:
+        for stream in () if self._only_look else STREAMS:
             await self._info(connection, stream)
 
     async def _make(self, connection: Connection, stream: Stream) -> None:

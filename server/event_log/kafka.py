@@ -52,13 +52,16 @@ _TRACE = "traceparent"
 class KafkaLog(EventLog):
     """A log on a cluster of Kafka brokers."""
 
-    def __init__(self, settings: EventLogSettings) -> None:
-        """Hold the settings; the first use connects.
+    def __init__(self, settings: EventLogSettings, *, only_look: bool = False) -> None:
+        """Hold the settings; the first use connects, and makes topics unless it may only look.
 
         Raises:
             VireoError: VIREO_KAFKA_CONFIG can't be read.
         """
         self._settings = settings
+        self._only_look = only_look
+        self._absent: frozenset[str] = frozenset()
+        """Topics that weren't there, and weren't made."""
         self._config = {
             "bootstrap.servers": settings.kafka_brokers,
             "client.id": "vireo",
@@ -156,7 +159,7 @@ class KafkaLog(EventLog):
         partition = self._partition(stream, key)
         try:
             await self._ready()
-            return await self._end(stream, partition)
+            return 0 if _topic(stream) in self._absent else await self._end(stream, partition)
         except (KafkaException, TimeoutError) as error:
             raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
 
@@ -269,7 +272,9 @@ class KafkaLog(EventLog):
                         f"{_topic(stream)} has fewer partitions than VIREO_EVENT_PARTITIONS",
                     )
                 )
-        if missing:
+        if self._only_look:
+            self._absent = frozenset(topic.topic for topic in missing)
+        elif missing:
             for made in admin.create_topics(missing, request_timeout=_ASK_SECONDS).values():
                 try:
                     await asyncio.wrap_future(made)

@@ -175,8 +175,9 @@ class Connection:
         self._end()
 
     def _end(self) -> None:
+        if not self.lost.is_set():  # else there may be another connection by now
+            CONNECTED.set(0)
         self.lost.set()
-        CONNECTED.set(0)
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_result(None)

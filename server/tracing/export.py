@@ -29,6 +29,7 @@ from opentelemetry.trace import (
 )
 from prometheus_client import Counter
 
+from server.errors import VireoError
 from server.rpc.endpoint import COLLECTOR, Endpoint
 from server.rpc.tls import TlsFiles, tls_name
 from server.rpc.trace import CallTrace
@@ -269,11 +270,12 @@ class _CollectorExporter(SpanExporter):
             return
         try:
             stamp = self._tls.stamp()
-        except OSError:
+            renewed = self._open() if stamp != self._stamp else None
+        except (OSError, VireoError):
             return  # the files are being replaced
-        if stamp != self._stamp:
+        if renewed is not None:
             self._inner.shutdown()
-            self._inner, self._stamp = self._open(), stamp
+            self._inner, self._stamp = renewed, stamp
 
 
 class _BoundedProcessor(BatchSpanProcessor):

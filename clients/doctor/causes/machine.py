@@ -51,7 +51,8 @@ def disk_full(facts: Facts) -> Iterator[Finding]:
                 "failing",
                 f"The disk of {disk.what} is full",
                 (_room(disk),),
-                "Make room: vireo release prune for the cache and S3; logs rotate by themselves",
+                "Make room: vireo release gc --yes for S3, fewer VIREO_CACHE_RELEASES for the "
+                "cache; logs rotate by themselves",
                 "VireoDiskFilling",
             )
 
@@ -68,7 +69,8 @@ def disk_filling(facts: Facts) -> Iterator[Finding]:
             "risk",
             f"The disk of {disks[0].what} is nearly full",
             shown(map(_room, disks)),
-            "Make room before writes fail: vireo release prune, a shorter VIREO_EVENT_RETENTION",
+            "Make room before writes fail: vireo release gc --yes, fewer VIREO_CACHE_RELEASES, a "
+            "shorter VIREO_EVENT_RETENTION",
             "VireoDiskFilling",
         )
 

@@ -65,7 +65,7 @@ async def _end(settings: EventLogSettings, seconds: float) -> None:
     from server.event_log.log import CATALOG
     from server.event_log.open import open_log
 
-    log = open_log(settings)
+    log = open_log(settings, only_look=True)
     assert log is not None, "the settings name it"
     try:
         async with asyncio.timeout(seconds):

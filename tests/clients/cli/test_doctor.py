@@ -128,7 +128,7 @@ def test_findings_are_numbered_and_a_terminal_obeys_nothing_in_them() -> None:
         "VireoLogDown",
     )
     follows = Finding(
-        "features-behind", "failing", "Stale", ("[late]",), "Wait", follows_from="log-down"
+        "features-behind", "failing", "St\nale", ("[late]",), "Wait", follows_from="log-down"
     )
     facts = Facts(parts=(Part("log", "here", "refused", "gone"),), unasked=(Unasked("S3", "why"),))
     console = Console(width=200, force_terminal=False)
@@ -139,7 +139,7 @@ def test_findings_are_numbered_and_a_terminal_obeys_nothing_in_them() -> None:
         "   - it says  [31mno",
         "   do: Start",
         "   see: docs/runbooks/VireoLogDown.md",
-        "2. failing: Stale",
+        "2. failing: St ale",
         "   follows from: log-down",
         "   - [late]",
         "   do: Wait",

@@ -97,6 +97,18 @@ def test_pages_that_do_not_come_say_how(closed_port: int) -> None:
     assert {page.source: page.fault for page in found} == {"dead": "refused", "hanging": "silent"}
 
 
+def test_a_proxy_of_this_machine_is_not_asked_for_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+    try:
+        assert get(f"http://127.0.0.1:{endpoint.port}/metrics", 60.0).status == 200
+    finally:
+        endpoint.close()
+
+
 def test_without_metrics_the_option_that_names_them_is_reported() -> None:
     [unasked] = asked(metrics.probes(deployment())).unasked
     assert "--metrics" in unasked.why

@@ -76,6 +76,7 @@ def test_two_releases_share_no_name_and_no_label_of_pods() -> None:
         ),
         ("jobs.training.enabled=true", "jobs.dataset: the name of the data set to train on"),
         ("events.enabled=true", "set events.nats.url or events.kafka.brokers"),
+        ('tracing.otlpEndpoint="https://collector:4317"', "https needs tls.enabled"),
     ],
 )
 def test_values_that_can_not_be_right_are_refused_with_their_name(setting: str, words: str) -> None:
@@ -133,3 +134,12 @@ def test_rules_and_dashboards_are_those_of_the_repository() -> None:
     assert rules
     kept = [name for name in found.named("ConfigMap") if "-dashboard-" in name]
     assert len(kept) == len(list((observability / "dashboards").glob("*.json")))
+
+
+def test_processes_are_scraped_as_often_as_rules_rely_on() -> None:
+    [monitor] = rendered("production").named("PodMonitor").values()
+    prometheus = yaml.safe_load(
+        (CHART.parents[1] / "observability" / "prometheus.yaml").read_text()
+    )
+    intervals = {each["interval"] for each in monitor["spec"]["podMetricsEndpoints"]}
+    assert intervals == {prometheus["global"]["scrape_interval"]}

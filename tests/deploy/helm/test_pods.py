@@ -262,3 +262,16 @@ def test_settings_of_values_reach_their_processes_and_those_of_a_component_win(
         assert settings.grace_seconds == 7
         names = [each["name"] for each in container["env"]]
         assert len(names) == len(set(names)), "the API refuses a list with a name twice"
+
+
+def test_every_process_is_told_of_the_collector_and_the_control_plane_whose_calls_are_traced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    endpoint = "http://collector.monitoring:4317"
+    values = {"otlpEndpoint": endpoint, "share": 0.05, "callers": False}
+    servers = render("--set-json", f"tracing={json.dumps(values)}").servers()
+    found = {name: settings_of(each, monkeypatch) for name, each in servers.items()}
+    assert {settings.otlp_endpoint for settings in found.values()} == {endpoint}
+    control = found["vireo-control"]
+    assert isinstance(control, ControlSettings)
+    assert (control.trace_share, control.trace_callers) == (0.05, False)

@@ -26,12 +26,17 @@ _HEALTHY_SECONDS = 120.0
 
 
 def read_compose(variables: Mapping[str, str]) -> dict[str, Any]:
-    """Return the document, with each `${NAME:?message}` replaced.
+    """Return the document, with each `${NAME:?message}` and `${NAME:-default}` replaced.
 
     Raises:
-        KeyError: a variable has no value.
+        KeyError: a variable has neither a value nor a default.
     """
-    written = re.sub(r"\$\{(\w+):\?[^}]*\}", lambda match: variables[match[1]], FILE.read_text())
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match[1], match[2]
+        return variables[name] if default is None else variables.get(name) or default
+
+    written = re.sub(r"\$\{(\w+):(?:\?[^}]*|-([^}]*))\}", value, FILE.read_text())
     document: dict[str, Any] = yaml.safe_load(written)
     return document
 

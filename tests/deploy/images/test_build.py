@@ -35,17 +35,26 @@ def test_an_unknown_extra_or_package_is_named(name: str) -> None:
         requirements(PROJECT, [name])
 
 
+def installs() -> dict[str, list[str]]:
+    """The extras of each `install.sh` of the Containerfile, by its role."""
+    text = (build.ROOT / "deploy/images/Containerfile").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if "./install.sh " in line]
+    words = [line.split("./install.sh ")[1].split() for line in lines]
+    return {role: extras for role, *extras in words}
+
+
 def test_every_extra_of_the_containerfile_exists() -> None:
     project = tomllib.loads((build.ROOT / "pyproject.toml").read_text())["project"]
-    text = (build.ROOT / "deploy/images/Containerfile").read_text().replace("\\\n", " ")
-    installs = [
-        line.split("./install.sh ")[1].split()
-        for line in text.splitlines()
-        if "./install.sh " in line
-    ]
-    assert len(installs) == 7
-    for _, *names in installs:
+    assert len(installs()) == 7
+    for names in installs().values():
         assert requirements(project, names)
+
+
+def test_servers_can_say_when_their_certificates_end_and_those_of_slates_export_spans() -> None:
+    for role in ("pod", "gateway", "control"):
+        assert "security" in installs()[role]
+    for role in ("pod", "gateway"):
+        assert "tracing" in installs()[role]
 
 
 def test_the_containerfile_has_a_target_for_each_role() -> None:

@@ -109,3 +109,14 @@ def test_the_control_plane_is_told_the_addresses_that_pods_have() -> None:
 def test_without_its_secrets_the_file_is_refused() -> None:
     with pytest.raises(KeyError):
         read_compose({})
+
+
+def test_a_collector_is_named_to_every_process_of_slates_and_events() -> None:
+    endpoint = "http://collector:4317"
+    services = read_compose({**VARIABLES, "VIREO_OTLP_ENDPOINT": endpoint})["services"]
+    told = {
+        name
+        for name, service in services.items()
+        if service.get("environment", {}).get("VIREO_OTLP_ENDPOINT") == endpoint
+    }
+    assert told == {"control", *PODS, "gateway", "consumer"}

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 
+from clients.cli.__main__ import app
 from server.stack.observe import FOLDER
 
 ROOT = Path(__file__).parents[3]
@@ -94,6 +96,28 @@ def test_doctor_names_pages_that_are_there() -> None:
     }
     errors = {"VireoError"}
     assert {name for name in named - errors if not (RUNBOOKS / f"{name}.md").exists()} == set()
+
+
+def test_doctor_and_pages_advise_commands_that_are_there() -> None:
+    files = [*(ROOT / "clients" / "doctor").rglob("*.py"), *RUNBOOKS.glob("*.md")]
+    texts = [re.sub(r'"\s+f?"', "", each.read_text()) for each in files]
+    advised = {
+        found for text in texts for found in re.findall(r"\bvireo ((?:[a-z]+ ?)+(?:--\w+)?)", text)
+    }
+    assert len(advised) > 10
+    program = typer.main.get_command(app)
+    assert {each for each in advised if not is_command(program, each.split())} == set()
+
+
+def is_command(command: Any, words: list[str]) -> bool:
+    """Whether `words` are a subcommand with or without an option, or a group of them."""
+    if not words:
+        return True
+    first, *rest = words
+    if commands := getattr(command, "commands", None):
+        return first in commands and is_command(commands[first], rest)
+    options = {option for parameter in command.params for option in parameter.opts}
+    return not first.startswith("--") or first in options
 
 
 def test_alertmanager_mutes_alerts_that_are_there() -> None:

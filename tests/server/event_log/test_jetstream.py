@@ -121,6 +121,19 @@ async def test_whether_the_log_is_connected_is_exported(
     assert connected() == 1
 
 
+async def test_a_connection_that_takes_long_to_close_does_not_hide_the_next_one(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    await log.end(STATE)
+    old = log._connection
+    assert old is not None
+    await old.close()
+    await append(log, "next", b"x", "next")
+    assert log._connection is not old
+    await old._on_closed()  # comes once the server, or a timeout, lets it
+    assert REGISTRY.get_sample_value("vireo_log_connected") == 1
+
+
 async def test_appends_under_way_fail_when_the_connection_is_lost(
     nats: RunningNats, log: JetStreamLog
 ) -> None:
@@ -227,6 +240,17 @@ async def fill(log: JetStreamLog, size: int) -> tuple[list[bytes], str]:
         except LogAwayError as error:
             return taken, str(error)
         taken.append(data)
+
+
+async def test_whoever_only_looks_makes_no_stream(tmp_path: Path) -> None:
+    with running_nats(tmp_path) as server:
+        settings = settings_of(server)
+        looking = JetStreamLog(settings, only_look=True)
+        assert [await looking.end(EVENTS, "0"), await looking.end(STATE)] == [0, 0]
+        await looking.close()
+        connection = await Connection.open(settings)
+        assert (await connection.ask("$JS.API.STREAM.NAMES"))["total"] == 0
+        await connection.close()
 
 
 async def test_a_full_stream_refuses_and_keeps_the_oldest(tmp_path: Path) -> None:

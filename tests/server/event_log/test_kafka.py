@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 
 from server.errors import VireoError
 from server.event_log.kafka import KafkaLog
-from server.event_log.log import EVENTS, LogAwayError
+from server.event_log.log import EVENTS, STATE, LogAwayError
 from server.event_log.settings import EventLogSettings
 from tests.builders.kafka import PARTITIONS, mock_kafka
 from tests.builders.reading import take
@@ -28,6 +29,15 @@ async def test_fewer_partitions_than_declared_are_named() -> None:
         with pytest.raises(LogAwayError, match=r"vireo\.\w+ has fewer partitions"):
             await log.append(EVENTS, "0", b"x")
         await log.close()
+
+
+async def test_whoever_only_looks_makes_no_topic() -> None:
+    owner = Producer({"bootstrap.servers": "mock", "test.mock.num.brokers": 1, "log_level": 0})
+    [broker] = owner.list_topics(timeout=30).brokers.values()
+    log = KafkaLog(EventLogSettings(kafka_brokers=f"{broker.host}:{broker.port}"), only_look=True)
+    assert [await log.end(EVENTS, "0"), await log.end(STATE)] == [0, 0]
+    await log.close()
+    assert not owner.list_topics(timeout=30).topics
 
 
 async def test_a_key_that_is_no_partition_is_refused() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -124,7 +125,7 @@ def test_a_process_that_is_killed_is_named_with_its_end(
     before = {each.name: each.restarts for each in tiny_stack.state().processes}
     os.kill(tiny_stack.pid(name), signal.SIGKILL)
     while {each.name: each.restarts for each in tiny_stack.state().processes} == before:
-        pass
+        time.sleep(0.05)
     _, findings = diagnosed()
     [finding] = [each for each in findings if each.cause == cause]
     assert finding.level == "failing"

@@ -45,7 +45,6 @@ pytestmark = pytest.mark.integration
 
 _PATIENCE = 90.0
 _WITHOUT = {
-    "releases: VireoCertificateExpires, ticket": "the stack isn't secured",
     "releases: Age of data, A": "the release is made up, and doesn't say",
 }
 """Rules and panels that have no data on this stack."""
