@@ -32,7 +32,11 @@ def session_vector(
     shares = levels - np.append(levels[1:], np.float32(0))
     place = len(viewer.history_keys) - (query.seed_key is not None)
     asked_at = max(viewer.asked_at, *viewer.history_times[-1:].tolist(), 0)
-    vector = np.float32(1 - shares.sum()) * release.viewer_vector(viewer)
+    rest = np.float32(1 - shares.sum())
+    if rest:
+        vector = rest * release.viewer_vector(viewer)
+    else:  # there is a weight of 1: without the session the tower needn't run
+        vector = np.zeros(release.vectors.shape[1], np.float32)
     for level, share in zip(levels, shares, strict=True):
         keys = query.session_keys[known & (weights >= level)]
         longer = replace(
