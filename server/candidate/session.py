@@ -20,10 +20,11 @@ def session_vector(
 ) -> Float32Array:
     """Return the viewer's embedding, moved by the session, float32[d].
 
-    A video of weight w counts as a watch at the time of the request in a share w of the embedding:
-    in that of each of the weights, those that weigh as much at least are the end of the history.
-    So 1 is a watch, and 0 nothing. A video that is playing stays the last one. Those in the history
-    count as they are there, and unknown ones don't.
+    A video of weight w counts as a watch at the time of the request in a share w of the embedding,
+    so that 1 is a watch, and 0 nothing: for each distinct weight the tower reads the history,
+    followed by all videos of at least that weight, and its output weighs the difference to the next
+    lower weight. A video that is playing stays the last one. Videos of the history, and unknown
+    ones, add nothing.
     """
     weights = query.session_weights
     known = ~np.isin(query.session_keys, viewer.history_keys)
