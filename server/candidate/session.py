@@ -34,6 +34,7 @@ def session_vector(
     place = len(viewer.history_keys) - (query.seed_key is not None)
     asked_at = max(viewer.asked_at, *viewer.history_times[-1:].tolist(), 0)
     rest = np.float32(1 - shares.sum())
+    vector: Float32Array
     if rest:
         vector = rest * release.viewer_vector(viewer)
     else:  # there is a weight of 1: without the session the tower needn't run

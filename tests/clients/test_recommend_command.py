@@ -179,8 +179,7 @@ async def test_a_region_is_asked_for_by_each_command() -> None:
         await run(gateway, "recommend", "--viewer", "1", *region)
         await run(gateway, "similar", "v", *region)
         await run(gateway, "explain", "w", "--viewer", "1", *region)
-        contexts = [
-            *(request.context for request in (*gateway.requests, *gateway.similar)),
-            gateway.explained[0].request.context,
-        ]
+        contexts = [request.context for request in gateway.requests]
+        contexts += [request.context for request in gateway.similar]
+        contexts += [request.request.context for request in gateway.explained]
     assert contexts == 3 * [pb.RequestContext(region="CH")]
