@@ -30,6 +30,7 @@ from vireo.v1.recommendation_pb2 import (
     BatchRecommendRequest,
     ExplainVideoRequest,
     RecommendRequest,
+    RequestContext,
     SessionVideo,
     SimilarVideosRequest,
 )
@@ -84,8 +85,13 @@ def _viewer(random: Random) -> ViewerFeatures:
 def _filter(random: Random) -> Filter | None:
     if random.random() < 0.5:
         return None
+    conditions = [Condition(attribute="tag", none_of=[random.choice("abc")])]
+    if random.random() < 0.2:
+        # Also times that no calendar has.
+        bound = random.choice((-1e300, -1e11, 0, 1e9, 1e12, 1e300))
+        conditions.append(Condition(attribute="published", max=bound))
     return Filter(
-        conditions=[Condition(attribute="tag", none_of=[random.choice("abc")])],
+        conditions=conditions,
         any=[Filter(conditions=[Condition(attribute="duration", max=random.random() * 9000)])],
     )
 
@@ -96,6 +102,11 @@ def _recommend(random: Random) -> RecommendRequest:
         page_size=10,
         filter=_filter(random),
         session=[SessionVideo(video_id=str(random.randrange(1000))) for _ in range(2)],
+        context=RequestContext(
+            device=random.choice(("tv", "", "toaster")),
+            time_zone=random.choice(("Europe/Zurich", "-03:30", "", "Nowhere", "../etc")),
+            region=random.choice(("CH", "", "é")),
+        ),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from vireo.v1 import filter_pb2
 
-from server.filters.declared import CREATOR, DURATION, PUBLISHED, TAG, Declared, label
+from server.filters.declared import CREATOR, Declared, label
 from server.filters.expression import FilterExpression
 from server.home import Home
 from training.data.attributes import all_attributes, attribute_column
@@ -21,7 +21,6 @@ from training.data.dataset import load_dataset
 _COMMON = 200
 """Labels and numbers that filters are made of: the commonest, and as many at random."""
 _MAX_DEPTH = 3
-_COLUMNS = {TAG: "tags", CREATOR: "creator", PUBLISHED: "published", DURATION: "duration"}
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,7 @@ class Catalogue:
         """Read a data set's videos; raise VireoError if there is none."""
         loaded = load_dataset(home, dataset)
         declared = all_attributes(loaded.attributes)
-        columns = {
-            name: _COLUMNS.get(name, attribute_column(name))
-            for name in (*declared.labels, *declared.numbers)
-        }
+        columns = {name: attribute_column(name) for name in (*declared.labels, *declared.numbers)}
         table = loaded.video_columns("video_id", *columns.values())
         videos = {
             str(row["video_id"]): _attributes(row, declared, columns) for row in table.to_pylist()

@@ -13,7 +13,7 @@ from vireo.v1 import viewer_pb2
 from bench.live.site import Site, ids, opened_site
 from bench.live.stack import LiveStack
 from bench.requests.catalogue import Catalogue
-from bench.requests.faults import pods_killed
+from bench.requests.faults import beside, pods_killed
 from bench.requests.plan import RequestsPlan
 from bench.speed.row import Row
 from server.filters.expression import BadFilterError, decode
@@ -46,15 +46,13 @@ async def measure_filters(live: LiveStack, home: Home, plan: RequestsPlan) -> li
         while counts.positions < plan.positions:
             await _ask(site, catalogue, draw, counts)
 
-    async with opened_site(live.edge, plan.patience) as site:
-        faults = asyncio.create_task(pods_killed(live, plan))
-        try:
-            async with asyncio.TaskGroup() as callers:
-                for number in range(plan.callers):
-                    callers.create_task(ask(site, number))
-        finally:
-            faults.cancel()
-            await asyncio.wait([faults])
+    async with (
+        opened_site(live.edge, plan.patience) as site,
+        beside(pods_killed(live, plan)),
+        asyncio.TaskGroup() as callers,
+    ):
+        for number in range(plan.callers):
+            callers.create_task(ask(site, number))
     await live.healthy()
     return [
         Row(f"forbidden videos in {counts.positions} positions", counts.forbidden, bound=0),

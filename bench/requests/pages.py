@@ -14,7 +14,7 @@ from vireo.v1 import recommendation_pb2 as pb
 
 from bench.live.site import RefusedError, Site, event, ids, opened_site
 from bench.live.stack import LiveStack
-from bench.requests.faults import swapped_and_killed
+from bench.requests.faults import beside, swapped_and_killed
 from bench.requests.plan import RequestsPlan
 from bench.speed.row import Row
 from server.gateway.page_token import MAX_AGE_SECONDS, PageTokens, signing_keys
@@ -39,14 +39,9 @@ async def measure_pages(live: LiveStack, plan: RequestsPlan) -> list[Row]:
     waiting = iter([f"reader-{number}" for number in range(plan.viewers)])
     async with opened_site(live.edge, plan.patience) as site:
         wrong = await _accepted(site, live)
-        faults = asyncio.create_task(swapped_and_killed(live, plan))
-        try:
-            async with asyncio.TaskGroup() as callers:
-                for _ in range(2 * plan.callers):
-                    callers.create_task(_read(site, waiting, plan.pages, counts))
-        finally:
-            faults.cancel()
-            await asyncio.wait([faults])
+        async with beside(swapped_and_killed(live, plan)), asyncio.TaskGroup() as callers:
+            for _ in range(2 * plan.callers):
+                callers.create_task(_read(site, waiting, plan.pages, counts))
         retried = site.repeated
     await live.healthy()
     return [

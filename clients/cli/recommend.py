@@ -37,6 +37,9 @@ FilterOption = Annotated[
         '\'{"conditions": [{"attribute": "tag", "anyOf": ["Comedy"]}]}\'.',
     ),
 ]
+RegionOption = Annotated[
+    str, typer.Option(help="Where the viewer is, for the site's rules: for example DE.")
+]
 ExcludeOption = Annotated[list[str] | None, typer.Option(help="Video not to return.")]
 AsJsonOption = Annotated[bool, typer.Option("--json", help="Print the response as JSON.")]
 TargetOption = Annotated[
@@ -52,6 +55,7 @@ def recommend(
     seed: Annotated[str, typer.Option(help="Video that is playing: what comes next?")] = "",
     exclude: ExcludeOption = None,
     filter_json: FilterOption = "",
+    region: RegionOption = "",
     pages: Annotated[int, typer.Option(min=1, help="Number of pages to show.")] = 1,
     everyone: AllOption = False,
     data: DataOption = "",
@@ -71,10 +75,12 @@ def recommend(
     if many != (out is not None) or many == (viewer is not None):
         raise typer.BadParameter("say --viewer ID; or --out FILE with --all or --viewers FILE")
     if many and (seed or exclude or pages > 1 or as_json):
-        raise typer.BadParameter("--out goes with --page-size and --filter only")
+        raise typer.BadParameter("--out goes with --page-size, --filter and --region only")
     try:
         if out is not None:
-            batch = pb.BatchRecommendRequest(page_size=page_size, filter=asked)
+            batch = pb.BatchRecommendRequest(
+                page_size=page_size, filter=asked, context=context_of(region)
+            )
             recommend_all(chosen_viewers(data, viewers), batch, edge_of(target, ca, token), out)
             return
         request = pb.RecommendRequest(
@@ -84,6 +90,7 @@ def recommend(
             seed_video_id=seed,
             excluded_video_ids=exclude or (),
             filter=asked,
+            context=context_of(region),
             explain=not as_json,
         )
     except ValueError as error:  # not representable in a message; the gateway checks the rest
@@ -100,6 +107,7 @@ def similar(
     page_size: PageSizeOption = 10,
     exclude: ExcludeOption = None,
     filter_json: FilterOption = "",
+    region: RegionOption = "",
     as_json: AsJsonOption = False,
     target: TargetOption = "",
     ca: CaOption = None,
@@ -118,6 +126,7 @@ def similar(
             page_size=page_size,
             excluded_video_ids=exclude or (),
             filter=asked,
+            context=context_of(region),
         )
     except ValueError as error:
         raise invalid(error) from error
@@ -160,6 +169,13 @@ def filter_of(text: str) -> filter_pb2.Filter | None:
             f"--filter isn't a Filter message as JSON ({error}); for example: "
             '{"conditions": [{"attribute": "duration", "max": 600}]}'
         ) from error
+
+
+def context_of(region: str) -> pb.RequestContext | None:
+    """Return the context of a request from a region; None if it is empty."""
+    from vireo.v1 import recommendation_pb2 as pb
+
+    return pb.RequestContext(region=region) if region else None
 
 
 def invalid(error: ValueError) -> VireoError:
@@ -206,6 +222,9 @@ def print_slate(response: pb.RecommendResponse) -> None:
         typer.echo(f"proposed by: {proposed}")
     if explanation.HasField("filter_share"):
         typer.echo(f"the filter is met by {explanation.filter_share:.2%} of the videos")
+    rules = ", ".join(f"{rule.name} {rule.count}" for rule in explanation.rules)
+    if rules:
+        typer.echo(f"the site's rules, and videos that each concerned: {rules}")
     missing = viewer_pb2.DEGRADATION_FEATURES_MISSING in response.degradations
     if not explanation.history_length and not missing:
         typer.echo("this viewer is unknown: a cold start")

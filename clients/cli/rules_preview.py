@@ -72,10 +72,6 @@ def preview(
     store = ReleaseStore(S3Settings.load())
     folder = ReleaseCache(home.cache).fetch(store, served.release_id, FILES)
     release = GatewayRelease.load(folder, home.root / "features", _SECONDS)
-    try:
-        rules.check(release.declared)
-    except BadRulesError as error:
-        raise VireoError(f"release {served.release_id}: {error}") from error
     return asyncio.run(compare(rules, before, viewers, targets, release, region, seed))
 
 
@@ -89,6 +85,9 @@ async def compare(
     seed: str = "",
 ) -> dict[str, Any]:
     """Return how slates differ; see `preview`, whose pods serve `release`."""
+    _check(rules, release)
+    if before is not None:
+        _check(before, release, "--against: ")
     async with (
         grpc.aio.insecure_channel(targets[0]) as candidate,
         grpc.aio.insecure_channel(targets[1]) as ranking,
@@ -142,3 +141,11 @@ async def compare(
         "degraded": degraded,
         "applied": {name: count / len(viewers) for name, count in applied.items()},
     }
+
+
+def _check(rules: SiteRules, release: GatewayRelease, whose: str = "") -> None:
+    """Raise VireoError unless rules fit a release: pods would refuse them for each slate."""
+    try:
+        rules.check(release.declared)
+    except BadRulesError as error:
+        raise VireoError(f"{whose}release {release.manifest.release_id}: {error}") from error

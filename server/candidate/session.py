@@ -20,10 +20,11 @@ def session_vector(
 ) -> Float32Array:
     """Return the viewer's embedding, moved by the session, float32[d].
 
-    A video of weight w counts as a watch at the time of the request in a share w of the embedding:
-    in that of each of the weights, those that weigh as much at least are the end of the history.
-    So 1 is a watch, and 0 nothing. A video that is playing stays the last one. Those in the history
-    count as they are there, and unknown ones don't.
+    A video of weight w counts as a watch at the time of the request in a share w of the embedding,
+    so that 1 is a watch, and 0 nothing: for each distinct weight the tower reads the history,
+    followed by all videos of at least that weight, and its output weighs the difference to the next
+    lower weight. A video that is playing stays the last one. Videos of the history, and unknown
+    ones, add nothing.
     """
     weights = query.session_weights
     known = ~np.isin(query.session_keys, viewer.history_keys)
@@ -32,7 +33,12 @@ def session_vector(
     shares = levels - np.append(levels[1:], np.float32(0))
     place = len(viewer.history_keys) - (query.seed_key is not None)
     asked_at = max(viewer.asked_at, *viewer.history_times[-1:].tolist(), 0)
-    vector = np.float32(1 - shares.sum()) * release.viewer_vector(viewer)
+    rest = np.float32(1 - shares.sum())
+    vector: Float32Array
+    if rest:
+        vector = rest * release.viewer_vector(viewer)
+    else:  # there is a weight of 1: without the session the tower needn't run
+        vector = np.zeros(release.vectors.shape[1], np.float32)
     for level, share in zip(levels, shares, strict=True):
         keys = query.session_keys[known & (weights >= level)]
         longer = replace(

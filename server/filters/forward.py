@@ -1,4 +1,4 @@
-"""The labels of each of some videos: the inverted index of labels, turned round where needed."""
+"""Labels by video: the transpose of the inverted index, made for an attribute on its first use."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class ForwardIndex:
         """Return the numbers of the labels that each of some rows has of an attribute."""
         with self._lock:
             if attribute not in self._made:
-                self._made[attribute] = self._turned_round(attribute)
+                self._made[attribute] = self._transposed(attribute)
             offsets, labels = self._made[attribute]
         begins, ends = offsets.take(rows).tolist(), offsets.take(rows + 1).tolist()
         return [labels[begin:end] for begin, end in zip(begins, ends, strict=True)]
 
-    def _turned_round(self, attribute: str) -> tuple[Int64Array, Int32Array]:
+    def _transposed(self, attribute: str) -> tuple[Int64Array, Int32Array]:
         """Return where each video's labels begin, int64[n + 1], and the labels, int32[t]."""
         table = self._table
         first = bisect_left(table.labels, label(attribute, ""))

@@ -10,8 +10,8 @@ from server.filters.declared import PUBLISHED, label
 from server.filters.expression import Condition, FilterExpression
 from server.wording import listed
 
-_MAX_TIME = 2.0**37
-"""Maximum Unix seconds that are written as a date: those of the year 6325."""
+_MIN_TIME, _MAX_TIME = -62_135_596_800, 253_402_300_799
+"""Unix seconds that are written as a date: those of the years 1 to 9999."""
 
 
 def unmet(
@@ -68,7 +68,7 @@ def _unmet_number(condition: Condition, number: float) -> str:
 
 
 def _written(attribute: str, number: float) -> str:
-    if attribute == PUBLISHED and abs(number) < _MAX_TIME:
+    if attribute == PUBLISHED and _MIN_TIME <= number <= _MAX_TIME:
         return datetime.fromtimestamp(number, UTC).isoformat(timespec="seconds")
     return f"{number:.10g}"
 

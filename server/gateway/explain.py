@@ -33,19 +33,19 @@ _TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
 class _ExplainingCall(StageCall[Request, Answer]):
     """A stage's call that has a pod explain a video too."""
 
-    ask: Callable[[Request], None]
+    add_question: Callable[[Request], None]
     """Adds the question to a request."""
-    hear: Callable[[Answer], None]
-    """Gets the answer that is used; raises BadAnswerError if its explanation can't be."""
+    on_answer: Callable[[Answer], None]
+    """Takes the valid answer; raises BadAnswerError if its explanation is invalid."""
 
     @staticmethod
     def like(
         call: StageCall[Request, Answer],
-        ask: Callable[[Request], None],
-        hear: Callable[[Answer], None],
+        add_question: Callable[[Request], None],
+        on_answer: Callable[[Answer], None],
     ) -> _ExplainingCall[Request, Answer]:
         """Return a call of the same pods."""
-        return _ExplainingCall(**vars(call), ask=ask, hear=hear)
+        return _ExplainingCall(**vars(call), add_question=add_question, on_answer=on_answer)
 
     async def __call__(
         self,
@@ -55,13 +55,13 @@ class _ExplainingCall(StageCall[Request, Answer]):
     ) -> Checked:
         """Return what `check` makes of the response, as `StageCall` does."""
 
-        def heard(answer: Answer, request: Request) -> Checked:
+        def check_both(answer: Answer, request: Request) -> Checked:
             checked = check(answer, request)
-            self.hear(answer)
+            self.on_answer(answer)
             return checked
 
-        self.ask(request)
-        return await super().__call__(request, query, heard)
+        self.add_question(request)
+        return await super().__call__(request, query, check_both)
 
 
 async def explain_video(
@@ -77,8 +77,8 @@ async def explain_video(
     asked = _Asked(pipeline, query, release, video_id)
     explaining = replace(
         pipeline,
-        retrieval=_ExplainingCall.like(pipeline.retrieval, asked.ask_retrieval, asked.hear_found),
-        ranking=_ExplainingCall.like(pipeline.ranking, asked.ask_ranking, asked.hear_ranked),
+        retrieval=_ExplainingCall.like(pipeline.retrieval, asked.ask_retrieval, asked.on_retrieved),
+        ranking=_ExplainingCall.like(pipeline.ranking, asked.ask_ranking, asked.on_ranked),
         shadow=None,
         shown=False,
     )
@@ -122,7 +122,7 @@ class _Asked:
         request.explained_key = self.key
         self.request = request
 
-    def hear_found(self, answer: candidate_pb2.RetrieveCandidatesResponse) -> None:
+    def on_retrieved(self, answer: candidate_pb2.RetrieveCandidatesResponse) -> None:
         _check(answer.explained.scores, SCORE_COLUMNS)
         self.found = answer
 
@@ -133,7 +133,7 @@ class _Asked:
             request.explained_key = self.key
             request.explained_scores.extend(explained.scores)
 
-    def hear_ranked(self, answer: ranking_pb2.RankCandidatesResponse) -> None:
+    def on_ranked(self, answer: ranking_pb2.RankCandidatesResponse) -> None:
         _check(answer.explained.task_scores, TASK_COLUMNS)
         if not math.isfinite(answer.explained.score):
             raise BadAnswerError("the explained video's score isn't finite")

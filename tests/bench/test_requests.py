@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from bench.requests.faults import beside
 from bench.requests.plan import SHORT
 from bench.requests.run import measure_requests
 from server.errors import VireoError
@@ -34,6 +36,29 @@ def test_a_release_without_attributes_is_refused_before_anything_is_measured(
     manifest.write_text(json.dumps(document))
     with pytest.raises(VireoError, match="declares no attributes"):
         next(measure_requests(home, DATASET, SHORT, Console(quiet=True)))
+
+
+async def test_faults_that_have_ended_before_the_block_are_no_measurement() -> None:
+    async def fails() -> None:
+        raise VireoError("no pod came back")
+
+    with pytest.raises(VireoError, match="no pod came back"):
+        async with beside(fails()):
+            await asyncio.sleep(0)
+
+
+async def test_faults_end_with_the_block() -> None:
+    happened = list[str]()
+
+    async def goes_on() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            happened.append("ended")
+
+    async with beside(goes_on()):
+        await asyncio.sleep(0)
+    assert happened == ["ended"]
 
 
 @pytest.mark.integration

@@ -38,6 +38,12 @@ def test_a_slate_names_the_sources_of_each_video_and_their_counts(
     assert "proposed by: two tower 300, ease 45" in printed
 
 
+def test_a_slate_names_the_rules_that_apply(capsys: pytest.CaptureFixture[str]) -> None:
+    rules = [pb.AppliedRule(name="rights", count=7), pb.AppliedRule(name="premiere")]
+    print_slate(pb.RecommendResponse(explanation=pb.Explanation(rules=rules)))
+    assert "rules, and videos that each concerned: rights 7, premiere 0" in capsys.readouterr().out
+
+
 def test_a_slate_without_candidates_says_nothing_of_sources(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -165,3 +171,15 @@ async def test_a_video_on_the_page_is_printed_with_its_place() -> None:
     with console.capture() as captured:
         print_explanation(pb.ExplainVideoResponse(position=3, reason="It is good."), console)
     assert captured.get().strip() == "on the page at 3: It is good."
+
+
+async def test_a_region_is_asked_for_by_each_command() -> None:
+    region = ("--region", "CH")
+    async with fake_gateway() as gateway:
+        await run(gateway, "recommend", "--viewer", "1", *region)
+        await run(gateway, "similar", "v", *region)
+        await run(gateway, "explain", "w", "--viewer", "1", *region)
+        contexts = [request.context for request in gateway.requests]
+        contexts += [request.context for request in gateway.similar]
+        contexts += [request.request.context for request in gateway.explained]
+    assert contexts == 3 * [pb.RequestContext(region="CH")]

@@ -61,3 +61,7 @@ async def test_a_preview_says_what_rules_change(
     assert (same["overlap"], same["shortened"]) == (1, 0)
     one = b'[[caps]]\nname = "c"\nattribute = "creator"\nmax = 1\n'
     assert (await compare(parse_rules(one), None, viewers, targets, loaded))["shortened"] == 2
+    other = parse_rules(GERMAN.replace("language", "mood").encode())
+    for asked, before, whose in ((other, german, "^release"), (german, other, "^--against: rel")):
+        with pytest.raises(VireoError, match=rf"{whose}.*mood"):
+            await compare(asked, before, viewers, targets, loaded)

@@ -6,7 +6,6 @@ import random
 import time as clock
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 
 import grpc
@@ -15,7 +14,7 @@ from vireo_client.errors import Overloaded, Unavailable, VireoError
 from vireo_client.filter import Filter
 from vireo_client.messages import BatchRecommendRequest, BatchRecommendResponse
 from vireo_client.methods import BATCH
-from vireo_client.request import Call, Metadata
+from vireo_client.request import Call, Metadata, Moment
 from vireo_client.slate import Slate, slate_of
 
 MAX_VIEWERS = 10_000
@@ -37,16 +36,13 @@ _RESUMED = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class BatchAsk:
+@dataclass(frozen=True, kw_only=True)
+class BatchAsk(Moment):
     """The arguments of `batch`."""
 
     viewer_ids: Iterable[str]
     page_size: int | None
     filter: Filter | None
-    device: str
-    locale: str
-    time: datetime | None
     patience: float
     request_id: str
     metadata: Metadata
@@ -71,10 +67,7 @@ class BatchAsk:
         request = BatchRecommendRequest(viewer_ids=viewer_ids, page_size=self.page_size)
         if self.filter is not None:
             request.filter.CopyFrom(self.filter.message())
-        if self.device or self.locale:
-            request.context.device, request.context.locale = self.device, self.locale
-        if self.time is not None:
-            request.context.time.FromDatetime(self.time)
+        self.set_context(request)
         return request
 
 

@@ -28,6 +28,8 @@ class Batching(Connection, Generic[Slates]):
         device: str = "",
         locale: str = "",
         time: datetime | None = None,
+        time_zone: str = "",
+        region: str = "",
         patience: float = 120.0,
         request_id: str = "",
         metadata: Metadata = (),
@@ -45,6 +47,8 @@ class Batching(Connection, Generic[Slates]):
             device: as for `recommend`.
             locale: as for `recommend`.
             time: when the slates will be shown, with its time zone; now if None.
+            time_zone: as for `recommend`.
+            region: as for `recommend`.
             patience: maximum seconds for which calls may fail without any slate, before the last
                 error is raised.
             request_id: as for `recommend`; the same for all slates.
@@ -63,6 +67,8 @@ class Batching(Connection, Generic[Slates]):
             device=device,
             locale=locale,
             time=time,
+            time_zone=time_zone,
+            region=region,
             patience=patience,
             request_id=identity(request_id),
             metadata=metadata,

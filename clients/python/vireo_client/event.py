@@ -28,6 +28,10 @@ class EventDetails(TypedDict, total=False):
     """Position of the video in that slate, from 1."""
     locale: str
     """BCP 47 language tag of the viewer's device, for example "de-CH"."""
+    device: str
+    """Kind of device: "phone", "tablet", "tv" or "desktop"."""
+    time_zone: str
+    """The viewer's time zone, for example "Europe/Zurich" or "+02:00"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Event:
     request_id: str = ""
     position: int = 0
     locale: str = ""
+    device: str = ""
+    time_zone: str = ""
 
     def __post_init__(self) -> None:
         check_zone(self.time)
@@ -112,6 +118,8 @@ class Event:
             position=self.position,
             creator=self.creator,
             locale=self.locale,
+            device=self.device,
+            time_zone=self.time_zone,
         )
         message.time.FromDatetime(self.time)
         return message

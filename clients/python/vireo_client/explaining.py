@@ -46,6 +46,8 @@ class Explaining(Connection, Generic[Explained]):
         device: str = "",
         locale: str = "",
         time: datetime | None = None,
+        time_zone: str = "",
+        region: str = "",
         profile: RequestProfile | None = None,
         filter: Filter | None = None,  # noqa: A002
         session: Iterable[SessionVideo] = (),
@@ -55,8 +57,8 @@ class Explaining(Connection, Generic[Explained]):
     ) -> Explained:
         """Return at which stage of a viewer's slate a video was lost, and why, or its place.
 
-        It costs as much as `recommend`, whose other arguments and exceptions it has. An unknown
-        video is no error: that is the reason then.
+        It costs two to three times as much as `recommend`, whose other arguments and exceptions it
+        has. An unknown video is no error: that is the reason then.
 
         Args:
             video_id: your own id of the video.
@@ -68,6 +70,8 @@ class Explaining(Connection, Generic[Explained]):
             device: as for `recommend`.
             locale: as for `recommend`.
             time: as for `recommend`.
+            time_zone: as for `recommend`.
+            region: as for `recommend`.
             profile: as for `recommend`.
             filter: as for `recommend`.
             session: as for `recommend`.
@@ -89,6 +93,8 @@ class Explaining(Connection, Generic[Explained]):
             device=device,
             locale=locale,
             time=time,
+            time_zone=time_zone,
+            region=region,
             profile=profile,
             filter=filter,
             session=session,

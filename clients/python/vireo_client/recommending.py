@@ -33,6 +33,8 @@ class Recommending(Connection, Generic[Answer]):
         device: str = "",
         locale: str = "",
         time: datetime | None = None,
+        time_zone: str = "",
+        region: str = "",
         profile: RequestProfile | None = None,
         filter: Filter | None = None,  # noqa: A002
         session: Iterable[SessionVideo] = (),
@@ -52,10 +54,13 @@ class Recommending(Connection, Generic[Answer]):
             surface: where the slate will be shown.
             seed_video_id: the video that is playing; required for `Surface.UP_NEXT`.
             excluded_video_ids: videos not to return, at most 1,000.
-            device: kind of device, free text of at most 64 bytes, for releases that learned it.
+            device: kind of device: "phone", "tablet", "tv" or "desktop"; others count as unknown.
             locale: BCP 47 language tag of the viewer's device, for what is trending there; at most
                 35 bytes, for example "de-CH".
             time: when the slate will be shown, with its time zone; now if None.
+            time_zone: the viewer's time zone, for example "Europe/Zurich" or "+02:00"; if empty,
+                the hour and the weekday there are unknown, whatever the zone of `time`.
+            region: where the viewer is, for the site's rules: for example "DE", at most 16 bytes.
             profile: what you know of the viewer yourself.
             filter: which videos may be returned; all of them if None.
             session: what the viewer did in this session without watching it, oldest first: at most
@@ -90,6 +95,8 @@ class Recommending(Connection, Generic[Answer]):
             device=device,
             locale=locale,
             time=time,
+            time_zone=time_zone,
+            region=region,
             profile=profile,
             filter=filter,
             session=session,
@@ -108,8 +115,11 @@ class Recommending(Connection, Generic[Answer]):
         page_size: int | None = None,
         filter: Filter | None = None,  # noqa: A002
         excluded_video_ids: Iterable[str] = (),
+        device: str = "",
         locale: str = "",
         time: datetime | None = None,
+        time_zone: str = "",
+        region: str = "",
         timeout: float | None = None,
         request_id: str = "",
         metadata: Metadata = (),
@@ -121,8 +131,11 @@ class Recommending(Connection, Generic[Answer]):
             page_size: maximum number of videos, 1 to 500; 10 if None.
             filter: which videos may be returned; all of them if None.
             excluded_video_ids: videos not to return, at most 1,000.
+            device: as for `recommend`.
             locale: as for `recommend`.
             time: as for `recommend`.
+            time_zone: as for `recommend`.
+            region: as for `recommend`.
             timeout: as for `recommend`.
             request_id: as for `recommend`.
             metadata: as for `recommend`.
@@ -133,7 +146,17 @@ class Recommending(Connection, Generic[Answer]):
             ValueError: as for `recommend`.
         """
         check_zone(time)
-        ask = SimilarAsk(video_id, page_size, filter, excluded_video_ids, locale, time)
+        ask = SimilarAsk(
+            video_id=video_id,
+            page_size=page_size,
+            filter=filter,
+            excluded_video_ids=excluded_video_ids,
+            device=device,
+            locale=locale,
+            time=time,
+            time_zone=time_zone,
+            region=region,
+        )
         call = self._call(SIMILAR_VIDEOS, ask.message, timeout, request_id, metadata)
         answer: Answer = self._send(call)
         return answer

@@ -13,7 +13,11 @@ import grpc
 from vireo_client._generated.enums import SURFACE_NUMBERS, Surface
 from vireo_client.errors import REQUEST_ID, InvalidRequest
 from vireo_client.filter import Filter
-from vireo_client.messages import RecommendRequest, SimilarVideosRequest
+from vireo_client.messages import (
+    BatchRecommendRequest,
+    RecommendRequest,
+    SimilarVideosRequest,
+)
 from vireo_client.methods import Method, Result
 from vireo_client.profile import RequestProfile
 from vireo_client.session import SessionVideo
@@ -55,8 +59,29 @@ class Call(Generic[Result]):
         return ((REQUEST_ID, self.request_id), *self.metadata)
 
 
-@dataclass(frozen=True)
-class Ask:
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """What a caller says of the moment of a request; empty or None for what it doesn't."""
+
+    device: str
+    locale: str
+    time: datetime | None
+    time_zone: str
+    region: str
+
+    def set_context(
+        self, request: RecommendRequest | SimilarVideosRequest | BatchRecommendRequest
+    ) -> None:
+        """Set the context of a request, if the caller says anything."""
+        for name in ("device", "locale", "time_zone", "region"):
+            if text := getattr(self, name):
+                setattr(request.context, name, text)
+        if self.time is not None:
+            request.context.time.FromDatetime(self.time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask(Moment):
     """The arguments of `recommend`."""
 
     viewer_id: str
@@ -64,9 +89,6 @@ class Ask:
     surface: Surface
     seed_video_id: str
     excluded_video_ids: Iterable[str]
-    device: str
-    locale: str
-    time: datetime | None
     profile: RequestProfile | None
     filter: Filter | None
     session: Iterable[SessionVideo]
@@ -84,10 +106,7 @@ class Ask:
             page_token=self.page_token,
             explain=self.explain,
         )
-        if self.device or self.locale:
-            request.context.device, request.context.locale = self.device, self.locale
-        if self.time is not None:
-            request.context.time.FromDatetime(self.time)
+        self.set_context(request)
         if self.profile is not None:
             request.profile.CopyFrom(self.profile.message())
         if self.filter is not None:
@@ -97,16 +116,14 @@ class Ask:
         return request
 
 
-@dataclass(frozen=True)
-class SimilarAsk:
+@dataclass(frozen=True, kw_only=True)
+class SimilarAsk(Moment):
     """The arguments of `similar`."""
 
     video_id: str
     page_size: int | None
     filter: Filter | None
     excluded_video_ids: Iterable[str]
-    locale: str
-    time: datetime | None
 
     def message(self) -> SimilarVideosRequest:
         """Return the request message; raise ValueError for a value that no message can hold."""
@@ -115,10 +132,7 @@ class SimilarAsk:
             page_size=self.page_size,
             excluded_video_ids=self.excluded_video_ids,
         )
-        if self.locale:
-            request.context.locale = self.locale
-        if self.time is not None:
-            request.context.time.FromDatetime(self.time)
+        self.set_context(request)
         if self.filter is not None:
             request.filter.CopyFrom(self.filter.message())
         return request
@@ -134,6 +148,8 @@ class PageArguments(TypedDict, total=False):
     device: str
     locale: str
     time: datetime | None
+    time_zone: str
+    region: str
     profile: RequestProfile | None
     filter: Filter | None
     session: Iterable[SessionVideo]

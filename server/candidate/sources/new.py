@@ -44,7 +44,8 @@ def join(query: Retrieval, live: LiveVideos, found: Candidates) -> Candidates:
     )
     kept = _kept(found.source_masks, max(0, count - len(new)))
     every = Candidates.concatenate([found.take(kept), new])
-    return every.take(np.argsort(-every.scores[ORDERING], kind="stable"))
+    order = np.argsort(-every.scores[ORDERING], kind="stable")
+    return every.take(order[:count])  # rules may pin more new videos than there is room for
 
 
 def usable_rows(query: Retrieval, live: LiveVideos) -> BoolArray:

@@ -81,7 +81,8 @@ class PatientRead(ReadFeatures):
 
     def __init__(self, timeout: float) -> None:
         """Read with a timeout in seconds."""
-        super().__init__(timeout, _Nothing())
+        # A batch may end while its circuit is open, which nobody would close.
+        super().__init__(timeout, _Nothing(), exported=False)
 
     async def __call__(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures:
         """Return the viewer's features.

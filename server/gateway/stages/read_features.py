@@ -42,9 +42,16 @@ _OK, _TIMEOUT, _ERROR = (READ_SECONDS.labels(each) for each in ("ok", "timeout",
 class ReadFeatures:
     """Reads features; a store that fails or hangs is skipped, but for a probe now and then."""
 
-    def __init__(self, timeout: float, last: LastFeatures) -> None:
-        """Read with a timeout in seconds, and cache the results in `last`."""
+    def __init__(self, timeout: float, last: LastFeatures, *, exported: bool = True) -> None:
+        """Start with a store that answers.
+
+        Args:
+            timeout: maximum seconds of a read.
+            last: caches the results.
+            exported: whether CIRCUIT_OPEN shows this circuit; a process has one that is shown.
+        """
         self._timeout = timeout
+        self._exported = exported
         self._last = last
         self._circuit = Circuit()
         self._unanswered_since: float | None = None
@@ -96,12 +103,16 @@ class ReadFeatures:
 
     def _failed(self, failure: StageFailedError) -> StageFailedError:
         if self._circuit.failed():
-            CIRCUIT_OPEN.set(1)
+            self._export()
             log.warning("online store skipped", reason=str(failure))
         return failure
 
     def _succeeded(self) -> None:
         self._unanswered_since = None
         if self._circuit.succeeded():
-            CIRCUIT_OPEN.set(0)
+            self._export()
             log.info("online store available again")
+
+    def _export(self) -> None:
+        if self._exported:
+            CIRCUIT_OPEN.set(self._circuit.open)

@@ -114,11 +114,14 @@ async def test_what_is_asked_arrives_and_a_batch_has_one_id(batch: Batch) -> Non
             filter=Filter([Condition("tag", any_of=["x"])]),
             locale="de",
             time=moment,
+            time_zone="Asia/Tokyo",
+            region="JP",
         )
     request = gateway.requests[0]
     assert request.page_size == 3
     assert request.filter.conditions[0].any_of == ["x"]
     assert request.context.locale == "de"
+    assert (request.context.time_zone, request.context.region) == ("Asia/Tokyo", "JP")
     assert request.context.time.ToDatetime(UTC) == moment
     assert len(gateway.requests) == 2
     assert len(set(gateway.ids)) == 1

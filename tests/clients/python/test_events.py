@@ -85,7 +85,16 @@ async def test_each_kind_of_event_is_recorded_as_it_was_made(
     call: Call, log: JetStreamLog, end: int
 ) -> None:
     hour_ago = datetime.now(UTC) - timedelta(hours=1)
-    shown = Event.impression("v", "a", request_id="r", position=3, locale="de-CH", event_id="e")
+    shown = Event.impression(
+        "v",
+        "a",
+        request_id="r",
+        position=3,
+        locale="de-CH",
+        device="tv",
+        time_zone="+02:00",
+        event_id="e",
+    )
     events = [
         shown,
         Event.play("v", "a", watched_seconds=1.5, time=hour_ago),
@@ -105,7 +114,7 @@ async def test_each_kind_of_event_is_recorded_as_it_was_made(
     assert [each.event_id for each in found] == [each.event_id for each in events]
     first, second, *_, last = found
     assert (first.event_id, first.request_id, first.position) == ("e", "r", 3)
-    assert first.locale == "de-CH"
+    assert (first.locale, first.device, first.time_zone) == ("de-CH", "tv", "+02:00")
     assert (second.watched_seconds, second.HasField("watched_fraction")) == (1.5, False)
     assert second.time.ToDatetime(UTC) == hour_ago
     assert (last.creator, last.video_id) == ("someone", "")

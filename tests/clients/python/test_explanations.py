@@ -66,6 +66,7 @@ async def test_an_explanation_has_every_field(blocking: bool) -> None:
             surface=Surface.UP_NEXT,
             seed_video_id="v",
             filter=Filter([Condition("tag", any_of=["a"])]),
+            region="CH",
         )
         with pytest.raises(InvalidRequest):
             await explain(gateway, blocking=blocking, page_size=1 << 40)
@@ -76,4 +77,5 @@ async def test_an_explanation_has_every_field(blocking: bool) -> None:
     assert asked.request.page_size == 7
     assert asked.request.surface == pb.SURFACE_UP_NEXT
     assert asked.request.seed_video_id == "v"
+    assert asked.request.context == pb.RequestContext(region="CH")
     assert asked.request.filter.conditions[0].attribute == "tag"

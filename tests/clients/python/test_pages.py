@@ -173,7 +173,15 @@ async def test_similar_videos_are_a_slate(
     german = Filter([Condition("language", any_of=["de"])])
     async with connected(gateway.address) as client:
         slate = await client.similar(
-            "v", page_size=3, filter=german, excluded_video_ids=["x"], locale="de", time=at
+            "v",
+            page_size=3,
+            filter=german,
+            excluded_video_ids=["x"],
+            device="tv",
+            locale="de",
+            time=at,
+            time_zone="+02:00",
+            region="CH",
         )
         await client.similar("w")
         with pytest.raises(NotFound):
@@ -195,6 +203,12 @@ async def test_similar_videos_are_a_slate(
             conditions=[filter_pb2.Condition(attribute="language", any_of=["de"])]
         ),
         excluded_video_ids=["x"],
-        context=pb.RequestContext(locale="de", time=Timestamp(seconds=1714564800)),
+        context=pb.RequestContext(
+            device="tv",
+            locale="de",
+            time=Timestamp(seconds=1714564800),
+            time_zone="+02:00",
+            region="CH",
+        ),
     )
     assert second == pb.SimilarVideosRequest(video_id="w")

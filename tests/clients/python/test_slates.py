@@ -66,6 +66,8 @@ async def test_every_argument_becomes_a_field(gateway: FakeGateway, recommend: R
         device="tv",
         locale="de-CH",
         time=datetime(2024, 5, 1, 14, tzinfo=timezone(timedelta(hours=2))),
+        time_zone="Europe/Zurich",
+        region="CH",
         profile=RequestProfile(
             history=(WatchedVideo(each, time) for each, time in (("w", WATCHED_AT), ("x", None))),
             attributes=["plan=free"],
@@ -88,7 +90,13 @@ async def test_every_argument_becomes_a_field(gateway: FakeGateway, recommend: R
         surface=pb.SURFACE_UP_NEXT,
         seed_video_id="s",
         excluded_video_ids=["x", "y"],
-        context=pb.RequestContext(device="tv", locale="de-CH", time=Timestamp(seconds=1714564800)),
+        context=pb.RequestContext(
+            device="tv",
+            locale="de-CH",
+            time=Timestamp(seconds=1714564800),
+            time_zone="Europe/Zurich",
+            region="CH",
+        ),
         explain=True,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from vireo.v1 import rules_pb2 as pb
 
@@ -86,6 +87,17 @@ def test_what_is_pinned_is_found_if_the_query_allows_it(release: CandidateReleas
     assert {"new-0", "video-39"} <= {*names}
     assert "video-1" not in names  # it was watched
     assert len({*names}) == len(names)
+
+
+def test_more_new_videos_may_be_pinned_than_candidates_are_asked_for(release_folder: Path) -> None:
+    names = [f"new-{number}" for number in range(4)]
+    live = followed(*(upserted(place, name) for place, name in enumerate(names, start=1)))
+    release = CandidateRelease.load(release_folder, live=live)
+    pinned = np.array([video_key(name) for name in names], np.int64)
+    query = CandidateQuery(viewer_of_rows(1, 2), 3, pinned_keys=pinned)
+    found = CandidatePipeline(release, fail_open=False).retrieve(query)
+    assert {release.video_id(row) for row in found.rows.tolist()} < {*names}
+    assert len(found) == 3
 
 
 def refused(rules: Any, release: CandidateRelease) -> str:

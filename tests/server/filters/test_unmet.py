@@ -44,6 +44,15 @@ NUMBERS = {"age_rating": 16.0, "duration": 1234.5, "published": 86_400.0}
             [condition("published", min=1e300)],
             "its published is 1970-01-02T00:00:00+00:00, and must be at least 1e+300",
         ),
+        (
+            [condition("published", max=-62_135_596_800)],
+            "its published is 1970-01-02T00:00:00+00:00, and must be at most "
+            "0001-01-01T00:00:00+00:00",
+        ),
+        (
+            [condition("published", max=-1e11)],
+            "its published is 1970-01-02T00:00:00+00:00, and must be at most -1e+11",
+        ),
         # The first that isn't met.
         (
             [condition("tag", all_of=["cat"]), condition("duration", max=1)],

@@ -117,13 +117,14 @@ async def test_pages_keep_the_filter(release: Path, features: Path) -> None:
         assert names == {f"video-{row}" for row in rows}
 
 
-async def test_what_is_watched_between_two_pages_is_not_on_the_next(
-    large: Path, features: Path
-) -> None:
-    profile = pb.RequestProfile(history=[pb.WatchedVideo(video_id="video-9")])
+async def test_what_the_caller_says_was_watched_is_on_no_page(large: Path, features: Path) -> None:
     async with chain(large, features) as stub:
+        usual = [name for page in await follow([stub], 3) for name in page]
+        watched = usual[::SIZE]
+        profile = pb.RequestProfile(history=[pb.WatchedVideo(video_id=each) for each in watched])
         found = await follow([stub], 3, profile=profile)
-    assert "video-9" not in {name for page in found for name in page}
+    assert len(watched) == 3
+    assert not {name for page in found for name in page} & {*watched}
 
 
 @pytest.mark.parametrize(
