@@ -26,16 +26,19 @@ async def findings(stack: OwnStack) -> list[Found]:
     """Return what it finds, the likeliest first.
 
     Raises:
-        VireoError: it failed, or could ask nothing.
+        VireoError: it failed, took too long, or could ask nothing.
     """
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [*VIREO, "doctor", "--json"],
-        env=dict(stack.environment),
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-    )
+    try:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            [*VIREO, "doctor", "--json"],
+            env=dict(stack.environment),
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise VireoError(f"vireo doctor took more than {_SECONDS:.0f} s") from error
     if done.returncode not in (0, 1):  # 1 says that something fails
         raise VireoError(f"vireo doctor failed: {done.stderr.strip() or done.stdout.strip()}")
     found = json.loads(done.stdout)["findings"]

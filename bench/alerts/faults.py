@@ -146,9 +146,8 @@ async def _kill_consumer(chain: Chain) -> None:
 
 @asynccontextmanager
 async def _far_behind(chain: Chain) -> AsyncIterator[None]:
-    async with chain.held_down([_CONSUMER]):
-        await record(chain, flood_of(chain))
-    yield
+    async with chain.held_down([_CONSUMER]), _meanwhile(record(chain, flood_of(chain))):
+        yield
 
 
 @asynccontextmanager
@@ -176,11 +175,11 @@ FAULTS = (
         4,
         "a pod answers UNAVAILABLE",
         _faulty("unavailable"),
-        "VireoEndpointsMissing",
+        "VireoRetries",
         "pod-errors",
     ),
     Fault(7, "four times the sustainable load", _overloaded, "VireoShedding", "overload"),
-    Fault(4, "a pod is 50 times slower", _faulty("slow"), "VireoEndpointsMissing", "pod-slow"),
+    Fault(4, "a pod is 50 times slower", _faulty("slow"), "VireoRetries", "pod-slow"),
     Fault(4, "a pod answers NaN", _faulty("nan"), "VireoInvalidResponses", "invalid-responses"),
     Fault(8, "a host is cut off", _host_cut_off, "VireoEndpointsMissing", "pod-unreachable"),
     Fault(10, "hostile callers", _attacked, "VireoHostileCallers", "hostile-callers"),
@@ -224,10 +223,10 @@ FAULTS = (
     Fault(16, "gateways are killed", _killed_gateways, "VireoPodCrashes", "pod-dies"),
     Fault(
         14,
-        "the consumer is far behind",
+        "many events without a consumer",
         _far_behind,
         "VireoConsumerBehind",
-        "consumer-behind",
+        "consumer-down",
         needs_peace=True,
     ),
     Fault(

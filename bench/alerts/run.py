@@ -89,7 +89,8 @@ def _measured(
                     yield from runner.run(_with(fault, case))
                 except VireoError as error:
                     yield _broken(fault, str(error))
-                ended[fault] = time.time()
+                else:
+                    ended[fault] = time.time()
             for fault, since in ended.items():
                 if fault.alert:
                     yield runner.run(_resolves(fault, since, bench))

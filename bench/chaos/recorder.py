@@ -98,19 +98,25 @@ class Recorder:
         self._stopping = asyncio.Event()
 
     async def __aenter__(self) -> Recorder:
-        """Begin."""
-        self._running = asyncio.create_task(self._run())
+        """Begin; `running` ends early if events were refused for too long."""
+        self.running = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """End, once all that has been sent is acknowledged; raise VireoError if it isn't."""
         self._stopping.set()
-        await self._running
+        await self.running
 
     async def _run(self) -> None:
-        async with self._stub() as stub, asyncio.TaskGroup() as writers:
-            for number in range(_WRITERS):
-                writers.create_task(self._write(stub, number / _WRITERS * self._pause))
+        try:
+            async with self._stub() as stub, asyncio.TaskGroup() as writers:
+                for number in range(_WRITERS):
+                    writers.create_task(self._write(stub, number / _WRITERS * self._pause))
+        except ExceptionGroup as failed:
+            refused, other = failed.split(VireoError)
+            if other is not None or refused is None:
+                raise
+            raise refused.exceptions[0] from failed
 
     async def repeat_last(self) -> None:
         """Send the last batches that were acknowledged once more, as they were."""

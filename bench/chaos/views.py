@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.errors import VireoError
 from server.stack.settings import METRICS_PORT_OFFSET
 
 _TIMEOUT = 5.0
@@ -29,7 +30,11 @@ class Host:
 
 
 async def hosts(admin_port: int, cluster: str) -> dict[str, Host]:
-    """Return the pods of a cluster by "address:port"; none if Envoy has no such cluster."""
+    """Return the pods of a cluster by "address:port"; none if Envoy has no such cluster.
+
+    Raises:
+        VireoError: Envoy doesn't answer; so do the following, of what they ask.
+    """
     found = {}
     document = json.loads(await _read(admin_port, "clusters?format=json"))
     for status in document.get("cluster_statuses", ()):
@@ -66,8 +71,12 @@ async def counted(ports: Iterable[int]) -> Mapping[str, float]:
 
 async def _read(port: int, path: str) -> str:
     def read() -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=_TIMEOUT) as page:
-            text: str = page.read().decode()
+        url = f"http://127.0.0.1:{port}/{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT) as page:
+                text: str = page.read().decode()
+        except OSError as error:
+            raise VireoError(f"{url} doesn't answer: {error}") from error
         return text
 
     return await asyncio.to_thread(read)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
 from dataclasses import replace
@@ -19,6 +20,7 @@ from bench.chaos.plan import SHORT
 from bench.chaos.recorder import Recorder
 from bench.chaos.run import CASES, run_chaos
 from bench.load import PAGE, Answer, SteadyLoad
+from server.errors import VireoError
 from server.rpc.errors import unavailable
 from tests.builders.tiny_home import DATASET, build_tiny_home
 
@@ -121,6 +123,20 @@ async def test_refused_events_are_repeated_until_they_are_acknowledged(
     check_refused(findings, recorder.refusals)
     complaint = "don't say when to retry"
     assert (complaint in findings.result(SteadyLoad("nowhere", ["v"], 1)).note) != says_when
+
+
+async def test_events_that_are_refused_for_too_long_end_the_recording_with_the_reason() -> None:
+    server = grpc.aio.server()
+    event_pb2_grpc.add_EventServiceServicer_to_server(_Refusing(b""), server)  # type: ignore[abstract]
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        recorder = Recorder(f"127.0.0.1:{port}", ["video-1"], rate=1000, patience=0, size=5)
+        with pytest.raises(VireoError, match="events were refused: away"):
+            async with recorder:
+                await asyncio.wait([recorder.running])
+    finally:
+        await server.stop(None)
 
 
 @pytest.mark.integration
