@@ -6,7 +6,7 @@ OIP := .vireo/oip-env
 HELM := .vireo/helm
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test check unit docs images helm chaos alerts live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load prometheus clean
+.PHONY: help setup demo test check unit docs images images-test helm chaos alerts live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load prometheus clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -22,17 +22,19 @@ demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then st
 
 # They need more than Python, and have a task of their own.
 LANGUAGES := tests/clients/languages
+IMAGES := tests/deploy/images/test_images.py tests/deploy/images/test_compose.py
+OF_THEIR_OWN := $(LANGUAGES:%=--ignore=%) $(IMAGES:%=--ignore=%)
 
 # In what order, and which beside which, tests/scheduling.py says.
 BY_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
-test: setup helm ## Run every test but clients-test's, two files at a time
-	$(BIN)/pytest $(BY_TWO) --ignore=$(LANGUAGES)
+test: setup helm ## Run every test but clients-test's and images-test's, two files at a time
+	$(BIN)/pytest $(BY_TWO) $(OF_THEIR_OWN)
 
 check: setup ## Lint, and run the tests that start no processes and train nothing: in about a minute
 	$(MAKE) --output-sync=target -j2 lint unit
 unit: setup
-	$(BIN)/pytest -q $(BY_TWO) -m 'not integration and not slow and not stack' --ignore=$(LANGUAGES)
+	$(BIN)/pytest -q $(BY_TWO) -m 'not integration and not slow and not stack' $(OF_THEIR_OWN)
 
 docs: setup ## Build the documentation as a site, build/docs; a link to nothing fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
@@ -40,9 +42,8 @@ docs: setup ## Build the documentation as a site, build/docs; a link to nothing 
 images: ## Build the images with buildah, and their SBOMs (ROLES="gateway control", BASE=image)
 	$(PYTHON) deploy/images/build.py $(if $(BASE),--base $(BASE)) $(ROLES)
 
-# What the tests run: every image but training's.
-serving-images: images-env
-	$(PYTHON) deploy/images/build.py candidate ranking gateway consumer control envoy stores
+images-test: setup images-env ## Build every image but training's, and have them serve a slate
+	$(BIN)/pytest $(IMAGES)
 
 images-env: ## Install what images are built and tested with (Debian's packages)
 	@for tool in buildah mmdebstrap crun ip; do command -v $$tool >/dev/null || missing=1; done; \
