@@ -113,6 +113,9 @@ class RecommendPipeline:
             if slate.release_id != candidates.release_id:
                 degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
 
+        if candidates is not None and not slate.items:
+            slate.filter_unmet = candidates.filtered and candidates.filter_share == 0
+
         slate.request_id = query.request_id
         slate.degradations.extend(degradations)
         if self.shadow is not None and ranked is not None and not degradations:
@@ -164,7 +167,10 @@ class RecommendPipeline:
 
         expression = all_of(asked) if asked else None
         best = release.popular.best(query.page_size, blocked, left_out, expression, rules)
-        return popular_slate(best, release.manifest.release_id)
+        slate = popular_slate(best, release.manifest.release_id)
+        if expression is not None and not best:
+            slate.filter_unmet = not release.popular.any_meets(expression)
+        return slate
 
     async def _stored(
         self,

@@ -102,6 +102,8 @@ async def test_a_filter_of_the_site_holds_in_whole_and_degraded_slates(
         name for name in names(slate) if numbers_of(ROWS[name]).get("duration", 1e9) <= 300
     }
     assert not nothing.items  # the site's rule and the request contradict each other
+    assert nothing.filter_unmet
+    assert not slate.filter_unmet
     if broken != "candidate":
         held = sum(map(german, ROWS))
         assert slate.explanation.filter_share == pytest.approx(held / 40)
