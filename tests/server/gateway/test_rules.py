@@ -110,6 +110,45 @@ async def test_a_filter_of_the_site_holds_in_whole_and_degraded_slates(
         assert applied(slate) == {"german": 40 - held}
 
 
+@pytest.mark.parametrize("pods_away", [False, True])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        'conditions = [{ attribute = "licence", none_of = ["expired"] }]',
+        'none = [{ conditions = [{ attribute = "licence", any_of = ["expired"] }] }]',
+        'none = [{ conditions = [{ attribute = "licence_ends", max = 1700000000 }] }]',
+        'any = [{ conditions = [{ attribute = "tag", any_of = ["cat"] }] },'
+        ' { conditions = [{ attribute = "licence", none_of = ["expired"] }] }]',
+        # The release has labels of the first, and a number of the second.
+        'none = [{ conditions = [{ attribute = "language", min = 3 }] }]',
+        'conditions = [{ attribute = "age_rating", none_of = ["18"] }]',
+    ],
+)
+async def test_nothing_is_shown_if_the_release_lacks_an_attribute_of_a_filter_of_the_site(
+    pods: Any, file: Path, parts: str, pods_away: bool
+) -> None:
+    put(file, f'[[filters]]\nname = "rights"\nregions = ["DE"]\n{parts}\n')
+    here = pb.RequestContext(region="DE")
+    about = pb.ExplainVideoRequest(video_id=FREE[0], request=request(context=here))
+    async with pods(file, **({"candidate": NOWHERE} if pods_away else {})) as stub:
+        slate = await stub.Recommend(request(context=here))
+        asked = request(context=here, filter=message(condition("tag", any_of=["cat"])))
+        filtered = await stub.Recommend(asked)
+        similar = await stub.SimilarVideos(
+            pb.SimilarVideosRequest(video_id="video-9", context=here)
+        )
+        told = await stub.ExplainVideo(about)
+        elsewhere = await stub.Recommend(request(context=pb.RequestContext(region="AT")))
+    empty: list[pb.RecommendResponse | pb.SimilarVideosResponse] = [slate, filtered, similar]
+    for each in empty:
+        assert list(each.degradations) == POPULAR
+        assert not each.items
+        assert each.filter_unmet
+    assert told.lost_at == pb.LOST_AT_FILTER
+    assert "names an attribute that the release doesn't declare" in told.reason
+    assert elsewhere.items
+
+
 async def test_rules_apply_by_surface_and_region(pods: Any, file: Path) -> None:
     put(file, GERMAN.replace('"german"', '"german"\nregions = ["at", "DE"]\nsurfaces = ["home"]'))
     async with pods(file) as stub:
