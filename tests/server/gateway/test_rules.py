@@ -404,6 +404,14 @@ def test_a_gateway_does_not_start_without_the_rules_that_a_site_counts_on(file: 
             "\n".join(f'[[caps]]\nname = "c{n}"\nattribute = "tag"\nmax = 1' for n in range(17)),
             ["[[caps]]: 17 apply on home, more than 16"],
         ),
+        (
+            "".join(
+                f'[[caps]]\nname = "c{n}"\nattribute = "tag"\nmax = 1\n'
+                f"regions = {[f'{n}-{m}' for m in range(501)]}\n"
+                for n in range(2)
+            ),
+            ["[[caps]] number 2 (c1): regions[499]: the rules name more than 1,000 regions"],
+        ),
         ("a = [", ["isn't TOML: "]),
     ],
 )
@@ -441,6 +449,16 @@ def test_a_region_may_be_that_of_requests_without_one() -> None:
     assert active(rules).message.new_share == pytest.approx(0.1)
     assert active(rules, region=" de").message.new_share == pytest.approx(0.2)
     assert active(rules, region="AT") is None
+
+
+def test_a_file_may_name_a_thousand_regions_however_often() -> None:
+    lower, upper = ([f"{letter}{n}" for n in range(1_000)] for letter in "rR")
+    text = (
+        f'[[new_videos]]\nname = "a"\nshare = 0.1\nregions = {lower}\n'
+        f'[[new_videos]]\nname = "b"\nshare = 0.2\nregions = {upper}\n'
+    )
+    rules = parse_rules(text.encode())
+    assert active(rules, region="R999").message.new_share == pytest.approx(0.2)
 
 
 def test_without_rules_nothing_is_sent_to_pods() -> None:
