@@ -141,6 +141,7 @@ def similar(
         return
     console = Console()
     _print_items(response.items, console, titles=False)
+    _print_filter_unmet(response)
     typer.echo(f"release {response.release_id}")
     _print_degradations(response, console)
 
@@ -201,6 +202,7 @@ def print_slate(response: pb.RecommendResponse) -> None:
 
     console = Console()
     _print_items(response.items, console, titles=True)
+    _print_filter_unmet(response)
     explanation = response.explanation
     times = {
         "features": explanation.features_time,
@@ -246,6 +248,15 @@ def _print_items(items: Iterable[pb.SlateItem], console: Console, *, titles: boo
             ", ".join(names),
         )
     print_table(table, console)
+
+
+def _print_filter_unmet(response: pb.RecommendResponse | pb.SimilarVideosResponse) -> None:
+    from vireo.v1 import viewer_pb2
+
+    if response.filter_unmet:
+        fallback = viewer_pb2.DEGRADATION_POPULAR_FALLBACK in response.degradations
+        where = "popular list" if fallback else "catalogue"
+        typer.echo(f"no video of the {where} meets the filter and the site's rules")
 
 
 def _print_degradations(

@@ -96,6 +96,7 @@ def recommend_all(
         transient=True,
     )
     degraded = Counter[str]()
+    unmet = 0
     began = time.monotonic()
     partial = out.with_name(f".{out.name}.partial")
     try:
@@ -105,6 +106,7 @@ def recommend_all(
             for response in batched(viewers, request, edge):
                 rows.append(_row(response))
                 degraded.update(rows[-1]["degradations"])
+                unmet += response.slate.filter_unmet
                 bar.advance(task)
                 if len(rows) == _ROW_GROUP:
                     writer.write_table(pa.Table.from_pylist(rows, schema))
@@ -115,6 +117,8 @@ def recommend_all(
         partial.unlink(missing_ok=True)
     seconds = time.monotonic() - began
     typer.echo(f"wrote the slates of {len(viewers):,} viewers to {out} in {seconds:.1f} s")
+    if unmet:
+        typer.echo(f"no video meets the filter and the site's rules: {unmet:,} empty slates")
     for kind, count in degraded.most_common():
         typer.echo(f"degraded: {kind.replace('_', ' ')}, {count:,} slates")
 

@@ -58,6 +58,14 @@ class Condition:
             and labels.isdisjoint(self.none_of)
         )
 
+    def applies_to(self, declared: Declared) -> bool:
+        """Return whether a release that declares these attributes can tell if it holds."""
+        numbers = self.min is not None or self.max is not None
+        labels = self.any_of or self.all_of or self.none_of
+        return (not numbers or self.attribute in declared.numbers) and (
+            not labels or self.attribute in declared.labels
+        )
+
 
 @dataclass(frozen=True)
 class FilterExpression:
@@ -78,6 +86,17 @@ class FilterExpression:
             all(each.holds(labels, numbers) for each in self.conditions)
             and (not self.any or any(each.holds(labels, numbers) for each in self.any))
             and not any(each.holds(labels, numbers) for each in self.none)
+        )
+
+    def applies_to(self, declared: Declared) -> bool:
+        """Return whether a release that declares these attributes can tell if it holds.
+
+        A filter that was decoded without the release may name others, or compare labels as
+        numbers. Videos have no such values, so that `holds` would be true of what must not have
+        them.
+        """
+        return all(each.applies_to(declared) for each in self.conditions) and all(
+            each.applies_to(declared) for each in (*self.any, *self.none)
         )
 
 

@@ -207,6 +207,11 @@ class _Asked:
         asked = [self.query.expression, None if rules is None else rules.filter]
         expressions = [each for each in asked if each is not None]
         for expression in expressions:
+            if not self.release.can_apply(expression):
+                return pb.LOST_AT_FILTER, (
+                    "A filter of the site names an attribute that the release doesn't declare: "
+                    "nothing is shown."
+                )
             unfit = video and unmet(expression, video.labels, video.numbers)
             if unfit:
                 return pb.LOST_AT_FILTER, f"A filter forbids it: {unfit}."

@@ -90,6 +90,10 @@ class PopularList:
         chosen = fill_page(range(len(names)), min(count, len(names)), pins=pins, caps=caps)
         return [names[place] for place in chosen.tolist()]
 
+    def any_meets(self, expression: FilterExpression) -> bool:
+        """Return whether a filter holds for a video of the list, blocked or not."""
+        return any(self._meets(key, expression) for key in self.keys.values())
+
     def _labels(self, names: Sequence[str], cap: rules_pb2.Cap, place: int) -> list[str]:
         """Return the labels that a cap counts of the video at a place."""
         video = self.attributes.get(self.keys[names[place]])

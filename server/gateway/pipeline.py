@@ -113,6 +113,9 @@ class RecommendPipeline:
             if slate.release_id != candidates.release_id:
                 degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
 
+        if candidates is not None and not slate.items:
+            slate.filter_unmet = candidates.filtered and candidates.filter_share == 0
+
         slate.request_id = query.request_id
         slate.degradations.extend(degradations)
         if self.shadow is not None and ranked is not None and not degradations:
@@ -150,7 +153,8 @@ class RecommendPipeline:
         """Return the slate without pods.
 
         With a filter, videos that changed since the release are left out: the gateway doesn't know
-        their new attributes.
+        their new attributes. The slate is empty if the release lacks an attribute of the site's
+        filters: what law forbids isn't shown because nobody knows.
         """
         rules, expressions = query.rules, [query.expression]
         if rules is not None:
@@ -163,8 +167,15 @@ class RecommendPipeline:
             return key in self.removed or (changed is not None and changed(key, position))
 
         expression = all_of(asked) if asked else None
+        if expression is not None and not release.can_apply(expression):
+            slate = popular_slate([], release.manifest.release_id)
+            slate.filter_unmet = True
+            return slate
         best = release.popular.best(query.page_size, blocked, left_out, expression, rules)
-        return popular_slate(best, release.manifest.release_id)
+        slate = popular_slate(best, release.manifest.release_id)
+        if expression is not None and not best:
+            slate.filter_unmet = not release.popular.any_meets(expression)
+        return slate
 
     async def _stored(
         self,

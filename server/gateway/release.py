@@ -48,6 +48,10 @@ class GatewayRelease:
         declared = Declared.read(folder) if (folder / ATTRIBUTES).exists() else None
         return GatewayRelease(manifest, PopularList.load(folder), reader, declared)
 
+    def can_apply(self, expression: FilterExpression) -> bool:
+        """Return whether the release declares all attributes of a filter, as it compares them."""
+        return self.declared is not None and expression.applies_to(self.declared)
+
     def expression(self, message: filter_pb2.Filter, field: str = "filter") -> FilterExpression:
         """Return what the filter in a field of a request says.
 

@@ -29,6 +29,8 @@ MAX_BYTES = 1 << 20
 """Maximum bytes of a file."""
 MAX_ACTIVE = {"filters": 64, "boosts": 64, "pins": 64, "caps": 16}
 """Maximum rules of a kind that apply to one slate."""
+MAX_REGIONS = 1_000
+"""Maximum regions that a file names: the rules of each are prepared when the file is read."""
 MAX_MESSAGE_BYTES = 64 << 10
 """Maximum bytes of what the rules of one slate add to a call of a pod."""
 _KINDS = {
@@ -66,10 +68,11 @@ class SiteRules:
 
         Raises:
             BadRulesError: a filter can't be met, a name occurs twice, two pins are for the same
-                position or video, or too many rules apply to one slate.
+                position or video, too many rules apply to one slate, or the file names too many
+                regions.
         """
         self._tables = tables
-        problems = [*_repeated_names(tables)]
+        problems = [*_repeated_names(tables), *_too_many_regions(tables)]
         self._named = [(kind, rule) for kind in _KINDS for rule in getattr(tables, kind)]
         self._expressions = {
             rule.name: expression
@@ -262,3 +265,16 @@ def _repeated_names(tables: RuleTables) -> Iterator[str]:
             if rule.name in before:
                 yield f"{place}: is that of {before[rule.name]} too"
             before.setdefault(rule.name, f"[[{kind}]] number {number + 1}")
+
+
+def _too_many_regions(tables: RuleTables) -> Iterator[str]:
+    """Yield the place of the region that is one too many, if there is one."""
+    named: set[str] = set()
+    for kind in _KINDS:
+        for number, rule in enumerate(getattr(tables, kind)):
+            for place, region in enumerate(rule.regions or ()):
+                named.add(region)
+                if len(named) > MAX_REGIONS:
+                    where = place_of(tables, (kind, number, "regions", place))
+                    yield f"{where}: the rules name more than {MAX_REGIONS:,} regions"
+                    return

@@ -129,6 +129,7 @@ class RecommendationServicer(RecommendationServiceServicer):
             request_id=slate.request_id,
             release_id=slate.release_id,
             degradations=slate.degradations,
+            filter_unmet=slate.filter_unmet,
         )
 
     def BatchRecommend(  # noqa: N802

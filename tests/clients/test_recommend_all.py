@@ -47,7 +47,8 @@ class Slates:
             slate = pb.RecommendResponse(release_id="r")
             if viewer_id == "b":
                 slate.degradations.append(FALLBACK)
-            for position in (1, 2):
+            slate.filter_unmet = request.HasField("filter")
+            for position in () if slate.filter_unmet else (1, 2):
                 slate.items.add(video_id=f"{viewer_id}-{position}", score=1 / position)
             token = str(begin + number + 1)
             yield pb.BatchRecommendResponse(viewer_id=viewer_id, slate=slate, resume_token=token)
@@ -94,6 +95,16 @@ def test_the_file_has_a_row_for_each_viewer(ids: Path, tmp_path: Path) -> None:
         "degradations": ["popular_fallback"],
     }
     assert [path.name for path in tmp_path.iterdir() if "parquet" in path.name] == [out.name]
+    assert "no video meets" not in done.output
+
+
+def test_slates_whose_filter_no_video_meets_are_counted(ids: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.parquet"
+    asked = '{"conditions": [{"attribute": "tag", "anyOf": ["a"]}]}'
+    with served(Slates()) as target:
+        done = run("--viewers", str(ids), "--out", str(out), "--filter", asked, "--target", target)
+    assert "no video meets the filter and the site's rules: 4 empty slates" in done.output
+    assert not any(row["video_ids"] for row in pq.read_table(out).to_pylist())
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,17 @@ def test_the_share_of_videos_that_meet_the_filter_is_printed(
     assert "filter" not in capsys.readouterr().out
 
 
+def test_a_filter_that_no_video_meets_is_said_in_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_slate(pb.RecommendResponse(filter_unmet=True))
+    said = "no video of the catalogue meets the filter and the site's rules"
+    assert said in capsys.readouterr().out
+    popular = [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+    print_slate(pb.RecommendResponse(filter_unmet=True, degradations=popular))
+    assert "no video of the popular list meets" in capsys.readouterr().out
+
+
 async def test_an_explanation_is_printed_with_ranks_scores_and_inputs() -> None:
     async with fake_gateway() as gateway:
         printed = await run(

@@ -95,6 +95,9 @@ class Slate:
     """Only with `explain`."""
     next_page_token: str = ""
     """The `page_token` of the next page; empty if there are no more videos."""
+    filter_unmet: bool = False
+    """Whether `items` is empty because no video of the catalogue meets the filter and the site's
+    rules; in a popular fallback, because no video of the popular list does."""
 
 
 def slate_of(response: RecommendResponse) -> Slate:
@@ -108,6 +111,7 @@ def slate_of(response: RecommendResponse) -> Slate:
             _explanation(response.explanation) if response.HasField("explanation") else None
         ),
         next_page_token=response.next_page_token,
+        filter_unmet=response.filter_unmet,
     )
 
 
@@ -119,6 +123,7 @@ def similar_slate_of(response: SimilarVideosResponse) -> Slate:
         release_id=response.release_id,
         degradations=degradations_of(response),
         explanation=None,
+        filter_unmet=response.filter_unmet,
     )
 
 

@@ -116,6 +116,13 @@ async def test_an_explanation_says_how_many_videos_meet_the_filter(
     assert [each and each.filter_share for each in shares] == [0, None]
 
 
+async def test_a_slate_says_that_no_video_meets_the_filter(
+    gateway: FakeGateway, recommend: Recommend
+) -> None:
+    gateway.answers = [pb.RecommendResponse(filter_unmet=True), pb.RecommendResponse()]
+    assert [(await recommend("1")).filter_unmet for _ in range(2)] == [True, False]
+
+
 @either
 async def test_pages_follow_the_tokens_with_the_same_request(
     gateway: FakeGateway, connected: Callable[[str], Any]

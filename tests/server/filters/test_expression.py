@@ -50,6 +50,27 @@ def test_labels_are_compared_exactly(parts: dict[str, Any], labels: set[str], he
 
 
 @pytest.mark.parametrize(
+    ("asked", "kinds"),
+    [
+        (message(condition("language", none_of=["de"])), {"labels": ("language",)}),
+        (message(none=[message(condition("rating", min=16))]), {"numbers": ("rating",)}),
+        (
+            message(any=[message(none=[message(condition("mood", all_of=["a"]))])]),
+            {"labels": ("mood",)},
+        ),
+    ],
+)
+def test_a_filter_applies_to_releases_that_declare_what_it_names(
+    asked: filter_pb2.Filter, kinds: dict[str, tuple[str, ...]]
+) -> None:
+    found = decode(asked, "", Declared(**kinds))
+    labels, numbers = kinds.get("labels", ()), kinds.get("numbers", ())
+    assert found.applies_to(Declared(**kinds))
+    assert not found.applies_to(Declared())
+    assert not found.applies_to(Declared(labels=numbers, numbers=labels))
+
+
+@pytest.mark.parametrize(
     ("parts", "number", "held"),
     [
         ({"min": 60}, 60.0, True),

@@ -105,11 +105,41 @@ async def test_a_filter_that_nothing_meets_gets_an_empty_slate(
     release: Path, features: Path, candidate_target: str, ranking_target: str, pods: str
 ) -> None:
     candidate = NOWHERE if pods == "none" else candidate_target
+    batch = pb.BatchRecommendRequest(viewer_ids=[VIEWER], filter=NOTHING)
     async with gateway(release, features, candidate, ranking_target) as stub:
-        slate = await stub.Recommend(request(NOTHING, explain=True))
-    assert not slate.items
-    assert slate.explanation.filter_share == 0
-    assert list(slate.degradations) == (POPULAR if pods == "none" else [])
+        explained = await stub.Recommend(request(NOTHING, explain=True))
+        plain = await stub.Recommend(request(NOTHING))
+        similar = await stub.SimilarVideos(
+            pb.SimilarVideosRequest(video_id="video-9", filter=NOTHING)
+        )
+        batched = (
+            [] if pods == "none" else [each.slate async for each in stub.BatchRecommend(batch)]
+        )
+    assert explained.explanation.filter_share == 0
+    slates: list[pb.RecommendResponse | pb.SimilarVideosResponse]
+    slates = [explained, plain, similar, *batched]
+    for slate in slates:
+        assert not slate.items
+        assert slate.filter_unmet
+        assert list(slate.degradations) == (POPULAR if pods == "none" else [])
+
+
+@pytest.mark.parametrize("pods", ["both", "none"])
+async def test_a_slate_is_not_said_to_be_unmet_if_videos_meet_the_filter(
+    release: Path, features: Path, candidate_target: str, ranking_target: str, pods: str
+) -> None:
+    candidate = NOWHERE if pods == "none" else candidate_target
+    seen = sorted(allowed(GERMAN))
+    async with gateway(release, features, candidate, ranking_target) as stub:
+        some = await stub.Recommend(request(GERMAN))
+        excluded = await stub.Recommend(request(GERMAN, excluded_video_ids=seen))
+        unfiltered = await stub.Recommend(
+            pb.RecommendRequest(viewer_id=VIEWER, excluded_video_ids=video_ids(40))
+        )
+    assert some.items
+    assert not excluded.items
+    assert not unfiltered.items
+    assert not any(slate.filter_unmet for slate in (some, excluded, unfiltered))
 
 
 async def test_a_pod_that_does_not_apply_the_filter_is_not_believed(

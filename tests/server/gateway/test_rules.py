@@ -102,10 +102,51 @@ async def test_a_filter_of_the_site_holds_in_whole_and_degraded_slates(
         name for name in names(slate) if numbers_of(ROWS[name]).get("duration", 1e9) <= 300
     }
     assert not nothing.items  # the site's rule and the request contradict each other
+    assert nothing.filter_unmet
+    assert not slate.filter_unmet
     if broken != "candidate":
         held = sum(map(german, ROWS))
         assert slate.explanation.filter_share == pytest.approx(held / 40)
         assert applied(slate) == {"german": 40 - held}
+
+
+@pytest.mark.parametrize("pods_away", [False, True])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        'conditions = [{ attribute = "licence", none_of = ["expired"] }]',
+        'none = [{ conditions = [{ attribute = "licence", any_of = ["expired"] }] }]',
+        'none = [{ conditions = [{ attribute = "licence_ends", max = 1700000000 }] }]',
+        'any = [{ conditions = [{ attribute = "tag", any_of = ["cat"] }] },'
+        ' { conditions = [{ attribute = "licence", none_of = ["expired"] }] }]',
+        # The release has labels of the first, and a number of the second.
+        'none = [{ conditions = [{ attribute = "language", min = 3 }] }]',
+        'conditions = [{ attribute = "age_rating", none_of = ["18"] }]',
+    ],
+)
+async def test_nothing_is_shown_if_the_release_lacks_an_attribute_of_a_filter_of_the_site(
+    pods: Any, file: Path, parts: str, pods_away: bool
+) -> None:
+    put(file, f'[[filters]]\nname = "rights"\nregions = ["DE"]\n{parts}\n')
+    here = pb.RequestContext(region="DE")
+    about = pb.ExplainVideoRequest(video_id=FREE[0], request=request(context=here))
+    async with pods(file, **({"candidate": NOWHERE} if pods_away else {})) as stub:
+        slate = await stub.Recommend(request(context=here))
+        asked = request(context=here, filter=message(condition("tag", any_of=["cat"])))
+        filtered = await stub.Recommend(asked)
+        similar = await stub.SimilarVideos(
+            pb.SimilarVideosRequest(video_id="video-9", context=here)
+        )
+        told = await stub.ExplainVideo(about)
+        elsewhere = await stub.Recommend(request(context=pb.RequestContext(region="AT")))
+    empty: list[pb.RecommendResponse | pb.SimilarVideosResponse] = [slate, filtered, similar]
+    for each in empty:
+        assert list(each.degradations) == POPULAR
+        assert not each.items
+        assert each.filter_unmet
+    assert told.lost_at == pb.LOST_AT_FILTER
+    assert "names an attribute that the release doesn't declare" in told.reason
+    assert elsewhere.items
 
 
 async def test_rules_apply_by_surface_and_region(pods: Any, file: Path) -> None:
@@ -363,6 +404,14 @@ def test_a_gateway_does_not_start_without_the_rules_that_a_site_counts_on(file: 
             "\n".join(f'[[caps]]\nname = "c{n}"\nattribute = "tag"\nmax = 1' for n in range(17)),
             ["[[caps]]: 17 apply on home, more than 16"],
         ),
+        (
+            "".join(
+                f'[[caps]]\nname = "c{n}"\nattribute = "tag"\nmax = 1\n'
+                f"regions = {[f'{n}-{m}' for m in range(501)]}\n"
+                for n in range(2)
+            ),
+            ["[[caps]] number 2 (c1): regions[499]: the rules name more than 1,000 regions"],
+        ),
         ("a = [", ["isn't TOML: "]),
     ],
 )
@@ -400,6 +449,16 @@ def test_a_region_may_be_that_of_requests_without_one() -> None:
     assert active(rules).message.new_share == pytest.approx(0.1)
     assert active(rules, region=" de").message.new_share == pytest.approx(0.2)
     assert active(rules, region="AT") is None
+
+
+def test_a_file_may_name_a_thousand_regions_however_often() -> None:
+    lower, upper = ([f"{letter}{n}" for n in range(1_000)] for letter in "rR")
+    text = (
+        f'[[new_videos]]\nname = "a"\nshare = 0.1\nregions = {lower}\n'
+        f'[[new_videos]]\nname = "b"\nshare = 0.2\nregions = {upper}\n'
+    )
+    rules = parse_rules(text.encode())
+    assert active(rules, region="R999").message.new_share == pytest.approx(0.2)
 
 
 def test_without_rules_nothing_is_sent_to_pods() -> None:
