@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from bench.requests.batch import SHORT as SHORT_BATCH
 from bench.requests.batch import BatchPlan
+from bench.speed.plan import SpeedPlan
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class RequestsPlan:
     timed: bool = True
     """Whether times are judged; a busy machine has none to judge."""
     batch: BatchPlan = field(default_factory=BatchPlan)
+    large: str = "million"
+    """Data set with a large catalogue, to search by filters."""
+    context: str = "synth"
+    """Data set whose watches have a context."""
+    search: SpeedPlan = field(default_factory=lambda: SpeedPlan(rounds=3, sample=200))
+    """Rounds, and viewers to search with."""
+    skips_missing: bool = False
+    """Whether parts whose data set wasn't trained are left out, unless they are asked for."""
 
 
 SHORT = RequestsPlan(
@@ -36,5 +45,7 @@ SHORT = RequestsPlan(
     patience=240.0,
     timed=False,
     batch=SHORT_BATCH,
+    search=SpeedPlan(rounds=1, sample=20),
+    skips_missing=True,
 )
 """For CI: everything once and briefly; no time is judged."""
