@@ -22,8 +22,6 @@ from server.home import Home
 _SIZES = (10, 50, 200, 500)
 _MAX_PAGES = 4
 _MAX_EXCLUDED = 20
-_MAX_DEGRADED = 0.5
-"""Maximum share of degraded slates: fallback alone must not pass for what pods filter."""
 
 
 @dataclass
@@ -64,7 +62,7 @@ async def measure_filters(live: LiveStack, home: Home, plan: RequestsPlan) -> li
         Row(
             "share of filtered slates that were degraded",
             counts.degraded / max(1, counts.slates),
-            bound=_MAX_DEGRADED,
+            bound=plan.max_degraded,
         ),
         Row("filtered slates", counts.slates),
         *(

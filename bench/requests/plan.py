@@ -15,6 +15,8 @@ class RequestsPlan:
 
     positions: int = 1_000_000
     """Positions of slates that are compared with their filters."""
+    max_degraded: float = 0.5
+    """Maximum share of filtered slates that are degraded: fallback alone must not pass."""
     viewers: int = 1_000
     """Viewers who ask for page after page."""
     pages: int = 50
@@ -40,6 +42,7 @@ class RequestsPlan:
 
 SHORT = RequestsPlan(
     positions=20_000,
+    max_degraded=0.9,  # all may be asked for during one fault
     viewers=10,
     calm=1.0,
     patience=240.0,
