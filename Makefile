@@ -100,7 +100,8 @@ alerts: setup h2load prometheus ## Check that faults alone fire alerts, and doct
 live: setup ## Measure events and the live catalogue, while processes are killed (JSON=1: a line a row)
 	$(BIN)/vireo bench live $(if $(JSON),--json)
 
-requests: setup ## Measure filters, pages and batches, while pods are killed (JSON=1: a line a row)
+# Its search and context need `make bench-data`, and the data set that bench/README.md makes.
+requests: setup ## Measure filters, pages, batches and context, while pods are killed (JSON=1: a line a row)
 	$(BIN)/vireo bench requests $(if $(JSON),--json)
 
 fuzz: setup ## Send N bad requests to every method of a stack; the last line is JSON

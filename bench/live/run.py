@@ -108,10 +108,15 @@ def _cluster(home: Home, dataset: str, plan: LivePlan, console: Console) -> Iter
 def measured(
     live: LiveStack, name: str, step: Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]
 ) -> list[Row]:
-    """Return the rows of a step; one that doesn't hold if it fails."""
-    live.console.print(f"measuring: {name}")
+    """Return the rows of a step on a stack; one that doesn't hold if it fails."""
+    return attempted(live.console, name, lambda: asyncio.run(step(live)))
+
+
+def attempted(console: Console, name: str, step: Callable[[], list[Row]]) -> list[Row]:
+    """Return the rows of a step; one that doesn't hold, with the reason, if it fails."""
+    console.print(f"measuring: {name}")
     try:
-        return asyncio.run(step(live))
+        return step()
     except (VireoError, TimeoutError, ExceptionGroup) as failed:
         reason = _first(failed)
         if not isinstance(reason, (VireoError, TimeoutError)):

@@ -34,6 +34,7 @@ class _Counts:
     degradations: Counter[viewer_pb2.Degradation.ValueType] = field(default_factory=Counter)
     empty: int = 0
     slates: int = 0
+    degraded: int = 0
 
 
 async def measure_filters(live: LiveStack, home: Home, plan: RequestsPlan) -> list[Row]:
@@ -58,6 +59,11 @@ async def measure_filters(live: LiveStack, home: Home, plan: RequestsPlan) -> li
         Row(f"forbidden videos in {counts.positions} positions", counts.forbidden, bound=0),
         Row("videos that a later page of a filtered slate repeats", counts.repeated, bound=0),
         Row("filtered pages with fewer videos than there are", counts.short, bound=0),
+        Row(
+            "share of filtered slates that were degraded",
+            counts.degraded / max(1, counts.slates),
+            bound=plan.max_degraded,
+        ),
         Row("filtered slates", counts.slates),
         *(
             Row(f"filtered slates that declare {viewer_pb2.Degradation.Name(kind)}", count)
@@ -93,6 +99,7 @@ async def _ask(site: Site, catalogue: Catalogue, draw: random.Random, counts: _C
         counts.slates += 1
         counts.positions += len(shown)
         counts.empty += not shown
+        counts.degraded += bool(slate.degradations)
         counts.degradations.update(slate.degradations)
         counts.forbidden += sum(each not in allowed for each in shown)
         counts.repeated += sum(each in allowed and each not in left for each in shown)

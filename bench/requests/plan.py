@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from bench.requests.batch import SHORT as SHORT_BATCH
 from bench.requests.batch import BatchPlan
+from bench.speed.plan import SpeedPlan
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,8 @@ class RequestsPlan:
 
     positions: int = 1_000_000
     """Positions of slates that are compared with their filters."""
+    max_degraded: float = 0.5
+    """Maximum share of filtered slates that are degraded: fallback alone must not pass."""
     viewers: int = 1_000
     """Viewers who ask for page after page."""
     pages: int = 50
@@ -27,14 +30,25 @@ class RequestsPlan:
     timed: bool = True
     """Whether times are judged; a busy machine has none to judge."""
     batch: BatchPlan = field(default_factory=BatchPlan)
+    large: str = "million"
+    """Data set with a large catalogue, to search by filters."""
+    context: str = "synth"
+    """Data set whose watches have a context."""
+    search: SpeedPlan = field(default_factory=lambda: SpeedPlan(rounds=3, sample=200))
+    """Rounds, and viewers to search with."""
+    skips_missing: bool = False
+    """Whether parts whose data set wasn't trained are left out, unless they are asked for."""
 
 
 SHORT = RequestsPlan(
     positions=20_000,
+    max_degraded=0.9,  # all may be asked for during one fault
     viewers=10,
     calm=1.0,
     patience=240.0,
     timed=False,
     batch=SHORT_BATCH,
+    search=SpeedPlan(rounds=1, sample=20),
+    skips_missing=True,
 )
 """For CI: everything once and briefly; no time is judged."""

@@ -17,6 +17,7 @@ from bench.speed.filtered import filtered_rows
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from server.candidate.release import CandidateRelease
+from server.errors import VireoError
 from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from server.features.viewer import ViewerFeatures
 from server.home import Home
@@ -73,14 +74,44 @@ def measure_search(home: Home, dataset: str, plan: SpeedPlan, console: Console) 
     if not release.manifest.index.cells:
         console.print(f"{len(release.keys):,} videos are searched exactly: nothing to compare")
         return []
+    viewers = _sampled(home, dataset, plan)
+    filtered = _filtered_rows(release, viewers, plan, console)
+    return [*_unfiltered_rows(release, viewers, plan, console), *filtered]
+
+
+def measure_filtered_search(
+    home: Home, dataset: str, plan: SpeedPlan, console: Console
+) -> list[Row]:
+    """Search the index of the newest release by filters of several selectivities.
+
+    Raises:
+        VireoError: nothing was trained, or the catalogue is so small that its index is exact.
+    """
+    release = CandidateRelease.load(home.trained_release(dataset))
+    if not release.manifest.index.cells:
+        raise VireoError(
+            f"the {len(release.keys):,} videos of {dataset} are searched exactly; make a large "
+            "catalogue with: make bench-data"
+        )
+    return _filtered_rows(release, _sampled(home, dataset, plan), plan, console)
+
+
+def _filtered_rows(
+    release: CandidateRelease,
+    viewers: Sequence[ViewerFeatures],
+    plan: SpeedPlan,
+    console: Console,
+) -> list[Row]:
+    with threadpool_limits(1):
+        return filtered_rows(release, viewers, min(_NEIGHBOURS, len(release.keys)), plan, console)
+
+
+def _sampled(home: Home, dataset: str, plan: SpeedPlan) -> list[ViewerFeatures]:
+    """Return some viewers, right after their last watch: made-up watches are of years ago."""
     everyone = load_watches(home, dataset)["viewer_id"].drop_duplicates()
     viewers = everyone.sample(min(plan.sample, len(everyone)), random_state=1)
-    # Right after their last watch: made-up watches are of years ago.
     known = read_viewers(home.features(dataset), viewers)
-    asked = [replace(decode_viewer(viewer), asked_at=0) for viewer in known]
-    with threadpool_limits(1):
-        filtered = filtered_rows(release, asked, min(_NEIGHBOURS, len(release.keys)), plan, console)
-    return [*_unfiltered_rows(release, asked, plan, console), *filtered]
+    return [replace(decode_viewer(viewer), asked_at=0) for viewer in known]
 
 
 def _unfiltered_rows(

@@ -49,23 +49,34 @@ def requests(
     part: Annotated[
         list[str] | None, typer.Option(help="What to measure; everything if absent.")
     ] = None,
+    large: Annotated[
+        str, typer.Option(help="Data set with a large catalogue, to search by filters.")
+    ] = "million",
+    context: Annotated[
+        str, typer.Option(help="Data set whose watches have a context, to measure its worth.")
+    ] = "synth",
     short: Annotated[
-        bool, typer.Option("--short", help="Everything once and briefly; no time is judged.")
+        bool,
+        typer.Option(
+            "--short",
+            help="Everything once and briefly, of search and context only what was trained; no "
+            "time of slates is judged.",
+        ),
     ] = False,
     as_json: RowsAsJson = False,
 ) -> None:
-    """Measure filters, pages and batches while pods are killed; exit with 1 if one fails.
+    """Measure what requests may ask: filters, pages, batches, context; exit with 1 if one fails.
 
-    Runs a stack of its own on free ports: a running one is left alone. What a filtered search
-    takes `vireo bench search` measures, and what context is worth `vireo evaluate study context`.
+    Runs a stack of its own on free ports, whose pods are killed: a running one is left alone. Then
+    a large catalogue is searched by filters, and the chain compared with and without context.
     """
     from bench.requests.plan import SHORT, RequestsPlan
     from bench.requests.run import PARTS, measure_requests
 
     if unknown := set(part or ()) - set(PARTS):
         raise VireoError(f"{', '.join(sorted(unknown))} isn't one of {', '.join(PARTS)}")
-    plan = SHORT if short else RequestsPlan()
-    rows = show(measure_requests(Home.current(), data, plan, progress(), part or PARTS), as_json)
+    plan = replace(SHORT if short else RequestsPlan(), large=large, context=context)
+    rows = show(measure_requests(Home.current(), data, plan, progress(), part), as_json)
     if broken := [row.measure for row in rows if row.holds is False]:
         raise VireoError(f"what is stated did not hold: {'; '.join(broken)}")
 

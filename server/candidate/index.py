@@ -157,6 +157,15 @@ class VideoIndex:
         )
         return rows
 
+    def prepare_filters(self) -> None:
+        """Make the tables of cells that filtered searches read, as the first one would.
+
+        They take 2 bytes a video and a vector for each cell: 3 MB and 40 ms for a million videos of
+        64 dimensions.
+        """
+        if self._cells:
+            _ = self._centres, self._cell_sizes
+
     def cell_counts(self, rows: Int64Array) -> Int64Array:
         """Return how many of some rows each cell has, int64[cells]; empty if there are no cells."""
         if not self._cells:

@@ -143,6 +143,8 @@ class CandidateRelease:
         rows = VideoRows(keys)
         attributes = AttributeTable.load(folder, manifest, count)
         index = VideoIndex.read(folder / layout.VIDEO_INDEX, manifest.index, count, size)
+        if attributes is not None:
+            index.prepare_filters()  # the first filtered request would on the pod's event loop
         beside = None
         if live is not None:
             # Only with a log: it reads messages, for which benchmarks' environments lack stubs.

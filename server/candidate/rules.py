@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -63,6 +64,15 @@ def _decoded(serialized: bytes, declared: Declared | None) -> RetrievalRules:
         boosts.append((expression, each.factor))
     pinned = np.array([pin.key for pin in message.pins], np.int64)
     return RetrievalRules(message, filters, all_of(filters) if filters else None, boosts, pinned)
+
+
+async def labels_made(rules: RetrievalRules, release: CandidateRelease) -> None:
+    """Make the labels that caps count, in a thread: for a large catalogue they take long."""
+    if release.declared is None or release.forward is None:
+        return
+    for attribute in {cap.attribute for cap in rules.message.caps} & {*release.declared.labels}:
+        if not release.forward.has(attribute):
+            await asyncio.to_thread(release.forward.make, attribute)
 
 
 def rule_columns(

@@ -20,7 +20,7 @@ from server.candidate.pipeline import (
     UnknownSeedError,
 )
 from server.candidate.release import FILES, FILTER_CACHE_BYTES, CandidateRelease
-from server.candidate.rules import RetrievalRules, retrieval_rules, rule_columns
+from server.candidate.rules import RetrievalRules, labels_made, retrieval_rules, rule_columns
 from server.columns import encode_columns
 from server.filters.declared import Declared
 from server.filters.expression import BadFilterError, FilterExpression, all_of
@@ -67,6 +67,8 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
             stated = serving.content.release.manifest.candidates
             query = replace(query, count=max(stated, request.page_size))
         pipeline, caller = serving.content, Caller(context.time_remaining())
+        if rules is not None:
+            await labels_made(rules, pipeline.release)
 
         def answer() -> candidate_pb2.RetrieveCandidatesResponse:
             found = pipeline.retrieve(query, caller)

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from bench.requests.faults import beside
-from bench.requests.plan import SHORT
+from bench.requests.plan import SHORT, RequestsPlan
 from bench.requests.run import measure_requests
+from bench.speed.row import Row
 from server.errors import VireoError
 from server.home import Home
 from tests.builders.attributes import labels_of, numbers_of
@@ -21,6 +23,9 @@ from tests.builders.releases import CREATORS, build_release, video_ids
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from training.data.dataset import DESCRIPTION
 from training.data.schema import ATTRIBUTE_TYPES, CREATOR, VIDEOS
+from training.evaluation.context import ABSENT, OFF, WITH
+from training.evaluation.report import CONTEXT
+from training.evaluation.studies import Studies
 
 _VIDEOS = 600
 """Enough for 50 pages of 10, and for what is excluded."""
@@ -36,6 +41,61 @@ def test_a_release_without_attributes_is_refused_before_anything_is_measured(
     manifest.write_text(json.dumps(document))
     with pytest.raises(VireoError, match="declares no attributes"):
         next(measure_requests(home, DATASET, SHORT, Console(quiet=True)))
+
+
+def test_what_was_not_trained_is_a_row_that_names_the_commands(tmp_path: Path) -> None:
+    plan = RequestsPlan(large="huge", context="evening")
+    search, context = measure_requests(
+        Home(tmp_path), DATASET, plan, Console(quiet=True), ("search", "context")
+    )
+    assert search.holds is context.holds is False
+    assert "make bench-data" in search.measure
+    assert "vireo train --data huge" in search.measure
+    assert "vireo data synth --context" in context.measure
+    assert "--name evening && vireo train --data evening" in context.measure
+
+
+def test_a_small_catalogue_is_not_searched_by_filters(tmp_path: Path) -> None:
+    home = build_tiny_home(tmp_path)
+    plan = RequestsPlan(large=DATASET)
+    [row] = measure_requests(home, DATASET, plan, Console(quiet=True), ["search"])
+    assert row.holds is False
+    assert "searched exactly" in row.measure
+
+
+def test_the_study_of_context_is_read_if_it_is_of_the_newest_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path)
+    build_release(home.measuring.staged_release(DATASET))
+    report = home.measuring.run(DATASET) / "report"
+    report.mkdir()
+    before, now = _study("an earlier one", 0.2), _study("tiny-1", 0.3)
+    plan = RequestsPlan(context=DATASET)
+
+    def measured() -> list[Row]:
+        return list(measure_requests(home, DATASET, plan, Console(quiet=True), ["context"]))
+
+    monkeypatch.setattr(Studies, "context", lambda _: now)
+    (report / CONTEXT).write_text(json.dumps(before))
+    fresh = measured()
+    assert [row.figure for row in fresh] == [0.3, 0.31, 0.32, 0.01, 0.02]
+    assert fresh[0].measure == f"NDCG@10 with context, {DATASET}"
+    assert fresh[0].spread == (0.2, 0.4)
+    monkeypatch.undo()
+    (report / CONTEXT).write_text(json.dumps(now))
+    assert measured() == fresh
+
+
+def _study(release_id: str, figure: float) -> dict[str, Any]:
+    def ndcg(value: float) -> dict[str, Any]:
+        return {"ndcg_10": {"value": value, "low": 0.2, "high": 0.4}}
+
+    return {
+        "release_id": release_id,
+        "systems": {name: ndcg(figure + n / 100) for n, name in enumerate((WITH, ABSENT, OFF))},
+        "tests": {WITH: {OFF: ndcg(0.01)}, ABSENT: {OFF: ndcg(0.02)}},
+    }
 
 
 async def test_faults_that_have_ended_before_the_block_are_no_measurement() -> None:
@@ -75,6 +135,7 @@ def test_filters_pages_and_batches_keep_their_promises_through_kills_and_swaps(
     broken = {row.measure: row.figure for row in rows if row.holds is False}
     assert broken == {}
     assert sum(row.bound == 0 for row in rows) == 9
+    assert any("filtered slates that were degraded" in row.measure and row.holds for row in rows)
 
 
 def _describe_videos(home: Home) -> None:

@@ -194,6 +194,28 @@ def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched() -> None:
     assert len(few) == far.sum() - len(excluded) + len(also), "all cells, if some have too few"
 
 
+def test_what_filtered_searches_read_is_made_with_the_release(
+    release: CandidateRelease, release_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowed, "MAX_GATHERED", 0)
+    searched = in_cells(release, cells=8, probes=1)
+    before = {*vars(searched.index)}
+    searched.index.prepare_filters()
+    made = {*vars(searched.index)}
+    assert made > before
+    retrieve(searched, viewer_of_rows(3, 9), 5, filter=CATS)
+    assert {*vars(searched.index)} == made
+    release.index.prepare_filters()  # an exact index has no cells
+
+    prepared = list[VideoIndex]()
+    monkeypatch.setattr(VideoIndex, "prepare_filters", lambda index: prepared.append(index))
+    loaded = CandidateRelease.load(release_folder)
+    assert prepared == [loaded.index]
+    monkeypatch.setattr(AttributeTable, "load", lambda *_: None)
+    assert CandidateRelease.load(release_folder).declared is None
+    assert prepared == [loaded.index]
+
+
 def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:
     table = AttributeTable.load(release_folder, Manifest.read(release_folder), VIDEOS)
     release = CandidateRelease.load(release_folder)

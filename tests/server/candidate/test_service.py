@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from threading import current_thread, main_thread
 
 import grpc
 import grpc.aio
@@ -11,6 +12,7 @@ from server.candidate.pipeline import CandidatePipeline
 from server.candidate.release import CandidateRelease
 from server.candidate.service import CANDIDATE_POD
 from server.features.keys import video_key, video_keys
+from server.filters.forward import ForwardIndex
 from server.releases import layout
 from server.signals import SCORES
 from tests.builders.releases import build_release, poison_model
@@ -61,6 +63,30 @@ async def test_unknown_seed_is_not_found_and_named(release_folder: Path) -> None
             await CandidateServiceStub(channel).RetrieveCandidates(asked)
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
     assert caught.value.details() == "seed_key 0 is not in release tiny-1"
+
+
+async def test_labels_that_a_cap_counts_are_made_once_and_off_the_event_loop(
+    release_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[tuple[str, bool]]()
+    transposed = ForwardIndex._transposed
+
+    def recorded(self: ForwardIndex, attribute: str) -> object:
+        made.append((attribute, current_thread() is main_thread()))
+        return transposed(self, attribute)
+
+    monkeypatch.setattr(ForwardIndex, "_transposed", recorded)
+    asked = request(20, 5, 3)
+    for attribute in ("tag", "none such"):
+        asked.rules.caps.add(attribute=attribute, max=2)
+    async with serving(CANDIDATE_POD, release_folder) as (_, channel):
+        service = CandidateServiceStub(channel)
+        answers = [await service.RetrieveCandidates(asked) for _ in range(2)]
+    assert made == [("tag", False)]
+    for answer in answers:
+        tags, unknown = answer.rules.labels
+        assert any(tags.counts)
+        assert not any(unknown.counts)
 
 
 async def test_failed_source_is_reported_on_the_wire(tmp_path: Path) -> None:
