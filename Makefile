@@ -15,6 +15,8 @@ $(VENV)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard protos/*
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || { echo "error: $(PYTHON) isn't Python 3.11, 3.12 or 3.13; install one of them, or say where it is: make setup PYTHON=/path/to/python3.13" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[stack,training,dev]'
+	# xds-protos has older copies of some of its files, and pip installs them over it.
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --force-reinstall --no-deps opentelemetry-proto
 	@touch $@
 
 demo: setup ## Train on real data, publish, serve, show a slate (ONCE=1: then stop)

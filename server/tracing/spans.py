@@ -45,7 +45,7 @@ def start_export(settings: RpcSettings, kind: str, instance: str) -> None:
         instance: its name.
 
     Raises:
-        VireoError: OpenTelemetry isn't installed, or a TLS file can't be read.
+        VireoError: OpenTelemetry isn't installed or whole, or a TLS file can't be read.
     """
     global _export  # one process exports to one collector
     if not settings.otlp_endpoint:
@@ -56,6 +56,13 @@ def start_export(settings: RpcSettings, kind: str, instance: str) -> None:
         raise VireoError(
             "VIREO_OTLP_ENDPOINT needs OpenTelemetry: pip install 'vireo[tracing]', or leave it "
             "empty"
+        ) from error
+    except ImportError as error:
+        # Whichever of the two was installed last owns the files that both have.
+        raise VireoError(
+            f"VIREO_OTLP_ENDPOINT: OpenTelemetry can't be imported ({error}), since xds-protos has "
+            "replaced files of it by older ones; repair it with: pip install --force-reinstall "
+            "--no-deps opentelemetry-proto"
         ) from error
     _export = SpanExport.open(
         settings.otlp_endpoint, settings.tls, kind, instance, settings.trace_slow_seconds
