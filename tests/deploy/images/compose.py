@@ -81,7 +81,7 @@ class Compose:
                 f"{self.prefix}-{name}",
                 self.folder / "containers" / name,
                 service.get("command", ()),
-                {each: str(text) for each, text in service.get("environment", {}).items()},
+                _texts(service.get("environment", {})),
                 {place: self.volume(volume) for volume, place in mounts},
                 self.folder / "hosts",
                 Path("/run/netns", f"{self.prefix}-{owner}"),
@@ -138,6 +138,11 @@ def composed(folder: Path, variables: Mapping[str, str]) -> Iterator[Compose]:
         finally:
             for container in reversed(compose.containers.values()):
                 container.stop()
+
+
+def _texts(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Return the variables' values; YAML reads one that became empty as null."""
+    return {name: "" if value is None else str(value) for name, value in environment.items()}
 
 
 def _addresses(services: Mapping[str, Any]) -> dict[str, str]:
