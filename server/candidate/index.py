@@ -26,6 +26,8 @@ _FILTERED_EFFORT = 0.75
 search probes, over the videos in those that a search without a filter does. Measured on a million
 videos: recall then is at least 0.96 for filters of half and a tenth of them, at random and by
 content."""
+_SORTED_CELLS = 256
+"""Cells that are sorted by their distance before all are."""
 
 
 class VideoIndex:
@@ -121,16 +123,30 @@ class VideoIndex:
         kind: Any = faiss.SearchParametersIVF
         selector = bitmap(bits)
         nearness = self._centres @ vector
-        cells = np.argsort(np.where(allowed.cell_counts, -nearness, np.inf))
-        passing = allowed.cell_counts.take(cells).cumsum()
-        compared = np.sqrt(passing * self._cell_sizes.take(cells).cumsum())
-        cells = cells[: int(np.searchsorted(compared, self._effort)) + 1]
+        cells = self._worth_probing(nearness, allowed.cell_counts)
         parameters = kind(sel=selector, nprobe=len(cells))
         rows = self._in_cells(vector, limit, cells, nearness.take(cells), parameters)
         if rows[-1] < 0:  # those cells have too few
             parameters = kind(sel=selector, nprobe=self._cells)
             rows = self._index.search(vector[None], limit, params=parameters)[1][0]
         return rows[rows >= 0]
+
+    def _worth_probing(self, nearness: Float32Array, passing: Int64Array) -> Int64Array:
+        """Return the nearest cells that have allowed rows: as many as make up the effort.
+
+        Args:
+            nearness: inner product of each cell's centre with the vector, float32[cells].
+            passing: number of allowed rows in each cell, int64[cells].
+        """
+        distance = np.where(passing, -nearness, np.inf)
+        for most in sorted({min(_SORTED_CELLS, self._cells), self._cells}):
+            # Most filters need few cells, and to sort all takes a fifth of a retrieval.
+            cells = np.argpartition(distance, most - 1)[:most]
+            cells = cells[np.argsort(distance[cells])]
+            compared = np.sqrt(passing[cells].cumsum() * self._cell_sizes[cells].cumsum())
+            if compared[-1] >= self._effort:
+                break
+        return cells[: int(np.searchsorted(compared, self._effort)) + 1]
 
     def _in_cells(
         self,
