@@ -157,7 +157,7 @@ def drive(edge: str) -> None:
     now = int(time.time())
     play = event_pb2.Event(
         event_id=f"observed-{time.time_ns()}",
-        viewer_id=VIEWER,
+        viewer_id="observed",
         video_id="video-7",
         kind=event_pb2.EVENT_KIND_PLAY,
     )
@@ -170,12 +170,11 @@ def drive(edge: str) -> None:
         EventServiceStub(channel).RecordEvents(
             event_pb2.RecordEventsRequest(events=[play]), timeout=10
         )
-        CatalogServiceStub(channel).UpsertVideos(
-            catalog_pb2.UpsertVideosRequest(
-                videos=[catalog_pb2.Video(video_id="observed", title="Observed")]
-            ),
-            timeout=10,
-        )
+        catalog, video = CatalogServiceStub(channel), catalog_pb2.Video(video_id="observed")
+        catalog.UpsertVideos(catalog_pb2.UpsertVideosRequest(videos=[video]), timeout=10)
+        # Other tests know what this stack's slates can have.
+        removed = catalog_pb2.RemoveVideosRequest(video_ids=[video.video_id])
+        catalog.RemoveVideos(removed, timeout=10)
 
 
 def test_every_rule_and_panel_finds_data_on_a_running_stack(
