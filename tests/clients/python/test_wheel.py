@@ -87,7 +87,7 @@ def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:
     text = (PACKAGE / "README.md").read_text().replace("timeout=0.5", "timeout=60")
     text = text.replace('"127.0.0.1:8080")', f'"{stack.edge}", timeout=60)')
     text = text.replace("127.0.0.1:8080", stack.edge)
-    sync, asynchronous, filters, explained, batch, profile, events = re.findall(
+    sync, asynchronous, filters, context, explained, batch, profile, events = re.findall(
         r"```python\n(.*?)```", text, re.DOTALL
     )
     # The tiny stack has other videos than MovieLens.
@@ -103,6 +103,7 @@ def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:
     assert pages
     assert alike.count("video-") == 5
     assert re.fullmatch(r"video-\d+", first)
+    assert run(python, "-c", context).split()
     assert run(python, "-c", explained).split()
     assert [line[0] for line in run(python, "-c", batch).splitlines()] == ["1", "2", "3"]
     assert re.fullmatch(r"video-\d+\n", run(python, "-c", profile))
