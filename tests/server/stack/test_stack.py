@@ -299,7 +299,7 @@ def test_every_process_appends_to_its_log_so_that_it_can_be_emptied(stack: Stack
 def test_control_snapshot_and_status_show_envoys_resources(stack: Stack) -> None:
     deadline = time.monotonic() + 60
     # After another test's restarts, or right after the start, until Envoy has taken it all.
-    while "7 clusters, 7 endpoints, 3 listeners, 3 routes" not in (
+    while "8 clusters, 7 endpoints, 3 listeners, 3 routes" not in (
         text := vireo(stack.environment, "status").stdout
     ):
         assert time.monotonic() < deadline, text
@@ -307,7 +307,7 @@ def test_control_snapshot_and_status_show_envoys_resources(stack: Stack) -> None
     assert re.search(rf"{node(stack)}: envoy \d+\.\d+\.\d+, delta, connected", table)
     for name in ("candidate-canary", "ranking", "gateway", "edge"):
         assert re.search(rf"{name} +\w+ +ACKED", table)
-    assert f"{node(stack)}: 7 clusters, 7 endpoints, 3 listeners, 3 routes" in text
+    assert f"{node(stack)}: 8 clusters, 7 endpoints, 3 listeners, 3 routes" in text
     status = json.loads(vireo(stack.environment, "status", "--json").stdout)
     assert [envoy["node"] for envoy in status["envoys"]] == [node(stack)]
     pools = {each["name"]: each["pool"] for each in status["processes"]}
