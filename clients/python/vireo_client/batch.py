@@ -11,10 +11,9 @@ from itertools import islice
 import grpc
 
 from vireo_client.errors import Overloaded, Unavailable, VireoError
-from vireo_client.filter import Filter
 from vireo_client.messages import BatchRecommendRequest, BatchRecommendResponse
 from vireo_client.methods import BATCH
-from vireo_client.request import Call, Metadata, Moment
+from vireo_client.request import Call, Metadata, SlateArguments
 from vireo_client.slate import Slate, slate_of
 
 MAX_VIEWERS = 10_000
@@ -37,12 +36,10 @@ _RESUMED = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchAsk(Moment):
+class BatchAsk(SlateArguments):
     """The arguments of `batch`."""
 
     viewer_ids: Iterable[str]
-    page_size: int | None
-    filter: Filter | None
     patience: float
     request_id: str
     metadata: Metadata
@@ -65,9 +62,7 @@ class BatchAsk(Moment):
 
     def _message(self, viewer_ids: list[str]) -> BatchRecommendRequest:
         request = BatchRecommendRequest(viewer_ids=viewer_ids, page_size=self.page_size)
-        if self.filter is not None:
-            request.filter.CopyFrom(self.filter.message())
-        self.set_context(request)
+        self.set_filter_and_context(request)
         return request
 
 

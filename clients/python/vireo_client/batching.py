@@ -10,7 +10,6 @@ from vireo_client.batch import BatchAsk
 from vireo_client.connection import Connection
 from vireo_client.filter import Filter
 from vireo_client.request import Metadata, identity
-from vireo_client.times import check_zone
 
 Slates = TypeVar("Slates")
 """An iterator of viewers and their slates, or an asynchronous one."""
@@ -58,7 +57,6 @@ class Batching(Connection, Generic[Slates]):
             VireoError: as for `recommend`; the slates before it are whole.
             ValueError: as for `recommend`.
         """
-        check_zone(time)
         self._check_open()
         ask = BatchAsk(
             viewer_ids=viewer_ids,

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
 
 from vireo_client._generated.enums import Surface
 from vireo_client.connection import Connection
 from vireo_client.filter import Filter
-from vireo_client.messages import ExplainVideoRequest
 from vireo_client.methods import EXPLAIN_VIDEO
 from vireo_client.profile import RequestProfile
-from vireo_client.request import Ask, Metadata
+from vireo_client.request import Ask, ExplainAsk, Metadata
 from vireo_client.session import SessionVideo
-from vireo_client.times import check_zone
 
 Explained = TypeVar("Explained")
 """A `VideoExplanation`, or an awaitable of one."""
-
-
-@dataclass(frozen=True)
-class _ExplainAsk:
-    video_id: str
-    slate: Ask
-
-    def message(self) -> ExplainVideoRequest:
-        """Return the request message; raise ValueError for a value that no message can hold."""
-        return ExplainVideoRequest(request=self.slate.message(), video_id=self.video_id)
 
 
 class Explaining(Connection, Generic[Explained]):
@@ -83,7 +70,6 @@ class Explaining(Connection, Generic[Explained]):
             VireoError: as for `recommend`.
             ValueError: as for `recommend`.
         """
-        check_zone(time)
         slate = Ask(
             viewer_id=viewer_id,
             page_size=page_size,
@@ -101,7 +87,7 @@ class Explaining(Connection, Generic[Explained]):
             page_token="",
             explain=False,
         )
-        message = _ExplainAsk(video_id, slate).message
-        call = self._call(EXPLAIN_VIDEO, message, timeout, request_id, metadata)
+        ask = ExplainAsk(video_id=video_id, slate=slate)
+        call = self._call(EXPLAIN_VIDEO, ask.message, timeout, request_id, metadata)
         answer: Explained = self._send(call)
         return answer

@@ -13,7 +13,6 @@ from vireo_client.methods import RECOMMEND, SIMILAR_VIDEOS
 from vireo_client.profile import RequestProfile
 from vireo_client.request import Ask, Metadata, SimilarAsk
 from vireo_client.session import SessionVideo
-from vireo_client.times import check_zone
 
 Answer = TypeVar("Answer")
 """A slate, or an awaitable of one."""
@@ -85,7 +84,6 @@ class Recommending(Connection, Generic[Answer]):
             ValueError: the request can't be sent: a time without a zone, an invalid request id,
                 or the client is closed.
         """
-        check_zone(time)
         ask = Ask(
             viewer_id=viewer_id,
             page_size=page_size,
@@ -103,9 +101,8 @@ class Recommending(Connection, Generic[Answer]):
             page_token=page_token,
             explain=explain,
         )
-        answer: Answer = self._send(
-            self._call(RECOMMEND, ask.message, timeout, request_id, metadata)
-        )
+        call = self._call(RECOMMEND, ask.message, timeout, request_id, metadata)
+        answer: Answer = self._send(call)
         return answer
 
     def similar(
@@ -145,7 +142,6 @@ class Recommending(Connection, Generic[Answer]):
             VireoError: as for `recommend`.
             ValueError: as for `recommend`.
         """
-        check_zone(time)
         ask = SimilarAsk(
             video_id=video_id,
             page_size=page_size,

@@ -15,12 +15,14 @@ from vireo_client.errors import REQUEST_ID, InvalidRequest
 from vireo_client.filter import Filter
 from vireo_client.messages import (
     BatchRecommendRequest,
+    ExplainVideoRequest,
     RecommendRequest,
     SimilarVideosRequest,
 )
 from vireo_client.methods import Method, Result
 from vireo_client.profile import RequestProfile
 from vireo_client.session import SessionVideo
+from vireo_client.times import check_zone
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -60,19 +62,26 @@ class Call(Generic[Result]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
-    """What a caller says of the moment of a request; empty or None for what it doesn't."""
+class SlateArguments:
+    """The arguments that all requests for slates have; empty or None if they aren't given."""
 
+    page_size: int | None
+    filter: Filter | None
     device: str
     locale: str
     time: datetime | None
     time_zone: str
     region: str
 
-    def set_context(
+    def __post_init__(self) -> None:
+        check_zone(self.time)
+
+    def set_filter_and_context(
         self, request: RecommendRequest | SimilarVideosRequest | BatchRecommendRequest
     ) -> None:
-        """Set the context of a request, if the caller says anything."""
+        """Set the filter and the context of a request, as far as they are given."""
+        if self.filter is not None:
+            request.filter.CopyFrom(self.filter.message())
         for name in ("device", "locale", "time_zone", "region"):
             if text := getattr(self, name):
                 setattr(request.context, name, text)
@@ -81,16 +90,14 @@ class Moment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask(Moment):
+class Ask(SlateArguments):
     """The arguments of `recommend`."""
 
     viewer_id: str
-    page_size: int | None
     surface: Surface
     seed_video_id: str
     excluded_video_ids: Iterable[str]
     profile: RequestProfile | None
-    filter: Filter | None
     session: Iterable[SessionVideo]
     page_token: str
     explain: bool
@@ -106,23 +113,31 @@ class Ask(Moment):
             page_token=self.page_token,
             explain=self.explain,
         )
-        self.set_context(request)
+        self.set_filter_and_context(request)
         if self.profile is not None:
             request.profile.CopyFrom(self.profile.message())
-        if self.filter is not None:
-            request.filter.CopyFrom(self.filter.message())
         for each in self.session:
             request.session.add(video_id=each.video_id, action=each.action_number)
         return request
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimilarAsk(Moment):
+class ExplainAsk:
+    """The arguments of `explain_video`."""
+
+    video_id: str
+    slate: Ask
+
+    def message(self) -> ExplainVideoRequest:
+        """Return the request message; raise ValueError for a value that no message can hold."""
+        return ExplainVideoRequest(request=self.slate.message(), video_id=self.video_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimilarAsk(SlateArguments):
     """The arguments of `similar`."""
 
     video_id: str
-    page_size: int | None
-    filter: Filter | None
     excluded_video_ids: Iterable[str]
 
     def message(self) -> SimilarVideosRequest:
@@ -132,9 +147,7 @@ class SimilarAsk(Moment):
             page_size=self.page_size,
             excluded_video_ids=self.excluded_video_ids,
         )
-        self.set_context(request)
-        if self.filter is not None:
-            request.filter.CopyFrom(self.filter.message())
+        self.set_filter_and_context(request)
         return request
 
 
