@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -14,15 +15,20 @@ from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
 from server.home import Home
 
+if TYPE_CHECKING:
+    from bench.speed.row import Row
+
 app = typer.Typer()
+
+_PartOption = Annotated[
+    list[str] | None, typer.Option(help="What to measure; everything if absent.")
+]
 
 
 @app.command()
 def live(
     data: DataOption = "ml-100k",
-    part: Annotated[
-        list[str] | None, typer.Option(help="What to measure; everything if absent.")
-    ] = None,
+    part: _PartOption = None,
     short: Annotated[
         bool, typer.Option("--short", help="Everything once and briefly; no time is judged.")
     ] = False,
@@ -35,20 +41,16 @@ def live(
     from bench.live.plan import SHORT, LivePlan
     from bench.live.run import PARTS, measure_live
 
-    if unknown := set(part or ()) - set(PARTS):
-        raise VireoError(f"{', '.join(sorted(unknown))} isn't one of {', '.join(PARTS)}")
+    _check_parts(part, PARTS)
     plan = SHORT if short else LivePlan()
     rows = show(measure_live(Home.current(), data, plan, progress(), part or PARTS), as_json)
-    if broken := [row.measure for row in rows if row.holds is False]:
-        raise VireoError(f"what is stated did not hold: {'; '.join(broken)}")
+    _check_bounds(rows)
 
 
 @app.command()
 def requests(
     data: DataOption = "ml-100k",
-    part: Annotated[
-        list[str] | None, typer.Option(help="What to measure; everything if absent.")
-    ] = None,
+    part: _PartOption = None,
     large: Annotated[
         str, typer.Option(help="Data set with a large catalogue, to search by filters.")
     ] = "million",
@@ -73,12 +75,10 @@ def requests(
     from bench.requests.plan import SHORT, RequestsPlan
     from bench.requests.run import PARTS, measure_requests
 
-    if unknown := set(part or ()) - set(PARTS):
-        raise VireoError(f"{', '.join(sorted(unknown))} isn't one of {', '.join(PARTS)}")
+    _check_parts(part, PARTS)
     plan = replace(SHORT if short else RequestsPlan(), large=large, context=context)
     rows = show(measure_requests(Home.current(), data, plan, progress(), part), as_json)
-    if broken := [row.measure for row in rows if row.holds is False]:
-        raise VireoError(f"what is stated did not hold: {'; '.join(broken)}")
+    _check_bounds(rows)
 
 
 @app.command()
@@ -176,5 +176,16 @@ def alerts(
         plan = replace(plan, clean=clean or 0.0)
     console = progress()
     rows = show(measure_alerts(Home.current(), data, plan, console, case or chosen), as_json)
+    _check_bounds(rows)
+
+
+def _check_parts(chosen: Iterable[str] | None, parts: Iterable[str]) -> None:
+    """Raise VireoError unless each chosen part is one that can be measured."""
+    if unknown := set(chosen or ()) - set(parts):
+        raise VireoError(f"{', '.join(sorted(unknown))} isn't one of {', '.join(parts)}")
+
+
+def _check_bounds(rows: Iterable[Row]) -> None:
+    """Raise VireoError if a bound doesn't hold."""
     if broken := [row.measure for row in rows if row.holds is False]:
         raise VireoError(f"what is stated did not hold: {'; '.join(broken)}")
