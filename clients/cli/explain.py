@@ -17,10 +17,11 @@ from clients.cli.recommend import (
     PageSizeOption,
     RegionOption,
     TargetOption,
-    context_of,
     filter_of,
     invalid,
     plain,
+    recommendations,
+    slate_request,
 )
 from clients.cli.tables import print_table, table_of
 
@@ -42,33 +43,19 @@ def explain(
     token: TokenOption = "",
 ) -> None:
     """Show why a video is on a viewer's page, or isn't."""
-    import grpc
     from google.protobuf.json_format import MessageToJson
     from vireo.v1 import recommendation_pb2 as pb
-    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
     asked = filter_of(filter_json)
     try:
         request = pb.ExplainVideoRequest(
-            request=pb.RecommendRequest(
-                viewer_id=viewer,
-                page_size=page_size,
-                surface=pb.SURFACE_UP_NEXT if seed else pb.SURFACE_HOME,
-                seed_video_id=seed,
-                excluded_video_ids=exclude or (),
-                filter=asked,
-                context=context_of(region),
-            ),
+            request=slate_request(viewer, page_size, seed, exclude, asked, region),
             video_id=video,
         )
     except ValueError as error:
         raise invalid(error) from error
-    edge = edge_of(target, ca, token)
-    with edge.channel() as channel:
-        try:
-            response = RecommendationServiceStub(channel).ExplainVideo(request, timeout=SECONDS)
-        except grpc.RpcError as error:
-            raise edge.failure(error, "vireo.read") from error
+    with recommendations(edge_of(target, ca, token)) as service:
+        response = service.ExplainVideo(request, timeout=SECONDS)
     if as_json:
         typer.echo(MessageToJson(response, ensure_ascii=False))
     else:

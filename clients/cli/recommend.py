@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,7 @@ from server.errors import VireoError
 if TYPE_CHECKING:
     from vireo.v1 import filter_pb2
     from vireo.v1 import recommendation_pb2 as pb
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 SECONDS = 5.0
 """Deadline of calls."""
@@ -79,20 +81,12 @@ def recommend(
     try:
         if out is not None:
             batch = pb.BatchRecommendRequest(
-                page_size=page_size, filter=asked, context=context_of(region)
+                page_size=page_size, filter=asked, context=_context_of(region)
             )
             recommend_all(chosen_viewers(data, viewers), batch, edge_of(target, ca, token), out)
             return
-        request = pb.RecommendRequest(
-            viewer_id=viewer or "",
-            page_size=page_size,
-            surface=pb.SURFACE_UP_NEXT if seed else pb.SURFACE_HOME,
-            seed_video_id=seed,
-            excluded_video_ids=exclude or (),
-            filter=asked,
-            context=context_of(region),
-            explain=not as_json,
-        )
+        request = slate_request(viewer or "", page_size, seed, exclude, asked, region)
+        request.explain = not as_json
     except ValueError as error:  # not representable in a message; the gateway checks the rest
         raise invalid(error) from error
     for response in _pages(request, edge_of(target, ca, token), pages):
@@ -114,10 +108,8 @@ def similar(
     token: TokenOption = "",
 ) -> None:
     """Show the videos that are most like one."""
-    import grpc
     from google.protobuf.json_format import MessageToJson
     from vireo.v1 import recommendation_pb2 as pb
-    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
     asked = filter_of(filter_json)
     try:
@@ -126,16 +118,12 @@ def similar(
             page_size=page_size,
             excluded_video_ids=exclude or (),
             filter=asked,
-            context=context_of(region),
+            context=_context_of(region),
         )
     except ValueError as error:
         raise invalid(error) from error
-    edge = edge_of(target, ca, token)
-    with edge.channel() as channel:
-        try:
-            response = RecommendationServiceStub(channel).SimilarVideos(request, timeout=SECONDS)
-        except grpc.RpcError as error:
-            raise edge.failure(error, "vireo.read") from error
+    with recommendations(edge_of(target, ca, token)) as service:
+        response = service.SimilarVideos(request, timeout=SECONDS)
     if as_json:
         typer.echo(MessageToJson(response, ensure_ascii=False))
         return
@@ -172,8 +160,29 @@ def filter_of(text: str) -> filter_pb2.Filter | None:
         ) from error
 
 
-def context_of(region: str) -> pb.RequestContext | None:
-    """Return the context of a request from a region; None if it is empty."""
+def slate_request(
+    viewer: str,
+    page_size: int,
+    seed: str,
+    exclude: list[str] | None,
+    asked: filter_pb2.Filter | None,
+    region: str,
+) -> pb.RecommendRequest:
+    """Return the request for a viewer's slate; raise ValueError if no message can hold a value."""
+    from vireo.v1 import recommendation_pb2 as pb
+
+    return pb.RecommendRequest(
+        viewer_id=viewer,
+        page_size=page_size,
+        surface=pb.SURFACE_UP_NEXT if seed else pb.SURFACE_HOME,
+        seed_video_id=seed,
+        excluded_video_ids=exclude or (),
+        filter=asked,
+        context=_context_of(region),
+    )
+
+
+def _context_of(region: str) -> pb.RequestContext | None:
     from vireo.v1 import recommendation_pb2 as pb
 
     return pb.RequestContext(region=region) if region else None
@@ -184,16 +193,23 @@ def invalid(error: ValueError) -> VireoError:
     return VireoError(f"invalid request ({error}); ids are UTF-8 text, a page has 1 to 500 videos")
 
 
-def ask(request: pb.RecommendRequest, edge: Edge) -> pb.RecommendResponse:
-    """Send a request to a gateway behind `edge`; raise VireoError with the reason on failure."""
+@contextmanager
+def recommendations(edge: Edge) -> Iterator[RecommendationServiceStub]:
+    """Connect to the gateways behind `edge`; raise VireoError with the reason if a call fails."""
     import grpc
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
     with edge.channel() as channel:
         try:
-            return RecommendationServiceStub(channel).Recommend(request, timeout=SECONDS)
+            yield RecommendationServiceStub(channel)
         except grpc.RpcError as error:
             raise edge.failure(error, "vireo.read") from error
+
+
+def ask(request: pb.RecommendRequest, edge: Edge) -> pb.RecommendResponse:
+    """Send a request to a gateway behind `edge`; raise VireoError with the reason on failure."""
+    with recommendations(edge) as service:
+        return service.Recommend(request, timeout=SECONDS)
 
 
 def print_slate(response: pb.RecommendResponse) -> None:
