@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,16 +59,16 @@ def check(against: Against = None, as_json: AsJson = False) -> None:
     only_warnings()
     this, other = this_build(), _other(against)
     parts = tuple(_parts())
-    found = verdicts(parts, this, other)
     differences = {
         "upgrade": unreadable(other, this),
         "rollback": unreadable(this, other),
     }
+    checked = _Checked(this, other, parts, verdicts(parts, this, other), differences)
     if as_json:
-        _print_json(this, other, parts, found, differences)
+        _print_json(checked)
     else:
-        _print(this, other, parts, found, differences)
-    if any(each.problem or each.other_problem for each in found):
+        _print(checked)
+    if not checked.all_read:
         raise typer.Exit(_NOT_READ)
     if any(part.away for part in parts):
         raise typer.Exit(_NOT_ASKED)
@@ -154,62 +155,68 @@ def _log() -> Part | None:
         return Part(name="log", away=str(error))
 
 
-def _print_json(
-    this: Build,
-    other: Build,
-    parts: tuple[Part, ...],
-    found: list[Verdict],
-    differences: dict[str, list[Difference]],
-) -> None:
+@dataclass(frozen=True)
+class _Checked:
+    """What `check` found out."""
+
+    this: Build
+    other: Build
+    parts: tuple[Part, ...]
+    found: list[Verdict]
+    differences: dict[str, list[Difference]]
+    """By "upgrade" what this build can't read of the other's, by "rollback" the reverse."""
+
+    @property
+    def all_read(self) -> bool:
+        """Whether both builds read everything that was found."""
+        return not any(each.problem or each.other_problem for each in self.found)
+
+
+def _print_json(checked: _Checked) -> None:
     document: dict[str, Any] = {
-        "this": this.build,
-        "other": other.build,
-        "away": {part.name: part.away for part in parts if part.away},
-        "held": [each.model_dump(mode="json") for each in found],
+        "this": checked.this.build,
+        "other": checked.other.build,
+        "away": {part.name: part.away for part in checked.parts if part.away},
+        "held": [each.model_dump(mode="json") for each in checked.found],
         "differences": {
             way: [each.model_dump(mode="json") for each in some]
-            for way, some in differences.items()
+            for way, some in checked.differences.items()
         },
     }
     print_json(document)
 
 
-def _print(
-    this: Build,
-    other: Build,
-    parts: tuple[Part, ...],
-    found: list[Verdict],
-    differences: dict[str, list[Difference]],
-) -> None:
+def _print(checked: _Checked) -> None:
     console = Console(highlight=False)
+    this, other = checked.this.build, checked.other.build
 
     def say(text: str) -> None:
         console.print(text, soft_wrap=True, markup=False)
 
     table = table_of("part", "read", "not read", "not by the other", numbers=("read", "not read"))
-    for part in parts:
-        own = [each for each in found if each.part == part.name]
+    for part in checked.parts:
+        own = [each for each in checked.found if each.part == part.name]
         bad = sum(bool(each.problem) for each in own)
         theirs = sum(bool(each.other_problem) for each in own)
         counts = ("?", "", "") if part.away else (str(len(own) - bad), str(bad), str(theirs))
         table.add_row(part.name, *counts)
     print_table(table, console)
-    for part in parts:
+    for part in checked.parts:
         if part.away:
             say(f"{part.name}: can't be asked: {part.away}")
-    for each in found:
+    for each in checked.found:
         if each.problem:
             say(f"{each.where}: this build can't read this {each.format}: {each.problem}")
         if each.ignored:
             say(f"{each.where}: ignores {', '.join(each.ignored)}, which a newer build wrote")
         if each.other_problem:
-            say(f"{each.where}: {other.build} can't read this {each.format}: {each.other_problem}")
+            say(f"{each.where}: {other} can't read this {each.format}: {each.other_problem}")
         if each.effect:
             say(f"  {each.effect}")
-    for way, some in differences.items():
+    for way, some in checked.differences.items():
         for difference in some:
             which = "any" if difference.certain else "some"
             say(f"{way}: {which} {difference.format}: {difference.why}")
             say(f"  {difference.effect}")
-    if not any(each.problem or each.other_problem for each in found):
-        say(f"{this.build} reads all of it, and so does {other.build}")
+    if checked.all_read:
+        say(f"{this} reads all of it, and so does {other}")
