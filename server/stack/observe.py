@@ -104,34 +104,34 @@ def _target(port: int | str, labels: Mapping[str, str]) -> Mapping[str, object]:
 
 
 def _prometheus(settings: StackSettings, folder: Path) -> ProcessSpec:
-    port = settings.prometheus_port
-    return ProcessSpec(
-        name="prometheus",
-        command=[
-            _program("prometheus"),
-            f"--config.file={folder / 'prometheus.yaml'}",
-            f"--storage.tsdb.path={folder / 'prometheus'}",
-            *_RETENTION,
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--enable-feature=exemplar-storage",
-            "--log.level=warn",
-        ],
-        port=port,
-        probe=http_probe(port, "/-/ready"),
-        environment=_ENVIRONMENT,
+    return _server(
+        "prometheus",
+        settings.prometheus_port,
+        f"--config.file={folder / 'prometheus.yaml'}",
+        f"--storage.tsdb.path={folder / 'prometheus'}",
+        *_RETENTION,
+        "--enable-feature=exemplar-storage",
     )
 
 
 def _alertmanager(settings: StackSettings, folder: Path) -> ProcessSpec:
-    port = settings.alertmanager_port
+    return _server(
+        "alertmanager",
+        settings.alertmanager_port,
+        f"--config.file={FOLDER / 'alertmanager.yaml'}",
+        f"--storage.path={folder / 'alertmanager'}",
+        "--cluster.listen-address=",  # it is alone
+    )
+
+
+def _server(name: str, port: int, *options: str) -> ProcessSpec:
+    """Return a program's process with these options and those that both programs have."""
     return ProcessSpec(
-        name="alertmanager",
+        name=name,
         command=[
-            _program("alertmanager"),
-            f"--config.file={FOLDER / 'alertmanager.yaml'}",
-            f"--storage.path={folder / 'alertmanager'}",
+            _program(name),
+            *options,
             f"--web.listen-address=127.0.0.1:{port}",
-            "--cluster.listen-address=",  # it is alone
             "--log.level=warn",
         ],
         port=port,
