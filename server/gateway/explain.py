@@ -36,7 +36,7 @@ class _ExplainingCall(StageCall[Request, Answer]):
     add_question: Callable[[Request], None]
     """Adds the question to a request."""
     on_answer: Callable[[Answer], None]
-    """Takes the valid answer; raises BadAnswerError if its explanation is invalid."""
+    """Checks and keeps what a valid answer explains; raises BadAnswerError if that is invalid."""
 
     @staticmethod
     def like(
@@ -80,6 +80,7 @@ async def explain_video(
         retrieval=_ExplainingCall.like(pipeline.retrieval, asked.ask_retrieval, asked.on_retrieved),
         ranking=_ExplainingCall.like(pipeline.ranking, asked.ask_ranking, asked.on_ranked),
         shadow=None,
+        rules_of=None,  # the query has them
         shown=False,
     )
     slate = await explaining.recommend(query._replace(explain=True), release)
