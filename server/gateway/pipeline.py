@@ -142,7 +142,7 @@ class RecommendPipeline:
                 explanation.rules.extend(applied_rules(query.rules, slate, candidates, ranked))
         if self.shown:
             if updated_at:
-                FEATURE_AGE.labels().observe(time.time() - updated_at)
+                FEATURE_AGE.observe(time.time() - updated_at)
             count_slate(query, slate, candidates if ranked is None else ranked)
             time_stages(started, read, retrieved, finished)
         return slate

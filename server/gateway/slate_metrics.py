@@ -32,7 +32,7 @@ FEATURE_AGE = Histogram(
         *(10, 60, 300, 900, 3600, 6 * 3600),
         *(_DAY, 3 * _DAY, 7 * _DAY, 30 * _DAY, 90 * _DAY, 365 * _DAY),
     ),
-)
+).labels()
 _KNOWN = sum(1 << number for number in viewer_pb2.Source.values() if number)
 """Bits of the sources that this build knows."""
 _MAX_WAITING = 2048

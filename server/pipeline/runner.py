@@ -135,9 +135,9 @@ class _Run(Generic[Query]):
 
     def ended(self, kind: str, name: str) -> None:
         """Record how long a stage took: stages run one after another."""
-        now = time.perf_counter()
-        SECONDS.labels(self.service, f"{kind}.{name}").observe(now - self.since)
-        spans.ended(f"{kind}.{name}", now - self.since)
+        now, stage = time.perf_counter(), f"{kind}.{name}"
+        SECONDS.labels(self.service, stage).observe(now - self.since)
+        spans.ended(stage, now - self.since)
         self.since = now
 
     def attempt(

@@ -103,25 +103,16 @@ class StageCall(Generic[Request, Answer]):
         if left < MIN_BUDGET_SECONDS:
             raise StageSkippedError(f"{1000 * left:.1f} ms are too little to ask a pod")
         try:
-            return await self._try(request, query, check, now, left)
+            with span(self.stage, "client"):
+                return await self._try(request, query, check, now, left)
         except _BrokenPodError:
             end, now = now + left, time.monotonic()
             if self.pool or end - now < MIN_BUDGET_SECONDS:
                 raise
-        return await self._try(request, query, check, now, end - now)
+        with span(self.stage, "client"):
+            return await self._try(request, query, check, now, end - now)
 
     async def _try(
-        self,
-        request: Request,
-        query: RecommendQuery,
-        check: Callable[[Answer, Request], Checked],
-        started: float,
-        left: float,
-    ) -> Checked:
-        with span(self.stage, "client"):
-            return await self._call(request, query, check, started, left)
-
-    async def _call(
         self,
         request: Request,
         query: RecommendQuery,
