@@ -6,6 +6,7 @@ import math
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from prometheus_client import Gauge
 
@@ -19,23 +20,17 @@ SIZE = Gauge("vireo_disk_size_bytes", "Size of that disk.", ["folder"])
 
 def export_disk(folder: str, path: Path) -> None:
     """Export the space of the disk of a folder, called `folder` in labels, with every scrape."""
-    FREE.labels(folder).set_function(partial(_free, path))
-    SIZE.labels(folder).set_function(partial(_size, path))
+    FREE.labels(folder).set_function(partial(_bytes, path, "free"))
+    SIZE.labels(folder).set_function(partial(_bytes, path, "total"))
 
 
-def _free(path: Path) -> float:
-    """Return the bytes that this user may still write; NaN if nobody can tell."""
+def _bytes(path: Path, which: Literal["free", "total"]) -> float:
+    """Return the bytes that this user may still write, or all of the disk; NaN if it can't tell."""
     try:
-        return shutil.disk_usage(_existing(path)).free
+        usage = shutil.disk_usage(_existing(path))
     except OSError:
         return math.nan
-
-
-def _size(path: Path) -> float:
-    try:
-        return shutil.disk_usage(_existing(path)).total
-    except OSError:
-        return math.nan
+    return usage.free if which == "free" else usage.total
 
 
 def _existing(path: Path) -> Path:
