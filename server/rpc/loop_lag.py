@@ -28,13 +28,21 @@ def lag(loop: asyncio.AbstractEventLoop) -> float:
 
     In the loop's own thread, and once the loop is closed, it is 0.
     """
-    if asyncio._get_running_loop() is loop:
+    if asyncio._get_running_loop() is loop or loop.is_closed():
         return 0.0
-    answered = threading.Event()
     began = time.monotonic()
+    answers(loop, MAX_LAG)
+    return min(time.monotonic() - began, MAX_LAG)
+
+
+def answers(loop: asyncio.AbstractEventLoop, seconds: float) -> bool:
+    """Return whether `loop` runs a callback from another thread within so many seconds.
+
+    A loop that is closed doesn't.
+    """
+    answered = threading.Event()
     try:
         loop.call_soon_threadsafe(answered.set)
-    except RuntimeError:  # closed
-        return 0.0
-    answered.wait(MAX_LAG)
-    return min(time.monotonic() - began, MAX_LAG)
+    except RuntimeError:  # it is closed
+        return False
+    return answered.wait(seconds)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
+
+from server.rpc.loop_lag import answers
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -31,20 +32,13 @@ def with_probe_pages(
         path = environ.get("PATH_INFO")
         if path not in ("/live", "/ready"):
             return app(environ, start_response)
-        problem = "" if _answers(loop) else f"the event loop was silent for {_MAX_SILENCE:g} s"
-        if path == "/ready" and not problem and not serving():
+        problem = ""
+        if not answers(loop, _MAX_SILENCE):
+            problem = f"the event loop was silent for {_MAX_SILENCE:g} s"
+        elif path == "/ready" and not serving():
             problem = "NOT_SERVING"
         status = "503 Service Unavailable" if problem else "200 OK"
         start_response(status, [("Content-Type", "text/plain")])
         return [f"{problem or 'OK'}\n".encode()]
 
     return answer
-
-
-def _answers(loop: asyncio.AbstractEventLoop) -> bool:
-    answered = threading.Event()
-    try:
-        loop.call_soon_threadsafe(answered.set)
-    except RuntimeError:  # it is closed
-        return False
-    return answered.wait(_MAX_SILENCE)

@@ -143,10 +143,9 @@ class RpcServer:
         settings = self._settings
         self.port = self._bind()
         if settings.metrics_port:
-            loop_lag.measure(asyncio.get_running_loop())
-            pages = partial(
-                with_probe_pages, loop=asyncio.get_running_loop(), serving=lambda: self.serving
-            )
+            loop = asyncio.get_running_loop()
+            loop_lag.measure(loop)
+            pages = partial(with_probe_pages, loop=loop, serving=lambda: self.serving)
             self._metrics = MetricsEndpoint.open(
                 settings.metrics_port, host=settings.metrics_host, beside=pages
             )
