@@ -38,7 +38,7 @@ class SourceRank(NamedTuple):
 
     source: str
     rank: int
-    """From 1; 0 if the source doesn't rank it, or not among its first so many."""
+    """From 1; 0 if the source doesn't rank it, or only after all that it was asked for."""
     proposed: Int64Array
     """Rows of all that the source proposed, best first, int64[p]."""
     among: bool
@@ -198,7 +198,7 @@ class _Asked:
         return bool(own > last)
 
     def _orders(self) -> Iterator[tuple[str, Int64Array, Int64Array]]:
-        """Yield each source's name, what it proposed, and the order that this is the begin of."""
+        """Yield each source's name, what it proposed, and its order, which begins with that."""
         asked = self.retrieval
         release, count = asked.release, asked.query.count
         if self.row < 0:

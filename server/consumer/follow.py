@@ -128,8 +128,8 @@ class Follower:
         self._state.applying(entries[0])
         started = time.monotonic()
         traces = [entry.traceparent for entry in entries]
-        told = {"vireo.messages": str(len(entries))}
-        with consumer_spans("apply events", traces, told):
+        attributes = {"vireo.messages": str(len(entries))}
+        with consumer_spans("apply events", traces, attributes):
             batch = await self._in_thread(partial(self._fold, entries, position, rules))
             await self._set_aside(batch.dead)
             await self._in_thread(lambda rows: self._move(rows, position, batch.position))

@@ -206,7 +206,11 @@ class JetStreamLog(EventLog):
             log.warning("left a server of the log that didn't answer", server=connection.server)
 
     async def _info(self, connection: Connection, stream: Stream) -> dict[str, Any]:
-        """Return what the server knows of a stream, made now if it isn't there."""
+        """Return what the server knows of a stream, made now if it isn't there.
+
+        Raises:
+            NotFoundError: it isn't there, and this log may only look.
+        """
         asked = f"$JS.API.STREAM.INFO.{_name(stream)}"
         try:
             return await connection.ask(asked)
@@ -217,7 +221,9 @@ class JetStreamLog(EventLog):
             return await connection.ask(asked)
 
     async def _make_streams(self, connection: Connection) -> None:
-        for stream in () if self._only_look else STREAMS:
+        if self._only_look:
+            return
+        for stream in STREAMS:
             await self._info(connection, stream)
 
     async def _make(self, connection: Connection, stream: Stream) -> None:

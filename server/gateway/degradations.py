@@ -21,7 +21,7 @@ def kind_of(degradation: viewer_pb2.Degradation.ValueType) -> str:
 
 
 def count(degradations: Iterable[viewer_pb2.Degradation.ValueType]) -> None:
-    """Count those of a response."""
+    """Count the degradations of a response."""
     for degradation in degradations:
         DEGRADATIONS.labels(kind_of(degradation)).inc()
 

@@ -47,7 +47,7 @@ class _SlateCounts(Collector):
 
     def __init__(self) -> None:
         self._slates = [[0, 0], [0, 0]]
-        """By whether they follow a video, and by whether they are degraded."""
+        """Number of slates, by whether they follow a video and whether they are degraded."""
         self._videos = 0
         self._of_no_source = 0
         """Videos of the popular list."""

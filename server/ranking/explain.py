@@ -43,7 +43,7 @@ class ExplainedVideo:
 
     key: int
     scores: Mapping[str, Float32Array]
-    """Each of `signals.SCORES`, float32[1]: of videos that aren't among the candidates."""
+    """Each of `signals.SCORES`, float32[1]; read only if it isn't among the candidates."""
 
 
 def explain(
@@ -58,7 +58,7 @@ def explain(
     among = key in query.keys
     if not among:
         query = _with(query, asked)
-    # The page is the begin of the order of all candidates, whatever its size.
+    # A page of any size is the beginning of the order of all candidates.
     ranking = Ranking.of(pipeline.release, replace(query, page_size=len(query.keys)))
     candidates = RequestedSource().propose(ranking)
     candidates = candidates.with_scores(RankerScorer().score(ranking, candidates))

@@ -21,7 +21,7 @@ _PREDICTED_WATCH = Histogram(
 
 
 def count_page(scores: Float32Array, watch: Float32Array) -> None:
-    """Count a ranked page of n videos; an empty one isn't.
+    """Count a ranked page of n videos; an empty one isn't counted.
 
     Args:
         scores: float32[n], what orders them.

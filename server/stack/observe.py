@@ -27,7 +27,7 @@ _INSTALL = (
     "PATH, or start the stack without --observe"
 )
 _ENVIRONMENT = {"GOMAXPROCS": "1"}
-"""As for the log: an idle server wakes up fewer threads."""
+"""An idle server of Go then wakes up fewer threads."""
 _RETENTION = ("--storage.tsdb.retention.time=15d", "--storage.tsdb.retention.size=2GB")
 
 
@@ -52,7 +52,7 @@ def observers(settings: StackSettings, observed: Iterable[ProcessSpec]) -> list[
 
     Args:
         settings: the stack's.
-        observed: the processes to scrape: those of them that serve metrics.
+        observed: the stack's processes; those that serve metrics are scraped.
 
     Raises:
         VireoError: a program is missing.

@@ -100,7 +100,7 @@ class SpanExport:
             tls: this process's files, for https.
             kind: what this process is, for example "gateway".
             instance: its name.
-            slow_seconds: see above.
+            slow_seconds: a call that takes as long is exported though it isn't sampled.
 
         Raises:
             VireoError: a TLS file can't be read.
@@ -240,8 +240,9 @@ class _CollectorExporter(SpanExporter):
         try:
             result = self._inner.export(spans)
         except Exception:
+            # Whatever it was, these spans are lost. The SDK logs it.
             _COLLECTOR_DROPS.inc(len(spans))
-            raise  # the SDK logs it
+            raise
         counter = EXPORTED if result is SpanExportResult.SUCCESS else _COLLECTOR_DROPS
         counter.inc(len(spans))
         return result

@@ -129,7 +129,7 @@ class Allowance:
     """How many more calls may be exported in this second."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with the whole of it."""
+        """Start with all of it; `clock` returns seconds."""
         self._clock = clock
         self._second, self._left = -1, 0
 
@@ -162,7 +162,7 @@ def end_server_span(
         request_id: its id in logs.
         code: how it ended.
         seconds: how long it took.
-        unary: whether it is slow if that takes long.
+        unary: whether it is a unary call: how long a stream lasts doesn't make it slow.
     """
     if (export := _export) is None:
         return
@@ -183,9 +183,9 @@ def consumer_spans(
     """Make the work on a batch of messages a span in the trace of each that was sampled.
 
     Args:
-        name: what is done.
+        name: name of the spans.
         parents: the `traceparent` of each message; empty if it has none.
-        attributes: what to say of the batch.
+        attributes: attributes of each span.
     """
     export = _export
     sampled = () if export is None else [each for each in parents if each][:_MAX_PARENTS]
@@ -195,7 +195,7 @@ def consumer_spans(
     began = time.time_ns()
     try:
         yield
-    except BaseException as error:
+    except BaseException as error:  # also a cancellation: the batch isn't applied then
         export.consumed(name, sampled, attributes, began, error)
         raise
     export.consumed(name, sampled, attributes, began, None)

@@ -45,7 +45,7 @@ class Explaining(Connection, Generic[Explained]):
         """Return at which stage of a viewer's slate a video was lost, and why, or its place.
 
         It costs two to three times as much as `recommend`, whose other arguments and exceptions it
-        has. An unknown video is no error: that is the reason then.
+        has. An unknown video is no error: `reason` says so.
 
         Args:
             video_id: your own id of the video.

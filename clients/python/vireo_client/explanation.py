@@ -23,7 +23,8 @@ class SourceRank:
 
     source: Source
     rank: int
-    """From 1; 0 if the source doesn't rank it, of a large catalogue not among its first 2,000."""
+    """From 1; 0 if the source doesn't rank it, or in a large catalogue not among its first
+    2,000."""
     proposed: int
     """Number of videos that the source proposed."""
 
@@ -37,8 +38,8 @@ class VideoExplanation:
     reason: str
     """Why, in a sentence."""
     position: int
-    """Place in the slate, or if it is not on the page in the order that the page begins, from 1; 0
-    if it has none."""
+    """Place in the slate, or if it isn't on the page, in the order of which the page is the
+    beginning; from 1, and 0 if it has none."""
     sources: tuple[Source, ...]
     """Sources that proposed it."""
     source_ranks: tuple[SourceRank, ...]

@@ -43,7 +43,7 @@ class ReadFeatures:
     """Reads features; a store that fails or hangs is skipped, but for a probe now and then."""
 
     def __init__(self, timeout: float, last: LastFeatures, *, exported: bool = True) -> None:
-        """Start with a store that answers.
+        """Start with a closed circuit: the store is asked.
 
         Args:
             timeout: maximum seconds of a read.
