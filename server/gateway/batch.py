@@ -30,7 +30,7 @@ from server.rpc.errors import RpcError, invalid_argument
 from server.rpc.guard import request_id
 from server.rpc.reading import Context
 from server.rpc.standard import MAX_STREAM_SECONDS
-from server.rpc.trace import trace_context
+from server.rpc.trace import current_call
 
 _RETRY_AFTER = timedelta(seconds=5)
 """Delay before a batch that was one too many is tried again: batches take minutes."""
@@ -90,7 +90,7 @@ class Batches:
         digest: bytes,
         context: Context,
     ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
-        trace = trace_context(context.invocation_metadata())
+        trace = current_call().headers
         left = context.time_remaining()
         deadline = time.monotonic() + (MAX_STREAM_SECONDS if left is None else left)
         for position, viewer_id in enumerate(request.viewer_ids[begin:], begin + 1):

@@ -48,7 +48,7 @@ from server.releases.loader import ReleaseLoader
 from server.rpc.errors import RpcError, invalid_argument, not_found
 from server.rpc.guard import request_id
 from server.rpc.renewed_channel import lasting_channel
-from server.rpc.trace import trace_context
+from server.rpc.trace import current_call
 
 QUALITY = Gauge(
     "vireo_quality_factor",
@@ -194,12 +194,11 @@ class RecommendationServicer(RecommendationServiceServicer):
             expression = release.expression(request.filter, filter_field)
         left = context.time_remaining()
         deadline = time.monotonic() + (self._default_deadline if left is None else left)
-        trace = trace_context(context.invocation_metadata())
         return RecommendQuery.of(
             request,
             request_id(),
             deadline,
-            trace,
+            current_call().headers,
             expression=expression,
             shown=shown_keys(shown) if shown else (),
             next_page=next_page,

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from typing import Any, TypeGuard
 
 _PARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?"
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
 _SAMPLED = 0x01
 _MAX_LENGTH = 512
@@ -19,25 +19,31 @@ _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 """What HTTP/2 carries as a header's value unchanged: printable ASCII without space around it."""
 
 Metadata = Iterable[tuple[str, str | bytes]]
+Headers = tuple[tuple[str, str], ...]
 
 
 class CallTrace:
     """The trace that a call belongs to."""
 
-    __slots__ = ("notes", "parent_id", "sampled", "span", "state", "trace_id")
+    __slots__ = ("headers", "notes", "parent_id", "sampled", "span", "trace_id")
 
     def __init__(
-        self, trace_id: str = "", parent_id: str = "", state: str = "", *, sampled: bool = False
+        self,
+        trace_id: str = "",
+        parent_id: str = "",
+        headers: Headers = (),
+        *,
+        sampled: bool = False,
     ) -> None:
         """Belong to a trace, or to none if its id is empty.
 
         Args:
             trace_id: 32 hexadecimal digits.
             parent_id: 16 of the caller's span.
-            state: the `tracestate`.
+            headers: `traceparent` and `tracestate` for the calls made on this call's behalf.
             sampled: whether the caller records spans of the trace.
         """
-        self.trace_id, self.parent_id, self.state = trace_id, parent_id, state
+        self.trace_id, self.parent_id, self.headers = trace_id, parent_id, headers
         self.sampled = sampled
         self.span: Any = None
         """The call's span, if this process exports one; see `server.tracing.spans`."""
@@ -47,17 +53,16 @@ class CallTrace:
     @staticmethod
     def of(metadata: Metadata | None) -> CallTrace:
         """Return the trace that a call's metadata name."""
-        parent = state = ""
-        for key, value in metadata or ():
-            if key == "traceparent":
-                parent = value if sendable(value, _MAX_LENGTH) else ""
-            elif key == "tracestate" and sendable(value, _MAX_LENGTH):
-                state = value
-        found = _PARENT.fullmatch(parent)
-        if found is None:
+        headers = trace_context(metadata)
+        if not headers:
             return CallTrace()
-        trace_id, parent_id, flags = found.groups()
-        return CallTrace(trace_id, parent_id, state, sampled=bool(int(flags, 16) & _SAMPLED))
+        _, trace_id, parent_id, flags = headers[0][1].split("-")[:4]
+        return CallTrace(trace_id, parent_id, headers, sampled=bool(int(flags, 16) & _SAMPLED))
+
+    @property
+    def state(self) -> str:
+        """The `tracestate`; empty if there is none."""
+        return dict(self.headers).get("tracestate", "")
 
 
 _NO_CALL = CallTrace()
@@ -111,18 +116,20 @@ def sendable(value: object, max_length: int) -> TypeGuard[str]:
     return isinstance(value, str) and len(value) <= max_length and bool(_SENDABLE.fullmatch(value))
 
 
-def trace_context(metadata: Metadata | None) -> tuple[tuple[str, str], ...]:
-    """Return the `traceparent` and `tracestate` of a call, for the calls made on its behalf.
+def trace_context(metadata: Metadata | None) -> Headers:
+    """Return the `traceparent` and `tracestate` of a call, in this order, if its metadata has them.
 
-    They are passed on unchanged: a span of this process that is their parent replaces them where
-    the calls are made. An invalid parent ends the trace, and its state, as the standard requires;
-    what can't be sent on is left out.
+    Calls made on its behalf pass them on unchanged: a span of this process that is their parent
+    replaces them where the calls are made. An invalid parent ends the trace, and its state, as the
+    standard requires; what can't be sent on is left out.
     """
-    found = {
-        key: value
-        for key, value in metadata or ()
-        if key in ("traceparent", "tracestate") and sendable(value, _MAX_LENGTH)
-    }
-    if not _PARENT.fullmatch(found.get("traceparent", "")):
+    parent = state = ""
+    for key, value in metadata or ():
+        if key == "traceparent" and sendable(value, _MAX_LENGTH):
+            parent = value
+        elif key == "tracestate" and sendable(value, _MAX_LENGTH):
+            state = value
+    if not _PARENT.fullmatch(parent):
         return ()
-    return tuple(sorted(found.items()))
+    headers = (("traceparent", parent),)
+    return (*headers, ("tracestate", state)) if state else headers

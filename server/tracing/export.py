@@ -32,10 +32,10 @@ from prometheus_client import Counter
 from server.errors import VireoError
 from server.rpc.endpoint import COLLECTOR, Endpoint
 from server.rpc.tls import TlsFiles, tls_name
-from server.rpc.trace import CallTrace
+from server.rpc.trace import CallTrace, Headers
 
 if TYPE_CHECKING:
-    from server.tracing.spans import Headers, Kind
+    from server.tracing.spans import Kind
 
 EXPORTED = Counter("vireo_trace_spans_exported", "Spans that the collector has received.")
 DROPPED = Counter(

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from server.errors import VireoError
-from server.rpc.trace import CallTrace, current_call
+from server.rpc.trace import CallTrace, Headers, current_call
 
 if TYPE_CHECKING:
     # Pipelines are imported by programs that have no gRPC.
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from server.tracing.export import SpanExport
 
 Kind = Literal["internal", "client", "producer"]
-Headers = tuple[tuple[str, str], ...]
 
 _MAX_UNSAMPLED = 10
 """Maximum calls a second that are exported though they aren't sampled: in an outage all fail."""
