@@ -28,16 +28,16 @@ from server.stack.observe import FOLDER
 from server.stack.state import running_stack
 
 PICTURES = Path(__file__).parent / "pictures"
-_COLUMNS = 24
-"""Of Grafana's grid."""
-_INCHES = (0.72, 0.36)
-"""Of a cell of the grid."""
+_GRID_COLUMNS = 24
+"""Columns of Grafana's grid, in whose cells panels have their places."""
+_CELL_INCHES = (0.72, 0.36)
+"""Width and height of a cell of Grafana's grid."""
 _DPI = 72
 _POINTS = 240
 _MAX_SERIES = 12
 _MAX_NAMES = 6
 _SHORT = 22
-"""Characters of a legend of which three fit beside each other."""
+"""Legends of fewer characters fit beside each other by threes."""
 _TIMEOUT = 30.0
 _STYLE: Any = {
     "font.size": 7.5,
@@ -115,13 +115,13 @@ def figure(dashboard: Mapping[str, Any], prometheus: Prometheus) -> Figure:
     """Return a dashboard's picture, its panels in their places."""
     places = [panel["gridPos"] for panel in dashboard["panels"]]
     rows = max(place["y"] + place["h"] for place in places) + 1
-    width, height = _INCHES
+    width, height = _CELL_INCHES
     with mpl.rc_context(_STYLE):
-        drawn = Figure(figsize=(_COLUMNS * width, rows * height))
+        drawn = Figure(figsize=(_GRID_COLUMNS * width, rows * height))
         drawn.text(0.01, 1 - 0.6 / rows, dashboard["title"], fontsize=13, weight="bold")
         for panel in dashboard["panels"]:
             place = panel["gridPos"]
-            left, top = place["x"] / _COLUMNS, 1 - (place["y"] + 1) / rows
+            left, top = place["x"] / _GRID_COLUMNS, 1 - (place["y"] + 1) / rows
             if panel["type"] == "row":
                 drawn.text(0.01, top - 0.75 / rows, panel["title"], fontsize=10, weight="bold")
                 continue
@@ -129,7 +129,7 @@ def figure(dashboard: Mapping[str, Any], prometheus: Prometheus) -> Figure:
             box = (
                 left + 0.035,
                 top - (place["h"] - 1.4) / rows,
-                place["w"] / _COLUMNS - 0.05,
+                place["w"] / _GRID_COLUMNS - 0.05,
                 (place["h"] - 2.6) / rows,
             )
             _DRAW[panel["type"]](drawn.add_axes(box), panel, prometheus)

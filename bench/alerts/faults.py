@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any
 
 from bench.chaos.attackers import Attackers
 from bench.chaos.cases.catching_up import flood_of, record
@@ -25,6 +24,7 @@ from bench.chaos.cases.store_locked import locked_store
 from bench.chaos.chain import Chain
 from bench.chaos.other_host import other_host
 from bench.chaos.small_disk import log_disk
+from bench.requests.faults import beside
 from bench.valkey import Valkey
 from server.errors import VireoError
 
@@ -50,18 +50,6 @@ class Fault:
     """Whether a process that died shortly before would rightly be named first."""
 
 
-@asynccontextmanager
-async def _meanwhile(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Do something until the block ends; what goes wrong with it is raised then."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
 async def _ended_in_turn(chain: Chain, names: Iterable[str], number: signal.Signals) -> None:
     for name in names:
         await chain.replaced(name, number)
@@ -69,11 +57,11 @@ async def _ended_in_turn(chain: Chain, names: Iterable[str], number: signal.Sign
 
 
 def _killed_pods(chain: Chain) -> AbstractAsyncContextManager[None]:
-    return _meanwhile(_ended_in_turn(chain, cycle(chain.plan.killed_pods), signal.SIGKILL))
+    return beside(_ended_in_turn(chain, cycle(chain.plan.killed_pods), signal.SIGKILL))
 
 
 def _killed_gateways(chain: Chain) -> AbstractAsyncContextManager[None]:
-    return _meanwhile(_ended_in_turn(chain, cycle(chain.plan.killed_gateways), signal.SIGKILL))
+    return beside(_ended_in_turn(chain, cycle(chain.plan.killed_gateways), signal.SIGKILL))
 
 
 @asynccontextmanager
@@ -123,7 +111,7 @@ async def _attacked(chain: Chain) -> AsyncIterator[None]:
     sustainable = await chain.sustainable_rate()
     async with (
         Attackers(chain.settings.edge, chain.viewers) as attackers,
-        _meanwhile(attack(attackers, chain.plan, sustainable)),
+        beside(attack(attackers, chain.plan, sustainable)),
     ):
         yield
 
@@ -146,7 +134,7 @@ async def _kill_consumer(chain: Chain) -> None:
 
 @asynccontextmanager
 async def _far_behind(chain: Chain) -> AsyncIterator[None]:
-    async with chain.held_down([_CONSUMER]), _meanwhile(record(chain, flood_of(chain))):
+    async with chain.held_down([_CONSUMER]), beside(record(chain, flood_of(chain))):
         yield
 
 
@@ -215,7 +203,7 @@ FAULTS = (
     Fault(
         13,
         "the consumer is killed",
-        lambda chain: _meanwhile(_kill_consumer(chain)),
+        lambda chain: beside(_kill_consumer(chain)),
         "VireoConsumerDown",
         "consumer-down",
         needs_peace=True,

@@ -17,7 +17,7 @@ from bench.alerts.faults import FAULTS, Fault
 from bench.alerts.plan import AlertsPlan
 from bench.alerts.prometheus import Prometheus
 from bench.chaos.chain import Chain
-from bench.chaos.stacks import chain_on_redis, chain_on_sqlite
+from bench.chaos.stacks import running_chain
 from bench.load import SteadyLoad
 from bench.speed.row import Row
 from clients.doctor.causes.processes import JUST_NOW
@@ -60,11 +60,20 @@ def measure_alerts(
         VireoError: a stack can't be set up or started, or Prometheus isn't installed.
     """
     check_programs()
-    for opened, on_redis in ((chain_on_sqlite, False), (chain_on_redis, True)):
+    for on_redis in (False, True):
         chosen = [each for each in FAULTS if each.case in cases and each.on_redis == on_redis]
         clean = 0.0 if on_redis else plan.clean
         if chosen or clean:
-            with opened(home, dataset, plan.faults, console, "alerts", _OBSERVED) as chain:
+            opened = running_chain(
+                home,
+                dataset,
+                plan.faults,
+                console,
+                on_redis=on_redis,
+                bench="alerts",
+                settings=_OBSERVED,
+            )
+            with opened as chain:
                 yield from _measured(chain, chosen, plan, clean, console)
 
 

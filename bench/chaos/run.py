@@ -29,7 +29,7 @@ from bench.chaos.cases import (
 from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult
 from bench.chaos.plan import ChaosPlan
-from bench.chaos.stacks import chain_on_redis, chain_on_sqlite
+from bench.chaos.stacks import running_chain
 from server.errors import VireoError
 from server.home import Home
 
@@ -76,9 +76,9 @@ def run_chaos(
     Raises:
         VireoError: the stack can't be set up or started.
     """
-    for opened, on_redis in ((chain_on_sqlite, False), (chain_on_redis, True)):
+    for on_redis in (False, True):
         if chosen := [number for number in numbers if CASES[number].on_redis == on_redis]:
-            with opened(home, dataset, plan, console) as chain:
+            with running_chain(home, dataset, plan, console, on_redis=on_redis) as chain:
                 yield from _run_all(chain, chosen, console)
 
 

@@ -21,42 +21,38 @@ _KNOWN_VIDEOS, _UNKNOWN_VIDEOS = 200, 50
 
 
 @contextmanager
-def chain_on_sqlite(
+def running_chain(
     home: Home,
     dataset: str,
     plan: ChaosPlan,
     console: Console,
+    *,
+    on_redis: bool,
     bench: str = "chaos",
     settings: Mapping[str, str] | None = None,
 ) -> Iterator[Chain]:
-    """Run a stack with a copy of the home's features, and a small disk for the log if it may.
+    """Run a stack on a home of its own.
+
+    With SQLite it has a copy of the home's features, and a small disk for the log if this process
+    may mount one. With Redis its features are built into a server of its own.
 
     Args:
         home: has a release that was trained on the data set.
         dataset: its name.
         plan: of the chain.
         console: for progress.
+        on_redis: whether the online store is Redis rather than SQLite.
         bench: name of its folder below the home.
         settings: further variables of the stack.
 
     Raises:
         VireoError: it can't be set up or started.
     """
-    stack = prepared(home, dataset, console, bench, settings)
-    with small_log_disk(stack.home), stack.running():
-        yield _chain(stack, dataset, plan)
-
-
-@contextmanager
-def chain_on_redis(
-    home: Home,
-    dataset: str,
-    plan: ChaosPlan,
-    console: Console,
-    bench: str = "chaos",
-    settings: Mapping[str, str] | None = None,
-) -> Iterator[Chain]:
-    """Run a stack with features that are built into a Redis of its own; as `chain_on_sqlite`."""
+    if not on_redis:
+        stack = prepared(home, dataset, console, bench, settings)
+        with small_log_disk(stack.home), stack.running():
+            yield _chain(stack, dataset, plan)
+        return
     with running_valkey(home.root / "bench" / bench / "valkey") as valkey:
         redis = {"VIREO_ONLINE_STORE": "redis", "VIREO_REDIS_URL": valkey.url}
         stack = prepared_with(home, dataset, console, bench, {**redis, **(settings or {})})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clients.doctor.facts import Facts
+from clients.doctor.facts import Facts, Unasked
 
 if TYPE_CHECKING:
     from clients.cli.edge import Edge
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from server.stack.state import StackState
 
 WINDOW_SECONDS = 2.0
-"""Between the two readings of whatever counts."""
+"""Seconds between the two readings of counters."""
 ANSWER_SECONDS = 2.0
-"""Maximum wait for one answer."""
+"""Maximum seconds to wait for one answer."""
 
 
 @dataclass(frozen=True)
@@ -63,3 +63,8 @@ class Probe:
     ask: Callable[[], Facts]
     """Blocks for seconds at most. What a part answers, it returns; a VireoError says why it
     couldn't be asked."""
+
+    @staticmethod
+    def unnamed(name: str, advice: str) -> Probe:
+        """Return a probe of a part that isn't named: it asks nothing, and says how to name it."""
+        return Probe(name, lambda: Facts(unasked=(Unasked(name, advice),)))

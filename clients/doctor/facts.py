@@ -74,7 +74,7 @@ class Host:
     latency: float = 0
     """Mean seconds of a call, by Little's law; 0 without calls."""
     all_calls: float = 0
-    """Since Envoy knows it, as the following."""
+    """Calls since Envoy knows it; the two counts below likewise."""
     all_errors: float = 0
     all_timeouts: float = 0
 
@@ -165,7 +165,7 @@ class Certificate:
 
     file: str
     ends_in: float
-    """Seconds."""
+    """Seconds until it ends; negative once it has."""
     problem: str = ""
 
 
@@ -188,9 +188,9 @@ class Disk:
     """What lies there, for example "the log of events"."""
     folder: str
     free: float
-    """Bytes."""
+    """Free bytes of its file system."""
     size: float
-    """Bytes of its file system."""
+    """All bytes of its file system."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Unasked:
 
 @dataclass(frozen=True)
 class Facts:
-    """All of it. Facts of several probes add up."""
+    """What probes found out; the facts of several are merged into one value."""
 
     processes: tuple[Process, ...] = ()
     parts: tuple[Part, ...] = ()

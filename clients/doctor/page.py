@@ -25,7 +25,7 @@ class Page:
     now: Samples = field(default_factory=dict)
     before: Samples = field(default_factory=dict)
     seconds: float = 0.0
-    """Between the two; 0 if there is only one."""
+    """Seconds between the two; 0 if there is only one."""
     fault: Fault = ""
     problem: str = ""
     read_at: float = 0.0

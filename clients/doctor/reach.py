@@ -14,6 +14,7 @@ from clients.doctor.facts import Clock
 from clients.doctor.page import Fault
 
 CONNECT_SECONDS = 1.0
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _WORDS: dict[Fault, str] = {
     "": "it answers",
     "refused": "nothing listens there",
@@ -55,6 +56,11 @@ def split(address: str) -> tuple[str, int]:
     if not host:
         raise ValueError(f"{address!r} isn't host:port")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Return whether a host's name or address is this machine's."""
+    return host in _LOOPBACK
 
 
 def reach(address: str, seconds: float = CONNECT_SECONDS) -> Fault:

@@ -18,6 +18,7 @@ _MAX_NAMED = 5
 """Fields that a message names."""
 
 Written = Literal["always", "if set"]
+UnknownFields = Literal["ignored", "refused"]
 
 
 class Format(BaseModel):
@@ -34,10 +35,10 @@ class Format(BaseModel):
     """Fields that it knows, and when it writes them; those within others have dots."""
     required: tuple[str, ...] = ()
     """Fields without which it can't be read."""
-    unknown_fields: Literal["ignored", "refused"] = "ignored"
+    unknown_fields: UnknownFields = "ignored"
     """What the reader does with fields that it doesn't know."""
     effect: str = ""
-    """What happens where it can't be read, for people."""
+    """What happens if it can't be read, for people."""
 
     def problems(self, version: str, fields: Sequence[str]) -> Iterator[str]:
         """Yield why something of this version, with these fields, can't be read; nothing if it can.

@@ -49,7 +49,7 @@ class Verdict(BaseModel):
     other_problem: str = ""
     """Why the other build can't."""
     effect: str = ""
-    """What happens where it can't be read."""
+    """What happens if it can't be read."""
 
 
 def verdicts(parts: tuple[Part, ...], this: Build, other: Build) -> list[Verdict]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from clients.upgrades.documents import document_fields
@@ -33,12 +33,9 @@ def online_stores(home: Home) -> Part:
     held = []
     for configuration in sorted((home.root / "features").glob("[!.]*/feature_store.yaml")):
         repo = configuration.parent
-        rules, problem = repo / "events.json", ""
+        rules = repo / "events.json"
         if rules.exists():
-            try:
-                EventRules.load(repo)
-            except VireoError as error:
-                problem = str(error)
+            problem = _problem(EventRules.load, repo)
             fields = document_fields(parsed_object(rules.read_bytes()), EventRules)
             held.append(_of(home, rules, RULES, fields, problem))
         try:
@@ -57,11 +54,7 @@ def _stack(home: Home) -> Iterator[Held]:
     path = home.stack / "stack.json"
     if not path.exists():
         return
-    problem = ""
-    try:
-        running_stack(home)
-    except VireoError as error:
-        problem = str(error)
+    problem = _problem(running_stack, home)
     fields = document_fields(parsed_object(path.read_bytes()), StackState)
     yield _of(home, path, STACK, fields, problem)
 
@@ -73,19 +66,11 @@ def _training(home: Home) -> Iterator[Held]:
     except ModuleNotFoundError:  # an image that only serves
         return
     for path in sorted((home.root / "data").glob(f"[!.]*/{DESCRIPTION}")):
-        problem = ""
-        try:
-            describe_dataset(home, path.parent.name)
-        except VireoError as error:
-            problem = str(error)
+        problem = _problem(describe_dataset, home, path.parent.name)
         fields = document_fields(parsed_object(path.read_bytes()), DatasetInfo)
         yield _of(home, path, DATA, fields, problem)
     for path in sorted((home.root / "features").glob("[!.]*/split.json")):
-        problem = ""
-        try:
-            Split.load(home, path.parent.name)
-        except VireoError as error:
-            problem = str(error)
+        problem = _problem(Split.load, home, path.parent.name)
         document = parsed_object(path.read_bytes())
         fields = document_fields(document, Split)
         number = str(document.get("features_format", 1))
@@ -96,20 +81,25 @@ def _views(home: Home, repo: Path) -> Held:
     """Return the views of a repository; raise VireoError if its registry can't be read."""
     from feast import FeatureStore
 
-    problem = ""
     try:
         store = FeatureStore(repo_path=str(repo.absolute()))
         names = [each.name for each in store.list_feature_views()]
         names += [each.name for each in store.list_feature_services()]
     except Exception as error:  # Feast raises errors of any type
         raise VireoError(f"{repo}: {type(error).__name__}: {error}") from error
-    if FEATURE_SERVICE in names:
-        try:
-            FeatureReader(repo, _STORE_SECONDS)
-        except VireoError as error:
-            problem = str(error)
+    served = FEATURE_SERVICE in names
+    problem = _problem(FeatureReader, repo, _STORE_SECONDS) if served else ""
     number = str(store.config.entity_key_serialization_version)
     return _of(home, repo / "registry.db", VIEWS, list(dict.fromkeys(names)), problem, number)
+
+
+def _problem(read: Callable[..., object], *arguments: object) -> str:
+    """Return why this build's own reader can't read something; empty if it can."""
+    try:
+        read(*arguments)
+    except VireoError as error:
+        return str(error)
+    return ""
 
 
 def _of(

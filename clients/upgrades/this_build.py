@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib.util
 from importlib.metadata import version
 
+from pydantic import BaseModel
 from vireo.v1 import event_pb2, log_pb2
 
 from clients.upgrades.documents import message_fields, model_fields, required_fields
-from clients.upgrades.formats import Build, Format, Written
+from clients.upgrades.formats import Build, Format, UnknownFields, Written
 from server.features.activity import EventRules
 from server.features.constants import feature_constants
 from server.features.context import CONTEXT
@@ -66,15 +67,33 @@ def schema_fields() -> dict[str, Written]:
     return found
 
 
+def _document(
+    name: str,
+    model: type[BaseModel],
+    *,
+    version: str = "",
+    unknown_fields: UnknownFields = "ignored",
+    effect: str = "",
+) -> Format:
+    """Return the format of a JSON document with the fields of `model`."""
+    return Format(
+        name=name,
+        version=version,
+        reads=(version,),
+        fields=model_fields(model),
+        required=required_fields(model),
+        unknown_fields=unknown_fields,
+        effect=effect,
+    )
+
+
 def _releases() -> list[Format]:
     number, schema = str(FORMAT_VERSION), schema_fields()
     return [
-        Format(
-            name=RELEASE,
+        _document(
+            RELEASE,
+            Manifest,
             version=number,
-            reads=(number,),
-            fields=model_fields(Manifest),
-            required=required_fields(Manifest),
             unknown_fields="refused",
             effect=_TRAIN,
         ),
@@ -85,23 +104,21 @@ def _releases() -> list[Format]:
             unknown_fields="refused",
             effect=_TRAIN,
         ),
-        Format(
-            name=CHANNEL,
-            fields=model_fields(ChannelPointer),
-            required=required_fields(ChannelPointer),
+        _document(
+            CHANNEL,
+            ChannelPointer,
             effect="set the channel again: vireo release promote",
         ),
-        Format(name=MARKER, fields=model_fields(Marker), required=required_fields(Marker)),
+        _document(MARKER, Marker),
     ]
 
 
 def _online() -> list[Format]:
     views = ("viewer_activity", "viewer_hidden", "consumer_position", FEATURE_SERVICE)
     return [
-        Format(
-            name=RULES,
-            fields=model_fields(EventRules),
-            required=required_fields(EventRules),
+        _document(
+            RULES,
+            EventRules,
             unknown_fields="refused",
             effect=f"consumers wait; {_REBUILD}",
         ),
@@ -147,10 +164,9 @@ def _edge() -> list[Format]:
         )
         for name, number in tokens
     ] + [
-        Format(
-            name=STACK,
-            fields=model_fields(StackState),
-            required=required_fields(StackState),
+        _document(
+            STACK,
+            StackState,
             effect="commands don't find the stack: stop it with the build that started it",
         )
     ]
@@ -161,19 +177,16 @@ def _training() -> list[Format]:
     from training.features.watches import FEATURES_FORMAT, Split
 
     return [
-        Format(
-            name=DATA,
-            fields=model_fields(DatasetInfo),
-            required=required_fields(DatasetInfo),
+        _document(
+            DATA,
+            DatasetInfo,
             unknown_fields="refused",
             effect="fetch or import the data set again with --force",
         ),
-        Format(
-            name=SPLIT,
+        _document(
+            SPLIT,
+            Split,
             version=str(FEATURES_FORMAT),
-            reads=(str(FEATURES_FORMAT),),
-            fields=model_fields(Split),
-            required=required_fields(Split),
             unknown_fields="refused",
             effect="`vireo train` builds them again by itself; or: vireo features build",
         ),

@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 SERVING = ("candidate", "ranking", "gateway", "consumer", "control", "envoy", "stores")
 ROLES = (*SERVING, "training")
 CONTEXT_LABEL = "vireo.context"
+VENDOR_LABEL = "org.opencontainers.image.vendor=Vireo contributors"
+"""Label of all that builds make, also of the layers that they keep for the next."""
 SBOM = "opt/vireo/share/sbom.cdx.json"
 
 _SUITE = "bookworm"  # its Python is 3.11
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for role in wanted:
                 build(role, base, flags, labels)
         if not chosen.keep_layers:
-            buildah("prune", "--force", output=False)
+            remove_layers()
     chosen.sboms.mkdir(parents=True, exist_ok=True)
     for role in chosen.roles:
         size, packages = written_sbom(role, chosen.sboms / f"{role}.cdx.json")
@@ -151,7 +153,7 @@ def debian_base(*, again: bool) -> str:
             raise SystemExit(f"mmdebstrap failed with code {made.returncode}")
         container = buildah("from", "scratch")
         buildah("add", "--quiet", container, str(tar), "/")
-        buildah("config", "--env", "LANG=C.UTF-8", container)
+        buildah("config", "--env", "LANG=C.UTF-8", "--label", VENDOR_LABEL, container)
         buildah("commit", "--quiet", "--rm", container, BASE)
     return BASE
 
@@ -227,6 +229,13 @@ def build(role: str, base: str, flags: Sequence[str], labels: Mapping[str, str])
         str(ROOT),
         output=False,
     )
+
+
+def remove_layers() -> None:
+    """Remove images of builds that no tag refers to; those that a container uses stay."""
+    filters = ("--filter", "dangling=true", "--filter", f"label={VENDOR_LABEL}")
+    if untagged := buildah("images", "--quiet", *filters).split():
+        subprocess.run(["buildah", "rmi", *untagged], capture_output=True, check=False)
 
 
 def image_labels(base: str, context: str) -> dict[str, str]:

@@ -177,15 +177,13 @@ def _other_latency(facts: Facts, host: Host) -> float:
 
 
 def _rest(facts: Facts, host: Host) -> list[Host]:
+    """Return the other hosts of a host's cluster."""
     return [each for each in facts.hosts if each.cluster == host.cluster and each is not host]
 
 
 def _others(facts: Facts, host: Host, what: str) -> float:
-    shares = [
-        _share(each, what)
-        for each in facts.hosts
-        if each.cluster == host.cluster and each is not host and each.calls >= _MIN_CALLS
-    ]
+    """Return the smallest share of calls that another host of the cluster failed."""
+    shares = [_share(each, what) for each in _rest(facts, host) if each.calls >= _MIN_CALLS]
     return min(shares, default=0.0)
 
 

@@ -7,18 +7,17 @@ from functools import partial
 
 from clients.cli.control import envoys_of
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Facts, Part, Refusal, Unasked
+from clients.doctor.facts import Facts, Part, Refusal
 from clients.doctor.reach import reach, words
 from server.errors import VireoError
 
 
 def probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield the probe of the control plane that is named."""
-    yield Probe("the control plane", partial(_ask, deployment) if deployment.control else _none)
-
-
-def _none() -> Facts:
-    return Facts(unasked=(Unasked("the control plane", "name it with --control"),))
+    if deployment.control:
+        yield Probe("the control plane", partial(_ask, deployment))
+    else:
+        yield Probe.unnamed("the control plane", "name it with --control")
 
 
 def _ask(deployment: Deployment) -> Facts:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import cast
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Facts, Part, Slate, Unasked
+from clients.doctor.facts import Facts, Part, Slate
 from clients.doctor.page import Fault
 from clients.doctor.reach import reach, words
 
@@ -18,11 +18,10 @@ _VIDEOS = 10
 
 def probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield the probe of the edge that is named."""
-    yield Probe("the edge", partial(_ask, deployment) if deployment.edge else _none)
-
-
-def _none() -> Facts:
-    return Facts(unasked=(Unasked("the edge", "name it with --edge"),))
+    if deployment.edge:
+        yield Probe("the edge", partial(_ask, deployment))
+    else:
+        yield Probe.unnamed("the edge", "name it with --edge")
 
 
 def _ask(deployment: Deployment) -> Facts:

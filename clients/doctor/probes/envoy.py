@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import POD_KINDS, Edge, Facts, Host, Part, Unasked
+from clients.doctor.facts import POD_KINDS, Edge, Facts, Host, Part
 from clients.doctor.page import Fault
 from clients.doctor.reach import UnansweredError, get, reach
 
@@ -43,11 +43,10 @@ _LOOK_SECONDS = 0.2
 
 def probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield the probe of the Envoy that is named."""
-    yield Probe("Envoy", partial(_ask, deployment) if deployment.envoy else _none)
-
-
-def _none() -> Facts:
-    return Facts(unasked=(Unasked("Envoy", "name its admin interface with --envoy"),))
+    if deployment.envoy:
+        yield Probe("Envoy", partial(_ask, deployment))
+    else:
+        yield Probe.unnamed("Envoy", "name its admin interface with --envoy")
 
 
 def _ask(deployment: Deployment) -> Facts:

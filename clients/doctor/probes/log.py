@@ -8,7 +8,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Facts, Part, Unasked
+from clients.doctor.facts import Facts, Part
 from clients.doctor.page import Fault
 from clients.doctor.reach import UnansweredError, get, reach, words
 from server.errors import VireoError
@@ -17,14 +17,15 @@ from server.event_log.settings import EventLogSettings
 
 def probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield the probe of the log that the settings name."""
-    yield Probe("the log of events", partial(_ask, deployment))
+    if deployment.log is not None and deployment.log.named:
+        yield Probe("the log of events", partial(_ask, deployment))
+    else:
+        yield Probe.unnamed("the log of events", "set VIREO_NATS_URL or VIREO_KAFKA_BROKERS")
 
 
 def _ask(deployment: Deployment) -> Facts:
     settings = deployment.log
-    if settings is None or not settings.named:
-        why = "set VIREO_NATS_URL or VIREO_KAFKA_BROKERS"
-        return Facts(unasked=(Unasked("the log of events", why),))
+    assert settings is not None
     where = f"the log at {settings.kafka_brokers or _shown(settings)}"
     fault, problem = _fault(deployment, settings)
     return Facts(parts=(Part("log", where, fault, problem),))

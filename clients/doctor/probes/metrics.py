@@ -8,12 +8,11 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Certificate, Clock, Disk, Facts, Unasked
+from clients.doctor.facts import Certificate, Clock, Disk, Facts
 from clients.doctor.page import Page, Samples
-from clients.doctor.reach import UnansweredError, get
+from clients.doctor.reach import UnansweredError, get, is_loopback
 from clients.doctor.samples import parse
 
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _EXPIRY = "vireo_certificate_expiry_timestamp_seconds"
 
 
@@ -22,11 +21,7 @@ def probes(deployment: Deployment) -> Iterator[Probe]:
     for source, url in deployment.metrics.items():
         yield Probe(f"metrics of {source}", partial(_ask, deployment, source, url))
     if not deployment.metrics and not deployment.prometheus:
-        yield Probe("metrics", _none)
-
-
-def _none() -> Facts:
-    return Facts(unasked=(Unasked("metrics", "name them with --metrics or --prometheus"),))
+        yield Probe.unnamed("metrics", "name them with --metrics or --prometheus")
 
 
 def _ask(deployment: Deployment, source: str, url: str) -> Facts:
@@ -56,7 +51,7 @@ def further(deployment: Deployment, page: Page, clock: Clock | None = None, url:
         Certificate(f"{labels.get('file', '')} of {page.source}", at - time.time())
         for labels, at in page.samples(_EXPIRY)
     )
-    elsewhere = clock is not None and urlsplit(url).hostname not in _LOOPBACK
+    elsewhere = not is_loopback(urlsplit(url).hostname)
     clocks = (clock,) if clock is not None and elsewhere else ()
     return Facts(disks=disks, certificates=certificates, clocks=clocks)
 

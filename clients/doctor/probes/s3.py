@@ -6,22 +6,20 @@ from collections.abc import Iterator
 from functools import partial
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Channel, Facts, Part, Unasked
+from clients.doctor.facts import Channel, Facts, Part
 from clients.doctor.page import Fault
-from clients.doctor.reach import UnansweredError, get, reach, split, words
+from clients.doctor.reach import UnansweredError, get, is_loopback, reach, split, words
 from server.errors import VireoError
 
 _PORTS = {False: 80, True: 443}
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield the probe of S3."""
-    yield Probe("S3", partial(_ask, deployment) if deployment.s3 else _none)
-
-
-def _none() -> Facts:
-    return Facts(unasked=(Unasked("S3", "set VIREO_S3_ENDPOINT and its keys"),))
+    if deployment.s3:
+        yield Probe("S3", partial(_ask, deployment))
+    else:
+        yield Probe.unnamed("S3", "set VIREO_S3_ENDPOINT and its keys")
 
 
 def _ask(deployment: Deployment) -> Facts:
@@ -51,7 +49,7 @@ def _ask(deployment: Deployment) -> Facts:
         channel.pointer.share if channel else 0.0,
     )
     clocks = Facts()
-    if split(address)[0] not in _LOOPBACK:
+    if not is_loopback(split(address)[0]):
         clocks = _clock(f"http{'s' if settings.secure else ''}://{settings.endpoint}/", deployment)
     return Facts.merged([Facts(parts=(Part("s3", where),), channels=(named,)), clocks])
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Facts, Part, Unasked
+from clients.doctor.facts import Facts, Part
 from clients.doctor.page import Fault
 from clients.doctor.reach import reach, split, words
 from server.errors import VireoError
@@ -22,12 +22,12 @@ _LOCKED_SECONDS = 1.5
 
 def probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield the probe of the online store."""
-    yield Probe("the online store", partial(_ask, deployment) if deployment.features else _none)
-
-
-def _none() -> Facts:
-    why = "set VIREO_FEATURES to the folder of the feature repositories"
-    return Facts(unasked=(Unasked("the online store", why),))
+    if deployment.features:
+        yield Probe("the online store", partial(_ask, deployment))
+    else:
+        yield Probe.unnamed(
+            "the online store", "set VIREO_FEATURES to the folder of the feature repositories"
+        )
 
 
 def _ask(deployment: Deployment) -> Facts:
