@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -34,6 +33,7 @@ from server.security.certificates import Authority
 from tests.builders.control import running_control
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.s3 import unreachable_s3
+from tests.builders.waiting import wait_until
 from tests.builders.xds import xds_client
 
 VIEWS = ("viewer_activity", "viewer_hidden")
@@ -171,9 +171,8 @@ def test_a_prometheus_is_asked_for_the_pages_that_it_has_read(tmp_path: Path) ->
     here = replace(deployment(prometheus=f"http://127.0.0.1:{port}"), answer=10.0)
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
-            until = time.monotonic() + 60
-            while len(pages := pages_of(here)) < 2:
-                assert time.monotonic() < until
+            wait_until(lambda: len(pages_of(here)) == 2)
+            pages = pages_of(here)
         finally:
             process.terminate()
             endpoint.close()
@@ -187,7 +186,6 @@ def pages_of(here: Deployment) -> tuple[Page, ...]:
     try:
         return asked(prometheus.probes(here)).pages
     except VireoError:
-        time.sleep(0.05)
         return ()
 
 

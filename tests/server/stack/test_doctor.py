@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from clients.doctor.finding import Finding
 from clients.doctor.parts import probes_of, stack_deployment
 from tests.builders.stack import Stack
 from tests.builders.tiny_home import DATASET
+from tests.builders.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -67,6 +67,11 @@ def until_well(diagnosed: Callable[[], Diagnosed]) -> None:
 
 def causes(findings: list[Finding]) -> list[str]:
     return [each.cause for each in findings if each.level == "failing"]
+
+
+def restarts(stack: Stack) -> dict[str, int]:
+    """How often each process was restarted."""
+    return {each.name: each.restarts for each in stack.state().processes}
 
 
 @contextmanager
@@ -122,10 +127,9 @@ def test_while_all_else_hangs_every_probe_ends_and_each_part_is_named(
 def test_a_process_that_is_killed_is_named_with_its_end(
     tiny_stack: Stack, diagnosed: Callable[[], Diagnosed], name: str, cause: str
 ) -> None:
-    before = {each.name: each.restarts for each in tiny_stack.state().processes}
+    before = restarts(tiny_stack)
     os.kill(tiny_stack.pid(name), signal.SIGKILL)
-    while {each.name: each.restarts for each in tiny_stack.state().processes} == before:
-        time.sleep(0.05)
+    wait_until(lambda: restarts(tiny_stack) != before)
     _, findings = diagnosed()
     [finding] = [each for each in findings if each.cause == cause]
     assert finding.level == "failing"
