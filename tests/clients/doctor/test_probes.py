@@ -10,11 +10,12 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -35,6 +36,9 @@ from tests.builders.nats import running_nats, settings_of
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import wait_until
 from tests.builders.xds import xds_client
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
 VIEWS = ("viewer_activity", "viewer_hidden")
 
@@ -209,15 +213,20 @@ def test_the_log_is_well_hangs_and_is_gone(tmp_path: Path) -> None:
 
 
 def test_a_log_that_says_that_it_stores_nothing_is_believed(tmp_path: Path) -> None:
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+    def ill(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("503 Service Unavailable", [])
+        return [b"JetStream is not available\n"]
+
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry(), beside=lambda _: ill)
     try:
         with running_nats(tmp_path) as nats:
-            # Anything but a page of metrics is 404 there.
-            health = f"http://127.0.0.1:{endpoint.port}/nothing"
+            health = f"http://127.0.0.1:{endpoint.port}/healthz"
             facts = asked(log.probes(deployment(log=settings_of(nats), log_health=health)))
     finally:
         endpoint.close()
-    assert fault_of(facts, "log") in ("failed", "")
+    assert fault_of(facts, "log") == "failed"
+    [part] = facts.parts
+    assert part.problem == "it stores nothing: JetStream is not available"
 
 
 def repository(folder: Path, online: str) -> Path:
