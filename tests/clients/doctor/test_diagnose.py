@@ -91,20 +91,20 @@ HEALTHY = Facts(
 )
 
 
-def with_process(name: str, **changes: object) -> Facts:
-    """The healthy facts with another state of one process."""
+def with_process(name: str, facts: Facts = HEALTHY, **changes: object) -> Facts:
+    """Facts with another state of one process."""
     return replace(
-        HEALTHY,
+        facts,
         processes=tuple(
             replace(each, **changes) if each.name == name else each  # type: ignore[arg-type]
-            for each in HEALTHY.processes
+            for each in facts.processes
         ),
     )
 
 
-def killed(name: str, state: str = "restarting", ago: float = 1.0) -> Facts:
+def killed(name: str, state: str = "restarting", ago: float = 1.0, facts: Facts = HEALTHY) -> Facts:
     return with_process(
-        name, state=state, ended="ended with signal SIGKILL", ended_ago=ago, restarts=4
+        name, facts, state=state, ended="ended with signal SIGKILL", ended_ago=ago, restarts=4
     )
 
 
@@ -487,10 +487,9 @@ def test_what_follows_from_a_cause_says_so_and_comes_after_it() -> None:
 
 
 def test_an_independent_fault_comes_before_what_follows_from_the_first() -> None:
-    facts = also(part("log", "refused"), _BEHIND, part("s3", "refused", facts=Facts()))
-    facts = replace(facts, parts=(*facts.parts, Part("s3", "s3", "refused", "gone")))
-    facts = replace(facts, parts=tuple(p for p in facts.parts if p != Part("s3", "s3")))
-    assert [each.cause for each in diagnose(facts)] == ["log-down", "s3-down", "features-behind"]
+    hangs = with_process("ranking-1", killed("consumer-1"), stopped=True, busy=0.0)
+    facts = with_hosts(hangs, "ranking-2", flags=frozenset({"failed_outlier_check"}))
+    assert [each.cause for each in diagnose(facts)] == ["pod-hangs", "consumer-down", "pod-slow"]
 
 
 def test_what_is_over_is_a_note_behind_what_fails() -> None:
@@ -502,13 +501,9 @@ def test_what_is_over_is_a_note_behind_what_fails() -> None:
 
 
 def test_what_died_last_comes_first_among_what_is_back() -> None:
-    processes = (*killed("log", "healthy", 30.0).processes, *HEALTHY.processes)
-    facts = replace(HEALTHY, processes=tuple(p for p in processes if p.name != "consumer-1"))
-    recent = killed("consumer-1", "healthy", 5.0).processes
-    facts = replace(facts, processes=(*facts.processes, *recent))
+    facts = killed("consumer-1", "healthy", 5.0, killed("log", "healthy", 30.0))
     assert [each.cause for each in diagnose(facts)] == ["consumer-down", "log-down"]
-    lasting = replace(facts, processes=(*facts.processes, *killed("gateway-1").processes))
-    assert diagnose(lasting)[0].cause == "pod-dies"
+    assert diagnose(killed("gateway-1", facts=facts))[0].cause == "pod-dies"
 
 
 def test_what_follows_from_what_is_back_comes_after_it() -> None:
@@ -535,7 +530,9 @@ def test_pods_that_are_all_slow_are_not_told_from_each_other() -> None:
 
 
 def test_slow_callers_of_an_overloaded_stack_are_not_blamed() -> None:
-    _, facts = CASES["7: four times the sustainable load"]
+    _, overload = CASES["7: four times the sustainable load"]
+    late = gateway(counted("vireo_rpcs_total", 300, method=_RECOMMEND, code=_DEADLINE))
+    facts = also(overload, late)
     assert "short-deadlines" not in [each.cause for each in diagnose(facts)]
 
 
