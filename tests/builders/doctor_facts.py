@@ -45,6 +45,7 @@ def page(
 
 
 def counted(metric: str, grew: float, **labels: str) -> dict[object, float]:
+    """Growth of one counter."""
     return {(metric, tuple(labels.items())): grew}
 
 
@@ -55,6 +56,7 @@ def gateway(*counts: Mapping[object, float], **gauges: float) -> Facts:
 
 
 def consumer(*counts: Mapping[object, float], **gauges: float) -> Facts:
+    """Facts of a consumer's page; `gauges` are named without their prefix."""
     merged = {key: grew for each in counts for key, grew in each.items()}
     full = {f"vireo_consumer_{name}": value for name, value in gauges.items()}
     return Facts(pages=(page("consumer-1", full, merged),))  # type: ignore[arg-type]
@@ -98,13 +100,14 @@ def with_process(name: str, facts: Facts = HEALTHY, **changes: object) -> Facts:
 
 
 def killed(name: str, state: str = "restarting", ago: float = 1.0, facts: Facts = HEALTHY) -> Facts:
+    """Facts with a process that was killed `ago` seconds ago."""
     return with_process(
         name, facts, state=state, ended="ended with signal SIGKILL", ended_ago=ago, restarts=4
     )
 
 
 def with_pods(*names: str, **changes: object) -> Facts:
-    """The healthy facts with other words of some pods."""
+    """The healthy facts with another state of some pods."""
     return replace(
         HEALTHY,
         pods=tuple(
@@ -115,6 +118,7 @@ def with_pods(*names: str, **changes: object) -> Facts:
 
 
 def with_hosts(facts: Facts, *names: str, **changes: object) -> Facts:
+    """Facts with another state of some pods as Envoy sees them."""
     return replace(
         facts,
         hosts=tuple(
@@ -125,19 +129,23 @@ def with_hosts(facts: Facts, *names: str, **changes: object) -> Facts:
 
 
 def part(name: str, fault: str, problem: str = "it says so", facts: Facts = HEALTHY) -> Facts:
+    """Facts with a fault of one part."""
     ill = Part(name, name, fault, problem)  # type: ignore[arg-type]
     return replace(facts, parts=tuple(ill if each.name == name else each for each in facts.parts))
 
 
 def also(facts: Facts, *further: Facts) -> Facts:
+    """All of these facts."""
     return Facts.merged([facts, *further])
 
 
 def edge(**counts: float) -> Facts:
+    """The healthy facts with other counts at the edge."""
     return replace(HEALTHY, edges=(Edge(**counts),))  # type: ignore[arg-type]
 
 
 def with_disk(what: str, free: float) -> Facts:
+    """The healthy facts with so many bytes free on one disk of 100 GB."""
     return replace(HEALTHY, disks=(Disk(what, "/data", free, 100e9),))
 
 
