@@ -27,7 +27,6 @@ from clients.doctor.facts import Facts, Part
 from clients.doctor.page import Fault, Page
 from clients.doctor.probes import control, log, machine, metrics, prometheus, s3, store
 from clients.doctor.reach import UnansweredError, get, reach
-from server.control.snapshot import CLUSTER, ENDPOINTS
 from server.errors import VireoError
 from server.rpc.metrics import MetricsEndpoint
 from server.security.certificates import Authority
@@ -35,7 +34,7 @@ from tests.builders.control import running_control
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import wait_until
-from tests.builders.xds import xds_client
+from tests.builders.xds import refuse_endpoints, xds_client
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -309,10 +308,7 @@ async def test_what_an_envoy_refuses_is_told_in_its_words() -> None:
         running_control({}) as plane,
         xds_client(plane.port, delta=True, node="one") as client,
     ):
-        await client.ask(CLUSTER)
-        await client.taken()
-        await client.ask(ENDPOINTS, "gateway")
-        await client.refuse(await client.receive(), "no such zone")
+        await refuse_endpoints(client, "no such zone")
         [probe] = control.probes(deployment(control=f"127.0.0.1:{plane.port}"))
         async with asyncio.timeout(30):
             while not (facts := await asyncio.to_thread(probe.ask)).refusals:
