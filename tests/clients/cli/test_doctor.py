@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import structlog
 import typer
 from prometheus_client import CollectorRegistry, Gauge
 from rich.console import Console
@@ -20,19 +19,10 @@ from clients.doctor.facts import Facts, Part, Unasked
 from clients.doctor.finding import Finding
 from server.rpc.metrics import MetricsEndpoint
 
+pytestmark = pytest.mark.usefixtures("logs_of_a_command")
+
 app = typer.Typer()
 app.command()(doctor.doctor)
-
-
-@pytest.fixture(autouse=True)
-def _logs_of_a_command() -> Iterator[None]:
-    import logging
-
-    configured, disabled = structlog.get_config(), logging.root.manager.disable
-    structlog.reset_defaults()
-    yield
-    structlog.configure(**configured)
-    logging.disable(disabled)
 
 
 @pytest.fixture
