@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,14 @@ def logs_of_a_command() -> Iterator[None]:
     yield
     structlog.configure(**configured)
     logging.disable(disabled)
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port at which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+    return port
 
 
 @pytest.fixture(scope="module")

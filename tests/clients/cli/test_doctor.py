@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,10 +35,9 @@ def vireo(tmp_path: Path) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def closed() -> str:
+def closed(closed_port: int) -> str:
     """An address at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return f"127.0.0.1:{listening.getsockname()[1]}"
+    return f"127.0.0.1:{closed_port}"
 
 
 def test_without_a_stack_it_says_what_to_name(vireo: Callable[..., Result]) -> None:

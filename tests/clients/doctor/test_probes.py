@@ -9,7 +9,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -33,6 +32,7 @@ from server.security.certificates import Authority
 from tests.builders.control import running_control
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.s3 import unreachable_s3
+from tests.builders.sqlite_lock import locked_for_writing
 from tests.builders.waiting import wait_until
 from tests.builders.xds import refuse_endpoints, xds_client
 
@@ -58,14 +58,6 @@ def silent_port() -> Iterator[int]:
     """A port that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]
-
-
-@pytest.fixture
-def closed_port() -> int:
-    """A port at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
 
 
 def deployment(**parts: object) -> Deployment:
@@ -259,18 +251,10 @@ def test_a_store_that_can_be_written_is_well(sqlite_features: Path) -> None:
 def test_a_store_that_another_process_has_locked_is_told_with_that_process(
     sqlite_features: Path,
 ) -> None:
-    program = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
-        "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", program, str(sqlite_features / "tiny" / "online.db")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
-        assert locker.stdout is not None
-        locker.stdout.readline()
+    with locked_for_writing(sqlite_features / "tiny" / "online.db") as locker:
         part = store_part(sqlite_features)
-        locker.communicate()
     assert part.fault == "locked"
-    assert f"process {locker.pid}" in part.problem
+    assert f"process {locker} " in part.problem
     assert store_part(sqlite_features).fault == ""
 
 
