@@ -55,18 +55,7 @@ async def serving(
         previous: the release that it served before and still holds, if any.
     """
     settings = settings or rpc_settings()
-    loader: ReleaseLoader[T] = ReleaseLoader(
-        ReleaseStore(unreachable_s3()),
-        ReleaseCache(Path("/nonexistent")),
-        channel="production",
-        pod=pod.kind,
-        files=pod.files,
-        build=pod.build,
-    )
-    if folder is not None:
-        loader.held.serving = await asyncio.to_thread(_built, pod, folder)
-    if previous is not None:
-        loader.held.previous = await asyncio.to_thread(_built, pod, previous)
+    loader = await asyncio.to_thread(idle_loader, pod, folder, previous)
     server = RpcServer(settings)
     queue = queue or RunQueue()
     admission = pod_admission(pod, queue, max_calls, queue_target)
@@ -83,6 +72,29 @@ async def serving(
         for each in background:
             each.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+
+
+def idle_loader(pod: Pod[T], folder: Path | None, previous: Path | None = None) -> ReleaseLoader[T]:
+    """A pod's loader that follows no channel.
+
+    Args:
+        pod: the kind of pod.
+        folder: the release that it serves; None while it is still loading.
+        previous: the release that it served before and still holds, if any.
+    """
+    loader: ReleaseLoader[T] = ReleaseLoader(
+        ReleaseStore(unreachable_s3()),
+        ReleaseCache(Path("/nonexistent")),
+        channel="production",
+        pod=pod.kind,
+        files=pod.files,
+        build=pod.build,
+    )
+    if folder is not None:
+        loader.held.serving = _built(pod, folder)
+    if previous is not None:
+        loader.held.previous = _built(pod, previous)
+    return loader
 
 
 def _built(pod: Pod[T], folder: Path) -> Serving[T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 
@@ -11,3 +12,16 @@ async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 (whatever it looks at has no event)
             await asyncio.sleep(0.005)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Return once `condition` holds, in a test without an event loop.
+
+    Raises:
+        TimeoutError: it doesn't within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s")
+        time.sleep(0.02)

@@ -14,6 +14,8 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 from google.rpc.status_pb2 import Status
 
+from server.control.snapshot import CLUSTER, ENDPOINTS
+
 _QUIET_SECONDS = 0.3
 
 
@@ -145,6 +147,14 @@ async def xds_client(port: int, *, delta: bool, node: str = "test") -> AsyncIter
             yield client
         finally:
             client.end()
+
+
+async def refuse_endpoints(client: XdsClient, words: str) -> None:
+    """Take the clusters and refuse the endpoints of the gateway."""
+    await client.ask(CLUSTER)
+    await client.taken()
+    await client.ask(ENDPOINTS, "gateway")
+    await client.refuse(await client.receive(), words)
 
 
 def _classes() -> dict[str, Any]:

@@ -6,9 +6,8 @@ import asyncio
 from typing import Any
 
 from clients.cli.control import envoys_of
-from server.control.snapshot import CLUSTER, ENDPOINTS
 from tests.builders.control import running_control
-from tests.builders.xds import xds_client
+from tests.builders.xds import refuse_endpoints, xds_client
 
 
 async def test_each_client_is_shown_with_accepted_and_rejected_resources() -> None:
@@ -16,10 +15,7 @@ async def test_each_client_is_shown_with_accepted_and_rejected_resources() -> No
         running_control({}) as control,
         xds_client(control.port, delta=True, node="one") as client,
     ):
-        await client.ask(CLUSTER)
-        await client.taken()
-        await client.ask(ENDPOINTS, "gateway")
-        await client.refuse(await client.receive(), "no such zone")
+        await refuse_endpoints(client, "no such zone")
 
         async def refused_of() -> Any:
             [envoy] = await asyncio.to_thread(envoys_of, f"127.0.0.1:{control.port}")

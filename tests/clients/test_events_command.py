@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import typer
 from typer.testing import CliRunner, Result
 from vireo.v1 import event_pb2
@@ -23,19 +22,15 @@ from server.event_log.kafka import KafkaLog
 from server.event_log.log import DEAD, EVENTS
 from server.home import Home
 from tests.builders.kafka import PARTITIONS, mock_kafka
-from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
+from tests.builders.nats import TOKEN, RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import play
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 
+pytestmark = pytest.mark.usefixtures("logs_of_a_command")
+
 app = typer.Typer()
 app.add_typer(events.app, name="events")
-
-
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +38,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("home"))
     build_tiny_features(home)
     return home
-
-
-@pytest.fixture(autouse=True)
-def _logs_of_a_command() -> Iterator[None]:
-    configured = structlog.get_config()
-    structlog.reset_defaults()
-    yield
-    structlog.configure(**configured)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 import typer
 from typer.testing import CliRunner, Result
 from vireo.v1 import event_pb2
@@ -19,27 +18,15 @@ from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, DEAD, EVENTS, STATE
 from server.home import Home
 from server.releases.store import ReleaseStore
-from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
+from tests.builders.nats import TOKEN, RunningNats, settings_of
 from tests.builders.releases import build_release
 from tests.builders.s3 import client_of, running_s3
 from tests.clients.upgrades.previous_home import unpack_previous
 
+pytestmark = pytest.mark.usefixtures("logs_of_a_command")
+
 app = typer.Typer()
 app.add_typer(upgrade.app, name="upgrade")
-
-
-@pytest.fixture(autouse=True)
-def _logs_of_a_command() -> Iterator[None]:
-    configured = structlog.get_config()
-    structlog.reset_defaults()
-    yield
-    structlog.configure(**configured)
-
-
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import structlog
 import typer
 from prometheus_client import CollectorRegistry, Gauge
 from rich.console import Console
@@ -20,19 +18,10 @@ from clients.doctor.facts import Facts, Part, Unasked
 from clients.doctor.finding import Finding
 from server.rpc.metrics import MetricsEndpoint
 
+pytestmark = pytest.mark.usefixtures("logs_of_a_command")
+
 app = typer.Typer()
 app.command()(doctor.doctor)
-
-
-@pytest.fixture(autouse=True)
-def _logs_of_a_command() -> Iterator[None]:
-    import logging
-
-    configured, disabled = structlog.get_config(), logging.root.manager.disable
-    structlog.reset_defaults()
-    yield
-    structlog.configure(**configured)
-    logging.disable(disabled)
 
 
 @pytest.fixture
@@ -46,10 +35,9 @@ def vireo(tmp_path: Path) -> Callable[..., Result]:
 
 
 @pytest.fixture
-def closed() -> str:
+def closed(closed_port: int) -> str:
     """An address at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return f"127.0.0.1:{listening.getsockname()[1]}"
+    return f"127.0.0.1:{closed_port}"
 
 
 def test_without_a_stack_it_says_what_to_name(vireo: Callable[..., Result]) -> None:

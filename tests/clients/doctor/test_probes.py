@@ -9,13 +9,12 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -27,14 +26,18 @@ from clients.doctor.facts import Facts, Part
 from clients.doctor.page import Fault, Page
 from clients.doctor.probes import control, log, machine, metrics, prometheus, s3, store
 from clients.doctor.reach import UnansweredError, get, reach
-from server.control.snapshot import CLUSTER, ENDPOINTS
 from server.errors import VireoError
 from server.rpc.metrics import MetricsEndpoint
 from server.security.certificates import Authority
 from tests.builders.control import running_control
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.s3 import unreachable_s3
-from tests.builders.xds import xds_client
+from tests.builders.sqlite_lock import locked_for_writing
+from tests.builders.waiting import wait_until
+from tests.builders.xds import refuse_endpoints, xds_client
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
 
 VIEWS = ("viewer_activity", "viewer_hidden")
 
@@ -55,14 +58,6 @@ def silent_port() -> Iterator[int]:
     """A port that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]
-
-
-@pytest.fixture
-def closed_port() -> int:
-    """A port at which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
 
 
 def deployment(**parts: object) -> Deployment:
@@ -171,9 +166,8 @@ def test_a_prometheus_is_asked_for_the_pages_that_it_has_read(tmp_path: Path) ->
     here = replace(deployment(prometheus=f"http://127.0.0.1:{port}"), answer=10.0)
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         try:
-            until = time.monotonic() + 60
-            while len(pages := pages_of(here)) < 2:
-                assert time.monotonic() < until
+            wait_until(lambda: len(pages_of(here)) == 2)
+            pages = pages_of(here)
         finally:
             process.terminate()
             endpoint.close()
@@ -187,7 +181,6 @@ def pages_of(here: Deployment) -> tuple[Page, ...]:
     try:
         return asked(prometheus.probes(here)).pages
     except VireoError:
-        time.sleep(0.05)
         return ()
 
 
@@ -211,15 +204,20 @@ def test_the_log_is_well_hangs_and_is_gone(tmp_path: Path) -> None:
 
 
 def test_a_log_that_says_that_it_stores_nothing_is_believed(tmp_path: Path) -> None:
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+    def ill(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("503 Service Unavailable", [])
+        return [b"JetStream is not available\n"]
+
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry(), beside=lambda _: ill)
     try:
         with running_nats(tmp_path) as nats:
-            # Anything but a page of metrics is 404 there.
-            health = f"http://127.0.0.1:{endpoint.port}/nothing"
+            health = f"http://127.0.0.1:{endpoint.port}/healthz"
             facts = asked(log.probes(deployment(log=settings_of(nats), log_health=health)))
     finally:
         endpoint.close()
-    assert fault_of(facts, "log") in ("failed", "")
+    assert fault_of(facts, "log") == "failed"
+    [part] = facts.parts
+    assert part.problem == "it stores nothing: JetStream is not available"
 
 
 def repository(folder: Path, online: str) -> Path:
@@ -253,18 +251,10 @@ def test_a_store_that_can_be_written_is_well(sqlite_features: Path) -> None:
 def test_a_store_that_another_process_has_locked_is_told_with_that_process(
     sqlite_features: Path,
 ) -> None:
-    program = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
-        "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", program, str(sqlite_features / "tiny" / "online.db")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
-        assert locker.stdout is not None
-        locker.stdout.readline()
+    with locked_for_writing(sqlite_features / "tiny" / "online.db") as locker:
         part = store_part(sqlite_features)
-        locker.communicate()
     assert part.fault == "locked"
-    assert f"process {locker.pid}" in part.problem
+    assert f"process {locker} " in part.problem
     assert store_part(sqlite_features).fault == ""
 
 
@@ -302,10 +292,7 @@ async def test_what_an_envoy_refuses_is_told_in_its_words() -> None:
         running_control({}) as plane,
         xds_client(plane.port, delta=True, node="one") as client,
     ):
-        await client.ask(CLUSTER)
-        await client.taken()
-        await client.ask(ENDPOINTS, "gateway")
-        await client.refuse(await client.receive(), "no such zone")
+        await refuse_endpoints(client, "no such zone")
         [probe] = control.probes(deployment(control=f"127.0.0.1:{plane.port}"))
         async with asyncio.timeout(30):
             while not (facts := await asyncio.to_thread(probe.ask)).refusals:

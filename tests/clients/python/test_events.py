@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ from vireo.v1.log_pb2 import CatalogChange, RecordedEvents
 
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS
-from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import recording
 from vireo_client import (
@@ -31,12 +31,6 @@ from vireo_client import (
 
 Call: TypeAlias = Callable[..., Awaitable[int]]
 """Calls a method of either client by its name."""
-
-
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as server:
-        yield server
 
 
 @pytest_asyncio.fixture

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from server.releases import layout
-from server.releases.manifest import Manifest, describe_files
 from server.releases.rollback import NothingToReturnToError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.weights import Quotas, ScoreWeights
-from tests.builders.releases import build_release
+from tests.builders.releases import build_release, remove_attributes
 from tests.clients.release.conftest import Publish, Vireo
 
 pytestmark = pytest.mark.integration
@@ -83,9 +81,7 @@ def test_show_lists_the_attributes_that_a_release_can_be_filtered_by(
     }
     assert json.loads(vireo("show", "new", "--json").stdout)["attributes"] == declared
     folder = build_release(tmp_path / "old", release_id="old")
-    for path in (*layout.ATTRIBUTE_TABLES, layout.POPULAR_ATTRIBUTES):
-        (folder / path).unlink()
-    Manifest.read(folder).model_copy(update={"files": describe_files(folder)}).write(folder)
+    remove_attributes(folder)
     store.publish(folder)
     assert "none: it can't be filtered" in vireo("show", "old").stdout
     assert json.loads(vireo("show", "old", "--json").stdout)["attributes"] is None

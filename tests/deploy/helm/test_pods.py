@@ -232,7 +232,7 @@ def test_secrets_are_named_and_none_is_in_the_chart(values: str) -> None:
                 assert "secretKeyRef" in variable["valueFrom"], f"{name}: {variable}"
 
 
-def test_each_partition_has_a_consumer_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_partition_has_a_consumer_of_its_number() -> None:
     consumer = rendered("production").named("StatefulSet")["vireo-consumer"]
     assert consumer["spec"]["replicas"] == 4
     [container] = consumer["spec"]["template"]["spec"]["containers"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.builders.chart import CHECKOUT, VALUES, render, rendered
+from tests.builders.chart import VALUES, render, rendered
+from tests.builders.metrics_table import documented
 
 pytestmark = pytest.mark.integration
 
@@ -49,8 +50,9 @@ def test_without_the_custom_metric_processor_time_alone_tells() -> None:
 
 
 def test_the_custom_metric_is_one_that_pods_have() -> None:
-    table = (CHECKOUT / "docs" / "metrics.md").read_text()
-    assert "`vireo_rpcs_in_flight`" in table
+    row = documented()["vireo_rpcs_in_flight"]
+    assert row.kind == "gauge"
+    assert row.processes >= {"gateway", "candidate", "ranking"}
 
 
 @pytest.mark.parametrize("values", SETS)

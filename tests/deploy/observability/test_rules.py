@@ -16,6 +16,7 @@ import yaml
 
 from clients.cli.__main__ import app
 from server.stack.observe import FOLDER
+from tests.builders.metrics_table import documented
 
 ROOT = Path(__file__).parents[3]
 RUNBOOKS = ROOT / "docs" / "runbooks"
@@ -131,10 +132,10 @@ def test_alertmanager_mutes_alerts_that_are_there() -> None:
 
 
 def test_rules_and_panels_read_metrics_that_the_table_lists() -> None:
-    table = (ROOT / "docs" / "metrics.md").read_text()
-    listed = set(re.findall(r"^\| `(\w+)` \| (?:counter|gauge)", table, re.M))
-    for name in re.findall(r"^\| `(\w+)` \| histogram", table, re.M):
-        listed |= {f"{name}_{part}" for part in ("bucket", "sum", "count")}
+    listed = set[str]()
+    for row in documented().values():
+        parts = ("_bucket", "_sum", "_count") if row.kind == "histogram" else ("",)
+        listed |= {f"{row.name}{part}" for part in parts}
     recorded = {rule["record"] for rule in rules("record")}
     for expression in expressions():
         bare = re.sub(r'"[^"]*"|\{[^}]*\}|\b(by|on|ignoring) \([^)]*\)', "", expression)

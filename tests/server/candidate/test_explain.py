@@ -205,14 +205,9 @@ async def test_a_pod_explains_only_when_asked_and_its_candidates_stay_the_same(
         assert each == plain
 
 
-def test_a_failed_source_is_told(
-    release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("broken")
-
-    monkeypatch.setattr("server.candidate.sources.ease.ease_scores", fail)
-    pipeline = CandidatePipeline(release)
+def test_a_failed_source_is_told(release: CandidateRelease) -> None:
+    broken = replace(release, ease_weights=release.ease_weights[:1])  # none of what was watched
+    pipeline = CandidatePipeline(broken)
     query = CandidateQuery(viewer_of_rows(3, 9), 5)
     found = pipeline.retrieve(query)
     lost = [

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import faiss
-import grpc
-import grpc.aio
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vireo.v1 import candidate_pb2, filter_pb2, viewer_pb2
-from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1 import viewer_pb2
 
 from server.candidate import allowed, pipeline
 from server.candidate.allowed import Allowed, Filters
@@ -26,7 +20,6 @@ from server.candidate.index import VideoIndex
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
 from server.candidate.query import Retrieval
 from server.candidate.release import CandidateRelease
-from server.candidate.service import CANDIDATE_POD
 from server.candidate.sources import two_tower
 from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
@@ -38,9 +31,8 @@ from server.releases.manifest import IndexDescription, Manifest
 from server.signals import NEW, TRENDING
 from tests.builders.attributes import DAY, DECLARED, labels_of, numbers_of
 from tests.builders.catalogue import followed, removed, upserted
-from tests.builders.filters import condition, expression, message, random_expression
-from tests.builders.releases import CREATORS, build_release, write_manifest
-from tests.builders.rpc import serving
+from tests.builders.filters import condition, expression, random_expression
+from tests.builders.releases import CREATORS, build_release, remove_attributes, write_manifest
 from tests.builders.viewers import viewer_of_rows
 
 VIDEOS = 40
@@ -68,12 +60,18 @@ def retrieve(
     return found.retrieve(CandidateQuery(viewer, count, **more))
 
 
+def index_in_cells(vectors: Any, cells: int) -> Any:
+    """Return an index of vectors that has cells."""
+    size = vectors.shape[1]
+    made = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, cells, faiss.METRIC_INNER_PRODUCT)
+    made.train(vectors)
+    made.add(vectors)
+    return made
+
+
 def in_cells(release: CandidateRelease, cells: int, probes: int) -> CandidateRelease:
     """Return a release whose index has cells, of which a search probes a few."""
-    size = release.vectors.shape[1]
-    made = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, cells, faiss.METRIC_INNER_PRODUCT)
-    made.train(release.vectors)
-    made.add(release.vectors)
+    made = index_in_cells(release.vectors, cells)
     index = VideoIndex(made, IndexDescription(kind="ivf_int8", cells=cells, probes=probes))
     table = AttributeTable.load(release.folder, release.manifest, len(release.keys))
     assert table is not None
@@ -169,9 +167,7 @@ def test_a_few_videos_are_searched_exactly(release: CandidateRelease) -> None:
 def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched() -> None:
     random = np.random.default_rng(0)
     vectors = random.normal(size=(4000, 16)).astype(np.float32)
-    made = faiss.IndexIVFFlat(faiss.IndexFlatIP(16), 16, 64, faiss.METRIC_INNER_PRODUCT)
-    made.train(vectors)
-    made.add(vectors)
+    made = index_in_cells(vectors, cells=64)
     index = VideoIndex(made, IndexDescription(kind="ivf_int8", cells=64, probes=16))
     query = vectors[7]
     cell = made.quantizer.search(vectors, 1)[1][:, 0]
@@ -195,25 +191,22 @@ def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched() -> None:
 
 
 def test_what_filtered_searches_read_is_made_with_the_release(
-    release: CandidateRelease, release_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(allowed, "MAX_GATHERED", 0)
-    searched = in_cells(release, cells=8, probes=1)
-    before = {*vars(searched.index)}
-    searched.index.prepare_filters()
-    made = {*vars(searched.index)}
-    assert made > before
-    retrieve(searched, viewer_of_rows(3, 9), 5, filter=CATS)
-    assert {*vars(searched.index)} == made
-    release.index.prepare_filters()  # an exact index has no cells
+    folder = build_release(tmp_path)
+    made = index_in_cells(np.load(folder / layout.VIDEO_VECTORS), cells=8)
+    faiss.write_index(made, str(folder / layout.VIDEO_INDEX))
+    write_manifest(folder)
+    release = CandidateRelease.load(folder)
+    tables = {*vars(release.index)}
+    retrieve(release, viewer_of_rows(3, 9), 5, filter=CATS)
+    assert {*vars(release.index)} == tables
 
-    prepared = list[VideoIndex]()
-    monkeypatch.setattr(VideoIndex, "prepare_filters", lambda index: prepared.append(index))
-    loaded = CandidateRelease.load(release_folder)
-    assert prepared == [loaded.index]
-    monkeypatch.setattr(AttributeTable, "load", lambda *_: None)
-    assert CandidateRelease.load(release_folder).declared is None
-    assert prepared == [loaded.index]
+    remove_attributes(folder)
+    unfiltered = CandidateRelease.load(folder)
+    assert unfiltered.declared is None
+    assert {*vars(unfiltered.index)} < tables
 
 
 def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:
@@ -284,74 +277,6 @@ def test_a_changed_video_is_judged_by_its_new_attributes_at_once(
     after = retrieve(release, ViewerFeatures(), VIDEOS, filter=GERMAN)
     assert set(after.rows.tolist()) == passing(GERMAN) - {0, 2} | {1}
     assert after.filter_share == pytest.approx(len(passing(GERMAN)) / VIDEOS)
-
-
-def request(
-    asked: filter_pb2.Filter | None, **more: Any
-) -> candidate_pb2.RetrieveCandidatesRequest:
-    return candidate_pb2.RetrieveCandidatesRequest(
-        viewer=viewer_pb2.ViewerFeatures(), count=VIDEOS, page_size=VIDEOS, filter=asked, **more
-    )
-
-
-async def test_an_answer_says_that_it_was_filtered(release_folder: Path) -> None:
-    asked = message(condition("tag", any_of=["cat"]))
-    async with serving(CANDIDATE_POD, release_folder) as (_, channel):
-        stub = CandidateServiceStub(channel)
-        answer = await stub.RetrieveCandidates(request(asked))
-        plain = await stub.RetrieveCandidates(request(None))
-    assert set(answer.ids) == {f"video-{row}" for row in passing(CATS)}
-    assert answer.filtered
-    assert answer.filter_share == pytest.approx(14 / VIDEOS)
-    assert (plain.filtered, plain.filter_share) == (False, 1.0)
-
-
-def without_attributes(folder: Path) -> None:
-    for path in layout.ATTRIBUTE_TABLES:
-        (folder / path).unlink()
-    write_manifest(folder)
-
-
-@pytest.mark.parametrize(
-    ("prepare", "asked", "field"),
-    [
-        (
-            lambda _: None,
-            request(message(condition("genre", any_of=["a"]))),
-            "filter.conditions[0].attribute",
-        ),
-        (lambda _: None, request(message()), "filter"),
-        (without_attributes, request(message(condition("tag", any_of=["cat"]))), "filter"),
-        (lambda _: None, request(None, session_keys=[1]), "session_weights"),
-        (
-            lambda _: None,
-            request(None, session_keys=[1], session_weights=[1.5]),
-            "session_weights",
-        ),
-        (
-            lambda _: None,
-            request(None, session_keys=[1], session_weights=[float("nan")]),
-            "session_weights",
-        ),
-    ],
-)
-async def test_a_request_that_makes_no_sense_is_refused_by_its_field(
-    tmp_path: Path,
-    prepare: Callable[[Path], None],
-    asked: candidate_pb2.RetrieveCandidatesRequest,
-    field: str,
-) -> None:
-    folder = build_release(tmp_path)
-    prepare(folder)
-    async with serving(CANDIDATE_POD, folder) as (_, channel):
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await CandidateServiceStub(channel).RetrieveCandidates(asked)
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    status = rpc_status.from_call(caught.value)  # type: ignore[no-untyped-call]
-    assert status is not None
-    details = error_details_pb2.BadRequest()
-    status.details[0].Unpack(details)
-    assert [each.field for each in details.field_violations] == [field]
 
 
 def test_declared_attributes_are_those_of_the_release(release: CandidateRelease) -> None:

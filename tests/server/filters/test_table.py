@@ -21,7 +21,7 @@ from server.releases.manifest import Manifest, ReleaseError
 from server.releases.texts import write_texts
 from tests.builders.attributes import labels_of, numbers_of, write_attributes
 from tests.builders.filters import condition, expression, random_expression
-from tests.builders.releases import CREATORS, build_release, write_manifest
+from tests.builders.releases import CREATORS, build_release, remove_attributes, write_manifest
 
 COUNT = 40
 LABELS = {"tag": ["", "=", "a", "ä", "b", "\U0001f431"], "creator": ["ann", "bob", "cy"]}
@@ -78,9 +78,7 @@ def test_the_tables_of_a_release_hold_what_its_videos_have(tmp_path: Path) -> No
 
 def test_a_release_of_an_earlier_build_declares_nothing(tmp_path: Path) -> None:
     folder = build_release(tmp_path)
-    for path in layout.ATTRIBUTE_TABLES:
-        (folder / path).unlink()
-    assert AttributeTable.load(folder, write_manifest(folder), COUNT) is None
+    assert AttributeTable.load(folder, remove_attributes(folder), COUNT) is None
 
 
 def no_numbers(folder: Path) -> None:

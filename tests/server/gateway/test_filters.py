@@ -14,11 +14,10 @@ from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key
 from server.gateway.followed import LogFollower
-from server.releases import layout
 from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.filters import condition, expression, message
 from tests.builders.relay import Relay, relaying
-from tests.builders.releases import CREATORS, build_release, video_ids, write_manifest
+from tests.builders.releases import CREATORS, build_release, remove_attributes, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
 
@@ -239,9 +238,7 @@ async def test_a_release_without_attributes_can_be_served_but_not_filtered(
     features: Path, tmp_path: Path
 ) -> None:
     folder = build_release(tmp_path)
-    for name in (*layout.ATTRIBUTE_TABLES, layout.POPULAR_ATTRIBUTES):
-        (folder / name).unlink()
-    write_manifest(folder)
+    remove_attributes(folder)
     async with gateway(folder, features, NOWHERE, NOWHERE) as stub:
         found = await violations(stub.Recommend(request(GERMAN)))
         assert "release tiny-1 declares no attributes" in found["filter"]

@@ -1,5 +1,4 @@
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,9 @@ from server.pod.pod import Pod
 from server.pod.release_metrics import ReleaseCollector
 from server.ranking.service import RANKING_POD
 from server.releases import layout
-from server.releases.cache import ReleaseCache
-from server.releases.loader import ReleaseLoader, Serving
 from server.releases.manifest import DATA_END, Manifest
-from server.releases.store import ReleaseStore
 from tests.builders.releases import build_release
-from tests.builders.s3 import unreachable_s3
+from tests.builders.rpc import idle_loader
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +22,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def exported(pod: Pod[Any], folder: Path | None) -> CollectorRegistry:
     """What a pod exports that serves the release in a folder, or none yet."""
-    loader: ReleaseLoader[Any] = ReleaseLoader(
-        ReleaseStore(unreachable_s3()),
-        ReleaseCache(Path("/nonexistent")),
-        channel="production",
-        pod=pod.kind,
-        files=pod.files,
-        build=pod.build,
-    )
-    if folder is not None:
-        loader.held.serving = Serving(pod.build(folder), "tiny-1", datetime.now(UTC), "s3")
     registry = CollectorRegistry()
-    registry.register(ReleaseCollector(loader, pod.files, pod.facts))
+    registry.register(ReleaseCollector(idle_loader(pod, folder), pod.files, pod.facts))
     return registry
 
 

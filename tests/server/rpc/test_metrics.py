@@ -60,14 +60,15 @@ async def test_every_unary_call_is_timed_whatever_its_status(release_folder: Pat
     assert timed() == before + 1
 
 
-async def test_the_time_of_a_sampled_call_points_at_its_trace(
-    release_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_time_of_a_sampled_call_points_at_its_trace(release_folder: Path) -> None:
     port = free_port_base()
-    monkeypatch.setattr("server.rpc.guard.sampled_trace_id", lambda: "4bf9" * 8)
+    parents = f"00-{'4bf9' * 8}-{'b7ad' * 4}-01", f"00-{'5caf' * 8}-{'b7ad' * 4}-00"
     settings = rpc_settings(metrics_port=port)
     async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
-        await ReleaseServiceStub(channel).GetServingRelease(GetServingReleaseRequest())
+        for parent in parents:
+            await ReleaseServiceStub(channel).GetServingRelease(
+                GetServingReleaseRequest(), metadata=(("traceparent", parent),)
+            )
         kind = "application/openmetrics-text; version=1.0.0"
         shown = await asyncio.to_thread(page, port, accept=kind)
         plain = await asyncio.to_thread(page, port)
@@ -76,6 +77,7 @@ async def test_the_time_of_a_sampled_call_points_at_its_trace(
     assert lines
     assert all(line.startswith("vireo_rpc_seconds_bucket") for line in lines)
     assert "4bf9" * 8 in lines[0]
+    assert "5caf" * 8 not in shown, "it isn't sampled"
     assert "trace_id" not in plain
 
 

@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,8 +17,10 @@ from clients.doctor.diagnose import diagnose
 from clients.doctor.facts import Facts
 from clients.doctor.finding import Finding
 from clients.doctor.parts import probes_of, stack_deployment
+from tests.builders.sqlite_lock import locked_for_writing
 from tests.builders.stack import Stack
 from tests.builders.tiny_home import DATASET
+from tests.builders.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -67,6 +67,11 @@ def until_well(diagnosed: Callable[[], Diagnosed]) -> None:
 
 def causes(findings: list[Finding]) -> list[str]:
     return [each.cause for each in findings if each.level == "failing"]
+
+
+def restarts(stack: Stack) -> dict[str, int]:
+    """How often each process was restarted."""
+    return {each.name: each.restarts for each in stack.state().processes}
 
 
 @contextmanager
@@ -122,10 +127,9 @@ def test_while_all_else_hangs_every_probe_ends_and_each_part_is_named(
 def test_a_process_that_is_killed_is_named_with_its_end(
     tiny_stack: Stack, diagnosed: Callable[[], Diagnosed], name: str, cause: str
 ) -> None:
-    before = {each.name: each.restarts for each in tiny_stack.state().processes}
+    before = restarts(tiny_stack)
     os.kill(tiny_stack.pid(name), signal.SIGKILL)
-    while {each.name: each.restarts for each in tiny_stack.state().processes} == before:
-        time.sleep(0.05)
+    wait_until(lambda: restarts(tiny_stack) != before)
     _, findings = diagnosed()
     [finding] = [each for each in findings if each.cause == cause]
     assert finding.level == "failing"
@@ -135,19 +139,10 @@ def test_a_process_that_is_killed_is_named_with_its_end(
 def test_a_store_that_is_locked_is_named_with_who_locks_it(
     tiny_stack: Stack, diagnosed: Callable[[], Diagnosed]
 ) -> None:
-    program = (
-        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None);"
-        "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); sys.stdin.read()"
-    )
-    file = tiny_stack.home.features(DATASET) / "online.db"
-    command = [sys.executable, "-c", program, str(file)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as locker:
-        assert locker.stdout is not None
-        locker.stdout.readline()
+    with locked_for_writing(tiny_stack.home.features(DATASET) / "online.db") as locker:
         _, findings = diagnosed()
-        locker.communicate()
     [finding] = [each for each in findings if each.cause == "store-locked"]
-    assert f"process {locker.pid}" in finding.evidence[0]
+    assert f"process {locker} " in finding.evidence[0]
 
 
 def test_the_command_prints_it_as_json_and_ends_with_1(tiny_stack: Stack, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -40,6 +40,7 @@ from server.stack.s3 import access
 from server.stack.settings import StackSettings
 from tests.builders.stack import Stack
 from tests.builders.tiny_home import VIEWER
+from tests.builders.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -71,7 +72,7 @@ def prometheus(tiny_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> I
             process = running.enter_context(subprocess.Popen(spec.command))
             running.callback(process.terminate)
         for spec in started:
-            wait_until(partial(is_well, spec), spec.name)
+            wait_until(partial(is_well, spec), _PATIENCE)
         yield prometheus_url(settings)
 
 
@@ -103,13 +104,6 @@ def hasten(configuration: Path, folder: Path) -> None:
         (folder / file.name).write_text(yaml.safe_dump({"groups": often}))
     document["rule_files"] = [str(folder / "*.yaml")]
     configuration.write_text(yaml.safe_dump(document))
-
-
-def wait_until(holds: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def asked(url: str, path: str, **parameters: str) -> Any:
@@ -199,7 +193,7 @@ def test_no_alert_fires_and_all_targets_answer(prometheus: str) -> None:
         found = asked(prometheus, "targets", state="active")["activeTargets"]
         return len(found) == 10 and all(each["health"] == "up" for each in found)
 
-    wait_until(all_up, "not all targets answer")
+    wait_until(all_up, _PATIENCE)
     firing = {
         alert["labels"]["alertname"]
         for alert in asked(prometheus, "alerts")["alerts"]

@@ -47,6 +47,7 @@ def test_a_process_ends_soon_while_its_collector_hangs() -> None:
         spans = SpanExport.open(sink.endpoint, None, "test", "test-1", 1.0)
         spans.consumed("apply", PARENT, {}, 0, None)
         spans.close(0.01)
+        assert "last spans" in {each.name for each in threading.enumerate()}, "it waited for them"
         assert not sink.spans
         released.set()
 

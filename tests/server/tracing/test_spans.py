@@ -26,7 +26,6 @@ from server.tracing.spans import (
     Allowance,
     consumer_spans,
     current_traceparent,
-    end_export,
     outgoing,
     span,
     start_export,
@@ -200,4 +199,3 @@ def test_without_opentelemetry_a_collector_is_refused_with_what_to_install(
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(VireoError, match=r"pip install 'vireo\[tracing\]'"):
         start_export(rpc_settings(otlp_endpoint="http://127.0.0.1:1"), "test", "t")
-    end_export()

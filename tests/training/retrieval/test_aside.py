@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from multiprocessing import get_context
@@ -16,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from tests.builders.waiting import wait_until
 from training.retrieval import ensemble
 from training.retrieval.aside import Member, trained_aside
 from training.retrieval.config import RetrievalConfig
@@ -25,13 +25,7 @@ from training.retrieval.train import CHECKPOINT, CURVE
 
 pytestmark = pytest.mark.slow
 
-
-def until(holds: Callable[[], bool], seconds: float = 200) -> None:
-    """Return once `holds`."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
+_START_SECONDS = 200
 
 
 @pytest.fixture
@@ -59,7 +53,7 @@ def test_an_unfinished_process_keeps_its_progress_when_others_stop(
     ring: RetrievalData, endless: Member
 ) -> None:
     with trained_aside(ring, [endless]) as aside:
-        until((endless.folder / CURVE).exists)
+        wait_until((endless.folder / CURVE).exists, _START_SECONDS)
     assert (endless.folder / CHECKPOINT).exists()
     assert aside.processes[0].exitcode == 128 + signal.SIGTERM
 
@@ -68,7 +62,7 @@ def test_a_process_that_dies_is_reported_and_blocks_nothing(
     ring: RetrievalData, endless: Member, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with trained_aside(ring, [endless]) as aside:
-        until((endless.folder / CURVE).exists)
+        wait_until((endless.folder / CURVE).exists, _START_SECONDS)
         aside.processes[0].kill()
         aside.wait()
     assert "ended with -9: resuming it in this one" in capsys.readouterr().err
@@ -78,7 +72,7 @@ def test_one_ends_with_the_process_that_began_it(ring: RetrievalData, endless: M
     parent = get_context("spawn").Process(target=_hold, args=(ring, endless))
     parent.start()
     assert parent.pid is not None
-    until((endless.folder / CURVE).exists)
+    wait_until((endless.folder / CURVE).exists, _START_SECONDS)
     aside = psutil.Process(parent.pid).children()
     os.kill(parent.pid, signal.SIGKILL)
     parent.join()

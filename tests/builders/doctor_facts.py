@@ -1,0 +1,155 @@
+"""Facts of a healthy stack, and of one with a fault, as the doctor's probes find them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from clients.doctor.facts import (
+    Certificate,
+    Channel,
+    Clock,
+    Disk,
+    Edge,
+    Facts,
+    Host,
+    Machine,
+    Part,
+    Pod,
+    Process,
+    Slate,
+)
+from clients.doctor.page import Labels, Page
+
+DAY = 86_400.0
+_KINDS = ("candidate", "ranking", "gateway")
+PODS = [f"{kind}-{number}" for kind in _KINDS for number in (1, 2)]
+_OTHERS = ["s3", "log", "control", "consumer-1", "envoy"]
+RECOMMEND = "/vireo.v1.RecommendationService/Recommend"
+
+
+def page(
+    source: str,
+    gauges: Mapping[str, float] | None = None,
+    counts: Mapping[tuple[str, tuple[tuple[str, str], ...]], float] | None = None,
+) -> Page:
+    """A page whose counters grew from 100 by `counts` within 2 s."""
+    now: dict[str, tuple[tuple[Labels, float], ...]] = {
+        name: (({}, value),) for name, value in (gauges or {}).items()
+    }
+    before = dict(now)
+    for (name, labels), grew in (counts or {}).items():
+        now[name] = (*now.get(name, ()), (dict(labels), 100.0 + grew))
+        before[name] = (*before.get(name, ()), (dict(labels), 100.0))
+    return Page(source, now, before, 2.0)
+
+
+def counted(metric: str, grew: float, **labels: str) -> dict[object, float]:
+    """Growth of one counter."""
+    return {(metric, tuple(labels.items())): grew}
+
+
+def gateway(*counts: Mapping[object, float], **gauges: float) -> Facts:
+    """Facts of a gateway's page."""
+    merged = {key: grew for each in counts for key, grew in each.items()}
+    return Facts(pages=(page("gateway-1", gauges, merged),))  # type: ignore[arg-type]
+
+
+def consumer(*counts: Mapping[object, float], **gauges: float) -> Facts:
+    """Facts of a consumer's page; `gauges` are named without their prefix."""
+    merged = {key: grew for each in counts for key, grew in each.items()}
+    full = {f"vireo_consumer_{name}": value for name, value in gauges.items()}
+    return Facts(pages=(page("consumer-1", full, merged),))  # type: ignore[arg-type]
+
+
+HEALTHY = Facts(
+    processes=tuple(Process(name, "healthy", busy=0.05) for name in (*PODS, *_OTHERS)),
+    parts=tuple(Part(name, name) for name in ("edge", "envoy", "control", "log", "store", "s3")),
+    pages=(
+        page(
+            "gateway-1",
+            {"vireo_features_behind": 0},
+            {("vireo_rpcs_total", (("method", RECOMMEND), ("code", "OK"))): 160.0},
+        ),
+        page("consumer-1", {"vireo_consumer_lease_held": 1, "vireo_consumer_lag_messages": 3}),
+    ),
+    hosts=tuple(
+        Host(name.split("-")[0], f"127.0.0.1:{port}", name, calls=50, all_calls=9000)
+        for port, name in enumerate(PODS, start=8120)
+    ),
+    edges=(Edge(open_requests=3, requests=160),),
+    pods=tuple(Pod(name, release="r1", channel="production", origin="s3") for name in PODS),
+    slates=(Slate(0.006, release="r1"),),
+    channels=(Channel("production", "r1"),),
+    certificates=(Certificate("ca.crt", 3000 * DAY), Certificate("edge.crt", 60 * DAY)),
+    clocks=(Clock("S3", 0.4, 0.6),),
+    disks=(Disk("the log of events", "/log", 50e9, 100e9),),
+    machines=(Machine(0.6, 0.5),),
+)
+
+
+def with_process(name: str, facts: Facts = HEALTHY, **changes: object) -> Facts:
+    """Facts with another state of one process."""
+    return replace(
+        facts,
+        processes=tuple(
+            replace(each, **changes) if each.name == name else each  # type: ignore[arg-type]
+            for each in facts.processes
+        ),
+    )
+
+
+def killed(name: str, state: str = "restarting", ago: float = 1.0, facts: Facts = HEALTHY) -> Facts:
+    """Facts with a process that was killed `ago` seconds ago."""
+    return with_process(
+        name, facts, state=state, ended="ended with signal SIGKILL", ended_ago=ago, restarts=4
+    )
+
+
+def with_pods(*names: str, **changes: object) -> Facts:
+    """The healthy facts with another state of some pods."""
+    return replace(
+        HEALTHY,
+        pods=tuple(
+            replace(each, **changes) if each.name in names else each  # type: ignore[arg-type]
+            for each in HEALTHY.pods
+        ),
+    )
+
+
+def with_hosts(facts: Facts, *names: str, **changes: object) -> Facts:
+    """Facts with another state of some pods as Envoy sees them."""
+    return replace(
+        facts,
+        hosts=tuple(
+            replace(each, **changes) if each.name in names else each  # type: ignore[arg-type]
+            for each in facts.hosts
+        ),
+    )
+
+
+def part(name: str, fault: str, problem: str = "it says so", facts: Facts = HEALTHY) -> Facts:
+    """Facts with a fault of one part."""
+    ill = Part(name, name, fault, problem)  # type: ignore[arg-type]
+    return replace(facts, parts=tuple(ill if each.name == name else each for each in facts.parts))
+
+
+def also(facts: Facts, *further: Facts) -> Facts:
+    """All of these facts."""
+    return Facts.merged([facts, *further])
+
+
+def edge(**counts: float) -> Facts:
+    """The healthy facts with other counts at the edge."""
+    return replace(HEALTHY, edges=(Edge(**counts),))  # type: ignore[arg-type]
+
+
+def with_disk(what: str, free: float) -> Facts:
+    """The healthy facts with so many bytes free on one disk of 100 GB."""
+    return replace(HEALTHY, disks=(Disk(what, "/data", free, 100e9),))
+
+
+BEHIND = gateway(
+    counted("vireo_degradations_total", 90, kind="features_behind"), vireo_features_behind=1
+)
+"""The facts of a gateway whose features are behind."""
