@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,9 @@ def test_an_alert_that_has_just_been_looked_at_is_not_called_resolved() -> None:
 
 @pytest.mark.integration
 @pytest.mark.timeout(900)
+@pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="Prometheus is missing: make prometheus"
+)
 def test_alerts_fire_for_faults_alone_and_doctor_names_them(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
     rows = list(measure_alerts(home, DATASET, SHORT, Console(), SHORT_CASES))

@@ -70,7 +70,7 @@ def short_deadlines(facts: Facts) -> Iterator[Finding]:
         shown(
             [
                 f"{hurried:.0f} of {total:.0f} calls ended at their caller's deadline within "
-                f"{facts.seconds:.0f} s, and no queue stands",
+                f"{facts.seconds:.0f} s, or left no time for candidates, and no queue stands",
                 *_slate_time(facts),
             ]
         ),
@@ -132,12 +132,14 @@ def shed_calls(facts: Facts) -> float:
 
 
 def hurried_calls(facts: Facts) -> float:
-    """Return the calls that ended since their caller's time was over."""
+    """Return the calls whose caller's time was over, or too short to look for candidates."""
     late = sum(
         facts.increase("vireo_rpcs_total", method=_SLATES, code=code)
         for code in ("DEADLINE_EXCEEDED", "CANCELLED")
     )
-    return late + facts.increase("vireo_rpcs_shed_total", method=_SLATES, reason="deadline")
+    shed = facts.increase("vireo_rpcs_shed_total", method=_SLATES, reason="deadline")
+    skipped = facts.increase("vireo_stage_failures_total", stage="retrieval", reason="skipped")
+    return late + shed + skipped
 
 
 def _often(facts: Facts, count: float) -> bool:

@@ -172,11 +172,32 @@ CASES: dict[str, tuple[str, Facts]] = {
             ),
         ),
     ),
+    "9: callers wait for 5 ms, and slates are nearly as quick": (
+        "short-deadlines",
+        also(
+            HEALTHY,
+            gateway(
+                counted("vireo_rpcs_total", 10, method=RECOMMEND, code=_DEADLINE),
+                counted("vireo_rpcs_total", 110, method=RECOMMEND, code="OK"),
+                counted("vireo_stage_failures_total", 60, stage="retrieval", reason="skipped"),
+            ),
+        ),
+    ),
     "10: watchers beyond the limit": (
         "hostile-callers",
         also(
             edge(open_requests=90, requests=600, refused_streams=280),
             gateway(counted("vireo_rpcs_total", 200, method=RECOMMEND, code="CANCELLED")),
+        ),
+    ),
+    "10: callers hold calls open, mostly of one gateway": (
+        "hostile-callers",
+        with_hosts(
+            edge(open_requests=90, requests=600, refused_streams=280),
+            "gateway-1",
+            calls=8,
+            latency=0.3,
+            occupied=1.0,
         ),
     ),
     "10: silent calls": ("hostile-callers", edge(open_requests=900, requests=500)),
