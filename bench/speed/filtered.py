@@ -145,7 +145,7 @@ def _made_up(release: CandidateRelease) -> tuple[list[_Kind], Filters]:
             )
             kinds.append(_Kind(f"{share:.1%} of the videos {by}", tuple(filters)))
     table = _table(labelled, count)
-    return kinds, Filters(table, release.index, release.vectors, FILTER_CACHE_BYTES)
+    return kinds, Filters(table, release.index, FILTER_CACHE_BYTES)
 
 
 def _like(content: np.ndarray, row: int, size: int) -> Int64Array:

@@ -125,10 +125,10 @@ def _unfiltered_rows(
     # In float32, which is what an exact index has.
     exact = faiss.IndexFlatIP(queries.shape[1])
     exact.add(np.asarray(release.vectors, np.float32))
-    none, neighbours = np.empty(0, np.int64), min(_NEIGHBOURS, len(release.keys))
+    neighbours = min(_NEIGHBOURS, len(release.keys))
 
     def approximately(query: Float32Array) -> npt.NDArray[np.int64]:
-        return release.index.nearest(query, neighbours, none)
+        return release.index.nearest(query, neighbours, None)
 
     def exactly(query: Float32Array) -> npt.NDArray[np.int64]:
         rows: npt.NDArray[np.int64] = exact.search(query[None], neighbours)[1][0]

@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
-import numpy.typing as npt
 from cachetools import LRUCache
 
-from server.arrays import BoolArray, Float32Array, Int64Array
+from server.arrays import BoolArray, Int32Array, Int64Array
 from server.candidate.index import VideoIndex
-from server.features.looked_up import Vectors, looked_up
+from server.candidate.row_bits import RowBits, contains
 from server.filters.expression import FilterExpression
 from server.filters.table import AttributeTable
 from server.live.attributes import ChangedAttributes, ChangedVideos
 
-MAX_GATHERED = 25_000
-"""Maximum videos of a filter that are searched exactly, by vectors that are kept side by side: of a
-million that takes no longer than the cells that they are spread over."""
+MAX_LISTED = 0.25
+"""Maximum share of the videos for which a filter's rows are listed: of a million, a list of half of
+them takes 5 ms and 2 MB."""
 
 _NO_ROWS: Int64Array = np.empty(0, np.int64)
 
@@ -29,47 +28,51 @@ class Allowed:
 
     count: int
     """n."""
-    bits: npt.NDArray[np.uint8]
-    """One bit a row, the lowest of a byte first."""
+    bits: RowBits
     passing: int
     """m."""
     cell_counts: Int64Array
     """Number of them in each cell of the index, int64[cells]; empty if it has none."""
-    rows: Int64Array
-    """Those rows, ascending, int64[m]; empty if `vectors` is."""
-    vectors: Float32Array | None
-    """Their vectors, float32[m, d], if they are few enough to be searched exactly."""
+    listed: Int32Array | None
+    """Those rows, cell by cell, int32[m]; None if they are too many, or there are no cells."""
+    list_ends: Int64Array
+    """End of each cell's part of that list, int64[cells]."""
 
     @staticmethod
-    def of(
-        mask: BoolArray, index: VideoIndex, vectors: Vectors, *, searched: bool = True
-    ) -> Allowed:
+    def of(mask: BoolArray, index: VideoIndex, *, searched: bool = True) -> Allowed:
         """Return it for a mask of all videos, bool[n]; without `searched` it is asked alone."""
         rows = mask.nonzero()[0]
-        gathered = searched and not index.exact and len(rows) <= MAX_GATHERED
+        cells = index.cells_of(rows)
+        counts = np.bincount(cells, minlength=index.cells)
+        listed = searched and not index.exact and len(rows) <= MAX_LISTED * len(mask)
         return Allowed(
             len(mask),
             np.packbits(mask, bitorder="little"),
             len(rows),
-            index.cell_counts(rows),
-            rows if gathered else rows[:0].copy(),
-            looked_up(vectors, rows) if gathered else None,
+            counts,
+            rows.astype(np.int32).take(np.argsort(cells, kind="stable")) if listed else None,
+            counts.cumsum(),
         )
+
+    def rows_in(self, cells: Int64Array) -> Int32Array:
+        """Return the listed rows in some cells, int32[k]."""
+        assert self.listed is not None, "the rows are listed"
+        counts = self.cell_counts.take(cells)
+        ends = counts.cumsum()
+        offsets = np.repeat(self.list_ends.take(cells) - ends, counts)
+        rows: Int32Array = self.listed.take(np.arange(len(offsets)) + offsets)
+        return rows
 
     @property
     def nbytes(self) -> int:
         """Bytes that it takes."""
-        arrays = (self.bits, self.cell_counts, self.rows)
-        own = 0 if self.vectors is None else self.vectors.nbytes
+        arrays = (self.bits, self.cell_counts, self.list_ends)
+        own = 0 if self.listed is None else self.listed.nbytes
         return own + sum(array.nbytes for array in arrays)
-
-    def mask(self) -> BoolArray:
-        """Return for which videos the filter holds, bool[n]: a new array."""
-        return np.unpackbits(self.bits, count=self.count, bitorder="little").view(np.bool_)
 
     def holds(self, rows: Int64Array) -> BoolArray:
         """Return for which of some rows the filter holds, bool[k]."""
-        return (self.bits.take(rows >> 3) >> (rows & 7) & 1).astype(np.bool_)
+        return contains(self.bits, rows)
 
 
 @dataclass(frozen=True)
@@ -110,19 +113,16 @@ class AppliedFilter:
 class Filters:
     """The filters that one release's requests had lately, within a bound of bytes."""
 
-    def __init__(
-        self, table: AttributeTable, index: VideoIndex, vectors: Vectors, max_bytes: int
-    ) -> None:
+    def __init__(self, table: AttributeTable, index: VideoIndex, max_bytes: int) -> None:
         """Start empty.
 
         Args:
-            table: attributes of the release's n videos.
+            table: attributes of the release's videos.
             index: index of their vectors.
-            vectors: float32[n, d] or float16[n, d].
             max_bytes: maximum bytes of what is kept; a filter that takes more isn't.
         """
         self.declared = table.declared
-        self._table, self._index, self._vectors = table, index, vectors
+        self._table, self._index = table, index
         self._kept: LRUCache[tuple[FilterExpression, bool], AppliedFilter] = LRUCache(
             max_bytes, _nbytes
         )
@@ -163,7 +163,7 @@ class Filters:
         if applied is None:
             mask = self._table.mask(expression)
             changed = None if attributes is None else ChangedVideos.of(expression, attributes.room)
-            allowed = Allowed.of(mask, self._index, self._vectors, searched=searched)
+            allowed = Allowed.of(mask, self._index, searched=searched)
             applied = AppliedFilter(allowed, changed)
             with self._lock:
                 if _nbytes(applied) <= self._kept.maxsize:

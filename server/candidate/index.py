@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
 from server.arrays import Float32Array, Int64Array
+from server.candidate.row_bits import RowBits
 from server.releases.manifest import IndexDescription, ReleaseError
 from server.releases.tables import check_rows
 
-if TYPE_CHECKING:
-    from server.candidate.allowed import Allowed
-
-_FILTERED_EFFORT = 0.75
+_FILTERED_EFFORT = 0.7
 """Geometric mean of the videos that a filter holds for and of all, in the cells that a filtered
 search probes, over the videos in those that a search without a filter does. Measured on a million
 videos: recall then is at least 0.96 for filters of half and a tenth of them, at random and by
 content."""
+_FOUND_TIMES = 4
+"""Videos that a filter holds for in those cells, at least, over the number that is wanted: few are
+spread over so many cells that the nearest of them hold too few of the nearest videos."""
 _SORTED_CELLS = 256
 """Cells that are sorted by their distance before all are."""
 
@@ -38,6 +39,11 @@ class VideoIndex:
         self._index = index
         self._cells = index.nlist if isinstance(index, faiss.IndexIVF) else 0
         self._probes = min(description.probes or self._cells, self._cells)
+
+    @property
+    def cells(self) -> int:
+        """Number of its cells; 0 if it is exact."""
+        return self._cells
 
     @property
     def exact(self) -> bool:
@@ -72,91 +78,89 @@ class VideoIndex:
         _check_ids(file, index, count)
         return VideoIndex(index, description)
 
-    def nearest(self, vector: Float32Array, limit: int, excluded: Int64Array) -> Int64Array:
+    def nearest(self, vector: Float32Array, limit: int, free: RowBits | None) -> Int64Array:
         """Return the rows of the videos with the largest inner products, best first.
 
         Args:
             vector: float32[d].
             limit: number of rows; fewer only if there are no more.
-            excluded: rows to leave out, int64[e].
-        """
-        total = self._index.ntotal
-        limit = min(limit, total)
-        if limit == 0:
-            return np.empty(0, np.int64)
-        selector, _bits = _all_but(excluded, total)
-        kind: Any = faiss.SearchParametersIVF if self._cells else faiss.SearchParameters
-        for probes in sorted({self._probes, self._cells}):
-            parameters = kind(sel=selector, nprobe=probes) if self._cells else kind(sel=selector)
-            rows: Int64Array = self._index.search(vector[None], limit, params=parameters)[1][0]
-            if rows[-1] >= 0:
-                break  # else the probed cells have too few
-        return rows[rows >= 0]
-
-    def nearest_allowed(
-        self,
-        vector: Float32Array,
-        limit: int,
-        excluded: Int64Array,
-        allowed: Allowed,
-        also: Int64Array,
-    ) -> Int64Array:
-        """Return the rows with the largest inner products of those that a filter holds for.
-
-        The nearest cells may have none of them: the nearest of those that have some are probed, and
-        the more, the fewer of their videos the filter holds for.
-
-        Args:
-            vector: float32[d].
-            limit: number of rows; fewer only if there are no more.
-            excluded: rows to leave out, int64[e].
-            allowed: the rows that the filter holds for, in the cells of this index.
-            also: further rows, int64[a].
+            free: the rows to choose from; None for all.
         """
         limit = min(limit, self._index.ntotal)
         if limit == 0:
             return np.empty(0, np.int64)
-        bits = allowed.bits.copy()
-        np.bitwise_or.at(bits, also >> 3, (1 << (also & 7)).astype(np.uint8))
-        np.bitwise_and.at(bits, excluded >> 3, ~(1 << (excluded & 7)).astype(np.uint8))
-        bitmap: Any = faiss.IDSelectorBitmap
-        kind: Any = faiss.SearchParametersIVF
-        selector = bitmap(bits)
-        nearness = self._centres @ vector
-        cells = self._worth_probing(nearness, allowed.cell_counts)
-        parameters = kind(sel=selector, nprobe=len(cells))
-        rows = self._in_cells(vector, limit, cells, nearness.take(cells), parameters)
-        if rows[-1] < 0:  # those cells have too few
-            parameters = kind(sel=selector, nprobe=self._cells)
-            rows = self._index.search(vector[None], limit, params=parameters)[1][0]
+        rows: Int64Array = np.empty(0, np.int64)
+        for probes in sorted({self._probes, self._cells}):
+            rows = self._search(vector, limit, free, probes)
+            if rows[-1] >= 0:
+                break  # else the probed cells have too few
         return rows[rows >= 0]
 
-    def _worth_probing(self, nearness: Float32Array, passing: Int64Array) -> Int64Array:
-        """Return the nearest cells that have allowed rows: as many as make up the effort.
+    def nearest_in(
+        self, cells: Int64Array, vector: Float32Array, limit: int, free: RowBits
+    ) -> Int64Array:
+        """Return the rows with the largest inner products in some cells, best first.
 
         Args:
-            nearness: inner product of each cell's centre with the vector, float32[cells].
+            cells: those to look in, the nearest first, int64[p]; all if these have too few.
+            vector: float32[d].
+            limit: number of rows; fewer only if there are no more.
+            free: the rows to choose from.
+        """
+        limit = min(limit, self._index.ntotal)
+        if limit == 0:
+            return np.empty(0, np.int64)
+        rows = self._in_cells(vector, limit, free, cells)
+        if rows[-1] < 0:
+            rows = self._search(vector, limit, free, self._cells)
+        return rows[rows >= 0]
+
+    def _search(
+        self, vector: Float32Array, limit: int, free: RowBits | None, probes: int
+    ) -> Int64Array:
+        found: Int64Array = self._index.search(
+            vector[None], limit, params=self._parameters(free, probes)
+        )[1][0]
+        return found
+
+    def _parameters(self, free: RowBits | None, probes: int) -> Any:
+        """Return those of a search, which refer to the memory of `free`."""
+        bitmap: Any = faiss.IDSelectorBitmap
+        kind: Any = faiss.SearchParametersIVF if self._cells else faiss.SearchParameters
+        selector = None if free is None else bitmap(free)
+        return kind(sel=selector, nprobe=probes) if self._cells else kind(sel=selector)
+
+    def cells_worth_probing(
+        self, vector: Float32Array, limit: int, passing: Int64Array
+    ) -> Int64Array:
+        """Return the cells to look in for the nearest allowed rows, the nearest first, int64[p].
+
+        The nearest cells may have no allowed row: the nearest of those that have some are taken,
+        and the more, the fewer of their rows are allowed.
+
+        Args:
+            vector: float32[d].
+            limit: number of rows that are wanted.
             passing: number of allowed rows in each cell, int64[cells].
         """
-        distance = np.where(passing, -nearness, np.inf)
+        wanted = _FOUND_TIMES * limit
+        wanted = _FOUND_TIMES * limit
+        distance = np.where(passing, self._centres @ -vector, np.inf)
         for most in sorted({min(_SORTED_CELLS, self._cells), self._cells}):
             # Most filters need few cells, and to sort all takes a fifth of a retrieval.
             cells = np.argpartition(distance, most - 1)[:most]
             cells = cells[np.argsort(distance[cells])]
-            compared = np.sqrt(passing[cells].cumsum() * self._cell_sizes[cells].cumsum())
-            if compared[-1] >= self._effort:
+            found = passing[cells].cumsum()
+            compared = np.sqrt(found * self._cell_sizes[cells].cumsum())
+            if compared[-1] >= self._effort and found[-1] >= wanted:
                 break
-        return cells[: int(np.searchsorted(compared, self._effort)) + 1]
+        last = max(np.searchsorted(compared, self._effort), np.searchsorted(found, wanted))
+        return cells[: int(last) + 1]
 
     def _in_cells(
-        self,
-        vector: Float32Array,
-        limit: int,
-        cells: Int64Array,
-        nearness: Float32Array,
-        parameters: Any,
+        self, vector: Float32Array, limit: int, free: RowBits, cells: Int64Array
     ) -> Int64Array:
-        """Search given cells; their centres' inner products with the vector are `nearness`."""
+        nearness = self._centres.take(cells, axis=0) @ vector
         scores, rows = np.empty(limit, np.float32), np.empty(limit, np.int64)
         pointer: Any = faiss.swig_ptr
         # The wrapper of this takes no parameters.
@@ -169,7 +173,7 @@ class VideoIndex:
             pointer(scores),
             pointer(rows),
             False,
-            parameters,
+            self._parameters(free, len(cells)),
         )
         return rows
 
@@ -182,11 +186,9 @@ class VideoIndex:
         if self._cells:
             _ = self._centres, self._cell_sizes
 
-    def cell_counts(self, rows: Int64Array) -> Int64Array:
-        """Return how many of some rows each cell has, int64[cells]; empty if there are no cells."""
-        if not self._cells:
-            return np.empty(0, np.int64)
-        return np.bincount(self._cell_of_row.take(rows), minlength=self._cells)
+    def cells_of(self, rows: Int64Array) -> npt.NDArray[Any]:
+        """Return the cell of each of some rows, int[m]; empty if there are no cells."""
+        return self._cell_of_row.take(rows) if self._cells else rows[:0]
 
     @property
     def _effort(self) -> float:
@@ -214,21 +216,6 @@ class VideoIndex:
                 rows = faiss.rev_swig_ptr(lists.get_ids(cell), lists.list_size(cell))
                 cell_of_row[rows] = cell
         return cell_of_row
-
-
-def _all_but(excluded: Int64Array, total: int) -> tuple[Any, npt.NDArray[np.uint8]]:
-    """Return the selector of all rows but some, None to select all, and the memory it refers to.
-
-    One bit per row: with 200 excluded rows as fast as finding that many more and dropping them,
-    and with 5,000 a fraction of that time.
-    """
-    bits = np.empty(0, np.uint8)
-    if not len(excluded):
-        return None, bits
-    bits = np.full((total + 7) // 8, 255, np.uint8)
-    np.bitwise_and.at(bits, excluded >> 3, ~(1 << (excluded & 7)).astype(np.uint8))
-    selector: Any = faiss.IDSelectorBitmap
-    return selector(bits), bits
 
 
 def _check_ids(file: Path, index: Any, count: int) -> None:

@@ -104,7 +104,7 @@ class PinnedSource:
         """Return those of the pinned videos that the query allows."""
         rows = query.release.rows.find(query.query.pinned_keys)
         rows = rows[rows >= 0]
-        rows = rows[query.free.take(rows)]
+        rows = rows[query.is_free(rows)]
         return Candidates(query.release.keys.take(rows), rows, np.zeros(len(rows), np.uint32))
 
 

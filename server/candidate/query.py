@@ -11,6 +11,7 @@ import numpy as np
 
 from server.arrays import BoolArray, Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
+from server.candidate.row_bits import RowBits, add, contains, every_row, mask_of, remove
 from server.candidate.session import session_vector
 from server.features.viewer import ViewerFeatures
 from server.pipeline.best import best
@@ -108,23 +109,31 @@ class Retrieval:
         return replace(self, query=replace(self.query, count=count), blocked=blocked)
 
     @cached_property
-    def free(self) -> BoolArray:
-        """Whether each video is neither blocked nor forbidden by the query's filter, bool[n]."""
+    def free(self) -> RowBits:
+        """The videos that are neither blocked nor forbidden by the query's filter."""
         if self.applied is None:
-            free = np.ones(len(self.release.keys), np.bool_)
+            free = every_row(len(self.release.keys))
         else:
-            free = self.applied.allowed.mask()
-            free[self.applied.allowed_rows] = True
-        free[self.blocked] = False
+            free = self.applied.allowed.bits.copy()
+            add(free, self.applied.allowed_rows)
+        remove(free, self.blocked)
         return free
+
+    def is_free(self, rows: Int64Array) -> BoolArray:
+        """Return which of some rows are free, bool[k]."""
+        return contains(self.free, rows)
 
     @property
     def free_rows(self) -> Int64Array:
         """Rows of the free videos, int64[f]."""
-        if self.applied is None or self.applied.allowed.vectors is None:
-            return self.free.nonzero()[0]
-        rows = np.concatenate([self.applied.allowed.rows, self.applied.allowed_rows])
-        return rows[self.free.take(rows)]
+        return mask_of(self.free, len(self.release.keys)).nonzero()[0]
+
+    @property
+    def allowed_rows(self) -> Int64Array:
+        """Rows of which all free ones are some, int64[a]: few, if the filter's are listed."""
+        if self.applied is None or self.applied.allowed.listed is None:
+            return self.free_rows
+        return np.concatenate([self.applied.allowed.listed, self.applied.allowed_rows])
 
     @cached_property
     def history_rows(self) -> Int64Array:
@@ -158,5 +167,5 @@ class Retrieval:
 
     def best(self, rows: Int64Array, scores: Float32Array, limit: int) -> Int64Array:
         """Return the `limit` best of `rows` that are free, best first, ties by key."""
-        free = self.free.take(rows).nonzero()[0]
+        free = self.is_free(rows).nonzero()[0]
         return best(rows.take(free), scores.take(free), self.release.keys, limit)

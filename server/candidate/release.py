@@ -178,7 +178,7 @@ class CandidateRelease:
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=rows,
             viewers=ViewerVectors(vector_cache_size),
-            filters=Filters(attributes, index, vectors, filter_cache_bytes) if attributes else None,
+            filters=Filters(attributes, index, filter_cache_bytes) if attributes else None,
             forward=ForwardIndex(attributes) if attributes else None,
             live=beside,
         )

@@ -14,4 +14,4 @@ class BlockedFilter:
 
     def keep(self, query: Retrieval, candidates: Candidates) -> BoolArray:
         """Return which candidates are free, bool[n]."""
-        return query.free[candidates.rows]
+        return query.is_free(candidates.rows)

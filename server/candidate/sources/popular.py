@@ -11,11 +11,15 @@ def propose(query: Retrieval, limit: int) -> Int64Array:
     """Return the head of the popular list."""
     release = query.release
     popular = release.popular_rows
+    # Most filters and histories leave enough of the first; a few leave little of the list.
+    for most in (2 * limit + len(query.blocked), len(popular)):
+        head = popular[:most]
+        found = head[query.is_free(head)][:limit]
+        if len(found) == limit:
+            return found
     if query.applied is None:
-        popular = popular[: limit + len(query.blocked)]
-    found = popular[query.free[popular]][:limit]
-    if query.applied is None or len(found) == limit:
         return found
-    # A filter may leave few of the list, and many of all.
-    rows = query.free_rows
-    return best(rows, release.popularity.take(rows), release.keys, limit)
+    rows = query.allowed_rows
+    scores = release.popularity.take(rows)
+    rows = best(rows, scores, release.keys, limit + len(query.blocked))
+    return rows[query.is_free(rows)][:limit]

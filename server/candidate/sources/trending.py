@@ -17,4 +17,4 @@ def propose(query: Retrieval, limit: int) -> Int64Array:
     if not len(query.viewer.history_keys):
         limit = max(limit, int(COLD_SHARE * query.query.count))
     rows = live.trending(query.query.locale).rows
-    return rows[query.free[rows]][:limit]
+    return rows[query.is_free(rows)][:limit]

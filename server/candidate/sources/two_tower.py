@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
+from server.arrays import Float32Array, Int32Array, Int64Array
 from server.candidate.query import Retrieval
 from server.features.looked_up import looked_up
 from server.pipeline.best import best
+
+if TYPE_CHECKING:
+    from server.candidate.allowed import AppliedFilter
+
+MAX_LOOKED_UP = 6_000
+"""Maximum videos of a filter whose vectors are looked up one by one: to scan the cells, where they
+lie beside each other, takes longer if few of a cell are allowed, and less if most are."""
 
 
 def propose(query: Retrieval, limit: int) -> Int64Array:
@@ -18,14 +27,26 @@ def propose(query: Retrieval, limit: int) -> Int64Array:
         free = query.free_rows
         return best(free, query.once(_every_score)[free], release.keys, limit)
     if applied is None:
-        return release.index.nearest(query.vector, limit, query.blocked)
-    allowed, also = applied.allowed, applied.allowed_rows
-    if allowed.vectors is None:
-        return release.index.nearest_allowed(query.vector, limit, query.blocked, allowed, also)
-    scores = allowed.vectors @ query.vector
-    if len(also):
-        scores = np.concatenate([scores, looked_up(release.vectors, also) @ query.vector])
-    return query.best(np.concatenate([allowed.rows, also]), scores, limit)
+        return release.index.nearest(query.vector, limit, query.free)
+    return _nearest_allowed(query, applied, limit)
+
+
+def _nearest_allowed(query: Retrieval, applied: AppliedFilter, limit: int) -> Int64Array:
+    """Return the nearest videos of those that a filter holds for, by an index with cells."""
+    release, allowed, also = query.release, applied.allowed, applied.allowed_rows
+
+    def compared(listed: Int32Array) -> Int64Array:
+        rows = np.concatenate([listed, also])
+        return query.best(rows, looked_up(release.vectors, rows) @ query.vector, limit)
+
+    if allowed.listed is not None and allowed.passing <= MAX_LOOKED_UP:
+        return compared(allowed.listed)
+    cells = release.index.cells_worth_probing(query.vector, limit, allowed.cell_counts)
+    if allowed.listed is not None and allowed.cell_counts[cells].sum() <= MAX_LOOKED_UP:
+        found = compared(allowed.rows_in(cells))
+        if len(found) == limit:
+            return found
+    return release.index.nearest_in(cells, query.vector, limit, query.free)
 
 
 def score(query: Retrieval, rows: Int64Array) -> Float32Array:

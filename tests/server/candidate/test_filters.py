@@ -20,6 +20,7 @@ from server.candidate.index import VideoIndex
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
 from server.candidate.query import Retrieval
 from server.candidate.release import CandidateRelease
+from server.candidate.row_bits import add, remove
 from server.candidate.sources import two_tower
 from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
@@ -75,19 +76,22 @@ def in_cells(release: CandidateRelease, cells: int, probes: int) -> CandidateRel
     index = VideoIndex(made, IndexDescription(kind="ivf_int8", cells=cells, probes=probes))
     table = AttributeTable.load(release.folder, release.manifest, len(release.keys))
     assert table is not None
-    filters = Filters(table, index, release.vectors, 1 << 20)
+    filters = Filters(table, index, 1 << 20)
     return replace(release, index=index, filters=filters)
 
 
-@pytest.fixture(params=["exact", "gathered", "cells"])
+@pytest.fixture(params=["exact", "listed", "listed by cell", "bits"])
 def searched(
     request: pytest.FixtureRequest, release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
 ) -> CandidateRelease:
     """A release that searches in one of the ways."""
     if request.param == "exact":
         return release
-    if request.param == "cells":
-        monkeypatch.setattr(allowed, "MAX_GATHERED", 0)
+    if request.param == "listed by cell":
+        monkeypatch.setattr(allowed, "MAX_LISTED", 1)
+        monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 8)
+    if request.param == "bits":
+        monkeypatch.setattr(allowed, "MAX_LISTED", 0)
     return in_cells(release, cells=8, probes=1)
 
 
@@ -173,11 +177,15 @@ def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched() -> None:
     cell = made.quantizer.search(vectors, 1)[1][:, 0]
     nearest_cells = made.quantizer.search(query[None], 64)[1][0]
     far = np.isin(cell, nearest_cells[-16:])
-    allowed_rows = Allowed.of(far, index, vectors)
+    allowed_rows = Allowed.of(far, index)
+    cells = index.cells_worth_probing(query, 100, allowed_rows.cell_counts)
     excluded = (far & (random.random(4000) < 0.1)).nonzero()[0]
     also = (~far).nonzero()[0][:3]
+    free = allowed_rows.bits.copy()
+    remove(free, excluded)
+    add(free, also)
 
-    found = index.nearest_allowed(query, 100, excluded, allowed_rows, also)
+    found = index.nearest_in(cells, query, 100, free)
 
     scores = np.where(far, vectors @ query, -np.inf)
     scores[excluded] = -np.inf
@@ -186,14 +194,15 @@ def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched() -> None:
     assert not np.isin(found, excluded).any()
     assert (far[found] | np.isin(found, also)).all()
     assert allowed_rows.cell_counts.sum() == far.sum()
-    few = index.nearest_allowed(query, 4000, excluded, allowed_rows, also)
+    assert set(allowed_rows.rows_in(cells)) == set((far & np.isin(cell, cells)).nonzero()[0])
+    few = index.nearest_in(cells, query, 4000, free)
     assert len(few) == far.sum() - len(excluded) + len(also), "all cells, if some have too few"
 
 
 def test_what_filtered_searches_read_is_made_with_the_release(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(allowed, "MAX_GATHERED", 0)
+    monkeypatch.setattr(allowed, "MAX_LISTED", 0)
     folder = build_release(tmp_path)
     made = index_in_cells(np.load(folder / layout.VIDEO_VECTORS), cells=8)
     faiss.write_index(made, str(folder / layout.VIDEO_INDEX))
@@ -213,14 +222,14 @@ def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:
     table = AttributeTable.load(release_folder, Manifest.read(release_folder), VIDEOS)
     release = CandidateRelease.load(release_folder)
     assert table is not None
-    filters = Filters(table, release.index, release.vectors, 2 * 5)  # a filter has 5 bytes of bits
+    filters = Filters(table, release.index, 2 * 5)  # a filter has 5 bytes of bits
     one, two, three = (expression(condition("tag", any_of=[tag])) for tag in LABELS["tag"])
     kept = filters.apply(one, None)
     filters.apply(two, None)
     assert filters.apply(one, None) is kept
     filters.apply(three, None)
     assert filters.apply(one, None) is kept, "the other was used longer ago"
-    none = Filters(table, release.index, release.vectors, 0)
+    none = Filters(table, release.index, 0)
     assert none.apply(one, None) is not none.apply(one, None)
 
 
