@@ -27,8 +27,9 @@ class RankingConfig:
     """Width of the hidden layers."""
     attribute_size: int = 8
     """Size of the embedding of a viewer attribute, and of a feature of the context."""
-    context_dropout: float = 0.2
-    """Probability that the context of a list is dropped in training."""
+    context_dropout: float = 0.35
+    """Share of the labels whose lists are drawn and ranked without their context, so that requests
+    without context do no worse than those to a model that reads none."""
     dropout: float = 0.2
     epochs: int = 24
     """Maximum passes over the lists."""

@@ -21,7 +21,7 @@ import xxhash
 
 from server.arrays import BoolArray, Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
-from server.features.context import NAMES, context_input
+from server.features.context import NAMES, UNKNOWN, context_input
 from server.features.keys import video_keys
 from server.features.ranking_inputs import (
     RANKER_HISTORY,
@@ -159,7 +159,7 @@ def build_ranking_set(
     number, names = pd.factorize(labels["viewer_id"])
     held_out = np.array([is_held_out(name, config.holdout_share) for name in names], bool)
     listed = (labels["part"] == "validation").to_numpy()
-    columns, drawn = _columns_and_candidates(repo, release, labels, listed, config.candidates)
+    columns, drawn = _columns_and_candidates(repo, release, labels, listed, config)
     columns = replace(columns, viewer=number.astype(np.int64), held_out=held_out[number])
     table = match_table(release)
     rows = release.rows.find(video_keys(labels["video_id"].tolist()))
@@ -194,22 +194,38 @@ def _columns_and_candidates(
     release: CandidateRelease,
     labels: pd.DataFrame,
     listed: BoolArray,
-    count: int,
+    config: RankingConfig,
 ) -> tuple[ViewerColumns, tuple[Int64Array, Float32Array]]:
     """Return the viewers of all labels, and what `draw_candidates` returns for those listed.
 
     Viewers' features are read and freed in parts, since they take the most memory.
     """
     columns, drawn, start = [], [], 0
+    random = np.random.default_rng(config.seed)
     total = -(-len(labels) // _LABELS_AT_A_TIME)
     for part, viewers in enumerate(viewers_before_by_part(repo, labels, _LABELS_AT_A_TIME), 1):
+        viewers = some_without_context(viewers, config.context_dropout, random)
         columns.append(viewer_columns(viewers, release.rows, release.vocabulary, release.context))
         asked = [viewer for viewer, draws in zip(viewers, listed[start:], strict=False) if draws]
         title = "drawing candidates" + (f", part {part} of {total}" if total > 1 else "")
-        drawn.append(draw_candidates(release, asked, count, title))
+        drawn.append(draw_candidates(release, asked, config.candidates, title))
         start += len(viewers)
     rows, retrieval = (np.concatenate(arrays) for arrays in zip(*drawn, strict=True))
     return ViewerColumns.joined(columns), (rows, retrieval)
+
+
+def some_without_context(
+    viewers: Sequence[ViewerFeatures], share: float, random: np.random.Generator
+) -> list[ViewerFeatures]:
+    """Return viewers of which a share, by chance, has no context, as some requests have none.
+
+    Their candidates come without it, too: it is no less absent from the scores of retrieval.
+    """
+    dropped = random.random(len(viewers)) < share
+    return [
+        replace(viewer, context=UNKNOWN) if drops else viewer
+        for viewer, drops in zip(viewers, dropped, strict=True)
+    ]
 
 
 def viewer_columns(
