@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 from vireo.v1 import recommendation_pb2 as pb
+
+from server.rpc.server import RpcServer
+from tests.builders.rpc import rpc_settings
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
@@ -20,3 +25,41 @@ def batch_handlers(answer: Callable[[Any, Any], Any]) -> dict[str, Any]:
             pb.BatchRecommendResponse.SerializeToString,
         )
     }
+
+
+@dataclass
+class Batches:
+    """A gateway that ends each call but the last with the next of its failures."""
+
+    failures: list[Exception] = field(default_factory=list)
+    after: int = 0
+    """How many slates a call gets before it fails."""
+    requests: list[pb.BatchRecommendRequest] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+
+    async def answer(
+        self, request: pb.BatchRecommendRequest, context: Any
+    ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
+        self.requests.append(request)
+        self.ids.append(dict(context.invocation_metadata()).get("x-request-id", ""))
+        failure = self.failures.pop(0) if self.failures else None
+        begin = int(request.resume_token or 0)
+        for number, viewer_id in enumerate(request.viewer_ids[begin:]):
+            if failure is not None and number == self.after:
+                raise failure
+            slate = pb.RecommendResponse(items=[pb.SlateItem(video_id=f"for {viewer_id}")])
+            token = str(begin + number + 1)
+            yield pb.BatchRecommendResponse(viewer_id=viewer_id, slate=slate, resume_token=token)
+
+
+@asynccontextmanager
+async def served(gateway: Batches) -> AsyncIterator[str]:
+    """Run one; yield its address."""
+    server = RpcServer(rpc_settings(max_message_bytes=2 << 20))
+    handlers = batch_handlers(gateway.answer)
+    server.add(SERVICE, lambda methods: methods.add_registered_method_handlers(SERVICE, handlers))
+    await server.start()
+    try:
+        yield f"127.0.0.1:{server.port}"
+    finally:
+        await server.drain()

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,7 +50,7 @@ class Answer:
 
     @property
     def slates(self) -> list[Any]:
-        """Its documents, one a page."""
+        """Its documents, one a line."""
         assert self.code == 0, self
         return [json.loads(line) for line in self.output.splitlines()]
 
@@ -91,7 +92,11 @@ class ExampleClient:
             assert done.returncode == 0, done.stdout + done.stderr
 
     async def recommend(self, target: Target, viewer: str, *flags: str) -> Answer:
-        """Runs it for one slate of 20 videos, unless the flags say how many.
+        """Runs it for one slate of 20 videos, unless the flags say how many."""
+        return await self.run(target, [viewer], *flags)
+
+    async def run(self, target: Target, viewers: Sequence[str], *flags: str) -> Answer:
+        """Runs it for any number of viewers.
 
         What is secret goes along in the environment, as the READMEs advise.
         """
@@ -106,7 +111,7 @@ class ExampleClient:
         if target.token is not None:
             own["VIREO_TOKEN"] = target.token
         process = await asyncio.create_subprocess_exec(
-            *(program, *arguments, *flags, target.address, viewer),
+            *(program, *arguments, *flags, target.address, *viewers),
             cwd=CHECKOUT,
             env={**kept, **own},
             stdout=asyncio.subprocess.PIPE,

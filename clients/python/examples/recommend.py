@@ -1,6 +1,7 @@
-"""Request pages of a slate from a Vireo stack and print each as JSON.
+"""Request slates from a Vireo stack and print each as JSON.
 
-It may record an event before, and ask for videos of one tag alone.
+It may record an event before, and ask for videos of one tag alone. It also asks for the videos like
+one, and why a video is on a page or isn't.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from vireo_client import (
     Client,
@@ -22,6 +25,7 @@ from vireo_client import (
     Slate,
     Tls,
     Unavailable,
+    VideoExplanation,
     VireoError,
 )
 
@@ -31,7 +35,7 @@ class Options:
     """Options from the command line and the environment."""
 
     address: str
-    viewer: str
+    viewers: list[str]
     page_size: int
     timeout: float
     authority: str | None
@@ -39,13 +43,15 @@ class Options:
     played: str
     tag: str
     pages: int
+    similar: str
+    why: str
 
 
 def options() -> Options:
     """Return the options; exit with 2 if they are invalid."""
     parser = argparse.ArgumentParser(prog="recommend", description=__doc__)
     parser.add_argument("address", metavar="HOST:PORT")
-    parser.add_argument("viewer", metavar="VIEWER")
+    parser.add_argument("viewers", metavar="VIEWER", nargs="*")
     parser.add_argument(
         "--page-size", type=int, default=10, help="maximum number of videos, 1 to 500"
     )
@@ -64,10 +70,23 @@ def options() -> Options:
     )
     parser.add_argument("--tag", default="", help="only videos with this tag")
     parser.add_argument("--pages", type=int, default=1, help="number of pages to print")
+    parser.add_argument(
+        "--similar", metavar="VIDEO", default="", help="print the videos like this, for no viewer"
+    )
+    parser.add_argument(
+        "--why",
+        metavar="VIDEO",
+        default="",
+        help="print why this is on the page, or isn't",
+    )
     given = parser.parse_args()
+    if bool(given.similar) == bool(given.viewers):
+        parser.error("a viewer or --similar is needed, and not both")
+    if len(given.viewers) != 1 and (given.why or given.played or given.pages != 1):
+        parser.error("--why, --played and --pages are of one viewer")
     return Options(
         address=given.address,
-        viewer=given.viewer,
+        viewers=given.viewers,
         page_size=given.page_size,
         timeout=given.timeout,
         authority=given.tls_ca or os.environ.get("VIREO_CA") or None,
@@ -75,6 +94,8 @@ def options() -> Options:
         played=given.played,
         tag=given.tag,
         pages=given.pages,
+        similar=given.similar,
+        why=given.why,
     )
 
 
@@ -88,18 +109,52 @@ def client(asked: Options) -> Client:
         raise SystemExit(2) from error
 
 
-def document(slate: Slate) -> str:
-    """Return the slate as one line of JSON."""
-    return json.dumps(
-        {
-            "release_id": slate.release_id,
-            "degradations": [f"DEGRADATION_{each.name}" for each in slate.degradations],
-            "items": [
-                {"video_id": item.video_id, "position": item.position, "score": item.score}
-                for item in slate.items
-            ],
-        }
-    )
+def documents(asking: Client, asked: Options) -> Iterator[dict[str, Any]]:
+    """Yield what is asked for, as it comes."""
+    tagged = Filter([Condition("tag", any_of=[asked.tag])]) if asked.tag else None
+    if asked.similar:
+        alike = asking.similar(asked.similar, page_size=asked.page_size, filter=tagged)
+        yield slate_document(alike)
+        return
+    viewer, *more = asked.viewers
+    if asked.why:
+        told = asking.explain_video(asked.why, viewer, page_size=asked.page_size, filter=tagged)
+        yield explanation_document(asked.why, told)
+    elif more:
+        slates = asking.batch(
+            asked.viewers, page_size=asked.page_size, filter=tagged, patience=asked.timeout
+        )
+        for viewer_id, slate in slates:
+            yield {"viewer_id": viewer_id, **slate_document(slate)}
+    else:
+        pages = asking.pages(viewer, page_size=asked.page_size, filter=tagged)
+        for slate in islice(pages, asked.pages):
+            yield slate_document(slate)
+
+
+def slate_document(slate: Slate) -> dict[str, Any]:
+    """Return what is printed of a slate."""
+    return {
+        "release_id": slate.release_id,
+        "degradations": [f"DEGRADATION_{each.name}" for each in slate.degradations],
+        "items": [
+            {"video_id": item.video_id, "position": item.position, "score": item.score}
+            for item in slate.items
+        ],
+    }
+
+
+def explanation_document(video_id: str, told: VideoExplanation) -> dict[str, Any]:
+    """Return what is printed of an explanation; `lost_at` is absent if the video is on the page."""
+    return {
+        "release_id": told.release_id,
+        "degradations": [f"DEGRADATION_{each.name}" for each in told.degradations],
+        "video_id": video_id,
+        **({"lost_at": f"LOST_AT_{told.lost_at.name}"} if told.lost_at else {}),
+        "reason": told.reason,
+        "position": told.position,
+        "score": told.score,
+    }
 
 
 def explanation(error: VireoError) -> str:
@@ -113,17 +168,15 @@ def explanation(error: VireoError) -> str:
 
 
 def main() -> None:
-    """Make a call for the event, and one for each page."""
+    """Record the event, if there is one, and print what is asked for."""
     asked = options()
     # A server creates one client and reuses it.
     with client(asked) as asking:
         try:
             if asked.played:
-                asking.record_events([Event.finish(asked.viewer, asked.played)])
-            tagged = Filter([Condition("tag", any_of=[asked.tag])]) if asked.tag else None
-            pages = asking.pages(asked.viewer, page_size=asked.page_size, filter=tagged)
-            for slate in islice(pages, asked.pages):
-                sys.stdout.write(f"{document(slate)}\n")
+                asking.record_events([Event.finish(asked.viewers[0], asked.played)])
+            for document in documents(asking, asked):
+                sys.stdout.write(f"{json.dumps(document)}\n")
         except VireoError as error:
             sys.stderr.write(f"{explanation(error)}\n")
             raise SystemExit(1) from error

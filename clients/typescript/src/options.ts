@@ -1,17 +1,13 @@
 import { parseArgs } from "node:util";
 
+import type { Asked } from "./request.js";
+
 /** Options from the command line and the environment. */
-export interface Options {
+export interface Options extends Asked {
   /** host:port of the edge. */
   address: string;
-  viewer: string;
-  pageSize: number;
   /** Video to record as played before the slate is requested; none if empty. */
   played: string;
-  /** Tag that all videos must have; any if empty. */
-  tag: string;
-  /** Number of pages to print. */
-  pages: number;
   /** Timeout of the call in seconds, including retries. */
   timeout: number;
   /** PEM file of trusted authorities; plaintext if absent. */
@@ -27,7 +23,7 @@ export function optionsOf(program: string): Options {
   } catch (error) {
     console.error(`error: ${error instanceof Error ? error.message : error}`);
     console.error(
-      `usage: ${program} [--page-size N] [--timeout SECONDS] [--tls-ca FILE] [--token TOKEN] [--played VIDEO] [--tag TAG] [--pages N] HOST:PORT VIEWER`,
+      `usage: ${program} [--page-size N] [--timeout SECONDS] [--tls-ca FILE] [--token TOKEN] [--played VIDEO] [--tag TAG] [--pages N] [--similar VIDEO | --why VIDEO] HOST:PORT [VIEWER...]`,
     );
     process.exit(2);
   }
@@ -43,24 +39,34 @@ function parsed(): Options {
       played: { type: "string", default: "" },
       tag: { type: "string", default: "" },
       pages: { type: "string", default: "1" },
+      similar: { type: "string", default: "" },
+      why: { type: "string", default: "" },
     },
     allowPositionals: true,
   });
-  const [address, viewer, ...more] = positionals;
-  if (address === undefined || viewer === undefined || more.length > 0) {
-    throw new Error("an address and a viewer are needed");
+  const [address, ...viewers] = positionals;
+  if (address === undefined) {
+    throw new Error("an address is needed");
   }
   const options = {
     address,
-    viewer,
+    viewers,
     pageSize: numberOf("page-size", values["page-size"]),
     played: values.played,
     tag: values.tag,
     pages: numberOf("pages", values.pages),
+    similar: values.similar,
+    why: values.why,
     timeout: numberOf("timeout", values.timeout),
     authority: values["tls-ca"] || process.env["VIREO_CA"] || undefined,
     token: values.token || process.env["VIREO_TOKEN"] || undefined,
   };
+  if ((options.similar !== "") !== (viewers.length === 0)) {
+    throw new Error("a viewer or --similar is needed, and not both");
+  }
+  if (viewers.length !== 1 && (options.why || options.played || options.pages !== 1)) {
+    throw new Error("--why, --played and --pages are of one viewer");
+  }
   if (options.token && !options.authority) {
     throw new Error("a token must not travel in plain text: give --tls-ca, too");
   }

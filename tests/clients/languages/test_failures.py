@@ -115,7 +115,13 @@ async def test_a_token_never_travels_in_plain_text(client: ExampleClient) -> Non
 
 
 async def test_an_invalid_command_line_is_reported(client: ExampleClient) -> None:
-    for flags in (["--page-size", "many"], ["--nothing", "1"], ["another"]):
+    invalid = (
+        ["--page-size", "many"],
+        ["--nothing", "1"],
+        ["--similar", "v"],  # needs no viewer
+        ["--why", "v", "another"],  # needs one viewer
+    )
+    for flags in invalid:
         answer = await client.recommend(Target("127.0.0.1:1"), "1", *flags)
         assert (answer.code, answer.output) == (2, "")
         assert answer.errors

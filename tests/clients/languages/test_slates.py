@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -12,17 +13,21 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.filter_pb2 import Condition, Filter
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from clients.cli.edge import Edge
 from server.home import Home
-from tests.builders.example_clients import CHECKOUT, ExampleClient, Target
+from tests.builders.example_clients import BROWSER, CHECKOUT, PYTHON, ExampleClient, Target
 from tests.builders.secured_stack import ONE_POD_EACH, running_secured_stack
 from tests.builders.stack import BIN, running_stack, stack_environment
-from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
+from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_home
 from tests.builders.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+FOUR_CATS = ("--page-size", "4", "--tag", "cat")
+CATS = Filter(conditions=[Condition(attribute="tag", any_of=["cat"])])
 
 
 @pytest.fixture(scope="module")
@@ -80,20 +85,71 @@ async def test_all_get_the_same_slate(
     assert slate == slates[0]
 
 
+@pytest.mark.parametrize("edge", ["plain"], indirect=True)
 async def test_all_get_two_pages_of_the_videos_with_a_tag(
     client: ExampleClient, edge: Target, stub: RecommendationServiceStub
 ) -> None:
-    flags = ("--page-size", "4", "--tag", "cat", "--pages", "2")
-    pages = (await client.recommend(edge, VIEWER, *flags)).slates
-    shown = [[item["video_id"] for item in page["items"]] for page in pages]
-    request = pb.RecommendRequest(viewer_id=VIEWER, page_size=4)
-    request.filter.conditions.add(attribute="tag", any_of=["cat"])
+    pages = (await client.recommend(edge, VIEWER, *FOUR_CATS, "--pages", "2")).slates
+    shown = [_shown(page) for page in pages]
+    request = pb.RecommendRequest(viewer_id=VIEWER, page_size=4, filter=CATS)
     for names in shown:
         expected = stub.Recommend(request, timeout=60)
         assert names == [item.video_id for item in expected.items]
         assert all(int(name.removeprefix("video-")) % 3 == 0 for name in names)
         request.page_token = expected.next_page_token
     assert len({name for names in shown for name in names}) == 8
+
+
+@pytest.mark.parametrize("edge", ["plain"], indirect=True)
+async def test_all_tell_similar_videos_and_why_a_video_is_on_the_page_or_is_not(
+    grpc_client: ExampleClient, edge: Target, stub: RecommendationServiceStub
+) -> None:
+    request = pb.RecommendRequest(viewer_id=VIEWER, page_size=4, filter=CATS)
+    second = stub.Recommend(request, timeout=60).items[1]
+    # Side by side, since most of the time it takes to start them.
+    answers = await asyncio.gather(
+        grpc_client.run(edge, [], "--similar", "video-5", *FOUR_CATS),
+        grpc_client.run(edge, [VIEWER], "--why", second.video_id, *FOUR_CATS),
+        grpc_client.run(edge, [VIEWER], "--why", WATCHED[0], *FOUR_CATS),
+    )
+    similar, on_page, lost = (answer.slate for answer in answers)
+
+    like = pb.SimilarVideosRequest(video_id="video-5", page_size=4, filter=CATS)
+    expected = stub.SimilarVideos(like, timeout=60)
+    assert _shown(similar) == [item.video_id for item in expected.items]
+    assert (len(_shown(similar)), similar["release_id"]) == (4, "tiny-1")
+
+    assert "lost_at" not in on_page
+    assert (on_page["position"], np.float32(on_page["score"])) == (2, np.float32(second.score))
+    why = pb.ExplainVideoRequest(request=request, video_id=WATCHED[0])
+    assert lost == {
+        "release_id": "tiny-1",
+        "degradations": [],
+        "video_id": WATCHED[0],
+        "lost_at": "LOST_AT_BLOCKED",
+        "reason": stub.ExplainVideo(why, timeout=60).reason,
+        "position": 0,
+        "score": 0,
+    }
+
+
+# The others have theirs of a gateway that ends streams.
+@pytest.mark.parametrize("example", [PYTHON, BROWSER], ids=lambda example: example.name)
+@pytest.mark.parametrize("edge", ["plain"], indirect=True)
+async def test_a_batch_has_the_slate_of_each_viewer(
+    example: ExampleClient, edge: Target, stub: RecommendationServiceStub
+) -> None:
+    example.build()
+    slates = (await example.run(edge, ["of no history", VIEWER], *FOUR_CATS)).slates
+    assert [slate["viewer_id"] for slate in slates] == ["of no history", VIEWER]
+    for slate in slates:
+        request = pb.RecommendRequest(viewer_id=slate["viewer_id"], page_size=4, filter=CATS)
+        expected = stub.Recommend(request, timeout=60)
+        assert _shown(slate) == [item.video_id for item in expected.items]
+
+
+def _shown(slate: Any) -> list[str]:
+    return [item["video_id"] for item in slate["items"]]
 
 
 async def test_what_all_clients_record_is_in_the_next_slates(

@@ -3,65 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 import grpc
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
 
 from server.rpc.errors import RpcError, invalid_argument, unavailable
-from server.rpc.server import RpcServer
-from tests.builders.batches import SERVICE, batch_handlers
+from tests.builders.batches import Batches, served
 from tests.builders.gateway import overloaded
-from tests.builders.rpc import rpc_settings
 from vireo_client import AsyncClient, Client, InvalidRequest, Slate, Unavailable, VireoError
 from vireo_client.batch import MAX_VIEWERS
 from vireo_client.filter import Condition, Filter
 
 Received: TypeAlias = list[tuple[str, Slate]]
 Batch: TypeAlias = Callable[..., Awaitable[Received]]
-
-
-@dataclass
-class Batches:
-    """A gateway that ends each call but the last with the next of its failures."""
-
-    failures: list[Exception] = field(default_factory=list)
-    after: int = 0
-    """How many slates a call gets before it fails."""
-    requests: list[pb.BatchRecommendRequest] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    address: str = ""
-
-    async def answer(
-        self, request: pb.BatchRecommendRequest, context: Any
-    ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
-        self.requests.append(request)
-        self.ids.append(dict(context.invocation_metadata())["x-request-id"])
-        failure = self.failures.pop(0) if self.failures else None
-        begin = int(request.resume_token or 0)
-        for number, viewer_id in enumerate(request.viewer_ids[begin:]):
-            if failure is not None and number == self.after:
-                raise failure
-            slate = pb.RecommendResponse(items=[pb.SlateItem(video_id=f"for {viewer_id}")])
-            token = str(begin + number + 1)
-            yield pb.BatchRecommendResponse(viewer_id=viewer_id, slate=slate, resume_token=token)
-
-
-@asynccontextmanager
-async def served(gateway: Batches) -> AsyncIterator[str]:
-    server = RpcServer(rpc_settings(max_message_bytes=2 << 20))
-    handlers = batch_handlers(gateway.answer)
-    server.add(SERVICE, lambda methods: methods.add_registered_method_handlers(SERVICE, handlers))
-    await server.start()
-    try:
-        yield f"127.0.0.1:{server.port}"
-    finally:
-        await server.drain()
 
 
 async def _sync(address: str, *arguments: Any, **options: Any) -> Received:
@@ -125,6 +82,7 @@ async def test_what_is_asked_arrives_and_a_batch_has_one_id(batch: Batch) -> Non
     assert request.context.time.ToDatetime(UTC) == moment
     assert len(gateway.requests) == 2
     assert len(set(gateway.ids)) == 1
+    assert gateway.ids[0]
 
 
 async def test_calls_that_end_early_are_resumed_and_each_viewer_comes_once(batch: Batch) -> None:

@@ -2,11 +2,21 @@
 
 import { readFileSync } from "node:fs";
 
-import { fromBinary, toBinary, type DescMethodUnary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
+import { fromBinary, toBinary, type DescMessage, type DescMethod, type DescMethodUnary, type MessageShape } from "@bufbuild/protobuf";
 import * as grpc from "@grpc/grpc-js";
 
 import { EventService, type RecordEventsRequest, type RecordEventsResponse } from "../gen/vireo/v1/event_pb.js";
-import { RecommendationService, type RecommendRequest, type RecommendResponse } from "../gen/vireo/v1/recommendation_pb.js";
+import {
+  RecommendationService,
+  type BatchRecommendRequest,
+  type BatchRecommendResponse,
+  type ExplainVideoRequest,
+  type ExplainVideoResponse,
+  type RecommendRequest,
+  type RecommendResponse,
+  type SimilarVideosRequest,
+  type SimilarVideosResponse,
+} from "../gen/vireo/v1/recommendation_pb.js";
 
 /**
  * Requests are idempotent, so that each is safe to send again. While more than about one
@@ -57,6 +67,20 @@ export class RecommendationClient {
     return this.call(RecommendationService.method.recommend, request, timeout);
   }
 
+  similarVideos(request: SimilarVideosRequest, timeout: number): Promise<SimilarVideosResponse> {
+    return this.call(RecommendationService.method.similarVideos, request, timeout);
+  }
+
+  explainVideo(request: ExplainVideoRequest, timeout: number): Promise<ExplainVideoResponse> {
+    return this.call(RecommendationService.method.explainVideo, request, timeout);
+  }
+
+  /** Begins a stream of slates; reading it fails with a grpc.ServiceError. */
+  batchRecommend(request: BatchRecommendRequest, deadline: Date): AsyncIterable<BatchRecommendResponse> {
+    const { path, encode, decode } = wireOf(RecommendationService.method.batchRecommend);
+    return this.client.makeServerStreamRequest(path, encode, decode, request, { deadline });
+  }
+
   /** Records events in the same way: all of them, or none. */
   recordEvents(request: RecordEventsRequest, timeout: number): Promise<RecordEventsResponse> {
     return this.call(EventService.method.recordEvents, request, timeout);
@@ -67,14 +91,11 @@ export class RecommendationClient {
     request: MessageShape<Input>,
     timeout: number,
   ): Promise<MessageShape<Output>> {
+    const { path, encode, decode } = wireOf(method);
+    const deadline = Date.now() + timeout * 1000;
     return new Promise((resolve, reject) => {
-      this.client.makeUnaryRequest(
-        `/${method.parent.typeName}/${method.name}`,
-        (message: MessageShape<Input>) => Buffer.from(toBinary(method.input, message)),
-        (bytes) => fromBinary(method.output, bytes),
-        request,
-        { deadline: Date.now() + timeout * 1000 },
-        (error, response) => (response ? resolve(response) : reject(error)),
+      this.client.makeUnaryRequest(path, encode, decode, request, { deadline }, (error, response) =>
+        response ? resolve(response) : reject(error),
       );
     });
   }
@@ -82,6 +103,15 @@ export class RecommendationClient {
   close(): void {
     this.client.close();
   }
+}
+
+/** How a method is called: its path, and its messages as bytes. */
+function wireOf<Input extends DescMessage, Output extends DescMessage>(method: DescMethod & { input: Input; output: Output }) {
+  return {
+    path: `/${method.parent.typeName}/${method.name}`,
+    encode: (message: MessageShape<Input>) => Buffer.from(toBinary(method.input, message)),
+    decode: (bytes: Buffer) => fromBinary(method.output, bytes),
+  };
 }
 
 function credentials(authority?: string, token?: string): grpc.ChannelCredentials {

@@ -1,4 +1,4 @@
-/** Requests pages of a slate from a Vireo stack over gRPC and prints each as JSON; it may record an event before. */
+/** Requests slates and more from a Vireo stack over gRPC and prints each as JSON; it may record an event before. */
 
 import { fromBinary, type DescMessage, type MessageShape } from "@bufbuild/protobuf";
 import { anyUnpack } from "@bufbuild/protobuf/wkt";
@@ -8,23 +8,32 @@ import { played } from "../event.js";
 import { explain } from "../failure.js";
 import { BadRequestSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.js";
 import { StatusSchema } from "../gen/google/rpc/status_pb.js";
+import { linesOf, type Calls } from "../lines.js";
 import { optionsOf } from "../options.js";
-import { pagesOf, requestOf } from "../request.js";
-import { slateJson } from "../slate.js";
 import { RecommendationClient } from "./client.js";
 
 // For an IP address grpc-js sends the address as the server's name, which Node warns about.
 process.noDeprecation = true;
 
 const options = optionsOf("recommend");
+const { timeout } = options;
 const client = new RecommendationClient(options.address, options.authority, options.token);
+// Of all calls of a batch; others have a timeout each.
+const batchDeadline = new Date(Date.now() + timeout * 1000);
+const calls: Calls = {
+  recommend: (request) => client.recommend(request, timeout),
+  similarVideos: (request) => client.similarVideos(request, timeout),
+  explainVideo: (request) => client.explainVideo(request, timeout),
+  batchRecommend: (request) => client.batchRecommend(request, batchDeadline),
+  isUnavailable: (error) => (error as ServiceError).code === status.UNAVAILABLE,
+};
 try {
-  if (options.played) {
-    await client.recordEvents(played(options.viewer, options.played), options.timeout);
+  const [viewer] = options.viewers;
+  if (viewer !== undefined && options.played) {
+    await client.recordEvents(played(viewer, options.played), timeout);
   }
-  const first = requestOf(options.viewer, options.pageSize, options.tag);
-  for await (const page of pagesOf(first, options.pages, (request) => client.recommend(request, options.timeout))) {
-    console.log(slateJson(page));
+  for await (const line of linesOf(options, calls)) {
+    console.log(line);
   }
 } catch (error) {
   const failed = error as ServiceError;

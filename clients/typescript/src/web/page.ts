@@ -1,13 +1,12 @@
-/** The page: calls the edge in its form, records what was played, and shows the slate's pages as JSON, or the error. */
+/** The page: calls the edge in its form, records what was played, and shows what it gets as JSON, or the error. */
 
 import { Code, ConnectError } from "@connectrpc/connect";
 
 import { played } from "../event.js";
 import { explain } from "../failure.js";
 import { BadRequestSchema, RetryInfoSchema } from "../gen/google/rpc/error_details_pb.js";
-import type { RecommendRequest } from "../gen/vireo/v1/recommendation_pb.js";
-import { pagesOf, requestOf } from "../request.js";
-import { slateJson } from "../slate.js";
+import { linesOf, type Calls } from "../lines.js";
+import type { Asked } from "../request.js";
 import { clientsOf } from "./client.js";
 
 const form = document.querySelector("form")!;
@@ -20,16 +19,32 @@ form.addEventListener("submit", async (event) => {
   const asked = new FormData(form);
   const text = (name: string) => String(asked.get(name) ?? "");
   try {
-    const clients = clientsOf(text("origin"), text("token"));
+    const { slates, events } = clientsOf(text("origin"), text("token"));
     const timeoutMs = Number(text("timeout")) * 1000;
+    // Of all calls of a batch; others have a timeout each.
+    const batchDeadline = Date.now() + timeoutMs;
+    const calls: Calls = {
+      recommend: (request) => slates.recommend(request, { timeoutMs }),
+      similarVideos: (request) => slates.similarVideos(request, { timeoutMs }),
+      explainVideo: (request) => slates.explainVideo(request, { timeoutMs }),
+      batchRecommend: (request) => slates.batchRecommend(request, { timeoutMs: batchDeadline - Date.now() }),
+      isUnavailable: (error) => ConnectError.from(error).code === Code.Unavailable,
+    };
+    const asked: Asked = {
+      viewers: text("viewers").split(/\r?\n/),
+      pageSize: Number(text("page-size")),
+      tag: text("tag"),
+      pages: Number(text("pages")),
+      similar: text("similar"),
+      why: text("why"),
+    };
+    const [viewer = ""] = asked.viewers;
     if (text("played")) {
-      await clients.events.recordEvents(played(text("viewer"), text("played")), { timeoutMs });
+      await events.recordEvents(played(viewer, text("played")), { timeoutMs });
     }
-    const first = requestOf(text("viewer"), Number(text("page-size")), text("tag"));
-    const recommend = (request: RecommendRequest) => clients.slates.recommend(request, { timeoutMs });
     const lines: string[] = [];
-    for await (const page of pagesOf(first, Number(text("pages")), recommend)) {
-      lines.push(slateJson(page));
+    for await (const line of linesOf(asked, calls)) {
+      lines.push(line);
     }
     slate.textContent = lines.join("\n");
   } catch (error) {

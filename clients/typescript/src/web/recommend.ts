@@ -63,12 +63,14 @@ async function ask(address: string, options: Options): Promise<void> {
     const scheme = options.authority ? "https" : "http";
     const filled = {
       origin: `${scheme}://${options.address}`,
-      viewer: options.viewer,
+      viewers: options.viewers.join("\n"),
       "page-size": String(options.pageSize),
       timeout: String(options.timeout),
       played: options.played,
       tag: options.tag,
       pages: String(options.pages),
+      similar: options.similar,
+      why: options.why,
       token: options.token ?? "",
     };
     for (const [name, text] of Object.entries(filled)) {

@@ -1,16 +1,20 @@
 package example.vireo.client;
 
+import example.vireo.v1.Condition;
+import example.vireo.v1.Filter;
 import java.io.File;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Optional;
 
 /** Options from the command line and the environment. */
 final class Options {
 
   private static final String USAGE =
       "usage: recommend [--page-size N] [--timeout SECONDS] [--tls-ca FILE] [--token TOKEN]"
-          + " [--played VIDEO] [--tag TAG] [--pages N] HOST:PORT VIEWER";
+          + " [--played VIDEO] [--tag TAG] [--pages N] [--similar VIDEO | --why VIDEO]"
+          + " HOST:PORT [VIEWER...]";
 
   private final List<String> positional = new ArrayList<>();
   private int pageSize = 10;
@@ -19,6 +23,8 @@ final class Options {
   private String played = "";
   private String tag = "";
   private int pages = 1;
+  private String similar = "";
+  private String why = "";
   private String token = System.getenv("VIREO_TOKEN");
 
   private Options() {}
@@ -35,10 +41,18 @@ final class Options {
         throw new IllegalArgumentException(USAGE);
       }
     }
-    if (options.positional.size() != 2) {
+    if (!options.valid()) {
       throw new IllegalArgumentException(USAGE);
     }
     return options;
+  }
+
+  private boolean valid() {
+    if (positional.isEmpty() || similar.isEmpty() == viewers().isEmpty()) {
+      return false;
+    }
+    boolean ofOne = !why.isEmpty() || !played.isEmpty() || pages != 1;
+    return !ofOne || viewers().size() == 1;
   }
 
   private void set(String flag, String value) {
@@ -61,6 +75,12 @@ final class Options {
       case "--pages":
         pages = Integer.parseInt(value);
         break;
+      case "--similar":
+        similar = value;
+        break;
+      case "--why":
+        why = value;
+        break;
       case "--token":
         token = value;
         break;
@@ -76,6 +96,12 @@ final class Options {
         positional.get(0), plain ? null : new File(authority), anonymous ? null : token);
   }
 
+  /** None, for videos like one; or the viewer, or those of a batch. */
+  List<String> viewers() {
+    return positional.subList(1, positional.size());
+  }
+
+  /** The first viewer. */
   String viewer() {
     return positional.get(1);
   }
@@ -85,9 +111,23 @@ final class Options {
     return played;
   }
 
-  /** Tag that all videos must have; any if empty. */
-  String tag() {
-    return tag;
+  /** Filter of the videos with the tag; none without a tag. */
+  Optional<Filter> filter() {
+    if (tag.isEmpty()) {
+      return Optional.empty();
+    }
+    Condition tagged = Condition.newBuilder().setAttribute("tag").addAnyOf(tag).build();
+    return Optional.of(Filter.newBuilder().addConditions(tagged).build());
+  }
+
+  /** Video whose like to print; none if empty. */
+  String similar() {
+    return similar;
+  }
+
+  /** Video to explain; none if empty. */
+  String why() {
+    return why;
   }
 
   /** Number of pages to print. */
