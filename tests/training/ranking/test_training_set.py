@@ -10,12 +10,10 @@ import torch
 
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
-from server.features.context import UNKNOWN
 from server.features.keys import video_keys
 from server.features.ranking_inputs import VideoTable, ranking_inputs, retrieval_features
 from server.home import Home
 from server.releases import layout
-from tests.builders.viewers import viewer_of_rows
 from training.features.history import viewers_before
 from training.features.statistics import video_features_at
 from training.ranking import training_set
@@ -25,7 +23,6 @@ from training.ranking.training_set import (
     RankingSet,
     build_ranking_set,
     is_held_out,
-    some_without_context,
 )
 
 CONFIG = RankingConfig(candidates=20, holdout_share=0.3)
@@ -84,17 +81,6 @@ def test_a_set_made_in_parts_is_the_same(
         ):
             for name in values.keys() - {"viewers"}:
                 np.testing.assert_array_equal(values[name], again[name], name)
-
-
-def test_a_share_of_the_labels_has_no_context() -> None:
-    viewers = [replace(viewer_of_rows(number), context=(3, 1, 2, 80)) for number in range(400)]
-    some = some_without_context(viewers, 0.25, np.random.default_rng(0))
-
-    without = [viewer.context == UNKNOWN for viewer in some]
-    assert 60 < sum(without) < 140
-    for viewer, drops, was in zip(some, without, viewers, strict=True):
-        assert drops or viewer is was
-        assert viewer.history_keys is was.history_keys
 
 
 def test_no_ranker_is_trained_on_lists_that_a_broken_source_left_short(
