@@ -16,8 +16,8 @@ from server.filters.table import AttributeTable
 from server.live.attributes import ChangedAttributes, ChangedVideos
 
 MAX_LISTED = 0.25
-"""Maximum share of the videos for which a filter's rows are listed: of a million, a list of half of
-them takes 5 ms and 2 MB."""
+"""Maximum share of the videos for which a filter's rows are listed: if more pass, so many of them
+are in the nearest cells that they would not be looked up one by one."""
 
 _NO_ROWS: Int64Array = np.empty(0, np.int64)
 
@@ -40,7 +40,7 @@ class Allowed:
 
     @staticmethod
     def of(mask: BoolArray, index: VideoIndex, *, searched: bool = True) -> Allowed:
-        """Return it for a mask of all videos, bool[n]; without `searched` it is asked alone."""
+        """Return it for a mask of all videos, bool[n]; without `searched` no list is made."""
         rows = mask.nonzero()[0]
         cells = index.cells_of(rows)
         counts = np.bincount(cells, minlength=index.cells)

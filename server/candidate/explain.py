@@ -213,8 +213,11 @@ class _Asked:
         longer = replace(asked, query=replace(asked.query, count=most))
         for stage in self.pipeline.sources:
             if stage.name not in self.found.failures:
+                first = stage.propose(asked).rows
                 order = replace(stage, share=None).propose(longer).rows
-                yield stage.name, stage.propose(asked).rows, order
+                # A filtered search for more looks in other cells.
+                after = order[~np.isin(order, first)]
+                yield stage.name, first, np.concatenate([first, after])
 
     def _attributes(self) -> tuple[set[str], dict[str, float]]:
         """Return its labels and numbers, as they are now."""

@@ -22,11 +22,10 @@ from server.releases.tables import check_rows
 _FILTERED_EFFORT = 0.7
 """Geometric mean of the videos that a filter holds for and of all, in the cells that a filtered
 search probes, over the videos in those that a search without a filter does. Measured on a million
-videos: recall then is at least 0.96 for filters of half and a tenth of them, at random and by
-content."""
-_FOUND_TIMES = 4
-"""Videos that a filter holds for in those cells, at least, over the number that is wanted: few are
-spread over so many cells that the nearest of them hold too few of the nearest videos."""
+videos: recall then is at least 0.96, at random and by content."""
+_PASSING_PER_RESULT = 4
+"""Minimum videos that the filter holds for in those cells, per result that is wanted: with fewer,
+recall falls below 0.95 for filters of a fiftieth of the videos and less."""
 _SORTED_CELLS = 256
 """Cells that are sorted by their distance before all are."""
 
@@ -78,26 +77,26 @@ class VideoIndex:
         _check_ids(file, index, count)
         return VideoIndex(index, description)
 
-    def nearest(self, vector: Float32Array, limit: int, free: RowBits | None) -> Int64Array:
+    def nearest(self, vector: Float32Array, limit: int, allowed: RowBits | None) -> Int64Array:
         """Return the rows of the videos with the largest inner products, best first.
 
         Args:
             vector: float32[d].
             limit: number of rows; fewer only if there are no more.
-            free: the rows to choose from; None for all.
+            allowed: the rows to choose from; None for all.
         """
         limit = min(limit, self._index.ntotal)
         if limit == 0:
             return np.empty(0, np.int64)
         rows: Int64Array = np.empty(0, np.int64)
         for probes in sorted({self._probes, self._cells}):
-            rows = self._search(vector, limit, free, probes)
+            rows = self._search(vector, limit, allowed, probes)
             if rows[-1] >= 0:
                 break  # else the probed cells have too few
         return rows[rows >= 0]
 
     def nearest_in(
-        self, cells: Int64Array, vector: Float32Array, limit: int, free: RowBits
+        self, cells: Int64Array, vector: Float32Array, limit: int, allowed: RowBits
     ) -> Int64Array:
         """Return the rows with the largest inner products in some cells, best first.
 
@@ -105,29 +104,29 @@ class VideoIndex:
             cells: those to look in, the nearest first, int64[p]; all if these have too few.
             vector: float32[d].
             limit: number of rows; fewer only if there are no more.
-            free: the rows to choose from.
+            allowed: the rows to choose from.
         """
         limit = min(limit, self._index.ntotal)
         if limit == 0:
             return np.empty(0, np.int64)
-        rows = self._in_cells(vector, limit, free, cells)
+        rows = self._in_cells(vector, limit, allowed, cells)
         if rows[-1] < 0:
-            rows = self._search(vector, limit, free, self._cells)
+            rows = self._search(vector, limit, allowed, self._cells)
         return rows[rows >= 0]
 
     def _search(
-        self, vector: Float32Array, limit: int, free: RowBits | None, probes: int
+        self, vector: Float32Array, limit: int, allowed: RowBits | None, probes: int
     ) -> Int64Array:
         found: Int64Array = self._index.search(
-            vector[None], limit, params=self._parameters(free, probes)
+            vector[None], limit, params=self._parameters(allowed, probes)
         )[1][0]
         return found
 
-    def _parameters(self, free: RowBits | None, probes: int) -> Any:
-        """Return those of a search, which refer to the memory of `free`."""
+    def _parameters(self, allowed: RowBits | None, probes: int) -> Any:
+        """Return those of a search, which refer to the memory of `allowed`."""
         bitmap: Any = faiss.IDSelectorBitmap
         kind: Any = faiss.SearchParametersIVF if self._cells else faiss.SearchParameters
-        selector = None if free is None else bitmap(free)
+        selector = None if allowed is None else bitmap(allowed)
         return kind(sel=selector, nprobe=probes) if self._cells else kind(sel=selector)
 
     def cells_worth_probing(
@@ -143,8 +142,7 @@ class VideoIndex:
             limit: number of rows that are wanted.
             passing: number of allowed rows in each cell, int64[cells].
         """
-        wanted = _FOUND_TIMES * limit
-        wanted = _FOUND_TIMES * limit
+        wanted = _PASSING_PER_RESULT * limit
         distance = np.where(passing, self._centres @ -vector, np.inf)
         for most in sorted({min(_SORTED_CELLS, self._cells), self._cells}):
             # Most filters need few cells, and to sort all takes a fifth of a retrieval.
@@ -158,8 +156,9 @@ class VideoIndex:
         return cells[: int(last) + 1]
 
     def _in_cells(
-        self, vector: Float32Array, limit: int, free: RowBits, cells: Int64Array
+        self, vector: Float32Array, limit: int, allowed: RowBits, cells: Int64Array
     ) -> Int64Array:
+        """Search some cells alone, the nearest first."""
         nearness = self._centres.take(cells, axis=0) @ vector
         scores, rows = np.empty(limit, np.float32), np.empty(limit, np.int64)
         pointer: Any = faiss.swig_ptr
@@ -173,7 +172,7 @@ class VideoIndex:
             pointer(scores),
             pointer(rows),
             False,
-            self._parameters(free, len(cells)),
+            self._parameters(allowed, len(cells)),
         )
         return rows
 

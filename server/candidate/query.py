@@ -129,8 +129,8 @@ class Retrieval:
         return mask_of(self.free, len(self.release.keys)).nonzero()[0]
 
     @property
-    def allowed_rows(self) -> Int64Array:
-        """Rows of which all free ones are some, int64[a]: few, if the filter's are listed."""
+    def candidate_rows(self) -> Int64Array:
+        """Rows that include all free ones, int64[c]: few if the filter's rows are listed."""
         if self.applied is None or self.applied.allowed.listed is None:
             return self.free_rows
         return np.concatenate([self.applied.allowed.listed, self.applied.allowed_rows])

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from server.arrays import BoolArray, Int64Array
 
 RowBits = npt.NDArray[np.uint8]
-"""uint8[ceil(n / 8)] for n rows; bits beyond them mean nothing."""
+"""uint8[ceil(n / 8)] for n rows; bits beyond them mean nothing, and no row may be negative."""
 
 
 def every_row(count: int) -> RowBits:

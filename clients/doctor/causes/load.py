@@ -20,7 +20,7 @@ def overload(facts: Facts) -> Iterator[Finding]:
     """More calls than the pods can answer, so that they shed some."""
     shed = shed_calls(facts)
     reduced = facts.increase("vireo_degradations_total", kind="candidates_reduced")
-    standing = [page.source for page in facts.pages if page.value("vireo_queue_standing")]
+    standing = _queue_stands(facts)
     hurried = hurried_calls(facts)
     busy = any(each.busy >= _BUSY for each in facts.machines)
     # Fewer candidates alone may as well come from one pod that is slow.
@@ -58,10 +58,14 @@ def short_deadlines(facts: Facts) -> Iterator[Finding]:
     )
     edge = sum(each.deadlines for each in facts.edges)
     total = max(calls, sum(each.requests for each in facts.edges))
-    hurried = max(hurried, edge)
+    # Callers who leave no time for candidates get the popular list.
+    without_time = facts.increase(
+        "vireo_stage_failures_total", service="gateway", stage="retrieval", reason="skipped"
+    )
+    hurried = min(max(hurried, edge) + without_time, total)
     if not _often(facts, hurried) or hurried < _HURRY_SHARE * total:
         return
-    if shed_calls(facts) > hurried or _wasting(facts):
+    if shed_calls(facts) > hurried or _queue_stands(facts) or _wasting(facts):
         return
     yield Finding(
         "short-deadlines",
@@ -69,8 +73,8 @@ def short_deadlines(facts: Facts) -> Iterator[Finding]:
         "Callers give up before a slate can be there: their deadlines are too short",
         shown(
             [
-                f"{hurried:.0f} of {total:.0f} calls ended at their caller's deadline within "
-                f"{facts.seconds:.0f} s, or left no time for candidates, and no queue stands",
+                f"within {facts.seconds:.0f} s {hurried:.0f} of {total:.0f} calls ended at their "
+                "caller's deadline or left no time for candidates, and no queue stands",
                 *_slate_time(facts),
             ]
         ),
@@ -132,14 +136,17 @@ def shed_calls(facts: Facts) -> float:
 
 
 def hurried_calls(facts: Facts) -> float:
-    """Return the calls whose caller's time was over, or too short to look for candidates."""
+    """Return the calls that ended since their caller's time was over."""
     late = sum(
         facts.increase("vireo_rpcs_total", method=_SLATES, code=code)
         for code in ("DEADLINE_EXCEEDED", "CANCELLED")
     )
-    shed = facts.increase("vireo_rpcs_shed_total", method=_SLATES, reason="deadline")
-    skipped = facts.increase("vireo_stage_failures_total", stage="retrieval", reason="skipped")
-    return late + shed + skipped
+    return late + facts.increase("vireo_rpcs_shed_total", method=_SLATES, reason="deadline")
+
+
+def _queue_stands(facts: Facts) -> list[str]:
+    """Return where a queue stands."""
+    return [page.source for page in facts.pages if page.value("vireo_queue_standing")]
 
 
 def _often(facts: Facts, count: float) -> bool:

@@ -19,7 +19,7 @@ def propose(query: Retrieval, limit: int) -> Int64Array:
             return found
     if query.applied is None:
         return found
-    rows = query.allowed_rows
+    rows = query.candidate_rows
     scores = release.popularity.take(rows)
     rows = best(rows, scores, release.keys, limit + len(query.blocked))
     return rows[query.is_free(rows)][:limit]

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from server.candidate.allowed import AppliedFilter
 
 MAX_LOOKED_UP = 6_000
-"""Maximum videos of a filter whose vectors are looked up one by one: to scan the cells, where they
-lie beside each other, takes longer if few of a cell are allowed, and less if most are."""
+"""Maximum videos of a filtered search whose vectors are looked up one by one: to scan their cells,
+where vectors lie beside each other, takes longer if few of a cell are allowed, and less if most
+are."""
+_LOOKED_UP_PER_RESULT = 12
+"""A search for many results looks that many up for each."""
 
 
 def propose(query: Retrieval, limit: int) -> Int64Array:
@@ -27,7 +30,8 @@ def propose(query: Retrieval, limit: int) -> Int64Array:
         free = query.free_rows
         return best(free, query.once(_every_score)[free], release.keys, limit)
     if applied is None:
-        return release.index.nearest(query.vector, limit, query.free)
+        allowed = query.free if len(query.blocked) else None
+        return release.index.nearest(query.vector, limit, allowed)
     return _nearest_allowed(query, applied, limit)
 
 
@@ -39,10 +43,11 @@ def _nearest_allowed(query: Retrieval, applied: AppliedFilter, limit: int) -> In
         rows = np.concatenate([listed, also])
         return query.best(rows, looked_up(release.vectors, rows) @ query.vector, limit)
 
-    if allowed.listed is not None and allowed.passing <= MAX_LOOKED_UP:
+    most = max(MAX_LOOKED_UP, _LOOKED_UP_PER_RESULT * limit)
+    if allowed.listed is not None and allowed.passing <= most:
         return compared(allowed.listed)
     cells = release.index.cells_worth_probing(query.vector, limit, allowed.cell_counts)
-    if allowed.listed is not None and allowed.cell_counts[cells].sum() <= MAX_LOOKED_UP:
+    if allowed.listed is not None and allowed.cell_counts[cells].sum() <= most:
         found = compared(allowed.rows_in(cells))
         if len(found) == limit:
             return found

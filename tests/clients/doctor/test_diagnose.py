@@ -40,6 +40,7 @@ from tests.builders.doctor_facts import (
 )
 
 _DEADLINE = "DEADLINE_EXCEEDED"
+_NO_TIME = {"service": "gateway", "stage": "retrieval", "reason": "skipped"}
 _OUT = frozenset({"failed_active_health_check"})
 _GONE = {"problem": "nothing listens there", "fault": "refused", "release": ""}
 _ALL_RANKING_DEAD = also(
@@ -179,7 +180,7 @@ CASES: dict[str, tuple[str, Facts]] = {
             gateway(
                 counted("vireo_rpcs_total", 10, method=RECOMMEND, code=_DEADLINE),
                 counted("vireo_rpcs_total", 110, method=RECOMMEND, code="OK"),
-                counted("vireo_stage_failures_total", 60, stage="retrieval", reason="skipped"),
+                counted("vireo_stage_failures_total", 60, **_NO_TIME),
             ),
         ),
     ),
@@ -388,13 +389,21 @@ def test_what_follows_from_a_cause_says_so_and_comes_after_it() -> None:
         "log-down": "log-disk-full",
         "features-behind": "log-disk-full",
     }
+    _, facts = CASES["10: callers hold calls open, mostly of one gateway"]
+    found = {each.cause: each.follows_from for each in diagnose(facts)}
+    assert found == {"hostile-callers": "", "pod-slow": "hostile-callers"}
 
 
 def test_slow_callers_of_an_overloaded_stack_are_not_blamed() -> None:
     _, overload = CASES["7: four times the sustainable load"]
-    late = gateway(counted("vireo_rpcs_total", 300, method=RECOMMEND, code=_DEADLINE))
+    late = gateway(
+        counted("vireo_rpcs_total", 300, method=RECOMMEND, code=_DEADLINE),
+        counted("vireo_stage_failures_total", 700, **_NO_TIME),
+    )
     facts = also(overload, late)
-    assert "short-deadlines" not in [each.cause for each in diagnose(facts)]
+    causes = [each.cause for each in diagnose(facts)]
+    assert causes[0] == "overload"
+    assert "short-deadlines" not in causes
 
 
 def test_what_explains_other_causes_is_listed_before_them() -> None:

@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 from vireo.v1 import viewer_pb2
 
 from server.candidate import allowed, pipeline
-from server.candidate.allowed import Allowed, Filters
+from server.candidate.allowed import Filters
 from server.candidate.index import VideoIndex
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
-from server.candidate.query import Retrieval
 from server.candidate.release import CandidateRelease
-from server.candidate.row_bits import add, remove
 from server.candidate.sources import two_tower
 from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
@@ -32,6 +30,7 @@ from server.releases.manifest import IndexDescription, Manifest
 from server.signals import NEW, TRENDING
 from tests.builders.attributes import DAY, DECLARED, labels_of, numbers_of
 from tests.builders.catalogue import followed, removed, upserted
+from tests.builders.cells import index_in_cells
 from tests.builders.filters import condition, expression, random_expression
 from tests.builders.releases import CREATORS, build_release, remove_attributes, write_manifest
 from tests.builders.viewers import viewer_of_rows
@@ -59,15 +58,6 @@ def retrieve(
 ) -> RetrievedCandidates:
     found = CandidatePipeline(release, fail_open=False)
     return found.retrieve(CandidateQuery(viewer, count, **more))
-
-
-def index_in_cells(vectors: Any, cells: int) -> Any:
-    """Return an index of vectors that has cells."""
-    size = vectors.shape[1]
-    made = faiss.IndexIVFFlat(faiss.IndexFlatIP(size), size, cells, faiss.METRIC_INNER_PRODUCT)
-    made.train(vectors)
-    made.add(vectors)
-    return made
 
 
 def in_cells(release: CandidateRelease, cells: int, probes: int) -> CandidateRelease:
@@ -157,46 +147,6 @@ def test_a_list_of_popular_videos_that_a_filter_empties_goes_on(
     found = retrieve(short, viewer_of_rows(1), 40, filter=asked)
     popular = found.rows[found.source_masks & 1 << viewer_pb2.SOURCE_POPULAR > 0]
     assert sorted(popular.tolist()) == [30, 31], "the share of 40 of the most popular"
-
-
-def test_a_few_videos_are_searched_exactly(release: CandidateRelease) -> None:
-    query = CandidateQuery(viewer_of_rows(3, 9), 5, filter=CATS)
-    for searched in (release, in_cells(release, cells=8, probes=1)):
-        asked = Retrieval.of(searched, query)
-        scores = searched.vectors @ asked.vector
-        may = sorted(passing(CATS) - {3, 9}, key=lambda row: -scores[row])
-        assert two_tower.propose(asked, 5).tolist() == may[:5]
-
-
-def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched() -> None:
-    random = np.random.default_rng(0)
-    vectors = random.normal(size=(4000, 16)).astype(np.float32)
-    made = index_in_cells(vectors, cells=64)
-    index = VideoIndex(made, IndexDescription(kind="ivf_int8", cells=64, probes=16))
-    query = vectors[7]
-    cell = made.quantizer.search(vectors, 1)[1][:, 0]
-    nearest_cells = made.quantizer.search(query[None], 64)[1][0]
-    far = np.isin(cell, nearest_cells[-16:])
-    allowed_rows = Allowed.of(far, index)
-    cells = index.cells_worth_probing(query, 100, allowed_rows.cell_counts)
-    excluded = (far & (random.random(4000) < 0.1)).nonzero()[0]
-    also = (~far).nonzero()[0][:3]
-    free = allowed_rows.bits.copy()
-    remove(free, excluded)
-    add(free, also)
-
-    found = index.nearest_in(cells, query, 100, free)
-
-    scores = np.where(far, vectors @ query, -np.inf)
-    scores[excluded] = -np.inf
-    nearest = np.argsort(-scores)[:100]
-    assert len(np.intersect1d(found, nearest)) >= 70
-    assert not np.isin(found, excluded).any()
-    assert (far[found] | np.isin(found, also)).all()
-    assert allowed_rows.cell_counts.sum() == far.sum()
-    assert set(allowed_rows.rows_in(cells)) == set((far & np.isin(cell, cells)).nonzero()[0])
-    few = index.nearest_in(cells, query, 4000, free)
-    assert len(few) == far.sum() - len(excluded) + len(also), "all cells, if some have too few"
 
 
 def test_what_filtered_searches_read_is_made_with_the_release(

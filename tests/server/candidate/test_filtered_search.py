@@ -1,0 +1,189 @@
+"""The search by a filter: its listed rows one by one, those of the near cells, or the index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+import pytest
+
+from server.arrays import BoolArray, Float32Array, Int64Array
+from server.candidate.allowed import Allowed, AppliedFilter
+from server.candidate.index import VideoIndex
+from server.candidate.pipeline import CandidateQuery
+from server.candidate.query import Retrieval
+from server.candidate.release import CandidateRelease
+from server.candidate.row_bits import add, remove
+from server.candidate.sources import popular, two_tower
+from server.releases.manifest import IndexDescription
+from tests.builders.cells import index_in_cells
+from tests.builders.releases import build_release
+from tests.builders.viewers import viewer_of_rows
+
+COUNT, SIZE, CELLS = 4000, 16, 64
+NONE = np.empty(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Random vectors, and a release that has them."""
+
+    vectors: Float32Array
+    cell: Int64Array
+    """Of each vector."""
+    release: CandidateRelease
+
+    @property
+    def index(self) -> VideoIndex:
+        return self.release.index
+
+    def asked(
+        self, mask: BoolArray, blocked: Int64Array, also: Int64Array, vector: Float32Array
+    ) -> Retrieval:
+        """A query of a viewer with that vector, for the videos of a mask and some more."""
+        allowed = Allowed.of(mask, self.index)
+        made = SimpleNamespace(allowed=allowed, allowed_rows=also, forbidden_rows=NONE)
+        query, applied = CandidateQuery(viewer_of_rows(), 0), cast(AppliedFilter, made)
+        asked = Retrieval(self.release, query, query.viewer, NONE, NONE, blocked, NONE, applied)
+        vars(asked)["vector"] = vector
+        return asked
+
+    def nearest(self, rows: Int64Array, vector: Float32Array) -> list[int]:
+        """Rows by their inner products with a vector, the largest first."""
+        ordered: list[int] = rows[np.argsort(-(self.vectors[rows] @ vector))].tolist()
+        return ordered
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    random = np.random.default_rng(0)
+    vectors = random.normal(size=(COUNT, SIZE)).astype(np.float32)
+    made = index_in_cells(vectors, CELLS)
+    release = replace(
+        CandidateRelease.load(build_release(tmp_path_factory.mktemp("catalogue"))),
+        keys=random.permutation(COUNT),
+        vectors=vectors,
+        index=VideoIndex(made, IndexDescription(kind="ivf_int8", cells=CELLS, probes=16)),
+        popularity=random.random(COUNT).astype(np.float32),
+    )
+    return Catalogue(vectors, made.quantizer.search(vectors, 1)[1][:, 0], release)
+
+
+def some(share: float, seed: int = 1) -> BoolArray:
+    """A mask of a share of the videos at random."""
+    return np.random.default_rng(seed).random(COUNT) < share
+
+
+def test_few_videos_are_all_compared(catalogue: Catalogue) -> None:
+    mask, vector = some(0.2), catalogue.vectors[7]
+    blocked, also = mask.nonzero()[0][:300], (~mask).nonzero()[0][:50]
+    asked = catalogue.asked(mask, blocked, also, vector)
+    rows = np.concatenate([mask.nonzero()[0][300:], also])
+    assert two_tower.propose(asked, 100).tolist() == catalogue.nearest(rows, vector)[:100]
+    assert len(two_tower.propose(asked, COUNT)) == len(rows)
+
+
+def test_of_more_videos_those_of_the_near_cells_are_compared(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 500)
+    monkeypatch.setattr(VideoIndex, "nearest_in", None)  # it isn't called
+    mask, vector = some(0.2), catalogue.vectors[7]
+    counts = Allowed.of(mask, catalogue.index).cell_counts
+    cells = catalogue.index.cells_worth_probing(vector, 20, counts)
+    near = (mask & np.isin(catalogue.cell, cells)).nonzero()[0]
+    assert 80 <= len(near) <= 500 < mask.sum()
+    far = (~mask & ~np.isin(catalogue.cell, cells)).nonzero()[0]
+    blocked, also = np.array(catalogue.nearest(near, vector)[:5]), far[:3]
+
+    found = two_tower.propose(catalogue.asked(mask, blocked, also, vector), 20)
+
+    rows = np.concatenate([near[~np.isin(near, blocked)], also])
+    assert found.tolist() == catalogue.nearest(rows, vector)[:20]
+    high = np.array(catalogue.nearest(far, vector)[:3])
+    found = two_tower.propose(catalogue.asked(mask, blocked, high, 3 * vector), len(rows))
+    assert set(high) <= set(found), "what came in since is compared wherever it lies"
+
+
+def test_the_index_is_searched_if_the_near_cells_have_many(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 50)
+    monkeypatch.setattr(Allowed, "rows_in", None)  # it isn't called
+    mask, vector = some(0.2), catalogue.vectors[7]
+    counts = Allowed.of(mask, catalogue.index).cell_counts
+    cells = catalogue.index.cells_worth_probing(vector, 4, counts)
+    near = (mask & np.isin(catalogue.cell, cells)).nonzero()[0]
+    found = two_tower.propose(catalogue.asked(mask, NONE, NONE, vector), 4)
+    assert found.tolist() == catalogue.nearest(near, vector)[:4]
+
+
+def test_a_search_for_many_compares_more(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 50)
+    monkeypatch.setattr(VideoIndex, "nearest_in", None)  # it isn't called
+    mask, vector = some(0.2), catalogue.vectors[7]
+    found = two_tower.propose(catalogue.asked(mask, NONE, NONE, vector), 400)
+    assert found.tolist() == catalogue.nearest(mask.nonzero()[0], vector)[:400]
+
+
+def test_more_cells_are_probed_the_fewer_of_their_videos_pass(catalogue: Catalogue) -> None:
+    def cells(share: float, limit: int) -> int:
+        counts = Allowed.of(some(share), catalogue.index).cell_counts
+        return len(catalogue.index.cells_worth_probing(catalogue.vectors[7], limit, counts))
+
+    assert 0 < cells(1.0, 1) < cells(0.3, 1) < cells(0.05, 1) < CELLS
+    assert cells(0.3, 1) < cells(0.3, 150), "there are enough for each result"
+    assert cells(0.3, COUNT) == CELLS
+
+
+def test_the_bytes_of_a_filter_are_those_of_its_arrays(catalogue: Catalogue) -> None:
+    mask = some(0.2)
+    listed = Allowed.of(mask, catalogue.index)
+    asked_alone = Allowed.of(mask, catalogue.index, searched=False)
+    assert listed.nbytes == COUNT // 8 + 16 * CELLS + 4 * mask.sum()
+    assert asked_alone.nbytes == listed.nbytes - 4 * mask.sum()
+    assert Allowed.of(some(0.3), catalogue.index).listed is None
+
+
+def test_the_popular_videos_of_a_filter_are_found_behind_those_that_are_blocked(
+    catalogue: Catalogue,
+) -> None:
+    mask = some(0.2)
+    ordered = mask.nonzero()[0][np.argsort(-catalogue.release.popularity[mask])]
+    also = (~mask).nonzero()[0][[int(np.argmax(catalogue.release.popularity[~mask]))]]
+    asked = catalogue.asked(mask, ordered[:40], also, catalogue.vectors[7])
+    asked = replace(asked, release=replace(asked.release, popular_rows=ordered[:50]))
+    assert popular.propose(asked, 20).tolist() == [*also, *ordered[40:59]]
+
+
+def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched(
+    catalogue: Catalogue,
+) -> None:
+    random, index, cell = np.random.default_rng(0), catalogue.index, catalogue.cell
+    vectors, query = catalogue.vectors, catalogue.vectors[7]
+    nearness = [vectors[cell == each].mean(0) @ query for each in range(CELLS)]
+    far = np.isin(cell, np.argsort(nearness)[:16])
+    allowed_rows = Allowed.of(far, index)
+    cells = index.cells_worth_probing(query, 100, allowed_rows.cell_counts)
+    excluded = (far & (random.random(COUNT) < 0.1)).nonzero()[0]
+    also = (~far).nonzero()[0][:3]
+    free = allowed_rows.bits.copy()
+    remove(free, excluded)
+    add(free, also)
+
+    found = index.nearest_in(cells, query, 100, free)
+
+    scores = np.where(far, vectors @ query, -np.inf)
+    scores[excluded] = -np.inf
+    nearest = np.argsort(-scores)[:100]
+    assert len(np.intersect1d(found, nearest)) >= 70
+    assert not np.isin(found, excluded).any()
+    assert (far[found] | np.isin(found, also)).all()
+    assert allowed_rows.cell_counts.sum() == far.sum()
+    assert set(allowed_rows.rows_in(cells)) == set((far & np.isin(cell, cells)).nonzero()[0])
+    few = index.nearest_in(cells, query, COUNT, free)
+    assert len(few) == far.sum() - len(excluded) + len(also), "all cells, if some have too few"
