@@ -89,7 +89,8 @@ def rule_columns(
         columns.boosted.extend(boosted)
         count = len(release.keys)
         for each in rules.filters:
-            columns.forbidden.append(round((1 - release.applied(each).share) * count))
+            applied = release.applied(each, searched=False)
+            columns.forbidden.append(round((1 - applied.share) * count))
     return columns
 
 

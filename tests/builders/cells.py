@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import faiss
 
 from server.arrays import Float32Array
+from server.candidate.allowed import Filters
+from server.candidate.index import VideoIndex
+from server.candidate.release import CandidateRelease
+from server.filters.table import AttributeTable
+from server.releases.manifest import IndexDescription
 
 
 def index_in_cells(vectors: Float32Array, cells: int) -> Any:
@@ -16,3 +22,13 @@ def index_in_cells(vectors: Float32Array, cells: int) -> Any:
     made.train(vectors)
     made.add(vectors)
     return made
+
+
+def release_in_cells(release: CandidateRelease, cells: int, probes: int) -> CandidateRelease:
+    """Return a release whose index has cells, of which a search probes a few."""
+    made = index_in_cells(release.vectors, cells)
+    index = VideoIndex(made, IndexDescription(kind="ivf_int8", cells=cells, probes=probes))
+    table = AttributeTable.load(release.folder, release.manifest, len(release.keys))
+    assert table is not None
+    filters = Filters(table, index, 1 << 20)
+    return replace(release, index=index, filters=filters)

@@ -12,13 +12,17 @@ from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
+from server.candidate import allowed, index
 from server.candidate.explain import explain
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.query import Retrieval
 from server.candidate.release import CandidateRelease
 from server.candidate.service import CANDIDATE_POD
+from server.candidate.sources import two_tower
 from server.features.keys import video_key, video_keys
 from server.releases.weights import Quotas
 from tests.builders.catalogue import followed, removed, upserted
+from tests.builders.cells import release_in_cells
 from tests.builders.filters import condition, expression
 from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
@@ -83,6 +87,23 @@ def test_a_video_that_others_left_no_room_for_is_told_how_much_there_was(
         explain(pipeline, query, found, video_key(name)).reason for name in video_ids(VIDEOS)
     ]
     assert any("beside the candidates of other sources there was room" in each for each in reasons)
+
+
+def test_what_a_filtered_search_proposed_ranks_before_what_it_did_not(
+    release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(allowed, "MAX_LISTED", 0)
+    monkeypatch.setattr(index, "_PASSING_PER_RESULT", 1)
+    searched = release_in_cells(release, cells=8, probes=1)
+    asked = expression(condition("duration", min=0.0))
+    for seed in range(VIDEOS):
+        query = CandidateQuery(viewer_of_rows(seed), 4, filter=asked)
+        proposed = two_tower.propose(Retrieval.of(searched, query), 4)
+        for row in (int(each) for each in proposed):
+            explained = told(searched, f"video-{row}", count=4, viewer=query.viewer, filter=asked)
+            ranks = {each.source: each for each in explained.source_ranks}
+            own = ranks[viewer_pb2.SOURCE_TWO_TOWER]
+            assert 1 <= own.rank <= own.proposed == 4
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from vireo.v1 import viewer_pb2
 
 from server.candidate import allowed, pipeline
 from server.candidate.allowed import Filters
-from server.candidate.index import VideoIndex
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
 from server.candidate.release import CandidateRelease
 from server.candidate.sources import two_tower
@@ -26,11 +25,11 @@ from server.filters.expression import FilterExpression
 from server.filters.table import AttributeTable
 from server.live.live import Live
 from server.releases import layout
-from server.releases.manifest import IndexDescription, Manifest
+from server.releases.manifest import Manifest
 from server.signals import NEW, TRENDING
 from tests.builders.attributes import DAY, DECLARED, labels_of, numbers_of
 from tests.builders.catalogue import followed, removed, upserted
-from tests.builders.cells import index_in_cells
+from tests.builders.cells import index_in_cells, release_in_cells
 from tests.builders.filters import condition, expression, random_expression
 from tests.builders.releases import CREATORS, build_release, remove_attributes, write_manifest
 from tests.builders.viewers import viewer_of_rows
@@ -60,16 +59,6 @@ def retrieve(
     return found.retrieve(CandidateQuery(viewer, count, **more))
 
 
-def in_cells(release: CandidateRelease, cells: int, probes: int) -> CandidateRelease:
-    """Return a release whose index has cells, of which a search probes a few."""
-    made = index_in_cells(release.vectors, cells)
-    index = VideoIndex(made, IndexDescription(kind="ivf_int8", cells=cells, probes=probes))
-    table = AttributeTable.load(release.folder, release.manifest, len(release.keys))
-    assert table is not None
-    filters = Filters(table, index, 1 << 20)
-    return replace(release, index=index, filters=filters)
-
-
 @pytest.fixture(params=["exact", "listed", "listed by cell", "bits"])
 def searched(
     request: pytest.FixtureRequest, release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
@@ -82,7 +71,7 @@ def searched(
         monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 8)
     if request.param == "bits":
         monkeypatch.setattr(allowed, "MAX_LISTED", 0)
-    return in_cells(release, cells=8, probes=1)
+    return release_in_cells(release, cells=8, probes=1)
 
 
 @settings(
