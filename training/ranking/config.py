@@ -20,14 +20,15 @@ class RankingConfig:
     and evaluation request the same number."""
     viewers: int = 30_000
     """Maximum viewers whose watches are label events; of more, a sample is drawn. Their lists take
-    120 bytes for each candidate of each viewer, 1.1 GB with these defaults; twice that if the data
-    has a context."""
+    120 bytes for each candidate of each viewer, 1.1 GB with these defaults."""
     holdout_share: float = 0.15
     """Share of viewers held out from fitting, for model selection."""
     hidden: int = 32
     """Width of the hidden layers."""
     attribute_size: int = 8
     """Size of the embedding of a viewer attribute, and of a feature of the context."""
+    context_dropout: float = 0.2
+    """Probability that the context of a list is dropped in training."""
     dropout: float = 0.2
     epochs: int = 24
     """Maximum passes over the lists."""

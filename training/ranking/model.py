@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from server.features.ranking_inputs import (
+    MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
@@ -125,6 +126,7 @@ class Ranker(nn.Module):
         self.watch_head = nn.Linear(hidden, 1, bias=False)
         self.outcome_head = nn.Linear(hidden, len(OUTCOMES), bias=False)
         self.context = ContextEmbeddings(schema.context_features.values(), config.attribute_size)
+        self.context_dropout = config.context_dropout if schema.context_features else 0.0
         self._start_as_retrieval()
 
     def _start_as_retrieval(self) -> None:
@@ -207,6 +209,13 @@ class Ranker(nn.Module):
         shared: Tensor = total + attended
         return shared
 
+    def _some_contexts(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return inputs without the context of some lists, as of requests without one."""
+        kept = torch.rand(len(inputs["context"]), 1) >= self.context_dropout
+        match = inputs["match_features"].clone()
+        match[..., len(MATCH_FEATURES) :] *= kept[..., None]
+        return inputs | {"context": inputs["context"] * kept, "match_features": match}
+
     def logits(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits before calibration; inputs are those of `forward`, by name.
 
@@ -214,6 +223,8 @@ class Ranker(nn.Module):
             The watch logit that orders a viewer's candidates, [b, n]; its level, shared by all of
             a viewer's candidates, [b, 1]; and the logits of OUTCOMES, [b, n, t].
         """
+        if self.training and self.context_dropout:
+            inputs = self._some_contexts(inputs)
         raw, recent = self._signals(inputs)
         signals = self.signals(raw)
         rates = torch.stack(

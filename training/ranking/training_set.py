@@ -5,9 +5,7 @@ best epoch was selected on each viewer's last one. Candidates come from the pipe
 whose popular and fresh videos are those of the newest snapshot; features come from point-in-time
 joins one microsecond before the label, and a label's history includes the viewer's earlier labels.
 Outcome labels are the same watches and the last watches of the train part; for the latter no
-candidates are retrieved, since retrieval was trained on them. If the release reads the context of
-requests, each label is there twice, with its context and without, so that requests without context
-do no worse than those to a release that reads none.
+candidates are retrieved, since retrieval was trained on them.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import xxhash
 
 from server.arrays import BoolArray, Float32Array, Int64Array
 from server.candidate.release import CandidateRelease
-from server.features.context import NAMES, UNKNOWN, context_input
+from server.features.context import NAMES, context_input
 from server.features.keys import video_keys
 from server.features.ranking_inputs import (
     RANKER_HISTORY,
@@ -158,12 +156,10 @@ def build_ranking_set(
         config: number of candidates and viewers, and the held-out share.
     """
     labels = _labels(watches, config.viewers)
-    labels["last"] = ~labels["viewer_id"].duplicated(keep="last")
-    columns, drawn = _columns_and_candidates(repo, release, labels, config.candidates)
-    labels = labels.iloc[np.arange(len(labels)).repeat(2 if release.context else 1)]
     number, names = pd.factorize(labels["viewer_id"])
     held_out = np.array([is_held_out(name, config.holdout_share) for name in names], bool)
-    listed = _listed(labels)
+    listed = (labels["part"] == "validation").to_numpy()
+    columns, drawn = _columns_and_candidates(repo, release, labels, listed, config.candidates)
     columns = replace(columns, viewer=number.astype(np.int64), held_out=held_out[number])
     table = match_table(release)
     rows = release.rows.find(video_keys(labels["video_id"].tolist()))
@@ -193,41 +189,27 @@ def _labels(watches: pd.DataFrame, viewers: int) -> pd.DataFrame:
     return past.groupby("viewer_id", sort=False).tail(OUTCOME_WATCHES)
 
 
-def _listed(labels: pd.DataFrame) -> BoolArray:
-    """Return for which labels candidates are drawn."""
-    return (labels["part"] == "validation").to_numpy()
-
-
 def _columns_and_candidates(
     repo: Path,
     release: CandidateRelease,
     labels: pd.DataFrame,
+    listed: BoolArray,
     count: int,
 ) -> tuple[ViewerColumns, tuple[Int64Array, Float32Array]]:
     """Return the viewers of all labels, and what `draw_candidates` returns for those listed.
 
-    If the release reads contexts, each label has two viewers: with its context, and without, since
-    retrieval's scores follow the context too. Viewers' features are read and freed in parts, since
-    they take the most memory.
+    Viewers' features are read and freed in parts, since they take the most memory.
     """
-    columns, drawn, start, listed = [], [], 0, _listed(labels)
+    columns, drawn, start = [], [], 0
     total = -(-len(labels) // _LABELS_AT_A_TIME)
     for part, viewers in enumerate(viewers_before_by_part(repo, labels, _LABELS_AT_A_TIME), 1):
-        draws = listed[start : start + len(viewers)]
-        start += len(viewers)
-        if release.context:
-            viewers, draws = with_and_without_context(viewers), draws.repeat(2)
         columns.append(viewer_columns(viewers, release.rows, release.vocabulary, release.context))
-        asked = [viewer for viewer, drawing in zip(viewers, draws, strict=True) if drawing]
+        asked = [viewer for viewer, draws in zip(viewers, listed[start:], strict=False) if draws]
         title = "drawing candidates" + (f", part {part} of {total}" if total > 1 else "")
         drawn.append(draw_candidates(release, asked, count, title))
+        start += len(viewers)
     rows, retrieval = (np.concatenate(arrays) for arrays in zip(*drawn, strict=True))
     return ViewerColumns.joined(columns), (rows, retrieval)
-
-
-def with_and_without_context(viewers: Iterable[ViewerFeatures]) -> list[ViewerFeatures]:
-    """Return each viewer twice: as it was, and as if the request had had no context."""
-    return [each for viewer in viewers for each in (viewer, replace(viewer, context=UNKNOWN))]
 
 
 def viewer_columns(
@@ -278,7 +260,7 @@ def _watch_lists(
         retrieval=retrieval,
         match=_matches(columns, rows, table, release.context),
         moment=labels["time"].to_numpy("datetime64[us]").astype(np.int64),
-        last=labels["last"].to_numpy(),
+        last=~labels["viewer_id"].duplicated(keep="last").to_numpy(),
         label=np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64),
     )
 

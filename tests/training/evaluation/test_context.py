@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import io
 
-import numpy as np
 import pytest
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
 from server.errors import VireoError
 from server.features.context import NAMES
 from server.home import Home
@@ -14,10 +12,7 @@ from tests.builders.fits import fit_measured
 from training.data.synth.world import WorldConfig
 from training.data.synth.writing import write_world
 from training.evaluation.context import ABSENT, OFF, WITH, study_context
-from training.features.watches import load_watches
 from training.profile import load_profile
-from training.ranking.config import RankingConfig
-from training.ranking.training_set import build_ranking_set
 
 QUIET = Console(file=io.StringIO())
 
@@ -29,24 +24,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     write_world(home, "rich", WorldConfig(150, 120, 4_000, context=True))
     fit_measured(home, "rich")
     return home
-
-
-def test_each_label_of_the_ranker_is_there_with_its_context_and_without(home: Home) -> None:
-    release = CandidateRelease.load(home.staged_release("rich"))
-    assert release.context == NAMES
-    data = build_ranking_set(
-        load_watches(home, "rich"), home.features("rich"), release, RankingConfig(candidates=20)
-    )
-    for labels in (data.watches, data.outcomes):
-        assert labels.viewers.context[::2].all()
-        assert not labels.viewers.context[1::2].any()
-        viewers = labels.viewers.viewer
-        np.testing.assert_array_equal(viewers[::2], viewers[1::2])
-    watches, outcomes = data.watches, data.outcomes
-    np.testing.assert_array_equal(outcomes.rows[::2], outcomes.rows[1::2])
-    assert watches.last.sum() == 2 * len(np.unique(watches.viewers.viewer))
-    assert (watches.retrieval[::2] != watches.retrieval[1::2]).any(), "no source read the context"
-    assert not watches.match[1::2, :, -1].any(), "no language is that of no request"
 
 
 def test_the_study_compares_with_context_without_and_trained_without(home: Home) -> None:

@@ -109,7 +109,7 @@ def test_constant_columns_are_left_as_they_are() -> None:
 
 def contextual() -> Ranker:
     schema = FeatureSchema.ours(200, VECTOR_SIZE, ("hour", "language"), languages=True)
-    model = Ranker(RankingConfig(hidden=8), schema, 5)
+    model = Ranker(RankingConfig(hidden=8, context_dropout=0.5, dropout=0.0), schema, 5)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     for embedding in model.context.features:
@@ -131,6 +131,23 @@ def test_a_ranker_reads_the_context_of_each_viewer() -> None:
     after = model(**tensors)
     torch.testing.assert_close(after[0], before[0])
     assert (after[1] - before[1]).abs().max() > 1e-3
+
+
+def test_training_drops_a_lists_context_with_its_language_match() -> None:
+    model = contextual().train()
+    inputs = {
+        name: torch.from_numpy(array) for name, array in example_inputs(model, 40, 6, 3).items()
+    }
+    inputs["context"][:] = 1
+
+    some = model._some_contexts(inputs)
+
+    kept = some["context"].all(-1)
+    assert 5 < kept.sum() < 35
+    assert torch.equal(kept, some["context"].any(-1))
+    assert torch.equal(some["match_features"][..., 0], inputs["match_features"][..., 0])
+    assert torch.equal(some["match_features"][kept], inputs["match_features"][kept])
+    assert not some["match_features"][~kept][..., 1].any()
 
 
 def test_without_context_a_ranker_has_no_weights_of_it() -> None:

@@ -19,11 +19,7 @@ from training.features.statistics import video_features_at
 from training.ranking import training_set
 from training.ranking.batches import Batches
 from training.ranking.config import RankingConfig
-from training.ranking.training_set import (
-    RankingSet,
-    build_ranking_set,
-    is_held_out,
-)
+from training.ranking.training_set import RankingSet, build_ranking_set, is_held_out
 
 CONFIG = RankingConfig(candidates=20, holdout_share=0.3)
 

@@ -18,10 +18,8 @@ def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> Non
     """Check that no label is of the test part, and that the inputs beside a label are older.
 
     The labels are each viewer's last watches before the test; of at most `viewers` chosen viewers.
-    Each is there twice, with and without its context, if the set has one.
     """
-    has_context = data.outcomes.viewers.context.shape[1] > 0
-    labels = label_places(timeline, viewers).repeat(1 + has_context)
+    labels = label_places(timeline, viewers)
     lists = labels[timeline.parts[labels] == "validation"]
     for name, given, wanted in (
         ("outcome labels", len(data.outcomes.rows), len(labels)),
