@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
 
+from bench.beside import beside
 from bench.chaos.attackers import Attackers
 from bench.chaos.cases.catching_up import flood_of, record
 from bench.chaos.cases.control_plane import bad_control_plane
@@ -24,7 +25,6 @@ from bench.chaos.cases.store_locked import locked_store
 from bench.chaos.chain import Chain
 from bench.chaos.other_host import other_host
 from bench.chaos.small_disk import log_disk
-from bench.requests.faults import beside
 from bench.valkey import Valkey
 from server.errors import VireoError
 

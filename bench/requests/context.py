@@ -28,8 +28,8 @@ without it nothing may be lost for certain."""
 def measure_context(home: Home, dataset: str, console: Console) -> list[Row]:
     """Return NDCG@10 of the study, with its confidence intervals as the spread.
 
-    The whole interval of what context adds must be above 0, and that of what its absence costs
-    must reach 0.
+    The interval of the difference with context must lie above 0, and that of the difference
+    without it must not lie below 0.
 
     A result of the newest release is read. Else the study runs, which resumes: it trains a release
     without context and measures it beside the newest one.

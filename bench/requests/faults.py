@@ -5,32 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from typing import Any
 
 from bench.live.catalogue import promote
 from bench.live.stack import LiveStack
 from bench.requests.plan import RequestsPlan
 
 _KINDS = (("candidate",), ("ranking",), ("gateway",))
-
-
-@asynccontextmanager
-async def beside(faults: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Have faults happen during the block; raise what ended them before it, if anything did.
-
-    Without them the figures of the block would say nothing.
-    """
-    happening = asyncio.create_task(faults)
-    try:
-        yield
-    finally:
-        ended = happening.done()
-        happening.cancel()
-        await asyncio.wait([happening])
-    if ended:
-        happening.result()
 
 
 async def pods_killed(live: LiveStack, plan: RequestsPlan) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
+from bench.beside import beside
 from bench.live.site import Site, ids, opened_site
 from bench.live.stack import LiveStack
 from bench.requests.catalogue import Catalogue
-from bench.requests.faults import beside, pods_killed
+from bench.requests.faults import pods_killed
 from bench.requests.plan import RequestsPlan
 from bench.speed.row import Row
 from server.filters.expression import BadFilterError, decode

@@ -12,9 +12,10 @@ from pydantic import SecretStr
 from vireo.v1 import event_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
+from bench.beside import beside
 from bench.live.site import RefusedError, Site, event, ids, opened_site
 from bench.live.stack import LiveStack
-from bench.requests.faults import beside, swapped_and_killed
+from bench.requests.faults import swapped_and_killed
 from bench.requests.plan import RequestsPlan
 from bench.speed.row import Row
 from server.gateway.page_token import MAX_AGE_SECONDS, PageTokens, signing_keys

@@ -42,7 +42,7 @@ class Allowed:
     def of(mask: BoolArray, index: VideoIndex, *, searched: bool = True) -> Allowed:
         """Return it for a mask of all videos, bool[n]; without `searched` no list is made."""
         rows = mask.nonzero()[0]
-        cells = index.cells_of(rows)
+        cells = index.cells_of(rows if searched else rows[:0])
         counts = np.bincount(cells, minlength=index.cells)
         listed = searched and not index.exact and len(rows) <= MAX_LISTED * len(mask)
         return Allowed(

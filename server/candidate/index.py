@@ -24,8 +24,8 @@ _FILTERED_EFFORT = 0.7
 search probes, over the videos in those that a search without a filter does. Measured on a million
 videos: recall then is at least 0.96, at random and by content."""
 _PASSING_PER_RESULT = 4
-"""Minimum videos that the filter holds for in those cells, per result that is wanted: with fewer,
-recall falls below 0.95 for filters of a fiftieth of the videos and less."""
+"""Minimum videos that the filter holds for in those cells, per result that is wanted: with two,
+recall is below 0.95 for filters of a fiftieth of the videos and less."""
 _SORTED_CELLS = 256
 """Cells that are sorted by their distance before all are."""
 

@@ -110,7 +110,7 @@ class Retrieval:
 
     @cached_property
     def free(self) -> RowBits:
-        """The videos that are neither blocked nor forbidden by the query's filter."""
+        """The videos that are neither blocked nor forbidden by the query's filter, for searches."""
         if self.applied is None:
             free = every_row(len(self.release.keys))
         else:
@@ -121,12 +121,25 @@ class Retrieval:
 
     def is_free(self, rows: Int64Array) -> BoolArray:
         """Return which of some rows are free, bool[k]."""
+        if self.release.index.exact:  # a mask of few videos is made, and read, in less time
+            return self._free_mask.take(rows)
         return contains(self.free, rows)
+
+    @cached_property
+    def _free_mask(self) -> BoolArray:
+        count = len(self.release.keys)
+        if self.applied is None:
+            mask = np.ones(count, np.bool_)
+        else:
+            mask = mask_of(self.applied.allowed.bits, count)
+            mask[self.applied.allowed_rows] = True
+        mask[self.blocked] = False
+        return mask
 
     @property
     def free_rows(self) -> Int64Array:
         """Rows of the free videos, int64[f]."""
-        return mask_of(self.free, len(self.release.keys)).nonzero()[0]
+        return self._free_mask.nonzero()[0]
 
     @property
     def candidate_rows(self) -> Int64Array:

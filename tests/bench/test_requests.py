@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from bench.requests.faults import beside
+from bench.beside import beside
 from bench.requests.plan import SHORT, RequestsPlan
 from bench.requests.run import measure_requests
 from bench.speed.row import Row

@@ -32,7 +32,7 @@ class Catalogue:
 
     vectors: Float32Array
     cell: Int64Array
-    """Of each vector."""
+    """Cell of each vector, int64[COUNT]."""
     release: CandidateRelease
 
     @property
@@ -42,7 +42,7 @@ class Catalogue:
     def asked(
         self, mask: BoolArray, blocked: Int64Array, also: Int64Array, vector: Float32Array
     ) -> Retrieval:
-        """A query of a viewer with that vector, for the videos of a mask and some more."""
+        """Return a query of a viewer with that vector, for the videos of a mask and some more."""
         allowed = Allowed.of(mask, self.index)
         made = SimpleNamespace(allowed=allowed, allowed_rows=also, forbidden_rows=NONE)
         query, applied = CandidateQuery(viewer_of_rows(), 0), cast(AppliedFilter, made)
@@ -51,9 +51,14 @@ class Catalogue:
         return asked
 
     def nearest(self, rows: Int64Array, vector: Float32Array) -> list[int]:
-        """Rows by their inner products with a vector, the largest first."""
+        """Return rows by their inner products with a vector, the largest first."""
         ordered: list[int] = rows[np.argsort(-(self.vectors[rows] @ vector))].tolist()
         return ordered
+
+    def probed(self, mask: BoolArray, vector: Float32Array, limit: int) -> BoolArray:
+        """Return which vectors are in the cells that a search by the mask probes."""
+        counts = Allowed.of(mask, self.index).cell_counts
+        return np.isin(self.cell, self.index.cells_worth_probing(vector, limit, counts))
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +77,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
 
 
 def some(share: float, seed: int = 1) -> BoolArray:
-    """A mask of a share of the videos at random."""
+    """Return a mask of a share of the videos at random."""
     return np.random.default_rng(seed).random(COUNT) < share
 
 
@@ -89,13 +94,12 @@ def test_of_more_videos_those_of_the_near_cells_are_compared(
     catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 500)
-    monkeypatch.setattr(VideoIndex, "nearest_in", None)  # it isn't called
+    # Without this, a search that lists nothing would pass: the index's finds the same.
+    monkeypatch.setattr(VideoIndex, "nearest_in", None)
     mask, vector = some(0.2), catalogue.vectors[7]
-    counts = Allowed.of(mask, catalogue.index).cell_counts
-    cells = catalogue.index.cells_worth_probing(vector, 20, counts)
-    near = (mask & np.isin(catalogue.cell, cells)).nonzero()[0]
+    probed = catalogue.probed(mask, vector, 20)
+    near, far = (mask & probed).nonzero()[0], (~mask & ~probed).nonzero()[0]
     assert 80 <= len(near) <= 500 < mask.sum()
-    far = (~mask & ~np.isin(catalogue.cell, cells)).nonzero()[0]
     blocked, also = np.array(catalogue.nearest(near, vector)[:5]), far[:3]
 
     found = two_tower.propose(catalogue.asked(mask, blocked, also, vector), 20)
@@ -113,9 +117,7 @@ def test_the_index_is_searched_if_the_near_cells_have_many(
     monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 50)
     monkeypatch.setattr(Allowed, "rows_in", None)  # it isn't called
     mask, vector = some(0.2), catalogue.vectors[7]
-    counts = Allowed.of(mask, catalogue.index).cell_counts
-    cells = catalogue.index.cells_worth_probing(vector, 4, counts)
-    near = (mask & np.isin(catalogue.cell, cells)).nonzero()[0]
+    near = (mask & catalogue.probed(mask, vector, 4)).nonzero()[0]
     found = two_tower.propose(catalogue.asked(mask, NONE, NONE, vector), 4)
     assert found.tolist() == catalogue.nearest(near, vector)[:4]
 
