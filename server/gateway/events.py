@@ -21,6 +21,7 @@ from vireo.v1.log_pb2 import RecordedEvents
 from server.event_log.log import EVENTS, partition_of
 from server.gateway.allowance import Allowance
 from server.gateway.appender import Appended, Appender
+from server.rpc.caller import caller_of
 from server.rpc.errors import RpcError, ShedError, ShedReason
 from server.rpc.reading import Context
 
@@ -34,8 +35,6 @@ REFUSED = Counter(
     "was `away`.",
     ["reason"],
 )
-CALLER = "x-vireo-caller"
-"""Metadata key: the subject of the caller's token, or its address, as the edge knows it."""
 _MAX_MESSAGE_BYTES = 512 << 10
 """Maximum bytes of a message in the log: NATS' own limit is 1 MiB."""
 _NANOS = 1_000_000_000
@@ -87,7 +86,7 @@ class EventServicer(EventServiceServicer):
     ) -> pb.RecordEventsResponse:
         """Record a batch of events."""
         try:
-            self._allowance.take(_caller(context), len(request.events))
+            self._allowance.take(caller_of(context), len(request.events))
         except RpcError:
             REFUSED.labels("too_fast").inc(len(request.events))
             raise
@@ -101,7 +100,7 @@ class EventServicer(EventServiceServicer):
         if self._streams >= self._limits.max_streams:
             raise ShedError(ShedReason.STREAMS)
         self._streams += 1
-        caller, recorded = _caller(context), 0
+        caller, recorded = caller_of(context), 0
         try:
             async for request in requests:
                 await self._allowance.wait(caller, len(request.events), self._closing)
@@ -214,14 +213,6 @@ def _bounded(events: list[pb.Event]) -> Iterator[RecordedEvents]:
     half = len(events) // 2
     yield from _bounded(events[:half])
     yield from _bounded(events[half:])
-
-
-def _caller(context: Context) -> str:
-    """Return who calls; empty if the call didn't come through the edge."""
-    for key, value in context.invocation_metadata() or ():
-        if key == CALLER:
-            return str(value)
-    return ""
 
 
 def _ended(error: RpcError, recorded: int) -> RpcError:
