@@ -251,7 +251,7 @@ def _line(event: event_pb2.Event) -> str:
 
 
 def _partitions() -> list[str]:
-    """Return the keys of EVENTS and DEAD: in Kafka each has positions of its own."""
+    """Return the keys of EVENTS and DEAD."""
     return [str(partition) for partition in range(_log_settings().event_partitions)]
 
 

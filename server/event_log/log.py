@@ -11,7 +11,7 @@ import xxhash
 from server.errors import VireoError
 
 MAX_MESSAGE_BYTES = 1_000_000
-"""Maximum size of a message: NATS and Kafka take 1 MiB with all that they add, unless told else."""
+"""Maximum size of a message: NATS takes 1 MiB with all that it adds, unless told else."""
 
 
 class LogAwayError(VireoError):
@@ -54,8 +54,7 @@ class Entry:
 class EventLog(Protocol):
     """A log of streams. Use it from one event loop.
 
-    Name the key to read a stream that isn't compacted, or its end: in Kafka each partition has
-    positions of its own. Positions of a compacted stream are those of all its keys.
+    Positions are those of a stream, whatever the keys of its messages.
     """
 
     async def append(
@@ -67,8 +66,7 @@ class EventLog(Protocol):
             stream: where to.
             key: the message's key.
             data: the message, at most MAX_MESSAGE_BYTES.
-            once: an id; if it was appended an hour ago or later, it isn't stored again (Kafka
-                stores it again).
+            once: an id; if it was appended an hour ago or later, it isn't stored again.
             traceparent: comes along with the message, see `Entry`.
 
         Raises:
@@ -86,15 +84,12 @@ class EventLog(Protocol):
 
         Args:
             stream: what to read.
-            key: read the messages of this key alone; all of a compacted stream if empty.
+            key: read the messages of this key alone; all of the stream if empty.
             after: the last position that was read before.
         """
 
     async def end(self, stream: Stream, key: str = "") -> int:
-        """Return the position of the last message, 0 without one; raise LogAwayError.
-
-        In Kafka it is that of the stream's last message if the stream is compacted, whatever `key`.
-        """
+        """Return the position of the last message, 0 without one; raise LogAwayError."""
 
     async def close(self) -> None:
         """Close the connection."""

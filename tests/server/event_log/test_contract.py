@@ -1,9 +1,9 @@
-"""What every log keeps to."""
+"""What the log keeps to."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -16,24 +16,13 @@ from server.event_log.log import (
     EventLog,
 )
 from server.event_log.open import open_log
-from server.event_log.settings import EventLogSettings
-from tests.builders.kafka import mock_kafka
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 
 
-@pytest.fixture(scope="module", params=["nats", "kafka"])
-def settings(request: pytest.FixtureRequest, nats: RunningNats) -> Iterator[EventLogSettings]:
-    if request.param == "nats":
-        yield settings_of(nats, event_partitions=4)
-        return
-    with mock_kafka() as settings:
-        yield settings
-
-
 @pytest.fixture
-async def log(settings: EventLogSettings) -> AsyncIterator[EventLog]:
-    log = open_log(settings)
+async def log(nats: RunningNats) -> AsyncIterator[EventLog]:
+    log = open_log(settings_of(nats, event_partitions=4))
     assert log is not None
     yield log
     await log.close()
