@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import pickle
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -170,19 +169,9 @@ def _serve_from_memory(release: Path, server: grpc.aio.Server) -> None:
         server.add_generic_rpc_handlers((handlers,))
 
 
-def _new_server() -> grpc.aio.Server:
-    if os.environ.get("VIREO_TRANSPORT") == "native":
-        import pygrpc_native.aio  # `from pygrpc_native import aio` would recurse
-
-        # As many threads for HTTP/2 as Vireo's pods have.
-        server: grpc.aio.Server = pygrpc_native.aio.Server(io_threads=1)
-        return server
-    return grpc.aio.server()
-
-
 async def main(port: str, folder: str, role: str, *upstreams: str) -> None:
     """Serve one role until killed."""
-    server, release = _new_server(), Path(folder)
+    server, release = grpc.aio.server(), Path(folder)
     if role == "candidate":
         add_CandidateServiceServicer_to_server(Candidate(release), server)
     elif role == "ranking":

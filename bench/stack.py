@@ -143,13 +143,9 @@ def own_stack(home: Home, *releases: Path, settings: Mapping[str, str] | None = 
 def stack_environment(home: Home) -> dict[str, str]:
     """Return this process's environment for commands on `home`, with ports that are free now.
 
-    Of our variables only VIREO_TRANSPORT is kept, so that faults can be tried on either.
+    Our own variables are left out.
     """
-    kept = {
-        name: text
-        for name, text in os.environ.items()
-        if not name.startswith("VIREO_") or name == "VIREO_TRANSPORT"
-    }
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
     base = free_port_base()
     ports = {"VIREO_PORT_BASE": str(base), "VIREO_EDGE_PORT": str(base + 3)}
     patience = {"VIREO_START_TIMEOUT": "240"}  # a busy machine may take minutes

@@ -15,8 +15,8 @@ from bench.fuzz.targets import Method
 
 _DEADLINE = 10.0
 _OPEN_DEADLINES = {"silent": 3.0, "never ends": 1.0}
-"""Seconds granted to calls that the caller keeps open. With VIREO_TRANSPORT=native they last until
-then; grpcio answers the one message at once, and ends a silent call after 2 s."""
+"""Seconds granted to calls that the caller keeps open: servers answer the one message at once, and
+end a silent call after 2 s."""
 _HANGING = 0.05
 """Seconds for which a caller that sends nothing more stays."""
 _OPTIONS = (

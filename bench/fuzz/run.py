@@ -78,8 +78,7 @@ async def _run(stack: OwnStack, requests: int, seed: int, console: Console) -> F
             last = time.monotonic()
             console.print(f"{done:,} of {requests:,} after {last - started:.0f} s")
 
-    transport = stack.environment.get("VIREO_TRANSPORT", "grpcio")
-    counts = await storm(methods_of(stack.settings), requests, seed, transport, progress)
+    counts = await storm(methods_of(stack.settings), requests, seed, progress)
     seconds = time.monotonic() - started
     after = _processes(stack)
     died = sorted(name for name, process in before.items() if after.get(name) != process)

@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
-from urllib.parse import unquote
 
 from bench.fuzz.calls import GrpcCaller
 from bench.fuzz.frames import ask_by_frames
@@ -15,21 +14,6 @@ from bench.fuzz.targets import Method
 
 UNWANTED = frozenset({"UNKNOWN", "INTERNAL", "DATA_LOSS", "HUNG"})
 """Statuses that bad input must not get: a clear one says what is wrong with it."""
-_NATIVE_FRAMES = (
-    "Missing request message.",
-    "Unexpected EOF decoding stream.",
-    "protocol error: received message with invalid compression flag: ",
-    "protocol error: received message with compressed-flag but no grpc-encoding was specified",
-)
-"""What VIREO_TRANSPORT=native says, below the guard, of frames that aren't one message: all that it
-has for a request that declares no compression. INTERNAL is gRPC's status for them."""
-_NATIVE_HEADERS = (
-    "Received http2 header with status: 431",
-    "Stream removed (RST_STREAM (Received RST_STREAM with error code 1))",
-)
-"""What gRPC's client says of its two answers to too many headers: an HTTP status, and a reset with
-PROTOCOL_ERROR."""
-_NATIVE_PLACES = ("candidate", "ranking")
 _AT_A_TIME = 12
 _FRAMES_SHARE = 0.05
 """Share of requests below gRPC; each takes a connection of its own."""
@@ -40,8 +24,6 @@ _MAX_EXAMPLES = 5
 class Counts:
     """Statuses that the requests ended with."""
 
-    transport: str
-    """VIREO_TRANSPORT of candidate and ranking pods."""
     requests: int = 0
     answers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """By method and status."""
@@ -55,7 +37,7 @@ class Counts:
             status = "HUNG"
         self.requests += 1
         self.answers[method.name][status] += 1
-        if status in UNWANTED and not self._is_native(method, how, message):
+        if status in UNWANTED:
             examples = self.unwanted.setdefault(f"{method.name} {status}", [])
             if len(examples) < _MAX_EXAMPLES:
                 examples.append(f"{how}:{message}")
@@ -66,24 +48,12 @@ class Counts:
         The edge forwards a call once it has arrived completely, and ends one that doesn't by its
         own timeouts, which are longer than these callers stay.
         """
-        native = self.transport == "native" and method.place in _NATIVE_PLACES
         edge, streams = method.place == "edge", method.descriptor.client_streaming
-        return how.endswith("silent") and not (native or edge or streams)
-
-    def _is_native(self, method: Method, how: str, message: str) -> bool:
-        """Return whether this is the native transport's own message."""
-        if self.transport != "native" or method.place not in _NATIVE_PLACES:
-            return False
-        texts = (*_NATIVE_FRAMES, *_NATIVE_HEADERS) if how.endswith("headers") else _NATIVE_FRAMES
-        return unquote(message).lstrip().startswith(texts)
+        return how.endswith("silent") and not (edge or streams)
 
 
 async def storm(
-    methods: Sequence[Method],
-    requests: int,
-    seed: int,
-    transport: str,
-    progress: Callable[[int], None],
+    methods: Sequence[Method], requests: int, seed: int, progress: Callable[[int], None]
 ) -> Counts:
     """Send requests to the methods in turn.
 
@@ -91,10 +61,9 @@ async def storm(
         methods: what to call.
         requests: how many requests to send.
         seed: the same seed makes the same requests.
-        transport: VIREO_TRANSPORT of candidate and ranking pods.
         progress: called after each request with the number that have ended.
     """
-    counts = Counts(transport)
+    counts = Counts()
     numbers = iter(range(requests))
     caller = GrpcCaller()
 

@@ -15,13 +15,12 @@ from vireo.v1 import candidate_pb2, viewer_pb2
 from bench import bare
 from bench.process import running
 from bench.speed.asked import Question
-from bench.speed.plan import Transport
 from bench.stack import free_port_base
 
 
 @contextmanager
 def bare_server(
-    role: str, release: Path, folder: Path, transport: Transport, *upstreams: str | Path
+    role: str, release: Path, folder: Path, *upstreams: str | Path
 ) -> Iterator[tuple[str, int]]:
     """Run one process of the bare chain until the block ends; yield host:port and its id.
 
@@ -29,7 +28,6 @@ def bare_server(
         role: candidate, ranking, gateway or memory; see `bench.bare`.
         release: the folder that it serves.
         folder: for its log.
-        transport: grpcio or native.
         upstreams: what a gateway needs: the file of viewers, and host:port of both upstreams.
 
     Raises:
@@ -37,7 +35,7 @@ def bare_server(
     """
     port = free_port_base()
     command = [sys.executable, "-m", bare.__name__, port, release, role, *upstreams]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VIREO_TRANSPORT": transport}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     log = folder / f"bare-{role}.log"
     with running([*map(str, command)], log, partial(_listens, port), environment) as pid:
         yield f"127.0.0.1:{port}", pid

@@ -19,7 +19,7 @@ from bench.speed.bare import bare_server, write_viewers_of
 from bench.speed.floor import Floor
 from bench.speed.peer_chains import PEER_CHAINS, serving_chain
 from bench.speed.peers import made
-from bench.speed.plan import CALLERS, SpeedPlan, Transport
+from bench.speed.plan import CALLERS, SpeedPlan
 from bench.speed.row import Figures, Row
 from bench.speed.served import Cost, Served
 from bench.speed.stand import Stand
@@ -28,8 +28,8 @@ from server.cores import cores
 _DIRECT, _EDGE, _BARE = "Vireo", "Vireo behind Envoy", "the bare chain"
 _PODS = ("candidate", "ranking")
 _MAX_OVER_BARE = 1.2
-_MIN_OVER_PEERS: Mapping[Transport, float] = {"grpcio": 1.2, "native": 1.4}
-"""Minimum throughput over a peer's chain, by transport."""
+_MIN_OVER_PEERS = 1.2
+"""Minimum throughput over a peer's chain."""
 _PIPELINES = "both pipelines in one process over floor"
 _MAX_OVER_FLOOR = 1.35
 
@@ -50,11 +50,11 @@ def chain_rows(running: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
         }
         chains = asyncio.run(_served(addresses, questions, running.folder))
         rows = asyncio.run(_over_bare(chains, floor, plan, console))
-    edge, bound = chains[-1], _MIN_OVER_PEERS[running.transport]
+    edge = chains[-1]
     for each in made(PEER_CHAINS, running.home, console):
         home, release, folder = running.home, running.release, running.folder
         with serving_chain(each, home, release, questions, folder) as peer:
-            rows += asyncio.run(_over_peer(edge, peer, bound, plan, console))
+            rows += asyncio.run(_over_peer(edge, peer, plan, console))
     return rows
 
 
@@ -68,10 +68,9 @@ def _bare(running: Stand, questions: Sequence[Question]) -> Iterator[tuple[str, 
     viewers = write_viewers_of(questions, running.folder / "viewers")
     place = running.release, running.folder
     with (
-        bare_server("candidate", *place, running.transport) as (find, candidate),
-        bare_server("ranking", *place, running.transport) as (rank, ranking),
-        # A stack's gateways are grpcio whatever its pods are.
-        bare_server("gateway", *place, "grpcio", viewers, find, rank) as (address, gateway),
+        bare_server("candidate", *place) as (find, candidate),
+        bare_server("ranking", *place) as (rank, ranking),
+        bare_server("gateway", *place, viewers, find, rank) as (address, gateway),
     ):
         yield address, {"gateway": gateway, "candidate": candidate, "ranking": ranking}
 
@@ -108,9 +107,7 @@ async def _over_bare(
     return figures.rows()
 
 
-async def _over_peer(
-    edge: Served, peer: Served, min_over_peer: float, plan: SpeedPlan, console: Console
-) -> list[Row]:
+async def _over_peer(edge: Served, peer: Served, plan: SpeedPlan, console: Console) -> list[Row]:
     """Measure the chain behind Envoy and a peer's, in turns."""
     figures = Figures(console)
     for number in figures.rounds(plan.rounds):
@@ -120,7 +117,7 @@ async def _over_peer(
             own = await edge.load(number, callers, requests)
             theirs = await peer.load(number, callers, requests)
             over = f"slates a second, {_EDGE} over {of}"
-            figures.add(over, own.load.rate / theirs.load.rate, min_over_peer, at_least=True)
+            figures.add(over, own.load.rate / theirs.load.rate, _MIN_OVER_PEERS, at_least=True)
             figures.add(f"slates a second, {_EDGE} beside {of}", own.load.rate)
             _add_cost(figures, of, theirs, p50=callers == 1)
     return figures.rows()

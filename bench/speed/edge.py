@@ -46,8 +46,8 @@ async def _tail(running: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
 def measure_catalogue(home: Home, dataset: str, plan: SpeedPlan, console: Console) -> list[Row]:
     """Serve the newest releases of a data set and of `plan.small` side by side, asked in turns."""
     with (
-        stand(home, dataset, "large", plan.transport) as large,
-        stand(home, plan.small, "small", plan.transport) as small,
+        stand(home, dataset, "large") as large,
+        stand(home, plan.small, "small") as small,
     ):
         return asyncio.run(_catalogue(large, small, plan, console))
 

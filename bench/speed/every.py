@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TypeAlias
 
 from rich.console import Console
@@ -44,24 +43,19 @@ def measure(
 ) -> Iterator[Row]:
     """Yield the rows of measurements over the newest release of a data set; they share a stack.
 
-    The transport is part of a section's name unless it is the default.
-
     Raises:
         VireoError: nothing was trained, something does not start, or an answer is wrong.
     """
     with ExitStack() as stands:
         running = None
         for name in names:
-            section = name if plan.transport == "grpcio" else f"{name}, {plan.transport}"
-            console.print(f"measuring {section}")
+            console.print(f"measuring {name}")
             if name in _OF_HOME:
                 rows = _OF_HOME[name](home, dataset, plan, console)
             else:
-                running = running or stands.enter_context(
-                    stand(home, dataset, name, plan.transport)
-                )
+                running = running or stands.enter_context(stand(home, dataset, name))
                 rows = _ON_STAND[name](running, plan, console)
-            yield from (replace(row, section=section) for row in rows)
+            yield from (replace(row, section=name) for row in rows)
 
 
 def measure_all(
@@ -76,11 +70,6 @@ def measure_all(
     towers = dataset if home.staged_release(dataset).exists() else served
     yield from measure(home, served, plan, console, "chain", "tail")
     yield from measure(home, served, plan, console, "gateway", "rank", "idle")
-    if find_spec("pygrpc_native"):
-        native = replace(plan, transport="native")
-        yield from measure(home, served, native, console, "chain", "rank")
-    else:
-        console.print("pygrpc-native isn't installed: rows of VIREO_TRANSPORT=native are left out")
     yield from measure(home, towers, plan, console, "tower")
     if served != large:
         console.print(f"no release of {large}: what a large catalogue costs is left out")

@@ -28,9 +28,8 @@ def measure_idle(home: Home, dataset: str, plan: SpeedPlan, console: Console) ->
     It has answered once, as stacks in real life have: before a cluster's first call Envoy has
     less to do.
     """
-    settings = {"VIREO_TRANSPORT": plan.transport}
     release = home.trained_release(dataset)
-    stack = own_stack(own_home(home, "idle"), release, settings=settings)
+    stack = own_stack(own_home(home, "idle"), release)
     with stack.running():
         asyncio.run(_ask_once(home, dataset, stack))
         console.print(f"leaving a stack alone for {plan.idle:.0f} s")

@@ -80,8 +80,6 @@ InEnvironment = TypeVar("InEnvironment", bound=Environment)
 class Peer(Environment):
     """One server."""
 
-    min_native: float
-    """Minimum throughput of a ranking pod over its own, with VIREO_TRANSPORT=native."""
     command: tuple[str, ...]
     """Arguments of its environment's Python; `{port}` stands for the port."""
     protocol: Protocol
@@ -130,11 +128,11 @@ _JSON = Protocol("/rank", ("content-type: application/json",), _json, _json_keys
 _PICKLED = Protocol("/rank", ("content-type: application/octet-stream",), _pickled, _json_keys)
 _BENTOML = ("-m", "bentoml", "serve", "bench.peers.bentoml_service:Ranker", "--port", "{port}")
 PEERS = (
-    Peer("mlserver", 1.6, ("-m", "bench.peers.mlserver_runtime"), _OIP),
-    Peer("kserve", 1.35, ("-m", "bench.peers.kserve_server"), _OIP),
-    Peer("bentoml", 1.9, _BENTOML, _JSON),
-    Peer("litserve", 1.8, ("-m", "bench.peers.litserve_server"), _JSON),
-    Peer("rayserve", 1.15, ("-m", "bench.peers.rayserve_server"), _PICKLED, quiet=False),
+    Peer("mlserver", ("-m", "bench.peers.mlserver_runtime"), _OIP),
+    Peer("kserve", ("-m", "bench.peers.kserve_server"), _OIP),
+    Peer("bentoml", _BENTOML, _JSON),
+    Peer("litserve", ("-m", "bench.peers.litserve_server"), _JSON),
+    Peer("rayserve", ("-m", "bench.peers.rayserve_server"), _PICKLED, quiet=False),
 )
 
 

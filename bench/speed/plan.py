@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
-
-Transport: TypeAlias = Literal["grpcio", "native"]
 
 CALLERS = (1, 8, 32)
 """Numbers of callers that chains are measured with: alone, busy, saturated."""
@@ -28,8 +25,6 @@ class SpeedPlan:
     """Seconds for which an idle stack is watched."""
     small: str = "thousands"
     """Data set with a small catalogue, to compare a large one with."""
-    transport: Transport = "grpcio"
-    """VIREO_TRANSPORT of candidate and ranking pods, and of the bare ones."""
 
     def requests_of(self, callers: int) -> int:
         """Return how many requests some callers send together."""

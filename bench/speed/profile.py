@@ -59,7 +59,7 @@ def measure_profile(
         console: where progress is shown.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with stand(home, dataset, "profile", plan.transport) as running:
+    with stand(home, dataset, "profile") as running:
         return asyncio.run(_profiles(running, plan, seconds, folder, console))
 
 

@@ -41,7 +41,7 @@ _PATH = "/vireo.v1.RankingService/RankCandidates"
 def measure_rank(home: Home, dataset: str, plan: SpeedPlan, console: Console) -> list[Row]:
     """Measure a ranking pod over the raw run of its model, and beside each peer."""
     staged, core = home.trained_release(dataset), first_core()
-    settings = {"VIREO_SHEDDING": "false", "VIREO_TRANSPORT": plan.transport}
+    settings = {"VIREO_SHEDDING": "false"}
     stack = own_stack(own_home(home, "rank"), staged, settings=settings)
     questions = questions_of(home, dataset, plan.viewers)
     chain = InProcess.load(staged)
@@ -95,8 +95,7 @@ async def _beside(
         for peer, target in peers.items():
             theirs = (await target.load(number, _CALLERS, requests)).rate
             over = f"requests a second, {_OWN} over {peer.name}"
-            bound = peer.min_native if plan.transport == "native" else None
-            figures.add(over, own / theirs, bound, at_least=True)
+            figures.add(over, own / theirs)
             figures.add(f"requests a second, {peer.name}", theirs)
     return figures.rows()
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from bench.process import running, serves
 from bench.speed.asked import checked_target, questions_of
 from bench.speed.h2load import Target
-from bench.speed.plan import Transport
 from bench.stack import OwnStack, own_home, own_stack
 from server.control.mesh import GRPC_SERVICES
 from server.home import Home
@@ -58,8 +57,6 @@ class Stand:
     """Process ids of envoy, gateway, candidate, ranking, direct and others."""
     direct: str
     """host:port of the gateway that calls the pods itself."""
-    transport: Transport
-    """VIREO_TRANSPORT of its candidate and ranking pods."""
 
     @property
     def folder(self) -> Path:
@@ -83,11 +80,10 @@ class Stand:
 
 
 @contextmanager
-def stand(home: Home, dataset: str, name: str, transport: Transport) -> Iterator[Stand]:
+def stand(home: Home, dataset: str, name: str) -> Iterator[Stand]:
     """Serve a data set's newest release until the block ends, in a home `name` below `home`."""
     release = home.trained_release(dataset)
-    settings = {**SETTINGS, "VIREO_TRANSPORT": transport}
-    stack = own_stack(own_home(home, name), release, settings=settings)
+    stack = own_stack(own_home(home, name), release, settings=SETTINGS)
     around_envoy = {
         "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{stack.settings.candidate_pod_port}",
         "VIREO_RANKING_TARGET": f"127.0.0.1:{stack.settings.ranking_pod_port}",
@@ -95,7 +91,7 @@ def stand(home: Home, dataset: str, name: str, transport: Transport) -> Iterator
     with stack.running(), further_pod(stack, "gateway", around_envoy) as direct:
         processes = stack.state().processes
         pids = {each.name.removesuffix("-1"): each.pid for each in processes if each.pid}
-        yield Stand(stack, home, dataset, {**pids, "direct": direct.pid}, direct.address, transport)
+        yield Stand(stack, home, dataset, {**pids, "direct": direct.pid}, direct.address)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 _Small = Annotated[str, typer.Option(help="Data set with a small catalogue, to compare with.")]
 _Rounds = Annotated[int, typer.Option(min=1, help="Rounds of interleaved measurements.")]
-_Transport = Annotated[
-    Literal["grpcio", "native"],
-    typer.Option(help="VIREO_TRANSPORT of candidate and ranking pods."),
-]
 _OF_PODS = {
     "chain": "Measure the whole chain, with and without Envoy, over a bare one.",
     "tail": "Measure tail latency at a sustained load.",
@@ -47,12 +43,11 @@ def _add_of_pods(name: str, about: str) -> None:
     def measured(
         data: DataOption = "million",
         rounds: _Rounds = 5,
-        transport: _Transport = "grpcio",
         as_json: RowsAsJson = False,
     ) -> None:
         from bench.speed.plan import SpeedPlan
 
-        _measure(name, data, SpeedPlan(rounds=rounds, transport=transport), as_json)
+        _measure(name, data, SpeedPlan(rounds=rounds), as_json)
 
 
 def _add_without_pods(name: str, about: str) -> None:

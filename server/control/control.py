@@ -162,8 +162,7 @@ def control_server(settings: ControlSettings) -> tuple[RpcServer, DiscoveryServi
     # The rest is reserved for other calls, such as health checks.
     limits = Limits(all=max(1, settings.max_concurrent_rpcs * 3 // 4))
     servicer, status = DiscoveryServicer(clients, limits), StatusServicer(clients)
-    # xDS is streams, which native would only pass on to a grpcio server behind it.
-    server = RpcServer(settings.model_copy(update={"transport": "grpcio"}))
+    server = RpcServer(settings)
     add_ads = ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server
     add_csds = csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server
     server.add(ads.NAME, partial(add_ads, servicer), ads_pb2.DESCRIPTOR)

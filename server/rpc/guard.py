@@ -149,7 +149,7 @@ class Guard:
             _parse, handler.request_deserializer, self._max_bytes, self._rules.get(service)
         )
 
-        async def call(sent: object, context: Context) -> Message | None:
+        async def call(_: object, context: Context) -> Message | None:
             metadata = context.invocation_metadata() or ()
             identity = _caller_id(metadata) or uuid.uuid4().hex
             structlog.contextvars.bind_contextvars(request_id=identity)
@@ -165,7 +165,7 @@ class Guard:
                 if self.under_way > self._max_calls:
                     raise ShedError(ShedReason.LIMIT)
                 response = await self._answer(
-                    method, handler, parse, sent, context, metadata, identity, admission
+                    method, handler, parse, context, metadata, identity, admission
                 )
                 code = grpc.StatusCode.OK
             except RpcError as error:
@@ -205,7 +205,6 @@ class Guard:
         method: str,
         handler: Handler,
         parse: Callable[[bytes], Message],
-        sent: object,
         context: Context,
         metadata: Metadata,
         identity: str,
@@ -222,7 +221,7 @@ class Guard:
                 requests = self._client_streams.messages(context, parse)
                 streamed: Message = await handler.stream_unary(requests, context)
                 return streamed
-            raw = await only_message(sent, context)
+            raw = await only_message(context)
             if handler.unary_stream is not None:
                 responses = handler.unary_stream(parse(raw), context)
                 turn = nullcontext if admission is None else admission.background

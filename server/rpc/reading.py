@@ -23,19 +23,12 @@ class NoMessageError(Exception):
     """A call has no message. The text is for its caller."""
 
 
-async def only_message(sent: object, context: Context) -> bytes:
+async def only_message(context: Context) -> bytes:
     """Return the bytes of a call's message.
-
-    Args:
-        sent: what the handler was called with: the message if the transport has read it, which is
-            returned at once; otherwise it is read from the context.
-        context: the call's.
 
     Raises:
         NoMessageError: there is none, or none arrives within MAX_MESSAGE_SECONDS.
     """
-    if isinstance(sent, bytes):
-        return sent
     try:
         async with asyncio.timeout(MAX_MESSAGE_SECONDS):
             raw = await context.read()

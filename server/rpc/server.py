@@ -27,7 +27,7 @@ from server.rpc.reading import Handler
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
 from server.rpc.standard import StreamLimit
-from server.rpc.transport import Methods, grpcio_server, is_native, native_server
+from server.rpc.transport import Methods, grpc_server
 from server.rpc.validation import Rules
 from server.tracing.spans import end_export
 
@@ -43,11 +43,7 @@ class RpcServer:
     """
 
     def __init__(self, settings: RpcSettings) -> None:
-        """Create the server; nothing is bound yet.
-
-        Raises:
-            VireoError: its transport isn't installed.
-        """
+        """Create the server; nothing is bound yet."""
         self._settings = settings
         self._guard = Guard(
             settings.access_log_share,
@@ -55,9 +51,8 @@ class RpcServer:
             settings.max_streams,
             settings.max_message_bytes,
         )
-        native = is_native(settings)
-        self._server = native_server(settings) if native else grpcio_server(settings)
-        self._methods = Methods(self._server, self._guard.guarded, native=native)
+        self._server = grpc_server(settings)
+        self._methods = Methods(self._server, self._guard.guarded)
         self._health = HealthServicer()
         self._names: list[str] = []
         self._metrics: MetricsEndpoint | None = None

@@ -32,6 +32,7 @@ _RENAMED: Mapping[str, str] = {
     "VIREO_VIEWERS_KEPT": "VIREO_VIEWER_VECTOR_CACHE_SIZE",
 }
 RETIRED: Mapping[str, str] = {
+    "VIREO_TRANSPORT": "every process serves with grpcio",
     "VIREO_WORKERS": "a pod is one process; run more pods instead",
     **{old: f"set {new} instead" for old, new in _RENAMED.items()},
 }
@@ -53,9 +54,6 @@ class RpcSettings(BaseSettings):
     """Address to listen on."""
     port: int = Field(ge=0, le=65535)
     """Port to listen on; 0 selects a free one and logs it."""
-    transport: Literal["grpcio", "native"] = "grpcio"
-    """gRPC server: `grpcio`, or `native` (pygrpc-native) for less processor time, if only gateways
-    and Envoy can reach the port. With TLS it stays `grpcio`."""
     metrics_port: int = Field(default=0, ge=0, le=65535)
     """Port of the Prometheus endpoint /metrics; 0 for none."""
     metrics_host: str = "127.0.0.1"

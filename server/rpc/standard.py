@@ -71,33 +71,33 @@ def explained(handler: Handler, limit: StreamLimit) -> Handler:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, reason)
         return message
 
-    async def only(sent: object, context: Context) -> Message:
+    async def only(context: Context) -> Message:
         try:
-            raw = await only_message(sent, context)
+            raw = await only_message(context)
         except NoMessageError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         return await parsed(raw, context)
 
-    async def messages(sent: object, context: Context) -> AsyncIterator[Message]:
+    async def messages(context: Context) -> AsyncIterator[Message]:
         """Yield messages until the caller ends its side; the first must arrive within seconds."""
         try:
-            raw: Any = await only_message(sent, context)
+            raw: Any = await only_message(context)
         except NoMessageError:
             return  # it sends nothing, and gets nothing
         while raw is not grpc.aio.EOF:
             yield await parsed(raw, context)
             raw = await context.read()
 
-    async def answer(sent: object, context: Context) -> Message:
-        response: Message = await handler.unary_unary(await only(sent, context), context)
+    async def answer(_: object, context: Context) -> Message:
+        response: Message = await handler.unary_unary(await only(context), context)
         return response
 
-    async def stream(sent: object, context: Context) -> None:
+    async def stream(_: object, context: Context) -> None:
         async with limit.stream(context):
             if handler.unary_stream is not None:  # health's, which writes to the context
-                await handler.unary_stream(await only(sent, context), context)
+                await handler.unary_stream(await only(context), context)
                 return
-            async for response in handler.stream_stream(messages(sent, context), context):
+            async for response in handler.stream_stream(messages(context), context):
                 await context.write(response)
 
     if handler.unary_unary is not None:

@@ -1,7 +1,4 @@
-"""The two gRPC servers that a process can have: gRPC's own, and one whose HTTP/2 is in Rust.
-
-See docs/decisions/transport.md.
-"""
+"""gRPC's server, as every process has it, and the guard around each method that it serves."""
 
 from __future__ import annotations
 
@@ -10,14 +7,10 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import structlog
 
-from server.errors import VireoError
 from server.rpc.reading import Handler
 from server.rpc.settings import RpcSettings
 from server.rpc.standard import MAX_STREAM_SECONDS
-
-log = structlog.get_logger()
 
 CONNECTION_AGE_GRACE = MAX_STREAM_SECONDS + 10
 """Seconds for which calls may continue on a connection that has reached its maximum age: watches
@@ -39,22 +32,15 @@ class Methods:
     Generated code registers a service with it as with a grpc.aio.Server.
     """
 
-    def __init__(
-        self,
-        server: grpc.aio.Server,
-        guard: Callable[[str, Handler], Handler],
-        *,
-        native: bool = False,
-    ) -> None:
+    def __init__(self, server: grpc.aio.Server, guard: Callable[[str, Handler], Handler]) -> None:
         """Add to this server.
 
         Args:
             server: where methods are added.
             guard: returns the handler to serve instead of a method's own. That of a unary method
                 may be one of a stream, to read the message itself by `only_message`.
-            native: whether the server is pygrpc-native's, which has then read it already.
         """
-        self._server, self._guard, self._native = server, guard, native
+        self._server, self._guard = server, guard
         self.guarded: dict[str, Handler] = {}
         """The guarded handler of each method, by its path."""
 
@@ -64,61 +50,16 @@ class Methods:
     def add_registered_method_handlers(self, service: str, methods: Mapping[str, Handler]) -> None:
         """Add the methods of a service by their names."""
         guarded = {
-            name: self._guarded(f"/{service}/{name}", handler) for name, handler in methods.items()
+            name: self._guard(f"/{service}/{name}", handler) for name, handler in methods.items()
         }
+        self.guarded.update({f"/{service}/{name}": each for name, each in guarded.items()})
         self._server.add_registered_method_handlers(service, guarded)
 
-    def _guarded(self, method: str, handler: Handler) -> Handler:
-        guarded = self.guarded[method] = self._guard(method, handler)
-        if not self._native or handler.unary_unary is None or guarded.stream_unary is None:
-            return guarded
-        return grpc.unary_unary_rpc_method_handler(
-            guarded.stream_unary, guarded.request_deserializer, guarded.response_serializer
-        )
 
-
-def is_native(settings: RpcSettings) -> bool:
-    """Return whether unary methods are served by pygrpc-native; grpcio serves streams behind it."""
-    if settings.transport == "native" and settings.tls is not None:
-        log.warning("VIREO_TRANSPORT=native has no TLS; grpcio serves instead")
-        return False
-    return settings.transport == "native"
-
-
-def grpcio_server(settings: RpcSettings) -> grpc.aio.Server:
+def grpc_server(settings: RpcSettings) -> grpc.aio.Server:
     """Return gRPC's own server; nothing is bound yet."""
-    options = _options(settings)
-    if settings.max_connection_age:
-        options += [
-            ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
-            ("grpc.max_connection_age_grace_ms", round(CONNECTION_AGE_GRACE * 1000)),
-        ]
-    return grpc.aio.server(options=options)
-
-
-def native_server(settings: RpcSettings) -> grpc.aio.Server:
-    """Return pygrpc-native's server; nothing is bound yet.
-
-    Raises:
-        VireoError: it isn't installed.
-    """
-    try:
-        import pygrpc_native.aio as aio  # `from` would recurse
-    except ImportError as error:
-        raise VireoError(
-            "VIREO_TRANSPORT=native needs pygrpc-native: pip install 'vireo[native]', or leave it "
-            "at grpcio"
-        ) from error
-    # A call without a deadline has None seconds left, as with grpcio; not 292 billion years.
-    aio._NO_DEADLINE = None  # type: ignore[assignment, attr-defined]
-    # One thread for HTTP/2: a pod has one core.
-    server: grpc.aio.Server = aio.Server(options=_options(settings), io_threads=1)
-    return server
-
-
-def _options(settings: RpcSettings) -> list[tuple[str, Any]]:
     # No maximum_concurrent_rpcs: it would refuse health checks too. The guard counts.
-    return [
+    options: list[tuple[str, Any]] = [
         ("grpc.max_concurrent_streams", _MAX_CALLS_OF_A_CONNECTION),
         # Two processes that share a port by mistake would each get half the calls.
         ("grpc.so_reuseport", 0),
@@ -134,3 +75,9 @@ def _options(settings: RpcSettings) -> list[tuple[str, Any]]:
         # thousands of videos, takes another round trip.
         ("grpc.http2.bdp_probe", 0),
     ]
+    if settings.max_connection_age:
+        options += [
+            ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
+            ("grpc.max_connection_age_grace_ms", round(CONNECTION_AGE_GRACE * 1000)),
+        ]
+    return grpc.aio.server(options=options)

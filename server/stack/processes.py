@@ -134,21 +134,13 @@ def _pod_process(
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             **_inner_targets(settings, name),
             **(log_environment(log) if log else {}),
-            **(_gateway_environment(page_token_keys) if pool.service == "gateway" else {}),
+            **({page_keys.VARIABLE: page_token_keys} if pool.service == "gateway" else {}),
             "VIREO_OIP_HTTP_PORT": str(_oip_http_port(settings, pool, port)),
             # A pod has one core: its libraries' threads would only compete for it.
             "OMP_NUM_THREADS": "1",
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", POD_TUNABLES),
         },
     )
-
-
-def _gateway_environment(page_token_keys: str) -> dict[str, str]:
-    return {
-        # Strangers' messages reach a gateway, and native decompresses any amount of them.
-        "VIREO_TRANSPORT": "grpcio",
-        page_keys.VARIABLE: page_token_keys,
-    }
 
 
 def _oip_http_port(settings: StackSettings, pool: Pool, port: int) -> int:
@@ -262,7 +254,6 @@ def _consumer_process(
             "VIREO_CONTROL_TARGET": f"127.0.0.1:{settings.control_port}",
             "VIREO_CHANNEL": settings.channel,
             "VIREO_FEATURES": str(settings.home_folder.root / "features"),
-            "VIREO_TRANSPORT": "grpcio",
             "OMP_NUM_THREADS": "1",
         },
     )

@@ -95,62 +95,11 @@ def test_slates_are_asked_for_with_filters_and_with_forged_tokens() -> None:
 
 
 def test_unwanted_statuses_are_kept_with_their_requests() -> None:
-    counts = Counts("native")
+    counts = Counts()
     counts.add(METHODS[0], "deep, well", "INTERNAL: oh")
     counts.add(METHODS[0], "deep, well", "INVALID_ARGUMENT: x")
     assert dict(counts.answers[METHODS[0].name]) == {"INTERNAL": 1, "INVALID_ARGUMENT": 1}
     assert counts.unwanted == {f"{METHODS[0].name} INTERNAL": ["deep, well: oh"]}
-
-
-@pytest.mark.parametrize(
-    ("transport", "tolerating"), [("native", {"candidate", "ranking"}), ("grpcio", set())]
-)
-@pytest.mark.parametrize(
-    ("how", "ended"),
-    [
-        ("half a prefix", "INTERNAL: Unexpected%20EOF%20decoding%20stream."),
-        (
-            "trailing bytes",
-            "INTERNAL: protocol%20error:%20received%20message%20with%20compressed-flag%20but%20no"
-            "%20grpc-encoding%20was%20specified",
-        ),
-        ("cut, headers", "UNKNOWN: Received http2 header with status: 431"),
-        (
-            "giant text, headers",
-            "INTERNAL: Stream removed (RST_STREAM (Received RST_STREAM with error code 1)) (Error",
-        ),
-    ],
-)
-def test_messages_of_the_native_transport_are_tolerated_only_at_its_pods(
-    transport: str, tolerating: set[str], how: str, ended: str
-) -> None:
-    counts = Counts(transport)
-    for method in METHODS:
-        counts.add(method, how, ended)
-    refused = {name.partition(" ")[0] for name in counts.unwanted}
-    assert refused == set(PLACES) - tolerating
-
-
-@pytest.mark.parametrize(
-    ("how", "ended"),
-    [
-        ("cut, well", "INTERNAL: internal error; the server's log has it"),
-        (
-            "cut, well",
-            "INTERNAL: Stream removed (RST_STREAM (Received RST_STREAM with error code 1))",
-        ),
-        (
-            "cut, headers",
-            "INTERNAL: Stream removed (RST_STREAM (Received RST_STREAM with error code 2))",
-        ),
-        ("cut, well", "UNKNOWN: Received http2 header with status: 431"),
-    ],
-)
-def test_nothing_else_is_tolerated_of_the_native_transport(how: str, ended: str) -> None:
-    counts = Counts("native")
-    for method in METHODS:
-        counts.add(method, how, ended)
-    assert {name.partition(" ")[0] for name in counts.unwanted} == set(PLACES)
 
 
 @pytest.mark.integration
@@ -170,18 +119,17 @@ def test_no_bad_request_kills_a_process_or_gets_an_unclear_answer(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("transport", "place", "status"),
+    ("place", "status"),
     [
-        ("grpcio", "ranking", "HUNG"),
-        ("native", "ranking", "DEADLINE_EXCEEDED"),
-        ("native", "gateway", "HUNG"),
-        ("grpcio", "edge", "DEADLINE_EXCEEDED"),
+        ("ranking", "HUNG"),
+        ("gateway", "HUNG"),
+        ("edge", "DEADLINE_EXCEEDED"),
     ],
 )
 def test_a_silent_call_that_lasts_until_its_deadline_hangs_where_the_server_must_end_it(
-    transport: str, place: str, status: str
+    place: str, status: str
 ) -> None:
-    counts = Counts(transport)
+    counts = Counts()
     method = next(
         each
         for each in methods(dict.fromkeys(("edge", "gateway", "candidate", "ranking"), "a:1"))

@@ -23,6 +23,7 @@ from vireo.v1.event_pb2_grpc import EventServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.gateway import events
+from server.rpc.caller import caller_of
 from server.security.folder import SecurityFolder
 from server.security.tokens import TokenSigner
 from tests.builders.edge import GATEWAY, Edge, running_edge
@@ -321,8 +322,8 @@ async def test_a_caller_of_events_is_known_by_the_subject_of_its_token(
         callers.append(known(context))
         return callers[-1]
 
-    known = events._caller
-    monkeypatch.setattr(events, "_caller", caller)
+    known = caller_of
+    monkeypatch.setattr(events, "caller_of", caller)
     forged = ("x-vireo-caller", "another")
     for subject in ("page-1", "é 1"):
         token = guarded.tokens.good("vireo.events", subject=subject)

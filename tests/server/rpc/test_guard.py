@@ -22,8 +22,6 @@ from tests.builders.columns import score_columns
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
 
-pytestmark = pytest.mark.usefixtures("transport")
-
 METHOD = "/vireo.v1.RankingService/RankCandidates"
 
 

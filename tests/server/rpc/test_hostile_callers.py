@@ -25,8 +25,6 @@ from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 from tests.server.pod.test_shedding import METHOD
 
-pytestmark = pytest.mark.usefixtures("transport")
-
 WATCH = "/grpc.health.v1.Health/Watch"
 
 
@@ -35,22 +33,18 @@ async def code_of(call: Any) -> grpc.StatusCode:
     return code
 
 
-async def test_silent_calls_dont_block_others(release_folder: Path, transport: str) -> None:
+async def test_silent_calls_dont_block_others(release_folder: Path) -> None:
     async with serving(RANKING_POD, release_folder, max_calls=3) as (server, channel):
-        native = transport == "native"
         method: Any = channel.stream_unary(METHOD)
-        silent = [method(timeout=3 if native else 60) for _ in range(30)]
-        await until(lambda: native or server.under_way == len(silent))
+        silent = [method(timeout=60) for _ in range(30)]
+        await until(lambda: server.under_way == len(silent))
         answers = [
             await RankingServiceStub(channel).RankCandidates(request_for_one_video())
             for _ in range(5)
         ]
         assert all(answer.ids for answer in answers)
         codes = {await code_of(call) for call in silent}
-        if native:  # which counts a call once its message is here
-            assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED}
-        else:
-            assert codes == {grpc.StatusCode.INVALID_ARGUMENT}, "long before their deadline"
+        assert codes == {grpc.StatusCode.INVALID_ARGUMENT}, "long before their deadline"
         await until(lambda: server.under_way == 0)
 
 
@@ -138,7 +132,7 @@ async def test_a_watcher_that_does_not_read_keeps_no_server_from_saying_that_it_
 
 @pytest.mark.parametrize("value", ["caf\u00e9", "a\tb", "\x01", "a" * 129])
 async def test_a_request_id_that_cant_be_sent_on_is_replaced(
-    release_folder: Path, value: str, transport: str
+    release_folder: Path, value: str
 ) -> None:
     async with serving(RANKING_POD, release_folder) as (server, _):
         message = request_for_one_video().SerializeToString()
@@ -153,7 +147,4 @@ async def test_a_request_id_that_cant_be_sent_on_is_replaced(
         }
         body = struct.pack(">BI", 0, len(message)) + message
         ended = await exchange(f"127.0.0.1:{server.port}", headers, body)
-    if value == "\x01" and transport == "native":  # HTTP/2 forbids it
-        assert ended.startswith("CLOSED"), ended
-    else:
-        assert ended.startswith("OK"), ended
+    assert ended.startswith("OK"), ended

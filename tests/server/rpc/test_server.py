@@ -22,8 +22,6 @@ from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 
-pytestmark = pytest.mark.usefixtures("transport")
-
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 RANKING = "vireo.v1.RankingService"
@@ -87,9 +85,7 @@ async def test_reflection_lists_and_describes_the_services(release_folder: Path)
 
 
 async def test_channelz_counts_calls(release_folder: Path) -> None:
-    # It counts only what grpcio serves.
-    settings = rpc_settings(transport="grpcio")
-    async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
+    async with serving(RANKING_POD, release_folder) as (_, channel):
         await RankingServiceStub(channel).RankCandidates(request_for_one_video())
         async with asyncio.timeout(30):
             while True:  # it is counted once both ends are through with it
@@ -99,7 +95,7 @@ async def test_channelz_counts_calls(release_folder: Path) -> None:
 
 
 async def test_a_connection_at_its_maximum_age_is_reopened(release_folder: Path) -> None:
-    settings = rpc_settings(max_connection_age=0.2, transport="grpcio")  # native has no such age
+    settings = rpc_settings(max_connection_age=0.2)
     async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
         check = health_of(channel).Check
         await check(health_pb2.HealthCheckRequest())

@@ -86,7 +86,6 @@ async def failure_of(call: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-@pytest.mark.usefixtures("transport")
 async def test_all_responses_arrive_in_order_and_the_call_is_counted_with_its_id() -> None:
     before = counted("OK")
     async with served(Slates()) as (server, stub):
@@ -97,7 +96,6 @@ async def test_all_responses_arrive_in_order_and_the_call_is_counted_with_its_id
     assert counted("OK") == before + 1
 
 
-@pytest.mark.usefixtures("transport")
 async def test_an_invalid_request_of_a_stream_is_told_by_field_before_any_work() -> None:
     slates = Slates()
     async with served(slates) as (_, stub):
@@ -110,7 +108,6 @@ async def test_an_invalid_request_of_a_stream_is_told_by_field_before_any_work()
     assert not slates.begun
 
 
-@pytest.mark.usefixtures("transport")
 async def test_a_stream_beyond_the_servers_limits_is_shed() -> None:
     async with served(Slates(), max_concurrent_rpcs=1) as (server, stub):
         hanging = stub.BatchRecommend(pb.BatchRecommendRequest(viewer_ids=["hangs"]))
@@ -121,7 +118,6 @@ async def test_a_stream_beyond_the_servers_limits_is_shed() -> None:
         await until(lambda: server.under_way == 0)
 
 
-@pytest.mark.usefixtures("transport")
 async def test_a_bug_in_the_middle_of_a_stream_is_internal_and_names_the_request() -> None:
     slates = Slates(fails_at="b")
     async with served(slates) as (_, stub):
@@ -132,7 +128,6 @@ async def test_a_bug_in_the_middle_of_a_stream_is_internal_and_names_the_request
         assert (await failure_of(stub.BatchRecommend(REQUEST))).code() is grpc.StatusCode.NOT_FOUND
 
 
-@pytest.mark.usefixtures("transport")
 async def test_a_caller_that_leaves_ends_its_stream() -> None:
     slates = Slates()
     async with served(slates) as (server, stub):
@@ -142,7 +137,6 @@ async def test_a_caller_that_leaves_ends_its_stream() -> None:
         await until(lambda: slates.ended == 1 and server.under_way == 0)
 
 
-@pytest.mark.usefixtures("transport")
 async def test_a_deadline_ends_a_stream() -> None:
     slates = Slates()
     async with served(slates) as (_, stub):
@@ -152,7 +146,6 @@ async def test_a_deadline_ends_a_stream() -> None:
         await until(lambda: slates.ended == slates.begun)
 
 
-@pytest.mark.usefixtures("transport")
 async def test_a_server_that_shuts_down_ends_a_stream_in_the_middle_of_a_response() -> None:
     slates = Slates()
     async with served(slates) as (server, stub):
@@ -165,7 +158,6 @@ async def test_a_server_that_shuts_down_ends_a_stream_in_the_middle_of_a_respons
     assert slates.ended == 1
 
 
-@pytest.mark.usefixtures("transport")
 async def test_responses_are_made_while_no_other_call_is_under_way() -> None:
     slates = Slates()
     admission = Admission(500, counts_as_latency_sample=lambda _: True)

@@ -16,8 +16,6 @@ from server.candidate.service import CANDIDATE_POD
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
 
-pytestmark = pytest.mark.usefixtures("transport")
-
 NO_MESSAGE = b"\xff\xff"
 METHODS = (
     "grpc.health.v1.Health/Check",
@@ -51,12 +49,9 @@ async def test_bytes_that_are_no_message_are_invalid(
 
 @pytest.mark.parametrize("method", [*METHODS[:3], *OURS])
 async def test_a_call_that_says_nothing_is_invalid_and_not_left_open(
-    channel: grpc.aio.Channel, method: str, transport: str
+    channel: grpc.aio.Channel, method: str
 ) -> None:
-    # native answers itself, with the status that gRPC has for a missing message.
-    natively = transport == "native" and not method.endswith("/Watch")
-    wanted = grpc.StatusCode.INTERNAL if natively else grpc.StatusCode.INVALID_ARGUMENT
-    assert await ended(channel, method) == wanted
+    assert await ended(channel, method) == grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_health_and_channelz_still_answer(channel: grpc.aio.Channel) -> None:

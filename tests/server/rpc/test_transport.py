@@ -1,9 +1,8 @@
-"""What a handler and its caller see of each other, whichever server is between them."""
+"""What a handler and its caller see of each other through the server."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-import structlog
 from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import (
     ReleaseServiceServicer,
@@ -20,13 +18,9 @@ from vireo.v1.release_pb2_grpc import (
 )
 
 from bench.fuzz.frames import exchange
-from server.errors import VireoError
 from server.rpc.server import RpcServer
-from server.rpc.transport import is_native
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
-
-pytestmark = pytest.mark.usefixtures("transport")
 
 SERVICE = "vireo.v1.ReleaseService"
 METHOD = f"/{SERVICE}/GetServingRelease"
@@ -96,8 +90,7 @@ async def test_metadata_arrives_as_it_was_sent() -> None:
 async def test_more_metadata_than_the_limit_fails_only_its_own_call() -> None:
     async with handling(Handler()) as (_, channel):
         code = await ask(channel, metadata=(("long", "x" * 110_000),)).code()
-        # native answers 431 of HTTP, for which gRPC's clients say UNKNOWN.
-        assert code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNKNOWN)
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert (await ask(channel, timeout=30)).pod == "1"
 
 
@@ -195,20 +188,5 @@ async def test_no_call_that_races_with_a_stop_ends_in_anything_but_unavailable()
         assert codes <= {
             grpc.StatusCode.OK,
             grpc.StatusCode.UNAVAILABLE,
-            *([] if is_native(rpc_settings()) else [grpc.StatusCode.CANCELLED]),
+            grpc.StatusCode.CANCELLED,
         }
-
-
-async def test_native_without_its_package_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setitem(sys.modules, "pygrpc_native.aio", None)
-    with pytest.raises(VireoError, match=r"pip install 'vireo\[native\]'"):
-        RpcServer(rpc_settings(transport="native"))
-
-
-def test_with_certificates_grpcio_serves_and_the_log_says_so() -> None:
-    files = dict.fromkeys(("tls_certificate", "tls_key", "tls_ca"), "/etc/vireo.pem")
-    with structlog.testing.capture_logs() as lines:
-        assert not is_native(rpc_settings(transport="native", **files))
-    assert [line["log_level"] for line in lines] == ["warning"]

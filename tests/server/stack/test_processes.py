@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import pytest
@@ -38,18 +37,6 @@ def test_pods_cache_releases_in_vireo_cache_or_below_the_home(
     pods = pod_processes(StackSettings(home=tmp_path), server)
     wanted = "/another/disk" if elsewhere else str(tmp_path / "cache")
     assert {pod.environment["VIREO_CACHE"] for pod in pods} == {wanted}
-
-
-def test_native_reaches_candidate_and_ranking_pods_but_no_gateway(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("VIREO_TRANSPORT", "native")
-    pods = pod_processes(StackSettings(home=tmp_path), unreachable_s3())
-    transports = {
-        (pod.name.split("-")[0], {**os.environ, **pod.environment}["VIREO_TRANSPORT"])
-        for pod in pods
-    }
-    assert transports == {("candidate", "native"), ("ranking", "native"), ("gateway", "grpcio")}
 
 
 async def test_envoys_health_probe_uses_the_edges_address(tmp_path: Path) -> None:

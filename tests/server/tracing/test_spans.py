@@ -40,12 +40,6 @@ SAMPLED, UNSAMPLED = (f"00-{TRACE}-{CALLER}-{flags}" for flags in ("01", "00"))
 METHOD = "vireo.v1.RankingService/RankCandidates"
 
 
-@pytest.fixture(params=["grpcio", "native"])
-def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers of the test are started with each transport in turn."""
-    monkeypatch.setenv("VIREO_TRANSPORT", request.param)
-
-
 @pytest.fixture
 async def channel(release_folder: Path) -> AsyncIterator[grpc.aio.Channel]:
     async with serving(RANKING_POD, release_folder) as (_, channel):
@@ -57,7 +51,6 @@ async def rank(channel: grpc.aio.Channel, traceparent: str, request_id: str = "r
     await RankingServiceStub(channel).RankCandidates(request(1, 2), metadata=metadata)
 
 
-@pytest.mark.usefixtures("transport")
 async def test_a_sampled_call_is_a_span_of_its_caller_with_a_span_for_each_stage(
     sink: OtlpSink, channel: grpc.aio.Channel
 ) -> None:
@@ -73,7 +66,6 @@ async def test_a_sampled_call_is_a_span_of_its_caller_with_a_span_for_each_stage
     assert sum(each.seconds for each in stages) <= server.seconds
 
 
-@pytest.mark.usefixtures("transport")
 async def test_a_call_that_is_not_sampled_is_no_span(
     sink: OtlpSink, channel: grpc.aio.Channel
 ) -> None:
