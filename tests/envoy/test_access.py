@@ -321,8 +321,8 @@ async def test_a_caller_of_events_is_known_by_the_subject_of_its_token(
         callers.append(known(context))
         return callers[-1]
 
-    known = events._caller
-    monkeypatch.setattr(events, "_caller", caller)
+    known = events.caller_of
+    monkeypatch.setattr(events, "caller_of", caller)
     forged = ("x-vireo-caller", "another")
     for subject in ("page-1", "é 1"):
         token = guarded.tokens.good("vireo.events", subject=subject)
