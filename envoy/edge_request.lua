@@ -2,15 +2,21 @@
 --
 -- Some requests that HTTP allows make a gRPC server fail, reset the stream or, for a path that isn't
 -- UTF-8, stop accepting calls. So an invalid path or timeout, or an unknown compression, is rejected, and
--- headers that gRPC can't carry are removed.
+-- headers that gRPC can't carry are removed. A parameter that would override what a path or body says,
+-- for example the viewer, is rejected too: the transcoder lets the last one win.
 
-local INVALID_ARGUMENT, UNIMPLEMENTED = '3', '12'
+-- Methods by REST, out of the protos: the control plane fills them in. `fields` are those of the path, in
+-- lower case without underscores, and `body` is whether the body has all others.
+local REST = {
+  ${rest_methods}
+}
+local INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED = '3', '5', '12'
 local UNITS = { H = 3600000, M = 60000, S = 1000, m = 1, u = 0.001, n = 0.000001 }
 local GRPC = { ['grpc-timeout'] = true, ['grpc-encoding'] = true, ['grpc-accept-encoding'] = true }
 local ENCODINGS = { identity = true, gzip = true, deflate = true }
--- Calls that another gateway may be tried for. Not what is recorded: where the log is slow all gateways
+-- Methods that another gateway may be tried for. Not what is recorded: where the log is slow all gateways
 -- are, and slates must not lose them for it.
-local HEDGED = { '^/vireo%.v1%.Re', '^/v1/re', '^/v1/viewers/', '^/v1/videos/', '^/v1/videos:[es]' }
+local HEDGED = '^/vireo%.v1%.Re'
 local BATCH = '/vireo.v1.RecommendationService/BatchRecommend' -- a stream of minutes
 -- Maximum milliseconds until another gateway is tried too, otherwise half of the caller's deadline: a
 -- gateway that hangs then costs a call time, but doesn't fail it.
@@ -22,6 +28,9 @@ local MIN_TRY = 150
 -- Gateways limit the events of each caller by this header.
 local CALLER = 'x-vireo-caller'
 local MAX_CALLER = 512
+-- A token with this claim is for one viewer: gateways refuse requests of others.
+local VIEWER, VIEWER_CLAIM = 'x-vireo-viewer', '${viewer_claim}'
+local MAX_VIEWER = 128
 
 local function refuse(handle, headers, code, why)
   if (headers:get('content-type') or ''):find('^application/grpc') then
@@ -33,17 +42,35 @@ local function refuse(handle, headers, code, why)
       ['grpc-accept-encoding'] = 'identity,deflate,gzip',
     }, '')
   else
-    handle:respond({ [':status'] = '400', ['content-type'] = 'text/plain' }, why)
+    local status = code == NOT_FOUND and '404' or '400'
+    handle:respond({ [':status'] = status, ['content-type'] = 'text/plain' }, why)
   end
 end
 
-local function hedged(path)
-  for _, pattern in ipairs(HEDGED) do
-    if path:find(pattern) then
-      return true
+-- Return the method by REST of a verb and a path, nil if there is none.
+local function transcoded(verb, path)
+  for _, rest in ipairs(REST) do
+    if rest.verb == verb and path:find(rest.path) then
+      return rest
     end
   end
-  return false
+end
+
+-- Return why the parameters of a query can't be transcoded, nil if they can.
+local function overriding(query, rest)
+  for parameter in query:gmatch('[^&]+') do
+    local name = (parameter:match('^[^=]+') or ''):gsub('%%(%x%x)', function(digits)
+      return string.char(tonumber(digits, 16))
+    end)
+    local shown = name:gsub('[^%w_.]', '?')
+    if rest.body then
+      return shown .. ": can't be a parameter of a request with a body"
+    end
+    -- The transcoder knows a field by its name and by its name in JSON.
+    if rest.fields[name:gsub('_', ''):lower()] then
+      return shown .. ": can't be a parameter, since the path has it"
+    end
+  end
 end
 
 -- Return whether gRPC can carry a header.
@@ -75,10 +102,22 @@ local function leave_out_unfit(headers)
   end
 end
 
--- Return a caller's name as a header can carry it: its token's subject, or else its address.
-local function caller(handle)
+-- Return the claims of the caller's token, none if no token is required.
+local function claims(handle)
   local token = handle:streamInfo():dynamicMetadata():get('envoy.filters.http.jwt_authn')
-  local name = token and token.claims and token.claims.sub
+  return token and token.claims or {}
+end
+
+-- Return text as a header can carry it.
+local function sendable(text, unfit)
+  return (text:gsub(unfit, function(character)
+    return string.format('%%%02x', character:byte())
+  end))
+end
+
+-- Return a caller's name: its token's subject, or else its address.
+local function caller(handle)
+  local name = claims(handle).sub
   if type(name) ~= 'string' then
     name = handle:streamInfo():downstreamRemoteAddress():gsub(':%d+$', '')
     if name:find(':') then
@@ -90,10 +129,17 @@ local function caller(handle)
       name = table.concat(groups, ':', 1, math.min(4, #groups)) .. '::'
     end
   end
-  local sendable = name:gsub('[^\33-\126]', function(character)
-    return string.format('%%%02x', character:byte())
-  end)
-  return sendable:sub(1, MAX_CALLER)
+  return sendable(name, '[^\33-\126]'):sub(1, MAX_CALLER)
+end
+
+-- Return the viewer that the caller's token names, nil if it names none. What can't be the id of a viewer
+-- becomes the empty one, which no request has.
+local function viewer(handle)
+  local name = claims(handle)[VIEWER_CLAIM]
+  if name ~= nil and (type(name) ~= 'string' or #name > MAX_VIEWER) then
+    name = ''
+  end
+  return name and sendable(name, '[^%w_.~-]')
 end
 
 function envoy_on_request(handle)
@@ -116,15 +162,35 @@ function envoy_on_request(handle)
     refuse(handle, headers, UNIMPLEMENTED, 'grpc-encoding: must be identity, deflate or gzip')
     return
   end
+  -- The gRPC path of the method, by REST too.
+  local method, query = path:match('^([^?]*)%??(.*)$')
+  if method:find('^/v1/') and method ~= '/v1/openapi.json' then
+    local rest = transcoded(headers:get(':method'), method)
+    if not rest and query ~= '' then
+      refuse(handle, headers, NOT_FOUND, 'no such method')
+      return
+    end
+    local why = rest and overriding(query, rest)
+    if why then
+      refuse(handle, headers, INVALID_ARGUMENT, why)
+      return
+    end
+    method = rest and rest.method or ''
+  end
   leave_out_unfit(headers)
   headers:remove(CALLER)
-  if path:find('^/vireo%.v1%.EventService/') or path:find('^/v1/events') then
+  if method:find('^/vireo%.v1%.EventService/') then
     headers:add(CALLER, caller(handle))
+  end
+  headers:remove(VIEWER)
+  local named = viewer(handle)
+  if named then
+    headers:add(VIEWER, named)
   end
   if (headers:get('content-type') or ''):find('^application/grpc') then
     headers:replace('te', 'trailers') -- without it a gRPC server resets the stream
   end
-  if path == BATCH or not hedged(path) then
+  if method == BATCH or not method:find(HEDGED) then
     return -- for example a health watch, which is long-lived
   end
   local milliseconds = MAX_TRY

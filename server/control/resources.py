@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import base64
 import importlib.resources
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from string import Template
+from typing import Any
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.core.v3.health_check_pb2 import DRAINING, UNKNOWN
@@ -71,6 +75,11 @@ def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
 
 
 def _edge_values(settings: ControlSettings) -> dict[str, object]:
+    openapi = _packaged("openapi.json")
+    request_script = Template((FOLDER / "edge_request.lua").read_text()).safe_substitute(
+        rest_methods=",\n  ".join(_rest_methods(json.loads(openapi))),
+        viewer_claim=settings.viewer_claim,
+    )
     return {
         "edge_host": settings.edge_host,
         "edge_port": settings.edge_port,
@@ -78,18 +87,35 @@ def _edge_values(settings: ControlSettings) -> dict[str, object]:
         "default_duration": f"{min(10.0, max(0.001, settings.default_deadline)):.3f}s",
         "default_timeout": f"{max(1, round(settings.default_deadline * 1000))}m",
         # Inline, since an Envoy on another machine doesn't have our files.
-        "descriptors": _packaged("descriptors.binpb"),
-        "openapi": _packaged("openapi.json"),
+        "descriptors": base64.b64encode(_packaged("descriptors.binpb")).decode(),
+        "openapi": base64.b64encode(openapi).decode(),
         "bad_request_script": (FOLDER / "bad_request.lua").read_text(),
-        "edge_request_script": (FOLDER / "edge_request.lua").read_text(),
+        "edge_request_script": request_script,
         "trusted_hops": settings.trusted_hops,
         **access.stream_refusals(),
     }
 
 
-def _packaged(name: str) -> str:
-    """Return a file generated from the protos, in Base64."""
-    return base64.b64encode((importlib.resources.files("vireo") / name).read_bytes()).decode()
+def _packaged(name: str) -> bytes:
+    """Return a file generated from the protos."""
+    return (importlib.resources.files("vireo") / name).read_bytes()
+
+
+def _rest_methods(openapi: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the methods by REST as Lua has them in `edge_request.lua`."""
+    # Of two paths that match a request, the transcoder prefers the one with fewer fields.
+    for path in sorted(openapi["paths"], key=lambda path: path.count("{")):
+        literal = re.sub(r"(\W)", r"%\1", path)
+        pattern = re.sub(r"%{\w+%}", "[^/]*", literal)
+        fields = [name.replace("_", "").lower() for name in re.findall(r"{(\w+)}", path)]
+        bound = ", ".join(f"{name} = true" for name in fields)
+        for verb, operation in openapi["paths"][path].items():
+            method = "{}/{}".format(*operation["operationId"].split("_")[:2])
+            # For the transcoder any number of slashes may follow.
+            yield (
+                f"{{ verb = '{verb.upper()}', path = '^{pattern}/*$', fields = {{ {bound} }}, "
+                f"body = {str('requestBody' in operation).lower()}, method = '/vireo.v1.{method}' }}"
+            )
 
 
 def _load_assignment(pool: Pool, mesh: Mesh) -> Message:

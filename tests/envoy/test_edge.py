@@ -6,7 +6,8 @@ import asyncio
 import base64
 import http.client
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -215,9 +216,81 @@ async def test_the_openapi_document_is_served_to_pages_of_any_origin(edge: Edge)
     assert (await ask(edge, "/v1/openapi.json", "{}")).status == 404
 
 
-async def test_no_parameter_wins_over_the_viewer_of_the_path(edge: Edge) -> None:
-    assert (await ask(edge, f"{RECOMMENDATIONS}?viewer_id=2")).status == 200
-    assert edge.last_request.viewer_id == "1"
+SPELLINGS = {
+    "as in the proto": lambda name: name,
+    "as in JSON": lambda name: re.sub("_(.)", lambda found: found[1].upper(), name),
+    "percent-encoded": lambda name: name.replace("_", "%5F"),
+    "wholly percent-encoded": lambda name: "".join(f"%{ord(each):02x}" for each in name),
+    "percent-encoded twice": lambda name: name.replace("_", "%255F"),
+    "in upper case": str.upper,
+    "after another": lambda name: f"explain=true&{name}=2&&{name}",
+}
+
+
+def rest_methods(*, body: bool) -> Iterator[tuple[str, str]]:
+    """The verbs and paths by REST that have a body, or not."""
+    for path, operations in json.loads(OPENAPI.read_text())["paths"].items():
+        for verb, operation in operations.items():
+            if ("requestBody" in operation) is body:
+                yield verb.upper(), path
+
+
+def seen(edge: Edge) -> int:
+    """How many requests for slates, similar videos and explanations reached the gateway."""
+    gateway = edge.gateways[0]
+    return len(gateway.requests) + (gateway.similar is not None) + (gateway.explained is not None)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS.keys())
+@pytest.mark.parametrize("end", ["", "/", "//"])
+async def test_a_parameter_that_the_path_has_is_a_400_that_names_it(
+    edge: Edge, spelling: Callable[[str], str], end: str
+) -> None:
+    before = seen(edge)
+    checked = 0
+    for verb, path in rest_methods(body=False):
+        for name in re.findall(r"{(\w+)}", path):
+            url = f"{re.sub(r'{.*?}', '1', path)}{end}?{spelling(name)}=2"
+            answer = await ask(edge, url, method=verb)
+            assert (answer.status, answer.json["code"]) == (400, 3), url
+            message = re.sub("%(25)*..|_", "", answer.json["message"].lower())
+            assert name.replace("_", "") in message
+            checked += 1
+    assert checked >= 2
+    assert seen(edge) == before
+
+
+@pytest.mark.parametrize("name", ["viewer_id", "viewerId", "request.viewer_id", "context.device"])
+async def test_any_parameter_beside_a_body_is_a_400_that_names_it(edge: Edge, name: str) -> None:
+    before = seen(edge)
+    for verb, path in rest_methods(body=True):
+        for body in ('{"viewer_id": "1"}', "{}", ""):
+            for end in ("", "/"):
+                answer = await ask(edge, f"{path}{end}?{name}=2", body, verb)
+                assert (answer.status, answer.fields) == (400, [name]), path
+    assert seen(edge) == before
+
+
+async def test_a_body_of_a_get_doesnt_override_the_viewer_of_its_path(edge: Edge) -> None:
+    for name in ("viewer_id", "viewerId"):
+        answer = await ask(edge, RECOMMENDATIONS, json.dumps({name: "2"}), "GET")
+        assert answer.status == 400 or edge.last_request.viewer_id == "1"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1//viewers/1/recommendations", "/v1/videos/:similar", "/v1/viewers/1/x;"]
+)
+async def test_a_path_that_isnt_that_of_a_method_has_no_parameters(edge: Edge, path: str) -> None:
+    before = seen(edge)
+    for method, body in (("GET", None), ("POST", "{}")):
+        assert (await ask(edge, f"{path}?video_id=2", body, method)).status == 404
+    assert seen(edge) == before
+
+
+async def test_a_query_without_parameters_changes_nothing(edge: Edge) -> None:
+    for query in ("?", "?&", "?="):
+        assert (await ask(edge, f"{RECOMMENDATIONS}{query}")).status == 200
+        assert edge.last_request == pb.RecommendRequest(viewer_id="1")
 
 
 async def test_headers_up_to_60_kib_get_through_and_larger_ones_are_a_431(edge: Edge) -> None:

@@ -262,3 +262,22 @@ async def test_while_the_log_is_away_events_are_refused_and_slates_go_on(
     recording.nats.go_on()
     name = "outlier_detection.ejections_enforced_total"
     assert await counter(recording.edge, "gateway", name) == ejected
+
+
+async def test_no_other_gateway_is_tried_for_a_write_however_its_path_is_written(
+    recording: Recording,
+) -> None:
+    event = {"eventId": "slow", "viewerId": "v", "kind": 2, "videoId": "v"}
+    writes = [
+        *((path, {"events": [event]}) for path in ("/v1/events", "/v1/events/", "/v1/events//")),
+        *((path, {"videos": [{"videoId": "v"}]}) for path in ("/v1/videos/", "/v1/videos//")),
+        ("/v1/videos:remove", {"videoIds": ["v"]}),
+    ]
+    tries = await counter(recording.edge, "gateway", "upstream_rq_total")
+    recording.nats.hang()
+    # Longer than a try of a slate may take before another gateway is asked.
+    answers = [post(recording, path, body, {"grpc-timeout": "1200m"}) for path, body in writes]
+    statuses = [status for status, _, _ in await asyncio.gather(*answers)]
+    recording.nats.go_on()
+    assert set(statuses) == {504}
+    assert await counter(recording.edge, "gateway", "upstream_rq_total") == tries + len(writes)
