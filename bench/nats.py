@@ -21,7 +21,7 @@ from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
 from server.stack.envoy import tool
 
-TOKEN = "the-log's-token"  # noqa: S105 (servers that last as long as a test)
+TOKEN = "the-log's-token-for-as-long-as-a-test"  # noqa: S105 (servers that last as long as a test)
 """Token that every server here asks for."""
 _START_SECONDS = 60.0
 _ROUTES = 10

@@ -29,6 +29,7 @@ from clients.cli import (
     train,
     up,
     upgrade,
+    viewers,
 )
 from server.errors import VireoError
 
@@ -58,6 +59,7 @@ app.command("similar")(recommend.similar)
 app.add_typer(rules.app, name="rules", help="Check rules of the site.")
 app.command("explain")(explain.explain)
 app.add_typer(events.app, name="events", help="See and replay what viewers did.")
+app.add_typer(viewers.app, name="viewers", help="Erase what is known of a viewer.")
 app.add_typer(upgrade.app, name="upgrade")
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench", help="Measure performance, side by side in one run.")

@@ -52,6 +52,8 @@ class Batch:
     """Viewers, and the keys of the videos that they were shown or watched: whoever watches a video
     was shown it, whether the site says so or not."""
     watched: list[Watched] = field(default_factory=list)
+    erased: set[str] = field(default_factory=set)
+    """Viewers who were erased: their rows go before `events` are applied, which came later."""
     dead: list[log_pb2.DeadEvents] = field(default_factory=list)
     """Events that can't be applied."""
 
@@ -65,6 +67,15 @@ class Batch:
         letter.at.GetCurrentTime()
         self.dead.append(letter)
         log.warning("events set aside", reason=reason, position=position)
+
+    def erase(self, viewer: str) -> None:
+        """Forget what came of a viewer so far; none of it counts."""
+        self.viewers.pop(viewer, None)
+        for _, event in self.events.pop(viewer, ()):
+            self.kinds[kind_name(event)] -= 1
+        self.shown = {pair for pair in self.shown if pair[0] != viewer}
+        self.dead = [letter for letter in self.dead if not is_about(letter, viewer)]
+        self.erased.add(viewer)
 
     def set_viewer_aside(self, viewer: str, reason: str) -> None:
         """Set all events of a viewer aside."""
@@ -88,9 +99,20 @@ def read_batch(entries: Sequence[Entry], rules: EventRules) -> Batch:
         except DecodeError as error:
             batch.set_aside(entry.data, f"not RecordedEvents: {error}", entry.position)
             continue
+        for viewer in recorded.erased:
+            batch.erase(viewer)
         for event in recorded.events:
             _add(batch, event, entry.position, rules)
     return batch
+
+
+def is_about(letter: log_pb2.DeadEvents, viewer: str) -> bool:
+    """Return whether events that were set aside are a viewer's; those of a letter are of one."""
+    try:
+        events = log_pb2.RecordedEvents.FromString(letter.recorded).events
+    except DecodeError:
+        return False
+    return any(event.viewer_id == viewer for event in events)
 
 
 def _add(batch: Batch, event: event_pb2.Event, position: int, rules: EventRules) -> None:
@@ -129,6 +151,9 @@ def apply(rows: OnlineRows, batch: Batch, keep: Callable[[], None] = _nobody_els
         StoreAwayError: some rows may be written, others not; apply the same messages again.
         LeaseLostError: some rows may be written, others not.
     """
+    if batch.erased:
+        keep()
+        rows.erase(batch.erased)
     viewers = [viewer for viewer, events in batch.viewers.items() if events.watches or events.hides]
     for start in range(0, len(viewers), VIEWERS_AT_A_TIME):
         part = viewers[start : start + VIEWERS_AT_A_TIME]

@@ -176,9 +176,9 @@ class LiveState:
         if self._applying is not None:
             try:
                 received = log_pb2.RecordedEvents.FromString(self._applying.data).received_at
-            except DecodeError:  # it will be set aside
-                received = None
-            if received is not None and received.seconds:
-                return float(received.ToNanoseconds() / 1e9)
+                if received.seconds:
+                    return min(float(received.ToNanoseconds() / 1e9), time.time())
+            except (DecodeError, ValueError) as error:  # bytes that are no message, or no time
+                log.warning("an event's age isn't known", reason=str(error))
         # It was recorded, but not read yet: the time since it was noticed.
         return self._pending_since if self._pending_since is not None else time.time()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 CONFIGURATION = "feature_store.yaml"
 _ACTIVITY, _HIDDEN, _POSITION = "viewer_activity", "viewer_hidden", "consumer_position"
+_OF_VIEWERS = ("viewer_profile", _ACTIVITY, _HIDDEN)
+"""Views whose rows are viewers'."""
 _ACTIVITY_STATE = (
     "watched_keys",
     "watched_times",
@@ -158,6 +160,29 @@ class OnlineRows:
                 hidden.append((key, _hidden_values(each.row)))
         self._write(_ACTIVITY, activities)
         self._write(_HIDDEN, hidden)
+
+    def erase(self, viewers: Iterable[str]) -> bool:
+        """Delete all that is stored of some viewers; return whether anything was.
+
+        Raises:
+            StoreAwayError: some may still be there.
+        """
+        from feast.infra.key_encoding_utils import serialize_entity_key
+
+        keys = [serialize_entity_key(_entity_key("viewer_id", viewer), 3) for viewer in viewers]
+        with store_errors_as_away():
+            if self.redis is not None:
+                return bool(self.redis.delete(*(key + self.project.encode() for key in keys)))
+            connection = self._online._get_conn(self._config)
+            connection.execute("PRAGMA secure_delete=ON")  # not only marked as free
+            with connection:
+                return sum(
+                    connection.executemany(
+                        f'DELETE FROM "{self.project}_{view}" WHERE entity_key = ?',  # noqa: S608  # our names
+                        [(key,) for key in keys],
+                    ).rowcount
+                    for view in _OF_VIEWERS
+                ) > 0
 
     def position(self, partition: int) -> int:
         """Return up to where the log's events are in the rows; raise StoreAwayError."""

@@ -26,6 +26,7 @@ MAX_SHOWN_PAIRS = 50_000
 MAX_NEW_VIDEOS = 20_000
 """New videos whose impressions are counted; those shown least are forgotten first."""
 _MAX_EXPONENT = 500.0
+"""Half-lives by which an event may lie beside the landmark; weights stay within a float's range."""
 
 
 @dataclass(slots=True)
@@ -70,7 +71,7 @@ class TrendingCounts:
         if not self._all.weights or exponent > _MAX_EXPONENT:
             self._move_landmark(at)
             exponent = 0.0
-        weight = 2.0 ** max(exponent, -_MAX_EXPONENT)
+        weight = _power(max(exponent, -_MAX_EXPONENT))
         self._all.add(key, weight)
         if locale:
             self._of(normal_locale(locale)).add(key, weight)
@@ -95,7 +96,9 @@ class TrendingCounts:
 
     def message(self, now: float) -> log_pb2.Trending:
         """Return what to tell at a time, Unix seconds."""
-        scale = 2.0 ** ((self._landmark - now) / self._half_life)
+        # After the clock was set back, what was counted until then counts as of now.
+        self._landmark = min(self._landmark, now)
+        scale = _power((self._landmark - now) / self._half_life)
         shown = heapq.nlargest(MAX_NEW_VIDEOS, self._impressions.items(), key=lambda it: it[1])
         told = log_pb2.Trending(
             position=self.position,
@@ -135,11 +138,15 @@ class TrendingCounts:
         return counts
 
     def _move_landmark(self, to: float) -> None:
-        exponent = (self._landmark - to) / self._half_life
-        factor = 2.0**exponent if exponent > -2 * _MAX_EXPONENT else 0.0
+        factor = _power((self._landmark - to) / self._half_life)
         self._landmark = to
         for counts in (self._all, *self._locales.values()):
             counts.scale(factor)
+
+
+def _power(exponent: float) -> float:
+    """Return 2 ** exponent; as of the largest exponent instead of an OverflowError."""
+    return 2.0 ** min(exponent, _MAX_EXPONENT)
 
 
 def _list(locale: str, counts: _Counts, limit: int, scale: float) -> log_pb2.TrendingVideos:

@@ -45,9 +45,9 @@ _HEARTBEAT_SECONDS = 10.0
 _CLUSTER_HEARTBEAT_SECONDS = 2.0
 """The same in a cluster: a reader's server may die without its connection being lost, since it is
 another one that it is connected to."""
-_NAME_IN_USE, _NO_ROOM = 10058, 10047
-"""JetStream's error codes: a stream was made with another configuration meanwhile; and the server
-may not store as much as the stream's maximum."""
+_NAME_IN_USE, _NO_ROOM, _NO_MESSAGE = 10058, 10047, 10057
+"""JetStream's error codes: a stream was made with another configuration meanwhile; the server may
+not store as much as the stream's maximum; and there is no such message."""
 _PREFIX = "vireo"
 _TRACE = "traceparent"
 
@@ -144,6 +144,19 @@ class JetStreamLog(EventLog):
         except (NatsError, OSError, TimeoutError) as error:
             raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
         return int(last["message"]["seq"])
+
+    async def delete(self, stream: Stream, position: int) -> None:
+        """Delete a message for good; see `EventLog`."""
+        asked = json.dumps({"seq": position}).encode()
+        try:
+            async with asyncio.timeout(_APPEND_SECONDS):
+                connection = await self._connected()
+                await connection.ask(f"$JS.API.STREAM.MSG.DELETE.{_name(stream)}", asked)
+        except APIError as error:
+            if error.err_code != _NO_MESSAGE:
+                raise LogAwayError(f"the log can't be written: {_reason(error)}") from error
+        except (NatsError, OSError, TimeoutError) as error:
+            raise LogAwayError(f"the log can't be written: {_reason(error)}") from error
 
     async def close(self) -> None:
         """Close the connection."""

@@ -91,6 +91,9 @@ class EventLog(Protocol):
     async def end(self, stream: Stream, key: str = "") -> int:
         """Return the position of the last message, 0 without one; raise LogAwayError."""
 
+    async def delete(self, stream: Stream, position: int) -> None:
+        """Delete a message for good, if it is there; raise LogAwayError."""
+
     async def close(self) -> None:
         """Close the connection."""
 

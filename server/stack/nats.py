@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import secrets
+from pathlib import Path
 
 from pydantic import SecretStr
 
@@ -21,6 +22,7 @@ ENVIRONMENT = {
 }
 """Further variables of the server."""
 _STORE_GIB = 64
+_TOKEN_BYTES, _MIN_TOKEN_LENGTH = 30, 32
 _PROBE_SECONDS = 2.0
 _MAX_ANSWER_BYTES = 4096
 MAX_UNHEALTHY_SECONDS = 10.0
@@ -38,7 +40,7 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
     """Write the server's configuration; return how to reach it. The token is made once.
 
     Raises:
-        VireoError: its messages should be stored by several servers.
+        VireoError: its messages should be stored by several servers, or the token is too short.
     """
     if (replicas := EventLogSettings.load().event_replicas) > 1:
         raise VireoError(
@@ -53,9 +55,9 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
     folder.chmod(0o700)
     token = folder / "token"
     if not token.exists():
-        replace_private(token, secrets.token_urlsafe(30).encode())
+        replace_private(token, secrets.token_urlsafe(_TOKEN_BYTES).encode())
     replace_private(folder / "port", str(settings.log_port).encode())
-    written = token.read_text()
+    written = _token(token)
     # NATS' configuration is a superset of JSON.
     configuration = {
         "server_name": "vireo",
@@ -76,18 +78,30 @@ def reachable_log(settings: StackSettings) -> EventLogSettings:
     """Return how commands reach the log: that of the settings, else this home's embedded one.
 
     Raises:
-        VireoError: there never was one.
+        VireoError: there never was one, or its token is too short.
     """
     if (external := external_log()) is not None:
         return external
     folder = settings.home_folder.root / "log"
     try:
-        return _embedded((folder / "port").read_text(), (folder / "token").read_text())
+        return _embedded((folder / "port").read_text(), _token(folder / "token"))
     except FileNotFoundError as error:
         raise VireoError(
             f"{settings.home_folder.root} has no log of events yet; start the stack with: vireo "
             "up, or name another log with VIREO_NATS_URL"
         ) from error
+
+
+def _token(file: Path) -> str:
+    """Return the log's token; raise VireoError if it is none: a NATS server would ask for none."""
+    token = file.read_text()
+    if len(token) < _MIN_TOKEN_LENGTH or token.split() != [token]:
+        raise VireoError(
+            f"{file} has no token of at least {_MIN_TOKEN_LENGTH} characters without blanks, so "
+            "anybody on this machine could write to the log; stop the stack, delete the file, and "
+            "start the stack again: vireo up writes another token"
+        )
+    return token
 
 
 def _embedded(port: str, token: str) -> EventLogSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,10 +13,15 @@ from server.errors import VireoError
 
 
 @contextmanager
-def replaced_folder(target: Path) -> Iterator[Path]:
+def replaced_folder(target: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `target` that replaces it when the block ends.
 
     If the block fails, the new folder is removed and `target` stays unchanged.
+
+    Args:
+        target: the folder to replace.
+        private: let only its owner into it and into the folder that it is in; the latter stays as
+            it is if somebody else owns it, as they do the root of a volume.
 
     Raises:
         VireoError: the file system refuses, for example because the disk is full.
@@ -23,8 +29,11 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     draft: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        if private and target.parent.stat().st_uid == os.geteuid():
+            target.parent.chmod(0o700)
         draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        draft.chmod(0o755)
+        if not private:
+            draft.chmod(0o755)
         yield draft
         _swap(draft, target)
     except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -82,6 +82,8 @@ def data_from_events(
     read = asyncio.run(
         _read_log(event_log, partitions, before, LogEvents(viewers, videos, contexts), progress)
     )
+    erased = [viewers.places[name] for name in read.events.erased if name in viewers.places]
+    known = known.take(~np.isin(known.viewer, erased))
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
     notes = read.events.notes
@@ -94,7 +96,7 @@ def data_from_events(
     order = np.lexsort((found.row, found.time))
     check_size(found, catalogue.num_rows)
     source = f"the log of events, on top of {base}" if base else "the log of events"
-    profiles = _profiles(dataset, viewers)
+    profiles = _profiles(dataset, viewers, read.events.erased, set(np.unique(found.viewer).tolist()))
     terms = describe_dataset(home, base).terms if base else ""
     context = contexts.known
     with dataset_writer(home, name, source, terms, notes, read.positions, kinds, context) as writer:
@@ -240,11 +242,21 @@ def _row(video: catalog_pb2.Video) -> dict[str, Any]:
     }
 
 
-def _profiles(dataset: Dataset | None, viewers: Ids) -> pa.Table:
-    """Return the base's viewers, then those that only events name."""
+def _profiles(
+    dataset: Dataset | None, viewers: Ids, erased: Collection[str], active: Container[int]
+) -> pa.Table:
+    """Return the base's viewers, then those that only events name.
+
+    Of those who were erased, only who has events since then, which are `active` by their places.
+    """
     known = dataset.viewers if dataset else pd.DataFrame({"viewer_id": [], "attributes": []})
+    known = known[~known["viewer_id"].isin(list(erased))]
     ids = known["viewer_id"].tolist()
     profiled = set(ids)
-    new = [name for name in viewers.places if name not in profiled]
+    new = [
+        name
+        for name, place in viewers.places.items()
+        if name not in profiled and (name not in erased or place in active)
+    ]
     attributes = [list(each) for each in known["attributes"]] + [[] for _ in new]
     return pa.table({"viewer_id": ids + new, "attributes": attributes}, schema=schema.VIEWERS)

@@ -65,6 +65,8 @@ class LogEvents:
     seconds: array[float] = field(default_factory=lambda: array("f"))
     context: array[int] = field(default_factory=lambda: array("h"))
     """Places in `contexts`, those of each event one after another."""
+    erased: dict[str, int] = field(default_factory=dict)
+    """Number of events that were added before each viewer was erased: none of theirs counts."""
 
     def add(self, entry: Entry) -> None:
         """Add the events of a message of stream EVENTS."""
@@ -73,6 +75,8 @@ class LogEvents:
         except DecodeError:
             self.notes[UNREADABLE] += 1
             return
+        for viewer in recorded.erased:
+            self.erased[viewer] = len(self.ids)
         for event in recorded.events:
             self._add(event)
 
@@ -100,6 +104,13 @@ class LogEvents:
         played = event.kind == event_pb2.EVENT_KIND_PLAY and event.HasField("watched_seconds")
         self.seconds.append(event.watched_seconds if played else np.nan)
 
+    def counting(self) -> BoolArray:
+        """Return which events count: those of no viewer who was erased later, bool[n]."""
+        begins = np.zeros(len(self.viewers.places) + 1, np.int64)
+        for name, before in self.erased.items():
+            begins[self.viewers.places.get(name, -1)] = before
+        return np.arange(len(self.ids)) >= begins[np.array(self.viewer, np.int32)]
+
     def interactions(self, durations: Mapping[str, float], known: Interactions) -> Interactions:
         """Return the events as interactions, sorted by time, then by video key.
 
@@ -111,8 +122,11 @@ class LogEvents:
             known: those of the base. Events that it has are dropped, by viewer, video, kind and
                 time: it has no event ids.
         """
-        _, once = np.unique(np.array(self.ids, np.uint64), return_index=True)
-        self.notes["events sent again dropped"] += len(self.ids) - len(once)
+        counting = np.flatnonzero(self.counting())
+        self.notes["events of viewers who were erased left out"] += len(self.ids) - len(counting)
+        _, first = np.unique(np.array(self.ids, np.uint64)[counting], return_index=True)
+        once = counting[first]
+        self.notes["events sent again dropped"] += len(counting) - len(once)
         video, time = np.array(self.video, np.int32)[once], np.array(self.time, np.int64)[once]
         keys = video_keys(list(self.videos.places))
         order = once[np.lexsort((keys[video], time))] if len(once) else once

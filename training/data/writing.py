@@ -24,6 +24,8 @@ from training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, descri
 from training.data.folder import replaced_folder
 from training.data.schema import CREATOR, INTERACTIONS, VIDEOS, VIEWERS, AttributeKind
 
+_TABLES = ("interactions", "videos", "viewers")
+
 
 @dataclass(frozen=True)
 class Tables:
@@ -109,10 +111,6 @@ class DatasetWriter:
 
     def described(self, **known: Any) -> DatasetInfo:
         """Return the description of what was written; call it after the files are closed."""
-        digest = hashlib.sha256()
-        for name in self._schemas:
-            with (self._folder / f"{name}.parquet").open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
         assert self._first is not None
         assert self._last is not None
         return DatasetInfo(
@@ -123,9 +121,18 @@ class DatasetWriter:
             events=dict(self._events),
             first=self._first,
             last=self._last,
-            fingerprint=digest.hexdigest(),
+            fingerprint=tables_fingerprint(self._folder),
             attributes=self._attributes,
         )
+
+
+def tables_fingerprint(folder: Path) -> str:
+    """Return the SHA-256 of a data set's tables: see `DatasetInfo.fingerprint`."""
+    digest = hashlib.sha256()
+    for name in _TABLES:
+        with (folder / f"{name}.parquet").open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -154,7 +161,7 @@ def dataset_writer(
     Raises:
         VireoError: the name is invalid, writing fails, or see `DatasetWriter.check`.
     """
-    with replaced_folder(home.data(name)) as folder:
+    with replaced_folder(home.data(name), private=True) as folder:
         with ExitStack() as files:
             writer = DatasetWriter(folder, files, attributes or {}, context)
             yield writer

@@ -47,7 +47,7 @@ def catch_up(home: Home, repo: Path, replaced: Path) -> None:
     Raises:
         VireoError: the online store of the new features can't be written, or a setting is invalid.
     """
-    settings = _log_settings(home)
+    settings = known_log(home)
     event_log = open_log(settings) if settings is not None else None
     old = _opened(replaced)
     if old is None and event_log is None:
@@ -64,7 +64,12 @@ def catch_up(home: Home, repo: Path, replaced: Path) -> None:
             old.close()
 
 
-def _log_settings(home: Home) -> EventLogSettings | None:
+def known_log(home: Home) -> EventLogSettings | None:
+    """Return how to reach the log of the settings or of a home's stack; None if there never was one.
+
+    Raises:
+        VireoError: a setting or the token is invalid.
+    """
     if (external := external_log()) is not None:
         return external
     if not (home.root / "log" / "token").exists():  # its stack was never up

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1 import catalog_pb2, log_pb2
 
 from server.consumer.apply import Batch, Watched
@@ -126,3 +127,19 @@ async def test_a_log_that_begins_anew_is_counted_from_its_begin(log: JetStreamLo
     assert dict(zip(told.lists[0].keys, told.lists[0].weights, strict=True)) == pytest.approx(
         {1: 2, 2: 2}, rel=0.01
     )
+
+
+@pytest.mark.parametrize("seconds", [2**60, -(2**60), 253_402_300_799])
+async def test_a_message_of_any_time_and_locale_ends_no_consumer(
+    log: JetStreamLog, seconds: int
+) -> None:
+    state = LiveState(log, 7, HALF_LIFE)
+    state.begin(0, 0)
+    odd = log_pb2.RecordedEvents(received_at=Timestamp(seconds=seconds, nanos=999_999_999))
+    position = await log.append(EVENTS, "7", odd.SerializeToString())
+    state.applying(Entry(position, "7", odd.SerializeToString()))
+    await state.tell()
+    waiting = (await progress(log, 7)).oldest_pending.seconds
+    assert abs(waiting - time.time()) < 60
+    state.applied(Batch(position, watched=[Watched(1, time.time(), "x" * 600_000)]))
+    await state.tell()

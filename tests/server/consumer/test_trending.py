@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from vireo.v1 import log_pb2
 
 from server.consumer import trending
 from server.consumer.trending import TrendingCounts
@@ -42,6 +46,27 @@ def test_counts_stay_right_over_thousands_of_half_lives() -> None:
     assert list(told)[:2] == [7, 4_950]
     assert told[7] == pytest.approx(1.0)
     assert told[4_900] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize("half_life", [1e-9, 1.0, 6 * HOUR])
+@pytest.mark.parametrize("told_at", [0, int(NOW), 253_402_300_799])
+def test_no_clock_and_no_event_time_ends_the_count(half_life: float, told_at: int) -> None:
+    empty = log_pb2.Trending(position=1, at=Timestamp(seconds=told_at))
+    counts = TrendingCounts.restored(empty, half_life)
+    far = 253_402_300_799.0  # the year 9999
+    for key, at in enumerate((NOW, 0.0, far, NOW - 7 * 86_400)):
+        counts.add(key, at, "de")
+    for now in (NOW, NOW - 86_400, 0.0, far):
+        told = counts.message(now)
+        assert all(math.isfinite(weight) for each in told.lists for weight in each.weights)
+
+
+def test_after_a_clock_that_was_set_back_events_count_again() -> None:
+    counts = TrendingCounts(1.0)
+    counts.add(1, NOW)
+    assert weights(counts, NOW - 86_400) == pytest.approx({1: 1.0})
+    counts.add(2, NOW - 86_400)
+    assert weights(counts, NOW - 86_400) == pytest.approx({1: 1.0, 2: 1.0})
 
 
 def test_the_heaviest_come_first_and_ties_by_key() -> None:

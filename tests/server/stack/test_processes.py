@@ -88,6 +88,18 @@ def test_the_logs_token_stays_and_only_the_owner_reads_it(tmp_path: Path) -> Non
     assert [path.stat().st_mode & 0o777 for path in private] == [0o600, 0o600]
 
 
+@pytest.mark.parametrize("written", ["", "\n", "short", " " * 40, "x" * 40 + "\n"])
+def test_a_log_whose_token_is_none_is_not_served(tmp_path: Path, written: str) -> None:
+    settings = StackSettings(home=tmp_path)
+    prepare_log(settings)
+    (tmp_path / "log" / "nats.conf").unlink()
+    (tmp_path / "log" / "token").write_text(written)
+    for open_log in (prepare_log, reachable_log):
+        with pytest.raises(VireoError, match=r"log/token has no token .*delete the file"):
+            open_log(settings)
+    assert not (tmp_path / "log" / "nats.conf").exists()
+
+
 def test_gateways_alone_get_the_keys_of_page_tokens_which_stay_and_are_private(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

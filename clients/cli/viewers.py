@@ -1,0 +1,190 @@
+"""`vireo viewers`: erase a viewer from the online store, the data sets, and all later builds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from clients.cli.output import only_warnings
+from server.errors import VireoError
+from server.home import Home
+
+if TYPE_CHECKING:
+    from server.event_log.log import Entry, EventLog
+    from server.event_log.settings import EventLogSettings
+
+app = typer.Typer(no_args_is_help=True)
+
+_CONSUMER_SECONDS = 30.0
+"""Seconds to wait until the consumer has come past the erasure."""
+_STORE_SECONDS = 10.0
+_DAY = 86_400
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `erase` a command of its own name."""
+
+
+@app.command()
+def erase(
+    viewer: Annotated[str, typer.Argument(help="The viewer's id, as events have it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Erase from this data set and its features; repeat it. Default: all."),
+    ] = None,
+) -> None:
+    """Erase a viewer: from the online store, the data sets, and all that is built from the log.
+
+    Events that come later count anew. It may be repeated, and should be if it fails halfway.
+    """
+    from training.features.catch_up import known_log
+
+    home = Home.current()
+    if not yes:
+        typer.confirm(f"erase all that {home.root} and its log know of {viewer!r}?", abort=True)
+    only_warnings()
+    settings = known_log(home)
+    # Rows first: what viewers do after the log's word counts anew.
+    for folder in _folders((home, home.measuring), "features", data):
+        _say(folder, "removed from the online store" if _erased(folder, viewer) else "")
+    position = asyncio.run(_record(settings, viewer)) if settings is not None else 0
+    _erase_from_files(home, viewer, data)
+    if settings is None:
+        typer.echo("log: there is none whose events could bring the viewer back")
+    else:
+        asyncio.run(_after(settings, viewer, position))
+    _print_what_remains(settings)
+
+
+def _erase_from_files(home: Home, viewer: str, names: list[str] | None) -> None:
+    from training.data.erase import erase_from_dataset, erase_from_tables
+
+    for folder in _folders([home], "data", names):
+        rows = erase_from_dataset(home, folder.name, viewer)
+        _say(folder, f"{rows:,} rows removed" if rows else "")
+    for kind, below in (("features", ""), ("runs", "checkpoints")):
+        for folder in _folders((home, home.measuring), kind, names):
+            rows = erase_from_tables(folder / below, viewer)
+            _say(folder, f"{rows:,} rows removed from tables" if rows else "")
+
+
+def _folders(homes: Sequence[Home], kind: str, names: list[str] | None) -> Iterator[Path]:
+    """Yield the folders of data sets, features or runs; of some data sets alone if `names` are."""
+    for home in homes:
+        for folder in sorted((home.root / kind).glob("[!.]*/")):
+            if not names or folder.name in names:
+                yield folder
+
+
+def _erased(repo: Path, viewer: str) -> bool:
+    """Delete a viewer's rows of the online store; return whether there were any."""
+    from server.consumer.rows import OnlineRows
+
+    rows = OnlineRows(repo, _STORE_SECONDS)
+    try:
+        return rows.erase([viewer])
+    finally:
+        rows.close()
+
+
+async def _record(settings: EventLogSettings, viewer: str) -> int:
+    """Record in the log that a viewer is erased; return the position."""
+    from vireo.v1 import log_pb2
+
+    from server.event_log.log import EVENTS, LogAwayError, partition_of
+
+    message = log_pb2.RecordedEvents(erased=[viewer])
+    message.received_at.GetCurrentTime()
+    key = str(partition_of(viewer, settings.event_partitions))
+    try:
+        async with _opened(settings) as event_log:
+            return await event_log.append(EVENTS, key, message.SerializeToString())
+    except LogAwayError as error:
+        raise VireoError(
+            f"{error}; without the log's word its events would bring the viewer back: start the "
+            "stack with vireo up, and repeat this"
+        ) from error
+
+
+@asynccontextmanager
+async def _opened(settings: EventLogSettings) -> AsyncIterator[EventLog]:
+    from server.event_log.open import open_log
+
+    event_log = open_log(settings)
+    assert event_log is not None, "the settings name it"
+    try:
+        yield event_log
+    finally:
+        await event_log.close()
+
+
+async def _after(settings: EventLogSettings, viewer: str, position: int) -> None:
+    """Wait for the consumer, then delete the viewer's events that were set aside."""
+    from clients.cli.dead_events import dead_letters
+    from server.consumer.apply import is_about
+    from server.event_log.log import DEAD, partition_of
+
+    partition = partition_of(viewer, settings.event_partitions)
+    async with _opened(settings) as event_log:
+        passed = await _passed(event_log, partition, position)
+        letters = await dead_letters(event_log, [str(partition)])
+        own = [letter for letter in letters if is_about(letter.content, viewer)]
+        for letter in own:
+            await event_log.delete(DEAD, letter.place)
+    typer.echo(f"log: erased at position {position} of partition {partition}")
+    if own:
+        typer.echo(f"log: {len(own):,} messages of events that had been set aside deleted")
+    if not passed:
+        typer.echo(
+            f"log: no consumer came to it within {_CONSUMER_SECONDS:g} s; once one runs it drops what "
+            "was recorded before. Repeat this then, for events that it sets aside until it does"
+        )
+
+
+async def _passed(event_log: EventLog, partition: int, position: int) -> bool:
+    """Return whether the consumer of a partition comes past a position in time."""
+    from vireo.v1.log_pb2 import ConsumerProgress
+
+    from server.event_log.log import STATE
+
+    key = f"progress.{partition}"
+    reading = cast("AsyncGenerator[Sequence[Entry], None]", event_log.read(STATE, key))
+    try:
+        async with asyncio.timeout(_CONSUMER_SECONDS), aclosing(reading) as some:
+            async for entries in some:
+                for entry in entries:
+                    if ConsumerProgress.FromString(entry.data).position >= position:
+                        return True
+    except TimeoutError:
+        pass
+    return False
+
+
+def _say(folder: Path, what: str) -> None:
+    typer.echo(f"{folder}: {what or 'nothing of this viewer'}")
+
+
+def _print_what_remains(settings: EventLogSettings | None) -> None:
+    typer.echo("what remains:")
+    if settings is not None:
+        days = settings.event_retention / _DAY
+        typer.echo(
+            f"- in the log the events themselves, and the id with this erasure, until they are {days:g} "
+            "days old; nothing reads them any more"
+        )
+    typer.echo(
+        "- releases, and models and reports below runs/: they learned from this viewer among others; "
+        "train and publish anew to replace them"
+    )
+    typer.echo("- gateways' memory of rows, until they are read again or an hour old; their logs")
+    typer.echo(
+        "- backups, files that you import, and data sets elsewhere: those made from this log lose "
+        "the viewer with their next vireo data from-events"
+    )

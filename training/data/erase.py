@@ -1,0 +1,77 @@
+"""Removes one viewer from what is on disk: data sets, and the tables of features."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from server.errors import VireoError
+from server.home import Home
+from training.data.dataset import DESCRIPTION, describe_dataset
+from training.data.folder import replaced_folder
+from training.data.writing import tables_fingerprint
+
+_VIEWER = "viewer_id"
+
+
+def erase_from_dataset(home: Home, name: str, viewer: str) -> int:
+    """Remove a viewer from a data set, atomically; return the number of rows removed.
+
+    Raises:
+        VireoError: nothing would be left of the data set, or it can't be read or written.
+    """
+    info, source = describe_dataset(home, name), home.data(name)
+    with replaced_folder(source, private=True) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        folder.chmod(0o700)  # it has the mode of the source
+        removed = erase_from_tables(folder, viewer)
+        columns = pq.read_table(
+            folder / "interactions.parquet",
+            columns=["event", "timestamp"],
+            read_dictionary=["event"],
+        )
+        if not columns.num_rows:
+            raise VireoError(
+                f"all interactions of data set {name} are of this viewer, and it needs one at "
+                f"least; delete it with: rm -r {source}"
+            )
+        events = columns["event"].value_counts().to_pylist()
+        span = pc.min_max(columns["timestamp"]).as_py()
+        left = {
+            "interactions": columns.num_rows,
+            "viewers": pq.ParquetFile(folder / "viewers.parquet").metadata.num_rows,
+            "events": {each["values"]: each["counts"] for each in events},
+            "first": span["min"],
+            "last": span["max"],
+            "fingerprint": tables_fingerprint(folder),
+        }
+        description = info.model_copy(update=left).model_dump_json(indent=2)
+        (folder / DESCRIPTION).write_text(description + "\n")
+    return removed
+
+
+def erase_from_tables(folder: Path, viewer: str) -> int:
+    """Remove a viewer from a folder's Parquet files, each atomically; return the number of rows.
+
+    Row groups stay as they are: features have all rows of a viewer in one.
+    """
+    removed = 0
+    for path in sorted(folder.glob("*.parquet")):
+        file = pq.ParquetFile(path)
+        if _VIEWER not in file.schema_arrow.names:
+            continue
+        fresh, before = path.with_suffix(".new"), removed
+        with pq.ParquetWriter(fresh, file.schema_arrow, compression="zstd") as writer:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                left = table.filter(pc.not_equal(table[_VIEWER], viewer))
+                removed += table.num_rows - left.num_rows
+                writer.write_table(left)
+        if removed > before:
+            fresh.replace(path)
+        else:
+            fresh.unlink()  # so that a file without the viewer stays as it is, byte for byte
+    return removed
