@@ -189,6 +189,11 @@ function envoy_on_request(handle)
   end
   if (headers:get('content-type') or ''):find('^application/grpc') then
     headers:replace('te', 'trailers') -- without it a gRPC server resets the stream
+    if not encoding or encoding == 'identity' then
+      -- Otherwise gRPC ends a call whose message says that it is compressed with INTERNAL, before the
+      -- gateway, which finds out by itself, has a say.
+      headers:replace('grpc-encoding', 'gzip')
+    end
   end
   if method == BATCH or not method:find(HEDGED) then
     return -- for example a health watch, which is long-lived

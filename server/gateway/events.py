@@ -221,5 +221,5 @@ def _ended(error: RpcError, recorded: int) -> RpcError:
         reason="STREAM_ENDED", domain="vireo.v1", metadata={"recorded": str(recorded)}
     )
     details: list[Message] = [*error.details, info]
-    message = f"{error.message}; {recorded} events of the stream were recorded"
+    message = f"after {recorded} recorded events of the stream: {error.message}"
     return RpcError(error.code, message, details)

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import enum
+import re
+import string
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import cache
+from urllib.parse import quote, unquote
 
 import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-_MAX_VIOLATIONS = 20
-"""Maximum violations listed for a request: trailers carry them, and gRPC clients accept 8 KB."""
+_MAX_MESSAGE_BYTES = 800
+"""Maximum bytes of a message as gRPC sends it, percent-encoded. Trailers have it twice, and with it
+the details in Base64: 4 KB in all, as gRPC clients refuse a call with more than 8 KB of headers."""
+_MAX_DETAILS_BYTES = 1_500
+"""Maximum bytes of details; violations beyond it are left out."""
+_MAX_TEXT_BYTES = 300
+"""Maximum bytes of a field or description in a violation."""
+_MAX_VIOLATIONS, _MAX_IN_MESSAGE = 20, 5
+"""Maximum violations in the details and in the message, which says how many more there are."""
+_SENT_AS_IS = (string.punctuation + " ").replace("%", "")
+"""Characters of a message, beside letters and digits, that gRPC doesn't percent-encode."""
 
 
 class RpcError(Exception):
@@ -25,19 +37,22 @@ class RpcError(Exception):
 
         Args:
             code: the status code.
-            message: a sentence for the caller.
-            details: google.rpc error details.
+            message: a sentence for the caller; the end of a long one is cut off.
+            details: google.rpc error details; only violations may be many or large.
         """
         super().__init__(message)
         self.code = code
-        self.message = message
+        self.message = _cut(message, _MAX_MESSAGE_BYTES)
         self.details = tuple(details)
 
     def status(self) -> bytes:
         """Return the serialized google.rpc.Status for `grpc-status-details-bin`."""
         number: int = self.code.value[0]
         status = status_pb2.Status(code=number, message=self.message)
+        excess = sum(detail.ByteSize() for detail in self.details) - _MAX_DETAILS_BYTES
         for detail in self.details:
+            if isinstance(detail, error_details_pb2.BadRequest) and excess > 0:
+                detail = _shortened(detail, detail.ByteSize() - excess)
             status.details.add().Pack(detail)
         return status.SerializeToString()
 
@@ -49,14 +64,35 @@ def invalid_argument(violations: Sequence[tuple[str, str]]) -> RpcError:
     """
     violations = sorted(violations, key=lambda violation: violation[0].endswith("]"))
     listed = [
-        error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
+        error_details_pb2.BadRequest.FieldViolation(
+            field=_cut(field, _MAX_TEXT_BYTES), description=_cut(description, _MAX_TEXT_BYTES)
+        )
         for field, description in violations[:_MAX_VIOLATIONS]
     ]
-    message = "; ".join(f"{field}: {text}" if field else text for field, text in violations[:5])
-    if len(violations) > 5:
-        message += f"; and {len(violations) - 5} more"
+    texts = [f"{field}: {text}" if field else text for field, text in violations[:_MAX_IN_MESSAGE]]
+    room = (_MAX_MESSAGE_BYTES - len("; and 1000000 more")) // max(1, len(texts)) - len("; ")
+    message = "; ".join(_cut(text, room) for text in texts)
+    if len(violations) > _MAX_IN_MESSAGE:
+        message += f"; and {len(violations) - _MAX_IN_MESSAGE} more"
     details = [error_details_pb2.BadRequest(field_violations=listed)] if listed else []
     return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, details)
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """Return a text, or the beginning of one that has more bytes once it is percent-encoded."""
+    sent = quote(text[: max_bytes + 1], safe=_SENT_AS_IS, errors="replace")
+    if len(sent) <= max_bytes:
+        return text
+    begin = re.sub("%.?$", "", sent[: max_bytes - len("...")])
+    return unquote(begin, errors="ignore") + "..."
+
+
+def _shortened(bad: error_details_pb2.BadRequest, max_bytes: int) -> error_details_pb2.BadRequest:
+    """Return the first violations, those that fit in."""
+    kept = error_details_pb2.BadRequest(field_violations=bad.field_violations)
+    while kept.ByteSize() > max_bytes:
+        del kept.field_violations[-1]
+    return kept
 
 
 def not_found(message: str) -> RpcError:

@@ -22,7 +22,14 @@ from server.histogram import Histogram
 from server.rpc import standard
 from server.rpc.client_streams import ClientStreams
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
-from server.rpc.reading import Context, Handler, Metadata, NoMessageError, only_message
+from server.rpc.reading import (
+    Context,
+    Handler,
+    Metadata,
+    NoMessageError,
+    decompressed,
+    only_message,
+)
 from server.rpc.server_streams import ServerStreams
 from server.rpc.standard import StreamLimit
 from server.rpc.trace import begin_call, sampled_trace_id, sendable
@@ -196,9 +203,10 @@ class Guard:
             context.set_trailing_metadata(((REQUEST_ID, identity),))
             return response
 
+        read = partial(decompressed, max_bytes=self._max_bytes)
         if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
-        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(call, read, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(call, read, handler.response_serializer)
 
     async def _answer(
         self,

@@ -1,8 +1,9 @@
-"""Reads the one message of a unary call, within a timeout."""
+"""Reads the one message of a unary call, within a timeout, and decompresses messages."""
 
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Iterable
 from typing import Any, TypeAlias
 
@@ -17,6 +18,10 @@ Metadata: TypeAlias = Iterable[tuple[str, Any]]
 MAX_MESSAGE_SECONDS = 2.0
 """Maximum seconds between a call's headers and the end of its message. A caller that opens calls
 and stays silent holds each no longer."""
+
+
+_GZIP, _DEFLATE = b"\x1f\x8b", b"\x78"
+"""What compressed messages begin with."""
 
 
 class NoMessageError(Exception):
@@ -40,3 +45,26 @@ async def only_message(context: Context) -> bytes:
     if context.cancelled():  # before its message was here
         raise asyncio.CancelledError
     raise NoMessageError("the call has no message")
+
+
+def decompressed(raw: bytes, max_bytes: int) -> bytes:
+    """Return a message without its compression by gzip or deflate; as it is if it has none.
+
+    gRPC's own decompression is off: it would end a call whose message is corrupt with INTERNAL,
+    which counts as the server's failure. Here such a message is returned as it is, and can't be
+    parsed. Whether one is compressed shows in itself: no protobuf message begins like gzip, and
+    deflate ends with a checksum.
+
+    Args:
+        raw: the message as it was sent.
+        max_bytes: of a longer message, the first byte beyond them is the last that is returned.
+    """
+    if not raw.startswith((_GZIP, _DEFLATE)):
+        return raw
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # of either kind
+    try:
+        message = inflate.decompress(raw, max_bytes + 1)
+    except zlib.error:
+        return raw
+    whole = inflate.eof and not inflate.unused_data
+    return message if whole or len(message) > max_bytes else raw

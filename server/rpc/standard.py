@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import grpc
@@ -15,13 +16,16 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 from server.rpc.errors import ShedError, ShedReason
-from server.rpc.reading import Context, Handler, NoMessageError, only_message
+from server.rpc.reading import Context, Handler, NoMessageError, decompressed, only_message
 
 PREFIX = "/grpc."
 """Prefix of the paths of their methods."""
 
 MAX_STREAM_SECONDS = 300.0
 """Maximum seconds of a stream, for example a health watch. Its client opens it again."""
+
+_MAX_BYTES = 64 << 10
+"""Maximum bytes to which a message of theirs is decompressed."""
 
 
 class StreamLimit:
@@ -100,6 +104,7 @@ def explained(handler: Handler, limit: StreamLimit) -> Handler:
             async for response in handler.stream_stream(messages(context), context):
                 await context.write(response)
 
+    read = partial(decompressed, max_bytes=_MAX_BYTES)
     if handler.unary_unary is not None:
-        return grpc.stream_unary_rpc_method_handler(answer, None, handler.response_serializer)
-    return grpc.stream_stream_rpc_method_handler(stream, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(answer, read, handler.response_serializer)
+    return grpc.stream_stream_rpc_method_handler(stream, read, handler.response_serializer)

@@ -64,6 +64,7 @@ def grpc_server(settings: RpcSettings) -> grpc.aio.Server:
         # Two processes that share a port by mistake would each get half the calls.
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", _EXPLAINED * settings.max_message_bytes),
+        ("grpc.per_message_decompression", 0),  # see `decompressed`
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS // 3),

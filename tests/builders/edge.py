@@ -30,7 +30,7 @@ from bench.stack import free_port_base
 from server.control.mesh import POOLS, Pool
 from server.event_log.log import EventLog
 from server.pod.admission import waited_seconds
-from server.rpc.errors import ShedError, ShedReason, unavailable
+from server.rpc.errors import RpcError, ShedError, ShedReason, unavailable
 from server.rpc.server import RpcServer
 from server.stack.envoy import XdsApi, bootstrap, envoy_command
 from server.stack.probes import grpc_probe
@@ -64,6 +64,8 @@ class Gateway(RecommendationServiceServicer):
     """The latest request to explain a video."""
     breaks: bool = False
     """Whether it answers INTERNAL."""
+    refusal: RpcError | None = None
+    """What it answers instead, if anything."""
     hangs: bool = False
     delay: float = 0.0
     """Seconds that an answer takes."""
@@ -80,6 +82,8 @@ class Gateway(RecommendationServiceServicer):
             raise unavailable("draining", timedelta(seconds=1))
         if self.sheds:
             raise ShedError(ShedReason.QUEUE)
+        if self.refusal is not None:
+            raise self.refusal
         if self.breaks:
             raise RuntimeError("this pod is broken")
         try:

@@ -51,13 +51,13 @@ REFUSED: dict[str, tuple[str, bytes, dict[str, str], grpc.StatusCode]] = {
         RECOMMEND,
         b"\1\0\0\0\3abc",
         {"grpc-encoding": "gzip"},
-        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.INVALID_ARGUMENT,
     ),
     "compressed without an encoding": (
         RECOMMEND,
         b"\1\0\0\0\3abc",
         {},
-        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.INVALID_ARGUMENT,
     ),
 }
 

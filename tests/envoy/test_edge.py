@@ -21,6 +21,7 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from protos.generate import OPENAPI
+from server.rpc.errors import invalid_argument
 from tests.builders.edge import GATEWAY, Edge, running_edge
 from tests.builders.http2 import grpc_frame
 
@@ -392,6 +393,31 @@ async def test_grpc_web_gets_an_answer(edge: Edge) -> None:
     body = base64.b64decode(answer.body.split(b"=")[0] + b"==")
     size = int.from_bytes(body[1:5], "big")
     assert pb.RecommendResponse.FromString(body[5 : 5 + size]).items[0].video_id == "v"
+
+
+async def test_a_request_with_many_mistakes_is_invalid_for_every_kind_of_caller(
+    edge: Edge, channel: grpc.aio.Channel
+) -> None:
+    [gateway] = edge.gateways
+    mistakes = [(f"filter.conditions[{place}]", "ü" * 200) for place in range(64)]
+    gateway.refusal = invalid_argument(mistakes)
+    asked = pb.RecommendRequest(viewer_id="1")
+    frame = grpc_frame(asked.SerializeToString())
+    path, kind = f"/{GATEWAY}/Recommend", {"content-type": "application/grpc-web+proto"}
+    try:
+        rest = await ask(edge, RECOMMENDATIONS)
+        web = await ask(edge, path, frame, headers=kind)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await RecommendationServiceStub(channel).Recommend(asked, timeout=20)
+    finally:
+        gateway.refusal = None
+    assert (rest.status, rest.json["code"]) == (400, 3)
+    listed = rest.json["details"][0]["fieldViolations"]
+    assert listed[0]["field"] == "filter.conditions[0]"
+    assert rest.json["message"].endswith("and 59 more")
+    assert web.headers["grpc-status"] == "3"
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert (raised.value.details() or "").endswith("and 59 more")
 
 
 async def test_grpc_gets_an_answer_on_the_same_port(edge: Edge, channel: grpc.aio.Channel) -> None:

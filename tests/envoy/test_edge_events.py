@@ -26,6 +26,7 @@ from server.event_log.log import CATALOG, EVENTS
 from server.gateway import events
 from server.rpc.caller import caller_of
 from tests.builders.edge import Edge, counter, running_edge
+from tests.builders.http2 import grpc_frame, http2
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import batch, failure_of, play
@@ -196,6 +197,20 @@ async def test_grpc_web_records(recording: Recording) -> None:
     assert status == 200
     assert pb.RecordEventsResponse.FromString(answer[5 : 5 + answer[4]]).recorded == 1
     assert [each.event_id for each in await recorded(recording, end)] == ["web"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])
+async def test_a_stream_whose_message_is_corrupt_says_what_was_recorded_before(
+    recording: Recording, encoding: str
+) -> None:
+    first = pb.StreamEventsRequest(events=[play(f"before {encoding}")]).SerializeToString()
+    body = grpc_frame(first) + b"\1\0\0\0\3abc"
+    async with http2(recording.edge.address) as connection, asyncio.timeout(30):
+        headers = {"grpc-encoding": encoding}
+        stream = connection.open("/vireo.v1.EventService/StreamEvents", body, headers)
+        await stream.ended.wait()
+    assert stream.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert stream.headers["grpc-message"].startswith("after 1 recorded events of the stream: ")
 
 
 async def test_the_catalogue_is_changed_by_rest_and_grpc(recording: Recording) -> None:
