@@ -58,6 +58,7 @@ FILES = (
     layout.FRESH_ROWS,
     layout.POPULARITY,
     layout.VOCABULARY,
+    layout.TAKEDOWNS,
     *placement.FILES,
     *attribute_table.FILES,
 )

@@ -32,11 +32,14 @@ EVENTS = Stream("events", compacted=False)
 DEAD = Stream("dead", compacted=False)
 """Events that couldn't be applied, with the reason; the key is the partition."""
 CATALOG = Stream("catalog", compacted=True)
-"""`CatalogChange`; the key is the video's, in hexadecimal."""
+"""`CatalogChange`; the key is the video's, in hexadecimal. A removal erases what is known of it."""
+REMOVED = Stream("removed", compacted=True)
+"""`CatalogChange` of each video that was taken down, or restored since; keys are those of CATALOG.
+It is small, so that processes read it whole before they serve."""
 STATE = Stream("state", compacted=True)
 """What consumers tell: the keys are `trending.<partition>` and `progress.<partition>`; and up to
 where `vireo events replay` has replayed DEAD: `replayed.<partition>`."""
-STREAMS = (EVENTS, DEAD, CATALOG, STATE)
+STREAMS = (EVENTS, DEAD, CATALOG, REMOVED, STATE)
 
 
 @dataclass(frozen=True)

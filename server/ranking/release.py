@@ -37,6 +37,7 @@ FILES = (
     layout.VOCABULARY,
     layout.CREATORS,
     layout.LANGUAGES,
+    layout.TAKEDOWNS,
     *placement.FILES,
 )
 """The files of a release that the ranking service needs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from vireo.v1 import catalog_pb2, log_pb2
 
 from server.arrays import Int64Array
 from server.errors import VireoError
-from server.event_log.log import CATALOG, EVENTS, Entry, EventLog, Stream
+from server.event_log.log import CATALOG, EVENTS, REMOVED, Entry, EventLog, Stream
+from server.features.keys import video_key
 from server.home import Home
+from server.live.takedowns import Takedowns
 from training.data import schema
 from training.data.attributes import attribute_fields
 from training.data.context import ContextTexts
@@ -42,6 +45,7 @@ class _Log:
 
     events: LogEvents
     changes: dict[str, log_pb2.CatalogChange]
+    takedowns: Takedowns
     positions: LogPositions
 
 
@@ -82,6 +86,8 @@ def data_from_events(
     read = asyncio.run(
         _read_log(event_log, partitions, before, LogEvents(viewers, videos, contexts), progress)
     )
+    if dataset and (removed := dataset.takedowns):
+        read.takedowns.take_unsaid(Takedowns.read(removed))
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
     notes = read.events.notes
@@ -91,6 +97,10 @@ def data_from_events(
         zip(lengths["video_id"].to_pylist(), lengths["duration"].to_pylist(), strict=True)
     )
     found = Interactions.joined([known, read.events.interactions(durations, known)])
+    listed = set(catalogue["video_id"].to_pylist())
+    kept = np.array([video_id in listed for video_id in videos.places], np.bool_)[found.video]
+    notes["events of unknown videos left out"] += int((~kept).sum())
+    found = found.take(kept)
     order = np.lexsort((found.row, found.time))
     check_size(found, catalogue.num_rows)
     source = f"the log of events, on top of {base}" if base else "the log of events"
@@ -98,6 +108,7 @@ def data_from_events(
     terms = describe_dataset(home, base).terms if base else ""
     context = contexts.known
     with dataset_writer(home, name, source, terms, notes, read.positions, kinds, context) as writer:
+        writer.add_takedowns(read.takedowns)
         writer.add_videos(catalogue)
         writer.add_viewers(profiles)
         for part in interaction_tables(found, order, viewers.array(), videos.array(), contexts):
@@ -113,6 +124,7 @@ async def _read_log(
     progress: Progress,
 ) -> _Log:
     """Read what the log has after some positions; raise LogAwayError or VireoError."""
+    began = time.time()
     try:
         ends = {
             partition: await event_log.end(EVENTS, str(partition))
@@ -139,9 +151,16 @@ async def _read_log(
                     events.notes[UNREADABLE] += 1
                     continue
                 changes[change.video.video_id] = change
+        takedowns = Takedowns()
+        async for entries in _up_to(event_log, REMOVED, "", 0, await event_log.end(REMOVED)):
+            takedowns.take(entries)
+        takedowns.as_of = began
+        for video_id, change in changes.items():
+            if change.removed:  # by a gateway of an earlier build
+                takedowns.take_unsaid_key(video_key(video_id))
         progress(done, done)
         catalog = max(last, before.catalog)
-        return _Log(events, changes, LogPositions(events=positions, catalog=catalog))
+        return _Log(events, changes, takedowns, LogPositions(events=positions, catalog=catalog))
     finally:
         await event_log.close()
 
@@ -198,10 +217,10 @@ def _catalogue(
     kinds: Mapping[str, schema.AttributeKind],
     notes: Counter[str],
 ) -> pa.Table:
-    """Return the videos: the base's with the catalogue's changes, and those that events name.
+    """Return the videos: the base's with the catalogue's changes.
 
-    A video that was removed stays if somebody did something with it. One that only events know is
-    named by its id. `kinds` are those of the attributes; `notes` counts what is left out.
+    A video that was removed stays if somebody did something with it, named by its id if the base
+    lacks it. `kinds` are those of the attributes; `notes` counts what is left out.
     """
     columns = pa.schema([*schema.VIDEOS, schema.CREATOR, *attribute_fields(kinds)])
     base = dataset.video_columns(*columns.names) if dataset else columns.empty_table()
@@ -219,7 +238,7 @@ def _catalogue(
     known = {*base["video_id"].to_pylist(), *(row["video_id"] for row in new)}
     new += [
         _row(catalog_pb2.Video(video_id=video_id))
-        for video_id in sorted(acted_on)
+        for video_id in sorted(acted_on & changes.keys())
         if video_id not in known
     ]
     # What a data set of an earlier build lacks is null.

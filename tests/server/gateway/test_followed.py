@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import structlog
+from server.gateway.followed import LogFollower
 
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG
 from server.features.keys import video_key
-from server.gateway.followed import LogFollower
 from server.gateway.release import GatewayRelease
 from server.gateway.service import gateway_pod
 from server.gateway.settings import GatewaySettings

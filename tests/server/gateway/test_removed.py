@@ -9,7 +9,8 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
 from server.features.keys import video_key
-from server.gateway.followed import LogFollower
+from server.live.live import Live
+from server.live.takedowns import Takedowns
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
@@ -37,8 +38,8 @@ async def test_removed_videos_are_in_no_slate(
 ) -> None:
     removed: set[int] = set()
     monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(LogFollower, "wait", lambda _: None)
-    monkeypatch.setattr(LogFollower, "removed", removed)
+    monkeypatch.setattr(Live, "wait", lambda *_: None)
+    monkeypatch.setattr(Takedowns, "among", lambda _, keys: removed & {*keys})
     candidate = NOWHERE if pods == "none" else candidate_target
     ranking = ranking_target if pods == "both" else NOWHERE
     async with gateway(release, features, candidate, ranking) as stub:

@@ -23,7 +23,7 @@ from server.live.side import KnownVideos, SideTable
 from server.releases import layout
 from server.releases.manifest import Manifest
 from tests.builders.attributes import DECLARED
-from tests.builders.catalogue import removed, upserted
+from tests.builders.catalogue import removed, take, upserted
 from tests.builders.filters import condition, expression, random_expression
 from tests.builders.releases import build_release
 
@@ -172,11 +172,12 @@ def test_attributes_go_with_the_change(folder: Path) -> None:
     table.take_changes()
     assert holding(table) == {video_key("a")}, "the release has the first change"
 
-    overlay.take([removed(3, "a"), upserted(4, "b", attributes=GERMAN)])
+    take(overlay, removed(3, "a"), upserted(4, "b", attributes=GERMAN))
+    table.refresh(overlay.newly_touched())
     table.take_changes()
     assert holding(table) == {video_key("b")}
 
     overlay.take([upserted(5, "c"), upserted(6, "d")])
-    table.forget(overlay.newly_dropped())
+    table.refresh(overlay.newly_touched())
     table.take_changes()
     assert holding(table) == set()
