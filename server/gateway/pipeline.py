@@ -163,7 +163,7 @@ class RecommendPipeline:
         if rules is not None:
             expressions.append(rules.filter)
         asked = [each for each in expressions if each is not None]
-        position = release.manifest.catalog_position
+        position = release.manifest.changes_merged
         left_out = self.removed(release.popular.keys.values())
         if asked and (overlay := self.overlay):
             every = release.popular.keys.values()

@@ -16,6 +16,7 @@ from vireo.v1.log_pb2 import CatalogChange
 from server.arrays import BoolArray, Int64Array
 from server.errors import VireoError
 from server.event_log.log import Entry
+from server.event_log.position import BEGIN, Position
 from server.features.keys import video_key
 
 log = structlog.get_logger()
@@ -66,7 +67,7 @@ class Takedowns:
         """Start without any."""
         self.as_of = 0.0
         """Unix seconds up to which none is missing; 0 if that is unknown."""
-        self.position = 0
+        self.position = BEGIN
         """Position in stream REMOVED up to which it was read."""
         self._words = _Words(np.empty(0, np.int64), np.empty(0, np.bool_), {})
         self._lock = threading.Lock()
@@ -82,7 +83,8 @@ class Takedowns:
         try:
             with np.load(path, allow_pickle=False) as file:
                 keys, down = file["keys"], file["down"]
-                found.as_of, found.position = float(file["as_of"]), int(file["position"])
+                found.as_of = float(file["as_of"])
+                found.position = Position.parse(str(file["position"]))
         except Exception as error:  # NumPy raises those of zipfile and of its parser, too
             raise VireoError(f"{path}: takedowns can't be read: {error}") from error
         fits = keys.dtype == np.int64 and down.dtype == np.bool_ and keys.shape == down.shape
@@ -95,7 +97,7 @@ class Takedowns:
         """Write all words to a file, which is replaced in one step; raise OSError."""
         with self._lock:
             words = self._words = self._words.merged()
-            as_of, position = self.as_of, self.position
+            as_of, position = self.as_of, str(self.position)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}-{id(self)}")
         try:
@@ -107,16 +109,16 @@ class Takedowns:
 
     def take(self, entries: Iterable[Entry]) -> list[int]:
         """Take in messages of REMOVED, in order; return the keys of their videos."""
-        said, position = dict[int, bool](), self.position
+        said, last = dict[int, bool](), None
         for entry in entries:
-            position = entry.position
+            last = entry
             try:
                 change = CatalogChange.FromString(entry.data)
             except DecodeError as error:
                 log.error("skipped a takedown that can't be read", key=entry.key, reason=str(error))
                 continue
             said[video_key(change.video.video_id)] = change.removed
-        self._say(said, position)
+        self._say(said, last)
         return list(said)
 
     def take_unsaid(self, other: Takedowns) -> None:
@@ -156,9 +158,9 @@ class Takedowns:
         """Return whether a video is taken down."""
         return bool(self.among((key,)))
 
-    def _say(self, said: dict[int, bool], position: int | None = None) -> None:
+    def _say(self, said: dict[int, bool], last: Entry | None = None) -> None:
         with self._lock:  # a copy has all words up to its position
             self._words.recent.update(said)
-            self.position = self.position if position is None else position
+            self.position = last.position if last else self.position
             if len(self._words.recent) > _MAX_RECENT:
                 self._words = self._words.merged()
