@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from clients.cli.edge import operator_tls, require_stack
 from clients.cli.output import AsJson, print_json
 from clients.cli.pods import serving_releases
 from clients.cli.tables import print_table, table_of
+from clients.doctor.finding import ago
 from server.errors import VireoError
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
     from clients.cli.control import EnvoyStatus
     from server.stack.state import ProcessState, StackState
+
+_MAX_TAKEDOWNS_AGE = 60.0
+"""Seconds; while the log responds they are younger."""
 
 
 def status(
@@ -94,6 +99,22 @@ def _remark(process: ProcessState, release: GetServingReleaseResponse | None) ->
     """Return a process's problem; empty if there is none."""
     if process.problem or release is None:
         return process.problem
-    if not release.last_failure and release.origin == "cache":
+    if release.last_failure:
+        return release.last_failure
+    if old := _old_takedowns(release):
+        return old
+    if release.origin == "cache":
         return "its release is from the cache because the store could not be reached"
-    return release.last_failure
+    return ""
+
+
+def _old_takedowns(release: GetServingReleaseResponse) -> str:
+    """Return up to when a process knows which videos are removed; empty if that is now."""
+    from datetime import UTC
+
+    at = release.takedowns_as_of
+    seconds = time.time() - at.seconds
+    if not release.HasField("takedowns_as_of") or seconds < _MAX_TAKEDOWNS_AGE:
+        return ""
+    as_of = f"{at.ToDatetime(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"takedowns as of {as_of}, {ago(seconds)} old: the log is away"

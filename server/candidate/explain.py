@@ -90,20 +90,21 @@ class _Asked:
 
     @cached_property
     def change(self) -> Change | None:
-        """Its last change in the catalogue; None if the release knows of none since."""
+        """Its last upsert in the catalogue; None if the release knows of none since."""
         live = self.retrieval.release.live
         change = None if live is None else live.table.overlay.get(self.key)
         if live is None or change is None:
             return None
-        after = change.removed or self.row < 0 or change.position > live.table.merged
+        after = self.row < 0 or change.position > live.table.merged
         return change if after else None
 
     def lost_before_retrieval(self) -> tuple[pb.LostAt.ValueType, str] | None:
         """Return where it was lost before sources may propose it, and why; None if it wasn't."""
         release, query = self.retrieval.release, self.retrieval.query
         name = release.manifest.release_id
-        removed = self.change is not None and self.change.removed
-        if self.row < 0 and self.change is None:
+        live = release.live
+        removed = live is not None and self.key in live.table.overlay.takedowns
+        if self.row < 0 and self.change is None and not removed:
             log = "" if release.live is None else ", and the log of the catalogue's changes neither"
             return pb.LOST_AT_CATALOG, f"Release {name} doesn't have it{log}."
         blocked = why_blocked(

@@ -14,17 +14,18 @@ from vireo.v1 import catalog_pb2 as pb
 from vireo.v1.catalog_pb2_grpc import CatalogServiceServicer
 from vireo.v1.log_pb2 import CatalogChange
 
-from server.event_log.log import CATALOG
+from server.event_log.log import CATALOG, REMOVED, Stream
 from server.features.keys import video_key
 from server.filters.declared import ATTRIBUTE_NAME, BUILT_IN_LABELS, BUILT_IN_NUMBERS
 from server.gateway.appender import Appended, Appender
+from server.live.takedowns import Takedowns
 
 NAME = pb.DESCRIPTOR.services_by_name["CatalogService"].full_name
 
 CHANGES = Counter(
     "vireo_catalog_changes", "Changes of videos that were put into the log, by kind.", ["kind"]
 )
-UPSERTED, REMOVED = CHANGES.labels("upsert"), CHANGES.labels("remove")
+UPSERTED, _REMOVALS = CHANGES.labels("upsert"), CHANGES.labels("remove")
 _UNSIGNED = (1 << 64) - 1
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 """First and last second that a google.protobuf.Timestamp may hold: the years 1 to 9999."""
@@ -33,35 +34,41 @@ _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 class CatalogServicer(CatalogServiceServicer):
     """Records changes of the catalogue."""
 
-    def __init__(self, appender: Appender) -> None:
-        """Record by `appender`."""
-        self._appender = appender
+    def __init__(self, appender: Appender, takedowns: Takedowns | None = None) -> None:
+        """Record by `appender`; `takedowns` are those that are followed."""
+        self._appender, self._takedowns = appender, takedowns or Takedowns()
 
     async def UpsertVideos(  # noqa: N802
         self, request: pb.UpsertVideosRequest, _: Any
     ) -> pb.UpsertVideosResponse:
         """Add or replace videos."""
         videos = request.videos
-        await self._appender.append(_messages(videos, removed=False))
+        if request.restore:
+            bare = [pb.Video(video_id=video.video_id) for video in videos]
+            await self._appender.append(_messages(REMOVED, bare, removed=False))
+        await self._appender.append(_messages(CATALOG, videos, removed=False))
         UPSERTED.inc(len(videos))
-        return pb.UpsertVideosResponse(upserted=len(videos))
+        keys = [] if request.restore else [video_key(video.video_id) for video in videos]
+        down = self._takedowns.among(keys)
+        return pb.UpsertVideosResponse(upserted=len(videos), still_removed=len(down))
 
     async def RemoveVideos(  # noqa: N802
         self, request: pb.RemoveVideosRequest, _: Any
     ) -> pb.RemoveVideosResponse:
         """Remove videos."""
         videos = [pb.Video(video_id=video_id) for video_id in request.video_ids]
-        await self._appender.append(_messages(videos, removed=True))
-        REMOVED.inc(len(videos))
+        await self._appender.append(_messages(REMOVED, videos, removed=True))
+        await self._appender.append(_messages(CATALOG, videos, removed=True))
+        _REMOVALS.inc(len(videos))
         return pb.RemoveVideosResponse(removed=len(videos))
 
 
-def _messages(videos: Sequence[pb.Video], *, removed: bool) -> Iterator[Appended]:
+def _messages(stream: Stream, videos: Sequence[pb.Video], *, removed: bool) -> Iterator[Appended]:
     received_at = Timestamp()
     received_at.FromNanoseconds(time.time_ns())
     for video in videos:
         change = CatalogChange(video=video, removed=removed, received_at=received_at)
-        yield Appended(CATALOG, catalog_key(video.video_id), change.SerializeToString())
+        yield Appended(stream, catalog_key(video.video_id), change.SerializeToString())
 
 
 def catalog_key(video_id: str) -> str:

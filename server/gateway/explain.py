@@ -147,11 +147,11 @@ class _Asked:
             pb.NamedValue(name=column.name, value=column.values[0]) for column in explained.scores
         )
         response.source_ranks.extend(explained.source_ranks)
-        if self.key in self.pipeline.removed:
+        gone = self.pipeline.removed([self.key, *keys])
+        if self.key in gone:
             response.lost_at, response.reason = pb.LOST_AT_BLOCKED, REMOVED
         elif self.key in keys:
             place = [*keys].index(self.key)
-            gone = self.pipeline.removed
             response.retrieval_rank = place + 1 - sum(key in gone for key in keys[:place])
             response.sources.extend(sources_of(self.found.source_masks[place]))
             self._explain_candidate(response, item)
@@ -196,7 +196,7 @@ class _Asked:
             watched=request.viewer.watched_keys,
             excluded=request.excluded_keys,
         )
-        if why or self.key in self.pipeline.removed:
+        if why or self.pipeline.removed([self.key]):
             return pb.LOST_AT_BLOCKED, why or REMOVED
         popular = self.release.popular
         if self.video_id not in popular.keys:

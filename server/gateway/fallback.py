@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -65,11 +65,10 @@ class PopularList:
         self,
         count: int,
         blocked: Set[int],
-        removed: Callable[[int], bool],
         expression: FilterExpression | None = None,
         rules: ActiveRules | None = None,
     ) -> list[str]:
-        """Return the first `count` ids whose keys are neither in `blocked` nor removed.
+        """Return the first `count` ids whose keys aren't in `blocked`.
 
         With a filter's `expression`, it holds for each of them. Of the site's `rules`, caps hold,
         and those of the list that they pin have their positions.
@@ -77,9 +76,7 @@ class PopularList:
         kept = (
             name
             for name, key in self.keys.items()
-            if key not in blocked
-            and not removed(key)
-            and (expression is None or self._meets(key, expression))
+            if key not in blocked and (expression is None or self._meets(key, expression))
         )
         if rules is None or not (rules.pinned or rules.message.caps):
             return [*islice(kept, count)]

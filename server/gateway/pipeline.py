@@ -6,7 +6,7 @@ If a stage fails, the slate is made without it and says so in `degradations`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass
 
 from vireo.v1 import recommendation_pb2 as pb
@@ -30,6 +30,7 @@ from server.gateway.stages.rank import RankingCall, rank
 from server.gateway.stages.read_features import ReadFeatures
 from server.gateway.stages.retrieve import RetrievalCall, retrieve, retrieve_request
 from server.gateway.stages.shadow import Shadow
+from server.live.overlay import Overlay
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,8 @@ class RecommendPipeline:
     """Number of candidates to rank; None for the release's own number."""
     progress: Progress | None = None
     """Whether features lag behind the log of events; None without a log."""
-    removed: Set[int] = frozenset()
-    """Keys of the videos that were removed from the catalogue."""
-    changed: Callable[[int, int], bool] | None = None
-    """Whether the video of a key changed after a position in the log; None without a log."""
+    overlay: Overlay | None = None
+    """Which videos changed or were taken down; None without a log."""
     rules_of: Callable[[RecommendQuery], ActiveRules | None] | None = None
     """Returns the site's rules for a query, None if none applies; None without a file of rules."""
     shown: bool = False
@@ -147,6 +146,10 @@ class RecommendPipeline:
             time_stages(started, read, retrieved, finished)
         return slate
 
+    def removed(self, keys: Collection[int]) -> set[int]:
+        """Return those of some keys whose videos are taken down."""
+        return self.overlay.takedowns.among(keys) if self.overlay else set()
+
     def popular(
         self, query: RecommendQuery, release: GatewayRelease, blocked: Set[int]
     ) -> pb.RecommendResponse:
@@ -160,18 +163,18 @@ class RecommendPipeline:
         if rules is not None:
             expressions.append(rules.filter)
         asked = [each for each in expressions if each is not None]
-        changed = self.changed if asked else None
-        position = release.manifest.catalog_position
-
-        def left_out(key: int) -> bool:
-            return key in self.removed or (changed is not None and changed(key, position))
+        position = release.manifest.changes_merged
+        left_out = self.removed(release.popular.keys.values())
+        if asked and (overlay := self.overlay):
+            every = release.popular.keys.values()
+            left_out |= {key for key in every if overlay.changed_after(key, position)}
 
         expression = all_of(asked) if asked else None
         if expression is not None and not release.can_apply(expression):
             slate = popular_slate([], release.manifest.release_id)
             slate.filter_unmet = True
             return slate
-        best = release.popular.best(query.page_size, blocked, left_out, expression, rules)
+        best = release.popular.best(query.page_size, blocked | left_out, expression, rules)
         slate = popular_slate(best, release.manifest.release_id)
         if expression is not None and not best:
             slate.filter_unmet = not release.popular.any_meets(expression)

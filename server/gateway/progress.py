@@ -55,7 +55,7 @@ class Progress:
         """Whether a message was, which is logged once: it may be repeated every few seconds."""
         BEHIND.set_function(lambda: sum(map(self._is_behind, range(partitions))))
 
-    async def follow(self) -> None:
+    async def run(self) -> None:
         """Read what consumers tell, until cancelled."""
         # What is trending need not come here, too; several keys would take a reader each.
         key = f"{KEY}0" if len(self._updated_at) == 1 else ""

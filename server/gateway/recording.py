@@ -14,14 +14,21 @@ from server.gateway.appender import Appender
 from server.gateway.catalog import CatalogServicer
 from server.gateway.events import EventLimits, EventServicer
 from server.gateway.settings import GatewaySettings
+from server.live.takedowns import Takedowns
 from server.pod.admission import Admission
 from server.rpc.server import RpcServer
 
 
-def add_recording(server: RpcServer, settings: GatewaySettings, log: EventLog | None) -> None:
+def add_recording(
+    server: RpcServer,
+    settings: GatewaySettings,
+    log: EventLog | None,
+    takedowns: Takedowns | None = None,
+) -> None:
     """Add EventService and CatalogService to a server; without a log they are UNIMPLEMENTED.
 
     Their calls are admitted apart from those for slates: one can't take the other's places.
+    `takedowns` are those that are followed.
     """
     limits = EventLimits(
         settings.max_event_future,
@@ -34,7 +41,7 @@ def add_recording(server: RpcServer, settings: GatewaySettings, log: EventLog | 
     recorder = EventServicer(
         Appender(log), settings.event_log.event_partitions, limits, server.closing
     )
-    changer = CatalogServicer(Appender(log))
+    changer = CatalogServicer(Appender(log), takedowns)
     for name, register, rules in (
         (
             events.NAME,

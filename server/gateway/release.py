@@ -11,11 +11,11 @@ from server.filters.declared import Declared
 from server.filters.expression import BadFilterError, FilterExpression, decode
 from server.gateway.fallback import PopularList
 from server.gateway.features import FeatureReader
-from server.releases.layout import ATTRIBUTES, POPULAR_ATTRIBUTES, POPULAR_IDS
+from server.releases.layout import ATTRIBUTES, POPULAR_ATTRIBUTES, POPULAR_IDS, TAKEDOWNS
 from server.releases.manifest import Manifest
 from server.rpc.errors import invalid_argument
 
-FILES = (POPULAR_IDS, ATTRIBUTES, POPULAR_ATTRIBUTES)
+FILES = (POPULAR_IDS, ATTRIBUTES, POPULAR_ATTRIBUTES, TAKEDOWNS)
 """The files that the gateway needs of a release."""
 
 

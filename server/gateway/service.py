@@ -18,16 +18,17 @@ from vireo.v1.recommendation_pb2_grpc import (
     RecommendationServiceServicer,
     add_RecommendationServiceServicer_to_server,
 )
+from vireo.v1.release_pb2 import GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.event_log.open import open_log
 from server.gateway import degradations
 from server.gateway.batch import Batches, patient
 from server.gateway.explain import explain_video
-from server.gateway.followed import LogFollower
 from server.gateway.last_features import LastFeatures
 from server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
 from server.gateway.pipeline import RecommendPipeline
+from server.gateway.progress import Progress
 from server.gateway.quality import Quality
 from server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
 from server.gateway.recording import add_recording
@@ -40,10 +41,12 @@ from server.gateway.stages.read_features import ReadFeatures
 from server.gateway.stages.retrieve import SHARE, RetrievalCall, UnknownSeedError
 from server.gateway.stages.shadow import POOL, SECONDS, Shadow
 from server.gateway.turn import InnerPods
+from server.live.live import Live
 from server.pod.pod import Pod
 from server.pod.release_metrics import ReleaseFacts
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
+from server.releases.layout import TAKEDOWNS
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import RpcError, invalid_argument, not_found
 from server.rpc.guard import request_id
@@ -248,7 +251,10 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     keys = signing_keys(settings.page_token_keys)
     pages = PageTokens(keys) if keys else None
     log = open_log(settings.event_log)
-    followed = LogFollower(log, settings) if log else None
+    live = progress = None
+    if log:
+        live = Live(log, settings.live, settings.cache / TAKEDOWNS, videos=False)
+        progress = Progress(log, settings.event_log.event_partitions, settings.max_events_lag)
     rules = RulesFile(settings.rules) if settings.rules else None
 
     def register(
@@ -262,9 +268,8 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             rank,
             shadow,
             settings.candidates,
-            followed.progress if followed else None,
-            followed.removed if followed else frozenset(),
-            followed.changed if followed else None,
+            progress,
+            live.overlay if live else None,
             rules.of if rules else None,
             shown=True,
         )
@@ -277,9 +282,14 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         add_RecommendationServiceServicer_to_server(servicer, server)
 
     def build(folder: Path) -> GatewayRelease:
-        if followed:
-            followed.wait()
+        if live:
+            live.wait(folder)
         return GatewayRelease.load(folder, settings.features, settings.features_timeout)
+
+    def describe(response: GetServingReleaseResponse) -> None:
+        for each in (shadow, live):
+            if each:
+                each.describe(response)
 
     return Pod(
         kind="gateway",
@@ -289,9 +299,11 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         counts_as_latency_sample=lambda response: _WHOLE.issuperset(response.degradations),
         register=register,
         ready=inner.serving,
-        background=[each.run for each in (shadow, followed, rules) if each],
-        describe=shadow.describe if shadow else None,
+        background=[each.run for each in (shadow, live, progress, rules) if each],
+        describe=describe,
         facts=lambda release: ReleaseFacts(release.manifest),
-        services=lambda server: add_recording(server, settings, log),
+        services=lambda server: add_recording(
+            server, settings, log, live.overlay.takedowns if live else None
+        ),
         event_log=log,
     )

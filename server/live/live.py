@@ -7,29 +7,38 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import Gauge
 
-from server.event_log.log import CATALOG, STATE, EventLog
+from server.errors import VireoError
+from server.event_log.log import CATALOG, REMOVED, STATE, EventLog
 from server.live.overlay import Overlay
 from server.live.settings import LiveSettings
+from server.live.takedowns import Takedowns
 from server.live.trends import Trends
+from server.releases.layout import TAKEDOWNS
 
 if TYPE_CHECKING:
+    from vireo.v1.release_pb2 import GetServingReleaseResponse
+
     # It imports ONNX Runtime, which gateways don't have.
     from server.live.side import SideTable
 
 log = structlog.get_logger()
 
 FIRST_WAIT_SECONDS = 5.0
-"""Maximum seconds that a starting pod waits until it has read the catalogue's changes."""
+"""Seconds of silence after which a process that starts counts the log as away; and maximum seconds
+that it waits for changes of the catalogue other than takedowns."""
+_COPY_SECONDS, _IDLE_COPY_SECONDS = 1.0, 60.0
+"""Minimum seconds between two copies of the takedowns, and maximum if none came."""
 
 VIDEOS = Gauge("vireo_live_videos", "Changes of the catalogue that are remembered.", ["kind"])
 DROPPED = Gauge(
     "vireo_live_dropped_changes",
-    "Changes of the catalogue that found no room; see VIREO_LIVE_VIDEOS.",
+    "Upserts that found no room; see VIREO_LIVE_VIDEOS and VIREO_LIVE_BYTES.",
 )
 WAITING = Gauge("vireo_live_waiting_videos", "Upserted videos that aren't placed yet.")
 UNPLACED = Gauge(
@@ -40,36 +49,49 @@ SILENT = Gauge(
     "vireo_live_silent_seconds",
     "Seconds since the log was last read: under 60 while it responds; -1 if it never was.",
 )
+TAKEDOWNS_AGE = Gauge(
+    "vireo_live_takedowns_age_seconds",
+    "Seconds since all takedowns were known: under 60 while the log responds; -1 if never.",
+)
 
 
 class Live:
-    """What a process follows of the log. Use it from one event loop, but for `side_table`."""
+    """What a process follows of the log. Use it from one event loop, but for `wait`, `complete`."""
 
     def __init__(
         self,
         event_log: EventLog,
         settings: LiveSettings,
+        copy: Path | None = None,
         *,
         videos: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start with nothing read.
+        """Start with the takedowns of the last local copy.
 
         Args:
             event_log: the log.
             settings: bounds.
+            copy: file of that copy, which the processes of a machine share; None for none.
             videos: whether to keep what is known of upserted videos; which were upserted or
                 removed is always remembered.
             clock: monotonic seconds.
         """
-        self.overlay = Overlay(settings.live_videos, contents=videos)
+        takedowns = _copied(copy)
+        self.overlay = Overlay(
+            settings.live_videos, settings.live_bytes, takedowns, contents=videos
+        )
         self.trends = Trends(settings.trending_half_life)
-        self._log, self._videos, self._clock = event_log, videos, clock
+        self._log, self._copy, self._videos, self._clock = event_log, copy, videos, clock
         self._tables: weakref.WeakSet[SideTable] = weakref.WeakSet()
-        self._dropped: dict[SideTable, list[int]] = {}
-        """For each table that is being completed, what the overlay has dropped meanwhile."""
+        self._touched: dict[SideTable, list[int]] = {}
+        """For each table that is being completed, what the overlay has touched meanwhile."""
         self.caught_up = threading.Event()
         """Set once all changes of the catalogue were read."""
+        self.takedowns_read = threading.Event()
+        """Set once all takedowns were read."""
+        self._copied_at = -_IDLE_COPY_SECONDS
+        self._uncopied = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._heard_at: float | None = None
@@ -79,40 +101,99 @@ class Live:
         """Follow the log until cancelled."""
         self._loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_takedowns())
+            tasks.create_task(self._keep_copy())
             tasks.create_task(self._follow_catalogue())
             if self._videos:
                 tasks.create_task(self._follow_trends())
                 tasks.create_task(self._place())
 
-    def complete(self, table: SideTable, wait: float = FIRST_WAIT_SECONDS) -> SideTable:
+    def wait(self, folder: Path, silence: float = FIRST_WAIT_SECONDS) -> None:
+        """Return once a release may be served: all takedowns are known. Call it in a thread.
+
+        While the log is away they are those of the local copy and of the release, and may be old:
+        see `describe`. Changes of the catalogue aren't waited for longer than `silence`.
+
+        Args:
+            folder: the release's.
+            silence: seconds without a word of the log after which it counts as away.
+
+        Raises:
+            VireoError: the log is away, and there is no other set of takedowns.
+        """
+        takedowns = self.overlay.takedowns
+        if (folder / TAKEDOWNS).exists():
+            takedowns.take_unsaid(Takedowns.read(folder / TAKEDOWNS))
+        while not self.takedowns_read.wait(silence):
+            if self._heard_at is not None and self._clock() - self._heard_at < silence:
+                continue  # it is long
+            if not takedowns.as_of:
+                raise VireoError(
+                    "takedowns can't be read: the log is away, and neither this machine nor the "
+                    "release has a copy of them"
+                )
+            seconds = round(time.time() - takedowns.as_of)
+            log.warning("the log is away: takedowns may be missing", age_seconds=seconds)
+            return
+        if not self.caught_up.wait(silence):
+            log.warning("the catalogue's changes can't be read: a release is served without them")
+
+    def complete(self, table: SideTable) -> SideTable:
         """Bring a new table up to date, and keep it so as long as it is used. Call it in a thread.
 
-        A process that just started waits for the log, at most `wait` seconds; without it the
-        table follows once the log is back.
+        Without the log the table follows once it is back.
         """
-        if not self.caught_up.wait(wait):
-            log.warning("the catalogue's changes can't be read: a release is served without them")
-        self._dropped[table] = []
+        self._touched[table] = []
         try:
+            table.take_takedowns()
             table.take_changes()
             while table.place_some():
                 pass
         except BaseException:
-            del self._dropped[table]
+            del self._touched[table]
             raise
         if self._loop is None:  # nothing is followed
-            del self._dropped[table]
+            del self._touched[table]
         else:
             self._loop.call_soon_threadsafe(self._adopt, table)
         return table
 
     def _adopt(self, table: SideTable) -> None:
         self._tables.add(table)
-        # What changed meanwhile; what was dropped may have come again.
-        dropped = self._dropped.pop(table)
-        table.forget([key for key in dropped if self.overlay.get(key) is None])
+        table.refresh(self._touched.pop(table))
         table.take_changes()
         self._changed.set()
+
+    def describe(self, response: GetServingReleaseResponse) -> None:
+        """Add to a process's description of its release up to when it knows the takedowns."""
+        if as_of := self.overlay.takedowns.as_of:
+            response.takedowns_as_of.FromNanoseconds(int(as_of * 1e9))
+
+    async def _follow_takedowns(self) -> None:
+        takedowns = self.overlay.takedowns
+        async for entries in self._log.read(REMOVED, after=takedowns.position):
+            self._heard_at = self._clock()
+            self.overlay.take_takedowns(entries)
+            self._take_changes()
+            if not entries:
+                self.takedowns_read.set()
+            if self.takedowns_read.is_set():
+                takedowns.as_of = time.time()
+                if entries or self._heard_at - self._copied_at >= _IDLE_COPY_SECONDS:
+                    self._uncopied.set()
+            await asyncio.sleep(0)
+
+    async def _keep_copy(self) -> None:
+        """Keep the local copy of the takedowns current."""
+        while self._copy is not None:
+            await self._uncopied.wait()
+            self._uncopied.clear()
+            self._copied_at = self._clock()
+            try:
+                await asyncio.to_thread(self.overlay.takedowns.write, self._copy)
+            except OSError as error:
+                log.error("the takedowns can't be copied", reason=str(error))
+            await asyncio.sleep(_COPY_SECONDS)
 
     async def _follow_catalogue(self) -> None:
         async for entries in self._log.read(CATALOG):
@@ -152,18 +233,19 @@ class Live:
         return 0.0
 
     def _take_changes(self) -> None:
-        dropped = self.overlay.newly_dropped()
-        for meanwhile in list(self._dropped.values()):
-            meanwhile.extend(dropped)
+        touched = self.overlay.newly_touched()
+        for meanwhile in list(self._touched.values()):
+            meanwhile.extend(touched)
         for table in list(self._tables):
-            table.forget(dropped)
+            if touched:
+                table.refresh(touched)
             table.take_changes()
         self._changed.set()
 
     def _export(self) -> None:
         overlay = self.overlay
         VIDEOS.labels("upserted").set_function(lambda: overlay.videos)
-        VIDEOS.labels("removed").set_function(lambda: overlay.removals)
+        VIDEOS.labels("removed").set_function(lambda: len(overlay.takedowns.keys))
         DROPPED.set_function(lambda: overlay.dropped)
         POSITION.set_function(lambda: overlay.position - overlay.lost)
         WAITING.set_function(lambda: sum(table.waiting for table in list(self._tables)))
@@ -173,3 +255,15 @@ class Live:
         SILENT.set_function(
             lambda: -1.0 if self._heard_at is None else self._clock() - self._heard_at
         )
+        as_of = overlay.takedowns
+        TAKEDOWNS_AGE.set_function(lambda: time.time() - as_of.as_of if as_of.as_of else -1.0)
+
+
+def _copied(path: Path | None) -> Takedowns:
+    """Return the takedowns of a local copy; none if there is none that can be read."""
+    if path is not None and path.exists():
+        try:
+            return Takedowns.read(path)
+        except VireoError as error:
+            log.error("the local copy of the takedowns is left out", reason=str(error))
+    return Takedowns()

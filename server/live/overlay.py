@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -11,48 +11,60 @@ from google.protobuf.message import DecodeError
 from vireo.v1.log_pb2 import CatalogChange
 
 from server.event_log.log import Entry
+from server.event_log.position import Position
 from server.features.keys import video_key
+from server.live.takedowns import Takedowns
 
 log = structlog.get_logger()
 
-MAX_REMOVALS = 1_000_000
-"""Removed videos that are remembered, some 200 bytes each."""
+_LABEL_BYTES = 48
+"""What a label takes in the side tables at most, see `ChangedAttributes`, however short it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The last change of one video."""
+    """The last upsert of one video."""
 
     key: int
     position: int
     """In the log of the catalogue's changes; see `Overlay.position`."""
-    removed: bool
     video: bytes
-    """The serialized `Video`; empty if it was removed, or isn't kept."""
+    """The serialized `Video`; empty if it isn't kept."""
+    size: int
+    """Bytes that count for the bound."""
 
 
 class Overlay:
-    """The last change of each video: the newest so many. Changed on one event loop alone."""
+    """The newest upserts, one a video, and the takedowns. Changed on one event loop alone."""
 
     def __init__(
-        self, max_videos: int, max_removals: int = MAX_REMOVALS, *, contents: bool = True
+        self,
+        max_videos: int,
+        max_bytes: int = 256 << 20,
+        takedowns: Takedowns | None = None,
+        *,
+        contents: bool = True,
     ) -> None:
         """Start without a change.
 
         Args:
-            max_videos: maximum upserted videos to remember, some 300 bytes each, or 200 without
-                what is known of them; 0 remembers removals alone.
-            max_removals: maximum removed videos to remember.
+            max_videos: maximum upserted videos to remember, some 200 bytes each beside what is
+                known of them.
+            max_bytes: maximum bytes of what is known of them.
+            takedowns: what is known of these; nothing if None.
             contents: whether to keep what is known of upserted videos.
         """
+        self.takedowns = takedowns or Takedowns()
         self.position = 0
         """Position in the log up to which it has the changes, counted on from the last one if a log
         has lost its data and begun anew. To miss no change in another thread, read it before
         `since`."""
+        self.log = ""
+        """Which log that is; see `Position.log`."""
         self.lost = 0
         """What to subtract from positions to have those in the log as it is now."""
         self.dropped = 0
-        """Number of changes that found no room: of upserts the oldest, of removals the newest."""
+        """Number of upserts that found no room: the oldest."""
         self.unreadable = 0
         """Number of messages that aren't changes."""
         self.dropped_position = 0
@@ -60,92 +72,86 @@ class Overlay:
         self.max_videos = max_videos
         """Maximum number of upserted videos that are kept."""
         self._contents = contents
-        self._max_removals = max_removals
-        # In the order of their positions.
-        self._upserts: dict[int, Change] = {}
-        self._removals: dict[int, Change] = {}
-        self._dropped: list[int] = []
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._upserts: dict[int, Change] = {}  # in the order of their positions
+        self._touched: list[int] = []
 
     @property
     def videos(self) -> int:
         """Number of upserted videos that are kept."""
         return len(self._upserts)
 
-    @property
-    def removals(self) -> int:
-        """Number of removed videos that are remembered."""
-        return len(self._removals)
-
-    @property
-    def removed_keys(self) -> Set[int]:
-        """Keys of the removed videos: now, and after later changes too."""
-        return self._removals.keys()
-
     def take(self, entries: Iterable[Entry]) -> None:
-        """Take in messages of the log, in order."""
+        """Take in messages of CATALOG, in order."""
         for entry in entries:
-            if entry.position + self.lost <= self.position:
+            self.log = entry.log
+            if entry.sequence + self.lost <= self.position:
                 log.error("the catalogue's changes begin anew: the log lost those before")
                 self.lost = self.position
-            position = entry.position + self.lost
+            position = entry.sequence + self.lost
             try:
                 change = CatalogChange.FromString(entry.data)
             except DecodeError:
                 self.unreadable += 1
             else:
-                kept = self._contents and not change.removed
-                video = change.video.SerializeToString() if kept else b""
-                key = video_key(change.video.video_id)
-                self._put(Change(key, position, change.removed, video))
+                self._put(change, position)
             self.position = position  # last: who reads it in another thread finds the change
 
-    def get(self, key: int) -> Change | None:
-        """Return the last change of a video; None if there was none or it isn't kept."""
-        return self._removals.get(key) or self._upserts.get(key)
+    def take_takedowns(self, entries: Iterable[Entry]) -> None:
+        """Take in messages of REMOVED, in order."""
+        self._touched += self.takedowns.take(entries)
 
-    def changed_after(self, key: int, position: int) -> bool:
+    def get(self, key: int) -> Change | None:
+        """Return the last upsert of a video; None if there was none or it isn't kept."""
+        return self._upserts.get(key)
+
+    def merged(self, release: Position) -> int:
+        """Return the position up to which a release has the changes; 0 if that of another log."""
+        known = release.shares_log(Position(log=self.log)) and release.sequence <= self.position
+        return release.sequence if known else 0
+
+    def changed_after(self, key: int, release: Position) -> bool:
         """Return whether a video changed after a release had all changes up to a position.
 
-        What was dropped counts as changed if it may have. With max_videos 0 nothing is known of
-        upserts.
+        What was dropped counts as changed if it may have.
         """
-        if position > self.position:  # of a log that was lost since
-            position = 0
         change = self.get(key)
-        return (change.position if change else self.dropped_position) > position
+        return (change.position if change else self.dropped_position) > self.merged(release)
 
     def since(self, position: int) -> list[Change]:
         """Return the changes after a position, in order. With 0 it is safe in any thread."""
-        changes: list[Change] = []
-        for kind in (self._upserts, self._removals):
-            if position <= 0:
-                changes += list(kind.values())
-            else:
-                changes += takewhile(lambda each: each.position > position, reversed(kind.values()))
-        return sorted(changes, key=lambda each: each.position)
+        if position <= 0:
+            return list(self._upserts.values())
+        newest = reversed(self._upserts.values())
+        return [*takewhile(lambda each: each.position > position, newest)][::-1]
 
-    def newly_dropped(self) -> list[int]:
-        """Return the keys of the changes that were dropped since this was last asked."""
-        dropped, self._dropped = self._dropped, []
-        return dropped
+    def newly_touched(self) -> list[int]:
+        """Return the keys of videos that were dropped, taken down or restored since last asked."""
+        touched, self._touched = self._touched, []
+        return touched
 
-    def _put(self, change: Change) -> None:
-        self._removals.pop(change.key, None)
-        self._upserts.pop(change.key, None)
+    def _put(self, change: CatalogChange, position: int) -> None:
+        video, key = change.video, video_key(change.video.video_id)
+        self._forget(key)
         if change.removed:
-            if len(self._removals) < self._max_removals:
-                self._removals[change.key] = change
-            else:
-                self._drop(change.key, "removals")
-        elif self.max_videos:
-            if len(self._upserts) >= self.max_videos:
-                oldest = next(iter(self._upserts))
-                self.dropped_position = self._upserts.pop(oldest).position
-                self._drop(oldest, "videos")
-            self._upserts[change.key] = change
+            # Its takedown is in REMOVED, unless a gateway of an earlier build recorded it.
+            self.takedowns.take_unsaid_key(key)
+            self._touched.append(key)
+            return
+        kept = video.SerializeToString() if self._contents else b""
+        labels = len(video.tags) + sum(len(each.labels) for each in video.attributes)
+        size = len(kept) + _LABEL_BYTES * labels if kept else 0
+        self._bytes += size
+        self._upserts[key] = Change(key, position, kept, size)
+        while len(self._upserts) > self.max_videos or self._bytes > self._max_bytes:
+            oldest = next(iter(self._upserts))
+            self.dropped_position = self._upserts[oldest].position
+            self._forget(oldest)
+            self._touched.append(oldest)
+            if not self.dropped:
+                log.error("no room for all of the catalogue's changes", kept=self.videos)
+            self.dropped += 1
 
-    def _drop(self, key: int, kind: str) -> None:
-        self._dropped.append(key)
-        if not self.dropped:
-            log.error("no room for all of the catalogue's changes", kind=kind, kept=self.videos)
-        self.dropped += 1
+    def _forget(self, key: int) -> None:
+        change = self._upserts.pop(key, None)
+        self._bytes -= change.size if change else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ import structlog
 from vireo.v1.catalog_pb2 import Video
 
 from server.arrays import BoolArray, Float32Array, Int64Array
+from server.event_log.position import Position
 from server.features.context import language_id
 from server.features.keys import video_key
 from server.features.looked_up import Vectors, looked_up
@@ -37,7 +38,7 @@ class KnownVideos:
     rows: VideoRows
     vectors: Vectors
     """float32[n, d] or float16[n, d]."""
-    position: int
+    position: Position
     """Position in the log of the catalogue's changes up to which the release has them."""
     placement: Placement | None
     """None if the release can't place videos."""
@@ -116,33 +117,46 @@ class SideTable:
         """Number of videos that wait for their place."""
         return len(self._waiting)
 
+    def take_takedowns(self) -> None:
+        """Take in all takedowns as they are now; `refresh` takes in later ones."""
+        rows = self._known.rows.find(self.overlay.takedowns.keys)
+        self.removed_rows = np.sort(rows[rows >= 0])
+        self.removed[self.removed_rows] = True
+
     def take_changes(self) -> None:
-        """Take in the overlay's changes: removals hold at once, videos wait for `place_some`."""
+        """Take in the overlay's upserts: they wait for `place_some`."""
         position = self.overlay.position  # changes that come meanwhile are taken in once more
         changes = self.overlay.since(self._position)
         self._position = position
         if not changes:
             return
-        rows = self._known.rows.find(np.array([change.key for change in changes], np.int64))
-        gone = np.array([change.removed for change in changes], np.bool_)
-        self._mark_removed(rows, gone)
-        for change, row in zip(changes, rows.tolist(), strict=True):
-            if change.removed:
-                self._forget_one(change.key)
-            elif row < 0 or change.position > self.merged:
+        self._wait_for_places(changes)
+
+    def refresh(self, keys: Sequence[int]) -> None:
+        """Take in that videos were taken down or restored, or that the overlay dropped them."""
+        for key in keys:
+            self._drop(key)
+            self.unplaced.discard(key)
+            if self.attributes is not None:
+                self.attributes.drop(key)
+        rows, down = self._known.rows.find(np.array(keys, np.int64)), self._down(keys)
+        self.removed[rows[rows >= 0]] = down[rows >= 0]
+        self.removed_rows = self.removed.nonzero()[0]
+        self._wait_for_places([each for each in map(self.overlay.get, keys) if each is not None])
+
+    def _wait_for_places(self, changes: Sequence[Change]) -> None:
+        keys = [change.key for change in changes]
+        rows, down = self._known.rows.find(np.array(keys, np.int64)), self._down(keys)
+        for change, row, is_down in zip(changes, rows.tolist(), down.tolist(), strict=True):
+            if not is_down and (row < 0 or change.position > self.merged):
                 self._waiting.append(change)
                 if self.attributes is not None:
                     self.attributes.put(change.key, row, Video.FromString(change.video))
 
-    def forget(self, keys: Iterable[int]) -> None:
-        """Forget videos whose changes the overlay keeps no longer."""
-        keys = list(keys)
-        for key in keys:
-            self._forget_one(key)
-        rows = self._known.rows.find(np.array(keys, np.int64))
-        last = [self.overlay.get(key) for key in keys]
-        gone = [change is not None and change.removed for change in last]
-        self._mark_removed(rows, np.array(gone, np.bool_))
+    def _down(self, keys: Sequence[int]) -> BoolArray:
+        """Return which of some videos are taken down, bool[k]."""
+        down = self.overlay.takedowns.among(keys)
+        return np.array([key in down for key in keys], np.bool_)
 
     def place_some(self, limit: int = BATCH) -> bool:
         """Place some of the waiting videos; return whether there are more."""
@@ -156,6 +170,8 @@ class SideTable:
             change = self._waiting.popleft()
             if self.overlay.get(change.key) is change:  # else there is a later one
                 some.append(change)
+        down = self.overlay.takedowns.among([change.key for change in some])
+        some = [change for change in some if change.key not in down]
         if some:
             self._place_or_count(some, placement)
         return bool(self._waiting)
@@ -192,7 +208,7 @@ class SideTable:
     def changed_video(self, video_id: str) -> Video | None:
         """Return a video as the catalogue's last change has it; None if none is remembered."""
         change = self.overlay.get(video_key(video_id)) if self.overlay.videos else None
-        if change is None or change.position <= self.merged or not change.video:
+        if change is None or change.position <= self.merged:
             return None
         return Video.FromString(change.video)
 
@@ -204,15 +220,7 @@ class SideTable:
     @property
     def merged(self) -> int:
         """Position up to which the release has the changes; none of a log that was lost since."""
-        known = self._known.position
-        return known if known <= self.overlay.position else 0
-
-    def _mark_removed(self, rows: Int64Array, gone: BoolArray) -> None:
-        """Mark which videos of the release are removed; rows of -1 are none."""
-        known, before = rows >= 0, len(self.removed_rows)
-        self.removed[rows[known]] = gone[known]
-        if before or gone.any():
-            self.removed_rows = self.removed.nonzero()[0]
+        return self.overlay.merged(self._known.position)
 
     def _place_or_count(self, changes: list[Change], placement: Placement) -> None:
         """Place videos; one that can't be placed is counted, and holds up no other."""
@@ -289,12 +297,6 @@ class SideTable:
         self.places[key] = row
         self.keys[row], self.own_rows[row] = key, -1
         return row
-
-    def _forget_one(self, key: int) -> None:
-        self._drop(key)
-        self.unplaced.discard(key)
-        if self.attributes is not None:
-            self.attributes.drop(key)
 
     def _drop(self, key: int) -> None:
         row = self.places.pop(key, None)

@@ -32,6 +32,7 @@ from server.pod.release_metrics import ReleaseCollector, ReleaseFacts
 from server.pod.release_service import ReleaseServicer
 from server.pod.run_queue import RunQueue
 from server.releases.cache import ReleaseCache
+from server.releases.layout import TAKEDOWNS
 from server.releases.loader import ReleaseLoader
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
@@ -209,8 +210,20 @@ def following(
     event_log = open_log(settings.event_log)
     if event_log is None:
         return pod
-    live = Live(event_log, settings.live)
-    return replace(pod, build=build(live), background=(live.run,), event_log=event_log)
+    live = Live(event_log, settings.live, settings.cache / TAKEDOWNS)
+    load = build(live)
+
+    def informed(folder: Path) -> T:
+        live.wait(folder)
+        return load(folder)
+
+    return replace(
+        pod,
+        build=informed,
+        background=(live.run,),
+        describe=live.describe,
+        event_log=event_log,
+    )
 
 
 def pod_admission(

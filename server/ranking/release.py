@@ -37,6 +37,7 @@ FILES = (
     layout.VOCABULARY,
     layout.CREATORS,
     layout.LANGUAGES,
+    layout.TAKEDOWNS,
     *placement.FILES,
 )
 """The files of a release that the ranking service needs."""
@@ -91,9 +92,7 @@ class RankingRelease:
             from server.live.side import KnownVideos, SideTable
 
             places = placement.Placement.load(folder, manifest, count)
-            known = KnownVideos(
-                rows, vectors, manifest.catalog_position, places, features, creators
-            )
+            known = KnownVideos(rows, vectors, manifest.changes_merged, places, features, creators)
             side = live.complete(SideTable(live.overlay, known, ranked=True))
             beside = LiveVideos(side, live.trends, table, count)
         return RankingRelease(

@@ -73,6 +73,8 @@ VOCABULARY = "vocabulary.json"
 """Object: attribute text to id, from 1."""
 CONTENT_VOCABULARY = "content_vocabulary.json"
 """Object: content token to id, from 1; see `server.features.content`."""
+TAKEDOWNS = "takedowns.npz"
+"""Takedowns that the data set has; only if it is made from the log. See `server.live.takedowns`."""
 MEASURED = "measured"
 """Folder of the measured twin, a release of its own that pods don't fetch; see the manifest."""
 GOLDEN_VIEWER_TOWER = "golden/viewer_tower.npz"
@@ -94,7 +96,8 @@ OPTIONAL = frozenset(
         LANGUAGES,
         *ATTRIBUTE_TABLES,
         POPULAR_ATTRIBUTES,
+        TAKEDOWNS,
     }
 )
 """Files that pods do without: releases of earlier builds lack them, and place no new videos or
-declare no attributes."""
+declare no attributes; those of imported data lack takedowns."""

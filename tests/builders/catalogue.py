@@ -9,10 +9,12 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1.catalog_pb2 import Video
 from vireo.v1.log_pb2 import CatalogChange, Trending, TrendingVideos
 
-from server.event_log.log import Entry, EventLog, Stream
+from server.event_log.log import Entries, Entry, EventLog, Stream
+from server.event_log.position import BEGIN, Position, Start
 from server.features.keys import video_key
 from server.live.live import Live
 from server.live.locales import normal_locale
+from server.live.overlay import Overlay
 from server.live.settings import LiveSettings
 
 
@@ -35,6 +37,20 @@ def upserted(position: int, video_id: str, **fields: Any) -> Entry:
 def removed(position: int, video_id: str) -> Entry:
     """An entry of the log by which a video went."""
     return Entry(position, key_of(video_id), change(video_id, is_removed=True))
+
+
+def restored(position: int, video_id: str) -> Entry:
+    """An entry of REMOVED by which a video may be shown again."""
+    return Entry(position, key_of(video_id), change(video_id))
+
+
+def take(overlay: Overlay, *entries: Entry) -> None:
+    """Take in entries that are `upserted` or `removed`, each as one of its stream."""
+    for entry in entries:
+        if CatalogChange.FromString(entry.data).removed:
+            overlay.take_takedowns([entry])
+        else:
+            overlay.take([entry])
 
 
 def told(lists: Mapping[str, Sequence[str]], impressions: Mapping[str, int] | None = None) -> bytes:
@@ -63,8 +79,9 @@ def followed(
 ) -> Live:
     """What a pod knows that has read these entries; nothing more comes."""
     live = Live(_NoLog(), LiveSettings())
-    live.overlay.take(entries)
+    take(live.overlay, *entries)
     live.trends.hear("trending.0", told(trending or {}, impressions))
+    live.takedowns_read.set()
     live.caught_up.set()
     return live
 
@@ -77,7 +94,12 @@ class _NoLog(EventLog):
     ) -> int:
         raise NotImplementedError
 
-    def read(self, stream: Stream, key: str = "", after: int = 0) -> AsyncIterator[Sequence[Entry]]:
+    def read(
+        self, stream: Stream, key: str = "", after: Position = BEGIN
+    ) -> AsyncIterator[Entries]:
+        raise NotImplementedError
+
+    async def resume(self, stream: Stream, stored: Position) -> Start:
         raise NotImplementedError
 
     async def end(self, stream: Stream, key: str = "") -> int:

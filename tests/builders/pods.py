@@ -56,7 +56,7 @@ async def running_pod(
     server = RpcServer(rpc_settings())
     queue = RunQueue()
     add_pod_service(server, pod, loader, queue, pod_admission(pod, queue, 500, math.inf))
-    add_release_service(server, loader, "pod-1")
+    add_release_service(server, loader, "pod-1", pod.describe)
     await server.start()
     background = [asyncio.create_task(work()) for work in pod.background]
     try:

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from server.event_log.position import Position
 from server.features.constants import feature_constants
 from server.home import Home
+from server.live.takedowns import Takedowns
+from server.releases import layout
 from server.releases.manifest import Manifest
 from tests.builders.fits import fit_measured
 from training import fit as fitting
@@ -111,8 +114,9 @@ def fit_again(trained_home: Home, tmp_path_factory: pytest.TempPathFactory) -> t
     shutil.copytree(trained_home.root, root)
     home, console = Home(root), Console(file=io.StringIO(), width=200)
     info = describe_dataset(home, "trained")
-    positions = info.model_copy(update={"log_positions": LogPositions(catalog=42)})
+    positions = info.model_copy(update={"log_positions": LogPositions(catalogue=Position(42))})
     (home.data("trained") / "dataset.json").write_text(positions.model_dump_json())
+    Takedowns().write(home.data("trained") / layout.TAKEDOWNS)
     Run(home.run("trained")).forget()
     with contextlib.redirect_stdout(io.StringIO()) as result:
         fresh = fit_measured(home, "trained", console=console)
@@ -136,3 +140,11 @@ def test_the_release_says_up_to_where_its_data_has_the_catalogues_changes(
     fresh, _ = fit_again
     assert manifest.catalog_position == 0
     assert fresh.catalog_position == 42
+
+
+def test_the_release_has_the_takedowns_of_its_data(
+    fit_again: tuple[Manifest, str], manifest: Manifest
+) -> None:
+    fresh, _ = fit_again
+    assert layout.TAKEDOWNS in fresh.files
+    assert layout.TAKEDOWNS not in manifest.files

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import VireoError
+from server.event_log.position import BEGIN, Position, StoredPosition
 from server.home import Home
+from server.releases.layout import TAKEDOWNS
 from training.data.schema import CREATOR, VIDEOS, WATCH_EVENTS, AttributeKind
 
 DESCRIPTION = "dataset.json"
@@ -29,9 +31,25 @@ class LogPositions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    events: dict[int, int] = {}
-    """By partition."""
-    catalog: int = 0
+    partitions: dict[int, StoredPosition] = Field(default={}, exclude_if=lambda each: not each)
+    """Of the events, by partition."""
+    catalogue: StoredPosition = Field(default=BEGIN, exclude_if=lambda each: each == BEGIN)
+    """Of the catalogue's changes."""
+    events: dict[int, int] = Field(default={}, exclude_if=lambda each: not each)
+    """Sequences instead of `partitions`, by the build before this one: of whichever log it is."""
+    catalog: int = Field(default=0, exclude_if=lambda each: not each)
+    """The same instead of `catalogue`."""
+
+    @property
+    def by_partition(self) -> dict[int, Position]:
+        """Position of the events in each partition."""
+        earlier = {partition: Position(sequence) for partition, sequence in self.events.items()}
+        return earlier | self.partitions
+
+    @property
+    def of_catalogue(self) -> Position:
+        """Position of the catalogue's changes."""
+        return Position(self.catalog) if self.catalogue == BEGIN else self.catalogue
 
 
 class DatasetInfo(BaseModel):
@@ -96,6 +114,12 @@ class Dataset:
             return pq.ParquetFile(path).read(list(names))
         except (OSError, pa.ArrowInvalid) as error:
             raise VireoError(f"cannot read {path}: {error}; {_REMEDY}") from error
+
+    @property
+    def takedowns(self) -> Path | None:
+        """File of the takedowns; None unless it was made from the log."""
+        path = self.folder / TAKEDOWNS
+        return path if path.exists() else None
 
     @property
     def viewers(self) -> pd.DataFrame:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -18,8 +19,11 @@ from vireo.v1 import catalog_pb2, log_pb2
 
 from server.arrays import Int64Array
 from server.errors import VireoError
-from server.event_log.log import CATALOG, EVENTS, Entry, EventLog, Stream
+from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, EventLog, Stream
+from server.event_log.position import BEGIN, Position, Start
+from server.features.keys import video_key
 from server.home import Home
+from server.live.takedowns import Takedowns
 from training.data import schema
 from training.data.attributes import attribute_fields
 from training.data.context import ContextTexts
@@ -42,6 +46,7 @@ class _Log:
 
     events: LogEvents
     changes: dict[str, log_pb2.CatalogChange]
+    takedowns: Takedowns
     positions: LogPositions
 
 
@@ -53,6 +58,7 @@ def data_from_events(
     partitions: int,
     *,
     force: bool = False,
+    accept_gap: bool = False,
     progress: Progress = lambda _done, _total: None,
 ) -> DatasetInfo:
     """Make a data set from the log, up to its end as it is now.
@@ -65,11 +71,14 @@ def data_from_events(
         event_log: the log; it is closed.
         partitions: number of partitions of the events.
         force: whether to replace a data set of that name.
+        accept_gap: whether to go on without messages that the log kept until after the base was
+            made, and doesn't keep any more.
         progress: called as the log is read.
 
     Raises:
         VireoError: there is a data set of that name already, or none of the base's; there is too
-            little to train on; or the log is away.
+            little to train on; the log doesn't keep all that came since the base was made; or the
+            log is away.
     """
     check_name_is_free(home, name, force=force)
     dataset = load_dataset(home, base) if base else None
@@ -80,10 +89,19 @@ def data_from_events(
     if dataset:
         known = _base_interactions(dataset, viewers, videos, contexts)
     read = asyncio.run(
-        _read_log(event_log, partitions, before, LogEvents(viewers, videos, contexts), progress)
+        _read_log(
+            event_log,
+            partitions,
+            before,
+            LogEvents(viewers, videos, contexts),
+            progress,
+            accept_gap=accept_gap,
+        )
     )
     erased = [viewers.places[name] for name in read.events.erased if name in viewers.places]
     known = known.take(~np.isin(known.viewer, erased))
+    if dataset and (removed := dataset.takedowns):
+        read.takedowns.take_unsaid(Takedowns.read(removed))
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
     notes = read.events.notes
@@ -93,6 +111,10 @@ def data_from_events(
         zip(lengths["video_id"].to_pylist(), lengths["duration"].to_pylist(), strict=True)
     )
     found = Interactions.joined([known, read.events.interactions(durations, known)])
+    listed = set(catalogue["video_id"].to_pylist())
+    kept = np.array([video_id in listed for video_id in videos.places], np.bool_)[found.video]
+    notes["events of unknown videos left out"] += int((~kept).sum())
+    found = found.take(kept)
     order = np.lexsort((found.row, found.time))
     check_size(found, catalogue.num_rows)
     source = f"the log of events, on top of {base}" if base else "the log of events"
@@ -100,6 +122,7 @@ def data_from_events(
     terms = describe_dataset(home, base).terms if base else ""
     context = contexts.known
     with dataset_writer(home, name, source, terms, notes, read.positions, kinds, context) as writer:
+        writer.add_takedowns(read.takedowns)
         writer.add_videos(catalogue)
         writer.add_viewers(profiles)
         for part in interaction_tables(found, order, viewers.array(), videos.array(), contexts):
@@ -113,27 +136,32 @@ async def _read_log(
     before: LogPositions,
     events: LogEvents,
     progress: Progress,
+    *,
+    accept_gap: bool,
 ) -> _Log:
     """Read what the log has after some positions; raise LogAwayError or VireoError."""
+    began = time.time()
     try:
-        ends = {
-            partition: await event_log.end(EVENTS, str(partition))
-            for partition in range(partitions)
-        }
-        starts = {partition: before.events.get(partition, 0) for partition in ends}
-        total = sum(max(0, ends[partition] - starts[partition]) for partition in ends)
-        done, positions = 0, dict(starts)
-        for partition, end in ends.items():
-            async for entries in _up_to(event_log, EVENTS, str(partition), starts[partition], end):
+        positions = {each: before.by_partition.get(each, BEGIN) for each in range(partitions)}
+        done, total = 0, 0
+        for partition, position in positions.items():
+            start = await event_log.resume(EVENTS, position)
+            if start.missing and not accept_gap:
+                raise _gap(partition, start)
+            total += max(0, await event_log.end(EVENTS, str(partition)) - start.after)
+        for partition, position in list(positions.items()):
+            async for entries in _up_to_end(event_log, EVENTS, str(partition), position):
                 for entry in entries:
                     events.add(entry)
+                positions[partition] = entries.position
                 done += len(entries)
                 progress(done, max(done, total))
-            positions[partition] = max(end, starts[partition])
         changes: dict[str, log_pb2.CatalogChange] = {}
-        last = await event_log.end(CATALOG)
+        catalogue = before.of_catalogue
         # The last change of each video is there: also those that the base has already.
-        async for entries in _up_to(event_log, CATALOG, "", 0, last):
+        async for entries in _up_to_end(event_log, CATALOG, "", BEGIN):
+            if entries:
+                catalogue = entries.position
             for entry in entries:
                 try:
                     change = log_pb2.CatalogChange.FromString(entry.data)
@@ -141,19 +169,34 @@ async def _read_log(
                     events.notes[UNREADABLE] += 1
                     continue
                 changes[change.video.video_id] = change
+        takedowns = Takedowns()
+        async for entries in _up_to_end(event_log, REMOVED, "", BEGIN):
+            takedowns.take(entries)
+        takedowns.as_of = began
+        for video_id, change in changes.items():
+            if change.removed:  # by a gateway of an earlier build
+                takedowns.take_unsaid_key(video_key(video_id))
         progress(done, done)
-        catalog = max(last, before.catalog)
-        return _Log(events, changes, LogPositions(events=positions, catalog=catalog))
+        positions_read = LogPositions(partitions=positions, catalogue=catalogue)
+        return _Log(events, changes, takedowns, positions_read)
     finally:
         await event_log.close()
 
 
-async def _up_to(
-    event_log: EventLog, stream: Stream, key: str, after: int, end: int
-) -> AsyncIterator[Sequence[Entry]]:
-    """Yield the messages after a position up to another one."""
-    if end <= after:
-        return
+def _gap(partition: int, start: Start) -> VireoError:
+    return VireoError(
+        f"the log doesn't keep messages {start.missing[0]} to {start.missing[-1]} any more, which "
+        f"the base lacks (partition {partition}); it has what came since {start.kept_since}. To go "
+        "on without them: --accept-gap. VIREO_EVENT_RETENTION must be longer than the time between "
+        "two data sets"
+    )
+
+
+async def _up_to_end(
+    event_log: EventLog, stream: Stream, key: str, after: Position
+) -> AsyncIterator[Entries]:
+    """Yield the messages after a position up to the end as it is now; the last may be empty."""
+    end = await event_log.end(stream, key)
     reading = aiter(event_log.read(stream, key, after))
     while True:
         try:
@@ -161,8 +204,8 @@ async def _up_to(
                 entries = await anext(reading)
         except TimeoutError as error:
             raise VireoError("the log doesn't answer any more; try again later") from error
-        yield [entry for entry in entries if entry.position <= end]
-        if not entries or entries[-1].position >= end:
+        yield entries
+        if not entries or entries[-1].sequence >= end:
             return
 
 
@@ -200,10 +243,10 @@ def _catalogue(
     kinds: Mapping[str, schema.AttributeKind],
     notes: Counter[str],
 ) -> pa.Table:
-    """Return the videos: the base's with the catalogue's changes, and those that events name.
+    """Return the videos: the base's with the catalogue's changes.
 
-    A video that was removed stays if somebody did something with it. One that only events know is
-    named by its id. `kinds` are those of the attributes; `notes` counts what is left out.
+    A video that was removed stays if somebody did something with it, named by its id if the base
+    lacks it. `kinds` are those of the attributes; `notes` counts what is left out.
     """
     columns = pa.schema([*schema.VIDEOS, schema.CREATOR, *attribute_fields(kinds)])
     base = dataset.video_columns(*columns.names) if dataset else columns.empty_table()
@@ -221,7 +264,7 @@ def _catalogue(
     known = {*base["video_id"].to_pylist(), *(row["video_id"] for row in new)}
     new += [
         _row(catalog_pb2.Video(video_id=video_id))
-        for video_id in sorted(acted_on)
+        for video_id in sorted(acted_on & changes.keys())
         if video_id not in known
     ]
     # What a data set of an earlier build lacks is null.

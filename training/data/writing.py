@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from server.errors import VireoError
 from server.features.keys import KeyCollisionError, unique_video_keys
 from server.home import Home
+from server.live.takedowns import Takedowns
+from server.releases.layout import TAKEDOWNS
 from training.data.attributes import attribute_fields
 from training.data.context import context_fields
 from training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset
@@ -81,6 +83,10 @@ class DatasetWriter:
                 part = part.append_column(column, pa.nulls(part.num_rows, column.type))
         self._video_ids += part["video_id"].to_pylist()
         self._add("videos", part.select(schema.names))
+
+    def add_takedowns(self, takedowns: Takedowns) -> None:
+        """Write the takedowns."""
+        takedowns.write(self._folder / TAKEDOWNS)
 
     def add_viewers(self, part: pa.Table) -> None:
         """Append viewers."""

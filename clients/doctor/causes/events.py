@@ -11,6 +11,8 @@ from clients.doctor.finding import Finding, ago, listed, shown
 _LATE_SECONDS = 15.0
 """Lag from which gateways declare that features may lack events."""
 _MANY_MESSAGES = 100
+_OLD_TAKEDOWNS = 60.0
+"""Age in seconds that they don't reach while the log can be read."""
 
 
 def log_down(facts: Facts) -> Iterator[Finding]:
@@ -27,6 +29,9 @@ def log_down(facts: Facts) -> Iterator[Finding]:
     ]
     if away:
         evidence.append(f"{listed(away)} can't reach it")
+    old = max((page.value("vireo_live_takedowns_age_seconds") for page in facts.pages), default=0)
+    if old > _OLD_TAKEDOWNS:
+        evidence.append(f"videos that were removed in the last {ago(old)} may be shown")
     if refused:
         evidence.append(
             f"gateways refused {refused:.0f} events within {facts.seconds:.0f} s since it is away"

@@ -95,6 +95,7 @@ class Recording(Connection, Generic[Count]):
         self,
         videos: Iterable[Video],
         *,
+        restore: bool = False,
         timeout: float | None = None,
         request_id: str = "",
         metadata: Metadata = (),
@@ -103,6 +104,7 @@ class Recording(Connection, Generic[Count]):
 
         Args:
             videos: 1 to 1,000 videos with different ids.
+            restore: whether to show those again that were removed.
             timeout: timeout of this call in seconds; the client's if None, and at least 5.
             request_id: as for `recommend`.
             metadata: as for `recommend`.
@@ -112,7 +114,7 @@ class Recording(Connection, Generic[Count]):
         """
 
         def build() -> UpsertVideosRequest:
-            return UpsertVideosRequest(videos=[each.message() for each in videos])
+            return UpsertVideosRequest(videos=[each.message() for each in videos], restore=restore)
 
         call = self._call(UPSERT_VIDEOS, build, timeout, request_id, metadata)
         upserted: Count = self._send(call)
@@ -126,7 +128,7 @@ class Recording(Connection, Generic[Count]):
         request_id: str = "",
         metadata: Metadata = (),
     ) -> Count:
-        """Remove videos from every slate until they are upserted again; return their number.
+        """Remove videos from every slate until they are restored; return their number.
 
         Args:
             video_ids: 1 to 1,000 different ids; unknown ones too.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from itertools import accumulate, chain
 
 import grpc
@@ -68,11 +68,11 @@ async def retrieve(
     call: RetrievalCall,
     query: RecommendQuery,
     request: pb.RetrieveCandidatesRequest,
-    removed: Set[int] = frozenset(),
+    removed: Callable[[Collection[int]], Set[int]] = lambda _: frozenset(),
 ) -> tuple[pb.RetrieveCandidatesResponse, dict[int, int]]:
     """Return the candidates for a query, best first, and their source masks by key.
 
-    Those of `removed` are left out: a pod that started without the log doesn't know of them.
+    Those that `removed` returns are left out: the log may be away for a pod alone.
 
     Raises:
         StageFailedError: no pod gave a good answer in time.
@@ -84,9 +84,9 @@ async def retrieve(
         if error.code is grpc.StatusCode.NOT_FOUND and query.seed_key is not None:
             raise UnknownSeedError(str(error)) from error
         raise
-    if removed and not masks.keys().isdisjoint(removed):
-        masks = {key: mask for key, mask in masks.items() if key not in removed}
-        candidates = _without(candidates, removed)
+    if gone := removed(masks.keys()):
+        masks = {key: mask for key, mask in masks.items() if key not in gone}
+        candidates = _without(candidates, gone)
     return candidates, masks
 
 

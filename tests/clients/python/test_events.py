@@ -14,7 +14,7 @@ from vireo.v1 import catalog_pb2, event_pb2
 from vireo.v1.log_pb2 import CatalogChange, RecordedEvents
 
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS
+from server.event_log.log import CATALOG, EVENTS, REMOVED
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import recording
@@ -188,6 +188,9 @@ async def test_the_catalogue_is_changed(call: Call, log: JetStreamLog) -> None:
     )
     wanted.published.FromDatetime(published)
     assert found["a"].video == wanted
+    assert await call("upsert_videos", [Video("c")], restore=True) == 1
+    words = [CatalogChange.FromString(each.data) for each in await take(log, REMOVED)]
+    assert {each.video.video_id: each.removed for each in words} == {"b": True, "c": False}
 
 
 async def test_a_client_that_is_too_fast_waits_once_and_is_told(

@@ -219,7 +219,8 @@ def test_a_changed_video_is_judged_by_its_new_attributes_at_once(
 
     live.overlay.take([upserted(1, "video-0", tags=["cat"], attributes=german("en"))])
     live.overlay.take([upserted(2, "video-1", tags=["dog"], attributes=german("de"))])
-    live.overlay.take([removed(3, "video-2")])
+    live.overlay.take_takedowns([removed(3, "video-2")])
+    followed_release.live.table.refresh(live.overlay.newly_touched())
     followed_release.live.table.take_changes()
 
     after = retrieve(release, ViewerFeatures(), VIDEOS, filter=GERMAN)

@@ -115,8 +115,8 @@ def test_a_removal_holds_from_the_next_call_on(release_folder: Path) -> None:
     release = with_log(release_folder, live)
     assert release.live is not None
     assert 7 in retrieve(release, viewer_of_rows(3), VIDEOS).rows
-    live.overlay.take([removed(1, "video-7")])
-    release.live.table.take_changes()
+    live.overlay.take_takedowns([removed(1, "video-7")])
+    release.live.table.refresh(live.overlay.newly_touched())
     assert 7 not in retrieve(release, viewer_of_rows(3), VIDEOS).rows
 
 

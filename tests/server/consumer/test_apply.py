@@ -18,6 +18,7 @@ from server.consumer.lease import FileLease, RedisLease, holder_name, lease_of
 from server.consumer.rows import OnlineRows, StoreAwayError
 from server.errors import VireoError
 from server.event_log.log import Entry
+from server.event_log.position import BEGIN, Position
 from server.features.keys import video_key
 from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
@@ -84,11 +85,11 @@ def test_events_lead_to_the_online_rows_of_the_build_through_restarts(
 
 def test_the_position_is_kept_by_partition(store: OnlineStoreSettings, folder: Path) -> None:
     rows = OnlineRows(empty_repository(folder / "a", store), timeout=5)
-    assert rows.position(0) == 0
-    rows.write_position(0, 5)
-    rows.write_position(1, 7)
-    rows.write_position(0, 6)
-    assert (rows.position(0), rows.position(1)) == (6, 7)
+    assert rows.position(0) == BEGIN
+    rows.write_position(0, Position(5, "log", 5))
+    rows.write_position(1, Position(7, "log", 7))
+    rows.write_position(0, Position(6, "log", 6))
+    assert (rows.position(0), rows.position(1)) == (Position(6, "log", 6), Position(7, "log", 7))
 
 
 def test_what_is_new_is_counted_once_for_what_is_trending(folder: Path) -> None:
@@ -112,7 +113,7 @@ def test_an_event_that_cannot_be_applied_is_set_aside_alone(folder: Path) -> Non
         [Entry(4, "0", b"\xff\xff"), Entry(5, "0", message([event("a"), bad]))], LIKED_BY_FRACTION
     )
     apply(rows, batch)
-    assert batch.position == 5
+    assert batch.position.sequence == 5
     [garbage, letter] = batch.dead
     assert (garbage.recorded, garbage.position) == (b"\xff\xff", 4)
     assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]

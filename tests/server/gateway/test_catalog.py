@@ -12,9 +12,10 @@ from vireo.v1 import catalog_pb2 as pb
 from vireo.v1.log_pb2 import CatalogChange
 
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG
+from server.event_log.log import CATALOG, REMOVED
 from server.features.keys import video_key
 from server.gateway.catalog import catalog_key
+from server.live.takedowns import Takedowns
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import Recorder, failure_of, recording
@@ -90,7 +91,35 @@ async def test_the_last_change_of_each_video_is_in_the_log_when_the_call_returns
         name: change.video for name, change in found.items() if not change.removed
     }
     assert {name for name, change in found.items() if change.removed} == set(ids)
+    assert {name for name, is_removed in (await removals(log)).items() if is_removed} >= set(ids)
     assert found["never known"].video == pb.Video(video_id="never known")
+
+
+async def removals(log: JetStreamLog) -> dict[str, bool]:
+    """Whether each video that was removed still is, by its id."""
+    words = map(CatalogChange.FromString, [entry.data for entry in await take(log, REMOVED)])
+    return {each.video.video_id: each.removed for each in words}
+
+
+async def test_an_upsert_undoes_a_removal_only_if_it_says_so(log: JetStreamLog) -> None:
+    takedowns = Takedowns()
+    async with recording(log, takedowns=takedowns) as recorder:
+        await recorder.catalog.RemoveVideos(pb.RemoveVideosRequest(video_ids=["bad", "worse"]))
+        takedowns.take(await take(log, REMOVED))
+        videos = [pb.Video(video_id="bad", title="of it"), pb.Video(video_id="good")]
+        answer = await recorder.catalog.UpsertVideos(pb.UpsertVideosRequest(videos=videos))
+        assert (answer.upserted, answer.still_removed) == (2, 1)
+        assert (await removals(log))["bad"]
+        assert (await changes(log))["bad"].video == videos[0]
+
+        request = pb.UpsertVideosRequest(videos=videos, restore=True)
+        answer = await recorder.catalog.UpsertVideos(request)
+        assert (answer.upserted, answer.still_removed) == (2, 0)
+    found = await removals(log)
+    assert not found["bad"]
+    assert found["worse"]
+    takedowns.take(await take(log, REMOVED))
+    assert takedowns.among([video_key("bad"), video_key("worse")]) == {video_key("worse")}
 
 
 async def test_a_thousand_videos_are_taken_at_once(recorder: Recorder, log: JetStreamLog) -> None:

@@ -11,7 +11,8 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
 from server.features.keys import video_key
-from server.gateway.followed import LogFollower
+from server.live.live import Live
+from server.live.takedowns import Takedowns
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
@@ -155,8 +156,9 @@ async def test_a_removed_video_is_told_so_even_if_pods_do_not_know_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(LogFollower, "wait", lambda _: None)
-    monkeypatch.setattr(LogFollower, "removed", {video_key("video-30")})
+    monkeypatch.setattr(Live, "wait", lambda *_: None)
+    gone = {video_key("video-30")}
+    monkeypatch.setattr(Takedowns, "among", lambda _, keys: gone & {*keys})
     for candidate in (candidate_target, NOWHERE):
         async with gateway(release, features, candidate, ranking_target) as stub:
             told = await stub.ExplainVideo(asked("video-30"))

@@ -13,7 +13,8 @@ from vireo.v1 import filter_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key
-from server.gateway.followed import LogFollower
+from server.live.live import Live
+from server.live.overlay import Overlay
 from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.filters import condition, expression, message
 from tests.builders.relay import Relay, relaying
@@ -177,8 +178,8 @@ async def test_the_popular_list_leaves_out_what_changed_if_there_is_a_filter(
     changed = {"video-5", "video-8"}
     keys = {*map(video_key, changed)}
     monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(LogFollower, "wait", lambda _: None)
-    monkeypatch.setattr(LogFollower, "changed", lambda _, key, _position: key in keys)
+    monkeypatch.setattr(Live, "wait", lambda *_: None)
+    monkeypatch.setattr(Overlay, "changed_after", lambda _, key, _position: key in keys)
     async with gateway(release, features, NOWHERE, NOWHERE) as stub:
         filtered = await stub.Recommend(request(GERMAN))
         all_of_them = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=40))

@@ -82,14 +82,9 @@ def test_a_budget_is_the_stages_timeout_or_its_share_of_the_remaining_time() -> 
 
 def test_the_popular_list_skips_blocked_videos_and_ends_with_the_list() -> None:
     popular = PopularList({"a": 1, "b": 2, "c": 3})
-
-    def kept(_: int) -> bool:
-        return False
-
-    assert popular.best(2, {1}, kept) == ["b", "c"]
-    assert popular.best(9, set(), kept) == ["a", "b", "c"]
-    assert popular.best(9, {1, 2, 3}, kept) == []
-    assert popular.best(9, {1}, lambda key: key == 3) == ["b"]
+    assert popular.best(2, {1}) == ["b", "c"]
+    assert popular.best(9, set()) == ["a", "b", "c"]
+    assert popular.best(9, {1, 2, 3}) == []
 
 
 def test_the_popular_list_holds_a_filter(tmp_path: Path) -> None:
@@ -103,7 +98,7 @@ def test_the_popular_list_holds_a_filter(tmp_path: Path) -> None:
     popular = PopularList.load(tmp_path)
 
     def best(*conditions: filter_pb2.Condition) -> list[str]:
-        return popular.best(9, set(), lambda _: False, expression(*conditions))
+        return popular.best(9, set(), expression(*conditions))
 
     assert best(condition("tag", any_of=["x"])) == ["a", "c"]
     assert best(condition("tag", none_of=["y"])) == ["b", "c"]

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from vireo.v1.release_pb2 import GetServingReleaseRequest
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import REMOVED
 from server.features.keys import video_key
-from server.gateway.followed import LogFollower
+from server.gateway.service import gateway_pod
+from server.live.live import Live
+from server.live.takedowns import Takedowns
+from tests.builders.catalogue import change, key_of
+from tests.builders.nats import running_nats, settings_of
 from tests.builders.releases import video_ids
+from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway
+from tests.server.gateway.conftest import NOWHERE, gateway, gateway_settings
 
 SLATE = pb.RecommendRequest(viewer_id=VIEWER, page_size=10)
 WHOLE = pb.RecommendRequest(viewer_id=VIEWER, page_size=37)
@@ -37,8 +50,8 @@ async def test_removed_videos_are_in_no_slate(
 ) -> None:
     removed: set[int] = set()
     monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
-    monkeypatch.setattr(LogFollower, "wait", lambda _: None)
-    monkeypatch.setattr(LogFollower, "removed", removed)
+    monkeypatch.setattr(Live, "wait", lambda *_: None)
+    monkeypatch.setattr(Takedowns, "among", lambda _, keys: removed & {*keys})
     candidate = NOWHERE if pods == "none" else candidate_target
     ranking = ranking_target if pods == "both" else NOWHERE
     async with gateway(release, features, candidate, ranking) as stub:
@@ -54,3 +67,32 @@ async def test_removed_videos_are_in_no_slate(
     assert not gone & {item.video_id for item in short.items}
     if pods == "both":
         assert len(short.items) == 10
+
+
+async def test_a_gateway_loads_its_release_once_it_knows_all_takedowns(
+    release: Path, features: Path, tmp_path: Path
+) -> None:
+    first = next(name for name in video_ids(40) if name not in WATCHED)
+    with running_nats(tmp_path / "nats") as nats:
+        event_log = settings_of(nats)
+        log = JetStreamLog(event_log)
+        await log.append(REMOVED, key_of(first), change(first, is_removed=True))
+        settings = gateway_settings(
+            features, NOWHERE, NOWHERE, event_log=event_log, cache=tmp_path / "cache"
+        )
+        pod = gateway_pod(settings)
+        loading = asyncio.create_task(asyncio.to_thread(pod.build, release))
+        following = [asyncio.create_task(run()) for run in pod.background]
+        built = await loading
+        async with serving(replace(pod, build=lambda _: built, background=()), release) as (
+            _,
+            channel,
+        ):
+            slate = await RecommendationServiceStub(channel).Recommend(WHOLE)
+            state = await ReleaseServiceStub(channel).GetServingRelease(GetServingReleaseRequest())
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
+        await log.close()
+    assert {item.video_id for item in slate.items} == {*video_ids(40)} - {*WATCHED, first}
+    assert time.time() - 60 < state.takedowns_as_of.seconds <= time.time()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
+from server.event_log.position import Position
 from server.features.keys import video_key
 from server.features.video_rows import VideoRows
 from server.filters.declared import Declared
@@ -23,7 +24,7 @@ from server.live.side import KnownVideos, SideTable
 from server.releases import layout
 from server.releases.manifest import Manifest
 from tests.builders.attributes import DECLARED
-from tests.builders.catalogue import removed, upserted
+from tests.builders.catalogue import removed, take, upserted
 from tests.builders.filters import condition, expression, random_expression
 from tests.builders.releases import build_release
 
@@ -128,7 +129,7 @@ def table_of(folder: Path, overlay: Overlay, position: int = 0) -> SideTable:
     keys = np.load(folder / layout.VIDEO_KEYS)
     vectors = np.load(folder / layout.VIDEO_VECTORS)
     places = Placement.load(folder, Manifest.read(folder), len(keys))
-    known = KnownVideos(VideoRows(keys), vectors, position, places, declared=DECLARED)
+    known = KnownVideos(VideoRows(keys), vectors, Position(position), places, declared=DECLARED)
     return SideTable(overlay, known, ranked=False)
 
 
@@ -172,11 +173,12 @@ def test_attributes_go_with_the_change(folder: Path) -> None:
     table.take_changes()
     assert holding(table) == {video_key("a")}, "the release has the first change"
 
-    overlay.take([removed(3, "a"), upserted(4, "b", attributes=GERMAN)])
+    take(overlay, removed(3, "a"), upserted(4, "b", attributes=GERMAN))
+    table.refresh(overlay.newly_touched())
     table.take_changes()
     assert holding(table) == {video_key("b")}
 
     overlay.take([upserted(5, "c"), upserted(6, "d")])
-    table.forget(overlay.newly_dropped())
+    table.refresh(overlay.newly_touched())
     table.take_changes()
     assert holding(table) == set()

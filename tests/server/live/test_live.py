@@ -16,7 +16,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1.log_pb2 import Trending, TrendingVideos
 
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, STATE, EventLog
+from server.event_log.log import CATALOG, REMOVED, STATE, EventLog
+from server.event_log.position import BEGIN
 from server.features.keys import video_key
 from server.features.video_rows import VideoRows
 from server.live.live import Live
@@ -30,13 +31,16 @@ from tests.builders.nats import RunningNats, settings_of
 from tests.builders.releases import build_release
 from tests.builders.waiting import until
 
+NO_RELEASE = Path("no release")
+"""Folder of a release without takedowns."""
+
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> KnownVideos:
     folder: Path = build_release(tmp_path_factory.mktemp("release"))
     keys = np.load(folder / layout.VIDEO_KEYS)
     placement = Placement.load(folder, Manifest.read(folder), len(keys))
-    return KnownVideos(VideoRows(keys), np.load(folder / layout.VIDEO_VECTORS), 0, placement)
+    return KnownVideos(VideoRows(keys), np.load(folder / layout.VIDEO_VECTORS), BEGIN, placement)
 
 
 @asynccontextmanager
@@ -64,8 +68,16 @@ async def writing(nats: RunningNats) -> AsyncIterator[EventLog]:
         await log.close()
 
 
-def new_table(live: Live, known: KnownVideos) -> SideTable:
-    return SideTable(live.overlay, known, ranked=True)
+async def completed(live: Live, known: KnownVideos, silence: float = 0.2) -> SideTable:
+    """A table, made when a pod would make it."""
+    await asyncio.to_thread(live.wait, NO_RELEASE, silence)
+    table = SideTable(live.overlay, known, ranked=True)
+    return await asyncio.to_thread(live.complete, table)
+
+
+async def remove(log: EventLog, video_id: str) -> int:
+    await log.append(REMOVED, key_of(video_id), change(video_id, is_removed=True))
+    return await log.append(CATALOG, key_of(video_id), change(video_id, is_removed=True))
 
 
 async def test_a_table_has_what_came_before_it_and_what_comes_after(
@@ -74,15 +86,15 @@ async def test_a_table_has_what_came_before_it_and_what_comes_after(
     async with writing(nats) as log:
         for name in ("first", "second"):
             await log.append(CATALOG, key_of(name), change(name, tags=["cat"]))
-        await log.append(CATALOG, key_of("video-5"), change("video-5", is_removed=True))
+        await remove(log, "video-5")
         async with following(nats) as live:
-            table = await asyncio.to_thread(live.complete, new_table(live, known), 30.0)
+            table = await completed(live, known)
             assert live.caught_up.is_set()
             assert table.places.keys() == {video_key("first"), video_key("second")}
             assert table.removed_rows.tolist() == [5]
 
             await log.append(CATALOG, key_of("third"), change("third", tags=["dog"]))
-            await log.append(CATALOG, key_of("first"), change("first", is_removed=True))
+            await remove(log, "first")
             await until(lambda: table.places.keys() == {video_key("second"), video_key("third")})
 
 
@@ -109,7 +121,7 @@ async def test_what_is_dropped_while_a_table_is_made_is_forgotten(
         await until(lambda: live.overlay.get(video_key("older")) is not None)
         table = _Slow(live.overlay, known, ranked=True)
         table.placed, table.go_on = threading.Event(), threading.Event()
-        made = asyncio.create_task(asyncio.to_thread(live.complete, table, 30.0))
+        made = asyncio.create_task(asyncio.to_thread(live.complete, table))
         await asyncio.to_thread(table.placed.wait, 30)
         assert table.places.keys() == {video_key("oldest"), video_key("older")}
         for name in ("newest", "oldest"):
@@ -127,7 +139,8 @@ async def test_without_the_log_a_release_is_served_and_follows_once_it_is_back(
         await log.append(CATALOG, key_of("early"), change("early", tags=["cat"]))
     nats.kill()
     async with following(nats) as live:
-        table = await asyncio.to_thread(live.complete, new_table(live, known), 0.1)
+        live.overlay.takedowns.as_of = 1.0  # as a copy of them says
+        table = await completed(live, known)
         assert not live.caught_up.is_set()
         assert table.places == {}
         nats.start()
@@ -136,12 +149,12 @@ async def test_without_the_log_a_release_is_served_and_follows_once_it_is_back(
 
 async def test_removals_stay_while_the_log_is_away(nats: RunningNats, known: KnownVideos) -> None:
     async with writing(nats) as log:
-        await log.append(CATALOG, key_of("video-7"), change("video-7", is_removed=True))
+        await remove(log, "video-7")
     async with following(nats) as live:
-        await until(lambda: live.caught_up.is_set())
+        await until(live.takedowns_read.is_set)
         nats.kill()
         try:
-            table = await asyncio.to_thread(live.complete, new_table(live, known), 0.1)
+            table = await completed(live, known)
             assert 7 in table.removed_rows
         finally:
             nats.start()
@@ -154,18 +167,18 @@ async def test_a_pod_hears_of_changes_after_the_log_lost_its_data(
         for number in range(3):
             await log.append(CATALOG, key_of("before"), change("before", title=f"{number}"))
     async with following(nats) as live:
-        table = await asyncio.to_thread(live.complete, new_table(live, known), 30.0)
+        table = await completed(live, known)
         nats.kill()
         nats.forget()
         await asyncio.to_thread(nats.start)
         async with writing(nats) as log:
-            await log.append(CATALOG, key_of("video-8"), change("video-8", is_removed=True))
+            await remove(log, "video-8")
         await until(lambda: 8 in table.removed_rows)
 
 
 async def test_a_table_that_nobody_uses_is_freed(nats: RunningNats, known: KnownVideos) -> None:
     async with writing(nats) as log, following(nats) as live:
-        table = await asyncio.to_thread(live.complete, new_table(live, known), 30.0)
+        table = await completed(live, known)
         await log.append(CATALOG, key_of("a last one"), change("a last one", tags=["cat"]))
         places = table.places
         await until(lambda: video_key("a last one") in places)
@@ -178,13 +191,11 @@ async def test_a_table_that_nobody_uses_is_freed(nats: RunningNats, known: Known
 async def test_a_gateway_remembers_what_changed_and_not_how(nats: RunningNats) -> None:
     async with writing(nats) as log:
         await log.append(CATALOG, key_of("kept"), change("kept", tags=["cat"]))
-        last = await log.append(CATALOG, key_of("gone"), change("gone", is_removed=True))
+        last = await remove(log, "gone")
     async with following(nats, videos=False) as live:
         await until(lambda: live.overlay.position >= last)
-        gone = live.overlay.get(video_key("gone"))
-        assert gone is not None
-        assert gone.removed
-        assert live.overlay.changed_after(video_key("kept"), 0)
+        assert video_key("gone") in live.overlay.takedowns
+        assert live.overlay.changed_after(video_key("kept"), BEGIN)
         assert {change.video for change in live.overlay.since(0)} == {b""}
 
 

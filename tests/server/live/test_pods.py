@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,17 @@ from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 from bench.nats import RunningNats, settings_of
 from server.candidate.service import CandidateSettings, candidate_pod
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EventLog
+from server.event_log.log import CATALOG, REMOVED, EventLog, Stream
 from server.features.keys import video_key
+from server.live.live import Live
+from server.live.takedowns import Takedowns
 from server.pod.pod import Pod, PodSettings
 from server.ranking.service import ranking_pod
 from server.releases import layout
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.signals import NEW
-from tests.builders.catalogue import change, key_of
+from tests.builders.catalogue import change, key_of, removed
 from tests.builders.loading import serves
 from tests.builders.pods import RunningPod, running_pod
 from tests.builders.releases import build_release, write_manifest
@@ -44,15 +48,24 @@ class Site:
     def __init__(self, store: ReleaseStore, log: EventLog, folder: Path, nats: RunningNats) -> None:
         self.store, self.log, self.folder, self.nats = store, log, folder, nats
         self.channel = f"live-{next(_numbers)}"
+        self.serves = True
+        """Whether pods are expected to serve."""
 
-    def publish(self, letter: str, videos: int = 40) -> str:
+    def publish(self, letter: str, videos: int = 40, takedowns: Takedowns | None = None) -> str:
         """Publish a release and point the channel to it; return its id."""
         release_id = f"{self.channel}-{letter}"
-        self.store.publish(
-            build_release(self.folder / release_id, release_id=release_id, videos=videos)
-        )
+        folder = build_release(self.folder / release_id, release_id=release_id, videos=videos)
+        if takedowns is not None:
+            takedowns.write(folder / layout.TAKEDOWNS)
+            write_manifest(folder, release_id=release_id)
+        self.store.publish(folder)
         self.point(release_id)
         return release_id
+
+    @property
+    def copy(self) -> Path:
+        """The local copy of the takedowns."""
+        return self.folder / "cache" / layout.TAKEDOWNS
 
     def publish_of_an_earlier_build(self) -> None:
         """Publish a release that can't place videos, and point the channel to it."""
@@ -74,7 +87,13 @@ class Site:
 
     async def remove(self, video_id: str) -> None:
         """Remove a video."""
-        await self.log.append(CATALOG, key_of(video_id), change(video_id, is_removed=True))
+        for stream in (REMOVED, CATALOG):
+            await self.log.append(stream, key_of(video_id), change(video_id, is_removed=True))
+
+    async def restore(self, video_id: str) -> None:
+        """Add a video again that was removed."""
+        await self.log.append(REMOVED, key_of(video_id), change(video_id))
+        await self.upsert(video_id)
 
     @asynccontextmanager
     async def candidates(
@@ -82,7 +101,10 @@ class Site:
     ) -> AsyncIterator[RunningPod]:
         """A candidate pod that serves a release; `built` is called with each that was built."""
         settings = CandidateSettings(
-            port=0, s3=self.store.settings, event_log=settings_of(self.nats)
+            port=0,
+            s3=self.store.settings,
+            event_log=settings_of(self.nats),
+            cache=self.folder / "cache",
         )
         pod = candidate_pod(settings)
 
@@ -99,7 +121,12 @@ class Site:
         """A ranking pod that serves a release."""
         async with self._pod(
             ranking_pod(
-                PodSettings(port=0, s3=self.store.settings, event_log=settings_of(self.nats))
+                PodSettings(
+                    port=0,
+                    s3=self.store.settings,
+                    event_log=settings_of(self.nats),
+                    cache=self.folder / "cache",
+                )
             )
         ) as pod:
             yield pod
@@ -108,7 +135,8 @@ class Site:
     async def _pod(self, pod: Pod[Any]) -> AsyncIterator[RunningPod]:
         cache = self.folder / "cache"
         async with running_pod(pod, self.store, cache, self.channel) as running:
-            await until(lambda: running.loader.serving is not None)
+            if self.serves:
+                await until(lambda: running.loader.serving is not None)
             yield running
         assert pod.event_log is not None
         await pod.event_log.close()
@@ -187,6 +215,14 @@ async def test_removals_and_new_videos_outlast_swaps_rollbacks_and_restarts(site
     async with site.candidates() as pod:
         assert await holds()
         await site.upsert("video-5")
+        await site.upsert("fresh-2b")
+
+        async def known() -> bool:
+            return "fresh-2b" in await ids(pod)
+
+        await eventually(known)
+        assert await holds(), "an upsert undoes no removal"
+        await site.restore("video-5")
 
         async def back() -> bool:
             return "video-5" in await ids(pod)
@@ -235,21 +271,92 @@ async def test_a_release_of_an_earlier_build_holds_removals_and_places_nothing(s
         assert "video-6" not in found
 
 
-async def test_while_the_log_is_away_pods_start_and_know_removals_once_it_is_back(
-    site: Site,
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that count the log as away after half a second of silence."""
+    monkeypatch.setattr(Live, "wait", partialmethod(Live.wait, silence=0.5))
+
+
+@pytest.fixture
+def away(site: Site) -> Iterator[Callable[[], None]]:
+    """Kills the log, which is back after the test."""
+    yield site.nats.kill
+    if site.nats.process.poll() is not None:
+        site.nats.start()
+
+
+async def test_while_the_log_is_away_pods_start_with_the_last_copy_of_the_takedowns(
+    site: Site, impatient: None, away: Callable[[], None]
 ) -> None:
     site.publish("a")
     await site.remove("video-7")
-    site.nats.kill()
-    try:
-        async with site.candidates() as pod:
-            assert "video-7" in await ids(pod)
-            site.nats.start()
+    async with site.candidates():
+        await until(site.copy.exists)
+    await site.remove("video-8")
+    away()
+    async with site.candidates() as pod:
+        assert "video-7" not in await ids(pod)
+        assert "video-8" in await ids(pod), "it was removed after the copy was made"
+        as_of = (await pod.state()).takedowns_as_of.seconds
+        assert 0 < as_of <= time.time()
+        site.nats.start()
 
-            async def gone() -> bool:
-                return "video-7" not in await ids(pod)
+        async def gone() -> bool:
+            return "video-8" not in await ids(pod)
 
-            await eventually(gone)
-    finally:
-        if site.nats.process.poll() is not None:
-            site.nats.start()
+        await eventually(gone)
+        await until(lambda: Takedowns.read(site.copy).as_of > as_of)
+
+
+async def test_a_pod_without_log_and_without_a_copy_of_the_takedowns_serves_nothing(
+    site: Site, impatient: None, away: Callable[[], None]
+) -> None:
+    site.publish("a")
+    await site.remove("video-10")
+    away()
+    site.serves = False
+    async with site.candidates() as pod:
+        await until(lambda: "takedowns can't be read" in pod.loader.failures.reason)
+        assert pod.loader.serving is None
+        site.nats.start()
+        await until(lambda: pod.loader.serving is not None)
+        assert "video-10" not in await ids(pod)
+
+
+async def test_the_takedowns_of_a_release_outlast_the_log(
+    site: Site, impatient: None, away: Callable[[], None]
+) -> None:
+    taken = Takedowns()
+    taken.take([removed(1, "video-11"), removed(2, "video-12"), removed(3, "video-13")])
+    taken.as_of = 1_700_000_000.0
+    site.publish("a", takedowns=taken)
+    await site.log.append(REMOVED, key_of("video-13"), change("video-13"))  # restored since
+    async with site.candidates() as pod:
+        assert {"video-11", "video-12", "video-13"} & await ids(pod) == {"video-13"}
+    site.copy.unlink()
+    away()
+    async with site.candidates() as pod:
+        assert not {"video-11", "video-12", "video-13"} & await ids(pod)
+        assert (await pod.state()).takedowns_as_of.seconds == 1_700_000_000
+
+
+async def test_all_takedowns_are_known_before_a_pod_serves_however_long_the_catalogue_is(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The changes of the catalogue come last, and none comes within the time that pods wait."""
+    site.publish("a")
+    await site.remove("video-14")
+    read = JetStreamLog.read
+
+    def late(log: JetStreamLog, stream: Stream, *arguments: Any, **more: Any) -> Any:
+        return _never() if stream is CATALOG else read(log, stream, *arguments, **more)
+
+    monkeypatch.setattr(JetStreamLog, "read", late)
+    monkeypatch.setattr(Live, "wait", partialmethod(Live.wait, silence=2.0))
+    async with site.candidates() as pod:
+        assert "video-14" not in await ids(pod)
+
+
+async def _never() -> AsyncIterator[Any]:
+    await asyncio.Event().wait()
+    yield ()

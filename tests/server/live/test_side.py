@@ -12,6 +12,7 @@ from vireo.v1.catalog_pb2 import Video
 
 from server.arrays import Int64Array
 from server.event_log.log import Entry
+from server.event_log.position import Position
 from server.features.keys import video_key
 from server.features.ranking_inputs import LIKE_PRIOR
 from server.features.video_rows import VideoRows
@@ -20,7 +21,7 @@ from server.live.placement import Placement
 from server.live.side import KnownVideos, SideTable
 from server.releases import layout
 from server.releases.manifest import Manifest
-from tests.builders.catalogue import removed, upserted
+from tests.builders.catalogue import removed, restored, take, upserted
 from tests.builders.releases import build_release
 
 DAY = 86_400
@@ -38,8 +39,9 @@ def overlay() -> Overlay:
 
 def known_of(folder: Path, position: int = 0, *, places: bool = True) -> KnownVideos:
     keys = np.load(folder / layout.VIDEO_KEYS)
+    vectors = np.load(folder / layout.VIDEO_VECTORS)
     placement = Placement.load(folder, Manifest.read(folder), len(keys)) if places else None
-    return KnownVideos(VideoRows(keys), np.load(folder / layout.VIDEO_VECTORS), position, placement)
+    return KnownVideos(VideoRows(keys), vectors, Position(position), placement)
 
 
 def table_of(
@@ -50,6 +52,7 @@ def table_of(
 
 
 def settled(table: SideTable) -> SideTable:
+    table.refresh(table.overlay.newly_touched())
     table.take_changes()
     while table.place_some():
         pass
@@ -127,7 +130,7 @@ def test_changes_that_were_trained_with_are_merged_already(folder: Path, overlay
 def test_changes_of_a_log_that_lost_its_data_hold(folder: Path, overlay: Overlay) -> None:
     overlay.take([upserted(500, "old", tags=["cat"])])
     table = settled(table_of(folder, overlay, position=400))
-    overlay.take([removed(1, "video-3"), upserted(2, "video-0", tags=["fish"])])
+    take(overlay, removed(1, "video-3"), upserted(2, "video-0", tags=["fish"]))
     settled(table)
     assert table.removed_rows.tolist() == [3]
     assert table.places.keys() == {video_key("old"), video_key("video-0")}
@@ -144,22 +147,46 @@ def test_a_release_of_a_log_that_was_lost_takes_all_changes_in(
     assert changed.title == "Another"
 
 
-def test_a_removal_holds_for_own_and_for_new_videos_until_an_upsert(
+def test_a_removal_holds_for_own_and_for_new_videos_until_they_are_restored(
     folder: Path, overlay: Overlay
 ) -> None:
-    overlay.take([upserted(1, "new", tags=["cat"]), removed(2, "video-3")])
+    take(overlay, upserted(1, "new", tags=["cat"]), removed(2, "video-3"))
     table = settled(table_of(folder, overlay))
     assert table.removed_rows.tolist() == [3]
 
-    overlay.take([removed(3, "new"), removed(4, "unheard-of")])
-    table.take_changes()
+    take(overlay, removed(3, "new"), removed(4, "unheard-of"))
+    settled(table)
     assert table.places == {}
     assert not table.new.any()
 
-    overlay.take([upserted(5, "video-3", tags=["cat"]), upserted(6, "new", tags=["cat"])])
+    take(overlay, upserted(5, "video-3", tags=["dog"]), upserted(6, "new", tags=["cat"]))
+    settled(table)
+    assert table.removed_rows.tolist() == [3], "an upsert alone restores nothing"
+    assert table.places == {}
+
+    overlay.take_takedowns([restored(5, "video-3"), restored(6, "new")])
     settled(table)
     assert not len(table.removed_rows)
-    assert table.find([video_key("new")]).tolist() == [0]  # whose row was free
+    assert table.places.keys() == {video_key("video-3"), video_key("new")}
+
+
+def test_an_upsert_that_comes_before_its_restoration_is_placed_after_it(
+    folder: Path, overlay: Overlay
+) -> None:
+    take(overlay, removed(1, "new"), upserted(1, "new", tags=["cat"]))
+    table = settled(table_of(folder, overlay))
+    assert table.places == {}
+    overlay.take_takedowns([restored(2, "new")])
+    assert settled(table).places.keys() == {video_key("new")}
+
+
+def test_takedowns_before_the_table_hold(folder: Path, overlay: Overlay) -> None:
+    take(overlay, removed(1, "video-7"), removed(2, "video-2"), removed(3, "of no release"))
+    overlay.newly_touched()
+    table = table_of(folder, overlay)
+    table.take_takedowns()
+    assert table.removed_rows.tolist() == [2, 7]
+    assert table.removed.sum() == 2
 
 
 class _Slow(Overlay):
@@ -170,30 +197,28 @@ class _Slow(Overlay):
     def since(self, position: int) -> list[Change]:
         changes, before = super().since(position), self.position
         entries, self.meanwhile = self.meanwhile, ()
-        self.take(entries)
-        # Removals are read after upserts.
-        return changes + [each for each in super().since(before) if each.removed]
+        take(self, *entries)
+        return changes + super().since(before)[1:]  # it reads some of them
 
 
 def test_changes_that_come_while_a_table_reads_the_first_ones_arrive(folder: Path) -> None:
     overlay = _Slow(10)
-    overlay.take([removed(1, "video-6"), upserted(2, "early", tags=["cat"])])
+    take(overlay, removed(1, "video-6"), upserted(2, "early", tags=["cat"]))
     overlay.meanwhile = (
         upserted(3, "late", tags=["cat"]),
-        upserted(4, "video-6", tags=["cat"]),
+        upserted(4, "later", tags=["cat"]),
         removed(5, "video-3"),
     )
     table = settled(settled(table_of(folder, overlay)))
-    assert table.places.keys() == {video_key("early"), video_key("late")}
-    assert table.removed_rows.tolist() == [3]
+    assert table.places.keys() == {video_key(each) for each in ("early", "late", "later")}
+    assert table.removed_rows.tolist() == [3, 6]
 
 
 def test_a_removal_overtakes_an_upsert_that_waits(folder: Path, overlay: Overlay) -> None:
     table = table_of(folder, overlay)
     overlay.take([upserted(1, "new", tags=["cat"])])
     table.take_changes()
-    overlay.take([removed(2, "new")])
-    table.take_changes()
+    take(overlay, removed(2, "new"))
     assert not table.place_some()
     assert table.places == {}
 
@@ -217,20 +242,17 @@ def test_the_nearest_come_first_and_unusable_ones_never(folder: Path, overlay: O
 def test_videos_that_the_overlay_drops_are_forgotten(folder: Path) -> None:
     overlay = Overlay(2)
     table = table_of(folder, overlay)
-    overlay.take([removed(1, "video-3"), upserted(2, "new-1", tags=["cat"])])
+    overlay.take([upserted(2, "new-1", tags=["cat"])])
     settled(table)
-    overlay.take([upserted(3, "video-3", tags=["cat"])])
     overlay.take([upserted(4 + each, f"newer-{each}", tags=["cat"]) for each in range(2)])
-    table.forget(overlay.newly_dropped())
     settled(table)
     assert table.places.keys() == {video_key("newer-0"), video_key("newer-1")}
-    assert not len(table.removed_rows), "its removal was undone before it was dropped"
 
 
 def test_a_release_without_a_tower_counts_the_videos_that_it_cant_place(
     folder: Path, overlay: Overlay
 ) -> None:
-    overlay.take([upserted(1, "new", tags=["cat"]), removed(2, "video-3")])
+    take(overlay, upserted(1, "new", tags=["cat"]), removed(2, "video-3"))
     table = settled(table_of(folder, overlay, places=False))
     assert (table.unplaced, table.places) == ({video_key("new")}, {})
     assert table.removed_rows.tolist() == [3]
@@ -238,7 +260,7 @@ def test_a_release_without_a_tower_counts_the_videos_that_it_cant_place(
     overlay.take([upserted(3, "new", tags=["dog"]), upserted(4, "newer", tags=["dog"])])
     settled(table)
     assert table.unplaced == {video_key("new"), video_key("newer")}
-    overlay.take([removed(5, "new")])
+    take(overlay, removed(5, "new"))
     settled(table)
     assert table.unplaced == {video_key("newer")}
 

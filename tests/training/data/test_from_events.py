@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from vireo.v1 import catalog_pb2, event_pb2, log_pb2
 
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, LogAwayError, partition_of
+from server.event_log.log import CATALOG, EVENTS, REMOVED, LogAwayError, Stream, partition_of
+from server.event_log.position import Position
 from server.features.keys import video_key
 from server.home import Home
+from server.live.takedowns import Takedowns
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
 from tests.builders.nats import RunningNats, running_nats, settings_of
@@ -52,12 +55,12 @@ def record(nats: RunningNats, *messages: list[event_pb2.Event]) -> None:
     asyncio.run(append())
 
 
-def change(nats: RunningNats, *changes: log_pb2.CatalogChange) -> None:
+def change(nats: RunningNats, *changes: log_pb2.CatalogChange, stream: Stream = CATALOG) -> None:
     async def append() -> None:
         log = JetStreamLog(settings_of(nats))
         for each in changes:
             key = f"{video_key(each.video.video_id) % (1 << 64):016x}"
-            await log.append(CATALOG, key, each.SerializeToString())
+            await log.append(stream, key, each.SerializeToString())
         await log.close()
 
     asyncio.run(append())
@@ -65,6 +68,10 @@ def change(nats: RunningNats, *changes: log_pb2.CatalogChange) -> None:
 
 def upserted(video_id: str, **more: object) -> log_pb2.CatalogChange:
     return log_pb2.CatalogChange(video=catalog_pb2.Video(video_id=video_id, **more))  # type: ignore[arg-type]
+
+
+def removed(video_id: str) -> log_pb2.CatalogChange:
+    return log_pb2.CatalogChange(video=catalog_pb2.Video(video_id=video_id), removed=True)
 
 
 def made(
@@ -95,6 +102,7 @@ def test_a_data_set_sent_as_events_comes_back_with_the_same_features(
     events = list(interaction_events("small", interactions))
     # All twice, from the last to the first.
     record(nats, events[::-1], events)
+    change(nats, *map(upserted, load_dataset(home, "small").videos["video_id"]))
     info = made(nats, home, "live")
     assert info.problems["events sent again dropped"] == len(events)
     both = []
@@ -173,10 +181,11 @@ def test_changes_that_cannot_be_read_are_left_out(nats: RunningNats, home: Home)
 def test_only_what_the_base_lacks_is_read_again(nats: RunningNats, home: Home) -> None:
     write_small_dataset(home, "small", random_interactions())
     base = load_dataset(home, "small")
+    change(nats, upserted("new video"))
     record(nats, [event(1, "w1", "v1"), event(2, "new viewer", "new video", "FINISH")])
     first = made(nats, home, "live", "small")
     assert first.interactions == len(base.interactions) + 2
-    assert list(first.log_positions.events) == [0, 1]
+    assert list(first.log_positions.partitions) == [0, 1]
     record(nats, [event(3, "new viewer", "v1", "NOT_INTERESTED"), event(4, "w1", "", "FOLLOW")])
     second = made(nats, home, "live", "live", force=True)
     assert second.interactions == first.interactions + 1
@@ -196,10 +205,10 @@ def test_only_what_the_base_lacks_is_read_again(nats: RunningNats, home: Home) -
 def test_the_features_go_on_from_the_position_of_the_data(nats: RunningNats, home: Home) -> None:
     write_small_dataset(home, "small", random_interactions())
     record(nats, [event(1, "w1", "v1"), event(2, "w2", "v1")])
-    positions = made(nats, home, "live", "small").log_positions.events
+    positions = made(nats, home, "live", "small").log_positions.partitions
     build_features(home, "live", holdout="none")
     stored = pd.read_parquet(home.features("live") / "consumer_position.parquet")
-    expected = {str(partition): position for partition, position in positions.items()}
+    expected = {str(partition): str(position) for partition, position in positions.items()}
     assert dict(zip(stored["partition"], stored["position"], strict=True)) == expected
 
 
@@ -225,7 +234,7 @@ def test_the_catalogues_changes_are_in_the_data(nats: RunningNats, home: Home) -
     )
     record(nats, [event(1, "w1", "n1")])
     info = made(nats, home, "live", "small")
-    assert info.log_positions.catalog == 6
+    assert info.log_positions.catalogue.sequence == 6
     videos = load_dataset(home, "live").videos.set_index("video_id")
     row = videos.loc["n1"]
     assert (row["title"], list(row["tags"]), row["creator"]) == ("New", ["a", "b"], "ana")
@@ -235,6 +244,53 @@ def test_the_catalogues_changes_are_in_the_data(nats: RunningNats, home: Home) -
     # What was watched is learned from; what nobody watched goes.
     assert "v2" in videos.index
     assert not {"n2", "v59"} & set(videos.index)
+
+
+def test_events_add_no_video_to_the_data(nats: RunningNats, home: Home) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    base = load_dataset(home, "small")
+    change(nats, upserted("n1"), removed("unheard-of"))
+    videos = ("v1", "nobody's", "n1", "unheard-of", "nobody's either", "nobody's")
+    record(nats, [event(each, "n", name, "LIKE", each) for each, name in enumerate(videos)])
+    record(nats, [event(9, "other", "nobody's", "LIKE", 9)])
+    info = made(nats, home, "live", "small")
+    assert info.problems["events of unknown videos left out"] == 4
+    live = load_dataset(home, "live")
+    assert set(live.videos["video_id"]) == {*base.videos["video_id"], "n1", "unheard-of"}
+    own = live.interactions[live.interactions["viewer_id"] == "n"].sort_values("timestamp")
+    assert own["video_id"].tolist() == ["v1", "n1", "unheard-of"]
+
+
+def test_takedowns_are_in_the_data_and_outlast_the_log(nats: RunningNats, home: Home) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    assert load_dataset(home, "small").takedowns is None
+
+    def taken_down(name: str) -> tuple[set[int], float]:
+        path = load_dataset(home, name).takedowns
+        assert path is not None
+        takedowns = Takedowns.read(path)
+        return {*takedowns.keys.tolist()}, takedowns.as_of
+
+    def keys(*names: str) -> set[int]:
+        return {*map(video_key, names)}
+
+    begun = time.time()
+    change(nats, removed("v1"), removed("v2"), removed("to come"), stream=REMOVED)
+    change(nats, upserted("v2"), stream=REMOVED)
+    change(nats, removed("by an earlier build"))
+    record(nats, [event(1, "w1", "v1")])
+    made(nats, home, "live", "small")
+    known, as_of = taken_down("live")
+    assert known == keys("v1", "to come", "by an earlier build")
+    assert begun <= as_of <= time.time()
+
+    nats.kill()
+    nats.forget()
+    nats.start()
+    change(nats, upserted("to come"), removed("v3"), stream=REMOVED)
+    record(nats, [event(2, "w1", "v1", second=1)])
+    made(nats, home, "live", "live", force=True)
+    assert taken_down("live")[0] == keys("v1", "v3", "by an earlier build")
 
 
 def test_attributes_of_the_catalogue_are_in_the_data(nats: RunningNats, home: Home) -> None:
@@ -281,5 +337,7 @@ def test_a_data_set_is_replaced_only_by_force_and_needs_a_log(
 
 
 def test_positions_are_kept_by_the_description() -> None:
-    positions = LogPositions(events={0: 5, 1: 7}, catalog=3)
+    positions = LogPositions(
+        partitions={0: Position(5, "log", 1), 1: Position(7)}, catalogue=Position(3, "log", 2)
+    )
     assert LogPositions.model_validate_json(positions.model_dump_json()) == positions

@@ -1,0 +1,166 @@
+"""Which videos are taken down: the last word on each that was removed or restored."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import structlog
+from google.protobuf.message import DecodeError
+from vireo.v1.log_pb2 import CatalogChange
+
+from server.arrays import BoolArray, Int64Array
+from server.errors import VireoError
+from server.event_log.log import Entry
+from server.event_log.position import BEGIN, Position
+from server.features.keys import video_key
+
+log = structlog.get_logger()
+
+_MAX_RECENT = 10_000
+"""Words that are looked up in a dictionary before they are sorted in with the others."""
+
+
+class _Words(NamedTuple):
+    """What is said of n videos, 9 bytes each, and of some more."""
+
+    keys: Int64Array
+    """Sorted, int64[n]."""
+    down: BoolArray
+    """Whether each is taken down, bool[n]; else it was restored."""
+    recent: dict[int, bool]
+    """The same by key, of what came last."""
+
+    def find(self, keys: Int64Array) -> tuple[Int64Array, BoolArray]:
+        """Return the place of each key among the n, and whether it is there."""
+        places = self.keys.searchsorted(keys)
+        there = places < len(self.keys)
+        there[there] = self.keys[places[there]] == keys[there]
+        return places, there
+
+    def merged(self) -> _Words:
+        """Return the same words without recent ones."""
+        if not self.recent:
+            return self
+        keys = np.fromiter(self.recent, np.int64)
+        order = keys.argsort()
+        keys, down = keys[order], np.fromiter(self.recent.values(), np.bool_)[order]
+        places, there = self.find(keys)
+        before = self.down.copy()
+        before[places[there]] = down[there]
+        new = ~there
+        return _Words(
+            np.insert(self.keys, places[new], keys[new]),
+            np.insert(before, places[new], down[new]),
+            {},
+        )
+
+
+class Takedowns:
+    """Takedowns as far as they were read. Reading them is safe in any thread."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self.as_of = 0.0
+        """Unix seconds up to which none is missing; 0 if that is unknown."""
+        self.position = BEGIN
+        """Position in stream REMOVED up to which it was read."""
+        self._words = _Words(np.empty(0, np.int64), np.empty(0, np.bool_), {})
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def read(path: Path) -> Takedowns:
+        """Return what `write` wrote.
+
+        Raises:
+            VireoError: the file can't be read.
+        """
+        found = Takedowns()
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                keys, down = file["keys"], file["down"]
+                found.as_of = float(file["as_of"])
+                found.position = Position.parse(str(file["position"]))
+        except Exception as error:  # NumPy raises those of zipfile and of its parser, too
+            raise VireoError(f"{path}: takedowns can't be read: {error}") from error
+        fits = keys.dtype == np.int64 and down.dtype == np.bool_ and keys.shape == down.shape
+        if not fits or keys.ndim != 1 or (keys[1:] <= keys[:-1]).any():
+            raise VireoError(f"{path}: takedowns can't be read: they aren't sorted keys")
+        found._words = _Words(keys, down, {})
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write all words to a file, which is replaced in one step; raise OSError."""
+        with self._lock:
+            words = self._words = self._words.merged()
+            as_of, position = self.as_of, str(self.position)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{path.name}.{os.getpid()}-{id(self)}")
+        try:
+            with draft.open("wb") as file:
+                np.savez(file, keys=words.keys, down=words.down, as_of=as_of, position=position)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def take(self, entries: Iterable[Entry]) -> list[int]:
+        """Take in messages of REMOVED, in order; return the keys of their videos."""
+        said, last = dict[int, bool](), None
+        for entry in entries:
+            last = entry
+            try:
+                change = CatalogChange.FromString(entry.data)
+            except DecodeError as error:
+                log.error("skipped a takedown that can't be read", key=entry.key, reason=str(error))
+                continue
+            said[video_key(change.video.video_id)] = change.removed
+        self._say(said, last)
+        return list(said)
+
+    def take_unsaid(self, other: Takedowns) -> None:
+        """Take in takedowns of videos on which there is no word: of a release, or of a lost log."""
+        self.as_of = max(self.as_of, other.as_of)
+        keys = other.keys
+        _, there = self._words.find(keys)
+        self._say({key: True for key in keys[~there].tolist() if key not in self._words.recent})
+
+    def take_unsaid_key(self, key: int) -> None:
+        """Take a video down on which there is no word."""
+        _, there = self._words.find(np.array([key]))
+        if not there.any() and key not in self._words.recent:
+            self._say({key: True})
+
+    @property
+    def keys(self) -> Int64Array:
+        """Keys of the videos that are taken down, sorted, int64[m]."""
+        with self._lock:
+            words = self._words = self._words.merged()
+        return words.keys[words.down]
+
+    def among(self, keys: Collection[int]) -> set[int]:
+        """Return those of some keys whose videos are taken down."""
+        words = self._words
+        if not len(words.keys) and not words.recent:
+            return set()
+        wanted = np.fromiter(keys, np.int64, len(keys))
+        places, there = words.find(wanted)
+        found = {*wanted[there][words.down[places[there]]].tolist()}
+        if recent := words.recent:
+            found = {key for key in found if recent.get(key, True)}
+            found.update(key for key in keys if recent.get(key))
+        return found
+
+    def __contains__(self, key: int) -> bool:
+        """Return whether a video is taken down."""
+        return bool(self.among((key,)))
+
+    def _say(self, said: dict[int, bool], last: Entry | None = None) -> None:
+        with self._lock:  # a copy has all words up to its position
+            self._words.recent.update(said)
+            self.position = last.position if last else self.position
+            if len(self._words.recent) > _MAX_RECENT:
+                self._words = self._words.merged()

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.errors import VireoError
+from server.event_log.log import Entry
+from server.features.keys import video_key
+from server.live import takedowns as module
+from server.live.takedowns import Takedowns
+from tests.builders.catalogue import removed, restored
+
+
+def keys(*names: str) -> list[int]:
+    return [video_key(name) for name in names]
+
+
+def down_of(takedowns: Takedowns, *names: str) -> list[str]:
+    """Those of some videos that are taken down, asked in both ways."""
+    found = takedowns.among(keys(*names))
+    down = [name for name in names if video_key(name) in found]
+    assert down == [name for name in names if video_key(name) in takedowns]
+    return down
+
+
+@pytest.mark.parametrize("recent", [0, 1, 3, 10_000])
+def test_the_last_word_on_each_video_counts(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MAX_RECENT", recent)
+    takedowns = Takedowns()
+    assert down_of(takedowns, "a", "b") == []
+    assert takedowns.take([removed(1, "a"), removed(2, "b"), removed(3, "c")]) == keys(*"abc")
+    assert takedowns.take([restored(4, "b"), removed(5, "d")]) == keys(*"bd")
+    takedowns.take([restored(6, "a"), removed(7, "a"), restored(8, "never removed")])
+
+    assert down_of(takedowns, "a", "b", "c", "d", "e", "never removed") == ["a", "c", "d"]
+    assert takedowns.keys.tolist() == sorted(keys(*"acd"))
+
+
+def test_what_isnt_a_takedown_is_passed_over() -> None:
+    takedowns = Takedowns()
+    assert takedowns.take([Entry(1, "k", b"\xff"), removed(2, "a")]) == keys("a")
+    assert takedowns.position == removed(2, "a").position
+
+
+def test_takedowns_of_a_release_hold_unless_the_log_says_otherwise() -> None:
+    release, takedowns = Takedowns(), Takedowns()
+    release.take([removed(1, "a"), removed(2, "b"), removed(3, "c"), restored(4, "c")])
+    release.as_of = 100.0
+    takedowns.take([restored(1, "a"), removed(2, "d")])
+    for _ in range(2):
+        takedowns.take_unsaid(release)
+        assert down_of(takedowns, "a", "b", "c", "d") == ["b", "d"]
+        assert (takedowns.as_of, takedowns.position) == (100.0, removed(2, "d").position)
+        assert takedowns.keys.tolist() == sorted(keys("b", "d"))
+    takedowns.take([restored(3, "b")])
+    assert down_of(takedowns, "a", "b", "c", "d") == ["d"]
+
+
+def test_a_copy_has_the_same_words(tmp_path: Path) -> None:
+    takedowns, path = Takedowns(), tmp_path / "new folder" / "copy.npz"
+    takedowns.take([removed(1, "a"), removed(2, "b"), restored(3, "b")])
+    takedowns.as_of = 123.5
+    takedowns.write(path)
+    takedowns.take([removed(4, "c")])
+    takedowns.write(path)
+    copy = Takedowns.read(path)
+    assert (copy.as_of, copy.position) == (123.5, removed(4, "c").position)
+    assert down_of(copy, "a", "b", "c") == ["a", "c"]
+    other = Takedowns()
+    other.take([removed(1, "b")])
+    copy.take_unsaid(other)
+    assert down_of(copy, "b") == [], "that it was restored is kept, too"
+    assert [each.name for each in path.parent.iterdir()] == ["copy.npz"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x03\x04 cut off",
+        {"keys": np.array([2, 1]), "down": np.ones(2, np.bool_)},
+        {"keys": np.array([1, 1]), "down": np.ones(2, np.bool_)},
+        {"keys": np.array([1, 2]), "down": np.ones(1, np.bool_)},
+        {"keys": np.array([1.0]), "down": np.ones(1, np.bool_)},
+        {"keys": np.array([1])},
+    ],
+)
+def test_a_damaged_copy_is_refused(
+    tmp_path: Path, content: bytes | dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]
+) -> None:
+    path = tmp_path / "copy.npz"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        with path.open("wb") as file:
+            np.savez(file, as_of=1.0, position="1", **content)  # type: ignore[arg-type]
+    with pytest.raises(VireoError, match=r"copy\.npz: takedowns can't be read"):
+        Takedowns.read(path)
+
+
+def test_well_over_a_million_are_kept_in_a_few_bytes_each(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    many = np.unique(generator.integers(-(1 << 63), (1 << 63) - 1, 1_500_000))
+    path = tmp_path / "copy.npz"
+    with path.open("wb") as file:
+        np.savez(file, keys=many, down=np.ones(len(many), np.bool_), as_of=1.0, position="9")
+    takedowns = Takedowns.read(path)
+    assert path.stat().st_size < 10 * len(many)
+    takedowns.take([removed(10, "a"), restored(11, "b")])
+    assert takedowns.among([*many[::100_000].tolist(), *keys("a", "b")]) == {
+        *many[::100_000].tolist(),
+        *keys("a"),
+    }
+    assert len(takedowns.keys) == len(many) + 1
