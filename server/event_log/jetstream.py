@@ -145,6 +145,15 @@ class JetStreamLog(EventLog):
             raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
         return int(last["message"]["seq"])
 
+    async def usage(self, stream: Stream) -> tuple[int, int]:
+        """Return the bytes that a stream has, and its maximum; see `EventLog`."""
+        try:
+            async with asyncio.timeout(_APPEND_SECONDS):
+                info = await self._info(await self._connected(), stream)
+        except (NatsError, OSError, TimeoutError) as error:
+            raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
+        return int(info["state"]["bytes"]), max(0, int(info["config"]["max_bytes"]))
+
     async def delete(self, stream: Stream, position: int) -> None:
         """Delete a message for good; see `EventLog`."""
         asked = json.dumps({"seq": position}).encode()

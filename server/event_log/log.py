@@ -96,6 +96,9 @@ class EventLog(Protocol):
         In Kafka it is that of the stream's last message if the stream is compacted, whatever `key`.
         """
 
+    async def usage(self, stream: Stream) -> tuple[int, int]:
+        """Return the bytes that a stream has, and its maximum, 0 for none; raise LogAwayError."""
+
     async def delete(self, stream: Stream, position: int) -> None:
         """Delete a message for good, if it is there; raise LogAwayError."""
 

@@ -13,12 +13,15 @@ from server.gateway import catalog, events
 from server.gateway.appender import Appender
 from server.gateway.catalog import CatalogServicer
 from server.gateway.events import EventLimits, EventServicer
+from server.gateway.log_room import LogRoom
 from server.gateway.settings import GatewaySettings
 from server.pod.admission import Admission
 from server.rpc.server import RpcServer
 
 
-def add_recording(server: RpcServer, settings: GatewaySettings, log: EventLog | None) -> None:
+def add_recording(
+    server: RpcServer, settings: GatewaySettings, log: EventLog | None, room: LogRoom | None
+) -> None:
     """Add EventService and CatalogService to a server; without a log they are UNIMPLEMENTED.
 
     Their calls are admitted apart from those for slates: one can't take the other's places.
@@ -32,7 +35,7 @@ def add_recording(server: RpcServer, settings: GatewaySettings, log: EventLog | 
     )
     target = settings.queue_delay_target if settings.shedding else math.inf
     recorder = EventServicer(
-        Appender(log), settings.event_log.event_partitions, limits, server.closing
+        Appender(log), settings.event_log.event_partitions, limits, server.closing, room
     )
     changer = CatalogServicer(Appender(log))
     for name, register, rules in (

@@ -26,6 +26,7 @@ from server.gateway.batch import Batches, patient
 from server.gateway.explain import explain_video
 from server.gateway.followed import LogFollower
 from server.gateway.last_features import LastFeatures
+from server.gateway.log_room import LogRoom
 from server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.quality import Quality
@@ -249,6 +250,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     pages = PageTokens(keys) if keys else None
     log = open_log(settings.event_log)
     followed = LogFollower(log, settings) if log else None
+    room = LogRoom(log, settings.event_log.event_retention) if log else None
     rules = RulesFile(settings.rules) if settings.rules else None
 
     def register(
@@ -289,9 +291,9 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         counts_as_latency_sample=lambda response: _WHOLE.issuperset(response.degradations),
         register=register,
         ready=inner.serving,
-        background=[each.run for each in (shadow, followed, rules) if each],
+        background=[each.run for each in (shadow, followed, rules, room) if each],
         describe=shadow.describe if shadow else None,
         facts=lambda release: ReleaseFacts(release.manifest),
-        services=lambda server: add_recording(server, settings, log),
+        services=lambda server: add_recording(server, settings, log, room),
         event_log=log,
     )
