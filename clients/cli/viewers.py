@@ -143,8 +143,8 @@ async def _after(settings: EventLogSettings, viewer: str, position: int) -> None
         typer.echo(f"log: {len(own):,} messages of events that had been set aside deleted")
     if not passed:
         typer.echo(
-            f"log: no consumer came to it within {_CONSUMER_SECONDS:g} s; once one runs it drops what "
-            "was recorded before. Repeat this then, for events that it sets aside until it does"
+            f"log: no consumer came to it within {_CONSUMER_SECONDS:g} s; once one runs it drops "
+            "what was recorded before. Repeat this then, for what it sets aside until it does"
         )
 
 
@@ -176,12 +176,12 @@ def _print_what_remains(settings: EventLogSettings | None) -> None:
     if settings is not None:
         days = settings.event_retention / _DAY
         typer.echo(
-            f"- in the log the events themselves, and the id with this erasure, until they are {days:g} "
-            "days old; nothing reads them any more"
+            "- in the log the events themselves, and the id with this erasure, until they are "
+            f"{days:g} days old; nothing reads them any more"
         )
     typer.echo(
-        "- releases, and models and reports below runs/: they learned from this viewer among others; "
-        "train and publish anew to replace them"
+        "- releases, and models and reports below runs/: they learned from this viewer among "
+        "others; train and publish anew to replace them"
     )
     typer.echo("- gateways' memory of rows, until they are read again or an hour old; their logs")
     typer.echo(

@@ -99,8 +99,8 @@ class LogRoom:
             retry = error_details_pb2.RetryInfo(retry_delay=timedelta(seconds=_RETRY_SECONDS))
             raise RpcError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"the log is {self._used / self._max:.0%} full, and this caller has taken its share "
-                f"of it; its last {KEPT:.0%} are for batches of HIDE and NOT_INTERESTED alone. Try "
-                "again later; an operator can raise VIREO_EVENT_MAX_BYTES",
+                f"the log is {self._used / self._max:.0%} full, and this caller has taken its "
+                f"share of it; its last {KEPT:.0%} are for batches of HIDE and NOT_INTERESTED alone. "
+                "Try again later; an operator can raise VIREO_EVENT_MAX_BYTES",
                 [retry],
             )

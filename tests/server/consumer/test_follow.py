@@ -225,7 +225,9 @@ async def test_a_viewer_who_was_not_seen_for_long_is_deleted_while_events_are_fo
 ) -> None:
     repo, partition = empty_repository(folder / "a"), 9
     rows = OnlineRows(repo, timeout=5)
-    batch = read_batch([Entry(1, str(partition), message([hide("a")]))], EventRules(liked_fraction=0.8))
+    batch = read_batch(
+        [Entry(1, str(partition), message([hide("a")]))], EventRules(liked_fraction=0.8)
+    )
     apply(rows, batch)
     with sqlite3.connect(repo / "online.db") as connection:
         connection.execute(f'UPDATE "{rows.project}_viewer_hidden" SET created_ts = 1')
