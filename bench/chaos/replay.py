@@ -42,8 +42,8 @@ class Replay:
         return await self.log.end(EVENTS, str(_PARTITION))
 
     async def position(self) -> int:
-        """Return up to where the log's events are in the rows; raise StoreAwayError."""
-        return await asyncio.to_thread(self.rows.position, _PARTITION)
+        """Return up to which sequence the log is in the rows; raise StoreAwayError."""
+        return (await asyncio.to_thread(self.rows.position, _PARTITION)).sequence
 
     async def until_applied(self, otherwise: str = "the events were never applied") -> float:
         """Return the seconds until all that is in the log is in the rows; see `Findings.until`."""

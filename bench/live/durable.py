@@ -74,7 +74,8 @@ async def measure_durable(
             except LogAwayError:  # a cluster may still be choosing who leads
                 return False
             return all(
-                rows.position(each) >= end for each, end in zip(partitions, ends, strict=True)
+                rows.position(each).sequence >= end
+                for each, end in zip(partitions, ends, strict=True)
             )
 
         caught_up = await until(applied, "the consumer", live.plan.patience, pause=0.2)

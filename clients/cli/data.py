@@ -98,6 +98,10 @@ def from_events(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a data set of that name.")
     ] = False,
+    accept_gap: Annotated[
+        bool,
+        typer.Option("--accept-gap", help="Go on without events that the log keeps no longer."),
+    ] = False,
 ) -> None:
     """Make a data set of the events and the catalogue's changes in the log, up to now."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -121,6 +125,7 @@ def from_events(
             event_log,
             settings.event_partitions,
             force=force,
+            accept_gap=accept_gap,
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
     console.print(data_synth.summary(info), highlight=False)

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from vireo.v1 import event_pb2, log_pb2
 
 from server.event_log.log import DEAD, STATE, Entry, EventLog, Stream
+from server.event_log.position import BEGIN, Position
 
 _REPLAYED = "replayed."
 """Begin of the keys in STATE that have the last position in DEAD that was replayed; the partition
@@ -26,7 +27,7 @@ class Letter:
     events: Sequence[event_pb2.Event]
     """The events that were set aside; none if they can't be parsed."""
     partition: str
-    place: int
+    place: Position
     """Its position in DEAD; `content.position` is that of its events in the log."""
     replayed: bool
 
@@ -36,7 +37,9 @@ async def dead_letters(event_log: EventLog, partitions: Iterable[str]) -> list[L
     letters = []
     for key in partitions:
         told = await _all_of(event_log, STATE, _REPLAYED + key)
-        replayed = int(told[-1].data) if told else 0
+        replayed = Position.parse(told[-1].data.decode()) if told else BEGIN
+        # Those of a log that was replaced since are none of this one.
+        last = (await event_log.resume(DEAD, replayed)).after
         for entry in await _all_of(event_log, DEAD, key):
             try:
                 content = log_pb2.DeadEvents.FromString(entry.data)
@@ -44,7 +47,7 @@ async def dead_letters(event_log: EventLog, partitions: Iterable[str]) -> list[L
                 note_unreadable(entry)
                 continue
             events = _parsed(content.recorded)
-            letters.append(Letter(content, events, key, entry.position, entry.position <= replayed))
+            letters.append(Letter(content, events, key, entry.position, entry.sequence <= last))
     return letters
 
 
@@ -56,7 +59,7 @@ async def mark_replayed(event_log: EventLog, letters: Iterable[Letter]) -> None:
 
 def note_unreadable(entry: Entry) -> None:
     """Say on stderr that a message is left out."""
-    typer.echo(f"the message at position {entry.position} can't be read: left out", err=True)
+    typer.echo(f"the message at position {entry.sequence} can't be read: left out", err=True)
 
 
 async def _all_of(event_log: EventLog, stream: Stream, key: str) -> list[Entry]:

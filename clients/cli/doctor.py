@@ -59,7 +59,7 @@ def doctor(
 
     Without options it asks the stack that runs on this home. For a deployment elsewhere name its
     parts: --edge, --control, --envoy, and --metrics of each process or --prometheus; S3, log and
-    features are those of VIREO_S3_…, VIREO_NATS_URL (or Kafka) and VIREO_FEATURES.
+    features are those of VIREO_S3_…, VIREO_NATS_URL and VIREO_FEATURES.
 
     It ends with 0 if nothing fails or is about to, 1 if something does, 2 if nothing could be
     asked.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from clients.cli.dead_events import Letter
     from server.event_log.log import Entry, EventLog
+    from server.event_log.position import Position
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -51,6 +52,7 @@ async def _tail(viewer: str, *, as_json: bool, begin: bool, follow: bool) -> Non
 
     from clients.cli.dead_events import note_unreadable
     from server.event_log.log import EVENTS
+    from server.event_log.position import BEGIN, Position
 
     console = Console(highlight=False)
 
@@ -68,7 +70,7 @@ async def _tail(viewer: str, *, as_json: bool, begin: bool, follow: bool) -> Non
             else:
                 console.print(_line(event), markup=False, soft_wrap=True)
 
-    async def show_partition(event_log: EventLog, key: str, after: int) -> None:
+    async def show_partition(event_log: EventLog, key: str, after: Position) -> None:
         async for entries in event_log.read(EVENTS, key, after):
             if not entries and not follow:
                 return
@@ -77,7 +79,7 @@ async def _tail(viewer: str, *, as_json: bool, begin: bool, follow: bool) -> Non
 
     async with _opened_log() as event_log:
         keys = _partitions()
-        starts = [0 if begin else await event_log.end(EVENTS, key) for key in keys]
+        starts = [BEGIN if begin else Position(await event_log.end(EVENTS, key)) for key in keys]
         async with asyncio.TaskGroup() as readers:
             for key, after in zip(keys, starts, strict=True):
                 readers.create_task(show_partition(event_log, key, after))
@@ -251,7 +253,7 @@ def _line(event: event_pb2.Event) -> str:
 
 
 def _partitions() -> list[str]:
-    """Return the keys of EVENTS and DEAD: in Kafka each has positions of its own."""
+    """Return the keys of EVENTS and DEAD."""
     return [str(partition) for partition in range(_log_settings().event_partitions)]
 
 

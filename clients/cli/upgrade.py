@@ -45,8 +45,8 @@ Against = Annotated[
 def check(against: Against = None, as_json: AsJson = False) -> None:
     """Check what this deployment holds: home, S3, online stores and the log.
 
-    Parts are found by the same settings as by every command: `VIREO_HOME`, `VIREO_S3_…`,
-    `VIREO_NATS_URL` or `VIREO_KAFKA_BROKERS`. Nothing is changed. Run it by the new build before an
+    Parts are found by the same settings as by every command: `VIREO_HOME`, `VIREO_S3_…` and
+    `VIREO_NATS_URL`. Nothing is changed. Run it by the new build before an
     upgrade, and once more before a rollback.
 
     Exit code 0: this build and the other one read everything. 1: one of them doesn't. 2: a part

@@ -15,7 +15,7 @@ from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
-    from server.event_log.log import Entry, EventLog
+    from server.event_log.log import Entries, EventLog
     from server.event_log.settings import EventLogSettings
 
 app = typer.Typer(no_args_is_help=True)
@@ -155,7 +155,7 @@ async def _passed(event_log: EventLog, partition: int, position: int) -> bool:
     from server.event_log.log import STATE
 
     key = f"progress.{partition}"
-    reading = cast("AsyncGenerator[Sequence[Entry], None]", event_log.read(STATE, key))
+    reading = cast("AsyncGenerator[Entries, None]", event_log.read(STATE, key))
     try:
         async with asyncio.timeout(_CONSUMER_SECONDS), aclosing(reading) as some:
             async for entries in some:

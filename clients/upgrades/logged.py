@@ -16,6 +16,7 @@ from clients.upgrades.this_build import DEAD as DEAD_EVENTS
 from clients.upgrades.this_build import EVENTS as EVENT_MESSAGES
 from clients.upgrades.this_build import KINDS, PROGRESS, TRENDING
 from server.event_log.log import CATALOG, DEAD, EVENTS, STATE, Entry, EventLog, LogAwayError, Stream
+from server.event_log.position import Position
 
 _SECONDS = 10.0
 """Maximum seconds to wait for each message."""
@@ -64,7 +65,7 @@ async def _last(event_log: EventLog, stream: Stream, key: str = "") -> Entry | N
     end = await event_log.end(stream, key)
     if not end:
         return None
-    async with aclosing(event_log.read(stream, key, end - 1)) as reading:  # type: ignore[type-var]
+    async with aclosing(event_log.read(stream, key, Position(end - 1))) as reading:  # type: ignore[type-var]
         async for entries in reading:
             return entries[-1] if entries else None
     return None

@@ -14,6 +14,7 @@ from server.consumer.fold import Folded, UnfitEventError, ViewerEvents, ViewerRo
 from server.consumer.lease import LeaseLostError
 from server.consumer.rows import OnlineRows, StoreAwayError, UnfitRowError
 from server.event_log.log import Entry
+from server.event_log.position import BEGIN, Position
 from server.features.activity import EventRules
 from server.features.keys import video_key
 
@@ -41,8 +42,8 @@ class Watched:
 class Batch:
     """Some messages' events by viewer, and what came of them."""
 
-    position: int = 0
-    """Position of the last message in the log."""
+    position: Position = BEGIN
+    """In the log, after the last message."""
     viewers: dict[str, ViewerEvents] = field(default_factory=dict)
     events: dict[str, list[tuple[int, event_pb2.Event]]] = field(default_factory=dict)
     """Each viewer's events with the position of their message, to set them aside."""
@@ -93,16 +94,17 @@ def read_batch(entries: Sequence[Entry], rules: EventRules) -> Batch:
     """Return what some messages of stream EVENTS come to, by viewer."""
     batch = Batch()
     for entry in entries:
-        batch.position = entry.position
         try:
             recorded = log_pb2.RecordedEvents.FromString(entry.data)
         except DecodeError as error:
-            batch.set_aside(entry.data, f"not RecordedEvents: {error}", entry.position)
+            batch.set_aside(entry.data, f"not RecordedEvents: {error}", entry.sequence)
             continue
         for viewer in recorded.erased:
             batch.erase(viewer)
         for event in recorded.events:
-            _add(batch, event, entry.position, rules)
+            _add(batch, event, entry.sequence, rules)
+    if entries:
+        batch.position = entries[-1].position
     return batch
 
 

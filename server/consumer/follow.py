@@ -21,6 +21,7 @@ from server.consumer.lease import Lease, LeaseLostError, lease_of
 from server.consumer.live_state import LiveState
 from server.consumer.rows import CONFIGURATION, OnlineRows, StoreAwayError
 from server.event_log.log import DEAD, EVENTS, Entry, EventLog, LogAwayError
+from server.event_log.position import BEGIN, Position
 from server.features.activity import EventRules
 from server.tracing.spans import consumer_spans
 
@@ -98,7 +99,8 @@ class Follower:
             position = await self._begin()
             async for entries in self._log.read(EVENTS, str(self._partition), position):
                 if not entries:
-                    await self._in_thread(partial(self._look, position))
+                    await self._in_thread(partial(self._look, position, entries.position))
+                    position = entries.position
                 for some in _parts(entries, self._state.counted):
                     await self._apply(some, position, rules)
                     position = some[-1].position
@@ -108,7 +110,7 @@ class Follower:
             await asyncio.shield(asyncio.wrap_future(self._thread.submit(self._close)))
             self._thread.shutdown(wait=False)
 
-    async def _begin(self) -> int:
+    async def _begin(self) -> Position:
         """Wait for the lease; return the position from which on to read."""
         waiting = False
         while not await self._in_thread(self._hold):
@@ -118,18 +120,13 @@ class Follower:
             self._state.end()
             await asyncio.sleep(_LEASE_PAUSE)
         metrics.LEASE_HELD.set(1)
-        await self._state.restore()  # another consumer may have counted since
+        await self._logged(self._state.restore)  # another consumer may have counted since
         position = await self._in_thread(lambda rows: rows.position(self._partition))
-        end = await self._logged(lambda: self._log.end(EVENTS, str(self._partition)))
-        if 0 < end < position:
-            log.error("the log lost its events: beginning anew", position=position, end=end)
-            position = 0
-            await self._in_thread(lambda rows: rows.write_position(self._partition, 0))
-        self._state.begin(position, end)
-        log.info("following the log", repo=str(self._repo), position=position, end=end)
+        self._state.begin(position)
+        log.info("following the log", repo=str(self._repo), position=str(position))
         return position
 
-    async def _apply(self, entries: Sequence[Entry], position: int, rules: EventRules) -> None:
+    async def _apply(self, entries: Sequence[Entry], position: Position, rules: EventRules) -> None:
         """Apply the messages after a position, then store theirs: so a crash loses nothing."""
         self._state.applying(entries[0])
         started = time.monotonic()
@@ -146,7 +143,7 @@ class Follower:
         self.applied = True
 
     def _fold(
-        self, entries: Sequence[Entry], position: int, rules: EventRules, rows: OnlineRows
+        self, entries: Sequence[Entry], position: Position, rules: EventRules, rows: OnlineRows
     ) -> Batch:
         """Fold the messages after a position into the rows."""
         self._keep(rows)
@@ -159,7 +156,7 @@ class Follower:
             raise
         return batch
 
-    def _move(self, rows: OnlineRows, before: int, position: int) -> None:
+    def _move(self, rows: OnlineRows, before: Position, position: Position) -> None:
         """Store the position, unless the store has another than the one before."""
         try:
             self._check(rows, before)
@@ -168,7 +165,7 @@ class Follower:
             raise
         rows.write_position(self._partition, position)
 
-    def _go_back(self, rows: OnlineRows, before: int) -> None:
+    def _go_back(self, rows: OnlineRows, before: Position) -> None:
         """Let whoever has the partition apply again what may have been written over.
 
         A consumer that stands still between its read and its write writes rows without what
@@ -176,14 +173,11 @@ class Follower:
         back, unless it stores its own at this very moment; events that are applied twice do no
         harm.
         """
-        if rows.position(self._partition) > before:
+        stored = rows.position(self._partition)
+        if stored.log != before.log:  # that of a log that was replaced
+            before = BEGIN
+        if stored.sequence > before.sequence:
             rows.write_position(self._partition, before)
-
-    def _look(self, position: int, rows: OnlineRows) -> None:
-        """Keep the lease, and see whether the store has lost rows, while no events come."""
-        self._keep(rows)
-        self._check(rows, position)
-        self._expire(rows)
 
     def _expire(self, rows: OnlineRows) -> None:
         """Delete some of the viewers who weren't seen for long, every few seconds."""
@@ -192,7 +186,19 @@ class Follower:
             self._expired_at = now
             self._expired = rows.expire(self._expiry, self._expired)
 
-    def _check(self, rows: OnlineRows, position: int) -> None:
+    def _look(self, before: Position, position: Position, rows: OnlineRows) -> None:
+        """Keep the lease, and see whether the store has lost rows, while no events come.
+
+        The position moves beyond other partitions' messages: else what the log keeps of them no
+        longer would seem to be missed.
+        """
+        self._keep(rows)
+        self._check(rows, before)
+        self._expire(rows)
+        if position != before:
+            rows.write_position(self._partition, position)
+
+    def _check(self, rows: OnlineRows, position: Position) -> None:
         stored = rows.position(self._partition)
         if stored != position:
             raise PositionMovedError(f"the online store is at {stored}, not at {position}")
@@ -266,14 +272,14 @@ def identity(repo: Path) -> tuple[int, ...]:
 def _parts(entries: Sequence[Entry], counted: int) -> list[Sequence[Entry]]:
     """Return runs of messages that are small enough to be applied at a time.
 
-    Those up to position `counted` aren't in one run with later ones.
+    Those up to sequence `counted` aren't in one run with later ones.
     """
     parts, start, size = list[Sequence[Entry]](), 0, 0
     for place, entry in enumerate(entries):
         if place > start and (
             place - start >= _MESSAGES_AT_A_TIME
             or size + len(entry.data) > _BYTES_AT_A_TIME
-            or entries[place - 1].position <= counted < entry.position
+            or entries[place - 1].sequence <= counted < entry.sequence
         ):
             parts.append(entries[start:place])
             start, size = place, 0

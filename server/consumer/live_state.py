@@ -14,6 +14,7 @@ from server.consumer import metrics
 from server.consumer.apply import Batch
 from server.consumer.trending import TrendingCounts
 from server.event_log.log import CATALOG, EVENTS, STATE, Entry, EventLog, LogAwayError
+from server.event_log.position import BEGIN, Position
 from server.features.keys import video_key
 
 log = structlog.get_logger()
@@ -38,7 +39,7 @@ class LiveState:
                 last ones.
         """
         self._log, self._partition, self._half_life = event_log, partition, half_life
-        self._position: int | None = None
+        self._position: Position | None = None
         self._applying: Entry | None = None
         self._pending_since: float | None = None
         self._trending = TrendingCounts(half_life)
@@ -48,28 +49,35 @@ class LiveState:
         self._changed = asyncio.Event()
 
     async def restore(self) -> None:
-        """Go on counting from what was told last, by this process or by another one."""
+        """Go on counting from what was told last, by this process or by another one.
+
+        Raises:
+            LogAwayError: the log can't be read now.
+        """
         async for entries in self._log.read(STATE, f"trending.{self._partition}"):
             for entry in entries:
                 try:
-                    told = log_pb2.Trending.FromString(entry.data)
-                    if told.position > self._trending.position:
-                        self._trending = TrendingCounts.restored(told, self._half_life)
+                    told = TrendingCounts.restored(
+                        log_pb2.Trending.FromString(entry.data), self._half_life
+                    )
                 except (DecodeError, ValueError) as error:
                     log.error("what is trending is counted anew", reason=str(error))
+                    continue
+                if told.position.follows(self._trending.position):
+                    self._trending = told
             if not entries:
-                return
+                break
+        if not (await self._log.resume(EVENTS, self._trending.position)).after:
+            self._trending.position = BEGIN
 
     @property
     def counted(self) -> int:
-        """Position up to which events are counted for what is trending."""
-        return self._trending.position
+        """Sequence up to which the log's events are counted for what is trending."""
+        return self._trending.position.sequence
 
-    def begin(self, position: int, end: int) -> None:
-        """Note from where on this process applies events, and the log's end, 0 if it is empty."""
+    def begin(self, position: Position) -> None:
+        """Note from where on this process applies events."""
         self._position = position
-        if 0 < end < self._trending.position:
-            self._trending.position = position  # the log lost its events: positions begin anew
         self._changed.set()
 
     def end(self) -> None:
@@ -84,15 +92,17 @@ class LiveState:
     def applied(self, batch: Batch) -> None:
         """Note what a batch came to; events up to `counted` and later ones are never in one."""
         counts = self._trending
-        if self._position is not None and batch.position <= self._position:
-            counts.position = 0  # the log lost its events: positions begin anew
-        self._position, self._applying = batch.position, None
-        if batch.position > counts.position:  # else features that were built anew catch up
+        before, position = self._position, batch.position
+        lost = before is not None and position.shares_log(before) and not position.follows(before)
+        if lost or not position.shares_log(counts.position):
+            counts.position = BEGIN
+        self._position, self._applying = position, None
+        if position.follows(counts.position):  # else features that were built anew catch up
             now = time.time()
             for each in batch.watched:
                 counts.add(each.key, min(each.at, now), each.locale)
             counts.show(batch.shown, self._new)
-            counts.position = batch.position
+            counts.position = position
             self._trending_changed |= bool(batch.watched or batch.shown)
         self._changed.set()
 
@@ -153,20 +163,21 @@ class LiveState:
                 raise
 
     def _progress(self, end: int) -> log_pb2.ConsumerProgress | None:
-        """Return how far this process has come; `end` is the last message's position."""
+        """Return how far this process has come; `end` is the last message's sequence."""
         if self._position is None:
             return None
+        position = self._position.sequence
         # Of several partitions' messages some are others': more than are pending, or none.
-        pending = max(0, end - self._position)
+        pending = max(0, end - position)
         progress = log_pb2.ConsumerProgress(
-            partition=self._partition, position=self._position, pending=pending
+            partition=self._partition, position=position, pending=pending
         )
         oldest = self._oldest_pending() if pending else None
         self._pending_since = oldest
         if oldest is not None:
             progress.oldest_pending.FromNanoseconds(round(oldest * 1e9))
             self._changed.set()  # tell again in a second
-        metrics.POSITION.set(self._position)
+        metrics.POSITION.set(position)
         metrics.LAG_MESSAGES.set(pending)
         metrics.LAG_SECONDS.set(max(0.0, time.time() - oldest) if oldest is not None else 0.0)
         return progress

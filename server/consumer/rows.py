@@ -20,6 +20,7 @@ import numpy as np
 from server.arrays import Int64Array
 from server.consumer.fold import Folded, ViewerRow
 from server.errors import VireoError
+from server.event_log.position import BEGIN, Position
 from server.features.activity import HISTORY_LIMIT
 
 if TYPE_CHECKING:
@@ -218,17 +219,20 @@ class OnlineRows:
                 count += connection.executemany(delete, [(key,) for key in keys]).rowcount
         return count > 0
 
-    def position(self, partition: int) -> int:
+    def position(self, partition: int) -> Position:
         """Return up to where the log's events are in the rows; raise StoreAwayError."""
         [stored] = self._read(_POSITION, [_entity_key("partition", str(partition))], ("position",))
-        return int(stored["position"].int64_val) if "position" in stored else 0
+        if "position" not in stored:
+            return BEGIN
+        value = stored["position"]
+        return Position.parse(value.string_val or value.int64_val)  # a number by an earlier build
 
-    def write_position(self, partition: int, position: int) -> None:
+    def write_position(self, partition: int, position: Position) -> None:
         """Store up to where the log's events are in the rows; raise StoreAwayError."""
         from feast.protos.feast.types.Value_pb2 import Value
 
         key = _entity_key("partition", str(partition))
-        self._write(_POSITION, [(key, {"position": Value(int64_val=position)})])
+        self._write(_POSITION, [(key, {"position": Value(string_val=str(position))})])
         if self.redis is not None:  # it must not expire as viewers' rows do
             from feast.infra.key_encoding_utils import serialize_entity_key
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from vireo.v1 import log_pb2
 
+from server.event_log.position import BEGIN, Position
 from server.live.locales import normal_locale
 
 MAX_VIDEOS = 5_000
@@ -56,7 +57,7 @@ class TrendingCounts:
 
     def __init__(self, half_life: float) -> None:
         """Count nothing yet; `half_life` is in seconds."""
-        self.position = 0
+        self.position = BEGIN
         """Position in the log up to which events are counted."""
         self._half_life = half_life
         self._landmark = 0.0
@@ -101,7 +102,7 @@ class TrendingCounts:
         scale = _power((self._landmark - now) / self._half_life)
         shown = heapq.nlargest(MAX_NEW_VIDEOS, self._impressions.items(), key=lambda it: it[1])
         told = log_pb2.Trending(
-            position=self.position,
+            counted=str(self.position),
             lists=[_list("", self._all, LISTED_VIDEOS, scale)],
             new_keys=[key for key, _ in shown],
             new_impressions=[count for _, count in shown],
@@ -117,9 +118,13 @@ class TrendingCounts:
 
     @staticmethod
     def restored(told: log_pb2.Trending, half_life: float) -> TrendingCounts:
-        """Return the counts as they were told last; videos beyond the lists begin again at 0."""
+        """Return the counts as they were told last; videos beyond the lists begin again at 0.
+
+        Raises:
+            ValueError: its position is none.
+        """
         counts = TrendingCounts(half_life)
-        counts.position = told.position
+        counts.position = Position.parse(told.counted or told.position)
         counts._landmark = told.at.ToNanoseconds() / 1e9
         for each in told.lists:
             own = counts._of(each.locale) if each.locale else counts._all

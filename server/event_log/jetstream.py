@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from base64 import b64decode
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -18,6 +20,7 @@ from server.event_log.log import (
     DEAD,
     EVENTS,
     STREAMS,
+    Entries,
     Entry,
     EventLog,
     LogAwayError,
@@ -26,6 +29,7 @@ from server.event_log.log import (
 )
 from server.event_log.metrics import CONNECTED
 from server.event_log.nats_connection import Connection
+from server.event_log.position import BEGIN, Position, Start, fingerprint_of
 from server.event_log.pull import pull
 from server.event_log.settings import EventLogSettings
 
@@ -48,6 +52,9 @@ another one that it is connected to."""
 _NAME_IN_USE, _NO_ROOM, _NO_MESSAGE = 10058, 10047, 10057
 """JetStream's error codes: a stream was made with another configuration meanwhile; the server may
 not store as much as the stream's maximum; and there is no such message."""
+_COMPARED = 32
+"""Last messages of a compacted stream that a reader remembers: those that were replaced meanwhile
+can't be compared with the stream."""
 _PREFIX = "vireo"
 _TRACE = "traceparent"
 
@@ -68,7 +75,7 @@ class JetStreamLog(EventLog):
     async def append(
         self, stream: Stream, key: str, data: bytes, once: str = "", *, traceparent: str = ""
     ) -> int:
-        """Store a message and return its position; see `EventLog`."""
+        """Store a message and return its sequence; see `EventLog`."""
         check_size(data)
         sent = {"Nats-Msg-Id": once, _TRACE: traceparent}
         headers = {name: value for name, value in sent.items() if value} or None
@@ -91,22 +98,34 @@ class JetStreamLog(EventLog):
         return int(stored["seq"])
 
     async def read(
-        self, stream: Stream, key: str = "", after: int = 0
-    ) -> AsyncIterator[Sequence[Entry]]:
+        self, stream: Stream, key: str = "", after: Position = BEGIN
+    ) -> AsyncIterator[Entries]:
         """Yield the messages after a position; see `EventLog`."""
-        prefix, created = _subject(stream, ""), ""
+        prefix = _subject(stream, "")
+        read = deque([after], _COMPARED if stream.compacted else 1)
         wait, connection = _RETRY_SECONDS, None
         while True:
             try:
                 connection = await self._connected()
                 info = await self._info(connection, stream)
-                if after > info["state"]["last_seq"] or created not in ("", info["created"]):
-                    log.error("the log lost messages: it is read again", stream=stream.name)
-                    after = 0
                 created = info["created"]
-                messages = pull(
-                    connection, _name(stream), _subject(stream, key or ">"), after, self._heartbeat
-                )
+                start = await _start(connection, stream, info, reversed(read))
+                if start.missing:
+                    last = start.missing[-1]
+                    log.error(
+                        "the log doesn't keep messages any more that weren't read",
+                        stream=stream.name,
+                        key=key,
+                        first=start.missing[0],
+                        last=last,
+                        kept_since=start.kept_since,
+                    )
+                    read.append(Position(last, created))
+                elif not start.after:
+                    read.clear()
+                    read.append(BEGIN)
+                subject = _subject(stream, key or ">")
+                messages = pull(connection, _name(stream), subject, start.after, self._heartbeat)
                 async with aclosing(messages):
                     async for some in messages:
                         entries = [
@@ -115,13 +134,17 @@ class JetStreamLog(EventLog):
                                 each.subject[len(prefix) :],
                                 each.data,
                                 (each.headers or {}).get(_TRACE, ""),
+                                created,
                             )
                             for each in some
                         ]
                         wait = _RETRY_SECONDS
-                        yield entries
-                        if entries:
-                            after = entries[-1].position
+                        read.extend(entry.position for entry in entries[-_COMPARED:])
+                        if key and not entries and not stream.compacted:
+                            read.append(
+                                await self._beyond_others(connection, stream, key, read[-1])
+                            )
+                        yield Entries(entries, read[-1])
             except (NatsError, OSError, TimeoutError) as error:
                 if wait == _RETRY_SECONDS:
                     log.warning("the log can't be read", stream=stream.name, reason=_reason(error))
@@ -130,20 +153,31 @@ class JetStreamLog(EventLog):
                     await self._doubt(connection)
             await asyncio.sleep(wait)
 
+    async def resume(self, stream: Stream, stored: Position) -> Start:
+        """Return where to go on; see `EventLog`."""
+        try:
+            async with asyncio.timeout(_APPEND_SECONDS):
+                connection = await self._connected()
+                info = await self._info(connection, stream)
+                return await _start(connection, stream, info, [stored])
+        except NotFoundError:
+            return Start(0)
+        except (NatsError, OSError, TimeoutError) as error:
+            raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
+
     async def end(self, stream: Stream, key: str = "") -> int:
-        """Return the position of the last message; see `EventLog`."""
+        """Return the sequence of the last message; see `EventLog`."""
         try:
             async with asyncio.timeout(_APPEND_SECONDS):
                 connection = await self._connected()
                 if not key:
                     return int((await self._info(connection, stream))["state"]["last_seq"])
-                asked = json.dumps({"last_by_subj": _subject(stream, key)}).encode()
-                last = await connection.ask(f"$JS.API.STREAM.MSG.GET.{_name(stream)}", asked)
+                last = await _message(connection, stream, last_by_subj=_subject(stream, key))
         except NotFoundError:
             return 0
         except (NatsError, OSError, TimeoutError) as error:
             raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
-        return int(last["message"]["seq"])
+        return last["seq"] if last else 0
 
     async def usage(self, stream: Stream) -> tuple[int, int]:
         """Return the bytes that a stream has, and its maximum; see `EventLog`."""
@@ -242,6 +276,24 @@ class JetStreamLog(EventLog):
             await self._make(connection, stream)
             return await connection.ask(asked)
 
+    async def _beyond_others(
+        self, connection: Connection, stream: Stream, key: str, read: Position
+    ) -> Position:
+        """Return the stream's end if none of the messages after a position has the key.
+
+        Else a reader whose key is idle would seem to miss what is kept no longer of other keys.
+        """
+        info = await self._info(connection, stream)
+        end = info["state"]["last_seq"]
+        if read.log not in ("", info["created"]) or end <= read.sequence:
+            return read
+        last = await _message(connection, stream, last_by_subj=_subject(stream, key))
+        if last is not None and last["seq"] > read.sequence:
+            return read
+        found = await _message(connection, stream, seq=end)
+        fingerprint = fingerprint_of(_data(found)) if found is not None else None
+        return Position(end, info["created"], fingerprint)
+
     async def _make_streams(self, connection: Connection) -> None:
         if self._only_look:
             return
@@ -275,6 +327,53 @@ class JetStreamLog(EventLog):
             if error.err_code == _NO_ROOM:
                 error.description = f"{error.description}; see VIREO_EVENT_MAX_BYTES"
             raise
+
+
+async def _start(
+    connection: Connection, stream: Stream, info: dict[str, Any], read: Iterable[Position]
+) -> Start:
+    """Return where to go on: by the first of some positions, latest first, to compare with."""
+    state = info["state"]
+    for position in read:
+        sequence = position.sequence
+        if position.log not in ("", info["created"]) or sequence > state["last_seq"]:
+            return _from_begin(stream, position)
+        if sequence and sequence < state["first_seq"] and not stream.compacted:
+            missing = range(sequence + 1, state["first_seq"])
+            return Start(sequence, missing, state["first_ts"])
+        if not sequence or position.fingerprint is None:
+            return Start(sequence)
+        found = await _message(connection, stream, seq=sequence)
+        if found is not None:
+            same = fingerprint_of(_data(found)) == position.fingerprint
+            return Start(sequence) if same else _from_begin(stream, position)
+    return Start(0)
+
+
+def _from_begin(stream: Stream, position: Position) -> Start:
+    log.error(
+        "the log lost messages, or is another one: it is read from its begin",
+        stream=stream.name,
+        position=str(position),
+    )
+    return Start(0)
+
+
+async def _message(
+    connection: Connection, stream: Stream, **which: int | str
+) -> dict[str, Any] | None:
+    """Return a message as JetStream describes it; None if it isn't there."""
+    try:
+        asked = f"$JS.API.STREAM.MSG.GET.{_name(stream)}"
+        found = await connection.ask(asked, json.dumps(which).encode())
+    except NotFoundError:
+        return None
+    message: dict[str, Any] = found["message"]
+    return message
+
+
+def _data(message: dict[str, Any]) -> bytes:
+    return b64decode(message.get("data", ""))
 
 
 def _name(stream: Stream) -> str:

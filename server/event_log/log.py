@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import xxhash
 
 from server.errors import VireoError
+from server.event_log.position import BEGIN, Position, Start, fingerprint_of
 
 MAX_MESSAGE_BYTES = 1_000_000
-"""Maximum size of a message: NATS and Kafka take 1 MiB with all that they add, unless told else."""
+"""Maximum size of a message: NATS takes 1 MiB with all that it adds, unless told else."""
 
 
 class LogAwayError(VireoError):
@@ -43,32 +44,49 @@ STREAMS = (EVENTS, DEAD, CATALOG, STATE)
 class Entry:
     """A message of a stream."""
 
-    position: int
+    sequence: int
     """Increases within a stream, from 1."""
     key: str
     data: bytes
     traceparent: str = ""
     """W3C trace context of the call that appended it, if its trace is sampled."""
+    log: str = ""
+    """When the stream was created; see `Position.log`."""
+
+    @property
+    def position(self) -> Position:
+        """The position after it."""
+        return Position(self.sequence, self.log, fingerprint_of(self.data))
+
+
+class Entries(tuple[Entry, ...]):
+    """Messages as they came, and where that brings their reader."""
+
+    position: Position
+
+    def __new__(cls, entries: Iterable[Entry], position: Position) -> Entries:
+        """Return some messages, in order, with the position after them and what is before them."""
+        made = super().__new__(cls, entries)
+        made.position = position
+        return made
 
 
 class EventLog(Protocol):
     """A log of streams. Use it from one event loop.
 
-    Name the key to read a stream that isn't compacted, or its end: in Kafka each partition has
-    positions of its own. Positions of a compacted stream are those of all its keys.
+    Sequences are those of a stream, whatever the keys of its messages.
     """
 
     async def append(
         self, stream: Stream, key: str, data: bytes, once: str = "", *, traceparent: str = ""
     ) -> int:
-        """Store a message and return its position: no crash of a process loses it from then on.
+        """Store a message and return its sequence: no crash of a process loses it from then on.
 
         Args:
             stream: where to.
             key: the message's key.
             data: the message, at most MAX_MESSAGE_BYTES.
-            once: an id; if it was appended an hour ago or later, it isn't stored again (Kafka
-                stores it again).
+            once: an id; if it was appended an hour ago or later, it isn't stored again.
             traceparent: comes along with the message, see `Entry`.
 
         Raises:
@@ -76,25 +94,39 @@ class EventLog(Protocol):
             ValueError: the message is too large.
         """
 
-    def read(self, stream: Stream, key: str = "", after: int = 0) -> AsyncIterator[Sequence[Entry]]:
+    def read(
+        self, stream: Stream, key: str = "", after: Position = BEGIN
+    ) -> AsyncIterator[Entries]:
         """Yield the messages after a position, in order, as they come; without an end.
 
-        An empty sequence says that all that was there has been yielded: one comes as soon as that
-        is so, never before, and then whenever nothing new has come for some seconds. While the log
-        is away it waits. A log that has lost messages which were read is read again from its begin:
-        positions go back, once.
+        Empty entries say that all that was there has been yielded: they come as soon as that is
+        so, never before, and then whenever nothing new has come for some seconds. Their position is
+        beyond messages of other keys, too. While the log is away it waits.
+
+        Each time that it connects it resumes as `resume` says: a log that isn't the one that was
+        read, or has lost messages which were, is read from its begin; messages that the log doesn't
+        keep any more are logged as an error, and left out.
 
         Args:
             stream: what to read.
-            key: read the messages of this key alone; all of a compacted stream if empty.
-            after: the last position that was read before.
+            key: read the messages of this key alone; all of the stream if empty.
+            after: the position that was reached before.
+        """
+
+    async def resume(self, stream: Stream, stored: Position) -> Start:
+        """Return where to go on in a stream as it is now.
+
+        That is the begin if the position is one of another log, or is beyond the end, or if
+        another message has its sequence; and if a compacted stream has replaced its message since,
+        as nothing can be compared then. What a stream that isn't compacted keeps no longer is no
+        mismatch: unread messages among it are `missing`.
+
+        Raises:
+            LogAwayError: the log can't be read now.
         """
 
     async def end(self, stream: Stream, key: str = "") -> int:
-        """Return the position of the last message, 0 without one; raise LogAwayError.
-
-        In Kafka it is that of the stream's last message if the stream is compacted, whatever `key`.
-        """
+        """Return the sequence of the last message, 0 without one; raise LogAwayError."""
 
     async def usage(self, stream: Stream) -> tuple[int, int]:
         """Return the bytes that a stream has, and its maximum, 0 for none; raise LogAwayError."""

@@ -16,22 +16,13 @@ def open_log(settings: EventLogSettings, *, only_look: bool = False) -> EventLog
             there end at 0.
 
     Raises:
-        VireoError: a client library isn't installed, or VIREO_KAFKA_CONFIG can't be read.
+        VireoError: nats-py isn't installed.
     """
-    if settings.servers:
-        try:
-            from server.event_log.jetstream import JetStreamLog
-        except ImportError as error:
-            raise VireoError("VIREO_NATS_URL needs nats-py: pip install nats-py") from error
+    if not settings.named:
+        return None
+    try:
+        from server.event_log.jetstream import JetStreamLog
+    except ImportError as error:
+        raise VireoError("VIREO_NATS_URL needs nats-py: pip install nats-py") from error
 
-        return JetStreamLog(settings, only_look=only_look)
-    if settings.kafka_brokers:
-        try:
-            from server.event_log.kafka import KafkaLog
-        except ImportError as error:
-            raise VireoError(
-                "VIREO_KAFKA_BROKERS needs confluent-kafka: pip install 'vireo[kafka]'"
-            ) from error
-
-        return KafkaLog(settings, only_look=only_look)
-    return None
+    return JetStreamLog(settings, only_look=only_look)

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import (
-    Field,
-    SecretStr,
-    ValidationError,
-    field_serializer,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, ValidationError, field_serializer, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import VireoError
@@ -34,11 +26,6 @@ class EventLogSettings(BaseSettings):
     """Token of the log's servers; empty if they ask for none."""
     nats_ca: str = ""
     """File of the authority that signed the servers' certificates, to use TLS."""
-    kafka_brokers: str = ""
-    """Brokers of a Kafka cluster that has the log instead, host:port, with commas between them."""
-    kafka_config: str = ""
-    """File with further properties of librdkafka, such as those of SASL and TLS; a line is
-    `name=value`."""
     event_partitions: int = Field(default=1, ge=1, le=256)
     """Number of partitions of the events, by viewer; each needs a consumer. It can't be changed for
     a log that exists."""
@@ -66,12 +53,6 @@ class EventLogSettings(BaseSettings):
             for url in _parts(text)
         )
 
-    @model_validator(mode="after")
-    def _one_log(self) -> Self:
-        if self.nats_url and self.kafka_brokers:
-            raise ValueError("VIREO_NATS_URL and VIREO_KAFKA_BROKERS name a log each: set one")
-        return self
-
     @staticmethod
     def load() -> EventLogSettings:
         """Return the settings from the environment; raise VireoError that names the variable."""
@@ -80,8 +61,6 @@ class EventLogSettings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = "VIREO_" + ".".join(map(str, first["loc"])).upper()
-            if not first["loc"]:
-                raise VireoError(first["msg"]) from error
             # Credentials may be part of a server's address.
             shown = "" if first["loc"] == ("nats_url",) else f"={first['input']!r}"
             raise VireoError(f"{name}{shown}: {first['msg']}") from error
@@ -89,11 +68,11 @@ class EventLogSettings(BaseSettings):
     @property
     def named(self) -> bool:
         """Whether there is a log."""
-        return bool(self.servers or self.kafka_brokers)
+        return bool(self.servers)
 
     @property
     def servers(self) -> list[str]:
-        """The addresses of NATS servers; empty if the log isn't theirs."""
+        """The addresses of its servers; empty for no log."""
         return _parts(self.nats_url)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Set
 import structlog
 
 from server.event_log.log import EventLog
+from server.event_log.position import Position
 from server.gateway.progress import Progress
 from server.gateway.settings import GatewaySettings
 from server.live.live import FIRST_WAIT_SECONDS, Live
@@ -46,6 +47,6 @@ class LogFollower:
         """
         return self._live.overlay.removed_keys
 
-    def changed(self, key: int, position: int) -> bool:
+    def changed(self, key: int, position: Position) -> bool:
         """Return whether a video changed after a position in the log of the catalogue's changes."""
         return self._live.overlay.changed_after(key, position)

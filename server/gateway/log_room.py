@@ -100,7 +100,7 @@ class LogRoom:
             raise RpcError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"the log is {self._used / self._max:.0%} full, and this caller has taken its "
-                f"share of it; its last {KEPT:.0%} are for batches of HIDE and NOT_INTERESTED alone. "
+                f"share of it; its last {KEPT:.0%} is for batches of HIDE and NOT_INTERESTED. "
                 "Try again later; an operator can raise VIREO_EVENT_MAX_BYTES",
                 [retry],
             )

@@ -13,6 +13,7 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
+from server.event_log.position import Position
 from server.filters.expression import all_of
 from server.gateway.features import FeatureReader
 from server.gateway.profile import with_profile
@@ -48,7 +49,7 @@ class RecommendPipeline:
     """Whether features lag behind the log of events; None without a log."""
     removed: Set[int] = frozenset()
     """Keys of the videos that were removed from the catalogue."""
-    changed: Callable[[int, int], bool] | None = None
+    changed: Callable[[int, Position], bool] | None = None
     """Whether the video of a key changed after a position in the log; None without a log."""
     rules_of: Callable[[RecommendQuery], ActiveRules | None] | None = None
     """Returns the site's rules for a query, None if none applies; None without a file of rules."""
@@ -161,7 +162,7 @@ class RecommendPipeline:
             expressions.append(rules.filter)
         asked = [each for each in expressions if each is not None]
         changed = self.changed if asked else None
-        position = release.manifest.catalog_position
+        position = release.manifest.changes_merged
 
         def left_out(key: int) -> bool:
             return key in self.removed or (changed is not None and changed(key, position))

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from vireo.v1.log_pb2 import CatalogChange
 
 from server.event_log.log import Entry
+from server.event_log.position import Position
 from server.features.keys import video_key
 
 log = structlog.get_logger()
@@ -49,6 +50,8 @@ class Overlay:
         """Position in the log up to which it has the changes, counted on from the last one if a log
         has lost its data and begun anew. To miss no change in another thread, read it before
         `since`."""
+        self.log = ""
+        """Which log that is; see `Position.log`."""
         self.lost = 0
         """What to subtract from positions to have those in the log as it is now."""
         self.dropped = 0
@@ -84,10 +87,11 @@ class Overlay:
     def take(self, entries: Iterable[Entry]) -> None:
         """Take in messages of the log, in order."""
         for entry in entries:
-            if entry.position + self.lost <= self.position:
+            self.log = entry.log
+            if entry.sequence + self.lost <= self.position:
                 log.error("the catalogue's changes begin anew: the log lost those before")
                 self.lost = self.position
-            position = entry.position + self.lost
+            position = entry.sequence + self.lost
             try:
                 change = CatalogChange.FromString(entry.data)
             except DecodeError:
@@ -103,16 +107,19 @@ class Overlay:
         """Return the last change of a video; None if there was none or it isn't kept."""
         return self._removals.get(key) or self._upserts.get(key)
 
-    def changed_after(self, key: int, position: int) -> bool:
+    def merged(self, release: Position) -> int:
+        """Return the position up to which a release has the changes; 0 if that of another log."""
+        known = release.shares_log(Position(log=self.log)) and release.sequence <= self.position
+        return release.sequence if known else 0
+
+    def changed_after(self, key: int, release: Position) -> bool:
         """Return whether a video changed after a release had all changes up to a position.
 
         What was dropped counts as changed if it may have. With max_videos 0 nothing is known of
         upserts.
         """
-        if position > self.position:  # of a log that was lost since
-            position = 0
         change = self.get(key)
-        return (change.position if change else self.dropped_position) > position
+        return (change.position if change else self.dropped_position) > self.merged(release)
 
     def since(self, position: int) -> list[Change]:
         """Return the changes after a position, in order. With 0 it is safe in any thread."""

@@ -12,6 +12,7 @@ import structlog
 from vireo.v1.catalog_pb2 import Video
 
 from server.arrays import BoolArray, Float32Array, Int64Array
+from server.event_log.position import Position
 from server.features.context import language_id
 from server.features.keys import video_key
 from server.features.looked_up import Vectors, looked_up
@@ -37,7 +38,7 @@ class KnownVideos:
     rows: VideoRows
     vectors: Vectors
     """float32[n, d] or float16[n, d]."""
-    position: int
+    position: Position
     """Position in the log of the catalogue's changes up to which the release has them."""
     placement: Placement | None
     """None if the release can't place videos."""
@@ -204,8 +205,7 @@ class SideTable:
     @property
     def merged(self) -> int:
         """Position up to which the release has the changes; none of a log that was lost since."""
-        known = self._known.position
-        return known if known <= self.overlay.position else 0
+        return self.overlay.merged(self._known.position)
 
     def _mark_removed(self, rows: Int64Array, gone: BoolArray) -> None:
         """Mark which videos of the release are removed; rows of -1 are none."""

@@ -79,7 +79,7 @@ class PodSettings(RpcSettings):
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where releases are stored."""
     event_log: EventLogSettings = Field(default_factory=EventLogSettings.load)
-    """The log that is followed; none unless VIREO_NATS_URL or VIREO_KAFKA_BROKERS names it."""
+    """The log that is followed; none unless VIREO_NATS_URL names it."""
     live: LiveSettings = Field(default_factory=LiveSettings.load)
     """Bounds of what is followed."""
 

@@ -91,9 +91,7 @@ class RankingRelease:
             from server.live.side import KnownVideos, SideTable
 
             places = placement.Placement.load(folder, manifest, count)
-            known = KnownVideos(
-                rows, vectors, manifest.catalog_position, places, features, creators
-            )
+            known = KnownVideos(rows, vectors, manifest.changes_merged, places, features, creators)
             side = live.complete(SideTable(live.overlay, known, ranked=True))
             beside = LiveVideos(side, live.trends, table, count)
         return RankingRelease(

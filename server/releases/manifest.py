@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from server import signals
 from server.errors import VireoError
+from server.event_log.position import BEGIN, Position, StoredPosition
 from server.features.constants import feature_constants
 from server.features.context import CONTEXT, sizes
 from server.features.ranking_inputs import (
@@ -232,8 +233,12 @@ class Manifest(_Part):
     """How training chose its candidates, and so serving and evaluation do too."""
     candidates: int = Field(default=CANDIDATES, ge=1, le=MAX_CANDIDATES)
     """Length of the ranker's training lists, which its probabilities depend on."""
-    catalog_position: Count = Field(default=0, exclude_if=lambda position: position == 0)
+    catalog_log_position: StoredPosition = Field(
+        default=BEGIN, exclude_if=lambda each: each == BEGIN
+    )
     """Position in the log of the catalogue's changes up to which the data set has them."""
+    catalog_position: Count = Field(default=0, exclude_if=lambda position: position == 0)
+    """Its sequence alone, by the build before this one."""
     index: IndexDescription = IndexDescription()
     """How the two-tower source searches."""
     score_weights: ScoreWeights
@@ -248,6 +253,13 @@ class Manifest(_Part):
             if path == MANIFEST_NAME or path in folders:
                 raise ValueError(f"files has {shown(path)}, which is the manifest or a folder")
         return self
+
+    @property
+    def changes_merged(self) -> Position:
+        """Position in the log of the catalogue's changes up to which the release has them."""
+        if self.catalog_log_position == BEGIN:
+            return Position(self.catalog_position)
+        return self.catalog_log_position
 
     @staticmethod
     def parse(text: bytes, source: str) -> Manifest:

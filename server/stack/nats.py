@@ -121,8 +121,6 @@ def log_environment(log: EventLogSettings) -> dict[str, str]:
         "VIREO_NATS_URL": log.nats_url,
         "VIREO_NATS_TOKEN": log.nats_token.get_secret_value(),
         "VIREO_NATS_CA": log.nats_ca,
-        "VIREO_KAFKA_BROKERS": log.kafka_brokers,
-        "VIREO_KAFKA_CONFIG": log.kafka_config,
         "VIREO_EVENT_PARTITIONS": str(log.event_partitions),
         "VIREO_EVENT_REPLICAS": str(log.event_replicas),
         # Whoever comes first makes the streams.

@@ -9,7 +9,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1.catalog_pb2 import Video
 from vireo.v1.log_pb2 import CatalogChange, Trending, TrendingVideos
 
-from server.event_log.log import Entry, EventLog, Stream
+from server.event_log.log import Entries, Entry, EventLog, Stream
+from server.event_log.position import BEGIN, Position, Start
 from server.features.keys import video_key
 from server.live.live import Live
 from server.live.locales import normal_locale
@@ -77,7 +78,12 @@ class _NoLog(EventLog):
     ) -> int:
         raise NotImplementedError
 
-    def read(self, stream: Stream, key: str = "", after: int = 0) -> AsyncIterator[Sequence[Entry]]:
+    def read(
+        self, stream: Stream, key: str = "", after: Position = BEGIN
+    ) -> AsyncIterator[Entries]:
+        raise NotImplementedError
+
+    async def resume(self, stream: Stream, stored: Position) -> Start:
         raise NotImplementedError
 
     async def end(self, stream: Stream, key: str = "") -> int:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import cast
 
-from server.event_log.log import Entry, EventLog, Stream
+from server.event_log.log import Entries, Entry, EventLog, Stream
+from server.event_log.position import Position
 
 _SECONDS = 60.0
 
 
 async def take(
-    log: EventLog, stream: Stream, key: str = "", after: int = 0, count: int | None = None
+    log: EventLog,
+    stream: Stream,
+    key: str = "",
+    after: int | Position = 0,
+    count: int | None = None,
 ) -> list[Entry]:
     """The first messages after a position; all that are there without a count."""
     taken: list[Entry] = []
-    reading = cast("AsyncGenerator[Sequence[Entry], None]", log.read(stream, key, after))
+    place = Position(after) if isinstance(after, int) else after
+    reading = cast("AsyncGenerator[Entries, None]", log.read(stream, key, place))
     async with asyncio.timeout(_SECONDS), aclosing(reading) as some:
         async for entries in some:
             taken += entries

@@ -18,10 +18,8 @@ from vireo.v1.log_pb2 import DeadEvents, RecordedEvents
 
 from clients.cli import events
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.kafka import KafkaLog
 from server.event_log.log import DEAD, EVENTS
 from server.home import Home
-from tests.builders.kafka import PARTITIONS, mock_kafka
 from tests.builders.nats import TOKEN, RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import play
@@ -178,39 +176,6 @@ def test_tail_shows_no_character_that_a_terminal_obeys_and_skips_what_it_cannot_
     ]
     assert line.isprintable()
     assert json.loads(line)["videoId"] == "\x9b2Jé"
-
-
-def test_every_partition_is_shown_and_replayed_with_kafka(home: Home) -> None:
-    with mock_kafka(1) as settings:
-        environment = {
-            "COLUMNS": "200",
-            "VIREO_HOME": str(home.root),
-            "VIREO_NATS_URL": "",
-            "VIREO_KAFKA_BROKERS": settings.kafka_brokers,
-            "VIREO_EVENT_PARTITIONS": str(PARTITIONS),
-        }
-
-        def run(*arguments: str) -> str:
-            done = CliRunner(env=environment).invoke(app, ["events", *arguments])
-            assert done.exit_code == 0, done.output
-            return done.output
-
-        async def fill() -> None:
-            log = KafkaLog(settings)
-            for number in range(PARTITIONS):
-                one = RecordedEvents(events=[play(f"k{number}", f"v{number}")]).SerializeToString()
-                await log.append(EVENTS, str(number), one)
-                letter = DeadEvents(recorded=one, reason=f"reason {number}")
-                await log.append(DEAD, str(number), letter.SerializeToString())
-            await log.close()
-
-        asyncio.run(fill())
-        shown = run("tail", "--begin", "--no-follow")
-        assert all(f"v{number}" in shown for number in range(PARTITIONS))
-        listed = run("dead")
-        assert all(f"reason {number}" in listed for number in range(PARTITIONS))
-        assert f"recorded {PARTITIONS} events" in run("replay", "--dead")
-        assert "recorded 0 events" in run("replay", "--dead")
 
 
 def test_replay_asks_what_to_replay(vireo: Callable[..., Result]) -> None:

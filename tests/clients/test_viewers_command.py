@@ -130,7 +130,7 @@ def follow(nats: RunningNats, repo: Path) -> None:
             follower = Follower(log, repo, partition, state, holder=f"here:{partition}", timeout=5)
             task = asyncio.create_task(follower.run())
             async with asyncio.timeout(30):
-                while rows.position(partition) < end and not task.done():  # noqa: ASYNC110
+                while rows.position(partition).sequence < end and not task.done():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)

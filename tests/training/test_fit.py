@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from server.event_log.position import Position
 from server.features.constants import feature_constants
 from server.home import Home
 from server.releases.manifest import Manifest
@@ -111,7 +112,7 @@ def fit_again(trained_home: Home, tmp_path_factory: pytest.TempPathFactory) -> t
     shutil.copytree(trained_home.root, root)
     home, console = Home(root), Console(file=io.StringIO(), width=200)
     info = describe_dataset(home, "trained")
-    positions = info.model_copy(update={"log_positions": LogPositions(catalog=42)})
+    positions = info.model_copy(update={"log_positions": LogPositions(catalogue=Position(42))})
     (home.data("trained") / "dataset.json").write_text(positions.model_dump_json())
     Run(home.run("trained")).forget()
     with contextlib.redirect_stdout(io.StringIO()) as result:

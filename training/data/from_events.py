@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -18,7 +18,8 @@ from vireo.v1 import catalog_pb2, log_pb2
 
 from server.arrays import Int64Array
 from server.errors import VireoError
-from server.event_log.log import CATALOG, EVENTS, Entry, EventLog, Stream
+from server.event_log.log import CATALOG, EVENTS, Entries, EventLog, Stream
+from server.event_log.position import BEGIN, Position, Start
 from server.home import Home
 from training.data import schema
 from training.data.attributes import attribute_fields
@@ -53,6 +54,7 @@ def data_from_events(
     partitions: int,
     *,
     force: bool = False,
+    accept_gap: bool = False,
     progress: Progress = lambda _done, _total: None,
 ) -> DatasetInfo:
     """Make a data set from the log, up to its end as it is now.
@@ -65,11 +67,14 @@ def data_from_events(
         event_log: the log; it is closed.
         partitions: number of partitions of the events.
         force: whether to replace a data set of that name.
+        accept_gap: whether to go on without messages that the log kept until after the base was
+            made, and doesn't keep any more.
         progress: called as the log is read.
 
     Raises:
         VireoError: there is a data set of that name already, or none of the base's; there is too
-            little to train on; or the log is away.
+            little to train on; the log doesn't keep all that came since the base was made; or the
+            log is away.
     """
     check_name_is_free(home, name, force=force)
     dataset = load_dataset(home, base) if base else None
@@ -80,7 +85,14 @@ def data_from_events(
     if dataset:
         known = _base_interactions(dataset, viewers, videos, contexts)
     read = asyncio.run(
-        _read_log(event_log, partitions, before, LogEvents(viewers, videos, contexts), progress)
+        _read_log(
+            event_log,
+            partitions,
+            before,
+            LogEvents(viewers, videos, contexts),
+            progress,
+            accept_gap=accept_gap,
+        )
     )
     erased = [viewers.places[name] for name in read.events.erased if name in viewers.places]
     known = known.take(~np.isin(known.viewer, erased))
@@ -115,27 +127,31 @@ async def _read_log(
     before: LogPositions,
     events: LogEvents,
     progress: Progress,
+    *,
+    accept_gap: bool,
 ) -> _Log:
     """Read what the log has after some positions; raise LogAwayError or VireoError."""
     try:
-        ends = {
-            partition: await event_log.end(EVENTS, str(partition))
-            for partition in range(partitions)
-        }
-        starts = {partition: before.events.get(partition, 0) for partition in ends}
-        total = sum(max(0, ends[partition] - starts[partition]) for partition in ends)
-        done, positions = 0, dict(starts)
-        for partition, end in ends.items():
-            async for entries in _up_to(event_log, EVENTS, str(partition), starts[partition], end):
+        positions = {each: before.by_partition.get(each, BEGIN) for each in range(partitions)}
+        done, total = 0, 0
+        for partition, position in positions.items():
+            start = await event_log.resume(EVENTS, position)
+            if start.missing and not accept_gap:
+                raise _gap(partition, start)
+            total += max(0, await event_log.end(EVENTS, str(partition)) - start.after)
+        for partition, position in list(positions.items()):
+            async for entries in _up_to_end(event_log, EVENTS, str(partition), position):
                 for entry in entries:
                     events.add(entry)
+                positions[partition] = entries.position
                 done += len(entries)
                 progress(done, max(done, total))
-            positions[partition] = max(end, starts[partition])
         changes: dict[str, log_pb2.CatalogChange] = {}
-        last = await event_log.end(CATALOG)
+        catalogue = before.of_catalogue
         # The last change of each video is there: also those that the base has already.
-        async for entries in _up_to(event_log, CATALOG, "", 0, last):
+        async for entries in _up_to_end(event_log, CATALOG, "", BEGIN):
+            if entries:
+                catalogue = entries.position
             for entry in entries:
                 try:
                     change = log_pb2.CatalogChange.FromString(entry.data)
@@ -144,18 +160,25 @@ async def _read_log(
                     continue
                 changes[change.video.video_id] = change
         progress(done, done)
-        catalog = max(last, before.catalog)
-        return _Log(events, changes, LogPositions(events=positions, catalog=catalog))
+        return _Log(events, changes, LogPositions(partitions=positions, catalogue=catalogue))
     finally:
         await event_log.close()
 
 
-async def _up_to(
-    event_log: EventLog, stream: Stream, key: str, after: int, end: int
-) -> AsyncIterator[Sequence[Entry]]:
-    """Yield the messages after a position up to another one."""
-    if end <= after:
-        return
+def _gap(partition: int, start: Start) -> VireoError:
+    return VireoError(
+        f"the log doesn't keep messages {start.missing[0]} to {start.missing[-1]} any more, which "
+        f"the base lacks (partition {partition}); it has what came since {start.kept_since}. To go "
+        "on without them: --accept-gap. VIREO_EVENT_RETENTION must be longer than the time between "
+        "two data sets"
+    )
+
+
+async def _up_to_end(
+    event_log: EventLog, stream: Stream, key: str, after: Position
+) -> AsyncIterator[Entries]:
+    """Yield the messages after a position up to the end as it is now; the last may be empty."""
+    end = await event_log.end(stream, key)
     reading = aiter(event_log.read(stream, key, after))
     while True:
         try:
@@ -163,8 +186,8 @@ async def _up_to(
                 entries = await anext(reading)
         except TimeoutError as error:
             raise VireoError("the log doesn't answer any more; try again later") from error
-        yield [entry for entry in entries if entry.position <= end]
-        if not entries or entries[-1].position >= end:
+        yield entries
+        if not entries or entries[-1].sequence >= end:
             return
 
 

@@ -65,7 +65,7 @@ def catch_up(home: Home, repo: Path, replaced: Path) -> None:
 
 
 def known_log(home: Home) -> EventLogSettings | None:
-    """Return how to reach the log of the settings or of a home's stack; None if there never was one.
+    """Return how to reach the log of the settings or of a home's stack; None if there is none.
 
     Raises:
         VireoError: a setting or the token is invalid.
@@ -112,20 +112,17 @@ async def _apply_events(event_log: EventLog, partitions: int, rows: OnlineRows) 
 async def _apply_partition(event_log: EventLog, partition: int, rows: OnlineRows) -> None:
     """Apply a partition's events up to the log's end as it is now, as the consumer does."""
     rules, key = EventRules.load(rows.repo), str(partition)
-    position, end = rows.position(partition), await event_log.end(EVENTS, key)
-    if position >= end:
-        return
-    reading = aiter(event_log.read(EVENTS, key, position))
-    while position < end:
+    end = await event_log.end(EVENTS, key)
+    reading = aiter(event_log.read(EVENTS, key, rows.position(partition)))
+    while True:
         async with asyncio.timeout(_SILENT_SECONDS):
             entries = await anext(reading)
-        if not entries:
-            return
         batch = read_batch(entries, rules)
         apply(rows, batch)
         for number, letter in enumerate(batch.dead):
             content = xxhash.xxh3_64_hexdigest(letter.recorded)
             once = f"{letter.position}.{number}.{content}"
             await event_log.append(DEAD, key, letter.SerializeToString(), once=once)
-        position = batch.position
-        rows.write_position(partition, position)
+        rows.write_position(partition, entries.position)
+        if not entries or entries.position.sequence >= end:
+            return

@@ -95,7 +95,7 @@ consumer_position = _view(
     "consumer_position",
     partition,
     "Up to where the log's events are in the viewers' rows",
-    position=(Int64, "Position in the log"),
+    position=(String, "Position in the log"),
 )
 video_statistics = _view(
     "video_statistics",

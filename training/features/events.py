@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from server.arrays import Int64Array
+from server.event_log.position import Position
 from server.features.activity import HIDDEN_LIMIT, EventRules
 from server.features.keys import video_keys
 from training.data.schema import HIDE_EVENTS, TIME
@@ -66,12 +67,12 @@ def _counted_from_the_end(groups: Int64Array, count: int) -> Int64Array:
     return np.asarray(ends[groups] - 1 - np.arange(len(groups)), np.int64)
 
 
-def write_consumer_position(positions: Mapping[int, int], path: Path) -> None:
+def write_consumer_position(positions: Mapping[int, Position], path: Path) -> None:
     """Write up to where in the log each partition's events are in the data set."""
     columns = [
         pa.array([str(partition) for partition in positions], pa.string()),
         pa.array([_EPOCH] * len(positions), TIME),
-        pa.array(list(positions.values()), pa.int64()),
+        pa.array([str(each) for each in positions.values()], pa.string()),
     ]
     schema = file_schema(consumer_position)
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, compression="zstd")

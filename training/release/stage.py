@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from server.candidate.release import CandidateRelease
+from server.event_log.position import BEGIN, Position
 from server.features.keys import video_keys
 from server.ranking.release import RankingRelease
 from server.releases import layout
@@ -66,7 +67,7 @@ class Origin:
     dataset: str
     data_fingerprint: str
     holdout: Literal["last", "none"]
-    catalog_position: int = 0
+    catalog_position: Position = BEGIN
     """Position in the log of the catalogue's changes up to which the data set has them."""
     data_end: float | None = None
     """When the data set's last interaction took place, Unix seconds; None if unknown."""
@@ -161,7 +162,7 @@ def stage_retrieval(
         holdout=origin.holdout,
         feature_schema=schema,
         quotas=quotas or Quotas(),
-        catalog_position=origin.catalog_position,
+        catalog_log_position=origin.catalog_position,
         index=description,
         score_weights=ScoreWeights(),
         metrics={} if origin.data_end is None else {DATA_END: origin.data_end},

@@ -20,13 +20,13 @@ def probes(deployment: Deployment) -> Iterator[Probe]:
     if deployment.log is not None and deployment.log.named:
         yield Probe("the log of events", partial(_ask, deployment))
     else:
-        yield Probe.unnamed("the log of events", "set VIREO_NATS_URL or VIREO_KAFKA_BROKERS")
+        yield Probe.unnamed("the log of events", "set VIREO_NATS_URL")
 
 
 def _ask(deployment: Deployment) -> Facts:
     settings = deployment.log
     assert settings is not None
-    where = f"the log at {settings.kafka_brokers or _shown(settings)}"
+    where = f"the log at {_shown(settings)}"
     fault, problem = _fault(deployment, settings)
     return Facts(parts=(Part("log", where, fault, problem),))
 

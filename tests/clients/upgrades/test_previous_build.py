@@ -50,7 +50,7 @@ def test_its_rows_are_read_and_kept_up_to_date_with_the_events_that_it_recorded(
     rows = OnlineRows(repo, 5.0)
     batch = read_batch([entry], EventRules.load(repo))
     apply(rows, batch)
-    rows.write_position(0, 1)
+    rows.write_position(0, batch.position)
     rows.close()
     assert not batch.dead
     viewer = asyncio.run(FeatureReader(repo, 5.0).read(VIEWER, 5.0))

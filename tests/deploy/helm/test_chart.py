@@ -75,7 +75,7 @@ def test_two_releases_share_no_name_and_no_label_of_pods() -> None:
             "autoscaling",
         ),
         ("jobs.training.enabled=true", "jobs.dataset: the name of the data set to train on"),
-        ("events.enabled=true", "set events.nats.url or events.kafka.brokers"),
+        ("events.enabled=true", "set events.nats.url"),
         ('tracing.otlpEndpoint="https://collector:4317"', "https needs tls.enabled"),
     ],
 )
@@ -88,13 +88,6 @@ def test_events_need_a_store_that_consumers_and_gateways_share() -> None:
         "events.enabled=true", 'events.nats.url="nats://a:4222"', 'features.store="sqlite"'
     )
     assert "events.enabled needs features.store redis" in words
-
-
-def test_a_log_is_nats_or_kafka() -> None:
-    words = refusal(
-        "events.enabled=true", 'events.nats.url="nats://a:4222"', 'events.kafka.brokers="b:9092"'
-    )
-    assert "set one" in words
 
 
 def test_every_value_is_described_by_the_schema() -> None:

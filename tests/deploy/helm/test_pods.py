@@ -194,7 +194,7 @@ def test_volumes_are_there_and_settings_lie_on_them(
             folders.append(settings.tls.certificate.parent)
         if rules := getattr(settings, "rules", None):
             folders.append(rules.parent)
-        for each in ("VIREO_NATS_CA", "VIREO_KAFKA_CONFIG", "VIREO_JWKS"):
+        for each in ("VIREO_NATS_CA", "VIREO_JWKS"):
             path = next((it["value"] for it in container["env"] if it["name"] == each), "")
             folders.append(Path(path).parent if path.startswith("/") else None)
         for folder in filter(None, folders):

@@ -19,6 +19,7 @@ from server.consumer.lease import FileLease, RedisLease, holder_name, lease_of
 from server.consumer.rows import OnlineRows, StoreAwayError
 from server.errors import VireoError
 from server.event_log.log import Entry
+from server.event_log.position import BEGIN, Position
 from server.features.keys import video_key
 from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
@@ -85,11 +86,11 @@ def test_events_lead_to_the_online_rows_of_the_build_through_restarts(
 
 def test_the_position_is_kept_by_partition(store: OnlineStoreSettings, folder: Path) -> None:
     rows = OnlineRows(empty_repository(folder / "a", store), timeout=5)
-    assert rows.position(0) == 0
-    rows.write_position(0, 5)
-    rows.write_position(1, 7)
-    rows.write_position(0, 6)
-    assert (rows.position(0), rows.position(1)) == (6, 7)
+    assert rows.position(0) == BEGIN
+    rows.write_position(0, Position(5, "log", 5))
+    rows.write_position(1, Position(7, "log", 7))
+    rows.write_position(0, Position(6, "log", 6))
+    assert (rows.position(0), rows.position(1)) == (Position(6, "log", 6), Position(7, "log", 7))
 
 
 def age(repo: Path, viewers: str, seconds: float) -> None:
@@ -130,7 +131,7 @@ def test_viewers_who_were_not_seen_for_long_leave_sqlite_a_few_at_a_time(
     assert read_online(repo, "w3").attributes, "a viewer who was seen keeps the profile"
     assert read_online(repo, "new").viewer_watch_count == 1
     assert read_online(repo, "old") == read_online(repo, "w4") == OnlineViewer()
-    assert rows.position(0) == 0
+    assert rows.position(0) == BEGIN
 
 
 def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, folder: Path) -> None:
@@ -143,14 +144,14 @@ def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, fol
     write_small_dataset(home, "small", random_interactions())
     build_features(home, "small", holdout="none", settings=settings)
     rows = OnlineRows(home.features("small"), timeout=5)
-    rows.write_position(0, 5)
+    rows.write_position(0, Position(5))
     kept = {}
     for key in rows.redis.scan_iter(b"*" + rows.project.encode()):
         kept[key] = rows.redis.ttl(key)
         rows.redis.expire(key, 500)
     assert sorted(set(kept.values()) - {999, 1_000}) == [-1], "the position alone stays for ever"
     assert len(kept) == 42
-    rows.write_position(0, 6)
+    rows.write_position(0, Position(6))
     applied(rows, [event("a", viewer="w3")])
     again = [rows.redis.ttl(key) for key in kept]
     assert sum(left > 900 for left in again) == 1, "an event makes a viewer's row new"
@@ -179,7 +180,7 @@ def test_an_event_that_cannot_be_applied_is_set_aside_alone(folder: Path) -> Non
         [Entry(4, "0", b"\xff\xff"), Entry(5, "0", message([event("a"), bad]))], LIKED_BY_FRACTION
     )
     apply(rows, batch)
-    assert batch.position == 5
+    assert batch.position.sequence == 5
     [garbage, letter] = batch.dead
     assert (garbage.recorded, garbage.position) == (b"\xff\xff", 4)
     assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]

@@ -110,7 +110,7 @@ async def test_what_a_consumer_without_its_lease_writes_over_is_applied_again(
         other = follower_of(log, repo, partition, "here:2")
         last = await log.append(EVENTS, str(partition), message([hide("b")]))
         async with following(other) as quick:
-            await become(lambda: rows.position(partition), last)
+            await become(lambda: rows.position(partition).sequence, last)
             assert hidden(rows) == both
             stall.go_on.set()
             with pytest.raises(PositionMovedError):
@@ -121,7 +121,7 @@ async def test_what_a_consumer_without_its_lease_writes_over_is_applied_again(
                 await quick
     # What both processes do next.
     async with following(follower_of(log, repo, partition, "here:2")):
-        await become(lambda: rows.position(partition), again)
+        await become(lambda: rows.position(partition).sequence, again)
     assert hidden(rows) == {*both, video_key("c")}
     rows.close()
 

@@ -13,9 +13,11 @@ from server.consumer.apply import Batch, Watched
 from server.consumer.live_state import LiveState
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, STATE, Entry, Stream
+from server.event_log.position import BEGIN, Position
 from server.features.keys import video_key
 from tests.builders.event_batches import message
 from tests.builders.nats import RunningNats, settings_of
+from tests.builders.reading import take
 
 HALF_LIFE = 3600.0
 
@@ -44,7 +46,7 @@ async def test_what_waits_is_told_with_its_age_until_it_is_applied(log: JetStrea
     state = LiveState(log, 3, HALF_LIFE)
     await state.tell()
     assert not await last(log, STATE, "progress.3"), "it doesn't have the partition"
-    state.begin(0, 0)
+    state.begin(BEGIN)
     await state.tell()
     assert (await progress(log, 3)).pending == 0
     data = message([])
@@ -57,31 +59,39 @@ async def test_what_waits_is_told_with_its_age_until_it_is_applied(log: JetStrea
     assert waiting.oldest_pending.ToMicroseconds() == pytest.approx(
         received.ToMicroseconds(), abs=1
     )
-    state.applied(Batch(position))
+    state.applied(Batch(Position(position)))
     await state.tell()
     done = await progress(log, 3)
     assert (done.position, done.pending) == (position, 0)
     assert not done.HasField("oldest_pending")
 
 
+async def positions(log: JetStreamLog, partition: int, count: int) -> list[Position]:
+    """Those of as many new messages of a partition."""
+    for number in range(count):
+        await log.append(EVENTS, str(partition), b"%d" % number)
+    return [each.position for each in await take(log, EVENTS, str(partition))][-count:]
+
+
 async def test_counting_goes_on_after_a_restart_and_counts_nothing_twice(
     log: JetStreamLog,
 ) -> None:
+    before, after = await positions(log, 4, 2)
     state = LiveState(log, 4, HALF_LIFE)
     await state.restore()
-    state.begin(0, 0)
+    state.begin(BEGIN)
     watched = [Watched(1, time.time(), "de"), Watched(1, time.time() + 600, "")]
-    state.applied(Batch(5, watched=watched))
+    state.applied(Batch(before, watched=watched))
     await state.tell()
     again = LiveState(log, 4, HALF_LIFE)
     await again.restore()
-    again.begin(0, 5)
+    again.begin(BEGIN)
     # Features that were built again catch up with what is counted.
-    again.applied(Batch(5, watched=watched))
-    again.applied(Batch(6, watched=watched[:1]))
+    again.applied(Batch(before, watched=watched))
+    again.applied(Batch(after, watched=watched[:1]))
     await again.tell()
     told = log_pb2.Trending.FromString(await last(log, STATE, "trending.4"))
-    assert told.position == 6
+    assert Position.parse(told.counted) == after
     [everywhere, german] = told.lists
     assert (everywhere.locale, german.locale) == ("", "de")
     assert everywhere.weights[0] == pytest.approx(3, rel=0.01)
@@ -92,7 +102,7 @@ async def test_impressions_are_counted_of_videos_of_the_catalogue_stream(
     log: JetStreamLog,
 ) -> None:
     state = LiveState(log, 5, HALF_LIFE)
-    state.begin(0, 0)
+    state.begin(BEGIN)
     for video_id, removed in (("new", False), ("gone", False), ("gone", True)):
         video = catalog_pb2.Video(video_id=video_id)
         change = log_pb2.CatalogChange(video=video, removed=removed)
@@ -103,43 +113,69 @@ async def test_impressions_are_counted_of_videos_of_the_catalogue_stream(
         if not entries:
             break
     new, gone, old = (video_key(name) for name in ("new", "gone", "old"))
-    state.applied(Batch(9, shown={("a", new), ("b", new), ("a", gone), ("a", old)}))
+    state.applied(Batch(Position(9), shown={("a", new), ("b", new), ("a", gone), ("a", old)}))
     # Who was shown a video and watches it later was shown it once.
-    state.applied(Batch(10, shown={("a", new), ("c", new)}))
+    state.applied(Batch(Position(10), shown={("a", new), ("c", new)}))
     await state.tell()
     told = log_pb2.Trending.FromString(await last(log, STATE, "trending.5"))
     assert (list(told.new_keys), list(told.new_impressions)) == ([new], [3])
 
 
-async def test_a_log_that_begins_anew_is_counted_from_its_begin(log: JetStreamLog) -> None:
+async def test_a_log_that_lost_its_tail_or_was_replaced_is_counted_from_its_begin(
+    log: JetStreamLog,
+) -> None:
+    [first] = await positions(log, 6, 1)
     state = LiveState(log, 6, HALF_LIFE)
-    state.begin(0, 0)
-    state.applied(Batch(50, watched=[Watched(1, time.time(), "")]))
-    # While the log is read, or before it is.
-    state.applied(Batch(2, watched=[Watched(2, time.time(), "")]))
+    state.begin(BEGIN)
+
+    def at(sequence: int, name: str) -> Batch:
+        return Batch(Position(sequence, name, sequence), watched=[Watched(2, time.time(), "")])
+
+    state.applied(at(50, first.log))
+    state.applied(at(2, first.log))  # while it is read
     assert state.counted == 2
-    state.applied(Batch(50, watched=[Watched(1, time.time(), "")]))
-    state.begin(0, 4)
-    state.applied(Batch(3, watched=[Watched(2, time.time(), "")]))
+    state.applied(at(60, "another"))
+    assert state.counted == 60
     await state.tell()
+    again = LiveState(log, 6, HALF_LIFE)
+    await again.restore()  # after a restart
+    assert again.counted == 0
+    again.begin(BEGIN)
+    again.applied(Batch(first, watched=[Watched(2, time.time(), "")]))
+    await again.tell()
     told = log_pb2.Trending.FromString(await last(log, STATE, "trending.6"))
-    assert told.position == 3
+    assert Position.parse(told.counted) == first
     assert dict(zip(told.lists[0].keys, told.lists[0].weights, strict=True)) == pytest.approx(
-        {1: 2, 2: 2}, rel=0.01
+        {2: 4}, rel=0.01
     )
+
+
+async def test_features_of_another_log_that_catch_up_count_nothing_twice(
+    log: JetStreamLog,
+) -> None:
+    [counted] = await positions(log, 7, 1)
+    state = LiveState(log, 7, HALF_LIFE)
+    state.begin(BEGIN)
+    state.applied(Batch(counted, watched=[Watched(3, time.time(), "")]))
+    state.begin(Position(900, "another", 1))
+    state.applied(Batch(counted, watched=[Watched(3, time.time(), "")]))
+    await state.tell()
+    told = log_pb2.Trending.FromString(await last(log, STATE, "trending.7"))
+    assert list(told.lists[0].weights) == pytest.approx([1], rel=0.01)
 
 
 @pytest.mark.parametrize("seconds", [2**60, -(2**60), 253_402_300_799])
 async def test_a_message_of_any_time_and_locale_ends_no_consumer(
     log: JetStreamLog, seconds: int
 ) -> None:
-    state = LiveState(log, 7, HALF_LIFE)
-    state.begin(0, 0)
+    state = LiveState(log, 8, HALF_LIFE)
+    state.begin(BEGIN)
     odd = log_pb2.RecordedEvents(received_at=Timestamp(seconds=seconds, nanos=999_999_999))
-    position = await log.append(EVENTS, "7", odd.SerializeToString())
-    state.applying(Entry(position, "7", odd.SerializeToString()))
+    await log.append(EVENTS, "8", odd.SerializeToString())
+    [entry] = await take(log, EVENTS, "8")
+    state.applying(entry)
     await state.tell()
-    waiting = (await progress(log, 7)).oldest_pending.seconds
+    waiting = (await progress(log, 8)).oldest_pending.seconds
     assert abs(waiting - time.time()) < 60
-    state.applied(Batch(position, watched=[Watched(1, time.time(), "x" * 600_000)]))
+    state.applied(Batch(entry.position, watched=[Watched(1, time.time(), "x" * 600_000)]))
     await state.tell()

@@ -20,6 +20,7 @@ from server.consumer.fold import ViewerRow
 from server.consumer.rows import OnlineRows
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, STATE, Entry, LogAwayError
+from server.event_log.position import Position
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.stack.nats import log_environment
@@ -200,7 +201,7 @@ async def test_features_that_are_built_again_are_followed_from_their_own_positio
         other = empty_repository(site.folder / "other" / "tiny")
         rows = OnlineRows(other, timeout=5)
         apply(rows, read_batch([Entry(1, "0", message(events[:30]))], LIKED_BY_FRACTION))
-        rows.write_position(0, position)
+        rows.write_position(0, Position(position))
         rows.close()
         site.repo.rename(site.folder / "retired")
         other.rename(site.repo)

@@ -8,6 +8,7 @@ from vireo.v1 import log_pb2
 
 from server.consumer import trending
 from server.consumer.trending import TrendingCounts
+from server.event_log.position import Position
 
 HOUR = 3600.0
 NOW = 1_700_000_000.0
@@ -124,9 +125,9 @@ def test_counting_goes_on_from_what_was_told() -> None:
     counts = TrendingCounts(HOUR)
     counts.add(1, NOW, "de")
     counts.show([("a", 1)], {1})
-    counts.position = 9
+    counts.position = Position(9, "log", 1)
     again = TrendingCounts.restored(counts.message(NOW + HOUR), HOUR)
-    assert again.position == 9
+    assert again.position == counts.position
     again.add(1, NOW + HOUR, "de")
     assert weights(again, NOW + HOUR) == pytest.approx({1: 1.5})
     assert weights(again, NOW + HOUR, "de") == pytest.approx({1: 1.5})

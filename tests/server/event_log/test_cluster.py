@@ -62,6 +62,6 @@ async def test_each_acknowledged_message_is_there_once_after_a_server_was_killed
     reader.cancel()
     data = [entry.data for entry in read]
     assert sorted(data) == sorted([b"first", *acknowledged])
-    positions = [entry.position for entry in read]
+    positions = [entry.sequence for entry in read]
     assert positions == sorted(set(positions))
     await log.close()

@@ -1,9 +1,9 @@
-"""What every log keeps to."""
+"""What the log keeps to."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -16,24 +16,14 @@ from server.event_log.log import (
     EventLog,
 )
 from server.event_log.open import open_log
-from server.event_log.settings import EventLogSettings
-from tests.builders.kafka import mock_kafka
+from server.event_log.position import Position
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 
 
-@pytest.fixture(scope="module", params=["nats", "kafka"])
-def settings(request: pytest.FixtureRequest, nats: RunningNats) -> Iterator[EventLogSettings]:
-    if request.param == "nats":
-        yield settings_of(nats, event_partitions=4)
-        return
-    with mock_kafka() as settings:
-        yield settings
-
-
 @pytest.fixture
-async def log(settings: EventLogSettings) -> AsyncIterator[EventLog]:
-    log = open_log(settings)
+async def log(nats: RunningNats) -> AsyncIterator[EventLog]:
+    log = open_log(settings_of(nats, event_partitions=4))
     assert log is not None
     yield log
     await log.close()
@@ -44,14 +34,14 @@ async def test_messages_are_read_in_the_order_in_which_they_were_appended(log: E
     positions = [await log.append(EVENTS, "0", b"%d" % number) for number in range(50)]
     read = await take(log, EVENTS, "0", begin, 50)
     assert [entry.data for entry in read] == [b"%d" % number for number in range(50)]
-    assert [entry.position for entry in read] == positions == sorted(set(positions))
+    assert [entry.sequence for entry in read] == positions == sorted(set(positions))
     assert {entry.key for entry in read} == {"0"}
 
 
 async def test_reading_goes_on_after_a_position(log: EventLog) -> None:
     positions = [await log.append(EVENTS, "1", b"%d" % number) for number in range(10)]
     read = await take(log, EVENTS, "1", positions[3], 6)
-    assert [entry.position for entry in read] == positions[4:]
+    assert [entry.sequence for entry in read] == positions[4:]
 
 
 async def test_a_message_has_the_trace_context_that_it_was_appended_with(log: EventLog) -> None:
@@ -95,7 +85,7 @@ async def test_all_that_was_there_comes_before_an_empty_sequence(log: EventLog) 
 
 async def test_a_message_is_read_while_its_reader_waits(log: EventLog) -> None:
     begin = await log.end(EVENTS, "0")
-    reading = log.read(EVENTS, "0", begin)
+    reading = log.read(EVENTS, "0", Position(begin))
     async with asyncio.timeout(30):
         assert not await anext(reading)  # all was read
         waiting = asyncio.ensure_future(anext(reading))
@@ -118,7 +108,7 @@ async def test_appends_under_way_at_once_are_all_stored(log: EventLog) -> None:
     sent = [b"%d" % number for number in range(1_000)]
     positions = await asyncio.gather(*(log.append(EVENTS, "1", each) for each in sent))
     read = await take(log, EVENTS, "1", begin, len(sent))
-    assert {entry.position: entry.data for entry in read} == dict(zip(positions, sent, strict=True))
+    assert {entry.sequence: entry.data for entry in read} == dict(zip(positions, sent, strict=True))
 
 
 async def test_a_message_as_large_as_can_be_is_stored(log: EventLog) -> None:

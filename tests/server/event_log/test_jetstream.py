@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, STATE, Entry, LogAwayError
+from server.event_log.log import CATALOG, EVENTS, STATE, Entries, Entry, LogAwayError
 from server.event_log.nats_connection import Connection
 from tests.builders.certificates import authority, signed
 from tests.builders.nats import RunningNats, ServerFiles, running_nats, settings_of
@@ -87,8 +87,8 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(
     await asyncio.gather(*writers)
     await until(lambda: len(read) >= 1_200)
     reader.cancel()
-    assert {entry.position: entry.data for entry in read} == acknowledged
-    assert [entry.position for entry in read] == sorted(acknowledged)
+    assert {entry.sequence: entry.data for entry in read} == acknowledged
+    assert [entry.sequence for entry in read] == sorted(acknowledged)
 
 
 async def test_an_append_fails_at_once_while_the_server_is_away(
@@ -320,10 +320,9 @@ async def test_a_reader_that_is_slow_is_sent_no_more_than_one_request(log: JetSt
     assert len(read) >= 1_000
 
 
-async def limited(reading: AsyncIterator[object], count: int) -> AsyncIterator[list[Entry]]:
+async def limited(reading: AsyncIterator[Entries], count: int) -> AsyncIterator[Entries]:
     seen = 0
     async for entries in reading:
-        assert isinstance(entries, list)
         seen += len(entries)
         yield entries
         if seen >= count:

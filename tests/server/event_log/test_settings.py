@@ -43,13 +43,6 @@ def test_a_log_of_the_settings_shows_no_credentials() -> None:
     assert settings.nats_url == url
 
 
-def test_two_logs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIREO_NATS_URL", "nats://a:4222")
-    monkeypatch.setenv("VIREO_KAFKA_BROKERS", "b:9092")
-    with pytest.raises(VireoError, match="VIREO_NATS_URL and VIREO_KAFKA_BROKERS"):
-        EventLogSettings.load()
-
-
 def test_a_stack_passes_all_of_it_on_to_its_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     told = EventLogSettings(nats_url="nats://a:1", event_max_bytes=1 << 30, event_retention=3600.0)
     for name, value in log_environment(told).items():

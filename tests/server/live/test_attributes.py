@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
+from server.event_log.position import Position
 from server.features.keys import video_key
 from server.features.video_rows import VideoRows
 from server.filters.declared import Declared
@@ -128,7 +129,7 @@ def table_of(folder: Path, overlay: Overlay, position: int = 0) -> SideTable:
     keys = np.load(folder / layout.VIDEO_KEYS)
     vectors = np.load(folder / layout.VIDEO_VECTORS)
     places = Placement.load(folder, Manifest.read(folder), len(keys))
-    known = KnownVideos(VideoRows(keys), vectors, position, places, declared=DECLARED)
+    known = KnownVideos(VideoRows(keys), vectors, Position(position), places, declared=DECLARED)
     return SideTable(overlay, known, ranked=False)
 
 

@@ -17,6 +17,7 @@ from vireo.v1.log_pb2 import Trending, TrendingVideos
 
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, STATE, EventLog
+from server.event_log.position import BEGIN
 from server.features.keys import video_key
 from server.features.video_rows import VideoRows
 from server.live.live import Live
@@ -36,7 +37,7 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> KnownVideos:
     folder: Path = build_release(tmp_path_factory.mktemp("release"))
     keys = np.load(folder / layout.VIDEO_KEYS)
     placement = Placement.load(folder, Manifest.read(folder), len(keys))
-    return KnownVideos(VideoRows(keys), np.load(folder / layout.VIDEO_VECTORS), 0, placement)
+    return KnownVideos(VideoRows(keys), np.load(folder / layout.VIDEO_VECTORS), BEGIN, placement)
 
 
 @asynccontextmanager
@@ -184,7 +185,7 @@ async def test_a_gateway_remembers_what_changed_and_not_how(nats: RunningNats) -
         gone = live.overlay.get(video_key("gone"))
         assert gone is not None
         assert gone.removed
-        assert live.overlay.changed_after(video_key("kept"), 0)
+        assert live.overlay.changed_after(video_key("kept"), BEGIN)
         assert {change.video for change in live.overlay.since(0)} == {b""}
 
 

@@ -12,6 +12,7 @@ from vireo.v1.catalog_pb2 import Video
 
 from server.arrays import Int64Array
 from server.event_log.log import Entry
+from server.event_log.position import Position
 from server.features.keys import video_key
 from server.features.ranking_inputs import LIKE_PRIOR
 from server.features.video_rows import VideoRows
@@ -38,8 +39,9 @@ def overlay() -> Overlay:
 
 def known_of(folder: Path, position: int = 0, *, places: bool = True) -> KnownVideos:
     keys = np.load(folder / layout.VIDEO_KEYS)
+    vectors = np.load(folder / layout.VIDEO_VECTORS)
     placement = Placement.load(folder, Manifest.read(folder), len(keys)) if places else None
-    return KnownVideos(VideoRows(keys), np.load(folder / layout.VIDEO_VECTORS), position, placement)
+    return KnownVideos(VideoRows(keys), vectors, Position(position), placement)
 
 
 def table_of(

@@ -13,6 +13,7 @@ from vireo.v1 import catalog_pb2, event_pb2, log_pb2
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, LogAwayError, partition_of
+from server.event_log.position import Position
 from server.features.keys import video_key
 from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
@@ -176,7 +177,7 @@ def test_only_what_the_base_lacks_is_read_again(nats: RunningNats, home: Home) -
     record(nats, [event(1, "w1", "v1"), event(2, "new viewer", "new video", "FINISH")])
     first = made(nats, home, "live", "small")
     assert first.interactions == len(base.interactions) + 2
-    assert list(first.log_positions.events) == [0, 1]
+    assert list(first.log_positions.partitions) == [0, 1]
     record(nats, [event(3, "new viewer", "v1", "NOT_INTERESTED"), event(4, "w1", "", "FOLLOW")])
     second = made(nats, home, "live", "live", force=True)
     assert second.interactions == first.interactions + 1
@@ -196,10 +197,10 @@ def test_only_what_the_base_lacks_is_read_again(nats: RunningNats, home: Home) -
 def test_the_features_go_on_from_the_position_of_the_data(nats: RunningNats, home: Home) -> None:
     write_small_dataset(home, "small", random_interactions())
     record(nats, [event(1, "w1", "v1"), event(2, "w2", "v1")])
-    positions = made(nats, home, "live", "small").log_positions.events
+    positions = made(nats, home, "live", "small").log_positions.partitions
     build_features(home, "live", holdout="none")
     stored = pd.read_parquet(home.features("live") / "consumer_position.parquet")
-    expected = {str(partition): position for partition, position in positions.items()}
+    expected = {str(partition): str(position) for partition, position in positions.items()}
     assert dict(zip(stored["partition"], stored["position"], strict=True)) == expected
 
 
@@ -225,7 +226,7 @@ def test_the_catalogues_changes_are_in_the_data(nats: RunningNats, home: Home) -
     )
     record(nats, [event(1, "w1", "n1")])
     info = made(nats, home, "live", "small")
-    assert info.log_positions.catalog == 6
+    assert info.log_positions.catalogue.sequence == 6
     videos = load_dataset(home, "live").videos.set_index("video_id")
     row = videos.loc["n1"]
     assert (row["title"], list(row["tags"]), row["creator"]) == ("New", ["a", "b"], "ana")
@@ -281,5 +282,7 @@ def test_a_data_set_is_replaced_only_by_force_and_needs_a_log(
 
 
 def test_positions_are_kept_by_the_description() -> None:
-    positions = LogPositions(events={0: 5, 1: 7}, catalog=3)
+    positions = LogPositions(
+        partitions={0: Position(5, "log", 1), 1: Position(7)}, catalogue=Position(3, "log", 2)
+    )
     assert LogPositions.model_validate_json(positions.model_dump_json()) == positions

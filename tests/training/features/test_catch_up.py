@@ -98,7 +98,7 @@ def test_features_have_the_events_of_the_log_before_they_are_served(
     assert video_key("v58") in viewer.hidden_keys
     assert read_online(repo, "n").hidden_keys == (video_key("v1"),)
     rows = OnlineRows(repo, timeout=5)
-    assert rows.position(0) == last, "the consumer goes on from there"
+    assert rows.position(0).sequence == last, "the consumer goes on from there"
     rows.close()
     [letter] = asyncio.run(letters(nats))
     assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]

@@ -147,12 +147,6 @@ YAML.
 {{- if .Values.events.nats.authority.existingSecret }}
 - { name: VIREO_NATS_CA, value: /nats/{{ .Values.events.nats.authority.key }} }
 {{- end }}
-{{- with .Values.events.kafka.brokers }}
-- { name: VIREO_KAFKA_BROKERS, value: {{ . | quote }} }
-{{- end }}
-{{- if .Values.events.kafka.config.existingSecret }}
-- { name: VIREO_KAFKA_CONFIG, value: /kafka/{{ .Values.events.kafka.config.key }} }
-{{- end }}
 - { name: VIREO_EVENT_PARTITIONS, value: {{ .Values.events.partitions | quote }} }
 - { name: VIREO_EVENT_REPLICAS, value: {{ .Values.events.replicas | quote }} }
 - { name: VIREO_EVENT_RETENTION, value: {{ .Values.events.retentionSeconds | int64 | quote }} }
@@ -164,18 +158,12 @@ YAML.
 {{- if and .Values.events.enabled .Values.events.nats.authority.existingSecret }}
 - { name: nats, mountPath: /nats, readOnly: true }
 {{- end }}
-{{- if and .Values.events.enabled .Values.events.kafka.config.existingSecret }}
-- { name: kafka, mountPath: /kafka, readOnly: true }
-{{- end }}
 {{- end -}}
 
 {{- define "vireo.eventVolumes" -}}
 {{- if .Values.events.enabled }}
 {{- with .Values.events.nats.authority.existingSecret }}
 - { name: nats, secret: { secretName: {{ . }} } }
-{{- end }}
-{{- with .Values.events.kafka.config.existingSecret }}
-- { name: kafka, secret: { secretName: {{ . }} } }
 {{- end }}
 {{- end }}
 {{- end -}}

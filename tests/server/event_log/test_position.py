@@ -1,0 +1,183 @@
+"""Positions, against a real log that loses its tail, is replaced, or keeps messages no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG, EVENTS, LogAwayError, Stream
+from server.event_log.position import BEGIN, Position, Start
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.reading import take
+from tests.builders.waiting import until
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[RunningNats]:
+    with running_nats(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
+    log = JetStreamLog(settings_of(nats))
+    yield log
+    await log.close()
+
+
+async def append(log: JetStreamLog, stream: Stream, *sent: bytes, key: str = "0") -> None:
+    for each in sent:
+        await log.append(stream, key, each)
+
+
+async def last(log: JetStreamLog, stream: Stream = EVENTS, key: str = "0") -> Position:
+    """The position after all that is there."""
+    return (await take(log, stream, key))[-1].position
+
+
+async def ask(log: JetStreamLog, subject: str, data: bytes = b"") -> None:
+    assert log._connection is not None
+    await log._connection.ask(f"$JS.API.STREAM.{subject}.vireo_events", data)
+
+
+def test_a_position_is_text_and_read_again() -> None:
+    whole = Position(12, "2026-01-01T00:00:00.000000001Z", 255)
+    assert str(whole) == "12@2026-01-01T00:00:00.000000001Z#00000000000000ff"
+    for each in (whole, BEGIN, Position(7), Position(7, "log")):
+        assert Position.parse(str(each)) == each
+    assert Position.parse(12) == Position(12), "as earlier builds stored it"
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1@", "1#ff", "1@a b", None, 1.5])
+def test_what_is_no_position_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="isn't a position"):
+        Position.parse(text)
+
+
+async def test_reading_goes_on_where_it_was_after_a_restart(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    await append(log, EVENTS, b"a", b"b")
+    position = await last(log)
+    nats.kill()
+    await asyncio.to_thread(nats.start)
+    again = JetStreamLog(settings_of(nats))
+    await append(again, EVENTS, b"c")
+    assert await again.resume(EVENTS, position) == Start(2)
+    assert [each.data for each in await take(again, EVENTS, "0", position)] == [b"c"]
+    await again.close()
+
+
+async def test_another_log_is_read_from_its_begin_however_long_it_is(log: JetStreamLog) -> None:
+    await append(log, EVENTS, b"a", b"b")
+    position = await last(log)
+    await ask(log, "DELETE")
+    await append(log, EVENTS, b"a", b"b", b"c")
+    assert await log.resume(EVENTS, position) == Start(0)
+    assert [each.data for each in await take(log, EVENTS, "0", position)] == [b"a", b"b", b"c"]
+
+
+async def test_a_log_that_lost_its_tail_and_grew_again_is_read_from_its_begin(
+    nats: RunningNats, log: JetStreamLog, tmp_path: Path
+) -> None:
+    """After a power cut, or with a folder that was restored, it is the same stream."""
+    await append(log, EVENTS, b"a")
+    nats.kill()
+    shutil.copytree(nats.folder / "data", tmp_path / "restored" / "data")
+    await asyncio.to_thread(nats.start)
+    await until_appended(log, b"lost")
+    read = list[bytes]()
+
+    async def follow() -> None:
+        async for entries in log.read(EVENTS, "0"):
+            read.extend(each.data for each in entries)
+
+    follower = asyncio.create_task(follow())
+    await until(lambda: read == [b"a", b"lost"])
+    position = await last(log)
+    nats.kill()
+    nats.forget()
+    with running_nats(tmp_path / "restored") as restored:
+        there = JetStreamLog(settings_of(restored))
+        await append(there, EVENTS, b"b", b"c")
+        await there.close()
+        restored.kill()
+        shutil.copytree(tmp_path / "restored" / "data", nats.folder / "data")
+    await asyncio.to_thread(nats.start)
+    await until(lambda: read[2:] == [b"a", b"b", b"c"])
+    follower.cancel()
+    assert (await last(log)).log == position.log
+    assert await log.resume(EVENTS, position) == Start(0)
+
+
+async def until_appended(log: JetStreamLog, data: bytes) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await log.append(EVENTS, "0", data)
+            except LogAwayError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+async def test_a_message_that_a_compacted_stream_replaced_is_no_mismatch_to_who_read_those_before(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    for key in ("a", "b", "c"):
+        await append(log, CATALOG, b"1", key=key)
+    read = list[int]()
+
+    async def follow() -> None:
+        async for entries in log.read(CATALOG):
+            read.extend(each.sequence for each in entries)
+
+    other = JetStreamLog(settings_of(nats))
+    follower = asyncio.create_task(follow())
+    await until(lambda: read == [1, 2, 3])
+    assert log._connection is not None
+    await log._connection.close()
+    await append(other, CATALOG, b"2", key="c")
+    await until(lambda: len(read) > 3)
+    follower.cancel()
+    assert read == [1, 2, 3, 4]
+    stored = Position(3, (await last(other, CATALOG, "c")).log, 1)
+    assert await other.resume(CATALOG, stored) == Start(0), "alone it can't be compared"
+    await other.close()
+
+
+async def test_what_is_kept_no_longer_is_missing_and_read_over(log: JetStreamLog) -> None:
+    await append(log, EVENTS, b"a", b"b", b"c", b"d")
+    first = (await take(log, EVENTS, "0"))[0].position
+    await ask(log, "PURGE", b'{"seq": 2}')
+    start = await log.resume(EVENTS, first)
+    assert (start.after, start.missing) == (1, range(2, 2)), "nothing unread is gone"
+    await ask(log, "PURGE", b'{"seq": 4}')
+    start = await log.resume(EVENTS, first)
+    assert (start.after, start.missing) == (1, range(2, 4))
+    assert start.kept_since.startswith("20")
+    with structlog.testing.capture_logs() as logs:
+        assert [each.data for each in await take(log, EVENTS, "0", first)] == [b"d"]
+    [gap] = [each for each in logs if each["log_level"] == "error"]
+    assert (gap["first"], gap["last"]) == (2, 3)
+
+
+async def test_a_key_that_is_idle_misses_nothing_when_others_messages_go(
+    log: JetStreamLog,
+) -> None:
+    await append(log, EVENTS, b"ours")
+    await append(log, EVENTS, b"theirs", b"theirs", key="1")
+    reading = log.read(EVENTS, "0")
+    assert [each.data for each in await anext(reading)] == [b"ours"]
+    idle = await anext(reading)
+    assert (list(idle), idle.position.sequence) == ([], 3)
+    await ask(log, "PURGE", b'{"seq": 4}')
+    await append(log, EVENTS, b"ours again")
+    start = await log.resume(EVENTS, idle.position)
+    assert (start.after, len(start.missing)) == (3, 0)
