@@ -127,7 +127,7 @@ async def _opened(settings: EventLogSettings) -> AsyncIterator[EventLog]:
 
 async def _after(settings: EventLogSettings, viewer: str, position: int) -> None:
     """Wait for the consumer, then delete the viewer's events that were set aside."""
-    from clients.cli.dead_events import dead_letters
+    from clients.cli.dead_events import dead_letters, mark_replayed
     from server.consumer.apply import is_about
     from server.event_log.log import DEAD, partition_of
 
@@ -136,8 +136,11 @@ async def _after(settings: EventLogSettings, viewer: str, position: int) -> None
         passed = await _passed(event_log, partition, position)
         letters = await dead_letters(event_log, [str(partition)])
         own = [letter for letter in letters if is_about(letter.content, viewer)]
+        if own:  # the last that was replayed may be among them
+            others = [letter for letter in letters if letter.replayed and letter not in own]
+            await mark_replayed(event_log, others)
         for letter in own:
-            await event_log.delete(DEAD, letter.place)
+            await event_log.delete(DEAD, letter.place.sequence)
     typer.echo(f"log: erased at position {position} of partition {partition}")
     if own:
         typer.echo(f"log: {len(own):,} messages of events that had been set aside deleted")

@@ -188,9 +188,9 @@ class JetStreamLog(EventLog):
             raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
         return int(info["state"]["bytes"]), max(0, int(info["config"]["max_bytes"]))
 
-    async def delete(self, stream: Stream, position: int) -> None:
+    async def delete(self, stream: Stream, sequence: int) -> None:
         """Delete a message for good; see `EventLog`."""
-        asked = json.dumps({"seq": position}).encode()
+        asked = json.dumps({"seq": sequence}).encode()
         try:
             async with asyncio.timeout(_APPEND_SECONDS):
                 connection = await self._connected()

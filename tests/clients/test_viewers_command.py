@@ -17,6 +17,7 @@ from vireo.v1 import event_pb2
 from vireo.v1.log_pb2 import DeadEvents, RecordedEvents
 
 from clients.cli.__main__ import app
+from clients.cli.dead_events import dead_letters, mark_replayed
 from server.consumer.follow import Follower
 from server.consumer.live_state import LiveState
 from server.consumer.rows import OnlineRows
@@ -26,7 +27,6 @@ from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
-from tests.builders.reading import take
 from tests.builders.redis import running_redis
 from training.data.dataset import describe_dataset, load_dataset
 from training.data.from_events import data_from_events
@@ -239,12 +239,14 @@ def test_a_message_read_with_the_events_before_and_after_it_leaves_the_later_one
 def test_what_was_set_aside_of_the_viewer_is_deleted_alone(nats: RunningNats, home: Home) -> None:
     letters = [
         DeadEvents(recorded=message([event(viewer, "v1")]), reason="a reason", position=1)
-        for viewer in (VIEWER, OTHER)
+        for viewer in (OTHER, VIEWER, OTHER)
     ]
 
     async def set_aside(log: JetStreamLog) -> None:
-        for letter in letters:
+        for letter in letters[:2]:
             await log.append(DEAD, str(OWN), letter.SerializeToString())
+        await mark_replayed(log, await dead_letters(log, [str(OWN)]))
+        await log.append(DEAD, str(OWN), letters[2].SerializeToString())
         progress = b"\x10" + b"\xff" * 9 + b"\x01"  # a consumer that is ahead
         await log.append(STATE, f"progress.{OWN}", progress)
 
@@ -252,8 +254,9 @@ def test_what_was_set_aside_of_the_viewer_is_deleted_alone(nats: RunningNats, ho
     done = erase(home, nats)
     assert "1 messages of events that had been set aside deleted" in done.output
     assert "no consumer" not in done.output
-    [left] = with_log(nats, lambda log: take(log, DEAD, str(OWN), after=0))
-    assert DeadEvents.FromString(left.data) == letters[1]
+    left = with_log(nats, lambda log: dead_letters(log, [str(OWN)]))
+    assert [letter.content for letter in left] == [letters[0], letters[2]]
+    assert [letter.replayed for letter in left] == [True, False]
     assert "deleted" not in erase(home, nats).output
 
 
