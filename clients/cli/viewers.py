@@ -15,7 +15,7 @@ from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
-    from server.event_log.log import Entry, EventLog
+    from server.event_log.log import Entries, EventLog
     from server.event_log.settings import EventLogSettings
 
 app = typer.Typer(no_args_is_help=True)
@@ -127,7 +127,7 @@ async def _opened(settings: EventLogSettings) -> AsyncIterator[EventLog]:
 
 async def _after(settings: EventLogSettings, viewer: str, position: int) -> None:
     """Wait for the consumer, then delete the viewer's events that were set aside."""
-    from clients.cli.dead_events import dead_letters
+    from clients.cli.dead_events import dead_letters, mark_replayed
     from server.consumer.apply import is_about
     from server.event_log.log import DEAD, partition_of
 
@@ -136,15 +136,18 @@ async def _after(settings: EventLogSettings, viewer: str, position: int) -> None
         passed = await _passed(event_log, partition, position)
         letters = await dead_letters(event_log, [str(partition)])
         own = [letter for letter in letters if is_about(letter.content, viewer)]
+        if own:  # the last that was replayed may be among them
+            others = [letter for letter in letters if letter.replayed and letter not in own]
+            await mark_replayed(event_log, others)
         for letter in own:
-            await event_log.delete(DEAD, letter.place)
+            await event_log.delete(DEAD, letter.place.sequence)
     typer.echo(f"log: erased at position {position} of partition {partition}")
     if own:
         typer.echo(f"log: {len(own):,} messages of events that had been set aside deleted")
     if not passed:
         typer.echo(
-            f"log: no consumer came to it within {_CONSUMER_SECONDS:g} s; once one runs it drops what "
-            "was recorded before. Repeat this then, for events that it sets aside until it does"
+            f"log: no consumer came to it within {_CONSUMER_SECONDS:g} s; once one runs it drops "
+            "what was recorded before. Repeat this then, for what it sets aside until it does"
         )
 
 
@@ -155,7 +158,7 @@ async def _passed(event_log: EventLog, partition: int, position: int) -> bool:
     from server.event_log.log import STATE
 
     key = f"progress.{partition}"
-    reading = cast("AsyncGenerator[Sequence[Entry], None]", event_log.read(STATE, key))
+    reading = cast("AsyncGenerator[Entries, None]", event_log.read(STATE, key))
     try:
         async with asyncio.timeout(_CONSUMER_SECONDS), aclosing(reading) as some:
             async for entries in some:
@@ -176,12 +179,12 @@ def _print_what_remains(settings: EventLogSettings | None) -> None:
     if settings is not None:
         days = settings.event_retention / _DAY
         typer.echo(
-            f"- in the log the events themselves, and the id with this erasure, until they are {days:g} "
-            "days old; nothing reads them any more"
+            "- in the log the events themselves, and the id with this erasure, until they are "
+            f"{days:g} days old; nothing reads them any more"
         )
     typer.echo(
-        "- releases, and models and reports below runs/: they learned from this viewer among others; "
-        "train and publish anew to replace them"
+        "- releases, and models and reports below runs/: they learned from this viewer among "
+        "others; train and publish anew to replace them"
     )
     typer.echo("- gateways' memory of rows, until they are read again or an hour old; their logs")
     typer.echo(

@@ -61,6 +61,7 @@ CAUSES: tuple[Cause, ...] = (
     quality.rules_refused,
     quality.features_old,
     quality.release_old,
+    events.log_filling,
     events.events_set_aside,
     events.events_of_other_times,
     processes.restarted,

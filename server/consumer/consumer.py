@@ -100,6 +100,7 @@ async def consume(
             state,
             holder=holder,
             timeout=settings.store_timeout,
+            expiry=settings.viewer_expiry,
         )
         seen = identity(repo)
         following = asyncio.ensure_future(follower.run())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ _BYTES_AT_A_TIME = 1 << 20
 """Maximum bytes of them, if there are several: a message has up to 1,000 events."""
 _LOG_PAUSE = 0.5
 """Seconds to wait for the log while it is away."""
+_EXPIRE_SECONDS = 10.0
+"""Seconds between two looks for viewers who weren't seen for long, at some hundreds each."""
 _LEASE_PAUSE = 1.0
 """Seconds between attempts to take a lease that another consumer holds."""
 
@@ -58,6 +61,7 @@ class Follower:
         *,
         holder: str,
         timeout: float,
+        expiry: float = math.inf,
     ) -> None:
         """Open nothing yet.
 
@@ -68,9 +72,11 @@ class Follower:
             state: what is told of it.
             holder: names this process in the lease; see `holder_name`.
             timeout: maximum seconds to wait for the online store.
+            expiry: seconds without an event after which a viewer's rows are deleted.
         """
         self._log, self._repo, self._partition, self._state = event_log, repo, partition, state
-        self._holder, self._timeout = holder, timeout
+        self._holder, self._timeout, self._expiry = holder, timeout, expiry
+        self._expired_at, self._expired = 0.0, b""
         self._identity = identity(repo)
         self.applied = False
         """Whether it has applied anything."""
@@ -141,6 +147,7 @@ class Follower:
     ) -> Batch:
         """Fold the messages after a position into the rows."""
         self._keep(rows)
+        self._expire(rows)
         batch = read_batch(entries, rules)
         try:
             apply(rows, batch, partial(self._keep, rows))
@@ -172,6 +179,13 @@ class Follower:
         if stored.sequence > before.sequence:
             rows.write_position(self._partition, before)
 
+    def _expire(self, rows: OnlineRows) -> None:
+        """Delete some of the viewers who weren't seen for long, every few seconds."""
+        now = time.monotonic()
+        if now - self._expired_at >= _EXPIRE_SECONDS:
+            self._expired_at = now
+            self._expired = rows.expire(self._expiry, self._expired)
+
     def _look(self, before: Position, position: Position, rows: OnlineRows) -> None:
         """Keep the lease, and see whether the store has lost rows, while no events come.
 
@@ -180,6 +194,7 @@ class Follower:
         """
         self._keep(rows)
         self._check(rows, before)
+        self._expire(rows)
         if position != before:
             rows.write_position(self._partition, position)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -75,6 +76,7 @@ class OnlineRows:
         self.project: str = store.project
         """Unique to each build of the features."""
         self._config = store.config
+        self._built_at = (repo / CONFIGURATION).stat().st_mtime
         try:
             names = (_ACTIVITY, _HIDDEN, _POSITION)
             self._views = {name: store.get_feature_view(name) for name in names}
@@ -170,20 +172,52 @@ class OnlineRows:
         """
         from feast.infra.key_encoding_utils import serialize_entity_key
 
-        keys = [serialize_entity_key(_entity_key("viewer_id", viewer), 3) for viewer in viewers]
+        keys = [serialize_entity_key(_entity_key("viewer_id", viewer)) for viewer in viewers]
         with store_errors_as_away():
             if self.redis is not None:
                 return bool(self.redis.delete(*(key + self.project.encode() for key in keys)))
+            return self._delete(keys)
+
+    def expire(self, seconds: float, after: bytes = b"") -> bytes:
+        """Delete viewers of SQLite's store of whom nothing was written for some seconds.
+
+        It looks at a few at a time, in the order of their keys. Redis' keys expire by themselves.
+
+        Args:
+            seconds: for how long nothing was written; the build of the features counts for all.
+            after: what the call before returned, to go on from there.
+
+        Raises:
+            StoreAwayError: the store can't be read or written now.
+        """
+        since = time.time() - seconds
+        if self.redis is not None or self._built_at > since:
+            return b""
+        written = dict[bytes, float]()
+        with store_errors_as_away():
             connection = self._online._get_conn(self._config)
-            connection.execute("PRAGMA secure_delete=ON")  # not only marked as free
-            with connection:
-                return sum(
-                    connection.executemany(
-                        f'DELETE FROM "{self.project}_{view}" WHERE entity_key = ?',  # noqa: S608  # our names
-                        [(key,) for key in keys],
-                    ).rowcount
-                    for view in _OF_VIEWERS
-                ) > 0
+            for view in _OF_VIEWERS:
+                query = (
+                    f'SELECT entity_key, MAX(created_ts) FROM "{self.project}_{view}" '  # noqa: S608  # our names
+                    "WHERE entity_key > ? GROUP BY entity_key ORDER BY entity_key "
+                    f"LIMIT {_VIEWERS_AT_A_TIME}"
+                )
+                for key, at in connection.execute(query, (after,)):
+                    written[key] = max(at or 0, written.get(key, 0))
+            keys = sorted(written)[:_VIEWERS_AT_A_TIME]
+            self._delete([key for key in keys if written[key] < since])
+        return keys[-1] if keys else b""
+
+    def _delete(self, keys: Sequence[bytes]) -> bool:
+        """Delete viewers from SQLite's store by their keys; return whether any was there."""
+        connection, count = self._online._get_conn(self._config), 0
+        if keys:
+            connection.execute("PRAGMA secure_delete=ON")  # else the file keeps the bytes
+        with connection:
+            for view in _OF_VIEWERS:
+                delete = f'DELETE FROM "{self.project}_{view}" WHERE entity_key = ?'  # noqa: S608  # our names
+                count += connection.executemany(delete, [(key,) for key in keys]).rowcount
+        return count > 0
 
     def position(self, partition: int) -> Position:
         """Return up to where the log's events are in the rows; raise StoreAwayError."""
@@ -199,6 +233,11 @@ class OnlineRows:
 
         key = _entity_key("partition", str(partition))
         self._write(_POSITION, [(key, {"position": Value(string_val=str(position))})])
+        if self.redis is not None:  # it must not expire as viewers' rows do
+            from feast.infra.key_encoding_utils import serialize_entity_key
+
+            with store_errors_as_away():
+                self.redis.persist(serialize_entity_key(key) + self.project.encode())
 
     def _read(
         self, view: str, keys: list[EntityKey], features: Sequence[str]

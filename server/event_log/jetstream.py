@@ -179,9 +179,18 @@ class JetStreamLog(EventLog):
             raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
         return last["seq"] if last else 0
 
-    async def delete(self, stream: Stream, position: int) -> None:
+    async def usage(self, stream: Stream) -> tuple[int, int]:
+        """Return the bytes that a stream has, and its maximum; see `EventLog`."""
+        try:
+            async with asyncio.timeout(_APPEND_SECONDS):
+                info = await self._info(await self._connected(), stream)
+        except (NatsError, OSError, TimeoutError) as error:
+            raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
+        return int(info["state"]["bytes"]), max(0, int(info["config"]["max_bytes"]))
+
+    async def delete(self, stream: Stream, sequence: int) -> None:
         """Delete a message for good; see `EventLog`."""
-        asked = json.dumps({"seq": position}).encode()
+        asked = json.dumps({"seq": sequence}).encode()
         try:
             async with asyncio.timeout(_APPEND_SECONDS):
                 connection = await self._connected()

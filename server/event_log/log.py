@@ -131,7 +131,10 @@ class EventLog(Protocol):
     async def end(self, stream: Stream, key: str = "") -> int:
         """Return the sequence of the last message, 0 without one; raise LogAwayError."""
 
-    async def delete(self, stream: Stream, position: int) -> None:
+    async def usage(self, stream: Stream) -> tuple[int, int]:
+        """Return the bytes that a stream has, and its maximum, 0 for none; raise LogAwayError."""
+
+    async def delete(self, stream: Stream, sequence: int) -> None:
         """Delete a message for good, if it is there; raise LogAwayError."""
 
     async def close(self) -> None:

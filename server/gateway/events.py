@@ -21,6 +21,7 @@ from vireo.v1.log_pb2 import RecordedEvents
 from server.event_log.log import EVENTS, partition_of
 from server.gateway.allowance import Allowance
 from server.gateway.appender import Appended, Appender
+from server.gateway.log_room import LogRoom
 from server.rpc.caller import caller_of
 from server.rpc.errors import RpcError, ShedError, ShedReason
 from server.rpc.reading import Context
@@ -31,16 +32,17 @@ RECORDED = Counter("vireo_events_recorded", "Events that were put into the log, 
 REFUSED = Counter(
     "vireo_events_refused",
     "Events that were refused: their caller's clock is off (`future`, `past`), they are `invalid` "
-    "in another way that the protos' rules don't cover, their batch came `too_fast`, or the log "
-    "was `away`.",
+    "in another way that the protos' rules don't cover, their batch came `too_fast`, the log is "
+    "`full` as far as its caller's share goes, or it was `away`.",
     ["reason"],
 )
 _MAX_MESSAGE_BYTES = 512 << 10
 """Maximum bytes of a message in the log: NATS' own limit is 1 MiB."""
 _NANOS = 1_000_000_000
+_HIDES = (pb.EVENT_KIND_HIDE, pb.EVENT_KIND_NOT_INTERESTED)
 _KINDS = {number: name.removeprefix("EVENT_KIND_").lower() for name, number in pb.EventKind.items()}
 
-for _reason in ("future", "past", "invalid", "too_fast", "away"):
+for _reason in ("future", "past", "invalid", "too_fast", "full", "away"):
     REFUSED.labels(_reason)
 for _kind in _KINDS.values():
     if _kind != "unspecified":  # so that each is exported as 0 before it happens
@@ -72,9 +74,13 @@ class EventServicer(EventServiceServicer):
         partitions: int,
         limits: EventLimits,
         closing: asyncio.Event | None = None,
+        room: LogRoom | None = None,
     ) -> None:
-        """Record by `appender`, to the log's `partitions`; streams end once `closing` is set."""
-        self._appender = appender
+        """Record by `appender`, to the log's `partitions`, as long as there is `room`.
+
+        Streams end once `closing` is set.
+        """
+        self._appender, self._room = appender, room
         self._closing = closing or asyncio.Event()
         self._partitions = partitions
         self._limits = limits
@@ -90,7 +96,7 @@ class EventServicer(EventServiceServicer):
         except RpcError:
             REFUSED.labels("too_fast").inc(len(request.events))
             raise
-        await self._record(request.events)
+        await self._record(request.events, caller_of(context))
         return pb.RecordEventsResponse(recorded=len(request.events))
 
     async def StreamEvents(  # noqa: N802
@@ -104,7 +110,7 @@ class EventServicer(EventServiceServicer):
         try:
             async for request in requests:
                 await self._allowance.wait(caller, len(request.events), self._closing)
-                await self._record(request.events)
+                await self._record(request.events, caller)
                 recorded += len(request.events)
         except RpcError as error:
             raise _ended(error, recorded) from error
@@ -123,15 +129,24 @@ class EventServicer(EventServiceServicer):
             REFUSED.labels(reason).inc(count)
         return [(field, description) for field, description, _ in found]
 
-    async def _record(self, events: Sequence[pb.Event]) -> None:
-        """Put valid events into the log.
+    async def _record(self, events: Sequence[pb.Event], caller: str) -> None:
+        """Put a caller's valid events into the log.
 
         Raises:
-            RpcError: UNAVAILABLE, and then some may be in the log; UNIMPLEMENTED.
+            RpcError: UNAVAILABLE, and then some may be in the log; RESOURCE_EXHAUSTED, since the
+                caller has taken its share of it; UNIMPLEMENTED.
         """
         distinct = {(event.viewer_id, event.event_id): event for event in events}.values()
+        appended = list(messages(distinct, self._partitions, time.time_ns()))
+        if self._room is not None:
+            hides = all(event.kind in _HIDES for event in distinct)
+            try:
+                self._room.take(caller, [each.data for each in appended], hides=hides)
+            except RpcError:
+                REFUSED.labels("full").inc(len(distinct))
+                raise
         try:
-            await self._appender.append(messages(distinct, self._partitions, time.time_ns()))
+            await self._appender.append(appended)
         except RpcError as error:
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 REFUSED.labels("away").inc(len(distinct))

@@ -13,6 +13,7 @@ from server.gateway import catalog, events
 from server.gateway.appender import Appender
 from server.gateway.catalog import CatalogServicer
 from server.gateway.events import EventLimits, EventServicer
+from server.gateway.log_room import LogRoom
 from server.gateway.settings import GatewaySettings
 from server.live.takedowns import Takedowns
 from server.pod.admission import Admission
@@ -23,6 +24,7 @@ def add_recording(
     server: RpcServer,
     settings: GatewaySettings,
     log: EventLog | None,
+    room: LogRoom | None = None,
     takedowns: Takedowns | None = None,
 ) -> None:
     """Add EventService and CatalogService to a server; without a log they are UNIMPLEMENTED.
@@ -39,7 +41,7 @@ def add_recording(
     )
     target = settings.queue_delay_target if settings.shedding else math.inf
     recorder = EventServicer(
-        Appender(log), settings.event_log.event_partitions, limits, server.closing
+        Appender(log), settings.event_log.event_partitions, limits, server.closing, room
     )
     changer = CatalogServicer(Appender(log), takedowns)
     for name, register, rules in (

@@ -26,6 +26,7 @@ from server.gateway import degradations
 from server.gateway.batch import Batches, patient
 from server.gateway.explain import explain_video
 from server.gateway.last_features import LastFeatures
+from server.gateway.log_room import LogRoom
 from server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.progress import Progress
@@ -251,10 +252,11 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     keys = signing_keys(settings.page_token_keys)
     pages = PageTokens(keys) if keys else None
     log = open_log(settings.event_log)
-    live = progress = None
+    live = progress = room = None
     if log:
         live = Live(log, settings.live, settings.cache / TAKEDOWNS, videos=False)
         progress = Progress(log, settings.event_log.event_partitions, settings.max_events_lag)
+        room = LogRoom(log, settings.event_log.event_retention)
     rules = RulesFile(settings.rules) if settings.rules else None
 
     def register(
@@ -299,11 +301,11 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         counts_as_latency_sample=lambda response: _WHOLE.issuperset(response.degradations),
         register=register,
         ready=inner.serving,
-        background=[each.run for each in (shadow, live, progress, rules) if each],
+        background=[each.run for each in (shadow, live, progress, rules, room) if each],
         describe=describe,
         facts=lambda release: ReleaseFacts(release.manifest),
         services=lambda server: add_recording(
-            server, settings, log, live.overlay.takedowns if live else None
+            server, settings, log, room, live.overlay.takedowns if live else None
         ),
         event_log=log,
     )

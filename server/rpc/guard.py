@@ -298,5 +298,7 @@ def _parse(
         request = deserialize(raw)
     except DecodeError as error:
         raise invalid_argument([("", f"the request can't be parsed: {error}")]) from error
+    # Nobody checks them, and what is recorded or sent on would carry them along.
+    request.DiscardUnknownFields()
     validate(request, rules)
     return request

@@ -105,5 +105,8 @@ class _NoLog(EventLog):
     async def end(self, stream: Stream, key: str = "") -> int:
         raise NotImplementedError
 
+    async def delete(self, stream: Stream, position: int) -> None:
+        raise NotImplementedError
+
     async def close(self) -> None:
         raise NotImplementedError

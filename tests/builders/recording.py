@@ -19,6 +19,7 @@ from server.gateway import catalog, events
 from server.gateway.appender import Appender
 from server.gateway.catalog import CatalogServicer
 from server.gateway.events import EventLimits, EventServicer
+from server.gateway.log_room import LogRoom
 from server.live.takedowns import Takedowns
 from server.rpc.server import RpcServer
 from tests.builders.rpc import rpc_settings
@@ -38,11 +39,15 @@ class Recorder:
 
 @asynccontextmanager
 async def recording(
-    log: EventLog | None, partitions: int = 1, takedowns: Takedowns | None = None, **limits: float
+    log: EventLog | None,
+    partitions: int = 1,
+    takedowns: Takedowns | None = None,
+    room: LogRoom | None = None,
+    **limits: float,
 ) -> AsyncIterator[Recorder]:
     """Run one that appends to `log`."""
     server = RpcServer(rpc_settings(max_message_bytes=1 << 20))
-    add_recording(server, log, partitions, takedowns, **limits)
+    add_recording(server, log, partitions, takedowns, room, **limits)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -56,6 +61,7 @@ def add_recording(
     log: EventLog | None,
     partitions: int = 1,
     takedowns: Takedowns | None = None,
+    room: LogRoom | None = None,
     **limits: float,
 ) -> None:
     """Add both services, which append to `log`, to a server."""
@@ -67,7 +73,9 @@ def add_recording(
         "max_streams": 10,
         **limits,
     }
-    recorder = EventServicer(Appender(log), partitions, EventLimits(**allowed), server.closing)
+    recorder = EventServicer(
+        Appender(log), partitions, EventLimits(**allowed), server.closing, room
+    )
     register = partial(add_EventServiceServicer_to_server, recorder)
     server.add(events.NAME, register, rules=recorder.violations)
     changer = CatalogServicer(Appender(log), takedowns)

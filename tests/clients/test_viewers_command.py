@@ -17,6 +17,7 @@ from vireo.v1 import event_pb2
 from vireo.v1.log_pb2 import DeadEvents, RecordedEvents
 
 from clients.cli.__main__ import app
+from clients.cli.dead_events import dead_letters, mark_replayed
 from server.consumer.follow import Follower
 from server.consumer.live_state import LiveState
 from server.consumer.rows import OnlineRows
@@ -26,9 +27,7 @@ from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
-from tests.builders.reading import take
 from tests.builders.redis import running_redis
-from training.data.as_events import interaction_events
 from training.data.dataset import describe_dataset, load_dataset
 from training.data.from_events import data_from_events
 from training.features.build import build_features
@@ -128,12 +127,10 @@ def follow(nats: RunningNats, repo: Path) -> None:
         for partition in range(PARTITIONS):
             end = await log.end(EVENTS, str(partition))
             state = LiveState(log, partition, 3600.0)
-            follower = Follower(
-                log, repo, partition, state, holder=f"here:{partition}", timeout=5
-            )
+            follower = Follower(log, repo, partition, state, holder=f"here:{partition}", timeout=5)
             task = asyncio.create_task(follower.run())
             async with asyncio.timeout(30):
-                while rows.position(partition) < end and not task.done():  # noqa: ASYNC110
+                while rows.position(partition).sequence < end and not task.done():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -224,7 +221,11 @@ def test_a_message_read_with_the_events_before_and_after_it_leaves_the_later_one
         bad.ClearField("time")
         marker = RecordedEvents(erased=[VIEWER])
         late = event(VIEWER, "v54", 5)
-        for data in (message([event(VIEWER, "v50"), bad]), marker.SerializeToString(), message([late])):
+        for data in (
+            message([event(VIEWER, "v50"), bad]),
+            marker.SerializeToString(),
+            message([late]),
+        ):
             await log.append(EVENTS, str(OWN), data)
 
     with_log(nats, append)
@@ -235,17 +236,17 @@ def test_a_message_read_with_the_events_before_and_after_it_leaves_the_later_one
     assert with_log(nats, lambda log: log.end(DEAD)) == dead
 
 
-def test_what_was_set_aside_of_the_viewer_is_deleted_alone(
-    nats: RunningNats, home: Home
-) -> None:
+def test_what_was_set_aside_of_the_viewer_is_deleted_alone(nats: RunningNats, home: Home) -> None:
     letters = [
         DeadEvents(recorded=message([event(viewer, "v1")]), reason="a reason", position=1)
-        for viewer in (VIEWER, OTHER)
+        for viewer in (OTHER, VIEWER, OTHER)
     ]
 
     async def set_aside(log: JetStreamLog) -> None:
-        for letter in letters:
+        for letter in letters[:2]:
             await log.append(DEAD, str(OWN), letter.SerializeToString())
+        await mark_replayed(log, await dead_letters(log, [str(OWN)]))
+        await log.append(DEAD, str(OWN), letters[2].SerializeToString())
         progress = b"\x10" + b"\xff" * 9 + b"\x01"  # a consumer that is ahead
         await log.append(STATE, f"progress.{OWN}", progress)
 
@@ -253,8 +254,9 @@ def test_what_was_set_aside_of_the_viewer_is_deleted_alone(
     done = erase(home, nats)
     assert "1 messages of events that had been set aside deleted" in done.output
     assert "no consumer" not in done.output
-    [left] = with_log(nats, lambda log: take(log, DEAD, str(OWN), after=0))
-    assert DeadEvents.FromString(left.data) == letters[1]
+    left = with_log(nats, lambda log: dead_letters(log, [str(OWN)]))
+    assert [letter.content for letter in left] == [letters[0], letters[2]]
+    assert [letter.replayed for letter in left] == [True, False]
     assert "deleted" not in erase(home, nats).output
 
 
@@ -273,9 +275,7 @@ def test_without_a_log_the_home_is_cleaned_and_nothing_of_the_id_is_left(home: H
     assert b"nobody-else" not in as_text(home.root)
 
 
-def test_a_log_that_is_away_stops_it_before_files_are_changed(
-    home: Home, closed_port: int
-) -> None:
+def test_a_log_that_is_away_stops_it_before_files_are_changed(home: Home, closed_port: int) -> None:
     before = describe_dataset(home, "small")
     variables = environment(home, None) | {"VIREO_NATS_URL": f"nats://127.0.0.1:{closed_port}"}
     failed = CliRunner(env=variables).invoke(app, ["viewers", "erase", VIEWER, "--yes"])

@@ -118,7 +118,9 @@ def data_from_events(
     order = np.lexsort((found.row, found.time))
     check_size(found, catalogue.num_rows)
     source = f"the log of events, on top of {base}" if base else "the log of events"
-    profiles = _profiles(dataset, viewers, read.events.erased, set(np.unique(found.viewer).tolist()))
+    profiles = _profiles(
+        dataset, viewers, read.events.erased, set(np.unique(found.viewer).tolist())
+    )
     terms = describe_dataset(home, base).terms if base else ""
     context = contexts.known
     with dataset_writer(home, name, source, terms, notes, read.positions, kinds, context) as writer:

@@ -65,7 +65,7 @@ def catch_up(home: Home, repo: Path, replaced: Path) -> None:
 
 
 def known_log(home: Home) -> EventLogSettings | None:
-    """Return how to reach the log of the settings or of a home's stack; None if there never was one.
+    """Return how to reach the log of the settings or of a home's stack; None if there is none.
 
     Raises:
         VireoError: a setting or the token is invalid.

@@ -10,7 +10,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from feast import FeatureStore
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import VireoError
@@ -30,6 +30,8 @@ class OnlineStoreSettings(BaseSettings):
     online_store: Literal["sqlite", "redis"] = "sqlite"
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """redis[s]://[user:password@]host[:port][/database]"""
+    viewer_expiry: int = Field(default=365 * 86_400, ge=1)
+    """Seconds after which Redis deletes rows that weren't written; SQLite's are by the consumer."""
 
     @staticmethod
     def current() -> OnlineStoreSettings:
@@ -37,7 +39,9 @@ class OnlineStoreSettings(BaseSettings):
         try:
             settings = OnlineStoreSettings()
         except ValidationError as error:
-            raise VireoError("VIREO_ONLINE_STORE must be sqlite or redis") from error
+            raise VireoError(
+                "VIREO_ONLINE_STORE must be sqlite or redis, and VIREO_VIEWER_EXPIRY whole seconds"
+            ) from error
         if settings.online_store == "redis" and not _REDIS_IS_HERE:
             raise VireoError(
                 "VIREO_ONLINE_STORE=redis needs the redis package; "

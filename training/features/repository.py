@@ -29,10 +29,14 @@ def write_configuration(folder: Path, dataset: str, settings: OnlineStoreSetting
     Every build gets its own project name, so that a new one can be built in Redis while the
     previous one still serves.
     """
-    online: dict[str, str] = {"type": "sqlite", "path": "online.db"}
+    online: dict[str, str | int] = {"type": "sqlite", "path": "online.db"}
     if settings.online_store == "redis":
         url = settings.redis_url.get_secret_value()
-        online = {"type": "redis", "connection_string": redis_connection(url)}
+        online = {
+            "type": "redis",
+            "connection_string": redis_connection(url),
+            "key_ttl_seconds": settings.viewer_expiry,
+        }
     configuration = {
         "project": f"vireo_{re.sub('[^a-z0-9]', '_', dataset)}_{secrets.token_hex(4)}",
         "provider": "local",

@@ -13,6 +13,7 @@ _LATE_SECONDS = 15.0
 _MANY_MESSAGES = 100
 _OLD_TAKEDOWNS = 60.0
 """Age in seconds that they don't reach while the log can be read."""
+_FILLED = 0.8
 
 
 def log_down(facts: Facts) -> Iterator[Finding]:
@@ -171,6 +172,24 @@ def events_set_aside(facts: Facts) -> Iterator[Finding]:
             (f"{dead:.0f} messages within {facts.seconds:.0f} s",),
             "vireo events dead lists the reasons; once they are mended: vireo events replay --dead",
             "VireoEventsSetAside",
+        )
+
+
+def log_filling(facts: Facts) -> Iterator[Finding]:
+    """A log with little room left, or callers that have taken their share of it."""
+    used = max((page.value("vireo_log_used_ratio") for page in facts.pages), default=0.0)
+    refused = facts.increase("vireo_events_refused_total", reason="full")
+    if used > _FILLED or refused:
+        yield Finding(
+            "log-filling",
+            "risk",
+            "The log of events is filling up"
+            if not refused
+            else "A caller is refused events: it has taken its share of the log",
+            (f"it is {used:.0%} full; {refused:.0f} events were refused just now",),
+            "See whose events these are, and raise VIREO_EVENT_MAX_BYTES by nats stream edit if "
+            "they are yours",
+            "VireoLogFilling",
         )
 
 

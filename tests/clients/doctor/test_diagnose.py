@@ -332,6 +332,14 @@ CASES: dict[str, tuple[str, Facts]] = {
         "callers-clock-off",
         also(HEALTHY, gateway(counted("vireo_events_refused_total", 30, reason="future"))),
     ),
+    "the log fills up": (
+        "log-filling",
+        also(HEALTHY, gateway(vireo_log_used_ratio=0.85)),
+    ),
+    "a caller has its share of the log": (
+        "log-filling",
+        also(HEALTHY, gateway(counted("vireo_events_refused_total", 30, reason="full"))),
+    ),
     "events can't be applied": (
         "events-set-aside",
         also(HEALTHY, consumer(counted("vireo_consumer_dead_events_total", 3))),

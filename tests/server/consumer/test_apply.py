@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from dataclasses import fields
 from pathlib import Path
@@ -31,7 +32,7 @@ from tests.builders.event_batches import (
 )
 from tests.builders.redis import RunningRedis
 from training.features.build import build_features
-from training.features.online import read_online
+from training.features.online import OnlineViewer, read_online
 from training.features.online_store import OnlineStoreSettings
 
 VIEWERS = [f"w{number}" for number in range(42)]
@@ -90,6 +91,72 @@ def test_the_position_is_kept_by_partition(store: OnlineStoreSettings, folder: P
     rows.write_position(1, Position(7, "log", 7))
     rows.write_position(0, Position(6, "log", 6))
     assert (rows.position(0), rows.position(1)) == (Position(6, "log", 6), Position(7, "log", 7))
+
+
+def age(repo: Path, viewers: str, seconds: float) -> None:
+    """Make the features of some viewers, and their build, older."""
+    with sqlite3.connect(repo / "online.db") as connection:
+        for (table,) in connection.execute(
+            "SELECT name FROM sqlite_master WHERE name LIKE '%_viewer_%' AND type = 'table'"
+        ).fetchall():
+            connection.execute(
+                f'UPDATE "{table}" SET created_ts = created_ts - ? '
+                "WHERE instr(entity_key, CAST(? AS BLOB))",
+                (seconds, viewers),
+            )
+    configuration = repo / "feature_store.yaml"
+    built = configuration.stat().st_mtime - seconds
+    os.utime(configuration, (built, built))
+
+
+def test_viewers_who_were_not_seen_for_long_leave_sqlite_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.consumer.rows._VIEWERS_AT_A_TIME", 7)
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", random_interactions())
+    build_features(home, "small", holdout="none")
+    repo = home.features("small")
+    rows = OnlineRows(repo, timeout=5)
+    assert rows.expire(1_000) == b"", "they were built just now"
+    applied(rows, *([event("a", viewer=viewer)] for viewer in ("w3", "old", "new")))
+    rows.close()
+    age(repo, "old", 2_000)
+    rows = OnlineRows(repo, timeout=5)
+    after, looks = rows.expire(1_000), 1
+    while after:
+        after, looks = rows.expire(1_000, after), looks + 1
+    assert looks > 5
+    assert read_online(repo, "w3").viewer_watch_count
+    assert read_online(repo, "w3").attributes, "a viewer who was seen keeps the profile"
+    assert read_online(repo, "new").viewer_watch_count == 1
+    assert read_online(repo, "old") == read_online(repo, "w4") == OnlineViewer()
+    assert rows.position(0) == BEGIN
+
+
+def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, folder: Path) -> None:
+    settings = OnlineStoreSettings(
+        online_store="redis",
+        redis_url=redis.url,  # type: ignore[arg-type]
+        viewer_expiry=1_000,
+    )
+    home = Home(folder)
+    write_small_dataset(home, "small", random_interactions())
+    build_features(home, "small", holdout="none", settings=settings)
+    rows = OnlineRows(home.features("small"), timeout=5)
+    rows.write_position(0, Position(5))
+    kept = {}
+    for key in rows.redis.scan_iter(b"*" + rows.project.encode()):
+        kept[key] = rows.redis.ttl(key)
+        rows.redis.expire(key, 500)
+    assert sorted(set(kept.values()) - {999, 1_000}) == [-1], "the position alone stays for ever"
+    assert len(kept) == 42
+    rows.write_position(0, Position(6))
+    applied(rows, [event("a", viewer="w3")])
+    again = [rows.redis.ttl(key) for key in kept]
+    assert sum(left > 900 for left in again) == 1, "an event makes a viewer's row new"
+    assert again.count(-1) == 1
+    assert rows.expire(1) == b""
 
 
 def test_what_is_new_is_counted_once_for_what_is_trending(folder: Path) -> None:

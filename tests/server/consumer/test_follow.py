@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 from vireo.v1 import event_pb2, log_pb2
 
-from server.consumer.apply import Batch, read_batch
+from server.consumer.apply import Batch, apply, read_batch
 from server.consumer.fold import Folded, ViewerRow
 from server.consumer.follow import Follower, PositionMovedError
 from server.consumer.lease import LeaseLostError
@@ -216,3 +218,22 @@ async def test_what_is_set_aside_at_the_same_position_later_is_kept_too(
         await follower._set_aside([letter])
     found = [log_pb2.DeadEvents.FromString(each.data) for each in await take(log, DEAD, "3")]
     assert found == letters[:2]
+
+
+async def test_a_viewer_who_was_not_seen_for_long_is_deleted_while_events_are_followed(
+    log: JetStreamLog, folder: Path
+) -> None:
+    repo, partition = empty_repository(folder / "a"), 9
+    rows = OnlineRows(repo, timeout=5)
+    batch = read_batch(
+        [Entry(1, str(partition), message([hide("a")]))], EventRules(liked_fraction=0.8)
+    )
+    apply(rows, batch)
+    with sqlite3.connect(repo / "online.db") as connection:
+        connection.execute(f'UPDATE "{rows.project}_viewer_hidden" SET created_ts = 1')
+    os.utime(repo / "feature_store.yaml", (1, 1))
+    follower = Follower(
+        log, repo, partition, LiveState(log, partition, 1.0), holder="h", timeout=5, expiry=1_000
+    )
+    async with following(follower):
+        await become(lambda: hidden(rows), set())

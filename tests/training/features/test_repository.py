@@ -46,6 +46,7 @@ def test_the_password_of_redis_is_for_the_owner_alone(tmp_path: Path) -> None:
     assert online == {
         "type": "redis",
         "connection_string": 'cache:6379,db=3,password="secret"',
+        "key_ttl_seconds": 365 * 86_400,
     }
 
 

@@ -1,0 +1,106 @@
+"""How many bytes of the log each caller may take, so that nobody fills it for all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import timedelta
+
+import grpc
+import structlog
+from google.rpc import error_details_pb2
+from prometheus_client import Gauge
+
+from server.event_log.log import EVENTS, EventLog, LogAwayError
+from server.rpc.errors import RpcError
+
+log = structlog.get_logger()
+
+USED = Gauge(
+    "vireo_log_used_ratio",
+    "Share of VIREO_EVENT_MAX_BYTES that events have taken, as this gateway saw last.",
+)
+KEPT = 0.1
+"""Share of the log that is kept for hides."""
+MAX_CALLERS = 10_000
+"""Maximum callers that are told apart, some 200 bytes each; the least recent are forgotten."""
+_HALVINGS = 8
+"""What a caller appended counts half after this part of the time for which events are kept."""
+_LOOK_SECONDS = 2.0
+_RETRY_SECONDS = 60
+_OVERHEAD = 150
+"""Bytes that the log adds to a message, about: its subject, headers and id."""
+
+
+class LogRoom:
+    """What is free of stream EVENTS, and what callers appended lately. Use it from one event loop.
+
+    A caller may append as long as that is less than what is free. So whoever floods the log finds
+    an end while there is room for others: one caller at half of an empty log, n callers at n / (n +
+    1). A gateway knows only what it appended itself since it started: several gateways leave
+    less, and a restart lets a caller take half of what is free then.
+    """
+
+    def __init__(
+        self, event_log: EventLog, retention: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Allow everything until `run` has looked.
+
+        Args:
+            event_log: the log.
+            retention: seconds for which events are kept.
+            clock: monotonic seconds.
+        """
+        self._log, self._half_life, self._clock = event_log, retention / _HALVINGS, clock
+        self._used, self._max = 0, 0
+        self._callers: OrderedDict[tuple[str, bool], tuple[float, float]] = OrderedDict()
+        """Bytes by caller and whether they are hides, and when they were counted last."""
+
+    async def run(self) -> None:
+        """Look how full the log is, until cancelled."""
+        while True:
+            try:
+                self.look(*await self._log.usage(EVENTS))
+            except LogAwayError as error:  # then nothing can be appended either
+                log.debug("how full the log is isn't known", reason=str(error))
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def look(self, used: int, max_bytes: int) -> None:
+        """Note how many bytes the log has, and may have; 0 if it has no maximum."""
+        self._used, self._max = used, max_bytes
+        if max_bytes:
+            USED.set(used / max_bytes)
+
+    def take(self, caller: str, messages: list[bytes], *, hides: bool) -> None:
+        """Count messages that a caller appends.
+
+        Args:
+            caller: whose they are.
+            messages: what is appended.
+            hides: whether they are hides alone, for which the last part of the log is kept.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED with RetryInfo: the caller has taken its share.
+        """
+        if not self._max:
+            return
+        now, key = self._clock(), (caller, hides)
+        before, at = self._callers.pop(key, (0.0, now))
+        lately = before * 0.5 ** ((now - at) / self._half_life)
+        refused = lately >= self._max * (1.0 if hides else 1.0 - KEPT) - self._used
+        size = 0 if refused else sum(map(len, messages)) + _OVERHEAD * len(messages)
+        self._used += size
+        self._callers[key] = (lately + size, now)
+        if len(self._callers) > MAX_CALLERS:
+            self._callers.popitem(last=False)
+        if refused:
+            retry = error_details_pb2.RetryInfo(retry_delay=timedelta(seconds=_RETRY_SECONDS))
+            raise RpcError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                f"the log is {self._used / self._max:.0%} full, and this caller has taken its "
+                f"share of it; its last {KEPT:.0%} is for batches of HIDE and NOT_INTERESTED. "
+                "Try again later; an operator can raise VIREO_EVENT_MAX_BYTES",
+                [retry],
+            )
