@@ -19,7 +19,7 @@ local MAX_TRY = 500 -- also half of the gateway's default deadline
 -- that hang should be, but not those whose callers have short deadlines.
 local MIN_TRY = 150
 
--- Gateways limit the events of each caller by this header.
+-- Gateways share fairly between callers, whom they know by this header.
 local CALLER = 'x-vireo-caller'
 local MAX_CALLER = 512
 
@@ -118,9 +118,7 @@ function envoy_on_request(handle)
   end
   leave_out_unfit(headers)
   headers:remove(CALLER)
-  if path:find('^/vireo%.v1%.EventService/') or path:find('^/v1/events') then
-    headers:add(CALLER, caller(handle))
-  end
+  headers:add(CALLER, caller(handle))
   if (headers:get('content-type') or ''):find('^application/grpc') then
     headers:replace('te', 'trailers') -- without it a gRPC server resets the stream
   end
