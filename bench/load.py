@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -107,18 +107,37 @@ class SteadyLoad:
 
 
 async def closed_load(
-    target: str, viewers: Sequence[str], callers: int, seconds: float
+    target: str,
+    viewers: Sequence[str],
+    callers: int,
+    seconds: float,
+    *,
+    further: int = 0,
+    deadline: Callable[[], float] = lambda: _CLOSED_SECONDS,
 ) -> list[Answer]:
-    """Return the answers that closed-loop callers get in some seconds."""
+    """Return the answers to callers of whom each asks again as soon as it is answered or refused.
+
+    Args:
+        target: host:port of the edge.
+        viewers: ids to ask for.
+        callers: number of callers.
+        seconds: for how long they ask.
+        further: number of requests that they send after that.
+        deadline: returns the deadline of a request in seconds.
+    """
     answers: list[Answer] = []
     moment, until = int(time.time()), time.monotonic() + seconds
+    later = 0
 
     async def call(stub: _Stub, number: int) -> None:
+        nonlocal later
         for turn in count(number, callers):
             if (at := time.monotonic()) > until:
-                return
+                if later >= further:
+                    return
+                later += 1
             viewer = viewers[turn % len(viewers)]
-            answers.append(await _ask(stub, viewer, at, _CLOSED_SECONDS, moment))
+            answers.append(await _ask(stub, viewer, at, deadline(), moment))
 
     async with _stubs(target) as stubs, asyncio.TaskGroup() as group:
         for number in range(callers):

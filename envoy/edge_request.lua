@@ -25,7 +25,7 @@ local MAX_TRY = 500 -- also half of the gateway's default deadline
 -- that hang should be, but not those whose callers have short deadlines.
 local MIN_TRY = 150
 
--- Gateways limit the events of each caller by this header.
+-- Gateways share fairly between callers, whom they know by this header.
 local CALLER = 'x-vireo-caller'
 local MAX_CALLER = 512
 -- A token with this claim is for one viewer: gateways refuse requests of others.
@@ -179,9 +179,7 @@ function envoy_on_request(handle)
   end
   leave_out_unfit(headers)
   headers:remove(CALLER)
-  if method:find('^/vireo%.v1%.EventService/') then
-    headers:add(CALLER, caller(handle))
-  end
+  headers:add(CALLER, caller(handle))
   headers:remove(VIEWER)
   local named = viewer(handle)
   if named then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,11 +21,13 @@ from bench.chaos.cases.hostile_callers import attack
 from bench.chaos.cases.missing_parts import dead, without_tables
 from bench.chaos.cases.network_cut import pods_elsewhere
 from bench.chaos.cases.overload import TIMES, flooded
+from bench.chaos.cases.overload_ends import CROWD
 from bench.chaos.cases.redis_away import hanging, killed
 from bench.chaos.cases.store_locked import locked_store
 from bench.chaos.chain import Chain
 from bench.chaos.other_host import other_host
 from bench.chaos.small_disk import log_disk
+from bench.load import closed_load
 from bench.valkey import Valkey
 from server.errors import VireoError
 
@@ -90,6 +93,14 @@ async def _overloaded(chain: Chain) -> AsyncIterator[None]:
     rate = TIMES * await chain.sustainable_rate()
     async with flooded(chain, rate):
         yield
+
+
+def _crowded(chain: Chain) -> AbstractAsyncContextManager[None]:
+    return beside(_ask_at_once(chain))
+
+
+async def _ask_at_once(chain: Chain) -> None:
+    await closed_load(chain.settings.edge, chain.viewers, CROWD, math.inf)
 
 
 @asynccontextmanager
@@ -167,6 +178,7 @@ FAULTS = (
         "pod-errors",
     ),
     Fault(7, "four times the sustainable load", _overloaded, "VireoShedding", "overload"),
+    Fault(18, "callers who repeat at once", _crowded, "VireoShedding", "overload"),
     Fault(4, "a pod is 50 times slower", _faulty("slow"), "VireoRetries", "pod-slow"),
     Fault(4, "a pod answers NaN", _faulty("nan"), "VireoInvalidResponses", "invalid-responses"),
     Fault(8, "a host is cut off", _host_cut_off, "VireoEndpointsMissing", "pod-unreachable"),

@@ -135,14 +135,17 @@ class Findings:
         took = await self.until(full_of_late)
         return took if math.isinf(took) else last() - since
 
-    def result(self, *loads: SteadyLoad, lost: Sequence[str] = ()) -> CaseResult:
+    def result(
+        self, *loads: SteadyLoad, lost: Sequence[str] = (), answers: Sequence[Answer] = ()
+    ) -> CaseResult:
         """Return the case's line, and list its failures in the log.
 
         Args:
-            loads: all of its requests.
+            loads: its open-loop requests.
             lost: status codes that callers may get; any other failure breaks the case.
+            answers: those to its other requests.
         """
-        answers = [answer for load in loads for answer in load.answers]
+        answers = [*answers, *(answer for load in loads for answer in load.answers)]
         faults = [(answer, fault) for answer in answers if (fault := self.judge.fault(answer))]
         failed = [(answer, fault) for answer, fault in faults if fault.split(":")[0] not in lost]
         with self.log.open("a") as file:

@@ -40,6 +40,14 @@ class ChaosPlan:
     """Time without a kind of pod, or the feature store."""
     control_outage: float = 60.0
     overload: float = 30.0
+    crowd: float = 10.0
+    """Time of callers who repeat at once."""
+    hurry: float = 25.0
+    """Time of callers with short deadlines who repeat at once."""
+    ended: float = 2.0
+    """Time after an overload from which no call of few callers may be lost."""
+    ended_requests: int = 320
+    """Calls from then on that are judged."""
     cut: float = 12.0
     """Time without network."""
     short_deadline: float = 0.005
@@ -88,6 +96,10 @@ SHORT = ChaosPlan(
     outage=2.0,
     control_outage=4.0,
     overload=5.0,
+    crowd=1.0,
+    hurry=2.0,
+    ended=0.5,
+    ended_requests=60,
     cut=6.0,
     short_deadline_rate=50.0,
     short_deadline_seconds=2.0,

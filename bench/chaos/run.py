@@ -21,6 +21,7 @@ from bench.chaos.cases import (
     missing_parts,
     network_cut,
     overload,
+    overload_ends,
     redis_away,
     restarts,
     short_deadline,
@@ -64,6 +65,7 @@ CASES = {
     15: Case("the online store in SQLite is locked by another writer", store_locked.run),
     16: Case("kill -9 of gateways while they record events", intake.run),
     17: Case("Redis hangs, then is killed and loses what came", redis_away.run, on_redis=True),
+    18: Case("overloads that end, quiet and beside a busy core", overload_ends.run),
 }
 """By number."""
 

@@ -15,7 +15,6 @@ from bench.speed.h2load import Target
 from bench.stack import OwnStack, own_home, own_stack
 from server.control.mesh import GRPC_SERVICES
 from server.home import Home
-from server.releases.manifest import MAX_CANDIDATES
 from server.stack.settings import PodKind
 
 SETTINGS = {
@@ -24,8 +23,7 @@ SETTINGS = {
     "VIREO_GATEWAY_PODS": "1",
     # 32 callers on two cores would have some calls shed, and here each must be answered in full.
     "VIREO_SHEDDING": "false",
-    # For the same reason no stage is skipped or shortened if the machine is busy otherwise.
-    "VIREO_MIN_CANDIDATES": str(MAX_CANDIDATES),
+    # For the same reason no stage is skipped if the machine is busy otherwise.
     "VIREO_FEATURES_TIMEOUT": "5",
     "VIREO_RETRIEVAL_TIMEOUT": "5",
     "VIREO_RANKING_TIMEOUT": "5",

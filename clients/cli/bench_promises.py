@@ -86,7 +86,7 @@ def chaos(
     data: DataOption = "ml-100k",
     case: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=17, help="Number of a case; all if absent."),
+        typer.Option(min=1, max=18, help="Number of a case; all if absent."),
     ] = None,
     short: Annotated[
         bool, typer.Option("--short", help="Each fault once and briefly; no time is judged.")

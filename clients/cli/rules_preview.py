@@ -21,7 +21,6 @@ from server.errors import VireoError
 from server.features.lean_feast import prepare_lean_feast
 from server.gateway.last_features import LastFeatures
 from server.gateway.pipeline import RecommendPipeline
-from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import FILES, GatewayRelease
 from server.gateway.rule_problems import BadRulesError
@@ -103,7 +102,6 @@ async def compare(
             find = CandidateServiceStub(candidate).RetrieveCandidates
             pipeline = RecommendPipeline(
                 ReadFeatures(_SECONDS, LastFeatures(0, 0)),
-                Quality(PAGE),
                 StageCall("retrieval", find, _SECONDS),
                 StageCall("ranking", RankingServiceStub(ranking).RankCandidates, _SECONDS),
                 rules_of=active,

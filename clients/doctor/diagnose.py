@@ -58,6 +58,7 @@ CAUSES: tuple[Cause, ...] = (
     pods.not_admitted,
     pods.release_stale,
     load.rate_limited,
+    load.calls_refused,
     quality.rules_refused,
     quality.features_old,
     quality.release_old,
@@ -91,8 +92,10 @@ EXPLAINS: Mapping[str, frozenset[str]] = {
     "pod-unreachable": frozenset({"pod-slow", "pod-errors", "pod-refused"}),
     "pod-dies": frozenset({"pod-errors", "pod-slow", "endpoint-dead", "pod-refused", "s3-down"}),
     # Calls that their callers hold open look like those of a slow pod.
-    "hostile-callers": frozenset({"pod-slow"}),
-    "overload": frozenset({"edge-fails"}),
+    "hostile-callers": frozenset({"pod-slow", "calls-refused"}),
+    "overload": frozenset({"edge-fails", "calls-refused"}),
+    "short-deadlines": frozenset({"calls-refused"}),
+    "rate-limited": frozenset({"calls-refused"}),
     "control-down": frozenset({"release-stale", "envoy-alone"}),
     "s3-down": frozenset({"release-refused", "release-stale"}),
 }

@@ -18,7 +18,6 @@ from prometheus_client import Counter, Gauge
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.gateway.pipeline import RecommendPipeline
-from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
 from server.gateway.settings import GatewaySettings
@@ -116,7 +115,6 @@ def patient(pipeline: RecommendPipeline, settings: GatewaySettings) -> Recommend
     return replace(
         pipeline,
         read_features=PatientRead(settings.features_timeout),
-        quality=Quality(settings.min_candidates),  # never late: all candidates are requested
         retrieval=PatientCall.like(pipeline.retrieval),
         ranking=PatientCall.like(pipeline.ranking),
         shadow=None,

@@ -17,7 +17,6 @@ from server.filters.expression import all_of
 from server.gateway.features import FeatureReader
 from server.gateway.profile import with_profile
 from server.gateway.progress import Progress
-from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
 from server.gateway.rules import ActiveRules
@@ -38,7 +37,6 @@ class RecommendPipeline:
     """The chain of stages behind a slate."""
 
     read_features: ReadFeatures
-    quality: Quality
     retrieval: RetrievalCall
     ranking: RankingCall
     shadow: Shadow | None = None
@@ -79,9 +77,9 @@ class RecommendPipeline:
 
         own = release.manifest.release_id
         wanted = self.candidates or release.manifest.candidates
-        count = self.quality.count(query.page_size, wanted)
+        count = max(query.page_size, wanted)
         # A canary pod's release may state another number than the gateway's.
-        stated = self.candidates is None and count >= wanted
+        stated = self.candidates is None
         request = retrieve_request(query, viewer, count, own, count_of_release=stated)
         candidates = ranked = None
         try:
@@ -93,8 +91,6 @@ class RecommendPipeline:
         missing = candidates is not None and any(each.failure for each in candidates.sources)
         if missing:
             degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
-        if candidates is not None and count < wanted:
-            degradations.append(viewer_pb2.DEGRADATION_CANDIDATES_REDUCED)
         if candidates is None or (missing and not candidates.keys):
             degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
             slate = self.popular(query, release, frozenset(blocked_keys(request)))

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-from prometheus_client import Gauge
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.recommendation_pb2_grpc import (
@@ -30,7 +28,6 @@ from server.gateway.log_room import LogRoom
 from server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.progress import Progress
-from server.gateway.quality import Quality
 from server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
 from server.gateway.recording import add_recording
 from server.gateway.release import FILES, GatewayRelease
@@ -53,22 +50,6 @@ from server.rpc.errors import RpcError, invalid_argument, not_found
 from server.rpc.guard import request_id
 from server.rpc.renewed_channel import lasting_channel
 from server.rpc.trace import current_call
-
-QUALITY = Gauge(
-    "vireo_quality_factor",
-    "Share of the usual number of candidates that is requested; below 1 while pods are slow.",
-)
-
-_WHOLE = frozenset(
-    {
-        viewer_pb2.DEGRADATION_SOURCE_MISSING,
-        viewer_pb2.DEGRADATION_CANDIDATES_REDUCED,
-        viewer_pb2.DEGRADATION_MIXED_RELEASES,
-        viewer_pb2.DEGRADATION_FEATURES_BEHIND,
-    }
-)
-"""Degradations of slates for which every stage ran to its end. The latency of others is no sample
-of the gateway's load: they may have waited for a timeout, or not at all."""
 
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
@@ -235,12 +216,8 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
 
     find = CandidateServiceStub(candidate).RetrieveCandidates
     order = RankingServiceStub(ranking).RankCandidates
-    quality = Quality(settings.min_candidates)
-    QUALITY.set_function(quality.factor)
-    retrieval: RetrievalCall = StageCall(
-        "retrieval", find, settings.retrieval_timeout, SHARE, quality
-    )
-    rank: RankingCall = StageCall("ranking", order, settings.ranking_timeout, quality=quality)
+    retrieval: RetrievalCall = StageCall("retrieval", find, settings.retrieval_timeout, SHARE)
+    rank: RankingCall = StageCall("ranking", order, settings.ranking_timeout)
     shadow = None
     if settings.shadow_share:
         shadow = Shadow(
@@ -265,7 +242,6 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         last = LastFeatures(settings.stale_features_max_bytes, settings.stale_features_max_age)
         pipeline = RecommendPipeline(
             ReadFeatures(settings.features_timeout, last),
-            quality,
             retrieval,
             rank,
             shadow,
@@ -298,7 +274,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         service=NAME,
         files=FILES,
         build=build,
-        counts_as_latency_sample=lambda response: _WHOLE.issuperset(response.degradations),
+        max_slates=settings.max_slates,
         register=register,
         ready=inner.serving,
         background=[each.run for each in (shadow, live, progress, rules, room) if each],

@@ -29,8 +29,10 @@ class GatewaySettings(PodSettings):
     candidates: int | None = Field(default=None, ge=1, le=MAX_CANDIDATES)
     """Number of candidates to rank; by default the number that the release's ranker was trained
     with. A larger page raises it to the page's size."""
-    min_candidates: int = Field(default=100, ge=1, le=MAX_CANDIDATES)
-    """Minimum number of candidates to request while pods respond slowly."""
+    max_slates: int = Field(default=6, ge=1)
+    """Maximum slates to work on at a time, and maximum calls that wait for it; one that takes
+    longer than 0.5 s no longer counts. If a slate takes more than 9 ms under light load, a gateway
+    needs one for each 1.5 ms."""
     default_deadline: float = Field(default=1.0, gt=0)
     """Deadline in seconds of calls that carry none."""
     features_timeout: float = Field(default=0.2, gt=0)

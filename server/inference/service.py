@@ -147,7 +147,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         model, release_id = self._find(request.model_name, request.model_version)
         left = context.time_remaining()
         self._admission.check(context.invocation_metadata() or (), left)
-        began = await self._admission.enter()
+        entered = await self._admission.enter()
         try:
             response = await self._queue.run_in_thread(
                 lambda: model.infer(request, release_id, call), Caller(left)
@@ -155,7 +155,7 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
             succeeded = True
             return response
         finally:
-            self._admission.leave(began, None)
+            self._admission.leave(entered)
             self._statistics.add(call, succeeded=succeeded)
 
     async def ModelConfig(  # noqa: N802

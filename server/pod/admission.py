@@ -2,7 +2,7 @@
 
 One rule, by how long a call waits before it is worked on: it is shed if it would wait past its own
 deadline, or so long that all calls after it would be late too. Gateways, whose calls wait for
-other services, also bound their concurrency (`turns.py`).
+other services, also bound how many they work on (`slots.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from google.protobuf.message import Message
-
 from server.pod.run_queue import RunQueue
-from server.pod.turns import Turns
+from server.pod.slots import Slot, Slots
+from server.rpc.caller import caller_in
 from server.rpc.errors import ShedError, ShedReason
 from server.rpc.reading import Metadata
 
@@ -72,7 +71,7 @@ class Admission:
         max_calls: int,
         *,
         queue: RunQueue | None = None,
-        counts_as_latency_sample: Callable[[Message], bool] | None = None,
+        slots: Slots | None = None,
         target: float = QUEUE_TARGET,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,8 +81,7 @@ class Admission:
             max_calls: maximum concurrent calls, for the memory that they take.
             queue: the queue in which calls wait for their run; None if they can be answered
                 without one.
-            counts_as_latency_sample: bound concurrency by latency; returns whether a response's
-                latency counts.
+            slots: bound how many calls are worked on concurrently; None if the queue does.
             target: queueing delay in seconds that is always allowed; infinite to shed by
                 `max_calls` alone.
             clock: monotonic clock in seconds.
@@ -96,11 +94,7 @@ class Admission:
         """Whether the queue persists instead of coming and going."""
         self.latest_wait = 0.0
         """Expected wait of the latest call in seconds."""
-        self.turns: Turns | None = None
-        """Bounds how many calls are worked on concurrently, by their latency."""
-        if counts_as_latency_sample is not None and math.isfinite(target):
-            self.turns = Turns(max_calls, clock)
-        self._counts = counts_as_latency_sample
+        self.slots = slots
         self._queue = queue
         self._clock = clock
         self._taken_up: deque[float] = deque(maxlen=MIN_CALLS_AHEAD)
@@ -137,14 +131,12 @@ class Admission:
         if left is not None and expected > left:
             raise ShedError(ShedReason.DEADLINE)
         if late:
-            if self.turns is not None:
-                self.turns.limit.refused()
             raise ShedError(ShedReason.QUEUE)
-        if self.turns is not None:
-            self.turns.check(now)
+        if self.slots is not None:
+            self.slots.check(caller_in(metadata))
 
-    async def enter(self, metadata: Metadata = ()) -> float:
-        """Count a call as in flight; wait for its turn, and return the time then, for `leave`.
+    async def enter(self, metadata: Metadata = ()) -> Slot | None:
+        """Count a call as in flight; return its slot if it needs one, for `leave`.
 
         Raises:
             ShedError: too many calls are in flight.
@@ -154,20 +146,19 @@ class Admission:
         self._check_number()
         self.under_way += 1
         self._idle.clear()
-        if self.turns is None:
-            return self._clock()
+        if self.slots is None:
+            return None
         try:
-            return await self.turns.take()
+            return await self.slots.take(caller_in(metadata))
         except BaseException:  # also a cancellation, while it waits
             self._left()
             raise
 
-    def leave(self, began: float, answer: Message | None) -> None:
-        """Count a call as ended; `answer` is None if it has none."""
+    def leave(self, slot: Slot | None) -> None:
+        """Count a call as ended; `slot` is what `enter` returned."""
         self._left()
-        if self.turns is not None and self._counts is not None:
-            counts = answer is not None and self._counts(answer)
-            self.turns.give_back(began, self._clock() - began if counts else None)
+        if self.slots is not None and slot is not None:
+            self.slots.give_back(slot)
 
     @asynccontextmanager
     async def background(self) -> AsyncIterator[None]:
@@ -210,10 +201,8 @@ class Admission:
 
     @property
     def _crowded(self) -> bool:
-        """Whether calls wait for their turn, or are shed."""
-        if self.turns is not None and (self.turns.waiting or self.turns.limit.flooded):
-            return True
-        return self.standing
+        """Whether calls wait for a slot, or are shed."""
+        return self.standing or (self.slots is not None and self.slots.waiting > 0)
 
     def _left(self) -> None:
         self.under_way -= 1

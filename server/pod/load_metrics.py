@@ -21,17 +21,20 @@ class LoadCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families."""
         admission, queue, server = self._admission, self._queue, self._server
-        turns = admission.turns
-        limit = admission.max_calls if turns is None else turns.limit.calls
+        slots = admission.slots
         for name, meaning, value in (
             ("rpcs_in_flight", "Calls in flight, including those being read.", server.under_way),
             ("streams_open", "Open streams: health watches and reflection.", server.streams.open),
             (
                 "rpcs_queued",
                 "Calls that wait for admission.",
-                0 if turns is None else turns.waiting,
+                0 if slots is None else slots.waiting,
             ),
-            ("concurrency_limit", "Current limit of concurrent calls.", limit),
+            (
+                "concurrency_limit",
+                "Maximum calls that are worked on concurrently.",
+                admission.max_calls if slots is None else slots.size,
+            ),
             (
                 "queue_wait_seconds",
                 "Expected queueing delay of the latest call.",

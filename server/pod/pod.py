@@ -31,6 +31,7 @@ from server.pod.load_metrics import LoadCollector
 from server.pod.release_metrics import ReleaseCollector, ReleaseFacts
 from server.pod.release_service import ReleaseServicer
 from server.pod.run_queue import RunQueue
+from server.pod.slots import Slots
 from server.releases.cache import ReleaseCache
 from server.releases.layout import TAKEDOWNS
 from server.releases.loader import ReleaseLoader
@@ -110,9 +111,9 @@ class Pod(Generic[T]):
     """Builds what is served from a release's folder."""
     register: Callable[[ReleaseLoader[T], RunQueue, grpc.aio.Server], None]
     """Adds its servicer to the server."""
-    counts_as_latency_sample: Callable[[Any], bool] | None = None
-    """Bounds concurrency by latency; returns whether a response's latency counts. None if no call
-    can be answered without a run: then the run queue gives the wait."""
+    max_slates: int | None = None
+    """Maximum calls that are worked on concurrently, and that wait for it. None if no call can be
+    answered without a run: then the run queue gives the wait."""
     inference: Callable[[RpcServer, ReleaseLoader[T], RunQueue, Admission], None] | None = None
     """Adds the Open Inference Protocol's service; None if the pod has no model."""
     replay: Callable[[T], None] | None = None
@@ -230,13 +231,10 @@ def pod_admission(
     pod: Pod[Any], queue: RunQueue, max_calls: int, queue_target: float = QUEUE_TARGET
 ) -> Admission:
     """Return the admission control of the calls of a pod with this queue; see `Admission`."""
-    sample = pod.counts_as_latency_sample
-    return Admission(
-        max_calls,
-        queue=queue if sample is None else None,
-        counts_as_latency_sample=sample,
-        target=queue_target,
-    )
+    if pod.max_slates is None:
+        return Admission(max_calls, queue=queue, target=queue_target)
+    slots = Slots(pod.max_slates) if math.isfinite(queue_target) else None
+    return Admission(max_calls, slots=slots, target=queue_target)
 
 
 def add_pod_service(

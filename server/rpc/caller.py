@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.rpc.reading import Context
+from server.rpc.reading import Context, Metadata
 
 CALLER = "x-vireo-caller"
 """Metadata key: the subject of the caller's token, or its address, as the edge knows it."""
@@ -10,7 +10,12 @@ CALLER = "x-vireo-caller"
 
 def caller_of(context: Context) -> str:
     """Return who makes a call; empty if it didn't come through the edge."""
-    for key, value in context.invocation_metadata() or ():
+    return caller_in(context.invocation_metadata() or ())
+
+
+def caller_in(metadata: Metadata) -> str:
+    """Return who makes the call that has this metadata; see `caller_of`."""
+    for key, value in metadata:
         if key == CALLER:
             return str(value)
     return ""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
@@ -64,11 +64,11 @@ class Admission(Protocol):
     def check(self, metadata: Metadata, left: float | None) -> None:
         """Raise ShedError unless a call may be read, whose deadline is in `left` seconds."""
 
-    async def enter(self, metadata: Metadata = ()) -> float:
-        """Count a call that was read; return the moment for `leave`, or raise ShedError."""
+    async def enter(self, metadata: Metadata = ()) -> Any:
+        """Count a call that was read; return what `leave` takes, or raise ShedError."""
 
-    def leave(self, began: float, answer: Message | None) -> None:
-        """Count a call as ended; `answer` is None if it has none."""
+    def leave(self, entered: Any) -> None:
+        """Count a call as ended; `entered` is what `enter` returned."""
 
     def background(self) -> AbstractAsyncContextManager[None]:
         """Return a context that begins when there is nothing more urgent to do than its work."""
@@ -237,13 +237,11 @@ class Guard:
                 return None
             if admission is None:
                 return await _handle(handler, parse, raw, context)
-            began = await admission.enter(metadata)
-            response: Message | None = None
+            entered = await admission.enter(metadata)
             try:
-                response = await _handle(handler, parse, raw, context)
-                return response
+                return await _handle(handler, parse, raw, context)
             finally:
-                admission.leave(began, response)
+                admission.leave(entered)
         except RpcError:
             raise
         except NoMessageError as error:

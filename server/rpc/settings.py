@@ -25,7 +25,6 @@ _RENAMED: Mapping[str, str] = {
     "VIREO_KUBERNETES_RETRY_SECONDS": "VIREO_KUBERNETES_MAX_BACKOFF",
     "VIREO_LAST_FEATURES_BYTES": "VIREO_STALE_FEATURES_MAX_BYTES",
     "VIREO_LAST_FEATURES_SECONDS": "VIREO_STALE_FEATURES_MAX_AGE",
-    "VIREO_LEAST_CANDIDATES": "VIREO_MIN_CANDIDATES",
     "VIREO_LEAVE_SECONDS": "VIREO_ENDPOINT_DRAIN_SECONDS",
     "VIREO_QUEUE_TARGET": "VIREO_QUEUE_DELAY_TARGET",
     "VIREO_TURN_LAST_SECONDS": "VIREO_RELEASE_SWAP_TIMEOUT",
@@ -33,6 +32,10 @@ _RENAMED: Mapping[str, str] = {
 }
 RETIRED: Mapping[str, str] = {
     "VIREO_TRANSPORT": "every process serves with grpcio",
+    **dict.fromkeys(
+        ("VIREO_LEAST_CANDIDATES", "VIREO_MIN_CANDIDATES"),
+        "gateways always request all candidates; VIREO_MAX_SLATES bounds their load",
+    ),
     "VIREO_WORKERS": "a pod is one process; run more pods instead",
     **{old: f"set {new} instead" for old, new in _RENAMED.items()},
 }

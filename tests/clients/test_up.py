@@ -16,10 +16,10 @@ def test_up_warns_of_renamed_settings(
         """Start nothing."""
 
     monkeypatch.setattr(Stack, "run", no_processes)
-    monkeypatch.setenv("VIREO_LEAST_CANDIDATES", "50")
+    monkeypatch.setenv("VIREO_QUEUE_TARGET", "0.02")
     run_stack_in_terminal(ready=lambda _: None)
     warning = capsys.readouterr().err
-    assert "VIREO_LEAST_CANDIDATES no longer has an effect: set VIREO_MIN_CANDIDATES" in warning
+    assert "VIREO_QUEUE_TARGET no longer has an effect: set VIREO_QUEUE_DELAY_TARGET" in warning
 
 
 def test_up_observes_and_secures_if_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:

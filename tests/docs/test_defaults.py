@@ -15,7 +15,7 @@ from server.gateway.query import DEFAULT_PAGE_SIZE
 from server.gateway.settings import GatewaySettings
 from server.home import Home
 from server.pod.pod import PodSettings
-from server.releases.manifest import CANDIDATES, MAX_CANDIDATES, Manifest
+from server.releases.manifest import CANDIDATES, Manifest
 from server.stack.settings import StackSettings
 from training.profile import PROFILES, read_profile
 from training.ranking.config import RankingConfig
@@ -75,10 +75,6 @@ def test_gc_keeps_the_documented_releases() -> None:
     text = " ".join((CHECKOUT / "docs" / "releases.md").read_text().split())
     assert "the last five changes of each channel" in text
     assert "within a day (`--grace-hours`)" in text
-
-
-def test_the_benchmark_has_pods_asked_for_no_less_when_they_are_slow() -> None:
-    assert SETTINGS["VIREO_MIN_CANDIDATES"] == str(MAX_CANDIDATES)
 
 
 def test_the_home_is_the_one_in_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:

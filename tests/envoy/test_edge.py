@@ -21,6 +21,7 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from protos.generate import OPENAPI
+from server.rpc.caller import CALLER
 from server.rpc.errors import invalid_argument
 from tests.builders.edge import GATEWAY, Edge, running_edge
 from tests.builders.http2 import grpc_frame
@@ -371,6 +372,18 @@ async def test_the_callers_request_id_is_forwarded_and_returned_unchanged(edge: 
     assert edge.gateways[0].metadata["x-request-id"] == sent
     made = await ask(edge, RECOMMENDATIONS)
     assert made.headers["x-request-id"] == edge.gateways[0].metadata["x-request-id"] != sent
+
+
+async def test_gateways_know_who_asks_for_a_slate_by_the_address_whatever_it_says(
+    edge: Edge, channel: grpc.aio.Channel
+) -> None:
+    forged = {CALLER: "another"}
+    await RecommendationServiceStub(channel).Recommend(
+        pb.RecommendRequest(viewer_id="1"), metadata=tuple(forged.items()), timeout=60
+    )
+    assert edge.gateways[0].metadata[CALLER] == "127.0.0.1"
+    assert (await ask(edge, RECOMMENDATIONS, headers=forged)).status == 200
+    assert edge.gateways[0].metadata[CALLER] == "127.0.0.1"
 
 
 async def test_browsers_of_allowed_origins_may_ask_and_others_not(edge: Edge) -> None:

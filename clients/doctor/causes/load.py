@@ -14,35 +14,27 @@ _HURRY_SHARE = 0.2
 _MANY_OPEN = 200
 """Requests open at the edge from which callers hold more than they use."""
 _SLATES = "/vireo.v1.RecommendationService/Recommend"
+_CALLERS_SERVICES = tuple(
+    f"/vireo.v1.{name}Service/" for name in ("Recommendation", "Event", "Catalog")
+)
+"""Begin of the methods that callers reach."""
+_MAX_REFUSED_SHARE = 0.05
 
 
 def overload(facts: Facts) -> Iterator[Finding]:
     """More calls than the pods can answer, so that they shed some."""
     shed = shed_calls(facts)
-    reduced = facts.increase("vireo_degradations_total", kind="candidates_reduced")
-    standing = _queue_stands(facts)
-    hurried = hurried_calls(facts)
-    busy = any(each.busy >= _BUSY for each in facts.machines)
-    # Fewer candidates alone may as well come from one pod that is slow.
-    if not _often(facts, shed) and not (_often(facts, reduced) and busy):
-        return
-    if shed + reduced < hurried:
+    if not _often(facts, shed) or shed < hurried_calls(facts):
         return
     calls = facts.increase("vireo_rpcs_total")
-    evidence = []
-    if shed:
-        evidence.append(f"{shed:.0f} of {calls:.0f} calls were shed within {facts.seconds:.0f} s")
-    if reduced:
-        evidence.append(f"{reduced:.0f} slates were made of fewer candidates")
-    if standing:
+    evidence = [f"{shed:.0f} of {calls:.0f} calls were shed within {facts.seconds:.0f} s"]
+    if standing := _queue_stands(facts):
         evidence.append(f"a queue stands at {', '.join(standing[:3])}")
     evidence += _machine(facts)
     yield Finding(
         "overload",
-        "failing" if shed else "risk",
-        "There are more calls than the pods can answer: they shed load"
-        if shed
-        else "Pods are nearly as busy as they can be: slates are made of fewer candidates",
+        "failing",
+        "There are more calls than the pods can answer: they shed load",
         shown(evidence),
         "Add pods of the kind that is busy (vireo top), or cores; or limit the caller who sends "
         "more than usual. What is shed gets RESOURCE_EXHAUSTED at once, so that the rest is quick",
@@ -127,6 +119,55 @@ def rate_limited(facts: Facts) -> Iterator[Finding]:
             (f"{refused:.0f} calls within {facts.seconds:.0f} s",),
             "Tell the caller, or raise VIREO_RATE_LIMIT",
         )
+
+
+def calls_refused(facts: Facts) -> Iterator[Finding]:
+    """More refused calls than may be, whatever the reason: other findings say it if they know."""
+    by_edge = sum(each.refused_calls for each in facts.edges)
+    by_gateways = _callers_calls(facts, code="RESOURCE_EXHAUSTED")
+    refused, calls = by_edge + by_gateways, by_edge + _callers_calls(facts)
+    if not _often(facts, refused) or refused <= _MAX_REFUSED_SHARE * calls:
+        return
+    yield Finding(
+        "calls-refused",
+        "failing" if by_gateways > by_edge else "risk",
+        "Callers are refused more often than now and then",
+        shown(
+            [
+                f"{refused:.0f} of {calls:.0f} calls within {facts.seconds:.0f} s got "
+                f"RESOURCE_EXHAUSTED, {by_edge:.0f} of them at the edge",
+                *_shed_for(facts),
+            ]
+        ),
+        "See who calls, and how often (vireo top, the edge's access log). If it is as usual, add "
+        "pods or raise the limit that refuses",
+        "VireoShedding",
+    )
+
+
+def _callers_calls(facts: Facts, **labels: str) -> float:
+    """Return the calls of callers that gateways answered within the window."""
+    methods = {
+        found["method"]
+        for page in facts.pages
+        for found, _ in page.samples("vireo_rpcs_total")
+        if found.get("method", "").startswith(_CALLERS_SERVICES)
+    }
+    return sum(facts.increase("vireo_rpcs_total", method=each, **labels) for each in methods)
+
+
+def _shed_for(facts: Facts) -> list[str]:
+    """Return why gateways shed calls, the most frequent reason first."""
+    counts = {
+        reason: facts.increase("vireo_rpcs_shed_total", reason=reason)
+        for page in facts.pages
+        for found, _ in page.samples("vireo_rpcs_shed_total")
+        if (reason := found.get("reason", ""))
+    }
+    often = sorted(((count, reason) for reason, count in counts.items() if count), reverse=True)
+    return [f"shed: {', '.join(f'{count:.0f} by {reason}' for count, reason in often)}"] * bool(
+        often
+    )
 
 
 def shed_calls(facts: Facts) -> float:

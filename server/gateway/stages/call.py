@@ -12,7 +12,6 @@ import grpc.aio
 import structlog
 from prometheus_client import Counter
 
-from server.gateway.quality import Quality
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.check import BadAnswerError
 from server.gateway.stages.failure import StageFailedError, StageSkippedError
@@ -36,12 +35,6 @@ _TRY_SHARE, _MIN_TRY_SECONDS = 0.5, 0.1
 """Share of a call's time for one try, which leaves time for another pod, and the minimum: a healthy
 pod responds within it. With less, callers in a hurry would have Envoy eject pods that are slow for
 a moment."""
-_LATE_SHARE = 0.6
-"""Share of a stage's timeout beyond which a call is late. Half of the timeout is spent if Envoy
-retries after a pod that hangs, which fewer candidates would not help."""
-_SLOW_SECONDS = 0.05
-"""What isn't answered by then, when a caller's deadline ends it, is late too. Of calls that had
-less, nobody knows."""
 _POD = "x-vireo-pod"
 """In the answer's metadata: which pod Envoy had it from."""
 _MAX_POD_LABELS = 100
@@ -75,8 +68,6 @@ class StageCall(Generic[Request, Answer]):
     """Maximum seconds of a call, including its retry."""
     share: float = 1.0
     """Share of the query's remaining time at the start of the stage."""
-    quality: Quality | None = None
-    """Counts late calls; None for calls that no viewer waits for."""
     pool: tuple[tuple[str, str], ...] = ()
     """Metadata that sends the call to another pool than the viewer's; there it is made once, and
     one pod has all of its time."""
@@ -104,20 +95,19 @@ class StageCall(Generic[Request, Answer]):
             raise StageSkippedError(f"{1000 * left:.1f} ms are too little to ask a pod")
         try:
             with span(self.stage, "client"):
-                return await self._try(request, query, check, now, left)
+                return await self._try(request, query, check, left)
         except _BrokenPodError:
-            end, now = now + left, time.monotonic()
-            if self.pool or end - now < MIN_BUDGET_SECONDS:
+            left -= time.monotonic() - now
+            if self.pool or left < MIN_BUDGET_SECONDS:
                 raise
         with span(self.stage, "client"):
-            return await self._try(request, query, check, now, end - now)
+            return await self._try(request, query, check, left)
 
     async def _try(
         self,
         request: Request,
         query: RecommendQuery,
         check: Callable[[Answer, Request], Checked],
-        started: float,
         left: float,
     ) -> Checked:
         one_try = 1000 * max(_MIN_TRY_SECONDS, _TRY_SHARE * left)
@@ -132,10 +122,8 @@ class StageCall(Generic[Request, Answer]):
             answer = await call
         except grpc.aio.AioRpcError as error:
             code = error.code()
-            self._observe(time.monotonic() - started, code)
             kind = _BrokenPodError if code in _BROKEN else StageFailedError
             raise kind(f"{code.name}: {error.details()}", code) from error
-        self._observe(time.monotonic() - started, grpc.StatusCode.OK)
         try:
             if answer is None:  # gRPC's way to say so
                 raise BadAnswerError("it can't be parsed")
@@ -145,16 +133,6 @@ class StageCall(Generic[Request, Answer]):
             INVALID_RESPONSES.labels(self.stage, _label(pod)).inc()
             log.warning("bad answer of a pod", stage=self.stage, pod=pod, reason=str(error))
             raise _BrokenPodError(f"bad answer of {pod or 'a pod'}: {error}") from error
-
-    def _observe(self, seconds: float, code: grpc.StatusCode) -> None:
-        if self.quality is None:
-            return
-        too_late = code is grpc.StatusCode.DEADLINE_EXCEEDED and seconds >= _SLOW_SECONDS
-        refused = code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        if too_late or refused or seconds >= _LATE_SHARE * self.limit:
-            self.quality.late()
-        elif code is grpc.StatusCode.OK:
-            self.quality.timely()
 
 
 def _label(pod: str) -> str:

@@ -40,6 +40,7 @@ from tests.builders.doctor_facts import (
 )
 
 _DEADLINE = "DEADLINE_EXCEEDED"
+_EVENTS = "/vireo.v1.EventService/RecordEvents"
 _NO_TIME = {"service": "gateway", "stage": "retrieval", "reason": "skipped"}
 _OUT = frozenset({"failed_active_health_check"})
 _GONE = {"problem": "nothing listens there", "fault": "refused", "release": ""}
@@ -134,7 +135,6 @@ CASES: dict[str, tuple[str, Facts]] = {
             gateway(
                 counted("vireo_rpcs_shed_total", 500, method=RECOMMEND, reason="queue"),
                 counted("vireo_rpcs_total", 40, method=RECOMMEND, code=_DEADLINE),
-                counted("vireo_degradations_total", 80, kind="candidates_reduced"),
                 vireo_queue_standing=1,
             ),
             Facts(machines=(Machine(0.99, 0.5),)),
@@ -327,6 +327,27 @@ CASES: dict[str, tuple[str, Facts]] = {
     "the cache's disk is nearly full": ("disk-filling", with_disk("the cache of releases", 1e9)),
     "a disk is full": ("disk-full", with_disk("the cache of releases", 0.0)),
     "a caller beyond its limit": ("rate-limited", edge(requests=900, refused_calls=400)),
+    "18: eight callers are refused although hardly anything else happens": (
+        "overload",
+        also(
+            HEALTHY,
+            gateway(
+                counted("vireo_rpcs_shed_total", 40, method=RECOMMEND, reason="limit"),
+                counted("vireo_rpcs_total", 40, method=RECOMMEND, code="RESOURCE_EXHAUSTED"),
+                counted("vireo_rpcs_total", 60, method=RECOMMEND, code="OK"),
+            ),
+        ),
+    ),
+    "a share of events is refused": (
+        "calls-refused",
+        also(
+            HEALTHY,
+            gateway(
+                counted("vireo_rpcs_total", 50, method=_EVENTS, code="RESOURCE_EXHAUSTED"),
+                counted("vireo_rpcs_total", 150, method=RECOMMEND, code="OK"),
+            ),
+        ),
+    ),
     "hardly any memory": ("memory-short", replace(HEALTHY, machines=(Machine(0.6, 0.01),))),
     "a site's clock is off": (
         "callers-clock-off",
@@ -412,6 +433,25 @@ def test_slow_callers_of_an_overloaded_stack_are_not_blamed() -> None:
     causes = [each.cause for each in diagnose(facts)]
     assert causes[0] == "overload"
     assert "short-deadlines" not in causes
+
+
+@pytest.mark.parametrize(("refused", "found"), [(10, []), (11, ["calls-refused"])])
+def test_a_share_of_refused_calls_above_a_twentieth_is_a_finding(
+    refused: int, found: list[str]
+) -> None:
+    facts = gateway(
+        counted("vireo_rpcs_total", refused, method=_EVENTS, code="RESOURCE_EXHAUSTED"),
+        counted("vireo_rpcs_total", 200 - refused, method=RECOMMEND, code="OK"),
+        # Inner calls count for nobody's share.
+        counted("vireo_rpcs_total", 5000, method="/vireo.v1.RankingService/RankCandidates"),
+    )
+    assert [each.cause for each in diagnose(facts)] == found
+
+
+def test_refused_calls_follow_from_the_overload_that_sheds_them() -> None:
+    _, facts = CASES["18: eight callers are refused although hardly anything else happens"]
+    found = {each.cause: each.follows_from for each in diagnose(facts)}
+    assert found == {"overload": "", "calls-refused": "overload"}
 
 
 def test_what_explains_other_causes_is_listed_before_them() -> None:

@@ -74,9 +74,7 @@ async def test_a_ranked_video_after_the_page_is_told_its_place(
 async def test_a_video_that_retrieval_lost_is_told_its_score_as_a_candidate(
     release: Path, features: Path, candidate_target: str, ranking_target: str
 ) -> None:
-    async with gateway(
-        release, features, candidate_target, ranking_target, candidates=8, min_candidates=1
-    ) as stub:
+    async with gateway(release, features, candidate_target, ranking_target, candidates=8) as stub:
         reports = [await stub.ExplainVideo(asked(name)) for name in video_ids(40)]
         page = {item.video_id for item in (await stub.Recommend(SLATE)).items}
     stages = [each.lost_at for each in reports]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,12 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.candidate.service import CANDIDATE_POD
 from server.gateway.service import NAME, gateway_pod
+from server.gateway.settings import GatewaySettings
+from server.pod import pod
 from server.pod.admission import QUEUE_TARGET, Admission
-from server.pod.gradient import REST
 from server.pod.run_queue import RunQueue
+from server.pod.slots import Slots
+from server.rpc.caller import CALLER
 from tests.builders.busy import busy
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
 REQUEST = pb.RecommendRequest(viewer_id=VIEWER)
+MAX_SLATES: int = GatewaySettings.model_fields["max_slates"].default
 
 
 @asynccontextmanager
@@ -69,20 +74,59 @@ async def test_a_call_beyond_the_limit_is_shed(
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_calls_that_all_wait_for_a_pod_that_hangs_are_taken_on(
+async def test_slates_that_wait_for_a_pod_that_hangs_leave_their_slots_to_others(
     release: Path, features: Path, ranking_target: str
 ) -> None:
     queue = RunQueue()
-    calls = 3 * REST
     async with gateway_before(queue, release, features, ranking_target) as stub:
-        await stub.Recommend(REQUEST)
-        ended = time.monotonic()
         async with busy(queue):
-            await until(lambda: time.monotonic() - ended > 0.3)
-            under_way = [stub.Recommend(REQUEST) for _ in range(calls)]
-            await until(lambda: queue.queued == 1 + calls)
+            under_way = [stub.Recommend(REQUEST) for _ in range(2 * MAX_SLATES)]
+            await until(lambda: queue.queued == 1 + len(under_way))
         answers = await asyncio.gather(*under_way)
     assert not any(answer.degradations for answer in answers)
+
+
+async def test_a_call_gets_a_place_in_the_queue_that_another_caller_has_filled(
+    monkeypatch: pytest.MonkeyPatch, release: Path, features: Path, ranking_target: str
+) -> None:
+    monkeypatch.setattr(pod, "Slots", partial(Slots, hold_seconds=3600))
+    queue = RunQueue()
+    async with gateway_before(queue, release, features, ranking_target) as stub:
+        async with busy(queue):
+            flood = [asyncio.ensure_future(_code(stub, "flood")) for _ in range(4 * MAX_SLATES)]
+            await until(lambda: sum(each.done() for each in flood) == 2 * MAX_SLATES)
+            other = asyncio.ensure_future(_code(stub, "other"))
+            await until(lambda: sum(each.done() for each in flood) == 2 * MAX_SLATES + 1)
+        assert await other is grpc.StatusCode.OK
+        codes = Counter(await asyncio.gather(*flood))
+    assert codes[grpc.StatusCode.RESOURCE_EXHAUSTED] == 2 * MAX_SLATES + 1
+    assert codes[grpc.StatusCode.OK] == 2 * MAX_SLATES - 1
+
+
+async def _code(stub: RecommendationServiceAsyncStub, caller: str) -> grpc.StatusCode:
+    code = await stub.Recommend(REQUEST, metadata=((CALLER, caller),), timeout=60).code()
+    assert isinstance(code, grpc.StatusCode)
+    return code
+
+
+async def test_few_callers_who_repeat_at_once_lose_no_call_after_many(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    async def codes_of(callers: int, calls: int) -> Counter[grpc.StatusCode]:
+        codes = Counter[grpc.StatusCode]()
+
+        async def repeat() -> None:
+            while codes.total() < calls:
+                codes[await _code(stub, "one")] += 1
+
+        await asyncio.gather(*(repeat() for _ in range(callers)))
+        return codes
+
+    async with gateway_before(RunQueue(), release, features, ranking_target) as stub:
+        assert (await codes_of(32, 300))[grpc.StatusCode.RESOURCE_EXHAUSTED] > 0
+        await codes_of(8, 30)
+        after = await codes_of(8, 120)
+    assert after.keys() == {grpc.StatusCode.OK}
 
 
 async def test_a_response_is_degraded_if_a_candidate_pod_sheds(
@@ -121,10 +165,7 @@ async def test_calls_that_are_cancelled_at_random_leave_nothing_under_way(
             await until(lambda: server.under_way == 0)
             admission = server._guard._admissions[NAME]
             assert isinstance(admission, Admission)
-            assert admission.turns is not None
-            assert (admission.under_way, admission.turns.taken, admission.turns.waiting) == (
-                0,
-                0,
-                0,
-            )
+            slots = admission.slots
+            assert slots is not None
+            assert (admission.under_way, slots.held, slots.waiting) == (0, 0, 0)
             assert (await stub.Recommend(REQUEST)).items

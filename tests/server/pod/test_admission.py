@@ -108,12 +108,12 @@ async def test_calls_that_would_wait_long_for_their_run_are_shed() -> None:
 
 async def test_calls_beyond_the_number_are_shed_and_each_is_counted_once(clock: Clock) -> None:
     admission = Admission(2, clock=clock)
-    began = [await admission.enter(), await admission.enter()]
+    entered = [await admission.enter(), await admission.enter()]
     assert refusal(admission) is ShedReason.LIMIT
     with pytest.raises(ShedError):
         await admission.enter()
-    for each in began:
-        admission.leave(each, None)
+    for each in entered:
+        admission.leave(each)
     assert admission.under_way == 0
     assert refusal(admission) is None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import Any
 
 import pytest
 
 from server.pod import admission as module
 from server.pod.admission import LOW_PRIORITY, MAX_LOW_PRIORITY_WAITING, Admission
 from server.pod.run_queue import RunQueue
+from server.pod.slots import Slots
 from server.rpc.errors import ShedError, ShedReason
 
 
@@ -18,7 +20,7 @@ def of_a_pod() -> Admission:
 
 
 def of_a_gateway() -> Admission:
-    return Admission(500, counts_as_latency_sample=lambda _: True)
+    return Admission(500, slots=Slots(6))
 
 
 async def settled() -> None:
@@ -27,7 +29,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def reason_of(entering: asyncio.Task[float]) -> ShedReason:
+async def reason_of(entering: asyncio.Task[Any]) -> ShedReason:
     with pytest.raises(ShedError) as raised:
         await entering
     return raised.value.reason
@@ -37,7 +39,7 @@ async def test_a_call_of_low_priority_is_answered_at_once_by_an_idle_pod() -> No
     admission = of_a_pod()
     began = await admission.enter((LOW_PRIORITY,))
     assert admission.under_way == 1
-    admission.leave(began, None)
+    admission.leave(began)
     assert admission.under_way == 0
 
 
@@ -49,13 +51,13 @@ async def test_a_call_of_low_priority_waits_until_no_other_is_under_way(
     urgent = [await admission.enter() for _ in range(2)]
     low = asyncio.create_task(admission.enter((LOW_PRIORITY,)))
     await settled()
-    admission.leave(urgent.pop(), None)
+    admission.leave(urgent.pop())
     await settled()
     assert not low.done()
     urgent.append(await admission.enter())  # one that comes later goes first
     for each in urgent:
-        admission.leave(each, None)
-    admission.leave(await low, None)
+        admission.leave(each)
+    admission.leave(await low)
     assert admission.under_way == 0
 
 
@@ -67,11 +69,11 @@ async def test_of_several_calls_of_low_priority_one_is_answered_at_a_time(
     urgent = await admission.enter()
     low = [asyncio.create_task(admission.enter((LOW_PRIORITY,))) for _ in range(5)]
     await settled()
-    admission.leave(urgent, None)
+    admission.leave(urgent)
     for done in range(1, 6):
         await settled()
         assert [admission.under_way, sum(each.done() for each in low)] == [1, done]
-        admission.leave(0.0, None)
+        admission.leave(None)
 
 
 async def test_a_call_of_low_priority_is_shed_by_a_pod_that_stays_busy(
@@ -83,8 +85,8 @@ async def test_a_call_of_low_priority_is_shed_by_a_pod_that_stays_busy(
     low = asyncio.create_task(admission.enter((LOW_PRIORITY,)))
     assert await reason_of(low) is ShedReason.PRIORITY
     assert admission.under_way == 1
-    admission.leave(urgent, None)
-    admission.leave(await admission.enter((LOW_PRIORITY,)), None)
+    admission.leave(urgent)
+    admission.leave(await admission.enter((LOW_PRIORITY,)))
 
 
 async def test_only_a_few_calls_of_low_priority_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,15 +104,15 @@ async def test_only_a_few_calls_of_low_priority_wait(monkeypatch: pytest.MonkeyP
     for each in waiting:
         each.cancel()
     await asyncio.wait(waiting)
-    admission.leave(urgent, None)
-    admission.leave(await admission.enter((LOW_PRIORITY,)), None)
+    admission.leave(urgent)
+    admission.leave(await admission.enter((LOW_PRIORITY,)))
 
 
 async def test_a_gateways_caller_has_no_say_in_its_priority() -> None:
     admission = of_a_gateway()
     urgent = await admission.enter()
-    admission.leave(await admission.enter((LOW_PRIORITY,)), None)
-    admission.leave(urgent, None)
+    admission.leave(await admission.enter((LOW_PRIORITY,)))
+    admission.leave(urgent)
 
 
 async def test_work_in_the_background_begins_once_no_call_is_under_way(
@@ -127,7 +129,7 @@ async def test_work_in_the_background_begins_once_no_call_is_under_way(
     working = asyncio.create_task(work())
     await settled()
     assert not begun.is_set()
-    admission.leave(urgent, None)
+    admission.leave(urgent)
     await working
 
 
@@ -166,7 +168,7 @@ async def test_work_in_the_background_begins_some_day_but_not_while_calls_are_sh
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await begun.wait()
-        admission.leave(urgent, None)
+        admission.leave(urgent)
     await working
 
 
@@ -186,7 +188,7 @@ async def test_work_in_the_background_rests_only_while_there_are_calls_now_and_t
         urgent = await admission.enter()
         working = asyncio.create_task(work(0.01))
         await settled()
-        admission.leave(urgent, None)
+        admission.leave(urgent)
         return await working
 
     assert await work(0.01) == 0
