@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from server.stack.state import StackState
 
 _LOCAL_SECONDS = 3600
-_LOCAL_SCOPES = ("vireo.read", "vireo.events", "vireo.catalog", "vireo.admin")
+_LOCAL_SCOPES = (
+    "vireo.read",
+    "vireo.batch",
+    "vireo.explain",
+    "vireo.events",
+    "vireo.catalog",
+    "vireo.admin",
+)
 
 CaOption = Annotated[
     Path | None,

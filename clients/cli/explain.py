@@ -54,7 +54,7 @@ def explain(
         )
     except ValueError as error:
         raise invalid(error) from error
-    with recommendations(edge_of(target, ca, token)) as service:
+    with recommendations(edge_of(target, ca, token), "vireo.explain") as service:
         response = service.ExplainVideo(request, timeout=SECONDS)
     if as_json:
         typer.echo(MessageToJson(response, ensure_ascii=False))

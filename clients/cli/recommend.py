@@ -194,8 +194,11 @@ def invalid(error: ValueError) -> VireoError:
 
 
 @contextmanager
-def recommendations(edge: Edge) -> Iterator[RecommendationServiceStub]:
-    """Connect to the gateways behind `edge`; raise VireoError with the reason if a call fails."""
+def recommendations(edge: Edge, scope: str = "vireo.read") -> Iterator[RecommendationServiceStub]:
+    """Connect to the gateways behind `edge`; raise VireoError with the reason if a call fails.
+
+    `scope` is the one that the calls ask for.
+    """
     import grpc
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
@@ -203,7 +206,7 @@ def recommendations(edge: Edge) -> Iterator[RecommendationServiceStub]:
         try:
             yield RecommendationServiceStub(channel)
         except grpc.RpcError as error:
-            raise edge.failure(error, "vireo.read") from error
+            raise edge.failure(error, scope) from error
 
 
 def ask(request: pb.RecommendRequest, edge: Edge) -> pb.RecommendResponse:

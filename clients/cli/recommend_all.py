@@ -151,7 +151,7 @@ def batched(
                 except grpc.RpcError as error:
                     pause = max(pause, _retry_delay(error))
                     if not _resumed(error) or time.monotonic() + pause > ends:
-                        raise edge.failure(error, "vireo.read") from error
+                        raise edge.failure(error, "vireo.batch") from error
                 else:
                     break
                 time.sleep(pause * random.uniform(1.0, 1.2))  # noqa: S311

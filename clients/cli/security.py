@@ -40,13 +40,16 @@ def token(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="Scope of the caller: vireo.read, vireo.events, vireo.catalog, vireo.inference, "
-            "vireo.admin."
+            help="Scope of the caller: vireo.read, vireo.batch, vireo.explain, vireo.events, "
+            "vireo.catalog, vireo.inference, vireo.admin."
         ),
     ] = None,
     subject: Annotated[
         str, typer.Option(help="Identity of the caller; the edge counts calls by it.")
     ] = "local",
+    viewer: Annotated[
+        str, typer.Option(help="The only viewer that the token is for; any if absent.")
+    ] = "",
     minutes: Annotated[float, typer.Option(min=0, help="Lifetime in minutes.")] = 60.0,
     issuer: Annotated[str, typer.Option(help="The stack's VIREO_JWT_ISSUER if absent.")] = "",
     audience: Annotated[str, typer.Option(help="The stack's VIREO_JWT_AUDIENCE if absent.")] = "",
@@ -62,5 +65,6 @@ def token(
         issuer=issuer or settings.jwt_issuer,
         audience=audience or settings.jwt_audience,
         seconds=60 * minutes,
+        more={settings.viewer_claim: viewer} if viewer else None,
     )
     typer.echo(made)

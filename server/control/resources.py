@@ -112,9 +112,10 @@ def _rest_methods(openapi: Mapping[str, Any]) -> Iterator[str]:
         for verb, operation in openapi["paths"][path].items():
             method = "{}/{}".format(*operation["operationId"].split("_")[:2])
             # For the transcoder any number of slashes may follow.
+            body = str("requestBody" in operation).lower()
             yield (
                 f"{{ verb = '{verb.upper()}', path = '^{pattern}/*$', fields = {{ {bound} }}, "
-                f"body = {str('requestBody' in operation).lower()}, method = '/vireo.v1.{method}' }}"
+                f"body = {body}, method = '/vireo.v1.{method}' }}"
             )
 
 

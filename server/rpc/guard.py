@@ -32,6 +32,7 @@ from server.rpc.reading import (
 )
 from server.rpc.server_streams import ServerStreams
 from server.rpc.standard import StreamLimit
+from server.rpc.token_viewer import check_viewer
 from server.rpc.trace import begin_call, sampled_trace_id, sendable
 from server.rpc.validation import Rules, validate
 from server.tracing.spans import begin_server_span, end_server_span
@@ -152,12 +153,18 @@ class Guard:
         seconds = SECONDS.labels(method) if handler.unary_unary is not None else None
         service = method.split("/")[1]
         admission = self._admissions.get(service)
-        parse = partial(
+        read = partial(
             _parse, handler.request_deserializer, self._max_bytes, self._rules.get(service)
         )
 
         async def call(_: object, context: Context) -> Message | None:
             metadata = context.invocation_metadata() or ()
+
+            def parse(raw: bytes) -> Message:
+                request = read(raw)
+                check_viewer(method, metadata, request)
+                return request
+
             identity = _caller_id(metadata) or uuid.uuid4().hex
             structlog.contextvars.bind_contextvars(request_id=identity)
             trace = begin_call(metadata)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import socket
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -32,13 +35,39 @@ BUILD_INFO.labels(version("vireo")).set(1)
 
 LOOPBACK = "127.0.0.1"
 MAX_SCRAPES = 16
-"""Maximum concurrent connections, a thread each; further ones are closed."""
-_MAX_SILENCE = 5.0
-"""Seconds after which a silent connection is closed."""
+"""Maximum concurrent connections, a thread each. A further one ends the oldest whose request hasn't
+arrived yet; if there is none, it is closed."""
+_MAX_SECONDS = 5.0
+"""Seconds within which a request must arrive, and within which its response must be read."""
+
+
+class _Arriving(io.RawIOBase):
+    """Reads a request from a socket, until a deadline: however slowly its bytes arrive."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._ends = time.monotonic() + _MAX_SECONDS
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._connection.settimeout(max(1e-3, self._ends - time.monotonic()))
+        return self._connection.recv_into(buffer)
 
 
 class _Handler(WSGIRequestHandler):
-    timeout = _MAX_SILENCE
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = io.BufferedReader(_Arriving(self.connection))
+
+    def parse_request(self) -> bool:
+        arrived = super().parse_request()
+        self.server.arriving.pop(self.connection, None)
+        self.connection.settimeout(_MAX_SECONDS)
+        return arrived
 
     def log_message(self, *_: Any) -> None:
         """Log nothing."""
@@ -51,6 +80,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def __init__(self, *arguments: Any) -> None:
         self._free = threading.BoundedSemaphore(MAX_SCRAPES)
+        self.arriving: OrderedDict[socket.socket, None] = OrderedDict()
+        """Connections whose request hasn't arrived yet, the oldest first."""
         self._closing = False
         super().__init__(*arguments)
 
@@ -65,19 +96,32 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.socket.shutdown(socket.SHUT_RDWR)  # wakes it; accept then fails, which it ignores
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
+        if not (self._free.acquire(blocking=False) or self._take_oldest()):
             self.shutdown_request(request)
             return
+        self.arriving[request] = None
         try:
             super().process_request(request, client_address)
         except BaseException:  # no thread could be started
             self._free.release()
             raise
 
+    def _take_oldest(self) -> bool:
+        """End the oldest connection whose request hasn't arrived yet, and return whether it has."""
+        try:
+            oldest, _ = self.arriving.popitem(last=False)
+            oldest.shutdown(socket.SHUT_RDWR)
+        except KeyError:
+            return False  # all are being answered
+        except OSError:
+            pass  # its caller has just ended it
+        return self._free.acquire(timeout=1.0)
+
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self.arriving.pop(request, None)
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jwt
@@ -47,7 +47,14 @@ class TokenSigner:
         fresh.replace(self._jwks)
 
     def token(
-        self, *, subject: str, scopes: Sequence[str], issuer: str, audience: str, seconds: float
+        self,
+        *,
+        subject: str,
+        scopes: Sequence[str],
+        issuer: str,
+        audience: str,
+        seconds: float,
+        more: Mapping[str, object] | None = None,
     ) -> str:
         """Return a signed token.
 
@@ -57,6 +64,7 @@ class TokenSigner:
             issuer: the `iss` that the edge expects.
             audience: the `aud` that the edge expects.
             seconds: lifetime of the token.
+            more: further claims, for example the viewer.
 
         Raises:
             VireoError: there is no key.
@@ -69,6 +77,7 @@ class TokenSigner:
             "aud": audience,
             "iat": now,
             "exp": now + int(seconds),
+            **(more or {}),
         }
         key = self._load()
         return jwt.encode(claims, key, ALGORITHM, headers={"kid": public_jwk(key)["kid"]})

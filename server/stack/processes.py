@@ -181,6 +181,7 @@ def _edge_access(settings: StackSettings) -> dict[str, str]:
         "VIREO_JWKS": settings.jwks or str(settings.security.jwks),
         "VIREO_JWT_ISSUER": settings.jwt_issuer,
         "VIREO_JWT_AUDIENCE": settings.jwt_audience,
+        "VIREO_VIEWER_CLAIM": settings.viewer_claim,
         "VIREO_RATE_LIMIT": str(settings.rate_limit),
     }
 

@@ -114,6 +114,17 @@ class Http2:
             self._connection.send_data(stream.number, body)
             self.flush()
 
+    def end(self, stream: Stream, trailers: Mapping[str, str] | None = None) -> None:
+        """End a body that was left open; with trailers, which no gRPC client sends."""
+        if trailers is None:
+            self._connection.end_stream(stream.number)
+        else:
+            encoded = [
+                (name.encode("latin-1"), text.encode("latin-1")) for name, text in trailers.items()
+            ]
+            self._connection.send_headers(stream.number, encoded, end_stream=True)
+        self.flush()
+
     def cancel(self, stream: Stream) -> None:
         """Resets a stream, as a caller who gives up does."""
         self._connection.reset_stream(stream.number, 8)

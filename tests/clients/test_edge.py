@@ -42,7 +42,7 @@ def test_commands_use_the_homes_certificates_for_its_secured_stack(
     claims = jwt.decode(edge.token, options={"verify_signature": False})
     assert (claims["aud"], claims["scope"]) == (
         "mine",
-        "vireo.read vireo.events vireo.catalog vireo.admin",
+        "vireo.read vireo.batch vireo.explain vireo.events vireo.catalog vireo.admin",
     )
     assert isinstance(edge.credentials(), grpc.ChannelCredentials)
 

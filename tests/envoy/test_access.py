@@ -6,9 +6,10 @@ import asyncio
 import http.client
 import json
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import grpc.aio
@@ -19,10 +20,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.catalog_pb2 import RemoveVideosRequest
+from vireo.v1.catalog_pb2_grpc import CatalogServiceStub
+from vireo.v1.event_pb2 import StreamEventsRequest
 from vireo.v1.event_pb2_grpc import EventServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.gateway import events
 from server.rpc.caller import caller_of
 from server.security.folder import SecurityFolder
 from server.security.tokens import TokenSigner
@@ -34,6 +37,14 @@ from tests.builders.tokens import Tokens
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 RATE = 20
+SCOPES = {
+    "vireo.read",
+    "vireo.batch",
+    "vireo.explain",
+    "vireo.events",
+    "vireo.catalog",
+    "vireo.admin",
+}
 REFUSED = [
     "expired",
     "never expires",
@@ -214,17 +225,19 @@ async def test_reflection_and_releases_need_the_scope_of_operators(guarded: Guar
 @pytest.mark.parametrize(
     ("scope", "method", "path"),
     [
+        ("vireo.explain", f"/{GATEWAY}/ExplainVideo", "/v1/videos:explain"),
+        ("vireo.batch", f"/{GATEWAY}/BatchRecommend", ""),
         ("vireo.events", "/vireo.v1.EventService/RecordEvents", "/v1/events"),
         ("vireo.events", "/vireo.v1.EventService/StreamEvents", ""),
         ("vireo.catalog", "/vireo.v1.CatalogService/UpsertVideos", "/v1/videos"),
         ("vireo.catalog", "/vireo.v1.CatalogService/RemoveVideos", "/v1/videos:remove"),
     ],
 )
-async def test_who_may_read_slates_may_not_record_and_the_other_way_round(
+async def test_methods_with_a_scope_of_their_own_need_it_and_it_allows_nothing_else(
     guarded: Guarded, scope: str, method: str, path: str
 ) -> None:
     subject = f"recorder of {method}"
-    others = {"vireo.read", "vireo.events", "vireo.catalog", "vireo.admin"} - {scope}
+    others = SCOPES - {scope}
     token = guarded.tokens.good(*others, subject=subject)
     assert await guarded.raw_code(method, token) is grpc.StatusCode.PERMISSION_DENIED
     assert await guarded.raw_code(method, None) is grpc.StatusCode.UNAUTHENTICATED
@@ -248,7 +261,7 @@ async def test_the_openapi_document_is_for_every_caller_that_the_edge_knows(
     document = "/v1/openapi.json"
     assert (await guarded.rest(None, document))[0] == 401
     assert (await guarded.rest(guarded.tokens.good("other", subject="api"), document))[0] == 403
-    for scope in ("vireo.read", "vireo.events", "vireo.catalog", "vireo.admin"):
+    for scope in SCOPES:
         status, _, body = await guarded.rest(guarded.tokens.good(scope, subject="api"), document)
         assert status == 200
         assert "/v1/viewers/{viewer_id}/recommendations" in body["paths"]
@@ -319,11 +332,10 @@ async def test_a_caller_of_events_is_known_by_the_subject_of_its_token(
     callers = []
 
     def caller(context: Any) -> str:
-        callers.append(known(context))
+        callers.append(caller_of(context))
         return callers[-1]
 
-    known = caller_of
-    monkeypatch.setattr(events, "caller_of", caller)
+    monkeypatch.setattr("server.gateway.events.caller_of", caller)
     forged = ("x-vireo-caller", "another")
     for subject in ("page-1", "é 1"):
         token = guarded.tokens.good("vireo.events", subject=subject)
@@ -334,6 +346,99 @@ async def test_a_caller_of_events_is_known_by_the_subject_of_its_token(
         body = {"events": [{"eventId": "1", "viewerId": "v", "kind": 2, "videoId": "v"}]}
         assert (await guarded.rest(token, "/v1/events", json.dumps(body)))[0] == 501
     assert callers == ["page-1", "page-1", "%c3%a9%201", "%c3%a9%201"]
+
+
+VIEWER = "a/b é%2F"
+OK, DENIED = grpc.StatusCode.OK, grpc.StatusCode.PERMISSION_DENIED
+
+
+def codes_of(address: str, token: str, viewer: str, *more: tuple[str, str]) -> dict[str, Any]:
+    """The status of each method for a viewer, all requests with this token; those with lists have
+    `VIEWER`, too. Without a log, events that are let in are UNIMPLEMENTED."""
+    request = pb.RecommendRequest(viewer_id=viewer)
+    both = [play("1", VIEWER), play("2", viewer)]
+    with grpc.insecure_channel(address) as channel:
+        slates, recorder = RecommendationServiceStub(channel), EventServiceStub(channel)
+        catalog = CatalogServiceStub(channel)
+        calls: dict[str, Callable[..., Any]] = {
+            "Recommend": lambda **call: slates.Recommend(request, **call),
+            "ExplainVideo": lambda **call: slates.ExplainVideo(
+                pb.ExplainVideoRequest(request=request, video_id="v"), **call
+            ),
+            "BatchRecommend": lambda **call: list(
+                slates.BatchRecommend(
+                    pb.BatchRecommendRequest(viewer_ids=dict.fromkeys([VIEWER, viewer])), **call
+                )
+            ),
+            "SimilarVideos": lambda **call: slates.SimilarVideos(
+                pb.SimilarVideosRequest(video_id="v"), **call
+            ),
+            "RecordEvents": lambda **call: recorder.RecordEvents(batch(both), **call),
+            "StreamEvents": lambda **call: recorder.StreamEvents(
+                iter([StreamEventsRequest(events=both)]), **call
+            ),
+            "RemoveVideos": lambda **call: catalog.RemoveVideos(
+                RemoveVideosRequest(video_ids=["v"]), **call
+            ),
+        }
+        found: dict[str, Any] = {}
+        for name, call in calls.items():
+            try:
+                call(metadata=(*bearer(token), *more), timeout=30)
+            except grpc.RpcError as error:
+                found[name] = error.code()
+            else:
+                found[name] = OK
+        return found
+
+
+async def test_a_token_that_names_its_viewer_is_for_requests_and_events_of_no_other(
+    guarded: Guarded,
+) -> None:
+    token = guarded.tokens.good(*SCOPES, subject="viewer", more={"vireo_viewer": VIEWER})
+    let_in = grpc.StatusCode.UNIMPLEMENTED
+    address = guarded.edge.address
+    assert await asyncio.to_thread(codes_of, address, token, VIEWER) == {
+        "Recommend": OK,
+        "ExplainVideo": OK,
+        "BatchRecommend": OK,
+        "SimilarVideos": OK,
+        "RecordEvents": let_in,
+        "StreamEvents": let_in,
+        "RemoveVideos": DENIED,
+    }
+    forged = ("x-vireo-viewer", "2")
+    assert await asyncio.to_thread(codes_of, address, token, "2", forged) == {
+        "Recommend": DENIED,
+        "ExplainVideo": DENIED,
+        "BatchRecommend": DENIED,
+        "SimilarVideos": OK,
+        "RecordEvents": DENIED,
+        "StreamEvents": DENIED,
+        "RemoveVideos": DENIED,
+    }
+    path = "/v1/viewers/{}/recommendations"
+    assert (await guarded.rest(token, path.format(quote(VIEWER, safe=""))))[0] == 200
+    status, _, body = await guarded.rest(token, path.format("2"))
+    assert (status, body["code"]) == (403, 7)
+    assert "another viewer" in body["message"]
+
+
+async def test_a_token_without_a_viewer_is_for_all_and_none_can_be_forged(
+    guarded: Guarded,
+) -> None:
+    token = guarded.tokens.good(*SCOPES, subject="backend")
+    forged = ("x-vireo-viewer", "2")
+    codes = await asyncio.to_thread(codes_of, guarded.edge.address, token, "1", forged)
+    assert DENIED not in codes.values()
+
+
+@pytest.mark.parametrize("named", ["", 1, True, ["1"], {"1": "1"}, "1" * 129, "1\0", "1 "])
+async def test_a_token_whose_viewer_isnt_that_of_a_request_is_denied(
+    guarded: Guarded, named: Any
+) -> None:
+    token = guarded.tokens.good(subject=f"{named}"[:9], more={"vireo_viewer": named})
+    assert await guarded.code(token) is DENIED
 
 
 async def test_calls_count_before_anything_of_their_body_is_kept(guarded: Guarded) -> None:

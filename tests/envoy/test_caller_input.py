@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 RECOMMEND = f"/{GATEWAY}/Recommend"
 CHECK = "/grpc.health.v1.Health/Check"
+PROTOCOL_ERROR = 1
 MESSAGE = grpc_frame(pb.RecommendRequest(viewer_id="1").SerializeToString())
 ANSWER_SECONDS = 0.04
 CALLS = 60
@@ -44,6 +45,36 @@ HEADERS = {
     },
 }
 """Each is left out of what a gateway gets, or made something that it can be sent."""
+FORBIDDEN = {
+    "connection": {"connection": "x"},
+    "keep-alive": {"keep-alive": "timeout=5"},
+    "proxy-connection": {"proxy-connection": "close"},
+    "transfer-encoding": {"transfer-encoding": "chunked"},
+    "upgrade": {"upgrade": "h2c"},
+    "te": {"te": "gzip"},
+    "upper case": {"X-A": "1"},
+    "a name with a space": {"x a": "1"},
+    "no name": {"": "1"},
+    "a zero byte": {"x-a": "a\0b"},
+    "a newline": {"x-a": "a\nb"},
+    "another pseudo-header": {":other": "1"},
+    "a header of responses": {":status": "200"},
+    "a content-length that isn't that of the body": {"content-length": "5000"},
+    "an unfit content-length": {"content-length": "x"},
+}
+"""Headers that HTTP/2 forbids."""
+TRAILERS = {
+    "beyond ASCII": {"x-a": "é"},
+    "a name that gRPC refuses": {"x!y$": "1"},
+    "binary that is not Base64": {"x-a-bin": "!"},
+    "binary that gRPC parses": {"lb-cost-bin": "AAAA"},
+    "a status that is no number": {"grpc-status": "x"},
+    "a timeout": {"grpc-timeout": "soon"},
+    "an encoding": {"grpc-encoding": "snappy"},
+    "attempts that are no number": {"grpc-previous-rpc-attempts": "x"},
+    "another type": {"content-type": "text/html"},
+}
+"""Each is valid in HTTP/2; gRPC's requests have none."""
 REFUSED: dict[str, tuple[str, bytes, dict[str, str], grpc.StatusCode]] = {
     "a method that isn't there": (f"/{GATEWAY}/Guess", MESSAGE, {}, grpc.StatusCode.UNIMPLEMENTED),
     "a service that isn't there": ("/a.B/C", MESSAGE, {}, grpc.StatusCode.UNIMPLEMENTED),
@@ -113,6 +144,39 @@ async def test_headers_that_a_gateway_rejects_fail_no_other_call_and_eject_no_ga
     edge: Edge, headers: dict[str, str]
 ) -> None:
     assert await flood_in_time(edge, RECOMMEND, MESSAGE, headers) == {grpc.StatusCode.OK}
+
+
+@pytest.mark.parametrize("headers", FORBIDDEN.values(), ids=FORBIDDEN.keys())
+async def test_a_header_that_http2_forbids_ends_its_stream_and_no_other(
+    edge: Edge, headers: dict[str, str]
+) -> None:
+    async with http2(edge.address) as connection, asyncio.timeout(60):
+        before = connection.open(RECOMMEND, MESSAGE[:1], end=False)
+        forbidden = connection.open(RECOMMEND, MESSAGE, headers)
+        await forbidden.ended.wait()
+        assert not connection.closed.is_set()
+        after = connection.open(RECOMMEND, MESSAGE)
+        connection.send(before, MESSAGE[1:])
+        connection.end(before)
+        for stream in (before, after):
+            await stream.ended.wait()
+    assert (forbidden.reset, forbidden.code) == (PROTOCOL_ERROR, None)
+    assert (before.code, after.code) == (grpc.StatusCode.OK, grpc.StatusCode.OK)
+
+
+@pytest.mark.parametrize("trailers", TRAILERS.values(), ids=TRAILERS.keys())
+async def test_trailers_of_a_request_are_left_out_and_fail_no_other_call(
+    edge: Edge, trailers: dict[str, str]
+) -> None:
+    # gRPC would refuse them; then it would also refuse other calls of its connection with the edge,
+    # whose headers are compressed by what it knows of headers before.
+    async with http2(edge.address) as connection, asyncio.timeout(60):
+        for _ in range(2 * len(edge.gateways)):
+            stream = connection.open(RECOMMEND, MESSAGE, end=False)
+            connection.end(stream, trailers)
+            await stream.ended.wait()
+            assert stream.code is grpc.StatusCode.OK
+    assert await flood(edge, RECOMMEND, MESSAGE, {}) == {grpc.StatusCode.OK}
 
 
 @pytest.mark.parametrize(("path", "body", "headers", "code"), REFUSED.values(), ids=REFUSED.keys())

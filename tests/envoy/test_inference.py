@@ -43,8 +43,9 @@ class Open:
     """The pods' release."""
     ranking: RpcServer
 
-    def with_token(self, *scopes: str) -> dict[str, str]:
-        return {"authorization": f"Bearer {self.tokens.good(*scopes or ('vireo.inference',))}"}
+    def with_token(self, *scopes: str, **changes: Any) -> dict[str, str]:
+        token = self.tokens.good(*scopes or ("vireo.inference",), **changes)
+        return {"authorization": f"Bearer {token}"}
 
     async def ask(self, method: str, path: str, body: bytes | None = None, **more: str) -> Any:
         return await self.edge.ask(method, path, body, {**self.with_token(), **more})
@@ -116,6 +117,15 @@ async def test_it_needs_the_scope_of_its_own(opened: Open) -> None:
             assert answer.json == {"error": "RBAC: access denied"}
     recommendations = "/v1/viewers/1/recommendations"
     assert (await opened.ask("GET", recommendations)).status == 403
+
+
+async def test_a_token_that_names_its_viewer_runs_no_model(opened: Open) -> None:
+    inputs, _ = golden(opened.folder, layout.GOLDEN_RANKER)
+    token = opened.with_token(more={"vireo_viewer": "1"})
+    body = json.dumps(json_request(inputs)).encode()
+    answer = await opened.edge.ask("POST", INFER, body, token)
+    assert answer.status == 403
+    assert "viewer" in answer.error
 
 
 async def test_errors_of_pods_and_of_the_edge_have_the_same_form(opened: Open) -> None:

@@ -47,8 +47,9 @@ def edge(request: pytest.FixtureRequest, home: Home) -> Iterator[Target]:
             yield Target(stack.edge)
     else:
         with running_secured_stack(home) as secured:
-            scopes = ("--scope", "vireo.read", "--scope", "vireo.events")
-            token = secured.vireo("token", *scopes).strip()
+            scopes = ("vireo.read", "vireo.batch", "vireo.explain", "vireo.events")
+            options = [option for scope in scopes for option in ("--scope", scope)]
+            token = secured.vireo("token", *options).strip()
             yield Target(secured.stack.edge, secured.folder.authority, token)
 
 

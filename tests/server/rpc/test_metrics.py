@@ -5,8 +5,10 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -142,23 +144,59 @@ async def test_port_that_is_taken_is_explained() -> None:
         endpoint.close()
 
 
-def test_silent_connections_dont_block_metrics(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(metrics._Handler, "timeout", 0.3)
+def test_silent_connections_are_ended_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_MAX_SECONDS", 0.3)
     endpoint = MetricsEndpoint.open(0, CollectorRegistry())
     before = threading.active_count()
-    silent = [
-        socket.create_connection(("127.0.0.1", endpoint.port), timeout=0.9) for _ in range(60)
-    ]
+    silent = [socket.create_connection(("127.0.0.1", endpoint.port), timeout=30) for _ in range(60)]
     try:
-        for connection in silent:
-            connection.settimeout(30)
-        assert silent[-1].recv(1) == b"", "beyond the bound it is closed at once"
+        assert silent[0].recv(1) == b"", "the oldest makes room at once"
         assert threading.active_count() <= before + MAX_SCRAPES
         assert all(connection.recv(1) == b"" for connection in silent), "in the end all are"
         assert page(endpoint.port) == ""
     finally:
         for connection in silent:
             connection.close()
+        endpoint.close()
+
+
+def test_a_request_that_trickles_in_is_ended_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "_MAX_SECONDS", 0.3)
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+    try:
+        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=0.05) as slow:
+            while True:  # until it is refused
+                slow.send(b"G")
+                try:
+                    assert slow.recv(1) == b""
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    pass
+                break
+    finally:
+        endpoint.close()
+
+
+def test_a_connection_beyond_the_bound_is_closed_while_all_others_are_answered() -> None:
+    asked, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(environ: Any, start_response: Any) -> list[bytes]:
+        asked.release()
+        go_on.wait(30)
+        start_response("200 OK", [])
+        return [b"answered"]
+
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry(), beside=lambda _: slow)
+    try:
+        with ThreadPoolExecutor(MAX_SCRAPES) as others:
+            answers = [others.submit(page, endpoint.port) for _ in range(MAX_SCRAPES)]
+            for _ in answers:
+                asked.acquire()
+            with pytest.raises((urllib.error.URLError, ConnectionError)):
+                page(endpoint.port)
+            go_on.set()
+            assert [each.result() for each in answers] == ["answered"] * MAX_SCRAPES
+    finally:
+        go_on.set()
         endpoint.close()
