@@ -22,7 +22,8 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.event_log.open import open_log
 from server.gateway import degradations
-from server.gateway.batch import Batches, patient
+from server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
+from server.gateway.costs import SlateCosts
 from server.gateway.explain import explain_video
 from server.gateway.followed import LogFollower
 from server.gateway.last_features import LastFeatures
@@ -47,6 +48,7 @@ from server.pod.run_queue import RunQueue
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import RpcError, invalid_argument, not_found
 from server.rpc.guard import request_id
+from server.rpc.places import Places
 from server.rpc.renewed_channel import lasting_channel
 from server.rpc.trace import current_call
 
@@ -250,6 +252,8 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     log = open_log(settings.event_log)
     followed = LogFollower(log, settings) if log else None
     rules = RulesFile(settings.rules) if settings.rules else None
+    places = Places(settings.max_batches, BATCH_RETRY)
+    OPEN.set_function(lambda: places.taken)
 
     def register(
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
@@ -270,7 +274,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         )
         if rules:
             rules.serving = lambda: loader.serving.content if loader.serving else None
-        batches = Batches(patient(pipeline, settings), loader, settings.max_batches)
+        batches = Batches(patient(pipeline, settings), loader)
         servicer = RecommendationServicer(
             pipeline, loader, settings.default_deadline, batches, pages
         )
@@ -289,6 +293,8 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         counts_as_latency_sample=lambda response: _WHOLE.issuperset(response.degradations),
         register=register,
         ready=inner.serving,
+        places=places,
+        work=lambda loader: SlateCosts(loader).of,
         background=[each.run for each in (shadow, followed, rules) if each],
         describe=shadow.describe if shadow else None,
         facts=lambda release: ReleaseFacts(release.manifest),

@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-_MAX_VIOLATIONS = 20
+MAX_VIOLATIONS = 20
 """Maximum violations listed for a request: trailers carry them, and gRPC clients accept 8 KB."""
 
 
@@ -50,7 +50,7 @@ def invalid_argument(violations: Sequence[tuple[str, str]]) -> RpcError:
     violations = sorted(violations, key=lambda violation: violation[0].endswith("]"))
     listed = [
         error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-        for field, description in violations[:_MAX_VIOLATIONS]
+        for field, description in violations[:MAX_VIOLATIONS]
     ]
     message = "; ".join(f"{field}: {text}" if field else text for field, text in violations[:5])
     if len(violations) > 5:
@@ -71,6 +71,9 @@ def unavailable(message: str, retry_after: timedelta) -> RpcError:
     )
 
 
+_RETRY_AFTER = timedelta(milliseconds=100)
+
+
 class ShedReason(enum.Enum):
     """Why a call was shed; values are in status messages, names in metrics."""
 
@@ -78,23 +81,24 @@ class ShedReason(enum.Enum):
     DEADLINE = "the calls ahead take longer than the deadline leaves"
     LIMIT = "too many calls are in flight"
     STREAMS = "too many streams are open"
+    BUDGET = "this caller has used more than its share, and too many of its calls wait"
     PRIORITY = "more urgent calls are under way"
 
 
 class ShedError(RpcError):
     """RESOURCE_EXHAUSTED with RetryInfo: refused before it began. Cheap: there may be many."""
 
-    def __init__(self, reason: ShedReason) -> None:
+    def __init__(self, reason: ShedReason, retry_after: timedelta = _RETRY_AFTER) -> None:
         message = f"shed: {reason.value}; try again or elsewhere"
         super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
-        self.reason = reason
+        self.reason, self.retry_after = reason, retry_after
 
     def status(self) -> bytes:
         """Return the serialized google.rpc.Status."""
-        return _shed_status(self.code, self.message)
+        return _shed_status(self.code, self.message, self.retry_after)
 
 
 @cache
-def _shed_status(code: grpc.StatusCode, message: str) -> bytes:
-    retry = error_details_pb2.RetryInfo(retry_delay=timedelta(milliseconds=100))
+def _shed_status(code: grpc.StatusCode, message: str, retry_after: timedelta) -> bytes:
+    retry = error_details_pb2.RetryInfo(retry_delay=retry_after)
     return RpcError(code, message, [retry]).status()

@@ -32,6 +32,10 @@ _RENAMED: Mapping[str, str] = {
     "VIREO_VIEWERS_KEPT": "VIREO_VIEWER_VECTOR_CACHE_SIZE",
 }
 RETIRED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("VIREO_MAX_EVENT_RATE", "VIREO_MAX_EVENT_CALLER_RATE"),
+        "each caller has a share of a gateway's time, for all of its calls",
+    ),
     "VIREO_TRANSPORT": "every process serves with grpcio",
     "VIREO_WORKERS": "a pod is one process; run more pods instead",
     **{old: f"set {new} instead" for old, new in _RENAMED.items()},
