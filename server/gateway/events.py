@@ -20,7 +20,7 @@ from vireo.v1.log_pb2 import RecordedEvents
 from server.event_log.log import EVENTS, partition_of
 from server.gateway.appender import Appended, Appender
 from server.rpc.caller import caller_of
-from server.rpc.errors import RpcError
+from server.rpc.errors import RpcError, ShedError
 from server.rpc.places import STREAM_RETRY, Places
 from server.rpc.reading import Context
 
@@ -87,6 +87,8 @@ class EventServicer(EventServiceServicer):
                     await self._record(request.events)
                     recorded += len(request.events)
         except RpcError as error:
+            if isinstance(error, ShedError) and not recorded:
+                raise
             raise _ended(error, recorded) from error
         return pb.StreamEventsResponse(recorded=recorded)
 

@@ -90,7 +90,7 @@ class ShedError(RpcError):
 
     def __init__(self, reason: ShedReason, retry_after: timedelta = _RETRY_AFTER) -> None:
         message = f"shed: {reason.value}; try again or elsewhere"
-        super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
+        super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message, (_retry_info(retry_after),))
         self.reason, self.retry_after = reason, retry_after
 
     def status(self) -> bytes:
@@ -100,5 +100,9 @@ class ShedError(RpcError):
 
 @cache
 def _shed_status(code: grpc.StatusCode, message: str, retry_after: timedelta) -> bytes:
-    retry = error_details_pb2.RetryInfo(retry_delay=retry_after)
-    return RpcError(code, message, [retry]).status()
+    return RpcError(code, message, [_retry_info(retry_after)]).status()
+
+
+@cache
+def _retry_info(retry_after: timedelta) -> error_details_pb2.RetryInfo:
+    return error_details_pb2.RetryInfo(retry_delay=retry_after)
