@@ -65,7 +65,7 @@ def _violations(request: Message) -> Iterator[tuple[Any, int]]:
     others = [
         each
         for each in protovalidate.collect_violations(_with_items(rest, name, items[:1]))
-        if each.proto.field.elements[0].field_name != name
+        if not _is_in(each.proto, name)
     ]
     yield from ((each, 0) for each in others)
     found = len(others)
@@ -75,7 +75,7 @@ def _violations(request: Message) -> Iterator[tuple[Any, int]]:
             continue
         for place, item in enumerate(part, begin):
             for each in protovalidate.collect_violations(_with_items(rest, name, [item])):
-                if each.proto.field.elements[0].field_name == name:
+                if _is_in(each.proto, name):
                     yield each, place
                     found += 1
             if found > MAX_VIOLATIONS:
@@ -88,6 +88,11 @@ def _is_list(field: FieldDescriptor) -> bool:
     return field.is_repeated and not (
         field.message_type is not None and field.message_type.GetOptions().map_entry
     )
+
+
+def _is_in(violation: Any, name: str) -> bool:
+    """Return whether a violation is in a field of the request, or in what it has."""
+    return violation.field is not None and violation.field.elements[0].field_name == name
 
 
 def _with_items(rest: Any, name: str, items: Any) -> Any:

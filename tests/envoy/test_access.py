@@ -22,7 +22,7 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.event_pb2_grpc import EventServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.gateway import events
+from server.rpc import guard
 from server.rpc.caller import caller_of
 from server.security.folder import SecurityFolder
 from server.security.tokens import TokenSigner
@@ -323,7 +323,7 @@ async def test_a_caller_of_events_is_known_by_the_subject_of_its_token(
         return callers[-1]
 
     known = caller_of
-    monkeypatch.setattr(events, "caller_of", caller)
+    monkeypatch.setattr(guard, "caller_of", caller)
     forged = ("x-vireo-caller", "another")
     for subject in ("page-1", "é 1"):
         token = guarded.tokens.good("vireo.events", subject=subject)
