@@ -15,7 +15,6 @@ from bench.capacity.plan import (
     role_milliseconds,
 )
 from server.event_log.settings import EventLogSettings
-from server.gateway.settings import GatewaySettings
 
 _MACHINE_GB = 64.0
 """Memory of a large machine, for what can't be spread over several."""
@@ -47,7 +46,6 @@ def limits(demand: Demand, costs: Costs, policy: Policy) -> Sequence[Limit]:
     room = policy.utilisation * 1000
     defaults = EventLogSettings.model_fields
     log_bytes = defaults["event_max_bytes"].default
-    rate = GatewaySettings.model_fields["max_event_rate"].default
     retained = one.daily_events * costs.event_bytes * defaults["event_retention"].default
     serving_ms = sum(spent.values()) + one.events / costs.consumer_rate * 1000 + costs.store_ms
     base_gb, million_gb = costs.features_gb
@@ -117,12 +115,6 @@ def limits(demand: Demand, costs: Costs, policy: Policy) -> Sequence[Limit]:
             _MAX_PARTITIONS * policy.utilisation * costs.consumer_rate / one.peak_events,
             f"at most {_MAX_PARTITIONS}, each with one consumer",
             "several deployments, each with a share of the viewers",
-        ),
-        Limit(
-            "`VIREO_MAX_EVENT_RATE` of two gateways",
-            2 * rate / one.peak_events,
-            f"{rate:,} events a second each, then they refuse",
-            "more gateways, which slates need long before",
         ),
     ]
     return sorted(found, key=lambda each: each.daily_viewers)

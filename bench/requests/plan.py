@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from bench.requests.batch import SHORT as SHORT_BATCH
 from bench.requests.batch import BatchPlan
+from bench.requests.share import SHORT as SHORT_SHARE
+from bench.requests.share import SharePlan
 from bench.speed.plan import SpeedPlan
 
 
@@ -30,6 +32,7 @@ class RequestsPlan:
     timed: bool = True
     """Whether times are judged; a busy machine has none to judge."""
     batch: BatchPlan = field(default_factory=BatchPlan)
+    share: SharePlan = field(default_factory=SharePlan)
     large: str = "million"
     """Data set with a large catalogue, to search by filters."""
     context: str = "synth"
@@ -48,6 +51,7 @@ SHORT = RequestsPlan(
     patience=240.0,
     timed=False,
     batch=SHORT_BATCH,
+    share=SHORT_SHARE,
     search=SpeedPlan(rounds=1, sample=20),
     skips_missing=True,
 )

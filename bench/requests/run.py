@@ -11,11 +11,13 @@ from rich.console import Console
 from bench.live.plan import LivePlan
 from bench.live.run import attempted, measured
 from bench.live.stack import LiveStack, live_stack
+from bench.requests import share
 from bench.requests.batch import measure_beside_batch, measure_killed_gateways
 from bench.requests.context import has_context_data, measure_context
 from bench.requests.filters import measure_filters
 from bench.requests.pages import measure_pages
 from bench.requests.plan import RequestsPlan
+from bench.requests.share import measure_share
 from bench.speed.models import measure_filtered_search
 from bench.speed.row import Row
 from server.errors import VireoError
@@ -23,7 +25,7 @@ from server.home import Home
 from server.releases import layout
 from server.releases.manifest import Manifest
 
-PARTS = ("batch", "filters", "pages", "search", "context")
+PARTS = ("batch", "share", "filters", "pages", "search", "context")
 """In the order in which they are measured."""
 
 
@@ -78,6 +80,7 @@ def _on_stack(
     """Yield the rows of parts that ask a stack, if there are any."""
     steps: dict[str, Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]] = {
         "batch": lambda live: _batches(live, plan),
+        "share": lambda live: measure_share(live.edge, live.viewers, plan.share, live.console),
         "filters": lambda live: measure_filters(live, home, plan),
         "pages": lambda live: measure_pages(live, plan),
     }
@@ -90,7 +93,8 @@ def _on_stack(
             f"{release} was made by an earlier build and declares no attributes; make another "
             f"with: vireo train --fresh --data {dataset}"
         )
-    with live_stack(home, dataset, LivePlan(patience=plan.patience), console, "requests") as live:
+    live_plan, settings = LivePlan(patience=plan.patience), share.SETTINGS
+    with live_stack(home, dataset, live_plan, console, "requests", settings) as live:
         for name in chosen:
             yield from measured(live, name, steps[name])
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
+from weakref import WeakValueDictionary
 
 import numpy as np
 from cachetools import LRUCache
@@ -18,6 +21,11 @@ from server.live.attributes import ChangedAttributes, ChangedVideos
 MAX_LISTED = 0.25
 """Maximum share of the videos for which a filter's rows are listed: if more pass, so many of them
 are in the nearest cells that they would not be looked up one by one."""
+
+_ENTRY_BYTES = 1536
+"""Bytes of a filter that is kept besides those of its arrays: objects, and its key."""
+_INLINE_WORK = 200_000
+"""Maximum product of videos and a filter's terms that is evaluated on the event loop: 1 ms."""
 
 _NO_ROWS: Int64Array = np.empty(0, np.int64)
 
@@ -123,10 +131,11 @@ class Filters:
         """
         self.declared = table.declared
         self._table, self._index = table, index
-        self._kept: LRUCache[tuple[FilterExpression, bool], AppliedFilter] = LRUCache(
-            max_bytes, _nbytes
-        )
+        self._kept: LRUCache[tuple[bytes, bool], AppliedFilter] = LRUCache(max_bytes, _nbytes)
+        self._in_use: WeakValueDictionary[tuple[bytes, bool], AppliedFilter] = WeakValueDictionary()
+        """Also those that were too large to be kept, for as long as a request has them."""
         self._lock = Lock()
+        self._making = asyncio.Lock()
 
     @property
     def nbytes(self) -> int:
@@ -158,22 +167,59 @@ class Filters:
                 them, call it from one thread.
             searched: whether videos are searched by it; else it is only asked of some.
         """
-        with self._lock:
-            applied = self._kept.get((expression, searched))
-        if applied is None:
-            mask = self._table.mask(expression)
-            changed = None if attributes is None else ChangedVideos.of(expression, attributes.room)
-            allowed = Allowed.of(mask, self._index, searched=searched)
-            applied = AppliedFilter(allowed, changed)
-            with self._lock:
-                if _nbytes(applied) <= self._kept.maxsize:
-                    self._kept[expression, searched] = applied
+        applied = self._found(expression, searched) or self._make(expression, attributes, searched)
         if applied.changed is not None and attributes is not None:
-            applied.changed.update(attributes, applied.allowed.holds)
+            applied.changed.update(expression, attributes, applied.allowed.holds)
+        return applied
+
+    async def made(
+        self,
+        expressions: Iterable[tuple[FilterExpression, bool]],
+        attributes: ChangedAttributes | None,
+    ) -> list[AppliedFilter]:
+        """Evaluate filters for the release's videos, so that `apply` has little left to do.
+
+        What takes more than a millisecond runs in a thread, one filter at a time. NumPy lets the
+        event loop run meanwhile.
+
+        Args:
+            expressions: each with `searched`; see `apply`.
+            attributes: see `apply`.
+
+        Returns:
+            Them, which are there for `apply` as long as this list is.
+        """
+        made = []
+        for each, searched in expressions:
+            applied = self._found(each, searched)
+            if applied is None and each.terms * self._table.count > _INLINE_WORK:
+                async with self._making:  # others would be slower for it, and want the same ones
+                    applied = self._found(each, searched) or await asyncio.to_thread(
+                        self._make, each, attributes, searched
+                    )
+            made.append(applied or self._make(each, attributes, searched))
+        return made
+
+    def _found(self, expression: FilterExpression, searched: bool) -> AppliedFilter | None:
+        key = (expression.digest, searched)
+        with self._lock:
+            return self._kept.get(key) or self._in_use.get(key)
+
+    def _make(
+        self, expression: FilterExpression, attributes: ChangedAttributes | None, searched: bool
+    ) -> AppliedFilter:
+        mask = self._table.mask(expression)
+        changed = None if attributes is None else ChangedVideos.of(attributes.room)
+        applied = AppliedFilter(Allowed.of(mask, self._index, searched=searched), changed)
+        key = (expression.digest, searched)
+        with self._lock:
+            self._in_use[key] = applied
+            if _nbytes(applied) <= self._kept.maxsize:
+                self._kept[key] = applied
         return applied
 
 
 def _nbytes(applied: AppliedFilter) -> int:
     # A changed video has a byte, and 8 more if the change was to do with the filter.
     changed = 0 if applied.changed is None else 9 * len(applied.changed.held)
-    return applied.allowed.nbytes + changed
+    return _ENTRY_BYTES + applied.allowed.nbytes + changed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -207,6 +207,15 @@ class CandidateRelease:
             None if self.live is None else self.live.table.attributes,
             searched=searched,
         )
+
+    async def filters_made(
+        self, expressions: Iterable[tuple[FilterExpression, bool]]
+    ) -> list[AppliedFilter]:
+        """Evaluate filters that `applied` will be asked for; see `Filters.made`."""
+        if self.filters is None:
+            return []
+        attributes = None if self.live is None else self.live.table.attributes
+        return await self.filters.made(expressions, attributes)
 
     def holds(self, expression: FilterExpression, rows: Int64Array) -> BoolArray:
         """Return for which of some rows, of the side table too, a filter holds now, bool[k]."""

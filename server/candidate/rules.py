@@ -36,6 +36,12 @@ class RetrievalRules:
     pinned_keys: Int64Array
     """Keys of videos that are candidates if the query allows them, int64[p]."""
 
+    @property
+    def expressions(self) -> list[FilterExpression]:
+        """What it asks of single videos: the boosts' filters, and its own if they are counted."""
+        boosts = [expression for expression, _ in self.boosts if expression is not None]
+        return [*boosts, *(self.filters if self.message.counts else ())]
+
 
 def retrieval_rules(message: rules_pb2.SlateRules, declared: Declared | None) -> RetrievalRules:
     """Return what rules ask of a release that declares these attributes.

@@ -69,6 +69,9 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
         pipeline, caller = serving.content, Caller(context.time_remaining())
         if rules is not None:
             await labels_made(rules, pipeline.release)
+        asked = [] if query.filter is None else [(query.filter, True)]
+        asked += [] if rules is None else [(each, False) for each in rules.expressions]
+        filters = await pipeline.release.filters_made(asked)
 
         def answer() -> candidate_pb2.RetrieveCandidatesResponse:
             found = pipeline.retrieve(query, caller)
@@ -82,6 +85,8 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
             return await self.queue.run(answer, caller)
         except UnknownSeedError as error:
             raise not_found(str(error)) from error
+        finally:
+            del filters  # only now
 
 
 def decode_rules(

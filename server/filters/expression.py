@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from server.errors import VireoError
@@ -58,6 +60,12 @@ class Condition:
             and labels.isdisjoint(self.none_of)
         )
 
+    @property
+    def terms(self) -> int:
+        """Number of its values and bounds."""
+        bounds = (self.min is not None) + (self.max is not None)
+        return len(self.any_of) + len(self.all_of) + len(self.none_of) + bounds
+
     def applies_to(self, declared: Declared) -> bool:
         """Return whether a release that declares these attributes can tell if it holds."""
         numbers = self.min is not None or self.max is not None
@@ -74,6 +82,17 @@ class FilterExpression:
     conditions: tuple[Condition, ...] = ()
     any: tuple[FilterExpression, ...] = ()
     none: tuple[FilterExpression, ...] = ()
+
+    @cached_property
+    def digest(self) -> bytes:
+        """16 bytes that stand for it: caches keep them instead of its texts, which may be long."""
+        return hashlib.blake2b(repr(self).encode(), digest_size=16).digest()
+
+    @cached_property
+    def terms(self) -> int:
+        """Number of values and bounds."""
+        own = sum(each.terms for each in self.conditions)
+        return own + sum(each.terms for each in (*self.any, *self.none))
 
     def holds(self, labels: Set[str], numbers: Mapping[str, float]) -> bool:
         """Return whether it holds for a video.

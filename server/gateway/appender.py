@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from datetime import timedelta
+from itertools import islice
 from typing import NamedTuple
 
 import grpc
@@ -21,6 +22,8 @@ APPEND_SECONDS = Histogram(
 )
 _MAX_APPENDS = 256
 """Maximum messages of a service that are being appended."""
+_APPENDS_OF_A_CALL = 64
+"""Maximum messages of one call that are begun at once: they take some 4 ms."""
 _RETRY = timedelta(seconds=1)
 
 
@@ -53,14 +56,16 @@ class Appender:
                 grpc.StatusCode.UNIMPLEMENTED,
                 "this gateway has no log to record in; its operator sets VIREO_NATS_URL",
             )
-        outcomes = await asyncio.gather(
-            *(self._append(log, each) for each in messages), return_exceptions=True
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, LogAwayError):
-                raise unavailable(f"{outcome}; try again", _RETRY) from outcome
-            if isinstance(outcome, BaseException):
-                raise outcome
+        left = iter(messages)
+        while some := [*islice(left, _APPENDS_OF_A_CALL)]:
+            outcomes = await asyncio.gather(
+                *(self._append(log, each) for each in some), return_exceptions=True
+            )
+            for outcome in outcomes:
+                if isinstance(outcome, LogAwayError):
+                    raise unavailable(f"{outcome}; try again", _RETRY) from outcome
+                if isinstance(outcome, BaseException):
+                    raise outcome
 
     async def _append(self, log: EventLog, message: Appended) -> None:
         async with self._free:

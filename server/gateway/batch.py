@@ -10,10 +10,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
-import grpc
-from google.rpc import error_details_pb2
 from prometheus_client import Counter, Gauge
 from vireo.v1 import recommendation_pb2 as pb
 
@@ -31,7 +28,7 @@ from server.rpc.reading import Context
 from server.rpc.standard import MAX_STREAM_SECONDS
 from server.rpc.trace import current_call
 
-_RETRY_AFTER = timedelta(seconds=5)
+BATCH_RETRY = timedelta(seconds=5)
 """Delay before a batch that was one too many is tried again: batches take minutes."""
 VERSION = 1
 _TOKEN = struct.Struct(">BI16s")
@@ -48,11 +45,9 @@ class Batches:
         self,
         pipeline: RecommendPipeline,
         loader: ReleaseLoader[GatewayRelease],
-        max_batches: int,
     ) -> None:
-        """Make slates with `patient(pipeline)`, of at most `max_batches` at a time."""
-        self._pipeline, self._loader, self._max_batches = pipeline, loader, max_batches
-        self._open = 0
+        """Make slates with `patient(pipeline)`."""
+        self._pipeline, self._loader = pipeline, loader
 
     def responses(
         self, request: pb.BatchRecommendRequest, context: Context
@@ -61,7 +56,7 @@ class Batches:
 
         Raises:
             RpcError: INVALID_ARGUMENT, if the token isn't of this request, or the release can't be
-                filtered so; RESOURCE_EXHAUSTED, if too many batches are under way.
+                filtered so.
         """
         if request.HasField("filter"):
             served(self._loader).content.expression(request.filter)
@@ -70,16 +65,6 @@ class Batches:
             request.SerializeToString(deterministic=True), digest_size=16
         ).digest()
         begin = position_of(token, digest, len(request.viewer_ids)) if token else 0
-        if self._open >= self._max_batches:
-            raise RpcError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"{self._open} batches are under way; try again later or elsewhere",
-                [error_details_pb2.RetryInfo(retry_delay=_RETRY_AFTER)],
-            )
-        self._open += 1
-        OPEN.inc()
-        # Not in the generator, whose end nobody reaches if it never begins.
-        context.add_done_callback(self._ended)  # type: ignore[arg-type]  # its stubs are wrong
         return self._slates(request, begin, digest, context)
 
     async def _slates(
@@ -104,10 +89,6 @@ class Batches:
             yield pb.BatchRecommendResponse(
                 viewer_id=viewer_id, slate=slate, resume_token=token_at(position, digest)
             )
-
-    def _ended(self, _: Any) -> None:
-        self._open -= 1
-        OPEN.dec()
 
 
 def patient(pipeline: RecommendPipeline, settings: GatewaySettings) -> RecommendPipeline:

@@ -26,6 +26,8 @@ CHANGES = Counter(
     "vireo_catalog_changes", "Changes of videos that were put into the log, by kind.", ["kind"]
 )
 UPSERTED, _REMOVALS = CHANGES.labels("upsert"), CHANGES.labels("remove")
+_VIDEO_SECONDS = 2e-4
+"""Cost of a change: each is a message of the log."""
 _UNSIGNED = (1 << 64) - 1
 _FIRST_SECOND, _LAST_SECOND = -62_135_596_800, 253_402_300_799
 """First and last second that a google.protobuf.Timestamp may hold: the years 1 to 9999."""
@@ -74,6 +76,14 @@ def _messages(stream: Stream, videos: Sequence[pb.Video], *, removed: bool) -> I
 def catalog_key(video_id: str) -> str:
     """Return the key of a video's changes in the log."""
     return f"{video_key(video_id) & _UNSIGNED:016x}"
+
+
+def cost(request: Message) -> float:
+    """Return what a request costs, in seconds."""
+    if isinstance(request, pb.RemoveVideosRequest):
+        return max(1, len(request.video_ids)) * _VIDEO_SECONDS
+    assert isinstance(request, pb.UpsertVideosRequest)
+    return max(1, len(request.videos)) * _VIDEO_SECONDS
 
 
 def violations(request: Message) -> list[tuple[str, str]]:

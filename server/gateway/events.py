@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -19,11 +18,11 @@ from vireo.v1.event_pb2_grpc import EventServiceServicer
 from vireo.v1.log_pb2 import RecordedEvents
 
 from server.event_log.log import EVENTS, partition_of
-from server.gateway.allowance import Allowance
 from server.gateway.appender import Appended, Appender
 from server.gateway.log_room import LogRoom
 from server.rpc.caller import caller_of
-from server.rpc.errors import RpcError, ShedError, ShedReason
+from server.rpc.errors import RpcError, ShedError
+from server.rpc.places import STREAM_RETRY, Places
 from server.rpc.reading import Context
 
 NAME = pb.DESCRIPTOR.services_by_name["EventService"].full_name
@@ -32,17 +31,19 @@ RECORDED = Counter("vireo_events_recorded", "Events that were put into the log, 
 REFUSED = Counter(
     "vireo_events_refused",
     "Events that were refused: their caller's clock is off (`future`, `past`), they are `invalid` "
-    "in another way that the protos' rules don't cover, their batch came `too_fast`, the log is "
-    "`full` as far as its caller's share goes, or it was `away`.",
+    "in another way that the protos' rules don't cover, the log is `full` as far as its caller's "
+    "share goes, or it was `away`.",
     ["reason"],
 )
 _MAX_MESSAGE_BYTES = 512 << 10
 """Maximum bytes of a message in the log: NATS' own limit is 1 MiB."""
 _NANOS = 1_000_000_000
 _HIDES = (pb.EVENT_KIND_HIDE, pb.EVENT_KIND_NOT_INTERESTED)
+_CALL_SECONDS, _EVENT_SECONDS = 2e-4, 2e-5
+"""Cost of a call, and of each of its events: a consumer needs five times as long for one."""
 _KINDS = {number: name.removeprefix("EVENT_KIND_").lower() for name, number in pb.EventKind.items()}
 
-for _reason in ("future", "past", "invalid", "too_fast", "full", "away"):
+for _reason in ("future", "past", "invalid", "full", "away"):
     REFUSED.labels(_reason)
 for _kind in _KINDS.values():
     if _kind != "unspecified":  # so that each is exported as 0 before it happens
@@ -57,10 +58,6 @@ class EventLimits:
     """Maximum seconds by which an event may lie in the future."""
     max_past: float
     """Maximum seconds by which it may lie in the past."""
-    max_rate: float
-    """Maximum events a second."""
-    max_caller_rate: float
-    """Maximum events a second of one caller."""
     max_streams: int
     """Maximum concurrent streams."""
 
@@ -73,29 +70,18 @@ class EventServicer(EventServiceServicer):
         appender: Appender,
         partitions: int,
         limits: EventLimits,
-        closing: asyncio.Event | None = None,
         room: LogRoom | None = None,
     ) -> None:
-        """Record by `appender`, to the log's `partitions`, as long as there is `room`.
-
-        Streams end once `closing` is set.
-        """
+        """Record by `appender`, to the log's `partitions`, as long as there is `room`."""
         self._appender, self._room = appender, room
-        self._closing = closing or asyncio.Event()
         self._partitions = partitions
         self._limits = limits
-        self._allowance = Allowance(limits.max_rate, limits.max_caller_rate)
-        self._streams = 0
+        self._streams = Places(limits.max_streams, STREAM_RETRY)
 
     async def RecordEvents(  # noqa: N802
         self, request: pb.RecordEventsRequest, context: Context
     ) -> pb.RecordEventsResponse:
         """Record a batch of events."""
-        try:
-            self._allowance.take(caller_of(context), len(request.events))
-        except RpcError:
-            REFUSED.labels("too_fast").inc(len(request.events))
-            raise
         await self._record(request.events, caller_of(context))
         return pb.RecordEventsResponse(recorded=len(request.events))
 
@@ -103,20 +89,23 @@ class EventServicer(EventServiceServicer):
         self, requests: AsyncIterator[pb.StreamEventsRequest], context: Context
     ) -> pb.StreamEventsResponse:
         """Record batches until the stream ends."""
-        if self._streams >= self._limits.max_streams:
-            raise ShedError(ShedReason.STREAMS)
-        self._streams += 1
-        caller, recorded = caller_of(context), 0
+        recorded = 0
         try:
-            async for request in requests:
-                await self._allowance.wait(caller, len(request.events), self._closing)
-                await self._record(request.events, caller)
-                recorded += len(request.events)
+            caller = caller_of(context)
+            async with self._streams.place(caller):
+                async for request in requests:
+                    await self._record(request.events, caller)
+                    recorded += len(request.events)
         except RpcError as error:
+            if isinstance(error, ShedError) and not recorded:
+                raise
             raise _ended(error, recorded) from error
-        finally:
-            self._streams -= 1
         return pb.StreamEventsResponse(recorded=recorded)
+
+    def cost(self, request: Message) -> float:
+        """Return what a request costs, in seconds."""
+        assert isinstance(request, pb.RecordEventsRequest | pb.StreamEventsRequest)
+        return _CALL_SECONDS + len(request.events) * _EVENT_SECONDS
 
     def violations(self, request: Message) -> list[tuple[str, str]]:
         """Return what the protos' rules can't say of a request: the field, what is wrong with it.

@@ -35,26 +35,24 @@ def add_recording(
     limits = EventLimits(
         settings.max_event_future,
         settings.max_event_past,
-        settings.max_event_rate,
-        settings.max_event_caller_rate,
         settings.max_event_streams,
     )
     target = settings.queue_delay_target if settings.shedding else math.inf
-    recorder = EventServicer(
-        Appender(log), settings.event_log.event_partitions, limits, server.closing, room
-    )
+    recorder = EventServicer(Appender(log), settings.event_log.event_partitions, limits, room)
     changer = CatalogServicer(Appender(log), takedowns)
-    for name, register, rules in (
+    for name, register, rules, work in (
         (
             events.NAME,
             partial(add_EventServiceServicer_to_server, recorder),
             recorder.violations,
+            recorder.cost,
         ),
         (
             catalog.NAME,
             partial(add_CatalogServiceServicer_to_server, changer),
             catalog.violations,
+            catalog.cost,
         ),
     ):
         admission = Admission(settings.max_event_calls, target=target)
-        server.add(name, register, admission=admission, rules=rules)
+        server.add(name, register, admission=admission, rules=rules, work=work)

@@ -21,7 +21,8 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.event_log.open import open_log
 from server.gateway import degradations
-from server.gateway.batch import Batches, patient
+from server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
+from server.gateway.costs import SlateCosts
 from server.gateway.explain import explain_video
 from server.gateway.last_features import LastFeatures
 from server.gateway.log_room import LogRoom
@@ -48,6 +49,7 @@ from server.releases.layout import TAKEDOWNS
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import RpcError, invalid_argument, not_found
 from server.rpc.guard import request_id
+from server.rpc.places import Places
 from server.rpc.renewed_channel import lasting_channel
 from server.rpc.trace import current_call
 
@@ -235,6 +237,8 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         progress = Progress(log, settings.event_log.event_partitions, settings.max_events_lag)
         room = LogRoom(log, settings.event_log.event_retention)
     rules = RulesFile(settings.rules) if settings.rules else None
+    places = Places(settings.max_batches, BATCH_RETRY)
+    OPEN.set_function(lambda: places.taken)
 
     def register(
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
@@ -253,7 +257,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         )
         if rules:
             rules.serving = lambda: loader.serving.content if loader.serving else None
-        batches = Batches(patient(pipeline, settings), loader, settings.max_batches)
+        batches = Batches(patient(pipeline, settings), loader)
         servicer = RecommendationServicer(
             pipeline, loader, settings.default_deadline, batches, pages
         )
@@ -277,6 +281,8 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         max_slates=settings.max_slates,
         register=register,
         ready=inner.serving,
+        places=places,
+        work=lambda loader: SlateCosts(loader).of,
         background=[each.run for each in (shadow, live, progress, rules, room) if each],
         describe=describe,
         facts=lambda release: ReleaseFacts(release.manifest),

@@ -52,10 +52,6 @@ class GatewaySettings(PodSettings):
     streams."""
     max_event_streams: int = Field(default=50, ge=1)
     """Maximum concurrent streams of events."""
-    max_event_rate: float = Field(default=20_000, gt=0)
-    """Maximum events a second; batches beyond it are refused, and streams are read more slowly."""
-    max_event_caller_rate: float = Field(default=10_000, gt=0)
-    """Maximum events a second of one caller: by the subject of its token, or else its address."""
     max_event_future: float = Field(default=600, ge=0)
     """Maximum seconds by which the time of an event may be in the future."""
     max_event_past: float = Field(default=7 * 86_400, ge=0)

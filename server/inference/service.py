@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 from inference import open_inference_pb2 as pb
 from inference import open_inference_pb2_grpc
 
@@ -31,6 +32,8 @@ MAX_BATCH = 32
 """Maximum viewers in one request."""
 EXTENSIONS = ("model_configuration", "statistics")
 """Triton's names of the extensions that gRPC has; HTTP has another one."""
+_CALL_SECONDS, _BYTE_SECONDS = 1e-3, 1e-7
+"""Cost of a call, and of each byte of its inputs."""
 _RELEASE_PARAMETER = "release_id"
 
 
@@ -222,4 +225,11 @@ def add_inference_service(
         lambda grpc_server: open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             servicer, grpc_server
         ),
+        work=_cost,
     )
+
+
+def _cost(request: Message) -> float:
+    """Return what a request costs, in seconds: a run of a model takes longer, the more it reads."""
+    bytes_read = request.ByteSize() if isinstance(request, pb.ModelInferRequest) else 0
+    return _CALL_SECONDS + bytes_read * _BYTE_SECONDS

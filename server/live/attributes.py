@@ -173,7 +173,6 @@ class _Since:
 class ChangedVideos:
     """For which new and changed videos one filter holds, kept current from call to call."""
 
-    expression: FilterExpression
     held: BoolArray
     """By slot, bool[room]."""
     allowed_rows: Int64Array
@@ -184,17 +183,21 @@ class ChangedVideos:
     _position: int = 0
 
     @staticmethod
-    def of(expression: FilterExpression, room: int) -> ChangedVideos:
-        """Return it for a filter, with nothing evaluated yet."""
+    def of(room: int) -> ChangedVideos:
+        """Return it for so many videos, with nothing evaluated yet."""
         none = np.empty(0, np.int64)
-        return ChangedVideos(expression, np.zeros(room, np.bool_), none, none)
+        return ChangedVideos(np.zeros(room, np.bool_), none, none)
 
     def update(
-        self, attributes: ChangedAttributes, held_before: Callable[[Int64Array], BoolArray]
+        self,
+        expression: FilterExpression,
+        attributes: ChangedAttributes,
+        held_before: Callable[[Int64Array], BoolArray],
     ) -> None:
         """Evaluate what changed since the last call.
 
         Args:
+            expression: the filter.
             attributes: those of new and changed videos.
             held_before: returns for which rows of the release the filter holds by its attributes.
         """
@@ -202,7 +205,7 @@ class ChangedVideos:
             self._rebuilt, self._position = attributes.rebuilt, 0
         if self._position == attributes.end:
             return
-        slots, held = attributes.evaluate(self.expression, self._position)
+        slots, held = attributes.evaluate(expression, self._position)
         self.held[slots] = held
         self._position = attributes.end
         own = attributes.own_rows[: attributes.count]

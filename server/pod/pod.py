@@ -37,7 +37,9 @@ from server.releases.layout import TAKEDOWNS
 from server.releases.loader import ReleaseLoader
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
+from server.rpc.guard import Work
 from server.rpc.logs import configure_logs
+from server.rpc.places import Places
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings, warn_of_retired_settings
 from server.tracing.spans import start_export
@@ -126,6 +128,10 @@ class Pod(Generic[T]):
     """Adds to the pod's description of its release."""
     facts: Callable[[T], ReleaseFacts] | None = None
     """Returns what metrics tell of what was built."""
+    places: Places | None = None
+    """Those of its service's streams of responses; None if it has none."""
+    work: Callable[[ReleaseLoader[T]], Work] | None = None
+    """Returns what states the cost of a request; None if each costs the same."""
     services: Callable[[RpcServer], None] | None = None
     """Adds further services, with an admission of their own; None if there are none."""
     event_log: EventLog | None = None
@@ -249,6 +255,8 @@ def add_pod_service(
         pod.service,
         lambda grpc_server: pod.register(loader, queue, grpc_server),
         admission=admission,
+        work=pod.work(loader) if pod.work else None,
+        places=pod.places,
     )
     if pod.inference is not None:
         pod.inference(server, loader, queue, admission)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 
 import grpc.aio
@@ -28,13 +28,13 @@ class ClientStreams:
         self._closed = False
 
     async def messages(
-        self, context: Context, parse: Callable[[bytes], Message]
+        self, context: Context, read: Callable[[bytes], Awaitable[Message]]
     ) -> AsyncIterator[Message]:
         """Yield the messages of a call until its caller ends the stream.
 
         Args:
             context: the call's.
-            parse: returns a valid message, or raises RpcError.
+            read: returns a valid message, or raises RpcError.
 
         Raises:
             RpcError: UNAVAILABLE if the stream is silent or open for too long, or the server shuts
@@ -58,7 +58,7 @@ class ClientStreams:
                 if context.cancelled():
                     raise asyncio.CancelledError
                 return
-            yield parse(raw)
+            yield await read(raw)
 
     def close(self) -> None:
         """End each stream that waits for a message, and the others before their next one."""

@@ -21,7 +21,7 @@ _MAX_DETAILS_BYTES = 1_500
 """Maximum bytes of details; violations beyond it are left out."""
 _MAX_TEXT_BYTES = 300
 """Maximum bytes of a field or description in a violation."""
-_MAX_VIOLATIONS, _MAX_IN_MESSAGE = 20, 5
+MAX_VIOLATIONS, _MAX_IN_MESSAGE = 20, 5
 """Maximum violations in the details and in the message, which says how many more there are."""
 _SENT_AS_IS = (string.punctuation + " ").replace("%", "")
 """Characters of a message, beside letters and digits, that gRPC doesn't percent-encode."""
@@ -67,7 +67,7 @@ def invalid_argument(violations: Sequence[tuple[str, str]]) -> RpcError:
         error_details_pb2.BadRequest.FieldViolation(
             field=_cut(field, _MAX_TEXT_BYTES), description=_cut(description, _MAX_TEXT_BYTES)
         )
-        for field, description in violations[:_MAX_VIOLATIONS]
+        for field, description in violations[:MAX_VIOLATIONS]
     ]
     texts = [f"{field}: {text}" if field else text for field, text in violations[:_MAX_IN_MESSAGE]]
     room = (_MAX_MESSAGE_BYTES - len("; and 1000000 more")) // max(1, len(texts)) - len("; ")
@@ -107,6 +107,9 @@ def unavailable(message: str, retry_after: timedelta) -> RpcError:
     )
 
 
+_RETRY_AFTER = timedelta(milliseconds=100)
+
+
 class ShedReason(enum.Enum):
     """Why a call was shed; values are in status messages, names in metrics."""
 
@@ -114,23 +117,28 @@ class ShedReason(enum.Enum):
     DEADLINE = "the calls ahead take longer than the deadline leaves"
     LIMIT = "too many calls are in flight"
     STREAMS = "too many streams are open"
+    BUDGET = "this caller has used more than its share, and too many of its calls wait"
     PRIORITY = "more urgent calls are under way"
 
 
 class ShedError(RpcError):
     """RESOURCE_EXHAUSTED with RetryInfo: refused before it began. Cheap: there may be many."""
 
-    def __init__(self, reason: ShedReason) -> None:
+    def __init__(self, reason: ShedReason, retry_after: timedelta = _RETRY_AFTER) -> None:
         message = f"shed: {reason.value}; try again or elsewhere"
-        super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message)
-        self.reason = reason
+        super().__init__(grpc.StatusCode.RESOURCE_EXHAUSTED, message, (_retry_info(retry_after),))
+        self.reason, self.retry_after = reason, retry_after
 
     def status(self) -> bytes:
         """Return the serialized google.rpc.Status."""
-        return _shed_status(self.code, self.message)
+        return _shed_status(self.code, self.message, self.retry_after)
 
 
 @cache
-def _shed_status(code: grpc.StatusCode, message: str) -> bytes:
-    retry = error_details_pb2.RetryInfo(retry_delay=timedelta(milliseconds=100))
-    return RpcError(code, message, [retry]).status()
+def _shed_status(code: grpc.StatusCode, message: str, retry_after: timedelta) -> bytes:
+    return RpcError(code, message, [_retry_info(retry_after)]).status()
+
+
+@cache
+def _retry_info(retry_after: timedelta) -> error_details_pb2.RetryInfo:
+    return error_details_pb2.RetryInfo(retry_delay=retry_after)

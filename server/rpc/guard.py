@@ -6,11 +6,11 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
 import grpc
 import grpc.aio
@@ -20,8 +20,11 @@ from prometheus_client import Counter
 
 from server.histogram import Histogram
 from server.rpc import standard
+from server.rpc.budget import Budget
+from server.rpc.caller import caller_of
 from server.rpc.client_streams import ClientStreams
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
+from server.rpc.places import Places
 from server.rpc.reading import (
     Context,
     Handler,
@@ -43,6 +46,18 @@ REQUEST_ID = "x-request-id"
 """Metadata key: sent by the caller or made here, returned, and in every log line."""
 _MAX_REQUEST_ID_LENGTH = 128
 _PACKAGES = ("/vireo.", "/inference.")
+
+_LIGHT_BYTES = 16 << 10
+"""Maximum bytes of a message that is parsed at once: it takes well below a millisecond."""
+_BYTE_SECONDS = 20e-9
+"""Cost of a byte of a larger one."""
+_INVALID_SECONDS = 1e-3
+"""Cost of a request that is invalid."""
+_CALL_SECONDS = 2e-4
+"""Cost of a call of a service that states none."""
+Work: TypeAlias = Callable[[Message], float]
+"""Returns what the work on a request costs in seconds of the event loop, all that it causes
+elsewhere included. It must take next to none itself, and 0 if it isn't worth a charge."""
 
 RPCS = Counter(
     "vireo_rpcs", "Calls that were answered, by full method name and status.", ["method", "code"]
@@ -110,6 +125,9 @@ class Guard:
         self._server_streams = ServerStreams()
         self._admissions: dict[str, Admission] = {}
         self._rules: dict[str, Rules] = {}
+        self._works: dict[str, Work] = {}
+        self._places: dict[str, Places] = {}
+        self.budget = Budget()
         self.under_way = 0
         """Calls of our services in flight."""
         self.closing = asyncio.Event()
@@ -126,19 +144,28 @@ class Guard:
         """Check the requests of a service by `rules` too."""
         self._rules[service] = rules
 
+    def charge(self, service: str, work: Work) -> None:
+        """Charge callers of a service by `work`."""
+        self._works[service] = work
+
+    def bound(self, service: str, places: Places) -> None:
+        """Give streams of a service's responses these places."""
+        self._places[service] = places
+
     def close(self) -> None:
         """Refuse new calls with UNAVAILABLE from now on; those in flight continue.
 
         Streams end with it before their next message.
         """
         self.closing.set()
+        self.budget.close()
         self._client_streams.close()
         self._server_streams.close()
 
     def guarded(self, method: str, handler: Handler) -> Handler:
         """Return the handler to serve a method with: guarded, explained, or as it is."""
         if method.startswith(standard.PREFIX):
-            return standard.explained(handler, self.streams)
+            return standard.explained(handler, self.streams, self.budget)
         if method.startswith(_PACKAGES):
             return self._guard(method, handler)
         return handler
@@ -156,6 +183,8 @@ class Guard:
         read = partial(
             _parse, handler.request_deserializer, self._max_bytes, self._rules.get(service)
         )
+        work = self._works.get(service, _by_call)
+        places = self._places.get(service)
 
         async def call(_: object, context: Context) -> Message | None:
             metadata = context.invocation_metadata() or ()
@@ -178,8 +207,11 @@ class Guard:
                     raise unavailable("this server shuts down; retry on another one", timedelta(0))
                 if self.under_way > self._max_calls:
                     raise ShedError(ShedReason.LIMIT)
+                caller = caller_of(context)
+                read = partial(self._read, parse, work, caller)
+                stream_place = nullcontext() if places is None else places.place(caller)
                 response = await self._answer(
-                    method, handler, parse, context, metadata, identity, admission
+                    method, handler, read, context, metadata, identity, admission, stream_place
                 )
                 code = grpc.StatusCode.OK
             except RpcError as error:
@@ -219,11 +251,12 @@ class Guard:
         self,
         method: str,
         handler: Handler,
-        parse: Callable[[bytes], Message],
+        read: Callable[[bytes], Awaitable[Message]],
         context: Context,
         metadata: Metadata,
         identity: str,
         admission: Admission | None,
+        stream_place: AbstractAsyncContextManager[None],
     ) -> Message | None:
         """Return the handler's response to valid requests, None once those of a stream are sent.
 
@@ -233,20 +266,25 @@ class Guard:
             if admission is not None:
                 admission.check(metadata, context.time_remaining())
             if handler.stream_unary is not None:
-                requests = self._client_streams.messages(context, parse)
+                requests = self._client_streams.messages(context, read)
                 streamed: Message = await handler.stream_unary(requests, context)
                 return streamed
-            raw = await only_message(context)
+            request = await read(await only_message(context))
             if handler.unary_stream is not None:
-                responses = handler.unary_stream(parse(raw), context)
-                turn = nullcontext if admission is None else admission.background
-                await self._server_streams.send(responses, context, turn)
+                async with stream_place:
+                    responses = handler.unary_stream(request, context)
+                    turn = nullcontext if admission is None else admission.background
+                    await self._server_streams.send(responses, context, turn)
                 return None
+            handled: Message
             if admission is None:
-                return await _handle(handler, parse, raw, context)
+                handled = await handler.unary_unary(request, context)
+                return handled
+            # Only now: what waits for its caller's turn takes no places of others.
             entered = await admission.enter(metadata)
             try:
-                return await _handle(handler, parse, raw, context)
+                handled = await handler.unary_unary(request, context)
+                return handled
             finally:
                 admission.leave(entered)
         except RpcError:
@@ -261,6 +299,27 @@ class Guard:
                 f"internal error; the server's log has it under request id {identity}",
             ) from error
 
+    async def _read(
+        self, parse: Callable[[bytes], Message], work: Work, caller: str, raw: bytes
+    ) -> Message:
+        """Return a valid request, once its caller may have it parsed and worked on."""
+        try:
+            if len(raw) <= _LIGHT_BYTES:
+                request = parse(raw)
+            else:
+                async with self.budget.turn(caller, len(raw) * _BYTE_SECONDS):
+                    request = parse(raw)
+        except RpcError:
+            # Or a caller who repeats it at once would have all of the time for it.
+            async with self.budget.turn(caller, _INVALID_SECONDS):
+                raise
+        if cost := work(request):
+            async with self.budget.turn(caller, cost):
+                pass
+        elif len(raw) <= _LIGHT_BYTES:
+            self.budget.light(caller)
+        return request
+
     def _log_access(self, method: str, code: grpc.StatusCode, started: float) -> None:
         # A sample, since a line costs up to a fifth of the call.
         if random.random() < self._access_log_share:  # noqa: S311
@@ -268,12 +327,8 @@ class Guard:
             log.info("call", method=method, code=code.name, milliseconds=took)
 
 
-async def _handle(
-    handler: Handler, parse: Callable[[bytes], Message], raw: bytes, context: Context
-) -> Message:
-    request = parse(raw)
-    response: Message = await handler.unary_unary(request, context)
-    return response
+def _by_call(_: Message) -> float:
+    return _CALL_SECONDS
 
 
 def _caller_id(metadata: Metadata) -> str:

@@ -19,9 +19,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from server.errors import VireoError
 from server.rpc import log_limit, loop_lag
 from server.rpc.accept_loop import accept_loop_ended
-from server.rpc.guard import Admission, Guard
+from server.rpc.budget import Budget
+from server.rpc.guard import Admission, Guard, Work
 from server.rpc.health_service import HealthServicer
 from server.rpc.metrics import MetricsEndpoint
+from server.rpc.places import Places
 from server.rpc.probe_pages import with_probe_pages
 from server.rpc.reading import Handler
 from server.rpc.reflection import add_reflection
@@ -77,6 +79,11 @@ class RpcServer:
         """The open streams and their limit."""
         return self._guard.streams
 
+    @property
+    def budget(self) -> Budget:
+        """What callers may use of this process."""
+        return self._guard.budget
+
     def guarded(self, method: str) -> Handler:
         """Return the guarded handler of a unary method, by its path: for calls by HTTP.
 
@@ -91,6 +98,8 @@ class RpcServer:
         file: FileDescriptor | None = None,
         admission: Admission | None = None,
         rules: Rules | None = None,
+        work: Work | None = None,
+        places: Places | None = None,
     ) -> None:
         """Add a service.
 
@@ -100,11 +109,17 @@ class RpcServer:
             file: the proto that defines it, for reflection; None if it is one of ours.
             admission: decides which calls to admit; all by default.
             rules: check requests beyond the protos' rules.
+            work: what requests cost; the same for each by default.
+            places: those of its streams of responses; no bound of their own by default.
         """
         if rules is not None:
             self._guard.check(service, rules)
         if admission is not None:
             self._guard.admit(service, admission)
+        if work is not None:
+            self._guard.charge(service, work)
+        if places is not None:
+            self._guard.bound(service, places)
         register(self._methods)
         self._names.append(service)
         if file is not None:

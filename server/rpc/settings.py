@@ -31,6 +31,10 @@ _RENAMED: Mapping[str, str] = {
     "VIREO_VIEWERS_KEPT": "VIREO_VIEWER_VECTOR_CACHE_SIZE",
 }
 RETIRED: Mapping[str, str] = {
+    **dict.fromkeys(
+        ("VIREO_MAX_EVENT_RATE", "VIREO_MAX_EVENT_CALLER_RATE"),
+        "each caller has a share of a gateway's time, for all of its calls",
+    ),
     "VIREO_TRANSPORT": "every process serves with grpcio",
     **dict.fromkeys(
         ("VIREO_LEAST_CANDIDATES", "VIREO_MIN_CANDIDATES"),

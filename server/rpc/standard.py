@@ -15,7 +15,10 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from server.rpc.errors import ShedError, ShedReason
+from server.rpc.budget import Budget
+from server.rpc.caller import caller_of
+from server.rpc.errors import RpcError
+from server.rpc.places import STREAM_RETRY, Places
 from server.rpc.reading import Context, Handler, NoMessageError, decompressed, only_message
 
 PREFIX = "/grpc."
@@ -26,36 +29,40 @@ MAX_STREAM_SECONDS = 300.0
 
 _MAX_BYTES = 64 << 10
 """Maximum bytes to which a message of theirs is decompressed."""
+_MESSAGE_SECONDS = 1e-3
+"""Cost of a message of a stream: what reflection answers with may have 100 KB."""
 
 
 class StreamLimit:
     """Bounds how many streams are open at a time, apart from calls, and for how long."""
 
     def __init__(self, max_streams: int) -> None:
-        self.max_streams = max_streams
+        self._places = Places(max_streams, STREAM_RETRY)
         self.max_seconds = MAX_STREAM_SECONDS
-        self.open = 0
+
+    @property
+    def open(self) -> int:
+        """Number of open streams."""
+        return self._places.taken
 
     @asynccontextmanager
     async def stream(self, context: Context) -> AsyncIterator[None]:
         """Count a stream as open until the block ends; end it with OK once its time is over.
 
-        A stream beyond the limit is aborted with RESOURCE_EXHAUSTED.
+        A stream that has no place is aborted with RESOURCE_EXHAUSTED, or UNAVAILABLE if another
+        caller needs its place.
         """
-        if self.open >= self.max_streams:
-            error = ShedError(ShedReason.STREAMS)
+        try:
+            async with self._places.place(caller_of(context)):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.max_seconds):
+                        yield
+        except RpcError as error:
             details = (("grpc-status-details-bin", error.status()),)
             await context.abort(error.code, error.message, details)
-        self.open += 1
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.max_seconds):
-                    yield
-        finally:
-            self.open -= 1
 
 
-def explained(handler: Handler, limit: StreamLimit) -> Handler:
+def explained(handler: Handler, limit: StreamLimit, budget: Budget) -> Handler:
     """Return the handler, but with INVALID_ARGUMENT for a request that is missing or invalid.
 
     gRPC itself would leave a call without a message open until its deadline, if it has one, and
@@ -65,6 +72,7 @@ def explained(handler: Handler, limit: StreamLimit) -> Handler:
     Args:
         handler: the handler of any method of these services.
         limit: counts it if it streams.
+        budget: charges the caller with each message of a stream of them.
     """
 
     async def parsed(raw: bytes, context: Context) -> Message:
@@ -88,7 +96,10 @@ def explained(handler: Handler, limit: StreamLimit) -> Handler:
             raw: Any = await only_message(context)
         except NoMessageError:
             return  # it sends nothing, and gets nothing
+        caller = caller_of(context)
         while raw is not grpc.aio.EOF:
+            async with budget.turn(caller, _MESSAGE_SECONDS):
+                pass
             yield await parsed(raw, context)
             raw = await context.read()
 

@@ -11,11 +11,14 @@ from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from server.rpc.errors import invalid_argument
+from server.rpc.errors import MAX_VIOLATIONS, invalid_argument
 
 MAX_NESTED_BYTES = 16 << 10
 """Maximum bytes of a message whose type may hold itself, as filters do: its lists may be short and
 still have any number of messages in all. A filter of 64 terms has at most 13 KB."""
+
+_PART = 32
+"""Number of items of a list that are checked at a time once a request is known to be invalid."""
 
 Rules: TypeAlias = Callable[[Message], Iterable[tuple[str, str]]]
 """Returns what is wrong with a request that the protos' rules can't say: (field, description). Its
@@ -33,13 +36,71 @@ def validate(request: Message, rules: Rules | None = None) -> None:
     if overlong := list(_overlong(request, "")):
         raise invalid_argument(overlong)
     found = [
-        (_field(request, violation.proto), violation.proto.message)
-        for violation in protovalidate.collect_violations(request)
+        (_field(request, violation.proto, begin), violation.proto.message)
+        for violation, begin in _violations(request)
     ]
     if rules is not None:
         found += rules(request)
     if found:
         raise invalid_argument(found)
+
+
+def _violations(request: Message) -> Iterator[tuple[Any, int]]:
+    """Yield violations, each with what is to be added to the index of the list in its path.
+
+    A long list may have thousands, and each takes up to 15 µs: of its items only the first invalid
+    ones are looked at, until there are more violations than an error lists.
+    """
+    if not protovalidate.collect_violations(request, fail_fast=True):
+        return
+    rest: Any = type(request)()
+    rest.CopyFrom(request)
+    lists = [(len(value), field.name) for field, value in request.ListFields() if _is_list(field)]
+    size, name = max(lists, default=(0, ""))
+    if size <= _PART:
+        yield from ((each, 0) for each in protovalidate.collect_violations(request))
+        return
+    rest.ClearField(name)
+    items = getattr(request, name)
+    others = [
+        each
+        for each in protovalidate.collect_violations(_with_items(rest, name, items[:1]))
+        if not _is_in(each.proto, name)
+    ]
+    yield from ((each, 0) for each in others)
+    found = len(others)
+    for begin in range(0, _PART if others else size, _PART):
+        part = items[begin : begin + _PART]
+        if not protovalidate.collect_violations(_with_items(rest, name, part), fail_fast=True):
+            continue
+        for place, item in enumerate(part, begin):
+            for each in protovalidate.collect_violations(_with_items(rest, name, [item])):
+                if _is_in(each.proto, name):
+                    yield each, place
+                    found += 1
+            if found > MAX_VIOLATIONS:
+                return
+    if not found:  # its items are valid by themselves
+        yield from ((each, 0) for each in protovalidate.collect_violations(request))
+
+
+def _is_list(field: FieldDescriptor) -> bool:
+    return field.is_repeated and not (
+        field.message_type is not None and field.message_type.GetOptions().map_entry
+    )
+
+
+def _is_in(violation: Any, name: str) -> bool:
+    """Return whether a violation is in a field of the request, or in what it has."""
+    return violation.field is not None and violation.field.elements[0].field_name == name
+
+
+def _with_items(rest: Any, name: str, items: Any) -> Any:
+    """Return a message with the items of one list."""
+    part = type(rest)()
+    part.CopyFrom(rest)
+    getattr(part, name).extend(items)
+    return part
 
 
 def _overlong(message: Message, prefix: str) -> Iterator[tuple[str, str]]:
@@ -99,16 +160,18 @@ def _max_items(field: FieldDescriptor) -> int | None:
     return rules.max_items if rules.HasField("max_items") else None
 
 
-def _field(request: Message, violation: Any) -> str:
+def _field(request: Message, violation: Any, begin: int = 0) -> str:
     """Return the field's path, for example `viewer.attributes[0]`.
 
     The id of a rule over several fields of a message names the one to mend: `<field>.<what is
-    wrong>`.
+    wrong>`. `begin` is added to the index of the list that the path begins with.
     """
     parts: list[str] = []
     message: Any = request.DESCRIPTOR  # to its types, of either of two implementations
     for element in violation.field.elements if violation.field is not None else ():
-        subscript = f"[{element.subscript.value}]" if element.subscript else ""
+        subscript = ""
+        if element.subscript:
+            subscript = f"[{element.subscript.value + (0 if parts else begin)}]"
         parts.append(element.field_name + subscript)
         field = message and message.fields_by_name.get(element.field_name)
         message = field.message_type if field is not None else None

@@ -112,7 +112,7 @@ def _is_not_recorded(kind: Any, body: Any) -> bool:
     if isinstance(request, RecordEventsRequest):
         of = GatewaySettings.model_fields
         bounds = (of["max_event_future"].default, of["max_event_past"].default)
-        return any(problems(request.events, time.time_ns(), EventLimits(*bounds, 0, 0, 0)))
+        return any(problems(request.events, time.time_ns(), EventLimits(*bounds, 0)))
     return bool(violations(request))
 
 

@@ -68,19 +68,15 @@ def add_recording(
     allowed: dict[str, Any] = {
         "max_future": 600,
         "max_past": 7 * 86_400,
-        "max_rate": 1e9,
-        "max_caller_rate": 1e9,
         "max_streams": 10,
         **limits,
     }
-    recorder = EventServicer(
-        Appender(log), partitions, EventLimits(**allowed), server.closing, room
-    )
+    recorder = EventServicer(Appender(log), partitions, EventLimits(**allowed), room)
     register = partial(add_EventServiceServicer_to_server, recorder)
-    server.add(events.NAME, register, rules=recorder.violations)
+    server.add(events.NAME, register, rules=recorder.violations, work=recorder.cost)
     changer = CatalogServicer(Appender(log), takedowns)
     register = partial(add_CatalogServiceServicer_to_server, changer)
-    server.add(catalog.NAME, register, rules=catalog.violations)
+    server.add(catalog.NAME, register, rules=catalog.violations, work=catalog.cost)
 
 
 def play(event_id: str, viewer_id: str = "viewer", video_id: str = "video", **more: Any) -> Any:

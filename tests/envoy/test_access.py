@@ -26,6 +26,7 @@ from vireo.v1.event_pb2 import StreamEventsRequest
 from vireo.v1.event_pb2_grpc import EventServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
+from server.rpc import guard
 from server.rpc.caller import caller_of
 from server.security.folder import SecurityFolder
 from server.security.tokens import TokenSigner
@@ -335,7 +336,7 @@ async def test_a_caller_of_events_is_known_by_the_subject_of_its_token(
         callers.append(caller_of(context))
         return callers[-1]
 
-    monkeypatch.setattr("server.gateway.events.caller_of", caller)
+    monkeypatch.setattr(guard, "caller_of", caller)
     forged = ("x-vireo-caller", "another")
     for subject in ("page-1", "é 1"):
         token = guarded.tokens.good("vireo.events", subject=subject)

@@ -23,6 +23,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS
+from server.rpc import guard
 from server.rpc.caller import caller_of
 from tests.builders.edge import Edge, counter, running_edge
 from tests.builders.http2 import grpc_frame, http2
@@ -170,7 +171,7 @@ async def test_a_caller_is_known_by_its_address_whatever_it_says(
         callers.append(caller_of(context))
         return callers[-1]
 
-    monkeypatch.setattr("server.gateway.events.caller_of", caller)
+    monkeypatch.setattr(guard, "caller_of", caller)
     forged = ("x-vireo-caller", "another")
     await recording.events.RecordEvents(batch([play("one")]), metadata=(forged,))
     request = json.dumps({"events": [{"eventId": "2", "viewerId": "v", "kind": 2, "videoId": "v"}]})

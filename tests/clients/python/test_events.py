@@ -24,7 +24,6 @@ from vireo_client import (
     Event,
     EventKind,
     InvalidRequest,
-    Overloaded,
     Unavailable,
     Video,
 )
@@ -191,20 +190,6 @@ async def test_the_catalogue_is_changed(call: Call, log: JetStreamLog) -> None:
     assert await call("upsert_videos", [Video("c")], restore=True) == 1
     words = [CatalogChange.FromString(each.data) for each in await take(log, REMOVED)]
     assert {each.video.video_id: each.removed for each in words} == {"b": True, "c": False}
-
-
-async def test_a_client_that_is_too_fast_waits_once_and_is_told(
-    kind: Any, log: JetStreamLog
-) -> None:
-    async with calling(kind, log, max_rate=20) as call:
-        await call("record_events", [Event.like("v", str(each)) for each in range(21)])
-        assert await call("record_events", [Event.like("v", "repeated after a moment")]) == 1
-    async with calling(kind, log, max_rate=0.01) as call:
-        await call("record_events", [Event.like("v", str(each)) for each in range(3)])
-        with pytest.raises(Overloaded) as raised:
-            await call("record_events", [Event.like("v", "x")])
-        assert raised.value.retry_after is not None
-        assert raised.value.retry_after > timedelta(seconds=100)
 
 
 async def test_while_the_log_is_away_the_client_is_told_when_to_repeat(

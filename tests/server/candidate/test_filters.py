@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vireo.v1 import viewer_pb2
 
+from server.arrays import BoolArray
 from server.candidate import allowed, pipeline
 from server.candidate.allowed import Filters
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
@@ -21,7 +25,8 @@ from server.candidate.release import CandidateRelease
 from server.candidate.sources import two_tower
 from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
-from server.filters.expression import FilterExpression
+from server.filters.expression import MAX_TERMS, FilterExpression
+from server.filters.mask import mask_of
 from server.filters.table import AttributeTable
 from server.live.live import Live
 from server.releases import layout
@@ -161,7 +166,7 @@ def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:
     table = AttributeTable.load(release_folder, Manifest.read(release_folder), VIDEOS)
     release = CandidateRelease.load(release_folder)
     assert table is not None
-    filters = Filters(table, release.index, 2 * 5)  # a filter has 5 bytes of bits
+    filters = Filters(table, release.index, 2 * 1600)  # a filter has 5 bytes of bits, and objects
     one, two, three = (expression(condition("tag", any_of=[tag])) for tag in LABELS["tag"])
     kept = filters.apply(one, None)
     filters.apply(two, None)
@@ -169,7 +174,55 @@ def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:
     filters.apply(three, None)
     assert filters.apply(one, None) is kept, "the other was used longer ago"
     none = Filters(table, release.index, 0)
-    assert none.apply(one, None) is not none.apply(one, None)
+    used = none.apply(one, None)
+    assert none.apply(one, None) is used
+    del used
+    assert not none._in_use
+
+
+def test_filters_take_no_more_memory_than_their_bound(release_folder: Path) -> None:
+    table = AttributeTable.load(release_folder, Manifest.read(release_folder), VIDEOS)
+    index = CandidateRelease.load(release_folder).index
+    assert table is not None
+    bound = 1 << 18
+    filters = Filters(table, index, bound)
+
+    def fill(count: int) -> None:
+        for number in range(count):
+            values = [f"{number} {place} {'x' * 100}" for place in range(MAX_TERMS)]
+            filters.apply(expression(condition("tag", any_of=values)), None)
+
+    fill(1)
+    tracemalloc.start()
+    try:
+        fill(500)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 0.9 * bound < filters.nbytes <= bound
+    assert held < 1.2 * bound
+
+
+async def test_a_filter_of_many_terms_is_evaluated_off_the_event_loop_and_once(
+    release_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = CandidateRelease.load(release_folder)
+    threads = []
+
+    def mask(table: AttributeTable, asked: FilterExpression) -> BoolArray:
+        threads.append(threading.get_ident())
+        return mask_of(asked, table)
+
+    monkeypatch.setattr(AttributeTable, "mask", mask)
+    monkeypatch.setattr(allowed, "_INLINE_WORK", 2 * VIDEOS)
+    many = expression(condition("tag", any_of=["a", "b", "c"]))
+    made = await asyncio.gather(*(release.filters_made([(many, True)]) for _ in range(5)))
+    assert len({id(each) for [each] in made}) == 1
+    assert release.applied(many) is made[0][0]
+    [thread] = threads
+    assert thread != threading.get_ident()
+    await release.filters_made([(expression(condition("tag", any_of=["a"])), True)])
+    assert threads[1:] == [threading.get_ident()], "a hand-over would take longer"
 
 
 GERMAN = expression(condition("language", any_of=["de"]))

@@ -248,16 +248,6 @@ async def test_text_that_is_no_utf8_is_invalid(recorder: Recorder) -> None:
     assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_whoever_is_too_fast_is_told_when_to_come_back(log: JetStreamLog, end: int) -> None:
-    async with recording(log, max_rate=0.1) as recorder:
-        await recorder.events.RecordEvents(batch([play("fast 1"), play("fast 2")]))
-        failure = await failure_of(recorder.events.RecordEvents(batch([play("fast 3")])))
-    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert failure.retry_seconds is not None
-    assert 10 < failure.retry_seconds < 20
-    assert len(recorded(await take(log, EVENTS, after=end))) == 2
-
-
 async def test_without_a_log_the_operator_is_told_what_to_set() -> None:
     before = counted("vireo_events_refused_total", reason="away")
     async with recording(None) as recorder:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from inference import model_config_pb2
 from prometheus_client import REGISTRY
 
 from server.candidate.service import CANDIDATE_POD
+from server.inference.http_messages import InferRequest
 from server.pod.run_queue import RunQueue
 from server.ranking.service import RANKING_POD
 from tests.builders.busy import busy
@@ -203,3 +205,24 @@ runpy.run_module("server.ranking", run_name="__main__")
     )
     assert done.returncode == 1
     assert "VIREO_OIP_HTTP_PORT needs aiohttp: pip install 'vireo[http]'" in done.stderr
+
+
+async def test_a_large_body_is_decoded_off_the_event_loop_and_charged_to_its_caller(
+    pod: HttpPod, inputs: dict[str, Array], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def decode(*given: Any) -> InferRequest:
+        threads.append(threading.get_ident())
+        return decoded(*given)
+
+    decoded = InferRequest.decode
+    monkeypatch.setattr(InferRequest, "decode", decode)
+    body = json.dumps(json_request(inputs)).encode()
+    headers = {"x-vireo-caller": "page"}
+    for size in (0, 1 << 20):
+        answer = await pod.ask("POST", INFER, body + b" " * size, headers)
+        assert answer.status == 200
+    small, large = threads
+    assert small == threading.get_ident() != large
+    assert pod.server.budget._use("page").seconds > 0.05

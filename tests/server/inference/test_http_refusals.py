@@ -52,6 +52,7 @@ def _set(**changes: Any) -> Callable[[dict[str, Any]], None]:
         (_set(data=["1"]), "inputs[0].data: input "),
         (_set(data=None), "inputs[0].data: input "),
         (_set(data={}), "inputs[0].data: Input should be a valid array"),
+        (_set(data=[[]] * 40_000), "the JSON has more than 32,768 lists and objects"),
         (
             _set(parameters={"shared_memory_region": "x"}),
             "has shared_memory_region, which isn't supported here",

@@ -87,7 +87,7 @@ def test_filters_follow_every_change(seed: int) -> None:
     attributes._labels = attributes._labels[:8]  # so that it is rebuilt again and again
     attributes._slots = attributes._slots[:8]
     filters = [random_expression(draw, LABELS, NUMBERS)[1] for _ in range(5)]
-    kept = [ChangedVideos.of(each, attributes.room) for each in filters]
+    kept = [(each, ChangedVideos.of(attributes.room)) for each in filters]
     base = np.array([draw.random() < 0.5 for _ in range(10)])
     known: dict[int, Video] = {}
     for _ in range(40):
@@ -100,12 +100,10 @@ def test_filters_follow_every_change(seed: int) -> None:
         else:
             known[key] = video
             attributes.put(key, own, video)
-        for each in draw.sample(kept, 2):
-            each.update(attributes, base.take)
+        for asked, each in draw.sample(kept, 2):
+            each.update(asked, attributes, base.take)
             said = {
-                key: each.expression.holds(
-                    set(labels_of(video, DECLARED)), numbers_of(video, DECLARED)
-                )
+                key: asked.holds(set(labels_of(video, DECLARED)), numbers_of(video, DECLARED))
                 for key, video in known.items()
             }
             assert {key: each.held[slot] for key, slot in attributes.slots.items()} == said
@@ -135,9 +133,10 @@ def table_of(folder: Path, overlay: Overlay, position: int = 0) -> SideTable:
 
 def holding(table: SideTable) -> set[int]:
     """Return the keys of the changed videos that are in German."""
-    german = ChangedVideos.of(expression(condition("language", any_of=["de"])), 100)
+    german = ChangedVideos.of(100)
     assert table.attributes is not None
-    german.update(table.attributes, lambda rows: np.zeros(len(rows), np.bool_))
+    wanted = expression(condition("language", any_of=["de"]))
+    german.update(wanted, table.attributes, lambda rows: np.zeros(len(rows), np.bool_))
     return {key for key, slot in table.attributes.slots.items() if german.held[slot]}
 
 

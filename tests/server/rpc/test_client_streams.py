@@ -36,7 +36,11 @@ class FakeContext:
 
 async def taken(streams: ClientStreams, caller: FakeContext) -> int:
     """How many messages are read."""
-    messages = streams.messages(cast("Context", caller), StreamEventsRequest.FromString)
+
+    async def read(raw: bytes) -> StreamEventsRequest:
+        return StreamEventsRequest.FromString(raw)
+
+    messages = streams.messages(cast("Context", caller), read)
     return len([each async for each in messages])
 
 

@@ -1,0 +1,172 @@
+"""One caller at his limit, in a process of its own: it repeats one kind of call at once.
+
+    python -m bench.requests.greedy KIND EDGE SECONDS
+
+It says that it is ready, works for so many seconds from the next line of its input on, and prints
+how many calls ended with each status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import itertools
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+from grpc_reflection.v1alpha import reflection_pb2
+from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
+from vireo.v1 import recommendation_pb2 as pb
+
+ADDRESS = "10.1.0.1"
+_CALLERS = 16
+_MAX_EVENTS = 1000
+_DEADLINE = 10.0
+_METADATA = (("x-forwarded-for", ADDRESS),)
+_SERVICE = "/vireo.v1."
+_REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+Call: TypeAlias = Callable[[grpc.aio.Channel, int], Awaitable[str]]
+"""Makes the call of a number; returns its status."""
+
+
+def _unary(method: str, body: Callable[[int], Any]) -> Call:
+    async def call(channel: grpc.aio.Channel, number: int) -> str:
+        ask: Any = channel.unary_unary(_SERVICE + method)
+        sent = ask(body(number).SerializeToString(), timeout=_DEADLINE, metadata=_METADATA)
+        code: grpc.StatusCode = await sent.code()
+        return code.name
+
+    return call
+
+
+def _streams(method: str, messages: Callable[[int], AsyncIterator[bytes]]) -> Call:
+    async def call(channel: grpc.aio.Channel, number: int) -> str:
+        ask: Any = channel.stream_stream(method)
+        sent = ask(messages(number), timeout=_DEADLINE, metadata=_METADATA)
+        with suppress(grpc.aio.AioRpcError):
+            async for _ in sent:
+                pass
+        code: grpc.StatusCode = await sent.code()
+        return code.name
+
+    return call
+
+
+def _valid(number: int) -> event_pb2.RecordEventsRequest:
+    return event_pb2.RecordEventsRequest(
+        events=[
+            event_pb2.Event(
+                event_id=f"{os.getpid()}-{number}-{place}",
+                viewer_id=f"greedy-{place}",
+                video_id=str(place),
+                kind=event_pb2.EVENT_KIND_PLAY,
+            )
+            for place in range(_MAX_EVENTS)
+        ]
+    )
+
+
+def _invalid(_: int) -> event_pb2.RecordEventsRequest:
+    return event_pb2.RecordEventsRequest(events=[event_pb2.Event()] * _MAX_EVENTS)
+
+
+def _filtered(number: int) -> pb.RecommendRequest:
+    values = [f"{os.getpid()} {number} {place}" for place in range(64)]
+    condition = filter_pb2.Condition(attribute="tag", none_of=values)
+    return pb.RecommendRequest(viewer_id="greedy", filter=filter_pb2.Filter(conditions=[condition]))
+
+
+def _upserted(number: int) -> catalog_pb2.UpsertVideosRequest:
+    return catalog_pb2.UpsertVideosRequest(
+        videos=[
+            catalog_pb2.Video(video_id=f"greedy-{place}", title=f"{number} {'x' * 900}")
+            for place in range(1000)
+        ]
+    )
+
+
+def _batch(number: int) -> pb.BatchRecommendRequest:
+    viewers = [f"greedy-{number}-{place}" for place in range(10_000)]
+    return pb.BatchRecommendRequest(viewer_ids=viewers)
+
+
+async def _reflection(_: int) -> AsyncIterator[bytes]:
+    name = "vireo.v1.RecommendationService"
+    asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)
+    for _message in range(200):
+        yield asked.SerializeToString()
+
+
+async def _events(number: int) -> AsyncIterator[bytes]:
+    for message in range(20):
+        yield _valid(1000 * number + message).SerializeToString()
+
+
+async def _whole_batch(number: int) -> AsyncIterator[bytes]:
+    yield _batch(number).SerializeToString()
+
+
+async def _json(channel: grpc.aio.Channel, number: int) -> str:
+    del channel
+    return await asyncio.to_thread(_posted, number)
+
+
+def _posted(_: int) -> str:
+    host, _, port = sys.argv[2].partition(":")
+    tensor = {"name": "keys", "datatype": "INT64", "shape": [1, 340_000]}
+    body = json.dumps({"inputs": [{**tensor, "data": [10] * 340_000}]}, separators=(",", ":"))
+    connection = http.client.HTTPConnection(host, int(port), timeout=_DEADLINE)
+    try:
+        headers = {"x-forwarded-for": ADDRESS, "content-type": "application/json"}
+        connection.request("POST", "/v2/models/ranker/infer", body[: 1 << 20], headers)
+        return str(connection.getresponse().status)
+    except OSError as error:
+        return type(error).__name__
+    finally:
+        connection.close()
+
+
+KINDS: Mapping[str, Call] = {
+    "valid events": _unary("EventService/RecordEvents", _valid),
+    "invalid events": _unary("EventService/RecordEvents", _invalid),
+    "new filters": _unary("RecommendationService/Recommend", _filtered),
+    "reflection": _streams(_REFLECTION, _reflection),
+    "upserts": _unary("CatalogService/UpsertVideos", _upserted),
+    "large JSON": _json,
+    "event streams": _streams(_SERVICE + "EventService/StreamEvents", _events),
+    "batches": _streams(_SERVICE + "RecommendationService/BatchRecommend", _whole_batch),
+}
+
+
+async def main(kind: str, edge: str, seconds: str) -> None:
+    """Make calls of a kind."""
+    ended: Counter[str] = Counter()
+    numbers = itertools.count()
+    options = [("grpc.use_local_subchannel_pool", 1)]
+
+    async def work(channel: grpc.aio.Channel, until: float) -> None:
+        while (left := until - time.monotonic()) > 0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    ended[await KINDS[kind](channel, next(numbers))] += 1
+
+    print("ready", flush=True)  # noqa: T201 - for who started it
+    await asyncio.to_thread(sys.stdin.readline)
+    async with grpc.aio.insecure_channel(edge, options) as channel:
+        until = time.monotonic() + float(seconds)
+        await asyncio.gather(*(work(channel, until) for _ in range(_CALLERS)))
+    print(json.dumps(ended), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    os.nice(10)  # what it costs itself isn't what it costs others
+    asyncio.run(main(*sys.argv[1:]))

@@ -1,0 +1,136 @@
+"""One caller at his limit beside another one, who asks for one slate after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from asyncio.subprocess import PIPE
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+import grpc.aio
+import numpy as np
+from rich.console import Console
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
+
+from bench.requests import greedy
+from bench.speed.row import Figures, Row
+from server.errors import VireoError
+
+MAX_RATIO = 1.2
+SETTINGS = {"VIREO_TRUSTED_HOPS": "1", "VIREO_OIP_HTTP": "true"}
+"""Of the stack: callers are told apart by the address that they state."""
+_METADATA = (("x-forwarded-for", "10.1.0.2"),)
+_SETTLING = 0.3
+"""Seconds after the start of an attack that don't count."""
+
+
+@dataclass(frozen=True)
+class SharePlan:
+    """How much is measured."""
+
+    rounds: int = 5
+    seconds: float = 5.0
+    """Length of each turn: with and without the other caller, and that one alone."""
+    timed: bool = True
+    """Whether times are judged; a busy machine has none to judge."""
+
+
+SHORT = SharePlan(rounds=1, seconds=1.0, timed=False)
+"""For CI: everything once and briefly."""
+
+
+async def measure_share(
+    edge: str, viewers: Sequence[str], plan: SharePlan, console: Console
+) -> list[Row]:
+    """Measure the median of slates beside each kind of greedy caller over that without, in turns.
+
+    Args:
+        edge: host:port; it takes addresses from `x-forwarded-for`.
+        viewers: whose slates are asked for.
+        plan: how much to measure.
+        console: for progress.
+
+    Raises:
+        VireoError: slates failed without anybody beside.
+    """
+    figures, statuses = Figures(console), defaultdict[str, Counter[str]](Counter)
+    for number in figures.rounds(plan.rounds):
+        for kind in greedy.KINDS:
+            quiet, _ = await _slates(edge, viewers, plan.seconds)
+            if not quiet:
+                raise VireoError("slates failed without anybody beside")
+            (beside, failed), ended = await asyncio.gather(
+                _slates(edge, viewers, plan.seconds, begun := asyncio.Event()),
+                _greedy(edge, kind, plan.seconds + _SETTLING, begun),
+            )
+            alone = await _greedy(edge, kind, plan.seconds)
+            if not number:
+                continue
+            statuses[kind] += ended
+            bound = MAX_RATIO if plan.timed else None
+            ratio = float(np.median(beside) / np.median(quiet)) if beside else float("inf")
+            figures.add(f"slates beside {kind} over slates without, p50", ratio, bound)
+            lost = failed / max(1, failed + len(beside))
+            figures.add(f"share of slates that failed beside {kind}", lost)
+            figures.add(f"{kind}, calls/s beside slates", ended.total() / plan.seconds)
+            figures.add(f"{kind}, calls/s alone", alone.total() / plan.seconds)
+    for kind, counts in statuses.items():
+        console.print(f"{kind}: {dict(counts)}")
+    return figures.rows()
+
+
+async def _slates(
+    edge: str, viewers: Sequence[str], seconds: float, begun: asyncio.Event | None = None
+) -> tuple[list[float], int]:
+    """Return the latencies in seconds of one caller's slates, and how many failed."""
+    latencies, failed = list[float](), 0
+    async with grpc.aio.insecure_channel(edge, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
+        if begun is not None:
+            await begun.wait()
+            await asyncio.sleep(_SETTLING)
+        until = time.monotonic() + seconds
+        for viewer in cycle(viewers):
+            at = time.monotonic()
+            if at > until:
+                break
+            request = recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=10)
+            try:
+                await stub.Recommend(request, timeout=5, metadata=_METADATA)
+            except grpc.aio.AioRpcError:
+                failed += 1
+            else:
+                latencies.append(time.monotonic() - at)
+    return latencies, failed
+
+
+async def _greedy(
+    edge: str, kind: str, seconds: float, begun: asyncio.Event | None = None
+) -> Counter[str]:
+    """Run a greedy caller; return how many of its calls ended with each status."""
+    command = (sys.executable, "-m", greedy.__name__, kind, edge, str(seconds))
+    process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        await process.stdout.readline()
+        process.stdin.write(b"\n")
+        await process.stdin.drain()
+        if begun is not None:
+            begun.set()
+        line = await process.stdout.readline()
+        await process.wait()
+    finally:
+        if begun is not None:
+            begun.set()  # or the other one would wait for good
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if not line:
+        raise VireoError(f"the caller of {kind} failed")
+    return Counter(json.loads(line))

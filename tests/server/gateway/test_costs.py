@@ -1,0 +1,101 @@
+"""What callers of a gateway are charged with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import grpc.aio
+import pytest
+from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
+from vireo.v1 import recommendation_pb2 as pb
+
+from server.event_log.jetstream import JetStreamLog
+from server.gateway.costs import SlateCosts
+from server.releases.layout import VIDEO_KEYS
+from server.rpc.caller import CALLER
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.recording import Recorder, batch, failure_of, play, recording
+from tests.builders.waiting import until
+
+METADATA = ((CALLER, "page"),)
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
+    with running_nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
+
+
+@pytest.fixture
+async def recorder(nats: RunningNats) -> AsyncIterator[Recorder]:
+    log = JetStreamLog(settings_of(nats))
+    async with recording(log) as recorder:
+        yield recorder
+    await log.close()
+
+
+def used(recorder: Recorder, caller: str = "page") -> float:
+    return recorder.server.budget._use(caller).seconds
+
+
+async def test_events_and_videos_are_charged_by_their_number(recorder: Recorder) -> None:
+    many = [play(str(number)) for number in range(1000)]
+    await recorder.events.RecordEvents(batch(many), metadata=METADATA)
+    assert used(recorder) > 0.02 * 0.5
+    before = used(recorder)
+    videos = [catalog_pb2.Video(video_id=str(number)) for number in range(500)]
+    await recorder.catalog.UpsertVideos(
+        catalog_pb2.UpsertVideosRequest(videos=videos), metadata=METADATA
+    )
+    assert used(recorder) > before + 0.02
+    assert used(recorder, "another") == 0
+
+
+async def test_an_invalid_batch_is_charged_too(recorder: Recorder) -> None:
+    invalid = batch([event_pb2.Event() for _ in range(1000)])
+    failure = await failure_of(recorder.events.RecordEvents(invalid, metadata=METADATA))
+    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert used(recorder) > 0.0005
+
+
+async def test_a_stream_waits_for_its_turn_and_loses_nothing(recorder: Recorder) -> None:
+    budget = recorder.server.budget
+    budget._use("page").seconds = 10.0
+    budget._rested_at = budget._clock() + 1e9
+    budget.light("another")
+    call = recorder.events.StreamEvents(metadata=METADATA)
+    await call.write(event_pb2.StreamEventsRequest(events=[play("waits")]))
+    await call.done_writing()
+    await until(lambda: budget.waiting == 1)
+    # The other one is silent from now on: the lane goes on.
+    assert (await call).recorded == 1
+
+
+def filtered(*values: str) -> pb.RecommendRequest:
+    condition = filter_pb2.Condition(attribute="tag", any_of=values)
+    return pb.RecommendRequest(viewer_id="v", filter=filter_pb2.Filter(conditions=[condition]))
+
+
+def costs(videos: int) -> SlateCosts:
+    file = SimpleNamespace(size=128 + 8 * videos)
+    manifest = SimpleNamespace(files={VIDEO_KEYS: file})
+    serving = SimpleNamespace(content=SimpleNamespace(manifest=manifest))
+    return SlateCosts(cast("Any", SimpleNamespace(serving=serving)))
+
+
+def test_a_filter_is_charged_by_terms_and_videos_until_it_is_known() -> None:
+    million = costs(1_000_000)
+    many = filtered(*(f"tag {number}" for number in range(64)))
+    assert million.of(many) == pytest.approx(0.32, rel=0.01)
+    assert million.of(many) == 0
+    assert million.of(pb.ExplainVideoRequest(request=filtered("a"))) == pytest.approx(5e-3, rel=0.1)
+    assert million.of(pb.RecommendRequest(viewer_id="v")) == 0
+    for number in range(100):
+        million.of(filtered(str(number)))
+    assert million.of(many) > 0, "pods may have dropped it"
+
+
+def test_a_filter_of_few_videos_is_a_plain_slate() -> None:
+    assert costs(1000).of(filtered(*map(str, range(64)))) == 0
