@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -353,6 +354,22 @@ async def test_rules_that_the_release_does_not_fit_wait_for_one_that_does(
     rules.serving = lambda: None
     await rules.look()
     assert len(rules._rules) == 1
+
+
+async def test_a_file_whose_volume_hangs_holds_nothing_up(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(file, GERMAN)
+    rules, hangs = RulesFile(file), threading.Event()
+    monkeypatch.setattr("server.gateway.rules_file._version", lambda _: hangs.wait(15))
+    looking = asyncio.ensure_future(rules.look())
+    try:
+        await asyncio.sleep(0.05)
+        assert not looking.done()
+        assert len(rules._rules) == 1
+    finally:
+        hangs.set()
+        await looking
 
 
 def test_a_gateway_does_not_start_without_the_rules_that_a_site_counts_on(file: Path) -> None:
