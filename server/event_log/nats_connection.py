@@ -76,7 +76,8 @@ class Connection:
         if settings.nats_token.get_secret_value():
             options["token"] = self._token
         if settings.nats_ca:
-            options["tls"] = ssl.create_default_context(cafile=settings.nats_ca)
+            make = ssl.create_default_context
+            options["tls"] = await asyncio.to_thread(make, cafile=settings.nats_ca)
         try:
             await client.connect(
                 settings.servers,

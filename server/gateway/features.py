@@ -6,7 +6,6 @@ import asyncio
 import math
 import sqlite3
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from server.gateway.online_rows import (
     is_locked,
     views_of,
 )
+from server.rpc.background_check import BackgroundCheck
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 _CONFIGURATION = "feature_store.yaml"
 _LOOK_SECONDS = 1.0
-"""Seconds after which a read looks whether the features were built again."""
+"""Seconds after which a read has the files looked at: the features may have been built again."""
 
 BUILT = Gauge(
     "vireo_features_built_timestamp_seconds",
@@ -73,8 +73,8 @@ class FeatureReader:
         self.dataset = repo.name
         """The data set that the features come from."""
         self._repo, self._timeout = repo.absolute(), timeout
-        self._look_at = 0.0
         self._built: tuple[int, ...] = ()
+        self._rebuilt = BackgroundCheck(self._open_if_rebuilt, _LOOK_SECONDS)
         try:
             self._open()
         except FeatureServiceNotFoundException as error:
@@ -99,32 +99,29 @@ class FeatureReader:
     async def read(self, viewer_id: str, seconds: float) -> ViewerFeatures:
         """Return the viewer's current features; the defaults for an unknown viewer.
 
-        Only to open features that were built again, or a file that was replaced, holds the event
-        loop up for milliseconds.
+        Features that were built again are opened in a thread, for the reads that begin later.
 
         Raises:
             TimeoutError: it takes more than `seconds`.
             UnfitRowError: the viewer's stored row can't be used.
             Exception: whatever the online store raises if it can't be read.
         """
-        self._open_if_rebuilt()
+        self._rebuilt.start_if_due()
         try:
             row = await self._rows.read(viewer_id, seconds)
         except sqlite3.Error as error:
+            if is_locked(error):
+                raise
             # A connection whose file was emptied or overwritten stays broken, even if the file is
             # valid again.
-            if is_locked(error) or _identity(self._file) == self._opened:
-                raise
-            self._open()
+            self._built = ()
+            async with asyncio.timeout(seconds):
+                await asyncio.wrap_future(self._rebuilt.start())
             row = await self._rows.read(viewer_id, seconds)
         return viewer_from_row(*row)
 
     def _open_if_rebuilt(self) -> None:
         """Open the features that were built since, where the consumer of events goes on."""
-        now = time.monotonic()
-        if now < self._look_at:
-            return
-        self._look_at = now + _LOOK_SECONDS
         built = _identity(self._repo / _CONFIGURATION)
         if not built or built == self._built:
             return
@@ -140,12 +137,12 @@ class FeatureReader:
         built = _identity(self._repo / _CONFIGURATION)
         store = _open(self._repo, self._timeout)
         online = store.config.online_store
-        self._file = self._repo / online.path if online.type == "sqlite" else None
         views = views_of(store)
         self._rows = (
-            FeastRows(store, views) if self._file is None else SqliteRows(store, views, self._file)
+            SqliteRows(store, views, self._repo / online.path)
+            if online.type == "sqlite"
+            else FeastRows(store, views)
         )
-        self._opened = _identity(self._file)  # it connects at the first read
         self._built = built
         if built:
             BUILT.set(built[-1] / 1e9)
@@ -214,13 +211,13 @@ def is_away(error: Exception) -> bool:
     return isinstance(error, redis.ConnectionError | redis.TimeoutError)
 
 
-def _identity(file: Path | None) -> tuple[int, ...]:
+def _identity(file: Path) -> tuple[int, ...]:
     """Return what changes if a file is replaced or overwritten; empty if there is none."""
     try:
-        found = file.stat() if file else None
+        found = file.stat()
     except OSError:
         return ()
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns) if found else ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def _open(repo: Path, timeout: float) -> FeatureStore:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 from vireo.v1 import filter_pb2, rules_pb2
@@ -17,7 +18,10 @@ from server.filters.declared import Declared
 from server.filters.expression import BadFilterError, FilterExpression, all_of, decode
 from server.gateway.rule_problems import BadRulesError, place_of, reason_of
 from server.gateway.rule_tables import (
+    MAX_RULES,
+    BoostRule,
     ConditionTable,
+    FilterRule,
     FilterTable,
     RuleTable,
     RuleTables,
@@ -30,7 +34,7 @@ MAX_BYTES = 1 << 20
 MAX_ACTIVE = {"filters": 64, "boosts": 64, "pins": 64, "caps": 16}
 """Maximum rules of a kind that apply to one slate."""
 MAX_REGIONS = 1_000
-"""Maximum regions that a file names: the rules of each are prepared when the file is read."""
+"""Maximum regions that a file names: the rules of each are checked when the file is read."""
 MAX_MESSAGE_BYTES = 64 << 10
 """Maximum bytes of what the rules of one slate add to a call of a pod."""
 _KINDS = {
@@ -42,8 +46,6 @@ _KINDS = {
 }
 _ELSEWHERE = None
 """Stands for every region that no rule names."""
-
-Rule = TypeVar("Rule", bound=RuleTable)
 
 
 @dataclass(frozen=True)
@@ -73,31 +75,36 @@ class SiteRules:
         """
         self._tables = tables
         problems = [*_repeated_names(tables), *_too_many_regions(tables)]
-        self._named = [(kind, rule) for kind in _KINDS for rule in getattr(tables, kind)]
+        filters: tuple[FilterRule | BoostRule, ...] = (*tables.filters, *tables.boosts)
+        self._messages = {rule.name: _message(rule) for rule in filters}
         self._expressions = {
-            rule.name: expression
-            for rule, expression in _expressions(tables, _used(tables), problems)
+            rule.name: expression for rule, expression in self._decoded(_used(tables), problems)
         }
         if problems:
             raise BadRulesError(problems)
-        named = {region for _, rule in self._named for region in rule.regions or ()}
+        self._numbers: defaultdict[tuple[str, str, str | None], list[int]] = defaultdict(list)
+        """Numbers of the rules of a kind on a surface that name a region, or none."""
+        named: set[str] = set()
+        for kind in _KINDS:
+            for number, rule in enumerate(getattr(tables, kind)):
+                named.update(rule.regions or ())
+                for key in product({*rule.surfaces}, {*(rule.regions or (_ELSEWHERE,))}):
+                    self._numbers[kind, *key].append(number)
         self._regions = frozenset(named)
-        regions: tuple[str | None, ...] = (*sorted(named), _ELSEWHERE)
         self._active: dict[tuple[str, str | None, bool], ActiveRules | None] = {}
-        for surface, region in product(("home", "up_next"), regions):
-            where = f"on {surface}" + (f" in {region or 'no region'}" if region is not None else "")
-            problems += self._crowded(surface, region, where)
-            for first in (True, False):
-                self._active[surface, region, first] = self._of(surface, region, first)
-            active = self._active[surface, region, True]
-            if active is not None and active.message.ByteSize() > MAX_MESSAGE_BYTES:
-                text = f"the rules {where} need {active.message.ByteSize():,} bytes in each call"
-                problems.append(f"{text}, more than {MAX_MESSAGE_BYTES:,}")
+        sizes = {
+            kind: [self._of({kind: [rule]}).ByteSize() for rule in getattr(tables, kind)]
+            for kind in MAX_ACTIVE
+        }
+        for place in product(("home", "up_next"), (*sorted(named), _ELSEWHERE)):
+            problems += self._crowded(*place, sizes)
+            if len(problems) > MAX_RULES:
+                break  # of so many, few are shown
         if problems:
             raise BadRulesError([*dict.fromkeys(problems)])
 
     def __len__(self) -> int:
-        return len(self._named)
+        return sum(len(getattr(self._tables, kind)) for kind in _KINDS)
 
     def active(self, *, up_next: bool, region: str, first_page: bool) -> ActiveRules | None:
         """Return the rules for a slate; None if none applies.
@@ -109,7 +116,10 @@ class SiteRules:
         """
         region = normal_region(region)
         known = region if region in self._regions else _ELSEWHERE
-        return self._active["up_next" if up_next else "home", known, first_page]
+        asked = "up_next" if up_next else "home", known, first_page
+        if asked not in self._active:
+            self._active[asked] = self._prepared(*asked)
+        return self._active[asked]
 
     def check(self, declared: Declared | None) -> None:
         """Check the rules against the attributes of a release.
@@ -123,7 +133,7 @@ class SiteRules:
                 raise BadRulesError(["the release that is served declares no attributes"])
             return
         problems: list[str] = []
-        for _ in _expressions(self._tables, declared, problems):
+        for _ in self._decoded(declared, problems):
             pass
         for number, cap in enumerate(self._tables.caps):
             if cap.attribute not in declared.labels:
@@ -133,52 +143,83 @@ class SiteRules:
         if problems:
             raise BadRulesError(problems)
 
-    def _of(self, surface: str, region: str | None, first: bool) -> ActiveRules | None:
-        tables = self._tables
-        message = rules_pb2.SlateRules()
-        filters = _applying(tables.filters, surface, region)
-        boosts = _applying(tables.boosts, surface, region)
-        pins = sorted(_applying(tables.pins, surface, region), key=lambda pin: pin.position)
-        pins = pins if first else []
-        caps = _applying(tables.caps, surface, region)
-        shares = _applying(tables.new_videos, surface, region)
-        for rule in filters:
-            message.filters.append(_message(rule))
-        for boost in boosts:
-            message.boosts.add(filter=_message(boost), factor=boost.factor)
-        for pin in pins:
-            message.pins.add(key=video_key(pin.video_id), position=pin.position)
-        for cap in caps:
-            message.caps.add(attribute=cap.attribute, values=cap.values, max=cap.max)
-        if shares:
-            message.new_share = max(rule.share for rule in shares)
-        ordered: tuple[Sequence[RuleTable], ...] = (filters, boosts, pins, caps, shares)
-        kinds = zip(_KINDS.values(), ordered, strict=True)
-        applied = [(rule.name, kind) for kind, rules in kinds for rule in rules]
+    def _prepared(self, surface: str, region: str | None, first: bool) -> ActiveRules | None:
+        rules = {kind: self._applying(kind, surface, region) for kind in _KINDS}
+        rules["pins"] = sorted(rules["pins"], key=lambda pin: pin.position) if first else []
+        applied = [(rule.name, _KINDS[kind]) for kind in _KINDS for rule in rules[kind]]
         if not applied:
             return None
-        expressions = [self._expressions[rule.name] for rule in filters]
+        expressions = [self._expressions[rule.name] for rule in rules["filters"]]
         return ActiveRules(
-            message,
+            self._of(rules),
             all_of(expressions) if expressions else None,
             applied,
-            {pin.position - 1: pin.video_id for pin in pins},
+            {pin.position - 1: pin.video_id for pin in rules["pins"]},
         )
 
-    def _crowded(self, surface: str, region: str | None, where: str) -> Iterator[str]:
-        """Yield what is too much of the rules of one slate."""
-        for kind, most in MAX_ACTIVE.items():
-            count = len(_applying(getattr(self._tables, kind), surface, region))
-            if count > most:
-                yield f"[[{kind}]]: {count} apply {where}, more than {most}"
+    def _of(self, rules: Mapping[str, Sequence[Any]]) -> rules_pb2.SlateRules:
+        """Return what some rules of each kind ask of the pods."""
+        message = rules_pb2.SlateRules()
+        for rule in rules.get("filters", ()):
+            message.filters.append(self._messages[rule.name])
+        for rule in rules.get("boosts", ()):
+            message.boosts.add(filter=self._messages[rule.name], factor=rule.factor)
+        for rule in rules.get("pins", ()):
+            message.pins.add(key=video_key(rule.video_id), position=rule.position)
+        for rule in rules.get("caps", ()):
+            message.caps.add(attribute=rule.attribute, values=rule.values, max=rule.max)
+        if shares := rules.get("new_videos"):
+            message.new_share = max(rule.share for rule in shares)
+        return message
+
+    def _places(self, kind: str, surface: str, region: str | None) -> list[int]:
+        """Return the numbers of the rules of a kind that apply to a slate, ascending."""
+        everywhere = self._numbers.get((kind, surface, _ELSEWHERE), [])
+        own = self._numbers.get((kind, surface, region), []) if region is not None else []
+        return sorted([*everywhere, *own]) if own else everywhere
+
+    def _applying(self, kind: str, surface: str, region: str | None) -> list[Any]:
+        rules = getattr(self._tables, kind)
+        return [rules[number] for number in self._places(kind, surface, region)]
+
+    def _crowded(
+        self, surface: str, region: str | None, sizes: Mapping[str, Sequence[int]]
+    ) -> Iterator[str]:
+        """Yield what is too much of the rules of one slate; `sizes` are bytes of each of a kind."""
+        where = f"on {surface}" + (f" in {region or 'no region'}" if region is not None else "")
+        numbers = {kind: self._places(kind, surface, region) for kind in MAX_ACTIVE}
+        crowded = [kind for kind, most in MAX_ACTIVE.items() if len(numbers[kind]) > most]
+        for kind in crowded:
+            most = MAX_ACTIVE[kind]
+            yield f"[[{kind}]]: {len(numbers[kind])} apply {where}, more than {most}"
+        if crowded:
+            return
+        size = sum(sizes[kind][number] for kind in MAX_ACTIVE for number in numbers[kind])
+        if size > MAX_MESSAGE_BYTES:
+            text = f"the rules {where} need {size:,} bytes in each call"
+            yield f"{text}, more than {MAX_MESSAGE_BYTES:,}"
         for key in ("position", "video_id"):
             before: dict[Any, str] = {}
-            for number, pin in enumerate(self._tables.pins):
-                if _applies(pin, surface, region):
-                    other = before.setdefault(getattr(pin, key), pin.name)
-                    if other != pin.name:
-                        place = place_of(self._tables, ("pins", number, key))
-                        yield f"{place}: is that of {shown(other)} {where}"
+            for number in numbers["pins"]:
+                pin = self._tables.pins[number]
+                other = before.setdefault(getattr(pin, key), pin.name)
+                if other != pin.name:
+                    place = place_of(self._tables, ("pins", number, key))
+                    yield f"{place}: is that of {shown(other)} {where}"
+
+    def _decoded(
+        self, declared: Declared, problems: list[str]
+    ) -> Iterator[tuple[RuleTable, FilterExpression]]:
+        """Yield each filter and boost with what it says; add to `problems` what is wrong."""
+        for kind in ("filters", "boosts"):
+            for number, rule in enumerate(getattr(self._tables, kind)):
+                try:
+                    yield rule, decode(self._messages[rule.name], "", declared)
+                except BadFilterError as error:
+                    place = place_of(self._tables, (kind, number))
+                    for field, text in error.violations:
+                        key = field.removeprefix(".")
+                        problems.append(f"{place}: {key}: {text}" if key else f"{place}: {text}")
 
 
 def parse_rules(text: bytes) -> SiteRules:
@@ -208,14 +249,6 @@ def parse_rules(text: bytes) -> SiteRules:
     return SiteRules(tables)
 
 
-def _applies(rule: RuleTable, surface: str, region: str | None) -> bool:
-    return surface in rule.surfaces and (rule.regions is None or region in rule.regions)
-
-
-def _applying(rules: Sequence[Rule], surface: str, region: str | None) -> list[Rule]:
-    return [rule for rule in rules if _applies(rule, surface, region)]
-
-
 def _message(table: FilterTable) -> filter_pb2.Filter:
     return filter_pb2.Filter(
         conditions=[
@@ -224,21 +257,6 @@ def _message(table: FilterTable) -> filter_pb2.Filter:
         any=[_message(each) for each in table.any],
         none=[_message(each) for each in table.none],
     )
-
-
-def _expressions(
-    tables: RuleTables, declared: Declared, problems: list[str]
-) -> Iterator[tuple[RuleTable, FilterExpression]]:
-    """Yield each filter and boost with what its filter says; add to `problems` what is wrong."""
-    for kind in ("filters", "boosts"):
-        for number, rule in enumerate(getattr(tables, kind)):
-            try:
-                yield rule, decode(_message(rule), "", declared)
-            except BadFilterError as error:
-                place = place_of(tables, (kind, number))
-                for field, text in error.violations:
-                    key = field.removeprefix(".")
-                    problems.append(f"{place}: {key}: {text}" if key else f"{place}: {text}")
 
 
 def _used(tables: RuleTables) -> Declared:

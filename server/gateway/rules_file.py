@@ -82,17 +82,11 @@ class RulesFile:
     async def look(self) -> None:
         """Take the file if it has changed and fits the release that is served, if one is."""
         release = self.serving()
-        version = _version(self._path)
-        if version != self._version:
-            self._version = version
-            try:
-                self._file = await asyncio.to_thread(read_rules, self._path)
-            except BadRulesError as error:
-                self._file = error
+        await asyncio.to_thread(self._read_if_changed)
         if self._checked[0] is self._file and self._checked[1] is release:
             return
         self._checked = (self._file, release)
-        problem = _problem(self._file, release)
+        problem = await asyncio.to_thread(_problem, self._file, release)
         if isinstance(self._file, SiteRules) and self._file is not self._rules and not problem:
             self._rules = self._file
             TAKEN.inc()
@@ -103,6 +97,16 @@ class RulesFile:
             log.error("rules refused", file=str(self._path), reason=problem)
         self._problem = problem
         VALID.set(not problem)
+
+    def _read_if_changed(self) -> None:
+        version = _version(self._path)
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            self._file = read_rules(self._path)
+        except BadRulesError as error:
+            self._file = error
 
 
 def _problem(rules: SiteRules | BadRulesError, release: GatewayRelease | None) -> str:

@@ -25,7 +25,7 @@ async def build_turn(cache: Path) -> AsyncIterator[None]:
 
     It then pauses a moment: requests that another pod's building delayed go first.
     """
-    file = _lock_file(cache)
+    file = await asyncio.to_thread(_lock_file, cache)
     if file is None:
         yield
         return

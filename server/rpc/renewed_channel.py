@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,7 +9,8 @@ import grpc.aio
 import structlog
 
 from server.errors import VireoError
-from server.rpc.tls import Options, TlsFiles, open_channel
+from server.rpc.background_check import BackgroundCheck
+from server.rpc.tls import Options, Stamp, TlsFiles, open_channel, secure_channel
 
 log = structlog.get_logger()
 
@@ -31,7 +31,9 @@ class RenewedChannel:
         self._stamp = tls.stamp()
         self._channel = open_channel(target, tls, role, options)
         self._before: grpc.aio.Channel | None = None
-        self._checked = time.monotonic()
+        self._fresh: tuple[Stamp, grpc.ChannelCredentials] | None = None
+        """Of the renewed certificate, until the channel is reopened."""
+        self._renewed = BackgroundCheck(self._read_if_renewed, _CHECK_SECONDS)
 
     def unary_unary(self, method: str, *arguments: Any, **further: Any) -> Callable[..., Any]:
         """Return a method that uses whichever channel is current when it is called."""
@@ -55,21 +57,23 @@ class RenewedChannel:
                 await channel.close()
 
     def _renew_if_changed(self) -> None:
-        now = time.monotonic()
-        if now - self._checked < _CHECK_SECONDS:
+        self._renewed.start_if_due()
+        if self._fresh is None:
             return
-        self._checked = now
+        self._stamp, credentials = self._fresh
+        self._fresh = None
+        self._before = self._channel
+        self._channel = secure_channel(self._target, credentials, self._role, self._options)
+        log.info("channel reopened", target=self._target)
+
+    def _read_if_renewed(self) -> None:
         try:
             stamp = self._tls.stamp()
-            if stamp == self._stamp:
-                return
-            fresh = open_channel(self._target, self._tls, self._role, self._options)
+            if stamp != self._stamp:
+                self._fresh = stamp, self._tls.channel_credentials()
         except (OSError, VireoError) as error:
             # Declared policy: the open channel stays until the files are valid again.
             log.warning("the renewed certificate can't be read", reason=str(error))
-            return
-        self._before, self._channel, self._stamp = self._channel, fresh, stamp
-        log.info("channel reopened", target=self._target)
 
 
 def lasting_channel(

@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import Counter
 
 from server.errors import VireoError
+from server.rpc.background_check import BackgroundCheck
 from server.rpc.certificate_metrics import export_expiry
 
 log = structlog.get_logger()
@@ -27,6 +28,8 @@ HANDSHAKES = Counter(
 Options = Sequence[tuple[str, Any]]
 
 _MAX_READS = 10
+_MAX_LOOK_SECONDS = 0.1
+"""Maximum seconds for which a handshake waits to see whether files have changed."""
 
 
 def tls_name(role: str) -> str:
@@ -37,7 +40,8 @@ def tls_name(role: str) -> str:
     return f"{role}.vireo"
 
 
-_Stamp: TypeAlias = tuple[tuple[int, int], ...]
+Stamp: TypeAlias = tuple[tuple[int, int], ...]
+"""Inodes and times of files."""
 _Contents: TypeAlias = tuple[bytes, bytes, bytes]
 """Certificate, key and authority."""
 
@@ -50,12 +54,12 @@ class TlsFiles:
     key: Path
     authority: Path
 
-    def stamp(self) -> _Stamp:
+    def stamp(self) -> Stamp:
         """Return inodes and times of the files; raise OSError if one is missing."""
         states = [path.stat() for path in (self.certificate, self.key, self.authority)]
         return tuple((state.st_ino, state.st_mtime_ns) for state in states)
 
-    def read(self) -> tuple[_Stamp, _Contents]:
+    def read(self) -> tuple[Stamp, _Contents]:
         """Return the files as they were at one moment.
 
         Raises:
@@ -87,18 +91,20 @@ class TlsFiles:
         seen, contents = self.read()
         known = [seen]
         _export(contents)
+        changed = BackgroundCheck(lambda: self.stamp() != known[0] and self.read(), 0.0)
 
         def newest() -> grpc.ServerCertificateConfiguration | None:
             """Return the files if they have changed, else None; called before each handshake."""
             HANDSHAKES.inc()
             try:
-                if self.stamp() == known[0]:
-                    return None
-                known[0], fresh = self.read()
+                found = changed.start().result(_MAX_LOOK_SECONDS)
             except (OSError, VireoError) as error:
                 # Declared policy: the current certificate stays until there is a valid new one.
-                log.warning("the renewed certificate can't be read", reason=str(error))
+                log.warning("the renewed certificate can't be read", reason=str(error) or "timeout")
                 return None
+            if not found:
+                return None
+            known[0], fresh = found
             log.info("certificate renewed", file=str(self.certificate))
             _export(fresh)
             return _configuration(fresh)
@@ -117,23 +123,24 @@ class TlsFiles:
         """
         seen, first = self._context()
         newest = [(seen, first)]
+        changed = BackgroundCheck(lambda: self.stamp() != newest[0][0] and self._context(), 0.0)
 
         def choose(connection: Any, _name: str | None, _context: ssl.SSLContext) -> None:
             """Use the files as they are; called in each handshake."""
             HANDSHAKES.inc()
             try:
-                if self.stamp() != newest[0][0]:
-                    newest[0] = self._context()
+                if found := changed.start().result(_MAX_LOOK_SECONDS):
+                    newest[0] = found
                     log.info("certificate renewed", file=str(self.certificate))
             except (OSError, VireoError) as error:
                 # The policy is that of gRPC's port.
-                log.warning("the renewed certificate can't be read", reason=str(error))
+                log.warning("the renewed certificate can't be read", reason=str(error) or "timeout")
             connection.context = newest[0][1]
 
         first.sni_callback = choose
         return first
 
-    def _context(self) -> tuple[_Stamp, ssl.SSLContext]:
+    def _context(self) -> tuple[Stamp, ssl.SSLContext]:
         """Return a server's context of the files as they are now."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -182,7 +189,14 @@ def open_channel(
     """
     if tls is None:
         return grpc.aio.insecure_channel(target, options)
-    return grpc.aio.secure_channel(target, tls.channel_credentials(), _expecting(role, options))
+    return secure_channel(target, tls.channel_credentials(), role, options)
+
+
+def secure_channel(
+    target: str, credentials: grpc.ChannelCredentials, role: str, options: Options
+) -> grpc.aio.Channel:
+    """Return a channel as `open_channel` does, with credentials that were read before."""
+    return grpc.aio.secure_channel(target, credentials, _expecting(role, options))
 
 
 def open_blocking_channel(

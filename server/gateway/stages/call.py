@@ -29,6 +29,8 @@ Checked = TypeVar("Checked")
 
 MIN_BUDGET_SECONDS = 0.005
 """Minimum budget of a call: with less it would hardly be answered, and waste a pod's work."""
+_HURRIED_SECONDS = 0.05
+"""A deadline sooner than that says nothing of a pod that misses it, but of its caller."""
 TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
 """Metadata key of Envoy's timeout of each try; gRPC's own xDS client ignores it."""
 _TRY_SHARE, _MIN_TRY_SECONDS = 0.5, 0.1
@@ -87,7 +89,7 @@ class StageCall(Generic[Request, Answer]):
 
         Raises:
             StageFailedError: there is none; `code` says why where a pod has.
-            StageSkippedError: there was no time to ask.
+            StageSkippedError: the caller left too little time.
         """
         now = time.monotonic()
         left = query.budget(now, self.limit, self.share)
@@ -123,6 +125,8 @@ class StageCall(Generic[Request, Answer]):
         except grpc.aio.AioRpcError as error:
             code = error.code()
             kind = _BrokenPodError if code in _BROKEN else StageFailedError
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED and left < _HURRIED_SECONDS:
+                raise StageSkippedError(f"{1000 * left:.1f} ms were too little", code) from error
             raise kind(f"{code.name}: {error.details()}", code) from error
         try:
             if answer is None:  # gRPC's way to say so

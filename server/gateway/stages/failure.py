@@ -34,12 +34,21 @@ class StageFailedError(Exception):
 
 
 class StageSkippedError(StageFailedError):
-    """A stage was skipped because it couldn't have succeeded."""
+    """A stage was skipped, or given up soon, because the caller left too little time."""
 
     @property
     def reason(self) -> str:
         """One of the reasons that metrics distinguish."""
         return "skipped"
+
+
+class StoreSkippedError(StageSkippedError):
+    """The online store was skipped because it fails."""
+
+    @property
+    def reason(self) -> str:
+        """One of the reasons that metrics distinguish."""
+        return "circuit_open"
 
 
 def log_failure(stage: str, error: StageFailedError, seconds: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
@@ -87,6 +88,37 @@ async def test_without_candidates_in_time_no_ranking_pod_is_asked(
             response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
             assert response.degradations[-1] == POPULAR
     assert not ranking.requests
+
+
+def failures(reason: str) -> float:
+    """How often retrieval has failed so, in this process."""
+    labels = {"service": "gateway", "stage": "retrieval", "reason": reason}
+    return REGISTRY.get_sample_value("vireo_stage_failures_total", labels) or 0.0
+
+
+@pytest.mark.parametrize(("deadline", "reason"), [(0.06, "skipped"), (0.4, "deadline_exceeded")])
+async def test_pods_are_blamed_for_being_late_only_if_callers_leave_them_time(
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    deadline: float,
+    reason: str,
+) -> None:
+    before = failures("skipped"), failures("deadline_exceeded")
+    async with (
+        relaying(Relay(candidate_target, delay=lambda _: 60.0)) as candidates_at,
+        gateway(
+            release, features, candidates_at, ranking_target, default_deadline=deadline
+        ) as stub,
+        asyncio.timeout(60),
+    ):
+        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+    assert response.degradations[-1] == POPULAR
+    after = failures("skipped"), failures("deadline_exceeded")
+    assert (after[0] - before[0], after[1] - before[1]) == (
+        (1, 0) if reason == "skipped" else (0, 1)
+    )
 
 
 async def test_the_remaining_deadline_is_propagated_to_the_pods(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sqlite3
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import structlog
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.errors import VireoError
@@ -23,7 +25,9 @@ from server.gateway.features import (
 from server.gateway.online_rows import FEATURE_SERVICE, SqliteRows, Views, views_of
 from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.hanging import hanging
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
+from tests.builders.waiting import wait_until
 from training.features.build import build_features
 
 if TYPE_CHECKING:
@@ -154,13 +158,29 @@ def test_features_that_are_built_again_are_read_from_then_on(
     assert read(reader, "w1").watch_count == 0
     write_small_dataset(home, DATASET, random_interactions())
     build_features(home, DATASET, holdout="none")
-    assert read(reader, "w1").watch_count > 0
+    wait_until(lambda: read(reader, "w1").watch_count > 0)
     assert read(reader, VIEWER).watch_count == 0
     # Features that can't be used leave those before.
     (repo / "registry.db").write_bytes(b"")
     configuration = repo / "feature_store.yaml"
     configuration.write_text(configuration.read_text())
+    with structlog.testing.capture_logs() as logs:
+        wait_until(lambda: bool(read(reader, "w1") and logs))
+    assert "can't open the features" in logs[0]["event"]
     assert read(reader, "w1").watch_count > 0
+
+
+def test_viewers_are_read_while_the_volume_of_the_configuration_hangs(
+    features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.gateway.features._LOOK_SECONDS", 0.0)
+    repo = shutil.copytree(features, tmp_path / "copy") / DATASET
+    reader, before = FeatureReader(repo, 1.0), threading.active_count()
+    with hanging(repo / "feature_store.yaml"):
+        for _ in range(20):
+            assert read(reader, VIEWER).watch_count == 3
+            time.sleep(0.005)
+        assert threading.active_count() - before <= 2, "its own, and the one that ends the hang"
 
 
 @pytest.mark.parametrize(

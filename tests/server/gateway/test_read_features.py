@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -18,6 +19,7 @@ from server.gateway.stages.failure import StageFailedError
 from server.gateway.stages.patient import PatientRead
 from server.gateway.stages.read_features import ReadFeatures
 from server.rpc.errors import RpcError
+from tests.builders.waiting import until
 
 
 class Store:
@@ -36,9 +38,67 @@ def skipped() -> float | None:
     return REGISTRY.get_sample_value("vireo_feature_store_circuit_open")
 
 
-async def read(stage: ReadFeatures, store: Any) -> ViewerFeatures:
-    query = RecommendQuery.of(pb.RecommendRequest(viewer_id="v"), "id", time.monotonic() + 60)
+class SlowStore:
+    """A store that takes some time for each read."""
+
+    dataset = "d"
+    reading = 0
+
+    def __init__(self, takes: float) -> None:
+        self.takes = takes
+
+    async def read(self, viewer_id: str, seconds: float) -> ViewerFeatures:
+        self.reading += 1
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.sleep(self.takes)
+        finally:
+            self.reading -= 1
+        return ViewerFeatures(watched_keys=[1])
+
+
+async def read(stage: ReadFeatures, store: Any, left: float = 60) -> ViewerFeatures:
+    query = RecommendQuery.of(pb.RecommendRequest(viewer_id="v"), "id", time.monotonic() + left)
     return await stage(query, store)
+
+
+async def test_callers_in_a_hurry_take_the_store_from_nobody() -> None:
+    stage, store = ReadFeatures(0.5, LastFeatures(1 << 20, 60)), SlowStore(0.02)
+    ends = time.monotonic() + 0.5
+    while time.monotonic() < ends:  # which leaves it 3 ms each time
+        with pytest.raises(StageFailedError):
+            await read(stage, store, 0.02)
+    assert (await read(stage, store)).watched_keys == [1]
+    assert skipped() == 0
+
+
+async def test_what_comes_too_late_for_a_caller_in_a_hurry_is_kept_for_the_next() -> None:
+    last = LastFeatures(1 << 20, 60)
+    stage, store = ReadFeatures(20, last), SlowStore(0.05)
+    with pytest.raises(StageFailedError) as raised:
+        await read(stage, store, 0.02)
+    assert raised.value.reason == "skipped"
+    await until(lambda: last.find("d", "v") is not None)
+
+
+async def test_callers_in_a_hurry_leave_few_reads_behind() -> None:
+    stage, store = ReadFeatures(20, LastFeatures(1 << 20, 60)), SlowStore(0.5)
+    hurried = [read(stage, store, 0.05) for _ in range(200)]
+    ended = await asyncio.gather(*hurried, return_exceptions=True)
+    assert all(isinstance(each, StageFailedError) for each in ended)
+    assert 0 < store.reading <= 64
+    await until(lambda: store.reading == 0)
+
+
+async def test_a_store_that_hangs_is_skipped_though_nobody_waits_for_it() -> None:
+    stage, store = ReadFeatures(0.05, LastFeatures(1 << 20, 60)), SlowStore(60)
+    for _ in range(3):
+        with pytest.raises(StageFailedError):
+            await read(stage, store, 0.02)
+    await until(lambda: skipped() == 1)
+    with pytest.raises(StageFailedError) as raised:
+        await read(stage, store)
+    assert raised.value.reason == "circuit_open"
 
 
 async def test_a_store_that_fails_is_skipped_until_it_answers(

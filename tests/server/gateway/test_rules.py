@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -318,6 +321,34 @@ async def test_rules_that_change_between_two_pages_leave_the_token_valid(
     assert not {*names(first)} & {*names(second)}
 
 
+def calls_to_parse(text: str) -> int:
+    """How many functions are called to parse rules: work that no busy machine changes."""
+    counts = Counter[str]()
+    sys.setprofile(lambda _, event, __: counts.update([event]))
+    try:
+        with suppress(BadRulesError):
+            parse_rules(text.encode())
+    finally:
+        sys.setprofile(None)
+    return counts["call"]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        'regions = ["r{0}"]\nvideo_id = "v{0}"\nposition = 1',
+        'regions = ["r{0}", "all"]\nvideo_id = "v{0}"\nposition = {1}',
+        'regions = ["r{0}"]\nvideo_id = "v"\nposition = 1\nwrong = 1',
+    ],
+)
+def test_twice_as_many_rules_take_twice_as_long_to_read(rule: str) -> None:
+    def rules(count: int) -> str:
+        named = (f'[[pins]]\nname = "{{0}}"\n{rule}\n'.format(n, 1 + n % 64) for n in range(count))
+        return "".join(named)
+
+    assert calls_to_parse(rules(400)) < 2.5 * calls_to_parse(rules(200))
+
+
 async def test_a_bad_version_of_the_file_changes_nothing(file: Path, release: Path) -> None:
     put(file, GERMAN)
     rules = RulesFile(file)
@@ -353,6 +384,22 @@ async def test_rules_that_the_release_does_not_fit_wait_for_one_that_does(
     rules.serving = lambda: None
     await rules.look()
     assert len(rules._rules) == 1
+
+
+async def test_a_file_whose_volume_hangs_holds_nothing_up(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(file, GERMAN)
+    rules, hangs = RulesFile(file), threading.Event()
+    monkeypatch.setattr("server.gateway.rules_file._version", lambda _: hangs.wait(15))
+    looking = asyncio.ensure_future(rules.look())
+    try:
+        await asyncio.sleep(0.05)
+        assert not looking.done()
+        assert len(rules._rules) == 1
+    finally:
+        hangs.set()
+        await looking
 
 
 def test_a_gateway_does_not_start_without_the_rules_that_a_site_counts_on(file: Path) -> None:

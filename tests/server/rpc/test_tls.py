@@ -27,6 +27,7 @@ from server.rpc.tls import TlsFiles, tls_name
 from server.security.certificates import Authority, Certificates
 from server.security.folder import SecurityFolder
 from tests.builders.certificates import role_files, serial, shown_serial
+from tests.builders.hanging import hanging
 from tests.builders.rpc import rpc_settings
 
 SERVICE = "vireo.v1.RankingService"
@@ -164,12 +165,37 @@ async def test_a_long_lived_channel_adopts_a_renewed_certificate_without_losing_
     )
     with structlog.testing.capture_logs() as logs:
         for renewals in range(3):
-            answer = await check(health_pb2.HealthCheckRequest(), timeout=30)
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            assert [line["event"] for line in logs].count("channel reopened") == renewals
+            async with asyncio.timeout(30):
+                while True:
+                    answer = await check(health_pb2.HealthCheckRequest(), timeout=30)
+                    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+                    if [line["event"] for line in logs].count("channel reopened") == renewals:
+                        break
             certificates.renew([])
     shutil.rmtree(folder.current.resolve())
     assert (await check(health_pb2.HealthCheckRequest(), timeout=30)).status
+    await channel.close()
+
+
+async def test_while_the_volume_of_certificates_hangs_calls_go_on_and_new_ones_are_taken(
+    server: RpcServer,
+    folder: SecurityFolder,
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.rpc.renewed_channel._CHECK_SECONDS", 0)
+    client = folder.tls("envoy")
+    channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
+    check = channel.unary_unary(
+        "/grpc.health.v1.Health/Check",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    with hanging(folder.tls("control").key), hanging(folder.tls("ranking").key):
+        for _ in range(3):
+            assert (await check(health_pb2.HealthCheckRequest(), timeout=10)).status
+            await asyncio.sleep(0.01)
+        assert await problem(server, client) == ""
     await channel.close()
 
 
