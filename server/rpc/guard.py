@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import grpc
 import grpc.aio
@@ -180,7 +180,7 @@ class Guard:
         seconds = SECONDS.labels(method) if handler.unary_unary is not None else None
         service = method.split("/")[1]
         admission = self._admissions.get(service)
-        read = partial(
+        valid = partial(
             _parse, handler.request_deserializer, self._max_bytes, self._rules.get(service)
         )
         work = self._works.get(service, _by_call)
@@ -190,7 +190,7 @@ class Guard:
             metadata = context.invocation_metadata() or ()
 
             def parse(raw: bytes) -> Message:
-                request = read(raw)
+                request = valid(raw)
                 check_viewer(method, metadata, request)
                 return request
 
@@ -242,10 +242,10 @@ class Guard:
             context.set_trailing_metadata(((REQUEST_ID, identity),))
             return response
 
-        read = partial(decompressed, max_bytes=self._max_bytes)
+        inflate = partial(decompressed, max_bytes=self._max_bytes)
         if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(call, read, handler.response_serializer)
-        return grpc.stream_unary_rpc_method_handler(call, read, handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(call, inflate, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(call, inflate, handler.response_serializer)
 
     async def _answer(
         self,
