@@ -1,4 +1,4 @@
-"""Requests below gRPC: HTTP/2 that no gRPC client sends."""
+"""Requests below gRPC: HTTP/2 that no gRPC client sends, on a connection with good calls."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ Spoil: TypeAlias = Callable[[Random, Headers, bytes], bytes]
 _PATIENCE = 10.0
 _GRPC_CODES = {str(code.value[0]): code.name for code in grpc.StatusCode}
 _WINDOW = 16_384
+_MAX_MESSAGE = 60_000
+"""Bytes of a message that HTTP/2's first window has room for, beside two good calls."""
 _GOOD = "/grpc.health.v1.Health/Check"
 """What the others on a connection ask for, with an empty message."""
 BROKEN = "BROKE OTHERS"
@@ -123,8 +125,6 @@ SPOILT: Mapping[str, Spoil] = {
     "timeout": _header("grpc-timeout", "0n", "1n", "99999999H", "1m"),
     "metadata": _metadata,
     "compressed": _compressed,
-    "undeclared": _undeclared,
-    "forbidden header": _forbidden,
 }
 """Ways to spoil a request: each changes the headers, and returns a body for the right one."""
 SPOILT_AT_THE_EDGE: Mapping[str, Spoil] = {
@@ -132,6 +132,8 @@ SPOILT_AT_THE_EDGE: Mapping[str, Spoil] = {
     "any verb": _header(":method", "DELETE", "HEAD", "OPTIONS", "PATCH", "FOO"),
     "no timeout": _header("grpc-timeout", "", "soon", "1", "-1S", "123456789S"),
     "encoding": _header("grpc-encoding", "", "snappy", "x" * 500),
+    "undeclared": _undeclared,
+    "forbidden header": _forbidden,
 }
 """Also what Envoy refuses, to which gRPC's core itself answers INTERNAL."""
 
@@ -151,6 +153,8 @@ async def ask_spoilt(random: Random, method: Method, how: str) -> str:
     """
     message = valid(random, method.descriptor.input_type).SerializeToString()
     headers = _headers(method.address, method.path)
+    if len(message) > _MAX_MESSAGE:
+        message = b""
     frame = struct.pack(">BI", 0, len(message)) + message
     body = SPOILT_AT_THE_EDGE[how](random, headers, frame)
     good = _headers(method.address, _GOOD), bytes(5)
@@ -161,7 +165,7 @@ async def ask_spoilt(random: Random, method: Method, how: str) -> str:
     except TimeoutError:
         return "HUNG: no answer"
     except (OSError, h2.exceptions.ProtocolError) as error:
-        return f"CLOSED: {error}"
+        return f"{BROKEN}: {error}"
     for other in (before, after):
         if not other.startswith("OK"):
             return f"{BROKEN}: {other}, itself {ended}"
