@@ -14,9 +14,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import grpc.aio
 from rich.console import Console
 from vireo.v1 import viewer_pb2
+from vireo.v1.release_pb2 import GetServingReleaseRequest
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from bench.load import PAGE, Answer, SteadyLoad, p99
 from bench.stack import CHANNEL, OwnStack, own_home, own_stack
@@ -26,8 +30,11 @@ from server.releases.manifest import Manifest
 from server.releases.store import ReleaseStore
 from server.releases.weights import Quotas
 from server.stack.s3 import embedded_s3
-from training.evaluation.served import ask_in_full, serving_release
+from training.evaluation.served import ask_in_full
 from training.features.watches import load_watches
+
+if TYPE_CHECKING:
+    from vireo.v1.release_pb2_grpc import ReleaseServiceAsyncStub
 
 _SWAP_SECONDS = 60.0
 _POLL = 0.1
@@ -189,17 +196,28 @@ async def _learned(stack: OwnStack, viewers: Sequence[str], moment: int, release
 
 
 async def _swap(stack: OwnStack, store: ReleaseStore, release_id: str) -> float:
-    """Promote a release, and return the seconds until every pod serves it."""
-    started = time.monotonic()
+    """Promote a release, and return the seconds until every pod serves it.
 
-    def swap() -> None:
-        store.set_channel(CHANNEL, release_id, store.read_channel(CHANNEL))
-        for pod in stack.pods():
-            while serving_release(f"127.0.0.1:{pod.port}", 5.0) != release_id:
+    Pods are asked from the load's own event loop, a connection each: in a thread, with a connection
+    for each question, that delayed the answers which are measured.
+    """
+    started = time.monotonic()
+    before = await asyncio.to_thread(store.read_channel, CHANNEL)
+    await asyncio.to_thread(store.set_channel, CHANNEL, release_id, before)
+    for pod in stack.pods():
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{pod.port}") as channel:
+            stub = ReleaseServiceStub(channel)
+            while await _served(stub) != release_id:
                 if time.monotonic() > started + _SWAP_SECONDS:
                     late = f"{pod.name} did not load {release_id} within {_SWAP_SECONDS:.0f} s"
                     raise VireoError(late)
-                time.sleep(_POLL)
-
-    await asyncio.to_thread(swap)
+                await asyncio.sleep(_POLL)
     return time.monotonic() - started
+
+
+async def _served(stub: ReleaseServiceAsyncStub) -> str:
+    """Return the release that a pod serves; raise VireoError if it doesn't answer."""
+    try:
+        return (await stub.GetServingRelease(GetServingReleaseRequest(), timeout=5)).release_id
+    except grpc.aio.AioRpcError as error:
+        raise VireoError(f"a pod doesn't say what it serves: {error.details()}") from error

@@ -34,7 +34,7 @@ _MESSAGES = {"no message": 0, "two messages": 2, "never ends": 1, "silent": 0}
 """Number of messages; all others send one with the call itself."""
 _ENDED_EARLY = ": Internal error from Core"
 _FORGED_SHARE = 0.2
-_BULKY = frozenset({"giant list", "giant text", "deep"})
+_BULKY = frozenset({"giant list", "giant text", "deep", "unknown field"})
 _BULKY_SHARE = 0.2
 
 _Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]

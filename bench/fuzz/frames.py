@@ -1,10 +1,11 @@
-"""Requests below gRPC: HTTP/2 that no gRPC client sends."""
+"""Requests below gRPC: HTTP/2 that no gRPC client sends, on a connection with good calls."""
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import TypeAlias
 
@@ -22,6 +23,12 @@ Spoil: TypeAlias = Callable[[Random, Headers, bytes], bytes]
 _PATIENCE = 10.0
 _GRPC_CODES = {str(code.value[0]): code.name for code in grpc.StatusCode}
 _WINDOW = 16_384
+_MAX_MESSAGE = 60_000
+"""Bytes of a message that HTTP/2's first window has room for, beside two good calls."""
+_GOOD = "/grpc.health.v1.Health/Check"
+"""What the others on a connection ask for, with an empty message."""
+BROKEN = "BROKE OTHERS"
+"""A request ended others on its connection."""
 
 
 def _header(name: str, *values: str) -> Spoil:
@@ -62,6 +69,50 @@ def _metadata(random: Random, headers: Headers, body: bytes) -> bytes:
     return body
 
 
+def _compressed(random: Random, headers: Headers, body: bytes) -> bytes:
+    """Return a frame that claims to be compressed, and can't be read."""
+    headers["grpc-encoding"] = random.choice(("gzip", "deflate"))
+    whole = gzip.compress(body[5:] + random.randbytes(50))
+    data = random.choice(
+        (
+            random.randbytes(40),
+            b"",
+            whole[: random.randrange(1, len(whole))],
+            whole[:20] + bytes([whole[20] ^ 0xFF]) + whole[21:],
+            whole[:-8] + bytes(8),  # another checksum and size
+        )
+    )
+    return struct.pack(">BI", 1, len(data)) + data
+
+
+def _undeclared(random: Random, headers: Headers, body: bytes) -> bytes:
+    """Return a compressed frame of a request that declares no compression."""
+    if random.random() < 0.5:
+        headers["grpc-encoding"] = "identity"
+    data = gzip.compress(body[5:])
+    return struct.pack(">BI", random.choice((1, 2, 255)), len(data)) + data
+
+
+def _forbidden(random: Random, headers: Headers, body: bytes) -> bytes:
+    """Add a header that HTTP/2 forbids."""
+    name, value = random.choice(
+        (
+            ("connection", "close"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "close"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("X-Upper", "1"),
+            ("x-newline", "a\nb: c"),
+            ("x-null", "a\0b"),
+            (":status", "200"),
+            ("x y", "1"),
+        )
+    )
+    headers[name] = value
+    return body
+
+
 _TYPES = ("", "text/plain", "application/json", "application/grpc+xml", "application/grpcx")
 SPOILT: Mapping[str, Spoil] = {
     "content type": _header("content-type", *_TYPES, "a" * 500),
@@ -73,6 +124,7 @@ SPOILT: Mapping[str, Spoil] = {
     "no te": _no_te,
     "timeout": _header("grpc-timeout", "0n", "1n", "99999999H", "1m"),
     "metadata": _metadata,
+    "compressed": _compressed,
 }
 """Ways to spoil a request: each changes the headers, and returns a body for the right one."""
 SPOILT_AT_THE_EDGE: Mapping[str, Spoil] = {
@@ -80,36 +132,68 @@ SPOILT_AT_THE_EDGE: Mapping[str, Spoil] = {
     "any verb": _header(":method", "DELETE", "HEAD", "OPTIONS", "PATCH", "FOO"),
     "no timeout": _header("grpc-timeout", "", "soon", "1", "-1S", "123456789S"),
     "encoding": _header("grpc-encoding", "", "snappy", "x" * 500),
+    "undeclared": _undeclared,
+    "forbidden header": _forbidden,
 }
 """Also what Envoy refuses, to which gRPC's core itself answers INTERNAL."""
 
 
 async def ask_by_frames(random: Random, method: Method) -> tuple[str, str]:
-    """Send one request on a connection of its own; return how it was spoilt, and how it ended."""
+    """Send one request between two good ones; return how it was spoilt, and how it ended."""
     ways = SPOILT_AT_THE_EDGE if method.place == "edge" else SPOILT
     how = random.choice(list(ways))
+    return how, await ask_spoilt(random, method, how)
+
+
+async def ask_spoilt(random: Random, method: Method, how: str) -> str:
+    """Send one request that is spoilt in a way; return how it ended.
+
+    It shares a connection of its own with two good ones, the first sent before it. Unless both are
+    answered, it is BROKEN.
+    """
     message = valid(random, method.descriptor.input_type).SerializeToString()
-    headers: Headers = {
+    headers = _headers(method.address, method.path)
+    if len(message) > _MAX_MESSAGE:
+        message = b""
+    frame = struct.pack(">BI", 0, len(message)) + message
+    body = SPOILT_AT_THE_EDGE[how](random, headers, frame)
+    good = _headers(method.address, _GOOD), bytes(5)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            requests = (good, (headers, body), good)
+            before, ended, after = await exchange_together(method.address, requests)
+    except TimeoutError:
+        return "HUNG: no answer"
+    except (OSError, h2.exceptions.ProtocolError) as error:
+        return f"{BROKEN}: {error}"
+    for other in (before, after):
+        if not other.startswith("OK"):
+            return f"{BROKEN}: {other}, itself {ended}"
+    return ended
+
+
+def _headers(address: str, path: str) -> Headers:
+    return {
         ":method": "POST",
         ":scheme": "http",
-        ":path": method.path,
-        ":authority": method.address,
+        ":path": path,
+        ":authority": address,
         "content-type": "application/grpc",
         "te": "trailers",
         "grpc-timeout": "5S",
     }
-    body = ways[how](random, headers, struct.pack(">BI", 0, len(message)) + message)
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            return how, await exchange(method.address, headers, body)
-    except TimeoutError:
-        return how, "HUNG: no answer"
-    except (OSError, h2.exceptions.ProtocolError) as error:
-        return how, f"CLOSED: {error}"
 
 
 async def exchange(address: str, headers: Headers, body: bytes) -> str:
-    """Send one request as it is; return its gRPC code and message, or else how it ended.
+    """Send one request as it is; return how it ended, see `exchange_together`."""
+    return (await exchange_together(address, [(headers, body)]))[0]
+
+
+async def exchange_together(address: str, requests: Sequence[tuple[Headers, bytes]]) -> list[str]:
+    """Send requests at once, as they are, each a stream of one connection.
+
+    Returns:
+        The gRPC code and message of each, or else how it ended.
 
     Raises:
         OSError: the connection can't be made or breaks.
@@ -124,43 +208,57 @@ async def exchange(address: str, headers: Headers, body: bytes) -> str:
     connection = h2.connection.H2Connection(config)
     try:
         connection.initiate_connection()
-        connection.send_headers(1, list(headers.items()))
-        for start in range(0, len(body), _WINDOW):
-            connection.send_data(1, body[start : start + _WINDOW])
-        connection.end_stream(1)
+        for stream, (headers, body) in zip(range(1, 2 * len(requests), 2), requests, strict=True):
+            connection.send_headers(stream, list(headers.items()))
+            for start in range(0, len(body), _WINDOW):
+                connection.send_data(stream, body[start : start + _WINDOW])
+            connection.end_stream(stream)
         writer.write(connection.data_to_send())
         await writer.drain()
-        return await _status(reader, writer, connection)
+        ended = await _statuses(reader, writer, connection, len(requests))
+        return [ended[2 * number + 1] for number in range(len(requests))]
     finally:
         writer.close()
 
 
-async def _status(
+async def _statuses(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     connection: h2.connection.H2Connection,
-) -> str:
-    """Return the status of the trailers, else that of HTTP, or how the stream was closed."""
-    found: dict[str, str] = {}
-    while data := await reader.read(65_536):
+    count: int,
+) -> dict[int, str]:
+    """Return by stream the status of the trailers, else that of HTTP, or how it was closed."""
+    found: dict[int, dict[str, str]] = {2 * number + 1: {} for number in range(count)}
+    ended: dict[int, str] = {}
+    closed = "CLOSED: without an answer"
+    while len(ended) < count and (data := await reader.read(65_536)):
         for event in connection.receive_data(data):
+            stream = getattr(event, "stream_id", None)
+            if isinstance(event, h2.events.ConnectionTerminated):
+                closed = f"CLOSED: {event.error_code}"
+            if stream not in found:
+                continue
+            fields = found[stream]
             if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                found |= {_text(name): _text(value) for name, value in event.headers or ()}
+                fields |= {_text(name): _text(value) for name, value in event.headers or ()}
             elif isinstance(event, h2.events.DataReceived):
-                connection.acknowledge_received_data(event.flow_controlled_length or 0, 1)
-                if "grpc-status" not in found and found.get(":status") == "200":
-                    found["answered"] = "yes"  # a stream that may go on
+                connection.acknowledge_received_data(event.flow_controlled_length or 0, stream)
+                if "grpc-status" not in fields and fields.get(":status") == "200":
+                    fields["answered"] = "yes"  # a stream that may go on
             elif isinstance(event, h2.events.StreamReset):
-                return found.get("grpc-status") or f"RESET: {event.error_code}"
-            elif isinstance(event, h2.events.ConnectionTerminated):
-                return f"CLOSED: {event.error_code}"
+                ended[stream] = f"RESET: {event.error_code}"
             elif isinstance(event, h2.events.StreamEnded):
-                return _described(found)
-        if "answered" in found:
-            return "OK"
+                ended[stream] = _described(fields)
+        # A stream that may go on is answered once no other is waited for.
+        open_streams = found.keys() - ended.keys()
+        if all("answered" in found[stream] for stream in open_streams):
+            ended |= dict.fromkeys(open_streams, "OK")
         writer.write(connection.data_to_send())
         await writer.drain()
-    return _described(found) if found else "CLOSED: without an answer"
+    return {
+        stream: ended.get(stream) or (_described(fields) if fields else closed)
+        for stream, fields in found.items()
+    }
 
 
 def _described(found: Mapping[str, str]) -> str:

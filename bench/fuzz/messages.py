@@ -55,6 +55,11 @@ _GIANT = (1_001, 20_000, 300_000)
 """Items; the largest lists exceed a server's limit of a message."""
 _DEEP = (50, 101, 20_000)
 _MAX_BYTES = 6 << 20
+UNKNOWN = b"of a field that nobody knows "
+"""What unknown fields hold, over and over."""
+_UNKNOWN_NUMBER = 15_000
+_UNKNOWN_BYTES = (100, 100_000, 1_000_000, 4_000_000)
+"""Sizes of unknown fields: up to the maximum message at the edge, and at a pod."""
 
 
 def valid(random: Random, kind: Descriptor) -> Message:
@@ -67,6 +72,8 @@ def spoilt(random: Random, way: str, message: Message) -> bytes:
     """Return the message's bytes, spoilt in one of WAYS."""
     if way == "changed":
         return _changed(random, message)[:_MAX_BYTES]
+    if way == "unknown field":
+        return _with_unknown(random, message)
     number = random.choice([field.number for field in message.DESCRIPTOR.fields] or [1])
     return _OF_BYTES[way](random, message.SerializeToString(), number)[:_MAX_BYTES]
 
@@ -249,6 +256,20 @@ def _change(random: Random, message: Message) -> None:
         setattr(message, field.name, _value(random, field))
 
 
+def _with_unknown(random: Random, message: Message) -> bytes:
+    """Return the bytes with an unknown field, in the message or in one of a list."""
+    fields: Any = message.ListFields()
+    inner = [
+        each
+        for field, values in fields
+        if field.message_type is not None and field.is_repeated
+        for each in values
+    ]
+    text = UNKNOWN * (random.choice(_UNKNOWN_BYTES) // len(UNKNOWN))
+    random.choice([message, *inner]).MergeFromString(_tagged(_UNKNOWN_NUMBER, text))
+    return message.SerializeToString()
+
+
 def _value(random: Random, field: FieldDescriptor) -> Any:
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
         text = random.choice(_TEXTS)
@@ -304,5 +325,5 @@ _OF_BYTES: Mapping[str, Callable[[Random, bytes, int], bytes]] = {
     "deep": _deep,
 }
 """Ways to spoil a message's bytes, given the number of one of its fields."""
-WAYS = ("changed", *_OF_BYTES)
+WAYS = ("changed", "unknown field", *_OF_BYTES)
 """Names of all ways."""

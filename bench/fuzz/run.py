@@ -7,6 +7,8 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -16,10 +18,13 @@ from vireo.v1.recommendation_pb2 import RecommendRequest
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from bench.chaos.home import prepared
+from bench.fuzz.drip import dripping, unanswered
+from bench.fuzz.messages import UNKNOWN
 from bench.fuzz.storm import storm
 from bench.fuzz.targets import methods_of
 from bench.stack import OwnStack
 from server.home import Home
+from server.stack.settings import METRICS_PORT_OFFSET, POD_KINDS, StackSettings
 from server.stack.state import running_stack
 
 _MAX_GROWTH = 1.2
@@ -32,6 +37,8 @@ _MIN_JUDGED = 20_000
 """Minimum requests for memory to be judged: buffers grow during the first thousands."""
 _WARM_UP = 0.25
 """Share of the requests before memory must be flat."""
+_DRIPPING = 90.0
+"""Maximum seconds for which connections drip bytes."""
 _CALM = 30.0
 """Seconds within which the stack must answer in full afterwards."""
 
@@ -45,7 +52,12 @@ class FuzzResult:
     answers: Mapping[str, Mapping[str, int]]
     """How many requests ended with each status, by method."""
     unwanted: Mapping[str, list[str]]
-    """Examples of requests that ended with UNKNOWN or INTERNAL, or not at all."""
+    """Examples of requests that ended with UNKNOWN or INTERNAL, or not at all, that ended others
+    on their connection, or whose query was not refused."""
+    stored: list[str]
+    """Files of the log that contain unknown fields."""
+    unanswered: Mapping[str, list[str]]
+    """What probes, and an ordinary call, got while connections dripped bytes into the same port."""
     died: list[str]
     """Processes that have ended or were restarted."""
     memory: Mapping[str, float]
@@ -89,15 +101,19 @@ async def _run(stack: OwnStack, requests: int, seed: int, console: Console) -> F
         for name, size in end.items()
         if name in warm
     )
+    stored = await asyncio.to_thread(_with_unknown_fields, stack.home.root / "log")
+    dripped = await _asked_meanwhile(stack.settings)
     well = await _well(stack.settings.edge)
     return FuzzResult(
         requests=counts.requests,
         seconds=round(seconds, 1),
         answers={name: dict(statuses) for name, statuses in sorted(counts.answers.items())},
         unwanted=counts.unwanted,
+        stored=stored,
+        unanswered=dripped,
         died=died,
         memory=growth,
-        holds=flat and well and not died and not counts.unwanted,
+        holds=flat and well and not (died or counts.unwanted or stored or dripped),
     )
 
 
@@ -117,6 +133,34 @@ def _memory(processes: Mapping[str, psutil.Process]) -> dict[str, int]:
         with contextlib.suppress(psutil.NoSuchProcess):
             found[name] = process.memory_info().rss
     return {name: size for name, size in found.items() if name != _APART}
+
+
+def _with_unknown_fields(folder: Path) -> list[str]:
+    """Return the files below a folder that contain unknown fields of the requests."""
+    found = []
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.stat().st_size:
+            with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
+                if content.find(UNKNOWN * 2) >= 0:
+                    found.append(file.name)
+    return found
+
+
+async def _asked_meanwhile(settings: StackSettings) -> dict[str, list[str]]:
+    """Return what probes and an ordinary call didn't get while connections drip bytes."""
+    metrics = {
+        kind: f"127.0.0.1:{settings.pod_ports(kind)[0] + METRICS_PORT_OFFSET}" for kind in POD_KINDS
+    }
+    gateway = f"127.0.0.1:{settings.pod_ports('gateway')[0]}"
+    try:
+        async with asyncio.timeout(_DRIPPING):
+            async with dripping([settings.edge, gateway, *metrics.values()]):
+                found = await unanswered(metrics)
+                if not await _well(settings.edge):
+                    found["edge"] = ["no slate"]
+                return found
+    except TimeoutError:
+        return {"all": [f"not asked within {_DRIPPING:g} s"]}
 
 
 async def _well(edge: str) -> bool:

@@ -9,14 +9,17 @@ from dataclasses import dataclass, field
 from random import Random
 
 from bench.fuzz.calls import GrpcCaller
-from bench.fuzz.frames import ask_by_frames
+from bench.fuzz.frames import BROKEN, ask_by_frames
+from bench.fuzz.rest import OVERRIDDEN, ask_with_query, rules
 from bench.fuzz.targets import Method
 
-UNWANTED = frozenset({"UNKNOWN", "INTERNAL", "DATA_LOSS", "HUNG"})
+UNWANTED = frozenset({"UNKNOWN", "INTERNAL", "DATA_LOSS", "HUNG", BROKEN, OVERRIDDEN})
 """Statuses that bad input must not get: a clear one says what is wrong with it."""
 _AT_A_TIME = 12
 _FRAMES_SHARE = 0.05
 """Share of requests below gRPC; each takes a connection of its own."""
+_QUERY_SHARE = 0.05
+"""Share of requests by REST, of methods that have it; each takes a connection of its own."""
 _MAX_EXAMPLES = 5
 
 
@@ -73,6 +76,8 @@ async def storm(
             method = methods[number % len(methods)]
             if random.random() < _FRAMES_SHARE:
                 how, ended = await ask_by_frames(random, method)
+            elif rules(method) and random.random() < _QUERY_SHARE:
+                how, ended = await ask_with_query(random, method)
             else:
                 how, ended = await caller.ask(random, method)
             counts.add(method, how, ended)

@@ -56,7 +56,8 @@ class HeldReleases(Generic[T]):
     def swap(self, to: Serving[T]) -> None:
         """Serve another release from now on; calls under way keep theirs."""
         self.serving, self.previous = to, self.serving
-        self._stop_dropping()
+        if self._dropping is not None:
+            self._dropping.cancel()
         self._dropping = asyncio.create_task(self._drop_previous_later())
 
     async def drop_previous(self) -> None:
@@ -67,14 +68,10 @@ class HeldReleases(Generic[T]):
 
     async def close(self) -> None:
         """Cancel background work."""
-        self._stop_dropping()
         if self._dropping is not None:
+            self._dropping.cancel()
             await asyncio.gather(self._dropping, return_exceptions=True)
 
     async def _drop_previous_later(self) -> None:
         await asyncio.sleep(self._keep_previous_seconds)
         await self.drop_previous()
-
-    def _stop_dropping(self) -> None:
-        if self._dropping is not None:
-            self._dropping.cancel()

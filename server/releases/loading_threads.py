@@ -23,6 +23,7 @@ class LoadingThreads:
     def __init__(self) -> None:
         """Start without threads; they start with the first work."""
         self._executor = ThreadPoolExecutor(2, "release")
+        sys.setswitchinterval(0.0005)  # calls would wait up to 5 ms for Python code of a load
 
     async def run(self, work: Callable[[], R], *, low_priority: bool = False) -> R:
         """Return what `work` returns, or raise what it raises.

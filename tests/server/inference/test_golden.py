@@ -46,6 +46,18 @@ def test_models_that_answer_as_recorded_pass(folder: Path) -> None:
     replay(tower(folder), folder / layout.GOLDEN_VIEWER_TOWER)
 
 
+def test_requests_are_replayed_one_by_one_as_most_are_served(folder: Path) -> None:
+    inputs = {"history": np.arange(6).reshape(3, 2), "lengths": np.arange(3)}
+    scores = np.full((3, 1, 2), 0.5, np.float32)
+    save_golden(folder / layout.GOLDEN_RANKER, inputs, {"scores": scores})
+    model = create_autospec(Model, output="scores", probabilities=True)
+    model.run.return_value = scores[:1]
+    replay(model, folder / layout.GOLDEN_RANKER)
+    asked = [call.args[0] for call in model.run.call_args_list]
+    assert [each["history"].tolist() for each in asked] == [[[0, 1]], [[2, 3]], [[4, 5]]]
+    assert [each["lengths"].tolist() for each in asked] == [[0], [1], [2]]
+
+
 def test_difference_within_the_tolerance_passes(folder: Path) -> None:
     replay(ranker(folder), tampered(folder, "output/scores", layout.GOLDEN_TOLERANCE / 2))
 

@@ -76,6 +76,27 @@ async def test_only_a_pod_that_serves_lets_answers_go_before_its_loading(
     assert niceness[1] > own
 
 
+async def test_python_code_of_a_load_gives_way_to_the_event_loop_within_a_millisecond(
+    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
+) -> None:
+    intervals = []
+
+    def build(folder: Path) -> Any:
+        intervals.append(sys.getswitchinterval())
+        return RANKING_POD.build(folder)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(0.005)  # Python's default
+    try:
+        publish(name)
+        point(store, name, name)
+        async with running(loader := loader_of(store, tmp_path, name, build=build)):
+            await until(lambda: serves(loader, name))
+    finally:
+        sys.setswitchinterval(before)
+    assert intervals[0] < 0.001
+
+
 @pytest.mark.parametrize("pod", [CANDIDATE_POD, RANKING_POD], ids=lambda pod: pod.kind)
 async def test_only_two_releases_are_in_memory_then_one_and_calls_finish_on_theirs(
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path, pod: Pod[Any]
