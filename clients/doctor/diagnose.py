@@ -64,6 +64,7 @@ CAUSES: tuple[Cause, ...] = (
     quality.release_old,
     events.log_filling,
     events.events_set_aside,
+    events.events_missed,
     events.events_of_other_times,
     processes.restarted,
 )

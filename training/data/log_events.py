@@ -14,7 +14,7 @@ import xxhash
 from google.protobuf.message import DecodeError
 from vireo.v1 import event_pb2, log_pb2
 
-from server.arrays import BoolArray
+from server.arrays import BoolArray, Int64Array
 from server.event_log.log import Entry
 from server.features.context import COLUMNS
 from server.features.keys import video_keys
@@ -57,6 +57,7 @@ class LogEvents:
     contexts: ContextTexts = field(default_factory=ContextTexts)
     notes: Counter[str] = field(default_factory=Counter)
     ids: array[int] = field(default_factory=lambda: array("Q"))
+    """128 bits for each event: two numbers."""
     viewer: array[int] = field(default_factory=lambda: array("i"))
     video: array[int] = field(default_factory=lambda: array("i"))
     kind: array[int] = field(default_factory=lambda: array("b"))
@@ -76,7 +77,7 @@ class LogEvents:
             self.notes[UNREADABLE] += 1
             return
         for viewer in recorded.erased:
-            self.erased[viewer] = len(self.ids)
+            self.erased[viewer] = len(self.viewer)
         for event in recorded.events:
             self._add(event)
 
@@ -89,7 +90,9 @@ class LogEvents:
             self.notes["events without a viewer, video or time left out"] += 1
             return
         viewer = self.viewers.place(event.viewer_id)
-        self.ids.append(xxhash.xxh3_64_intdigest(event.event_id.encode(), seed=viewer))
+        # Of fixed size first: no two pairs have the same bytes.
+        pair = viewer.to_bytes(8, "little") + event.event_id.encode()
+        self.ids.frombytes(xxhash.xxh3_128_digest(pair))
         self.viewer.append(viewer)
         self.video.append(self.videos.place(event.video_id))
         self.kind.append(schema.EVENTS.index(kind))
@@ -109,7 +112,7 @@ class LogEvents:
         begins = np.zeros(len(self.viewers.places) + 1, np.int64)
         for name, before in self.erased.items():
             begins[self.viewers.places.get(name, -1)] = before
-        return np.arange(len(self.ids)) >= begins[np.array(self.viewer, np.int32)]
+        return np.arange(len(self.viewer)) >= begins[np.array(self.viewer, np.int32)]
 
     def interactions(self, durations: Mapping[str, float], known: Interactions) -> Interactions:
         """Return the events as interactions, sorted by time, then by video key.
@@ -123,9 +126,8 @@ class LogEvents:
                 time: it has no event ids.
         """
         counting = np.flatnonzero(self.counting())
-        self.notes["events of viewers who were erased left out"] += len(self.ids) - len(counting)
-        _, first = np.unique(np.array(self.ids, np.uint64)[counting], return_index=True)
-        once = counting[first]
+        self.notes["events of viewers who were erased left out"] += len(self.viewer) - len(counting)
+        once = counting[self._first_of_each(counting)]
         self.notes["events sent again dropped"] += len(counting) - len(once)
         video, time = np.array(self.video, np.int32)[once], np.array(self.time, np.int64)[once]
         keys = video_keys(list(self.videos.places))
@@ -149,6 +151,14 @@ class LogEvents:
         new = ~_among(found, known)
         self.notes["events that the base has dropped"] += len(found) - int(new.sum())
         return found.take(new)
+
+    def _first_of_each(self, among: Int64Array) -> Int64Array:
+        """Return where each event appears first among some, int64[n], as places there, int64[m]."""
+        ids = np.array(self.ids, np.uint64).reshape(-1, 2)[among]
+        order = np.lexsort(ids.T)  # stable
+        differ = np.ones(len(order), np.bool_)
+        differ[1:] = (ids[order[1:]] != ids[order[:-1]]).any(axis=1)
+        return np.asarray(order[differ], np.int64)
 
 
 def _among(found: Interactions, known: Interactions) -> BoolArray:
