@@ -62,6 +62,7 @@ CAUSES: tuple[Cause, ...] = (
     quality.features_old,
     quality.release_old,
     events.events_set_aside,
+    events.events_missed,
     events.events_of_other_times,
     processes.restarted,
 )

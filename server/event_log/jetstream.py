@@ -16,6 +16,7 @@ from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.errors import APIError, NotFoundError
 
+from server.errors import VireoError
 from server.event_log.log import (
     DEAD,
     EVENTS,
@@ -27,7 +28,7 @@ from server.event_log.log import (
     Stream,
     check_size,
 )
-from server.event_log.metrics import CONNECTED
+from server.event_log.metrics import CONNECTED, MISSED
 from server.event_log.nats_connection import Connection
 from server.event_log.position import BEGIN, Position, Start, fingerprint_of
 from server.event_log.pull import pull
@@ -55,6 +56,8 @@ may not store as much as the stream's maximum."""
 _COMPARED = 32
 """Last messages of a compacted stream that a reader remembers: those that were replaced meanwhile
 can't be compared with the stream."""
+_PARTITIONS = "vireo.partitions"
+"""Key in the metadata of EVENTS: the number of partitions is fixed with the log."""
 _PREFIX = "vireo"
 _TRACE = "traceparent"
 
@@ -112,6 +115,7 @@ class JetStreamLog(EventLog):
                 start = await _start(connection, stream, info, reversed(read))
                 if start.missing:
                     last = start.missing[-1]
+                    MISSED.inc(len(start.missing))
                     log.error(
                         "the log doesn't keep messages any more that weren't read",
                         stream=stream.name,
@@ -276,7 +280,29 @@ class JetStreamLog(EventLog):
         if self._only_look:
             return
         for stream in STREAMS:
-            await self._info(connection, stream)
+            info = await self._info(connection, stream)
+            if stream is EVENTS:
+                await self._check_partitions(connection, info["config"])
+
+    async def _check_partitions(
+        self, connection: Connection, configuration: dict[str, Any]
+    ) -> None:
+        """Fix the number of partitions with a log that has none yet; refuse another number.
+
+        Raises:
+            VireoError: it has another number: a viewer's events would change their partition, and
+                those that aren't applied yet be overtaken, or never read.
+        """
+        ours, metadata = self._settings.event_partitions, configuration.get("metadata") or {}
+        if _PARTITIONS not in metadata:
+            fixed = {**configuration, "metadata": {**metadata, _PARTITIONS: str(ours)}}
+            asked = json.dumps(fixed).encode()
+            await connection.ask(f"$JS.API.STREAM.UPDATE.{_name(EVENTS)}", asked)
+        elif metadata[_PARTITIONS] != str(ours):
+            raise VireoError(
+                f"VIREO_EVENT_PARTITIONS={ours}, but the log's events have "
+                f"{metadata[_PARTITIONS]} partitions; their number is fixed with the log"
+            )
 
     async def _make(self, connection: Connection, stream: Stream) -> None:
         """Make a stream; one that is there keeps its configuration."""
@@ -296,6 +322,8 @@ class JetStreamLog(EventLog):
             "duplicate_window": int(min(_DUPLICATES_SECONDS, retention) * 1e9),
             "retention": "limits",
         }
+        if stream is EVENTS:
+            configuration["metadata"] = {_PARTITIONS: str(settings.event_partitions)}
         try:
             asked = json.dumps(configuration).encode()
             await connection.ask(f"$JS.API.STREAM.CREATE.{_name(stream)}", asked)

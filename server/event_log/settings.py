@@ -27,8 +27,8 @@ class EventLogSettings(BaseSettings):
     nats_ca: str = ""
     """File of the authority that signed the servers' certificates, to use TLS."""
     event_partitions: int = Field(default=1, ge=1, le=256)
-    """Number of partitions of the events, by viewer; each needs a consumer. It can't be changed for
-    a log that exists."""
+    """Number of partitions of the events, by viewer; each needs a consumer. It is fixed with the
+    log, and another number is refused."""
     event_replicas: int = Field(default=1, ge=1, le=5)
     """Number of servers that store each message."""
     event_retention: float = Field(default=30 * _DAY, gt=0)

@@ -14,7 +14,7 @@ import xxhash
 from google.protobuf.message import DecodeError
 from vireo.v1 import event_pb2, log_pb2
 
-from server.arrays import BoolArray
+from server.arrays import BoolArray, Int64Array
 from server.event_log.log import Entry
 from server.features.context import COLUMNS
 from server.features.keys import video_keys
@@ -57,6 +57,7 @@ class LogEvents:
     contexts: ContextTexts = field(default_factory=ContextTexts)
     notes: Counter[str] = field(default_factory=Counter)
     ids: array[int] = field(default_factory=lambda: array("Q"))
+    """128 bits for each event: two numbers."""
     viewer: array[int] = field(default_factory=lambda: array("i"))
     video: array[int] = field(default_factory=lambda: array("i"))
     kind: array[int] = field(default_factory=lambda: array("b"))
@@ -85,7 +86,9 @@ class LogEvents:
             self.notes["events without a viewer, video or time left out"] += 1
             return
         viewer = self.viewers.place(event.viewer_id)
-        self.ids.append(xxhash.xxh3_64_intdigest(event.event_id.encode(), seed=viewer))
+        # Of fixed size first: no two pairs have the same bytes.
+        pair = viewer.to_bytes(8, "little") + event.event_id.encode()
+        self.ids.frombytes(xxhash.xxh3_128_digest(pair))
         self.viewer.append(viewer)
         self.video.append(self.videos.place(event.video_id))
         self.kind.append(schema.EVENTS.index(kind))
@@ -111,8 +114,8 @@ class LogEvents:
             known: those of the base. Events that it has are dropped, by viewer, video, kind and
                 time: it has no event ids.
         """
-        _, once = np.unique(np.array(self.ids, np.uint64), return_index=True)
-        self.notes["events sent again dropped"] += len(self.ids) - len(once)
+        once = self._first_of_each()
+        self.notes["events sent again dropped"] += len(self.viewer) - len(once)
         video, time = np.array(self.video, np.int32)[once], np.array(self.time, np.int64)[once]
         keys = video_keys(list(self.videos.places))
         order = once[np.lexsort((keys[video], time))] if len(once) else once
@@ -135,6 +138,14 @@ class LogEvents:
         new = ~_among(found, known)
         self.notes["events that the base has dropped"] += len(found) - int(new.sum())
         return found.take(new)
+
+    def _first_of_each(self) -> Int64Array:
+        """Return the place of each event's first appearance, int64[m]."""
+        ids = np.array(self.ids, np.uint64).reshape(-1, 2)
+        order = np.lexsort(ids.T)  # stable
+        differ = np.ones(len(order), np.bool_)
+        differ[1:] = (ids[order[1:]] != ids[order[:-1]]).any(axis=1)
+        return np.asarray(order[differ], np.int64)
 
 
 def _among(found: Interactions, known: Interactions) -> BoolArray:

@@ -18,8 +18,6 @@ import pyarrow.parquet as pq
 from server.errors import VireoError
 from server.features.keys import KeyCollisionError, unique_video_keys
 from server.home import Home
-from server.live.takedowns import Takedowns
-from server.releases.layout import TAKEDOWNS
 from training.data.attributes import attribute_fields
 from training.data.context import context_fields
 from training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset
@@ -53,7 +51,7 @@ class DatasetWriter:
         `attributes` are the kinds of the videos' declared attributes, `context` the columns of the
         interactions' context.
         """
-        self._folder = folder
+        self.folder = folder
         self._attributes = dict(attributes)
         columns = [*VIDEOS, CREATOR, *attribute_fields(attributes)]
         self._schemas = {
@@ -81,10 +79,6 @@ class DatasetWriter:
                 part = part.append_column(column, pa.nulls(part.num_rows, column.type))
         self._video_ids += part["video_id"].to_pylist()
         self._add("videos", part.select(schema.names))
-
-    def add_takedowns(self, takedowns: Takedowns) -> None:
-        """Write the takedowns."""
-        takedowns.write(self._folder / TAKEDOWNS)
 
     def add_viewers(self, part: pa.Table) -> None:
         """Append viewers."""
@@ -117,7 +111,7 @@ class DatasetWriter:
         """Return the description of what was written; call it after the files are closed."""
         digest = hashlib.sha256()
         for name in self._schemas:
-            with (self._folder / f"{name}.parquet").open("rb") as file:
+            with (self.folder / f"{name}.parquet").open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         assert self._first is not None
         assert self._last is not None

@@ -109,8 +109,8 @@ def consumer_behind(facts: Facts) -> Iterator[Finding]:
                     *state_of(facts.of_kind("consumer")),
                 ]
             ),
-            "It catches up by itself if that number is large. If it lasts: more partitions, or a "
-            "faster online store (docs/event-log.md)",
+            "It catches up by itself if that number is large. If it lasts: a faster online store, "
+            "or a new log with more partitions (docs/event-log.md)",
             "VireoConsumerBehind",
         )
 
@@ -171,6 +171,25 @@ def events_set_aside(facts: Facts) -> Iterator[Finding]:
             (f"{dead:.0f} messages within {facts.seconds:.0f} s",),
             "vireo events dead lists the reasons; once they are mended: vireo events replay --dead",
             "VireoEventsSetAside",
+        )
+
+
+def events_missed(facts: Facts) -> Iterator[Finding]:
+    """Events that the log kept no longer when they were to be applied."""
+    missed = [
+        f"{page.source}: {page.value('vireo_log_missed_messages_total'):.0f} messages"
+        for page in facts.pages
+        if page.value("vireo_log_missed_messages_total")
+    ]
+    if missed:
+        yield Finding(
+            "events-missed",
+            "risk",
+            "A consumer came later than the log keeps events: what viewers did then has no effect",
+            shown(missed),
+            "Make a data set (vireo data from-events) and build its features; restart the "
+            "consumer. Keep events for longer than consumers may stand still",
+            "VireoEventsMissed",
         )
 
 

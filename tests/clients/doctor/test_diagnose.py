@@ -336,6 +336,10 @@ CASES: dict[str, tuple[str, Facts]] = {
         "events-set-aside",
         also(HEALTHY, consumer(counted("vireo_consumer_dead_events_total", 3))),
     ),
+    "a consumer came too late": (
+        "events-missed",
+        also(HEALTHY, consumer(counted("vireo_log_missed_messages_total", 70))),
+    ),
     "discovery can't be read": (
         "discovery-fails",
         also(

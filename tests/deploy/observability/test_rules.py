@@ -103,7 +103,9 @@ def test_doctor_and_pages_advise_commands_that_are_there() -> None:
     files = [*(ROOT / "clients" / "doctor").rglob("*.py"), *RUNBOOKS.glob("*.md")]
     texts = [re.sub(r'"\s+f?"', "", each.read_text()) for each in files]
     advised = {
-        found for text in texts for found in re.findall(r"\bvireo ((?:[a-z]+ ?)+(?:--\w+)?)", text)
+        found
+        for text in texts
+        for found in re.findall(r"\bvireo ((?:[a-z]+(?:-[a-z]+)* ?)+(?:--\w+)?)", text)
     }
     assert len(advised) > 10
     program = typer.main.get_command(app)

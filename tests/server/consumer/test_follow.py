@@ -216,3 +216,51 @@ async def test_what_is_set_aside_at_the_same_position_later_is_kept_too(
         await follower._set_aside([letter])
     found = [log_pb2.DeadEvents.FromString(each.data) for each in await take(log, DEAD, "3")]
     assert found == letters[:2]
+
+
+async def delete_events(log: JetStreamLog) -> None:
+    """Delete the stream: the next append makes another one."""
+    assert log._connection is not None
+    await log._connection.ask("$JS.API.STREAM.DELETE.vireo_events")
+
+
+@pytest.mark.parametrize("while_it_is_followed", [False, True])
+async def test_a_log_that_was_replaced_and_outgrew_the_position_is_applied_from_its_begin(
+    log: JetStreamLog, folder: Path, while_it_is_followed: bool
+) -> None:
+    repo, partition = empty_repository(folder / "a"), 5
+    rows = OnlineRows(repo, timeout=5)
+
+    async def append(count: int, name: str) -> int:
+        for number in range(count):
+            last = await log.append(EVENTS, str(partition), message([hide(f"{name}-{number}")]))
+        return last
+
+    async with following(follower_of(log, repo, partition, "here:1")):
+        last = await append(10, "old")
+        await become(lambda: rows.position(partition).sequence, last)
+        if while_it_is_followed:
+            await delete_events(log)
+            await append(last + 10, "new")
+            await become(lambda: rows.position(partition).sequence, last + 10)
+    if not while_it_is_followed:
+        await delete_events(log)
+        await append(last + 10, "new")
+        async with following(follower_of(log, repo, partition, "here:1")):
+            await become(lambda: rows.position(partition).sequence, last + 10)
+    assert hidden(rows) >= {video_key(f"new-{number}") for number in range(last + 10)}
+    rows.close()
+
+
+async def test_the_position_moves_on_beyond_messages_of_other_partitions(
+    log: JetStreamLog, folder: Path
+) -> None:
+    """Else what the log keeps of them no longer would seem to be missed."""
+    repo, partition = empty_repository(folder / "a"), 6
+    rows = OnlineRows(repo, timeout=5)
+    await log.append(EVENTS, str(partition), message([hide("a")]))
+    last = await log.append(EVENTS, "7", message([hide("b")]))
+    async with following(follower_of(log, repo, partition, "here:1")):
+        await become(lambda: rows.position(partition).sequence, last)
+    assert hidden(rows) == {video_key("a")}
+    rows.close()

@@ -212,4 +212,4 @@ async def test_features_that_are_built_again_are_followed_from_their_own_positio
     assert stored(site.repo) == replayed(site.folder / "clean", events)
     text = (site.folder / "consumer-1.log").read_text()
     assert text.count("following the log") == 2
-    assert f"position={position}" in text or f'"position": {position}' in text
+    assert f"position={position}" in text or f'"position": "{position}"' in text

@@ -23,7 +23,7 @@ from tests.builders.reading import take
 
 @pytest.fixture
 async def log(nats: RunningNats) -> AsyncIterator[EventLog]:
-    log = open_log(settings_of(nats, event_partitions=4))
+    log = open_log(settings_of(nats))
     assert log is not None
     yield log
     await log.close()

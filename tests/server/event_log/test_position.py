@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 import structlog
 
+from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, LogAwayError, Stream
+from server.event_log.metrics import MISSED
+from server.event_log.nats_connection import Connection
 from server.event_log.position import BEGIN, Position, Start
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
@@ -163,7 +167,9 @@ async def test_what_is_kept_no_longer_is_missing_and_read_over(log: JetStreamLog
     assert (start.after, start.missing) == (1, range(2, 4))
     assert start.kept_since.startswith("20")
     with structlog.testing.capture_logs() as logs:
+        missed = MISSED._value.get()
         assert [each.data for each in await take(log, EVENTS, "0", first)] == [b"d"]
+        assert MISSED._value.get() - missed == 2
     [gap] = [each for each in logs if each["log_level"] == "error"]
     assert (gap["first"], gap["last"]) == (2, 3)
 
@@ -181,3 +187,36 @@ async def test_a_key_that_is_idle_misses_nothing_when_others_messages_go(
     await append(log, EVENTS, b"ours again")
     start = await log.resume(EVENTS, idle.position)
     assert (start.after, len(start.missing)) == (3, 0)
+
+
+async def test_the_number_of_partitions_is_fixed_with_the_log(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    await append(log, EVENTS, b"a")
+    other = JetStreamLog(settings_of(nats, event_partitions=4))
+    for refused in (other.append(EVENTS, "3", b"b"), other.end(EVENTS), take(other, CATALOG)):
+        with pytest.raises(VireoError, match=r"VIREO_EVENT_PARTITIONS=4, .* have 1 partitions"):
+            await refused
+    await other.close()
+    again = JetStreamLog(settings_of(nats))
+    assert await again.end(EVENTS) == 1
+    await again.close()
+
+
+async def test_a_log_of_an_earlier_build_gets_the_number_that_comes_first(
+    nats: RunningNats,
+) -> None:
+    connection = await Connection.open(settings_of(nats))
+    earlier = {"name": "vireo_events", "subjects": ["vireo.events.>"], "max_bytes": 1 << 20}
+    await connection.ask("$JS.API.STREAM.CREATE.vireo_events", json.dumps(earlier).encode())
+    first = JetStreamLog(settings_of(nats, event_partitions=2))
+    await append(first, EVENTS, b"a")
+    await first.close()
+    info = await connection.ask("$JS.API.STREAM.INFO.vireo_events")
+    assert info["config"]["metadata"]["vireo.partitions"] == "2"
+    assert info["config"]["max_bytes"] == 1 << 20, "all else stays as it was"
+    await connection.close()
+    second = JetStreamLog(settings_of(nats))
+    with pytest.raises(VireoError, match=r"VIREO_EVENT_PARTITIONS=1, .* have 2 partitions"):
+        await second.end(EVENTS)
+    await second.close()

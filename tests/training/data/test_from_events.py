@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from vireo.v1 import catalog_pb2, event_pb2, log_pb2
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, REMOVED, LogAwayError, Stream, partition_of
+from server.event_log.nats_connection import Connection
 from server.event_log.position import Position
 from server.features.keys import video_key
 from server.home import Home
@@ -75,10 +77,16 @@ def removed(video_id: str) -> log_pb2.CatalogChange:
 
 
 def made(
-    nats: RunningNats, home: Home, name: str, base: str | None = None, *, force: bool = False
+    nats: RunningNats,
+    home: Home,
+    name: str,
+    base: str | None = None,
+    *,
+    force: bool = False,
+    accept_gap: bool = False,
 ) -> DatasetInfo:
     log = JetStreamLog(settings_of(nats))
-    return data_from_events(home, name, base, log, PARTITIONS, force=force)
+    return data_from_events(home, name, base, log, PARTITIONS, force=force, accept_gap=accept_gap)
 
 
 def event(
@@ -319,6 +327,67 @@ def test_a_base_of_an_earlier_build_may_lack_creators(nats: RunningNats, home: H
     made(nats, home, "live", "small")
     videos = load_dataset(home, "live").videos.set_index("video_id")
     assert videos["creator"].dropna().to_dict() == {"n1": "ana"}
+
+
+def test_viewers_who_number_their_events_themselves_lose_none(
+    nats: RunningNats, home: Home
+) -> None:
+    viewers, each = 7, 299
+    for viewer in range(viewers):
+        some = []
+        for number in range(each):
+            made_up = event(number, f"viewer {viewer}", f"v{number % 50}", "IMPRESSION")
+            made_up.event_id = str(number)
+            some.append(made_up)
+        record(nats, some)
+    write_small_dataset(home, "small", random_interactions())
+    info = made(nats, home, "live", "small")
+    before = load_dataset(home, "small").interactions["event"].eq("impression").sum()
+    assert info.events["impression"] == before + viewers * each
+    assert "events sent again dropped" not in info.problems
+
+
+def test_a_log_that_was_replaced_is_read_from_its_begin(nats: RunningNats, home: Home) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    record(nats, [event(1, "w1", "v1")])
+    first = made(nats, home, "live", "small")
+    nats.kill()
+    nats.forget()
+    nats.start()
+    record(nats, *([event(number, "w2", "v2")] for number in range(2, 7)))
+    second = made(nats, home, "live", "live", force=True)
+    assert second.interactions == first.interactions + 5
+    assert {each.log for each in second.log_positions.partitions.values()}.isdisjoint(
+        each.log for each in first.log_positions.partitions.values()
+    )
+
+
+def test_a_base_that_is_older_than_what_the_log_keeps_is_refused_with_the_gap(
+    nats: RunningNats, home: Home
+) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    record(nats, [event(1, "w1", "v1")], [event(2, "w1", "v2")], [event(3, "w1", "v3")])
+    first = made(nats, home, "live", "small")
+    record(nats, *([event(number, "w1", "v4")] for number in range(4, 9)))
+    purge(nats, 7)
+    with pytest.raises(VireoError, match=r"doesn't keep messages 4 to 6 .*--accept-gap"):
+        made(nats, home, "live", "live", force=True)
+    second = made(nats, home, "live", "live", force=True, accept_gap=True)
+    assert second.interactions == first.interactions + 2
+    record(nats, [event(9, "w1", "v5")])
+    assert made(nats, home, "live", "live", force=True).interactions == second.interactions + 1
+
+
+def purge(nats: RunningNats, first: int) -> None:
+    """Have the log keep what begins with a sequence, as retention does."""
+
+    async def ask() -> None:
+        connection = await Connection.open(settings_of(nats))
+        asked = json.dumps({"seq": first}).encode()
+        await connection.ask("$JS.API.STREAM.PURGE.vireo_events", asked)
+        await connection.close()
+
+    asyncio.run(ask())
 
 
 def test_a_data_set_is_replaced_only_by_force_and_needs_a_log(
