@@ -15,7 +15,17 @@ from clients.upgrades.this_build import CATALOG as CHANGES
 from clients.upgrades.this_build import DEAD as DEAD_EVENTS
 from clients.upgrades.this_build import EVENTS as EVENT_MESSAGES
 from clients.upgrades.this_build import KINDS, PROGRESS, TRENDING
-from server.event_log.log import CATALOG, DEAD, EVENTS, STATE, Entry, EventLog, LogAwayError, Stream
+from server.event_log.log import (
+    CATALOG,
+    DEAD,
+    EVENTS,
+    REMOVED,
+    STATE,
+    Entry,
+    EventLog,
+    LogAwayError,
+    Stream,
+)
 from server.event_log.position import Position
 
 _SECONDS = 10.0
@@ -49,8 +59,9 @@ async def _held(event_log: EventLog, partitions: int) -> AsyncIterator[Held]:
             yield Held(where=f"{EVENTS.name}.{key}", format=KINDS, fields=tuple(fields))
         if entry := await _last(event_log, DEAD, key):
             yield _parsed(f"{DEAD.name}.{key}", DEAD_EVENTS, entry, log_pb2.DeadEvents())
-    if entry := await _last(event_log, CATALOG):
-        yield _parsed(CATALOG.name, CHANGES, entry, log_pb2.CatalogChange())
+    for stream in (CATALOG, REMOVED):
+        if entry := await _last(event_log, stream):
+            yield _parsed(stream.name, CHANGES, entry, log_pb2.CatalogChange())
     async for entry in _all_of_state(event_log):
         kind = entry.key.partition(".")[0]
         where = f"{STATE.name}.{entry.key}"

@@ -154,7 +154,7 @@ class CandidateRelease:
             places = placement.Placement.load(folder, manifest, count)
             declared = None if attributes is None else attributes.declared
             known = KnownVideos(rows, vectors, manifest.changes_merged, places, declared=declared)
-            table = live.complete(SideTable(live.overlay, known, ranked=False))
+            table = live.complete(SideTable(live.overlay, known, ranked=False), folder)
             beside = LiveVideos(table, live.trends, rows)
         signature = tower_signature(size, len(manifest.feature_schema.context_features))
         tower = Model(folder / layout.VIEWER_TOWER, signature, {VIDEOS: vectors})

@@ -123,7 +123,8 @@ class Live:
         """
         takedowns = self.overlay.takedowns
         if (folder / TAKEDOWNS).exists():
-            takedowns.take_unsaid(Takedowns.read(folder / TAKEDOWNS))
+            known = Takedowns.read(folder / TAKEDOWNS)
+            takedowns.take_unsaid(known.keys, known.as_of)
         while not self.takedowns_read.wait(silence):
             if self._heard_at is not None and self._clock() - self._heard_at < silence:
                 continue  # it is long
@@ -138,11 +139,12 @@ class Live:
         if not self.caught_up.wait(silence):
             log.warning("the catalogue's changes can't be read: a release is served without them")
 
-    def complete(self, table: SideTable) -> SideTable:
+    def complete(self, table: SideTable, folder: Path) -> SideTable:
         """Bring a new table up to date, and keep it so as long as it is used. Call it in a thread.
 
-        Without the log the table follows once it is back.
+        `folder` is its release's, which may be served then; see `wait`.
         """
+        self.wait(folder)
         self._touched[table] = []
         try:
             table.take_takedowns()

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
+import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
 from vireo.v1.log_pb2 import CatalogChange
@@ -65,8 +66,6 @@ class Overlay:
         """What to subtract from positions to have those in the log as it is now."""
         self.dropped = 0
         """Number of upserts that found no room: the oldest."""
-        self.unreadable = 0
-        """Number of messages that aren't changes."""
         self.dropped_position = 0
         """Position of the newest upsert that was dropped."""
         self.max_videos = max_videos
@@ -91,8 +90,8 @@ class Overlay:
             position = entry.sequence + self.lost
             try:
                 change = CatalogChange.FromString(entry.data)
-            except DecodeError:
-                self.unreadable += 1
+            except DecodeError as error:
+                log.error("skipped a change of the catalogue", reason=str(error))
             else:
                 self._put(change, position)
             self.position = position  # last: who reads it in another thread finds the change
@@ -135,7 +134,7 @@ class Overlay:
         self._forget(key)
         if change.removed:
             # Its takedown is in REMOVED, unless a gateway of an earlier build recorded it.
-            self.takedowns.take_unsaid_key(key)
+            self.takedowns.take_unsaid(np.array([key]))
             self._touched.append(key)
             return
         kept = video.SerializeToString() if self._contents else b""

@@ -128,35 +128,32 @@ class SideTable:
         position = self.overlay.position  # changes that come meanwhile are taken in once more
         changes = self.overlay.since(self._position)
         self._position = position
-        if not changes:
-            return
-        self._wait_for_places(changes)
+        if changes:
+            self._wait_for_places(changes)
 
     def refresh(self, keys: Sequence[int]) -> None:
         """Take in that videos were taken down or restored, or that the overlay dropped them."""
-        for key in keys:
+        down = self.overlay.takedowns.among(keys)
+        rows = self._known.rows.find(np.array(keys, np.int64))
+        for key, row in zip(keys, rows.tolist(), strict=True):
             self._drop(key)
             self.unplaced.discard(key)
             if self.attributes is not None:
                 self.attributes.drop(key)
-        rows, down = self._known.rows.find(np.array(keys, np.int64)), self._down(keys)
-        self.removed[rows[rows >= 0]] = down[rows >= 0]
+            if row >= 0:
+                self.removed[row] = key in down
         self.removed_rows = self.removed.nonzero()[0]
         self._wait_for_places([each for each in map(self.overlay.get, keys) if each is not None])
 
     def _wait_for_places(self, changes: Sequence[Change]) -> None:
         keys = [change.key for change in changes]
-        rows, down = self._known.rows.find(np.array(keys, np.int64)), self._down(keys)
-        for change, row, is_down in zip(changes, rows.tolist(), down.tolist(), strict=True):
-            if not is_down and (row < 0 or change.position > self.merged):
+        down = self.overlay.takedowns.among(keys)
+        rows = self._known.rows.find(np.array(keys, np.int64))
+        for change, row in zip(changes, rows.tolist(), strict=True):
+            if change.key not in down and (row < 0 or change.position > self.merged):
                 self._waiting.append(change)
                 if self.attributes is not None:
                     self.attributes.put(change.key, row, Video.FromString(change.video))
-
-    def _down(self, keys: Sequence[int]) -> BoolArray:
-        """Return which of some videos are taken down, bool[k]."""
-        down = self.overlay.takedowns.among(keys)
-        return np.array([key in down for key in keys], np.bool_)
 
     def place_some(self, limit: int = BATCH) -> bool:
         """Place some of the waiting videos; return whether there are more."""

@@ -46,18 +46,11 @@ class _Words(NamedTuple):
         """Return the same words without recent ones."""
         if not self.recent:
             return self
-        keys = np.fromiter(self.recent, np.int64)
-        order = keys.argsort()
-        keys, down = keys[order], np.fromiter(self.recent.values(), np.bool_)[order]
-        places, there = self.find(keys)
-        before = self.down.copy()
-        before[places[there]] = down[there]
-        new = ~there
-        return _Words(
-            np.insert(self.keys, places[new], keys[new]),
-            np.insert(before, places[new], down[new]),
-            {},
-        )
+        keys = np.append(self.keys, np.fromiter(self.recent, np.int64))
+        down = np.append(self.down, np.fromiter(self.recent.values(), np.bool_))
+        order = keys.argsort(kind="stable")
+        last = np.append(np.diff(keys[order]) != 0, True)
+        return _Words(keys[order[last]], down[order[last]], {})
 
 
 class Takedowns:
@@ -121,18 +114,11 @@ class Takedowns:
         self._say(said, last)
         return list(said)
 
-    def take_unsaid(self, other: Takedowns) -> None:
-        """Take in takedowns of videos on which there is no word: of a release, or of a lost log."""
-        self.as_of = max(self.as_of, other.as_of)
-        keys = other.keys
+    def take_unsaid(self, keys: Int64Array, as_of: float = 0.0) -> None:
+        """Take videos down on which there is no word, as of then: of a release, or a lost log."""
+        self.as_of = max(self.as_of, as_of)
         _, there = self._words.find(keys)
         self._say({key: True for key in keys[~there].tolist() if key not in self._words.recent})
-
-    def take_unsaid_key(self, key: int) -> None:
-        """Take a video down on which there is no word."""
-        _, there = self._words.find(np.array([key]))
-        if not there.any() and key not in self._words.recent:
-            self._say({key: True})
 
     @property
     def keys(self) -> Int64Array:

@@ -218,15 +218,9 @@ def following(
     if event_log is None:
         return pod
     live = Live(event_log, settings.live, settings.cache / TAKEDOWNS)
-    load = build(live)
-
-    def informed(folder: Path) -> T:
-        live.wait(folder)
-        return load(folder)
-
     return replace(
         pod,
-        build=informed,
+        build=build(live),
         background=(live.run,),
         describe=live.describe,
         event_log=event_log,

@@ -93,7 +93,7 @@ class RankingRelease:
 
             places = placement.Placement.load(folder, manifest, count)
             known = KnownVideos(rows, vectors, manifest.changes_merged, places, features, creators)
-            side = live.complete(SideTable(live.overlay, known, ranked=True))
+            side = live.complete(SideTable(live.overlay, known, ranked=True), folder)
             beside = LiveVideos(side, live.trends, table, count)
         return RankingRelease(
             folder=folder,

@@ -21,9 +21,10 @@ from server.arrays import Int64Array
 from server.errors import VireoError
 from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, EventLog, Stream
 from server.event_log.position import BEGIN, Position, Start
-from server.features.keys import video_key
+from server.features.keys import video_keys
 from server.home import Home
 from server.live.takedowns import Takedowns
+from server.releases.layout import TAKEDOWNS
 from training.data import schema
 from training.data.attributes import attribute_fields
 from training.data.context import ContextTexts
@@ -101,7 +102,7 @@ def data_from_events(
     erased = [viewers.places[name] for name in read.events.erased if name in viewers.places]
     known = known.take(~np.isin(known.viewer, erased))
     if dataset and (removed := dataset.takedowns):
-        read.takedowns.take_unsaid(Takedowns.read(removed))
+        read.takedowns.take_unsaid(Takedowns.read(removed).keys)
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
     notes = read.events.notes
@@ -124,7 +125,7 @@ def data_from_events(
     terms = describe_dataset(home, base).terms if base else ""
     context = contexts.known
     with dataset_writer(home, name, source, terms, notes, read.positions, kinds, context) as writer:
-        writer.add_takedowns(read.takedowns)
+        read.takedowns.write(writer.folder / TAKEDOWNS)
         writer.add_videos(catalogue)
         writer.add_viewers(profiles)
         for part in interaction_tables(found, order, viewers.array(), videos.array(), contexts):
@@ -175,9 +176,8 @@ async def _read_log(
         async for entries in _up_to_end(event_log, REMOVED, "", BEGIN):
             takedowns.take(entries)
         takedowns.as_of = began
-        for video_id, change in changes.items():
-            if change.removed:  # by a gateway of an earlier build
-                takedowns.take_unsaid_key(video_key(video_id))
+        # Some were recorded by gateways of an earlier build.
+        takedowns.take_unsaid(video_keys([name for name in changes if changes[name].removed]))
         progress(done, done)
         positions_read = LogPositions(partitions=positions, catalogue=catalogue)
         return _Log(events, changes, takedowns, positions_read)

@@ -18,8 +18,6 @@ import pyarrow.parquet as pq
 from server.errors import VireoError
 from server.features.keys import KeyCollisionError, unique_video_keys
 from server.home import Home
-from server.live.takedowns import Takedowns
-from server.releases.layout import TAKEDOWNS
 from training.data.attributes import attribute_fields
 from training.data.context import context_fields
 from training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset
@@ -55,7 +53,7 @@ class DatasetWriter:
         `attributes` are the kinds of the videos' declared attributes, `context` the columns of the
         interactions' context.
         """
-        self._folder = folder
+        self.folder = folder
         self._attributes = dict(attributes)
         columns = [*VIDEOS, CREATOR, *attribute_fields(attributes)]
         self._schemas = {
@@ -83,10 +81,6 @@ class DatasetWriter:
                 part = part.append_column(column, pa.nulls(part.num_rows, column.type))
         self._video_ids += part["video_id"].to_pylist()
         self._add("videos", part.select(schema.names))
-
-    def add_takedowns(self, takedowns: Takedowns) -> None:
-        """Write the takedowns."""
-        takedowns.write(self._folder / TAKEDOWNS)
 
     def add_viewers(self, part: pa.Table) -> None:
         """Append viewers."""
@@ -127,7 +121,7 @@ class DatasetWriter:
             events=dict(self._events),
             first=self._first,
             last=self._last,
-            fingerprint=tables_fingerprint(self._folder),
+            fingerprint=tables_fingerprint(self.folder),
             attributes=self._attributes,
         )
 

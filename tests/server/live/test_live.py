@@ -71,8 +71,11 @@ async def writing(nats: RunningNats) -> AsyncIterator[EventLog]:
 async def completed(live: Live, known: KnownVideos, silence: float = 0.2) -> SideTable:
     """A table, made when a pod would make it."""
     await asyncio.to_thread(live.wait, NO_RELEASE, silence)
-    table = SideTable(live.overlay, known, ranked=True)
-    return await asyncio.to_thread(live.complete, table)
+    return await asyncio.to_thread(live.complete, new_table(live, known), NO_RELEASE)
+
+
+def new_table(live: Live, known: KnownVideos) -> SideTable:
+    return SideTable(live.overlay, known, ranked=True)
 
 
 async def remove(log: EventLog, video_id: str) -> int:
@@ -121,7 +124,7 @@ async def test_what_is_dropped_while_a_table_is_made_is_forgotten(
         await until(lambda: live.overlay.get(video_key("older")) is not None)
         table = _Slow(live.overlay, known, ranked=True)
         table.placed, table.go_on = threading.Event(), threading.Event()
-        made = asyncio.create_task(asyncio.to_thread(live.complete, table))
+        made = asyncio.create_task(asyncio.to_thread(live.complete, table, NO_RELEASE))
         await asyncio.to_thread(table.placed.wait, 30)
         assert table.places.keys() == {video_key("oldest"), video_key("older")}
         for name in ("newest", "oldest"):

@@ -50,7 +50,7 @@ def test_takedowns_of_a_release_hold_unless_the_log_says_otherwise() -> None:
     release.as_of = 100.0
     takedowns.take([restored(1, "a"), removed(2, "d")])
     for _ in range(2):
-        takedowns.take_unsaid(release)
+        takedowns.take_unsaid(release.keys, release.as_of)
         assert down_of(takedowns, "a", "b", "c", "d") == ["b", "d"]
         assert (takedowns.as_of, takedowns.position) == (100.0, removed(2, "d").position)
         assert takedowns.keys.tolist() == sorted(keys("b", "d"))
@@ -70,7 +70,7 @@ def test_a_copy_has_the_same_words(tmp_path: Path) -> None:
     assert down_of(copy, "a", "b", "c") == ["a", "c"]
     other = Takedowns()
     other.take([removed(1, "b")])
-    copy.take_unsaid(other)
+    copy.take_unsaid(other.keys)
     assert down_of(copy, "b") == [], "that it was restored is kept, too"
     assert [each.name for each in path.parent.iterdir()] == ["copy.npz"]
 
