@@ -31,7 +31,7 @@ class GatewaySettings(PodSettings):
     with. A larger page raises it to the page's size."""
     max_slates: int = Field(default=6, ge=1)
     """Maximum slates to work on at a time, and maximum calls that wait for it; one that takes
-    longer than 0.5 s no longer counts. If a slate takes more than 9 ms under light load, a gateway
+    longer than 0.2 s no longer counts. If a slate takes more than 9 ms under light load, a gateway
     needs one for each 1.5 ms."""
     default_deadline: float = Field(default=1.0, gt=0)
     """Deadline in seconds of calls that carry none."""

@@ -109,26 +109,6 @@ async def _code(stub: RecommendationServiceAsyncStub, caller: str) -> grpc.Statu
     return code
 
 
-async def test_few_callers_who_repeat_at_once_lose_no_call_after_many(
-    release: Path, features: Path, ranking_target: str
-) -> None:
-    async def codes_of(callers: int, calls: int) -> Counter[grpc.StatusCode]:
-        codes = Counter[grpc.StatusCode]()
-
-        async def repeat() -> None:
-            while codes.total() < calls:
-                codes[await _code(stub, "one")] += 1
-
-        await asyncio.gather(*(repeat() for _ in range(callers)))
-        return codes
-
-    async with gateway_before(RunQueue(), release, features, ranking_target) as stub:
-        assert (await codes_of(32, 300))[grpc.StatusCode.RESOURCE_EXHAUSTED] > 0
-        await codes_of(8, 30)
-        after = await codes_of(8, 120)
-    assert after.keys() == {grpc.StatusCode.OK}
-
-
 async def test_a_response_is_degraded_if_a_candidate_pod_sheds(
     release: Path, features: Path, ranking_target: str
 ) -> None:

@@ -75,6 +75,7 @@ async def test_calls_that_take_long_leave_their_slots_to_those_that_wait() -> No
     for each in await asyncio.gather(*waiting):
         slots.give_back(each)
     await until(lambda: slots.held == 0)
+    slots._hold_seconds = PATIENT
     again = await slots.take("")
     for each in hanging:
         slots.give_back(each)  # they end at last, and free no slot of others
