@@ -147,12 +147,17 @@ class Guard:
         service = method.split("/")[1]
         admission = self._admissions.get(service)
         read = partial(
-            _parse, method, handler.request_deserializer, self._max_bytes, self._rules.get(service)
+            _parse, handler.request_deserializer, self._max_bytes, self._rules.get(service)
         )
 
         async def call(sent: object, context: Context) -> Message | None:
             metadata = context.invocation_metadata() or ()
-            parse = partial(read, metadata)
+
+            def parse(raw: bytes) -> Message:
+                request = read(raw)
+                check_viewer(method, metadata, request)
+                return request
+
             identity = _caller_id(metadata) or uuid.uuid4().hex
             structlog.contextvars.bind_contextvars(request_id=identity)
             trace = begin_call(metadata)
@@ -275,14 +280,12 @@ def _caller_id(metadata: Metadata) -> str:
 
 
 def _parse(
-    method: str,
     deserialize: Callable[[bytes], Message] | None,
     max_bytes: int,
     rules: Rules | None,
-    metadata: Metadata,
     raw: bytes,
 ) -> Message:
-    """Return a valid request that its caller may make; raise RpcError if it isn't."""
+    """Return a valid request; raise RpcError if it isn't."""
     if deserialize is None:
         raise TypeError("the method was registered without a request type")
     if len(raw) > max_bytes:
@@ -296,5 +299,4 @@ def _parse(
     except DecodeError as error:
         raise invalid_argument([("", f"the request can't be parsed: {error}")]) from error
     validate(request, rules)
-    check_viewer(method, metadata, request)
     return request
