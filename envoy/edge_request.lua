@@ -5,11 +5,22 @@
 -- headers that gRPC can't carry are removed. A parameter that would override what a path or body says,
 -- for example the viewer, is rejected too: the transcoder lets the last one win.
 
--- Methods by REST, out of the protos: the control plane fills them in. `fields` are those of the path, in
--- lower case without underscores, and `body` is whether the body has all others.
+-- Methods by REST, out of the protos, which the control plane fills in: verb, path, whether the other
+-- fields are in the body or the query, and the gRPC path.
 local REST = {
   ${rest_methods}
 }
+-- Make of each its verb, the pattern of its path, the path's fields, whether it has a body, and its method.
+for place, text in ipairs(REST) do
+  local verb, path, parameters, method = text:match('^(%S+) (%S+) (%S+) (%S+)$')
+  local rest = { verb = verb, fields = {}, body = parameters == 'body', method = method }
+  for field in path:gmatch('{(.-)}') do
+    rest.fields[field:gsub('_', ''):lower()] = true
+  end
+  -- For the transcoder any number of slashes may follow.
+  rest.path = '^' .. path:gsub('[^%w_{}/]', '%%%0'):gsub('{.-}', '[^/]*') .. '/*$'
+  REST[place] = rest
+end
 local INVALID_ARGUMENT, NOT_FOUND, UNIMPLEMENTED = '3', '5', '12'
 local UNITS = { H = 3600000, M = 60000, S = 1000, m = 1, u = 0.001, n = 0.000001 }
 local GRPC = { ['grpc-timeout'] = true, ['grpc-encoding'] = true, ['grpc-accept-encoding'] = true }

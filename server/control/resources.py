@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import importlib.resources
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from string import Template
 from typing import Any
@@ -77,7 +76,7 @@ def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
 def _edge_values(settings: ControlSettings) -> dict[str, object]:
     openapi = _packaged("openapi.json")
     request_script = Template((FOLDER / "edge_request.lua").read_text()).safe_substitute(
-        rest_methods=",\n  ".join(_rest_methods(json.loads(openapi))),
+        rest_methods="\n  ".join(_rest_methods(json.loads(openapi))),
         viewer_claim=settings.viewer_claim,
     )
     return {
@@ -105,18 +104,10 @@ def _rest_methods(openapi: Mapping[str, Any]) -> Iterator[str]:
     """Yield the methods by REST as Lua has them in `edge_request.lua`."""
     # Of two paths that match a request, the transcoder prefers the one with fewer fields.
     for path in sorted(openapi["paths"], key=lambda path: path.count("{")):
-        literal = re.sub(r"(\W)", r"%\1", path)
-        pattern = re.sub(r"%{\w+%}", "[^/]*", literal)
-        fields = [name.replace("_", "").lower() for name in re.findall(r"{(\w+)}", path)]
-        bound = ", ".join(f"{name} = true" for name in fields)
         for verb, operation in openapi["paths"][path].items():
-            method = "{}/{}".format(*operation["operationId"].split("_")[:2])
-            # For the transcoder any number of slashes may follow.
-            body = str("requestBody" in operation).lower()
-            yield (
-                f"{{ verb = '{verb.upper()}', path = '^{pattern}/*$', fields = {{ {bound} }}, "
-                f"body = {body}, method = '/vireo.v1.{method}' }}"
-            )
+            parameters = "body" if "requestBody" in operation else "query"
+            method = "/".join(operation["operationId"].split("_")[:2])
+            yield f"'{verb.upper()} {path} {parameters} /vireo.v1.{method}',"
 
 
 def _load_assignment(pool: Pool, mesh: Mesh) -> Message:

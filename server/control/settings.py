@@ -64,8 +64,7 @@ class ControlSettings(RpcSettings):
     jwt_audience: str = "vireo"
     """Required audience of a token, its `aud`."""
     viewer_claim: str = Field(default="vireo_viewer", pattern=r"^[\w.:/~-]+$")
-    """Claim that names the viewer of a token, for example `sub`: if a token has it, requests and
-    events of other viewers are denied."""
+    """Claim that names a token's viewer, for example `sub`; if it is there, others are denied."""
     rate_limit: int = Field(default=0, ge=0)
     """Maximum calls a second of one caller on each Envoy, by the subject of its token, or by its
     address without one; 0 for no limit."""

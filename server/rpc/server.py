@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from functools import partial
 from typing import Any, NoReturn
 
 import structlog
@@ -24,7 +23,7 @@ from server.rpc.guard import Admission, Guard, Work
 from server.rpc.health_service import HealthServicer
 from server.rpc.metrics import MetricsEndpoint
 from server.rpc.places import Places
-from server.rpc.probe_pages import with_probe_pages
+from server.rpc.probe_pages import probe_pages
 from server.rpc.reading import Handler
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
@@ -155,9 +154,9 @@ class RpcServer:
         if settings.metrics_port:
             loop = asyncio.get_running_loop()
             loop_lag.measure(loop)
-            pages = partial(with_probe_pages, loop=loop, serving=lambda: self.serving)
+            pages = probe_pages(loop, lambda: self.serving)
             self._metrics = MetricsEndpoint.open(
-                settings.metrics_port, host=settings.metrics_host, beside=pages
+                settings.metrics_port, host=settings.metrics_host, probes=pages
             )
         await self._server.start()
         log.info("listening", address=_address(settings.host, self.port), services=self._names)

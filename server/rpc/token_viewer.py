@@ -28,24 +28,12 @@ other method."""
 
 
 def check_viewer(method: str, metadata: Metadata, request: Message) -> None:
-    """Check that a request is of no other viewer than the one that its caller's token names.
+    """Raise PERMISSION_DENIED for a request of another viewer than the caller's token names.
 
-    Args:
-        method: path of the method.
-        metadata: the call's.
-        request: the request, or a message of a stream.
-
-    Raises:
-        RpcError: PERMISSION_DENIED, if it isn't.
+    `method` is the method's path, and `request` may be one message of a stream.
     """
-    for key, value in metadata:
-        if key != VIEWER:
-            continue
-        viewers = VIEWERS.get(method)
-        if viewers is None:
-            reason = "a token that names a viewer can't call this method"
-            raise RpcError(grpc.StatusCode.PERMISSION_DENIED, reason)
-        named = unquote(value)
-        if any(viewer != named for viewer in viewers(request)):
-            reason = "the token names another viewer than the request"
+    viewers = VIEWERS.get(method)
+    for named in [unquote(value) for key, value in metadata if key == VIEWER]:
+        if viewers is None or any(viewer != named for viewer in viewers(request)):
+            reason = "the token is for one viewer, and this isn't a request of that viewer alone"
             raise RpcError(grpc.StatusCode.PERMISSION_DENIED, reason)

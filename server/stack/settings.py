@@ -111,8 +111,7 @@ class StackSettings(BaseSettings):
     jwt_audience: str = "vireo"
     """Required audience of tokens (`aud`)."""
     viewer_claim: str = Field(default="vireo_viewer", pattern=r"^[\w.:/~-]+$")
-    """Claim that names the viewer of a token, for example `sub`: if a token has it, requests and
-    events of other viewers are denied."""
+    """Claim that names a token's viewer, for example `sub`; if it is there, others are denied."""
     rate_limit: int = Field(default=1000, ge=0)
     """Maximum calls a second by one caller of a secured edge; 0 for no limit."""
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"

@@ -422,7 +422,7 @@ async def test_a_token_that_names_its_viewer_is_for_requests_and_events_of_no_ot
     assert (await guarded.rest(token, path.format(quote(VIEWER, safe=""))))[0] == 200
     status, _, body = await guarded.rest(token, path.format("2"))
     assert (status, body["code"]) == (403, 7)
-    assert "another viewer" in body["message"]
+    assert "one viewer" in body["message"]
 
 
 async def test_a_token_without_a_viewer_is_for_all_and_none_can_be_forged(

@@ -9,12 +9,11 @@ import signal
 import socket
 import sqlite3
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -35,9 +34,6 @@ from tests.builders.s3 import unreachable_s3
 from tests.builders.sqlite_lock import locked_for_writing
 from tests.builders.waiting import wait_until
 from tests.builders.xds import refuse_endpoints, xds_client
-
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIEnvironment
 
 VIEWS = ("viewer_activity", "viewer_hidden")
 
@@ -204,11 +200,8 @@ def test_the_log_is_well_hangs_and_is_gone(tmp_path: Path) -> None:
 
 
 def test_a_log_that_says_that_it_stores_nothing_is_believed(tmp_path: Path) -> None:
-    def ill(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        start_response("503 Service Unavailable", [])
-        return [b"JetStream is not available\n"]
-
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry(), beside=lambda _: ill)
+    ill = {"/healthz": lambda: "JetStream is not available"}
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry(), probes=ill)
     try:
         with running_nats(tmp_path) as nats:
             health = f"http://127.0.0.1:{endpoint.port}/healthz"
