@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Sequence
 from random import Random
+from typing import Any
 from urllib.parse import quote
 
 from google.api import annotations_pb2
@@ -28,7 +29,8 @@ def rules(method: Method) -> Sequence[HttpRule]:
     """Return a method's bindings to REST; none but at the edge."""
     if method.place != "edge":
         return ()
-    rule = method.descriptor.GetOptions().Extensions[annotations_pb2.http]
+    extension: Any = annotations_pb2.http  # its stub is of no type of extension
+    rule: HttpRule = method.descriptor.GetOptions().Extensions[extension]
     return [each for each in (rule, *rule.additional_bindings) if each.get or each.post]
 
 

@@ -148,7 +148,7 @@ def _with_unknown_fields(folder: Path) -> list[str]:
 
 async def _asked_meanwhile(settings: StackSettings) -> dict[str, list[str]]:
     """Return what probes and an ordinary call didn't get while connections drip bytes."""
-    metrics = {
+    metrics: dict[str, str] = {
         kind: f"127.0.0.1:{settings.pod_ports(kind)[0] + METRICS_PORT_OFFSET}" for kind in POD_KINDS
     }
     gateway = f"127.0.0.1:{settings.pod_ports('gateway')[0]}"
