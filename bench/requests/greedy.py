@@ -99,10 +99,10 @@ def _batch(number: int) -> pb.BatchRecommendRequest:
     return pb.BatchRecommendRequest(viewer_ids=viewers)
 
 
-async def _reflection(_: int) -> AsyncIterator[bytes]:
+async def _reflection(_number: int) -> AsyncIterator[bytes]:
     name = "vireo.v1.RecommendationService"
     asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)
-    for _message in range(200):
+    for _ in range(200):
         yield asked.SerializeToString()
 
 
@@ -116,11 +116,11 @@ async def _whole_batch(number: int) -> AsyncIterator[bytes]:
 
 
 async def _json(channel: grpc.aio.Channel, number: int) -> str:
-    del channel
-    return await asyncio.to_thread(_posted, number)
+    del channel, number
+    return await asyncio.to_thread(_posted)
 
 
-def _posted(_: int) -> str:
+def _posted() -> str:
     host, _, port = sys.argv[2].partition(":")
     tensor = {"name": "keys", "datatype": "INT64", "shape": [1, 340_000]}
     body = json.dumps({"inputs": [{**tensor, "data": [10] * 340_000}]}, separators=(",", ":"))
