@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any, TypeAlias
 
 import grpc
@@ -120,14 +121,19 @@ async def _json(channel: grpc.aio.Channel, number: int) -> str:
     return await asyncio.to_thread(_posted)
 
 
+@cache
+def _large_json() -> bytes:
+    tensor = {"name": "keys", "datatype": "INT64", "shape": [1, 340_000]}
+    request = {"inputs": [{**tensor, "data": [10] * 340_000}]}
+    return json.dumps(request, separators=(",", ":")).encode()
+
+
 def _posted() -> str:
     host, _, port = sys.argv[2].partition(":")
-    tensor = {"name": "keys", "datatype": "INT64", "shape": [1, 340_000]}
-    body = json.dumps({"inputs": [{**tensor, "data": [10] * 340_000}]}, separators=(",", ":"))
     connection = http.client.HTTPConnection(host, int(port), timeout=_DEADLINE)
     try:
         headers = {"x-forwarded-for": ADDRESS, "content-type": "application/json"}
-        connection.request("POST", "/v2/models/ranker/infer", body[: 1 << 20], headers)
+        connection.request("POST", "/v2/models/ranker/infer", _large_json(), headers)
         return str(connection.getresponse().status)
     except OSError as error:
         return type(error).__name__

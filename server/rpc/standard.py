@@ -26,8 +26,9 @@ PREFIX = "/grpc."
 MAX_STREAM_SECONDS = 300.0
 """Maximum seconds of a stream, for example a health watch. Its client opens it again."""
 
-_MESSAGE_SECONDS = 1e-3
-"""Cost of a message of a stream: what reflection answers with may have 100 KB."""
+_MESSAGE_SECONDS = 5e-3
+"""Cost of a message of a stream: what reflection answers with may have 100 KB. A client asks for
+some ten."""
 
 
 class StreamLimit:

@@ -97,5 +97,5 @@ def test_a_filter_is_charged_by_terms_and_videos_until_it_is_known() -> None:
     assert million.of(many) > 0, "pods may have dropped it"
 
 
-def test_a_filter_of_few_videos_is_a_plain_slate() -> None:
-    assert costs(1000).of(filtered(*map(str, range(64)))) == 0
+def test_a_small_filter_of_few_videos_is_a_plain_slate() -> None:
+    assert costs(1000).of(filtered("a", "b", "c")) == 0
