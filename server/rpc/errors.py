@@ -11,7 +11,7 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
-_MAX_VIOLATIONS = 20
+MAX_VIOLATIONS = 20
 """Maximum violations listed for a request: trailers carry them, and gRPC clients accept 8 KB."""
 
 
@@ -50,7 +50,7 @@ def invalid_argument(violations: Sequence[tuple[str, str]]) -> RpcError:
     violations = sorted(violations, key=lambda violation: violation[0].endswith("]"))
     listed = [
         error_details_pb2.BadRequest.FieldViolation(field=field, description=description)
-        for field, description in violations[:_MAX_VIOLATIONS]
+        for field, description in violations[:MAX_VIOLATIONS]
     ]
     message = "; ".join(f"{field}: {text}" if field else text for field, text in violations[:5])
     if len(violations) > 5:
