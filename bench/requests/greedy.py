@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any, TypeAlias
 
 import grpc
@@ -99,10 +100,10 @@ def _batch(number: int) -> pb.BatchRecommendRequest:
     return pb.BatchRecommendRequest(viewer_ids=viewers)
 
 
-async def _reflection(_: int) -> AsyncIterator[bytes]:
+async def _reflection(_number: int) -> AsyncIterator[bytes]:
     name = "vireo.v1.RecommendationService"
     asked = reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)
-    for _message in range(200):
+    for _ in range(200):
         yield asked.SerializeToString()
 
 
@@ -116,18 +117,23 @@ async def _whole_batch(number: int) -> AsyncIterator[bytes]:
 
 
 async def _json(channel: grpc.aio.Channel, number: int) -> str:
-    del channel
-    return await asyncio.to_thread(_posted, number)
+    del channel, number
+    return await asyncio.to_thread(_posted)
 
 
-def _posted(_: int) -> str:
-    host, _, port = sys.argv[2].partition(":")
+@cache
+def _large_json() -> bytes:
     tensor = {"name": "keys", "datatype": "INT64", "shape": [1, 340_000]}
-    body = json.dumps({"inputs": [{**tensor, "data": [10] * 340_000}]}, separators=(",", ":"))
+    request = {"inputs": [{**tensor, "data": [10] * 340_000}]}
+    return json.dumps(request, separators=(",", ":")).encode()
+
+
+def _posted() -> str:
+    host, _, port = sys.argv[2].partition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=_DEADLINE)
     try:
         headers = {"x-forwarded-for": ADDRESS, "content-type": "application/json"}
-        connection.request("POST", "/v2/models/ranker/infer", body[: 1 << 20], headers)
+        connection.request("POST", "/v2/models/ranker/infer", _large_json(), headers)
         return str(connection.getresponse().status)
     except OSError as error:
         return type(error).__name__

@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from asyncio.subprocess import PIPE
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -58,29 +58,28 @@ async def measure_share(
     Raises:
         VireoError: slates failed without anybody beside.
     """
-    figures, statuses = Figures(console), defaultdict[str, Counter[str]](Counter)
-    for number in figures.rounds(plan.rounds):
-        for kind in greedy.KINDS:
-            quiet, _ = await _slates(edge, viewers, plan.seconds)
-            if not quiet:
+    figures = Figures(console)
+    await _slates(edge, viewers, plan.seconds)
+    for kind in greedy.KINDS:
+        ended: Counter[str] = Counter()
+        for _ in range(plan.rounds):
+            quiet, failed = await _slates(edge, viewers, plan.seconds)
+            if failed:
                 raise VireoError("slates failed without anybody beside")
-            (beside, failed), ended = await asyncio.gather(
+            (beside, failed), some = await asyncio.gather(
                 _slates(edge, viewers, plan.seconds, begun := asyncio.Event()),
                 _greedy(edge, kind, plan.seconds + _SETTLING, begun),
             )
             alone = await _greedy(edge, kind, plan.seconds)
-            if not number:
-                continue
-            statuses[kind] += ended
+            ended += some
             bound = MAX_RATIO if plan.timed else None
             ratio = float(np.median(beside) / np.median(quiet)) if beside else float("inf")
             figures.add(f"slates beside {kind} over slates without, p50", ratio, bound)
             lost = failed / max(1, failed + len(beside))
             figures.add(f"share of slates that failed beside {kind}", lost)
-            figures.add(f"{kind}, calls/s beside slates", ended.total() / plan.seconds)
+            figures.add(f"{kind}, calls/s beside slates", some.total() / plan.seconds)
             figures.add(f"{kind}, calls/s alone", alone.total() / plan.seconds)
-    for kind, counts in statuses.items():
-        console.print(f"{kind}: {dict(counts)}")
+        console.print(f"beside slates, {kind} ended with {dict(ended)}")
     return figures.rows()
 
 

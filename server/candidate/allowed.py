@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
-from weakref import WeakValueDictionary
 
 import numpy as np
 from cachetools import LRUCache
@@ -24,8 +23,8 @@ are in the nearest cells that they would not be looked up one by one."""
 
 _ENTRY_BYTES = 1536
 """Bytes of a filter that is kept besides those of its arrays: objects, and its key."""
-_INLINE_WORK = 200_000
-"""Maximum product of videos and a filter's terms that is evaluated on the event loop: 1 ms."""
+_MAX_INLINE = 5_000
+"""Maximum videos for which filters are evaluated on the event loop, within 2 ms."""
 
 _NO_ROWS: Int64Array = np.empty(0, np.int64)
 
@@ -132,8 +131,6 @@ class Filters:
         self.declared = table.declared
         self._table, self._index = table, index
         self._kept: LRUCache[tuple[bytes, bool], AppliedFilter] = LRUCache(max_bytes, _nbytes)
-        self._in_use: WeakValueDictionary[tuple[bytes, bool], AppliedFilter] = WeakValueDictionary()
-        """Also those that were too large to be kept, for as long as a request has them."""
         self._lock = Lock()
         self._making = asyncio.Lock()
 
@@ -172,38 +169,29 @@ class Filters:
             applied.changed.update(expression, attributes, applied.allowed.holds)
         return applied
 
-    async def made(
+    async def make(
         self,
         expressions: Iterable[tuple[FilterExpression, bool]],
         attributes: ChangedAttributes | None,
-    ) -> list[AppliedFilter]:
-        """Evaluate filters for the release's videos, so that `apply` has little left to do.
+    ) -> None:
+        """Evaluate filters for the release's videos in a thread, so that `apply` has them.
 
-        What takes more than a millisecond runs in a thread, one filter at a time. NumPy lets the
-        event loop run meanwhile.
+        One at a time: others would be slower for it, and want the same ones. NumPy lets the event
+        loop run meanwhile. For few videos `apply` does it.
 
         Args:
             expressions: each with `searched`; see `apply`.
             attributes: see `apply`.
-
-        Returns:
-            Them, which are there for `apply` as long as this list is.
         """
-        made = []
-        for each, searched in expressions:
-            applied = self._found(each, searched)
-            if applied is None and each.terms * self._table.count > _INLINE_WORK:
-                async with self._making:  # others would be slower for it, and want the same ones
-                    applied = self._found(each, searched) or await asyncio.to_thread(
-                        self._make, each, attributes, searched
-                    )
-            made.append(applied or self._make(each, attributes, searched))
-        return made
+        if self._table.count > _MAX_INLINE:
+            for each, searched in expressions:
+                async with self._making:
+                    if self._found(each, searched) is None:
+                        await asyncio.to_thread(self._make, each, attributes, searched)
 
     def _found(self, expression: FilterExpression, searched: bool) -> AppliedFilter | None:
-        key = (expression.digest, searched)
         with self._lock:
-            return self._kept.get(key) or self._in_use.get(key)
+            return self._kept.get((expression.digest, searched))
 
     def _make(
         self, expression: FilterExpression, attributes: ChangedAttributes | None, searched: bool
@@ -211,11 +199,9 @@ class Filters:
         mask = self._table.mask(expression)
         changed = None if attributes is None else ChangedVideos.of(attributes.room)
         applied = AppliedFilter(Allowed.of(mask, self._index, searched=searched), changed)
-        key = (expression.digest, searched)
         with self._lock:
-            self._in_use[key] = applied
             if _nbytes(applied) <= self._kept.maxsize:
-                self._kept[key] = applied
+                self._kept[expression.digest, searched] = applied
         return applied
 
 

@@ -208,14 +208,11 @@ class CandidateRelease:
             searched=searched,
         )
 
-    async def filters_made(
-        self, expressions: Iterable[tuple[FilterExpression, bool]]
-    ) -> list[AppliedFilter]:
-        """Evaluate filters that `applied` will be asked for; see `Filters.made`."""
-        if self.filters is None:
-            return []
-        attributes = None if self.live is None else self.live.table.attributes
-        return await self.filters.made(expressions, attributes)
+    async def make_filters(self, expressions: Iterable[tuple[FilterExpression, bool]]) -> None:
+        """Evaluate filters that `applied` will be asked for; see `Filters.make`."""
+        if self.filters is not None:
+            attributes = None if self.live is None else self.live.table.attributes
+            await self.filters.make(expressions, attributes)
 
     def holds(self, expression: FilterExpression, rows: Int64Array) -> BoolArray:
         """Return for which of some rows, of the side table too, a filter holds now, bool[k]."""

@@ -71,7 +71,7 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
             await labels_made(rules, pipeline.release)
         asked = [] if query.filter is None else [(query.filter, True)]
         asked += [] if rules is None else [(each, False) for each in rules.expressions]
-        filters = await pipeline.release.filters_made(asked)
+        await pipeline.release.make_filters(asked)
 
         def answer() -> candidate_pb2.RetrieveCandidatesResponse:
             found = pipeline.retrieve(query, caller)
@@ -85,8 +85,6 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
             return await self.queue.run(answer, caller)
         except UnknownSeedError as error:
             raise not_found(str(error)) from error
-        finally:
-            del filters  # only now
 
 
 def decode_rules(

@@ -60,12 +60,6 @@ class Condition:
             and labels.isdisjoint(self.none_of)
         )
 
-    @property
-    def terms(self) -> int:
-        """Number of its values and bounds."""
-        bounds = (self.min is not None) + (self.max is not None)
-        return len(self.any_of) + len(self.all_of) + len(self.none_of) + bounds
-
     def applies_to(self, declared: Declared) -> bool:
         """Return whether a release that declares these attributes can tell if it holds."""
         numbers = self.min is not None or self.max is not None
@@ -87,12 +81,6 @@ class FilterExpression:
     def digest(self) -> bytes:
         """16 bytes that stand for it: caches keep them instead of its texts, which may be long."""
         return hashlib.blake2b(repr(self).encode(), digest_size=16).digest()
-
-    @cached_property
-    def terms(self) -> int:
-        """Number of values and bounds."""
-        own = sum(each.terms for each in self.conditions)
-        return own + sum(each.terms for each in (*self.any, *self.none))
 
     def holds(self, labels: Set[str], numbers: Mapping[str, float]) -> bool:
         """Return whether it holds for a video.

@@ -59,6 +59,8 @@ class Call:
         self.trailing: dict[str, Any] = {}
         """Metadata for the end of the response."""
         self.read = read
+        self.read_seconds = None
+        """No bound of its own on `read`."""
         self._request = request
 
     def invocation_metadata(self) -> Iterable[tuple[str, str]]:

@@ -27,9 +27,11 @@ from server.inference.http_messages import (
     encode,
 )
 from server.inference.service import NAME
+from server.rpc import reading
 from server.rpc.caller import CALLER
 from server.rpc.errors import RpcError, invalid_argument
 from server.rpc.guard import REQUEST_ID
+from server.rpc.reading import NoMessageError
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
 
@@ -137,7 +139,11 @@ class InferenceHttp:
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
             raise invalid_argument([(hdrs.CONTENT_ENCODING, "must be identity")])
         try:
-            return await request.read()
+            async with asyncio.timeout(reading.MAX_MESSAGE_SECONDS):
+                return await request.read()
+        except TimeoutError as error:
+            seconds = f"{reading.MAX_MESSAGE_SECONDS:g}"
+            raise NoMessageError(f"no message arrived within {seconds} s of the call") from error
         except web.HTTPRequestEntityTooLarge as error:
             raise RpcError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, f"the body exceeds {self.max_bytes:,} bytes"

@@ -158,7 +158,6 @@ class Guard:
         Streams end with it before their next message.
         """
         self.closing.set()
-        self.budget.close()
         self._client_streams.close()
         self._server_streams.close()
 

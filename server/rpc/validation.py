@@ -11,13 +11,13 @@ from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from server.rpc.errors import MAX_VIOLATIONS, invalid_argument
+from server.rpc.errors import invalid_argument
 
 MAX_NESTED_BYTES = 16 << 10
 """Maximum bytes of a message whose type may hold itself, as filters do: its lists may be short and
 still have any number of messages in all. A filter of 64 terms has at most 13 KB."""
 
-_PART = 32
+_PART = 16
 """Number of items of a list that are checked at a time once a request is known to be invalid."""
 
 Rules: TypeAlias = Callable[[Message], Iterable[tuple[str, str]]]
@@ -45,62 +45,32 @@ def validate(request: Message, rules: Rules | None = None) -> None:
         raise invalid_argument(found)
 
 
-def _violations(request: Message) -> Iterator[tuple[Any, int]]:
-    """Yield violations, each with what is to be added to the index of the list in its path.
+def _violations(request: Message) -> list[tuple[Any, int]]:
+    """Return violations, each with what is to be added to the index of the list in its path.
 
-    A long list may have thousands, and each takes up to 15 µs: of its items only the first invalid
-    ones are looked at, until there are more violations than an error lists.
+    A long list may have thousands, and each takes up to 15 µs: of its items only the first ones
+    are looked at that aren't valid.
     """
     if not protovalidate.collect_violations(request, fail_fast=True):
-        return
-    rest: Any = type(request)()
-    rest.CopyFrom(request)
+        return []
     lists = [(len(value), field.name) for field, value in request.ListFields() if _is_list(field)]
     size, name = max(lists, default=(0, ""))
-    if size <= _PART:
-        yield from ((each, 0) for each in protovalidate.collect_violations(request))
-        return
-    rest.ClearField(name)
-    items = getattr(request, name)
-    others = [
-        each
-        for each in protovalidate.collect_violations(_with_items(rest, name, items[:1]))
-        if not _is_in(each.proto, name)
-    ]
-    yield from ((each, 0) for each in others)
-    found = len(others)
-    for begin in range(0, _PART if others else size, _PART):
-        part = items[begin : begin + _PART]
-        if not protovalidate.collect_violations(_with_items(rest, name, part), fail_fast=True):
-            continue
-        for place, item in enumerate(part, begin):
-            for each in protovalidate.collect_violations(_with_items(rest, name, [item])):
-                if _is_in(each.proto, name):
-                    yield each, place
-                    found += 1
-            if found > MAX_VIOLATIONS:
-                return
-    if not found:  # its items are valid by themselves
-        yield from ((each, 0) for each in protovalidate.collect_violations(request))
+    if size > _PART:
+        items = getattr(request, name)
+        part: Any = type(request)()
+        part.CopyFrom(request)
+        for begin in range(0, size, _PART):
+            part.ClearField(name)
+            getattr(part, name).extend(items[begin : begin + _PART])
+            if found := protovalidate.collect_violations(part):
+                return [(each, begin) for each in found]
+    return [(each, 0) for each in protovalidate.collect_violations(request)]
 
 
 def _is_list(field: FieldDescriptor) -> bool:
     return field.is_repeated and not (
         field.message_type is not None and field.message_type.GetOptions().map_entry
     )
-
-
-def _is_in(violation: Any, name: str) -> bool:
-    """Return whether a violation is in a field of the request, or in what it has."""
-    return violation.field is not None and violation.field.elements[0].field_name == name
-
-
-def _with_items(rest: Any, name: str, items: Any) -> Any:
-    """Return a message with the items of one list."""
-    part = type(rest)()
-    part.CopyFrom(rest)
-    getattr(part, name).extend(items)
-    return part
 
 
 def _overlong(message: Message, prefix: str) -> Iterator[tuple[str, str]]:

@@ -164,6 +164,28 @@ async def test_batches_beyond_the_limit_wait_and_their_places_are_free_again_at_
     assert value("vireo_batches_open") == 0
 
 
+async def test_a_caller_with_all_batches_gives_one_to_another_which_it_can_resume(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    async with gateway_with_pod(release, features, ranking_target, max_batches=2) as parts:
+        stub, queue, _ = parts
+        async with busy(queue):
+            first, second = (
+                stub.BatchRecommend(request_of(), metadata=(("x-vireo-caller", "a"),))
+                for _ in range(2)
+            )
+            await until(lambda: value("vireo_batches_open") == 2)
+            other = stub.BatchRecommend(request_of(), metadata=(("x-vireo-caller", "b"),))
+            done, _ = await asyncio.wait(
+                [asyncio.ensure_future(each.code()) for each in (first, second)],
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            assert [each.result() for each in done] == [grpc.StatusCode.UNAVAILABLE]
+        assert len(await received(other)) == len(VIEWERS)
+        for each in (first, second):
+            each.cancel()
+
+
 async def test_a_pod_with_more_urgent_calls_is_asked_again_until_it_has_time(
     release: Path, features: Path, ranking_target: str
 ) -> None:

@@ -322,6 +322,29 @@ async def test_streams_beyond_the_limit_are_refused_and_their_places_come_back(
         assert (await stream(recorder, [play("place")])).recorded == 1
 
 
+async def test_a_caller_with_all_streams_gives_one_to_another_and_learns_what_is_recorded(
+    log: JetStreamLog,
+) -> None:
+    async with recording(log, max_streams=2) as recorder:
+        held = [recorder.events.StreamEvents(metadata=(("x-vireo-caller", "a"),)) for _ in range(2)]
+        before = counted("vireo_events_recorded_total", kind="play")
+        for number, call in enumerate(held):
+            await call.write(pb.StreamEventsRequest(events=[play(f"full-{number}")]))
+        await until(lambda: counted("vireo_events_recorded_total", kind="play") == before + 2)
+        other = recorder.events.StreamEvents(metadata=(("x-vireo-caller", "b"),))
+        await other.write(pb.StreamEventsRequest(events=[play("other")]))
+        done, _ = await asyncio.wait(
+            [asyncio.ensure_future(failure_of(call)) for call in held],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        [lost] = [each.result() for each in done]
+        assert (lost.code, lost.recorded) == (grpc.StatusCode.UNAVAILABLE, 1)
+        await other.done_writing()
+        assert (await other).recorded == 1
+        for call in held:
+            call.cancel()
+
+
 async def test_a_server_that_shuts_down_ends_streams_with_what_they_have(
     log: JetStreamLog,
 ) -> None:
