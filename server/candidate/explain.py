@@ -1,9 +1,9 @@
-"""What became of one video in retrieval, for `ExplainVideo`; its sources are asked once more."""
+"""What became of one video in retrieval, for `ExplainVideo`; its sources are asked twice more."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -43,6 +43,8 @@ class SourceRank(NamedTuple):
     """Rows of all that the source proposed, best first, int64[p]."""
     among: bool
     """Whether it is one of them."""
+    looked_at: int
+    """How many of the source's videos were looked at, best first."""
 
 
 def explain(
@@ -147,6 +149,7 @@ class _Asked:
                 rank=1 + int((order == row).argmax()) if row in order else 0,
                 proposed=proposed,
                 among=row in proposed,
+                looked_at=len(order),
             )
             for name, proposed, order in self._orders()
             if name not in self.found.failures
@@ -157,7 +160,7 @@ class _Asked:
         proposing = [each for each in ranks if each.among]
         if not proposing:
             return self._why_not_proposed(ranks)
-        source, rank, proposed, _ = proposing[0]
+        source, rank, proposed, *_ = proposing[0]
         if source != _FILLER.name:
             return (
                 f"{source} ranked it {ordinal(rank)} and proposed {len(proposed):,}, but the "
@@ -177,10 +180,15 @@ class _Asked:
             for each in sorted(ranks, key=lambda each: each.rank)
             if each.rank > len(each.proposed)
         ]
-        missing = [each.source for each in ranks if not each.rank]
+        missing = [each.source for each in ranks if not each.rank and each.source != _FILLER.name]
         if self._overlooked(ranks):
-            missing = [name for name in missing if name != _FILLER.name]
             parts.insert(0, f"the approximate search of {_FILLER.name} overlooked it")
+        else:
+            parts += [
+                f"{each.source} ranked it after its first {each.looked_at:,}"
+                for each in ranks
+                if not each.rank and each.source == _FILLER.name
+            ]
         if missing:
             parts.append(f"{listed(missing)} {'do' if len(missing) > 1 else 'does'} not rank it")
         failed = [name for name in self.found.failures if name in _IN_API]
@@ -210,12 +218,13 @@ class _Asked:
             orders = new.propose(asked, release.live, usable, (every, every))
             yield from zip((NEW.name, TRENDING.name), proposed, orders, strict=True)
             return
-        most = len(release.keys) if release.index.exact else max(count, MAX_CANDIDATES)
-        longer = replace(asked, query=replace(asked.query, count=most))
+        # So many that an answer costs no more than a few retrievals: a search that compares every
+        # vector finds more for nearly the same, and one in cells looks in more of them.
+        most = MAX_CANDIDATES if release.index.exact else min(2 * count, MAX_CANDIDATES)
         for stage in self.pipeline.sources:
             if stage.name not in self.found.failures:
-                first = stage.propose(asked).rows
-                order = replace(stage, share=None).propose(longer).rows
+                first = stage.best(asked, stage.limit(count))
+                order = stage.best(asked, max(most, count))
                 # A filtered search for more looks in other cells.
                 after = order[~np.isin(order, first)]
                 yield stage.name, first, np.concatenate([first, after])

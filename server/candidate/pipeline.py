@@ -63,9 +63,13 @@ class SourceStage:
         """Return how many of `count` candidates it may propose."""
         return count if self.share is None else math.floor(self.share * count)
 
+    def best(self, query: Retrieval, limit: int) -> Int64Array:
+        """Return the rows of the best `limit` videos of the source, best first."""
+        return _PROPOSE[self.name](query, limit)
+
     def propose(self, query: Retrieval) -> Candidates:
         """Return the best candidates of the source, best first."""
-        rows = _PROPOSE[self.name](query, self.limit(query.query.count))
+        rows = self.best(query, self.limit(query.query.count))
         masks = np.full(len(rows), self.bit, np.uint32)
         return Candidates(query.release.keys.take(rows), rows, masks)
 

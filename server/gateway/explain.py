@@ -172,7 +172,11 @@ class _Asked:
     ) -> None:
         """Explain a slate of the popular list; `item` is the video, if it is on the page."""
         blocked = frozenset(blocked_keys(self.request))
-        every = self.query._replace(page_size=max(1, len(self.release.popular.keys)))
+        rules, size = self.query.rules, self.query.page_size
+        if rules is not None:
+            # What is pinned after the page's end is on it by its place in the list, or not at all.
+            rules = replace(rules, pinned={at: v for at, v in rules.pinned.items() if at < size})
+        every = self.query._replace(page_size=max(1, len(self.release.popular.keys)), rules=rules)
         whole = self.pipeline.popular(every, self.release, blocked)
         place = next((each for each in whole.items if each.video_id == self.video_id), None)
         if place is None:
@@ -181,7 +185,7 @@ class _Asked:
         response.position = place.position
         response.reason = (
             f"Retrieval failed: it is the {ordinal(place.position)} of the popular list; the page "
-            f"has the first {self.query.page_size:,}."
+            f"has the first {size:,}."
         )
         if item is None:
             response.lost_at = pb.LOST_AT_RANKING
@@ -240,6 +244,8 @@ class _Asked:
                 f"{response.candidates:,} candidates in the order of retrieval; the page has the "
                 f"first {self.query.page_size:,}."
             )
+            if item is None and response.position <= self.query.page_size:
+                response.reason += " Videos that the site's rules pin have taken its place."
             return
         if item is not None:
             response.score = item.score

@@ -73,6 +73,7 @@ class RecommendQuery(NamedTuple):
         deadline: float,
         trace: tuple[tuple[str, str], ...] = (),
         *,
+        field: str = "",
         expression: FilterExpression | None = None,
         shown: Sequence[int] = (),
         next_page: Callable[[Sequence[str]], str] | None = None,
@@ -84,6 +85,7 @@ class RecommendQuery(NamedTuple):
             request_id: its id.
             deadline: when the caller stops waiting, on the monotonic clock.
             trace: the caller's trace context.
+            field: begin of its fields' paths in the caller's request, for example "request.".
             expression: what the request's filter says, if it has one.
             shown: keys of the videos on the pages before.
             next_page: returns the token of the next page; it may change the request.
@@ -120,7 +122,7 @@ class RecommendQuery(NamedTuple):
                 (video_key(each.video_id), _SESSION_WEIGHTS.get(each.action, 1.0))
                 for each in request.session
             ],
-            context=_context(request.context, asked_at),
+            context=_context(request.context, asked_at, field),
             region=request.context.region,
             first_page=not request.page_token,
         )
@@ -143,9 +145,9 @@ def _moment(request: pb.RecommendRequest) -> int:
     return int(time.time())
 
 
-def _context(context: pb.RequestContext, asked_at: int) -> ContextIds:
+def _context(context: pb.RequestContext, asked_at: int, field: str) -> ContextIds:
     """Return the ids of a request's context; raise RpcError if its time zone can't be parsed."""
     try:
         return context_ids(asked_at, context.time_zone, context.device, context.locale)
     except BadTimeZoneError as error:
-        raise invalid_argument([("context.time_zone", str(error))]) from error
+        raise invalid_argument([(f"{field}context.time_zone", str(error))]) from error

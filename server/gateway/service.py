@@ -134,7 +134,7 @@ class RecommendationServicer(RecommendationServiceServicer):
             reason = "must be empty: only the first page can be explained"
             raise invalid_argument([("request.page_token", reason)])
         release = served(self._loader).content
-        query = self._query(asked, context, release, "request.filter")
+        query = self._query(asked, context, release, "request.")
         try:
             return await explain_video(self._pipeline, query, release, request.video_id)
         except UnknownSeedError as error:
@@ -154,7 +154,7 @@ class RecommendationServicer(RecommendationServiceServicer):
         see `RecommendQuery`.
         """
         release = served(self._loader).content
-        query = self._query(request, context, release, "filter", shown, next_page)
+        query = self._query(request, context, release, "", shown, next_page)
         try:
             slate = await self._pipeline.recommend(query, release)
         except UnknownSeedError as error:
@@ -167,18 +167,17 @@ class RecommendationServicer(RecommendationServiceServicer):
         request: pb.RecommendRequest,
         context: grpc.aio.ServicerContext[Any, Any],
         release: GatewayRelease,
-        filter_field: str,
+        field: str,
         shown: bytes = b"",
         next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
         """Return the query of a request; raise INVALID_ARGUMENT if `release` can't be filtered so.
 
-        `filter_field` is the field of the caller's request that has the filter; `shown` and
-        `next_page` are those of `_slate`.
+        `field` is that of `RecommendQuery.of`; `shown` and `next_page` are those of `_slate`.
         """
         expression = None
         if request.HasField("filter"):
-            expression = release.expression(request.filter, filter_field)
+            expression = release.expression(request.filter, f"{field}filter")
         left = context.time_remaining()
         deadline = time.monotonic() + (self._default_deadline if left is None else left)
         return RecommendQuery.of(
@@ -186,6 +185,7 @@ class RecommendationServicer(RecommendationServiceServicer):
             request_id(),
             deadline,
             current_call().headers,
+            field=field,
             expression=expression,
             shown=shown_keys(shown) if shown else (),
             next_page=next_page,

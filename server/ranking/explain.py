@@ -58,8 +58,16 @@ def explain(
     among = key in query.keys
     if not among:
         query = _with(query, asked)
+    rules = query.rules
+    pinned = 0
+    if rules is not None:
+        pinned = next((1 + at for at, other in rules.pins.items() if other == key), 0)
+        # What is pinned after the page's end is on it by its score, or not at all.
+        rules = replace(
+            rules, pins={at: pin for at, pin in rules.pins.items() if at < min(page, count)}
+        )
     # A page of any size is the beginning of the order of all candidates.
-    ranking = Ranking.of(pipeline.release, replace(query, page_size=len(query.keys)))
+    ranking = Ranking.of(pipeline.release, replace(query, page_size=len(query.keys), rules=rules))
     candidates = RequestedSource().propose(ranking)
     candidates = candidates.with_scores(RankerScorer().score(ranking, candidates))
     place = int((candidates.keys == key).argmax())
@@ -78,13 +86,16 @@ def explain(
         reason = f"As a candidate it would be the {ordinal(by_score)}, with a score of {score:.4g}"
     if factor < 1:
         reason += f", {factor:.2g} of what it was, since the viewer has hidden a video like it"
-    rules = query.rules
     if rules is not None and rules.factors is not None and rules.factors[place] != 1:
         reason += f", {rules.factors[place]:.3g} times what it was by the site's rules"
-    if position != by_score:
+    if pinned and position == pinned <= page:
+        reason += f"; the site's rules pin it as the {ordinal(pinned)}"
+    elif position != by_score:
         order = diverse_best(ranking, candidates, len(candidates))
         diverse = _position(candidates.take(order), key)
         reason += _moved(by_score, diverse, position, weights.diversity)
+    if pinned > page:
+        reason += f"; the site's rules pin it as the {ordinal(pinned)}, after the page's end"
     if among:
         reason += f"; the page has the first {page:,}"
     return ranking_pb2.ExplainedRanking(

@@ -12,7 +12,7 @@ from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
-from server.candidate import allowed, index
+from server.candidate import allowed, index, pipeline
 from server.candidate.explain import explain
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.query import Retrieval
@@ -104,6 +104,25 @@ def test_what_a_filtered_search_proposed_ranks_before_what_it_did_not(
             ranks = {each.source: each for each in explained.source_ranks}
             own = ranks[viewer_pb2.SOURCE_TWO_TOWER]
             assert 1 <= own.rank <= own.proposed == 4
+
+
+def test_sources_are_asked_for_few_videos_more_than_a_retrieval_needs(
+    release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[int] = []
+
+    def noted(query: Retrieval, limit: int) -> Any:
+        asked_for.append(limit)
+        return two_tower.propose(query, limit)
+
+    monkeypatch.setitem(pipeline._PROPOSE, "two_tower", noted)
+    monkeypatch.setattr("server.candidate.explain.MAX_CANDIDATES", 12)
+    last = int((release.vectors @ release.viewer_vector(viewer_of_rows(3, 9))).argmin())
+    reason = told(release, f"video-{last}", 5).reason
+    assert "two_tower ranked it after its first 12" in reason
+    assert asked_for == [5, 5, 12]
+    told(release_in_cells(release, cells=8, probes=1), f"video-{last}", 5)
+    assert asked_for[3:] == [5, 5, 10]
 
 
 @pytest.mark.parametrize(

@@ -239,6 +239,44 @@ async def test_an_explanation_that_is_garbage_is_a_bad_answer(
     assert list(told.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
 
 
+@pytest.mark.parametrize("pods", ["both", "no ranking", "none"])
+async def test_pins_after_the_pages_end_move_nothing(
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    tmp_path: Path,
+    pods: str,
+) -> None:
+    targets = {
+        "both": (candidate_target, ranking_target),
+        "no ranking": (candidate_target, NOWHERE),
+        "none": (NOWHERE, NOWHERE),
+    }
+    async with gateway(release, features, *targets[pods]) as stub:
+        longer = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=9))
+    names = [item.video_id for item in longer.items]
+    rules = tmp_path / "rules.toml"
+    pins = ((names[1], 20), (names[8], 3))
+    rules.write_text(
+        "".join(
+            f'[[pins]]\nname = "{name}"\nvideo_id = "{name}"\nposition = {position}\n'
+            for name, position in pins
+        )
+    )
+    async with gateway(release, features, *targets[pods], rules=rules) as stub:
+        page = [item.video_id for item in (await stub.Recommend(SLATE)).items]
+        told = {name: await stub.ExplainVideo(asked(name)) for name in names}
+    assert page == [*names[:2], names[8], *names[2:4]]
+    assert [told[name].position for name in page] == [1, 2, 3, 4, 5]
+    lost = [name for name in names if told[name].lost_at == pb.LOST_AT_RANKING]
+    assert lost == names[4:8]
+    if pods == "no ranking":
+        assert "pin have taken its place" in told[names[4]].reason
+    else:
+        assert [told[name].position for name in lost] == [6, 7, 8, 9]
+
+
 @pytest.mark.parametrize(
     ("request_", "field"),
     [
@@ -252,6 +290,10 @@ async def test_an_explanation_that_is_garbage_is_a_bad_answer(
             "request.filter.conditions[0].attribute",
         ),
         (asked("a", excluded_video_ids=["x"] * 1001), "request.excluded_video_ids"),
+        (
+            asked("a", context=pb.RequestContext(time_zone="Nowhere/Town")),
+            "request.context.time_zone",
+        ),
     ],
 )
 async def test_what_is_wrong_with_a_request_is_named_within_it(

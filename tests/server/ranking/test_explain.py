@@ -152,7 +152,7 @@ def test_what_the_rules_of_the_site_did_to_a_video_is_told(release: RankingRelea
     pinned = replace(plain, rules=PageRules(pins={1: video_key(f"video-{last}")}))
     told = explained(pipeline, pinned, f"video-{last}")
     assert told.position == 2
-    assert "a reserved position makes it the 2nd" in told.reason
+    assert "; the site's rules pin it as the 2nd; the page has the first 5." in told.reason
 
     # All have one label, of which the page may have two.
     capped = replace(plain, rules=PageRules(factors=factors, caps=[(2, lambda _: [0])]))
@@ -162,6 +162,23 @@ def test_what_the_rules_of_the_site_did_to_a_video_is_told(release: RankingRelea
     assert explained(pipeline, capped, f"video-{best}").position == 1
     # No rule is for a video that was no candidate.
     assert explained(pipeline, capped, "video-30").position > 0
+
+
+def test_what_is_pinned_after_the_pages_end_has_its_place_on_the_page(
+    release: RankingRelease,
+) -> None:
+    pipeline = RankingPipeline(release)
+    plain = query(video_ids(20), page_size=5)
+    order = pipeline.rank(replace(plain, page_size=20)).keys.tolist()
+    asked = replace(plain, rules=PageRules(pins={7: order[1], 9: order[12], 2: order[15]}))
+    page = pipeline.rank(asked).keys.tolist()
+    assert page == [*order[:2], order[15], *order[2:4]]
+    told = {key: explain(pipeline, asked, ExplainedVideo(key, LOST)) for key in order}
+    assert [told[key].position for key in page] == [1, 2, 3, 4, 5]
+    assert told[order[4]].position == 6
+    assert told[order[12]].position == 14
+    for key, pinned in ((order[1], 8), (order[12], 10)):
+        assert f"pin it as the {pinned}th, after the page's end; the page" in told[key].reason
 
 
 def test_a_video_that_the_release_lacks_comes_last_without_scores(release: RankingRelease) -> None:
