@@ -24,6 +24,8 @@ _CONSUMER_SECONDS = 30.0
 """Seconds to wait until the consumer has come past the erasure."""
 _STORE_SECONDS = 10.0
 _DAY = 86_400
+_MARKS = {"data": "dataset.json", "features": "feature_store.yaml", "runs": "checkpoints"}
+"""What each kind of folder has in it."""
 
 
 @app.callback()
@@ -78,9 +80,9 @@ def _erase_from_files(home: Home, viewer: str, names: list[str] | None) -> None:
 def _folders(homes: Sequence[Home], kind: str, names: list[str] | None) -> Iterator[Path]:
     """Yield the folders of data sets, features or runs; of some data sets alone if `names` are."""
     for home in homes:
-        for folder in sorted((home.root / kind).glob("[!.]*/")):
-            if not names or folder.name in names:
-                yield folder
+        for found in sorted((home.root / kind).glob(f"[!.]*/{_MARKS[kind]}")):
+            if not names or found.parent.name in names:
+                yield found.parent
 
 
 def _erased(repo: Path, viewer: str) -> bool:

@@ -7,6 +7,7 @@ less for ever after, without touching any count as time passes.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
@@ -151,7 +152,7 @@ class TrendingCounts:
 
 def _power(exponent: float) -> float:
     """Return 2 ** exponent; as of the largest exponent instead of an OverflowError."""
-    return 2.0 ** min(exponent, _MAX_EXPONENT)
+    return math.pow(2.0, min(exponent, _MAX_EXPONENT))
 
 
 def _list(locale: str, counts: _Counts, limit: int, scale: float) -> log_pb2.TrendingVideos:

@@ -127,18 +127,19 @@ class EventServicer(EventServiceServicer):
         """
         distinct = {(event.viewer_id, event.event_id): event for event in events}.values()
         appended = list(messages(distinct, self._partitions, time.time_ns()))
-        if self._room is not None:
-            hides = all(event.kind in _HIDES for event in distinct)
-            try:
-                self._room.take(caller, [each.data for each in appended], hides=hides)
-            except RpcError:
-                REFUSED.labels("full").inc(len(distinct))
-                raise
+        room, size = self._room, 0
+        hides = all(event.kind in _HIDES for event in distinct)
         try:
+            if room is not None:
+                size = room.take(caller, [each.data for each in appended], hides=hides)
             await self._appender.append(appended)
         except RpcError as error:
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 REFUSED.labels("away").inc(len(distinct))
+                if room is not None:
+                    room.put_back(caller, size, hides=hides)
+            elif error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                REFUSED.labels("full").inc(len(distinct))
             raise
         for kind, count in Tally(event.kind for event in distinct).items():
             RECORDED.labels(_KINDS[kind]).inc(count)

@@ -73,8 +73,8 @@ class LogRoom:
         if max_bytes:
             USED.set(used / max_bytes)
 
-    def take(self, caller: str, messages: list[bytes], *, hides: bool) -> None:
-        """Count messages that a caller appends.
+    def take(self, caller: str, messages: list[bytes], *, hides: bool) -> int:
+        """Count messages that a caller appends; return their bytes.
 
         Args:
             caller: whose they are.
@@ -85,7 +85,7 @@ class LogRoom:
             RpcError: RESOURCE_EXHAUSTED with RetryInfo: the caller has taken its share.
         """
         if not self._max:
-            return
+            return 0
         now, key = self._clock(), (caller, hides)
         before, at = self._callers.pop(key, (0.0, now))
         lately = before * 0.5 ** ((now - at) / self._half_life)
@@ -104,3 +104,10 @@ class LogRoom:
                 "Try again later; an operator can raise VIREO_EVENT_MAX_BYTES",
                 [retry],
             )
+        return size
+
+    def put_back(self, caller: str, size: int, *, hides: bool) -> None:
+        """Count bytes of a caller no more, which the log didn't store."""
+        before, at = self._callers.get((caller, hides), (0.0, 0.0))
+        if 0 < size <= before:
+            self._callers[caller, hides] = (before - size, at)

@@ -105,7 +105,10 @@ class _NoLog(EventLog):
     async def end(self, stream: Stream, key: str = "") -> int:
         raise NotImplementedError
 
-    async def delete(self, stream: Stream, position: int) -> None:
+    async def usage(self, stream: Stream) -> tuple[int, int]:
+        raise NotImplementedError
+
+    async def delete(self, stream: Stream, sequence: int) -> None:
         raise NotImplementedError
 
     async def close(self) -> None:

@@ -285,6 +285,8 @@ def test_a_log_that_is_away_stops_it_before_files_are_changed(home: Home, closed
 
 def test_it_asks_first_and_may_be_for_some_data_sets_alone(home: Home) -> None:
     write_small_dataset(home, "other", random_interactions())
+    for kind in ("data", "features", "runs"):
+        (home.root / kind / "lost+found").mkdir(parents=True)
     runner = CliRunner(env=environment(home, None))
     assert runner.invoke(app, ["viewers", "erase", VIEWER], input="n\n").exit_code == 1
     assert VIEWER in set(load_dataset(home, "other").viewers["viewer_id"])

@@ -83,6 +83,13 @@ def test_a_caller_may_go_on_as_its_events_age_and_the_log_is_emptied(
     assert flood(room, "a") == pytest.approx(450_000, abs=5_000)
 
 
+def test_what_a_log_that_was_away_did_not_store_is_not_counted(room: LogRoom) -> None:
+    for _ in range(1_000):
+        room.put_back("a", room.take("a", [b"x" * 850], hides=False), hides=False)
+        room.look(0, 1_000_000)
+    assert flood(room, "a") > 400_000
+
+
 def test_a_steady_caller_that_is_alone_has_three_quarters(room: LogRoom, clock: Clock) -> None:
     day = 0.75 * 1_000_000 / 30
     for passed in range(60):
