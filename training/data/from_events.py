@@ -99,7 +99,7 @@ def data_from_events(
             accept_gap=accept_gap,
         )
     )
-    if dataset and (removed := dataset.takedowns):
+    if dataset and (removed := dataset.folder / TAKEDOWNS).exists():
         read.takedowns.take_unsaid(Takedowns.read(removed).keys)
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
