@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from server.errors import VireoError
 from server.event_log.log import EventLog
 from server.event_log.settings import EventLogSettings
 
@@ -13,9 +14,15 @@ def open_log(settings: EventLogSettings, *, only_look: bool = False) -> EventLog
         settings: how to reach it, and how to make streams that aren't there.
         only_look: make none: they would have the settings of whoever looks. Streams that aren't
             there end at 0.
+
+    Raises:
+        VireoError: nats-py isn't installed.
     """
     if not settings.named:
         return None
-    from server.event_log.jetstream import JetStreamLog
+    try:
+        from server.event_log.jetstream import JetStreamLog
+    except ImportError as error:
+        raise VireoError("VIREO_NATS_URL needs nats-py: pip install nats-py") from error
 
     return JetStreamLog(settings, only_look=only_look)
