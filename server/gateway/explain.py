@@ -147,7 +147,7 @@ class _Asked:
             pb.NamedValue(name=column.name, value=column.values[0]) for column in explained.scores
         )
         response.source_ranks.extend(explained.source_ranks)
-        gone = self.pipeline.removed([self.key, *keys])
+        gone = self.pipeline.overlay.takedowns.among([self.key, *keys])
         if self.key in gone:
             response.lost_at, response.reason = pb.LOST_AT_BLOCKED, REMOVED
         elif self.key in keys:
@@ -200,7 +200,7 @@ class _Asked:
             watched=request.viewer.watched_keys,
             excluded=request.excluded_keys,
         )
-        if why or self.pipeline.removed([self.key]):
+        if why or self.pipeline.overlay.takedowns.among([self.key]):
             return pb.LOST_AT_BLOCKED, why or REMOVED
         popular = self.release.popular
         if self.video_id not in popular.keys:

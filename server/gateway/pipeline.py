@@ -6,8 +6,8 @@ If a stage fails, the slate is made without it and says so in `degradations`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Set
+from dataclasses import dataclass, field
 
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
@@ -45,8 +45,8 @@ class RecommendPipeline:
     """Number of candidates to rank; None for the release's own number."""
     progress: Progress | None = None
     """Whether features lag behind the log of events; None without a log."""
-    overlay: Overlay | None = None
-    """Which videos changed or were taken down; None without a log."""
+    overlay: Overlay = field(default_factory=lambda: Overlay(0))
+    """Which videos changed or were taken down; empty without a log."""
     rules_of: Callable[[RecommendQuery], ActiveRules | None] | None = None
     """Returns the site's rules for a query, None if none applies; None without a file of rules."""
     shown: bool = False
@@ -83,7 +83,9 @@ class RecommendPipeline:
         request = retrieve_request(query, viewer, count, own, count_of_release=stated)
         candidates = ranked = None
         try:
-            candidates, masks = await retrieve(self.retrieval, query, request, self.removed)
+            candidates, masks = await retrieve(
+                self.retrieval, query, request, self.overlay.takedowns
+            )
         except StageFailedError as error:
             log_failure("retrieval", error, time.perf_counter() - read)
         retrieved = finished = time.perf_counter()
@@ -142,10 +144,6 @@ class RecommendPipeline:
             time_stages(started, read, retrieved, finished)
         return slate
 
-    def removed(self, keys: Collection[int]) -> set[int]:
-        """Return those of some keys whose videos are taken down."""
-        return self.overlay.takedowns.among(keys) if self.overlay else set()
-
     def popular(
         self, query: RecommendQuery, release: GatewayRelease, blocked: Set[int]
     ) -> pb.RecommendResponse:
@@ -160,10 +158,10 @@ class RecommendPipeline:
             expressions.append(rules.filter)
         asked = [each for each in expressions if each is not None]
         position = release.manifest.changes_merged
-        left_out = self.removed(release.popular.keys.values())
-        if asked and (overlay := self.overlay):
-            every = release.popular.keys.values()
-            left_out |= {key for key in every if overlay.changed_after(key, position)}
+        every = release.popular.keys.values()
+        left_out = self.overlay.takedowns.among(every)
+        if asked:
+            left_out |= {key for key in every if self.overlay.changed_after(key, position)}
 
         expression = all_of(asked) if asked else None
         if expression is not None and not release.can_apply(expression):

@@ -41,6 +41,7 @@ from server.gateway.stages.retrieve import SHARE, RetrievalCall, UnknownSeedErro
 from server.gateway.stages.shadow import POOL, SECONDS, Shadow
 from server.gateway.turn import InnerPods
 from server.live.live import Live
+from server.live.overlay import Overlay
 from server.pod.pod import Pod
 from server.pod.release_metrics import ReleaseFacts
 from server.pod.release_service import served
@@ -251,7 +252,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             shadow,
             settings.candidates,
             progress,
-            live.overlay if live else None,
+            live.overlay if live else Overlay(0),
             rules.of if rules else None,
             shown=True,
         )

@@ -159,6 +159,25 @@ def test_what_was_replayed_is_not_replayed_again(
     assert all(each["replayed"] for each in json.loads(vireo("dead", "--json").output))
 
 
+def test_what_a_log_that_was_replaced_since_has_set_aside_is_replayed(
+    vireo: Callable[..., Result], nats: RunningNats
+) -> None:
+    vireo("replay", "--dead")
+    before = len(json.loads(vireo("dead", "--json").output))
+
+    async def replace(log: JetStreamLog) -> None:
+        await log.end(DEAD)
+        assert log._connection is not None
+        await log._connection.ask("$JS.API.STREAM.DELETE.vireo_dead")
+        for number in range(before + 2):
+            recorded = RecordedEvents(events=[play(f"n{number}")]).SerializeToString()
+            await set_aside(DeadEvents(recorded=recorded, reason="a reason"), log)
+
+    with_log(nats, replace)
+    assert f"recorded {before + 2} events" in vireo("replay", "--dead").output
+    assert "recorded 0 events" in vireo("replay", "--dead").output
+
+
 def test_tail_shows_no_character_that_a_terminal_obeys_and_skips_what_it_cannot_read(
     vireo: Callable[..., Result], nats: RunningNats
 ) -> None:

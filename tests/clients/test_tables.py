@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,20 @@ def test_status_marks_a_release_from_the_cache(
     )
     [line] = [each for each in lines_of(capsys) if each.startswith("gateway-1: ")]
     assert "from the cache" in line
+
+
+def test_status_says_how_old_takedowns_are_while_the_log_is_away(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    old, new = (GetServingReleaseResponse(release_id=RELEASE, origin="cache") for _ in range(2))
+    at = datetime.now(UTC) - timedelta(hours=2, minutes=1)
+    old.takedowns_as_of.FromDatetime(at)
+    new.takedowns_as_of.GetCurrentTime()
+    print_status(state(), {"gateway-1": old, "ranking-1": new}, [])
+    lines = [each for each in lines_of(capsys) if ": " in each]
+    as_of = f"{at:%Y-%m-%d %H:%M}"
+    assert f"gateway-1: takedowns as of {as_of} UTC, 2 h old: the log is away" in lines
+    assert not any("takedowns" in each for each in lines if not each.startswith("gateway-1"))
 
 
 def test_up_has_a_line_per_process_and_problems_below(

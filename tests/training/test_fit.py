@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from server.event_log.position import Position
+from server.event_log.position import BEGIN, Position
 from server.features.constants import feature_constants
 from server.home import Home
 from server.live.takedowns import Takedowns
@@ -138,8 +138,8 @@ def test_the_release_says_up_to_where_its_data_has_the_catalogues_changes(
     fit_again: tuple[Manifest, str], manifest: Manifest
 ) -> None:
     fresh, _ = fit_again
-    assert manifest.catalog_position == 0
-    assert fresh.catalog_position == 42
+    assert manifest.changes_merged == BEGIN
+    assert fresh.changes_merged == Position(42)
 
 
 def test_the_release_has_the_takedowns_of_its_data(

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from server.errors import VireoError
 from server.event_log.position import BEGIN, Position, StoredPosition
 from server.home import Home
-from server.releases.layout import TAKEDOWNS
 from training.data.schema import CREATOR, VIDEOS, WATCH_EVENTS, AttributeKind
 
 DESCRIPTION = "dataset.json"
@@ -114,12 +113,6 @@ class Dataset:
             return pq.ParquetFile(path).read(list(names))
         except (OSError, pa.ArrowInvalid) as error:
             raise VireoError(f"cannot read {path}: {error}; {_REMEDY}") from error
-
-    @property
-    def takedowns(self) -> Path | None:
-        """File of the takedowns; None unless it was made from the log."""
-        path = self.folder / TAKEDOWNS
-        return path if path.exists() else None
 
     @property
     def viewers(self) -> pd.DataFrame:

@@ -101,7 +101,7 @@ def data_from_events(
     )
     erased = [viewers.places[name] for name in read.events.erased if name in viewers.places]
     known = known.take(~np.isin(known.viewer, erased))
-    if dataset and (removed := dataset.takedowns):
+    if dataset and (removed := dataset.folder / TAKEDOWNS).exists():
         read.takedowns.take_unsaid(Takedowns.read(removed).keys)
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)

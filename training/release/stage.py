@@ -149,8 +149,8 @@ def stage_retrieval(
     for path, text in texts.items():
         (folder / path).write_text(json.dumps(text, ensure_ascii=False))
     write_attributes(folder, dataset, popular)
-    if dataset.takedowns:
-        shutil.copy(dataset.takedowns, folder / layout.TAKEDOWNS)
+    if (dataset.folder / layout.TAKEDOWNS).exists():
+        shutil.copy(dataset.folder / layout.TAKEDOWNS, folder / layout.TAKEDOWNS)
     golden = folder / layout.GOLDEN_VIEWER_TOWER
     write_tower_goldens(model, vectors, golden_viewers(data), data, golden)
     write_video_goldens(placing, data, folder / layout.GOLDEN_VIDEO_TOWER)

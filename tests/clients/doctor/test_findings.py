@@ -48,6 +48,17 @@ def test_what_follows_from_what_is_back_comes_after_it() -> None:
     assert [each.cause for each in diagnose(facts)] == ["log-down", "features-behind"]
 
 
+def test_takedowns_that_are_old_are_evidence_that_the_log_is_away() -> None:
+    def facts(age: float) -> Facts:
+        old = page("gateway-1", {"vireo_live_takedowns_age_seconds": age})
+        return replace(HEALTHY, pages=(*HEALTHY.pages, old))
+
+    [finding] = diagnose(facts(7300.0))
+    assert finding.cause == "log-down"
+    assert "videos that were removed in the last 2 h may be shown" in finding.evidence
+    assert diagnose(facts(20.0)) == []
+
+
 def test_healthy_facts_have_no_finding() -> None:
     assert diagnose(HEALTHY) == []
 

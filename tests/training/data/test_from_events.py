@@ -20,6 +20,7 @@ from server.event_log.position import Position
 from server.features.keys import video_key
 from server.home import Home
 from server.live.takedowns import Takedowns
+from server.releases.layout import TAKEDOWNS
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
 from tests.builders.nats import RunningNats, running_nats, settings_of
@@ -271,12 +272,9 @@ def test_events_add_no_video_to_the_data(nats: RunningNats, home: Home) -> None:
 
 def test_takedowns_are_in_the_data_and_outlast_the_log(nats: RunningNats, home: Home) -> None:
     write_small_dataset(home, "small", random_interactions())
-    assert load_dataset(home, "small").takedowns is None
 
     def taken_down(name: str) -> tuple[set[int], float]:
-        path = load_dataset(home, name).takedowns
-        assert path is not None
-        takedowns = Takedowns.read(path)
+        takedowns = Takedowns.read(home.data(name) / TAKEDOWNS)
         return {*takedowns.keys.tolist()}, takedowns.as_of
 
     def keys(*names: str) -> set[int]:
