@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import typer
 from typer.testing import CliRunner, Result
 from vireo.v1 import event_pb2
@@ -174,7 +175,10 @@ def test_what_a_log_that_was_replaced_since_has_set_aside_is_replayed(
             await set_aside(DeadEvents(recorded=recorded, reason="a reason"), log)
 
     with_log(nats, replace)
-    assert f"recorded {before + 2} events" in vireo("replay", "--dead").output
+    structlog.reset_defaults()  # each command has its own standard error
+    replayed = vireo("replay", "--dead")
+    assert f"recorded {before + 2} events" in replayed.output
+    assert "the log lost messages, or is another one" in replayed.stderr
     assert "recorded 0 events" in vireo("replay", "--dead").output
 
 
