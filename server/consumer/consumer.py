@@ -18,7 +18,7 @@ from server.consumer.rows import StoreAwayError
 from server.consumer.served import ServedDataset
 from server.consumer.settings import ConsumerSettings
 from server.errors import VireoError
-from server.event_log.log import EventLog
+from server.event_log.jetstream import JetStreamLog
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
 from server.pod.disk_metrics import export_disk
@@ -65,7 +65,7 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
         await event_log.close()
 
 
-def opened_log(settings: ConsumerSettings) -> EventLog:
+def opened_log(settings: ConsumerSettings) -> JetStreamLog:
     """Return the log; raise VireoError if there is none, or it has no such partition."""
     log_settings = EventLogSettings.load()
     event_log = open_log(log_settings)
@@ -82,7 +82,7 @@ def opened_log(settings: ConsumerSettings) -> EventLog:
 async def consume(
     server: RpcServer,
     settings: ConsumerSettings,
-    event_log: EventLog,
+    event_log: JetStreamLog,
     state: LiveState,
     dataset: ServedDataset,
 ) -> None:

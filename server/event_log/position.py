@@ -67,7 +67,7 @@ BEGIN = Position()
 
 @dataclass(frozen=True)
 class Start:
-    """Where to read on in a stream as it is now; see `EventLog.resume`."""
+    """Where to read on in a stream as it is now; see `JetStreamLog.resume`."""
 
     after: int
     """Sequence after which to read; 0 if the position is none of this log."""

@@ -17,7 +17,7 @@ from pydantic import Field
 from vireo.v1 import release_pb2, release_pb2_grpc
 
 from server.errors import VireoError
-from server.event_log.log import EventLog
+from server.event_log.jetstream import JetStreamLog
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
 from server.home import Home
@@ -134,7 +134,7 @@ class Pod(Generic[T]):
     """Returns what states the cost of a request; None if each costs the same."""
     services: Callable[[RpcServer], None] | None = None
     """Adds further services, with an admission of their own; None if there are none."""
-    event_log: EventLog | None = None
+    event_log: JetStreamLog | None = None
     """The log that it follows or writes, which is closed once the pod has stopped."""
 
 

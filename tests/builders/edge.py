@@ -28,7 +28,7 @@ from vireo.v1.recommendation_pb2_grpc import (
 
 from bench.stack import free_port_base
 from server.control.mesh import POOLS, Pool
-from server.event_log.log import EventLog
+from server.event_log.jetstream import JetStreamLog
 from server.pod.admission import waited_seconds
 from server.rpc.errors import RpcError, ShedError, ShedReason, unavailable
 from server.rpc.server import RpcServer
@@ -195,7 +195,7 @@ async def running_edge(
     xds_api: XdsApi = "DELTA_GRPC",
     control: Mapping[str, Any] | None = None,
     pod: Mapping[str, Any] | None = None,
-    log: EventLog | None = None,
+    log: JetStreamLog | None = None,
     **changes: Any,
 ) -> AsyncIterator[Edge]:
     """Envoy whose edge answers, before that many gateways and two candidate pods.

@@ -19,7 +19,8 @@ from vireo.v1 import catalog_pb2, log_pb2
 
 from server.arrays import Int64Array
 from server.errors import VireoError
-from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, EventLog, Stream
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, Stream
 from server.event_log.position import BEGIN, Position, Start
 from server.features.keys import video_keys
 from server.home import Home
@@ -55,7 +56,7 @@ def data_from_events(
     home: Home,
     name: str,
     base: str | None,
-    event_log: EventLog,
+    event_log: JetStreamLog,
     partitions: int,
     *,
     force: bool = False,
@@ -134,7 +135,7 @@ def data_from_events(
 
 
 async def _read_log(
-    event_log: EventLog,
+    event_log: JetStreamLog,
     partitions: int,
     before: LogPositions,
     events: LogEvents,
@@ -195,7 +196,7 @@ def _gap(partition: int, start: Start) -> VireoError:
 
 
 async def _up_to_end(
-    event_log: EventLog, stream: Stream, key: str, after: Position
+    event_log: JetStreamLog, stream: Stream, key: str, after: Position
 ) -> AsyncIterator[Entries]:
     """Yield the messages after a position up to the end as it is now; the last may be empty."""
     end = await event_log.end(stream, key)

@@ -23,7 +23,7 @@ from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 from bench.nats import RunningNats, settings_of
 from server.candidate.service import CandidateSettings, candidate_pod
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, REMOVED, EventLog, Stream
+from server.event_log.log import CATALOG, REMOVED, Stream
 from server.features.keys import video_key
 from server.live.live import Live
 from server.live.takedowns import Takedowns
@@ -45,7 +45,9 @@ _numbers = itertools.count(1)
 class Site:
     """A store, a log, and the pods of one channel."""
 
-    def __init__(self, store: ReleaseStore, log: EventLog, folder: Path, nats: RunningNats) -> None:
+    def __init__(
+        self, store: ReleaseStore, log: JetStreamLog, folder: Path, nats: RunningNats
+    ) -> None:
         self.store, self.log, self.folder, self.nats = store, log, folder, nats
         self.channel = f"live-{next(_numbers)}"
         self.serves = True
