@@ -23,8 +23,6 @@ CONNECTED = "connected"
 MAX_STREAMS = 16
 MAX_SILENT_SECONDS = 60.0
 """Idle timeout of a stream without requests or reads, since few may be open."""
-VARIANT = "variant"
-"""Key of the node's metadata for its protocol variant."""
 
 
 class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[misc]
@@ -83,7 +81,7 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
 def _config(client: Client, *, with_bodies: bool) -> Any:
     node = client.node
     message = NodeMessage(id=node.identity, cluster=node.cluster, user_agent_name=node.user_agent)
-    message.metadata.update({CONNECTED: client.connected, VARIANT: client.sessions[-1].variant})
+    message.metadata.update({CONNECTED: client.connected})
     resources = [
         _resource(node, kind, name, subscription, with_bodies=with_bodies)
         for kind in WARMING_ORDER

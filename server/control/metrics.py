@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -29,7 +28,7 @@ class ControlCollector(Collector):
         """Yield the metric families, some of them without samples at first."""
         clients = GaugeMetricFamily(
             "vireo_xds_clients",
-            "Connected clients, by kind: envoy, grpc or other.",
+            "Connected clients, by kind: envoy or other.",
             labels=["client"],
         )
         refused = GaugeMetricFamily(
@@ -59,9 +58,9 @@ class ControlCollector(Collector):
             labels=["source"],
         )
         nodes = [each.node for each in self._servicer.clients.all() if each.connected]
-        connected = Counter(_client_kind(node.user_agent) for node in nodes)
-        for client in ("envoy", "grpc", "other"):
-            clients.add_metric([client], connected[client])
+        envoys = sum(node.user_agent.lower().startswith("envoy") for node in nodes)
+        clients.add_metric(["envoy"], envoys)
+        clients.add_metric(["other"], len(nodes) - envoys)
         for kind, word in KINDS.items():
             refused.add_metric([word], sum(len(node.nacked(kind)) for node in nodes))
         snapshot = self._servicer.snapshot
@@ -75,8 +74,3 @@ class ControlCollector(Collector):
             failures.add_metric([attempts.source], attempts.failures)
             age.add_metric([attempts.source], attempts.age)
         yield from (clients, refused, info, endpoints, failures, age)
-
-
-def _client_kind(user_agent: str) -> str:
-    agent = user_agent.lower()
-    return next((kind for kind in ("envoy", "grpc") if agent.startswith(kind)), "other")
