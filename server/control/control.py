@@ -30,7 +30,6 @@ from server.errors import VireoError
 from server.releases.store import ReleaseStore
 from server.rpc.logs import configure_logs
 from server.rpc.server import RpcServer
-from server.rpc.settings import warn_of_retired_settings
 
 log = structlog.get_logger()
 
@@ -177,7 +176,6 @@ async def serve_control(settings: ControlSettings) -> None:
         VireoError: the address can't be bound, or no source of endpoints is set.
     """
     configure_logs(settings.log_level, pod=settings.pod_name or "control")
-    warn_of_retired_settings()
     log.info("starting", kind="control", settings=settings.model_dump(mode="json"))
     server, servicer = control_server(settings)
     discovery = discovery_of(settings)

@@ -41,7 +41,7 @@ from server.rpc.guard import Work
 from server.rpc.logs import configure_logs
 from server.rpc.places import Places
 from server.rpc.server import RpcServer
-from server.rpc.settings import RpcSettings, warn_of_retired_settings
+from server.rpc.settings import RpcSettings
 from server.tracing.spans import start_export
 
 log = structlog.get_logger()
@@ -142,7 +142,6 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     """Serve until stopped; raise VireoError if the address can't be bound."""
     name = settings.pod_name or f"{pod.kind}-{settings.port}"
     configure_logs(settings.log_level, pod=name)
-    warn_of_retired_settings()
     start_export(settings, pod.kind, name)
     log.info("starting", kind=pod.kind, settings=settings.model_dump(mode="json"))
     control, tls = settings.control_target, settings.tls
