@@ -23,7 +23,6 @@ from server.inference.http_messages import (
     JSON_LENGTH,
     InferRequest,
     as_json,
-    decode_index_request,
     encode,
 )
 from server.inference.service import NAME
@@ -65,13 +64,10 @@ class InferenceHttp:
         add("GET", "/v2", self._server_metadata)
         add("GET", "/v2/health/live", self._live)
         add("GET", "/v2/health/ready", self._ready)
-        add("POST", "/v2/repository/index", self._index)
-        add("GET", "/v2/models/stats", self._statistics)
         for place in _PLACES:
             add("GET", place, self._model_metadata)
             add("GET", f"{place}/ready", self._model_ready)
             add("GET", f"{place}/config", self._config)
-            add("GET", f"{place}/stats", self._statistics)
             add("POST", f"{place}/infer", self._infer)
         return application
 
@@ -87,13 +83,6 @@ class InferenceHttp:
         found, call = await self._answer(request, pb.ServerReadyRequest())
         return _json(found, call, 200 if found["ready"] else 503)
 
-    async def _index(self, request: web.Request) -> web.Response:
-        async def read() -> bytes:
-            return decode_index_request(await self._body(request)).SerializeToString()
-
-        response, call = await self._call(request, "RepositoryIndex", read)
-        return _json(as_json(response)["models"], call)
-
     async def _model_metadata(self, request: web.Request) -> web.Response:
         return _json(*await self._answer(request, _named(request, pb.ModelMetadataRequest)))
 
@@ -107,9 +96,6 @@ class InferenceHttp:
     async def _config(self, request: web.Request) -> web.Response:
         found, call = await self._answer(request, _named(request, pb.ModelConfigRequest))
         return _json(found["config"], call)
-
-    async def _statistics(self, request: web.Request) -> web.Response:
-        return _json(*await self._answer(request, _named(request, pb.ModelStatisticsRequest)))
 
     async def _infer(self, request: web.Request) -> web.Response:
         decoded: InferRequest
