@@ -175,7 +175,8 @@ async def test_a_caller_that_leaves_ends_its_call(
 
 
 def test_pods_without_http_dont_load_its_server() -> None:
-    script = "import sys, server.ranking.__main__; assert 'server.inference.http_server' not in sys.modules"
+    module = "server.inference.http_server"
+    script = f"import sys, server.ranking.__main__; assert {module!r} not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
