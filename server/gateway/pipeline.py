@@ -157,7 +157,7 @@ class RecommendPipeline:
         if rules is not None:
             expressions.append(rules.filter)
         asked = [each for each in expressions if each is not None]
-        position = release.manifest.changes_merged
+        position = release.manifest.catalog_log_position
         every = release.popular.keys.values()
         left_out = self.overlay.takedowns.among(every)
         if asked:

@@ -27,8 +27,8 @@ class GatewayRelease:
     popular: PopularList
     reader: FeatureReader
     """Features of the data set that the release was trained on."""
-    declared: Declared | None = None
-    """Attributes that videos can be filtered by; None if the release declares none."""
+    declared: Declared
+    """Attributes that videos can be filtered by."""
 
     @staticmethod
     def load(folder: Path, features: Path, timeout: float) -> GatewayRelease:
@@ -45,12 +45,11 @@ class GatewayRelease:
         """
         manifest = Manifest.read(folder)
         reader = FeatureReader(features / manifest.dataset, timeout)
-        declared = Declared.read(folder) if (folder / ATTRIBUTES).exists() else None
-        return GatewayRelease(manifest, PopularList.load(folder), reader, declared)
+        return GatewayRelease(manifest, PopularList.load(folder), reader, Declared.read(folder))
 
     def can_apply(self, expression: FilterExpression) -> bool:
         """Return whether the release declares all attributes of a filter, as it compares them."""
-        return self.declared is not None and expression.applies_to(self.declared)
+        return expression.applies_to(self.declared)
 
     def expression(self, message: filter_pb2.Filter, field: str = "filter") -> FilterExpression:
         """Return what the filter in a field of a request says.
@@ -58,12 +57,6 @@ class GatewayRelease:
         Raises:
             RpcError: INVALID_ARGUMENT: the release can't be filtered by it.
         """
-        if self.declared is None:
-            reason = (
-                f"release {self.manifest.release_id} declares no attributes to filter by; train "
-                "one with this version of Vireo"
-            )
-            raise invalid_argument([(field, reason)])
         try:
             return decode(message, field, self.declared)
         except BadFilterError as error:

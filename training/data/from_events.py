@@ -22,7 +22,6 @@ from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, Stream
 from server.event_log.position import BEGIN, Position, Start
-from server.features.keys import video_keys
 from server.home import Home
 from server.live.takedowns import Takedowns
 from server.releases.layout import TAKEDOWNS
@@ -177,8 +176,6 @@ async def _read_log(
         async for entries in _up_to_end(event_log, REMOVED, "", BEGIN):
             takedowns.take(entries)
         takedowns.as_of = began
-        # Some were recorded by gateways of an earlier build.
-        takedowns.take_unsaid(video_keys([name for name in changes if changes[name].removed]))
         progress(done, done)
         positions_read = LogPositions(partitions=positions, catalogue=catalogue)
         return _Log(events, changes, takedowns, positions_read)
@@ -251,7 +248,7 @@ def _catalogue(
     A video that was removed stays if somebody did something with it, named by its id if the base
     lacks it. `kinds` are those of the attributes; `notes` counts what is left out.
     """
-    columns = pa.schema([*schema.VIDEOS, schema.CREATOR, *attribute_fields(kinds)])
+    columns = pa.schema([*schema.VIDEOS, *attribute_fields(kinds)])
     base = dataset.video_columns(*columns.names) if dataset else columns.empty_table()
     gone = [
         video_id
@@ -270,7 +267,7 @@ def _catalogue(
         for video_id in sorted(acted_on & changes.keys())
         if video_id not in known
     ]
-    # What a data set of an earlier build lacks is null.
+    # Attributes that the base lacks are null.
     return pa.concat_tables(
         [columns.empty_table(), base, pa.Table.from_pylist(new, columns)], promote_options="default"
     )

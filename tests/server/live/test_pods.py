@@ -69,16 +69,6 @@ class Site:
         """The local copy of the takedowns."""
         return self.folder / "cache" / layout.TAKEDOWNS
 
-    def publish_of_an_earlier_build(self) -> None:
-        """Publish a release that can't place videos, and point the channel to it."""
-        release_id = f"{self.channel}-earlier"
-        folder = build_release(self.folder / release_id, release_id=release_id)
-        for path in layout.OPTIONAL:
-            (folder / path).unlink(missing_ok=True)
-        write_manifest(folder, release_id=release_id)
-        self.store.publish(folder)
-        self.point(release_id)
-
     def point(self, release_id: str) -> None:
         """Point the channel to a release."""
         self.store.set_channel(self.channel, release_id, self.store.read_channel(self.channel))
@@ -254,23 +244,6 @@ async def test_a_removal_in_the_middle_of_a_swap_holds_from_its_first_call_on(si
         go_on.set()
         await until(lambda: serves(pod.loader, second))
         assert not {"video-9", "video-40"} & await ids(pod)
-
-
-async def test_a_release_of_an_earlier_build_holds_removals_and_places_nothing(site: Site) -> None:
-    site.publish_of_an_earlier_build()
-    await site.upsert("fresh-3")
-    await site.remove("video-6")
-    async with site.candidates() as pod:
-        found = await ids(pod)
-        assert "video-6" not in found
-        assert "fresh-3" not in found
-        assert pod.loader.serving is not None
-        assert pod.loader.serving.content.release.live.table.unplaced
-        site.publish("later")
-        await until(lambda: serves(pod.loader, f"{site.channel}-later"))
-        found = await ids(pod)
-        assert "fresh-3" in found
-        assert "video-6" not in found
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def exported(
     (folder / "videos").mkdir(parents=True)
     write_attributes(folder, dataset, np.array(popular or [0]))
     count = dataset.video_columns("video_id").num_rows
-    table = AttributeTable.load(folder, manifest, count)
+    table = AttributeTable.load(folder, count)
     assert table is not None
     return table
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from server.features.context import COLUMNS, DEVICES
 from training.data.attributes import attribute_column, attribute_fields
 from training.data.context import context_fields
-from training.data.schema import CREATOR, INTERACTIONS, TIME, VIDEOS, VIEWERS
+from training.data.schema import INTERACTIONS, TIME, VIDEOS, VIEWERS
 from training.data.synth.attributes import (
     ATTRIBUTES,
     COUNTRIES,
@@ -68,13 +68,13 @@ def viewer_ids(count: int) -> pa.Array:
 
 
 def video_parts(world: World) -> Iterator[pa.Table]:
-    """Yield the catalogue in parts; schema VIDEOS, with CREATOR and ATTRIBUTES.
+    """Yield the catalogue in parts; schema VIDEOS, with ATTRIBUTES.
 
     A title consists of two words of its topic, the series number and the episode number; tags are
     the topic, its region and a class of duration.
     """
     ids, seed, topics = video_ids(world.config.videos), world.config.seed, len(world.starts) - 1
-    columns = pa.schema([*VIDEOS, CREATOR, *attribute_fields(ATTRIBUTES)])
+    columns = pa.schema([*VIDEOS, *attribute_fields(ATTRIBUTES)])
     for start in range(0, world.config.videos, VIDEOS_AT_A_TIME):
         part = slice(start, start + VIDEOS_AT_A_TIME)
         topic = world.topic[part].astype(np.int64)
@@ -99,7 +99,7 @@ def video_parts(world: World) -> Iterator[pa.Table]:
                 "tags": _lists(tags),
                 "published": pa.array(world.published[part] * _MICROS, TIME),
                 "duration": pa.array(world.duration[part]),
-                CREATOR.name: creators(seed, topics, topic, series),
+                "creator": creators(seed, topics, topic, series),
                 attribute_column("language"): languages(seed, topic, series),
                 attribute_column("region"): regions(seed, topic, series),
                 attribute_column("age_rating"): age_ratings(seed, topic, series),
