@@ -26,6 +26,8 @@ LANE_SHARE = 0.1
 """Share of the time that the lane has while others make light calls."""
 _MEMORY_SECONDS = 1.0
 """Time over which a caller's use is averaged, with exponentially decreasing weights."""
+_LIGHT_SECONDS = 1e-3
+"""Maximum cost of work that counts as a light call if it is done at once."""
 _ACTIVE_SECONDS = 0.25
 """Time after a light call for which its caller counts as making them."""
 MAX_WAITING, MAX_WAITING_OF_CALLER = 256, 64
@@ -72,7 +74,7 @@ class Budget:
         return seconds * math.exp((at - self._clock()) / _MEMORY_SECONDS)
 
     def light(self, caller: str) -> None:
-        """Note a call whose work isn't worth a charge."""
+        """Note a light call: one whose work isn't worth a charge, or next to none."""
         if caller != self._latest:
             self._latest, self._other_at = caller, self._latest_at
         self._latest_at = self._clock()
@@ -97,6 +99,8 @@ class Budget:
         waits = self.used(caller) > OWN_SHARE * _MEMORY_SECONDS
         if waits:
             await self._wait(caller)
+        elif cost <= _LIGHT_SECONDS:
+            self.light(caller)
         begun = self._clock()
         try:
             yield
