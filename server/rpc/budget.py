@@ -149,7 +149,7 @@ class Budget:
         if not self._lane:
             return
         caller, mine = first = self._first()
-        if self._pause(caller):
+        if mine.cancelled() or self._pause(caller):  # what is cancelled leaves in a moment
             self._schedule()
             return
         self._lane.remove(first)
