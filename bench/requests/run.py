@@ -82,7 +82,7 @@ def _on_stack(
         "batch": lambda live: _batches(live, plan),
         "filters": lambda live: measure_filters(live, home, plan),
         "pages": lambda live: measure_pages(live, plan),
-        # Last: what it puts into the catalogue isn't in the data set, with which filters are compared.
+        # Last: videos that it adds aren't in the data set, with which filters are compared.
         "share": lambda live: measure_share(live.edge, live.viewers, plan.share, live.console),
     }
     chosen = [name for name in steps if name in parts]
