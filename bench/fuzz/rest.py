@@ -26,12 +26,15 @@ _PARAMETERS = ("viewer_id", "video_id", "viewer_ids", "request.viewer_id", "page
 
 
 def rules(method: Method) -> Sequence[HttpRule]:
-    """Return a method's bindings to REST; none but at the edge."""
+    """Return a method's bindings to REST whose path or body says who or what is asked for.
+
+    Only the edge has some.
+    """
     if method.place != "edge":
         return ()
     extension: Any = annotations_pb2.http  # its stub is of no type of extension
     rule: HttpRule = method.descriptor.GetOptions().Extensions[extension]
-    return [each for each in (rule, *rule.additional_bindings) if each.get or each.post]
+    return [each for each in (rule, *rule.additional_bindings) if each.post or "{" in each.get]
 
 
 async def ask_with_query(random: Random, method: Method) -> tuple[str, str]:

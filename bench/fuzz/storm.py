@@ -18,7 +18,7 @@ UNWANTED = frozenset({"UNKNOWN", "INTERNAL", "DATA_LOSS", "HUNG", BROKEN, OVERRI
 _AT_A_TIME = 12
 _FRAMES_SHARE = 0.05
 """Share of requests below gRPC; each takes a connection of its own."""
-_QUERY_SHARE = 0.05
+_QUERY_SHARE = 0.2
 """Share of requests by REST, of methods that have it; each takes a connection of its own."""
 _MAX_EXAMPLES = 5
 

@@ -140,7 +140,10 @@ class SiteRules:
             raise BadRulesError(problems)
 
     def _prepared(self, surface: str, region: str | None, first: bool) -> ActiveRules | None:
-        rules = {kind: self._applying(kind, surface, region) for kind in _KINDS}
+        rules = {
+            kind: [getattr(self._tables, kind)[n] for n in self._places(kind, surface, region)]
+            for kind in _KINDS
+        }
         rules["pins"] = sorted(rules["pins"], key=lambda pin: pin.position) if first else []
         applied = [(rule.name, _KINDS[kind]) for kind in _KINDS for rule in rules[kind]]
         if not applied:
@@ -173,10 +176,6 @@ class SiteRules:
         everywhere = self._numbers.get((kind, surface, _ELSEWHERE), [])
         own = self._numbers.get((kind, surface, region), []) if region is not None else []
         return sorted([*everywhere, *own]) if own else everywhere
-
-    def _applying(self, kind: str, surface: str, region: str | None) -> list[Any]:
-        rules = getattr(self._tables, kind)
-        return [rules[number] for number in self._places(kind, surface, region)]
 
     def _crowded(
         self, surface: str, region: str | None, sizes: Mapping[str, Sequence[int]]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from server.rpc.errors import ShedError, ShedReason
 
 HOLD_SECONDS = 0.2
-"""Maximum seconds for which a slate holds its slot: with 0.5 a pod that is 50 times slower than others
-filled the slots before Envoy left it out."""
+"""Maximum seconds for which a slate holds its slot: with 0.5 a pod that was 50 times slower than
+others filled the slots before Envoy left it out."""
 
 
 @dataclass(eq=False)

@@ -17,8 +17,8 @@ from google.rpc import error_details_pb2, status_pb2
 _MAX_MESSAGE_BYTES = 800
 """Maximum bytes of a message as gRPC sends it, percent-encoded. Trailers have it twice, and with it
 the details in Base64: 4 KB in all, as gRPC clients refuse a call with more than 8 KB of headers."""
-_MAX_DETAILS_BYTES = 1_500
-"""Maximum bytes of details; violations beyond it are left out."""
+_MAX_VIOLATIONS_BYTES = 1_400
+"""Maximum bytes of the violations in the details, which have few bytes otherwise."""
 _MAX_TEXT_BYTES = 300
 """Maximum bytes of a field or description in a violation."""
 MAX_VIOLATIONS, _MAX_IN_MESSAGE = 20, 5
@@ -38,7 +38,7 @@ class RpcError(Exception):
         Args:
             code: the status code.
             message: a sentence for the caller; the end of a long one is cut off.
-            details: google.rpc error details; only violations may be many or large.
+            details: google.rpc error details, of 1,500 bytes at most.
         """
         super().__init__(message)
         self.code = code
@@ -49,10 +49,7 @@ class RpcError(Exception):
         """Return the serialized google.rpc.Status for `grpc-status-details-bin`."""
         number: int = self.code.value[0]
         status = status_pb2.Status(code=number, message=self.message)
-        excess = sum(detail.ByteSize() for detail in self.details) - _MAX_DETAILS_BYTES
         for detail in self.details:
-            if isinstance(detail, error_details_pb2.BadRequest) and excess > 0:
-                detail = _shortened(detail, detail.ByteSize() - excess)
             status.details.add().Pack(detail)
         return status.SerializeToString()
 
@@ -63,19 +60,22 @@ def invalid_argument(violations: Sequence[tuple[str, str]]) -> RpcError:
     A list may have thousands of bad items: whole fields come first, and the rest is counted.
     """
     violations = sorted(violations, key=lambda violation: violation[0].endswith("]"))
-    listed = [
-        error_details_pb2.BadRequest.FieldViolation(
-            field=_cut(field, _MAX_TEXT_BYTES), description=_cut(description, _MAX_TEXT_BYTES)
-        )
-        for field, description in violations[:MAX_VIOLATIONS]
-    ]
+    bad = error_details_pb2.BadRequest(
+        field_violations=[
+            error_details_pb2.BadRequest.FieldViolation(
+                field=_cut(field, _MAX_TEXT_BYTES), description=_cut(description, _MAX_TEXT_BYTES)
+            )
+            for field, description in violations[:MAX_VIOLATIONS]
+        ]
+    )
+    while bad.ByteSize() > _MAX_VIOLATIONS_BYTES:
+        del bad.field_violations[-1]
     texts = [f"{field}: {text}" if field else text for field, text in violations[:_MAX_IN_MESSAGE]]
     room = (_MAX_MESSAGE_BYTES - len("; and 1000000 more")) // max(1, len(texts)) - len("; ")
     message = "; ".join(_cut(text, room) for text in texts)
     if len(violations) > _MAX_IN_MESSAGE:
         message += f"; and {len(violations) - _MAX_IN_MESSAGE} more"
-    details = [error_details_pb2.BadRequest(field_violations=listed)] if listed else []
-    return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, details)
+    return RpcError(grpc.StatusCode.INVALID_ARGUMENT, message, [bad] if violations else [])
 
 
 def _cut(text: str, max_bytes: int) -> str:
@@ -85,14 +85,6 @@ def _cut(text: str, max_bytes: int) -> str:
         return text
     begin = re.sub("%.?$", "", sent[: max_bytes - len("...")])
     return unquote(begin, errors="ignore") + "..."
-
-
-def _shortened(bad: error_details_pb2.BadRequest, max_bytes: int) -> error_details_pb2.BadRequest:
-    """Return the first violations, those that fit in."""
-    kept = error_details_pb2.BadRequest(field_violations=bad.field_violations)
-    while kept.ByteSize() > max_bytes:
-        del kept.field_violations[-1]
-    return kept
 
 
 def not_found(message: str) -> RpcError:

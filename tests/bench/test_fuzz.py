@@ -136,6 +136,7 @@ def test_queries_name_what_the_path_names_in_many_spellings() -> None:
 def test_methods_with_rest_are_asked_with_queries_at_the_edge_alone() -> None:
     asked = {method.name.rpartition("/")[2] for method in METHODS if rules(method)}
     assert asked >= {"Recommend", "SimilarVideos", "ExplainVideo", "RecordEvents", "UpsertVideos"}
+    assert "GetServingRelease" not in asked, "its path names nothing"
     assert {method.place for method in METHODS if rules(method)} == {"edge"}
 
 

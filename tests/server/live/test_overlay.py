@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from server.event_log.position import Position
 from server.features.keys import video_key
 from server.live.overlay import Overlay
@@ -106,3 +108,11 @@ def test_all_of_a_log_that_begins_anew_changed_after_a_release_of_the_lost_one()
     overlay.take([upserted(4, "a")])
     assert overlay.changed_after(video_key("a"), Position(500))
     assert not overlay.changed_after(video_key("a"), Position(4))
+
+
+def test_all_of_a_log_changed_after_a_release_of_another_log_however_far_that_was() -> None:
+    overlay = Overlay(100)
+    overlay.take([replace(upserted(position, "a"), log="this") for position in (1, 2, 3)])
+    assert overlay.changed_after(video_key("a"), Position(3, "another", 1))
+    assert not overlay.changed_after(video_key("a"), Position(3, "this", 1))
+    assert not overlay.changed_after(video_key("a"), Position(3)), "of an earlier build"

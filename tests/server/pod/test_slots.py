@@ -71,8 +71,8 @@ async def test_a_call_beyond_those_that_may_wait_is_shed(slots: Slots) -> None:
 
 async def test_calls_that_take_long_leave_their_slots_to_those_that_wait() -> None:
     slots = Slots(SIZE, hold_seconds=0.01)
-    hanging, waiting = await full(slots)
-    for each in await asyncio.gather(*waiting):
+    hanging = [await slots.take("") for _ in range(SIZE)]
+    for each in await asyncio.gather(*(slots.take("") for _ in range(SIZE))):
         slots.give_back(each)
     await until(lambda: slots.held == 0)
     slots._hold_seconds = PATIENT

@@ -11,10 +11,13 @@ import grpc.aio
 import pytest
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from server.candidate.service import CANDIDATE_POD
+from server.rpc.caller import CALLER
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
+from tests.builders.waiting import until
 
 NO_MESSAGE = b"\xff\xff"
 METHODS = (
@@ -69,3 +72,18 @@ async def test_health_and_channelz_still_answer(channel: grpc.aio.Channel) -> No
     servers = await channelz.GetServers(channelz_pb2.GetServersRequest(), timeout=30)
     # Of a process's servers those of earlier tests may still be among them.
     assert max(server.data.calls_started for server in servers.server) >= 1
+
+
+async def test_messages_of_reflection_wait_for_their_callers_turn(tmp_path: Path) -> None:
+    asked = reflection_pb2.ServerReflectionRequest(list_services="*").SerializeToString()
+    async with serving(CANDIDATE_POD, build_release(tmp_path)) as (server, channel):
+        budget = server.budget
+        budget._used["page"] = 10.0, budget._clock()
+        budget._rested_at = budget._clock() + 1e9
+        budget.light("another")
+        ask: Any = channel.stream_stream(f"/{METHODS[-1]}")
+        call = ask(iter([asked]), timeout=30, metadata=((CALLER, "page"),))
+        await until(lambda: budget.waiting == 1)
+        # The other one is silent from now on.
+        assert b"CandidateService" in await call.read()
+        assert budget.used("page") > 5
