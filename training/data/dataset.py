@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import VireoError
-from server.event_log.position import BEGIN, Position, StoredPosition
+from server.event_log.position import BEGIN, StoredPosition
 from server.home import Home
 from training.data.schema import VIDEOS, WATCH_EVENTS, AttributeKind
 
@@ -34,21 +34,6 @@ class LogPositions(BaseModel):
     """Of the events, by partition."""
     catalogue: StoredPosition = Field(default=BEGIN, exclude_if=lambda each: each == BEGIN)
     """Of the catalogue's changes."""
-    events: dict[int, int] = Field(default={}, exclude_if=lambda each: not each)
-    """Sequences instead of `partitions`, by the build before this one: of whichever log it is."""
-    catalog: int = Field(default=0, exclude_if=lambda each: not each)
-    """The same instead of `catalogue`."""
-
-    @property
-    def by_partition(self) -> dict[int, Position]:
-        """Position of the events in each partition."""
-        earlier = {partition: Position(sequence) for partition, sequence in self.events.items()}
-        return earlier | self.partitions
-
-    @property
-    def of_catalogue(self) -> Position:
-        """Position of the catalogue's changes."""
-        return Position(self.catalog) if self.catalogue == BEGIN else self.catalogue
 
 
 class DatasetInfo(BaseModel):

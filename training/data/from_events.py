@@ -145,7 +145,7 @@ async def _read_log(
     """Read what the log has after some positions; raise LogAwayError or VireoError."""
     began = time.time()
     try:
-        positions = {each: before.by_partition.get(each, BEGIN) for each in range(partitions)}
+        positions = {each: before.partitions.get(each, BEGIN) for each in range(partitions)}
         done, total = 0, 0
         for partition, position in positions.items():
             start = await event_log.resume(EVENTS, position)
@@ -160,7 +160,7 @@ async def _read_log(
                 done += len(entries)
                 progress(done, max(done, total))
         changes: dict[str, log_pb2.CatalogChange] = {}
-        catalogue = before.of_catalogue
+        catalogue = before.catalogue
         # The last change of each video is there: also those that the base has already.
         async for entries in _up_to_end(event_log, CATALOG, "", BEGIN):
             if entries:

@@ -126,6 +126,7 @@ def ml_1m_tables(train: bytes, test: bytes) -> Tables:
                 "title": videos,
                 "tags": [[] for _ in videos],
                 "published": pa.nulls(len(videos), VIDEOS.field("published").type),
+                "creator": pa.nulls(len(videos), pa.string()),
                 "duration": pa.nulls(len(videos), pa.float32()),
             },
             schema=VIDEOS,

@@ -77,7 +77,7 @@ def build_features(
         del hides
         write_event_rules(dataset.interactions, folder)
         positions = describe_dataset(home, name).log_positions
-        write_consumer_position(positions.by_partition, folder / "consumer_position.parquet")
+        write_consumer_position(positions.partitions, folder / "consumer_position.parquet")
         watches = watches[watches["part"] != "test"]
         if watches.empty:
             raise VireoError(

@@ -135,7 +135,7 @@ def declared_badly(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (no_numbers, r"has attributes, but no videos/numbers\.npy"),
+        (no_numbers, r"videos/numbers\.npy"),
         (numbers_of_others, r"numbers\.npy: is float64\[40, 2\], not float64\[40, 3\]"),
         (infinite_numbers, r"numbers\.npy: has infinite values"),
         (rows_beyond, r"label_rows\.npy: names row 40"),
