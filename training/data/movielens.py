@@ -88,6 +88,7 @@ def ml_100k_tables(interactions: bytes, videos: bytes, viewers: bytes) -> Tables
                 ],
                 "published": published,
                 "duration": pa.nulls(len(movies), pa.float32()),
+                "creator": pa.nulls(len(movies), pa.string()),
             },
             schema=VIDEOS,
         ),

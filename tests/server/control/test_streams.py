@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 
 import grpc.aio
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2 as pb
-from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 from google.rpc.status_pb2 import Status
 
 from server.control.ads import Limits
@@ -107,42 +105,6 @@ def test_a_node_with_a_stream_is_never_forgotten_however_many_come_and_go() -> N
     assert "passing-4" not in known, "the first that went is the first that is forgotten"
     clients.end(lasting)
     assert len(clients.all()) == MAX_GONE_NODES
-
-
-async def test_streams_that_ask_for_the_status_of_clients_are_few(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.control.csds.MAX_STREAMS", 1)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        stub = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
-        request = csds_pb2.ClientStatusRequest()
-        first = stub.StreamClientStatus()
-        await first.write(request)
-        assert await first.read() is not grpc.aio.EOF
-        second = stub.StreamClientStatus()
-        assert await second.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        await first.write(request)
-        assert await first.read() is not grpc.aio.EOF
-        first.cancel()
-
-
-async def test_silent_streams_do_not_keep_the_status_of_clients_from_others(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.control.csds.MAX_STREAMS", 2)
-    monkeypatch.setattr("server.control.csds.MAX_SILENT_SECONDS", 0.2, raising=False)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        stub = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
-        never_asked, asked_once = stub.StreamClientStatus(), stub.StreamClientStatus()
-        await asked_once.write(csds_pb2.ClientStatusRequest())
-        assert await asked_once.read() is not grpc.aio.EOF
-        async with asyncio.timeout(20):
-            for silent in (never_asked, asked_once):
-                assert await silent.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        fresh = stub.StreamClientStatus()
-        await fresh.write(csds_pb2.ClientStatusRequest())
-        assert await fresh.read() is not grpc.aio.EOF
-        fresh.cancel()
 
 
 async def test_a_request_that_makes_no_sense_ends_no_other_stream(server: Server) -> None:
