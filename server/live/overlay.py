@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
-import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
 from vireo.v1.log_pb2 import CatalogChange
@@ -134,7 +133,7 @@ class Overlay:
         self._forget(key)
         if change.removed:
             # Its takedown is in REMOVED, unless a gateway of an earlier build recorded it.
-            self.takedowns.take_unsaid(np.array([key]))
+            self.takedowns.take_unsaid(key)
             self._touched.append(key)
             return
         kept = video.SerializeToString() if self._contents else b""

@@ -102,7 +102,7 @@ def data_from_events(
     erased = [viewers.places[name] for name in read.events.erased if name in viewers.places]
     known = known.take(~np.isin(known.viewer, erased))
     if dataset and (removed := dataset.folder / TAKEDOWNS).exists():
-        read.takedowns.take_unsaid(Takedowns.read(removed).keys)
+        read.takedowns.take_copy(Takedowns.read(removed))
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
     notes = read.events.notes
@@ -177,7 +177,8 @@ async def _read_log(
             takedowns.take(entries)
         takedowns.as_of = began
         # Some were recorded by gateways of an earlier build.
-        takedowns.take_unsaid(video_keys([name for name in changes if changes[name].removed]))
+        for key in video_keys([name for name in changes if changes[name].removed]).tolist():
+            takedowns.take_unsaid(key)
         progress(done, done)
         positions_read = LogPositions(partitions=positions, catalogue=catalogue)
         return _Log(events, changes, takedowns, positions_read)
