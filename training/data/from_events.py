@@ -96,7 +96,7 @@ def data_from_events(
             before,
             LogEvents(viewers, videos, contexts),
             progress,
-            accept_gap=accept_gap,
+            accept_gap=accept_gap or base is None,
         )
     )
     erased = [viewers.places[name] for name in read.events.erased if name in viewers.places]
