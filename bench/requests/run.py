@@ -25,7 +25,7 @@ from server.home import Home
 from server.releases import layout
 from server.releases.manifest import Manifest
 
-PARTS = ("batch", "share", "filters", "pages", "search", "context")
+PARTS = ("batch", "filters", "pages", "share", "search", "context")
 """In the order in which they are measured."""
 
 
@@ -80,9 +80,10 @@ def _on_stack(
     """Yield the rows of parts that ask a stack, if there are any."""
     steps: dict[str, Callable[[LiveStack], Coroutine[Any, Any, list[Row]]]] = {
         "batch": lambda live: _batches(live, plan),
-        "share": lambda live: measure_share(live.edge, live.viewers, plan.share, live.console),
         "filters": lambda live: measure_filters(live, home, plan),
         "pages": lambda live: measure_pages(live, plan),
+        # Last: videos that it adds aren't in the data set, with which filters are compared.
+        "share": lambda live: measure_share(live.edge, live.viewers, plan.share, live.console),
     }
     chosen = [name for name in steps if name in parts]
     if not chosen:

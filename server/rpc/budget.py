@@ -45,6 +45,23 @@ CHARGED = Counter(
 WAITING = Gauge("vireo_budget_waiting", "Pieces of work that wait in the lane.")
 
 
+class _Latest:
+    """When calls were made last."""
+
+    def __init__(self) -> None:
+        self._caller = ""
+        self._at = self._other_at = -math.inf
+
+    def note(self, caller: str, now: float) -> None:
+        if caller != self._caller:
+            self._caller, self._other_at = caller, self._at
+        self._at = now
+
+    def by_others(self, caller: str) -> float:
+        """Return when any other caller made one."""
+        return self._at if caller != self._caller else self._other_at
+
+
 class Budget:
     """The callers of one process. Use it from one event loop."""
 
@@ -58,10 +75,7 @@ class Budget:
         self._working = False
         self._rested_at = -math.inf
         self._next: asyncio.TimerHandle | None = None
-        self._latest = ""
-        """Caller of the latest light call."""
-        self._latest_at = self._other_at = -math.inf
-        """When that was, and when the latest one of any other caller was."""
+        self._light, self._any = _Latest(), _Latest()
 
     @property
     def waiting(self) -> int:
@@ -75,9 +89,8 @@ class Budget:
 
     def light(self, caller: str) -> None:
         """Note a light call: one whose work isn't worth a charge, or next to none."""
-        if caller != self._latest:
-            self._latest, self._other_at = caller, self._latest_at
-        self._latest_at = self._clock()
+        self._light.note(caller, self._clock())
+        self._any.note(caller, self._clock())
 
     @asynccontextmanager
     async def turn(self, caller: str, cost: float) -> AsyncIterator[None]:
@@ -96,7 +109,9 @@ class Budget:
             self.light(caller)
             yield
             return
-        waits = self.used(caller) > OWN_SHARE * _MEMORY_SECONDS
+        others = self._lane or self._working or self._active(self._any, caller)
+        waits = bool(others) and self.used(caller) > OWN_SHARE * _MEMORY_SECONDS
+        self._any.note(caller, self._clock())
         if waits:
             await self._wait(caller)
         elif cost <= _LIGHT_SECONDS:
@@ -149,7 +164,7 @@ class Budget:
         if not self._lane:
             return
         caller, mine = first = self._first()
-        if self._pause(caller):
+        if mine.cancelled() or self._pause(caller):  # what is cancelled leaves in a moment
             self._schedule()
             return
         self._lane.remove(first)
@@ -163,6 +178,9 @@ class Budget:
 
     def _pause(self, caller: str) -> float:
         """Return the seconds for which the lane still rests before a piece of a caller's work."""
-        now = self._clock()
-        light_at = self._latest_at if caller != self._latest else self._other_at
-        return max(0.0, self._rested_at - now) if now - light_at < _ACTIVE_SECONDS else 0.0
+        left = self._rested_at - self._clock()
+        return max(0.0, left) if self._active(self._light, caller) else 0.0
+
+    def _active(self, calls: _Latest, caller: str) -> bool:
+        """Return whether others than a caller made calls a moment ago."""
+        return self._clock() - calls.by_others(caller) < _ACTIVE_SECONDS

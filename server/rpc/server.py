@@ -256,11 +256,14 @@ def run_process(serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
     loop = asyncio.new_event_loop()
     try:
         loop.run_until_complete(serve())
-    except VireoError as error:
-        sys.stderr.write(f"error: {error}\n")
-        code = 1
-    except Exception:
-        log.exception("the process failed")
+    except Exception as failure:
+        error = failure
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]  # of tasks that follow the log, for example
+        if isinstance(error, VireoError):
+            sys.stderr.write(f"error: {error}\n")
+        else:
+            log.exception("the process failed")
         code = 1
     end_export()
     log_limit.flush_all()

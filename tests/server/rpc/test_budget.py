@@ -175,6 +175,23 @@ async def test_a_call_that_is_cancelled_gives_its_turn_to_the_next(
     assert third.cancelled()
 
 
+async def test_a_call_that_is_cancelled_when_its_turn_comes_keeps_nobody_waiting(
+    budget: Budget, clock: Clock
+) -> None:
+    done: list[str] = []
+    await spend(budget, "a", 2 * SHARE)
+    budget.light("b")
+    first, second, third = begun(budget, *[("a", 1.0)] * 3, done=done)
+    await until(lambda: len(done) == 1)
+    clock.now += 60
+    assert budget._next is not None
+    budget._next.cancel()
+    second.cancel()
+    budget._begin()  # before it has left the lane
+    async with asyncio.timeout(30):
+        await asyncio.gather(first, third)
+
+
 async def test_our_own_processes_never_wait(budget: Budget) -> None:
     budget.light("b")
     async with asyncio.timeout(30):
