@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import tracemalloc
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +20,6 @@ from server.rpc import budget as budget_module
 from server.rpc import guard as guard_module
 from server.rpc.budget import Budget
 from server.rpc.caller import CALLER
-from server.rpc.reading import decompressed
 from server.rpc.validation import validate
 from tests.builders.recording import Recorder, batch, play, recording
 from tests.builders.waiting import until
@@ -73,12 +73,13 @@ async def test_a_compressed_message_is_read_in_its_callers_turn(
     recorder: Recorder, budget: Budget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inflated: list[int] = []
+    decompressobj = zlib.decompressobj
 
-    def inflate(raw: bytes, max_bytes: int) -> bytes:
-        inflated.append(len(raw))
-        return decompressed(raw, max_bytes)
+    def counted(bits: int) -> Any:
+        inflated.append(bits)
+        return decompressobj(bits)
 
-    monkeypatch.setattr(guard_module, "decompressed", inflate)
+    monkeypatch.setattr(zlib, "decompressobj", counted)
     method: Any = recorder.channel.unary_unary(METHOD)
     call = method(gzip.compress(bytes(1 << 20)), metadata=GREEDY)
     await until(lambda: budget.waiting == 1)
