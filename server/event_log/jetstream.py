@@ -141,7 +141,7 @@ class JetStreamLog:
                 info = await self._info(connection, stream)
                 created = info["created"]
                 start = await _start(connection, stream, info, reversed(read))
-                if start.missing:
+                if start.missing and start.after:
                     last = start.missing[-1]
                     MISSED.inc(len(start.missing))
                     log.error(
@@ -403,7 +403,7 @@ async def _start(
         sequence = position.sequence
         if position.log not in ("", info["created"]) or sequence > state["last_seq"]:
             return _from_begin(stream, position)
-        if sequence and sequence < state["first_seq"] and not stream.compacted:
+        if sequence < state["first_seq"] and not stream.compacted:
             missing = range(sequence + 1, state["first_seq"])
             return Start(sequence, missing, state["first_ts"])
         if not sequence or position.fingerprint is None:

@@ -43,7 +43,7 @@ _SHUTDOWN_SECONDS = 0.2
 _INLINE_BYTES = 16 << 10
 """Maximum bytes of a body that is decoded on the event loop: some two milliseconds."""
 _BYTE_SECONDS = 1e-7
-"""Cost of a byte of a larger one."""
+"""Cost of a byte of a body."""
 _BINARY_EXTENSION = "binary_tensor_data"
 _MODEL = "/v2/models/{name}"
 _PLACES = (_MODEL, _MODEL + "/versions/{version}")
@@ -104,12 +104,10 @@ class InferenceHttp:
             nonlocal decoded
             body, length = await self._body(request), request.headers.get(JSON_LENGTH)
             decode = partial(InferRequest.decode, body, length, *_model_and_version(request))
-            if len(body) <= _INLINE_BYTES:
-                decoded = decode()
-                return decoded.message.SerializeToString()
             caller = request.headers.get(CALLER, "")
             async with self._server.budget.turn(caller, len(body) * _BYTE_SECONDS):
-                decoded = await asyncio.to_thread(decode)
+                inline = len(body) <= _INLINE_BYTES
+                decoded = decode() if inline else await asyncio.to_thread(decode)
             return decoded.message.SerializeToString()
 
         response, call = await self._call(request, "ModelInfer", read)

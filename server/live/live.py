@@ -124,8 +124,7 @@ class Live:
         """
         takedowns = self.overlay.takedowns
         if (folder / TAKEDOWNS).exists():
-            known = Takedowns.read(folder / TAKEDOWNS)
-            takedowns.take_unsaid(known.keys, known.as_of)
+            takedowns.take_copy(Takedowns.read(folder / TAKEDOWNS))
         while not self.takedowns_read.wait(silence):
             if self._heard_at is not None and self._clock() - self._heard_at < silence:
                 continue  # it is long

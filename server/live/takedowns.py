@@ -44,13 +44,17 @@ class _Words(NamedTuple):
 
     def merged(self) -> _Words:
         """Return the same words without recent ones."""
-        if not self.recent:
-            return self
-        keys = np.append(self.keys, np.fromiter(self.recent, np.int64))
-        down = np.append(self.down, np.fromiter(self.recent.values(), np.bool_))
-        order = keys.argsort(kind="stable")
-        last = np.append(np.diff(keys[order]) != 0, True)
-        return _Words(keys[order[last]], down[order[last]], {})
+        keys = np.array(sorted(self.recent), np.int64)
+        down = np.array([self.recent[key] for key in keys.tolist()], np.bool_)
+        return self.updated(_Words(keys, down, {})) if self.recent else self
+
+    def updated(self, later: _Words) -> _Words:
+        """Return these words and later ones; neither has recent ones."""
+        places, there = self.find(later.keys)
+        down = self.down.copy()
+        down[places[there]] = later.down[there]
+        keys = np.insert(self.keys, places[~there], later.keys[~there])
+        return _Words(keys, np.insert(down, places[~there], later.down[~there]), {})
 
 
 class Takedowns:
@@ -64,6 +68,7 @@ class Takedowns:
         """Position in stream REMOVED up to which it was read."""
         self._words = _Words(np.empty(0, np.int64), np.empty(0, np.bool_), {})
         self._lock = threading.Lock()
+        self._followed, self._known_until = False, 0.0
 
     @staticmethod
     def read(path: Path) -> Takedowns:
@@ -101,24 +106,43 @@ class Takedowns:
             draft.unlink(missing_ok=True)
 
     def take(self, entries: Iterable[Entry]) -> list[int]:
-        """Take in messages of REMOVED, in order; return the keys of their videos."""
-        said, last = dict[int, bool](), None
+        """Take in messages of REMOVED, in order; return the keys of their videos.
+
+        If the log begins anew, restorations from before `as_of` are known: the log, as a backup has
+        it, may lack the removals that came after them.
+        """
+        said, position = dict[int, bool](), self.position
         for entry in entries:
-            last = entry
+            if not entry.position.follows(position):
+                self._known_until = self.as_of
+            position = entry.position
             try:
                 change = CatalogChange.FromString(entry.data)
             except DecodeError as error:
                 log.error("skipped a takedown that can't be read", key=entry.key, reason=str(error))
                 continue
-            said[video_key(change.video.video_id)] = change.removed
-        self._say(said, last)
+            if change.removed or change.received_at.seconds >= self._known_until:
+                said[video_key(change.video.video_id)] = change.removed
+        with self._lock:  # a copy has all words up to its position
+            self._words.recent.update(said)
+            self.position, self._followed = position, True
+            if len(self._words.recent) > _MAX_RECENT:
+                self._words = self._words.merged()
         return list(said)
 
-    def take_unsaid(self, keys: Int64Array, as_of: float = 0.0) -> None:
-        """Take videos down on which there is no word, as of then: of a release, or a lost log."""
-        self.as_of = max(self.as_of, as_of)
-        _, there = self._words.find(keys)
-        self._say({key: True for key in keys[~there].tolist() if key not in self._words.recent})
+    def take_copy(self, copy: Takedowns) -> None:
+        """Take in a copy's words: those on other videos, or all if it is newer than all here."""
+        with self._lock:
+            ours, theirs = self._words.merged(), copy._words.merged()
+            newer = copy.as_of > self.as_of and not self._followed
+            self._words = ours.updated(theirs) if newer else theirs.updated(ours)
+            self.as_of = max(self.as_of, copy.as_of)
+
+    def take_unsaid(self, key: int) -> None:
+        """Take a video down if there is no word on it."""
+        with self._lock:
+            if key not in self._words.recent and not self._words.find(np.array([key]))[1].any():
+                self._words.recent[key] = True
 
     @property
     def keys(self) -> Int64Array:
@@ -143,10 +167,3 @@ class Takedowns:
     def __contains__(self, key: int) -> bool:
         """Return whether a video is taken down."""
         return bool(self.among((key,)))
-
-    def _say(self, said: dict[int, bool], last: Entry | None = None) -> None:
-        with self._lock:  # a copy has all words up to its position
-            self._words.recent.update(said)
-            self.position = last.position if last else self.position
-            if len(self._words.recent) > _MAX_RECENT:
-                self._words = self._words.merged()

@@ -24,10 +24,11 @@ def key_of(video_id: str) -> str:
     return f"{video_key(video_id) & (1 << 64) - 1:016x}"
 
 
-def change(video_id: str, *, is_removed: bool = False, **fields: Any) -> bytes:
-    """A serialized change; `fields` are those of `Video`."""
-    video = Video(video_id=video_id, **fields)
-    return CatalogChange(video=video, removed=is_removed).SerializeToString()
+def change(video_id: str, *, is_removed: bool = False, at: int = 0, **fields: Any) -> bytes:
+    """A serialized change, received at a time in Unix seconds; `fields` are those of `Video`."""
+    made = CatalogChange(video=Video(video_id=video_id, **fields), removed=is_removed)
+    made.received_at.seconds = at
+    return made.SerializeToString()
 
 
 def upserted(position: int, video_id: str, **fields: Any) -> Entry:
@@ -35,14 +36,14 @@ def upserted(position: int, video_id: str, **fields: Any) -> Entry:
     return Entry(position, key_of(video_id), change(video_id, **fields))
 
 
-def removed(position: int, video_id: str) -> Entry:
+def removed(position: int, video_id: str, at: int = 0) -> Entry:
     """An entry of the log by which a video went."""
-    return Entry(position, key_of(video_id), change(video_id, is_removed=True))
+    return Entry(position, key_of(video_id), change(video_id, is_removed=True, at=at))
 
 
-def restored(position: int, video_id: str) -> Entry:
+def restored(position: int, video_id: str, at: int = 0) -> Entry:
     """An entry of REMOVED by which a video may be shown again."""
-    return Entry(position, key_of(video_id), change(video_id))
+    return Entry(position, key_of(video_id), change(video_id, at=at))
 
 
 def take(overlay: Overlay, *entries: Entry) -> None:

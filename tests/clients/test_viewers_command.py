@@ -83,9 +83,13 @@ def erase(home: Home, nats: RunningNats | None, *more: str) -> Result:
     )
 
 
+def opened(nats: RunningNats) -> JetStreamLog:
+    return JetStreamLog(settings_of(nats).model_copy(update={"event_partitions": PARTITIONS}))
+
+
 def with_log(nats: RunningNats, work: Callable[[JetStreamLog], Any]) -> Any:
     async def run() -> Any:
-        log = JetStreamLog(settings_of(nats))
+        log = opened(nats)
         try:
             return await work(log)
         finally:
@@ -177,7 +181,7 @@ def test_a_viewer_is_gone_from_the_store_the_data_and_all_later_builds(
     # Features that are built again, and data that is made of the log.
     build_features(home, "small", "none", settings=store[1])
     assert read_online(repo, VIEWER) == OnlineViewer()
-    log = JetStreamLog(settings_of(nats))
+    log = opened(nats)
     data_from_events(home, "live", "small", log, PARTITIONS)
     live = load_dataset(home, "live")
     assert VIEWER not in {*live.interactions["viewer_id"], *live.viewers["viewer_id"]}
@@ -186,7 +190,7 @@ def test_a_viewer_is_gone_from_the_store_the_data_and_all_later_builds(
     follow(nats, repo)
     again = read_online(repo, VIEWER)
     assert (again.viewer_watch_count, again.attributes, again.hidden_keys) == (1, (), ())
-    log = JetStreamLog(settings_of(nats))
+    log = opened(nats)
     data_from_events(home, "live", "live", log, PARTITIONS, force=True)
     live = load_dataset(home, "live")
     own = live.interactions[live.interactions["viewer_id"] == VIEWER]
@@ -203,7 +207,7 @@ def test_a_data_set_elsewhere_loses_the_viewer_with_its_next_build(
     record(nats, event(VIEWER, "v50", 20), event(VIEWER, "v50", 21))
     assert erase(home, nats).exit_code == 0
     record(nats, event(VIEWER, "v50", 20))  # sent again with the same id, but later
-    log = JetStreamLog(settings_of(nats))
+    log = opened(nats)
     info = data_from_events(elsewhere, "live", "small", log, PARTITIONS)
     own = load_dataset(elsewhere, "live").interactions.query("viewer_id == @VIEWER")
     assert len(own) == 1

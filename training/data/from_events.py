@@ -96,13 +96,13 @@ def data_from_events(
             before,
             LogEvents(viewers, videos, contexts),
             progress,
-            accept_gap=accept_gap,
+            accept_gap=accept_gap or base is None,
         )
     )
     erased = [viewers.places[name] for name in read.events.erased if name in viewers.places]
     known = known.take(~np.isin(known.viewer, erased))
     if dataset and (removed := dataset.folder / TAKEDOWNS).exists():
-        read.takedowns.take_unsaid(Takedowns.read(removed).keys)
+        read.takedowns.take_copy(Takedowns.read(removed))
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
     notes = read.events.notes

@@ -50,12 +50,36 @@ def test_takedowns_of_a_release_hold_unless_the_log_says_otherwise() -> None:
     release.as_of = 100.0
     takedowns.take([restored(1, "a"), removed(2, "d")])
     for _ in range(2):
-        takedowns.take_unsaid(release.keys, release.as_of)
+        takedowns.take_copy(release)
         assert down_of(takedowns, "a", "b", "c", "d") == ["b", "d"]
         assert (takedowns.as_of, takedowns.position) == (100.0, removed(2, "d").position)
         assert takedowns.keys.tolist() == sorted(keys("b", "d"))
     takedowns.take([restored(3, "b")])
     assert down_of(takedowns, "a", "b", "c", "d") == ["d"]
+
+
+def test_a_release_that_is_newer_than_the_copy_of_a_machine_has_the_last_word() -> None:
+    machine, release = Takedowns(), Takedowns()
+    machine.take([restored(1, "a"), removed(2, "b"), removed(3, "c")])
+    machine.as_of = 100.0
+    release.take([removed(4, "a"), restored(5, "b")])
+    release.as_of = 200.0
+    copied = Takedowns()
+    for each in (machine, release, machine):
+        copied.take_copy(each)
+        copied.take_unsaid(video_key("b"))
+    assert (down_of(copied, "a", "b", "c"), copied.as_of) == (["a", "c"], 200.0)
+
+
+def test_a_log_restored_from_a_backup_undoes_no_removal_that_came_after_it() -> None:
+    takedowns = Takedowns()
+    takedowns.take([restored(1, "a", at=10), restored(2, "b", at=11)])
+    takedowns.take([removed(3, "a", at=90)])
+    takedowns.as_of = 100.0
+    takedowns.take([restored(1, "a", at=10), restored(2, "b", at=11), removed(3, "c", at=12)])
+    assert down_of(takedowns, "a", "b", "c") == ["a", "c"]
+    takedowns.take([restored(4, "a", at=101)])
+    assert down_of(takedowns, "a", "b", "c") == ["c"]
 
 
 def test_a_copy_has_the_same_words(tmp_path: Path) -> None:
@@ -68,9 +92,7 @@ def test_a_copy_has_the_same_words(tmp_path: Path) -> None:
     copy = Takedowns.read(path)
     assert (copy.as_of, copy.position) == (123.5, removed(4, "c").position)
     assert down_of(copy, "a", "b", "c") == ["a", "c"]
-    other = Takedowns()
-    other.take([removed(1, "b")])
-    copy.take_unsaid(other.keys)
+    copy.take_unsaid(video_key("b"))
     assert down_of(copy, "b") == [], "that it was restored is kept, too"
     assert [each.name for each in path.parent.iterdir()] == ["copy.npz"]
 

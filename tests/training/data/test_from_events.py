@@ -375,6 +375,18 @@ def test_a_base_that_is_older_than_what_the_log_keeps_is_refused_with_the_gap(
     assert made(nats, home, "live", "live", force=True).interactions == second.interactions + 1
 
 
+def test_a_base_without_a_position_needs_all_of_the_log(nats: RunningNats, home: Home) -> None:
+    """As that of a job which begins with the same imported data each night."""
+    write_small_dataset(home, "small", random_interactions())
+    record(nats, [event(1, "w1", "v1")], [event(2, "w1", "v2")], [event(3, "w1", "v3")])
+    purge(nats, 3)
+    with pytest.raises(VireoError, match=r"doesn't keep messages 1 to 2 .*--accept-gap"):
+        made(nats, home, "live", "small")
+    one = made(nats, home, "live", "small", accept_gap=True)
+    record(nats, *([event(number, "w1", "v4")] for number in range(4, 9)))
+    assert made(nats, home, "live", "live", force=True).interactions == one.interactions + 5
+
+
 def purge(nats: RunningNats, first: int) -> None:
     """Have the log keep what begins with a sequence, as retention does."""
 
