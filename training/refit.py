@@ -9,20 +9,48 @@ same step one watch earlier.
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
 from server.home import Home
+from server.releases import layout
 from server.releases.manifest import Manifest
 from training.data.dataset import Dataset
 from training.inputs import Inputs, ensure_features
 from training.profile import Profile
-from training.release.measured import add_measured
 from training.release.stage import finish_release, take_ranker
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.ensemble import train_towers
 from training.run import Run, fingerprint
+
+
+def add_measured(folder: Path, measured: Path) -> dict[str, float]:
+    """Add the measured twin to a staged release and return its metrics.
+
+    The files of `measured`, the twin's finished release, are hard-linked if possible, else copied.
+
+    Raises:
+        ReleaseError: the twin is missing or can't be read.
+    """
+    manifest = Manifest.read(measured)
+    place = folder / layout.MEASURED
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(measured, place, copy_function=_link)
+    staged = Manifest.read(folder)
+    staged.model_copy(update={"measured": manifest.release_id}).write(folder)
+    return dict(manifest.metrics)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
 
 EPOCHS_SHARE = 1 / 8
 """Epochs as a share of the first fit's; at least one epoch."""

@@ -1,7 +1,7 @@
 """Training end to end: a measured fit, then the fit that is served.
 
 The first (`training.fit`) holds out each viewer's last watch and is evaluated on it. The second
-(`training.refit`) continues it on every watch and is served. `training.release.measured` explains
+(`training.refit`) continues it on every watch and is served. `training.refit` explains
 how the two relate.
 """
 

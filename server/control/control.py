@@ -86,8 +86,8 @@ class ControlCollector(Collector):
         for kind, word in KINDS.items():
             refused.add_metric([word], sum(len(node.nacked(kind)) for node in nodes))
         snapshot = self._servicer.snapshot
-        for kind, resources in snapshot.resources.items() if snapshot else ():
-            versions = {each.name: each.version for each in resources.values()}
+        for kind, current in snapshot.resources.items() if snapshot else ():
+            versions = {each.name: each.version for each in current.values()}
             info.add_metric([KINDS[kind], version_of(versions)], 1)
         for pool, counts in self._admission.counts.items():
             for state, count in counts._asdict().items():

@@ -6,13 +6,13 @@ If a stage fails, the slate is made without it and says so in `degradations`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 
+from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2 import RequestProfile
-from vireo.v1.viewer_pb2 import ViewerFeatures
+from vireo.v1.viewer_pb2 import SOURCE_NEW, ViewerFeatures
 
 from server.features.activity import HISTORY_LIMIT
 from server.features.keys import video_key
@@ -24,7 +24,6 @@ from server.gateway.release import GatewayRelease
 from server.gateway.rules import ActiveRules
 from server.gateway.slate_metrics import FEATURE_AGE, count_slate, time_stages
 from server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
-from server.gateway.stages.applied_rules import applied_rules
 from server.gateway.stages.check import blocked_keys
 from server.gateway.stages.failure import StageFailedError, log_failure
 from server.gateway.stages.rank import RankingCall, rank
@@ -32,6 +31,35 @@ from server.gateway.stages.read_features import ReadFeatures
 from server.gateway.stages.retrieve import RetrievalCall, retrieve, retrieve_request
 from server.gateway.stages.shadow import Shadow
 from server.live.overlay import Overlay
+
+
+def applied_rules(
+    rules: ActiveRules,
+    slate: pb.RecommendResponse,
+    candidates: candidate_pb2.RetrieveCandidatesResponse | None,
+    ranked: ranking_pb2.RankCandidatesResponse | None,
+) -> Iterator[pb.AppliedRule]:
+    """Yield each rule with the number of videos that it concerned, 0 if its stage failed.
+
+    Args:
+        rules: the slate's.
+        slate: what it became.
+        candidates: what retrieval answered; None if it failed.
+        ranked: what ranking answered; None if it failed.
+    """
+    shown = [item.video_id for item in slate.items]
+    new = sum(SOURCE_NEW in item.sources for item in slate.items)
+    counts = {
+        pb.RULE_KIND_FILTER: iter(() if candidates is None else candidates.rules.forbidden),
+        pb.RULE_KIND_BOOST: iter(() if candidates is None else candidates.rules.boosted),
+        pb.RULE_KIND_PIN: iter(
+            int(shown[position : position + 1] == [name]) for position, name in rules.pinned.items()
+        ),
+        pb.RULE_KIND_CAP: iter(() if ranked is None else ranked.capped),
+        pb.RULE_KIND_NEW_SHARE: iter([new] * len(rules.applied)),
+    }
+    for name, kind in rules.applied:
+        yield pb.AppliedRule(name=name, kind=kind, count=next(counts[kind], 0))
 
 
 def with_profile(stored: ViewerFeatures, profile: RequestProfile, asked_at: int) -> ViewerFeatures:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,8 @@ from typing import Any, Generic, TypeVar
 import grpc.aio
 import structlog
 from prometheus_client import REGISTRY
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 from pydantic import Field
 from vireo.v1 import release_pb2, release_pb2_grpc
 
@@ -27,7 +29,6 @@ from server.pod import release_service
 from server.pod.admission import QUEUE_TARGET, Admission
 from server.pod.announcements import Announcements
 from server.pod.disk_metrics import export_disk
-from server.pod.load_metrics import LoadCollector
 from server.pod.release_metrics import ReleaseCollector, ReleaseFacts
 from server.pod.release_service import ReleaseServicer
 from server.pod.run_queue import RunQueue
@@ -43,6 +44,46 @@ from server.rpc.places import Places
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
 from server.tracing.spans import start_export
+
+
+class LoadCollector(Collector):
+    """Prometheus metrics of a process's load at the time of a scrape."""
+
+    def __init__(self, admission: Admission, queue: RunQueue, server: RpcServer) -> None:
+        self._admission, self._queue, self._server = admission, queue, server
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the families."""
+        admission, queue, server = self._admission, self._queue, self._server
+        slots = admission.slots
+        for name, meaning, value in (
+            ("rpcs_in_flight", "Calls in flight, including those being read.", server.under_way),
+            ("streams_open", "Open streams: health watches and reflection.", server.streams.open),
+            (
+                "rpcs_queued",
+                "Calls that wait for admission.",
+                0 if slots is None else slots.waiting,
+            ),
+            (
+                "concurrency_limit",
+                "Maximum calls that are worked on concurrently.",
+                admission.max_calls if slots is None else slots.size,
+            ),
+            (
+                "queue_wait_seconds",
+                "Expected queueing delay of the latest call.",
+                admission.latest_wait,
+            ),
+            (
+                "queue_standing",
+                "1 while a standing queue causes shedding.",
+                float(admission.standing),
+            ),
+            ("work_queued", "Calls that wait for their run, or run.", queue.queued),
+            ("work_mean_seconds", "Recent mean seconds of a run.", queue.mean_run),
+        ):
+            yield GaugeMetricFamily(f"vireo_{name}", meaning, value=value)
+
 
 log = structlog.get_logger()
 

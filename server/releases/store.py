@@ -10,19 +10,41 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pydantic import BaseModel, ValidationError
+
 from server.releases.bucket import PARALLEL, Bucket
 from server.releases.channels import Change, Channel, ChannelPointer, Channels
-from server.releases.fields import RELEASE_ID
-from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
-from server.releases.markers import (
-    ManifestObject,
-    Marker,
-    manifest_place,
-    read_manifest_object,
+from server.releases.fields import RELEASE_ID, DatasetName, first_problem, parse_json, shown
+from server.releases.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    FileEntry,
+    Manifest,
+    ReleaseError,
 )
-from server.releases.origin import trained_on
+from server.releases.markers import ManifestObject, Marker, manifest_place, read_manifest_object
 from server.releases.s3 import S3Settings
 from server.releases.store_errors import BeingRemovedError, NotInStoreError, StoreUnavailableError
+
+
+class _Origin(BaseModel):
+    """The part of a manifest that every format has."""
+
+    dataset: DatasetName
+
+
+def trained_on(manifest: bytes, source: str) -> str:
+    """Return the data set that a release was trained on, whichever build wrote its manifest.
+
+    Raises:
+        ReleaseError: it isn't a manifest; the message names the field and `source`.
+    """
+    try:
+        return _Origin.model_validate(parse_json(manifest, MAX_MANIFEST_BYTES)).dataset
+    except ValidationError as error:
+        raise ReleaseError(f"{source}: manifest field {first_problem(error)}") from error
+    except ValueError as error:
+        raise ReleaseError(f"{source}: isn't a manifest: {shown(str(error))}") from error
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
@@ -17,7 +18,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.errors import VireoError
 from server.rpc import log_limit, loop_lag
-from server.rpc.accept_loop import accept_loop_ended
 from server.rpc.budget import Budget
 from server.rpc.guard import Admission, Guard, Limits, Work
 from server.rpc.health_service import HealthServicer
@@ -31,6 +31,30 @@ from server.rpc.standard import StreamLimit
 from server.rpc.transport import Methods, grpc_server
 from server.rpc.validation import Rules
 from server.tracing.spans import end_export
+
+_LOOP = "_server_main_loop"
+
+
+def accept_loop_ended() -> asyncio.Future[None]:
+    """Return a future that raises once the accept loop of a server of this event loop has ended.
+
+    Every other failure of a task that nobody awaits is logged.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def on_failure(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        log.error("a task failed that nobody awaits", reason=context["message"], exc_info=error)
+        frames = traceback.extract_tb(error.__traceback__) if error else ()
+        if any(frame.name.endswith(_LOOP) for frame in frames) and not ended.done():
+            ended.set_exception(
+                RuntimeError("gRPC accepts no more calls: a request ended its accept loop")
+            )
+
+    loop.set_exception_handler(on_failure)
+    return ended
+
 
 log = structlog.get_logger()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,64 @@ from training.evaluation.chain import (
     with_fewer_tested,
 )
 from training.evaluation.comparison import compare, with_intervals
-from training.evaluation.curves import popularity_curves, read_learning, recall_curves
+from training.evaluation.metrics import recall
 from training.evaluation.ranker import calibration, ranker_measures
 from training.evaluation.report import Systems, read_json, write_json
 from training.evaluation.systems import SystemReport, baseline_systems, of_chunks, of_lists
 from training.ranking.train import CALIBRATION as RANKING_CALIBRATION
 from training.ranking.train import CURVE as RANKING_CURVE
 from training.retrieval.train import CURVE as RETRIEVAL_CURVE
+
+_CUTOFFS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+
+def read_learning(path: Path) -> list[dict[str, Any]]:
+    """Return the points of a learning curve, none if there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def recall_curves(ranks: Mapping[str, Int64Array], videos: int) -> dict[str, Any]:
+    """Return recall by list length: `k`, and `systems` by name, a number for each k.
+
+    The curve of a system that returns lists is flat beyond their length.
+    """
+    cutoffs = [k for k in _CUTOFFS if k <= videos]
+    curves = {name: [recall(places, k) for k in cutoffs] for name, places in ranks.items()}
+    return {"k": cutoffs, "systems": curves}
+
+
+def popularity_curves(
+    counts: Int64Array, watched: Int64Array, systems: Mapping[str, SystemReport]
+) -> dict[str, list[float]]:
+    """Return the `popularity_shares` of all watches, and of each system's ten best.
+
+    Args:
+        counts: watches of each video, int64[n].
+        watched: rows of all watches, in any order.
+        systems: by name.
+    """
+    shares = {"watches": popularity_shares(counts, watched)}
+    for name, system in systems.items():
+        shares[name] = popularity_shares(counts, system.slates[:, :10])
+    return {name: share.tolist() for name, share in shares.items()}
+
+
+def popularity_shares(counts: Int64Array, slates: Int64Array) -> Float64Array:
+    """Return the share of `slates` that each decile of videos has, float64[10].
+
+    Args:
+        counts: watches of each video, int64[n]; the first decile has the most watched.
+        slates: rows, any shape, -1 for none.
+    """
+    decile = np.empty(len(counts), np.int64)
+    order = np.argsort(-counts, kind="stable")
+    decile[order] = np.arange(len(counts)) * 10 // max(len(counts), 1)
+    taken = np.bincount(decile[slates[slates >= 0]], minlength=10).astype(np.float64)
+    shares: Float64Array = taken / max(taken.sum(), 1.0)
+    return shares
+
 
 _HEAD, _MID = 0.1, 0.5
 """The most watched tenth of the catalogue is the head; the middle follows, up to half of it."""

@@ -6,8 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from server.candidate.release import CandidateRelease
-from server.candidate.viewer_vectors import ViewerVectors
+from server.candidate.release import CandidateRelease, ViewerVectors
 from server.features.viewer import ViewerFeatures
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.features.ease import ease_scores
+from server.candidate.sources.ease import ease_scores
 
 ROWS = np.array([[1, 2], [2, 0], [0, 1], [3, 3]], np.int32)
 WEIGHTS = np.array([[0.5, -0.25], [1.0, 0.0], [2.0, 0.5], [0.0, 0.0]], np.float32)

@@ -20,9 +20,9 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.candidate.service import CANDIDATE_POD
+from server.gateway import batch
 from server.gateway.batch import position_of, token_at
 from server.gateway.service import gateway_pod
-from server.gateway.stages import patient
 from server.pod.run_queue import RunQueue
 from server.rpc.errors import RpcError
 from tests.builders.busy import busy
@@ -215,7 +215,7 @@ async def test_while_pods_are_away_a_batch_ends_instead_of_a_degraded_slate(
     away: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(patient, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.2)
     pods = {"candidate": candidate_target, "ranking": ranking_target, away: NOWHERE}
     async with gateway(release, features, **pods) as stub:
         error = await failure_of(stub.BatchRecommend(request_of()))
@@ -269,7 +269,7 @@ async def test_an_online_store_that_is_away_ends_a_batch_instead_of_slates_for_s
     ranking_target: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(patient, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.2)
     pods = (candidate_target, ranking_target)
     async with gateway(release, features, *pods, features_timeout=1e-6) as stub:
         error = await failure_of(stub.BatchRecommend(request_of([VIEWER])))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.gateway.circuit import PAUSE_SECONDS, Circuit
+from server.gateway.stages.read_features import PAUSE_SECONDS, Circuit
 
 
 class Clock:

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import pytest
 
-from server.gateway.coverage import Coverage
+from server.gateway.slate_metrics import Coverage
 
 
 def keys(count: int, seed: int = 1) -> list[int]:

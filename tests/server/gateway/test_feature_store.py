@@ -17,8 +17,8 @@ import pytest
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
-from server.gateway.circuit import PAUSE_SECONDS
 from server.gateway.features import FeatureReader
+from server.gateway.stages.read_features import PAUSE_SECONDS
 from server.home import Home
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features

@@ -11,12 +11,12 @@ from prometheus_client import REGISTRY
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.gateway import circuit
+from server.gateway import batch
+from server.gateway.batch import PatientRead
 from server.gateway.last_features import LastFeatures
 from server.gateway.query import RecommendQuery
-from server.gateway.stages import patient
+from server.gateway.stages import read_features
 from server.gateway.stages.failure import StageFailedError
-from server.gateway.stages.patient import PatientRead
 from server.gateway.stages.read_features import ReadFeatures
 from server.rpc.errors import RpcError
 from tests.builders.waiting import until
@@ -104,7 +104,7 @@ async def test_a_store_that_hangs_is_skipped_though_nobody_waits_for_it() -> Non
 async def test_a_store_that_fails_is_skipped_until_it_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(circuit, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(read_features, "PAUSE_SECONDS", 0.0)
     stage, store = ReadFeatures(20, LastFeatures(1 << 20, 60)), Store()
     for _ in range(3):
         with pytest.raises(StageFailedError, match="away"):
@@ -118,8 +118,8 @@ async def test_a_store_that_fails_is_skipped_until_it_answers(
 async def test_a_batch_that_gives_up_leaves_the_store_as_viewers_see_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(circuit, "PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(patient, "PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(read_features, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(batch, "PATIENCE_SECONDS", -1.0)
     stage, before = PatientRead(20), skipped()
     for _ in range(3):
         with pytest.raises(RpcError, match="features has failed"):

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import Source
 
-from server.gateway.coverage import Coverage
+from server.gateway.slate_metrics import Coverage
 from tests.builders.tiny_home import VIEWER
 from tests.server.gateway.conftest import NOWHERE, gateway
 

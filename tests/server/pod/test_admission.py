@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from server.pod.admission import INTERVAL, MIN_CALLS_AHEAD, Admission, waited_seconds
-from server.pod.load_metrics import LoadCollector
+from server.pod.pod import LoadCollector
 from server.pod.run_queue import RunQueue
 from server.rpc.errors import ShedError, ShedReason
 from server.rpc.server import RpcServer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from server.features.ease import ease_scores
+from server.candidate.sources.ease import ease_scores
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from tests.training.retrieval.conftest import VIDEOS
 from training.retrieval.data import RetrievalData

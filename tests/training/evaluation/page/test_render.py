@@ -19,9 +19,9 @@ from training.evaluation.baselines.settings import (
     write_settings,
 )
 from training.evaluation.comparison import compare
-from training.evaluation.curves import recall_curves
 from training.evaluation.page.render import render_page, write_page
 from training.evaluation.report import write_json
+from training.evaluation.run import recall_curves
 
 MANIFEST = Manifest(
     release_id="r-1",
