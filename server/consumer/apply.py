@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import structlog
+import xxhash
 from google.protobuf.message import DecodeError
 from vireo.v1 import event_pb2, log_pb2
 
@@ -68,6 +69,15 @@ class Batch:
         letter.at.GetCurrentTime()
         self.dead.append(letter)
         log.warning("events set aside", reason=reason, position=position)
+
+    def letters(self) -> Iterator[tuple[bytes, str]]:
+        """Yield a message of stream DEAD for each of `dead`, and the id by which it is stored once.
+
+        A position alone isn't enough for an id: a log that lost its events begins with 1 again.
+        """
+        for number, letter in enumerate(self.dead):
+            content = xxhash.xxh3_64_hexdigest(letter.recorded)
+            yield letter.SerializeToString(), f"{letter.position}.{number}.{content}"
 
     def erase(self, viewer: str) -> None:
         """Forget what came of a viewer so far; none of it counts."""

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
-import xxhash
-from vireo.v1 import log_pb2
 
 from server.consumer import metrics
 from server.consumer.apply import Batch, apply, read_batch
@@ -135,7 +133,7 @@ class Follower:
         attributes = {"vireo.messages": str(len(entries))}
         with consumer_spans("apply events", traces, attributes):
             batch = await self._in_thread(partial(self._fold, entries, position, rules))
-            await self._set_aside(batch.dead)
+            await self._set_aside(batch)
             await self._in_thread(lambda rows: self._move(rows, position, batch.position))
         for kind, count in batch.kinds.items():
             metrics.EVENTS.labels(kind).inc(count)
@@ -208,18 +206,9 @@ class Follower:
         if not self._hold(rows):
             raise LeaseLostError("another consumer took the partition")
 
-    async def _set_aside(self, letters: Sequence[log_pb2.DeadEvents]) -> None:
-        for number, letter in enumerate(letters):
-            # The position alone isn't enough: a log that lost its events begins with 1 again.
-            content = xxhash.xxh3_64_hexdigest(letter.recorded)
-            append = partial(
-                self._log.append,
-                DEAD,
-                str(self._partition),
-                letter.SerializeToString(),
-                once=f"{letter.position}.{number}.{content}",
-            )
-            await self._logged(append)
+    async def _set_aside(self, batch: Batch) -> None:
+        for data, once in batch.letters():
+            await self._logged(partial(self._log.append, DEAD, str(self._partition), data, once))
             metrics.DEAD.inc()
 
     def _hold(self, rows: OnlineRows) -> bool:

@@ -33,8 +33,8 @@ _ACTIVE_SECONDS = 0.25
 MAX_WAITING, MAX_WAITING_OF_CALLER = 256, 64
 """Maximum pieces in the lane, each with a message in memory."""
 REFUSAL_SECONDS = 0.5
-"""Delay of the answer to a call that was refused: callers who repeat at once would otherwise make
-refusals the flood."""
+"""Mean delay of the answer to a call that was refused: callers who repeat at once would otherwise
+make refusals the flood."""
 MAX_CALLERS = 10_000
 """Maximum callers who are told apart, some 200 bytes each; the least recent are forgotten."""
 

@@ -234,7 +234,8 @@ class Guard:
                 if isinstance(error, ShedError) and error.reason is ShedReason.BUDGET:
                     # Without its message, which the frames of a traceback would keep meanwhile.
                     error.__traceback__ = error.__context__ = None
-                    await asyncio.sleep(REFUSAL_SECONDS)
+                    # Not all at the same moment.
+                    await asyncio.sleep(random.uniform(0.5, 1.5) * REFUSAL_SECONDS)  # noqa: S311
                 await context.abort(
                     error.code,
                     error.message,

@@ -20,7 +20,7 @@ from vireo.v1 import catalog_pb2, log_pb2
 from server.arrays import Int64Array
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, Stream
+from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, LogAwayError, Stream
 from server.event_log.position import BEGIN, Position, Start
 from server.home import Home
 from server.live.takedowns import Takedowns
@@ -35,7 +35,7 @@ from training.data.interactions import Interactions, interaction_tables
 from training.data.log_events import UNREADABLE, Ids, LogEvents
 from training.data.writing import dataset_writer
 
-_SILENT_SECONDS = 60.0
+_SILENT_SECONDS = 30.0
 """Seconds without a message after which the log counts as away."""
 Progress = Callable[[int, int], None]
 """Called with the messages of the log that were read, and about how many there are."""
@@ -153,7 +153,7 @@ async def _read_log(
                 raise _gap(partition, start)
             total += max(0, await event_log.end(EVENTS, str(partition)) - start.after)
         for partition, position in list(positions.items()):
-            async for entries in _up_to_end(event_log, EVENTS, str(partition), position):
+            async for entries in up_to_end(event_log, EVENTS, str(partition), position):
                 for entry in entries:
                     events.add(entry)
                 positions[partition] = entries.position
@@ -162,7 +162,7 @@ async def _read_log(
         changes: dict[str, log_pb2.CatalogChange] = {}
         catalogue = before.catalogue
         # The last change of each video is there: also those that the base has already.
-        async for entries in _up_to_end(event_log, CATALOG, "", BEGIN):
+        async for entries in up_to_end(event_log, CATALOG, "", BEGIN):
             if entries:
                 catalogue = entries.position
             for entry in entries:
@@ -173,7 +173,7 @@ async def _read_log(
                     continue
                 changes[change.video.video_id] = change
         takedowns = Takedowns()
-        async for entries in _up_to_end(event_log, REMOVED, "", BEGIN):
+        async for entries in up_to_end(event_log, REMOVED, "", BEGIN):
             takedowns.take(entries)
         takedowns.as_of = began
         progress(done, done)
@@ -192,10 +192,14 @@ def _gap(partition: int, start: Start) -> VireoError:
     )
 
 
-async def _up_to_end(
+async def up_to_end(
     event_log: JetStreamLog, stream: Stream, key: str, after: Position
 ) -> AsyncIterator[Entries]:
-    """Yield the messages after a position up to the end as it is now; the last may be empty."""
+    """Yield the messages after a position up to the end as it is now; the last may be empty.
+
+    Raises:
+        LogAwayError: nothing comes for some time.
+    """
     end = await event_log.end(stream, key)
     reading = aiter(event_log.read(stream, key, after))
     while True:
@@ -203,7 +207,7 @@ async def _up_to_end(
             async with asyncio.timeout(_SILENT_SECONDS):
                 entries = await anext(reading)
         except TimeoutError as error:
-            raise VireoError("the log doesn't answer any more; try again later") from error
+            raise LogAwayError("the log doesn't answer any more; try again later") from error
         yield entries
         if not entries or entries[-1].sequence >= end:
             return

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 
 import structlog
-import xxhash
 
 from server.consumer.apply import apply, read_batch
 from server.consumer.fold import ViewerEvents, ViewerRow, fold
@@ -25,13 +24,12 @@ from server.features.activity import EventRules
 from server.home import Home
 from server.stack.nats import external_log, reachable_log
 from server.stack.settings import StackSettings
+from training.data.from_events import up_to_end
 
 _log = structlog.get_logger(__name__)
 
 _STORE_SECONDS = 60.0
 """Maximum seconds to wait for the online store."""
-_SILENT_SECONDS = 30.0
-"""Seconds without a message after which the log counts as away."""
 _ROUNDS = 3
 """How often to read what has come meanwhile. The consumer applies the rest."""
 _VIEWERS_AT_A_TIME = 500
@@ -103,9 +101,8 @@ async def _apply_events(event_log: JetStreamLog, partitions: int, rows: OnlineRo
         for _ in range(_ROUNDS):
             for partition in range(partitions):
                 await _apply_partition(event_log, partition, rows)
-    except (LogAwayError, TimeoutError) as error:
-        reason = str(error) or "it doesn't answer"
-        _log.warning("log_away", reason=reason, then="the consumer applies its events")
+    except LogAwayError as error:
+        _log.warning("log_away", reason=str(error), then="the consumer applies its events")
     finally:
         await event_log.close()
 
@@ -113,17 +110,9 @@ async def _apply_events(event_log: JetStreamLog, partitions: int, rows: OnlineRo
 async def _apply_partition(event_log: JetStreamLog, partition: int, rows: OnlineRows) -> None:
     """Apply a partition's events up to the log's end as it is now, as the consumer does."""
     rules, key = EventRules.load(rows.repo), str(partition)
-    end = await event_log.end(EVENTS, key)
-    reading = aiter(event_log.read(EVENTS, key, rows.position(partition)))
-    while True:
-        async with asyncio.timeout(_SILENT_SECONDS):
-            entries = await anext(reading)
+    async for entries in up_to_end(event_log, EVENTS, key, rows.position(partition)):
         batch = read_batch(entries, rules)
         apply(rows, batch)
-        for number, letter in enumerate(batch.dead):
-            content = xxhash.xxh3_64_hexdigest(letter.recorded)
-            once = f"{letter.position}.{number}.{content}"
-            await event_log.append(DEAD, key, letter.SerializeToString(), once=once)
+        for data, once in batch.letters():
+            await event_log.append(DEAD, key, data, once)
         rows.write_position(partition, entries.position)
-        if not entries or entries.position.sequence >= end:
-            return

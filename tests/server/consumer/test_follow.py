@@ -215,7 +215,7 @@ async def test_what_is_set_aside_at_the_same_position_later_is_kept_too(
     follower = follower_of(log, empty_repository(folder / "a"), 3, "here:1")
     letters = [log_pb2.DeadEvents(recorded=each, position=1) for each in (b"a", b"b", b"a")]
     for letter in letters:
-        await follower._set_aside([letter])
+        await follower._set_aside(Batch(dead=[letter]))
     found = [log_pb2.DeadEvents.FromString(each.data) for each in await take(log, DEAD, "3")]
     assert found == letters[:2]
 

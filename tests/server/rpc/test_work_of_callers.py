@@ -122,3 +122,17 @@ async def test_a_refused_call_keeps_no_message_until_it_is_answered(
     assert held < 3 * len(message)
     for each in calls:
         each.cancel()
+
+
+async def test_calls_that_are_refused_together_are_not_answered_together(
+    recorder: Recorder, budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget_module, "MAX_WAITING_OF_CALLER", 0)
+    answered: list[float] = []
+
+    async def refused() -> None:
+        await recorder.events.RecordEvents(BIG, metadata=GREEDY).code()
+        answered.append(asyncio.get_running_loop().time())
+
+    await asyncio.gather(*(refused() for _ in range(20)))
+    assert max(answered) - min(answered) > 0.5 * guard_module.REFUSAL_SECONDS
