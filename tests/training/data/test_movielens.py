@@ -40,6 +40,7 @@ def test_ml_100k_keeps_titles_years_genres_and_people() -> None:
         "tags": [["Sci-Fi", "Thriller"], []],
         "published": [pd.Timestamp("1995-01-01", tz="UTC"), None],
         "duration": [None, None],
+        "creator": [None, None],
     }
     assert tables.viewers["attributes"].to_pylist() == [
         ["age=18-24", "gender=M", "occupation=technician"],
