@@ -75,7 +75,7 @@ def test_process_serves_its_channel_and_drains_on_sigterm(
     assert events == served
     assert {line["pod"] for line in lines} == {"pod-7"}
     assert environment["VIREO_S3_SECRET_KEY"] not in log.read_text()
-    assert lines[1]["settings"]["s3"]["secret_key"] == "**********"
+    assert lines[0]["settings"]["s3"]["secret_key"] == "**********"
 
 
 def test_candidates_then_ranking_make_a_slate(
