@@ -129,7 +129,7 @@ end
 -- Return a caller's name: its token's subject, or else its address.
 local function caller(handle)
   local name = claims(handle).sub
-  if type(name) ~= 'string' then
+  if type(name) ~= 'string' or name == '' then
     name = handle:streamInfo():downstreamRemoteAddress():gsub(':%d+$', '')
     if name:find(':') then
       -- An IPv6 subscriber usually has a whole /64.

@@ -142,16 +142,6 @@ _SLATE = {
     },
 }
 """Service, kind and parent of each hop of a slate."""
-_DIRECT_SLATE = {
-    "edge": ("vireo-envoy", "SERVER", "caller"),
-    "to the gateway": ("vireo-envoy", "CLIENT", "edge"),
-    "gateway": ("vireo-gateway", "SERVER", "to the gateway"),
-    "retrieval": ("vireo-gateway", "CLIENT", "gateway"),
-    "candidate": ("vireo-candidate", "SERVER", "retrieval"),
-    "ranking": ("vireo-gateway", "CLIENT", "gateway"),
-    "ranking pod": ("vireo-ranking", "SERVER", "ranking"),
-}
-"""The same of a slate whose gateway calls pods directly."""
 _EVENT = {
     "edge": ("vireo-envoy", "SERVER", "caller"),
     "to the gateway": ("vireo-envoy", "CLIENT", "edge"),
@@ -167,16 +157,14 @@ def sampled() -> tuple[str, tuple[tuple[str, str], ...]]:
     return trace_id, (("traceparent", f"00-{trace_id}-{_CALLER}-01"),)
 
 
-def check_slate_trace(sink: OtlpSink, trace_id: str, *, inner_envoy: bool = True) -> None:
+def check_slate_trace(sink: OtlpSink, trace_id: str) -> None:
     """Wait until a trace has each hop of a slate below the right one.
 
     Args:
         sink: what got it.
         trace_id: the trace's.
-        inner_envoy: whether Envoy is between gateways and pods.
     """
-    hops = _SLATE if inner_envoy else _DIRECT_SLATE
-    spans = sink.wait(lambda spans: not _missing(spans, trace_id, hops))
+    spans = sink.wait(lambda spans: not _missing(spans, trace_id, _SLATE))
     found = [each for each in spans if each.trace_id == trace_id]
     strangers = {each.parent_id for each in found} - {each.span_id for each in found} - {_CALLER}
     assert not strangers, listed(found)

@@ -108,7 +108,7 @@ class Inputs:
             self.dataset.name,
             self.split.data_fingerprint,
             self.split.holdout,
-            described.log_positions.of_catalogue,
+            described.log_positions.catalogue,
             described.last.timestamp(),
         )
         return stage_retrieval(

@@ -18,7 +18,8 @@ from server.consumer.apply import read_batch
 from server.consumer.fold import ViewerEvents, ViewerRow, fold
 from server.consumer.rows import OnlineRows, StoreAwayError
 from server.errors import VireoError
-from server.event_log.log import EVENTS, Entry, EventLog, LogAwayError
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import EVENTS, Entry, LogAwayError
 from server.event_log.open import open_log
 from server.features.activity import EventRules
 from server.stack.nats import reachable_log
@@ -32,7 +33,7 @@ _PARTITION = 0
 class Replay:
     """The stack's log and rows, to compare them."""
 
-    log: EventLog
+    log: JetStreamLog
     rows: OnlineRows
     rules: EventRules
     findings: Findings

@@ -14,7 +14,6 @@ from google.protobuf.message_factory import GetMessageClass
 from inference.open_inference_pb2 import (
     ModelConfigRequest,
     ModelInferRequest,
-    ModelStatisticsRequest,
 )
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.catalog_pb2 import RemoveVideosRequest, UpsertVideosRequest, Video
@@ -177,8 +176,8 @@ def _infer(random: Random) -> Message:
     return ModelInferRequest(model_name=name, inputs=[tensor])
 
 
-def _named(kind: type[ModelConfigRequest] | type[ModelStatisticsRequest]) -> _Make:
-    return lambda random: kind(name=random.choice(("viewer_tower", "ranker", "")))
+def _config(random: Random) -> Message:
+    return ModelConfigRequest(name=random.choice(("viewer_tower", "ranker", "")))
 
 
 def _events(random: Random) -> list[Event]:
@@ -219,8 +218,7 @@ _VALID: Mapping[str, _Make] = {
     RetrieveCandidatesRequest.DESCRIPTOR.full_name: _retrieve,
     RankCandidatesRequest.DESCRIPTOR.full_name: _rank,
     ModelInferRequest.DESCRIPTOR.full_name: _infer,
-    ModelConfigRequest.DESCRIPTOR.full_name: _named(ModelConfigRequest),
-    ModelStatisticsRequest.DESCRIPTOR.full_name: _named(ModelStatisticsRequest),
+    ModelConfigRequest.DESCRIPTOR.full_name: _config,
     RecordEventsRequest.DESCRIPTOR.full_name: _record,
     StreamEventsRequest.DESCRIPTOR.full_name: _stream,
     UpsertVideosRequest.DESCRIPTOR.full_name: _upsert,

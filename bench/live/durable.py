@@ -21,7 +21,8 @@ from server.consumer.apply import apply, read_batch
 from server.consumer.fold import ViewerRow
 from server.consumer.rows import OnlineRows
 from server.errors import VireoError
-from server.event_log.log import EVENTS, Entry, EventLog, LogAwayError
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import EVENTS, Entry, LogAwayError
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
 from server.features.activity import EventRules
@@ -151,7 +152,7 @@ async def _record_all(
     return site.repeated
 
 
-async def _all(log: EventLog, key: str) -> list[Entry]:
+async def _all(log: JetStreamLog, key: str) -> list[Entry]:
     found: list[Entry] = []
     async with aclosing(cast("Any", log.read(EVENTS, key))) as reading:
         async for entries in reading:

@@ -22,8 +22,6 @@ from bench.speed.models import measure_filtered_search
 from bench.speed.row import Row
 from server.errors import VireoError
 from server.home import Home
-from server.releases import layout
-from server.releases.manifest import Manifest
 
 PARTS = ("batch", "filters", "pages", "share", "search", "context")
 """In the order in which they are measured."""
@@ -46,7 +44,7 @@ def measure_requests(
         parts: which measurements; if absent all, or those that `plan.skips_missing` leaves.
 
     Raises:
-        VireoError: the stack can't be set up or started, or the release declares no attributes.
+        VireoError: the stack can't be set up or started.
     """
     chosen = _parts(home, plan, console) if parts is None else parts
     yield from _on_stack(home, dataset, plan, console, chosen)
@@ -88,12 +86,6 @@ def _on_stack(
     chosen = [name for name in steps if name in parts]
     if not chosen:
         return
-    release = home.trained_release(dataset)
-    if "filters" in chosen and layout.ATTRIBUTES not in Manifest.read(release).files:
-        raise VireoError(
-            f"{release} was made by an earlier build and declares no attributes; make another "
-            f"with: vireo train --fresh --data {dataset}"
-        )
     live_plan, settings = LivePlan(patience=plan.patience), share.SETTINGS
     with live_stack(home, dataset, live_plan, console, "requests", settings) as live:
         for name in chosen:

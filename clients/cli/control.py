@@ -44,13 +44,11 @@ class ResourceStatus:
 
 @dataclass(frozen=True)
 class EnvoyStatus:
-    """One Envoy, or another client of the control plane."""
+    """One Envoy."""
 
     node: str
     agent: str
     connected: bool
-    variant: str
-    """Protocol variant: "state of the world" or "delta"."""
     versions: dict[str, str]
     """Version of each kind."""
     resources: tuple[ResourceStatus, ...]
@@ -100,7 +98,7 @@ def snapshot(
         connection = (
             "connected" if envoy.connected else "disconnected; its last known state follows"
         )
-        typer.echo(f"{envoy.node}: {envoy.agent}, {envoy.variant}, {connection}")
+        typer.echo(f"{envoy.node}: {envoy.agent}, {connection}")
         print_table(resource_table(envoy))
 
 
@@ -132,7 +130,7 @@ def envoys_of(
     from envoy.service.status.v3.csds_pb2 import ClientStatusRequest
     from envoy.service.status.v3.csds_pb2_grpc import ClientStatusDiscoveryServiceStub
 
-    from server.control.csds import CONNECTED, VARIANT
+    from server.control.csds import CONNECTED
     from server.control.snapshot import KINDS, version_of
     from server.rpc.tls import open_blocking_channel
 
@@ -169,7 +167,6 @@ def envoys_of(
                 node=config.node.id,
                 agent=config.node.user_agent_name,
                 connected=config.node.metadata[CONNECTED],
-                variant=config.node.metadata[VARIANT],
                 versions=versions,
                 resources=resources,
             )

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import typer
 from google.protobuf.message import DecodeError
 from vireo.v1 import event_pb2, log_pb2
 
-from server.event_log.log import DEAD, STATE, Entry, EventLog, Stream
+from server.event_log.log import DEAD, STATE, Entry, Stream
 from server.event_log.position import BEGIN, Position
+
+if TYPE_CHECKING:
+    from server.event_log.jetstream import JetStreamLog
 
 _REPLAYED = "replayed."
 """Begin of the keys in STATE that have the last position in DEAD that was replayed; the partition
@@ -32,7 +35,7 @@ class Letter:
     replayed: bool
 
 
-async def dead_letters(event_log: EventLog, partitions: Iterable[str]) -> list[Letter]:
+async def dead_letters(event_log: JetStreamLog, partitions: Iterable[str]) -> list[Letter]:
     """Return what is in DEAD, each partition's in order; name on stderr what can't be read."""
     letters = []
     for key in partitions:
@@ -51,7 +54,7 @@ async def dead_letters(event_log: EventLog, partitions: Iterable[str]) -> list[L
     return letters
 
 
-async def mark_replayed(event_log: EventLog, letters: Iterable[Letter]) -> None:
+async def mark_replayed(event_log: JetStreamLog, letters: Iterable[Letter]) -> None:
     """Remember in the log that these letters, and those before them, were replayed."""
     for partition, place in {each.partition: each.place for each in letters}.items():
         await event_log.append(STATE, _REPLAYED + partition, str(place).encode())
@@ -62,7 +65,7 @@ def note_unreadable(entry: Entry) -> None:
     typer.echo(f"the message at position {entry.sequence} can't be read: left out", err=True)
 
 
-async def _all_of(event_log: EventLog, stream: Stream, key: str) -> list[Entry]:
+async def _all_of(event_log: JetStreamLog, stream: Stream, key: str) -> list[Entry]:
     """Return the messages of a key that are there now."""
     found: list[Entry] = []
     reading = cast("AsyncGenerator[Sequence[Entry], None]", event_log.read(stream, key))

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from vireo.v1 import event_pb2
 
     from clients.cli.dead_events import Letter
-    from server.event_log.log import Entry, EventLog
+    from server.event_log.jetstream import JetStreamLog
+    from server.event_log.log import Entry
     from server.event_log.position import Position
 
 app = typer.Typer(no_args_is_help=True)
@@ -70,7 +71,7 @@ async def _tail(viewer: str, *, as_json: bool, begin: bool, follow: bool) -> Non
             else:
                 console.print(_line(event), markup=False, soft_wrap=True)
 
-    async def show_partition(event_log: EventLog, key: str, after: Position) -> None:
+    async def show_partition(event_log: JetStreamLog, key: str, after: Position) -> None:
         async for entries in event_log.read(EVENTS, key, after):
             if not entries and not follow:
                 return
@@ -145,7 +146,7 @@ async def _replay(data: str, rate: float) -> tuple[int, float]:
         return recorded, time.monotonic() - began
 
 
-async def _replay_dead(event_log: EventLog, rate: float) -> int:
+async def _replay_dead(event_log: JetStreamLog, rate: float) -> int:
     """Record what was set aside since the last time, each event once; return their number."""
     from clients.cli.dead_events import dead_letters, mark_replayed
 
@@ -167,7 +168,12 @@ def _events_of(name: str) -> tuple[Iterator[event_pb2.Event], int]:
 
 
 async def _record(
-    event_log: EventLog, events: Iterator[event_pb2.Event], total: int, rate: float, *, again: bool
+    event_log: JetStreamLog,
+    events: Iterator[event_pb2.Event],
+    total: int,
+    rate: float,
+    *,
+    again: bool,
 ) -> int:
     """Append events to the log; return their number.
 
@@ -265,7 +271,7 @@ def _log_settings() -> Any:
 
 
 @asynccontextmanager
-async def _opened_log() -> AsyncIterator[EventLog]:
+async def _opened_log() -> AsyncIterator[JetStreamLog]:
     """Open the log of the settings, or of this home's stack; raise VireoError if it is away."""
     from server.event_log.log import CATALOG, LogAwayError
     from server.event_log.open import open_log

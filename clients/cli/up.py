@@ -67,13 +67,10 @@ def run_stack_in_terminal(
     """
     import asyncio
 
-    from server.rpc.settings import retired_settings
     from server.stack.settings import StackSettings
     from server.stack.stack import Stack
 
     settings = StackSettings.load()
-    for name, instead in retired_settings().items():
-        typer.echo(f"warning: {name} no longer has an effect: {instead}", err=True)
     chosen = {"secure": secure, "observe": observe}
     settings = settings.model_copy(update={name: True for name, on in chosen.items() if on})
     console = Console()

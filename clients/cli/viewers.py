@@ -15,7 +15,8 @@ from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
-    from server.event_log.log import Entries, EventLog
+    from server.event_log.jetstream import JetStreamLog
+    from server.event_log.log import Entries
     from server.event_log.settings import EventLogSettings
 
 app = typer.Typer(no_args_is_help=True)
@@ -116,7 +117,7 @@ async def _record(settings: EventLogSettings, viewer: str) -> int:
 
 
 @asynccontextmanager
-async def _opened(settings: EventLogSettings) -> AsyncIterator[EventLog]:
+async def _opened(settings: EventLogSettings) -> AsyncIterator[JetStreamLog]:
     from server.event_log.open import open_log
 
     event_log = open_log(settings)
@@ -153,7 +154,7 @@ async def _after(settings: EventLogSettings, viewer: str, position: int) -> None
         )
 
 
-async def _passed(event_log: EventLog, partition: int, position: int) -> bool:
+async def _passed(event_log: JetStreamLog, partition: int, position: int) -> bool:
     """Return whether the consumer of a partition comes past a position in time."""
     from vireo.v1.log_pb2 import ConsumerProgress
 

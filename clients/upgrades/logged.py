@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError, Message
 from vireo.v1 import event_pb2, log_pb2
@@ -15,24 +16,17 @@ from clients.upgrades.this_build import CATALOG as CHANGES
 from clients.upgrades.this_build import DEAD as DEAD_EVENTS
 from clients.upgrades.this_build import EVENTS as EVENT_MESSAGES
 from clients.upgrades.this_build import KINDS, PROGRESS, TRENDING
-from server.event_log.log import (
-    CATALOG,
-    DEAD,
-    EVENTS,
-    REMOVED,
-    STATE,
-    Entry,
-    EventLog,
-    LogAwayError,
-    Stream,
-)
+from server.event_log.log import CATALOG, DEAD, EVENTS, REMOVED, STATE, Entry, LogAwayError, Stream
 from server.event_log.position import Position
+
+if TYPE_CHECKING:
+    from server.event_log.jetstream import JetStreamLog
 
 _SECONDS = 10.0
 """Maximum seconds to wait for each message."""
 
 
-async def logged(event_log: EventLog, partitions: int) -> Part:
+async def logged(event_log: JetStreamLog, partitions: int) -> Part:
     """Return the last messages of the streams.
 
     Args:
@@ -47,7 +41,7 @@ async def logged(event_log: EventLog, partitions: int) -> Part:
     return Part(name="log", held=tuple(held))
 
 
-async def _held(event_log: EventLog, partitions: int) -> AsyncIterator[Held]:
+async def _held(event_log: JetStreamLog, partitions: int) -> AsyncIterator[Held]:
     for partition in range(partitions):
         key = str(partition)
         if entry := await _last(event_log, EVENTS, key):
@@ -71,7 +65,7 @@ async def _held(event_log: EventLog, partitions: int) -> AsyncIterator[Held]:
             yield _parsed(where, PROGRESS, entry, log_pb2.ConsumerProgress())
 
 
-async def _last(event_log: EventLog, stream: Stream, key: str = "") -> Entry | None:
+async def _last(event_log: JetStreamLog, stream: Stream, key: str = "") -> Entry | None:
     """Return the last message of a stream; None if it is empty."""
     end = await event_log.end(stream, key)
     if not end:
@@ -82,7 +76,7 @@ async def _last(event_log: EventLog, stream: Stream, key: str = "") -> Entry | N
     return None
 
 
-async def _all_of_state(event_log: EventLog) -> AsyncIterator[Entry]:
+async def _all_of_state(event_log: JetStreamLog) -> AsyncIterator[Entry]:
     if not await event_log.end(STATE):
         return
     async with aclosing(event_log.read(STATE)) as reading:  # type: ignore[type-var]

@@ -14,7 +14,6 @@ document = filled(
         "admin_port": 8100,
         "control_host": "vireo-control",
         "control_port": 8104,
-        "xds_api": "DELTA_GRPC",
     },
 )
 yaml.safe_dump(document, sys.stdout, sort_keys=False)

@@ -232,7 +232,6 @@ class _Asked:
     def _attributes(self) -> tuple[set[str], dict[str, float]]:
         """Return its labels and numbers, as they are now."""
         release = self.retrieval.release
-        assert release.filters is not None  # else there is no filter
         if self.change is None:
             return release.filters.attributes_of(self.row)
         video, declared = Video.FromString(self.change.video), release.filters.declared

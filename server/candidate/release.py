@@ -103,10 +103,10 @@ class CandidateRelease:
     rows: VideoRows
     viewers: ViewerVectors
     """Cache of recent viewers' vectors."""
-    filters: Filters | None = None
-    """Filters by the release's attributes; None if it declares none."""
-    forward: ForwardIndex | None = None
-    """Labels of each video; None if it declares no attributes."""
+    filters: Filters
+    """Filters by the release's attributes."""
+    forward: ForwardIndex
+    """Labels of each video."""
     live: LiveVideos | None = None
     """What the log adds; None without one."""
 
@@ -142,18 +142,17 @@ class CandidateRelease:
         vectors = read_table(folder, layout.VIDEO_VECTORS, VECTOR_TYPES, (count, size))
         fresh_rows = read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count)
         rows = VideoRows(keys)
-        attributes = AttributeTable.load(folder, manifest, count)
+        attributes = AttributeTable.load(folder, count)
         index = VideoIndex.read(folder / layout.VIDEO_INDEX, manifest.index, count, size)
-        if attributes is not None:
-            index.prepare_filters()  # the first filtered request would on the pod's event loop
+        index.prepare_filters()  # the first filtered request would on the pod's event loop
         beside = None
         if live is not None:
             # Only with a log: it reads messages, for which benchmarks' environments lack stubs.
             from server.live.side import KnownVideos, SideTable
 
             places = placement.Placement.load(folder, manifest, count)
-            declared = None if attributes is None else attributes.declared
-            known = KnownVideos(rows, vectors, manifest.changes_merged, places, declared=declared)
+            merged, declared = manifest.catalog_log_position, attributes.declared
+            known = KnownVideos(rows, vectors, merged, places, declared=declared)
             table = live.complete(SideTable(live.overlay, known, ranked=False), folder)
             beside = LiveVideos(table, live.trends, rows)
         signature = tower_signature(size, len(manifest.feature_schema.context_features))
@@ -179,8 +178,8 @@ class CandidateRelease:
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=rows,
             viewers=ViewerVectors(vector_cache_size),
-            filters=Filters(attributes, index, filter_cache_bytes) if attributes else None,
-            forward=ForwardIndex(attributes) if attributes else None,
+            filters=Filters(attributes, index, filter_cache_bytes),
+            forward=ForwardIndex(attributes),
             live=beside,
         )
 
@@ -194,14 +193,12 @@ class CandidateRelease:
         return self.live is not None and key in self.live.table.places
 
     @property
-    def declared(self) -> Declared | None:
-        """The attributes by which its videos can be filtered; None if it declares none."""
-        return None if self.filters is None else self.filters.declared
+    def declared(self) -> Declared:
+        """The attributes by which its videos can be filtered."""
+        return self.filters.declared
 
     def applied(self, expression: FilterExpression, *, searched: bool = True) -> AppliedFilter:
         """Return a filter of declared attributes as of now; `searched` if videos are, by it."""
-        if self.filters is None:
-            raise ValueError(f"{self.manifest.release_id} declares no attributes to filter by")
         return self.filters.apply(
             expression,
             None if self.live is None else self.live.table.attributes,
@@ -210,9 +207,8 @@ class CandidateRelease:
 
     async def make_filters(self, expressions: Iterable[tuple[FilterExpression, bool]]) -> None:
         """Evaluate filters that `applied` will be asked for; see `Filters.make`."""
-        if self.filters is not None:
-            attributes = None if self.live is None else self.live.table.attributes
-            await self.filters.make(expressions, attributes)
+        attributes = None if self.live is None else self.live.table.attributes
+        await self.filters.make(expressions, attributes)
 
     def holds(self, expression: FilterExpression, rows: Int64Array) -> BoolArray:
         """Return for which of some rows, of the side table too, a filter holds now, bool[k]."""

@@ -43,7 +43,7 @@ class RetrievalRules:
         return [*boosts, *(self.filters if self.message.counts else ())]
 
 
-def retrieval_rules(message: rules_pb2.SlateRules, declared: Declared | None) -> RetrievalRules:
+def retrieval_rules(message: rules_pb2.SlateRules, declared: Declared) -> RetrievalRules:
     """Return what rules ask of a release that declares these attributes.
 
     Raises:
@@ -53,18 +53,16 @@ def retrieval_rules(message: rules_pb2.SlateRules, declared: Declared | None) ->
 
 
 @lru_cache(_CACHED)
-def _decoded(serialized: bytes, declared: Declared | None) -> RetrievalRules:
+def _decoded(serialized: bytes, declared: Declared) -> RetrievalRules:
     message = rules_pb2.SlateRules.FromString(serialized)
-    if declared is None and message.filters:
-        raise BadFilterError([("rules.filters", "the release declares no attributes of videos")])
     filters = [
-        decode(each, f"rules.filters[{place}]", declared or Declared())
+        decode(each, f"rules.filters[{place}]", declared)
         for place, each in enumerate(message.filters)
     ]
     boosts: list[tuple[FilterExpression | None, float]] = []
     for each in message.boosts:
         try:
-            expression = None if declared is None else decode(each.filter, "", declared)
+            expression = decode(each.filter, "", declared)
         except BadFilterError:
             expression = None
         boosts.append((expression, each.factor))
@@ -74,8 +72,6 @@ def _decoded(serialized: bytes, declared: Declared | None) -> RetrievalRules:
 
 async def labels_made(rules: RetrievalRules, release: CandidateRelease) -> None:
     """Make the labels that caps count, in a thread: for a large catalogue they take long."""
-    if release.declared is None or release.forward is None:
-        return
     for attribute in {cap.attribute for cap in rules.message.caps} & {*release.declared.labels}:
         if not release.forward.has(attribute):
             await asyncio.to_thread(release.forward.make, attribute)
@@ -124,9 +120,8 @@ def _label_column(
 ) -> rules_pb2.LabelColumn:
     """Return the labels that a cap counts of each candidate; none if they aren't declared."""
     count = len(found)
-    if release.declared is None or cap.attribute not in release.declared.labels:
+    if cap.attribute not in release.declared.labels:
         return rules_pb2.LabelColumn(counts=[0] * count)
-    assert release.forward is not None
     known = found.rows < len(release.keys)
     lists = release.forward.labels_of(np.where(known, found.rows, 0), cap.attribute)
     further: dict[str, int] = {}
@@ -165,7 +160,6 @@ def _numbers(
 
     Labels that the release doesn't have get numbers from `further`, below 0.
     """
-    assert release.forward is not None
     prefix, numbers = label(attribute, ""), []
     for text in {*texts}:
         if text.startswith(prefix):

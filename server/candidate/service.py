@@ -88,7 +88,7 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
 
 
 def decode_rules(
-    request: candidate_pb2.RetrieveCandidatesRequest, declared: Declared | None
+    request: candidate_pb2.RetrieveCandidatesRequest, declared: Declared
 ) -> RetrievalRules:
     """Return the rules of a request to a release that declares these attributes.
 
@@ -116,7 +116,7 @@ def decode(
         raise invalid_argument([("session_weights", "must have as many values as session_keys")])
     if len(weights) and not ((weights >= 0) & (weights <= 1)).all():
         raise invalid_argument([("session_weights", "must be 0 to 1 each")])
-    wanted = _decode_filter(request, declared)
+    wanted = _decode_filter(request, declared or Declared())
     if rules is not None and rules.filter is not None:
         wanted = rules.filter if wanted is None else all_of([wanted, rules.filter])
     return CandidateQuery(
@@ -133,12 +133,10 @@ def decode(
 
 
 def _decode_filter(
-    request: candidate_pb2.RetrieveCandidatesRequest, declared: Declared | None
+    request: candidate_pb2.RetrieveCandidatesRequest, declared: Declared
 ) -> FilterExpression | None:
     if not request.HasField("filter"):
         return None
-    if declared is None:
-        raise invalid_argument([("filter", "the release declares no attributes of videos")])
     try:
         return decode_filter(request.filter, "filter", declared)
     except BadFilterError as error:
@@ -185,7 +183,7 @@ def _build(
 
 def _facts(pipeline: CandidatePipeline) -> ReleaseFacts:
     release = pipeline.release
-    filters = 0 if release.filters is None else release.filters.nbytes
+    filters = release.filters.nbytes
     caches = {"viewer_vectors": release.viewers.nbytes, "filters": filters}
     return ReleaseFacts(release.manifest, caches)
 

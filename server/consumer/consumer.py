@@ -15,16 +15,75 @@ from server.consumer.follow import Follower, PositionMovedError, RebuiltError, i
 from server.consumer.lease import LeaseLostError, holder_name
 from server.consumer.live_state import LiveState
 from server.consumer.rows import StoreAwayError
-from server.consumer.served import ServedDataset
 from server.consumer.settings import ConsumerSettings
 from server.errors import VireoError
-from server.event_log.log import EventLog
+from server.event_log.jetstream import JetStreamLog
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
+from server.pod.announcements import Announcements
 from server.pod.disk_metrics import export_disk
+from server.releases.manifest import ReleaseError
+from server.releases.store import ReleaseStore
+from server.releases.store_errors import StoreError
 from server.rpc.logs import configure_logs
 from server.rpc.server import RpcServer
 from server.tracing.spans import start_export
+
+
+class ServedDataset:
+    """Follows a channel: the data set that its release was trained on."""
+
+    def __init__(self, settings: ConsumerSettings) -> None:
+        """Read nothing yet.
+
+        Raises:
+            VireoError: a TLS file can't be read.
+        """
+        self._store = ReleaseStore(settings.s3.hasty())
+        self._channel, self._poll_seconds = settings.channel, settings.poll_seconds
+        control = settings.control_target
+        self._announcements = (
+            Announcements(control, settings.tls, settings.channel) if control else None
+        )
+        self._release_id = ""
+        self._problem = ""
+        self.name = ""
+        """The data set; empty until a release is known."""
+        self._changed = asyncio.Event()
+
+    async def await_change(self) -> None:
+        """Return once the name has changed since this returned last."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        while True:
+            try:
+                await self._read()
+                self._problem = ""
+            except (StoreError, ReleaseError) as error:
+                # Until the store is back, the data set is the one before.
+                if str(error) != self._problem:
+                    log.warning("the channel can't be read", reason=str(error))
+                self._problem = str(error)
+            if self._announcements is None or self._problem or not self._release_id:
+                await asyncio.sleep(self._poll_seconds)
+            else:
+                await self._announcements.wait(self._release_id, self._poll_seconds)
+
+    async def _read(self) -> None:
+        channel = await asyncio.to_thread(self._store.read_channel, self._channel)
+        if channel is None or channel.release_id == self._release_id:
+            return
+        # Gateways of another build may serve a release that this one couldn't.
+        dataset = await asyncio.to_thread(self._store.dataset, channel.release_id)
+        self._release_id = channel.release_id
+        if dataset != self.name:
+            log.info("features to follow", dataset=dataset, release=channel.release_id)
+            self.name = dataset
+            self._changed.set()
+
 
 log = structlog.get_logger()
 
@@ -65,7 +124,7 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
         await event_log.close()
 
 
-def opened_log(settings: ConsumerSettings) -> EventLog:
+def opened_log(settings: ConsumerSettings) -> JetStreamLog:
     """Return the log; raise VireoError if there is none, or it has no such partition."""
     log_settings = EventLogSettings.load()
     event_log = open_log(log_settings)
@@ -82,7 +141,7 @@ def opened_log(settings: ConsumerSettings) -> EventLog:
 async def consume(
     server: RpcServer,
     settings: ConsumerSettings,
-    event_log: EventLog,
+    event_log: JetStreamLog,
     state: LiveState,
     dataset: ServedDataset,
 ) -> None:

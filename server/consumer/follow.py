@@ -18,7 +18,8 @@ from server.consumer.apply import Batch, apply, read_batch
 from server.consumer.lease import Lease, LeaseLostError, lease_of
 from server.consumer.live_state import LiveState
 from server.consumer.rows import CONFIGURATION, OnlineRows, StoreAwayError
-from server.event_log.log import DEAD, EVENTS, Entry, EventLog, LogAwayError
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import DEAD, EVENTS, Entry, LogAwayError
 from server.event_log.position import BEGIN, Position
 from server.features.activity import EventRules
 from server.tracing.spans import consumer_spans
@@ -52,7 +53,7 @@ class Follower:
 
     def __init__(
         self,
-        event_log: EventLog,
+        event_log: JetStreamLog,
         repo: Path,
         partition: int,
         state: LiveState,

@@ -13,7 +13,8 @@ from vireo.v1 import log_pb2
 from server.consumer import metrics
 from server.consumer.apply import Batch
 from server.consumer.trending import TrendingCounts
-from server.event_log.log import CATALOG, EVENTS, STATE, Entry, EventLog, LogAwayError
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG, EVENTS, STATE, Entry, LogAwayError
 from server.event_log.position import BEGIN, Position
 from server.features.keys import video_key
 
@@ -27,7 +28,7 @@ class LiveState:
     """The state of one partition. Use it from one event loop."""
 
     def __init__(
-        self, event_log: EventLog, partition: int, half_life: float, max_new: int = 200_000
+        self, event_log: JetStreamLog, partition: int, half_life: float, max_new: int = 200_000
     ) -> None:
         """Know nothing yet.
 

@@ -224,8 +224,7 @@ class OnlineRows:
         [stored] = self._read(_POSITION, [_entity_key("partition", str(partition))], ("position",))
         if "position" not in stored:
             return BEGIN
-        value = stored["position"]
-        return Position.parse(value.string_val or value.int64_val)  # a number by an earlier build
+        return Position.parse(stored["position"].string_val)
 
     def write_position(self, partition: int, position: Position) -> None:
         """Store up to where the log's events are in the rows; raise StoreAwayError."""

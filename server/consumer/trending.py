@@ -125,7 +125,7 @@ class TrendingCounts:
             ValueError: its position is none.
         """
         counts = TrendingCounts(half_life)
-        counts.position = Position.parse(told.counted or told.position)
+        counts.position = Position.parse(told.counted)
         counts._landmark = told.at.ToNanoseconds() / 1e9
         for each in told.lists:
             own = counts._of(each.locale) if each.locale else counts._all

@@ -1,4 +1,4 @@
-"""The aggregated discovery service: one stream per Envoy, state of the world or delta."""
+"""The aggregated discovery service: one stream per Envoy, in the delta (incremental) variant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prometheus_client import Counter
 from server.control.clients import Clients
 from server.control.session import Session
 from server.control.snapshot import WARMING_ORDER, Snapshot
-from server.control.subscription import ClientLimitError, Push, Variant
+from server.control.subscription import ClientLimitError, Push
 
 log = structlog.get_logger()
 
@@ -64,29 +64,18 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         for wake in self._wakes:
             wake.set()
 
-    # Both write to the context instead of yielding: a generator suspended in a yield ends only
+    # It writes to the context instead of yielding: a generator suspended in a yield ends only
     # when it is garbage collected, not when its stream ends.
-
-    async def StreamAggregatedResources(  # noqa: N802
-        self, request_iterator: AsyncIterator[Any], context: Context
-    ) -> None:
-        """Serve a stream in the state of the world variant."""
-        await self._serve("state of the world", request_iterator, context)
 
     async def DeltaAggregatedResources(  # noqa: N802
         self, request_iterator: AsyncIterator[Any], context: Context
     ) -> None:
-        """Serve a stream in the delta (incremental) variant."""
-        await self._serve("delta", request_iterator, context)
-
-    async def _serve(
-        self, variant: Variant, requests: AsyncIterator[Any], context: Context
-    ) -> None:
+        """Serve a stream."""
         try:
             with self._counted(context.peer()):
-                first = await self._first(requests, context)
+                first = await self._first(request_iterator, context)
                 if first is not None:
-                    await self._bring_up_to_date(variant, first, requests, context)
+                    await self._bring_up_to_date(first, request_iterator, context)
         except ClientLimitError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
@@ -126,14 +115,12 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         return first
 
     async def _bring_up_to_date(
-        self, variant: Variant, first: Any, requests: AsyncIterator[Any], context: Context
+        self, first: Any, requests: AsyncIterator[Any], context: Context
     ) -> None:
         sender = first.node
-        session = self.clients.begin(
-            sender.id, _shown(sender.cluster), _shown(_user_agent(sender)), variant
-        )
+        session = self.clients.begin(sender.id, _shown(sender.cluster), _shown(_user_agent(sender)))
         node = session.node
-        log.info("stream started", node=node.identity, variant=variant, agent=node.user_agent)
+        log.info("stream started", node=node.identity, agent=node.user_agent)
         wake = asyncio.Event()
         self._wakes.add(wake)
         reader = asyncio.create_task(_read(session, first, requests, wake))
@@ -141,7 +128,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
             while not reader.done():
                 push = session.next(self.snapshot) if self.snapshot else None
                 if push is not None:
-                    await context.write(_response(push, variant))
+                    await context.write(_response(push))
                     continue
                 await wake.wait()
                 wake.clear()
@@ -169,7 +156,7 @@ async def _read(
 
 
 def _apply(session: Session, request: Any) -> None:
-    """Apply a request, in either variant: first its ACK or NACK, then its subscriptions."""
+    """Apply a request: first its ACK or NACK, then its subscriptions."""
     kind, nonce = request.type_url, request.response_nonce
     if kind not in WARMING_ORDER:
         return  # other types, such as secrets, are never served
@@ -177,34 +164,24 @@ def _apply(session: Session, request: Any) -> None:
         session.nack(kind, nonce, request.error_detail.message)
     elif nonce:
         session.ack(kind, nonce)
-    if session.variant == "delta":
-        session.change(
-            kind,
-            request.resource_names_subscribe,
-            request.resource_names_unsubscribe,
-            request.initial_resource_versions,
-        )
-    else:
-        session.names(kind, request.resource_names)
+    session.change(
+        kind,
+        request.resource_names_subscribe,
+        request.resource_names_unsubscribe,
+        request.initial_resource_versions,
+    )
 
 
-def _response(push: Push, variant: Variant) -> Any:
-    if variant == "delta":
-        return pb.DeltaDiscoveryResponse(
-            system_version_info=push.version,
-            type_url=push.kind,
-            nonce=push.nonce,
-            resources=[
-                pb.Resource(name=each.name, version=each.version, resource=each.body)
-                for each in push.resources.values()
-            ],
-            removed_resources=sorted(push.removed),
-        )
-    return pb.DiscoveryResponse(
-        version_info=push.version,
+def _response(push: Push) -> Any:
+    return pb.DeltaDiscoveryResponse(
+        system_version_info=push.version,
         type_url=push.kind,
         nonce=push.nonce,
-        resources=[each.body for each in push.resources.values()],
+        resources=[
+            pb.Resource(name=each.name, version=each.version, resource=each.body)
+            for each in push.resources.values()
+        ],
+        removed_resources=sorted(push.removed),
     )
 
 

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from server.control.nodes import Node
 from server.control.session import Session
-from server.control.subscription import Variant
 
 MAX_GONE_NODES = 1000
 """Maximum remembered nodes without a stream; the limit of streams bounds the others."""
@@ -32,13 +31,13 @@ class Clients:
         self._gone: OrderedDict[str, Session] = OrderedDict()
         """The last stream of nodes without an open one, the longest disconnected first."""
 
-    def begin(self, identity: str, cluster: str, user_agent: str, variant: Variant) -> Session:
+    def begin(self, identity: str, cluster: str, user_agent: str) -> Session:
         """Return the session of a stream that starts, of the node with this id, known or new."""
         sessions = self._open.get(identity, [])
         last = sessions[-1] if sessions else self._gone.pop(identity, None)
         node = last.node if last else Node(identity)
         node.cluster, node.user_agent = cluster, user_agent
-        session = Session(node, variant)
+        session = Session(node)
         self._open[identity] = [*sessions, session]
         return session
 

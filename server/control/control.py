@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -11,6 +12,8 @@ import structlog
 from envoy.service.discovery.v3 import ads_pb2, ads_pb2_grpc
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 from prometheus_client import REGISTRY
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from server.control import ads, csds, resources
 from server.control.admission import Admission
@@ -24,13 +27,76 @@ from server.control.discovery.file import FileDiscovery
 from server.control.discovery.source import Discovery, StaticDiscovery
 from server.control.keys import follow_keys
 from server.control.mesh import Mesh
-from server.control.metrics import ControlCollector
 from server.control.settings import ControlSettings
+from server.control.snapshot import KINDS, version_of
 from server.errors import VireoError
 from server.releases.store import ReleaseStore
 from server.rpc.logs import configure_logs
 from server.rpc.server import RpcServer
-from server.rpc.settings import warn_of_retired_settings
+
+
+class ControlCollector(Collector):
+    """Gauges of a control plane's state, read on each scrape; events are counted elsewhere."""
+
+    def __init__(
+        self, servicer: DiscoveryServicer, admission: Admission, attempts: Sequence[Attempts]
+    ) -> None:
+        """Hold what is read on each scrape; `attempts` has an entry for each source."""
+        self._servicer = servicer
+        self._admission = admission
+        self._attempts = attempts
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric families, some of them without samples at first."""
+        clients = GaugeMetricFamily(
+            "vireo_xds_clients",
+            "Connected clients, by kind: envoy or other.",
+            labels=["client"],
+        )
+        refused = GaugeMetricFamily(
+            "vireo_xds_refused_resources",
+            "Resources of the newest snapshot that a connected client has refused, over all "
+            "clients; `vireo control snapshot` shows the reasons.",
+            labels=["kind"],
+        )
+        info = GaugeMetricFamily(
+            "vireo_xds_snapshot_info",
+            "1 for the version of each kind of resource in the newest snapshot.",
+            labels=["kind", "version"],
+        )
+        endpoints = GaugeMetricFamily(
+            "vireo_endpoints",
+            "Pods of each cluster: admitted, unadmitted (found, but not healthy yet) or draining.",
+            labels=["cluster", "state"],
+        )
+        failures = CounterMetricFamily(
+            "vireo_discovery_failures",
+            "Failed attempts to read a source, plus invalid parts of successful ones.",
+            labels=["source"],
+        )
+        age = GaugeMetricFamily(
+            "vireo_discovery_success_age_seconds",
+            "Time since the last successful read of the source, or since the start if none.",
+            labels=["source"],
+        )
+        nodes = [each.node for each in self._servicer.clients.all() if each.connected]
+        envoys = sum(node.user_agent.lower().startswith("envoy") for node in nodes)
+        clients.add_metric(["envoy"], envoys)
+        clients.add_metric(["other"], len(nodes) - envoys)
+        for kind, word in KINDS.items():
+            refused.add_metric([word], sum(len(node.nacked(kind)) for node in nodes))
+        snapshot = self._servicer.snapshot
+        for kind, resources in snapshot.resources.items() if snapshot else ():
+            versions = {each.name: each.version for each in resources.values()}
+            info.add_metric([KINDS[kind], version_of(versions)], 1)
+        for pool, counts in self._admission.counts.items():
+            for state, count in counts._asdict().items():
+                endpoints.add_metric([pool.cluster, state], count)
+        for attempts in self._attempts:
+            failures.add_metric([attempts.source], attempts.failures)
+            age.add_metric([attempts.source], attempts.age)
+        yield from (clients, refused, info, endpoints, failures, age)
+
 
 log = structlog.get_logger()
 
@@ -177,7 +243,6 @@ async def serve_control(settings: ControlSettings) -> None:
         VireoError: the address can't be bound, or no source of endpoints is set.
     """
     configure_logs(settings.log_level, pod=settings.pod_name or "control")
-    warn_of_retired_settings()
     log.info("starting", kind="control", settings=settings.model_dump(mode="json"))
     server, servicer = control_server(settings)
     discovery = discovery_of(settings)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -20,20 +18,14 @@ from server.control.subscription import Subscription
 NAME: str = pb.DESCRIPTOR.services_by_name["ClientStatusDiscoveryService"].full_name
 CONNECTED = "connected"
 """Key of the node's metadata for whether it has an open stream."""
-MAX_STREAMS = 16
-MAX_SILENT_SECONDS = 60.0
-"""Idle timeout of a stream without requests or reads, since few may be open."""
-VARIANT = "variant"
-"""Key of the node's metadata for its protocol variant."""
 
 
 class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[misc]
     """Serves client status from the registry of clients."""
 
     def __init__(self, clients: Clients) -> None:
-        """Start without streams."""
+        """Serve the status of these clients."""
         self._clients = clients
-        self._streams = 0
 
     async def FetchClientStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Return the status of all clients, or of those that match a node id."""
@@ -53,37 +45,11 @@ class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # typ
             ]
         )
 
-    async def StreamClientStatus(  # noqa: N802
-        self, request_iterator: AsyncIterator[Any], context: Any
-    ) -> None:
-        """Return the status for each request of the stream."""
-        if self._streams >= MAX_STREAMS:
-            await context.abort(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"all {MAX_STREAMS} streams are in use"
-            )
-        self._streams += 1
-        requests = aiter(request_iterator)
-        try:
-            while True:
-                async with asyncio.timeout(MAX_SILENT_SECONDS):
-                    request = await anext(requests, None)
-                    if request is None:
-                        return
-                    # Within the timeout: a client that doesn't read counts as idle.
-                    await context.write(await self.FetchClientStatus(request, context))
-        except TimeoutError:
-            await context.abort(
-                grpc.StatusCode.DEADLINE_EXCEEDED,
-                f"stream was idle for {MAX_SILENT_SECONDS:g} s; open a new one",
-            )
-        finally:
-            self._streams -= 1
-
 
 def _config(client: Client, *, with_bodies: bool) -> Any:
     node = client.node
     message = NodeMessage(id=node.identity, cluster=node.cluster, user_agent_name=node.user_agent)
-    message.metadata.update({CONNECTED: client.connected, VARIANT: client.sessions[-1].variant})
+    message.metadata.update({CONNECTED: client.connected})
     resources = [
         _resource(node, kind, name, subscription, with_bodies=with_bodies)
         for kind in WARMING_ORDER

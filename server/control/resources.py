@@ -69,8 +69,6 @@ def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
         tracing.trace_inner(listener, settings)
         yield message(Listener, listener)
         yield _inner_routes(service, mesh)
-        names = {"name": service, "grpc_service": GRPC_SERVICES[service]}
-        yield message(Listener, filled("xds_listener", names))
 
 
 def _edge_values(settings: ControlSettings) -> dict[str, object]:
@@ -122,15 +120,7 @@ def _assignment(
     cluster: str, priorities: Sequence[Members], policy: Mapping[str, object] | None = None
 ) -> Message:
     """Return the endpoints of a cluster by priority."""
-    endpoints = [
-        {
-            "priority": priority,
-            # One locality and weight for all, since gRPC's xDS client requires both.
-            "locality": {"zone": "all"},
-            "load_balancing_weight": 1,
-        }
-        for priority in range(len(priorities))
-    ]
+    endpoints = [{"priority": priority} for priority in range(len(priorities))]
     document = {"cluster_name": cluster, "policy": policy or {}, "endpoints": endpoints}
     assignment = message(ClusterLoadAssignment, document)
     _add_endpoints(assignment, priorities)

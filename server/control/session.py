@@ -1,4 +1,4 @@
-"""State of one xDS stream: what its client wants and has, and the next push, in both variants."""
+"""State of one xDS stream: what its client wants and has, and the next push."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from server.control.snapshot import (
     Snapshot,
     version_of,
 )
-from server.control.subscription import WILDCARD, Push, Subscription, Variant
+from server.control.subscription import WILDCARD, Push, Subscription
 
 log = structlog.get_logger()
 
@@ -47,32 +47,15 @@ _WAITS_FOR: Mapping[str, tuple[str, ...]] = {
 class Session:
     """The state of one stream."""
 
-    def __init__(self, node: Node, variant: Variant) -> None:
-        """Start the stream of a node, in one of the two protocol variants."""
+    def __init__(self, node: Node) -> None:
+        """Start the stream of a node."""
         self.node = node
-        self.variant = variant
         self.subscriptions: dict[str, Subscription] = {}
         self._nonces = 0
         self._early_clusters: set[str] = set()
         """Clusters that were sent before the first subscription to endpoints."""
 
     # Requests of the client.
-
-    def names(self, kind: str, names: Collection[str]) -> None:
-        """Subscribe to exactly these names (state of the world); none at first means all."""
-        known, first = self._subscription(kind)
-        known.named |= bool(names)
-        wildcard = known.allows_wildcard and (WILDCARD in names or not known.named)
-        wanted = set(names) - {WILDCARD}
-        asked, left = wanted - known.names, known.names - wanted
-        known.names = wanted
-        self._ask(known, asked)
-        if wildcard and not known.wildcard:
-            self._ask_all(known, first=first)
-        elif not wildcard:
-            known.forget(left | (known.has.keys() - wanted))
-        known.wildcard = wildcard
-        known.check_size()
 
     def change(
         self,
@@ -81,7 +64,7 @@ class Session:
         unsubscribe: Collection[str],
         has: Mapping[str, str],
     ) -> None:
-        """Change the subscription (delta); `has` are versions kept from an earlier stream."""
+        """Change the subscription; `has` are versions kept from an earlier stream."""
         known, first = self._subscription(kind)
         asked = set(subscribe) - {WILDCARD}
         known.names |= asked
@@ -112,7 +95,7 @@ class Session:
     def _subscription(self, kind: str) -> tuple[Subscription, bool]:
         """Return the subscription to a kind, and whether it is new."""
         first = kind not in self.subscriptions
-        return self.subscriptions.setdefault(kind, Subscription(kind, self.variant)), first
+        return self.subscriptions.setdefault(kind, Subscription(kind)), first
 
     def _ask(self, known: Subscription, names: set[str]) -> None:
         """Send these again, even if the client has had or NACKed them."""
@@ -156,7 +139,7 @@ class Session:
             others = {name: each for name, each in push.resources.items() if name not in named}
             self._accept(known, others)
             nack = Nack({name: news[name] for name in named}, message, now())
-        elif len(news) > 1 and not known.lists_all:
+        elif len(news) > 1:
             known.one_by_one = True
             return
         # Removals aren't retried, whether NACKed by themselves or beside others, or the exchange
@@ -215,22 +198,13 @@ class Session:
         }
         news = {name: each for name, each in target.items() if known.has.get(name) != each.version}
         removed = frozenset(known.has) - current.keys() if removing else frozenset()
-        if known.variant == "delta":
-            removed |= known.unanswered - current.keys()
-        elif not known.lists_all:
-            removed = frozenset()  # state of the world can't remove the other kinds
+        removed |= known.unanswered - current.keys()
         first_response = known.wildcard and not known.responded and not known.has
         if not (news or removed or first_response):
             known.one_by_one = False
             return None
-        resources: Mapping[str, Resource] = news
-        if known.lists_all:
-            # Includes NACKed resources without a good version: leaving them out would remove
-            # what the client may have from before. So would it what is to go only later.
-            leftovers = {} if removing else {name: good[name] for name in known.has if name in good}
-            resources = {**leftovers, **current, **target}
-        elif known.one_by_one:
-            news = resources = dict([*news.items()][:1])
+        if known.one_by_one:
+            news = dict([*news.items()][:1])
         if kind == CLUSTER:
             # A replaced cluster becomes warm only when its endpoints are sent again.
             endpoints = self.subscriptions.get(ENDPOINTS)
@@ -239,7 +213,7 @@ class Session:
             else:
                 for name in news:
                     endpoints.has.pop(name, None)
-        return self._push(known, resources, removed)
+        return self._push(known, news, removed)
 
     def _push(
         self, known: Subscription, resources: Mapping[str, Resource], removed: frozenset[str]

@@ -37,8 +37,6 @@ class Resource:
     version: str
     """Digest of the content: equal resources have equal versions, also after a restart."""
     body: any_pb2.Any
-    by_name_only: bool = False
-    """Whether wildcard subscriptions leave it out."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,7 @@ class Snapshot:
             if body.type_url not in resources or name in resources[body.type_url]:
                 raise ValueError(f"{body.type_url} {name!r} is duplicate or of an unknown kind")
             version = xxhash.xxh3_64_hexdigest(body.value)
-            # Listeners for gRPC clients, which request them by name; Envoy would reject them.
-            by_name_only = body.type_url == LISTENER and message.HasField("api_listener")
-            resources[body.type_url][name] = Resource(name, version, body, by_name_only)
+            resources[body.type_url][name] = Resource(name, version, body)
         return Snapshot(MappingProxyType(resources))
 
 

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeAlias
 
 from server.control.nodes import now
 from server.control.snapshot import CLUSTER, LISTENER, Resource
 from server.errors import VireoError
-
-Variant: TypeAlias = Literal["state of the world", "delta"]
 
 WILDCARD = "*"
 MAX_NAMES = 1000
@@ -40,14 +37,13 @@ class Subscription:
     """What a client wants and has of one kind of resource."""
 
     kind: str
-    variant: Variant
     wildcard: bool = False
     names: set[str] = field(default_factory=set)
     has: dict[str, str] = field(default_factory=dict)
     """Version of each resource that the client has ACKed, by name."""
     acked_at: dict[str, datetime] = field(default_factory=dict)
     unanswered: set[str] = field(default_factory=set)
-    """Names that need a response even if there is no such resource (delta)."""
+    """Names that need a response even if there is no such resource."""
     responded: bool = False
     """Whether anything was sent."""
     one_by_one: bool = False
@@ -57,22 +53,15 @@ class Subscription:
     forgotten: set[str] = field(default_factory=set)
     """Names that the client unsubscribed from, or requested again, since `pending` was sent: it may
     have dropped those resources, so that its ACK doesn't count for them."""
-    named: bool = False
-    """Whether any name was ever requested: from then on an empty list means none, not all."""
 
     @property
     def allows_wildcard(self) -> bool:
         """Whether the kind supports wildcard subscriptions; an error names its resources."""
         return self.kind in (CLUSTER, LISTENER)
 
-    @property
-    def lists_all(self) -> bool:
-        """Whether each response has all resources: the client removes those that are left out."""
-        return self.variant != "delta" and self.allows_wildcard
-
     def wants(self, resource: Resource) -> bool:
         """Return whether a resource is subscribed to."""
-        return resource.name in self.names or (self.wildcard and not resource.by_name_only)
+        return self.wildcard or resource.name in self.names
 
     def forget(self, names: Collection[str]) -> None:
         """Assume that the client no longer has these, so that those still wanted are sent."""
@@ -102,8 +91,7 @@ class Subscription:
 
     def drop(self, push: Push) -> None:
         """Record that the client no longer has what a response removes."""
-        gone = push.removed | (self.has.keys() - push.resources if self.lists_all else set())
-        for name in gone:
+        for name in push.removed:
             self.has.pop(name, None)
 
     def check_size(self) -> None:

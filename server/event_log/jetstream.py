@@ -23,7 +23,6 @@ from server.event_log.log import (
     STREAMS,
     Entries,
     Entry,
-    EventLog,
     LogAwayError,
     Stream,
     check_size,
@@ -62,8 +61,11 @@ _PREFIX = "vireo"
 _TRACE = "traceparent"
 
 
-class JetStreamLog(EventLog):
-    """A log on one NATS server or on a cluster of them."""
+class JetStreamLog:
+    """A log of streams on one NATS server or on a cluster of them. Use it from one event loop.
+
+    Sequences are those of a stream, whatever the keys of its messages.
+    """
 
     def __init__(self, settings: EventLogSettings, *, only_look: bool = False) -> None:
         """Hold the settings; the first use connects, and makes streams unless it may only look."""
@@ -78,7 +80,19 @@ class JetStreamLog(EventLog):
     async def append(
         self, stream: Stream, key: str, data: bytes, once: str = "", *, traceparent: str = ""
     ) -> int:
-        """Store a message and return its sequence; see `EventLog`."""
+        """Store a message and return its sequence: no crash of a process loses it from then on.
+
+        Args:
+            stream: where to.
+            key: the message's key.
+            data: the message, at most MAX_MESSAGE_BYTES.
+            once: an id; if it was appended an hour ago or later, it isn't stored again.
+            traceparent: comes along with the message, see `Entry`.
+
+        Raises:
+            LogAwayError: it may be stored or not; known within seconds.
+            ValueError: the message is too large.
+        """
         check_size(data)
         sent = {"Nats-Msg-Id": once, _TRACE: traceparent}
         headers = {name: value for name, value in sent.items() if value} or None
@@ -103,7 +117,21 @@ class JetStreamLog(EventLog):
     async def read(
         self, stream: Stream, key: str = "", after: Position = BEGIN
     ) -> AsyncIterator[Entries]:
-        """Yield the messages after a position; see `EventLog`."""
+        """Yield the messages after a position, in order, as they come; without an end.
+
+        Empty entries say that all that was there has been yielded: they come as soon as that is
+        so, never before, and then whenever nothing new has come for some seconds. Their position is
+        beyond messages of other keys, too. While the log is away it waits.
+
+        Each time that it connects it resumes as `resume` says: a log that isn't the one that was
+        read, or has lost messages which were, is read from its begin; messages that the log doesn't
+        keep any more are logged as an error, and left out.
+
+        Args:
+            stream: what to read.
+            key: read the messages of this key alone; all of the stream if empty.
+            after: the position that was reached before.
+        """
         prefix = _subject(stream, "")
         read = deque([after], _COMPARED if stream.compacted else 1)
         wait, connection = _RETRY_SECONDS, None
@@ -158,7 +186,16 @@ class JetStreamLog(EventLog):
             await asyncio.sleep(wait)
 
     async def resume(self, stream: Stream, stored: Position) -> Start:
-        """Return where to go on; see `EventLog`."""
+        """Return where to go on in a stream as it is now.
+
+        That is the begin if the position is one of another log, or is beyond the end, or if
+        another message has its sequence; and if a compacted stream has replaced its message since,
+        as nothing can be compared then. What a stream that isn't compacted keeps no longer is no
+        mismatch: unread messages among it are `missing`.
+
+        Raises:
+            LogAwayError: the log can't be read now.
+        """
         try:
             async with asyncio.timeout(_APPEND_SECONDS):
                 connection = await self._connected()
@@ -170,7 +207,7 @@ class JetStreamLog(EventLog):
             raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
 
     async def end(self, stream: Stream, key: str = "") -> int:
-        """Return the sequence of the last message; see `EventLog`."""
+        """Return the sequence of the last message, 0 without one; raise LogAwayError."""
         try:
             async with asyncio.timeout(_APPEND_SECONDS):
                 connection = await self._connected()
@@ -184,7 +221,7 @@ class JetStreamLog(EventLog):
         return last["seq"] if last else 0
 
     async def usage(self, stream: Stream) -> tuple[int, int]:
-        """Return the bytes that a stream has, and its maximum; see `EventLog`."""
+        """Return the bytes that a stream has, and its maximum, 0 for none; raise LogAwayError."""
         try:
             async with asyncio.timeout(_APPEND_SECONDS):
                 info = await self._info(await self._connected(), stream)
@@ -193,7 +230,7 @@ class JetStreamLog(EventLog):
         return int(info["state"]["bytes"]), max(0, int(info["config"]["max_bytes"]))
 
     async def delete(self, stream: Stream, sequence: int) -> None:
-        """Delete a message for good; see `EventLog`."""
+        """Delete a message for good, if it is there; raise LogAwayError."""
         asked = json.dumps({"seq": sequence}).encode()
         try:
             async with asyncio.timeout(_APPEND_SECONDS):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from server.errors import VireoError
-from server.event_log.log import EventLog
 from server.event_log.settings import EventLogSettings
 
+if TYPE_CHECKING:
+    from server.event_log.jetstream import JetStreamLog
 
-def open_log(settings: EventLogSettings, *, only_look: bool = False) -> EventLog | None:
+
+def open_log(settings: EventLogSettings, *, only_look: bool = False) -> JetStreamLog | None:
     """Return the log that the settings name, None if they name none; it connects when it is used.
 
     Args:

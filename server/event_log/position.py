@@ -34,13 +34,13 @@ class Position:
         )
 
     @staticmethod
-    def parse(text: object) -> Position:
-        """Return the position of a text, or of a sequence alone, as earlier builds stored it.
+    def parse(text: str) -> Position:
+        """Return the position of a text.
 
         Raises:
             ValueError: it is none.
         """
-        found = _TEXT.fullmatch(str(text))
+        found = _TEXT.fullmatch(text)
         if found is None:
             raise ValueError(f"{text!r} isn't a position in a log, sequence@log#fingerprint")
         sequence, log, fingerprint = found.groups()
@@ -67,7 +67,7 @@ BEGIN = Position()
 
 @dataclass(frozen=True)
 class Start:
-    """Where to read on in a stream as it is now; see `EventLog.resume`."""
+    """Where to read on in a stream as it is now; see `JetStreamLog.resume`."""
 
     after: int
     """Sequence after which to read; 0 if the position is none of this log."""

@@ -14,7 +14,7 @@ from server.filters.declared import Declared
 from server.filters.expression import FilterExpression
 from server.filters.mask import mask_of
 from server.releases import layout
-from server.releases.manifest import Manifest, ReleaseError
+from server.releases.manifest import ReleaseError
 from server.releases.tables import read_rows, read_table
 from server.releases.texts import Texts, read_mapped_texts
 
@@ -38,17 +38,12 @@ class AttributeTable:
     """float64[n, k], in the order of `declared.numbers`; NaN if unknown."""
 
     @staticmethod
-    def load(folder: Path, manifest: Manifest, count: int) -> AttributeTable | None:
-        """Load it from a release's folder; None if the release declares no attributes.
+    def load(folder: Path, count: int) -> AttributeTable:
+        """Load it from a release's folder.
 
         Raises:
             ReleaseError: a file is missing or invalid; the message names it.
         """
-        lacking = [path for path in FILES if path not in manifest.files]
-        if len(lacking) == len(FILES):
-            return None
-        if lacking:
-            raise ReleaseError(f"{folder}: has attributes, but no {', '.join(lacking)}")
         declared = Declared.read(folder)
         offsets = read_table(folder, layout.LABEL_OFFSETS, np.int64, (None,))
         rows = read_rows(folder, layout.LABEL_ROWS, np.int32, (None,), videos=count)

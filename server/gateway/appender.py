@@ -11,7 +11,8 @@ from typing import NamedTuple
 import grpc
 from prometheus_client import Histogram
 
-from server.event_log.log import EventLog, LogAwayError, Stream
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import LogAwayError, Stream
 from server.rpc.errors import RpcError, unavailable
 from server.tracing.spans import current_traceparent, span
 
@@ -28,7 +29,7 @@ _RETRY = timedelta(seconds=1)
 
 
 class Appended(NamedTuple):
-    """A message to append: the arguments of `EventLog.append`."""
+    """A message to append: the arguments of `JetStreamLog.append`."""
 
     stream: Stream
     key: str
@@ -39,7 +40,7 @@ class Appended(NamedTuple):
 class Appender:
     """The log, as one service writes to it. Use it from one event loop."""
 
-    def __init__(self, log: EventLog | None) -> None:
+    def __init__(self, log: JetStreamLog | None) -> None:
         """Append to a log; None if the settings name none."""
         self._log = log
         self._free = asyncio.Semaphore(_MAX_APPENDS)
@@ -67,7 +68,7 @@ class Appender:
                 if isinstance(outcome, BaseException):
                     raise outcome
 
-    async def _append(self, log: EventLog, message: Appended) -> None:
+    async def _append(self, log: JetStreamLog, message: Appended) -> None:
         async with self._free:
             with APPEND_SECONDS.time(), span(f"append to {message.stream.name}", "producer"):
                 await log.append(*message, traceparent=current_traceparent())

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
-from cachetools import LRUCache
 from google.protobuf.message import Message
 from vireo.v1 import recommendation_pb2 as pb
 
-from server.gateway.release import GatewayRelease
+from server.gateway.release import GatewayRelease, digest_of
 from server.releases.layout import VIDEO_KEYS
 from server.releases.loader import ReleaseLoader
 
@@ -16,8 +13,6 @@ _BYTE_SECONDS, _VIDEO_SECONDS = 4e-6, 6e-10
 """Cost of a byte of a filter, and that for each video: a value takes some 8 bytes, and 5 ns."""
 _MIN_SECONDS = 1e-3
 """Cost below which a filter isn't worth a charge."""
-_KNOWN = 32
-"""Number of filters that pods surely keep: for a million videos each may take 1 MB."""
 
 
 class SlateCosts:
@@ -26,7 +21,6 @@ class SlateCosts:
     def __init__(self, loader: ReleaseLoader[GatewayRelease]) -> None:
         """Judge by the release that the loader serves."""
         self._loader = loader
-        self._known: LRUCache[bytes, None] = LRUCache(_KNOWN)
 
     def of(self, request: Message) -> float:
         """Return what a valid request costs in seconds; 0 for a plain slate."""
@@ -39,12 +33,6 @@ class SlateCosts:
             return 0.0
         videos = serving.content.manifest.files[VIDEO_KEYS].size / 8
         cost = asked.filter.ByteSize() * (_BYTE_SECONDS + videos * _VIDEO_SECONDS)
-        if cost < _MIN_SECONDS:
+        if cost < _MIN_SECONDS or digest_of(asked.filter) in serving.content.evaluated:
             return 0.0
-        digest = hashlib.blake2b(
-            asked.filter.SerializeToString(deterministic=True), digest_size=16
-        ).digest()
-        if digest in self._known:
-            return 0.0
-        self._known[digest] = None
         return cost

@@ -44,17 +44,17 @@ class PopularList:
     keys: dict[str, int]
     """Key of each id, best first."""
     attributes: Mapping[int, PopularVideo] = field(default_factory=dict)
-    """What filters see of each key; empty if the release declares no attributes."""
+    """What filters see of each key."""
 
     @staticmethod
     def load(folder: Path) -> PopularList:
         """Read the list from a release's folder; raise ReleaseError if it can't be used."""
         keys = {name: video_key(name) for name in read_texts(folder, POPULAR_IDS)}
         file = folder / POPULAR_ATTRIBUTES
-        if not file.exists():
-            return PopularList(keys)
         try:
             attributes = _ATTRIBUTES.validate_json(file.read_bytes())
+        except OSError as error:
+            raise ReleaseError(f"{file}: can't be read: {error}") from error
         except ValidationError as error:
             raise ReleaseError(f"{file}: can't be read: {first_problem(error)}") from error
         if len(attributes) != len(keys):

@@ -13,7 +13,8 @@ import structlog
 from google.rpc import error_details_pb2
 from prometheus_client import Gauge
 
-from server.event_log.log import EVENTS, EventLog, LogAwayError
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import EVENTS, LogAwayError
 from server.rpc.errors import RpcError
 
 log = structlog.get_logger()
@@ -44,7 +45,7 @@ class LogRoom:
     """
 
     def __init__(
-        self, event_log: EventLog, retention: float, clock: Callable[[], float] = time.monotonic
+        self, event_log: JetStreamLog, retention: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Allow everything until `run` has looked.
 

@@ -10,7 +10,8 @@ from google.protobuf.message import DecodeError
 from prometheus_client import Gauge
 from vireo.v1.log_pb2 import ConsumerProgress
 
-from server.event_log.log import STATE, EventLog, partition_of
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import STATE, partition_of
 
 log = structlog.get_logger()
 
@@ -31,7 +32,7 @@ class Progress:
 
     def __init__(
         self,
-        log: EventLog,
+        log: JetStreamLog,
         partitions: int,
         max_lag: float,
         clock: Callable[[], float] = time.monotonic,

@@ -6,16 +6,28 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import xxhash
 from vireo.v1 import filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.context import UNKNOWN, BadTimeZoneError, ContextIds, context_ids
 from server.features.keys import video_key
 from server.filters.expression import FilterExpression
-from server.gateway.bucket import BUCKET_HEADER, viewer_bucket
 from server.gateway.rules import ActiveRules
 from server.rpc.errors import invalid_argument
 from server.rpc.guard import REQUEST_ID
+
+BUCKETS = 10_000
+BUCKET_HEADER = "x-vireo-bucket"
+"""Metadata key of a bucket on the inner hops; routes compare it with the canary's share."""
+_SEED = 20_001
+"""Makes buckets independent of video keys, which are the same hash."""
+
+
+def viewer_bucket(viewer_id: str) -> int:
+    """Return the viewer's bucket, uniform in [0, BUCKETS); it depends on the id alone."""
+    return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=_SEED) % BUCKETS
+
 
 DEFAULT_PAGE_SIZE = 10
 ANSWER_SECONDS = 0.01

@@ -8,7 +8,7 @@ from functools import partial
 from vireo.v1.catalog_pb2_grpc import add_CatalogServiceServicer_to_server
 from vireo.v1.event_pb2_grpc import add_EventServiceServicer_to_server
 
-from server.event_log.log import EventLog
+from server.event_log.jetstream import JetStreamLog
 from server.gateway import catalog, events
 from server.gateway.appender import Appender
 from server.gateway.catalog import CatalogServicer
@@ -23,7 +23,7 @@ from server.rpc.server import RpcServer
 def add_recording(
     server: RpcServer,
     settings: GatewaySettings,
-    log: EventLog | None,
+    log: JetStreamLog | None,
     room: LogRoom | None = None,
     takedowns: Takedowns | None = None,
 ) -> None:

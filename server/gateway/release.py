@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from cachetools import LRUCache
 from vireo.v1 import filter_pb2
 
 from server.filters.declared import Declared
@@ -17,6 +19,8 @@ from server.rpc.errors import invalid_argument
 
 FILES = (POPULAR_IDS, ATTRIBUTES, POPULAR_ATTRIBUTES, TAKEDOWNS)
 """The files that the gateway needs of a release."""
+_MAX_EVALUATED = 32
+"""Number of filters that pods surely keep: for a million videos each may take 1 MB."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,10 @@ class GatewayRelease:
     popular: PopularList
     reader: FeatureReader
     """Features of the data set that the release was trained on."""
-    declared: Declared | None = None
-    """Attributes that videos can be filtered by; None if the release declares none."""
+    declared: Declared
+    """Attributes that videos can be filtered by."""
+    evaluated: LRUCache[bytes, None] = field(default_factory=lambda: LRUCache(_MAX_EVALUATED))
+    """Digests of the latest filters that slates were made with."""
 
     @staticmethod
     def load(folder: Path, features: Path, timeout: float) -> GatewayRelease:
@@ -45,26 +51,27 @@ class GatewayRelease:
         """
         manifest = Manifest.read(folder)
         reader = FeatureReader(features / manifest.dataset, timeout)
-        declared = Declared.read(folder) if (folder / ATTRIBUTES).exists() else None
-        return GatewayRelease(manifest, PopularList.load(folder), reader, declared)
+        return GatewayRelease(manifest, PopularList.load(folder), reader, Declared.read(folder))
 
     def can_apply(self, expression: FilterExpression) -> bool:
         """Return whether the release declares all attributes of a filter, as it compares them."""
-        return self.declared is not None and expression.applies_to(self.declared)
+        return expression.applies_to(self.declared)
 
-    def expression(self, message: filter_pb2.Filter, field: str = "filter") -> FilterExpression:
-        """Return what the filter in a field of a request says.
+    def expression(self, message: filter_pb2.Filter, name: str = "filter") -> FilterExpression:
+        """Return what the filter in the field `name` of a request says.
 
         Raises:
             RpcError: INVALID_ARGUMENT: the release can't be filtered by it.
         """
-        if self.declared is None:
-            reason = (
-                f"release {self.manifest.release_id} declares no attributes to filter by; train "
-                "one with this version of Vireo"
-            )
-            raise invalid_argument([(field, reason)])
         try:
-            return decode(message, field, self.declared)
+            decoded = decode(message, name, self.declared)
         except BadFilterError as error:
             raise invalid_argument(error.violations) from error
+        # Not before: a call that is refused has had nothing evaluated.
+        self.evaluated[digest_of(message)] = None
+        return decoded
+
+
+def digest_of(message: filter_pb2.Filter) -> bytes:
+    """Return what stands for a filter as it was sent."""
+    return hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()

@@ -121,17 +121,13 @@ class SiteRules:
             self._active[asked] = self._prepared(*asked)
         return self._active[asked]
 
-    def check(self, declared: Declared | None) -> None:
+    def check(self, declared: Declared) -> None:
         """Check the rules against the attributes of a release.
 
         Raises:
             BadRulesError: they name an attribute that it doesn't declare, or compare labels as
                 numbers or numbers as labels.
         """
-        if declared is None:
-            if self._expressions or self._tables.caps:
-                raise BadRulesError(["the release that is served declares no attributes"])
-            return
         problems: list[str] = []
         for _ in self._decoded(declared, problems):
             pass

@@ -68,10 +68,6 @@ class _Request(_Part):
     outputs: Annotated[list[_Output], Field(max_length=_MAX_ITEMS)] = []
 
 
-class _IndexRequest(_Part):
-    ready: bool = False
-
-
 @dataclass(frozen=True)
 class InferRequest:
     """A request to run a model, and the form of its response."""
@@ -112,15 +108,6 @@ class InferRequest:
             for each in request.outputs
         }
         return InferRequest(message, binary, otherwise)
-
-
-def decode_index_request(body: bytes) -> pb.RepositoryIndexRequest:
-    """Return the request in a body, which may be empty.
-
-    Raises:
-        RpcError: INVALID_ARGUMENT that names what is invalid.
-    """
-    return pb.RepositoryIndexRequest(ready=_parsed(_IndexRequest, body or b"{}").ready)
 
 
 def encode(response: pb.ModelInferResponse, request: InferRequest) -> tuple[bytes, int | None]:

@@ -23,7 +23,6 @@ from server.inference.http_messages import (
     JSON_LENGTH,
     InferRequest,
     as_json,
-    decode_index_request,
     encode,
 )
 from server.inference.service import NAME
@@ -44,7 +43,7 @@ _SHUTDOWN_SECONDS = 0.2
 _INLINE_BYTES = 16 << 10
 """Maximum bytes of a body that is decoded on the event loop: some two milliseconds."""
 _BYTE_SECONDS = 1e-7
-"""Cost of a byte of a larger one."""
+"""Cost of a byte of a body."""
 _BINARY_EXTENSION = "binary_tensor_data"
 _MODEL = "/v2/models/{name}"
 _PLACES = (_MODEL, _MODEL + "/versions/{version}")
@@ -65,13 +64,10 @@ class InferenceHttp:
         add("GET", "/v2", self._server_metadata)
         add("GET", "/v2/health/live", self._live)
         add("GET", "/v2/health/ready", self._ready)
-        add("POST", "/v2/repository/index", self._index)
-        add("GET", "/v2/models/stats", self._statistics)
         for place in _PLACES:
             add("GET", place, self._model_metadata)
             add("GET", f"{place}/ready", self._model_ready)
             add("GET", f"{place}/config", self._config)
-            add("GET", f"{place}/stats", self._statistics)
             add("POST", f"{place}/infer", self._infer)
         return application
 
@@ -87,13 +83,6 @@ class InferenceHttp:
         found, call = await self._answer(request, pb.ServerReadyRequest())
         return _json(found, call, 200 if found["ready"] else 503)
 
-    async def _index(self, request: web.Request) -> web.Response:
-        async def read() -> bytes:
-            return decode_index_request(await self._body(request)).SerializeToString()
-
-        response, call = await self._call(request, "RepositoryIndex", read)
-        return _json(as_json(response)["models"], call)
-
     async def _model_metadata(self, request: web.Request) -> web.Response:
         return _json(*await self._answer(request, _named(request, pb.ModelMetadataRequest)))
 
@@ -108,9 +97,6 @@ class InferenceHttp:
         found, call = await self._answer(request, _named(request, pb.ModelConfigRequest))
         return _json(found["config"], call)
 
-    async def _statistics(self, request: web.Request) -> web.Response:
-        return _json(*await self._answer(request, _named(request, pb.ModelStatisticsRequest)))
-
     async def _infer(self, request: web.Request) -> web.Response:
         decoded: InferRequest
 
@@ -118,12 +104,10 @@ class InferenceHttp:
             nonlocal decoded
             body, length = await self._body(request), request.headers.get(JSON_LENGTH)
             decode = partial(InferRequest.decode, body, length, *_model_and_version(request))
-            if len(body) <= _INLINE_BYTES:
-                decoded = decode()
-                return decoded.message.SerializeToString()
             caller = request.headers.get(CALLER, "")
             async with self._server.budget.turn(caller, len(body) * _BYTE_SECONDS):
-                decoded = await asyncio.to_thread(decode)
+                inline = len(body) <= _INLINE_BYTES
+                decoded = decode() if inline else await asyncio.to_thread(decode)
             return decoded.message.SerializeToString()
 
         response, call = await self._call(request, "ModelInfer", read)

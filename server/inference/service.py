@@ -14,7 +14,6 @@ from inference import open_inference_pb2_grpc
 
 from server.inference.model import Model, ModelInputError, ModelOutputError
 from server.inference.model_config import PLATFORM, model_config
-from server.inference.statistics import CallStatistics, Stopwatch
 from server.inference.tensors import Limits, metadata, read_inputs, write_output
 from server.pipeline.caller import Caller
 from server.pod.admission import Admission
@@ -30,7 +29,7 @@ T = TypeVar("T")
 NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MAX_BATCH = 32
 """Maximum viewers in one request."""
-EXTENSIONS = ("model_configuration", "statistics")
+EXTENSIONS = ("model_configuration",)
 """Triton's names of the extensions that gRPC has; HTTP has another one."""
 _CALL_SECONDS, _BYTE_SECONDS = 1e-3, 1e-7
 """Cost of a call, and of each byte of its inputs."""
@@ -44,18 +43,14 @@ class ServedModel:
     model: Model
     limits: Limits
 
-    def infer(
-        self, request: pb.ModelInferRequest, release_id: str, call: Stopwatch
-    ) -> pb.ModelInferResponse:
-        """Return the model's output for a request; measure the steps of the call.
+    def infer(self, request: pb.ModelInferRequest, release_id: str) -> pb.ModelInferResponse:
+        """Return the model's output for a request.
 
         Raises:
             RpcError: INVALID_ARGUMENT if an input doesn't fit, FAILED_PRECONDITION if the output
                 isn't finite.
         """
-        call.end("queue")
         inputs = read_inputs(request, self.model, self.limits)
-        call.end("compute_input")
         try:
             values = self.model.run(inputs)
         except ModelInputError as error:
@@ -67,13 +62,11 @@ class ServedModel:
                 grpc.StatusCode.FAILED_PRECONDITION,
                 f"{error} for these inputs; it fails as long as release {release_id} is served",
             ) from error
-        call.end("compute_infer")
         response = pb.ModelInferResponse(
             model_name=self.model.name, model_version=self.model.version, id=request.id
         )
         response.parameters[_RELEASE_PARAMETER].string_param = release_id
         write_output(response, self.model.output, values, raw=bool(request.raw_input_contents))
-        call.end("compute_output")
         return response
 
 
@@ -99,7 +92,6 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         """
         self._loader, self._queue, self._admission = loader, queue, admission
         self._model_of, self._ready = model_of, ready
-        self._statistics = CallStatistics()
 
     async def ServerLive(self, _: pb.ServerLiveRequest, _context: Any) -> pb.ServerLiveResponse:  # noqa: N802
         """Return true: the server responds."""
@@ -146,20 +138,16 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         """Run the model once, in a thread: a large batch takes tens of milliseconds."""
-        call, succeeded = Stopwatch(), False
         model, release_id = self._find(request.model_name, request.model_version)
         left = context.time_remaining()
         self._admission.check(context.invocation_metadata() or (), left)
         entered = await self._admission.enter()
         try:
-            response = await self._queue.run_in_thread(
-                lambda: model.infer(request, release_id, call), Caller(left)
+            return await self._queue.run_in_thread(
+                lambda: model.infer(request, release_id), Caller(left)
             )
-            succeeded = True
-            return response
         finally:
             self._admission.leave(entered)
-            self._statistics.add(call, succeeded=succeeded)
 
     async def ModelConfig(  # noqa: N802
         self, request: pb.ModelConfigRequest, _context: Any
@@ -167,31 +155,6 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         """Return the model's configuration, as Triton describes it."""
         found = self._find(request.name, request.version)[0]
         return pb.ModelConfigResponse(config=model_config(found.model))
-
-    async def ModelStatistics(  # noqa: N802
-        self, request: pb.ModelStatisticsRequest, _context: Any
-    ) -> pb.ModelStatisticsResponse:
-        """Return the statistics of this pod's calls of ModelInfer."""
-        name = request.name or self._model_of(served(self._loader).content).model.name
-        model = self._find(name, request.version)[0].model
-        statistics = self._statistics.message(model.name, model.version)
-        return pb.ModelStatisticsResponse(model_stats=[statistics])
-
-    async def RepositoryIndex(  # noqa: N802
-        self, request: pb.RepositoryIndexRequest, _context: Any
-    ) -> pb.RepositoryIndexResponse:
-        """Return the pod's model; none while no release is loaded."""
-        index = pb.RepositoryIndexResponse()
-        serving, ready = self._loader.held.serving, self._ready()
-        if serving is not None and (ready or not request.ready):
-            model = self._model_of(serving.content).model
-            index.models.add(
-                name=model.name,
-                version=model.version,
-                state="READY" if ready else "UNAVAILABLE",
-                reason="" if ready else "the pod doesn't serve",
-            )
-        return index
 
     def _find(self, name: str, model_version: str) -> tuple[ServedModel, str]:
         """Return the model of this name and version (the only one if empty), and its release's id.

@@ -14,7 +14,8 @@ import structlog
 from prometheus_client import Gauge
 
 from server.errors import VireoError
-from server.event_log.log import CATALOG, REMOVED, STATE, EventLog
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG, REMOVED, STATE
 from server.live.overlay import Overlay
 from server.live.settings import LiveSettings
 from server.live.takedowns import Takedowns
@@ -60,7 +61,7 @@ class Live:
 
     def __init__(
         self,
-        event_log: EventLog,
+        event_log: JetStreamLog,
         settings: LiveSettings,
         copy: Path | None = None,
         *,

@@ -132,9 +132,7 @@ class Overlay:
         video, key = change.video, video_key(change.video.video_id)
         self._forget(key)
         if change.removed:
-            # Its takedown is in REMOVED, unless a gateway of an earlier build recorded it.
-            self.takedowns.take_unsaid(key)
-            self._touched.append(key)
+            self._touched.append(key)  # its takedown is in REMOVED
             return
         kept = video.SerializeToString() if self._contents else b""
         labels = len(video.tags) + sum(len(each.labels) for each in video.attributes)

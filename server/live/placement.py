@@ -30,7 +30,7 @@ FILES = (
     layout.CONTENT_VOCABULARY,
     layout.CONTENT_IDS,
 )
-"""The files of a release by which it places videos; releases of earlier builds lack them."""
+"""The files of a release by which it places videos."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,12 @@ class Placement:
     """Content of the release's own videos by row, uint16[n, CONTENT_LIMIT]."""
 
     @staticmethod
-    def load(folder: Path, manifest: Manifest, count: int) -> Placement | None:
-        """Load it from a release's folder; None if the release can't place videos.
+    def load(folder: Path, manifest: Manifest, count: int) -> Placement:
+        """Load it from a release's folder.
 
         Raises:
             ReleaseError: a file is missing or invalid; the message names it.
         """
-        if not manifest.files.keys() >= set(FILES):
-            return None
         size = manifest.feature_schema.vector_size
         return Placement(
             folder,

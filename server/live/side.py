@@ -40,13 +40,11 @@ class KnownVideos:
     """float32[n, d] or float16[n, d]."""
     position: Position
     """Position in the log of the catalogue's changes up to which the release has them."""
-    placement: Placement | None
-    """None if the release can't place videos."""
+    placement: Placement
     features: Float32Array | None = None
     """VIDEO_FEATURES, float32[n, f], which ranking needs."""
     creators: Int64Array | None = None
-    """Key of each video's creator, -1 if unknown, int64[n], which ranking needs; None if the
-    release knows none."""
+    """Key of each video's creator, -1 if unknown, int64[n], which ranking needs."""
     declared: Declared | None = None
     """Attributes that filters need; None if nothing is filtered."""
 
@@ -157,11 +155,6 @@ class SideTable:
 
     def place_some(self, limit: int = BATCH) -> bool:
         """Place some of the waiting videos; return whether there are more."""
-        placement = self._known.placement
-        if placement is None:
-            self.unplaced.update(change.key for change in self._waiting)
-            self._waiting.clear()  # the table of the next release takes all changes in again
-            return False
         some: list[Change] = []
         while self._waiting and len(some) < limit:
             change = self._waiting.popleft()
@@ -170,7 +163,7 @@ class SideTable:
         down = self.overlay.takedowns.among([change.key for change in some])
         some = [change for change in some if change.key not in down]
         if some:
-            self._place_or_count(some, placement)
+            self._place_or_count(some)
         return bool(self._waiting)
 
     def find(self, keys: Iterable[int]) -> Int64Array:
@@ -199,8 +192,7 @@ class SideTable:
 
     def replay_goldens(self) -> None:
         """Raise ReleaseError unless the video tower reproduces its outputs of training."""
-        if self._known.placement is not None:
-            self._known.placement.replay_goldens()
+        self._known.placement.replay_goldens()
 
     def changed_video(self, video_id: str) -> Video | None:
         """Return a video as the catalogue's last change has it; None if none is remembered."""
@@ -219,14 +211,14 @@ class SideTable:
         """Position up to which the release has the changes; none of a log that was lost since."""
         return self.overlay.merged(self._known.position)
 
-    def _place_or_count(self, changes: list[Change], placement: Placement) -> None:
+    def _place_or_count(self, changes: list[Change]) -> None:
         """Place videos; one that can't be placed is counted, and holds up no other."""
         try:
-            self._place(changes, placement)
+            self._place(changes)
         except Exception:
             if len(changes) > 1:
                 for change in changes:
-                    self._place_or_count([change], placement)
+                    self._place_or_count([change])
                 return
             [change] = changes
             video_id = Video.FromString(change.video).video_id
@@ -234,7 +226,8 @@ class SideTable:
             self._drop(change.key)
             self.unplaced.add(change.key)
 
-    def _place(self, changes: list[Change], placement: Placement) -> None:
+    def _place(self, changes: list[Change]) -> None:
+        placement = self._known.placement
         videos = [Video.FromString(change.video) for change in changes]
         content = placement.content(videos)
         own = self._known.rows.find(np.array([change.key for change in changes], np.int64))

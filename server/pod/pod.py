@@ -17,7 +17,7 @@ from pydantic import Field
 from vireo.v1 import release_pb2, release_pb2_grpc
 
 from server.errors import VireoError
-from server.event_log.log import EventLog
+from server.event_log.jetstream import JetStreamLog
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
 from server.home import Home
@@ -41,7 +41,7 @@ from server.rpc.guard import Work
 from server.rpc.logs import configure_logs
 from server.rpc.places import Places
 from server.rpc.server import RpcServer
-from server.rpc.settings import RpcSettings, warn_of_retired_settings
+from server.rpc.settings import RpcSettings
 from server.tracing.spans import start_export
 
 log = structlog.get_logger()
@@ -134,7 +134,7 @@ class Pod(Generic[T]):
     """Returns what states the cost of a request; None if each costs the same."""
     services: Callable[[RpcServer], None] | None = None
     """Adds further services, with an admission of their own; None if there are none."""
-    event_log: EventLog | None = None
+    event_log: JetStreamLog | None = None
     """The log that it follows or writes, which is closed once the pod has stopped."""
 
 
@@ -142,7 +142,6 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     """Serve until stopped; raise VireoError if the address can't be bound."""
     name = settings.pod_name or f"{pod.kind}-{settings.port}"
     configure_logs(settings.log_level, pod=name)
-    warn_of_retired_settings()
     start_export(settings, pod.kind, name)
     log.info("starting", kind=pod.kind, settings=settings.model_dump(mode="json"))
     control, tls = settings.control_target, settings.tls

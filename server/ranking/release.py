@@ -77,9 +77,7 @@ class RankingRelease:
             folder, layout.VIDEO_FEATURE_TABLE, np.float32, (count, len(VIDEO_FEATURES))
         )
         content = read_table(folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (count, None))
-        creators = None
-        if layout.CREATORS in manifest.files:
-            creators = read_table(folder, layout.CREATORS, np.int64, (count,))
+        creators = read_table(folder, layout.CREATORS, np.int64, (count,))
         schema, languages = manifest.feature_schema, None
         if schema.languages:
             languages = read_table(folder, layout.LANGUAGES, np.int16, (count,))
@@ -92,7 +90,8 @@ class RankingRelease:
             from server.live.side import KnownVideos, SideTable
 
             places = placement.Placement.load(folder, manifest, count)
-            known = KnownVideos(rows, vectors, manifest.changes_merged, places, features, creators)
+            merged = manifest.catalog_log_position
+            known = KnownVideos(rows, vectors, merged, places, features, creators)
             side = live.complete(SideTable(live.overlay, known, ranked=True), folder)
             beside = LiveVideos(side, live.trends, table, count)
         return RankingRelease(

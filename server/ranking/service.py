@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import numpy as np
@@ -15,6 +15,7 @@ from vireo.v1 import ranking_pb2, ranking_pb2_grpc, viewer_pb2
 from server.arrays import Float32Array
 from server.columns import SCORE_COLUMNS, BadColumnError, decode_columns, encode_columns
 from server.features.ranking_inputs import RANKER_HISTORY
+from server.histogram import Histogram
 from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, CANDIDATES, HISTORY
 from server.inference.tensors import Limits
@@ -26,15 +27,77 @@ from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
 from server.ranking.explain import ExplainedVideo, explain
-from server.ranking.metrics import count_page
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from server.ranking.query import PageRules
 from server.ranking.release import FILES, RankingRelease
-from server.ranking.rules import page_rules
 from server.releases.loader import ReleaseLoader
 from server.releases.manifest import MAX_CANDIDATES
 from server.rpc.errors import invalid_argument
-from server.rule_columns import BadRuleColumnError
+from server.rule_columns import BadRuleColumnError, check_rule_columns
 from server.signals import ORDERING, TASKS
+
+if TYPE_CHECKING:
+    from vireo.v1 import rules_pb2
+
+_SCORE = Histogram(
+    "vireo_ranking_score",
+    "Scores of the videos in ranked pages.",
+    buckets=(
+        *(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075),
+        *(0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1),
+    ),
+).labels()
+_PREDICTED_WATCH = Histogram(
+    "vireo_predicted_watch",
+    "Mean predicted probability of a watch, by page.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
+).labels()
+
+
+def count_page(scores: Float32Array, watch: Float32Array) -> None:
+    """Count a ranked page of n videos; an empty one isn't counted.
+
+    Args:
+        scores: float32[n], what orders them.
+        watch: float32[n], predicted probabilities of a watch.
+    """
+    for score in scores.tolist():
+        _SCORE.observe(score)
+    if len(watch):
+        _PREDICTED_WATCH.observe(sum(watch.tolist()) / len(watch))
+
+
+def page_rules(
+    rules: rules_pb2.SlateRules, columns: rules_pb2.RuleColumns, count: int
+) -> PageRules:
+    """Return what rules ask of the page of `count` candidates.
+
+    Raises:
+        BadRuleColumnError: a column doesn't fit.
+    """
+    check_rule_columns(columns, rules, count)
+    return PageRules(
+        factors=np.array(columns.factors, np.float32) if columns.factors else None,
+        pins={pin.position - 1: pin.key for pin in rules.pins},
+        caps=[
+            (cap.max, _Labels(column).of)
+            for cap, column in zip(rules.caps, columns.labels, strict=False)
+        ],
+        new_share=rules.new_share if rules.HasField("new_share") else None,
+    )
+
+
+class _Labels:
+    """A column of labels, any number for each candidate."""
+
+    def __init__(self, column: rules_pb2.LabelColumn) -> None:
+        self._labels = column.labels[:]
+        self._ends = np.cumsum(column.counts).tolist()
+
+    def of(self, place: int) -> Sequence[int]:
+        """Return the labels of the candidate at a place."""
+        return self._labels[self._ends[place - 1] if place else 0 : self._ends[place]]
+
 
 NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 

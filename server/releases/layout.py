@@ -85,19 +85,11 @@ GOLDEN_TOLERANCE = 1e-4
 """Maximum absolute difference from the golden outputs that a pod accepts."""
 
 ATTRIBUTE_TABLES = (ATTRIBUTES, LABELS, LABEL_OFFSETS, LABEL_ROWS, NUMBERS)
-"""What pods filter videos by: all of them or none are in a release."""
+"""What pods filter videos by."""
 OPTIONAL = frozenset(
     {
-        VIDEO_TOWER,
-        GOLDEN_VIDEO_TOWER,
-        CONTENT_VOCABULARY,
-        CONTENT_IDS,
-        CREATORS,
         LANGUAGES,
-        *ATTRIBUTE_TABLES,
-        POPULAR_ATTRIBUTES,
         TAKEDOWNS,
     }
 )
-"""Files that pods do without: releases of earlier builds lack them, and place no new videos or
-declare no attributes; those of imported data lack takedowns."""
+"""Files that pods do without: data may have no languages, and imported data lack takedowns."""

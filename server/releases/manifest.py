@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from server import signals
 from server.errors import VireoError
-from server.event_log.position import BEGIN, Position, StoredPosition
+from server.event_log.position import BEGIN, StoredPosition
 from server.features.constants import feature_constants
 from server.features.context import CONTEXT, sizes
 from server.features.ranking_inputs import (
@@ -47,8 +47,7 @@ MAX_CANDIDATES = 2000
 """Maximum candidates that pods rank."""
 
 DATA_END = "data.end_timestamp"
-"""Metric of a release: when the last interaction of its data set took place, Unix seconds. It is no
-field of its own because earlier builds refuse manifests with fields that they don't know."""
+"""Metric of a release: when the last interaction of its data set took place, Unix seconds."""
 
 _TASKS = tuple(task.name for task in signals.TASKS)
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
@@ -98,8 +97,8 @@ class FeatureSchema(_Part):
     )
     """Number of ids of each context feature that the models read, in order; empty if they read
     none, as of data without context: then what requests say of theirs is ignored."""
-    tasks: Labels = ("watch", "like")
-    """Outputs of the ranker. The first releases of format 5 don't state them, and have these."""
+    tasks: Labels
+    """Outputs of the ranker."""
     history_limit: int = Field(ge=1, le=10_000)
     """Number of last watched videos that the viewer tower reads."""
     vector_size: int = Field(ge=1, le=4096)
@@ -237,8 +236,6 @@ class Manifest(_Part):
         default=BEGIN, exclude_if=lambda each: each == BEGIN
     )
     """Position in the log of the catalogue's changes up to which the data set has them."""
-    catalog_position: Count = Field(default=0, exclude_if=lambda position: position == 0)
-    """Its sequence alone, by the build before this one."""
     index: IndexDescription = IndexDescription()
     """How the two-tower source searches."""
     score_weights: ScoreWeights
@@ -253,13 +250,6 @@ class Manifest(_Part):
             if path == MANIFEST_NAME or path in folders:
                 raise ValueError(f"files has {shown(path)}, which is the manifest or a folder")
         return self
-
-    @property
-    def changes_merged(self) -> Position:
-        """Position in the log of the catalogue's changes up to which the release has them."""
-        if self.catalog_log_position == BEGIN:
-            return Position(self.catalog_position)
-        return self.catalog_log_position
 
     @staticmethod
     def parse(text: bytes, source: str) -> Manifest:

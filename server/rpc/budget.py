@@ -33,7 +33,8 @@ _ACTIVE_SECONDS = 0.25
 MAX_WAITING, MAX_WAITING_OF_CALLER = 256, 64
 """Maximum pieces in the lane, each with a message in memory."""
 REFUSAL_SECONDS = 0.5
-"""Delay of a refusal: callers who repeat at once would otherwise make refusals the flood."""
+"""Mean delay of the answer to a call that was refused: callers who repeat at once would otherwise
+make refusals the flood."""
 MAX_CALLERS = 10_000
 """Maximum callers who are told apart, some 200 bytes each; the least recent are forgotten."""
 
@@ -135,7 +136,6 @@ class Budget:
     async def _wait(self, caller: str) -> None:
         own = sum(each == caller for each, _ in self._lane)
         if len(self._lane) >= MAX_WAITING or own >= MAX_WAITING_OF_CALLER:
-            await asyncio.sleep(REFUSAL_SECONDS)
             raise ShedError(ShedReason.BUDGET)
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane.append((caller, mine))

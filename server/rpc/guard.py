@@ -6,8 +6,10 @@ import asyncio
 import random
 import time
 import uuid
+from collections import Counter as Tally
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -20,7 +22,7 @@ from prometheus_client import Counter
 
 from server.histogram import Histogram
 from server.rpc import standard
-from server.rpc.budget import Budget
+from server.rpc.budget import REFUSAL_SECONDS, Budget
 from server.rpc.caller import caller_of
 from server.rpc.client_streams import ClientStreams
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
@@ -30,6 +32,7 @@ from server.rpc.reading import (
     Handler,
     Metadata,
     NoMessageError,
+    compressed,
     decompressed,
     only_message,
 )
@@ -48,7 +51,9 @@ _MAX_REQUEST_ID_LENGTH = 128
 _PACKAGES = ("/vireo.", "/inference.")
 
 _LIGHT_BYTES = 16 << 10
-"""Maximum bytes of a message that is parsed at once: it takes well below a millisecond."""
+"""Maximum bytes of a message that is parsed at once, unless it is compressed."""
+_LIGHT_SECONDS = 1e-3
+"""Maximum time that this takes without being charged: few bytes can be thousands of messages."""
 _BYTE_SECONDS = 20e-9
 """Cost of a byte of a larger one."""
 _INVALID_SECONDS = 1e-3
@@ -90,6 +95,20 @@ class Admission(Protocol):
         """Return a context that begins when there is nothing more urgent to do than its work."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What limits the calls of one service."""
+
+    admission: Admission | None = None
+    """Decides which calls to admit; None for all."""
+    rules: Rules | None = None
+    """Check requests beyond the protos' rules."""
+    work: Work | None = None
+    """What callers are charged; None for the same for each request."""
+    places: Places | None = None
+    """Those of its streams of responses; None for no bound of their own."""
+
+
 def request_id() -> str:
     """Return the id of the call that is being answered; empty outside of one."""
     found: str = structlog.contextvars.get_contextvars().get("request_id", "")
@@ -123,34 +142,21 @@ class Guard:
         self.streams = StreamLimit(max_streams)
         self._client_streams = ClientStreams()
         self._server_streams = ServerStreams()
-        self._admissions: dict[str, Admission] = {}
-        self._rules: dict[str, Rules] = {}
-        self._works: dict[str, Work] = {}
-        self._places: dict[str, Places] = {}
+        self._limits: dict[str, Limits] = {}
         self.budget = Budget()
         self.under_way = 0
         """Calls of our services in flight."""
+        self._of_callers = Tally[str]()
+        """The same by caller."""
         self.closing = asyncio.Event()
         """Set once new calls are refused."""
         self.idle = asyncio.Event()
         """Set while no call is being answered."""
         self.idle.set()
 
-    def admit(self, service: str, admission: Admission) -> None:
-        """Let `admission` decide which calls of a service to admit; by default all are."""
-        self._admissions[service] = admission
-
-    def check(self, service: str, rules: Rules) -> None:
-        """Check the requests of a service by `rules` too."""
-        self._rules[service] = rules
-
-    def charge(self, service: str, work: Work) -> None:
-        """Charge callers of a service by `work`."""
-        self._works[service] = work
-
-    def bound(self, service: str, places: Places) -> None:
-        """Give streams of a service's responses these places."""
-        self._places[service] = places
+    def limit(self, service: str, limits: Limits) -> None:
+        """Limit the calls of a service, by its full name."""
+        self._limits[service] = limits
 
     def close(self) -> None:
         """Refuse new calls with UNAVAILABLE from now on; those in flight continue.
@@ -177,13 +183,9 @@ class Guard:
         """
         answered = RPCS.labels(method, grpc.StatusCode.OK.name)
         seconds = SECONDS.labels(method) if handler.unary_unary is not None else None
-        service = method.split("/")[1]
-        admission = self._admissions.get(service)
-        valid = partial(
-            _parse, handler.request_deserializer, self._max_bytes, self._rules.get(service)
-        )
-        work = self._works.get(service, _by_call)
-        places = self._places.get(service)
+        limits = self._limits.get(method.split("/")[1], Limits())
+        valid = partial(_parse, handler.request_deserializer, self._max_bytes, limits.rules)
+        work, places = limits.work or _by_call, limits.places
 
         async def call(_: object, context: Context) -> Message | None:
             metadata = context.invocation_metadata() or ()
@@ -199,18 +201,28 @@ class Guard:
             begin_server_span(method, trace, identity)
             code = grpc.StatusCode.CANCELLED
             started = time.perf_counter()
+            caller = caller_of(context)
             self.under_way += 1
+            self._of_callers[caller] += 1
             self.idle.clear()
             try:
                 if self.closing.is_set():
                     raise unavailable("this server shuts down; retry on another one", timedelta(0))
-                if self.under_way > self._max_calls:
+                left = self._max_calls - self.under_way
+                # A caller leaves as many to others as it has, however long its calls wait.
+                if left < 0 or (caller and self._of_callers[caller] > left):
                     raise ShedError(ShedReason.LIMIT)
-                caller = caller_of(context)
                 read = partial(self._read, parse, work, caller)
                 stream_place = nullcontext() if places is None else places.place(caller)
                 response = await self._answer(
-                    method, handler, read, context, metadata, identity, admission, stream_place
+                    method,
+                    handler,
+                    read,
+                    context,
+                    metadata,
+                    identity,
+                    limits.admission,
+                    stream_place,
                 )
                 code = grpc.StatusCode.OK
             except RpcError as error:
@@ -219,6 +231,11 @@ class Guard:
                     SHED.labels(method, error.reason.name.lower()).inc()
                 RPCS.labels(method, error.code.name).inc()
                 self._log_access(method, error.code, started)
+                if isinstance(error, ShedError) and error.reason is ShedReason.BUDGET:
+                    # Without its message, which the frames of a traceback would keep meanwhile.
+                    error.__traceback__ = error.__context__ = None
+                    # Not all at the same moment.
+                    await asyncio.sleep(random.uniform(0.5, 1.5) * REFUSAL_SECONDS)  # noqa: S311
                 await context.abort(
                     error.code,
                     error.message,
@@ -232,6 +249,9 @@ class Guard:
                 self.under_way -= 1
                 if not self.under_way:
                     self.idle.set()
+                self._of_callers[caller] -= 1
+                if not self._of_callers[caller]:
+                    del self._of_callers[caller]
                 took = time.perf_counter() - started
                 end_server_span(method, trace, identity, code, took, unary=seconds is not None)
                 if seconds is not None:
@@ -241,10 +261,9 @@ class Guard:
             context.set_trailing_metadata(((REQUEST_ID, identity),))
             return response
 
-        inflate = partial(decompressed, max_bytes=self._max_bytes)
         if handler.response_streaming:
-            return grpc.stream_stream_rpc_method_handler(call, inflate, handler.response_serializer)
-        return grpc.stream_unary_rpc_method_handler(call, inflate, handler.response_serializer)
+            return grpc.stream_stream_rpc_method_handler(call, None, handler.response_serializer)
+        return grpc.stream_unary_rpc_method_handler(call, None, handler.response_serializer)
 
     async def _answer(
         self,
@@ -302,20 +321,25 @@ class Guard:
         self, parse: Callable[[bytes], Message], work: Work, caller: str, raw: bytes
     ) -> Message:
         """Return a valid request, once its caller may have it parsed and worked on."""
+        turn = self.budget.turn
+        light = len(raw) <= _LIGHT_BYTES and not compressed(raw)
+        begun = time.perf_counter()
         try:
-            if len(raw) <= _LIGHT_BYTES:
+            async with nullcontext() if light else turn(caller, len(raw) * _BYTE_SECONDS):
                 request = parse(raw)
-            else:
-                async with self.budget.turn(caller, len(raw) * _BYTE_SECONDS):
-                    request = parse(raw)
         except RpcError:
             # Or a caller who repeats it at once would have all of the time for it.
-            async with self.budget.turn(caller, _INVALID_SECONDS):
+            took = time.perf_counter() - begun if light else 0.0
+            async with turn(caller, max(took, _INVALID_SECONDS)):
                 raise
-        if cost := work(request):
-            async with self.budget.turn(caller, cost):
+        cost = work(request)
+        took = time.perf_counter() - begun if light else 0.0
+        if took > _LIGHT_SECONDS:
+            cost += took
+        if cost:
+            async with turn(caller, cost):
                 pass
-        elif len(raw) <= _LIGHT_BYTES:
+        elif light:
             self.budget.light(caller)
         return request
 
@@ -347,6 +371,7 @@ def _parse(
     """Return a valid request; raise RpcError if it isn't."""
     if deserialize is None:
         raise TypeError("the method was registered without a request type")
+    raw = decompressed(raw, max_bytes)
     if len(raw) > max_bytes:
         # Without RetryInfo: the same again would be as large.
         raise RpcError(

@@ -64,7 +64,7 @@ class _Pages:
 
     def _response(self, request_head: bytes) -> bytes:
         request, *fields = request_head.decode("latin-1").split("\r\n")
-        path = f"{request} /".split()[1].partition("?")[0]
+        path = f"{request} / /".split()[1].partition("?")[0]
         status, kind = HTTPStatus.OK, "text/plain"
         if path in self.probes:
             problem = self.probes[path]()

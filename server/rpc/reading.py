@@ -48,6 +48,11 @@ async def only_message(context: Context) -> bytes:
     raise NoMessageError("the call has no message")
 
 
+def compressed(raw: bytes) -> bool:
+    """Return whether a message may be compressed: it begins so."""
+    return raw.startswith((_GZIP, _DEFLATE))
+
+
 def decompressed(raw: bytes, max_bytes: int) -> bytes:
     """Return a message without its compression by gzip or deflate; as it is if it has none.
 
@@ -60,7 +65,7 @@ def decompressed(raw: bytes, max_bytes: int) -> bytes:
         raw: the message as it was sent.
         max_bytes: of a longer message, the first byte beyond them is the last that is returned.
     """
-    if not raw.startswith((_GZIP, _DEFLATE)):
+    if not compressed(raw):
         return raw
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # of either kind
     try:

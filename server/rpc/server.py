@@ -19,7 +19,7 @@ from server.errors import VireoError
 from server.rpc import log_limit, loop_lag
 from server.rpc.accept_loop import accept_loop_ended
 from server.rpc.budget import Budget
-from server.rpc.guard import Admission, Guard, Work
+from server.rpc.guard import Admission, Guard, Limits, Work
 from server.rpc.health_service import HealthServicer
 from server.rpc.metrics import MetricsEndpoint
 from server.rpc.places import Places
@@ -111,14 +111,7 @@ class RpcServer:
             work: what requests cost; the same for each by default.
             places: those of its streams of responses; no bound of their own by default.
         """
-        if rules is not None:
-            self._guard.check(service, rules)
-        if admission is not None:
-            self._guard.admit(service, admission)
-        if work is not None:
-            self._guard.charge(service, work)
-        if places is not None:
-            self._guard.bound(service, places)
+        self._guard.limit(service, Limits(admission, rules, work, places))
         register(self._methods)
         self._names.append(service)
         if file is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
@@ -16,34 +15,6 @@ from server.rpc.endpoint import check_endpoint
 from server.rpc.tls import TlsFiles
 
 log = structlog.get_logger()
-
-_RENAMED: Mapping[str, str] = {
-    "VIREO_EMPTY_SECONDS": "VIREO_EMPTY_POOL_GRACE_SECONDS",
-    "VIREO_FIRST_ADMISSION_SECONDS": "VIREO_INITIAL_ADMISSION_TIMEOUT",
-    "VIREO_JWKS_SECONDS": "VIREO_JWKS_REFRESH_SECONDS",
-    "VIREO_KUBERNETES_REQUEST_SECONDS": "VIREO_KUBERNETES_REQUEST_TIMEOUT",
-    "VIREO_KUBERNETES_RETRY_SECONDS": "VIREO_KUBERNETES_MAX_BACKOFF",
-    "VIREO_LAST_FEATURES_BYTES": "VIREO_STALE_FEATURES_MAX_BYTES",
-    "VIREO_LAST_FEATURES_SECONDS": "VIREO_STALE_FEATURES_MAX_AGE",
-    "VIREO_LEAVE_SECONDS": "VIREO_ENDPOINT_DRAIN_SECONDS",
-    "VIREO_QUEUE_TARGET": "VIREO_QUEUE_DELAY_TARGET",
-    "VIREO_TURN_LAST_SECONDS": "VIREO_RELEASE_SWAP_TIMEOUT",
-    "VIREO_VIEWERS_KEPT": "VIREO_VIEWER_VECTOR_CACHE_SIZE",
-}
-RETIRED: Mapping[str, str] = {
-    **dict.fromkeys(
-        ("VIREO_MAX_EVENT_RATE", "VIREO_MAX_EVENT_CALLER_RATE"),
-        "each caller has a share of a gateway's time, for all of its calls",
-    ),
-    "VIREO_TRANSPORT": "every process serves with grpcio",
-    **dict.fromkeys(
-        ("VIREO_LEAST_CANDIDATES", "VIREO_MIN_CANDIDATES"),
-        "gateways always request all candidates; VIREO_MAX_SLATES bounds their load",
-    ),
-    "VIREO_WORKERS": "a pod is one process; run more pods instead",
-    **{old: f"set {new} instead" for old, new in _RENAMED.items()},
-}
-"""Variables of earlier versions that no longer have an effect, with what to do instead."""
 
 
 class RpcSettings(BaseSettings):
@@ -149,17 +120,6 @@ def load_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:
     except SettingsError as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise VireoError(f"bad settings: {reason}; --help lists all settings") from error
-
-
-def retired_settings(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables in an environment that no longer have an effect: what to do, by name."""
-    return {name: RETIRED[name] for name in sorted(RETIRED.keys() & environment.keys())}
-
-
-def warn_of_retired_settings(environment: Mapping[str, str] = os.environ) -> None:
-    """Log a warning for each variable that is set and no longer has an effect."""
-    for name, instead in retired_settings(environment).items():
-        log.warning("setting no longer exists", setting=name, instead=instead)
 
 
 def _setting_name(kind: type[BaseSettings], place: tuple[int | str, ...]) -> str:

@@ -156,13 +156,12 @@ class Certificates:
         files = ["ca.crt", *(f"{role}.{kind}" for role in ROLES for kind in ("crt", "key"))]
         complete = all((self._current / name).exists() for name in files)
         fit = complete and set(hosts) <= set(names)
-        if fit and left > _RENEW_BEFORE and self._have_usages():
+        if fit and left > _RENEW_BEFORE:
             return False
         try:
             self.renew(hosts)
         except VireoError as error:
             # The authority's key may be kept elsewhere: valid certificates are used until expiry.
-            # Those of an older version serve too, though pods that can't be clients poll S3.
             if not fit or left <= timedelta():
                 raise
             log.error("certificates can't be renewed", days_left=left.days, reason=str(error))
@@ -246,13 +245,6 @@ class Certificates:
         names = edge.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         return edge.not_valid_after_utc, tuple(str(each.value) for each in names)
 
-    def _have_usages(self) -> bool:
-        """Return whether the certificate of each role has the usages of ROLES."""
-        return all(
-            _usages(_certificate(self._current / f"{role}.crt")) == set(usages)
-            for role, usages in ROLES.items()
-        )
-
 
 def write_private(path: Path, contents: bytes) -> None:
     """Write a new file that only its owner may read."""
@@ -279,14 +271,6 @@ def _certificate(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except ValueError as error:
         raise VireoError(f"{path} is not a PEM certificate ({error}); put it back") from error
-
-
-def _usages(certificate: x509.Certificate) -> set[x509.ObjectIdentifier]:
-    try:
-        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
-    except x509.ExtensionNotFound:
-        return set()
-    return set(usage.value)
 
 
 def load_key(path: Path) -> Key:

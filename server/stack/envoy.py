@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import yaml
 
@@ -21,11 +20,8 @@ _ADMIN_PATHS = (
 """Paths that the admin interface serves. It doesn't authenticate, so it must be read-only:
 `/quitquitquit` alone would let any process of the machine, or page in a browser, end Envoy."""
 
-XdsApi: TypeAlias = Literal["GRPC", "DELTA_GRPC"]
-"""State-of-the-world or delta xDS."""
 
-
-def bootstrap(settings: StackSettings, xds_api: XdsApi = "DELTA_GRPC") -> str:
+def bootstrap(settings: StackSettings) -> str:
     """Return Envoy's bootstrap for `settings`, as YAML: its node id and its control plane."""
     document = filled(
         "bootstrap",
@@ -34,7 +30,6 @@ def bootstrap(settings: StackSettings, xds_api: XdsApi = "DELTA_GRPC") -> str:
             "admin_port": settings.admin_port,
             "control_host": "127.0.0.1",
             "control_port": settings.control_port,
-            "xds_api": xds_api,
         },
     )
     if settings.secure:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -132,7 +131,8 @@ def _pod_process(
             "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(home.cache),
             "VIREO_FEATURES": str(home.root / "features"),
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
-            **_inner_targets(settings, name),
+            "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
+            "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
             **(log_environment(log) if log else {}),
             **({page_keys.VARIABLE: page_token_keys} if pool.service == "gateway" else {}),
             "VIREO_OIP_HTTP_PORT": str(_oip_http_port(settings, pool, port)),
@@ -184,35 +184,6 @@ def _edge_access(settings: StackSettings) -> dict[str, str]:
         "VIREO_VIEWER_CLAIM": settings.viewer_claim,
         "VIREO_RATE_LIMIT": str(settings.rate_limit),
     }
-
-
-def _inner_targets(settings: StackSettings, name: str) -> dict[str, str]:
-    """Return the targets at which a gateway of this name finds the inner services."""
-    if settings.inner == "envoy":
-        return {
-            "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
-            "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
-        }
-    return {
-        "VIREO_CANDIDATE_TARGET": f"xds:///{GRPC_SERVICES['candidate']}",
-        "VIREO_RANKING_TARGET": f"xds:///{GRPC_SERVICES['ranking']}",
-        "GRPC_XDS_BOOTSTRAP_CONFIG": xds_bootstrap(f"127.0.0.1:{settings.control_port}", name),
-    }
-
-
-def xds_bootstrap(control: str, node: str) -> str:
-    """Return the bootstrap of gRPC's own xDS client, as JSON.
-
-    Args:
-        control: host:port of the control plane.
-        node: the client's node id.
-    """
-    server = {
-        "server_uri": control,
-        "channel_creds": [{"type": "insecure"}],
-        "server_features": ["xds_v3"],
-    }
-    return json.dumps({"xds_servers": [server], "node": {"id": node, "cluster": "vireo"}})
 
 
 def endpoints_document(settings: StackSettings) -> EndpointsDocument:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import yaml
 
 from server.control.templates import filled
-from server.errors import VireoError
 from server.security.folder import SecurityFolder
 from server.stack.settings import StackSettings
 
@@ -22,11 +21,6 @@ def secure(settings: StackSettings) -> None:
     from server.security.certificates import Certificates
     from server.security.tokens import TokenSigner
 
-    if settings.inner == "xds":
-        raise VireoError(
-            "VIREO_INNER=xds has gateways call pods without certificates; leave it at envoy in a "
-            "stack that is secured"
-        )
     Certificates(settings.security).ensure([settings.edge_reached_at.strip("[]")])
     TokenSigner(settings.security).ensure()
     write_envoy_secrets(settings.security)

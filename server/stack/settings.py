@@ -116,8 +116,6 @@ class StackSettings(BaseSettings):
     """Maximum calls a second by one caller of a secured edge; 0 for no limit."""
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
-    inner: Literal["envoy", "xds"] = "envoy"
-    """How gateways reach pods: `envoy` through Envoy, `xds` directly, by proxyless gRPC."""
     envoy_id: str = Field(default_factory=lambda data: f"envoy-{data['edge_port']}", min_length=1)
     """Envoy's node id; each Envoy of a control plane needs its own."""
     envoy_threads: int = Field(default=1, ge=1, le=64)

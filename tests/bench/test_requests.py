@@ -22,25 +22,12 @@ from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.releases import CREATORS, build_release, video_ids
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from training.data.dataset import DESCRIPTION
-from training.data.schema import ATTRIBUTE_TYPES, CREATOR, VIDEOS
-from training.evaluation.context import ABSENT, OFF, WITH
+from training.data.schema import ATTRIBUTE_TYPES, VIDEOS
 from training.evaluation.report import CONTEXT
-from training.evaluation.studies import Studies
+from training.evaluation.studies import ABSENT, OFF, WITH, Studies
 
 _VIDEOS = 600
 """Enough for 50 pages of 10, and for what is excluded."""
-
-
-def test_a_release_without_attributes_is_refused_before_anything_is_measured(
-    tmp_path: Path,
-) -> None:
-    home = Home(tmp_path)
-    manifest = build_release(home.staged_release(DATASET)) / "manifest.json"
-    document = json.loads(manifest.read_bytes())
-    del document["files"]["attributes.json"]
-    manifest.write_text(json.dumps(document))
-    with pytest.raises(VireoError, match="declares no attributes"):
-        next(measure_requests(home, DATASET, SHORT, Console(quiet=True)))
 
 
 def test_what_was_not_trained_is_a_row_that_names_the_commands(tmp_path: Path) -> None:
@@ -166,7 +153,6 @@ def _describe_videos(home: Home) -> None:
     schema = pa.schema(
         [
             *VIDEOS,
-            CREATOR,
             pa.field("attribute.language", ATTRIBUTE_TYPES["labels"]),
             pa.field("attribute.age_rating", ATTRIBUTE_TYPES["number"]),
         ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1.catalog_pb2 import Video
 from vireo.v1.log_pb2 import CatalogChange, Trending, TrendingVideos
 
-from server.event_log.log import Entries, Entry, EventLog, Stream
-from server.event_log.position import BEGIN, Position, Start
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import Entry
+from server.event_log.settings import EventLogSettings
 from server.features.keys import video_key
 from server.live.live import Live
 from server.live.locales import normal_locale
@@ -79,38 +80,9 @@ def followed(
     impressions: Mapping[str, int] | None = None,
 ) -> Live:
     """What a pod knows that has read these entries; nothing more comes."""
-    live = Live(_NoLog(), LiveSettings())
+    live = Live(JetStreamLog(EventLogSettings()), LiveSettings())
     take(live.overlay, *entries)
     live.trends.hear("trending.0", told(trending or {}, impressions))
     live.takedowns_read.set()
     live.caught_up.set()
     return live
-
-
-class _NoLog(EventLog):
-    """A log that nobody reads."""
-
-    async def append(
-        self, stream: Stream, key: str, data: bytes, once: str = "", *, traceparent: str = ""
-    ) -> int:
-        raise NotImplementedError
-
-    def read(
-        self, stream: Stream, key: str = "", after: Position = BEGIN
-    ) -> AsyncIterator[Entries]:
-        raise NotImplementedError
-
-    async def resume(self, stream: Stream, stored: Position) -> Start:
-        raise NotImplementedError
-
-    async def end(self, stream: Stream, key: str = "") -> int:
-        raise NotImplementedError
-
-    async def usage(self, stream: Stream) -> tuple[int, int]:
-        raise NotImplementedError
-
-    async def delete(self, stream: Stream, sequence: int) -> None:
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        raise NotImplementedError

@@ -28,7 +28,7 @@ def release_in_cells(release: CandidateRelease, cells: int, probes: int) -> Cand
     """Return a release whose index has cells, of which a search probes a few."""
     made = index_in_cells(release.vectors, cells)
     index = VideoIndex(made, IndexDescription(kind="ivf_int8", cells=cells, probes=probes))
-    table = AttributeTable.load(release.folder, release.manifest, len(release.keys))
+    table = AttributeTable.load(release.folder, len(release.keys))
     assert table is not None
     filters = Filters(table, index, 1 << 20)
     return replace(release, index=index, filters=filters)

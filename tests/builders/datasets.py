@@ -64,6 +64,7 @@ def write_small_dataset(home: Home, name: str, interactions: pd.DataFrame, terms
         "tags": [["even" if n % 2 == 0 else "odd"] for n in range(VIDEO_COUNT)],
         "published": [None if n % 2 else moment for n, moment in enumerate(published)],
         "duration": [60.0] * VIDEO_COUNT,
+        "creator": [None] * VIDEO_COUNT,
     }
     viewers = {
         "viewer_id": [f"w{n}" for n in range(VIEWER_COUNT + 1)],

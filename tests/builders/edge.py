@@ -28,11 +28,11 @@ from vireo.v1.recommendation_pb2_grpc import (
 
 from bench.stack import free_port_base
 from server.control.mesh import POOLS, Pool
-from server.event_log.log import EventLog
+from server.event_log.jetstream import JetStreamLog
 from server.pod.admission import waited_seconds
 from server.rpc.errors import RpcError, ShedError, ShedReason, unavailable
 from server.rpc.server import RpcServer
-from server.stack.envoy import XdsApi, bootstrap, envoy_command
+from server.stack.envoy import bootstrap, envoy_command
 from server.stack.probes import grpc_probe
 from server.stack.processes import endpoints_document, operator_tls
 from server.stack.secure import secure
@@ -192,10 +192,9 @@ async def running_edge(
     folder: Path,
     gateway_count: int,
     *,
-    xds_api: XdsApi = "DELTA_GRPC",
     control: Mapping[str, Any] | None = None,
     pod: Mapping[str, Any] | None = None,
-    log: EventLog | None = None,
+    log: JetStreamLog | None = None,
     **changes: Any,
 ) -> AsyncIterator[Edge]:
     """Envoy whose edge answers, before that many gateways and two candidate pods.
@@ -203,7 +202,6 @@ async def running_edge(
     Args:
         folder: where Envoy's bootstrap and log go.
         gateway_count: how many gateways.
-        xds_api: the protocol between Envoy and the control plane.
         control: settings of the control plane to change.
         pod: settings of the candidate pods to change.
         log: where the gateways record events.
@@ -227,7 +225,7 @@ async def running_edge(
     if settings.secure:
         secure(settings)
     config = folder / "envoy.yaml"
-    config.write_text(bootstrap(settings, xds_api))
+    config.write_text(bootstrap(settings))
     async with AsyncExitStack() as stack:
         for gateway, port in zip(gateways, settings.pod_ports("gateway"), strict=True):
             server = _server(port, **_tls(settings, "gateway"))

@@ -7,14 +7,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import cast
 
-from server.event_log.log import Entries, Entry, EventLog, Stream
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import Entries, Entry, Stream
 from server.event_log.position import Position
 
 _SECONDS = 60.0
 
 
 async def take(
-    log: EventLog,
+    log: JetStreamLog,
     stream: Stream,
     key: str = "",
     after: int | Position = 0,

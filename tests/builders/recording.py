@@ -14,7 +14,7 @@ from vireo.v1 import event_pb2
 from vireo.v1.catalog_pb2_grpc import CatalogServiceStub, add_CatalogServiceServicer_to_server
 from vireo.v1.event_pb2_grpc import EventServiceStub, add_EventServiceServicer_to_server
 
-from server.event_log.log import EventLog
+from server.event_log.jetstream import JetStreamLog
 from server.gateway import catalog, events
 from server.gateway.appender import Appender
 from server.gateway.catalog import CatalogServicer
@@ -39,7 +39,7 @@ class Recorder:
 
 @asynccontextmanager
 async def recording(
-    log: EventLog | None,
+    log: JetStreamLog | None,
     partitions: int = 1,
     takedowns: Takedowns | None = None,
     room: LogRoom | None = None,
@@ -58,7 +58,7 @@ async def recording(
 
 def add_recording(
     server: RpcServer,
-    log: EventLog | None,
+    log: JetStreamLog | None,
     partitions: int = 1,
     takedowns: Takedowns | None = None,
     room: LogRoom | None = None,

@@ -113,15 +113,6 @@ def write_manifest(
     return manifest
 
 
-def remove_attributes(folder: Path) -> Manifest:
-    """Make a release one of an earlier build, which declares no attributes."""
-    for path in (*layout.ATTRIBUTE_TABLES, layout.POPULAR_ATTRIBUTES):
-        (folder / path).unlink()
-    manifest = Manifest.read(folder).model_copy(update={"files": describe_files(folder)})
-    manifest.write(folder)
-    return manifest
-
-
 def _write_videos(folder: Path, random: np.random.Generator, count: int) -> None:
     ids = video_ids(count)
     vectors = random.normal(size=(count, VECTOR_SIZE)).astype(np.float32)

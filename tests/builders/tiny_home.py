@@ -44,6 +44,7 @@ def build_tiny_features(home: Home) -> Path:
                 "tags": [[] for _ in range(40)],
                 "published": [None] * 40,
                 "duration": [None] * 40,
+                "creator": [None] * 40,
             },
             VIDEOS,
         ),

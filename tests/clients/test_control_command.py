@@ -13,7 +13,7 @@ from tests.builders.xds import refuse_endpoints, xds_client
 async def test_each_client_is_shown_with_accepted_and_rejected_resources() -> None:
     async with (
         running_control({}) as control,
-        xds_client(control.port, delta=True, node="one") as client,
+        xds_client(control.port, node="one") as client,
     ):
         await refuse_endpoints(client, "no such zone")
 

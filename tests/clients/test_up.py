@@ -9,19 +9,6 @@ from server.stack.settings import StackSettings
 from server.stack.stack import Stack
 
 
-def test_up_warns_of_renamed_settings(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def no_processes(_: Stack) -> None:
-        """Start nothing."""
-
-    monkeypatch.setattr(Stack, "run", no_processes)
-    monkeypatch.setenv("VIREO_QUEUE_TARGET", "0.02")
-    run_stack_in_terminal(ready=lambda _: None)
-    warning = capsys.readouterr().err
-    assert "VIREO_QUEUE_TARGET no longer has an effect: set VIREO_QUEUE_DELAY_TARGET" in warning
-
-
 def test_up_observes_and_secures_if_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
     run: list[StackSettings] = []
 

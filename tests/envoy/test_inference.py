@@ -92,8 +92,6 @@ async def test_each_model_is_reached_by_its_name(opened: Open) -> None:
         for place in (f"/v2/models/{model}", f"/v2/models/{model}/versions/1"):
             assert (await opened.ask("GET", place)).json["name"] == model
             assert (await opened.ask("GET", f"{place}/config")).json["name"] == model
-    index = await opened.ask("POST", "/v2/repository/index")
-    assert [each["name"] for each in index.json] == ["ranker"]
 
 
 async def test_a_model_runs_on_json_and_binary_tensors(opened: Open) -> None:

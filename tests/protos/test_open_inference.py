@@ -37,19 +37,6 @@ FIELDS = {
     "4 ParametersEntry* parameters, 5 InferTensorContents contents",
     "ModelConfigRequest": "1 string name, 2 string version",
     "ModelConfigResponse": "1 ModelConfig config",
-    "ModelStatisticsRequest": "1 string name, 2 string version",
-    "ModelStatisticsResponse": "1 ModelStatistics* model_stats",
-    "ModelStatistics": "1 string name, 2 string version, 3 uint64 last_inference, "
-    "4 uint64 inference_count, 5 uint64 execution_count, 6 InferStatistics inference_stats",
-    "InferStatistics": "1 StatisticDuration success, 2 StatisticDuration fail, "
-    "3 StatisticDuration queue, 4 StatisticDuration compute_input, "
-    "5 StatisticDuration compute_infer, 6 StatisticDuration compute_output, "
-    "7 StatisticDuration cache_hit, 8 StatisticDuration cache_miss",
-    "StatisticDuration": "1 uint64 count, 2 uint64 ns",
-    "RepositoryIndexRequest": "1 string repository_name, 2 bool ready",
-    "RepositoryIndexResponse": "1 ModelIndex* models",
-    "RepositoryIndexResponse.ModelIndex": "1 string name, 2 string version, 3 string state, "
-    "4 string reason",
     "ModelConfig": "1 string name, 2 string platform, 4 int32 max_batch_size, "
     "5 ModelInput* input, 6 ModelOutput* output, 17 string backend",
     "ModelInput": "1 string name, 2 DataType data_type, 4 int64* dims",
@@ -80,8 +67,6 @@ def test_the_service_has_the_methods_of_the_contract() -> None:
         "ModelMetadata",
         "ModelInfer",
         "ModelConfig",
-        "ModelStatistics",
-        "RepositoryIndex",
     ]
     assert [method.name for method in SERVICE.methods] == names
     for method in SERVICE.methods:

@@ -138,8 +138,8 @@ def test_the_release_says_up_to_where_its_data_has_the_catalogues_changes(
     fit_again: tuple[Manifest, str], manifest: Manifest
 ) -> None:
     fresh, _ = fit_again
-    assert manifest.changes_merged == BEGIN
-    assert fresh.changes_merged == Position(42)
+    assert manifest.catalog_log_position == BEGIN
+    assert fresh.catalog_log_position == Position(42)
 
 
 def test_the_release_has_the_takedowns_of_its_data(

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import VireoError
-from server.event_log.position import BEGIN, Position, StoredPosition
+from server.event_log.position import BEGIN, StoredPosition
 from server.home import Home
-from training.data.schema import CREATOR, VIDEOS, WATCH_EVENTS, AttributeKind
+from training.data.schema import VIDEOS, WATCH_EVENTS, AttributeKind
 
 DESCRIPTION = "dataset.json"
 _REMEDY = "fetch or import the data set again with --force"
@@ -34,21 +34,6 @@ class LogPositions(BaseModel):
     """Of the events, by partition."""
     catalogue: StoredPosition = Field(default=BEGIN, exclude_if=lambda each: each == BEGIN)
     """Of the catalogue's changes."""
-    events: dict[int, int] = Field(default={}, exclude_if=lambda each: not each)
-    """Sequences instead of `partitions`, by the build before this one: of whichever log it is."""
-    catalog: int = Field(default=0, exclude_if=lambda each: not each)
-    """The same instead of `catalogue`."""
-
-    @property
-    def by_partition(self) -> dict[int, Position]:
-        """Position of the events in each partition."""
-        earlier = {partition: Position(sequence) for partition, sequence in self.events.items()}
-        return earlier | self.partitions
-
-    @property
-    def of_catalogue(self) -> Position:
-        """Position of the catalogue's changes."""
-        return Position(self.catalog) if self.catalogue == BEGIN else self.catalogue
 
 
 class DatasetInfo(BaseModel):
@@ -78,8 +63,7 @@ class DatasetInfo(BaseModel):
     attributes: dict[str, AttributeKind] = Field(
         default={}, exclude_if=lambda attributes: not attributes
     )
-    """Kind of each declared attribute of its videos. Not written if there are none: builds that
-    know of none read such data sets."""
+    """Kind of each declared attribute of its videos."""
 
     @property
     def watches(self) -> int:
@@ -103,7 +87,7 @@ class Dataset:
     @property
     def videos(self) -> pd.DataFrame:
         """The catalogue, without its declared attributes: see `video_columns`."""
-        frame: pd.DataFrame = self.video_columns(*VIDEOS.names, CREATOR.name).to_pandas()
+        frame: pd.DataFrame = self.video_columns(*VIDEOS.names).to_pandas()
         return frame
 
     def video_columns(self, *names: str) -> pa.Table:
@@ -152,8 +136,7 @@ def is_example(home: Home, name: str) -> bool:
         info = describe_dataset(home, name)
     except VireoError:
         return False
-    # Earlier builds wrote synthetic data without terms.
-    return bool(info.terms) or info.source.startswith("made up:")
+    return bool(info.terms)
 
 
 def list_datasets(home: Home) -> list[DatasetInfo]:

@@ -30,10 +30,10 @@ from training.data.columns import (
 )
 from training.data.files import FilePart, read_parts
 from training.data.problems import Problems
-from training.data.schema import CREATOR, VIDEOS, VIEWERS
+from training.data.schema import VIDEOS, VIEWERS
 from training.data.times import published_times
 
-_VIDEO_COLUMNS = ("video_id", "title", "tags", "published", "duration", CREATOR.name)
+_VIDEO_COLUMNS = VIDEOS.names
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Videos:
     """The contents of a videos file."""
 
     good: pa.Table
-    """Schema VIDEOS, with CREATOR and the declared attributes."""
+    """Schema VIDEOS, with the declared attributes."""
     ids: pa.Array
     """The id of every row that has one, bad rows included."""
 
@@ -66,7 +66,7 @@ def read_videos(
         VireoError: the file can't be read, or a column is missing or unusable.
     """
     fields = attribute_fields({each.name: each.kind for each in attributes})
-    ids, rows = IdColumn("video_id"), _Rows("video_id", pa.schema([*VIDEOS, CREATOR, *fields]))
+    ids, rows = IdColumn("video_id"), _Rows("video_id", pa.schema([*VIDEOS, *fields]))
     used = (*_VIDEO_COLUMNS, *(each.column for each in attributes))
     every: list[pa.ChunkedArray] = []
     for file in read_parts(path, problems):
@@ -86,7 +86,7 @@ def read_videos(
             "tags": tags(checked, "tags"),
             "published": published,
             "duration": numbers(checked, "duration", low=0),
-            CREATOR.name: _creators(checked),
+            "creator": _creators(checked),
             **{attribute_column(each.name): _values(checked, each) for each in attributes},
         }
         rows.add(checked, columns)
@@ -118,13 +118,13 @@ def _values(checked: Checked, attribute: AttributeColumn) -> Any:
 
 def _creators(checked: Checked) -> Any:
     """Return the creator of each video as text, null if unknown."""
-    if CREATOR.name not in checked.file.columns:
-        return pa.nulls(len(checked.file.rows), CREATOR.type)
-    creators = texts(checked, CREATOR.name)
+    if "creator" not in checked.file.columns:
+        return pa.nulls(len(checked.file.rows), pa.string())
+    creators = texts(checked, "creator")
     sizes = pc.binary_length(creators).fill_null(0).to_numpy(zero_copy_only=False)
     too_long = np.asarray(sizes > ID_BYTES, np.bool_)
     checked.mark(
-        CREATOR.name, too_long, f"{{}} is over {ID_BYTES} bytes long", "use shorter names or ids"
+        "creator", too_long, f"{{}} is over {ID_BYTES} bytes long", "use shorter names or ids"
     )
     return creators
 

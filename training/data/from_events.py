@@ -19,9 +19,9 @@ from vireo.v1 import catalog_pb2, log_pb2
 
 from server.arrays import Int64Array
 from server.errors import VireoError
-from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, EventLog, LogAwayError, Stream
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, LogAwayError, Stream
 from server.event_log.position import BEGIN, Position, Start
-from server.features.keys import video_keys
 from server.home import Home
 from server.live.takedowns import Takedowns
 from server.releases.layout import TAKEDOWNS
@@ -55,7 +55,7 @@ def data_from_events(
     home: Home,
     name: str,
     base: str | None,
-    event_log: EventLog,
+    event_log: JetStreamLog,
     partitions: int,
     *,
     force: bool = False,
@@ -134,7 +134,7 @@ def data_from_events(
 
 
 async def _read_log(
-    event_log: EventLog,
+    event_log: JetStreamLog,
     partitions: int,
     before: LogPositions,
     events: LogEvents,
@@ -145,7 +145,7 @@ async def _read_log(
     """Read what the log has after some positions; raise LogAwayError or VireoError."""
     began = time.time()
     try:
-        positions = {each: before.by_partition.get(each, BEGIN) for each in range(partitions)}
+        positions = {each: before.partitions.get(each, BEGIN) for each in range(partitions)}
         done, total = 0, 0
         for partition, position in positions.items():
             start = await event_log.resume(EVENTS, position)
@@ -160,7 +160,7 @@ async def _read_log(
                 done += len(entries)
                 progress(done, max(done, total))
         changes: dict[str, log_pb2.CatalogChange] = {}
-        catalogue = before.of_catalogue
+        catalogue = before.catalogue
         # The last change of each video is there: also those that the base has already.
         async for entries in up_to_end(event_log, CATALOG, "", BEGIN):
             if entries:
@@ -176,9 +176,6 @@ async def _read_log(
         async for entries in up_to_end(event_log, REMOVED, "", BEGIN):
             takedowns.take(entries)
         takedowns.as_of = began
-        # Some were recorded by gateways of an earlier build.
-        for key in video_keys([name for name in changes if changes[name].removed]).tolist():
-            takedowns.take_unsaid(key)
         progress(done, done)
         positions_read = LogPositions(partitions=positions, catalogue=catalogue)
         return _Log(events, changes, takedowns, positions_read)
@@ -196,7 +193,7 @@ def _gap(partition: int, start: Start) -> VireoError:
 
 
 async def up_to_end(
-    event_log: EventLog, stream: Stream, key: str, after: Position
+    event_log: JetStreamLog, stream: Stream, key: str, after: Position
 ) -> AsyncIterator[Entries]:
     """Yield the messages after a position up to the end as it is now; the last may be empty.
 
@@ -255,7 +252,7 @@ def _catalogue(
     A video that was removed stays if somebody did something with it, named by its id if the base
     lacks it. `kinds` are those of the attributes; `notes` counts what is left out.
     """
-    columns = pa.schema([*schema.VIDEOS, schema.CREATOR, *attribute_fields(kinds)])
+    columns = pa.schema([*schema.VIDEOS, *attribute_fields(kinds)])
     base = dataset.video_columns(*columns.names) if dataset else columns.empty_table()
     gone = [
         video_id
@@ -274,7 +271,7 @@ def _catalogue(
         for video_id in sorted(acted_on & changes.keys())
         if video_id not in known
     ]
-    # What a data set of an earlier build lacks is null.
+    # Attributes that the base lacks are null.
     return pa.concat_tables(
         [columns.empty_table(), base, pa.Table.from_pylist(new, columns)], promote_options="default"
     )

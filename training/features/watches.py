@@ -36,8 +36,7 @@ _ROWS_AT_A_TIME = 1_000_000
 
 
 FEATURES_FORMAT = 2
-"""Goes up if features of an earlier build can't be used any more: then they are built again. Those
-of format 1 can't be brought up to date by events."""
+"""Goes up if features of an earlier build can't be used any more: then they are built again."""
 
 
 class FeaturesMissingError(VireoError):
@@ -51,13 +50,12 @@ class Split(BaseModel):
 
     holdout: Holdout
     data_fingerprint: str
-    validation_watches: int = 1
-    """VALIDATION_WATCHES at the time of the split, 0 if nothing is held out; features older than
-    this field had 1."""
-    features_format: int = 1
+    validation_watches: int
+    """VALIDATION_WATCHES at the time of the split, 0 if nothing is held out."""
+    features_format: int
     """FEATURES_FORMAT at the time of the build."""
-    outcomes: tuple[str, ...] = ("liked",)
-    """Columns of the watches with labels of OUTCOMES; features older than this field had one."""
+    outcomes: tuple[str, ...]
+    """Columns of the watches with labels of OUTCOMES."""
 
     @staticmethod
     def of(holdout: Holdout, data_fingerprint: str) -> Split:

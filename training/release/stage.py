@@ -124,9 +124,8 @@ def stage_retrieval(
         layout.CONTENT_VECTORS: torch.nn.functional.normalize(content).numpy().astype(stored_as),
         layout.CONTENT_IDS: data.content.astype(np.uint16),
         layout.POPULARITY: popularity,
+        layout.CREATORS: creator_keys(dataset.videos["creator"]),
     }
-    if "creator" in dataset.videos:
-        tables[layout.CREATORS] = creator_keys(dataset.videos["creator"])
     languages = _languages(dataset)
     schema = FeatureSchema.ours(
         model.config.history_limit,

@@ -36,8 +36,8 @@ def open_store(needed_bytes: int = 0) -> Iterator[ReleaseStore]:
         yield ReleaseStore(server)
 
 
-def declared_by(store: ReleaseStore, manifest: Manifest) -> Declared | None:
-    """Return the attributes that a release in the store declares; None if it declares none.
+def declared_by(store: ReleaseStore, manifest: Manifest) -> Declared:
+    """Return the attributes that a release in the store declares.
 
     Raises:
         ReleaseError: they can't be read.
@@ -46,8 +46,6 @@ def declared_by(store: ReleaseStore, manifest: Manifest) -> Declared | None:
     from server.filters.declared import Declared
     from server.releases.layout import ATTRIBUTES
 
-    if ATTRIBUTES not in manifest.files:
-        return None
     text = b"".join(store.read(manifest.release_id, ATTRIBUTES))
     return Declared.parse(text, f"{manifest.release_id}/{ATTRIBUTES}")
 

@@ -80,12 +80,9 @@ def show(release_id: ReleaseId, as_json: AsJson = False) -> None:
         manifest = store.manifest(release_id)
         attributes = declared_by(store, manifest)
     if as_json:
-        shown = asdict(attributes) if attributes is not None else None
-        print_json(manifest.model_dump(mode="json") | {"attributes": shown})
+        print_json(manifest.model_dump(mode="json") | {"attributes": asdict(attributes)})
         return
-    names = "none: it can't be filtered"
-    if attributes is not None:
-        names = f"{', '.join(attributes.labels)}; numbers: {', '.join(attributes.numbers)}"
+    names = f"{', '.join(attributes.labels)}; numbers: {', '.join(attributes.numbers)}"
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in {
         "release": manifest.release_id,

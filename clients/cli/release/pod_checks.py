@@ -30,6 +30,4 @@ def _check_candidate(folder: Path) -> None:
     release = CandidateRelease.load(folder)
     release.replay_goldens()
     # Pods load it only if they follow the log.
-    placement = Placement.load(folder, release.manifest, len(release.keys))
-    if placement is not None:
-        placement.replay_goldens()
+    Placement.load(folder, release.manifest, len(release.keys)).replay_goldens()

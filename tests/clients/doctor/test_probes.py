@@ -283,7 +283,7 @@ def test_s3_that_is_away_is_told() -> None:
 async def test_what_an_envoy_refuses_is_told_in_its_words() -> None:
     async with (
         running_control({}) as plane,
-        xds_client(plane.port, delta=True, node="one") as client,
+        xds_client(plane.port, node="one") as client,
     ):
         await refuse_endpoints(client, "no such zone")
         [probe] = control.probes(deployment(control=f"127.0.0.1:{plane.port}"))

@@ -9,7 +9,7 @@ from server.releases.rollback import NothingToReturnToError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.weights import Quotas, ScoreWeights
-from tests.builders.releases import build_release, remove_attributes
+from tests.builders.releases import build_release
 from tests.clients.release.conftest import Publish, Vireo
 
 pytestmark = pytest.mark.integration
@@ -80,16 +80,6 @@ def test_show_lists_the_attributes_that_a_release_can_be_filtered_by(
         "numbers": ["age_rating", "duration", "published"],
     }
     assert json.loads(vireo("show", "new", "--json").stdout)["attributes"] == declared
-    folder = build_release(tmp_path / "old", release_id="old")
-    remove_attributes(folder)
-    store.publish(folder)
-    assert "none: it can't be filtered" in vireo("show", "old").stdout
-    assert json.loads(vireo("show", "old", "--json").stdout)["attributes"] is None
-    found = json.loads(vireo("diff", "old", "new", "--json").stdout)
-    assert found["settings"] == {
-        f"attributes.{kind}": [None, names] for kind, names in declared.items()
-    }
-    assert {"path": "attributes.json", "kind": "added"}.items() <= found["files"][0].items()
 
 
 def test_diff_shows_files_metrics_and_settings(

@@ -255,7 +255,7 @@ def popular_without_attributes(folder: Path) -> None:
         (no_list, "as a gateway pod: popular.json"),
         (unsorted_labels, "as a candidate pod: videos/labels.bin: 'tag="),
         (label_of_no_video, "as a candidate pod: videos/label_rows.npy: names row 40"),
-        (no_numbers, "has attributes, but no videos/numbers.npy"),
+        (no_numbers, "videos/numbers.npy isn't in the manifest; candidate pods need it"),
         (popular_without_attributes, "as a gateway pod: popular_attributes.json: has 0 videos"),
     ],
 )

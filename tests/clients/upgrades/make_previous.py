@@ -57,7 +57,7 @@ def _write_messages(folder: Path) -> None:
     change = log_pb2.CatalogChange(video=video)
     change.received_at.FromDatetime(AT)
     trends = log_pb2.TrendingVideos(keys=[1, 2], weights=[2.0, 1.0])
-    trending = log_pb2.Trending(position=7, lists=[trends], new_keys=[3], new_impressions=[4])
+    trending = log_pb2.Trending(counted="7", lists=[trends], new_keys=[3], new_impressions=[4])
     trending.at.FromDatetime(AT)
     progress = log_pb2.ConsumerProgress(partition=0, position=7, pending=1)
     progress.oldest_pending.FromDatetime(AT)

@@ -57,7 +57,6 @@ def test_the_bootstrap_is_that_of_the_stack_beside_what_tells_metrics(values: st
             "admin_port": 8100,
             "control_host": "vireo-control",
             "control_port": 8104,
-            "xds_api": "DELTA_GRPC",
         },
     )
     if values == "production":

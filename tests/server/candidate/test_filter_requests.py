@@ -16,7 +16,7 @@ from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
 from server.candidate.service import CANDIDATE_POD
 from tests.builders.filters import condition, message
-from tests.builders.releases import build_release, remove_attributes
+from tests.builders.releases import build_release
 from tests.builders.rpc import serving
 
 VIDEOS = 40
@@ -51,7 +51,6 @@ async def test_an_answer_says_that_it_was_filtered(release_folder: Path) -> None
             "filter.conditions[0].attribute",
         ),
         (lambda _: None, request(message()), "filter"),
-        (remove_attributes, request(message(condition("tag", any_of=["cat"]))), "filter"),
         (lambda _: None, request(None, session_keys=[1]), "session_weights"),
         (
             lambda _: None,

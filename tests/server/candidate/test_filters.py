@@ -30,13 +30,12 @@ from server.filters.mask import mask_of
 from server.filters.table import AttributeTable
 from server.live.live import Live
 from server.releases import layout
-from server.releases.manifest import Manifest
 from server.signals import NEW, TRENDING
 from tests.builders.attributes import DAY, DECLARED, labels_of, numbers_of
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.cells import index_in_cells, release_in_cells
 from tests.builders.filters import condition, expression, random_expression
-from tests.builders.releases import CREATORS, build_release, remove_attributes, write_manifest
+from tests.builders.releases import CREATORS, build_release, write_manifest
 from tests.builders.viewers import viewer_of_rows
 
 VIDEOS = 40
@@ -156,16 +155,10 @@ def test_what_filtered_searches_read_is_made_with_the_release(
     retrieve(release, viewer_of_rows(3, 9), 5, filter=CATS)
     assert {*vars(release.index)} == tables
 
-    remove_attributes(folder)
-    unfiltered = CandidateRelease.load(folder)
-    assert unfiltered.declared is None
-    assert {*vars(unfiltered.index)} < tables
-
 
 def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:
-    table = AttributeTable.load(release_folder, Manifest.read(release_folder), VIDEOS)
+    table = AttributeTable.load(release_folder, VIDEOS)
     release = CandidateRelease.load(release_folder)
-    assert table is not None
     filters = Filters(table, release.index, 2 * 1600)  # a filter has 5 bytes of bits, and objects
     one, two, three = (expression(condition("tag", any_of=[tag])) for tag in LABELS["tag"])
     kept = filters.apply(one, None)
@@ -178,9 +171,8 @@ def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:
 
 
 def test_filters_take_no_more_memory_than_their_bound(release_folder: Path) -> None:
-    table = AttributeTable.load(release_folder, Manifest.read(release_folder), VIDEOS)
+    table = AttributeTable.load(release_folder, VIDEOS)
     index = CandidateRelease.load(release_folder).index
-    assert table is not None
     bound = 1 << 18
     filters = Filters(table, index, bound)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.consumer.served import ServedDataset
+from server.consumer.consumer import ServedDataset
 from server.consumer.settings import ConsumerSettings
 from server.releases.manifest import ReleaseError
 from server.releases.s3 import S3Settings

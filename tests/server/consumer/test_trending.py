@@ -52,7 +52,7 @@ def test_counts_stay_right_over_thousands_of_half_lives() -> None:
 @pytest.mark.parametrize("half_life", [1e-9, 1.0, 6 * HOUR])
 @pytest.mark.parametrize("told_at", [0, int(NOW), 253_402_300_799])
 def test_no_clock_and_no_event_time_ends_the_count(half_life: float, told_at: int) -> None:
-    empty = log_pb2.Trending(position=1, at=Timestamp(seconds=told_at))
+    empty = log_pb2.Trending(counted="1", at=Timestamp(seconds=told_at))
     counts = TrendingCounts.restored(empty, half_life)
     far = 253_402_300_799.0  # the year 9999
     for key, at in enumerate((NOW, 0.0, far, NOW - 7 * 86_400)):

@@ -50,12 +50,6 @@ async def server() -> AsyncIterator[Server]:
     await rpc_server.drain()
 
 
-@pytest.fixture(params=["state of the world", "delta"])
-def delta(request: pytest.FixtureRequest) -> bool:
-    """Which protocol to speak."""
-    return bool(request.param == "delta")
-
-
 @pytest.fixture
 def quick_file_polls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a file of endpoints read every few milliseconds, valid or not."""

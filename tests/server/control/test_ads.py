@@ -1,14 +1,13 @@
-"""The discovery service as clients of both protocols meet it."""
+"""The discovery service as its clients meet it."""
 
 from __future__ import annotations
 
 import grpc
 import pytest
-from envoy.config.listener.v3.api_listener_pb2 import ApiListener
-from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
-from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot
+from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from tests.builders.xds import XdsClient, xds_client
 from tests.server.control.conftest import Server
 
@@ -40,10 +39,10 @@ async def states(port: int) -> dict[str, tuple[str, str]]:
 
 
 async def test_a_client_is_given_all_clusters_and_the_endpoints_that_it_names(
-    server: Server, *, delta: bool
+    server: Server,
 ) -> None:
     server.publish({"c-a": "1", "c-b": "1", "l": "1", "r": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(CLUSTER)
         assert (await client.taken()).names == {"c-a", "c-b"}
         await client.ask(ENDPOINTS, "c-a")
@@ -53,20 +52,18 @@ async def test_a_client_is_given_all_clusters_and_the_endpoints_that_it_names(
         assert await client.hears_nothing()
 
 
-async def test_only_changed_resources_are_sent_again(server: Server, *, delta: bool) -> None:
+async def test_only_changed_resources_are_sent_again(server: Server) -> None:
     server.publish({"c-a": "1", "l": "1", "r": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await follow(client)
         server.publish({"c-a": "1", "l": "1", "r": "2"})
         assert (await client.taken()).names == {"r"}
         assert await client.hears_nothing()
 
 
-async def test_a_new_cluster_is_taken_before_the_routes_to_it_are_sent(
-    server: Server, *, delta: bool
-) -> None:
+async def test_a_new_cluster_is_taken_before_the_routes_to_it_are_sent(server: Server) -> None:
     server.publish({"c-a": "1", "l": "1", "r": "to a"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await follow(client)
         server.publish({"c-a": "1", "c-b": "1", "l": "1", "r": "to b"})
         clusters = await client.receive()
@@ -78,24 +75,21 @@ async def test_a_new_cluster_is_taken_before_the_routes_to_it_are_sent(
         assert (await client.taken()).kind == ROUTES
 
 
-async def test_a_cluster_is_removed_only_after_its_routes(server: Server, *, delta: bool) -> None:
+async def test_a_cluster_is_removed_only_after_its_routes(server: Server) -> None:
     server.publish({"c-a": "1", "c-b": "1", "l": "1", "r": "to b"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await follow(client)
         server.publish({"c-a": "1", "l": "1", "r": "to a"})
         assert (await client.taken()).kind == ROUTES
         removal = await client.taken()
         assert removal.kind == CLUSTER
-        if delta:
-            assert not removal.names
-            assert removal.removed == {"c-b"}
-        else:
-            assert removal.names == {"c-a"}
+        assert not removal.names
+        assert removal.removed == {"c-b"}
 
 
-async def test_a_removal_that_is_refused_is_not_insisted_on(server: Server, *, delta: bool) -> None:
+async def test_a_removal_that_is_refused_is_not_insisted_on(server: Server) -> None:
     server.publish({"c-a": "1", "c-b": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(CLUSTER)
         await client.taken()
         server.publish({"c-a": "1"})
@@ -105,41 +99,36 @@ async def test_a_removal_that_is_refused_is_not_insisted_on(server: Server, *, d
 
 @pytest.mark.parametrize("words", ["c-x: no such type", "no such type"])
 async def test_a_removal_beside_a_cluster_that_is_refused_is_not_insisted_on(
-    server: Server, words: str, *, delta: bool
+    server: Server, words: str
 ) -> None:
     server.publish({"c-a": "1", "c-b": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(CLUSTER)
         await client.taken()
         server.publish({"c-a": "1", "c-b": "1", "c-x": "1"})
         await client.refuse(await client.receive(), words)
         server.publish({"c-a": "1", "c-x": "1"})
         removal = await client.receive()
-        # In state of the world it lists all that is to stay, so that it is refused once more.
-        assert removal.names == (frozenset() if delta else {"c-a", "c-x"})
+        assert removal.names == frozenset()
         await client.refuse(removal, words)
         assert await client.hears_nothing()
 
 
-async def test_a_nack_of_a_previously_acked_version_is_not_resent(
-    server: Server, *, delta: bool
-) -> None:
+async def test_a_nack_of_a_previously_acked_version_is_not_resent(server: Server) -> None:
     server.publish({"c-a": "1", "r": "1"})
     for kind, name in ((CLUSTER, "c-a"), (ROUTES, "r")):
-        async with xds_client(server.port, delta=delta) as client:
+        async with xds_client(server.port) as client:
             await client.ask(kind, name)
             await client.taken()
-        async with xds_client(server.port, delta=delta) as client:
+        async with xds_client(server.port) as client:
             await client.ask(kind, name)
             await client.refuse(await client.receive(), "no such type in this version")
             assert await client.hears_nothing()
 
 
-async def test_a_cluster_stays_while_the_client_refuses_to_turn_from_it(
-    server: Server, *, delta: bool
-) -> None:
+async def test_a_cluster_stays_while_the_client_refuses_to_turn_from_it(server: Server) -> None:
     server.publish({"c-a": "1", "c-b": "1", "l": "1", "r": "to b"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await follow(client)
         server.publish({"c-a": "1", "l": "1", "r": "to nowhere"})
         await client.refuse(await client.receive(), "no such cluster")
@@ -147,10 +136,10 @@ async def test_a_cluster_stays_while_the_client_refuses_to_turn_from_it(
 
 
 async def test_a_nack_is_shown_with_its_reason_and_resent_only_after_a_change(
-    server: Server, *, delta: bool
+    server: Server,
 ) -> None:
     server.publish({"c-a": "1", "l": "1", "r": "good"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await follow(client)
         server.publish({"c-a": "1", "l": "1", "r": "bad"})
         await client.refuse(await client.receive(), "duplicate route")
@@ -166,26 +155,24 @@ async def test_a_nack_is_shown_with_its_reason_and_resent_only_after_a_change(
         assert await client.hears_nothing()
 
 
-async def test_a_reconnecting_client_gets_its_last_acked_version(
-    server: Server, *, delta: bool
-) -> None:
+async def test_a_reconnecting_client_gets_its_last_acked_version(server: Server) -> None:
     server.publish({"c-a": "1", "l": "1", "r": "good"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await follow(client)
         [good] = [each.body for each in server.servicer.snapshot.resources[ROUTES].values()]  # type: ignore[union-attr]
         server.publish({"c-a": "1", "l": "1", "r": "bad"})
         await client.refuse(await client.receive(), "duplicate route")
         assert await client.hears_nothing()
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(ROUTES, "r")
         assert (await client.receive()).bodies == (good,)
 
 
 async def test_of_several_listeners_only_the_one_that_the_words_name_is_refused(
-    server: Server, *, delta: bool
+    server: Server,
 ) -> None:
     server.publish({"l-a": "1", "l-b": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(LISTENER)
         words = "Error adding/updating listener(s) l-b: malformed address"
         await client.refuse(await client.receive(), words)
@@ -194,16 +181,15 @@ async def test_of_several_listeners_only_the_one_that_the_words_name_is_refused(
         await client.refuse(response, words)
         server.publish({"l-a": "3", "l-b": "1"})
         response = await client.taken()
-        # A response in state of the world lists all, or Envoy would drop what it may have of l-b.
-        assert response.names == ({"l-a"} if delta else {"l-a", "l-b"})
+        assert response.names == {"l-a"}
         assert await client.hears_nothing()
 
 
 async def test_a_rejected_route_configuration_is_found_by_sending_each_alone(
-    server: Server, *, delta: bool
+    server: Server,
 ) -> None:
     server.publish({"r-a": "1", "r-b": "1", "r-c": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(ROUTES, "r-a", "r-b", "r-c")
         await client.refuse(await client.receive(), "bad")
         taken: set[str] = set()
@@ -219,49 +205,34 @@ async def test_a_rejected_route_configuration_is_found_by_sending_each_alone(
     assert (await states(server.port))["RouteConfiguration r-b"] == ("ERROR", "bad")
 
 
-async def test_equal_content_has_an_equal_version(server: Server, *, delta: bool) -> None:
+async def test_equal_content_has_an_equal_version(server: Server) -> None:
     versions = set()
     for _ in range(2):
         server.publish({"c-a": "1", "l": "1"})
-        async with xds_client(server.port, delta=delta) as client:
+        async with xds_client(server.port) as client:
             await client.ask(CLUSTER)
             versions.add((await client.taken()).version)
     assert len(versions) == 1
 
 
-async def test_a_wildcard_subscription_to_an_empty_type_is_answered(
-    server: Server, *, delta: bool
-) -> None:
+async def test_a_wildcard_subscription_to_an_empty_type_is_answered(server: Server) -> None:
     server.publish({"r": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(CLUSTER)
         assert (await client.taken()).names == frozenset()
 
 
-async def test_an_api_listener_is_sent_only_to_clients_that_name_it(
-    server: Server, *, delta: bool
-) -> None:
-    messages = [Listener(name="l"), Listener(name="l-api", api_listener=ApiListener())]
-    server.servicer.publish(Snapshot.of(messages))
-    async with xds_client(server.port, delta=delta) as client:
-        await client.ask(LISTENER)
-        assert (await client.taken()).names == {"l"}
-    async with xds_client(server.port, delta=delta) as client:
-        await client.ask(LISTENER, "l-api")
-        assert (await client.taken()).names == {"l-api"}
-
-
-async def test_delta_sends_a_reconnecting_client_only_missing_resources(server: Server) -> None:
+async def test_a_reconnecting_client_is_sent_only_missing_resources(server: Server) -> None:
     server.publish({"c-a": "1", "c-b": "1"})
     assert server.servicer.snapshot is not None
     has = {"c-a": server.servicer.snapshot.resources[CLUSTER]["c-a"].version, "c-old": "1"}
-    async with xds_client(server.port, delta=True) as client:
+    async with xds_client(server.port) as client:
         await client.ask(CLUSTER, has=has)
         assert (await client.taken()).names == {"c-b"}
         assert (await client.taken()).removed == {"c-old"}
 
 
-async def test_delta_resends_the_endpoints_of_an_updated_cluster(
+async def test_the_endpoints_of_an_updated_cluster_are_sent_again(
     server: Server,
 ) -> None:
     server.publish({"c-a": "2", "c-b": "1"})
@@ -269,7 +240,7 @@ async def test_delta_resends_the_endpoints_of_an_updated_cluster(
     resources = server.servicer.snapshot.resources
     kept = {name: each.version for name, each in resources[ENDPOINTS].items()}
     has = {"c-a": "of before", "c-b": resources[CLUSTER]["c-b"].version}
-    async with xds_client(server.port, delta=True) as client:
+    async with xds_client(server.port) as client:
         await client.ask(CLUSTER, has=has)
         clusters = await client.receive()
         assert clusters.names == {"c-a"}
@@ -279,20 +250,20 @@ async def test_delta_resends_the_endpoints_of_an_updated_cluster(
         assert await client.hears_nothing()
 
 
-async def test_delta_reports_a_missing_name_and_sends_it_once_it_exists(
+async def test_a_missing_name_is_reported_and_sent_once_it_exists(
     server: Server,
 ) -> None:
     server.publish({"r": "1"})
-    async with xds_client(server.port, delta=True) as client:
+    async with xds_client(server.port) as client:
         await client.ask(ROUTES, "r-new")
         assert (await client.taken()).removed == {"r-new"}
         server.publish({"r": "1", "r-new": "1"})
         assert (await client.taken()).names == {"r-new"}
 
 
-async def test_a_name_that_is_left_is_sent_no_more(server: Server, *, delta: bool) -> None:
+async def test_a_name_that_is_left_is_sent_no_more(server: Server) -> None:
     server.publish({"c-a": "1", "r-a": "1", "r-b": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(ROUTES, "r-a", "r-b")
         await client.taken()
         await client.leave(ROUTES, "r-a")
@@ -304,8 +275,14 @@ async def test_a_name_that_is_left_is_sent_no_more(server: Server, *, delta: boo
         assert await client.hears_nothing()
 
 
-async def test_a_client_without_a_node_id_is_rejected(server: Server, *, delta: bool) -> None:
-    async with xds_client(server.port, delta=delta, node="") as client:
+async def test_a_client_without_a_node_id_is_rejected(server: Server) -> None:
+    async with xds_client(server.port, node="") as client:
         await client.ask(CLUSTER)
         with pytest.raises(grpc.aio.AioRpcError, match=r"node\.id"):
             await client.receive()
+
+
+async def test_the_state_of_the_world_variant_is_not_served(server: Server) -> None:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        call = ads_pb2_grpc.AggregatedDiscoveryServiceStub(channel).StreamAggregatedResources()
+        assert await call.code() == grpc.StatusCode.UNIMPLEMENTED

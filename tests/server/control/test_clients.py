@@ -26,7 +26,7 @@ def test_scrapes_in_another_thread_see_whole_nodes_while_streams_begin_and_end()
 
     def stream() -> None:
         for number in range(5_000):
-            clients.end(clients.begin(f"node {number % 3}", "", "", "delta"))
+            clients.end(clients.begin(f"node {number % 3}", "", ""))
 
     with ThreadPoolExecutor(1) as threads:
         streams = threads.submit(stream)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.control.membership import Membership
+from server.control.admission import Membership
 from server.control.mesh import Members
 from tests.builders.control import local
 

@@ -12,9 +12,9 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from bench.stack import free_port_base
+from server.control.control import ControlCollector
 from server.control.discovery.file import FileDiscovery
 from server.control.mesh import Pool
-from server.control.metrics import ControlCollector
 from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, version_of
 from tests.builders.control import ControlPlane, SetShare, control_of, running_control
 from tests.builders.edge import CandidatePod, running_edge, serve_candidate
@@ -49,8 +49,8 @@ async def test_connected_clients_are_counted_by_kind() -> None:
         registry = registry_of(control)
         assert sample(registry, "xds_clients", client="other") == 0
         async with (
-            xds_client(control.port, delta=True, node="one") as one,
-            xds_client(control.port, delta=False, node="two") as two,
+            xds_client(control.port, node="one") as one,
+            xds_client(control.port, node="two") as two,
         ):
             for client in (one, two):
                 await client.ask(CLUSTER)
@@ -64,16 +64,14 @@ async def test_an_envoy_counts_as_envoy(tmp_path: Path) -> None:
     async with running_edge(tmp_path, 1) as edge:
         registry = registry_of(edge.control)
         assert sample(registry, "xds_clients", client="envoy") == 1
-        assert sample(registry, "xds_clients", client="grpc") == 0
+        assert sample(registry, "xds_clients", client="other") == 0
 
 
-async def test_pushes_and_their_answers_are_counted_by_kind_and_refusals_shown(
-    *, delta: bool
-) -> None:
+async def test_pushes_and_their_answers_are_counted_by_kind_and_refusals_shown() -> None:
     events = ("pushes", "acks", "nacks")
     async with (
         running_control({}) as control,
-        xds_client(control.port, delta=delta) as client,
+        xds_client(control.port) as client,
     ):
         registry = registry_of(control)
         before = counted(*events), counted(*events, kind="listeners")

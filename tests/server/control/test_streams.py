@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 
 import grpc.aio
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2 as pb
-from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 from google.rpc.status_pb2 import Status
 
 from server.control.ads import Limits
@@ -23,7 +21,7 @@ from tests.server.control.conftest import Server
 
 @pytest.mark.parametrize("limits", [Limits(all=2), Limits(all=9, address=2)])
 async def test_streams_beyond_the_limit_are_rejected_and_others_continue(
-    server: Server, limits: Limits, *, delta: bool
+    server: Server, limits: Limits
 ) -> None:
     servicer = server.servicer
     servicer.limits = limits
@@ -31,36 +29,34 @@ async def test_streams_beyond_the_limit_are_rejected_and_others_continue(
     async with AsyncExitStack() as stack:
         clients = []
         for node in ("a", "b"):
-            client = xds_client(server.port, delta=delta, node=node)
+            client = xds_client(server.port, node=node)
             clients.append(await stack.enter_async_context(client))
             await clients[-1].ask(CLUSTER)
             await clients[-1].taken()
-        refused = await stack.enter_async_context(xds_client(server.port, delta=delta))
+        refused = await stack.enter_async_context(xds_client(server.port))
         with pytest.raises(grpc.aio.AioRpcError, match="streams"):
             await refused.receive()
         server.publish({"c-a": "2"})
         assert (await clients[0].taken()).names == {"c-a"}
         clients[1].end()
         await until(lambda: servicer.streams.total() == 1)
-        another = await stack.enter_async_context(xds_client(server.port, delta=delta))
+        another = await stack.enter_async_context(xds_client(server.port))
         await another.ask(CLUSTER)
         assert (await another.taken()).names == {"c-a"}
     await until(lambda: servicer.streams.total() == 0)
 
 
-async def test_a_stream_that_says_nothing_is_ended(server: Server, *, delta: bool) -> None:
+async def test_a_stream_that_says_nothing_is_ended(server: Server) -> None:
     server.servicer.limits = Limits(all=2, first_request_seconds=0.05)
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         with pytest.raises(grpc.aio.AioRpcError, match="no request was received"):
             await client.receive()
     await until(lambda: server.servicer.streams.total() == 0)
 
 
 @pytest.mark.parametrize("node", ["n" * 300, "a\nb", "\x1b[2J"])
-async def test_a_node_id_that_is_long_or_unprintable_is_refused(
-    server: Server, node: str, *, delta: bool
-) -> None:
-    async with xds_client(server.port, delta=delta, node=node) as client:
+async def test_a_node_id_that_is_long_or_unprintable_is_refused(server: Server, node: str) -> None:
+    async with xds_client(server.port, node=node) as client:
         await client.ask(CLUSTER)
         with pytest.raises(grpc.aio.AioRpcError, match=r"node\.id"):
             await client.receive()
@@ -73,22 +69,20 @@ async def receive_all(client: XdsClient) -> None:
         await client.receive()
 
 
-async def test_a_stream_that_names_more_than_there_could_be_is_ended(
-    server: Server, *, delta: bool
-) -> None:
+async def test_a_stream_that_names_more_than_there_could_be_is_ended(server: Server) -> None:
     server.publish({"r-a": "1"})
     half = MAX_NAMES // 2 + 1
     for names in (["x" * (MAX_NAME_LENGTH + 1)], [f"r-{each}" for each in range(2 * half)]):
-        async with xds_client(server.port, delta=delta) as client:
+        async with xds_client(server.port) as client:
             for some in filter(None, (names[:half], names[half:])):
                 await client.ask(ROUTES, *some)
             with pytest.raises(grpc.aio.AioRpcError, match="more than"):
                 await receive_all(client)
 
 
-async def test_of_the_words_of_a_refusal_only_some_are_kept(server: Server, *, delta: bool) -> None:
+async def test_of_the_words_of_a_refusal_only_some_are_kept(server: Server) -> None:
     server.publish({"c-a": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(CLUSTER)
         await client.refuse(await client.receive(), "no " * 500_000)
         [(node, *_)] = server.servicer.clients.all()
@@ -100,7 +94,7 @@ def test_a_node_with_a_stream_is_never_forgotten_however_many_come_and_go() -> N
     clients = Clients()
 
     def begin(identity: str) -> Session:
-        return clients.begin(identity, "", "", "delta")
+        return clients.begin(identity, "", "")
 
     lasting = begin("lasting")
     for number in range(MAX_GONE_NODES + 5):
@@ -113,48 +107,12 @@ def test_a_node_with_a_stream_is_never_forgotten_however_many_come_and_go() -> N
     assert len(clients.all()) == MAX_GONE_NODES
 
 
-async def test_streams_that_ask_for_the_status_of_clients_are_few(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.control.csds.MAX_STREAMS", 1)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        stub = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
-        request = csds_pb2.ClientStatusRequest()
-        first = stub.StreamClientStatus()
-        await first.write(request)
-        assert await first.read() is not grpc.aio.EOF
-        second = stub.StreamClientStatus()
-        assert await second.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        await first.write(request)
-        assert await first.read() is not grpc.aio.EOF
-        first.cancel()
-
-
-async def test_silent_streams_do_not_keep_the_status_of_clients_from_others(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("server.control.csds.MAX_STREAMS", 2)
-    monkeypatch.setattr("server.control.csds.MAX_SILENT_SECONDS", 0.2, raising=False)
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        stub = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
-        never_asked, asked_once = stub.StreamClientStatus(), stub.StreamClientStatus()
-        await asked_once.write(csds_pb2.ClientStatusRequest())
-        assert await asked_once.read() is not grpc.aio.EOF
-        async with asyncio.timeout(20):
-            for silent in (never_asked, asked_once):
-                assert await silent.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-        fresh = stub.StreamClientStatus()
-        await fresh.write(csds_pb2.ClientStatusRequest())
-        assert await fresh.read() is not grpc.aio.EOF
-        fresh.cancel()
-
-
 async def test_a_request_that_makes_no_sense_ends_no_other_stream(server: Server) -> None:
     server.publish({"c-a": "1"})
-    async with xds_client(server.port, delta=True) as client:
+    async with xds_client(server.port) as client:
         await client.ask(CLUSTER)
         await client.taken()
-        async with xds_client(server.port, delta=True, node="odd") as odd:
+        async with xds_client(server.port, node="odd") as odd:
             await odd.send(
                 pb.DeltaDiscoveryRequest(
                     type_url="nonsense",

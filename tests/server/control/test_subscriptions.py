@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from envoy.config.listener.v3.api_listener_pb2 import ApiListener
-from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 
-from server.control.snapshot import CLUSTER, LISTENER, ROUTES, Snapshot
-from tests.builders.xds import XdsClient, xds_client
+from server.control.snapshot import CLUSTER, LISTENER, ROUTES
+from tests.builders.xds import xds_client
 from tests.server.control.conftest import Server
-
-
-async def ask_whole(client: XdsClient, *names: str) -> None:
-    """In state of the world: asks for exactly these clusters from now on."""
-    await client.send(pb.DiscoveryRequest(type_url=CLUSTER, resource_names=names))
 
 
 @pytest.mark.parametrize("acknowledged", ["first", "after it was left", "in the end"])
 async def test_a_name_that_is_dropped_and_asked_for_again_is_sent_again(
-    server: Server, acknowledged: str, *, delta: bool
+    server: Server, acknowledged: str
 ) -> None:
     server.publish({"r-a": "1", "r-b": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(ROUTES, "r-a", "r-b")
         both = await client.receive()
         if acknowledged == "first":
@@ -37,27 +30,24 @@ async def test_a_name_that_is_dropped_and_asked_for_again_is_sent_again(
         assert await client.hears_nothing()
 
 
-async def test_a_cluster_that_is_dropped_and_asked_for_again_is_sent_again(
-    server: Server, *, delta: bool
-) -> None:
+async def test_a_cluster_that_is_dropped_and_asked_for_again_is_sent_again(server: Server) -> None:
     server.publish({"c-a": "1", "c-b": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(CLUSTER, "c-a", "c-b")
         both = await client.receive()
         await client.leave(CLUSTER, "c-b")
         await client.ask(CLUSTER, "c-b")
         await client.take(both)
-        # In state of the world a response about clusters has all of them.
-        assert (await client.taken()).names == ({"c-b"} if delta else {"c-a", "c-b"})
+        assert (await client.taken()).names == {"c-b"}
         assert await client.hears_nothing()
 
 
 @pytest.mark.parametrize("stream", ["the same", "another"])
 async def test_a_nacked_resource_is_resent_once_if_the_client_resubscribes(
-    server: Server, stream: str, *, delta: bool
+    server: Server, stream: str
 ) -> None:
     server.publish({"r-a": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(ROUTES, "r-a")
         await client.refuse(await client.receive(), "no such type in this version")
         if stream == "the same":
@@ -67,34 +57,15 @@ async def test_a_nacked_resource_is_resent_once_if_the_client_resubscribes(
         else:
             assert await client.hears_nothing()
     if stream == "another":
-        async with xds_client(server.port, delta=delta) as client:
+        async with xds_client(server.port) as client:
             await client.ask(ROUTES, "r-a")
             await client.refuse(await client.receive(), "nor in this one")
             assert await client.hears_nothing()
 
 
-async def test_state_of_the_world_ends_asking_for_all_once_a_name_was_asked_for(
-    server: Server,
-) -> None:
+async def test_all_are_sent_to_a_client_that_asks_for_all_again(server: Server) -> None:
     server.publish({"c-a": "1", "c-b": "1"})
-    async with xds_client(server.port, delta=False) as client:
-        await client.ask(CLUSTER)
-        assert (await client.taken()).names == {"c-a", "c-b"}
-        await ask_whole(client, "*", "c-a")
-        assert (await client.taken()).names == {"c-a", "c-b"}
-        await ask_whole(client, "c-a")
-        server.publish({"c-a": "2", "c-b": "2"})
-        assert (await client.receive()).names == {"c-a"}
-        await ask_whole(client)
-        server.publish({"c-a": "3", "c-b": "3"})
-        assert await client.hears_nothing(), "no names mean all only before any was asked for"
-
-
-async def test_all_are_sent_to_a_client_that_asks_for_all_again(
-    server: Server, *, delta: bool
-) -> None:
-    server.publish({"c-a": "1", "c-b": "1"})
-    async with xds_client(server.port, delta=delta) as client:
+    async with xds_client(server.port) as client:
         await client.ask(CLUSTER, "*")
         all_of_them = await client.receive()
         await client.leave(CLUSTER, "*")
@@ -104,35 +75,37 @@ async def test_all_are_sent_to_a_client_that_asks_for_all_again(
         assert await client.hears_nothing()
 
 
-async def test_delta_says_of_a_name_that_is_left_whether_it_is_among_all(server: Server) -> None:
-    server.servicer.publish(
-        Snapshot.of([Listener(name="l"), Listener(name="l-api", api_listener=ApiListener())])
-    )
-    async with xds_client(server.port, delta=True) as client:
-        await client.ask(LISTENER, "*", "l", "l-api")
-        assert (await client.taken()).names == {"l", "l-api"}
+async def test_a_client_is_told_whether_a_name_that_it_leaves_is_among_all(
+    server: Server,
+) -> None:
+    server.publish({"l": "1"})
+    async with xds_client(server.port) as client:
+        await client.ask(LISTENER, "*", "l", "l-none")
+        response = await client.taken()
+        assert response.names == {"l"}
+        assert response.removed == {"l-none"}
         await client.leave(LISTENER, "l")
         assert (await client.taken()).names == {"l"}
-        await client.leave(LISTENER, "l-api")
-        assert (await client.taken()).removed == {"l-api"}
+        await client.leave(LISTENER, "l-none")
+        assert (await client.taken()).removed == {"l-none"}
         assert await client.hears_nothing()
 
 
-async def test_delta_reads_initial_resource_versions_in_the_first_request_only(
+async def test_the_server_reads_initial_resource_versions_in_the_first_request_only(
     server: Server,
 ) -> None:
     server.publish({"c-a": "1"})
-    async with xds_client(server.port, delta=True) as client:
+    async with xds_client(server.port) as client:
         await client.ask(CLUSTER)
         await client.taken()
         await client.ask(CLUSTER, has={"c-a": "another", "c-x": "1"})
         assert await client.hears_nothing()
 
 
-async def test_an_empty_first_delta_request_is_a_wildcard_whatever_its_nonce(
+async def test_an_empty_first_request_is_a_wildcard_whatever_its_nonce(
     server: Server,
 ) -> None:
     server.publish({"c-a": "1"})
-    async with xds_client(server.port, delta=True) as client:
+    async with xds_client(server.port) as client:
         await client.send(pb.DeltaDiscoveryRequest(type_url=CLUSTER, response_nonce="of before"))
         assert (await client.taken()).names == {"c-a"}

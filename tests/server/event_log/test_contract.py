@@ -7,14 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from server.event_log.log import (
-    CATALOG,
-    DEAD,
-    EVENTS,
-    MAX_MESSAGE_BYTES,
-    STATE,
-    EventLog,
-)
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import CATALOG, DEAD, EVENTS, MAX_MESSAGE_BYTES, STATE
 from server.event_log.open import open_log
 from server.event_log.position import Position
 from tests.builders.nats import RunningNats, settings_of
@@ -22,14 +16,16 @@ from tests.builders.reading import take
 
 
 @pytest.fixture
-async def log(nats: RunningNats) -> AsyncIterator[EventLog]:
+async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
     log = open_log(settings_of(nats))
     assert log is not None
     yield log
     await log.close()
 
 
-async def test_messages_are_read_in_the_order_in_which_they_were_appended(log: EventLog) -> None:
+async def test_messages_are_read_in_the_order_in_which_they_were_appended(
+    log: JetStreamLog,
+) -> None:
     begin = await log.end(EVENTS, "0")
     positions = [await log.append(EVENTS, "0", b"%d" % number) for number in range(50)]
     read = await take(log, EVENTS, "0", begin, 50)
@@ -38,13 +34,13 @@ async def test_messages_are_read_in_the_order_in_which_they_were_appended(log: E
     assert {entry.key for entry in read} == {"0"}
 
 
-async def test_reading_goes_on_after_a_position(log: EventLog) -> None:
+async def test_reading_goes_on_after_a_position(log: JetStreamLog) -> None:
     positions = [await log.append(EVENTS, "1", b"%d" % number) for number in range(10)]
     read = await take(log, EVENTS, "1", positions[3], 6)
     assert [entry.sequence for entry in read] == positions[4:]
 
 
-async def test_a_message_has_the_trace_context_that_it_was_appended_with(log: EventLog) -> None:
+async def test_a_message_has_the_trace_context_that_it_was_appended_with(log: JetStreamLog) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     begin = await log.end(EVENTS, "2")
     await log.append(EVENTS, "2", b"a", "once", traceparent=parent)
@@ -53,37 +49,37 @@ async def test_a_message_has_the_trace_context_that_it_was_appended_with(log: Ev
     assert [entry.traceparent for entry in read] == [parent, ""]
 
 
-async def test_the_end_is_the_last_position(log: EventLog) -> None:
+async def test_the_end_is_the_last_position(log: JetStreamLog) -> None:
     position = await log.append(DEAD, "0", b"x")
     assert await log.end(DEAD, "0") == position
 
 
-async def test_the_end_of_nothing_is_0(log: EventLog) -> None:
+async def test_the_end_of_nothing_is_0(log: JetStreamLog) -> None:
     assert await log.end(EVENTS, "3") == 0
 
 
-async def test_partitions_are_read_apart(log: EventLog) -> None:
+async def test_partitions_are_read_apart(log: JetStreamLog) -> None:
     begin = await log.end(EVENTS, "2")
     await log.append(EVENTS, "0", b"others'")
     await log.append(EVENTS, "2", b"ours")
     assert [entry.data for entry in await take(log, EVENTS, "2", begin)] == [b"ours"]
 
 
-async def test_an_empty_sequence_says_that_all_was_read(log: EventLog) -> None:
+async def test_an_empty_sequence_says_that_all_was_read(log: JetStreamLog) -> None:
     begin = await log.append(CATALOG, "a", b"x")
     assert await take(log, CATALOG, after=begin) == []
     await log.append(CATALOG, "a", b"y")
     assert [entry.data for entry in await take(log, CATALOG, after=begin)] == [b"y"]
 
 
-async def test_all_that_was_there_comes_before_an_empty_sequence(log: EventLog) -> None:
+async def test_all_that_was_there_comes_before_an_empty_sequence(log: JetStreamLog) -> None:
     begin = await log.end(EVENTS, "1")
     sent = [b"%d" % number for number in range(1_200)]
     await asyncio.gather(*(log.append(EVENTS, "1", each) for each in sent))
     assert len(await take(log, EVENTS, "1", begin)) == len(sent)
 
 
-async def test_a_message_is_read_while_its_reader_waits(log: EventLog) -> None:
+async def test_a_message_is_read_while_its_reader_waits(log: JetStreamLog) -> None:
     begin = await log.end(EVENTS, "0")
     reading = log.read(EVENTS, "0", Position(begin))
     async with asyncio.timeout(30):
@@ -96,14 +92,14 @@ async def test_a_message_is_read_while_its_reader_waits(log: EventLog) -> None:
     assert [entry.data for entry in entries] == [b"now"]
 
 
-async def test_many_readers_wait_side_by_side(log: EventLog) -> None:
+async def test_many_readers_wait_side_by_side(log: JetStreamLog) -> None:
     begin = await log.end(STATE)
     readers = [asyncio.create_task(take(log, STATE, "", begin, 1)) for _ in range(20)]
     await log.append(STATE, "progress.0", b"x")
     assert {each[0].data for each in await asyncio.gather(*readers)} == {b"x"}
 
 
-async def test_appends_under_way_at_once_are_all_stored(log: EventLog) -> None:
+async def test_appends_under_way_at_once_are_all_stored(log: JetStreamLog) -> None:
     begin = await log.end(EVENTS, "1")
     sent = [b"%d" % number for number in range(1_000)]
     positions = await asyncio.gather(*(log.append(EVENTS, "1", each) for each in sent))
@@ -111,19 +107,19 @@ async def test_appends_under_way_at_once_are_all_stored(log: EventLog) -> None:
     assert {entry.sequence: entry.data for entry in read} == dict(zip(positions, sent, strict=True))
 
 
-async def test_a_message_as_large_as_can_be_is_stored(log: EventLog) -> None:
+async def test_a_message_as_large_as_can_be_is_stored(log: JetStreamLog) -> None:
     begin = await log.end(EVENTS, "2")
     await log.append(EVENTS, "2", bytes(MAX_MESSAGE_BYTES), once="large")
     (entry,) = await take(log, EVENTS, "2", begin, 1)
     assert len(entry.data) == MAX_MESSAGE_BYTES
 
 
-async def test_a_larger_message_is_refused_for_good(log: EventLog) -> None:
+async def test_a_larger_message_is_refused_for_good(log: JetStreamLog) -> None:
     with pytest.raises(ValueError, match="1000001 bytes"):
         await log.append(EVENTS, "2", bytes(MAX_MESSAGE_BYTES + 1))
 
 
-async def test_a_key_of_a_compacted_stream_is_read_alone(log: EventLog) -> None:
+async def test_a_key_of_a_compacted_stream_is_read_alone(log: JetStreamLog) -> None:
     begin = await log.append(STATE, "trending.0", b"a")
     await log.append(STATE, "trending.1", b"b")
     await log.append(STATE, "trending.0", b"c")

@@ -55,11 +55,10 @@ def test_a_position_is_text_and_read_again() -> None:
     assert str(whole) == "12@2026-01-01T00:00:00.000000001Z#00000000000000ff"
     for each in (whole, BEGIN, Position(7), Position(7, "log")):
         assert Position.parse(str(each)) == each
-    assert Position.parse(12) == Position(12), "as earlier builds stored it"
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "1@", "1#ff", "1@a b", None, 1.5])
-def test_what_is_no_position_is_refused(text: object) -> None:
+@pytest.mark.parametrize("text", ["", "x", "-1", "1@", "1#ff", "1@a b", "1.5"])
+def test_what_is_no_position_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="isn't a position"):
         Position.parse(text)
 

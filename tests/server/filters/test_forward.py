@@ -11,14 +11,13 @@ import pytest
 from server.filters.declared import label
 from server.filters.forward import ForwardIndex
 from server.filters.table import AttributeTable
-from server.releases.manifest import Manifest
 from tests.builders.attributes import labels_of
 from tests.builders.releases import CREATORS
 
 
 @pytest.fixture
 def table(release_folder: Path) -> AttributeTable:
-    loaded = AttributeTable.load(release_folder, Manifest.read(release_folder), 40)
+    loaded = AttributeTable.load(release_folder, 40)
     assert loaded is not None
     return loaded
 

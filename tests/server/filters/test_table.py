@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from server.filters.declared import Declared
 from server.filters.table import AttributeTable
 from server.releases import layout
-from server.releases.manifest import Manifest, ReleaseError
+from server.releases.manifest import ReleaseError
 from server.releases.texts import write_texts
 from tests.builders.attributes import labels_of, numbers_of, write_attributes
 from tests.builders.filters import condition, expression, random_expression
-from tests.builders.releases import CREATORS, build_release, remove_attributes, write_manifest
+from tests.builders.releases import CREATORS, build_release, write_manifest
 
 COUNT = 40
 LABELS = {"tag": ["", "=", "a", "ä", "b", "\U0001f431"], "creator": ["ann", "bob", "cy"]}
@@ -29,7 +29,7 @@ NUMBERS = {"duration": [0.0, 60.0, 600.0], "published": [-1e9, 0.0, 2e9]}
 
 
 def loaded(folder: Path, count: int = COUNT) -> AttributeTable:
-    table = AttributeTable.load(folder, write_manifest(folder), count)
+    table = AttributeTable.load(folder, count)
     assert table is not None
     return table
 
@@ -74,11 +74,6 @@ def test_the_tables_of_a_release_hold_what_its_videos_have(tmp_path: Path) -> No
     said = [asked.holds(labels_of(row, CREATORS), numbers_of(row)) for row in range(COUNT)]
     assert table.mask(asked).tolist() == said
     assert 0 < sum(said) < COUNT
-
-
-def test_a_release_of_an_earlier_build_declares_nothing(tmp_path: Path) -> None:
-    folder = build_release(tmp_path)
-    assert AttributeTable.load(folder, remove_attributes(folder), COUNT) is None
 
 
 def no_numbers(folder: Path) -> None:
@@ -140,7 +135,7 @@ def declared_badly(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (no_numbers, r"has attributes, but no videos/numbers\.npy"),
+        (no_numbers, r"videos/numbers\.npy"),
         (numbers_of_others, r"numbers\.npy: is float64\[40, 2\], not float64\[40, 3\]"),
         (infinite_numbers, r"numbers\.npy: has infinite values"),
         (rows_beyond, r"label_rows\.npy: names row 40"),
@@ -161,5 +156,5 @@ def test_damaged_attributes_are_refused_by_the_file(
     damage(folder)
     manifest = write_manifest(folder)
     with pytest.raises(ReleaseError, match=message):
-        AttributeTable.load(folder, Manifest.read(folder), COUNT)
+        AttributeTable.load(folder, COUNT)
     assert manifest.files

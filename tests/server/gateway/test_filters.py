@@ -18,7 +18,7 @@ from server.live.overlay import Overlay
 from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.filters import condition, expression, message
 from tests.builders.relay import Relay, relaying
-from tests.builders.releases import CREATORS, build_release, remove_attributes, video_ids
+from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
 
@@ -233,14 +233,3 @@ async def test_a_filter_of_many_small_parts_is_refused_before_it_is_looked_at(
             for _ in range(16):
                 middle.any.add().any.add().any.add()
     assert list(await violations(whole.Recommend(request(asked)))) == ["filter"]
-
-
-async def test_a_release_without_attributes_can_be_served_but_not_filtered(
-    features: Path, tmp_path: Path
-) -> None:
-    folder = build_release(tmp_path)
-    remove_attributes(folder)
-    async with gateway(folder, features, NOWHERE, NOWHERE) as stub:
-        found = await violations(stub.Recommend(request(GERMAN)))
-        assert "release tiny-1 declares no attributes" in found["filter"]
-        assert (await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))).items

@@ -4,7 +4,7 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.features.activity import HISTORY_LIMIT
 from server.features.keys import video_key
-from server.gateway.profile import with_profile
+from server.gateway.pipeline import with_profile
 
 A, B, C = (video_key(video) for video in "abc")
 STORED = ViewerFeatures(

@@ -34,7 +34,7 @@ VALUES: tuple[Any, ...] = (
     [0] * 5_000,
     {"a": {"b": []}},
 )
-PATHS = ("/v2", "/v2/models", "/v2/models/stats", "/v2/models/ranker/infer", "/v2/repository/index")
+PATHS = ("/v2", "/v2/models", "/v2/models/ranker", "/v2/models/ranker/infer")
 
 
 def _spoil(random: Random, node: Any) -> Any:

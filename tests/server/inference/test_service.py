@@ -131,7 +131,7 @@ async def test_server_metadata_names_vireo(ranking: Any) -> None:
     metadata = await ranking.ServerMetadata(pb.ServerMetadataRequest())
     assert metadata.name == "vireo"
     assert re.fullmatch(r"\d+\.\d+.*", metadata.version)
-    assert list(metadata.extensions) == ["model_configuration", "statistics"]
+    assert list(metadata.extensions) == ["model_configuration"]
 
 
 async def test_ready_is_said_of_the_served_model_in_its_version_alone(ranking: Any) -> None:

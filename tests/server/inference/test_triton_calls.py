@@ -1,8 +1,7 @@
-"""The calls that Triton's tools make before they measure: configuration, statistics, index."""
+"""The calls that Triton's tools make before they measure: the configuration."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,7 @@ async def test_the_configuration_equals_the_releases_triton_config(
             assert (await stub.ModelConfig(request)).config == written
 
 
-@pytest.mark.parametrize("method", ["ModelConfig", "ModelStatistics", "ModelMetadata"])
+@pytest.mark.parametrize("method", ["ModelConfig", "ModelMetadata"])
 async def test_an_unknown_model_or_version_has_no_description(ranking: Any, method: str) -> None:
     kind = getattr(pb, f"{method}Request")
     for name, version in (("viewer_tower", ""), ("ranker", "2"), ("\0", "")):
@@ -71,61 +70,3 @@ async def test_an_unknown_model_or_version_has_no_description(ranking: Any, meth
     code, message = await refusal(getattr(ranking, method)(kind(name="x" * 257)))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert message.startswith("name: ")
-
-
-async def test_statistics_count_the_calls_of_a_pod_and_their_steps(
-    release_folder: Path, ranking: Any
-) -> None:
-    [none] = (await ranking.ModelStatistics(pb.ModelStatisticsRequest())).model_stats
-    assert (none.name, none.version, none.last_inference) == ("ranker", "1", 0)
-    assert none.inference_stats.cache_miss == pb.StatisticDuration()
-    began = time.time()
-    for raw in (True, False, True):
-        await ranking.ModelInfer(ranker_request(release_folder, raw=raw))
-    await refusal(ranking.ModelInfer(pb.ModelInferRequest(model_name="ranker")))
-    await refusal(ranking.ModelInfer(pb.ModelInferRequest(model_name="other")))
-    [found] = (
-        await ranking.ModelStatistics(pb.ModelStatisticsRequest(name="ranker", version="1"))
-    ).model_stats
-    assert (found.inference_count, found.execution_count) == (3, 3)
-    assert found.last_inference >= round(began * 1000)
-    durations = found.inference_stats
-    steps = [
-        durations.queue,
-        durations.compute_input,
-        durations.compute_infer,
-        durations.compute_output,
-    ]
-    assert [each.count for each in (durations.success, durations.fail, *steps)] == [
-        3,
-        1,
-        3,
-        3,
-        3,
-        3,
-    ]
-    assert min(each.ns for each in (durations.fail, *steps)) > 0
-    assert sum(each.ns for each in steps) <= durations.success.ns
-
-
-async def test_the_index_lists_the_pods_model_once_it_is_served(
-    release_folder: Path, ranking: Any
-) -> None:
-    for ready in (True, False):
-        index = await ranking.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready))
-        [model] = index.models
-        assert (model.name, model.version, model.state, model.reason) == (
-            "ranker",
-            "1",
-            "READY",
-            "",
-        )
-    async with serving(RANKING_POD, None) as (_, channel):
-        index = await stub_of(channel).RepositoryIndex(pb.RepositoryIndexRequest())
-        assert not index.models
-    async with serving(RANKING_POD, release_folder) as (server, channel):
-        await server.set_serving(False)
-        stub = stub_of(channel)
-        [model] = (await stub.RepositoryIndex(pb.RepositoryIndexRequest())).models
-        assert (model.state, model.reason) == ("UNAVAILABLE", "the pod doesn't serve")
-        assert not (await stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True))).models

@@ -50,9 +50,6 @@ def test_the_client_sees_the_pod_and_its_model(results: dict[str, Any]) -> None:
     assert results["model_ready"] == [True, False]
     assert results["server"]["name"] == "vireo"
     assert results["model"]["name"] == results["config"]["name"] == "ranker"
-    assert results["index"] == [{"name": "ranker", "version": "1", "state": "READY", "reason": ""}]
-    [statistics] = results["statistics"]
-    assert statistics["inference_stats"]["success"]["count"] == 3
 
 
 @pytest.mark.parametrize("form", ["binary", "json", "mixed"])
@@ -91,7 +88,4 @@ async def test_the_load_generator_measures_a_pod(
             *("--input-data", "zero", "--request-count", "30", "--concurrency-range", "1", "-v"),
             *shapes,
         )
-        [statistics] = (await pod.get("/v2/models/ranker/stats")).json["model_stats"]
     assert re.search(r"Successful request count: 30\b", printed)
-    assert "compute infer" in printed
-    assert statistics["inference_count"] >= 30

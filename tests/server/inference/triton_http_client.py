@@ -57,8 +57,6 @@ def main(address: str, golden: str) -> None:
         "binary": scores(binary=True),
         "json": scores(binary=False, outputs=requested),
         "mixed": scores(binary=False, request_id="mine"),
-        "statistics": client.get_inference_statistics(MODEL)["model_stats"],
-        "index": client.get_model_repository_index(),
         "missing": failure(lambda: client.infer(MODEL, inputs_of(arrays, binary=True)[1:])),
         "no_model": failure(lambda: client.infer("other", inputs_of(arrays, binary=True))),
         "no_load": failure(lambda: client.load_model(MODEL)),

@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1.log_pb2 import Trending, TrendingVideos
 
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, REMOVED, STATE, EventLog
+from server.event_log.log import CATALOG, REMOVED, STATE
 from server.event_log.position import BEGIN
 from server.features.keys import video_key
 from server.features.video_rows import VideoRows
@@ -60,7 +60,7 @@ async def following(
 
 
 @asynccontextmanager
-async def writing(nats: RunningNats) -> AsyncIterator[EventLog]:
+async def writing(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
     log = JetStreamLog(settings_of(nats))
     try:
         yield log
@@ -78,7 +78,7 @@ def new_table(live: Live, known: KnownVideos) -> SideTable:
     return SideTable(live.overlay, known, ranked=True)
 
 
-async def remove(log: EventLog, video_id: str) -> int:
+async def remove(log: JetStreamLog, video_id: str) -> int:
     await log.append(REMOVED, key_of(video_id), change(video_id, is_removed=True))
     return await log.append(CATALOG, key_of(video_id), change(video_id, is_removed=True))
 

@@ -23,7 +23,7 @@ from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 from bench.nats import RunningNats, settings_of
 from server.candidate.service import CandidateSettings, candidate_pod
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, REMOVED, EventLog, Stream
+from server.event_log.log import CATALOG, REMOVED, Stream
 from server.features.keys import video_key
 from server.live.live import Live
 from server.live.takedowns import Takedowns
@@ -45,7 +45,9 @@ _numbers = itertools.count(1)
 class Site:
     """A store, a log, and the pods of one channel."""
 
-    def __init__(self, store: ReleaseStore, log: EventLog, folder: Path, nats: RunningNats) -> None:
+    def __init__(
+        self, store: ReleaseStore, log: JetStreamLog, folder: Path, nats: RunningNats
+    ) -> None:
         self.store, self.log, self.folder, self.nats = store, log, folder, nats
         self.channel = f"live-{next(_numbers)}"
         self.serves = True
@@ -66,16 +68,6 @@ class Site:
     def copy(self) -> Path:
         """The local copy of the takedowns."""
         return self.folder / "cache" / layout.TAKEDOWNS
-
-    def publish_of_an_earlier_build(self) -> None:
-        """Publish a release that can't place videos, and point the channel to it."""
-        release_id = f"{self.channel}-earlier"
-        folder = build_release(self.folder / release_id, release_id=release_id)
-        for path in layout.OPTIONAL:
-            (folder / path).unlink(missing_ok=True)
-        write_manifest(folder, release_id=release_id)
-        self.store.publish(folder)
-        self.point(release_id)
 
     def point(self, release_id: str) -> None:
         """Point the channel to a release."""
@@ -252,23 +244,6 @@ async def test_a_removal_in_the_middle_of_a_swap_holds_from_its_first_call_on(si
         go_on.set()
         await until(lambda: serves(pod.loader, second))
         assert not {"video-9", "video-40"} & await ids(pod)
-
-
-async def test_a_release_of_an_earlier_build_holds_removals_and_places_nothing(site: Site) -> None:
-    site.publish_of_an_earlier_build()
-    await site.upsert("fresh-3")
-    await site.remove("video-6")
-    async with site.candidates() as pod:
-        found = await ids(pod)
-        assert "video-6" not in found
-        assert "fresh-3" not in found
-        assert pod.loader.serving is not None
-        assert pod.loader.serving.content.release.live.table.unplaced
-        site.publish("later")
-        await until(lambda: serves(pod.loader, f"{site.channel}-later"))
-        found = await ids(pod)
-        assert "fresh-3" in found
-        assert "video-6" not in found
 
 
 @pytest.fixture

@@ -37,17 +37,15 @@ def overlay() -> Overlay:
     return Overlay(100_000)
 
 
-def known_of(folder: Path, position: int = 0, *, places: bool = True) -> KnownVideos:
+def known_of(folder: Path, position: int = 0) -> KnownVideos:
     keys = np.load(folder / layout.VIDEO_KEYS)
     vectors = np.load(folder / layout.VIDEO_VECTORS)
-    placement = Placement.load(folder, Manifest.read(folder), len(keys)) if places else None
+    placement = Placement.load(folder, Manifest.read(folder), len(keys))
     return KnownVideos(VideoRows(keys), vectors, Position(position), placement)
 
 
-def table_of(
-    folder: Path, overlay: Overlay, position: int = 0, *, places: bool = True
-) -> SideTable:
-    known = known_of(folder, position, places=places)
+def table_of(folder: Path, overlay: Overlay, position: int = 0) -> SideTable:
+    known = known_of(folder, position)
     return SideTable(overlay, known, ranked=True, clock=lambda: 30.0 * DAY)
 
 
@@ -247,22 +245,6 @@ def test_videos_that_the_overlay_drops_are_forgotten(folder: Path) -> None:
     overlay.take([upserted(4 + each, f"newer-{each}", tags=["cat"]) for each in range(2)])
     settled(table)
     assert table.places.keys() == {video_key("newer-0"), video_key("newer-1")}
-
-
-def test_a_release_without_a_tower_counts_the_videos_that_it_cant_place(
-    folder: Path, overlay: Overlay
-) -> None:
-    take(overlay, upserted(1, "new", tags=["cat"]), removed(2, "video-3"))
-    table = settled(table_of(folder, overlay, places=False))
-    assert (table.unplaced, table.places) == ({video_key("new")}, {})
-    assert table.removed_rows.tolist() == [3]
-
-    overlay.take([upserted(3, "new", tags=["dog"]), upserted(4, "newer", tags=["dog"])])
-    settled(table)
-    assert table.unplaced == {video_key("new"), video_key("newer")}
-    take(overlay, removed(5, "new"))
-    settled(table)
-    assert table.unplaced == {video_key("newer")}
 
 
 def test_a_video_that_cant_be_placed_is_counted_and_holds_up_no_other(

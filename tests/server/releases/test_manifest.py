@@ -142,14 +142,6 @@ def test_unfit_manifest_is_refused_by_the_field(
         Manifest.read(tmp_path)
 
 
-def test_a_manifest_from_before_tasks_were_stated_has_the_first_two(tmp_path: Path) -> None:
-    path = build_release(tmp_path) / MANIFEST_NAME
-    document = json.loads(path.read_bytes())
-    del document["feature_schema"]["tasks"]
-    path.write_text(json.dumps(document))
-    assert Manifest.read(tmp_path).feature_schema.tasks == ("watch", "like")
-
-
 def test_a_release_says_which_context_its_models_read(tmp_path: Path) -> None:
     path = build_release(tmp_path) / MANIFEST_NAME
     document = json.loads(path.read_bytes())

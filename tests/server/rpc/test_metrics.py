@@ -5,6 +5,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -121,13 +122,20 @@ def test_closing_ends_the_thread_and_needs_no_connection(monkeypatch: pytest.Mon
 
     with monkeypatch.context() as patched:
         patched.setattr("socket.create_connection", out_of_descriptors)
-        closing = threading.Thread(target=endpoint.close, daemon=True)
-        closing.start()
-        closing.join(30)
-    assert not closing.is_alive()
+        ending = threading.Thread(target=endpoint.close, daemon=True)
+        ending.start()
+        ending.join(30)
+    assert not ending.is_alive()
     assert not endpoint._thread.is_alive()
     with pytest.raises(urllib.error.URLError):
         page(endpoint.port)
+
+
+def test_a_request_without_a_path_gets_the_metrics() -> None:
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+    with closing(endpoint), socket.create_connection(("127.0.0.1", endpoint.port), 30) as other:
+        other.sendall(b"\r\n\r\n")
+        assert other.recv(12) == b"HTTP/1.1 200"
 
 
 async def test_port_that_is_taken_is_explained() -> None:

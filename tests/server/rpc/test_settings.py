@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
 
 from server.errors import VireoError
 from server.pod.pod import PodSettings
 from server.releases.s3 import S3Settings
-from server.rpc.settings import RETIRED, load_settings, warn_of_retired_settings
+from server.rpc.settings import load_settings
 from tests.builders.s3 import unreachable_s3
 
 
@@ -68,26 +66,3 @@ def test_missing_s3_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_secrets_are_hidden_when_settings_are_shown() -> None:
     shown = load_settings(PodSettings, ["--port", "1"]).model_dump(mode="json")
     assert shown["s3"]["secret_key"] == "**********"
-
-
-@pytest.mark.parametrize(
-    ("variable", "instead"),
-    [
-        ("VIREO_WORKERS", "run more pods"),
-        ("VIREO_TURN_LAST_SECONDS", "set VIREO_RELEASE_SWAP_TIMEOUT instead"),
-    ],
-)
-def test_a_retired_setting_is_warned_of(variable: str, instead: str) -> None:
-    with capture_logs() as lines:
-        warn_of_retired_settings({variable: "2", "VIREO_PORT": "1"})
-    [line] = lines
-    assert (line["log_level"], line["setting"]) == ("warning", variable)
-    assert instead in line["instead"]
-
-
-def test_every_replacement_of_a_retired_setting_exists() -> None:
-    documented = (Path(__file__).parents[3] / "docs" / "settings.md").read_text()
-    for old, instead in RETIRED.items():
-        assert f"`{old}`" not in documented
-        for new in re.findall(r"VIREO_\w+", instead):
-            assert f"`{new}`" in documented

@@ -230,40 +230,6 @@ def test_certificates_still_valid_serve_on_though_the_key_to_renew_them_is_kept_
     assert "authority.key is missing" in line["reason"]
 
 
-def renew_as_before(
-    certificates: Certificates, usages: tuple[x509.ObjectIdentifier, ...] = (SERVER,)
-) -> None:
-    """Create them as a version did whose candidate pods had other usages."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "ROLES", {**ROLES, "candidate": usages})
-        certificates.renew([])
-
-
-@pytest.mark.parametrize("usages", [(SERVER,), (ExtendedKeyUsageOID.CODE_SIGNING,)])
-def test_certificates_for_other_usages_than_todays_are_renewed(
-    folder: SecurityFolder,
-    certificates: Certificates,
-    usages: tuple[x509.ObjectIdentifier, ...],
-) -> None:
-    renew_as_before(certificates, usages)
-    assert certificates.ensure([])
-    usage = read(folder, "candidate").extensions.get_extension_for_class(x509.ExtendedKeyUsage)
-    assert set(usage.value) == set(ROLES["candidate"])
-    assert not certificates.ensure([])
-
-
-def test_certificates_for_other_usages_serve_on_while_the_key_is_kept_elsewhere(
-    folder: SecurityFolder, certificates: Certificates
-) -> None:
-    renew_as_before(certificates)
-    lose_the_key(folder)
-    before = files(folder)
-    with capture_logs() as logs:
-        assert not certificates.ensure([])
-    assert files(folder) == before
-    assert [line["log_level"] for line in logs] == ["error"]
-
-
 @pytest.mark.parametrize("unfit", ["expired", "incomplete", "short of a host"])
 def test_certificates_that_cannot_serve_are_refused_when_they_cannot_be_renewed(
     folder: SecurityFolder,

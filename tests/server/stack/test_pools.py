@@ -15,7 +15,7 @@ import pytest
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.gateway.bucket import BUCKETS, viewer_bucket
+from server.gateway.query import BUCKETS, viewer_bucket
 from tests.builders.releases import build_release
 from tests.builders.stack import Stack, running_stack
 from tests.builders.tiny_home import DATASET, build_tiny_home

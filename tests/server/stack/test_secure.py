@@ -8,7 +8,6 @@ import pytest
 import yaml
 
 from server.control.settings import ControlSettings
-from server.errors import VireoError
 from server.releases.s3 import S3Settings
 from server.stack.envoy import bootstrap
 from server.stack.processes import control_process, pod_processes
@@ -76,11 +75,6 @@ def test_settings_for_a_secured_edge_change_nothing_in_a_plain_stack(
     assert (spec.environment["VIREO_JWKS"], spec.environment["VIREO_RATE_LIMIT"]) == ("", "0")
     assert not any(name.startswith("VIREO_TLS") for name in spec.environment)
     assert "transport_socket" not in bootstrap(settings)
-
-
-def test_gateways_that_call_pods_themselves_cant_be_secured(tmp_path: Path) -> None:
-    with pytest.raises(VireoError, match="VIREO_INNER"):
-        secure(secured(tmp_path, inner="xds"))
 
 
 def test_the_admin_interface_can_be_switched_off(tmp_path: Path) -> None:

@@ -9,8 +9,12 @@ import pytest
 
 from server.errors import VireoError
 from server.home import Home
-from training.data.movielens import fetch_movielens, ml_1m_tables, ml_100k_tables
-from training.data.packages import read_packaged_files
+from training.data.movielens import (
+    fetch_movielens,
+    ml_1m_tables,
+    ml_100k_tables,
+    read_packaged_files,
+)
 
 INTER = b"user_id:token\titem_id:token\trating:float\ttimestamp:float\n2\t1\t3\t20\n1\t1\t5\t10\n"
 ITEM = (

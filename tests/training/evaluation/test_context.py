@@ -11,7 +11,7 @@ from server.home import Home
 from tests.builders.fits import fit_measured
 from training.data.synth.world import WorldConfig
 from training.data.synth.writing import write_world
-from training.evaluation.context import ABSENT, OFF, WITH, study_context
+from training.evaluation.studies import ABSENT, OFF, WITH, study_context
 from training.profile import load_profile
 
 QUIET = Console(file=io.StringIO())

@@ -238,8 +238,8 @@ def test_a_release_that_has_seen_every_watch_is_refused() -> None:
 @pytest.mark.parametrize(
     "split",
     [
-        Split(holdout="last", data_fingerprint="other"),
-        Split(holdout="none", data_fingerprint="abc"),
+        Split.of("last", "other"),
+        Split.of("none", "abc"),
     ],
 )
 def test_a_release_of_another_split_is_refused(split: Split) -> None:
@@ -249,7 +249,7 @@ def test_a_release_of_another_split_is_refused(split: Split) -> None:
 
 def test_a_release_of_this_split_is_taken() -> None:
     check_dataset(manifest(), "films")
-    check_split(manifest(), Split(holdout="last", data_fingerprint="abc"))
+    check_split(manifest(), Split.of("last", "abc"))
 
 
 def test_the_staged_release_vouches_for_itself(tmp_path: Path) -> None:

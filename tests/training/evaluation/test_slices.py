@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from training.evaluation.chain import TestViewers
-from training.evaluation.slices import sliced, slicings
+from training.evaluation.run import sliced, slicings
 
 DAY = pd.Timestamp("2024-01-01", tz="UTC")
 

@@ -8,7 +8,7 @@ import pytest
 from server.features.activity import EventRules
 from tests.builders.datasets import random_interactions
 from training.data.split import split_watches
-from training.features.events import write_event_rules
+from training.features.build import write_event_rules
 
 
 @pytest.mark.parametrize("rated", ["hide", "play"])

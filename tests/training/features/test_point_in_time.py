@@ -13,9 +13,8 @@ from server.features.keys import video_key
 from server.features.viewer import ViewerFeatures
 from server.home import Home
 from training.data.dataset import load_dataset
-from training.features.history import viewers_at, viewers_before
+from training.features.history import joined_at, viewers_at, viewers_before
 from training.features.online import read_online
-from training.features.point_in_time import joined_at
 from training.features.repository import open_repository
 from training.features.snapshots import snapshot_moments
 from training.features.statistics import (

@@ -49,7 +49,7 @@ def exported(
     (folder / "videos").mkdir(parents=True)
     write_attributes(folder, dataset, np.array(popular or [0]))
     count = dataset.video_columns("video_id").num_rows
-    table = AttributeTable.load(folder, manifest, count)
+    table = AttributeTable.load(folder, count)
     assert table is not None
     return table
 
@@ -153,7 +153,7 @@ def odd(tmp_path: Path) -> Dataset:
         "attribute.score": [None, 0.1, -1e300, *[None] * (count - 3)],
     }
     kinds: dict[str, Any] = dict.fromkeys(("a1", "a", "a_b", "none"), "labels")
-    fields = [*VIDEOS, pa.field("creator", pa.string())]
+    fields = [*VIDEOS]
     fields += [pa.field(f"attribute.{name}", pa.list_(pa.string())) for name in kinds]
     fields.append(pa.field("attribute.score", pa.float64()))
     tables = Tables(
@@ -207,15 +207,3 @@ def test_popular_videos_have_their_attributes_in_the_order_of_the_list(
         {"labels": sorted(videos[row][0], key=str.encode), "numbers": videos[row][1]}
         for row in (2, 5, 0)
     ]
-
-
-def test_a_data_set_of_an_earlier_build_has_no_creators(
-    odd: Dataset, manifest: Manifest, tmp_path: Path
-) -> None:
-    path = odd.folder / "videos.parquet"
-    frame = pd.read_parquet(path)
-    frame[VIDEOS.names].to_parquet(path)
-    table = exported(Dataset("odd", odd.folder, ""), tmp_path / "release", manifest)
-    assert table.declared.labels == ("creator", "tag")
-    assert {text.partition("=")[0] for text in table.labels} == {"tag"}
-    assert table.with_label("tag=b").tolist() == [0]

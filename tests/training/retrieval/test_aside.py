@@ -17,10 +17,9 @@ from rich.console import Console
 
 from tests.builders.waiting import wait_until
 from training.retrieval import ensemble
-from training.retrieval.aside import Member, trained_aside
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
-from training.retrieval.ensemble import train_towers
+from training.retrieval.ensemble import Member, train_towers, trained_aside
 from training.retrieval.train import CHECKPOINT, CURVE
 
 pytestmark = pytest.mark.slow

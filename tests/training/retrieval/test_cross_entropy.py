@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from training.retrieval.cross_entropy import CHUNK, cross_entropy, sampled_cross_entropy
+from training.retrieval.loss import CHUNK, cross_entropy, sampled_cross_entropy
 
 POSITIONS, VIDEOS, SIZE = CHUNK + 100, 300, 16
 

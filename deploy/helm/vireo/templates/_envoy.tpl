@@ -7,7 +7,7 @@ cluster is the last in it.
 {{- define "vireo.envoyBootstrap" -}}
 {{- $text := .Files.Get "files/bootstrap.yaml" }}
 {{- $control := printf "%s-control" (include "vireo.fullname" .) }}
-{{- $values := dict "'${node}'" "unnamed" "'${admin_port}'" "8100" "'${control_host}'" $control "'${control_port}'" "8104" "'${xds_api}'" "DELTA_GRPC" }}
+{{- $values := dict "'${node}'" "unnamed" "'${admin_port}'" "8100" "'${control_host}'" $control "'${control_port}'" "8104" }}
 {{- range $placeholder, $value := $values }}
 {{- $text = replace $placeholder $value $text }}
 {{- end }}

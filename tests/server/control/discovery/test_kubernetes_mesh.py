@@ -51,7 +51,7 @@ class PublishedEndpoints:
 
 
 async def test_pods_are_published_once_healthy_and_drain_before_removal(
-    tmp_path: Path, *, delta: bool
+    tmp_path: Path,
 ) -> None:
     first, second, third = "127.0.0.1", "127.0.0.2", "127.0.0.3"
     port = free_port_base()
@@ -71,7 +71,7 @@ async def test_pods_are_published_once_healthy_and_drain_before_removal(
         control_port, _, _ = await stack.enter_async_context(
             control_of(discovery, SetShare(), endpoint_drain_seconds=3.0)
         )
-        client = await stack.enter_async_context(xds_client(control_port, delta=delta))
+        client = await stack.enter_async_context(xds_client(control_port))
         published = PublishedEndpoints(client)
         await client.ask(ENDPOINTS, "candidate")
         assert await published.next() == {first: UNKNOWN}, "the other isn't ready"

@@ -10,10 +10,8 @@ import pytest
 from server.errors import VireoError
 from server.home import Home
 from training.data.dataset import (
-    DESCRIPTION,
     Dataset,
     DatasetInfo,
-    describe_dataset,
     is_example,
     load_dataset,
 )
@@ -68,17 +66,6 @@ def test_synthetic_data_is_example_data_and_unknown_data_is_not(world: Dataset) 
     assert is_example(home, "synth")
     assert not is_example(home, "nowhere")
     assert not is_example(home, "../synth")
-
-
-def test_data_that_an_earlier_build_made_up_without_terms_is_example_data(
-    world: Dataset, tmp_path: Path
-) -> None:
-    home = Home(tmp_path)
-    folder = home.data("synth")
-    folder.mkdir(parents=True)
-    info = describe_dataset(Home(world.folder.parent.parent), "synth")
-    (folder / DESCRIPTION).write_text(info.model_copy(update={"terms": ""}).model_dump_json())
-    assert is_example(home, "synth")
 
 
 def test_interactions_are_in_order_and_of_videos_that_are_out(world: Dataset) -> None:

@@ -11,9 +11,13 @@ from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
 from training.data.dataset import Dataset, load_dataset
 from training.data.split import split_watches
-from training.evaluation.cold_start.cases import ColdSets, cold_sets
-from training.evaluation.cold_start.content_knn import ContentKnn
-from training.evaluation.cold_start.study import random_measures, study_cold_start
+from training.evaluation.cold_start.study import (
+    ColdSets,
+    ContentKnn,
+    cold_sets,
+    random_measures,
+    study_cold_start,
+)
 from training.profile import load_profile
 
 
