@@ -222,9 +222,8 @@ class OnlineRows:
     def position(self, partition: int) -> Position:
         """Return up to where the log's events are in the rows; raise StoreAwayError."""
         [stored] = self._read(_POSITION, [_entity_key("partition", str(partition))], ("position",))
-        if "position" not in stored:
-            return BEGIN
-        return Position.parse(stored["position"].string_val)
+        text = stored["position"].string_val if "position" in stored else ""
+        return Position.parse(text) if text else BEGIN  # Redis has an empty value for none
 
     def write_position(self, partition: int, position: Position) -> None:
         """Store up to where the log's events are in the rows; raise StoreAwayError."""
