@@ -223,7 +223,7 @@ class OnlineRows:
         """Return up to where the log's events are in the rows; raise StoreAwayError."""
         [stored] = self._read(_POSITION, [_entity_key("partition", str(partition))], ("position",))
         text = stored["position"].string_val if "position" in stored else ""
-        return Position.parse(text) if text else BEGIN
+        return Position.parse(text) if text else BEGIN  # Redis has an empty value for none
 
     def write_position(self, partition: int, position: Position) -> None:
         """Store up to where the log's events are in the rows; raise StoreAwayError."""

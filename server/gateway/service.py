@@ -42,6 +42,7 @@ from server.gateway.stages.shadow import POOL, SECONDS, Shadow
 from server.gateway.turn import InnerPods
 from server.live.live import Live
 from server.live.overlay import Overlay
+from server.live.takedowns import Takedowns
 from server.pod.pod import Pod
 from server.pod.release_metrics import ReleaseFacts
 from server.pod.release_service import served
@@ -237,6 +238,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         live = Live(log, settings.live, settings.cache / TAKEDOWNS, videos=False)
         progress = Progress(log, settings.event_log.event_partitions, settings.max_events_lag)
         room = LogRoom(log, settings.event_log.event_retention)
+    overlay = live.overlay if live else Overlay(0)
     rules = RulesFile(settings.rules) if settings.rules else None
     places = Places(settings.max_batches, BATCH_RETRY)
     OPEN.set_function(lambda: places.taken)
@@ -252,7 +254,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             shadow,
             settings.candidates,
             progress,
-            live.overlay if live else Overlay(0),
+            overlay,
             rules.of if rules else None,
             shown=True,
         )
@@ -267,6 +269,8 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     def build(folder: Path) -> GatewayRelease:
         if live:
             live.wait(folder)
+        elif (folder / TAKEDOWNS).exists():
+            overlay.takedowns.take_copy(Takedowns.read(folder / TAKEDOWNS))
         return GatewayRelease.load(folder, settings.features, settings.features_timeout)
 
     def describe(response: GetServingReleaseResponse) -> None:
@@ -287,8 +291,6 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         background=[each.run for each in (shadow, live, progress, rules, room) if each],
         describe=describe,
         facts=lambda release: ReleaseFacts(release.manifest),
-        services=lambda server: add_recording(
-            server, settings, log, room, live.overlay.takedowns if live else None
-        ),
+        services=lambda server: add_recording(server, settings, log, room, overlay.takedowns),
         event_log=log,
     )

@@ -132,7 +132,9 @@ class Overlay:
         video, key = change.video, video_key(change.video.video_id)
         self._forget(key)
         if change.removed:
-            self._touched.append(key)  # its takedown is in REMOVED
+            # Its takedown is in REMOVED, unless a gateway of the build before recorded it.
+            self.takedowns.take_unsaid(key)
+            self._touched.append(key)
             return
         kept = video.SerializeToString() if self._contents else b""
         labels = len(video.tags) + sum(len(each.labels) for each in video.attributes)

@@ -12,7 +12,7 @@ from server.errors import VireoError
 from server.home import Home
 from training.data.dataset import DESCRIPTION, describe_dataset
 from training.data.folder import replaced_folder
-from training.data.writing import tables_fingerprint
+from training.data.writing import describe_tables
 
 _VIEWER = "viewer_id"
 
@@ -28,27 +28,13 @@ def erase_from_dataset(home: Home, name: str, viewer: str) -> int:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         folder.chmod(0o700)  # it has the mode of the source
         removed = erase_from_tables(folder, viewer)
-        columns = pq.read_table(
-            folder / "interactions.parquet",
-            columns=["event", "timestamp"],
-            read_dictionary=["event"],
-        )
-        if not columns.num_rows:
+        if not pq.ParquetFile(folder / "interactions.parquet").metadata.num_rows:
             raise VireoError(
                 f"all interactions of data set {name} are of this viewer, and it needs one at "
                 f"least; delete it with: rm -r {source}"
             )
-        events = columns["event"].value_counts().to_pylist()
-        span = pc.min_max(columns["timestamp"]).as_py()
-        left = {
-            "interactions": columns.num_rows,
-            "viewers": pq.ParquetFile(folder / "viewers.parquet").metadata.num_rows,
-            "events": {each["values"]: each["counts"] for each in events},
-            "first": span["min"],
-            "last": span["max"],
-            "fingerprint": tables_fingerprint(folder),
-        }
-        description = info.model_copy(update=left).model_dump_json(indent=2)
+        left = info.model_copy(update=describe_tables(folder))
+        description = left.model_dump_json(indent=2)
         (folder / DESCRIPTION).write_text(description + "\n")
     return removed
 

@@ -22,6 +22,7 @@ from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, LogAwayError, Stream
 from server.event_log.position import BEGIN, Position, Start
+from server.features.keys import video_key
 from server.home import Home
 from server.live.takedowns import Takedowns
 from server.releases.layout import TAKEDOWNS
@@ -176,6 +177,9 @@ async def _read_log(
         async for entries in up_to_end(event_log, REMOVED, "", BEGIN):
             takedowns.take(entries)
         takedowns.as_of = began
+        for video_id, change in changes.items():
+            if change.removed:  # a gateway of the build before recorded it here alone
+                takedowns.take_unsaid(video_key(video_id))
         progress(done, done)
         positions_read = LogPositions(partitions=positions, catalogue=catalogue)
         return _Log(events, changes, takedowns, positions_read)

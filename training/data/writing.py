@@ -54,7 +54,6 @@ class DatasetWriter:
         interactions' context.
         """
         self.folder = folder
-        self._attributes = dict(attributes)
         columns = [*VIDEOS, *attribute_fields(attributes)]
         self._schemas = {
             "interactions": pa.schema([*INTERACTIONS, *context_fields(context)]),
@@ -67,10 +66,7 @@ class DatasetWriter:
             )
             for name, schema in self._schemas.items()
         }
-        self._rows: Counter[str] = Counter()
-        self._events: Counter[str] = Counter()
-        self._first: datetime | None = None
-        self._last: datetime | None = None
+        self._interactions = 0
         self._video_ids: list[str] = []
 
     def add_videos(self, part: pa.Table) -> None:
@@ -88,17 +84,11 @@ class DatasetWriter:
 
     def add_interactions(self, part: pa.Table) -> None:
         """Append interactions, no earlier than the previous ones."""
-        for entry in part["event"].value_counts().to_pylist():
-            self._events[entry["values"]] += entry["counts"]
-        if part.num_rows:
-            span = pc.min_max(part["timestamp"]).as_py()
-            self._first = min(span["min"], self._first or span["min"])
-            self._last = max(span["max"], self._last or span["max"])
+        self._interactions += part.num_rows
         self._add("interactions", part)
 
     def _add(self, name: str, part: pa.Table) -> None:
         self._files[name].write_table(part.cast(self._schemas[name]))
-        self._rows[name] += part.num_rows
 
     def check(self) -> None:
         """Raise VireoError if two video ids share a key or there are no interactions."""
@@ -106,33 +96,32 @@ class DatasetWriter:
             unique_video_keys(self._video_ids)
         except KeyCollisionError as error:
             raise VireoError(str(error)) from error
-        if self._first is None:
+        if not self._interactions:
             raise VireoError("a data set needs at least one interaction")
 
-    def described(self, **known: Any) -> DatasetInfo:
-        """Return the description of what was written; call it after the files are closed."""
-        assert self._first is not None
-        assert self._last is not None
-        return DatasetInfo(
-            **known,
-            interactions=self._rows["interactions"],
-            videos=self._rows["videos"],
-            viewers=self._rows["viewers"],
-            events=dict(self._events),
-            first=self._first,
-            last=self._last,
-            fingerprint=tables_fingerprint(self.folder),
-            attributes=self._attributes,
-        )
 
+def describe_tables(folder: Path) -> dict[str, Any]:
+    """Return the fields of `DatasetInfo` that follow from a data set's tables, by name.
 
-def tables_fingerprint(folder: Path) -> str:
-    """Return the SHA-256 of a data set's tables: see `DatasetInfo.fingerprint`."""
+    There must be an interaction.
+    """
     digest = hashlib.sha256()
     for name in _TABLES:
         with (folder / f"{name}.parquet").open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    tables = {name: pq.ParquetFile(folder / f"{name}.parquet") for name in _TABLES}
+    events, times = Counter[str](), list[datetime]()
+    for part in tables["interactions"].iter_batches(1 << 20, columns=["event", "timestamp"]):
+        for entry in part["event"].value_counts().to_pylist():
+            events[entry["values"]] += entry["counts"]
+        times += pc.min_max(part["timestamp"]).as_py().values()
+    return {
+        **{name: table.metadata.num_rows for name, table in tables.items()},
+        "events": dict(events),
+        "first": min(times),
+        "last": max(times),
+        "fingerprint": digest.hexdigest(),
+    }
 
 
 @contextmanager
@@ -167,12 +156,14 @@ def dataset_writer(
             yield writer
             writer.check()
         mended = {what: count for what, count in (problems or {}).items() if count}
-        info = writer.described(
+        info = DatasetInfo(
             name=name,
             source=source,
             terms=terms,
             problems=mended,
             log_positions=log_positions or LogPositions(),
+            attributes=dict(attributes or {}),
+            **describe_tables(folder),
         )
         (folder / DESCRIPTION).write_text(info.model_dump_json(indent=2) + "\n")
 

@@ -15,13 +15,13 @@ from tests.builders.nats import running_nats, settings_of
 
 _GATEWAY = """
 from server.event_log.open import open_log
-from server.gateway.followed import LogFollower
 from server.gateway.settings import GatewaySettings
+from server.live.live import Live
 from server.rpc.server import run_process
 
 async def serve():
     settings = GatewaySettings(port=1)
-    await LogFollower(open_log(settings.event_log), settings).run()
+    await Live(open_log(settings.event_log), settings.live, videos=False).run()
 
 run_process(serve)
 """

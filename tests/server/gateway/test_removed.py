@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from server.features.keys import video_key
 from server.gateway.service import gateway_pod
 from server.live.live import Live
 from server.live.takedowns import Takedowns
-from tests.builders.catalogue import change, key_of
+from server.releases.layout import TAKEDOWNS
+from tests.builders.catalogue import change, key_of, removed
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
@@ -48,16 +50,16 @@ async def test_removed_videos_are_in_no_slate(
     degradations: list[viewer_pb2.Degradation.ValueType],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    removed: set[int] = set()
+    down: set[int] = set()
     monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
     monkeypatch.setattr(Live, "wait", lambda *_: None)
-    monkeypatch.setattr(Takedowns, "among", lambda _, keys: removed & {*keys})
+    monkeypatch.setattr(Takedowns, "among", lambda _, keys: down & {*keys})
     candidate = NOWHERE if pods == "none" else candidate_target
     ranking = ranking_target if pods == "both" else NOWHERE
     async with gateway(release, features, candidate, ranking) as stub:
         first = [item.video_id for item in (await stub.Recommend(SLATE)).items]
         gone = set(first[::2])
-        removed.update(map(video_key, gone))
+        down.update(map(video_key, gone))
 
         short, whole = await stub.Recommend(SLATE), await stub.Recommend(WHOLE)
 
@@ -67,6 +69,20 @@ async def test_removed_videos_are_in_no_slate(
     assert not gone & {item.video_id for item in short.items}
     if pods == "both":
         assert len(short.items) == 10
+
+
+async def test_without_a_log_what_a_release_says_is_taken_down_is_in_no_slate(
+    release: Path, features: Path, candidate_target: str, ranking_target: str, tmp_path: Path
+) -> None:
+    first = next(name for name in video_ids(40) if name not in WATCHED)
+    takedowns, folder = Takedowns(), tmp_path / "release"
+    shutil.copytree(release, folder)
+    takedowns.take([removed(1, first)])
+    takedowns.write(folder / TAKEDOWNS)
+    async with gateway(folder, features, candidate_target, ranking_target) as stub:
+        slate = await stub.Recommend(WHOLE)
+    assert not slate.degradations
+    assert {item.video_id for item in slate.items} == {*video_ids(40)} - {*WATCHED, first}
 
 
 async def test_a_gateway_loads_its_release_once_it_knows_all_takedowns(

@@ -135,6 +135,16 @@ async def test_what_is_dropped_while_a_table_is_made_is_forgotten(
         await until(lambda: table.places.keys() == {video_key("newest"), video_key("oldest")})
 
 
+async def test_a_removal_that_an_earlier_build_recorded_holds(
+    nats: RunningNats, known: KnownVideos
+) -> None:
+    """Gateways of that build have the catalogue's stream alone."""
+    async with writing(nats) as log, following(nats) as live:
+        table = await completed(live, known)
+        await log.append(CATALOG, key_of("video-9"), change("video-9", is_removed=True))
+        await until(lambda: 9 in table.removed_rows)
+
+
 async def test_without_the_log_a_release_is_served_and_follows_once_it_is_back(
     nats: RunningNats, known: KnownVideos
 ) -> None:
