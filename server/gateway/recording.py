@@ -17,6 +17,7 @@ from server.gateway.log_room import LogRoom
 from server.gateway.settings import GatewaySettings
 from server.live.takedowns import Takedowns
 from server.pod.admission import Admission
+from server.rpc.guard import ServiceLimits
 from server.rpc.server import RpcServer
 
 
@@ -55,4 +56,4 @@ def add_recording(
         ),
     ):
         admission = Admission(settings.max_event_calls, target=target)
-        server.add(name, register, admission=admission, rules=rules, work=work)
+        server.add(name, register, limits=ServiceLimits(admission, rules, work))

@@ -21,6 +21,7 @@ from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import RpcError, invalid_argument, not_found
+from server.rpc.guard import ServiceLimits
 from server.rpc.reading import Context
 from server.rpc.server import RpcServer
 
@@ -188,7 +189,7 @@ def add_inference_service(
         lambda grpc_server: open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             servicer, grpc_server
         ),
-        work=_cost,
+        limits=ServiceLimits(work=_cost),
     )
 
 

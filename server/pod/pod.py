@@ -38,7 +38,7 @@ from server.releases.layout import TAKEDOWNS
 from server.releases.loader import ReleaseLoader
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
-from server.rpc.guard import Work
+from server.rpc.guard import ServiceLimits, Work
 from server.rpc.logs import configure_logs
 from server.rpc.places import Places
 from server.rpc.server import RpcServer
@@ -288,9 +288,9 @@ def add_pod_service(
     server.add(
         pod.service,
         lambda grpc_server: pod.register(loader, queue, grpc_server),
-        admission=admission,
-        work=pod.work(loader) if pod.work else None,
-        places=pod.places,
+        limits=ServiceLimits(
+            admission, work=pod.work(loader) if pod.work else None, places=pod.places
+        ),
     )
     if pod.inference is not None:
         pod.inference(server, loader, queue, admission)

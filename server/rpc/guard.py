@@ -28,11 +28,11 @@ from server.rpc.client_streams import ClientStreams
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
 from server.rpc.places import Places
 from server.rpc.reading import (
+    COMPRESSED,
     Context,
     Handler,
     Metadata,
     NoMessageError,
-    compressed,
     decompressed,
     only_message,
 )
@@ -52,12 +52,11 @@ _PACKAGES = ("/vireo.", "/inference.")
 
 _LIGHT_BYTES = 16 << 10
 """Maximum bytes of a message that is parsed at once, unless it is compressed."""
-_LIGHT_SECONDS = 1e-3
-"""Maximum time that this takes without being charged: few bytes can be thousands of messages."""
 _BYTE_SECONDS = 20e-9
 """Cost of a byte of a larger one."""
-_INVALID_SECONDS = 1e-3
-"""Cost of a request that is invalid."""
+_SLOW_SECONDS = 1e-3
+"""Minimum cost of a request that is invalid, or whose few bytes, for example of thousands of empty
+messages, took longer than this to parse."""
 _CALL_SECONDS = 2e-4
 """Cost of a call of a service that states none."""
 Work: TypeAlias = Callable[[Message], float]
@@ -96,7 +95,7 @@ class Admission(Protocol):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServiceLimits:
     """What limits the calls of one service."""
 
     admission: Admission | None = None
@@ -142,7 +141,8 @@ class Guard:
         self.streams = StreamLimit(max_streams)
         self._client_streams = ClientStreams()
         self._server_streams = ServerStreams()
-        self._limits: dict[str, Limits] = {}
+        self.limits: dict[str, ServiceLimits] = {}
+        """By a service's full name; set before its methods are added."""
         self.budget = Budget()
         self.under_way = 0
         """Calls of our services in flight."""
@@ -153,10 +153,6 @@ class Guard:
         self.idle = asyncio.Event()
         """Set while no call is being answered."""
         self.idle.set()
-
-    def limit(self, service: str, limits: Limits) -> None:
-        """Limit the calls of a service, by its full name."""
-        self._limits[service] = limits
 
     def close(self) -> None:
         """Refuse new calls with UNAVAILABLE from now on; those in flight continue.
@@ -183,9 +179,9 @@ class Guard:
         """
         answered = RPCS.labels(method, grpc.StatusCode.OK.name)
         seconds = SECONDS.labels(method) if handler.unary_unary is not None else None
-        limits = self._limits.get(method.split("/")[1], Limits())
+        limits = self.limits.get(method.split("/")[1], ServiceLimits())
         valid = partial(_parse, handler.request_deserializer, self._max_bytes, limits.rules)
-        work, places = limits.work or _by_call, limits.places
+        work, places, admission = limits.work or _by_call, limits.places, limits.admission
 
         async def call(_: object, context: Context) -> Message | None:
             metadata = context.invocation_metadata() or ()
@@ -215,14 +211,7 @@ class Guard:
                 read = partial(self._read, parse, work, caller)
                 stream_place = nullcontext() if places is None else places.place(caller)
                 response = await self._answer(
-                    method,
-                    handler,
-                    read,
-                    context,
-                    metadata,
-                    identity,
-                    limits.admission,
-                    stream_place,
+                    method, handler, read, context, metadata, identity, admission, stream_place
                 )
                 code = grpc.StatusCode.OK
             except RpcError as error:
@@ -322,19 +311,17 @@ class Guard:
     ) -> Message:
         """Return a valid request, once its caller may have it parsed and worked on."""
         turn = self.budget.turn
-        light = len(raw) <= _LIGHT_BYTES and not compressed(raw)
+        light = len(raw) <= _LIGHT_BYTES and not raw.startswith(COMPRESSED)
         begun = time.perf_counter()
         try:
             async with nullcontext() if light else turn(caller, len(raw) * _BYTE_SECONDS):
                 request = parse(raw)
         except RpcError:
             # Or a caller who repeats it at once would have all of the time for it.
-            took = time.perf_counter() - begun if light else 0.0
-            async with turn(caller, max(took, _INVALID_SECONDS)):
+            async with turn(caller, max(_SLOW_SECONDS, light * (time.perf_counter() - begun))):
                 raise
         cost = work(request)
-        took = time.perf_counter() - begun if light else 0.0
-        if took > _LIGHT_SECONDS:
+        if light and (took := time.perf_counter() - begun) > _SLOW_SECONDS:
             cost += took
         if cost:
             async with turn(caller, cost):

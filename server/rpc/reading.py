@@ -20,8 +20,8 @@ MAX_MESSAGE_SECONDS = 2.0
 and stays silent holds each no longer."""
 
 
-_GZIP, _DEFLATE = b"\x1f\x8b", b"\x78"
-"""What compressed messages begin with."""
+COMPRESSED = (b"\x1f\x8b", b"\x78")
+"""What messages begin with that are compressed by gzip, or by deflate."""
 
 
 class NoMessageError(Exception):
@@ -48,11 +48,6 @@ async def only_message(context: Context) -> bytes:
     raise NoMessageError("the call has no message")
 
 
-def compressed(raw: bytes) -> bool:
-    """Return whether a message may be compressed: it begins so."""
-    return raw.startswith((_GZIP, _DEFLATE))
-
-
 def decompressed(raw: bytes, max_bytes: int) -> bytes:
     """Return a message without its compression by gzip or deflate; as it is if it has none.
 
@@ -65,7 +60,7 @@ def decompressed(raw: bytes, max_bytes: int) -> bytes:
         raw: the message as it was sent.
         max_bytes: of a longer message, the first byte beyond them is the last that is returned.
     """
-    if not compressed(raw):
+    if not raw.startswith(COMPRESSED):
         return raw
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)  # of either kind
     try:

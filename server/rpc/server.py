@@ -19,17 +19,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from server.errors import VireoError
 from server.rpc import log_limit, loop_lag
 from server.rpc.budget import Budget
-from server.rpc.guard import Admission, Guard, Limits, Work
+from server.rpc.guard import Guard, ServiceLimits
 from server.rpc.health_service import HealthServicer
 from server.rpc.metrics import MetricsEndpoint
-from server.rpc.places import Places
 from server.rpc.probe_pages import probe_pages
 from server.rpc.reading import Handler
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
 from server.rpc.standard import StreamLimit
 from server.rpc.transport import Methods, grpc_server
-from server.rpc.validation import Rules
 from server.tracing.spans import end_export
 
 _LOOP = "_server_main_loop"
@@ -119,10 +117,7 @@ class RpcServer:
         service: str,
         register: Callable[[Any], None],
         file: FileDescriptor | None = None,
-        admission: Admission | None = None,
-        rules: Rules | None = None,
-        work: Work | None = None,
-        places: Places | None = None,
+        limits: ServiceLimits | None = None,
     ) -> None:
         """Add a service.
 
@@ -130,12 +125,9 @@ class RpcServer:
             service: its full name.
             register: adds its servicer, with generated code.
             file: the proto that defines it, for reflection; None if it is one of ours.
-            admission: decides which calls to admit; all by default.
-            rules: check requests beyond the protos' rules.
-            work: what requests cost; the same for each by default.
-            places: those of its streams of responses; no bound of their own by default.
+            limits: what limits its calls; by default only what limits those of all services.
         """
-        self._guard.limit(service, Limits(admission, rules, work, places))
+        self._guard.limits[service] = limits or ServiceLimits()
         register(self._methods)
         self._names.append(service)
         if file is not None:

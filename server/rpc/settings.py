@@ -55,7 +55,7 @@ class RpcSettings(BaseSettings):
     """Seconds after the drain for calls in flight to finish."""
     max_concurrent_rpcs: int = Field(default=2000, ge=1)
     """Maximum concurrent calls, including those whose message hasn't arrived; without health
-    checks and streams."""
+    checks and streams. A caller at the edge leaves as many to others as it has itself."""
     max_streams: int = Field(default=200, ge=1)
     """Maximum concurrent streams: health watches and reflection. Each ends after five minutes."""
     max_message_bytes: int = Field(default=4 << 20, ge=1024)

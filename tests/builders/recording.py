@@ -21,6 +21,7 @@ from server.gateway.catalog import CatalogServicer
 from server.gateway.events import EventLimits, EventServicer
 from server.gateway.log_room import LogRoom
 from server.live.takedowns import Takedowns
+from server.rpc.guard import ServiceLimits
 from server.rpc.server import RpcServer
 from tests.builders.rpc import rpc_settings
 
@@ -73,10 +74,12 @@ def add_recording(
     }
     recorder = EventServicer(Appender(log), partitions, EventLimits(**allowed), room)
     register = partial(add_EventServiceServicer_to_server, recorder)
-    server.add(events.NAME, register, rules=recorder.violations, work=recorder.cost)
+    limited = ServiceLimits(rules=recorder.violations, work=recorder.cost)
+    server.add(events.NAME, register, limits=limited)
     changer = CatalogServicer(Appender(log), takedowns)
     register = partial(add_CatalogServiceServicer_to_server, changer)
-    server.add(catalog.NAME, register, rules=catalog.violations, work=catalog.cost)
+    limited = ServiceLimits(rules=catalog.violations, work=catalog.cost)
+    server.add(catalog.NAME, register, limits=limited)
 
 
 def play(event_id: str, viewer_id: str = "viewer", video_id: str = "video", **more: Any) -> Any:

@@ -143,7 +143,7 @@ async def test_calls_that_are_cancelled_at_random_leave_nothing_under_way(
                     call.cancel()  # several leave at the moment at which others are answered
                 await asyncio.gather(*tasks)
             await until(lambda: server.under_way == 0)
-            admission = server._guard._limits[NAME].admission
+            admission = server._guard.limits[NAME].admission
             assert isinstance(admission, Admission)
             slots = admission.slots
             assert slots is not None

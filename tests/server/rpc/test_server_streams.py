@@ -18,6 +18,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server.pod.admission import Admission
 from server.pod.slots import Slots
 from server.rpc.errors import RpcError, not_found
+from server.rpc.guard import ServiceLimits
 from server.rpc.reading import Context
 from server.rpc.server import RpcServer
 from server.rpc.server_streams import ServerStreams
@@ -65,7 +66,7 @@ async def served(
     server.add(
         SERVICE,
         lambda methods: methods.add_registered_method_handlers(SERVICE, handlers),
-        admission=admission,
+        limits=ServiceLimits(admission),
     )
     await server.start()
     try:
