@@ -21,14 +21,35 @@ from server.rpc import log_limit, loop_lag
 from server.rpc.budget import Budget
 from server.rpc.guard import Guard, ServiceLimits
 from server.rpc.health_service import HealthServicer
+from server.rpc.loop_lag import answers
 from server.rpc.metrics import MetricsEndpoint
-from server.rpc.probe_pages import probe_pages
 from server.rpc.reading import Handler
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
 from server.rpc.standard import StreamLimit
 from server.rpc.transport import Methods, grpc_server
 from server.tracing.spans import end_export
+
+_MAX_SILENCE = 2.0
+"""Seconds within which an event loop that lives answers."""
+
+
+def probe_pages(
+    loop: asyncio.AbstractEventLoop, serving: Callable[[], bool]
+) -> dict[str, Callable[[], str]]:
+    """Return two pages by their path: each returns the problem, empty if what it asks holds.
+
+    `/live` asks whether the process's event loop answers, `/ready` also whether the process reports
+    SERVING. Pages, and `serving`, are called in other threads.
+    """
+
+    def live() -> str:
+        if answers(loop, _MAX_SILENCE):
+            return ""
+        return f"the event loop was silent for {_MAX_SILENCE:g} s"
+
+    return {"/live": live, "/ready": lambda: live() or ("" if serving() else "NOT_SERVING")}
+
 
 _LOOP = "_server_main_loop"
 

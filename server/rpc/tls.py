@@ -11,11 +11,36 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from server.errors import VireoError
 from server.rpc.background_check import BackgroundCheck
-from server.rpc.certificate_metrics import export_expiry
+
+EXPIRY = Gauge(
+    "vireo_certificate_expiry_timestamp_seconds",
+    "End of validity of the certificate that handshakes use, and of its authority; the earliest if "
+    "a file has several.",
+    ["file"],
+)
+
+
+def export_expiry(certificate: bytes, authority: bytes) -> None:
+    """Export until when the certificates of two PEM files are valid.
+
+    Without the `security` extra, which reads certificates, nothing is exported. Neither is a file
+    that holds none: gRPC, which gets it too, reports it.
+    """
+    try:
+        from cryptography.x509 import load_pem_x509_certificates
+    except ModuleNotFoundError:
+        return
+    for file, content in (("certificate", certificate), ("authority", authority)):
+        try:
+            held = load_pem_x509_certificates(content)
+        except ValueError:
+            continue
+        EXPIRY.labels(file).set(min(each.not_valid_after_utc.timestamp() for each in held))
+
 
 log = structlog.get_logger()
 
