@@ -10,8 +10,7 @@ import numpy as np
 import structlog
 
 from server import signals
-from server.arrays import Float32Array, Int64Array
-from server.candidate.filters.blocked import BlockedFilter
+from server.arrays import BoolArray, Float32Array, Int64Array
 from server.candidate.live import LiveVideos
 from server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
 from server.candidate.release import CandidateRelease
@@ -21,6 +20,16 @@ from server.pipeline.candidates import Candidates
 from server.pipeline.runner import Outcome, Pipeline
 from server.pipeline.stage_metrics import FAILURES
 from server.releases.weights import Quotas
+
+
+class BlockedFilter:
+    """Removes videos that aren't free; the seed of an UP_NEXT query counts as watched."""
+
+    name = "blocked"
+
+    def keep(self, query: Retrieval, candidates: Candidates) -> BoolArray:
+        """Return which candidates are free, bool[n]."""
+        return query.is_free(candidates.rows)
 
 
 class Union:

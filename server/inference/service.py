@@ -9,11 +9,12 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 from google.protobuf.message import Message
+from inference import model_config_pb2 as config_pb
 from inference import open_inference_pb2 as pb
 from inference import open_inference_pb2_grpc
 
 from server.inference.model import Model, ModelInputError, ModelOutputError
-from server.inference.model_config import PLATFORM, model_config
+from server.inference.signature import Tensor
 from server.inference.tensors import Limits, metadata, read_inputs, write_output
 from server.pipeline.caller import Caller
 from server.pod.admission import Admission
@@ -24,6 +25,36 @@ from server.rpc.errors import RpcError, invalid_argument, not_found
 from server.rpc.guard import ServiceLimits
 from server.rpc.reading import Context
 from server.rpc.server import RpcServer
+
+PLATFORM = "onnxruntime_onnx"
+_BACKEND = "onnxruntime"
+
+
+def model_config(model: Model) -> config_pb.ModelConfig:
+    """Return the configuration of a model that is served."""
+    return config_pb.ModelConfig(
+        name=model.name,
+        platform=PLATFORM,
+        backend=_BACKEND,
+        max_batch_size=0,
+        input=[_input(name, tensor) for name, tensor in model.inputs.items()],
+        output=[_output(model.output, model.answer)],
+    )
+
+
+def _input(name: str, tensor: Tensor) -> config_pb.ModelInput:
+    found = metadata(name, tensor)
+    return config_pb.ModelInput(name=name, data_type=_data_type(found.datatype), dims=found.shape)
+
+
+def _output(name: str, tensor: Tensor) -> config_pb.ModelOutput:
+    found = metadata(name, tensor)
+    return config_pb.ModelOutput(name=name, data_type=_data_type(found.datatype), dims=found.shape)
+
+
+def _data_type(datatype: str) -> config_pb.DataType.ValueType:
+    return config_pb.DataType.Value(f"TYPE_{datatype}")
+
 
 T = TypeVar("T")
 

@@ -6,16 +6,61 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import structlog
 
+from server.arrays import BoolArray, Float32Array
 from server.pipeline.caller import Caller, CallerGoneError
 from server.pipeline.candidates import Candidates
 from server.pipeline.stage_metrics import FAILURES, SECONDS
-from server.pipeline.stages import Filter, Scorer, Selector, Source
 from server.tracing import spans
+
+_Q = TypeVar("_Q", contravariant=True)
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class _MayFail(_Named, Protocol):
+    @property
+    def fail_open(self) -> bool: ...
+
+
+class Source(_MayFail, Protocol[_Q]):
+    """Proposes candidates."""
+
+    def propose(self, query: _Q) -> Candidates:
+        """Return the candidates that this source proposes, best first."""
+
+
+class Filter(_Named, Protocol[_Q]):
+    """Keeps or removes each candidate. It never fails open: a filter's videos must not be shown."""
+
+    def keep(self, query: _Q, candidates: Candidates) -> BoolArray:
+        """Return which candidates stay, bool[n]."""
+
+
+class Scorer(_MayFail, Protocol[_Q]):
+    """Adds score columns; never drops or reorders."""
+
+    @property
+    def columns(self) -> Mapping[str, float]:
+        """The columns that it adds, each with its value if it failed and fails open."""
+
+    def score(self, query: _Q, candidates: Candidates) -> Mapping[str, Float32Array]:
+        """Return each of its columns, float32[n]."""
+
+
+class Selector(_Named, Protocol[_Q]):
+    """Chooses among the candidates and orders them. Never fails open."""
+
+    def select(self, query: _Q, candidates: Candidates) -> Candidates:
+        """Return the chosen candidates, in order."""
+
 
 log = structlog.get_logger()
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.inference import http_call
+from server.inference import http_server
 from server.pod.run_queue import RunQueue
 from server.ranking.service import RANKING_POD
 from server.releases import layout
@@ -219,7 +219,7 @@ async def test_a_call_whose_deadline_passes_is_504(
     async with serving_http(RANKING_POD, release_folder, queue=queue) as pod, busy(queue):
         answer = await pod.infer("ranker", json_request(inputs), **{"grpc-timeout": "50m"})
         assert answer.status in (429, 504)
-        monkeypatch.setattr(http_call, "MAX_SECONDS", 0.05)
+        monkeypatch.setattr(http_server, "MAX_SECONDS", 0.05)
         answer = await pod.infer("ranker", json_request(inputs), **{"grpc-timeout": "9S"})
         assert answer.status in (429, 504)
 

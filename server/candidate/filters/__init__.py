@@ -1,1 +1,0 @@
-"""Filters of candidates, one per file."""
