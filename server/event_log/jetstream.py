@@ -8,7 +8,7 @@ import time
 from base64 import b64decode
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import structlog
@@ -196,51 +196,42 @@ class JetStreamLog:
         Raises:
             LogAwayError: the log can't be read now.
         """
-        try:
-            async with asyncio.timeout(_APPEND_SECONDS):
+        async with _answered("read"):
+            try:
                 connection = await self._connected()
                 info = await self._info(connection, stream)
                 return await _start(connection, stream, info, [stored])
-        except NotFoundError:
-            return Start(0)
-        except (NatsError, OSError, TimeoutError) as error:
-            raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
+            except NotFoundError:
+                return Start(0)
 
     async def end(self, stream: Stream, key: str = "") -> int:
         """Return the sequence of the last message, 0 without one; raise LogAwayError."""
-        try:
-            async with asyncio.timeout(_APPEND_SECONDS):
+        async with _answered("read"):
+            try:
                 connection = await self._connected()
                 if not key:
                     return int((await self._info(connection, stream))["state"]["last_seq"])
                 last = await _message(connection, stream, last_by_subj=_subject(stream, key))
-        except NotFoundError:
-            return 0
-        except (NatsError, OSError, TimeoutError) as error:
-            raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
-        return last["seq"] if last else 0
+                return last["seq"] if last else 0
+            except NotFoundError:
+                return 0
 
     async def usage(self, stream: Stream) -> tuple[int, int]:
         """Return the bytes that a stream has, and its maximum, 0 for none; raise LogAwayError."""
-        try:
-            async with asyncio.timeout(_APPEND_SECONDS):
-                info = await self._info(await self._connected(), stream)
-        except (NatsError, OSError, TimeoutError) as error:
-            raise LogAwayError(f"the log can't be read: {_reason(error)}") from error
+        async with _answered("read"):
+            info = await self._info(await self._connected(), stream)
         return int(info["state"]["bytes"]), max(0, int(info["config"]["max_bytes"]))
 
     async def delete(self, stream: Stream, sequence: int) -> None:
         """Delete a message for good, if it is there; raise LogAwayError."""
         asked = json.dumps({"seq": sequence}).encode()
-        try:
-            async with asyncio.timeout(_APPEND_SECONDS):
+        async with _answered("written"):
+            try:
                 connection = await self._connected()
                 await connection.ask(f"$JS.API.STREAM.MSG.DELETE.{_name(stream)}", asked)
-        except APIError as error:
-            if error.err_code != _NO_MESSAGE:
-                raise LogAwayError(f"the log can't be written: {_reason(error)}") from error
-        except (NatsError, OSError, TimeoutError) as error:
-            raise LogAwayError(f"the log can't be written: {_reason(error)}") from error
+            except APIError as error:
+                if error.err_code != _NO_MESSAGE:
+                    raise
 
     async def close(self) -> None:
         """Close the connection."""
@@ -392,6 +383,16 @@ class JetStreamLog:
             if error.err_code == _NO_ROOM:
                 error.description = f"{error.description}; see VIREO_EVENT_MAX_BYTES"
             raise
+
+
+@asynccontextmanager
+async def _answered(done: str) -> AsyncIterator[None]:
+    """Bound the time of what is asked; raise LogAwayError if there is no answer, or a refusal."""
+    try:
+        async with asyncio.timeout(_APPEND_SECONDS):
+            yield
+    except (NatsError, OSError, TimeoutError) as error:
+        raise LogAwayError(f"the log can't be {done}: {_reason(error)}") from error
 
 
 async def _start(
