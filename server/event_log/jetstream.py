@@ -15,6 +15,7 @@ import structlog
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.errors import APIError, NotFoundError
+from prometheus_client import Counter
 
 from server.errors import VireoError
 from server.event_log.log import (
@@ -27,13 +28,17 @@ from server.event_log.log import (
     Stream,
     check_size,
 )
-from server.event_log.metrics import CONNECTED, MISSED
-from server.event_log.nats_connection import Connection
+from server.event_log.nats_connection import CONNECTED, Connection
 from server.event_log.position import BEGIN, Position, Start, fingerprint_of
 from server.event_log.pull import pull
 from server.event_log.settings import EventLogSettings
 
 log = structlog.get_logger()
+
+MISSED = Counter(
+    "vireo_log_missed_messages_total",
+    "Messages that the log kept no longer when they were to be read, whatever their partition.",
+)
 
 _APPEND_SECONDS = 2.0
 """Maximum seconds to wait until a message is stored."""

@@ -14,11 +14,13 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import ConnectionClosedError, Error, NoRespondersError, SecureConnWantedError
 from nats.js.errors import APIError
+from prometheus_client import Gauge
 
-from server.event_log.metrics import CONNECTED
 from server.event_log.settings import EventLogSettings
 
 log = structlog.get_logger()
+
+CONNECTED = Gauge("vireo_log_connected", "1 while the log can be used.")
 
 _CONNECT_SECONDS = 2
 _ANSWER_SECONDS = 2.0

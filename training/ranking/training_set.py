@@ -18,15 +18,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xxhash
+from rich.console import Console
 
 from server.arrays import BoolArray, Float32Array, Int64Array
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
 from server.features.context import NAMES, context_input
 from server.features.keys import video_keys
 from server.features.ranking_inputs import (
     RANKER_HISTORY,
+    RETRIEVAL_FEATURES,
     VideoTable,
     match_features,
+    retrieval_features,
     viewer_features,
 )
 from server.features.tower_inputs import attribute_ids
@@ -38,8 +42,37 @@ from training.features.activity import ROWS_KEPT
 from training.features.history import JUST_BEFORE, viewers_before_by_part
 from training.features.statistics import video_features_at
 from training.features.watches import outcome_labels
+from training.heartbeat import tracked
 from training.ranking.config import RankingConfig
-from training.ranking.drawing import draw_candidates
+
+
+def draw_candidates(
+    release: CandidateRelease,
+    viewers: Sequence[ViewerFeatures],
+    count: int,
+    title: str = "drawing candidates",
+) -> tuple[Int64Array, Float32Array]:
+    """Return up to `count` candidates of each of m viewers, best first.
+
+    Returns:
+        Rows int64[m, count], padded with -1, and their RETRIEVAL_FEATURES, float32[m, count, r].
+
+    Raises:
+        Exception: any error of a source: without its candidates, training would differ from
+            serving.
+    """
+    pipeline = CandidatePipeline(release, fail_open=False)
+    rows = np.full((len(viewers), count), -1, np.int64)
+    retrieval = np.zeros((len(viewers), count, len(RETRIEVAL_FEATURES)), np.float32)
+    for place, viewer in enumerate(tracked(viewers, title, Console(stderr=True))):
+        # The tower also runs on single viewers: a batch rounds differently, which would change
+        # the order of videos with nearly equal scores.
+        drawn = pipeline.retrieve(CandidateQuery(viewer=viewer, count=count))
+        found = len(drawn.keys)
+        rows[place, :found] = drawn.rows
+        retrieval[place, :found] = retrieval_features(drawn.scores, drawn.source_masks)
+    return rows, retrieval
+
 
 OUTCOME_WATCHES = ROWS_KEPT - 1
 """Number of a viewer's last non-test watches that are outcome labels: the feature store keeps the

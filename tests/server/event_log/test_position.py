@@ -12,9 +12,8 @@ import pytest
 import structlog
 
 from server.errors import VireoError
-from server.event_log.jetstream import JetStreamLog
+from server.event_log.jetstream import MISSED, JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, LogAwayError, Stream
-from server.event_log.metrics import MISSED
 from server.event_log.nats_connection import Connection
 from server.event_log.position import BEGIN, Position, Start
 from tests.builders.nats import RunningNats, running_nats, settings_of

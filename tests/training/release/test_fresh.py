@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from tests.builders.watches import EPOCH, videos_frame, viewers_frame, watches_frame
-from training.release import fresh
-from training.release.fresh import FRESH_DAYS, FRESH_WATCHES, fresh_rows
+from training.release import stage
+from training.release.stage import FRESH_DAYS, FRESH_WATCHES, fresh_rows
 from training.retrieval.data import RetrievalData
 
 
@@ -52,7 +52,7 @@ def test_of_equally_watched_videos_the_newest_comes_first_and_those_without_a_da
 
 
 def test_no_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fresh, "FRESH_LIMIT", 2)
+    monkeypatch.setattr(stage, "FRESH_LIMIT", 2)
     data, found = catalogue({}, dict.fromkeys("efg", 12))
     assert len(found) == 2
     assert fresh_rows(data, videos_frame(list("abcdefgh"))).dtype == np.int64
