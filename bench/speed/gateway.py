@@ -35,7 +35,7 @@ def measure_gateway(home: Home, dataset: str, plan: SpeedPlan, console: Console)
     with (
         embedded_s3(stack.settings),
         bare_server("memory", release, folder, "grpcio") as (memory, _),
-        bare_server("gateway", release, folder, "grpcio", viewers, memory, memory) as bare,
+        bare_server("gateway", release, folder, viewers, memory, memory) as bare,
         further_pod(stack, "gateway", _before(memory)) as own,
     ):
         processes = {_OWN: (own.address, own.pid), _BARE: bare}
