@@ -34,7 +34,7 @@ def measure_gateway(home: Home, dataset: str, plan: SpeedPlan, console: Console)
     viewers = write_viewers_of(questions, folder / "viewers")
     with (
         embedded_s3(stack.settings),
-        bare_server("memory", release, folder, "grpcio") as (memory, _),
+        bare_server("memory", release, folder) as (memory, _),
         bare_server("gateway", release, folder, viewers, memory, memory) as bare,
         further_pod(stack, "gateway", _before(memory)) as own,
     ):

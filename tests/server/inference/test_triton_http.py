@@ -88,4 +88,4 @@ async def test_the_load_generator_measures_a_pod(
             *("--input-data", "zero", "--request-count", "30", "--concurrency-range", "1", "-v"),
             *shapes,
         )
-    assert re.search(r"Successful request count: 30\b", printed)
+    assert re.search(r"Client:\s+Request count: 30\b", printed)
