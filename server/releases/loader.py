@@ -27,7 +27,8 @@ from server.releases.store_errors import StoreError
 
 LOCK = "build.lock"
 _LOOK_SECONDS = 0.02
-_REST_SECONDS = 0.05
+_REST_SECONDS = 0.15
+"""Between two pods: requests that the one delayed are answered before the next one begins."""
 _MAX_WAIT_SECONDS = 10.0
 """A pod then builds without a turn: the one before it may hang."""
 

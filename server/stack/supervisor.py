@@ -113,7 +113,9 @@ class SupervisedProcess:
                 stderr=file,
                 env={**os.environ, **self.spec.environment},
                 cwd=self.spec.folder,
-                start_new_session=True,
+                # Not a session of its own: Linux would weigh each process alike, and a thread that
+                # loads a release at a low priority as much as the pods that serve.
+                process_group=0,
             )
         self._update(state="starting", pid=self._process.pid, problem="not probed yet")
         if self._stop.is_set():  # stopped while it was starting
