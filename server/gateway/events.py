@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import grpc
 import xxhash
@@ -14,16 +16,27 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from prometheus_client import Counter
 from vireo.v1 import event_pb2 as pb
-from vireo.v1.event_pb2_grpc import EventServiceServicer
+from vireo.v1.catalog_pb2_grpc import add_CatalogServiceServicer_to_server
+from vireo.v1.event_pb2_grpc import (
+    EventServiceServicer,
+    add_EventServiceServicer_to_server,
+)
 from vireo.v1.log_pb2 import RecordedEvents
 
+from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS, partition_of
+from server.gateway import catalog
 from server.gateway.appender import Appended, Appender
 from server.gateway.log_room import LogRoom
+from server.gateway.settings import GatewaySettings
+from server.live.takedowns import Takedowns
+from server.pod.admission import Admission
 from server.rpc.caller import caller_of
 from server.rpc.errors import RpcError, ShedError
+from server.rpc.guard import ServiceLimits
 from server.rpc.places import STREAM_RETRY, Places
 from server.rpc.reading import Context
+from server.rpc.server import RpcServer
 
 NAME = pb.DESCRIPTOR.services_by_name["EventService"].full_name
 
@@ -228,3 +241,41 @@ def _ended(error: RpcError, recorded: int) -> RpcError:
     details: list[Message] = [*error.details, info]
     message = f"after {recorded} recorded events of the stream: {error.message}"
     return RpcError(error.code, message, details)
+
+
+def add_recording(
+    server: RpcServer,
+    settings: GatewaySettings,
+    log: JetStreamLog | None,
+    room: LogRoom | None = None,
+    takedowns: Takedowns | None = None,
+) -> None:
+    """Add EventService and CatalogService to a server; without a log they are UNIMPLEMENTED.
+
+    Their calls are admitted apart from those for slates: one can't take the other's places.
+    `takedowns` are those that are followed.
+    """
+    limits = EventLimits(
+        settings.max_event_future,
+        settings.max_event_past,
+        settings.max_event_streams,
+    )
+    target = settings.queue_delay_target if settings.shedding else math.inf
+    recorder = EventServicer(Appender(log), settings.event_log.event_partitions, limits, room)
+    changer = catalog.CatalogServicer(Appender(log), takedowns)
+    for name, register, rules, work in (
+        (
+            NAME,
+            partial(add_EventServiceServicer_to_server, recorder),
+            recorder.violations,
+            recorder.cost,
+        ),
+        (
+            catalog.NAME,
+            partial(add_CatalogServiceServicer_to_server, changer),
+            catalog.violations,
+            catalog.cost,
+        ),
+    ):
+        admission = Admission(settings.max_event_calls, target=target)
+        server.add(name, register, limits=ServiceLimits(admission, rules, work))

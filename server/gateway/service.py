@@ -23,6 +23,7 @@ from server.event_log.open import open_log
 from server.gateway import degradations
 from server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
 from server.gateway.costs import SlateCosts
+from server.gateway.events import add_recording
 from server.gateway.explain import explain_video
 from server.gateway.last_features import LastFeatures
 from server.gateway.log_room import LogRoom
@@ -30,7 +31,6 @@ from server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys,
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.progress import Progress
 from server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
-from server.gateway.recording import add_recording
 from server.gateway.release import FILES, GatewayRelease
 from server.gateway.rules_file import RulesFile
 from server.gateway.settings import GatewaySettings
