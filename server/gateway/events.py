@@ -256,9 +256,7 @@ def add_recording(
     `takedowns` are those that are followed.
     """
     limits = EventLimits(
-        settings.max_event_future,
-        settings.max_event_past,
-        settings.max_event_streams,
+        settings.max_event_future, settings.max_event_past, settings.max_event_streams
     )
     target = settings.queue_delay_target if settings.shedding else math.inf
     recorder = EventServicer(Appender(log), settings.event_log.event_partitions, limits, room)
