@@ -23,7 +23,7 @@ from server.errors import VireoError
 
 MAX_RATIO = 1.2
 SETTINGS = {"VIREO_TRUSTED_HOPS": "1", "VIREO_OIP_HTTP": "true"}
-"""Of the stack: callers are told apart by the address that they state."""
+"""Settings of the measured stack: its edge knows callers by the address that they state."""
 _METADATA = (("x-forwarded-for", "10.1.0.2"),)
 _SETTLING = 0.3
 """Seconds after the start of an attack that don't count."""

@@ -32,7 +32,7 @@ class RenewedChannel:
         self._channel = open_channel(target, tls, role, options)
         self._before: grpc.aio.Channel | None = None
         self._fresh: tuple[Stamp, grpc.ChannelCredentials] | None = None
-        """Of the renewed certificate, until the channel is reopened."""
+        """Stamp and credentials of the renewed certificate, until the channel is reopened."""
         self._renewed = BackgroundCheck(self._read_if_renewed, _CHECK_SECONDS)
 
     def unary_unary(self, method: str, *arguments: Any, **further: Any) -> Callable[..., Any]:

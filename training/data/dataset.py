@@ -31,9 +31,9 @@ class LogPositions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     partitions: dict[int, StoredPosition] = Field(default={}, exclude_if=lambda each: not each)
-    """Of the events, by partition."""
+    """Position up to which the data set has each partition's events."""
     catalogue: StoredPosition = Field(default=BEGIN, exclude_if=lambda each: each == BEGIN)
-    """Of the catalogue's changes."""
+    """Position up to which it has the catalogue's changes."""
 
 
 class DatasetInfo(BaseModel):
