@@ -33,9 +33,9 @@ _SETTLING = 0.3
 class SharePlan:
     """How much is measured."""
 
-    rounds: int = 5
+    rounds: int = 3
     seconds: float = 5.0
-    """Length of each turn: with and without the other caller, and that one alone."""
+    """Length of each turn: with and without the other caller, and once that one alone."""
     timed: bool = True
     """Whether times are judged; a busy machine has none to judge."""
 
@@ -77,9 +77,9 @@ async def measure_share(
             lost = failed / max(1, failed + len(beside))
             figures.add(f"share of slates that failed beside {kind}", lost)
             figures.add(f"{kind}, calls/s beside slates", some.total() / plan.seconds)
-            if plan.timed:
-                alone = await _greedy(edge, kind, plan.seconds)
-                figures.add(f"{kind}, calls/s alone", alone.total() / plan.seconds)
+        if plan.timed:
+            alone = await _greedy(edge, kind, plan.seconds)
+            figures.add(f"{kind}, calls/s alone", alone.total() / plan.seconds)
         console.print(f"beside slates, {kind} ended with {dict(ended)}")
     return figures.rows()
 

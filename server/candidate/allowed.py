@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from threading import Lock
 
@@ -165,8 +165,8 @@ class Filters:
             searched: whether videos are searched by it; else it is only asked of some.
         """
         applied = self._found(expression, searched) or self._make(expression, attributes, searched)
-        if applied.changed is not None and attributes is not None:
-            applied.changed.update(expression, attributes, applied.allowed.holds)
+        for _ in self._updates(applied, expression, attributes):
+            pass
         return applied
 
     async def make(
@@ -174,20 +174,31 @@ class Filters:
         expressions: Iterable[tuple[FilterExpression, bool]],
         attributes: ChangedAttributes | None,
     ) -> None:
-        """Evaluate filters for the release's videos in a thread, so that `apply` has them.
+        """Evaluate filters without holding up the event loop, so that `apply` has them.
 
-        One at a time: others would be slower for it, and want the same ones. NumPy lets the event
-        loop run meanwhile. For few videos `apply` does it.
+        For the release's videos in a thread: NumPy lets the event loop run meanwhile. One at a time:
+        others would be slower for it, and want the same ones. For what changed, part by part.
 
         Args:
             expressions: each with `searched`; see `apply`.
             attributes: see `apply`.
         """
-        if self._table.count > _MAX_INLINE:
-            for each, searched in expressions:
+        for each, searched in expressions:
+            if self._table.count > _MAX_INLINE:
                 async with self._making:
                     if self._found(each, searched) is None:
                         await asyncio.to_thread(self._make, each, attributes, searched)
+            applied = self._found(each, searched) or self._make(each, attributes, searched)
+            for _ in self._updates(applied, each, attributes):
+                await asyncio.sleep(0)
+
+    @staticmethod
+    def _updates(
+        applied: AppliedFilter, expression: FilterExpression, attributes: ChangedAttributes | None
+    ) -> Iterator[None]:
+        """Take over what changed since, part by part."""
+        if applied.changed is not None and attributes is not None:
+            yield from applied.changed.update(expression, attributes, applied.allowed.holds)
 
     def _found(self, expression: FilterExpression, searched: bool) -> AppliedFilter | None:
         with self._lock:

@@ -31,6 +31,7 @@ from server.gateway.log_room import LogRoom
 from server.gateway.settings import GatewaySettings
 from server.live.takedowns import Takedowns
 from server.pod.admission import Admission
+from server.pod.slots import Slots
 from server.rpc.caller import caller_of
 from server.rpc.errors import RpcError, ShedError
 from server.rpc.guard import ServiceLimits
@@ -48,6 +49,8 @@ REFUSED = Counter(
     "share goes, or it was `away`.",
     ["reason"],
 )
+_MAX_SECONDS = 10.0
+"""Maximum seconds for which a call that waits for the log keeps its place: the edge ends it then."""
 _MAX_MESSAGE_BYTES = 512 << 10
 """Maximum bytes of a message in the log: NATS' own limit is 1 MiB."""
 _NANOS = 1_000_000_000
@@ -252,7 +255,8 @@ def add_recording(
 ) -> None:
     """Add EventService and CatalogService to a server; without a log they are UNIMPLEMENTED.
 
-    Their calls are admitted apart from those for slates: one can't take the other's places.
+    Their calls are admitted apart from those for slates: one can't take the other's places. Nor
+    can a caller have those of others, however long the log takes.
     `takedowns` are those that are followed.
     """
     limits = EventLimits(
@@ -275,5 +279,6 @@ def add_recording(
             catalog.cost,
         ),
     ):
-        admission = Admission(settings.max_event_calls, target=target)
+        slots = Slots(settings.max_event_calls, _MAX_SECONDS)
+        admission = Admission(settings.max_concurrent_rpcs, slots=slots, target=target)
         server.add(name, register, limits=ServiceLimits(admission, rules, work))

@@ -47,9 +47,9 @@ class GatewaySettings(PodSettings):
     """Maximum seconds to wait for ranking, including Envoy's retries."""
     shadow_share: float = Field(default=0.0, ge=0, le=1)
     """Share of answered requests that are mirrored to the shadow pool and compared."""
-    max_event_calls: int = Field(default=64, ge=1)
-    """Maximum concurrent calls that record events, and that change the catalogue; without
-    streams."""
+    max_event_calls: int = Field(default=32, ge=1)
+    """Maximum concurrent calls that record events, and that change the catalogue, without streams;
+    and maximum calls of each that wait. While some wait, callers share them."""
     max_event_streams: int = Field(default=50, ge=1)
     """Maximum concurrent streams of events."""
     max_event_future: float = Field(default=600, ge=0)

@@ -39,7 +39,7 @@ from server.stack.secure import secure
 from server.stack.settings import StackSettings
 from tests.builders.control import ControlPlane, running_control
 from tests.builders.gateway import EXPLANATION
-from tests.builders.recording import add_recording
+from tests.builders.recording import add_to
 from tests.builders.rpc import rpc_settings
 
 GATEWAY = "vireo.v1.RecommendationService"
@@ -230,7 +230,7 @@ async def running_edge(
         for gateway, port in zip(gateways, settings.pod_ports("gateway"), strict=True):
             server = _server(port, **_tls(settings, "gateway"))
             server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
-            add_recording(server, log)
+            add_to(server, log)
             await start_server(server, stack)
         for pool, members in pods.items():
             ports = settings.pod_ports(pool.service, pool.name)

@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
 from vireo.v1 import event_pb2
-from vireo.v1.catalog_pb2_grpc import CatalogServiceStub, add_CatalogServiceServicer_to_server
-from vireo.v1.event_pb2_grpc import EventServiceStub, add_EventServiceServicer_to_server
+from vireo.v1.catalog_pb2_grpc import CatalogServiceStub
+from vireo.v1.event_pb2_grpc import EventServiceStub
 
 from server.event_log.jetstream import JetStreamLog
-from server.gateway import catalog, events
-from server.gateway.appender import Appender
-from server.gateway.catalog import CatalogServicer
-from server.gateway.events import EventLimits, EventServicer
+from server.event_log.settings import EventLogSettings
+from server.gateway.events import add_recording
 from server.gateway.log_room import LogRoom
+from server.gateway.settings import GatewaySettings
 from server.live.takedowns import Takedowns
-from server.rpc.guard import ServiceLimits
 from server.rpc.server import RpcServer
 from tests.builders.rpc import rpc_settings
+from tests.builders.s3 import unreachable_s3
 
 
 @dataclass(frozen=True)
@@ -41,14 +39,13 @@ class Recorder:
 @asynccontextmanager
 async def recording(
     log: JetStreamLog | None,
-    partitions: int = 1,
     takedowns: Takedowns | None = None,
     room: LogRoom | None = None,
-    **limits: float,
+    **settings: float,
 ) -> AsyncIterator[Recorder]:
     """Run one that appends to `log`."""
     server = RpcServer(rpc_settings(max_message_bytes=1 << 20))
-    add_recording(server, log, partitions, takedowns, room, **limits)
+    add_to(server, log, takedowns, room, **settings)
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
@@ -57,29 +54,22 @@ async def recording(
         await server.drain()
 
 
-def add_recording(
+def add_to(
     server: RpcServer,
     log: JetStreamLog | None,
-    partitions: int = 1,
     takedowns: Takedowns | None = None,
     room: LogRoom | None = None,
-    **limits: float,
+    *,
+    event_partitions: int = 1,
+    **settings: Any,
 ) -> None:
-    """Add both services, which append to `log`, to a server."""
-    allowed: dict[str, Any] = {
-        "max_future": 600,
-        "max_past": 7 * 86_400,
-        "max_streams": 10,
-        **limits,
-    }
-    recorder = EventServicer(Appender(log), partitions, EventLimits(**allowed), room)
-    register = partial(add_EventServiceServicer_to_server, recorder)
-    limited = ServiceLimits(rules=recorder.violations, work=recorder.cost)
-    server.add(events.NAME, register, limits=limited)
-    changer = CatalogServicer(Appender(log), takedowns)
-    register = partial(add_CatalogServiceServicer_to_server, changer)
-    limited = ServiceLimits(rules=catalog.violations, work=catalog.cost)
-    server.add(catalog.NAME, register, limits=limited)
+    """Add both services, which append to `log`, to a server; with a gateway's settings."""
+    gateway = GatewaySettings(
+        s3=unreachable_s3(),
+        event_log=EventLogSettings(event_partitions=event_partitions),
+        **{"max_event_streams": 10, "shedding": False, **settings},
+    )
+    add_recording(server, gateway, log, room, takedowns)
 
 
 def play(event_id: str, viewer_id: str = "viewer", video_id: str = "video", **more: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.builders.recording import Recorder, batch, failure_of, play, recordin
 from tests.builders.waiting import until
 
 PLAY, FOLLOW = pb.EVENT_KIND_PLAY, pb.EVENT_KIND_FOLLOW
-OK = grpc.StatusCode.OK
+OK, EXHAUSTED = grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED
 DAY = 86_400
 
 
@@ -128,7 +129,7 @@ async def test_two_viewers_may_have_events_of_the_same_id(
 
 async def test_events_go_to_the_partition_of_their_viewer(log: JetStreamLog, end: int) -> None:
     viewers = [f"viewer-{number}" for number in range(100)]
-    async with recording(log, partitions=4) as recorder:
+    async with recording(log, event_partitions=4) as recorder:
         await recorder.events.RecordEvents(batch([play(f"p-{each}", each) for each in viewers]))
     entries = await take(log, EVENTS, after=end)
     assert {each.key for each in entries} == {"0", "1", "2", "3"}
@@ -261,7 +262,7 @@ async def code_of(call: Any) -> grpc.StatusCode:
     with contextlib.suppress(grpc.aio.AioRpcError):
         await call
     code: grpc.StatusCode = await call.code()
-    assert code in (OK, grpc.StatusCode.UNAVAILABLE)
+    assert code in (OK, EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
     return code
 
 
@@ -307,7 +308,7 @@ async def test_what_was_recorded_of_a_stream_that_its_caller_leaves_stays(
 async def test_streams_beyond_the_limit_are_refused_and_their_places_come_back(
     log: JetStreamLog,
 ) -> None:
-    async with recording(log, max_streams=2) as recorder:
+    async with recording(log, max_event_streams=2) as recorder:
         held = [recorder.events.StreamEvents() for _ in range(2)]
         for number, call in enumerate(held):
             await call.write(pb.StreamEventsRequest(events=[play(f"held-{number}")]))
@@ -325,7 +326,7 @@ async def test_streams_beyond_the_limit_are_refused_and_their_places_come_back(
 async def test_a_caller_with_all_streams_gives_one_to_another_and_learns_what_is_recorded(
     log: JetStreamLog,
 ) -> None:
-    async with recording(log, max_streams=2) as recorder:
+    async with recording(log, max_event_streams=2) as recorder:
         held = [recorder.events.StreamEvents(metadata=(("x-vireo-caller", "a"),)) for _ in range(2)]
         before = counted("vireo_events_recorded_total", kind="play")
         for number, call in enumerate(held):
@@ -343,6 +344,47 @@ async def test_a_caller_with_all_streams_gives_one_to_another_and_learns_what_is
         assert (await other).recorded == 1
         for call in held:
             call.cancel()
+
+
+class SlowLog(JetStreamLog):
+    """A log that takes nothing until it is told to."""
+
+    def __init__(self, nats: RunningNats) -> None:
+        super().__init__(settings_of(nats))
+        self.takes = asyncio.Event()
+
+    async def append(self, *given: Any, **more: Any) -> int:
+        await self.takes.wait()
+        return await super().append(*given, **more)
+
+
+async def test_a_caller_whose_calls_wait_for_the_log_leaves_places_to_another(
+    nats: RunningNats,
+) -> None:
+    log = SlowLog(nats)
+
+    def calls(caller: str, count: int) -> list[asyncio.Future[grpc.StatusCode]]:
+        known = (("x-vireo-caller", caller),)
+        return [
+            asyncio.ensure_future(
+                code_of(
+                    recorder.events.RecordEvents(
+                        batch([play(f"{caller}-{number}")]), metadata=known, timeout=60
+                    )
+                )
+            )
+            for number in range(count)
+        ]
+
+    async with recording(log, max_event_calls=4) as recorder:
+        greedy = calls("a", 100)
+        await until(lambda: sum(each.done() for each in greedy) == 92)
+        other = calls("b", 4)
+        await until(lambda: sum(each.done() for each in greedy) == 94)
+        log.takes.set()
+        assert Counter(await asyncio.gather(*other)) == {OK: 2, EXHAUSTED: 2}
+        assert Counter(await asyncio.gather(*greedy)) == {OK: 6, EXHAUSTED: 94}
+    await log.close()
 
 
 async def test_a_server_that_shuts_down_ends_streams_with_what_they_have(
