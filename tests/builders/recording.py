@@ -41,7 +41,7 @@ async def recording(
     log: JetStreamLog | None,
     takedowns: Takedowns | None = None,
     room: LogRoom | None = None,
-    **settings: float,
+    **settings: Any,
 ) -> AsyncIterator[Recorder]:
     """Run one that appends to `log`."""
     server = RpcServer(rpc_settings(max_message_bytes=1 << 20))
