@@ -50,7 +50,7 @@ REFUSED = Counter(
     ["reason"],
 )
 _MAX_SECONDS = 10.0
-"""Maximum seconds for which a call that waits for the log keeps its slot: as long as at the edge."""
+"""Maximum seconds for which a call that waits for the log keeps its slot; the edge ends it then."""
 _MAX_MESSAGE_BYTES = 512 << 10
 """Maximum bytes of a message in the log: NATS' own limit is 1 MiB."""
 _NANOS = 1_000_000_000
