@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
+from weakref import WeakValueDictionary
 
 import numpy as np
 from cachetools import LRUCache
@@ -131,6 +133,7 @@ class Filters:
         self.declared = table.declared
         self._table, self._index = table, index
         self._kept: LRUCache[tuple[bytes, bool], AppliedFilter] = LRUCache(max_bytes, _nbytes)
+        self._in_use: WeakValueDictionary[tuple[bytes, bool], AppliedFilter] = WeakValueDictionary()
         self._lock = Lock()
         self._making = asyncio.Lock()
 
@@ -144,6 +147,7 @@ class Filters:
         """Drop what is kept."""
         with self._lock:
             self._kept.clear()
+            self._in_use.clear()
 
     def attributes_of(self, row: int) -> tuple[set[str], dict[str, float]]:
         """Return the labels of a video of the release, each "attribute=value", and its numbers."""
@@ -165,7 +169,7 @@ class Filters:
             searched: whether videos are searched by it; else it is only asked of some.
         """
         applied = self._found(expression, searched) or self._make(expression, attributes, searched)
-        for _ in self._updates(applied, expression, attributes):
+        for _ in self._updates(applied, expression, attributes, searched):
             pass
         return applied
 
@@ -173,50 +177,67 @@ class Filters:
         self,
         expressions: Iterable[tuple[FilterExpression, bool]],
         attributes: ChangedAttributes | None,
-    ) -> None:
-        """Evaluate filters without holding up the event loop, so that `apply` has them.
+    ) -> list[AppliedFilter]:
+        """Return filters; `apply` finds them, whatever the bound, as long as the caller holds them.
 
-        For the release's videos in a thread: NumPy lets the event loop run meanwhile. One at a time:
-        others would be slower for it, and want the same ones. For what changed, part by part.
+        They are evaluated without holding up the event loop. For the release's videos in a thread:
+        NumPy lets the event loop run meanwhile. One at a time: others would be slower for it, and
+        want the same ones. For what changed, part by part.
 
         Args:
             expressions: each with `searched`; see `apply`.
             attributes: see `apply`.
         """
+        made = []
         for each, searched in expressions:
-            if self._table.count > _MAX_INLINE:
+            applied = self._found(each, searched)
+            if applied is None and self._table.count <= _MAX_INLINE:
+                applied = self._make(each, attributes, searched)
+            elif applied is None:
                 async with self._making:
-                    if self._found(each, searched) is None:
-                        await asyncio.to_thread(self._make, each, attributes, searched)
-            applied = self._found(each, searched) or self._make(each, attributes, searched)
-            for _ in self._updates(applied, each, attributes):
+                    make = partial(self._make, each, attributes, searched)
+                    applied = self._found(each, searched) or await asyncio.to_thread(make)
+            for _ in self._updates(applied, each, attributes, searched):
                 await asyncio.sleep(0)
+            made.append(applied)
+        return made
 
-    @staticmethod
     def _updates(
-        applied: AppliedFilter, expression: FilterExpression, attributes: ChangedAttributes | None
+        self,
+        applied: AppliedFilter,
+        expression: FilterExpression,
+        attributes: ChangedAttributes | None,
+        searched: bool,
     ) -> Iterator[None]:
         """Take over what changed since, part by part."""
         if applied.changed is not None and attributes is not None:
-            yield from applied.changed.update(expression, attributes, applied.allowed.holds)
+            for _ in applied.changed.update(expression, attributes, applied.allowed.holds):
+                self._keep(applied, expression, searched)  # it has another size now
+                yield
 
     def _found(self, expression: FilterExpression, searched: bool) -> AppliedFilter | None:
+        key = expression.digest, searched
         with self._lock:
-            return self._kept.get((expression.digest, searched))
+            return self._kept.get(key) or self._in_use.get(key)
 
     def _make(
         self, expression: FilterExpression, attributes: ChangedAttributes | None, searched: bool
     ) -> AppliedFilter:
         mask = self._table.mask(expression)
-        changed = None if attributes is None else ChangedVideos.of(attributes.room)
+        changed = None if attributes is None else ChangedVideos.of()
         applied = AppliedFilter(Allowed.of(mask, self._index, searched=searched), changed)
-        with self._lock:
-            if _nbytes(applied) <= self._kept.maxsize:
-                self._kept[expression.digest, searched] = applied
+        self._keep(applied, expression, searched)
         return applied
+
+    def _keep(self, applied: AppliedFilter, expression: FilterExpression, searched: bool) -> None:
+        key = expression.digest, searched
+        with self._lock:
+            self._in_use[key] = applied
+            self._kept.pop(key, None)
+            if _nbytes(applied) <= self._kept.maxsize:
+                self._kept[key] = applied
 
 
 def _nbytes(applied: AppliedFilter) -> int:
-    # A changed video has a byte, and 8 more if the change was to do with the filter.
-    changed = 0 if applied.changed is None else 9 * len(applied.changed.held)
+    changed = 0 if applied.changed is None else applied.changed.nbytes
     return _ENTRY_BYTES + applied.allowed.nbytes + changed

@@ -254,10 +254,12 @@ class CandidateRelease:
             searched=searched,
         )
 
-    async def make_filters(self, expressions: Iterable[tuple[FilterExpression, bool]]) -> None:
+    async def make_filters(
+        self, expressions: Iterable[tuple[FilterExpression, bool]]
+    ) -> list[AppliedFilter]:
         """Evaluate filters that `applied` will be asked for; see `Filters.make`."""
         attributes = None if self.live is None else self.live.table.attributes
-        await self.filters.make(expressions, attributes)
+        return await self.filters.make(expressions, attributes)
 
     def holds(self, expression: FilterExpression, rows: Int64Array) -> BoolArray:
         """Return for which of some rows, of the side table too, a filter holds now, bool[k]."""

@@ -83,11 +83,6 @@ class ChangedAttributes:
         self._size = np.zeros(room, np.int32)
         self._free: list[int] = []
 
-    @property
-    def room(self) -> int:
-        """Maximum number of videos."""
-        return len(self.own_rows)
-
     def put(self, key: int, own_row: int, video: Video) -> None:
         """Set what is known of a video: a new one, whose `own_row` is -1, or a changed one."""
         slot = self.slots.get(key)
@@ -184,7 +179,7 @@ class ChangedVideos:
     """For which new and changed videos one filter holds, kept current from call to call."""
 
     held: BoolArray
-    """By slot, bool[room]."""
+    """By slot, bool[count]."""
     allowed_rows: Int64Array
     """Rows of the release's videos that it holds for now, and didn't before they changed."""
     forbidden_rows: Int64Array
@@ -193,10 +188,15 @@ class ChangedVideos:
     _position: int = 0
 
     @staticmethod
-    def of(room: int) -> ChangedVideos:
-        """Return it for so many videos, with nothing evaluated yet."""
+    def of() -> ChangedVideos:
+        """Return it with nothing evaluated yet."""
         none = np.empty(0, np.int64)
-        return ChangedVideos(np.zeros(room, np.bool_), none, none)
+        return ChangedVideos(np.empty(0, np.bool_), none, none)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return self.held.nbytes + self.allowed_rows.nbytes + self.forbidden_rows.nbytes
 
     def update(
         self,
@@ -216,6 +216,8 @@ class ChangedVideos:
                 self._rebuilt, self._position = attributes.rebuilt, 0
             part = attributes.part(self._position, _PART_ENTRIES)
             slots, held = attributes.evaluate(expression, part)
+            new = attributes.count - len(self.held)
+            self.held = np.append(self.held, np.zeros(new, np.bool_))
             self.held[slots] = held
             self._position = part.stop
             if self._position == attributes.end:  # before others may ask

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,16 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from vireo.v1 import candidate_pb2, filter_pb2, viewer_pb2
+from vireo.v1 import candidate_pb2, filter_pb2, rules_pb2, viewer_pb2
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
-from server.candidate.service import CANDIDATE_POD
+from server.arrays import BoolArray
+from server.candidate import allowed
+from server.candidate.service import CANDIDATE_POD, _build
+from server.filters.expression import FilterExpression
+from server.filters.mask import mask_of
+from server.filters.table import AttributeTable
+from tests.builders.catalogue import followed, upserted
 from tests.builders.filters import condition, message
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
@@ -40,6 +49,36 @@ async def test_an_answer_says_that_it_was_filtered(release_folder: Path) -> None
     assert answer.filtered
     assert answer.filter_share == pytest.approx(14 / VIDEOS)
     assert (plain.filtered, plain.filter_share) == (False, 1.0)
+
+
+@pytest.mark.parametrize("max_bytes", [0, 2 * 2000])
+async def test_more_filters_than_are_kept_are_evaluated_once_and_off_the_event_loop(
+    release_folder: Path, monkeypatch: pytest.MonkeyPatch, max_bytes: int
+) -> None:
+    threads = []
+
+    def mask(table: AttributeTable, asked: FilterExpression) -> BoolArray:
+        threads.append(threading.get_ident())
+        return mask_of(asked, table)
+
+    monkeypatch.setattr(AttributeTable, "mask", mask)
+    monkeypatch.setattr(allowed, "_MAX_INLINE", VIDEOS - 1)
+    live = followed(upserted(1, "new-0", tags=["cat"]))
+    build = partial(_build, filter_cache_bytes=max_bytes, live=live)
+    filters = [message(condition("tag", none_of=[f"{number}"])) for number in range(9)]
+    rules = rules_pb2.SlateRules(
+        filters=filters,
+        boosts=[rules_pb2.Boost(filter=each, factor=2) for each in filters[5:]],
+        counts=True,
+    )
+    async with serving(replace(CANDIDATE_POD, build=build), release_folder) as (_, channel):
+        answer = await CandidateServiceStub(channel).RetrieveCandidates(
+            request(message(condition("tag", any_of=["cat"])), rules=rules, explained_key=1)
+        )
+    assert list(answer.rules.boosted) == [len(answer.keys)] * 4
+    assert list(answer.rules.forbidden) == [0] * 9
+    assert len(threads) == 1 + len(filters)
+    assert threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import asyncio
 import random
 import threading
 import tracemalloc
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vireo.v1 import viewer_pb2
+from vireo.v1.catalog_pb2 import Video
 
 from server.arrays import BoolArray
 from server.candidate import allowed, pipeline
@@ -28,6 +30,7 @@ from server.features.viewer import ViewerFeatures
 from server.filters.expression import MAX_TERMS, FilterExpression
 from server.filters.mask import mask_of
 from server.filters.table import AttributeTable
+from server.live.attributes import ChangedAttributes
 from server.live.live import Live
 from server.releases import layout
 from server.signals import NEW, TRENDING
@@ -167,7 +170,11 @@ def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:
     filters.apply(three, None)
     assert filters.apply(one, None) is kept, "the other was used longer ago"
     none = Filters(table, release.index, 0)
-    assert none.apply(one, None) is not none.apply(one, None)
+    in_use = none.apply(one, None)
+    assert none.apply(one, None) is in_use
+    gone = weakref.ref(in_use)
+    del in_use
+    assert gone() is None
 
 
 def test_filters_take_no_more_memory_than_their_bound(release_folder: Path) -> None:
@@ -190,6 +197,22 @@ def test_filters_take_no_more_memory_than_their_bound(release_folder: Path) -> N
         tracemalloc.stop()
     assert 0.9 * bound < filters.nbytes <= bound
     assert held < 1.2 * bound
+
+
+def test_a_filter_counts_what_changed_once_it_has_changed(release_folder: Path) -> None:
+    table = AttributeTable.load(release_folder, VIDEOS)
+    filters = Filters(table, CandidateRelease.load(release_folder).index, 1 << 20)
+    changed = ChangedAttributes(DECLARED, room=200_000)
+    filters.apply(CATS, changed)
+    before = filters.nbytes
+    assert 0 < before < 3000
+    for number in range(5000):
+        changed.put(number, number if number < VIDEOS else -1, Video(tags=["cat"]))
+    filters.apply(CATS, changed)
+    assert filters.nbytes == before + 5000 + 8 * (VIDEOS - len(passing(CATS)))
+    small = Filters(table, CandidateRelease.load(release_folder).index, 3000)
+    small.apply(CATS, changed)
+    assert small.nbytes == 0
 
 
 async def test_filters_of_many_videos_are_evaluated_off_the_event_loop_and_once(
