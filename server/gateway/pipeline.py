@@ -20,7 +20,7 @@ from server.filters.expression import all_of
 from server.gateway.features import FeatureReader
 from server.gateway.progress import Progress
 from server.gateway.query import RecommendQuery
-from server.gateway.release import GatewayRelease
+from server.gateway.release import GatewayRelease, digest_of
 from server.gateway.rules import ActiveRules
 from server.gateway.slate_metrics import FEATURE_AGE, count_slate, time_stages
 from server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
@@ -131,6 +131,10 @@ class RecommendPipeline:
         degradations: list[viewer_pb2.Degradation.ValueType] = []
         if self.rules_of is not None:
             query = query._replace(rules=self.rules_of(query))
+        if query.filter is not None:
+            # Not before: a call that is refused has had nothing evaluated.
+            of_site = None if query.rules is None else query.rules.filter
+            release.evaluated[digest_of(query.filter, of_site)] = None
 
         started = time.perf_counter()
         profile = query.profile

@@ -74,22 +74,24 @@ class GatewayRelease:
             RpcError: INVALID_ARGUMENT: the release can't be filtered by it.
         """
         try:
-            decoded = decode(message, name, self.declared)
+            return decode(message, name, self.declared)
         except BadFilterError as error:
             raise invalid_argument(error.violations) from error
-        # Not before: a call that is refused has had nothing evaluated.
-        self.evaluated[_digest_of(message)] = None
-        return decoded
 
-    def filter_cost(self, message: filter_pb2.Filter) -> float:
-        """Return the cost of a filter in seconds; 0 if it is small, or pods have evaluated it."""
+    def filter_cost(self, message: filter_pb2.Filter, of_site: FilterExpression | None) -> float:
+        """Return the cost of a filter in seconds; 0 if it is small, or pods have evaluated it.
+
+        `of_site` is what the site's rules demand too: pods evaluate both as one filter.
+        """
         videos = self.manifest.files[VIDEO_KEYS].size / 8
         cost = message.ByteSize() * (_BYTE_SECONDS + videos * _VIDEO_SECONDS)
-        if cost < _MIN_SECONDS or _digest_of(message) in self.evaluated:
+        if cost < _MIN_SECONDS or digest_of(message, of_site) in self.evaluated:
             return 0.0
         return cost
 
 
-def _digest_of(message: filter_pb2.Filter) -> bytes:
-    """Return what stands for a filter as it was sent."""
-    return hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()
+def digest_of(message: filter_pb2.Filter, of_site: FilterExpression | None) -> bytes:
+    """Return what stands for a filter as it was sent, with what the site's rules demand too."""
+    digest = hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16)
+    digest.update(b"" if of_site is None else of_site.digest)
+    return digest.digest()

@@ -9,6 +9,7 @@ from pathlib import Path
 import structlog
 from prometheus_client import Counter, Gauge
 
+from server.filters.expression import FilterExpression
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
 from server.gateway.rule_problems import BadRulesError
@@ -72,6 +73,11 @@ class RulesFile:
             region=query.region,
             first_page=query.first_page,
         )
+
+    def filter_of(self, *, up_next: bool, region: str) -> FilterExpression | None:
+        """Return what the rules' filters demand of a slate's videos; None if there are none."""
+        rules = self._rules.active(up_next=up_next, region=region, first_page=True)
+        return None if rules is None else rules.filter
 
     async def run(self) -> None:
         """Take each new version of the file, until cancelled; a bad one changes nothing."""

@@ -208,7 +208,9 @@ def _unknown_seed(field: str, request: pb.RecommendRequest) -> RpcError:
     return not_found(f"{field}: {request.seed_video_id!r} is not in the release that is served")
 
 
-def request_cost(loader: ReleaseLoader[GatewayRelease], request: Message) -> float:
+def request_cost(
+    loader: ReleaseLoader[GatewayRelease], rules: RulesFile | None, request: Message
+) -> float:
     """Return what a valid request costs beyond a plain slate, in seconds."""
     asked = request.request if isinstance(request, pb.ExplainVideoRequest) else request
     assert isinstance(
@@ -216,7 +218,12 @@ def request_cost(loader: ReleaseLoader[GatewayRelease], request: Message) -> flo
     )
     if loader.serving is None or not asked.HasField("filter"):
         return 0.0
-    return loader.serving.content.filter_cost(asked.filter)
+    of_site = None
+    if rules is not None:
+        similar = isinstance(asked, pb.SimilarVideosRequest)
+        up_next = similar or getattr(asked, "surface", None) == pb.SURFACE_UP_NEXT
+        of_site = rules.filter_of(up_next=up_next, region=asked.context.region)
+    return loader.serving.content.filter_cost(asked.filter, of_site)
 
 
 def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
@@ -298,7 +305,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         register=register,
         ready=inner.serving,
         places=places,
-        work=lambda loader: partial(request_cost, loader),
+        work=lambda loader: partial(request_cost, loader, rules),
         background=[each.run for each in (shadow, live, progress, rules, room) if each],
         describe=describe,
         facts=lambda release: ReleaseFacts(release.manifest),

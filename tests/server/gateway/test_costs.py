@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +15,8 @@ from vireo.v1 import recommendation_pb2 as pb
 
 from server.event_log.jetstream import JetStreamLog
 from server.filters.declared import Declared
-from server.gateway.release import GatewayRelease
+from server.gateway.release import GatewayRelease, digest_of
+from server.gateway.rules_file import RulesFile
 from server.gateway.service import request_cost
 from server.releases.layout import VIDEO_KEYS
 from server.rpc.caller import CALLER
@@ -87,9 +89,14 @@ def release_of(videos: int) -> GatewayRelease:
     return GatewayRelease(manifest, cast("Any", None), cast("Any", None), Declared())
 
 
-def cost(release: GatewayRelease, request: Message) -> float:
+def cost(release: GatewayRelease, request: Message, rules: Any = None) -> float:
     loader = SimpleNamespace(serving=SimpleNamespace(content=release))
-    return request_cost(cast("Any", loader), request)
+    return request_cost(cast("Any", loader), rules, request)
+
+
+def note(release: GatewayRelease, request: pb.RecommendRequest, of_site: Any = None) -> None:
+    """Note that pods evaluate a request's filter."""
+    release.evaluated[digest_of(request.filter, of_site)] = None
 
 
 def test_a_filter_is_charged_by_terms_and_videos_until_slates_are_made_with_it() -> None:
@@ -97,15 +104,41 @@ def test_a_filter_is_charged_by_terms_and_videos_until_slates_are_made_with_it()
     many = filtered(*(f"tag {number}" for number in range(64)))
     assert cost(release, many) == pytest.approx(0.32, rel=0.3)
     assert cost(release, many) > 0, "the call before may have been refused, or wait for its turn"
-    release.expression(many.filter)
+    note(release, many)
     assert cost(release, many) == 0
     assert cost(release, pb.ExplainVideoRequest(request=filtered("a"))) == pytest.approx(
         5e-3, rel=0.3
     )
     assert cost(release, pb.RecommendRequest(viewer_id="v")) == 0
     for number in range(100):
-        release.expression(filtered(str(number)).filter)
+        note(release, filtered(str(number)))
     assert cost(release, many) > 0, "pods may have dropped it"
+
+
+def test_a_filter_is_charged_beside_each_filter_of_the_site(tmp_path: Path) -> None:
+    file = tmp_path / "rules.toml"
+    file.write_text(
+        """
+        [[filters]]
+        name = "swiss"
+        regions = ["CH"]
+        surfaces = ["home"]
+        conditions = [{ attribute = "tag", none_of = ["a"] }]
+        """
+    )
+    rules, release = RulesFile(file), release_of(1_000_000)
+    asked = filtered("a", "b")
+    note(release, asked)
+    for region in ("", "DE", "fr"):
+        asked.context.region = region
+        assert cost(release, asked, rules) == 0
+    asked.context.region = "ch"
+    assert cost(release, asked, rules) > 0
+    note(release, asked, rules.filter_of(up_next=False, region="CH"))
+    assert cost(release, asked, rules) == 0
+    similar = pb.SimilarVideosRequest(video_id="v", filter=asked.filter, context=asked.context)
+    asked.surface = pb.SURFACE_UP_NEXT
+    assert cost(release, asked, rules) == cost(release, similar, rules) == 0
 
 
 def test_a_small_filter_of_few_videos_is_a_plain_slate() -> None:
