@@ -72,6 +72,10 @@ def query(random: Random, name: str) -> str:
             name.replace("_", "%5f"),
             f"%{ord(name[0]):02x}{name[1:]}",
             f"%{ord(camel[0]):02X}{camel[1:]}",
+            f"{name}.",
+            f"{camel}%2e",
+            f"{name}..",
+            f".{name}",
         )
     )
     value = quote(str(random.randrange(1000)))

@@ -226,6 +226,11 @@ SPELLINGS = {
     "percent-encoded twice": lambda name: name.replace("_", "%255F"),
     "in upper case": str.upper,
     "after another": lambda name: f"explain=true&{name}=2&&{name}",
+    "before an empty part": lambda name: name + ".",
+    "before an encoded empty part": lambda name: name + "%2E",
+    "before two empty parts": lambda name: name + "..",
+    "before another part": lambda name: name + ".value",
+    "before a bracket": lambda name: name + "[",
 }
 
 
