@@ -2,8 +2,8 @@
 
     python -m bench.requests.greedy KIND EDGE SECONDS
 
-It says that it is ready, works for so many seconds from the next line of its input on, and prints
-how many calls ended with each status.
+It says that it is ready, reads a line with labels of the data set in JSON, (attribute, value) pairs,
+works for so many seconds from then on, and prints how many calls ended with each status.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import http.client
 import itertools
 import json
 import os
+import random
 import sys
 import time
 from collections import Counter
@@ -30,10 +31,15 @@ from vireo.v1 import recommendation_pb2 as pb
 ADDRESS = "10.1.0.1"
 _CALLERS = 16
 _MAX_EVENTS = 1000
+_MAX_TERMS = 64
+_REPEATED = 32
 _DEADLINE = 10.0
 _METADATA = (("x-forwarded-for", ADDRESS),)
 _SERVICE = "/vireo.v1."
 _REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+_labels = list[tuple[str, str]]()
+"""Labels that videos have."""
 
 Call: TypeAlias = Callable[[grpc.aio.Channel, int], Awaitable[str]]
 """Makes the call of a number; returns its status."""
@@ -81,9 +87,20 @@ def _invalid(_: int) -> event_pb2.RecordEventsRequest:
 
 
 def _filtered(number: int) -> pb.RecommendRequest:
-    values = [f"{os.getpid()} {number} {place}" for place in range(64)]
-    condition = filter_pb2.Condition(attribute="tag", none_of=values)
-    return pb.RecommendRequest(viewer_id="greedy", filter=filter_pb2.Filter(conditions=[condition]))
+    """Return a request with a filter of its own, whose labels many videos have."""
+    draw = random.Random(number)  # noqa: S311
+    new = filter_pb2.Condition(attribute="tag", none_of=[f"{os.getpid()} {number}"])
+    made = filter_pb2.Filter(conditions=[new])
+    values: dict[str, list[str]] = {}
+    for name, value in draw.sample(_labels, min(_MAX_TERMS - 1, len(_labels))):
+        values.setdefault(name, []).append(value)
+    for name, some in values.items():
+        made.any.add(conditions=[filter_pb2.Condition(attribute=name, any_of=some)])
+    return pb.RecommendRequest(viewer_id="greedy", filter=made)
+
+
+def _filtered_again(number: int) -> pb.RecommendRequest:
+    return _filtered(number % _REPEATED)
 
 
 def _upserted(number: int) -> catalog_pb2.UpsertVideosRequest:
@@ -145,6 +162,7 @@ KINDS: Mapping[str, Call] = {
     "valid events": _unary("EventService/RecordEvents", _valid),
     "invalid events": _unary("EventService/RecordEvents", _invalid),
     "new filters": _unary("RecommendationService/Recommend", _filtered),
+    "repeated filters": _unary("RecommendationService/Recommend", _filtered_again),
     "reflection": _streams(_REFLECTION, _reflection),
     "upserts": _unary("CatalogService/UpsertVideos", _upserted),
     "large JSON": _json,
@@ -166,7 +184,7 @@ async def main(kind: str, edge: str, seconds: str) -> None:
                     ended[await KINDS[kind](channel, next(numbers))] += 1
 
     print("ready", flush=True)  # noqa: T201 - for who started it
-    await asyncio.to_thread(sys.stdin.readline)
+    _labels.extend(json.loads(await asyncio.to_thread(sys.stdin.readline)))
     async with grpc.aio.insecure_channel(edge, options) as channel:
         until = time.monotonic() + float(seconds)
         await asyncio.gather(*(work(channel, until) for _ in range(_CALLERS)))

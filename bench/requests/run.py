@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from bench.live.run import attempted, measured
 from bench.live.stack import LiveStack, live_stack
 from bench.requests import share
 from bench.requests.batch import measure_beside_batch, measure_killed_gateways
+from bench.requests.catalogue import Catalogue
 from bench.requests.context import has_context_data, measure_context
 from bench.requests.explain import measure_explain
 from bench.requests.filters import measure_filters
@@ -83,7 +85,7 @@ def _on_stack(
         "pages": lambda live: measure_pages(live, plan),
         "explain": lambda live: measure_explain(live, plan),
         # Last: videos that it adds aren't in the data set, with which filters are compared.
-        "share": lambda live: measure_share(live.edge, live.viewers, plan.share, live.console),
+        "share": lambda live: _share(live, home, plan),
     }
     chosen = [name for name in steps if name in parts]
     if not chosen:
@@ -102,6 +104,11 @@ def _search(home: Home, plan: RequestsPlan, console: Console) -> list[Row]:
         )
     rows = measure_filtered_search(home, plan.large, plan.search, console)
     return [row if plan.timed or row.at_least else replace(row, bound=None) for row in rows]
+
+
+async def _share(live: LiveStack, home: Home, plan: RequestsPlan) -> list[Row]:
+    labels = Catalogue.load(home, live.dataset, random.Random(1)).labels  # noqa: S311
+    return await measure_share(live.edge, live.viewers, labels, plan.share, live.console)
 
 
 async def _batches(live: LiveStack, plan: RequestsPlan) -> list[Row]:

@@ -45,13 +45,18 @@ SHORT = SharePlan(rounds=1, seconds=0.5, timed=False)
 
 
 async def measure_share(
-    edge: str, viewers: Sequence[str], plan: SharePlan, console: Console
+    edge: str,
+    viewers: Sequence[str],
+    labels: Sequence[tuple[str, str]],
+    plan: SharePlan,
+    console: Console,
 ) -> list[Row]:
     """Measure the median of slates beside each kind of greedy caller over that without, in turns.
 
     Args:
         edge: host:port; it takes addresses from `x-forwarded-for`.
         viewers: whose slates are asked for.
+        labels: of the data set, to make filters of: (attribute, value) pairs.
         plan: how much to measure.
         console: for progress.
 
@@ -68,7 +73,7 @@ async def measure_share(
                 raise VireoError("slates failed without anybody beside")
             (beside, failed), some = await asyncio.gather(
                 _slates(edge, viewers, plan.seconds, begun := asyncio.Event()),
-                _greedy(edge, kind, plan.seconds + _SETTLING, begun),
+                _greedy(edge, kind, labels, plan.seconds + _SETTLING, begun),
             )
             ended += some
             bound = MAX_RATIO if plan.timed else None
@@ -78,7 +83,7 @@ async def measure_share(
             figures.add(f"share of slates that failed beside {kind}", lost)
             figures.add(f"{kind}, calls/s beside slates", some.total() / plan.seconds)
         if plan.timed:
-            alone = await _greedy(edge, kind, plan.seconds)
+            alone = await _greedy(edge, kind, labels, plan.seconds)
             figures.add(f"{kind}, calls/s alone", alone.total() / plan.seconds)
         console.print(f"beside slates, {kind} ended with {dict(ended)}")
     return figures.rows()
@@ -110,7 +115,11 @@ async def _slates(
 
 
 async def _greedy(
-    edge: str, kind: str, seconds: float, begun: asyncio.Event | None = None
+    edge: str,
+    kind: str,
+    labels: Sequence[tuple[str, str]],
+    seconds: float,
+    begun: asyncio.Event | None = None,
 ) -> Counter[str]:
     """Run a greedy caller; return how many of its calls ended with each status."""
     command = (sys.executable, "-m", greedy.__name__, kind, edge, str(seconds))
@@ -119,7 +128,7 @@ async def _greedy(
     assert process.stdout is not None
     try:
         await process.stdout.readline()
-        process.stdin.write(b"\n")
+        process.stdin.write(json.dumps(labels).encode() + b"\n")
         await process.stdin.drain()
         if begun is not None:
             begun.set()
