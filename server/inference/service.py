@@ -109,7 +109,6 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         self,
         loader: ReleaseLoader[T],
         queue: RunQueue,
-        admission: Admission,
         model_of: Callable[[T], ServedModel],
         ready: Callable[[], bool],
     ) -> None:
@@ -118,11 +117,10 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
         Args:
             loader: the loader of the pod's releases.
             queue: the pod's queue, in which models take their turn.
-            admission: decides which calls to admit.
             model_of: returns the model of a release's content.
             ready: whether the pod is SERVING.
         """
-        self._loader, self._queue, self._admission = loader, queue, admission
+        self._loader, self._queue = loader, queue
         self._model_of, self._ready = model_of, ready
 
     async def ServerLive(self, _: pb.ServerLiveRequest, _context: Any) -> pb.ServerLiveResponse:  # noqa: N802
@@ -171,15 +169,9 @@ class InferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer, Ge
     ) -> pb.ModelInferResponse:
         """Run the model once, in a thread: a large batch takes tens of milliseconds."""
         model, release_id = self._find(request.model_name, request.model_version)
-        left = context.time_remaining()
-        self._admission.check(context.invocation_metadata() or (), left)
-        entered = await self._admission.enter()
-        try:
-            return await self._queue.run_in_thread(
-                lambda: model.infer(request, release_id), Caller(left)
-            )
-        finally:
-            self._admission.leave(entered)
+        return await self._queue.run_in_thread(
+            lambda: model.infer(request, release_id), Caller(context.time_remaining())
+        )
 
     async def ModelConfig(  # noqa: N802
         self, request: pb.ModelConfigRequest, _context: Any
@@ -213,14 +205,17 @@ def add_inference_service(
     admission: Admission,
     model_of: Callable[[T], ServedModel],
 ) -> None:
-    """Add the service to a pod's server; it is ready while the server is SERVING."""
-    servicer = InferenceServicer(loader, queue, admission, model_of, lambda: server.serving)
+    """Add the service to a pod's server; it is ready while the server is SERVING.
+
+    `admission` is for runs of the model alone: whether it is ready is asked of a pod at any load.
+    """
+    servicer = InferenceServicer(loader, queue, model_of, lambda: server.serving)
     server.add(
         NAME,
         lambda grpc_server: open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(
             servicer, grpc_server
         ),
-        limits=ServiceLimits(work=_cost),
+        limits=ServiceLimits(admission, work=_cost, admitted=frozenset({"ModelInfer"})),
     )
 
 

@@ -106,6 +106,8 @@ class ServiceLimits:
     """What callers are charged; None for the same for each request."""
     places: Places | None = None
     """Those of its streams of responses; None for no bound of their own."""
+    admitted: frozenset[str] | None = None
+    """Names of the methods that `admission` is for; None for all."""
 
 
 def request_id() -> str:
@@ -179,9 +181,12 @@ class Guard:
         """
         answered = RPCS.labels(method, grpc.StatusCode.OK.name)
         seconds = SECONDS.labels(method) if handler.unary_unary is not None else None
-        limits = self.limits.get(method.split("/")[1], ServiceLimits())
+        _, service, name = method.split("/")
+        limits = self.limits.get(service, ServiceLimits())
         valid = partial(_parse, handler.request_deserializer, self._max_bytes, limits.rules)
-        work, places, admission = limits.work or _by_call, limits.places, limits.admission
+        work, places = limits.work or _by_call, limits.places
+        asked = limits.admitted is None or name in limits.admitted
+        admission = limits.admission if asked else None
 
         async def call(_: object, context: Context) -> Message | None:
             metadata = context.invocation_metadata() or ()

@@ -210,6 +210,10 @@ async def test_a_call_that_is_shed_is_429_and_says_when_to_retry(
         assert answer.status == 429
         assert answer.headers["Retry-After"] == "1"
         assert "too many calls" in answer.error
+        answer = await pod.ask("POST", INFER, b"{")
+        assert answer.status == 429, "it isn't read"
+        assert (await pod.get("/v2/health/ready")).status == 200
+        assert (await pod.get("/v2/models/ranker")).status == 200
 
 
 async def test_a_call_whose_deadline_passes_is_504(
