@@ -14,11 +14,14 @@ _HURRY_SHARE = 0.2
 _MANY_OPEN = 200
 """Requests open at the edge from which callers hold more than they use."""
 _SLATES = "/vireo.v1.RecommendationService/Recommend"
-_CALLERS_SERVICES = tuple(
-    f"/vireo.v1.{name}Service/" for name in ("Recommendation", "Event", "Catalog")
+_CALLERS_METHODS = (
+    *(f"/vireo.v1.{name}Service/" for name in ("Recommendation", "Event", "Catalog")),
+    "/inference.GRPCInferenceService/ModelInfer",  # Envoy asks for readiness
 )
 """Begin of the methods that callers reach."""
 _MAX_REFUSED_SHARE = 0.05
+_MIN_REFUSED = 3
+"""Refused calls within a window below which nothing is concluded from their share."""
 
 
 def overload(facts: Facts) -> Iterator[Finding]:
@@ -126,7 +129,7 @@ def calls_refused(facts: Facts) -> Iterator[Finding]:
     by_edge = sum(each.refused_calls for each in facts.edges)
     by_gateways = _callers_calls(facts, code="RESOURCE_EXHAUSTED")
     refused, calls = by_edge + by_gateways, by_edge + _callers_calls(facts)
-    if not _often(facts, refused) or refused <= _MAX_REFUSED_SHARE * calls:
+    if refused < _MIN_REFUSED or refused <= _MAX_REFUSED_SHARE * calls:
         return
     yield Finding(
         "calls-refused",
@@ -146,12 +149,12 @@ def calls_refused(facts: Facts) -> Iterator[Finding]:
 
 
 def _callers_calls(facts: Facts, **labels: str) -> float:
-    """Return the calls of callers that gateways answered within the window."""
+    """Return the calls of callers that gateways and models' pods answered within the window."""
     methods = {
         found["method"]
         for page in facts.pages
         for found, _ in page.samples("vireo_rpcs_total")
-        if found.get("method", "").startswith(_CALLERS_SERVICES)
+        if found.get("method", "").startswith(_CALLERS_METHODS)
     }
     return sum(facts.increase("vireo_rpcs_total", method=each, **labels) for each in methods)
 

@@ -41,6 +41,7 @@ from tests.builders.doctor_facts import (
 
 _DEADLINE = "DEADLINE_EXCEEDED"
 _EVENTS = "/vireo.v1.EventService/RecordEvents"
+_INFER = "/inference.GRPCInferenceService/ModelInfer"
 _NO_TIME = {"service": "gateway", "stage": "retrieval", "reason": "skipped"}
 _OUT = frozenset({"failed_active_health_check"})
 _GONE = {"problem": "nothing listens there", "fault": "refused", "release": ""}
@@ -345,6 +346,32 @@ CASES: dict[str, tuple[str, Facts]] = {
             gateway(
                 counted("vireo_rpcs_total", 50, method=_EVENTS, code="RESOURCE_EXHAUSTED"),
                 counted("vireo_rpcs_total", 150, method=RECOMMEND, code="OK"),
+            ),
+        ),
+    ),
+    "runs of a model are refused": (
+        "calls-refused",
+        also(
+            HEALTHY,
+            gateway(
+                counted("vireo_rpcs_total", 30, method=_INFER, code="RESOURCE_EXHAUSTED"),
+                counted("vireo_rpcs_total", 20, method=_INFER, code="OK"),
+            ),
+        ),
+    ),
+    "few calls, of which many are refused": (
+        "calls-refused",
+        replace(
+            HEALTHY,
+            pages=(
+                replace(
+                    gateway(
+                        counted("vireo_rpcs_total", 3, method=_EVENTS, code="RESOURCE_EXHAUSTED"),
+                        counted("vireo_rpcs_total", 20, method=RECOMMEND, code="OK"),
+                    ).pages[0],
+                    seconds=30.0,
+                ),
+                *HEALTHY.pages[1:],
             ),
         ),
     ),
