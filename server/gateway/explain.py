@@ -240,12 +240,15 @@ class _Asked:
         if self.ranked is None:
             response.position = response.position or response.retrieval_rank
             response.reason = (
-                f"Ranking was skipped: it is the {ordinal(response.position)} of "
+                f"Ranking was skipped: it is the {ordinal(response.retrieval_rank)} of "
                 f"{response.candidates:,} candidates in the order of retrieval; the page has the "
                 f"first {self.query.page_size:,}."
             )
+            rules = self.query.rules
             if item is None and response.position <= self.query.page_size:
                 response.reason += " Videos that the site's rules pin have taken its place."
+            elif item and rules and rules.pinned.get(item.position - 1) == self.video_id:
+                response.reason += f" The site's rules pin it to position {item.position}."
             return
         if item is not None:
             response.score = item.score

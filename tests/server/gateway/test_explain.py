@@ -13,6 +13,7 @@ from vireo.v1 import viewer_pb2
 from server.features.keys import video_key
 from server.live.live import Live
 from server.live.takedowns import Takedowns
+from server.wording import ordinal
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
@@ -273,6 +274,11 @@ async def test_pins_after_the_pages_end_move_nothing(
     assert lost == names[4:8]
     if pods == "no ranking":
         assert "pin have taken its place" in told[names[4]].reason
+        for place, name in enumerate(page, start=1):
+            rank = names.index(name) + 1
+            assert f"it is the {ordinal(rank)} of" in told[name].reason
+            pinned = f"pin it to position {place}." in told[name].reason
+            assert pinned == (name == names[8])
     else:
         assert [told[name].position for name in lost] == [6, 7, 8, 9]
 
