@@ -21,6 +21,7 @@ from vireo.v1.release_pb2 import GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.event_log.open import open_log
+from server.features.context import time_zones
 from server.gateway import degradations
 from server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
 from server.gateway.events import add_recording
@@ -285,6 +286,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         add_RecommendationServiceServicer_to_server(servicer, server)
 
     def build(folder: Path) -> GatewayRelease:
+        time_zones()  # or requests would have them read on the event loop
         if live:
             live.wait(folder)
         elif (folder / TAKEDOWNS).exists():

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vireo.v1 import viewer_pb2
 
+from server.features import context
 from server.features.context import (
     CONTEXT,
     NAMES,
@@ -25,6 +26,7 @@ from server.features.context import (
     received,
     sent,
     time_zone,
+    time_zones,
 )
 
 SUMMER = int(datetime(2024, 7, 7, 22, 30, tzinfo=UTC).timestamp())
@@ -71,6 +73,15 @@ def test_the_hour_is_unknown_without_a_zone_and_beyond_the_calendar() -> None:
 def test_what_is_no_zone_is_refused(zone: str) -> None:
     with pytest.raises(BadTimeZoneError):
         time_zone(zone)
+
+
+def test_a_text_of_a_caller_opens_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert time_zones()["Asia/Kolkata"] == time_zone("Asia/Kolkata")
+    monkeypatch.setattr(context, "ZoneInfo", None)
+    time_zone.cache_clear()
+    time_zone("Asia/Kolkata")
+    with pytest.raises(BadTimeZoneError):
+        time_zone("Mars")
 
 
 @given(st.text(max_size=64))
