@@ -55,8 +55,9 @@ _LIGHT_BYTES = 16 << 10
 _BYTE_SECONDS = 20e-9
 """Cost of a byte of a larger one."""
 _SLOW_SECONDS = 1e-3
-"""Minimum cost of a request that is invalid, or whose few bytes, for example of thousands of empty
-messages, took longer than this to parse."""
+"""Cost of a request that is invalid, and minimum of one whose few bytes, for example of thousands of
+empty messages, took longer than this to parse."""
+_MISTAKES = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED)
 _CALL_SECONDS = 2e-4
 """Cost of a call of a service that states none."""
 Work: TypeAlias = Callable[[Message], float]
@@ -215,9 +216,16 @@ class Guard:
                     raise ShedError(ShedReason.LIMIT)
                 read = partial(self._read, parse, work, caller)
                 stream_place = nullcontext() if places is None else places.place(caller)
-                response = await self._answer(
-                    method, handler, read, context, metadata, identity, admission, stream_place
-                )
+                try:
+                    response = await self._answer(
+                        method, handler, read, context, metadata, identity, admission, stream_place
+                    )
+                except RpcError as error:
+                    if error.code not in _MISTAKES:
+                        raise
+                    # Or a caller who repeats it at once would have all of the time for it.
+                    async with self.budget.turn(caller, _SLOW_SECONDS):
+                        raise
                 code = grpc.StatusCode.OK
             except RpcError as error:
                 code = error.code
@@ -317,23 +325,20 @@ class Guard:
         """Return a valid request, once its caller may have it parsed and worked on."""
         turn = self.budget.turn
         light = len(raw) <= _LIGHT_BYTES and not raw.startswith(COMPRESSED)
-        begun = time.perf_counter()
+        begun, cost = time.perf_counter(), 0.0
         try:
             async with nullcontext() if light else turn(caller, len(raw) * _BYTE_SECONDS):
                 request = parse(raw)
-        except RpcError:
-            # Or a caller who repeats it at once would have all of the time for it.
-            async with turn(caller, max(_SLOW_SECONDS, light * (time.perf_counter() - begun))):
-                raise
-        cost = work(request)
-        if light and (took := time.perf_counter() - begun) > _SLOW_SECONDS:
-            cost += took
-        if cost:
-            async with turn(caller, cost):
-                pass
-        elif light:
-            self.budget.light(caller)
-        return request
+            cost = work(request)
+            return request
+        finally:
+            if light and (took := time.perf_counter() - begun) > _SLOW_SECONDS:
+                cost += took
+            if cost:
+                async with turn(caller, cost):
+                    pass
+            elif light:
+                self.budget.light(caller)
 
     def _log_access(self, method: str, code: grpc.StatusCode, started: float) -> None:
         # A sample, since a line costs up to a fifth of the call.

@@ -23,12 +23,14 @@ from server.candidate.service import CANDIDATE_POD, _build
 from server.filters.expression import FilterExpression
 from server.filters.mask import mask_of
 from server.filters.table import AttributeTable
+from server.rpc.caller import CALLER
 from tests.builders.catalogue import followed, upserted
 from tests.builders.filters import condition, message
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
 
 VIDEOS = 40
+METADATA = ((CALLER, "page"),)
 
 
 def request(
@@ -111,9 +113,10 @@ async def test_a_request_that_makes_no_sense_is_refused_by_its_field(
 ) -> None:
     folder = build_release(tmp_path)
     prepare(folder)
-    async with serving(CANDIDATE_POD, folder) as (_, channel):
+    async with serving(CANDIDATE_POD, folder) as (server, channel):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await CandidateServiceStub(channel).RetrieveCandidates(asked)
+            await CandidateServiceStub(channel).RetrieveCandidates(asked, metadata=METADATA)
+        assert server.budget.used("page") > 0.0005, "it costs more than a valid one"
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     status = rpc_status.from_call(caught.value)  # type: ignore[no-untyped-call]
     assert status is not None
