@@ -58,6 +58,8 @@ from server.rpc.trace import current_call
 
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
+_VIEWER_SECONDS = 1e-5
+"""Cost of a viewer of a batch, whose slates are made while nobody else calls."""
 _CHANNEL_OPTIONS = (
     # Reconnect within a second once a pod or Envoy is back; by default it can take two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -217,14 +219,17 @@ def request_cost(
     assert isinstance(
         asked, pb.RecommendRequest | pb.SimilarVideosRequest | pb.BatchRecommendRequest
     )
+    cost = 0.0
+    if isinstance(asked, pb.BatchRecommendRequest):
+        cost = len(asked.viewer_ids) * _VIEWER_SECONDS
     if loader.serving is None or not asked.HasField("filter"):
-        return 0.0
+        return cost
     of_site = None
     if rules is not None:
         similar = isinstance(asked, pb.SimilarVideosRequest)
         up_next = similar or getattr(asked, "surface", None) == pb.SURFACE_UP_NEXT
         of_site = rules.filter_of(up_next=up_next, region=asked.context.region)
-    return loader.serving.content.filter_cost(asked.filter, of_site)
+    return cost + loader.serving.content.filter_cost(asked.filter, of_site)
 
 
 def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:

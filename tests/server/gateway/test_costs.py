@@ -141,5 +141,15 @@ def test_a_filter_is_charged_beside_each_filter_of_the_site(tmp_path: Path) -> N
     assert cost(release, asked, rules) == cost(release, similar, rules) == 0
 
 
+def test_a_batch_is_charged_by_its_viewers() -> None:
+    release = release_of(1_000_000)
+    many = pb.BatchRecommendRequest(viewer_ids=map(str, range(10_000)))
+    assert cost(release, many) == pytest.approx(0.1)
+    many.filter.CopyFrom(filtered("a").filter)
+    assert cost(release, many) > 0.1
+    one = pb.BatchRecommendRequest(viewer_ids=["v"])
+    assert 0 < cost(release, one) < 1e-4, "it is a light call"
+
+
 def test_a_small_filter_of_few_videos_is_a_plain_slate() -> None:
     assert cost(release_of(1000), filtered("a", "b", "c")) == 0
