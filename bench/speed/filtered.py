@@ -86,7 +86,7 @@ def _first_rows(
         for kind in kinds:
             release.filters.clear()
             begun = time.process_time()
-            release.filters.apply(kind.filters[number % len(kind.filters)], None)
+            release.filters.apply(kind.filters[number % len(kind.filters)])
             taken = 1000 * (time.process_time() - begun)
             figures.add(f"first use of a filter, {kind.name}, CPU, ms", taken)
     return figures.rows()

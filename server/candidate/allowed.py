@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from threading import Lock
 from weakref import WeakValueDictionary
 
@@ -88,6 +87,8 @@ class Allowed:
 class AppliedFilter:
     """One filter, as of one moment."""
 
+    key: tuple[bytes, bool]
+    """The digest of what it says, and whether videos are searched by it."""
     allowed: Allowed
     """By the attributes that the release has."""
     changed: ChangedVideos | None = None
@@ -122,16 +123,25 @@ class AppliedFilter:
 class Filters:
     """The filters that one release's requests had lately, within a bound of bytes."""
 
-    def __init__(self, table: AttributeTable, index: VideoIndex, max_bytes: int) -> None:
+    def __init__(
+        self,
+        table: AttributeTable,
+        index: VideoIndex,
+        max_bytes: int,
+        changed: ChangedAttributes | None = None,
+    ) -> None:
         """Start empty.
 
         Args:
             table: attributes of the release's videos.
             index: index of their vectors.
             max_bytes: maximum bytes of what is kept; a filter that takes more isn't.
+            changed: attributes that changed since the release was trained; None without a log. With
+                them, call `apply` from one thread.
         """
         self.declared = table.declared
-        self._table, self._index = table, index
+        self.attributes_of = table.attributes_of
+        self._table, self._index, self._changed = table, index, changed
         self._kept: LRUCache[tuple[bytes, bool], AppliedFilter] = LRUCache(max_bytes, _nbytes)
         self._in_use: WeakValueDictionary[tuple[bytes, bool], AppliedFilter] = WeakValueDictionary()
         self._lock = Lock()
@@ -147,72 +157,45 @@ class Filters:
         """Drop what is kept."""
         with self._lock:
             self._kept.clear()
-            self._in_use.clear()
 
-    def attributes_of(self, row: int) -> tuple[set[str], dict[str, float]]:
-        """Return the labels of a video of the release, each "attribute=value", and its numbers."""
-        return self._table.attributes_of(row)
-
-    def apply(
-        self,
-        expression: FilterExpression,
-        attributes: ChangedAttributes | None,
-        *,
-        searched: bool = True,
-    ) -> AppliedFilter:
+    def apply(self, expression: FilterExpression, *, searched: bool = True) -> AppliedFilter:
         """Return a filter as of now.
 
         Args:
             expression: what it says, of attributes that the release declares.
-            attributes: those that changed since the release was trained; None without a log. With
-                them, call it from one thread.
             searched: whether videos are searched by it; else it is only asked of some.
         """
-        applied = self._found(expression, searched) or self._make(expression, attributes, searched)
-        for _ in self._updates(applied, expression, attributes, searched):
+        applied = self._found(expression, searched) or self._make(expression, searched)
+        for _ in self._updates(applied, expression):
             pass
         return applied
 
     async def make(
-        self,
-        expressions: Iterable[tuple[FilterExpression, bool]],
-        attributes: ChangedAttributes | None,
+        self, expressions: Iterable[tuple[FilterExpression, bool]]
     ) -> list[AppliedFilter]:
         """Return filters; `apply` finds them, whatever the bound, as long as the caller holds them.
 
         They are evaluated without holding up the event loop. For the release's videos in a thread:
         NumPy lets the event loop run meanwhile. One at a time: others would be slower for it, and
-        want the same ones. For what changed, part by part.
-
-        Args:
-            expressions: each with `searched`; see `apply`.
-            attributes: see `apply`.
+        want the same ones. For what changed, part by part. `apply` says what the arguments are.
         """
-        made = []
+        made = list[AppliedFilter]()
         for each, searched in expressions:
             applied = self._found(each, searched)
-            if applied is None and self._table.count <= _MAX_INLINE:
-                applied = self._make(each, attributes, searched)
-            elif applied is None:
+            if applied is None and self._table.count > _MAX_INLINE:
                 async with self._making:
-                    make = partial(self._make, each, attributes, searched)
-                    applied = self._found(each, searched) or await asyncio.to_thread(make)
-            for _ in self._updates(applied, each, attributes, searched):
+                    if (applied := self._found(each, searched)) is None:
+                        applied = await asyncio.to_thread(self._make, each, searched)
+            made.append(applied or self._make(each, searched))
+            for _ in self._updates(made[-1], each):
                 await asyncio.sleep(0)
-            made.append(applied)
         return made
 
-    def _updates(
-        self,
-        applied: AppliedFilter,
-        expression: FilterExpression,
-        attributes: ChangedAttributes | None,
-        searched: bool,
-    ) -> Iterator[None]:
+    def _updates(self, applied: AppliedFilter, expression: FilterExpression) -> Iterator[None]:
         """Take over what changed since, part by part."""
-        if applied.changed is not None and attributes is not None:
-            for _ in applied.changed.update(expression, attributes, applied.allowed.holds):
-                self._keep(applied, expression, searched)  # it has another size now
+        if applied.changed is not None and self._changed is not None:
+            for _ in applied.changed.update(expression, self._changed, applied.allowed.holds):
+                self._keep(applied)  # it has another size now
                 yield
 
     def _found(self, expression: FilterExpression, searched: bool) -> AppliedFilter | None:
@@ -220,24 +203,23 @@ class Filters:
         with self._lock:
             return self._kept.get(key) or self._in_use.get(key)
 
-    def _make(
-        self, expression: FilterExpression, attributes: ChangedAttributes | None, searched: bool
-    ) -> AppliedFilter:
+    def _make(self, expression: FilterExpression, searched: bool) -> AppliedFilter:
         mask = self._table.mask(expression)
-        changed = None if attributes is None else ChangedVideos.of()
-        applied = AppliedFilter(Allowed.of(mask, self._index, searched=searched), changed)
-        self._keep(applied, expression, searched)
+        allowed = Allowed.of(mask, self._index, searched=searched)
+        changed = None if self._changed is None else ChangedVideos()
+        applied = AppliedFilter((expression.digest, searched), allowed, changed)
+        self._keep(applied)
         return applied
 
-    def _keep(self, applied: AppliedFilter, expression: FilterExpression, searched: bool) -> None:
-        key = expression.digest, searched
+    def _keep(self, applied: AppliedFilter) -> None:
         with self._lock:
-            self._in_use[key] = applied
-            self._kept.pop(key, None)
+            self._in_use[applied.key] = applied
+            self._kept.pop(applied.key, None)
             if _nbytes(applied) <= self._kept.maxsize:
-                self._kept[key] = applied
+                self._kept[applied.key] = applied
 
 
 def _nbytes(applied: AppliedFilter) -> int:
-    changed = 0 if applied.changed is None else applied.changed.nbytes
-    return _ENTRY_BYTES + applied.allowed.nbytes + changed
+    held = 0 if applied.changed is None else applied.changed.held.nbytes
+    rows = applied.allowed_rows.nbytes + applied.forbidden_rows.nbytes
+    return _ENTRY_BYTES + applied.allowed.nbytes + held + rows

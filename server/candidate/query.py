@@ -134,7 +134,7 @@ class Retrieval:
             unknown = keys[begin:][others < 0]
             blocked = np.concatenate([blocked, live.table.removed_rows])
         if query.filter is not None:
-            applied = release.applied(query.filter)
+            applied = release.filters.apply(query.filter)
             blocked = np.concatenate([blocked, applied.forbidden_rows])
         return Retrieval(release, query, viewer, history, watched, blocked, unknown, applied)
 

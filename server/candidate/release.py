@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -14,7 +14,7 @@ from cachetools import LRUCache
 from prometheus_client import Counter
 
 from server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
-from server.candidate.allowed import AppliedFilter, Filters
+from server.candidate.allowed import Filters
 from server.candidate.index import VideoIndex
 from server.candidate.live import LiveVideos
 from server.features.looked_up import Vectors, looked_up
@@ -194,7 +194,7 @@ class CandidateRelease:
         attributes = AttributeTable.load(folder, count)
         index = VideoIndex.read(folder / layout.VIDEO_INDEX, manifest.index, count, size)
         index.prepare_filters()  # the first filtered request would on the pod's event loop
-        beside = None
+        beside = changed = None
         if live is not None:
             # Only with a log: it reads messages, for which benchmarks' environments lack stubs.
             from server.live.side import KnownVideos, SideTable
@@ -203,7 +203,7 @@ class CandidateRelease:
             merged, declared = manifest.catalog_log_position, attributes.declared
             known = KnownVideos(rows, vectors, merged, places, declared=declared)
             table = live.complete(SideTable(live.overlay, known, ranked=False), folder)
-            beside = LiveVideos(table, live.trends, rows)
+            beside, changed = LiveVideos(table, live.trends, rows), table.attributes
         signature = tower_signature(size, len(manifest.feature_schema.context_features))
         tower = Model(folder / layout.VIEWER_TOWER, signature, {VIDEOS: vectors})
         return CandidateRelease(
@@ -227,7 +227,7 @@ class CandidateRelease:
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=rows,
             viewers=ViewerVectors(vector_cache_size),
-            filters=Filters(attributes, index, filter_cache_bytes),
+            filters=Filters(attributes, index, filter_cache_bytes, changed),
             forward=ForwardIndex(attributes),
             live=beside,
         )
@@ -246,24 +246,9 @@ class CandidateRelease:
         """The attributes by which its videos can be filtered."""
         return self.filters.declared
 
-    def applied(self, expression: FilterExpression, *, searched: bool = True) -> AppliedFilter:
-        """Return a filter of declared attributes as of now; `searched` if videos are, by it."""
-        return self.filters.apply(
-            expression,
-            None if self.live is None else self.live.table.attributes,
-            searched=searched,
-        )
-
-    async def make_filters(
-        self, expressions: Iterable[tuple[FilterExpression, bool]]
-    ) -> list[AppliedFilter]:
-        """Evaluate filters that `applied` will be asked for; see `Filters.make`."""
-        attributes = None if self.live is None else self.live.table.attributes
-        return await self.filters.make(expressions, attributes)
-
     def holds(self, expression: FilterExpression, rows: Int64Array) -> BoolArray:
         """Return for which of some rows, of the side table too, a filter holds now, bool[k]."""
-        applied, count = self.applied(expression, searched=False), len(self.keys)
+        applied, count = self.filters.apply(expression, searched=False), len(self.keys)
         own = rows < count
         if own.all():
             return applied.holds(rows)

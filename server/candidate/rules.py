@@ -91,7 +91,7 @@ def rule_columns(
         columns.boosted.extend(boosted)
         count = len(release.keys)
         for each in rules.filters:
-            applied = release.applied(each, searched=False)
+            applied = release.filters.apply(each, searched=False)
             columns.forbidden.append(round((1 - applied.share) * count))
     return columns
 

@@ -71,7 +71,7 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
             await labels_made(rules, pipeline.release)
         asked = [] if query.filter is None else [(query.filter, True)]
         asked += [] if rules is None else [(each, False) for each in rules.expressions]
-        _held = await pipeline.release.make_filters(asked)  # until it has been answered
+        _held = await pipeline.release.filters.make(asked)  # until it has been answered
 
         def answer() -> candidate_pb2.RetrieveCandidatesResponse:
             found = pipeline.retrieve(query, caller)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -178,25 +178,14 @@ class _Part:
 class ChangedVideos:
     """For which new and changed videos one filter holds, kept current from call to call."""
 
-    held: BoolArray
+    held: BoolArray = field(default_factory=lambda: np.empty(0, np.bool_))
     """By slot, bool[count]."""
-    allowed_rows: Int64Array
+    allowed_rows: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     """Rows of the release's videos that it holds for now, and didn't before they changed."""
-    forbidden_rows: Int64Array
+    forbidden_rows: Int64Array = field(default_factory=lambda: np.empty(0, np.int64))
     """Rows of those that it held for, and no longer does."""
     _rebuilt: int = -1
     _position: int = 0
-
-    @staticmethod
-    def of() -> ChangedVideos:
-        """Return it with nothing evaluated yet."""
-        none = np.empty(0, np.int64)
-        return ChangedVideos(np.empty(0, np.bool_), none, none)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its arrays."""
-        return self.held.nbytes + self.allowed_rows.nbytes + self.forbidden_rows.nbytes
 
     def update(
         self,

@@ -164,14 +164,14 @@ def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:
     release = CandidateRelease.load(release_folder)
     filters = Filters(table, release.index, 2 * 1600)  # a filter has 5 bytes of bits, and objects
     one, two, three = (expression(condition("tag", any_of=[tag])) for tag in LABELS["tag"])
-    kept = filters.apply(one, None)
-    filters.apply(two, None)
-    assert filters.apply(one, None) is kept
-    filters.apply(three, None)
-    assert filters.apply(one, None) is kept, "the other was used longer ago"
+    kept = filters.apply(one)
+    filters.apply(two)
+    assert filters.apply(one) is kept
+    filters.apply(three)
+    assert filters.apply(one) is kept, "the other was used longer ago"
     none = Filters(table, release.index, 0)
-    in_use = none.apply(one, None)
-    assert none.apply(one, None) is in_use
+    in_use = none.apply(one)
+    assert none.apply(one) is in_use
     gone = weakref.ref(in_use)
     del in_use
     assert gone() is None
@@ -186,7 +186,7 @@ def test_filters_take_no_more_memory_than_their_bound(release_folder: Path) -> N
     def fill(count: int) -> None:
         for number in range(count):
             values = [f"{number} {place} {'x' * 100}" for place in range(MAX_TERMS)]
-            filters.apply(expression(condition("tag", any_of=values)), None)
+            filters.apply(expression(condition("tag", any_of=values)))
 
     fill(1)
     tracemalloc.start()
@@ -201,17 +201,18 @@ def test_filters_take_no_more_memory_than_their_bound(release_folder: Path) -> N
 
 def test_a_filter_counts_what_changed_once_it_has_changed(release_folder: Path) -> None:
     table = AttributeTable.load(release_folder, VIDEOS)
-    filters = Filters(table, CandidateRelease.load(release_folder).index, 1 << 20)
     changed = ChangedAttributes(DECLARED, room=200_000)
-    filters.apply(CATS, changed)
+    index = CandidateRelease.load(release_folder).index
+    filters = Filters(table, index, 1 << 20, changed)
+    filters.apply(CATS)
     before = filters.nbytes
     assert 0 < before < 3000
     for number in range(5000):
         changed.put(number, number if number < VIDEOS else -1, Video(tags=["cat"]))
-    filters.apply(CATS, changed)
+    filters.apply(CATS)
     assert filters.nbytes == before + 5000 + 8 * (VIDEOS - len(passing(CATS)))
-    small = Filters(table, CandidateRelease.load(release_folder).index, 3000)
-    small.apply(CATS, changed)
+    small = Filters(table, index, 3000, changed)
+    small.apply(CATS)
     assert small.nbytes == 0
 
 
@@ -226,13 +227,13 @@ async def test_filters_of_many_videos_are_evaluated_off_the_event_loop_and_once(
         return mask_of(asked, table)
 
     monkeypatch.setattr(AttributeTable, "mask", mask)
-    await release.make_filters([(CATS, True)])
+    await release.filters.make([(CATS, True)])
     assert threads == [threading.get_ident()], "there are few videos"
     threads.clear()
     release.filters.clear()
     monkeypatch.setattr(allowed, "_MAX_INLINE", VIDEOS - 1)
-    await asyncio.gather(*(release.make_filters([(CATS, True)]) for _ in range(5)))
-    release.applied(CATS)
+    await asyncio.gather(*(release.filters.make([(CATS, True)]) for _ in range(5)))
+    release.filters.apply(CATS)
     [thread] = threads
     assert thread != threading.get_ident()
 
@@ -276,9 +277,10 @@ def test_a_changed_video_is_judged_by_its_new_attributes_at_once(
     live = followed()
     followed_release = with_log(release_folder, live)
     assert followed_release.live is not None
-    release = replace(searched, live=followed_release.live)
-    if searched.index.exact:
-        release = replace(release, filters=followed_release.filters)
+    changed = followed_release.live.table.attributes
+    table = AttributeTable.load(release_folder, VIDEOS)
+    filters = Filters(table, searched.index, 1 << 20, changed)
+    release = replace(searched, live=followed_release.live, filters=filters)
     before = retrieve(release, ViewerFeatures(), VIDEOS, filter=GERMAN)
     assert set(before.rows.tolist()) == passing(GERMAN)
 

@@ -88,7 +88,7 @@ def test_filters_follow_every_change(seed: int) -> None:
     attributes._labels = attributes._labels[:8]  # so that it is rebuilt again and again
     attributes._slots = attributes._slots[:8]
     filters = [random_expression(draw, LABELS, NUMBERS)[1] for _ in range(5)]
-    kept = [(each, ChangedVideos.of()) for each in filters]
+    kept = [(each, ChangedVideos()) for each in filters]
     base = np.array([draw.random() < 0.5 for _ in range(10)])
     known: dict[int, Video] = {}
     most_parts = 0
@@ -139,7 +139,7 @@ def table_of(folder: Path, overlay: Overlay, position: int = 0) -> SideTable:
 
 def holding(table: SideTable) -> set[int]:
     """Return the keys of the changed videos that are in German."""
-    german = ChangedVideos.of()
+    german = ChangedVideos()
     assert table.attributes is not None
     wanted = expression(condition("language", any_of=["de"]))
     for _ in german.update(wanted, table.attributes, lambda rows: np.zeros(len(rows), np.bool_)):
