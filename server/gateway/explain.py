@@ -212,7 +212,7 @@ class _Asked:
         asked = [self.query.expression, None if rules is None else rules.filter]
         expressions = [each for each in asked if each is not None]
         for expression in expressions:
-            if not self.release.can_apply(expression):
+            if not expression.applies_to(self.release.declared):
                 return pb.LOST_AT_FILTER, (
                     "A filter of the site names an attribute that the release doesn't declare: "
                     "nothing is shown."

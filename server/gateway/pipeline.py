@@ -133,8 +133,7 @@ class RecommendPipeline:
             query = query._replace(rules=self.rules_of(query))
         if query.filter is not None:
             # Not before: a call that is refused has had nothing evaluated.
-            of_site = None if query.rules is None else query.rules.filter
-            release.evaluated[digest_of(query.filter, of_site)] = None
+            release.evaluated[digest_of(query.filter, query.rules)] = None
 
         started = time.perf_counter()
         profile = query.profile
@@ -236,7 +235,7 @@ class RecommendPipeline:
             left_out |= {key for key in every if self.overlay.changed_after(key, position)}
 
         expression = all_of(asked) if asked else None
-        if expression is not None and not release.can_apply(expression):
+        if expression is not None and not expression.applies_to(release.declared):
             slate = popular_slate([], release.manifest.release_id)
             slate.filter_unmet = True
             return slate

@@ -13,6 +13,7 @@ from server.filters.declared import Declared
 from server.filters.expression import BadFilterError, FilterExpression, decode
 from server.gateway.fallback import PopularList
 from server.gateway.features import FeatureReader
+from server.gateway.rules import ActiveRules
 from server.releases.layout import (
     ATTRIBUTES,
     POPULAR_ATTRIBUTES,
@@ -63,10 +64,6 @@ class GatewayRelease:
         reader = FeatureReader(features / manifest.dataset, timeout)
         return GatewayRelease(manifest, PopularList.load(folder), reader, Declared.read(folder))
 
-    def can_apply(self, expression: FilterExpression) -> bool:
-        """Return whether the release declares all attributes of a filter, as it compares them."""
-        return expression.applies_to(self.declared)
-
     def expression(self, message: filter_pb2.Filter, name: str = "filter") -> FilterExpression:
         """Return what the filter in the field `name` of a request says.
 
@@ -78,20 +75,17 @@ class GatewayRelease:
         except BadFilterError as error:
             raise invalid_argument(error.violations) from error
 
-    def filter_cost(self, message: filter_pb2.Filter, of_site: FilterExpression | None) -> float:
-        """Return the cost of a filter in seconds; 0 if it is small, or pods have evaluated it.
-
-        `of_site` is what the site's rules demand too: pods evaluate both as one filter.
-        """
+    def filter_cost(self, message: filter_pb2.Filter, rules: ActiveRules | None) -> float:
+        """Return the cost of a filter in seconds; 0 if it is small, or pods have evaluated it."""
         videos = self.manifest.files[VIDEO_KEYS].size / 8
         cost = message.ByteSize() * (_BYTE_SECONDS + videos * _VIDEO_SECONDS)
-        if cost < _MIN_SECONDS or digest_of(message, of_site) in self.evaluated:
+        if cost < _MIN_SECONDS or digest_of(message, rules) in self.evaluated:
             return 0.0
         return cost
 
 
-def digest_of(message: filter_pb2.Filter, of_site: FilterExpression | None) -> bytes:
-    """Return what stands for a filter as it was sent, with what the site's rules demand too."""
-    digest = hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16)
-    digest.update(b"" if of_site is None else of_site.digest)
-    return digest.digest()
+def digest_of(message: filter_pb2.Filter, rules: ActiveRules | None) -> bytes:
+    """Return what stands for a filter as it was sent, and those of the rules: pods join them."""
+    of_site = rules.filter.digest if rules and rules.filter else b""
+    sent = message.SerializeToString(deterministic=True)
+    return hashlib.blake2b(of_site + sent, digest_size=16).digest()

@@ -106,7 +106,7 @@ class SiteRules:
     def __len__(self) -> int:
         return sum(len(getattr(self._tables, kind)) for kind in _KINDS)
 
-    def active(self, *, up_next: bool, region: str, first_page: bool) -> ActiveRules | None:
+    def active(self, *, up_next: bool, region: str, first_page: bool = True) -> ActiveRules | None:
         """Return the rules for a slate; None if none applies.
 
         Args:

@@ -9,7 +9,6 @@ from pathlib import Path
 import structlog
 from prometheus_client import Counter, Gauge
 
-from server.filters.expression import FilterExpression
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
 from server.gateway.rule_problems import BadRulesError
@@ -54,30 +53,25 @@ class RulesFile:
         self._path = path
         self._version = _version(path)
         try:
-            self._rules = read_rules(path)
+            self.rules = read_rules(path)
         except BadRulesError as error:
             raise BadRulesError([f"{path}: {each}" for each in error.problems]) from error
-        self._file: SiteRules | BadRulesError = self._rules
+        self._file: SiteRules | BadRulesError = self.rules
         """What the file has now, in effect or not."""
         self.serving: Callable[[], GatewayRelease | None] = lambda: None
         """Returns the release that is served; None before there is one."""
         self._problem = ""
         self._checked: tuple[object, object] = (None, None)
         VALID.set(1)
-        RULES.set(len(self._rules))
+        RULES.set(len(self.rules))
 
     def of(self, query: RecommendQuery) -> ActiveRules | None:
         """Return the rules for a query; None if none applies."""
-        return self._rules.active(
+        return self.rules.active(
             up_next=query.seed_key is not None,
             region=query.region,
             first_page=query.first_page,
         )
-
-    def filter_of(self, *, up_next: bool, region: str) -> FilterExpression | None:
-        """Return what the rules' filters demand of a slate's videos; None if there are none."""
-        rules = self._rules.active(up_next=up_next, region=region, first_page=True)
-        return None if rules is None else rules.filter
 
     async def run(self) -> None:
         """Take each new version of the file, until cancelled; a bad one changes nothing."""
@@ -93,11 +87,11 @@ class RulesFile:
             return
         self._checked = (self._file, release)
         problem = await asyncio.to_thread(_problem, self._file, release)
-        if isinstance(self._file, SiteRules) and self._file is not self._rules and not problem:
-            self._rules = self._file
+        if isinstance(self._file, SiteRules) and self._file is not self.rules and not problem:
+            self.rules = self._file
             TAKEN.inc()
-            RULES.set(len(self._rules))
-            log.info("rules changed", file=str(self._path), rules=len(self._rules))
+            RULES.set(len(self.rules))
+            log.info("rules changed", file=str(self._path), rules=len(self.rules))
         if problem and problem != self._problem:
             REFUSED.inc()
             log.error("rules refused", file=str(self._path), reason=problem)

@@ -219,17 +219,15 @@ def request_cost(
     assert isinstance(
         asked, pb.RecommendRequest | pb.SimilarVideosRequest | pb.BatchRecommendRequest
     )
-    cost = 0.0
+    cost, up_next = 0.0, True
     if isinstance(asked, pb.BatchRecommendRequest):
-        cost = len(asked.viewer_ids) * _VIEWER_SECONDS
+        cost, up_next = len(asked.viewer_ids) * _VIEWER_SECONDS, False
+    elif isinstance(asked, pb.RecommendRequest):
+        up_next = asked.surface == pb.SURFACE_UP_NEXT
     if loader.serving is None or not asked.HasField("filter"):
         return cost
-    of_site = None
-    if rules is not None:
-        similar = isinstance(asked, pb.SimilarVideosRequest)
-        up_next = similar or getattr(asked, "surface", None) == pb.SURFACE_UP_NEXT
-        of_site = rules.filter_of(up_next=up_next, region=asked.context.region)
-    return cost + loader.serving.content.filter_cost(asked.filter, of_site)
+    active = rules.rules.active(up_next=up_next, region=asked.context.region) if rules else None
+    return cost + loader.serving.content.filter_cost(asked.filter, active)
 
 
 def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:

@@ -94,9 +94,9 @@ def cost(release: GatewayRelease, request: Message, rules: Any = None) -> float:
     return request_cost(cast("Any", loader), rules, request)
 
 
-def note(release: GatewayRelease, request: pb.RecommendRequest, of_site: Any = None) -> None:
+def note(release: GatewayRelease, request: pb.RecommendRequest, rules: Any = None) -> None:
     """Note that pods evaluate a request's filter."""
-    release.evaluated[digest_of(request.filter, of_site)] = None
+    release.evaluated[digest_of(request.filter, rules)] = None
 
 
 def test_a_filter_is_charged_by_terms_and_videos_until_slates_are_made_with_it() -> None:
@@ -134,7 +134,7 @@ def test_a_filter_is_charged_beside_each_filter_of_the_site(tmp_path: Path) -> N
         assert cost(release, asked, rules) == 0
     asked.context.region = "ch"
     assert cost(release, asked, rules) > 0
-    note(release, asked, rules.filter_of(up_next=False, region="CH"))
+    note(release, asked, rules.rules.active(up_next=False, region="CH"))
     assert cost(release, asked, rules) == 0
     similar = pb.SimilarVideosRequest(video_id="v", filter=asked.filter, context=asked.context)
     asked.surface = pb.SURFACE_UP_NEXT

@@ -352,21 +352,21 @@ def test_twice_as_many_rules_take_twice_as_long_to_read(rule: str) -> None:
 async def test_a_bad_version_of_the_file_changes_nothing(file: Path, release: Path) -> None:
     put(file, GERMAN)
     rules = RulesFile(file)
-    before = rules._rules
+    before = rules.rules
     refused = LOADS.labels("refused")._value.get()
     for bad in ("[[filters", GERMAN.replace("any_of", "any"), "x" * (2 << 20)):
         put(file, bad)
         await rules.look()
         await rules.look()
-        assert rules._rules is before
+        assert rules.rules is before
         assert VALID._value.get() == 0
     assert LOADS.labels("refused")._value.get() == refused + 3  # each is told once
     put(file, None)
     await rules.look()
-    assert rules._rules is before
+    assert rules.rules is before
     put(file, "")
     await rules.look()
-    assert len(rules._rules) == 0
+    assert len(rules.rules) == 0
     assert VALID._value.get() == 1
 
 
@@ -379,11 +379,11 @@ async def test_rules_that_the_release_does_not_fit_wait_for_one_that_does(
     rules.serving = lambda: loaded
     put(file, GERMAN.replace("language", "dialect"))
     await rules.look()
-    assert len(rules._rules) == 0
+    assert len(rules.rules) == 0
     assert VALID._value.get() == 0
     rules.serving = lambda: None
     await rules.look()
-    assert len(rules._rules) == 1
+    assert len(rules.rules) == 1
 
 
 async def test_a_file_whose_volume_hangs_holds_nothing_up(
@@ -396,7 +396,7 @@ async def test_a_file_whose_volume_hangs_holds_nothing_up(
     try:
         await asyncio.sleep(0.05)
         assert not looking.done()
-        assert len(rules._rules) == 1
+        assert len(rules.rules) == 1
     finally:
         hangs.set()
         await looking
