@@ -55,8 +55,8 @@ _LIGHT_BYTES = 16 << 10
 _BYTE_SECONDS = 20e-9
 """Cost of a byte of a larger one."""
 _SLOW_SECONDS = 1e-3
-"""Cost of a request that is invalid, and minimum of one whose few bytes, for example of thousands of
-empty messages, took longer than this to parse."""
+"""Cost of a request that is invalid, and minimum of one whose few bytes, for example of thousands
+of empty messages, took longer than this to parse."""
 _MISTAKES = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.PERMISSION_DENIED)
 _CALL_SECONDS = 2e-4
 """Cost of a call of a service that states none."""
@@ -186,8 +186,7 @@ class Guard:
         limits = self.limits.get(service, ServiceLimits())
         valid = partial(_parse, handler.request_deserializer, self._max_bytes, limits.rules)
         work, places = limits.work or _by_call, limits.places
-        asked = limits.admitted is None or name in limits.admitted
-        admission = limits.admission if asked else None
+        admission = limits.admission if name in (limits.admitted or {name}) else None
 
         async def call(_: object, context: Context) -> Message | None:
             metadata = context.invocation_metadata() or ()
@@ -216,16 +215,9 @@ class Guard:
                     raise ShedError(ShedReason.LIMIT)
                 read = partial(self._read, parse, work, caller)
                 stream_place = nullcontext() if places is None else places.place(caller)
-                try:
-                    response = await self._answer(
-                        method, handler, read, context, metadata, identity, admission, stream_place
-                    )
-                except RpcError as error:
-                    if error.code not in _MISTAKES:
-                        raise
-                    # Or a caller who repeats it at once would have all of the time for it.
-                    async with self.budget.turn(caller, _SLOW_SECONDS):
-                        raise
+                response = await self._answer(
+                    method, handler, read, context, metadata, identity, admission, stream_place
+                )
                 code = grpc.StatusCode.OK
             except RpcError as error:
                 code = error.code
@@ -307,7 +299,11 @@ class Guard:
                 return handled
             finally:
                 admission.leave(entered)
-        except RpcError:
+        except RpcError as error:
+            if error.code in _MISTAKES:
+                # Or a caller who repeats it at once would have all of the time for it.
+                async with self.budget.turn(caller_of(context), _SLOW_SECONDS):
+                    raise
             raise
         except NoMessageError as error:
             raise invalid_argument([("", str(error))]) from error
