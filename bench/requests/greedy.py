@@ -2,8 +2,8 @@
 
     python -m bench.requests.greedy KIND EDGE SECONDS
 
-It says that it is ready, reads a line with labels of the data set in JSON, (attribute, value) pairs,
-works for so many seconds from then on, and prints how many calls ended with each status.
+It says that it is ready, reads a line of JSON with labels of the data set, (attribute, value)
+pairs, works for so many seconds from then on, and prints how many calls ended with each status.
 """
 
 from __future__ import annotations
