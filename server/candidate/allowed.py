@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from threading import Lock
 from weakref import WeakValueDictionary
 
@@ -26,6 +27,9 @@ _ENTRY_BYTES = 1536
 """Bytes of a filter that is kept besides those of its arrays: objects, and its key."""
 _MAX_INLINE = 5_000
 """Maximum videos for which filters are evaluated on the event loop, within 2 ms."""
+
+_KEPT_ROWS = 16
+"""Number of videos whose attributes are kept, since finding them reads all labels."""
 
 _NO_ROWS: Int64Array = np.empty(0, np.int64)
 
@@ -140,7 +144,7 @@ class Filters:
                 them, call `apply` from one thread.
         """
         self.declared = table.declared
-        self.attributes_of = table.attributes_of
+        self.attributes_of = lru_cache(_KEPT_ROWS)(table.attributes_of)
         self._table, self._index, self._changed = table, index, changed
         self._kept: LRUCache[tuple[bytes, bool], AppliedFilter] = LRUCache(max_bytes, _nbytes)
         self._in_use: WeakValueDictionary[tuple[bytes, bool], AppliedFilter] = WeakValueDictionary()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,9 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
         asked = [] if query.filter is None else [(query.filter, True)]
         asked += [] if rules is None else [(each, False) for each in rules.expressions]
         _held = await pipeline.release.filters.make(asked)  # until it has been answered
+        if query.filter is not None and request.HasField("explained_key"):
+            [row] = pipeline.release.rows.find(np.array([request.explained_key])).tolist()
+            await asyncio.to_thread(pipeline.release.filters.attributes_of, row)  # and kept
 
         def answer() -> candidate_pb2.RetrieveCandidatesResponse:
             found = pipeline.retrieve(query, caller)

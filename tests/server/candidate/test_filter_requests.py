@@ -15,11 +15,13 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from vireo.v1 import candidate_pb2, filter_pb2, rules_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
 from server.arrays import BoolArray
 from server.candidate import allowed
 from server.candidate.service import CANDIDATE_POD, _build
+from server.features.keys import video_key
 from server.filters.expression import FilterExpression
 from server.filters.mask import mask_of
 from server.filters.table import AttributeTable
@@ -80,6 +82,28 @@ async def test_more_filters_than_are_kept_are_evaluated_once_and_off_the_event_l
     assert list(answer.rules.boosted) == [len(answer.keys)] * 4
     assert list(answer.rules.forbidden) == [0] * 9
     assert len(threads) == 1 + len(filters)
+    assert threading.get_ident() not in threads
+
+
+async def test_an_explained_videos_labels_are_looked_up_off_the_event_loop(
+    release_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, attributes_of = [], AttributeTable.attributes_of
+
+    def looked_up(table: AttributeTable, row: int) -> tuple[set[str], dict[str, float]]:
+        threads.append(threading.get_ident())
+        return attributes_of(table, row)
+
+    monkeypatch.setattr(AttributeTable, "attributes_of", looked_up)
+    asked = request(message(condition("tag", any_of=["cat"])), explained_key=video_key("video-1"))
+    async with serving(CANDIDATE_POD, release_folder) as (_, channel):
+        stub = CandidateServiceStub(channel)
+        explained = (await stub.RetrieveCandidates(asked)).explained
+        asked.explained_key = 1
+        unknown = (await stub.RetrieveCandidates(asked)).explained
+    assert explained.reason == "A filter forbids it: its tag is dog, and must be cat."
+    assert unknown.lost_at == pb.LOST_AT_CATALOG
+    assert threads
     assert threading.get_ident() not in threads
 
 
