@@ -411,8 +411,7 @@ async def _start(
         lost = position.log not in ("", info["created"]) or sequence > state["last_seq"]
         if not lost:
             if sequence < state["first_seq"] and not stream.compacted:
-                missing = range(sequence + 1, state["first_seq"])
-                return Start(sequence, missing, state["first_ts"])
+                return Start(sequence, range(sequence + 1, state["first_seq"]), state["first_ts"])
             if not sequence or position.fingerprint is None:
                 return Start(sequence)
             found = await _message(connection, stream, seq=sequence)
@@ -426,8 +425,7 @@ async def _start(
             position=str(position),
         )
         break
-    kept_from = 1 if stream.compacted else state["first_seq"]
-    return Start(0, range(1, kept_from), state["first_ts"])
+    return Start(0, range(1, 1 if stream.compacted else state["first_seq"]), state["first_ts"])
 
 
 async def _message(

@@ -99,31 +99,26 @@ def _keep_hides(old: OnlineRows, rows: OnlineRows) -> None:
 
 async def _apply_events(event_log: JetStreamLog, partitions: int, rows: OnlineRows) -> None:
     try:
-        left = [*range(partitions)]
         for _ in range(_ROUNDS):
-            left = [each for each in left if await _apply_partition(event_log, each, rows)]
+            for partition in range(partitions):
+                await _apply_partition(event_log, partition, rows)
     except LogAwayError as error:
         _log.warning("log_away", reason=str(error), then="the consumer applies its events")
     finally:
         await event_log.close()
 
 
-async def _apply_partition(event_log: JetStreamLog, partition: int, rows: OnlineRows) -> bool:
-    """Apply a partition's events up to the log's end as it is now, as the consumer does.
-
-    Return whether the position moved. It stays if the log doesn't keep all events after it, so that
-    the consumer counts those; from the begin it would count none.
-    """
+async def _apply_partition(event_log: JetStreamLog, partition: int, rows: OnlineRows) -> None:
+    """Apply a partition's events up to the log's end as it is now, as the consumer does."""
     rules, key, position = EventRules.load(rows.repo), str(partition), rows.position(partition)
     missing = (await event_log.resume(EVENTS, position)).missing
     if missing:
         _log.error("events_missed", partition=partition, first=missing[0], last=missing[-1])
-    moves = not missing or position == BEGIN
+        if position != BEGIN:
+            return  # so that the consumer counts them
     async for entries in up_to_end(event_log, EVENTS, key, position):
         batch = read_batch(entries, rules)
         apply(rows, batch)
         for data, once in batch.letters():
             await event_log.append(DEAD, key, data, once)
-        if moves:
-            rows.write_position(partition, entries.position)
-    return moves
+        rows.write_position(partition, entries.position)
