@@ -146,7 +146,11 @@ class JetStreamLog:
                 info = await self._info(connection, stream)
                 created = info["created"]
                 start = await _start(connection, stream, info, reversed(read))
-                if start.missing and start.after:
+                known = read[-1] != BEGIN
+                if not start.after:
+                    read.clear()
+                    read.append(BEGIN)
+                if start.missing and known:
                     last = start.missing[-1]
                     MISSED.inc(len(start.missing))
                     log.error(
@@ -158,9 +162,6 @@ class JetStreamLog:
                         kept_since=start.kept_since,
                     )
                     read.append(Position(last, created))
-                elif not start.after:
-                    read.clear()
-                    read.append(BEGIN)
                 subject = _subject(stream, key or ">")
                 messages = pull(connection, _name(stream), subject, start.after, self._heartbeat)
                 async with aclosing(messages):
@@ -407,27 +408,24 @@ async def _start(
     state = info["state"]
     for position in read:
         sequence = position.sequence
-        if position.log not in ("", info["created"]) or sequence > state["last_seq"]:
-            return _from_begin(stream, position)
-        if sequence < state["first_seq"] and not stream.compacted:
-            missing = range(sequence + 1, state["first_seq"])
-            return Start(sequence, missing, state["first_ts"])
-        if not sequence or position.fingerprint is None:
-            return Start(sequence)
-        found = await _message(connection, stream, seq=sequence)
-        if found is not None:
-            same = fingerprint_of(_data(found)) == position.fingerprint
-            return Start(sequence) if same else _from_begin(stream, position)
-    return Start(0)
-
-
-def _from_begin(stream: Stream, position: Position) -> Start:
-    log.error(
-        "the log lost messages, or is another one: it is read from its begin",
-        stream=stream.name,
-        position=str(position),
-    )
-    return Start(0)
+        lost = position.log not in ("", info["created"]) or sequence > state["last_seq"]
+        if not lost:
+            if sequence < state["first_seq"] and not stream.compacted:
+                return Start(sequence, range(sequence + 1, state["first_seq"]), state["first_ts"])
+            if not sequence or position.fingerprint is None:
+                return Start(sequence)
+            found = await _message(connection, stream, seq=sequence)
+            if found is None:
+                continue
+            if fingerprint_of(_data(found)) == position.fingerprint:
+                return Start(sequence)
+        log.error(
+            "the log lost messages, or is another one: it is read from its begin",
+            stream=stream.name,
+            position=str(position),
+        )
+        break
+    return Start(0, range(1, 1 if stream.compacted else state["first_seq"]), state["first_ts"])
 
 
 async def _message(

@@ -26,13 +26,13 @@ _MAX_RECENT = 10_000
 
 
 class _Words(NamedTuple):
-    """What is said of n videos, 9 bytes each, and of some more."""
+    """The last word on n videos, 16 bytes each, and on some more."""
 
     keys: Int64Array
     """Sorted, int64[n]."""
-    down: BoolArray
-    """Whether each is taken down, bool[n]; else it was restored."""
-    recent: dict[int, bool]
+    times: Int64Array
+    """When each was taken down, Unix seconds; if it was restored since, when that was, negative."""
+    recent: dict[int, int]
     """The same by key, of what came last."""
 
     def find(self, keys: Int64Array) -> tuple[Int64Array, BoolArray]:
@@ -45,16 +45,17 @@ class _Words(NamedTuple):
     def merged(self) -> _Words:
         """Return the same words without recent ones."""
         keys = np.array(sorted(self.recent), np.int64)
-        down = np.array([self.recent[key] for key in keys.tolist()], np.bool_)
-        return self.updated(_Words(keys, down, {})) if self.recent else self
+        said = np.array([self.recent[key] for key in keys.tolist()], np.int64)
+        return self.updated(_Words(keys, said, {})) if self.recent else self
 
-    def updated(self, later: _Words) -> _Words:
-        """Return these words and later ones; neither has recent ones."""
-        places, there = self.find(later.keys)
-        down = self.down.copy()
-        down[places[there]] = later.down[there]
-        keys = np.insert(self.keys, places[~there], later.keys[~there])
-        return _Words(keys, np.insert(down, places[~there], later.down[~there]), {})
+    def updated(self, other: _Words) -> _Words:
+        """Return the later of these words and others, which count if two are of one moment."""
+        places, there = self.find(other.keys)
+        times, said = self.times.copy(), other.times[there]
+        before = times[places[there]]
+        times[places[there]] = np.where(np.abs(said) >= np.abs(before), said, before)
+        keys = np.insert(self.keys, places[~there], other.keys[~there])
+        return _Words(keys, np.insert(times, places[~there], other.times[~there]), {})
 
 
 class Takedowns:
@@ -66,9 +67,8 @@ class Takedowns:
         """Unix seconds up to which none is missing; 0 if that is unknown."""
         self.position = BEGIN
         """Position in stream REMOVED up to which it was read."""
-        self._words = _Words(np.empty(0, np.int64), np.empty(0, np.bool_), {})
+        self._words = _Words(np.empty(0, np.int64), np.empty(0, np.int64), {})
         self._lock = threading.Lock()
-        self._followed, self._known_until = False, 0.0
 
     @staticmethod
     def read(path: Path) -> Takedowns:
@@ -80,15 +80,15 @@ class Takedowns:
         found = Takedowns()
         try:
             with np.load(path, allow_pickle=False) as file:
-                keys, down = file["keys"], file["down"]
+                keys, times = file["keys"], file["times"]
                 found.as_of = float(file["as_of"])
                 found.position = Position.parse(str(file["position"]))
         except Exception as error:  # NumPy raises those of zipfile and of its parser, too
             raise VireoError(f"{path}: takedowns can't be read: {error}") from error
-        fits = keys.dtype == np.int64 and down.dtype == np.bool_ and keys.shape == down.shape
+        fits = keys.dtype == times.dtype == np.int64 and keys.shape == times.shape
         if not fits or keys.ndim != 1 or (keys[1:] <= keys[:-1]).any():
             raise VireoError(f"{path}: takedowns can't be read: they aren't sorted keys")
-        found._words = _Words(keys, down, {})
+        found._words = _Words(keys, times, {})
         return found
 
     def write(self, path: Path) -> None:
@@ -100,7 +100,7 @@ class Takedowns:
         draft = path.with_name(f".{path.name}.{os.getpid()}-{id(self)}")
         try:
             with draft.open("wb") as file:
-                np.savez(file, keys=words.keys, down=words.down, as_of=as_of, position=position)
+                np.savez(file, keys=words.keys, times=words.times, as_of=as_of, position=position)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
@@ -108,48 +108,53 @@ class Takedowns:
     def take(self, entries: Iterable[Entry]) -> list[int]:
         """Take in messages of REMOVED, in order; return the keys of their videos.
 
-        If the log begins anew, restorations from before `as_of` are known: the log, as a backup has
-        it, may lack the removals that came after them.
+        A restoration from before the removal that is known changes nothing: a log that was restored
+        from a backup may lack the removal.
         """
-        said, position = dict[int, bool](), self.position
-        for entry in entries:
-            if not entry.position.follows(position):
-                self._known_until = self.as_of
-            position = entry.position
-            try:
-                change = CatalogChange.FromString(entry.data)
-            except DecodeError as error:
-                log.error("skipped a takedown that can't be read", key=entry.key, reason=str(error))
-                continue
-            if change.removed or change.received_at.seconds >= self._known_until:
-                said[video_key(change.video.video_id)] = change.removed
+        said = list[int]()
         with self._lock:  # a copy has all words up to its position
-            self._words.recent.update(said)
-            self.position, self._followed = position, True
+            for entry in entries:
+                self.position = entry.position
+                try:
+                    change = CatalogChange.FromString(entry.data)
+                except DecodeError as error:
+                    log.error("skipped a takedown that can't be read", reason=str(error))
+                    continue
+                key, at = video_key(change.video.video_id), max(1, change.received_at.seconds)
+                known = self._find(key)
+                if change.removed:
+                    self._words.recent[key] = max(at, abs(known))
+                elif at >= known:
+                    self._words.recent[key] = min(-at, known)
+                said.append(key)
             if len(self._words.recent) > _MAX_RECENT:
                 self._words = self._words.merged()
-        return list(said)
+        return said
 
     def take_copy(self, copy: Takedowns) -> None:
-        """Take in a copy's words: those on other videos, or all if it is newer than all here."""
+        """Take in a copy's words where they are later."""
         with self._lock:
-            ours, theirs = self._words.merged(), copy._words.merged()
-            newer = copy.as_of > self.as_of and not self._followed
-            self._words = ours.updated(theirs) if newer else theirs.updated(ours)
+            self._words = copy._words.merged().updated(self._words.merged())
             self.as_of = max(self.as_of, copy.as_of)
 
-    def take_unsaid(self, key: int) -> None:
-        """Take a video down if there is no word on it."""
+    def take_removal(self, change: CatalogChange) -> None:
+        """Take down the video of a change in CATALOG, unless there is a later word on it."""
+        key, at = video_key(change.video.video_id), max(1, change.received_at.seconds)
         with self._lock:
-            if key not in self._words.recent and not self._words.find(np.array([key]))[1].any():
-                self._words.recent[key] = True
+            if at > abs(self._find(key)):
+                self._words.recent[key] = at
+
+    def _find(self, key: int) -> int:
+        """Return the last word on a video as `_Words.times` has it; 0 if there is none."""
+        places, there = self._words.find(np.array([key]))
+        return self._words.recent.get(key, int(self._words.times[places[0]]) if there[0] else 0)
 
     @property
     def keys(self) -> Int64Array:
         """Keys of the videos that are taken down, sorted, int64[m]."""
         with self._lock:
             words = self._words = self._words.merged()
-        return words.keys[words.down]
+        return words.keys[words.times > 0]
 
     def among(self, keys: Collection[int]) -> set[int]:
         """Return those of some keys whose videos are taken down."""
@@ -158,10 +163,10 @@ class Takedowns:
             return set()
         wanted = np.fromiter(keys, np.int64, len(keys))
         places, there = words.find(wanted)
-        found = {*wanted[there][words.down[places[there]]].tolist()}
+        found = {*wanted[there][words.times[places[there]] > 0].tolist()}
         if recent := words.recent:
-            found = {key for key in found if recent.get(key, True)}
-            found.update(key for key in keys if recent.get(key))
+            found = {key for key in found if recent.get(key, 1) > 0}
+            found.update(key for key in keys if recent.get(key, 0) > 0)
         return found
 
     def __contains__(self, key: int) -> bool:
