@@ -24,7 +24,6 @@ from server.histogram import Histogram
 from server.rpc import standard
 from server.rpc.budget import REFUSAL_SECONDS, Budget
 from server.rpc.caller import caller_of
-from server.rpc.client_streams import ClientStreams
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
 from server.rpc.places import Places
 from server.rpc.reading import (
@@ -36,8 +35,8 @@ from server.rpc.reading import (
     decompressed,
     only_message,
 )
-from server.rpc.server_streams import ServerStreams
 from server.rpc.standard import StreamLimit
+from server.rpc.streams import Streams
 from server.rpc.token_viewer import check_viewer
 from server.rpc.trace import begin_call, sampled_trace_id, sendable
 from server.rpc.validation import Rules, validate
@@ -139,8 +138,7 @@ class Guard:
         self._max_calls = max_calls
         self._max_bytes = max_bytes
         self.streams = StreamLimit(max_streams)
-        self._client_streams = ClientStreams()
-        self._server_streams = ServerStreams()
+        self._streams = Streams()
         self.limits: dict[str, ServiceLimits] = {}
         """By a service's full name; set before its methods are added."""
         self.budget = Budget()
@@ -160,8 +158,7 @@ class Guard:
         Streams end with it before their next message.
         """
         self.closing.set()
-        self._client_streams.close()
-        self._server_streams.close()
+        self._streams.close()
 
     def guarded(self, method: str, handler: Handler) -> Handler:
         """Return the handler to serve a method with: guarded, explained, or as it is."""
@@ -273,7 +270,7 @@ class Guard:
             if admission is not None:
                 admission.check(metadata, context.time_remaining())
             if handler.stream_unary is not None:
-                requests = self._client_streams.messages(context, read)
+                requests = self._streams.receive(context, read)
                 streamed: Message = await handler.stream_unary(requests, context)
                 return streamed
             request = await read(await only_message(context))
@@ -281,7 +278,7 @@ class Guard:
                 async with stream_place:
                     responses = handler.unary_stream(request, context)
                     turn = nullcontext if admission is None else admission.background
-                    await self._server_streams.send(responses, context, turn)
+                    await self._streams.send(responses, context, turn)
                 return None
             handled: Message
             if admission is None:
