@@ -55,10 +55,10 @@ class LoadCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families."""
         admission, queue, server = self._admission, self._queue, self._server
-        slots = admission.slots
+        slots, streams = admission.slots, server.standard_streams.taken
         for name, meaning, value in (
             ("rpcs_in_flight", "Calls in flight, including those being read.", server.under_way),
-            ("streams_open", "Open streams: health watches and reflection.", server.streams.open),
+            ("streams_open", "Open streams: health watches and reflection.", streams),
             (
                 "rpcs_queued",
                 "Calls that wait for admission.",

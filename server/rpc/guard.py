@@ -25,7 +25,7 @@ from server.rpc import standard
 from server.rpc.budget import REFUSAL_SECONDS, Budget
 from server.rpc.caller import caller_of
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
-from server.rpc.places import Places
+from server.rpc.places import STREAM_RETRY, Places
 from server.rpc.reading import (
     COMPRESSED,
     Context,
@@ -35,7 +35,6 @@ from server.rpc.reading import (
     decompressed,
     only_message,
 )
-from server.rpc.standard import StreamLimit
 from server.rpc.streams import Streams
 from server.rpc.token_viewer import check_viewer
 from server.rpc.trace import begin_call, sampled_trace_id, sendable
@@ -137,7 +136,7 @@ class Guard:
         self._access_log_share = access_log_share
         self._max_calls = max_calls
         self._max_bytes = max_bytes
-        self.streams = StreamLimit(max_streams)
+        self.standard_streams = Places(max_streams, STREAM_RETRY)
         self._streams = Streams()
         self.limits: dict[str, ServiceLimits] = {}
         """By a service's full name; set before its methods are added."""
@@ -163,7 +162,7 @@ class Guard:
     def guarded(self, method: str, handler: Handler) -> Handler:
         """Return the handler to serve a method with: guarded, explained, or as it is."""
         if method.startswith(standard.PREFIX):
-            return standard.explained(handler, self.streams, self.budget)
+            return standard.explained(handler, self.standard_streams, self.budget)
         if method.startswith(_PACKAGES):
             return self._guard(method, handler)
         return handler

@@ -23,10 +23,10 @@ from server.rpc.guard import Guard, ServiceLimits
 from server.rpc.health_service import HealthServicer
 from server.rpc.loop_lag import answers
 from server.rpc.metrics import MetricsEndpoint
+from server.rpc.places import Places
 from server.rpc.reading import Handler
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
-from server.rpc.standard import StreamLimit
 from server.rpc.transport import Methods, grpc_server
 from server.tracing.spans import end_export
 
@@ -117,9 +117,9 @@ class RpcServer:
         return self._guard.closing
 
     @property
-    def streams(self) -> StreamLimit:
-        """The open streams and their limit."""
-        return self._guard.streams
+    def standard_streams(self) -> Places:
+        """Places of the streams of health and reflection."""
+        return self._guard.standard_streams
 
     @property
     def budget(self) -> Budget:
