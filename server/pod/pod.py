@@ -45,6 +45,14 @@ from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
 from server.tracing.spans import start_export
 
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+_PRODUCTION = "production"
+_MAX_KEEP_OFF_PRODUCTION = 10.0
+"""Maximum seconds to keep the previous release on pods whose channel gateways don't follow."""
+
 
 class LoadCollector(Collector):
     """Prometheus metrics of a process's load at the time of a scrape."""
@@ -83,15 +91,6 @@ class LoadCollector(Collector):
             ("work_mean_seconds", "Recent mean seconds of a run.", queue.mean_run),
         ):
             yield GaugeMetricFamily(f"vireo_{name}", meaning, value=value)
-
-
-log = structlog.get_logger()
-
-T = TypeVar("T")
-
-_PRODUCTION = "production"
-_MAX_KEEP_OFF_PRODUCTION = 10.0
-"""Maximum seconds to keep the previous release on pods whose channel gateways don't follow."""
 
 
 class PodSettings(RpcSettings):

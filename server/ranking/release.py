@@ -30,6 +30,23 @@ if TYPE_CHECKING:
     from server.live.side import SideTable
     from server.live.trends import Trends
 
+FILES = (
+    layout.RANKER,
+    layout.GOLDEN_RANKER,
+    layout.VIDEO_KEYS,
+    layout.VIDEO_IDS,
+    layout.VIDEO_TITLES,
+    layout.VIDEO_VECTORS,
+    layout.CONTENT_VECTORS,
+    layout.VIDEO_FEATURE_TABLE,
+    layout.VOCABULARY,
+    layout.CREATORS,
+    layout.LANGUAGES,
+    layout.TAKEDOWNS,
+    *placement.FILES,
+)
+"""The files of a release that the ranking service needs."""
+
 
 @dataclass(frozen=True)
 class Beside:
@@ -120,24 +137,6 @@ class LiveVideos:
         """Return the title of a video of the release, as it is now."""
         changed = self.side.changed_video(video_id)
         return title if changed is None else changed.title or video_id
-
-
-FILES = (
-    layout.RANKER,
-    layout.GOLDEN_RANKER,
-    layout.VIDEO_KEYS,
-    layout.VIDEO_IDS,
-    layout.VIDEO_TITLES,
-    layout.VIDEO_VECTORS,
-    layout.CONTENT_VECTORS,
-    layout.VIDEO_FEATURE_TABLE,
-    layout.VOCABULARY,
-    layout.CREATORS,
-    layout.LANGUAGES,
-    layout.TAKEDOWNS,
-    *placement.FILES,
-)
-"""The files of a release that the ranking service needs."""
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,19 @@ from server.releases.served_record import ServedRecord
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import StoreError
 
+log = structlog.get_logger()
+
+__all__ = ["ChannelUnsetError", "ReleaseLoader", "Serving"]
+
 LOCK = "build.lock"
 _LOOK_SECONDS = 0.02
 _REST_SECONDS = 0.15
 """Between two pods: requests that the one delayed are answered before the next one begins."""
 _MAX_WAIT_SECONDS = 10.0
 """A pod then builds without a turn: the one before it may hang."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @asynccontextmanager
@@ -59,14 +66,6 @@ def _lock_file(cache: Path) -> BinaryIO | None:
         return (cache / LOCK).open("ab")
     except OSError:
         return None
-
-
-log = structlog.get_logger()
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-__all__ = ["ChannelUnsetError", "ReleaseLoader", "Serving"]
 
 
 class ChannelUnsetError(ReleaseError):

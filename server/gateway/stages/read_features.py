@@ -17,10 +17,32 @@ from server.gateway.stages.failure import StageFailedError, StageSkippedError, S
 from server.histogram import Histogram
 from server.tracing.spans import span
 
+log = structlog.get_logger()
+
 _FAILURES = 3
 """Consecutive failures that open the circuit: one may be chance."""
 PAUSE_SECONDS = 0.5
 """Seconds between two probes while it is open."""
+
+_SHARE = 0.3
+"""Share of the time left that the stage may use."""
+_MIN_SECONDS = 0.001
+"""Minimum budget of a read."""
+_MAX_LEFT = 64
+"""Maximum reads that go on though their callers have left."""
+
+CIRCUIT_OPEN = Gauge(
+    "vireo_feature_store_circuit_open",
+    "1 while the online store is failing, so that requests skip it.",
+)
+
+READ_SECONDS = Histogram(
+    "vireo_online_store_seconds",
+    "Time of a read of a viewer's features, by outcome: ok, timeout or error.",
+    ["outcome"],
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5),
+)
+_OK, _TIMEOUT, _ERROR = (READ_SECONDS.labels(each) for each in ("ok", "timeout", "error"))
 
 
 class Circuit:
@@ -59,29 +81,6 @@ class Circuit:
         self._failures += 1
         self._next_try = self._clock() + PAUSE_SECONDS
         return self._failures == _FAILURES
-
-
-log = structlog.get_logger()
-
-_SHARE = 0.3
-"""Share of the time left that the stage may use."""
-_MIN_SECONDS = 0.001
-"""Minimum budget of a read."""
-_MAX_LEFT = 64
-"""Maximum reads that go on though their callers have left."""
-
-CIRCUIT_OPEN = Gauge(
-    "vireo_feature_store_circuit_open",
-    "1 while the online store is failing, so that requests skip it.",
-)
-
-READ_SECONDS = Histogram(
-    "vireo_online_store_seconds",
-    "Time of a read of a viewer's features, by outcome: ok, timeout or error.",
-    ["outcome"],
-    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5),
-)
-_OK, _TIMEOUT, _ERROR = (READ_SECONDS.labels(each) for each in ("ok", "timeout", "error"))
 
 
 class ReadFeatures:
