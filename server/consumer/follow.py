@@ -207,8 +207,9 @@ class Follower:
             raise LeaseLostError("another consumer took the partition")
 
     async def _set_aside(self, batch: Batch) -> None:
-        for data, once in batch.letters():
-            await self._logged(partial(self._log.append, DEAD, str(self._partition), data, once))
+        for data, dedup_id in batch.letters():
+            append = partial(self._log.append, DEAD, str(self._partition), data, dedup_id)
+            await self._logged(append)
             metrics.DEAD.inc()
 
     def _hold(self, rows: OnlineRows) -> bool:

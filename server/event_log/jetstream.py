@@ -83,7 +83,7 @@ class JetStreamLog:
         self._leaving: asyncio.Task[None] | None = None
 
     async def append(
-        self, stream: Stream, key: str, data: bytes, once: str = "", *, traceparent: str = ""
+        self, stream: Stream, key: str, data: bytes, dedup_id: str = "", *, traceparent: str = ""
     ) -> int:
         """Store a message and return its sequence: no crash of a process loses it from then on.
 
@@ -91,7 +91,7 @@ class JetStreamLog:
             stream: where to.
             key: the message's key.
             data: the message, at most MAX_MESSAGE_BYTES.
-            once: an id; if it was appended an hour ago or later, it isn't stored again.
+            dedup_id: the message is dropped if one with this id was appended within the last hour.
             traceparent: comes along with the message, see `Entry`.
 
         Raises:
@@ -99,7 +99,7 @@ class JetStreamLog:
             ValueError: the message is too large.
         """
         check_size(data)
-        sent = {"Nats-Msg-Id": once, _TRACE: traceparent}
+        sent = {"Nats-Msg-Id": dedup_id, _TRACE: traceparent}
         headers = {name: value for name, value in sent.items() if value} or None
         subject = _subject(stream, key)
         connection: Connection | None = None

@@ -32,19 +32,19 @@ async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
     await log.close()
 
 
-async def append(log: JetStreamLog, key: str, data: bytes, once: str) -> int:
+async def append(log: JetStreamLog, key: str, data: bytes, dedup_id: str) -> int:
     """Append as a caller does: the same again until it is acknowledged."""
     async with asyncio.timeout(60):
         while True:
             try:
-                return await log.append(EVENTS, key, data, once)
+                return await log.append(EVENTS, key, data, dedup_id)
             except LogAwayError:
                 await asyncio.sleep(0.05)
 
 
 async def test_the_same_id_is_stored_once(log: JetStreamLog) -> None:
-    first = await log.append(EVENTS, "once", b"a", once="id")
-    assert await log.append(EVENTS, "once", b"a", once="id") == first
+    first = await log.append(EVENTS, "once", b"a", dedup_id="id")
+    assert await log.append(EVENTS, "once", b"a", dedup_id="id") == first
     assert len(await take(log, EVENTS, "once")) == 1
 
 
