@@ -187,8 +187,8 @@ async def _failed(
 ) -> bool:
     """Log why nothing is followed any more; return whether the online store failed.
 
-    While it fails, the events that wait are told of. Features that can't be brought up to date are
-    waited for: until others are built or served.
+    While it fails, the number of events that wait is published. Features that can't be brought up
+    to date are waited for: until others are built or served.
     """
     try:
         following.result()

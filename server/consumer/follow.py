@@ -68,7 +68,7 @@ class Follower:
             event_log: the log.
             repo: a feature folder.
             partition: the partition.
-            state: what is told of it.
+            state: what is published of it.
             holder: names this process in the lease; see `holder_name`.
             timeout: maximum seconds to wait for the online store.
             expiry: seconds without an event after which a viewer's rows are deleted.
