@@ -48,7 +48,7 @@ class ServedDataset:
         Raises:
             VireoError: a TLS file can't be read.
         """
-        self._store = ReleaseStore(settings.s3.hasty())
+        self._store = ReleaseStore(settings.s3.with_short_timeouts())
         self._channel, self._poll_seconds = settings.channel, settings.poll_seconds
         control = settings.control_target
         self._announcements = (

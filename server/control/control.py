@@ -246,7 +246,8 @@ async def serve_control(settings: ControlSettings) -> None:
     server, servicer = control_server(settings)
     discovery = discovery_of(settings)
     # Channels are read again soon: no read is worth a long wait.
-    control = Control(settings, discovery, ReleaseStore(settings.s3.hasty()), servicer)
+    store = ReleaseStore(settings.s3.with_short_timeouts())
+    control = Control(settings, discovery, store, servicer)
     add_channel_service(server, control.channel_watch)
     REGISTRY.register(ControlCollector(servicer, control.admission, control.attempts))
     await server.run(control.run(server))

@@ -7,7 +7,7 @@ from pydantic_settings import SettingsConfigDict
 
 from server.settings import EnvironmentSettings
 
-_HASTY_SECONDS = 1.25
+_SHORT_READ_SECONDS = 1.25
 
 
 class S3Settings(EnvironmentSettings):
@@ -34,9 +34,9 @@ class S3Settings(EnvironmentSettings):
     retries: int = Field(default=2, ge=0)
     """Number of immediate retries of a request after a network or server error."""
 
-    def hasty(self) -> S3Settings:
+    def with_short_timeouts(self) -> S3Settings:
         """Return settings for requests that aren't worth waiting for: they fail within 3 s."""
-        read_timeout = min(_HASTY_SECONDS, self.read_timeout)
+        read_timeout = min(_SHORT_READ_SECONDS, self.read_timeout)
         update = {"read_timeout": read_timeout, "retries": min(1, self.retries)}
         return self.model_copy(update=update)
 
