@@ -116,9 +116,9 @@ class ReadFeatures:
         with span("features"):
             if budget >= self._timeout:
                 return await self._read(query.viewer_id, reader)
-            return await self._read_in_haste(query.viewer_id, reader, budget)
+            return await self._read_within(query.viewer_id, reader, budget)
 
-    async def _read_in_haste(
+    async def _read_within(
         self, viewer_id: str, reader: FeatureReader, budget: float
     ) -> ViewerFeatures:
         """Return features that are there within the budget; the read itself has all of its time.
