@@ -23,7 +23,7 @@ end within them. Envoy would count a reset as a failure of the pod."""
 _KEEPALIVE_MS = 30_000
 _MAX_CALLS_OF_A_CONNECTION = 1000
 """The same as Envoy's: further streams wait at the caller."""
-_EXPLAINED = 2
+_RECEIVE_LIMIT_FACTOR = 2
 """Messages are read up to this multiple of their maximum, so that the guard can refuse them: the
 end of a stream then says what was done before. gRPC ends a call with a larger one by itself."""
 _MAX_METADATA_BYTES = 80 << 10
@@ -69,7 +69,7 @@ def grpc_server(settings: RpcSettings) -> grpc.aio.Server:
         ("grpc.max_concurrent_streams", _MAX_CALLS_OF_A_CONNECTION),
         # Two processes that share a port by mistake would each get half the calls.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", _EXPLAINED * settings.max_message_bytes),
+        ("grpc.max_receive_message_length", _RECEIVE_LIMIT_FACTOR * settings.max_message_bytes),
         ("grpc.per_message_decompression", 0),  # see `decompressed`
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
