@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,8 @@ FILES = (
 
 
 @dataclass(frozen=True)
-class Beside:
-    """Row n + r is row r of `side`, for n rows of `own`; until the side table's next change."""
+class ExtendedColumn:
+    """A column of n rows, then those of `side`; valid until the side table's next change."""
 
     own: Column
     """An array, [n, d] or [n]."""
@@ -91,14 +92,13 @@ class LiveVideos:
     def table(self) -> VideoTable:
         """The release's table with the side table beside it, until its next change."""
         own, side = self.own, self.side
+        extended = partial(ExtendedColumn, count=self.count)
         return VideoTable(
-            Beside(own.vectors, side.vectors, self.count),
-            Beside(own.features, side.features, self.count),
-            Beside(own.content, side.content, self.count),
-            Beside(own.creators, side.creators, self.count) if own.creators is not None else None,
-            Beside(own.languages, side.languages, self.count)
-            if own.languages is not None
-            else None,
+            extended(own.vectors, side.vectors),
+            extended(own.features, side.features),
+            extended(own.content, side.content),
+            extended(own.creators, side.creators) if own.creators is not None else None,
+            extended(own.languages, side.languages) if own.languages is not None else None,
         )
 
     def find(self, keys: Int64Array, rows: Int64Array) -> Int64Array:
