@@ -72,10 +72,10 @@ class JetStreamLog:
     Sequences are those of a stream, whatever the keys of its messages.
     """
 
-    def __init__(self, settings: EventLogSettings, *, only_look: bool = False) -> None:
-        """Hold the settings; the first use connects, and makes streams unless it may only look."""
+    def __init__(self, settings: EventLogSettings, *, read_only: bool = False) -> None:
+        """Hold the settings; the first use connects, and makes streams unless it is read-only."""
         self._settings = settings
-        self._only_look = only_look
+        self._read_only = read_only
         self._connection: Connection | None = None
         self._opening: asyncio.Task[Connection] | None = None
         self._opened_at = 0.0
@@ -308,7 +308,7 @@ class JetStreamLog:
         try:
             return await connection.ask(asked)
         except NotFoundError:
-            if self._only_look:
+            if self._read_only:
                 raise
             await self._make(connection, stream)
             return await connection.ask(asked)
@@ -332,7 +332,7 @@ class JetStreamLog:
         return Position(end, info["created"], fingerprint)
 
     async def _make_streams(self, connection: Connection) -> None:
-        if self._only_look:
+        if self._read_only:
             return
         for stream in STREAMS:
             info = await self._info(connection, stream)
