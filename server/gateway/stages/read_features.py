@@ -28,7 +28,7 @@ _SHARE = 0.3
 """Share of the time left that the stage may use."""
 _MIN_SECONDS = 0.001
 """Minimum budget of a read."""
-_MAX_LEFT = 64
+_MAX_ORPHANED_READS = 64
 """Maximum reads that go on though their callers have left."""
 
 CIRCUIT_OPEN = Gauge(
@@ -98,7 +98,7 @@ class ReadFeatures:
         self._exported = exported
         self._last = last
         self._circuit = Circuit()
-        self._left: set[asyncio.Task[ViewerFeatures]] = set()
+        self._orphaned: set[asyncio.Task[ViewerFeatures]] = set()
         """Reads whose callers may have left."""
 
     async def __call__(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures:
@@ -125,10 +125,10 @@ class ReadFeatures:
 
         So its end says something of the store, and nothing of the caller.
         """
-        if len(self._left) >= _MAX_LEFT:
+        if len(self._orphaned) >= _MAX_ORPHANED_READS:
             raise StoreSkippedError("the online store keeps too many reads waiting")
         reading = asyncio.ensure_future(self._read(viewer_id, reader))
-        self._left.add(reading)
+        self._orphaned.add(reading)
         reading.add_done_callback(self._ended)
         await asyncio.wait([reading], timeout=budget)
         if not reading.done():
@@ -136,7 +136,7 @@ class ReadFeatures:
         return reading.result()
 
     def _ended(self, reading: asyncio.Task[ViewerFeatures]) -> None:
-        self._left.discard(reading)
+        self._orphaned.discard(reading)
         if not reading.cancelled():
             reading.exception()  # which was counted, also if nobody waits for it
 
