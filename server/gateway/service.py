@@ -281,7 +281,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         if live:
             live.wait(folder)
         elif (folder / TAKEDOWNS).exists():
-            overlay.takedowns.take_copy(Takedowns.read(folder / TAKEDOWNS))
+            overlay.takedowns.merge_copy(Takedowns.read(folder / TAKEDOWNS))
         return GatewayRelease.load(folder, settings.features, settings.features_timeout)
 
     def describe(response: GetServingReleaseResponse) -> None:

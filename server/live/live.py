@@ -124,7 +124,7 @@ class Live:
         """
         takedowns = self.overlay.takedowns
         if (folder / TAKEDOWNS).exists():
-            takedowns.take_copy(Takedowns.read(folder / TAKEDOWNS))
+            takedowns.merge_copy(Takedowns.read(folder / TAKEDOWNS))
         while not self.takedowns_read.wait(silence):
             if self._last_read_at is not None and self._clock() - self._last_read_at < silence:
                 continue  # it is long

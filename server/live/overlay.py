@@ -133,7 +133,7 @@ class Overlay:
         self._forget(key)
         if change.removed:
             # Its takedown is in REMOVED, unless a gateway of the build before recorded it.
-            self.takedowns.take_unsaid(key)
+            self.takedowns.add_if_unknown(key)
             self._touched.append(key)
             return
         kept = video.SerializeToString() if self._contents else b""

@@ -103,7 +103,7 @@ def data_from_events(
     erased = [viewers.places[name] for name in read.events.erased if name in viewers.places]
     known = known.take(~np.isin(known.viewer, erased))
     if dataset and (removed := dataset.folder / TAKEDOWNS).exists():
-        read.takedowns.take_copy(Takedowns.read(removed))
+        read.takedowns.merge_copy(Takedowns.read(removed))
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
     notes = read.events.notes
@@ -179,7 +179,7 @@ async def _read_log(
         takedowns.as_of = began
         for video_id, change in changes.items():
             if change.removed:  # a gateway of the build before recorded it here alone
-                takedowns.take_unsaid(video_key(video_id))
+                takedowns.add_if_unknown(video_key(video_id))
         progress(done, done)
         positions_read = LogPositions(partitions=positions, catalogue=catalogue)
         return _Log(events, changes, takedowns, positions_read)

@@ -26,7 +26,7 @@ def down_of(takedowns: Takedowns, *names: str) -> list[str]:
 
 
 @pytest.mark.parametrize("recent", [0, 1, 3, 10_000])
-def test_the_last_word_on_each_video_counts(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_latest_state_of_a_video_counts(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_RECENT", recent)
     takedowns = Takedowns()
     assert down_of(takedowns, "a", "b") == []
@@ -50,7 +50,7 @@ def test_takedowns_of_a_release_hold_unless_the_log_says_otherwise() -> None:
     release.as_of = 100.0
     takedowns.take([restored(1, "a"), removed(2, "d")])
     for _ in range(2):
-        takedowns.take_copy(release)
+        takedowns.merge_copy(release)
         assert down_of(takedowns, "a", "b", "c", "d") == ["b", "d"]
         assert (takedowns.as_of, takedowns.position) == (100.0, removed(2, "d").position)
         assert takedowns.keys.tolist() == sorted(keys("b", "d"))
@@ -58,7 +58,7 @@ def test_takedowns_of_a_release_hold_unless_the_log_says_otherwise() -> None:
     assert down_of(takedowns, "a", "b", "c", "d") == ["d"]
 
 
-def test_a_release_that_is_newer_than_the_copy_of_a_machine_has_the_last_word() -> None:
+def test_a_release_that_is_newer_than_the_copy_of_a_machine_has_the_latest_states() -> None:
     machine, release = Takedowns(), Takedowns()
     machine.take([restored(1, "a"), removed(2, "b"), removed(3, "c")])
     machine.as_of = 100.0
@@ -66,8 +66,8 @@ def test_a_release_that_is_newer_than_the_copy_of_a_machine_has_the_last_word() 
     release.as_of = 200.0
     copied = Takedowns()
     for each in (machine, release, machine):
-        copied.take_copy(each)
-        copied.take_unsaid(video_key("b"))
+        copied.merge_copy(each)
+        copied.add_if_unknown(video_key("b"))
     assert (down_of(copied, "a", "b", "c"), copied.as_of) == (["a", "c"], 200.0)
 
 
@@ -82,7 +82,7 @@ def test_a_log_restored_from_a_backup_undoes_no_removal_that_came_after_it() -> 
     assert down_of(takedowns, "a", "b", "c") == ["c"]
 
 
-def test_a_copy_has_the_same_words(tmp_path: Path) -> None:
+def test_a_copy_has_the_same_states(tmp_path: Path) -> None:
     takedowns, path = Takedowns(), tmp_path / "new folder" / "copy.npz"
     takedowns.take([removed(1, "a"), removed(2, "b"), restored(3, "b")])
     takedowns.as_of = 123.5
@@ -92,7 +92,7 @@ def test_a_copy_has_the_same_words(tmp_path: Path) -> None:
     copy = Takedowns.read(path)
     assert (copy.as_of, copy.position) == (123.5, removed(4, "c").position)
     assert down_of(copy, "a", "b", "c") == ["a", "c"]
-    copy.take_unsaid(video_key("b"))
+    copy.add_if_unknown(video_key("b"))
     assert down_of(copy, "b") == [], "that it was restored is kept, too"
     assert [each.name for each in path.parent.iterdir()] == ["copy.npz"]
 
