@@ -145,11 +145,11 @@ class Follower:
         self, entries: Sequence[Entry], position: Position, rules: EventRules, rows: OnlineRows
     ) -> Batch:
         """Fold the messages after a position into the rows."""
-        self._keep(rows)
+        self._renew_lease(rows)
         self._expire(rows)
         batch = read_batch(entries, rules)
         try:
-            apply(rows, batch, partial(self._keep, rows))
+            apply(rows, batch, partial(self._renew_lease, rows))
         except LeaseLostError:
             self._go_back(rows, position)
             raise
@@ -191,7 +191,7 @@ class Follower:
         The position moves beyond other partitions' messages: else what the log keeps of them no
         longer would seem to be missed.
         """
-        self._keep(rows)
+        self._renew_lease(rows)
         self._check(rows, before)
         self._expire(rows)
         if position != before:
@@ -202,7 +202,7 @@ class Follower:
         if stored != position:
             raise PositionMovedError(f"the online store is at {stored}, not at {position}")
 
-    def _keep(self, rows: OnlineRows) -> None:
+    def _renew_lease(self, rows: OnlineRows) -> None:
         if not self._hold(rows):
             raise LeaseLostError("another consumer took the partition")
 
