@@ -147,13 +147,13 @@ class EventServicer(EventServiceServicer):
         hides = all(event.kind in _HIDES for event in distinct)
         try:
             if room is not None:
-                size = room.take(caller, [each.data for each in appended], hides=hides)
+                size = room.charge(caller, [each.data for each in appended], hides=hides)
             await self._appender.append(appended)
         except RpcError as error:
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 REFUSED.labels("away").inc(len(distinct))
                 if room is not None:
-                    room.put_back(caller, size, hides=hides)
+                    room.refund(caller, size, hides=hides)
             elif error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 REFUSED.labels("full").inc(len(distinct))
             raise
