@@ -95,7 +95,7 @@ class Live:
         self._uncopied = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
-        self._heard_at: float | None = None
+        self._last_read_at: float | None = None
         self._export()
 
     async def run(self) -> None:
@@ -125,7 +125,7 @@ class Live:
         """
         takedowns = self.overlay.takedowns
         if (folder / TAKEDOWNS).exists():
-            takedowns.take_copy(Takedowns.read(folder / TAKEDOWNS))
+            takedowns.merge_copy(Takedowns.read(folder / TAKEDOWNS))
         read = takedowns.position, self.overlay.position
         while not (self.takedowns_read.wait(silence) and self.caught_up.wait(silence)):
             before, read = read, (takedowns.position, self.overlay.position)
@@ -189,14 +189,14 @@ class Live:
     async def _follow_takedowns(self) -> None:
         takedowns = self.overlay.takedowns
         async for entries in self._log.read(REMOVED, after=takedowns.position):
-            self._heard_at = self._clock()
+            self._last_read_at = self._clock()
             self.overlay.take_takedowns(entries)
             self._take_changes()
             if not entries:
                 self.takedowns_read.set()
             if self.takedowns_read.is_set():
                 takedowns.as_of = time.time()
-                if entries or self._heard_at - self._copied_at >= _IDLE_COPY_SECONDS:
+                if entries or self._last_read_at - self._copied_at >= _IDLE_COPY_SECONDS:
                     self._uncopied.set()
             await asyncio.sleep(0)
 
@@ -214,7 +214,7 @@ class Live:
 
     async def _follow_catalogue(self) -> None:
         async for entries in self._log.read(CATALOG):
-            self._heard_at = self._clock()
+            self._last_read_at = self._clock()
             if not entries:
                 self.caught_up.set()
                 continue
@@ -225,7 +225,7 @@ class Live:
     async def _follow_trends(self) -> None:
         async for entries in self._log.read(STATE):
             for entry in entries:
-                self.trends.hear(entry.key, entry.data)
+                self.trends.update(entry.key, entry.data)
                 await asyncio.sleep(0)  # it takes up to 2 ms
 
     async def _place(self) -> None:
@@ -270,7 +270,7 @@ class Live:
             lambda: max((len(table.unplaced) for table in list(self._tables)), default=0)
         )
         SILENT.set_function(
-            lambda: -1.0 if self._heard_at is None else self._clock() - self._heard_at
+            lambda: -1.0 if self._last_read_at is None else self._clock() - self._last_read_at
         )
         as_of = overlay.takedowns
         TAKEDOWNS_AGE.set_function(lambda: time.time() - as_of.as_of if as_of.as_of else -1.0)

@@ -1,4 +1,4 @@
-"""Which videos are taken down: the last word on each that was removed or restored."""
+"""Which videos are taken down: the latest state of each that was removed or restored."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from server.features.keys import video_key
 log = structlog.get_logger()
 
 _MAX_RECENT = 10_000
-"""Words that are looked up in a dictionary before they are sorted in with the others."""
+"""States that are looked up in a dictionary before they are sorted in with the others."""
 
 
-class _Words(NamedTuple):
-    """The last word on n videos, 16 bytes each, and on some more."""
+class _States(NamedTuple):
+    """The latest states of n videos, 16 bytes each, and on some more."""
 
     keys: Int64Array
     """Sorted, int64[n]."""
@@ -42,20 +42,20 @@ class _Words(NamedTuple):
         there[there] = self.keys[places[there]] == keys[there]
         return places, there
 
-    def merged(self) -> _Words:
-        """Return the same words without recent ones."""
+    def merged(self) -> _States:
+        """Return the same states without recent ones."""
         keys = np.array(sorted(self.recent), np.int64)
-        said = np.array([self.recent[key] for key in keys.tolist()], np.int64)
-        return self.updated(_Words(keys, said, {})) if self.recent else self
+        changed = np.array([self.recent[key] for key in keys.tolist()], np.int64)
+        return self.updated(_States(keys, changed, {})) if self.recent else self
 
-    def updated(self, other: _Words) -> _Words:
-        """Return the later of these words and others, which count if two are of one moment."""
+    def updated(self, other: _States) -> _States:
+        """Return the later of these states and others, which count if two are of one moment."""
         places, there = self.find(other.keys)
-        times, said = self.times.copy(), other.times[there]
+        times, changed = self.times.copy(), other.times[there]
         before = times[places[there]]
-        times[places[there]] = np.where(np.abs(said) >= np.abs(before), said, before)
+        times[places[there]] = np.where(np.abs(changed) >= np.abs(before), changed, before)
         keys = np.insert(self.keys, places[~there], other.keys[~there])
-        return _Words(keys, np.insert(times, places[~there], other.times[~there]), {})
+        return _States(keys, np.insert(times, places[~there], other.times[~there]), {})
 
 
 class Takedowns:
@@ -67,7 +67,7 @@ class Takedowns:
         """Unix seconds up to which none is missing; 0 if that is unknown."""
         self.position = BEGIN
         """Position in stream REMOVED up to which it was read."""
-        self._words = _Words(np.empty(0, np.int64), np.empty(0, np.int64), {})
+        self._states = _States(np.empty(0, np.int64), np.empty(0, np.int64), {})
         self._lock = threading.Lock()
 
     @staticmethod
@@ -88,19 +88,19 @@ class Takedowns:
         fits = keys.dtype == times.dtype == np.int64 and keys.shape == times.shape
         if not fits or keys.ndim != 1 or (keys[1:] <= keys[:-1]).any():
             raise VireoError(f"{path}: takedowns can't be read: they aren't sorted keys")
-        found._words = _Words(keys, times, {})
+        found._states = _States(keys, times, {})
         return found
 
     def write(self, path: Path) -> None:
-        """Write all words to a file, which is replaced in one step; raise OSError."""
+        """Write all states to a file, which is replaced in one step; raise OSError."""
         with self._lock:
-            words = self._words = self._words.merged()
+            states = self._states = self._states.merged()
             as_of, position = self.as_of, str(self.position)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}-{id(self)}")
         try:
             with draft.open("wb") as file:
-                np.savez(file, keys=words.keys, times=words.times, as_of=as_of, position=position)
+                np.savez(file, keys=states.keys, times=states.times, as_of=as_of, position=position)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
@@ -111,8 +111,8 @@ class Takedowns:
         A restoration from before the removal that is known changes nothing: a log that was restored
         from a backup may lack the removal.
         """
-        said = list[int]()
-        with self._lock:  # a copy has all words up to its position
+        changed = list[int]()
+        with self._lock:  # a copy has all states up to its position
             for entry in entries:
                 self.position = entry.position
                 try:
@@ -123,48 +123,48 @@ class Takedowns:
                 key, at = video_key(change.video.video_id), max(1, change.received_at.seconds)
                 known = self._find(key)
                 if change.removed:
-                    self._words.recent[key] = max(at, abs(known))
+                    self._states.recent[key] = max(at, abs(known))
                 elif at >= known:
-                    self._words.recent[key] = min(-at, known)
-                said.append(key)
-            if len(self._words.recent) > _MAX_RECENT:
-                self._words = self._words.merged()
-        return said
+                    self._states.recent[key] = min(-at, known)
+                changed.append(key)
+            if len(self._states.recent) > _MAX_RECENT:
+                self._states = self._states.merged()
+        return changed
 
-    def take_copy(self, copy: Takedowns) -> None:
-        """Take in a copy's words where they are later."""
+    def merge_copy(self, copy: Takedowns) -> None:
+        """Take in a copy's states where they are later."""
         with self._lock:
-            self._words = copy._words.merged().updated(self._words.merged())
+            self._states = copy._states.merged().updated(self._states.merged())
             self.as_of = max(self.as_of, copy.as_of)
 
     def take_removal(self, change: CatalogChange) -> None:
-        """Take down the video of a change in CATALOG, unless there is a later word on it."""
+        """Take down the video of a change in CATALOG, unless its state is later."""
         key, at = video_key(change.video.video_id), max(1, change.received_at.seconds)
         with self._lock:
             if at > abs(self._find(key)):
-                self._words.recent[key] = at
+                self._states.recent[key] = at
 
     def _find(self, key: int) -> int:
-        """Return the last word on a video as `_Words.times` has it; 0 if there is none."""
-        places, there = self._words.find(np.array([key]))
-        return self._words.recent.get(key, int(self._words.times[places[0]]) if there[0] else 0)
+        """Return the state of a video as `_States.times` has it; 0 if there is none."""
+        places, there = self._states.find(np.array([key]))
+        return self._states.recent.get(key, int(self._states.times[places[0]]) if there[0] else 0)
 
     @property
     def keys(self) -> Int64Array:
         """Keys of the videos that are taken down, sorted, int64[m]."""
         with self._lock:
-            words = self._words = self._words.merged()
-        return words.keys[words.times > 0]
+            states = self._states = self._states.merged()
+        return states.keys[states.times > 0]
 
     def among(self, keys: Collection[int]) -> set[int]:
         """Return those of some keys whose videos are taken down."""
-        words = self._words
-        if not len(words.keys) and not words.recent:
+        states = self._states
+        if not len(states.keys) and not states.recent:
             return set()
         wanted = np.fromiter(keys, np.int64, len(keys))
-        places, there = words.find(wanted)
-        found = {*wanted[there][words.times[places[there]] > 0].tolist()}
-        if recent := words.recent:
+        places, there = states.find(wanted)
+        found = {*wanted[there][states.times[places[there]] > 0].tolist()}
+        if recent := states.recent:
             found = {key for key in found if recent.get(key, 1) > 0}
             found.update(key for key in keys if recent.get(key, 0) > 0)
         return found

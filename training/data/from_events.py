@@ -104,7 +104,7 @@ def data_from_events(
         until[viewers.places.get(viewer, -1)] = at
     known = known.take(known.time > until[known.viewer])
     if dataset and (removed := dataset.folder / TAKEDOWNS).exists():
-        read.takedowns.take_copy(Takedowns.read(removed))
+        read.takedowns.merge_copy(Takedowns.read(removed))
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
     notes = read.events.notes

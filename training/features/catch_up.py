@@ -119,6 +119,6 @@ async def _apply_partition(event_log: JetStreamLog, partition: int, rows: Online
     async for entries in up_to_end(event_log, EVENTS, key, position):
         batch = read_batch(entries, rules)
         apply(rows, batch)
-        for data, once in batch.letters():
-            await event_log.append(DEAD, key, data, once)
+        for data, dedup_id in batch.letters():
+            await event_log.append(DEAD, key, data, dedup_id)
         rows.write_position(partition, entries.position)

@@ -27,7 +27,7 @@ def down_of(takedowns: Takedowns, *names: str) -> list[str]:
 
 
 @pytest.mark.parametrize("recent", [0, 1, 3, 10_000])
-def test_the_last_word_on_each_video_counts(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_latest_state_of_a_video_counts(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_RECENT", recent)
     takedowns = Takedowns()
     assert down_of(takedowns, "a", "b") == []
@@ -52,7 +52,7 @@ def test_takedowns_of_a_release_hold_unless_the_log_says_otherwise() -> None:
     release.as_of = 100.0
     takedowns.take([restored(1, "a", at=110), removed(2, "d", at=111)])
     for _ in range(2):
-        takedowns.take_copy(release)
+        takedowns.merge_copy(release)
         assert down_of(takedowns, "a", "b", "c", "d") == ["b", "d"]
         assert (takedowns.as_of, takedowns.position) == (100.0, removed(2, "d", at=111).position)
         assert takedowns.keys.tolist() == sorted(keys("b", "d"))
@@ -70,7 +70,7 @@ def test_of_two_copies_the_later_word_on_each_video_counts() -> None:
     for order in ((machine, release, machine), (release, machine)):
         copied = Takedowns()
         for each in order:
-            copied.take_copy(each)
+            copied.merge_copy(each)
         assert (down_of(copied, "a", "b", "c", "d"), copied.as_of) == (["a", "c"], 200.0)
 
 
@@ -86,12 +86,12 @@ def test_a_removal_that_a_release_has_outlasts_a_log_restored_from_a_backup(loca
         machine.take(before)
         machine.as_of = 15.0
     machine.take([restored(2, "k", at=20)])  # as the compacted log has it
-    machine.take_copy(release)
+    machine.merge_copy(release)
     assert down_of(machine, "k") == ["k"]
     machine.take([restored(2, "k", at=20)])
     assert down_of(machine, "k") == ["k"]
     machine.take([restored(3, "k", at=40)])
-    machine.take_copy(release)
+    machine.merge_copy(release)
     assert down_of(machine, "k") == []
 
 
@@ -116,7 +116,7 @@ def test_a_log_restored_from_a_backup_undoes_no_removal_that_came_after_it() -> 
     assert down_of(takedowns, "a", "b", "c") == ["c"]
 
 
-def test_a_copy_has_the_same_words(tmp_path: Path) -> None:
+def test_a_copy_has_the_same_states(tmp_path: Path) -> None:
     takedowns, path = Takedowns(), tmp_path / "new folder" / "copy.npz"
     takedowns.take([removed(1, "a"), removed(2, "b", at=2), restored(3, "b", at=3)])
     takedowns.as_of = 123.5
@@ -128,7 +128,7 @@ def test_a_copy_has_the_same_words(tmp_path: Path) -> None:
     assert down_of(copy, "a", "b", "c") == ["a", "c"]
     earlier = Takedowns()
     earlier.take([removed(2, "b", at=2)])
-    earlier.take_copy(copy)
+    earlier.merge_copy(copy)
     assert down_of(earlier, "b") == [], "that it was restored is kept, too"
     assert [each.name for each in path.parent.iterdir()] == ["copy.npz"]
 
