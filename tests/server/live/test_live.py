@@ -201,8 +201,7 @@ async def test_a_table_that_nobody_uses_is_freed(nats: RunningNats, known: Known
         await until(lambda: video_key("a last one") in places)
         freed = weakref.ref(table)
         del table
-        gc.collect()
-        assert freed() is None
+        await until(lambda: gc.collect() >= 0 and freed() is None)  # the last refresh may go on
 
 
 async def test_a_gateway_remembers_what_changed_and_not_how(nats: RunningNats) -> None:
