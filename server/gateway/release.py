@@ -44,6 +44,8 @@ class GatewayRelease:
     """Features of the data set that the release was trained on."""
     declared: Declared
     """Attributes that videos can be filtered by."""
+    merged: int = 0
+    """Position in the log of the catalogue's changes up to which it has them; see `Live.merged`."""
     evaluated: LRUCache[bytes, None] = field(default_factory=lambda: LRUCache(_MAX_EVALUATED))
     """Digests of the latest filters that slates were made with."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -293,8 +294,10 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         if live:
             live.wait(folder)
         elif (folder / TAKEDOWNS).exists():
-            overlay.takedowns.take_copy(Takedowns.read(folder / TAKEDOWNS))
-        return GatewayRelease.load(folder, settings.features, settings.features_timeout)
+            overlay.takedowns.merge_copy(Takedowns.read(folder / TAKEDOWNS))
+        release = GatewayRelease.load(folder, settings.features, settings.features_timeout)
+        position = release.manifest.catalog_log_position
+        return replace(release, merged=live.merged(position)) if live else release
 
     def describe(response: GetServingReleaseResponse) -> None:
         for each in (shadow, live):

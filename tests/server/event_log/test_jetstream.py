@@ -32,19 +32,19 @@ async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
     await log.close()
 
 
-async def append(log: JetStreamLog, key: str, data: bytes, once: str) -> int:
+async def append(log: JetStreamLog, key: str, data: bytes, dedup_id: str) -> int:
     """Append as a caller does: the same again until it is acknowledged."""
     async with asyncio.timeout(60):
         while True:
             try:
-                return await log.append(EVENTS, key, data, once)
+                return await log.append(EVENTS, key, data, dedup_id)
             except LogAwayError:
                 await asyncio.sleep(0.05)
 
 
 async def test_the_same_id_is_stored_once(log: JetStreamLog) -> None:
-    first = await log.append(EVENTS, "once", b"a", once="id")
-    assert await log.append(EVENTS, "once", b"a", once="id") == first
+    first = await log.append(EVENTS, "once", b"a", dedup_id="id")
+    assert await log.append(EVENTS, "once", b"a", dedup_id="id") == first
     assert len(await take(log, EVENTS, "once")) == 1
 
 
@@ -242,10 +242,10 @@ async def fill(log: JetStreamLog, size: int) -> tuple[list[bytes], str]:
         taken.append(data)
 
 
-async def test_whoever_only_looks_makes_no_stream(tmp_path: Path) -> None:
+async def test_a_read_only_log_makes_no_stream(tmp_path: Path) -> None:
     with running_nats(tmp_path) as server:
         settings = settings_of(server)
-        looking = JetStreamLog(settings, only_look=True)
+        looking = JetStreamLog(settings, read_only=True)
         assert [await looking.end(EVENTS, "0"), await looking.end(STATE)] == [0, 0]
         await looking.close()
         connection = await Connection.open(settings)
