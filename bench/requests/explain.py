@@ -28,7 +28,7 @@ async def measure_explain(live: LiveStack, plan: RequestsPlan) -> list[Row]:
         stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
         for _ in range(_ROUNDS):
             slates, explained = list[float](), list[float]()
-            for viewer in islice(cycle(live.viewers), plan.viewers // _ROUNDS):
+            for viewer in islice(cycle(live.viewers), max(1, plan.viewers // _ROUNDS)):
                 request = pb.RecommendRequest(viewer_id=viewer, page_size=10)
                 begun = time.perf_counter()
                 await stub.Recommend(request, timeout=_CALL_SECONDS)
