@@ -24,7 +24,7 @@ def erase_from_dataset(home: Home, name: str, viewer: str) -> int:
         VireoError: nothing would be left of the data set, or it can't be read or written.
     """
     info, source = describe_dataset(home, name), home.data(name)
-    with replaced_folder(source, private=True) as folder:
+    with replaced_folder(source) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         folder.chmod(0o700)  # it has the mode of the source
         removed = erase_from_tables(folder, viewer)

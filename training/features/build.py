@@ -131,7 +131,7 @@ def build_features(
     settings = settings or OnlineStoreSettings.current()
     dataset = load_dataset(home, name)
     target = home.features(name)
-    with _retired(target), replaced_folder(target, private=True) as folder:
+    with _retired(target), replaced_folder(target) as folder:
         progress("split", 0, 1)
         watches = split_watches(dataset.interactions, holdout)
         write_watches(watches, folder)
