@@ -144,11 +144,12 @@ local function caller(handle)
 end
 
 -- Return the viewer that the caller's token names, nil if it names none. What can't be the id of a viewer
--- becomes the empty one, which no request has.
+-- becomes the empty one, which no request has, and so does a missing subject where that is the viewer.
 local function viewer(handle)
-  local name = claims(handle)[VIEWER_CLAIM]
-  if name ~= nil and (type(name) ~= 'string' or #name > MAX_VIEWER) then
-    name = ''
+  local known = claims(handle)
+  local name = known[VIEWER_CLAIM]
+  if type(name) ~= 'string' or #name > MAX_VIEWER then
+    name = (name ~= nil or VIEWER_CLAIM == 'sub' and next(known)) and ''
   end
   return name and sendable(name, '[^%w_.~-]')
 end

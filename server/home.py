@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,16 @@ class Home:
         checkout = Path(__file__).parent.parent
         base = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
         return Home(Path(os.environ.get("VIREO_HOME") or base / ".vireo").absolute())
+
+    def keep_private(self) -> None:
+        """Let only its owner into the folder.
+
+        It stays as it is if somebody else owns it, as they do the root of a volume, or if whoever
+        writes into it keeps others out, as in /tmp.
+        """
+        status = self.root.stat()
+        if status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISVTX:
+            self.root.chmod(0o700)
 
     def _of(self, kind: str, dataset: str) -> Path:
         # Names come from releases, too: they must not lead elsewhere.

@@ -70,6 +70,7 @@ def train_all(
         processes.leave()
         raise SystemExit(0)
     tables = load_dataset(home, dataset)
+    home.keep_private()
     measuring = measuring_home(home)
     if fresh:
         for each in (home, measuring):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -45,7 +45,8 @@ def erase(
 ) -> None:
     """Erase a viewer: from the online store, the data sets, and all that is built from the log.
 
-    Events that come later count anew. It may be repeated, and should be if it fails halfway.
+    Events that come later count anew. It may be repeated, and should be if it fails halfway. What
+    it can't erase from doesn't keep it from the rest.
     """
     from training.features.catch_up import known_log
 
@@ -54,28 +55,49 @@ def erase(
         typer.confirm(f"erase all that {home.root} and its log know of {viewer!r}?", abort=True)
     only_warnings()
     settings = known_log(home)
+    failures: list[str] = []
     # Rows first: what viewers do after the log's word counts anew.
     for folder in _folders((home, home.measuring), "features", data):
-        _say(folder, "removed from the online store" if _erased(folder, viewer) else "")
+        with _noted(failures):
+            _say(folder, "removed from the online store" if _erased(folder, viewer) else "")
     position = asyncio.run(_record(settings, viewer)) if settings is not None else 0
-    _erase_from_files(home, viewer, data)
+    _erase_from_files(home, viewer, data, failures)
     if settings is None:
         typer.echo("log: there is none whose events could bring the viewer back")
     else:
-        asyncio.run(_after(settings, viewer, position))
+        with _noted(failures):
+            asyncio.run(_after(settings, viewer, position))
     _print_what_remains(settings)
+    if failures:
+        raise VireoError(f"not erased everywhere; mend this and repeat it: {'; '.join(failures)}")
 
 
-def _erase_from_files(home: Home, viewer: str, names: list[str] | None) -> None:
+@contextmanager
+def _noted(failures: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except VireoError as error:
+        failures.append(str(error))
+
+
+def _erase_from_files(
+    home: Home, viewer: str, names: list[str] | None, failures: list[str]
+) -> None:
     from training.data.erase import erase_from_dataset, erase_from_tables
+    from training.data.folder import remove_abandoned_drafts
 
     for folder in _folders([home], "data", names):
-        rows = erase_from_dataset(home, folder.name, viewer)
-        _say(folder, f"{rows:,} rows removed" if rows else "")
+        with _noted(failures):
+            rows = erase_from_dataset(home, folder.name, viewer)
+            _say(folder, f"{rows:,} rows removed" if rows else "")
     for kind, below in (("features", ""), ("runs", "checkpoints")):
         for folder in _folders((home, home.measuring), kind, names):
-            rows = erase_from_tables(folder / below, viewer)
-            _say(folder, f"{rows:,} rows removed from tables" if rows else "")
+            with _noted(failures):
+                rows = erase_from_tables(folder / below, viewer)
+                _say(folder, f"{rows:,} rows removed from tables" if rows else "")
+    for each in (home, home.measuring):
+        for kind in ("data", "features"):
+            remove_abandoned_drafts(each.root / kind)
 
 
 def _folders(homes: Sequence[Home], kind: str, names: list[str] | None) -> Iterator[Path]:
@@ -192,6 +214,10 @@ def _print_what_remains(settings: EventLogSettings | None) -> None:
     typer.echo(
         "- releases, and models and reports below runs/: they learned from this viewer among "
         "others; train and publish anew to replace them"
+    )
+    typer.echo(
+        "- what commands that run now have read before: repeat this when builds of features, "
+        "trainings and vireo data from-events have ended"
     )
     typer.echo("- gateways' memory of rows, until they are read again or an hour old; their logs")
     typer.echo(

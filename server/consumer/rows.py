@@ -176,7 +176,7 @@ class OnlineRows:
         with store_errors_as_away():
             if self.redis is not None:
                 return bool(self.redis.delete(*(key + self.project.encode() for key in keys)))
-            return self._delete(keys)
+            return self._delete("entity_key = :key", [{"key": key} for key in keys])
 
     def expire(self, seconds: float, after: bytes = b"") -> bytes:
         """Delete viewers of SQLite's store of whom nothing was written for some seconds.
@@ -193,30 +193,40 @@ class OnlineRows:
         since = time.time() - seconds
         if self.redis is not None or self._built_at > since:
             return b""
-        written = dict[bytes, float]()
+        # As Feast stores times: it takes UTC's for this machine's local time.
+        at = datetime.fromtimestamp(max(since, 0), UTC).replace(tzinfo=None)
+        within = "entity_key > :after AND entity_key <= :last"
+        listed = (
+            f"{self._keys('entity_key > :after')} ORDER BY entity_key LIMIT {_VIEWERS_AT_A_TIME}"
+        )
         with store_errors_as_away():
-            connection = self._online._get_conn(self._config)
-            for view in _OF_VIEWERS:
-                query = (
-                    f'SELECT entity_key, MAX(created_ts) FROM "{self.project}_{view}" '  # noqa: S608  # our names
-                    "WHERE entity_key > ? GROUP BY entity_key ORDER BY entity_key "
-                    f"LIMIT {_VIEWERS_AT_A_TIME}"
-                )
-                for key, at in connection.execute(query, (after,)):
-                    written[key] = max(at or 0, written.get(key, 0))
-            keys = sorted(written)[:_VIEWERS_AT_A_TIME]
-            self._delete([key for key in keys if written[key] < since])
-        return keys[-1] if keys else b""
+            found = (
+                self._online._get_conn(self._config).execute(listed, {"after": after}).fetchall()
+            )
+            if not found:
+                return b""
+            [last] = found[-1]
+            # Looked at by the deletion itself: consumers of other partitions write meanwhile.
+            seen = self._keys(f"{within} AND created_ts >= :at")
+            unseen = f"{within} AND entity_key NOT IN ({seen})"
+            self._delete(unseen, [{"after": after, "last": last, "at": at}])
+        return bytes(last)
 
-    def _delete(self, keys: Sequence[bytes]) -> bool:
-        """Delete viewers from SQLite's store by their keys; return whether any was there."""
+    def _keys(self, condition: str) -> str:
+        """Return a query for the keys of viewers who have a row under a condition."""
+        return " UNION ".join(
+            f'SELECT entity_key FROM "{self.project}_{view}" WHERE {condition}'  # noqa: S608  # ours
+            for view in _OF_VIEWERS
+        )
+
+    def _delete(self, condition: str, parameters: Sequence[Mapping[str, object]]) -> bool:
+        """Delete viewers' rows from SQLite's store; return whether there were any."""
         connection, count = self._online._get_conn(self._config), 0
-        if keys:
-            connection.execute("PRAGMA secure_delete=ON")  # else the file keeps the bytes
+        connection.execute("PRAGMA secure_delete=ON")  # else the file keeps the bytes
         with connection:
             for view in _OF_VIEWERS:
-                delete = f'DELETE FROM "{self.project}_{view}" WHERE entity_key = ?'  # noqa: S608  # our names
-                count += connection.executemany(delete, [(key,) for key in keys]).rowcount
+                delete = f'DELETE FROM "{self.project}_{view}" WHERE {condition}'  # noqa: S608  # ours
+                count += connection.executemany(delete, parameters).rowcount
         return count > 0
 
     def position(self, partition: int) -> Position:

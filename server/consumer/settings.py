@@ -29,7 +29,8 @@ class ConsumerSettings(RpcSettings):
     """Maximum seconds to wait for the online store; then the same events are tried again."""
     viewer_expiry: int = Field(default=365 * 86_400, ge=1)
     """Seconds after which the features of a viewer of whom no event was applied are deleted from
-    the online store. Redis does so as of the setting of whoever built the features."""
+    the online store. Redis does so as of the setting of whoever built the features, and a build
+    leaves out viewers without an event for as long before the last one of its data set."""
     trending_half_life: float = Field(default=6 * 3600.0, gt=0)
     """Seconds in which the weight of a watch or like halves in what is trending; pods must have
     the same value."""

@@ -25,6 +25,8 @@ USED = Gauge(
 )
 RESERVED_FOR_HIDES = 0.1
 """Share of the log that only hides may use."""
+MAX_HIDES_OF_CALLER = RESERVED_FOR_HIDES / 16
+"""Share of the log that one caller's hides may use after the caller has reached its own."""
 MAX_CALLERS = 10_000
 """Maximum callers that are told apart, some 200 bytes each; the least recent are forgotten."""
 _HALVINGS = 8
@@ -41,7 +43,8 @@ class LogRoom:
     A caller may append as long as that is less than what is free. So whoever floods the log finds
     an end while there is room for others: one caller at half of an empty log, n callers at n / (n +
     1). A gateway knows only what it appended itself since it started: several gateways leave
-    less, and a restart lets a caller take half of what is free then.
+    less, and a restart lets a caller take half of what is free then. Hides count as all else does,
+    so that they can't close the log to others either.
     """
 
     def __init__(
@@ -56,8 +59,8 @@ class LogRoom:
         """
         self._log, self._half_life, self._clock = event_log, retention / _HALVINGS, clock
         self._used, self._max = 0, 0
-        self._callers: OrderedDict[tuple[str, bool], tuple[float, float]] = OrderedDict()
-        """Bytes by caller and whether they are hides, and when they were counted last."""
+        self._callers: OrderedDict[str, tuple[float, float, float]] = OrderedDict()
+        """Bytes by caller, those of hides beyond its share, and when they were counted last."""
 
     async def run(self) -> None:
         """Look how full the log is, until cancelled."""
@@ -80,20 +83,23 @@ class LogRoom:
         Args:
             caller: whose they are.
             messages: what is appended.
-            hides: whether they are hides alone, for which the last part of the log is kept.
+            hides: whether they are hides alone: some more of them are accepted, for which the last
+                part of the log is kept.
 
         Raises:
             RpcError: RESOURCE_EXHAUSTED with RetryInfo: the caller has taken its share.
         """
         if not self._max:
             return 0
-        now, key = self._clock(), (caller, hides)
-        before, at = self._callers.pop(key, (0.0, now))
-        lately = before * 0.5 ** ((now - at) / self._half_life)
-        refused = lately >= self._max * (1.0 if hides else 1.0 - RESERVED_FOR_HIDES) - self._used
+        now = self._clock()
+        lately, beyond, at = self._callers.pop(caller, (0.0, 0.0, now))
+        aged = 0.5 ** ((now - at) / self._half_life)
+        lately, beyond = lately * aged, beyond * aged
+        over = lately >= self._max * (1 - RESERVED_FOR_HIDES) - self._used
+        refused = over and not (hides and beyond < self._max * MAX_HIDES_OF_CALLER)
         size = 0 if refused else sum(map(len, messages)) + _OVERHEAD * len(messages)
         self._used += size
-        self._callers[key] = (lately + size, now)
+        self._callers[caller] = (lately + size, beyond + size * over, now)
         if len(self._callers) > MAX_CALLERS:
             self._callers.popitem(last=False)
         if refused:
@@ -109,6 +115,6 @@ class LogRoom:
 
     def refund(self, caller: str, size: int, *, hides: bool) -> None:
         """Give a caller back bytes that the log didn't store."""
-        before, at = self._callers.get((caller, hides), (0.0, 0.0))
-        if 0 < size <= before:
-            self._callers[caller, hides] = (before - size, at)
+        lately, beyond, at = self._callers.get(caller, (0.0, 0.0, 0.0))
+        if 0 < size <= lately:
+            self._callers[caller] = (lately - size, max(0.0, beyond - size * hides), at)

@@ -98,6 +98,7 @@ class Stack:
         if self._settings.observe:
             check_programs()
         with _alone(self._settings), _s3_of_our_own(self._settings):
+            self._home.keep_private()
             check_ports_free(_ports(self._settings))
             stopped = asyncio.ensure_future(self._stop_signal().wait())
             serving = asyncio.ensure_future(self._serve())

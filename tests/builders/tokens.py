@@ -26,6 +26,15 @@ class Tokens:
         signer = TokenSigner(self.folder)
         return signer.token(subject=subject, scopes=scopes or ("vireo.read",), **claims)
 
+    def without_a_subject(self) -> str:
+        """Return a token that is valid, but has no `sub`."""
+        token = self.good()
+        claims = jwt.decode(token, options={"verify_signature": False})
+        key = serialization.load_pem_private_key(self.folder.signing_key.read_bytes(), None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        del claims["sub"]
+        return jwt.encode(claims, key, "ES256", {"kid": jwt.get_unverified_header(token)["kid"]})
+
     def refused(self) -> dict[str, str]:
         """Tokens that say nothing, by what is wrong with them."""
         key = serialization.load_pem_private_key(self.folder.signing_key.read_bytes(), None)

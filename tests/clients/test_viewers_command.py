@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -35,6 +36,7 @@ from training.data.from_events import data_from_events
 from training.features.build import build_features
 from training.features.online import OnlineViewer, read_online
 from training.features.online_store import OnlineStoreSettings
+from training.features.repository import open_repository
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
@@ -324,3 +326,34 @@ def test_progress_in_a_log_that_was_replaced_says_nothing_of_an_erasure(
 
     assert not with_log(nats, partial(passed, alive=False))
     assert with_log(nats, partial(passed, alive=True))
+
+
+def test_what_it_cannot_erase_from_keeps_it_from_nothing_else(
+    nats: RunningNats, home: Home
+) -> None:
+    interactions = random_interactions()
+    alone = interactions[interactions["viewer_id"] == VIEWER].reset_index(drop=True)
+    write_small_dataset(home, "alone", alone)
+    for name in ("alone", "small"):
+        build_features(home, name, "none")
+    repo = home.features("aged")  # its registry has no view consumer_position
+    shutil.copytree(home.features("small"), repo)
+    registry = open_repository(repo)
+    registry.registry.delete_feature_view("consumer_position", registry.project)
+    write_small_dataset(home, "aged", interactions)
+    (home.data("aged") / "dataset.json").write_text('{"log_position": 7}')
+    (home.features("alone") / "watches.parquet").write_bytes(b"")
+    draft = home.root / "features" / ".small.draft.1"
+    shutil.copytree(home.features("small"), draft)
+    end = with_log(nats, lambda log: log.end(EVENTS, str(OWN)))
+    failed = erase(home, nats)
+    for each in (repo, home.data("aged") / "dataset.json", home.data("alone"), "watches.parquet"):
+        assert str(each) in str(failed.exception)
+    assert with_log(nats, lambda log: log.end(EVENTS, str(OWN))) == end + 1
+    assert "log: erased at position" in failed.output
+    assert "repeat this when builds" in failed.output
+    assert VIEWER not in set(load_dataset(home, "small").viewers["viewer_id"])
+    assert read_online(home.features("small"), VIEWER) == OnlineViewer()
+    for table in repo.glob("viewer_*.parquet"):
+        assert VIEWER not in set(pd.read_parquet(table)["viewer_id"])
+    assert not draft.exists()

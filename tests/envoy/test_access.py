@@ -430,6 +430,7 @@ async def test_a_token_without_a_viewer_is_for_all_and_none_can_be_forged(
     guarded: Guarded,
 ) -> None:
     token = guarded.tokens.good(*SCOPES, subject="backend")
+    assert await guarded.code(guarded.tokens.without_a_subject()) is OK
     forged = ("x-vireo-viewer", "2")
     codes = await asyncio.to_thread(codes_of, guarded.edge.address, token, "1", forged)
     assert DENIED not in codes.values()
@@ -441,6 +442,24 @@ async def test_a_token_whose_viewer_isnt_that_of_a_request_is_denied(
 ) -> None:
     token = guarded.tokens.good(subject=f"{named}"[:9], more={"vireo_viewer": named})
     assert await guarded.code(token) is DENIED
+
+
+async def test_with_the_subject_as_the_viewer_every_token_is_for_one(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = SecurityFolder(tmp_path_factory.mktemp("security"))
+    TokenSigner(folder).ensure()
+    control = {"jwks": str(folder.jwks), "viewer_claim": "sub"}
+    async with (
+        running_edge(tmp_path_factory.mktemp("edge"), 1, control=control) as edge,
+        grpc.aio.insecure_channel(edge.address) as channel,
+    ):
+        guarded = Guarded(edge, channel, Tokens(folder))
+        assert await guarded.code(guarded.tokens.good(subject="1")) is OK
+        others = [guarded.tokens.good(subject=subject) for subject in ("2", "")]
+        for token in (*others, guarded.tokens.without_a_subject()):
+            assert await guarded.code(token) is DENIED
+        await test_health_needs_no_token(guarded)
 
 
 async def test_calls_count_before_anything_of_their_body_is_kept(guarded: Guarded) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -24,7 +25,7 @@ def erase_from_dataset(home: Home, name: str, viewer: str) -> int:
         VireoError: nothing would be left of the data set, or it can't be read or written.
     """
     info, source = describe_dataset(home, name), home.data(name)
-    with replaced_folder(source, private=True) as folder:
+    with replaced_folder(source) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
         folder.chmod(0o700)  # it has the mode of the source
         removed = erase_from_tables(folder, viewer)
@@ -43,21 +44,27 @@ def erase_from_tables(folder: Path, viewer: str) -> int:
     """Remove a viewer from a folder's Parquet files, each atomically; return the number of rows.
 
     Row groups stay as they are: features have all rows of a viewer in one.
+
+    Raises:
+        VireoError: one can't be read or written.
     """
     removed = 0
     for path in sorted(folder.glob("*.parquet")):
-        file = pq.ParquetFile(path)
-        if _VIEWER not in file.schema_arrow.names:
-            continue
-        fresh, before = path.with_suffix(".new"), removed
-        with pq.ParquetWriter(fresh, file.schema_arrow, compression="zstd") as writer:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group)
-                left = table.filter(pc.not_equal(table[_VIEWER], viewer))
-                removed += table.num_rows - left.num_rows
-                writer.write_table(left)
-        if removed > before:
-            fresh.replace(path)
-        else:
-            fresh.unlink()  # so that a file without the viewer stays as it is, byte for byte
+        try:
+            file = pq.ParquetFile(path)
+            if _VIEWER not in file.schema_arrow.names:
+                continue
+            fresh, before = path.with_suffix(".new"), removed
+            with pq.ParquetWriter(fresh, file.schema_arrow, compression="zstd") as writer:
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group)
+                    left = table.filter(pc.not_equal(table[_VIEWER], viewer))
+                    removed += table.num_rows - left.num_rows
+                    writer.write_table(left)
+            if removed > before:
+                fresh.replace(path)
+            else:
+                fresh.unlink()  # so that a file without the viewer stays as it is, byte for byte
+        except (OSError, pa.ArrowInvalid) as error:
+            raise VireoError(f"cannot erase from {path}: {error}") from error
     return removed

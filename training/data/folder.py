@@ -2,59 +2,83 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from server.errors import VireoError
 
+_DRAFT = ".draft."
+
 
 @contextmanager
-def replaced_folder(target: Path, *, private: bool = False) -> Iterator[Path]:
-    """Yield an empty folder beside `target` that replaces it when the block ends.
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`, for its owner only, to replace it after the block.
 
-    If the block fails, the new folder is removed and `target` stays unchanged.
-
-    Args:
-        target: the folder to replace.
-        private: let only its owner into it and into the folder that it is in; the latter stays as
-            it is if somebody else owns it, as they do the root of a volume.
+    If the block fails, the new folder is removed and `target` stays unchanged; if the process is
+    killed, the next replacement of `target` removes it.
 
     Raises:
         VireoError: the file system refuses, for example because the disk is full.
     """
-    draft: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if private and target.parent.stat().st_uid == os.geteuid():
-            target.parent.chmod(0o700)
-        draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        if not private:
-            draft.chmod(0o755)
-        yield draft
-        _swap(draft, target)
+        remove_abandoned_drafts(target.parent, target.name)
+        with _draft(target) as draft:
+            yield draft
+            _swap(draft, target)
     except OSError as error:
         reason = error.strerror or str(error)
         raise VireoError(
             f"cannot write {target}: {reason}; check free space and permissions there"
         ) from error
+
+
+def remove_abandoned_drafts(parent: Path, name: str = "*") -> None:
+    """Remove what processes that were killed left of folders in `parent`, or of one of them."""
+    for draft in parent.glob(f".{name}{_DRAFT}*"):
+        # A process that works on a draft has it locked; one that begins hasn't, and it is empty.
+        with suppress(OSError), _opened(draft) as number:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            target = parent / draft.name[1:].rpartition(_DRAFT)[0]
+            last_copy = (draft / "old").exists() and not target.exists()
+            if any(draft.iterdir()) and not last_copy:
+                shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _draft(target: Path) -> Iterator[Path]:
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}{_DRAFT}", dir=target.parent))
+    try:
+        with _opened(draft) as number:
+            with suppress(OSError):  # without locks nobody takes it for abandoned either
+                fcntl.flock(number, fcntl.LOCK_EX)
+            yield draft
     finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        yield number
+    finally:
+        os.close(number)
 
 
 def _swap(draft: Path, target: Path) -> None:
     if not target.exists():
         draft.rename(target)
         return
-    retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        target.rename(retired / "old")
-        draft.rename(target)
-    finally:
-        if not target.exists():  # after any failure, Ctrl-C included
-            (retired / "old").rename(target)
-        shutil.rmtree(retired, ignore_errors=True)
+    with _draft(target) as retired:
+        try:
+            target.rename(retired / "old")
+            draft.rename(target)
+        finally:
+            if not target.exists():  # after any failure, Ctrl-C included
+                (retired / "old").rename(target)

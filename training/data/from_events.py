@@ -121,9 +121,8 @@ def data_from_events(
     order = np.lexsort((found.row, found.time))
     check_size(found, catalogue.num_rows)
     source = f"the log of events, on top of {base}" if base else "the log of events"
-    profiles = _profiles(
-        dataset, viewers, read.events.erased, set(np.unique(found.viewer).tolist())
-    )
+    active = set(np.unique(found.viewer).tolist())
+    profiles = _profiles(dataset, viewers, read.events.erased, active)
     terms = describe_dataset(home, base).terms if base else ""
     context = contexts.known
     with dataset_writer(home, name, source, terms, notes, read.positions, kinds, context) as writer:
@@ -254,8 +253,8 @@ def _catalogue(
 ) -> pa.Table:
     """Return the videos: the base's with the catalogue's changes.
 
-    A video that was removed stays if somebody did something with it, named by its id if the base
-    lacks it. `kinds` are those of the attributes; `notes` counts what is left out.
+    A video of the base that was removed stays if somebody did something with it. `kinds` are those
+    of the attributes; `notes` counts what is left out.
     """
     columns = pa.schema([*schema.VIDEOS, *attribute_fields(kinds)])
     base = dataset.video_columns(*columns.names) if dataset else columns.empty_table()
@@ -269,12 +268,6 @@ def _catalogue(
         _row(change.video) | attribute_values(change.video, kinds, notes)
         for change in changes.values()
         if not change.removed
-    ]
-    known = {*base["video_id"].to_pylist(), *(row["video_id"] for row in new)}
-    new += [
-        _row(catalog_pb2.Video(video_id=video_id))
-        for video_id in sorted(acted_on & changes.keys())
-        if video_id not in known
     ]
     # Attributes that the base lacks are null.
     return pa.concat_tables(
@@ -297,18 +290,14 @@ def _row(video: catalog_pb2.Video) -> dict[str, Any]:
 def _profiles(
     dataset: Dataset | None, viewers: Ids, erased: Collection[str], active: Container[int]
 ) -> pa.Table:
-    """Return the base's viewers, then those that only events name.
+    """Return the base's viewers, except those who were erased, then whoever else is active.
 
-    Of those who were erased, only who has events since then, which are `active` by their places.
+    Viewers with interactions are `active`, by their places.
     """
     known = dataset.viewers if dataset else pd.DataFrame({"viewer_id": [], "attributes": []})
     known = known[~known["viewer_id"].isin(list(erased))]
     ids = known["viewer_id"].tolist()
     profiled = set(ids)
-    new = [
-        name
-        for name, place in viewers.places.items()
-        if name not in profiled and (name not in erased or place in active)
-    ]
+    new = [n for n, place in viewers.places.items() if n not in profiled and place in active]
     attributes = [list(each) for each in known["attributes"]] + [[] for _ in new]
     return pa.table({"viewer_id": ids + new, "attributes": attributes}, schema=schema.VIEWERS)

@@ -150,7 +150,8 @@ def dataset_writer(
     Raises:
         VireoError: the name is invalid, writing fails, or see `DatasetWriter.check`.
     """
-    with replaced_folder(home.data(name), private=True) as folder:
+    with replaced_folder(home.data(name)) as folder:
+        home.keep_private()
         with ExitStack() as files:
             writer = DatasetWriter(folder, files, attributes or {}, context)
             yield writer

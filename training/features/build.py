@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -97,6 +98,13 @@ def _counted_from_the_end(groups: Int64Array, count: int) -> Int64Array:
     return np.asarray(ends[groups] - 1 - np.arange(len(groups)), np.int64)
 
 
+def not_seen(interactions: pd.DataFrame, seconds: float) -> pa.Array:
+    """Return the viewers without an interaction in the last seconds before the last one of all."""
+    last = interactions.groupby("viewer_id", observed=True)["timestamp"].max()
+    age = (last.max() - last).dt.total_seconds()
+    return pa.array(list(age.index[age > seconds]), pa.string())
+
+
 def write_consumer_position(positions: Mapping[int, Position], path: Path) -> None:
     """Write up to where in the log each partition's events are in the data set."""
     columns = [
@@ -129,19 +137,22 @@ def build_features(
         VireoError: it has no watches, or writing to disk or to the online store fails.
     """
     settings = settings or OnlineStoreSettings.current()
-    dataset = load_dataset(home, name)
+    dataset, info = load_dataset(home, name), describe_dataset(home, name)
     target = home.features(name)
-    with _retired(target), replaced_folder(target, private=True) as folder:
+    with _retired(target), replaced_folder(target) as folder:
         progress("split", 0, 1)
         watches = split_watches(dataset.interactions, holdout)
         write_watches(watches, folder)
         # Hides may come after a held-out watch, and nothing that is measured reads them.
         hides = dataset.interactions[: None if holdout == "none" else 0]
         write_viewer_hidden(hides, folder / "viewer_hidden.parquet")
+        # An example may span years, and is to be served whole.
+        expiry = math.inf if info.terms else settings.viewer_expiry
+        left_out = not_seen(hides, expiry)
         del hides
         write_event_rules(dataset.interactions, folder)
-        positions = describe_dataset(home, name).log_positions
-        write_consumer_position(positions.partitions, folder / "consumer_position.parquet")
+        positions = info.log_positions.partitions
+        write_consumer_position(positions, folder / "consumer_position.parquet")
         watches = watches[watches["part"] != "test"]
         if watches.empty:
             raise VireoError(
@@ -160,14 +171,16 @@ def build_features(
         del watches, dataset  # Frees memory: filling the store needs neither.
         write_configuration(folder, name, settings)
         # What is measured must not know of later events, and isn't served.
-        served = partial(catch_up, home, folder, target) if holdout == "none" else None
-        _fill_online_store(folder, progress, served)
+        served = partial(catch_up, home, folder, target, settings.viewer_expiry)
+        _fill_online_store(folder, progress, left_out, served if holdout == "none" else None)
 
 
-def _fill_online_store(folder: Path, progress: Progress, then: Callable[[], None] | None) -> None:
+def _fill_online_store(
+    folder: Path, progress: Progress, left_out: pa.Array, then: Callable[[], None] | None
+) -> None:
     """Apply the definitions and fill the online store; undo both on failure.
 
-    `then` is called once it is filled.
+    Viewers who are `left_out` get no rows. `then` is called once it is filled.
     """
     store = open_repository(folder)
     with contextlib.ExitStack() as undo:
@@ -176,7 +189,7 @@ def _fill_online_store(folder: Path, progress: Progress, then: Callable[[], None
             apply_definitions(store)
             for position, view in enumerate(ONLINE_VIEWS):
                 progress("online store", position, len(ONLINE_VIEWS))
-                fill_online(store, view, folder / f"{view}.parquet")
+                fill_online(store, view, folder / f"{view}.parquet", left_out)
         except store_errors() as error:
             kind = store.config.online_store.type
             raise VireoError(

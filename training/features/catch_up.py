@@ -7,6 +7,8 @@ as long as the consumer takes to apply those events again.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import structlog
 
 from server.consumer.apply import apply, read_batch
 from server.consumer.fold import ViewerEvents, ViewerRow, fold
-from server.consumer.rows import OnlineRows
+from server.consumer.rows import OnlineRows, UnfitRowError
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, LogAwayError
@@ -36,13 +38,14 @@ _ROUNDS = 3
 _VIEWERS_AT_A_TIME = 500
 
 
-def catch_up(home: Home, repo: Path, replaced: Path) -> None:
+def catch_up(home: Home, repo: Path, replaced: Path, expiry: float) -> None:
     """Apply the hides of the features that are replaced, and the events of the log if it is there.
 
     Args:
         home: whose stack's log it is, unless the settings name one.
         repo: the new features.
         replaced: folder of those that they will replace, if there are any.
+        expiry: seconds after which viewers who weren't seen are forgotten.
 
     Raises:
         VireoError: the online store of the new features can't be written, or a setting is invalid.
@@ -55,7 +58,7 @@ def catch_up(home: Home, repo: Path, replaced: Path) -> None:
     rows = OnlineRows(repo, _STORE_SECONDS)
     try:
         if old is not None:
-            _keep_hides(old, rows)
+            _keep_hides(old, rows, time.time() - expiry)
         if settings is not None and event_log is not None:
             asyncio.run(_apply_events(event_log, settings.event_partitions, rows))
     finally:
@@ -85,16 +88,28 @@ def _opened(repo: Path) -> OnlineRows | None:
         return None
 
 
-def _keep_hides(old: OnlineRows, rows: OnlineRows) -> None:
-    """Hide what was hidden: the log may not have it any more."""
+def _keep_hides(old: OnlineRows, rows: OnlineRows, since: float) -> None:
+    """Hide what was hidden: the log may not have it any more.
+
+    Not of viewers of whom the data set has nothing recent, and who weren't seen since then.
+    """
     found = old.hides()
     while some := dict(islice(found, _VIEWERS_AT_A_TIME)):
         changes = {
             viewer: fold(row, ViewerEvents(hides=hides))
-            for (viewer, hides), row in zip(some.items(), rows.read(list(some)), strict=True)
-            if isinstance(row, ViewerRow)
+            for (viewer, hides), before, row in zip(
+                some.items(), old.read(list(some)), rows.read(list(some)), strict=True
+            )
+            if isinstance(row, ViewerRow) and (_last_seen(row) or _last_seen(before) >= since)
         }
         rows.write(changes)
+
+
+def _last_seen(row: ViewerRow | UnfitRowError) -> float:
+    """Return the time of a row's last watch or hide, Unix seconds; 0 if there is none."""
+    if isinstance(row, UnfitRowError):
+        return math.inf
+    return max([*(row.times[-1:] / 1e6), *row.hidden_times[-1:]], default=0)
 
 
 async def _apply_events(event_log: JetStreamLog, partitions: int, rows: OnlineRows) -> None:

@@ -31,7 +31,8 @@ class OnlineStoreSettings(BaseSettings):
     redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """redis[s]://[user:password@]host[:port][/database]"""
     viewer_expiry: int = Field(default=365 * 86_400, ge=1)
-    """Seconds after which Redis deletes rows that weren't written; SQLite's are by the consumer."""
+    """Seconds after which Redis deletes rows that weren't written; SQLite's are by the consumer. A
+    build leaves out viewers without an interaction for as long before the data set's last one."""
 
     @staticmethod
     def current() -> OnlineStoreSettings:

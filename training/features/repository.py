@@ -16,11 +16,12 @@ import yaml
 from feast import FeatureStore
 
 from server.errors import VireoError
-from training.features.definitions import DEFINITIONS, ONLINE_VIEWS
+from training.features.definitions import DEFINITIONS, ONLINE_VIEWS, viewer
 from training.features.online_store import OnlineStoreSettings, redis_connection
 
 CONFIGURATION = "feature_store.yaml"
 _ROWS_AT_A_TIME = 4096
+_VIEWER = viewer.join_key
 
 
 def write_configuration(folder: Path, dataset: str, settings: OnlineStoreSettings) -> None:
@@ -69,7 +70,7 @@ def apply_definitions(store: FeatureStore) -> None:
         store.apply(DEFINITIONS)
 
 
-def fill_online(store: FeatureStore, view: str, path: Path) -> None:
+def fill_online(store: FeatureStore, view: str, path: Path, left_out: pa.Array) -> None:
     """Write the newest row of each entity to the online store, in batches.
 
     The online store must hold nothing newer: SQLite would overwrite it. Feast's `materialize`
@@ -80,6 +81,7 @@ def fill_online(store: FeatureStore, view: str, path: Path) -> None:
         view: one of ONLINE_VIEWS.
         path: its offline table, sorted by entity, then time; no entity spans row groups. The first
             column is the entity's id.
+        left_out: viewers who get no row.
     """
     assert view in ONLINE_VIEWS
     file = pq.ParquetFile(path)
@@ -91,6 +93,8 @@ def fill_online(store: FeatureStore, view: str, path: Path) -> None:
         newest = np.ones(len(ids), np.bool_)
         newest[:-1] = pc.not_equal(ids.slice(1), ids.slice(0, len(ids) - 1))
         rows = table.filter(pa.array(newest))
+        if _VIEWER in rows.column_names:
+            rows = rows.filter(pc.invert(pc.is_in(rows[_VIEWER], left_out)))
         for start in range(0, rows.num_rows, _ROWS_AT_A_TIME):
             frame = rows.slice(start, _ROWS_AT_A_TIME).to_pandas()
             store.write_to_online_store(view, df=frame)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from training.features.online import OnlineViewer, read_online
 from training.features.online_store import OnlineStoreSettings
 
 VIEWERS = [f"w{number}" for number in range(42)]
+YEAR = 365 * 86_400
 
 
 def entries(*messages: list[event_pb2.Event]) -> list[Entry]:
@@ -134,11 +136,55 @@ def test_viewers_who_were_not_seen_for_long_leave_sqlite_a_few_at_a_time(
     assert rows.position(0) == BEGIN
 
 
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+def test_when_a_viewer_was_seen_is_the_same_in_every_time_zone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        repo = empty_repository(folder / "a")
+        rows = OnlineRows(repo, timeout=5)
+        applied(rows, [event("a", viewer="old"), event("a", viewer="new")])
+        rows.close()
+        age(repo, "old", 1_100)
+        rows = OnlineRows(repo, timeout=5)
+        assert rows.expire(1_000)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert read_online(repo, "old") == OnlineViewer()
+    assert read_online(repo, "new").viewer_watch_count == 1
+
+
+def test_a_viewer_who_is_seen_while_others_are_deleted_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = empty_repository(folder / "a")
+    rows = OnlineRows(repo, timeout=5)
+    hide = event("b", event_pb2.EVENT_KIND_HIDE, viewer="back")
+    applied(rows, [event("a", viewer="old"), event("a", viewer="back"), hide])
+    rows.close()
+    age(repo, "", 2_000)
+    rows, other = (OnlineRows(repo, timeout=5) for _ in range(2))
+    delete = rows._delete
+
+    def deleted(*arguments: Any) -> bool:
+        applied(other, [event("c", viewer="back")])
+        return delete(*arguments)
+
+    monkeypatch.setattr(rows, "_delete", deleted)
+    assert rows.expire(1_000)
+    assert read_online(repo, "old") == OnlineViewer()
+    assert read_online(repo, "back").viewer_watch_count == 2
+    assert read_online(repo, "back").hidden_keys == (video_key("b"),)
+
+
 def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, folder: Path) -> None:
     settings = OnlineStoreSettings(
         online_store="redis",
         redis_url=redis.url,  # type: ignore[arg-type]
-        viewer_expiry=1_000,
+        viewer_expiry=YEAR,
     )
     home = Home(folder)
     write_small_dataset(home, "small", random_interactions())
@@ -149,7 +195,7 @@ def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, fol
     for key in rows.redis.scan_iter(b"*" + rows.project.encode()):
         kept[key] = rows.redis.ttl(key)
         rows.redis.expire(key, 500)
-    assert sorted(set(kept.values()) - {999, 1_000}) == [-1], "the position alone stays for ever"
+    assert sorted({*kept.values()} - {YEAR - 1, YEAR}) == [-1], "the position alone stays for ever"
     assert len(kept) == 42
     rows.write_position(0, Position(6))
     applied(rows, [event("a", viewer="w3")])

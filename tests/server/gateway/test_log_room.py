@@ -68,8 +68,26 @@ def test_each_of_n_callers_that_flood_leaves_as_much_as_it_takes(room: LogRoom) 
 def test_the_last_part_is_for_hides_of_which_each_caller_has_a_share(room: LogRoom) -> None:
     room.update_usage(950_000, 1_000_000)
     assert flood(room, "a") == 0
-    assert flood(room, "a", hides=True) == pytest.approx(25_000, abs=2_000)
-    assert flood(room, "b", hides=True) > 10_000
+    for caller in ("a", "b"):
+        assert flood(room, caller, hides=True) == pytest.approx(6_250, abs=1_000)
+        assert flood(room, caller, hides=True) == 0
+
+
+def test_hides_do_not_close_the_log_to_plays_of_others(room: LogRoom, clock: Clock) -> None:
+    for _ in range(8):
+        flood(room, "a", hides=True)
+        flood(room, "a")
+        clock.now += 4 * DAY
+    flood(room, "b", hides=True)
+    assert room._used < 900_000
+    room.charge("c", [b"x" * 850], hides=False)
+
+
+def test_hides_that_a_log_did_not_store_leave_a_callers_share_as_it_was(room: LogRoom) -> None:
+    room.update_usage(950_000, 1_000_000)
+    for _ in range(1_000):
+        room.refund("a", room.charge("a", [b"x" * 850], hides=True), hides=True)
+    assert flood(room, "a", hides=True) > 5_000
 
 
 def test_a_caller_may_go_on_as_its_events_age_and_the_log_is_emptied(

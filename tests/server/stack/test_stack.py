@@ -112,9 +112,11 @@ def test_a_second_stack_on_the_same_home_reports_the_first(stack: Stack) -> None
 
 
 def test_a_taken_port_is_reported_with_its_setting(stack: Stack, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
     environment = {**stack.environment, "VIREO_HOME": str(tmp_path)}
     done = vireo(environment, "up", code=1)
     assert re.search(r"port \d+ .*VIREO_\w+_PORT", done.stderr)
+    assert tmp_path.stat().st_mode & 0o777 == 0o700, "what viewers did is for its owner only"
 
 
 def test_every_pod_serves_a_promoted_release_within_moments(stack: Stack) -> None:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
-from training.data.folder import replaced_folder
-from training.features.build import build_features
+from training.data.folder import remove_abandoned_drafts, replaced_folder
+from training.train import train_all
 
 
 def test_ctrl_c_between_the_two_renames_leaves_the_old_folder(
@@ -31,24 +35,69 @@ def test_ctrl_c_between_the_two_renames_leaves_the_old_folder(
     assert [path.name for path in target.iterdir()] == ["old.txt"]
 
 
-def test_data_and_features_are_for_their_owner_only(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    folders = [home.data("small"), home.features("small")]
-    for folder in folders:  # as earlier builds left them
-        folder.mkdir(parents=True)
-        for each in (folder, folder.parent):
-            each.chmod(0o755)
-    write_small_dataset(home, "small", random_interactions())
-    build_features(home, "small", "none")
-    for folder in folders:
-        assert [each.stat().st_mode & 0o777 for each in (folder, folder.parent)] == [0o700] * 2
+def mode(folder: Path) -> int:
+    return folder.stat().st_mode & 0o777
 
 
-def test_the_root_of_somebody_elses_volume_stays_as_it_is(
+def test_all_of_a_home_is_for_its_owner_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    home = Home(tmp_path / "home")
+    home.data("small").mkdir(parents=True)
+    home.data("small").chmod(0o755)  # as earlier builds left it
+    home.root.chmod(0o755)
+    write_small_dataset(home, "small", random_interactions())
+    assert (mode(home.root), mode(home.data("small"))) == (0o700, 0o700)
+    home.root.chmod(0o755)
+    monkeypatch.setattr("training.train.measuring_home", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_all(home, "small", "quick", console=Console(file=io.StringIO()))
+    assert mode(home.root) == 0o700
+
+
+def test_a_home_that_is_somebody_elses_or_everybodys_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o1777)
+    Home(tmp_path).keep_private()
+    assert tmp_path.stat().st_mode & 0o7777 == 0o1777
     tmp_path.chmod(0o775)
     monkeypatch.setattr("os.geteuid", lambda: tmp_path.stat().st_uid + 1)
-    with replaced_folder(tmp_path / "data", private=True):
-        pass
-    assert tmp_path.stat().st_mode & 0o777 == 0o775
+    Home(tmp_path).keep_private()
+    assert mode(tmp_path) == 0o775
+
+
+KILLED = """
+import os, pathlib, sys
+from training.data.folder import replaced_folder
+with replaced_folder(pathlib.Path(sys.argv[1])) as draft:
+    (draft / "draft.txt").touch()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_what_a_killed_process_left_goes_and_what_another_one_writes_stays(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    for each in (target, tmp_path / "other"):
+        subprocess.run([sys.executable, "-c", KILLED, each])
+    (tmp_path / ".data.mine").mkdir()
+    [left] = tmp_path.glob(".data.draft.*")
+    with replaced_folder(target) as mine:
+        assert not left.exists()
+        (mine / "mine.txt").touch()
+        with replaced_folder(target) as draft:
+            (draft / "new.txt").touch()
+    assert [each.name for each in target.iterdir()] == ["mine.txt"]
+    assert {each.name[:12] for each in tmp_path.iterdir()} == {"data", ".data.mine", ".other.draft"}
+    remove_abandoned_drafts(tmp_path)
+    assert {each.name for each in tmp_path.iterdir()} == {"data", ".data.mine"}
+
+
+def test_the_last_copy_of_a_folder_is_no_draft(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    (tmp_path / ".data.draft.1" / "old").mkdir(parents=True)
+    remove_abandoned_drafts(tmp_path)
+    assert (tmp_path / ".data.draft.1" / "old").exists()
+    target.mkdir()
+    remove_abandoned_drafts(tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["data"]

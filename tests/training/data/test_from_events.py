@@ -329,11 +329,13 @@ def test_events_add_no_video_to_the_data(nats: RunningNats, home: Home) -> None:
     record(nats, [event(each, "n", name, "LIKE", each) for each, name in enumerate(videos)])
     record(nats, [event(9, "other", "nobody's", "LIKE", 9)])
     info = made(nats, home, "live", "small")
-    assert info.problems["events of unknown videos left out"] == 4
+    assert info.problems["events of unknown videos left out"] == 5
     live = load_dataset(home, "live")
-    assert set(live.videos["video_id"]) == {*base.videos["video_id"], "n1", "unheard-of"}
+    assert set(live.videos["video_id"]) == {*base.videos["video_id"], "n1"}
     own = live.interactions[live.interactions["viewer_id"] == "n"].sort_values("timestamp")
-    assert own["video_id"].tolist() == ["v1", "n1", "unheard-of"]
+    assert own["video_id"].tolist() == ["v1", "n1"]
+    # Nor a viewer without an interaction.
+    assert set(live.viewers["viewer_id"]) == {*base.viewers["viewer_id"], "n"}
 
 
 def test_takedowns_are_in_the_data_and_outlast_the_log(nats: RunningNats, home: Home) -> None:

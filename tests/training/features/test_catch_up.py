@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import structlog
 from pydantic import SecretStr
@@ -27,8 +28,9 @@ from tests.builders.redis import running_redis
 from training.data.from_events import data_from_events
 from training.features import build
 from training.features.build import build_features
-from training.features.online import read_online
+from training.features.online import OnlineViewer, read_online
 from training.features.online_store import OnlineStoreSettings
+from training.features.watches import load_watches
 
 
 @pytest.fixture
@@ -157,6 +159,43 @@ def test_what_was_hidden_stays_hidden_when_the_log_has_forgotten_it(
     assert again["w1"] == before["w1"]
     assert again["w0"].watched_keys == before["w0"].watched_keys
     assert set(again["w0"].hidden_keys) == {*before["w0"].hidden_keys, video_key("v58")}
+
+
+@pytest.mark.parametrize("terms", ["", "those of an example"])
+def test_who_was_not_seen_for_long_is_left_out_of_the_store(
+    store: OnlineStoreSettings, tmp_path: Path, terms: str
+) -> None:
+    interactions = random_interactions()
+    old = interactions["viewer_id"].isin(["w1", "w2"])
+    interactions.loc[old, "timestamp"] -= pd.Timedelta(days=400)
+    home = Home(tmp_path)
+    interactions = interactions.sort_values(["timestamp", "row"], ignore_index=True)
+    write_small_dataset(home, "small", interactions, terms)
+    build_features(home, "small", "none", settings=store)
+    rows = OnlineRows(home.features("small"), timeout=5)
+    events = [event(viewer, "v58", HIDE) for viewer in ("w2", "w1", "w3", "n", "lately")]
+    for each in events[1:]:
+        each.time.seconds -= 400 * 86_400
+    events.append(event("lately", "v57", PLAY))
+    apply(rows, read_batch([Entry(1, "0", message(events))], LIKED_BY_FRACTION))
+    rows.close()
+    build_features(home, "small", "none", settings=store)
+    kept = {viewer: read_online(home.features("small"), viewer) for viewer in ("w1", "w2", "w3")}
+    assert read_online(home.features("small"), "n") == OnlineViewer()
+    assert read_online(home.features("small"), "lately").hidden_keys == (video_key("v58"),)
+    assert video_key("v58") in kept["w2"].hidden_keys
+    assert video_key("v58") in kept["w3"].hidden_keys
+    assert kept["w3"].watched_keys
+    assert kept["w3"].attributes
+    if terms:
+        assert kept["w1"].watched_keys
+    else:
+        assert kept["w1"] == OnlineViewer()
+        assert kept["w2"] == OnlineViewer(
+            hidden_keys=kept["w2"].hidden_keys, hidden_times=kept["w2"].hidden_times
+        )
+    # What is learned from and measured is all the same.
+    assert set(load_watches(home, "small")["viewer_id"]) >= {"w1", "w2"}
 
 
 def test_the_log_of_the_homes_stack_is_found(tmp_path: Path) -> None:
