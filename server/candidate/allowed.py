@@ -176,8 +176,8 @@ class Filters:
     ) -> None:
         """Evaluate filters without holding up the event loop, so that `apply` has them.
 
-        For the release's videos in a thread: NumPy lets the event loop run meanwhile. One at a time:
-        others would be slower for it, and want the same ones. For what changed, part by part.
+        For the release's videos in a thread: NumPy lets the event loop run meanwhile. One at a
+        time: others would be slower for it, and want the same ones. For what changed, part by part.
 
         Args:
             expressions: each with `searched`; see `apply`.

@@ -109,9 +109,7 @@ class ChangedAttributes:
             self._append(slot, [_NOTHING])
             self._free.append(slot)
 
-    def evaluate(
-        self, expression: FilterExpression, part: slice
-    ) -> tuple[Int64Array, BoolArray]:
+    def evaluate(self, expression: FilterExpression, part: slice) -> tuple[Int64Array, BoolArray]:
         """Return the slots with entries in a part, and for which of them a filter holds."""
         changed = np.zeros(self.count, np.bool_)
         changed[self._slots[part]] = True

@@ -41,7 +41,7 @@ async def recording(
     log: JetStreamLog | None,
     takedowns: Takedowns | None = None,
     room: LogRoom | None = None,
-    **settings: float,
+    **settings: Any,
 ) -> AsyncIterator[Recorder]:
     """Run one that appends to `log`."""
     server = RpcServer(rpc_settings(max_message_bytes=1 << 20))
@@ -65,6 +65,7 @@ def add_to(
 ) -> None:
     """Add both services, which append to `log`, to a server; with a gateway's settings."""
     gateway = GatewaySettings(
+        port=0,
         s3=unreachable_s3(),
         event_log=EventLogSettings(event_partitions=event_partitions),
         **{"max_event_streams": 10, "shedding": False, **settings},
