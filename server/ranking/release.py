@@ -78,7 +78,7 @@ class LiveVideos:
             Beside(own.vectors, side.vectors, self.count),
             Beside(own.features, side.features, self.count),
             Beside(own.content, side.content, self.count),
-            Beside(own.creators, side.creators, self.count) if own.creators is not None else None,
+            Beside(own.creators, side.creators, self.count),
             Beside(own.languages, side.languages, self.count)
             if own.languages is not None
             else None,
