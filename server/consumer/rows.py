@@ -43,7 +43,8 @@ _ACTIVITY_STATE = (
 )
 _HIDDEN_STATE = ("hidden_keys", "hidden_times")
 _MICROS = 1_000_000
-_VIEWERS_AT_A_TIME = 500
+VIEWERS_AT_A_TIME = 500
+"""Viewers whose rows are read and written at a time; bounds the memory."""
 
 
 class StoreAwayError(VireoError):
@@ -124,7 +125,7 @@ class OnlineRows:
             StoreAwayError: the store can't be read now.
         """
         keys = self._viewers()
-        while some := list(islice(keys, _VIEWERS_AT_A_TIME)):
+        while some := list(islice(keys, VIEWERS_AT_A_TIME)):
             for key, stored in zip(some, self._read(_HIDDEN, some, _HIDDEN_STATE), strict=True):
                 videos, times = (_integers(stored, name).tolist() for name in _HIDDEN_STATE)
                 if videos and len(videos) == len(times):
@@ -200,11 +201,11 @@ class OnlineRows:
                 query = (
                     f'SELECT entity_key, MAX(created_ts) FROM "{self.project}_{view}" '  # noqa: S608  # our names
                     "WHERE entity_key > ? GROUP BY entity_key ORDER BY entity_key "
-                    f"LIMIT {_VIEWERS_AT_A_TIME}"
+                    f"LIMIT {VIEWERS_AT_A_TIME}"
                 )
                 for key, at in connection.execute(query, (after,)):
                     written[key] = max(at or 0, written.get(key, 0))
-            keys = sorted(written)[:_VIEWERS_AT_A_TIME]
+            keys = sorted(written)[:VIEWERS_AT_A_TIME]
             self._delete([key for key in keys if written[key] < since])
         return keys[-1] if keys else b""
 

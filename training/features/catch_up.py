@@ -14,7 +14,7 @@ import structlog
 
 from server.consumer.apply import apply, read_batch
 from server.consumer.fold import ViewerEvents, ViewerRow, fold
-from server.consumer.rows import OnlineRows
+from server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, LogAwayError
@@ -32,7 +32,6 @@ _STORE_SECONDS = 60.0
 """Maximum seconds to wait for the online store."""
 _ROUNDS = 3
 """How often to read what has come meanwhile. The consumer applies the rest."""
-_VIEWERS_AT_A_TIME = 500
 
 
 def catch_up(home: Home, repo: Path, replaced: Path) -> None:
@@ -87,7 +86,7 @@ def _opened(repo: Path) -> OnlineRows | None:
 def _keep_hides(old: OnlineRows, rows: OnlineRows) -> None:
     """Hide what was hidden: the log may not have it any more."""
     found = old.hides()
-    while some := dict(islice(found, _VIEWERS_AT_A_TIME)):
+    while some := dict(islice(found, VIEWERS_AT_A_TIME)):
         changes = {
             viewer: fold(row, ViewerEvents(hides=hides))
             for (viewer, hides), row in zip(some.items(), rows.read(list(some)), strict=True)
