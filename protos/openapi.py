@@ -58,6 +58,77 @@ _WELL_KNOWN: dict[str, Json] = {
     },
 }
 
+_ANY = {
+    "type": "object",
+    "properties": {"@type": {"type": "string"}},
+    "required": ["@type"],
+}
+_STATUS_SCHEMAS: Json = {
+    "Status": {
+        "type": "object",
+        "description": "An error, as google.rpc.Status.",
+        "properties": {
+            "code": {
+                "type": "integer",
+                "format": "int32",
+                "minimum": 1,
+                "maximum": 16,
+                "description": "The number of the gRPC status code, for example 3 for "
+                "INVALID_ARGUMENT.",
+            },
+            "message": {"type": "string", "description": "What is wrong, for people."},
+            "details": {
+                "type": "array",
+                "description": "What is wrong, for programs.",
+                "items": {
+                    "anyOf": [
+                        {"$ref": "#/components/schemas/BadRequest"},
+                        {"$ref": "#/components/schemas/RetryInfo"},
+                        _ANY,
+                    ]
+                },
+            },
+        },
+        "required": ["code", "message"],
+    },
+    "BadRequest": {
+        "type": "object",
+        "description": "Every violation of a request, 20 at most.",
+        "properties": {
+            "@type": {"const": "type.googleapis.com/google.rpc.BadRequest"},
+            "fieldViolations": {
+                "type": "array",
+                "maxItems": 20,
+                "description": "Each with its field.",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "field": {
+                            "type": "string",
+                            "description": "Path of the field, for example "
+                            "`excluded_video_ids[0]`.",
+                        },
+                        "description": {"type": "string", "description": "What is wrong with it."},
+                    },
+                },
+            },
+        },
+        "required": ["@type"],
+    },
+    "RetryInfo": {
+        "type": "object",
+        "description": "When to try again.",
+        "properties": {
+            "@type": {"const": "type.googleapis.com/google.rpc.RetryInfo"},
+            "retryDelay": {
+                **_WELL_KNOWN["google.protobuf.Duration"],
+                "description": "How long to wait first.",
+            },
+        },
+        "required": ["@type"],
+    },
+}
+
 
 def openapi(described: FileDescriptorSet) -> Json:
     """The document, of OpenAPI 3.1, for a descriptor set with comments."""
@@ -255,75 +326,3 @@ def _bounds(rules: Any) -> Iterator[tuple[str, Any]]:
         assert rule.name in names, f"{rule.name} of {kind} has no form in the document yet"
         # A text of one byte has one character; of more, it may have fewer.
         yield names[rule.name], 1 if rule.name == "min_bytes" else value
-
-
-_ANY = {
-    "type": "object",
-    "properties": {"@type": {"type": "string"}},
-    "required": ["@type"],
-}
-_STATUS_SCHEMAS: Json = {
-    "Status": {
-        "type": "object",
-        "description": "An error, as google.rpc.Status.",
-        "properties": {
-            "code": {
-                "type": "integer",
-                "format": "int32",
-                "minimum": 1,
-                "maximum": 16,
-                "description": "The number of the gRPC status code, for example 3 for "
-                "INVALID_ARGUMENT.",
-            },
-            "message": {"type": "string", "description": "What is wrong, for people."},
-            "details": {
-                "type": "array",
-                "description": "What is wrong, for programs.",
-                "items": {
-                    "anyOf": [
-                        {"$ref": "#/components/schemas/BadRequest"},
-                        {"$ref": "#/components/schemas/RetryInfo"},
-                        _ANY,
-                    ]
-                },
-            },
-        },
-        "required": ["code", "message"],
-    },
-    "BadRequest": {
-        "type": "object",
-        "description": "Every violation of a request, 20 at most.",
-        "properties": {
-            "@type": {"const": "type.googleapis.com/google.rpc.BadRequest"},
-            "fieldViolations": {
-                "type": "array",
-                "maxItems": 20,
-                "description": "Each with its field.",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "field": {
-                            "type": "string",
-                            "description": "Path of the field, for example "
-                            "`excluded_video_ids[0]`.",
-                        },
-                        "description": {"type": "string", "description": "What is wrong with it."},
-                    },
-                },
-            },
-        },
-        "required": ["@type"],
-    },
-    "RetryInfo": {
-        "type": "object",
-        "description": "When to try again.",
-        "properties": {
-            "@type": {"const": "type.googleapis.com/google.rpc.RetryInfo"},
-            "retryDelay": {
-                **_WELL_KNOWN["google.protobuf.Duration"],
-                "description": "How long to wait first.",
-            },
-        },
-        "required": ["@type"],
-    },
-}

@@ -7,6 +7,8 @@ from collections.abc import Container, Sequence
 MAX_LISTED = 3
 """Maximum items of a list that are named; the others are counted."""
 
+REMOVED = "It was removed from the catalogue."
+
 
 def ordinal(number: int) -> str:
     """Return "1st", "2nd", "1,000th" and the like."""
@@ -42,6 +44,3 @@ def why_blocked(
     if key in excluded:
         return "The request excludes it."
     return ""
-
-
-REMOVED = "It was removed from the catalogue."

@@ -27,6 +27,11 @@ from training.retrieval.config import RetrievalConfig
 from training.retrieval.ensemble import train_towers
 from training.run import Run, fingerprint
 
+EPOCHS_SHARE = 1 / 8
+"""Epochs as a share of the first fit's; at least one epoch."""
+RATE_SHARE = 1 / 4
+"""Learning rate as a share of the first fit's; it decays to zero from the start."""
+
 
 def add_measured(folder: Path, measured: Path) -> dict[str, float]:
     """Add the measured twin to a staged release and return its metrics.
@@ -50,12 +55,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-EPOCHS_SHARE = 1 / 8
-"""Epochs as a share of the first fit's; at least one epoch."""
-RATE_SHARE = 1 / 4
-"""Learning rate as a share of the first fit's; it decays to zero from the start."""
 
 
 def refit(

@@ -19,23 +19,6 @@ _MEASURED = {
     "data": "[data](data.md#how-features-follow-events)",
 }
 
-
-def capacity_page(costs: Costs) -> str:
-    """Return the page as Markdown."""
-    demand, policy, prices = Demand(0), Policy(), Prices()
-    demands = [Demand(viewers) for viewers in VIEWERS]
-    plans = [plan(each, costs, policy, prices) for each in demands]
-    parts = [
-        _INTRODUCTION,
-        "## What is assumed\n\n" + _assumptions(demand, policy, prices),
-        "## What is measured\n\n" + _measured(costs),
-        "## The formula\n\n" + _formula(demand, costs, policy),
-        "## For three sites\n\n" + _plans(plans),
-        "## What breaks first\n\n" + _limits(demand, costs, policy),
-    ]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
 _INTRODUCTION = """
 # Capacity
 
@@ -52,6 +35,22 @@ python -m bench.capacity --viewers 250000 --slates 40 --plays 3 --core-hour 0.03
 Nothing here was run with millions of viewers: the costs are measured, the rest is arithmetic.
 Leave room, and watch `vireo_rpcs_shed_total` as you grow.
 """
+
+
+def capacity_page(costs: Costs) -> str:
+    """Return the page as Markdown."""
+    demand, policy, prices = Demand(0), Policy(), Prices()
+    demands = [Demand(viewers) for viewers in VIEWERS]
+    plans = [plan(each, costs, policy, prices) for each in demands]
+    parts = [
+        _INTRODUCTION,
+        "## What is assumed\n\n" + _assumptions(demand, policy, prices),
+        "## What is measured\n\n" + _measured(costs),
+        "## The formula\n\n" + _formula(demand, costs, policy),
+        "## For three sites\n\n" + _plans(plans),
+        "## What breaks first\n\n" + _limits(demand, costs, policy),
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def _assumptions(demand: Demand, policy: Policy, prices: Prices) -> str:

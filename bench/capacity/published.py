@@ -19,6 +19,9 @@ OWN = "bench/report/capacity.json"
 CALLERS = 8
 """Callers at a time of the speed figures that count: as many as those of the tail."""
 
+_SMALL, _LARGE = "1,000,000 events", "10,000,000 events"
+_BUILDS: Mapping[str, int] = {_SMALL: 1_000_000, _LARGE: 10_000_000}
+
 
 def published_costs(checkout: Path = CHECKOUT) -> Costs:
     """Return the costs; raise VireoError that names a figure that isn't where it should be."""
@@ -51,10 +54,6 @@ def published_costs(checkout: Path = CHECKOUT) -> Costs:
         process_mb={**own["process_mb"], **pods},
         features_gb=(small - grows * _BUILDS[_SMALL] / 1e6, grows),
     )
-
-
-_SMALL, _LARGE = "1,000,000 events", "10,000,000 events"
-_BUILDS: Mapping[str, int] = {_SMALL: 1_000_000, _LARGE: 10_000_000}
 
 
 def _text(path: Path) -> str:

@@ -30,6 +30,8 @@ _GOOD = "/grpc.health.v1.Health/Check"
 BROKEN = "BROKE OTHERS"
 """A request ended others on its connection."""
 
+_TYPES = ("", "text/plain", "application/json", "application/grpc+xml", "application/grpcx")
+
 
 def _header(name: str, *values: str) -> Spoil:
     """Return a way to spoil a request by one of some values of a header."""
@@ -113,7 +115,6 @@ def _forbidden(random: Random, headers: Headers, body: bytes) -> bytes:
     return body
 
 
-_TYPES = ("", "text/plain", "application/json", "application/grpc+xml", "application/grpcx")
 SPOILT: Mapping[str, Spoil] = {
     "content type": _header("content-type", *_TYPES, "a" * 500),
     "verb": _header(":method", "GET", "PUT"),

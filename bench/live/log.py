@@ -108,7 +108,7 @@ async def _append(log: JetStreamLog, data: bytes, patience: float) -> None:
     async with asyncio.timeout(patience):
         while True:
             try:
-                await log.append(EVENTS, "0", data, once=data.decode())
+                await log.append(EVENTS, "0", data, dedup_id=data.decode())
             except LogAwayError:
                 await asyncio.sleep(_PAUSE)
             else:

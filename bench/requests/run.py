@@ -14,6 +14,7 @@ from bench.live.stack import LiveStack, live_stack
 from bench.requests import share
 from bench.requests.batch import measure_beside_batch, measure_killed_gateways
 from bench.requests.context import has_context_data, measure_context
+from bench.requests.explain import measure_explain
 from bench.requests.filters import measure_filters
 from bench.requests.pages import measure_pages
 from bench.requests.plan import RequestsPlan
@@ -23,7 +24,7 @@ from bench.speed.row import Row
 from server.errors import VireoError
 from server.home import Home
 
-PARTS = ("batch", "filters", "pages", "share", "search", "context")
+PARTS = ("batch", "filters", "pages", "explain", "share", "search", "context")
 """In the order in which they are measured."""
 
 
@@ -80,6 +81,7 @@ def _on_stack(
         "batch": lambda live: _batches(live, plan),
         "filters": lambda live: measure_filters(live, home, plan),
         "pages": lambda live: measure_pages(live, plan),
+        "explain": lambda live: measure_explain(live, plan),
         # Last: videos that it adds aren't in the data set, with which filters are compared.
         "share": lambda live: measure_share(live.edge, live.viewers, plan.share, live.console),
     }

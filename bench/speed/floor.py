@@ -38,6 +38,9 @@ from server.signals import TASKS
 Answer: TypeAlias = Callable[[], list[str]]
 """Answers one request by a page of ids, best first."""
 
+_ways: dict[str, list[Answer]] = {}
+"""Set in the processes of Floor only."""
+
 
 @dataclass(frozen=True)
 class InProcess:
@@ -175,10 +178,6 @@ class Floor:
             float(np.mean([each.cpu for each in timings])),
             float(np.median([each.p50 for each in timings])),
         )
-
-
-_ways: dict[str, list[Answer]] = {}
-"""Set in the processes of Floor only."""
 
 
 def _load(folder: Path, bodies: list[bytes], page: int, cores: Collection[int]) -> None:

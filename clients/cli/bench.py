@@ -11,6 +11,7 @@ import typer
 
 from clients.cli import bench_promises
 from clients.cli.bench_rows import DataOption, RowsAsJson, progress, show
+from clients.cli.output import only_warnings
 from clients.cli.tables import print_table, table_of
 from server.errors import VireoError
 from server.home import Home
@@ -34,7 +35,7 @@ _WITHOUT_PODS = {
     "selectivity of filters.",
 }
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True, callback=only_warnings)
 app.add_typer(bench_promises.app)
 
 

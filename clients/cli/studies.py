@@ -23,6 +23,8 @@ _Profile = Annotated[str, typer.Option(help="Settings to train with.")]
 
 app = typer.Typer(no_args_is_help=True)
 
+Row = tuple[str, Mapping[str, float]]
+
 
 @app.command()
 def sources(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
@@ -137,9 +139,6 @@ def print_study(name: str, document: Any) -> None:
     for title, figures in rows:
         table.add_row(title, *(f"{value:.4f}" for value in figures.values()))
     print_table(table)
-
-
-Row = tuple[str, Mapping[str, float]]
 
 
 def _sources(document: Mapping[str, Any]) -> Iterator[Row]:

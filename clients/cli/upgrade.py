@@ -142,7 +142,7 @@ def _log() -> Part | None:
     named = reachable_log(settings)
 
     async def ask() -> Part:
-        event_log = open_log(named, only_look=True)
+        event_log = open_log(named, read_only=True)
         assert event_log is not None, "the settings name it"
         try:
             return await logged(event_log, named.event_partitions)

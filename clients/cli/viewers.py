@@ -155,13 +155,17 @@ async def _after(settings: EventLogSettings, viewer: str, position: int) -> None
 
 
 async def _passed(event_log: JetStreamLog, partition: int, position: int) -> bool:
-    """Return whether the consumer of a partition comes past a position in time."""
+    """Return whether the consumer of a partition comes past a position in time.
+
+    What it told before isn't read: that may be a position in a log that was replaced.
+    """
     from vireo.v1.log_pb2 import ConsumerProgress
 
     from server.event_log.log import STATE
+    from server.event_log.position import Position
 
-    key = f"progress.{partition}"
-    reading = cast("AsyncGenerator[Entries, None]", event_log.read(STATE, key))
+    key, told = f"progress.{partition}", Position(await event_log.end(STATE))
+    reading = cast("AsyncGenerator[Entries, None]", event_log.read(STATE, key, told))
     try:
         async with asyncio.timeout(_CONSUMER_SECONDS), aclosing(reading) as some:
             async for entries in some:

@@ -11,6 +11,9 @@ Level = Literal["failing", "risk", "note"]
 
 _RUNBOOKS = "docs/runbooks"
 
+MAX_EVIDENCE = 6
+"""Maximum lines of evidence of a finding; a large deployment would fill the screen."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -36,10 +39,6 @@ class Finding:
     def runbook(self) -> str:
         """Path of the alert's page; empty if there is none."""
         return f"{_RUNBOOKS}/{self.alert}.md" if self.alert else ""
-
-
-MAX_EVIDENCE = 6
-"""Maximum lines of evidence of a finding; a large deployment would fill the screen."""
 
 
 def shown(evidence: Iterable[str]) -> tuple[str, ...]:

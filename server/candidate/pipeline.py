@@ -21,6 +21,29 @@ from server.pipeline.runner import Outcome, Pipeline
 from server.pipeline.stage_metrics import FAILURES
 from server.releases.weights import Quotas
 
+log = structlog.get_logger()
+
+__all__ = [
+    "CandidatePipeline",
+    "CandidateQuery",
+    "RetrievedCandidates",
+    "UnknownSeedError",
+]
+
+_PROPOSE: Mapping[str, Callable[[Retrieval, int], Int64Array]] = {
+    "two_tower": two_tower.propose,
+    "co_watch": co_watch.propose,
+    "ease": ease.propose,
+    "popular": popular.propose,
+    "fresh": fresh.propose,
+    "trending": trending.propose,
+}
+_SCORE: Mapping[str, Callable[[Retrieval, Int64Array], Float32Array]] = {
+    "two_tower": two_tower.score,
+    "co_watch": co_watch.score,
+    "ease": ease.score,
+}
+
 
 class BlockedFilter:
     """Removes videos that aren't free; the seed of an UP_NEXT query counts as watched."""
@@ -51,31 +74,6 @@ class Union:
         masks = np.bincount(earliest, candidates.source_masks, len(rows)).astype(np.uint32)
         merged = Candidates(candidates.keys, rows, masks)
         return merged.take((earliest == places).nonzero()[0][: query.query.count])
-
-
-log = structlog.get_logger()
-
-__all__ = [
-    "CandidatePipeline",
-    "CandidateQuery",
-    "RetrievedCandidates",
-    "UnknownSeedError",
-]
-
-
-_PROPOSE: Mapping[str, Callable[[Retrieval, int], Int64Array]] = {
-    "two_tower": two_tower.propose,
-    "co_watch": co_watch.propose,
-    "ease": ease.propose,
-    "popular": popular.propose,
-    "fresh": fresh.propose,
-    "trending": trending.propose,
-}
-_SCORE: Mapping[str, Callable[[Retrieval, Int64Array], Float32Array]] = {
-    "two_tower": two_tower.score,
-    "co_watch": co_watch.score,
-    "ease": ease.score,
-}
 
 
 @dataclass(frozen=True)

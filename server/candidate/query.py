@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from server.candidate.allowed import AppliedFilter
     from server.filters.expression import FilterExpression
 
+T = TypeVar("T")
+
 
 def session_vector(
     release: CandidateRelease, viewer: ViewerFeatures, query: CandidateQuery
@@ -53,9 +55,6 @@ def session_vector(
         )
         vector += share * release.viewer_vector(longer)
     return vector
-
-
-T = TypeVar("T")
 
 
 class UnknownSeedError(Exception):

@@ -48,6 +48,31 @@ LOOKUPS = Counter(
 )
 _HIT, _MISS = LOOKUPS.labels("hit"), LOOKUPS.labels("miss")
 
+FILES = (
+    layout.VIEWER_TOWER,
+    layout.GOLDEN_VIEWER_TOWER,
+    layout.VIDEO_KEYS,
+    layout.VIDEO_IDS,
+    layout.VIDEO_VECTORS,
+    layout.VIDEO_INDEX,
+    layout.CO_WATCH_ROWS,
+    layout.CO_WATCH_WEIGHTS,
+    layout.EASE_ROWS,
+    layout.EASE_WEIGHTS,
+    layout.FRESH_ROWS,
+    layout.POPULARITY,
+    layout.VOCABULARY,
+    layout.TAKEDOWNS,
+    *placement.FILES,
+    *attribute_table.FILES,
+)
+"""The files of a release that the candidate service needs."""
+
+MAX_POPULAR = 10_000
+"""Length of the popular list: enough for the largest request and the longest history."""
+FILTER_CACHE_BYTES = 64 << 20
+"""Default maximum bytes of the filters that a release keeps."""
+
 
 class ViewerVectors:
     """LRU cache of one release's viewer vectors, keyed by the viewer tower's inputs.
@@ -91,32 +116,6 @@ class ViewerVectors:
             self._vectors[key] = vector
         _MISS.inc()
         return vector
-
-
-FILES = (
-    layout.VIEWER_TOWER,
-    layout.GOLDEN_VIEWER_TOWER,
-    layout.VIDEO_KEYS,
-    layout.VIDEO_IDS,
-    layout.VIDEO_VECTORS,
-    layout.VIDEO_INDEX,
-    layout.CO_WATCH_ROWS,
-    layout.CO_WATCH_WEIGHTS,
-    layout.EASE_ROWS,
-    layout.EASE_WEIGHTS,
-    layout.FRESH_ROWS,
-    layout.POPULARITY,
-    layout.VOCABULARY,
-    layout.TAKEDOWNS,
-    *placement.FILES,
-    *attribute_table.FILES,
-)
-"""The files of a release that the candidate service needs."""
-
-MAX_POPULAR = 10_000
-"""Length of the popular list: enough for the largest request and the longest history."""
-FILTER_CACHE_BYTES = 64 << 20
-"""Default maximum bytes of the filters that a release keeps."""
 
 
 @dataclass(frozen=True)

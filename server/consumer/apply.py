@@ -145,36 +145,36 @@ def _add(batch: Batch, event: event_pb2.Event, position: int, rules: EventRules)
         batch.shown.add((viewer, video_key(event.video_id)))
 
 
-def _nobody_else() -> None:
+def _no_lease() -> None:
     pass
 
 
-def apply(rows: OnlineRows, batch: Batch, keep: Callable[[], None] = _nobody_else) -> None:
+def apply(rows: OnlineRows, batch: Batch, renew_lease: Callable[[], None] = _no_lease) -> None:
     """Bring the rows of a batch's viewers up to date, and note what is new in the batch.
 
     Args:
         rows: the rows.
         batch: the batch.
-        keep: called before each write; raises LeaseLostError if another consumer may write.
+        renew_lease: called before each write; raises LeaseLostError if another consumer may write.
 
     Raises:
         StoreAwayError: some rows may be written, others not; apply the same messages again.
         LeaseLostError: some rows may be written, others not.
     """
     if batch.erased:
-        keep()
+        renew_lease()
         rows.erase(batch.erased)
     viewers = [viewer for viewer, events in batch.viewers.items() if events.watches or events.hides]
     for start in range(0, len(viewers), VIEWERS_AT_A_TIME):
         part = viewers[start : start + VIEWERS_AT_A_TIME]
         try:
-            _apply_to(rows, batch, part, keep)
+            _apply_to(rows, batch, part, renew_lease)
         except (StoreAwayError, LeaseLostError):
             raise
         except Exception:  # noqa: BLE001  # one viewer's row is at fault: the others go on
             for viewer in part:
                 try:
-                    _apply_to(rows, batch, [viewer], keep)
+                    _apply_to(rows, batch, [viewer], renew_lease)
                 except (StoreAwayError, LeaseLostError):
                     raise
                 except Exception as error:  # noqa: BLE001
@@ -182,7 +182,7 @@ def apply(rows: OnlineRows, batch: Batch, keep: Callable[[], None] = _nobody_els
 
 
 def _apply_to(
-    rows: OnlineRows, batch: Batch, viewers: Sequence[str], keep: Callable[[], None]
+    rows: OnlineRows, batch: Batch, viewers: Sequence[str], renew_lease: Callable[[], None]
 ) -> None:
     changes: dict[str, Folded] = {}
     unfit: dict[str, UnfitRowError] = {}
@@ -191,7 +191,7 @@ def _apply_to(
             changes[viewer] = fold(row, batch.viewers[viewer])
         else:
             unfit[viewer] = row
-    keep()
+    renew_lease()
     rows.write(changes)
     for viewer, change in changes.items():
         events = batch.viewers[viewer]

@@ -29,6 +29,15 @@ from server.rpc.logs import configure_logs
 from server.rpc.server import RpcServer
 from server.tracing.spans import start_export
 
+log = structlog.get_logger()
+
+_NICE = 10
+"""Niceness of the process: slates come first, also while a million events are caught up with."""
+_MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
+"""Seconds to wait for an online store that is away: twice as long each time."""
+_LOOK_SECONDS = 5.0
+"""Seconds after which an unused folder of features is looked at again."""
+
 
 class ServedDataset:
     """Follows a channel: the data set that its release was trained on."""
@@ -39,7 +48,7 @@ class ServedDataset:
         Raises:
             VireoError: a TLS file can't be read.
         """
-        self._store = ReleaseStore(settings.s3.hasty())
+        self._store = ReleaseStore(settings.s3.with_short_timeouts())
         self._channel, self._poll_seconds = settings.channel, settings.poll_seconds
         control = settings.control_target
         self._announcements = (
@@ -83,16 +92,6 @@ class ServedDataset:
             log.info("features to follow", dataset=dataset, release=channel.release_id)
             self.name = dataset
             self._changed.set()
-
-
-log = structlog.get_logger()
-
-_NICE = 10
-"""Niceness of the process: slates come first, also while a million events are caught up with."""
-_MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
-"""Seconds to wait for an online store that is away: twice as long each time."""
-_LOOK_SECONDS = 5.0
-"""Seconds after which an unused folder of features is looked at again."""
 
 
 async def serve_consumer(settings: ConsumerSettings) -> None:
@@ -189,8 +188,8 @@ async def _failed(
 ) -> bool:
     """Log why nothing is followed any more; return whether the online store failed.
 
-    While it fails, the events that wait are told of. Features that can't be brought up to date are
-    waited for: until others are built or served.
+    While it fails, the number of events that wait is published. Features that can't be brought up
+    to date are waited for: until others are built or served.
     """
     try:
         following.result()

@@ -68,7 +68,7 @@ class Follower:
             event_log: the log.
             repo: a feature folder.
             partition: the partition.
-            state: what is told of it.
+            state: what is published of it.
             holder: names this process in the lease; see `holder_name`.
             timeout: maximum seconds to wait for the online store.
             expiry: seconds without an event after which a viewer's rows are deleted.
@@ -145,11 +145,11 @@ class Follower:
         self, entries: Sequence[Entry], position: Position, rules: EventRules, rows: OnlineRows
     ) -> Batch:
         """Fold the messages after a position into the rows."""
-        self._keep(rows)
+        self._renew_lease(rows)
         self._expire(rows)
         batch = read_batch(entries, rules)
         try:
-            apply(rows, batch, partial(self._keep, rows))
+            apply(rows, batch, partial(self._renew_lease, rows))
         except LeaseLostError:
             self._go_back(rows, position)
             raise
@@ -191,7 +191,7 @@ class Follower:
         The position moves beyond other partitions' messages: else what the log keeps of them no
         longer would seem to be missed.
         """
-        self._keep(rows)
+        self._renew_lease(rows)
         self._check(rows, before)
         self._expire(rows)
         if position != before:
@@ -202,13 +202,14 @@ class Follower:
         if stored != position:
             raise PositionMovedError(f"the online store is at {stored}, not at {position}")
 
-    def _keep(self, rows: OnlineRows) -> None:
+    def _renew_lease(self, rows: OnlineRows) -> None:
         if not self._hold(rows):
             raise LeaseLostError("another consumer took the partition")
 
     async def _set_aside(self, batch: Batch) -> None:
-        for data, once in batch.letters():
-            await self._logged(partial(self._log.append, DEAD, str(self._partition), data, once))
+        for data, dedup_id in batch.letters():
+            append = partial(self._log.append, DEAD, str(self._partition), data, dedup_id)
+            await self._logged(append)
             metrics.DEAD.inc()
 
     def _hold(self, rows: OnlineRows) -> bool:

@@ -1,4 +1,4 @@
-"""What a consumer tells in stream STATE: how far it has come, and what is trending."""
+"""What a consumer publishes in stream STATE: how far it has come, and what is trending."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from server.features.keys import video_key
 log = structlog.get_logger()
 
 _BUSY_SECONDS, _IDLE_SECONDS = 1.0, 5.0
-"""Seconds between two tellings while events are applied or pending, and otherwise."""
+"""Seconds between two publications while events are applied or pending, and otherwise."""
 
 
 class LiveState:
@@ -50,7 +50,7 @@ class LiveState:
         self._changed = asyncio.Event()
 
     async def restore(self) -> None:
-        """Go on counting from what was told last, by this process or by another one.
+        """Go on counting from what was published last, by this process or by another one.
 
         Raises:
             LogAwayError: the log can't be read now.
@@ -58,14 +58,14 @@ class LiveState:
         async for entries in self._log.read(STATE, f"trending.{self._partition}"):
             for entry in entries:
                 try:
-                    told = TrendingCounts.restored(
+                    published = TrendingCounts.restored(
                         log_pb2.Trending.FromString(entry.data), self._half_life
                     )
                 except (DecodeError, ValueError) as error:
                     log.error("what is trending is counted anew", reason=str(error))
                     continue
-                if told.position.follows(self._trending.position):
-                    self._trending = told
+                if published.position.follows(self._trending.position):
+                    self._trending = published
             if not entries:
                 break
         if not (await self._log.resume(EVENTS, self._trending.position)).after:
@@ -82,7 +82,7 @@ class LiveState:
         self._changed.set()
 
     def end(self) -> None:
-        """Note that this process applies no events: another one, if any, tells of the partition."""
+        """Note that this process applies no events: another one, if any, publishes its state."""
         self._position, self._applying = None, None
 
     def applying(self, first: Entry) -> None:
@@ -128,7 +128,7 @@ class LiveState:
                     del self._new[next(iter(self._new))]
 
     async def run(self) -> None:
-        """Tell, each second while something happens and every few seconds otherwise."""
+        """Publish, each second while something happens and every few seconds otherwise."""
         while True:
             try:
                 async with asyncio.timeout(_IDLE_SECONDS):
@@ -139,13 +139,13 @@ class LiveState:
             if self._position is None:
                 continue
             try:
-                await self.tell()
+                await self.publish()
             except LogAwayError as error:
-                log.warning("the consumer's state can't be told", reason=str(error))
+                log.warning("publishing the consumer's state failed", reason=str(error))
                 self._changed.set()
             await asyncio.sleep(_BUSY_SECONDS)
 
-    async def tell(self) -> None:
+    async def publish(self) -> None:
         """Append the state to stream STATE; raise LogAwayError."""
         end = await self._log.end(EVENTS, str(self._partition))
         progress = self._progress(end)
@@ -154,10 +154,10 @@ class LiveState:
         await self._log.append(STATE, f"progress.{self._partition}", progress.SerializeToString())
         if self._trending_changed:
             self._trending_changed = False
-            told = self._trending.message(time.time())
+            trending = self._trending.message(time.time())
             try:
                 await self._log.append(
-                    STATE, f"trending.{self._partition}", told.SerializeToString()
+                    STATE, f"trending.{self._partition}", trending.SerializeToString()
                 )
             except LogAwayError:
                 self._trending_changed = True
@@ -177,7 +177,7 @@ class LiveState:
         self._pending_since = oldest
         if oldest is not None:
             progress.oldest_pending.FromNanoseconds(round(oldest * 1e9))
-            self._changed.set()  # tell again in a second
+            self._changed.set()  # publish again in a second
         metrics.POSITION.set(position)
         metrics.LAG_MESSAGES.set(pending)
         metrics.LAG_SECONDS.set(max(0.0, time.time() - oldest) if oldest is not None else 0.0)

@@ -22,7 +22,7 @@ forgotten first."""
 MAX_LOCALES = 64
 """Locales that are counted; the lightest is forgotten for a new one."""
 LISTED_VIDEOS, LISTED_LOCALES, LISTED_LOCALE_VIDEOS = 500, 16, 100
-"""What is told: the heaviest videos of all, and those of the heaviest locales."""
+"""What is published: the heaviest videos of all, and those of the heaviest locales."""
 MAX_SHOWN_PAIRS = 50_000
 """Last pairs of a viewer and a new video that are remembered, so that each counts once."""
 MAX_NEW_VIDEOS = 20_000
@@ -97,41 +97,41 @@ class TrendingCounts:
             self._impressions = dict(kept)
 
     def message(self, now: float) -> log_pb2.Trending:
-        """Return what to tell at a time, Unix seconds."""
+        """Return what to publish at a time, Unix seconds."""
         # After the clock was set back, what was counted until then counts as of now.
         self._landmark = min(self._landmark, now)
         scale = _power((self._landmark - now) / self._half_life)
         shown = heapq.nlargest(MAX_NEW_VIDEOS, self._impressions.items(), key=lambda it: it[1])
-        told = log_pb2.Trending(
+        message = log_pb2.Trending(
             counted=str(self.position),
             lists=[_list("", self._all, LISTED_VIDEOS, scale)],
             new_keys=[key for key, _ in shown],
             new_impressions=[count for _, count in shown],
         )
-        told.at.FromNanoseconds(round(now * 1e9))
+        message.at.FromNanoseconds(round(now * 1e9))
         busiest = heapq.nlargest(
             LISTED_LOCALES, self._locales.items(), key=lambda each: (each[1].total, each[0])
         )
-        told.lists.extend(
+        message.lists.extend(
             _list(locale, counts, LISTED_LOCALE_VIDEOS, scale) for locale, counts in busiest
         )
-        return told
+        return message
 
     @staticmethod
-    def restored(told: log_pb2.Trending, half_life: float) -> TrendingCounts:
-        """Return the counts as they were told last; videos beyond the lists begin again at 0.
+    def restored(message: log_pb2.Trending, half_life: float) -> TrendingCounts:
+        """Return the counts as they were published last; videos beyond the lists begin again at 0.
 
         Raises:
             ValueError: its position is none.
         """
         counts = TrendingCounts(half_life)
-        counts.position = Position.parse(told.counted)
-        counts._landmark = told.at.ToNanoseconds() / 1e9
-        for each in told.lists:
+        counts.position = Position.parse(message.counted)
+        counts._landmark = message.at.ToNanoseconds() / 1e9
+        for each in message.lists:
             own = counts._of(each.locale) if each.locale else counts._all
             own.weights = dict(zip(each.keys, each.weights, strict=True))
             own.total = sum(own.weights.values())
-        counts._impressions = dict(zip(told.new_keys, told.new_impressions, strict=True))
+        counts._impressions = dict(zip(message.new_keys, message.new_impressions, strict=True))
         return counts
 
     def _of(self, locale: str) -> _Counts:

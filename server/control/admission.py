@@ -16,6 +16,15 @@ from server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Members, Pool
 from server.control.settings import ControlSettings
 from server.rpc.health import health_problem
 
+log = structlog.get_logger()
+
+_RETRY_SECONDS = 0.25
+_CHECK_SECONDS = 0.5
+_PARALLEL_CHECKS = 64
+_SETTLED_SECONDS = 10.0
+"""Seconds between looks at the members while only discovery can change them, which ends the wait at
+once. Each look renews the age of the last success in the metrics."""
+
 
 class Counts(NamedTuple):
     """Number of pods of a pool in each state."""
@@ -93,16 +102,6 @@ class Membership:
         """Return the number of pods in each state, given the result of `members`."""
         admitted = members.active & self._admitted
         return Counts(len(admitted), len(self.waiting), len(members.draining))
-
-
-log = structlog.get_logger()
-
-_RETRY_SECONDS = 0.25
-_CHECK_SECONDS = 0.5
-_PARALLEL_CHECKS = 64
-_SETTLED_SECONDS = 10.0
-"""Seconds between looks at the members while only discovery can change them, which ends the wait at
-once. Each look renews the age of the last success in the metrics."""
 
 
 class Admission:

@@ -34,6 +34,11 @@ from server.releases.store import ReleaseStore
 from server.rpc.logs import configure_logs
 from server.rpc.server import RpcServer
 
+log = structlog.get_logger()
+
+_SHARE_SECONDS = 3.0
+"""Maximum seconds that the first snapshot waits for the canary's share; S3 may be down."""
+
 
 class ControlCollector(Collector):
     """Gauges of a control plane's state, read on each scrape; events are counted elsewhere."""
@@ -96,12 +101,6 @@ class ControlCollector(Collector):
             failures.add_metric([attempts.source], attempts.failures)
             age.add_metric([attempts.source], attempts.age)
         yield from (clients, refused, info, endpoints, failures, age)
-
-
-log = structlog.get_logger()
-
-_SHARE_SECONDS = 3.0
-"""Maximum seconds that the first snapshot waits for the canary's share; S3 may be down."""
 
 
 class Control:
@@ -247,7 +246,8 @@ async def serve_control(settings: ControlSettings) -> None:
     server, servicer = control_server(settings)
     discovery = discovery_of(settings)
     # Channels are read again soon: no read is worth a long wait.
-    control = Control(settings, discovery, ReleaseStore(settings.s3.hasty()), servicer)
+    store = ReleaseStore(settings.s3.with_short_timeouts())
+    control = Control(settings, discovery, store, servicer)
     add_channel_service(server, control.channel_watch)
     REGISTRY.register(ControlCollector(servicer, control.admission, control.attempts))
     await server.run(control.run(server))

@@ -72,10 +72,10 @@ class JetStreamLog:
     Sequences are those of a stream, whatever the keys of its messages.
     """
 
-    def __init__(self, settings: EventLogSettings, *, only_look: bool = False) -> None:
-        """Hold the settings; the first use connects, and makes streams unless it may only look."""
+    def __init__(self, settings: EventLogSettings, *, read_only: bool = False) -> None:
+        """Hold the settings; the first use connects, and makes streams unless it is read-only."""
         self._settings = settings
-        self._only_look = only_look
+        self._read_only = read_only
         self._connection: Connection | None = None
         self._opening: asyncio.Task[Connection] | None = None
         self._opened_at = 0.0
@@ -83,7 +83,7 @@ class JetStreamLog:
         self._leaving: asyncio.Task[None] | None = None
 
     async def append(
-        self, stream: Stream, key: str, data: bytes, once: str = "", *, traceparent: str = ""
+        self, stream: Stream, key: str, data: bytes, dedup_id: str = "", *, traceparent: str = ""
     ) -> int:
         """Store a message and return its sequence: no crash of a process loses it from then on.
 
@@ -91,7 +91,7 @@ class JetStreamLog:
             stream: where to.
             key: the message's key.
             data: the message, at most MAX_MESSAGE_BYTES.
-            once: an id; if it was appended an hour ago or later, it isn't stored again.
+            dedup_id: the message is dropped if one with this id was appended within the last hour.
             traceparent: comes along with the message, see `Entry`.
 
         Raises:
@@ -99,7 +99,7 @@ class JetStreamLog:
             ValueError: the message is too large.
         """
         check_size(data)
-        sent = {"Nats-Msg-Id": once, _TRACE: traceparent}
+        sent = {"Nats-Msg-Id": dedup_id, _TRACE: traceparent}
         headers = {name: value for name, value in sent.items() if value} or None
         subject = _subject(stream, key)
         connection: Connection | None = None
@@ -146,7 +146,11 @@ class JetStreamLog:
                 info = await self._info(connection, stream)
                 created = info["created"]
                 start = await _start(connection, stream, info, reversed(read))
-                if start.missing and start.after:
+                known = read[-1] != BEGIN
+                if not start.after:
+                    read.clear()
+                    read.append(BEGIN)
+                if start.missing and known:
                     last = start.missing[-1]
                     MISSED.inc(len(start.missing))
                     log.error(
@@ -158,9 +162,6 @@ class JetStreamLog:
                         kept_since=start.kept_since,
                     )
                     read.append(Position(last, created))
-                elif not start.after:
-                    read.clear()
-                    read.append(BEGIN)
                 subject = _subject(stream, key or ">")
                 messages = pull(connection, _name(stream), subject, start.after, self._heartbeat)
                 async with aclosing(messages):
@@ -308,7 +309,7 @@ class JetStreamLog:
         try:
             return await connection.ask(asked)
         except NotFoundError:
-            if self._only_look:
+            if self._read_only:
                 raise
             await self._make(connection, stream)
             return await connection.ask(asked)
@@ -332,7 +333,7 @@ class JetStreamLog:
         return Position(end, info["created"], fingerprint)
 
     async def _make_streams(self, connection: Connection) -> None:
-        if self._only_look:
+        if self._read_only:
             return
         for stream in STREAMS:
             info = await self._info(connection, stream)
@@ -407,27 +408,24 @@ async def _start(
     state = info["state"]
     for position in read:
         sequence = position.sequence
-        if position.log not in ("", info["created"]) or sequence > state["last_seq"]:
-            return _from_begin(stream, position)
-        if sequence < state["first_seq"] and not stream.compacted:
-            missing = range(sequence + 1, state["first_seq"])
-            return Start(sequence, missing, state["first_ts"])
-        if not sequence or position.fingerprint is None:
-            return Start(sequence)
-        found = await _message(connection, stream, seq=sequence)
-        if found is not None:
-            same = fingerprint_of(_data(found)) == position.fingerprint
-            return Start(sequence) if same else _from_begin(stream, position)
-    return Start(0)
-
-
-def _from_begin(stream: Stream, position: Position) -> Start:
-    log.error(
-        "the log lost messages, or is another one: it is read from its begin",
-        stream=stream.name,
-        position=str(position),
-    )
-    return Start(0)
+        lost = position.log not in ("", info["created"]) or sequence > state["last_seq"]
+        if not lost:
+            if sequence < state["first_seq"] and not stream.compacted:
+                return Start(sequence, range(sequence + 1, state["first_seq"]), state["first_ts"])
+            if not sequence or position.fingerprint is None:
+                return Start(sequence)
+            found = await _message(connection, stream, seq=sequence)
+            if found is None:
+                continue
+            if fingerprint_of(_data(found)) == position.fingerprint:
+                return Start(sequence)
+        log.error(
+            "the log lost messages, or is another one: it is read from its begin",
+            stream=stream.name,
+            position=str(position),
+        )
+        break
+    return Start(0, range(1, 1 if stream.compacted else state["first_seq"]), state["first_ts"])
 
 
 async def _message(

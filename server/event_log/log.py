@@ -38,7 +38,7 @@ REMOVED = Stream("removed", compacted=True)
 """`CatalogChange` of each video that was taken down, or restored since; keys are those of CATALOG.
 It is small, so that processes read it whole before they serve."""
 STATE = Stream("state", compacted=True)
-"""What consumers tell: the keys are `trending.<partition>` and `progress.<partition>`; and up to
+"""What consumers publish: the keys are `trending.<partition>` and `progress.<partition>`; and up to
 where `vireo events replay` has replayed DEAD: `replayed.<partition>`."""
 STREAMS = (EVENTS, DEAD, CATALOG, REMOVED, STATE)
 EVENT_KINDS = {number: name[len("EVENT_KIND_") :].lower() for name, number in EventKind.items()}

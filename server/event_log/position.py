@@ -72,7 +72,7 @@ class Start:
     after: int
     """Sequence after which to read; 0 if the position is none of this log."""
     missing: range = range(0)
-    """Sequences after the position that the log doesn't keep any more, whatever their keys."""
+    """Sequences after it that the log doesn't keep any more, whatever their keys."""
     kept_since: str = ""
     """When the first message that is kept was stored, RFC 3339."""
 

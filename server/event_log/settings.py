@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_serializer, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_serializer, field_validator
 
-from server.errors import VireoError
+from server.settings import EnvironmentSettings
 
 GIB = 1 << 30
 _DAY = 86_400.0
 
 
-class EventLogSettings(BaseSettings):
+class EventLogSettings(EnvironmentSettings):
     """Read from `VIREO_…` environment variables."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="VIREO_", frozen=True, extra="ignore", use_attribute_docstrings=True
-    )
 
     nats_url: str = ""
     """Servers of the log, nats://host:port, with commas between them; empty for no log."""
@@ -52,18 +47,6 @@ class EventLogSettings(BaseSettings):
             urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()
             for url in _parts(text)
         )
-
-    @staticmethod
-    def load() -> EventLogSettings:
-        """Return the settings from the environment; raise VireoError that names the variable."""
-        try:
-            return EventLogSettings()
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = "VIREO_" + ".".join(map(str, first["loc"])).upper()
-            # Credentials may be part of a server's address.
-            shown = "" if first["loc"] == ("nats_url",) else f"={first['input']!r}"
-            raise VireoError(f"{name}{shown}: {first['msg']}") from error
 
     @property
     def named(self) -> bool:

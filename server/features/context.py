@@ -26,6 +26,12 @@ DEVICES = ("phone", "tablet", "tv", "desktop")
 """Kinds of devices, in the order of their ids."""
 LETTERS = 26
 
+ContextIds: TypeAlias = tuple[int, ...]
+"""Id of each of CONTEXT, in order."""
+
+_OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
+_MAX_OFFSET = timedelta(hours=18)
+
 
 @dataclass(frozen=True)
 class ContextFeature:
@@ -50,13 +56,8 @@ NAMES = tuple(feature.name for feature in CONTEXT)
 COLUMNS = tuple(dict.fromkeys(feature.column for feature in CONTEXT))
 """Columns of interactions that features take, each once."""
 
-ContextIds: TypeAlias = tuple[int, ...]
-"""Id of each of CONTEXT, in order."""
 UNKNOWN: ContextIds = (0,) * len(CONTEXT)
 """The context of which nothing is known."""
-
-_OFFSET = re.compile(r"([+-])(\d\d):?(\d\d)")
-_MAX_OFFSET = timedelta(hours=18)
 
 
 class BadTimeZoneError(ValueError):

@@ -12,6 +12,11 @@ from server.arrays import Float32Array, Int64Array
 Vectors = npt.NDArray[Any]
 """float32 or float16."""
 
+_KEPT = np.uint32(0x8FFFFFFF).view(np.int32)
+"""Clears the three copies of the sign that the shift leaves between sign and exponent."""
+_REBIASED = np.float32(2.0**112)
+"""Difference of the two formats' exponent biases, 127 and 15."""
+
 
 class Column(Protocol):
     """A column of a table that is looked up by row: an array, or two as one."""
@@ -22,12 +27,6 @@ class Column(Protocol):
 
     def take(self, indices: Int64Array, /, axis: int) -> npt.NDArray[Any]:
         """Return the values at some rows."""
-
-
-_KEPT = np.uint32(0x8FFFFFFF).view(np.int32)
-"""Clears the three copies of the sign that the shift leaves between sign and exponent."""
-_REBIASED = np.float32(2.0**112)
-"""Difference of the two formats' exponent biases, 127 and 15."""
 
 
 def looked_up(vectors: Column, rows: Int64Array) -> Float32Array:

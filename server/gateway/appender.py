@@ -34,7 +34,7 @@ class Appended(NamedTuple):
     stream: Stream
     key: str
     data: bytes
-    once: str = ""
+    dedup_id: str = ""
 
 
 class Appender:

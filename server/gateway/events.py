@@ -49,7 +49,7 @@ REFUSED = Counter(
     ["reason"],
 )
 _MAX_SECONDS = 10.0
-"""Maximum seconds for which a call that waits for the log keeps its slot: the edge ends it then."""
+"""Maximum seconds for which a call that waits for the log keeps its slot; the edge ends it then."""
 _MAX_MESSAGE_BYTES = 512 << 10
 """Maximum bytes of a message in the log: NATS' own limit is 1 MiB."""
 _NANOS = 1_000_000_000
@@ -130,13 +130,13 @@ class EventServicer(EventServiceServicer):
         hides = all(event.kind in _HIDES for event in distinct)
         try:
             if room is not None:
-                size = room.take(caller, [each.data for each in appended], hides=hides)
+                size = room.charge(caller, [each.data for each in appended], hides=hides)
             await self._appender.append(appended)
         except RpcError as error:
             if error.code is grpc.StatusCode.UNAVAILABLE:
                 REFUSED.labels("away").inc(len(distinct))
                 if room is not None:
-                    room.put_back(caller, size, hides=hides)
+                    room.refund(caller, size, hides=hides)
             elif error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 REFUSED.labels("full").inc(len(distinct))
             raise
@@ -201,12 +201,12 @@ def messages(events: Iterable[pb.Event], partitions: int, now: int) -> Iterator[
         for message in _bounded(some):
             data = message.SerializeToString(deterministic=True)
             # Of what the caller sent, so that a repeated call has the same id.
-            once = xxhash.xxh3_128_hexdigest(data)
+            dedup_id = xxhash.xxh3_128_hexdigest(data)
             message.received_at.CopyFrom(received_at)
             for event in message.events:
                 if not event.HasField("time"):
                     event.time.CopyFrom(received_at)
-            yield Appended(EVENTS, str(partition), message.SerializeToString(), once)
+            yield Appended(EVENTS, str(partition), message.SerializeToString(), dedup_id)
 
 
 def _bounded(events: list[pb.Event]) -> Iterator[RecordedEvents]:

@@ -24,8 +24,8 @@ USED = Gauge(
     "vireo_log_used_ratio",
     "Share of VIREO_EVENT_MAX_BYTES that events have taken, as this gateway saw last.",
 )
-KEPT = 0.1
-"""Share of the log that is kept for hides."""
+RESERVED_FOR_HIDES = 0.1
+"""Share of the log that only hides may use."""
 _HALVINGS = 8
 """What a caller appended counts half after this part of the time for which events are kept."""
 _LOOK_SECONDS = 2.0
@@ -62,19 +62,19 @@ class LogRoom:
         """Look how full the log is, until cancelled."""
         while True:
             try:
-                self.look(*await self._log.usage(EVENTS))
+                self.update_usage(*await self._log.usage(EVENTS))
             except LogAwayError as error:  # then nothing can be appended either
                 log.debug("how full the log is isn't known", reason=str(error))
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def look(self, used: int, max_bytes: int) -> None:
+    def update_usage(self, used: int, max_bytes: int) -> None:
         """Note how many bytes the log has, and may have; 0 if it has no maximum."""
         self._used, self._max = used, max_bytes
         if max_bytes:
             USED.set(used / max_bytes)
 
-    def take(self, caller: str, messages: list[bytes], *, hides: bool) -> int:
-        """Count messages that a caller appends; return their bytes.
+    def charge(self, caller: str, messages: list[bytes], *, hides: bool) -> int:
+        """Charge a caller with the messages that it appends; return their bytes.
 
         Args:
             caller: whose they are.
@@ -89,7 +89,7 @@ class LogRoom:
         now, key = self._clock(), (caller, hides)
         before, at = self._callers.pop(key, (0.0, now))
         lately = before * 0.5 ** ((now - at) / self._half_life)
-        refused = lately >= self._max * (1.0 if hides else 1.0 - KEPT) - self._used
+        refused = lately >= self._max * (1.0 if hides else 1.0 - RESERVED_FOR_HIDES) - self._used
         size = 0 if refused else sum(map(len, messages)) + _OVERHEAD * len(messages)
         self._used += size
         self._callers[key] = (lately + size, now)
@@ -100,14 +100,14 @@ class LogRoom:
             raise RpcError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"the log is {self._used / self._max:.0%} full, and this caller has taken its "
-                f"share of it; its last {KEPT:.0%} is for batches of HIDE and NOT_INTERESTED. "
-                "Try again later; an operator can raise VIREO_EVENT_MAX_BYTES",
+                f"share of it; its last {RESERVED_FOR_HIDES:.0%} is for batches of HIDE and "
+                "NOT_INTERESTED. Try again later; an operator can raise VIREO_EVENT_MAX_BYTES",
                 [retry],
             )
         return size
 
-    def put_back(self, caller: str, size: int, *, hides: bool) -> None:
-        """Count bytes of a caller no more, which the log didn't store."""
+    def refund(self, caller: str, size: int, *, hides: bool) -> None:
+        """Give a caller back bytes that the log didn't store."""
         before, at = self._callers.get((caller, hides), (0.0, 0.0))
         if 0 < size <= before:
             self._callers[caller, hides] = (before - size, at)

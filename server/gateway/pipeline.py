@@ -225,11 +225,10 @@ class RecommendPipeline:
         if rules is not None:
             expressions.append(rules.filter)
         asked = [each for each in expressions if each is not None]
-        position = release.manifest.catalog_log_position
         every = release.popular.keys.values()
         left_out = self.overlay.takedowns.among(every)
         if asked:
-            left_out |= {key for key in every if self.overlay.changed_after(key, position)}
+            left_out |= {key for key in every if self.overlay.changed_after(key, release.merged)}
 
         expression = all_of(asked) if asked else None
         if expression is not None and not release.can_apply(expression):

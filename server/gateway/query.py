@@ -23,12 +23,6 @@ BUCKET_HEADER = "x-vireo-bucket"
 _SEED = 20_001
 """Makes buckets independent of video keys, which are the same hash."""
 
-
-def viewer_bucket(viewer_id: str) -> int:
-    """Return the viewer's bucket, uniform in [0, BUCKETS); it depends on the id alone."""
-    return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=_SEED) % BUCKETS
-
-
 DEFAULT_PAGE_SIZE = 10
 ANSWER_SECONDS = 0.01
 """Reserved for building and sending the response after the last stage."""
@@ -37,6 +31,11 @@ _SESSION_WEIGHTS: Mapping[int, float] = {
     pb.SESSION_ACTION_HOVERED: 0.25,
 }
 """How much a video of the session counts beside a watch; 1 if it was opened."""
+
+
+def viewer_bucket(viewer_id: str) -> int:
+    """Return the viewer's bucket, uniform in [0, BUCKETS); it depends on the id alone."""
+    return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=_SEED) % BUCKETS
 
 
 class RecommendQuery(NamedTuple):

@@ -13,7 +13,13 @@ from server.filters.declared import Declared
 from server.filters.expression import BadFilterError, FilterExpression, decode
 from server.gateway.fallback import PopularList
 from server.gateway.features import FeatureReader
-from server.releases.layout import ATTRIBUTES, POPULAR_ATTRIBUTES, POPULAR_IDS, TAKEDOWNS
+from server.releases.layout import (
+    ATTRIBUTES,
+    POPULAR_ATTRIBUTES,
+    POPULAR_IDS,
+    TAKEDOWNS,
+    VIDEO_KEYS,
+)
 from server.releases.manifest import Manifest
 from server.rpc.errors import invalid_argument
 
@@ -21,6 +27,10 @@ FILES = (POPULAR_IDS, ATTRIBUTES, POPULAR_ATTRIBUTES, TAKEDOWNS)
 """The files that the gateway needs of a release."""
 _MAX_EVALUATED = 32
 """Number of filters that pods surely keep: for a million videos each may take 1 MB."""
+_BYTE_SECONDS, _VIDEO_SECONDS = 4e-6, 6e-10
+"""Cost of a byte of a filter, and that for each video: a value takes some 8 bytes, and 5 ns."""
+_MIN_SECONDS = 1e-3
+"""Cost below which a filter isn't worth a charge."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,8 @@ class GatewayRelease:
     """Features of the data set that the release was trained on."""
     declared: Declared
     """Attributes that videos can be filtered by."""
+    merged: int = 0
+    """Position in the log of the catalogue's changes up to which it has them; see `Live.merged`."""
     evaluated: LRUCache[bytes, None] = field(default_factory=lambda: LRUCache(_MAX_EVALUATED))
     """Digests of the latest filters that slates were made with."""
 
@@ -68,10 +80,18 @@ class GatewayRelease:
         except BadFilterError as error:
             raise invalid_argument(error.violations) from error
         # Not before: a call that is refused has had nothing evaluated.
-        self.evaluated[digest_of(message)] = None
+        self.evaluated[_digest_of(message)] = None
         return decoded
 
+    def filter_cost(self, message: filter_pb2.Filter) -> float:
+        """Return the cost of a filter in seconds; 0 if it is small, or pods have evaluated it."""
+        videos = self.manifest.files[VIDEO_KEYS].size / 8
+        cost = message.ByteSize() * (_BYTE_SECONDS + videos * _VIDEO_SECONDS)
+        if cost < _MIN_SECONDS or _digest_of(message) in self.evaluated:
+            return 0.0
+        return cost
 
-def digest_of(message: filter_pb2.Filter) -> bytes:
+
+def _digest_of(message: filter_pb2.Filter) -> bytes:
     """Return what stands for a filter as it was sent."""
     return hashlib.blake2b(message.SerializeToString(deterministic=True), digest_size=16).digest()

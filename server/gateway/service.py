@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
+from google.protobuf.message import Message
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
@@ -22,7 +24,6 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 from server.event_log.open import open_log
 from server.gateway import degradations
 from server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
-from server.gateway.costs import SlateCosts
 from server.gateway.events import add_recording
 from server.gateway.explain import explain_video
 from server.gateway.last_features import KEPT_BYTES, LastFeatures
@@ -208,6 +209,17 @@ def _unknown_seed(field: str, request: pb.RecommendRequest) -> RpcError:
     return not_found(f"{field}: {request.seed_video_id!r} is not in the release that is served")
 
 
+def request_cost(loader: ReleaseLoader[GatewayRelease], request: Message) -> float:
+    """Return what a valid request costs beyond a plain slate, in seconds."""
+    asked = request.request if isinstance(request, pb.ExplainVideoRequest) else request
+    assert isinstance(
+        asked, pb.RecommendRequest | pb.SimilarVideosRequest | pb.BatchRecommendRequest
+    )
+    if loader.serving is None or not asked.HasField("filter"):
+        return 0.0
+    return loader.serving.content.filter_cost(asked.filter)
+
+
 def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     """Return the gateway's pod. Call it in the event loop that will serve it."""
     candidate, ranking = (
@@ -271,8 +283,10 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         if live:
             live.wait(folder)
         elif (folder / TAKEDOWNS).exists():
-            overlay.takedowns.take_copy(Takedowns.read(folder / TAKEDOWNS))
-        return GatewayRelease.load(folder, settings.features, settings.features_timeout)
+            overlay.takedowns.merge_copy(Takedowns.read(folder / TAKEDOWNS))
+        release = GatewayRelease.load(folder, settings.features, settings.features_timeout)
+        position = release.manifest.catalog_log_position
+        return replace(release, merged=live.merged(position)) if live else release
 
     def describe(response: GetServingReleaseResponse) -> None:
         for each in (shadow, live):
@@ -288,7 +302,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         register=register,
         ready=inner.serving,
         places=places,
-        work=lambda loader: SlateCosts(loader).of,
+        work=lambda loader: partial(request_cost, loader),
         background=[each.run for each in (shadow, live, progress, rules, room) if each],
         describe=describe,
         facts=lambda release: ReleaseFacts(release.manifest),

@@ -36,6 +36,8 @@ from server.rpc.reading import NoMessageError
 from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
 
+log = structlog.get_logger()
+
 MAX_SECONDS = 10.0
 """Deadline of a request; the header `grpc-timeout` may ask for less."""
 
@@ -47,6 +49,18 @@ _STATUS = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
 }
+
+_IDLE_SECONDS = 75.0
+"""Seconds for which a connection may have no request."""
+_SHUTDOWN_SECONDS = 0.2
+"""Seconds for responses that are being written when the pod stops, whose calls have ended."""
+_INLINE_BYTES = 16 << 10
+"""Maximum bytes of a body that is decoded on the event loop: some two milliseconds."""
+_BYTE_SECONDS = 1e-7
+"""Cost of a byte of a body."""
+_BINARY_EXTENSION = "binary_tensor_data"
+_MODEL = "/v2/models/{name}"
+_PLACES = (_MODEL, _MODEL + "/versions/{version}")
 
 
 class RefusedError(Exception):
@@ -118,21 +132,6 @@ def _retry_after(status: bytes) -> int | None:
         if detail.Unpack(retry):
             return math.ceil(retry.retry_delay.ToTimedelta().total_seconds())
     return None
-
-
-log = structlog.get_logger()
-
-_IDLE_SECONDS = 75.0
-"""Seconds for which a connection may have no request."""
-_SHUTDOWN_SECONDS = 0.2
-"""Seconds for responses that are being written when the pod stops, whose calls have ended."""
-_INLINE_BYTES = 16 << 10
-"""Maximum bytes of a body that is decoded on the event loop: some two milliseconds."""
-_BYTE_SECONDS = 1e-7
-"""Cost of a byte of a body."""
-_BINARY_EXTENSION = "binary_tensor_data"
-_MODEL = "/v2/models/{name}"
-_PLACES = (_MODEL, _MODEL + "/versions/{version}")
 
 
 class InferenceHttp:

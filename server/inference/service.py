@@ -29,6 +29,17 @@ from server.rpc.server import RpcServer
 PLATFORM = "onnxruntime_onnx"
 _BACKEND = "onnxruntime"
 
+T = TypeVar("T")
+
+NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+MAX_BATCH = 32
+"""Maximum viewers in one request."""
+EXTENSIONS = ("model_configuration",)
+"""Triton's names of the extensions that gRPC has; HTTP has another one."""
+_CALL_SECONDS, _BYTE_SECONDS = 1e-3, 1e-7
+"""Cost of a call, and of each byte of its inputs."""
+_RELEASE_PARAMETER = "release_id"
+
 
 def model_config(model: Model) -> config_pb.ModelConfig:
     """Return the configuration of a model that is served."""
@@ -54,18 +65,6 @@ def _output(name: str, tensor: Tensor) -> config_pb.ModelOutput:
 
 def _data_type(datatype: str) -> config_pb.DataType.ValueType:
     return config_pb.DataType.Value(f"TYPE_{datatype}")
-
-
-T = TypeVar("T")
-
-NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
-MAX_BATCH = 32
-"""Maximum viewers in one request."""
-EXTENSIONS = ("model_configuration",)
-"""Triton's names of the extensions that gRPC has; HTTP has another one."""
-_CALL_SECONDS, _BYTE_SECONDS = 1e-3, 1e-7
-"""Cost of a call, and of each byte of its inputs."""
-_RELEASE_PARAMETER = "release_id"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from prometheus_client import Gauge
 
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, REMOVED, STATE
+from server.event_log.log import CATALOG, REMOVED, STATE, LogAwayError
+from server.event_log.position import Position
 from server.live.overlay import Overlay
 from server.live.settings import LiveSettings
 from server.live.takedowns import Takedowns
@@ -31,8 +32,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 FIRST_WAIT_SECONDS = 5.0
-"""Seconds of silence after which a process that starts counts the log as away; and maximum seconds
-that it waits for changes of the catalogue other than takedowns."""
+"""Seconds without a new message after which a process that starts counts the log as away."""
 _COPY_SECONDS, _IDLE_COPY_SECONDS = 1.0, 60.0
 """Minimum seconds between two copies of the takedowns, and maximum if none came."""
 
@@ -95,7 +95,7 @@ class Live:
         self._uncopied = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
-        self._heard_at: float | None = None
+        self._last_read_at: float | None = None
         self._export()
 
     async def run(self) -> None:
@@ -113,20 +113,23 @@ class Live:
         """Return once a release may be served: all takedowns are known. Call it in a thread.
 
         While the log is away they are those of the local copy and of the release, and may be old:
-        see `describe`. Changes of the catalogue aren't waited for longer than `silence`.
+        see `describe`. The catalogue's changes are waited for, too: a gateway of the build before
+        records takedowns there alone.
 
         Args:
             folder: the release's.
-            silence: seconds without a word of the log after which it counts as away.
+            silence: seconds without a message that is new after which the log counts as away.
 
         Raises:
             VireoError: the log is away, and there is no other set of takedowns.
         """
         takedowns = self.overlay.takedowns
         if (folder / TAKEDOWNS).exists():
-            takedowns.take_copy(Takedowns.read(folder / TAKEDOWNS))
-        while not self.takedowns_read.wait(silence):
-            if self._heard_at is not None and self._clock() - self._heard_at < silence:
+            takedowns.merge_copy(Takedowns.read(folder / TAKEDOWNS))
+        read = takedowns.position, self.overlay.position
+        while not (self.takedowns_read.wait(silence) and self.caught_up.wait(silence)):
+            before, read = read, (takedowns.position, self.overlay.position)
+            if read != before:
                 continue  # it is long
             if not takedowns.as_of:
                 raise VireoError(
@@ -134,10 +137,8 @@ class Live:
                     "release has a copy of them"
                 )
             seconds = round(time.time() - takedowns.as_of)
-            log.warning("the log is away: takedowns may be missing", age_seconds=seconds)
+            log.warning("the log is away: changes may be missing", takedowns_age_seconds=seconds)
             return
-        if not self.caught_up.wait(silence):
-            log.warning("the catalogue's changes can't be read: a release is served without them")
 
     def complete(self, table: SideTable, folder: Path) -> SideTable:
         """Bring a new table up to date, and keep it so as long as it is used. Call it in a thread.
@@ -145,6 +146,7 @@ class Live:
         `folder` is its release's, which may be served then; see `wait`.
         """
         self.wait(folder)
+        table.merged = self.merged(table.known.position)
         self._touched[table] = []
         try:
             table.take_takedowns()
@@ -160,6 +162,19 @@ class Live:
             self._loop.call_soon_threadsafe(self._adopt, table)
         return table
 
+    def merged(self, release: Position) -> int:
+        """Return the sequence up to which a release has the changes; 0 if it is of another log.
+
+        Call it in a thread.
+        """
+        if self._loop is None:  # nothing is followed
+            return release.sequence
+        asked = asyncio.run_coroutine_threadsafe(self._log.resume(CATALOG, release), self._loop)
+        try:
+            return asked.result().after
+        except LogAwayError:
+            return 0
+
     def _adopt(self, table: SideTable) -> None:
         self._tables.add(table)
         table.refresh(self._touched.pop(table))
@@ -174,14 +189,14 @@ class Live:
     async def _follow_takedowns(self) -> None:
         takedowns = self.overlay.takedowns
         async for entries in self._log.read(REMOVED, after=takedowns.position):
-            self._heard_at = self._clock()
+            self._last_read_at = self._clock()
             self.overlay.take_takedowns(entries)
             self._take_changes()
             if not entries:
                 self.takedowns_read.set()
             if self.takedowns_read.is_set():
                 takedowns.as_of = time.time()
-                if entries or self._heard_at - self._copied_at >= _IDLE_COPY_SECONDS:
+                if entries or self._last_read_at - self._copied_at >= _IDLE_COPY_SECONDS:
                     self._uncopied.set()
             await asyncio.sleep(0)
 
@@ -199,7 +214,7 @@ class Live:
 
     async def _follow_catalogue(self) -> None:
         async for entries in self._log.read(CATALOG):
-            self._heard_at = self._clock()
+            self._last_read_at = self._clock()
             if not entries:
                 self.caught_up.set()
                 continue
@@ -210,7 +225,7 @@ class Live:
     async def _follow_trends(self) -> None:
         async for entries in self._log.read(STATE):
             for entry in entries:
-                self.trends.hear(entry.key, entry.data)
+                self.trends.update(entry.key, entry.data)
                 await asyncio.sleep(0)  # it takes up to 2 ms
 
     async def _place(self) -> None:
@@ -255,7 +270,7 @@ class Live:
             lambda: max((len(table.unplaced) for table in list(self._tables)), default=0)
         )
         SILENT.set_function(
-            lambda: -1.0 if self._heard_at is None else self._clock() - self._heard_at
+            lambda: -1.0 if self._last_read_at is None else self._clock() - self._last_read_at
         )
         as_of = overlay.takedowns
         TAKEDOWNS_AGE.set_function(lambda: time.time() - as_of.as_of if as_of.as_of else -1.0)

@@ -11,7 +11,6 @@ from google.protobuf.message import DecodeError
 from vireo.v1.log_pb2 import CatalogChange
 
 from server.event_log.log import Entry
-from server.event_log.position import Position
 from server.features.keys import video_key
 from server.live.takedowns import Takedowns
 
@@ -59,8 +58,6 @@ class Overlay:
         """Position in the log up to which it has the changes, counted on from the last one if a log
         has lost its data and begun anew. To miss no change in another thread, read it before
         `since`."""
-        self.log = ""
-        """Which log that is; see `Position.log`."""
         self.lost = 0
         """What to subtract from positions to have those in the log as it is now."""
         self.dropped = 0
@@ -82,7 +79,6 @@ class Overlay:
     def take(self, entries: Iterable[Entry]) -> None:
         """Take in messages of CATALOG, in order."""
         for entry in entries:
-            self.log = entry.log
             if entry.sequence + self.lost <= self.position:
                 log.error("the catalogue's changes begin anew: the log lost those before")
                 self.lost = self.position
@@ -103,18 +99,10 @@ class Overlay:
         """Return the last upsert of a video; None if there was none or it isn't kept."""
         return self._upserts.get(key)
 
-    def merged(self, release: Position) -> int:
-        """Return the position up to which a release has the changes; 0 if that of another log."""
-        known = release.shares_log(Position(log=self.log)) and release.sequence <= self.position
-        return release.sequence if known else 0
-
-    def changed_after(self, key: int, release: Position) -> bool:
-        """Return whether a video changed after a release had all changes up to a position.
-
-        What was dropped counts as changed if it may have.
-        """
+    def changed_after(self, key: int, position: int) -> bool:
+        """Return whether a video changed after a position; if it was dropped, whether it may."""
         change = self.get(key)
-        return (change.position if change else self.dropped_position) > self.merged(release)
+        return (change.position if change else self.dropped_position) > position
 
     def since(self, position: int) -> list[Change]:
         """Return the changes after a position, in order. With 0 it is safe in any thread."""
@@ -133,7 +121,7 @@ class Overlay:
         self._forget(key)
         if change.removed:
             # Its takedown is in REMOVED, unless a gateway of the build before recorded it.
-            self.takedowns.take_unsaid(key)
+            self.takedowns.take_removal(change)
             self._touched.append(key)
             return
         kept = video.SerializeToString() if self._contents else b""

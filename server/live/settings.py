@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
 
-from server.errors import VireoError
+from server.settings import EnvironmentSettings
 
 
-class LiveSettings(BaseSettings):
+class LiveSettings(EnvironmentSettings):
     """Read from `VIREO_…` environment variables."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="VIREO_", frozen=True, extra="ignore", use_attribute_docstrings=True
-    )
 
     live_videos: int = Field(default=200_000, ge=1, le=2_000_000)
     """Maximum upserted videos that a pod keeps beside its release, that a gateway knows to have
@@ -25,13 +20,3 @@ class LiveSettings(BaseSettings):
     trending_half_life: float = Field(default=6 * 3600.0, gt=0)
     """Seconds after which a play or like counts half for what is trending; pods and consumers must
     have the same value."""
-
-    @staticmethod
-    def load() -> LiveSettings:
-        """Return the settings from the environment; raise VireoError that names the variable."""
-        try:
-            return LiveSettings()
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = "VIREO_" + ".".join(map(str, first["loc"])).upper()
-            raise VireoError(f"{name}={first['input']!r}: {first['msg']}") from error

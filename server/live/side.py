@@ -73,7 +73,9 @@ class SideTable:
             ranked: whether to keep content vectors, which only ranking needs.
             clock: Unix time in seconds, for videos' ages.
         """
-        self.overlay, self._known, self._clock = overlay, known, clock
+        self.overlay, self.known, self._clock = overlay, known, clock
+        self.merged = known.position.sequence
+        """Sequence up to which the release has the changes; see `Live.merged`."""
         self._position = 0
         self._waiting: deque[Change] = deque()
         self._free: list[int] = []
@@ -117,7 +119,7 @@ class SideTable:
 
     def take_takedowns(self) -> None:
         """Take in all takedowns as they are now; `refresh` takes in later ones."""
-        rows = self._known.rows.find(self.overlay.takedowns.keys)
+        rows = self.known.rows.find(self.overlay.takedowns.keys)
         self.removed_rows = np.sort(rows[rows >= 0])
         self.removed[self.removed_rows] = True
 
@@ -132,7 +134,7 @@ class SideTable:
     def refresh(self, keys: Sequence[int]) -> None:
         """Take in that videos were taken down or restored, or that the overlay dropped them."""
         down = self.overlay.takedowns.among(keys)
-        rows = self._known.rows.find(np.array(keys, np.int64))
+        rows = self.known.rows.find(np.array(keys, np.int64))
         for key, row in zip(keys, rows.tolist(), strict=True):
             self._drop(key)
             self.unplaced.discard(key)
@@ -146,7 +148,7 @@ class SideTable:
     def _wait_for_places(self, changes: Sequence[Change]) -> None:
         keys = [change.key for change in changes]
         down = self.overlay.takedowns.among(keys)
-        rows = self._known.rows.find(np.array(keys, np.int64))
+        rows = self.known.rows.find(np.array(keys, np.int64))
         for change, row in zip(changes, rows.tolist(), strict=True):
             if change.key not in down and (row < 0 or change.position > self.merged):
                 self._waiting.append(change)
@@ -192,7 +194,7 @@ class SideTable:
 
     def replay_goldens(self) -> None:
         """Raise ReleaseError unless the video tower reproduces its outputs of training."""
-        self._known.placement.replay_goldens()
+        self.known.placement.replay_goldens()
 
     def changed_video(self, video_id: str) -> Video | None:
         """Return a video as the catalogue's last change has it; None if none is remembered."""
@@ -205,11 +207,6 @@ class SideTable:
         """Return the video of a row."""
         change = self.overlay.get(int(self.keys[row]))
         return Video.FromString(change.video) if change is not None else Video()
-
-    @property
-    def merged(self) -> int:
-        """Position up to which the release has the changes; none of a log that was lost since."""
-        return self.overlay.merged(self._known.position)
 
     def _place_or_count(self, changes: list[Change]) -> None:
         """Place videos; one that can't be placed is counted, and holds up no other."""
@@ -227,10 +224,10 @@ class SideTable:
             self.unplaced.add(change.key)
 
     def _place(self, changes: list[Change]) -> None:
-        placement = self._known.placement
+        placement = self.known.placement
         videos = [Video.FromString(change.video) for change in changes]
         content = placement.content(videos)
-        own = self._known.rows.find(np.array([change.key for change in changes], np.int64))
+        own = self.known.rows.find(np.array([change.key for change in changes], np.int64))
         vectors, contents = placement.vectors(content)
         creators = np.array(
             [video_key(video.creator) if video.creator else -1 for video in videos], np.int64
@@ -241,19 +238,17 @@ class SideTable:
             before = placement.known.take(own[mine], axis=0).astype(np.int64)
             same = np.zeros(len(own), np.bool_)
             same[mine] = (before == content[mine]).all(1)
-            if self._known.creators is not None:
-                same[mine] &= self._known.creators.take(own[mine]) == creators[mine]
+            if self.known.creators is not None:
+                same[mine] &= self.known.creators.take(own[mine]) == creators[mine]
             # The difference from what content alone predicts is what its watches taught.
-            vectors[mine] += (
-                looked_up(self._known.vectors, own[mine]) - placement.vectors(before)[0]
-            )
+            vectors[mine] += looked_up(self.known.vectors, own[mine]) - placement.vectors(before)[0]
         else:
             same = mine
         ages = np.array([self._age(video) for video in videos])
         nothing = np.zeros(len(videos))
         features = video_features(nothing, nothing, nothing + LIKE_PRIOR, ages)
-        if self._known.features is not None:
-            features[mine] = self._known.features.take(own[mine], axis=0)
+        if self.known.features is not None:
+            features[mine] = self.known.features.take(own[mine], axis=0)
         for each, change in enumerate(changes):
             self.unplaced.discard(change.key)
             if same[each]:

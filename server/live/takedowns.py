@@ -1,4 +1,4 @@
-"""Which videos are taken down: the last word on each that was removed or restored."""
+"""Which videos are taken down: the latest state of each that was removed or restored."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from server.features.keys import video_key
 log = structlog.get_logger()
 
 _MAX_RECENT = 10_000
-"""Words that are looked up in a dictionary before they are sorted in with the others."""
+"""States that are looked up in a dictionary before they are sorted in with the others."""
 
 
-class _Words(NamedTuple):
-    """What is said of n videos, 9 bytes each, and of some more."""
+class _States(NamedTuple):
+    """The latest states of n videos, 16 bytes each, and on some more."""
 
     keys: Int64Array
     """Sorted, int64[n]."""
-    down: BoolArray
-    """Whether each is taken down, bool[n]; else it was restored."""
-    recent: dict[int, bool]
+    times: Int64Array
+    """When each was taken down, Unix seconds; if it was restored since, when that was, negative."""
+    recent: dict[int, int]
     """The same by key, of what came last."""
 
     def find(self, keys: Int64Array) -> tuple[Int64Array, BoolArray]:
@@ -42,19 +42,20 @@ class _Words(NamedTuple):
         there[there] = self.keys[places[there]] == keys[there]
         return places, there
 
-    def merged(self) -> _Words:
-        """Return the same words without recent ones."""
+    def merged(self) -> _States:
+        """Return the same states without recent ones."""
         keys = np.array(sorted(self.recent), np.int64)
-        down = np.array([self.recent[key] for key in keys.tolist()], np.bool_)
-        return self.updated(_Words(keys, down, {})) if self.recent else self
+        changed = np.array([self.recent[key] for key in keys.tolist()], np.int64)
+        return self.updated(_States(keys, changed, {})) if self.recent else self
 
-    def updated(self, later: _Words) -> _Words:
-        """Return these words and later ones; neither has recent ones."""
-        places, there = self.find(later.keys)
-        down = self.down.copy()
-        down[places[there]] = later.down[there]
-        keys = np.insert(self.keys, places[~there], later.keys[~there])
-        return _Words(keys, np.insert(down, places[~there], later.down[~there]), {})
+    def updated(self, other: _States) -> _States:
+        """Return the later of these states and others, which count if two are of one moment."""
+        places, there = self.find(other.keys)
+        times, changed = self.times.copy(), other.times[there]
+        before = times[places[there]]
+        times[places[there]] = np.where(np.abs(changed) >= np.abs(before), changed, before)
+        keys = np.insert(self.keys, places[~there], other.keys[~there])
+        return _States(keys, np.insert(times, places[~there], other.times[~there]), {})
 
 
 class Takedowns:
@@ -66,9 +67,8 @@ class Takedowns:
         """Unix seconds up to which none is missing; 0 if that is unknown."""
         self.position = BEGIN
         """Position in stream REMOVED up to which it was read."""
-        self._words = _Words(np.empty(0, np.int64), np.empty(0, np.bool_), {})
+        self._states = _States(np.empty(0, np.int64), np.empty(0, np.int64), {})
         self._lock = threading.Lock()
-        self._followed, self._known_until = False, 0.0
 
     @staticmethod
     def read(path: Path) -> Takedowns:
@@ -80,27 +80,27 @@ class Takedowns:
         found = Takedowns()
         try:
             with np.load(path, allow_pickle=False) as file:
-                keys, down = file["keys"], file["down"]
+                keys, times = file["keys"], file["times"]
                 found.as_of = float(file["as_of"])
                 found.position = Position.parse(str(file["position"]))
         except Exception as error:  # NumPy raises those of zipfile and of its parser, too
             raise VireoError(f"{path}: takedowns can't be read: {error}") from error
-        fits = keys.dtype == np.int64 and down.dtype == np.bool_ and keys.shape == down.shape
+        fits = keys.dtype == times.dtype == np.int64 and keys.shape == times.shape
         if not fits or keys.ndim != 1 or (keys[1:] <= keys[:-1]).any():
             raise VireoError(f"{path}: takedowns can't be read: they aren't sorted keys")
-        found._words = _Words(keys, down, {})
+        found._states = _States(keys, times, {})
         return found
 
     def write(self, path: Path) -> None:
-        """Write all words to a file, which is replaced in one step; raise OSError."""
+        """Write all states to a file, which is replaced in one step; raise OSError."""
         with self._lock:
-            words = self._words = self._words.merged()
+            states = self._states = self._states.merged()
             as_of, position = self.as_of, str(self.position)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}-{id(self)}")
         try:
             with draft.open("wb") as file:
-                np.savez(file, keys=words.keys, down=words.down, as_of=as_of, position=position)
+                np.savez(file, keys=states.keys, times=states.times, as_of=as_of, position=position)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
@@ -108,60 +108,65 @@ class Takedowns:
     def take(self, entries: Iterable[Entry]) -> list[int]:
         """Take in messages of REMOVED, in order; return the keys of their videos.
 
-        If the log begins anew, restorations from before `as_of` are known: the log, as a backup has
-        it, may lack the removals that came after them.
+        A restoration from before the removal that is known changes nothing: a log that was restored
+        from a backup may lack the removal.
         """
-        said, position = dict[int, bool](), self.position
-        for entry in entries:
-            if not entry.position.follows(position):
-                self._known_until = self.as_of
-            position = entry.position
-            try:
-                change = CatalogChange.FromString(entry.data)
-            except DecodeError as error:
-                log.error("skipped a takedown that can't be read", key=entry.key, reason=str(error))
-                continue
-            if change.removed or change.received_at.seconds >= self._known_until:
-                said[video_key(change.video.video_id)] = change.removed
-        with self._lock:  # a copy has all words up to its position
-            self._words.recent.update(said)
-            self.position, self._followed = position, True
-            if len(self._words.recent) > _MAX_RECENT:
-                self._words = self._words.merged()
-        return list(said)
+        changed = list[int]()
+        with self._lock:  # a copy has all states up to its position
+            for entry in entries:
+                self.position = entry.position
+                try:
+                    change = CatalogChange.FromString(entry.data)
+                except DecodeError as error:
+                    log.error("skipped a takedown that can't be read", reason=str(error))
+                    continue
+                key, at = video_key(change.video.video_id), max(1, change.received_at.seconds)
+                known = self._find(key)
+                if change.removed:
+                    self._states.recent[key] = max(at, abs(known))
+                elif at >= known:
+                    self._states.recent[key] = min(-at, known)
+                changed.append(key)
+            if len(self._states.recent) > _MAX_RECENT:
+                self._states = self._states.merged()
+        return changed
 
-    def take_copy(self, copy: Takedowns) -> None:
-        """Take in a copy's words: those on other videos, or all if it is newer than all here."""
+    def merge_copy(self, copy: Takedowns) -> None:
+        """Take in a copy's states where they are later."""
         with self._lock:
-            ours, theirs = self._words.merged(), copy._words.merged()
-            newer = copy.as_of > self.as_of and not self._followed
-            self._words = ours.updated(theirs) if newer else theirs.updated(ours)
+            self._states = copy._states.merged().updated(self._states.merged())
             self.as_of = max(self.as_of, copy.as_of)
 
-    def take_unsaid(self, key: int) -> None:
-        """Take a video down if there is no word on it."""
+    def take_removal(self, change: CatalogChange) -> None:
+        """Take down the video of a change in CATALOG, unless its state is later."""
+        key, at = video_key(change.video.video_id), max(1, change.received_at.seconds)
         with self._lock:
-            if key not in self._words.recent and not self._words.find(np.array([key]))[1].any():
-                self._words.recent[key] = True
+            if at > abs(self._find(key)):
+                self._states.recent[key] = at
+
+    def _find(self, key: int) -> int:
+        """Return the state of a video as `_States.times` has it; 0 if there is none."""
+        places, there = self._states.find(np.array([key]))
+        return self._states.recent.get(key, int(self._states.times[places[0]]) if there[0] else 0)
 
     @property
     def keys(self) -> Int64Array:
         """Keys of the videos that are taken down, sorted, int64[m]."""
         with self._lock:
-            words = self._words = self._words.merged()
-        return words.keys[words.down]
+            states = self._states = self._states.merged()
+        return states.keys[states.times > 0]
 
     def among(self, keys: Collection[int]) -> set[int]:
         """Return those of some keys whose videos are taken down."""
-        words = self._words
-        if not len(words.keys) and not words.recent:
+        states = self._states
+        if not len(states.keys) and not states.recent:
             return set()
         wanted = np.fromiter(keys, np.int64, len(keys))
-        places, there = words.find(wanted)
-        found = {*wanted[there][words.down[places[there]]].tolist()}
-        if recent := words.recent:
-            found = {key for key in found if recent.get(key, True)}
-            found.update(key for key in keys if recent.get(key))
+        places, there = states.find(wanted)
+        found = {*wanted[there][states.times[places[there]] > 0].tolist()}
+        if recent := states.recent:
+            found = {key for key in found if recent.get(key, 1) > 0}
+            found.update(key for key in keys if recent.get(key, 0) > 0)
         return found
 
     def __contains__(self, key: int) -> bool:

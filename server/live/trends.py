@@ -1,4 +1,4 @@
-"""What is trending, merged from what the consumers of all partitions tell."""
+"""What is trending, merged from what the consumers of all partitions publish."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = "trending."
 MAX_VIDEOS = 500
 """Length of the merged lists."""
 MERGE_SECONDS = 1.0
-"""Minimum seconds between two merges: each partition tells once a second."""
+"""Minimum seconds between two merges: each partition publishes once a second."""
 MIN_LOCALE_WEIGHT = 5.0
 """Minimum weight of a video in a locale's list, that of as many watches of this moment: one play in
 a locale where little is played doesn't put a video on top."""
@@ -32,8 +32,8 @@ Lists = Mapping[str, Int64Array]
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """What one consumer told last."""
+class _Published:
+    """What one consumer published last."""
 
     at: int
     """Unix seconds."""
@@ -49,28 +49,28 @@ class Trends:
     def __init__(self, half_life: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Start without any; `half_life` in seconds is that of the consumers."""
         self._half_life, self._clock = half_life, clock
-        self._told: dict[str, _Told] = {}
+        self._published: dict[str, _Published] = {}
         self._changed = False
         self._merged_at = -np.inf
         self._lists: Lists = {}
 
-    def hear(self, key: str, data: bytes) -> None:
-        """Take in a message of STATE; others than KEY's don't matter here."""
+    def update(self, key: str, data: bytes) -> None:
+        """Apply a message of STATE; those without KEY's prefix are ignored."""
         if not key.startswith(KEY):
             return
         try:
-            told = Trending.FromString(data)
+            message = Trending.FromString(data)
         except DecodeError:
             log.warning("what is trending can't be read", key=key)
             return
-        if all(len(each.keys) == len(each.weights) for each in told.lists):
-            self._told[key] = _Told(
-                told.at.seconds,
+        if all(len(each.keys) == len(each.weights) for each in message.lists):
+            self._published[key] = _Published(
+                message.at.seconds,
                 {
                     each.locale: (np.array(each.keys[:], np.int64), np.array(each.weights[:]))
-                    for each in told.lists
+                    for each in message.lists
                 },
-                dict(zip(told.new_keys[:], told.new_impressions[:], strict=False)),
+                dict(zip(message.new_keys[:], message.new_impressions[:], strict=False)),
             )
             self._changed = True
 
@@ -85,14 +85,14 @@ class Trends:
 
     def impressions(self, key: int) -> int:
         """Return the number of impressions of a video that came by UpsertVideos."""
-        return sum(told.impressions.get(key, 0) for told in self._told.values())
+        return sum(each.impressions.get(key, 0) for each in self._published.values())
 
     def _merged(self) -> Lists:
-        latest = max(told.at for told in self._told.values())
+        latest = max(each.at for each in self._published.values())
         parts: dict[str, list[tuple[Int64Array, Float64Array]]] = defaultdict(list)
-        for told in self._told.values():
-            factor = 0.5 ** ((latest - told.at) / self._half_life)
-            for locale, (keys, weights) in told.lists.items():
+        for each in self._published.values():
+            factor = 0.5 ** ((latest - each.at) / self._half_life)
+            for locale, (keys, weights) in each.lists.items():
                 parts[locale].append((keys, factor * weights))
         lists = {
             locale: _heaviest(some, 0.0 if locale == OVERALL else MIN_LOCALE_WEIGHT)

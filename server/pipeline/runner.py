@@ -17,7 +17,12 @@ from server.pipeline.candidates import Candidates
 from server.pipeline.stage_metrics import FAILURES, SECONDS
 from server.tracing import spans
 
+log = structlog.get_logger()
+
 _Q = TypeVar("_Q", contravariant=True)
+
+Query = TypeVar("Query")
+Result = TypeVar("Result")
 
 
 class _Named(Protocol):
@@ -60,12 +65,6 @@ class Selector(_Named, Protocol[_Q]):
 
     def select(self, query: _Q, candidates: Candidates) -> Candidates:
         """Return the chosen candidates, in order."""
-
-
-log = structlog.get_logger()
-
-Query = TypeVar("Query")
-Result = TypeVar("Result")
 
 
 class StageError(Exception):

@@ -151,12 +151,12 @@ class Admission:
         try:
             return await self.slots.take(caller_in(metadata))
         except BaseException:  # also a cancellation, while it waits
-            self._left()
+            self._ended()
             raise
 
     def leave(self, slot: Slot | None) -> None:
         """Count a call as ended; `slot` is what `enter` returned."""
-        self._left()
+        self._ended()
         if self.slots is not None and slot is not None:
             self.slots.give_back(slot)
 
@@ -204,7 +204,7 @@ class Admission:
         """Whether calls wait for a slot, or are shed."""
         return self.standing or (self.slots is not None and self.slots.waiting > 0)
 
-    def _left(self) -> None:
+    def _ended(self) -> None:
         self.under_way -= 1
         if not self.under_way:
             self._idle.set()

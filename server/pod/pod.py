@@ -45,6 +45,14 @@ from server.rpc.server import RpcServer
 from server.rpc.settings import RpcSettings
 from server.tracing.spans import start_export
 
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+_PRODUCTION = "production"
+_MAX_KEEP_OFF_PRODUCTION = 10.0
+"""Maximum seconds to keep the previous release on pods whose channel gateways don't follow."""
+
 
 class LoadCollector(Collector):
     """Prometheus metrics of a process's load at the time of a scrape."""
@@ -55,10 +63,10 @@ class LoadCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families."""
         admission, queue, server = self._admission, self._queue, self._server
-        slots = admission.slots
+        slots, streams = admission.slots, server.standard_streams.taken
         for name, meaning, value in (
             ("rpcs_in_flight", "Calls in flight, including those being read.", server.under_way),
-            ("streams_open", "Open streams: health watches and reflection.", server.streams.open),
+            ("streams_open", "Open streams: health watches and reflection.", streams),
             (
                 "rpcs_queued",
                 "Calls that wait for admission.",
@@ -83,15 +91,6 @@ class LoadCollector(Collector):
             ("work_mean_seconds", "Recent mean seconds of a run.", queue.mean_run),
         ):
             yield GaugeMetricFamily(f"vireo_{name}", meaning, value=value)
-
-
-log = structlog.get_logger()
-
-T = TypeVar("T")
-
-_PRODUCTION = "production"
-_MAX_KEEP_OFF_PRODUCTION = 10.0
-"""Maximum seconds to keep the previous release on pods whose channel gateways don't follow."""
 
 
 class PodSettings(RpcSettings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,27 @@ if TYPE_CHECKING:
     from server.live.side import SideTable
     from server.live.trends import Trends
 
+FILES = (
+    layout.RANKER,
+    layout.GOLDEN_RANKER,
+    layout.VIDEO_KEYS,
+    layout.VIDEO_IDS,
+    layout.VIDEO_TITLES,
+    layout.VIDEO_VECTORS,
+    layout.CONTENT_VECTORS,
+    layout.VIDEO_FEATURE_TABLE,
+    layout.VOCABULARY,
+    layout.CREATORS,
+    layout.LANGUAGES,
+    layout.TAKEDOWNS,
+    *placement.FILES,
+)
+"""The files of a release that the ranking service needs."""
+
 
 @dataclass(frozen=True)
-class Beside:
-    """Row n + r is row r of `side`, for n rows of `own`; until the side table's next change."""
+class ExtendedColumn:
+    """A column of n rows, then those of `side`; valid until the side table's next change."""
 
     own: Column
     """An array, [n, d] or [n]."""
@@ -74,14 +92,13 @@ class LiveVideos:
     def table(self) -> VideoTable:
         """The release's table with the side table beside it, until its next change."""
         own, side = self.own, self.side
+        extended = partial(ExtendedColumn, count=self.count)
         return VideoTable(
-            Beside(own.vectors, side.vectors, self.count),
-            Beside(own.features, side.features, self.count),
-            Beside(own.content, side.content, self.count),
-            Beside(own.creators, side.creators, self.count),
-            Beside(own.languages, side.languages, self.count)
-            if own.languages is not None
-            else None,
+            extended(own.vectors, side.vectors),
+            extended(own.features, side.features),
+            extended(own.content, side.content),
+            extended(own.creators, side.creators),
+            extended(own.languages, side.languages) if own.languages is not None else None,
         )
 
     def find(self, keys: Int64Array, rows: Int64Array) -> Int64Array:
@@ -120,24 +137,6 @@ class LiveVideos:
         """Return the title of a video of the release, as it is now."""
         changed = self.side.changed_video(video_id)
         return title if changed is None else changed.title or video_id
-
-
-FILES = (
-    layout.RANKER,
-    layout.GOLDEN_RANKER,
-    layout.VIDEO_KEYS,
-    layout.VIDEO_IDS,
-    layout.VIDEO_TITLES,
-    layout.VIDEO_VECTORS,
-    layout.CONTENT_VECTORS,
-    layout.VIDEO_FEATURE_TABLE,
-    layout.VOCABULARY,
-    layout.CREATORS,
-    layout.LANGUAGES,
-    layout.TAKEDOWNS,
-    *placement.FILES,
-)
-"""The files of a release that the ranking service needs."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ _PREDICTED_WATCH = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75),
 ).labels()
 
+NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
+
 
 def count_page(scores: Float32Array, watch: Float32Array) -> None:
     """Count a ranked page of n videos; an empty one isn't counted.
@@ -97,9 +99,6 @@ class _Labels:
     def of(self, place: int) -> Sequence[int]:
         """Return the labels of the candidate at a place."""
         return self._labels[self._ends[place - 1] if place else 0 : self._ends[place]]
-
-
-NAME = ranking_pb2.DESCRIPTOR.services_by_name["RankingService"].full_name
 
 
 @dataclass(frozen=True)

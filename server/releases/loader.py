@@ -25,12 +25,19 @@ from server.releases.served_record import ServedRecord
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import StoreError
 
+log = structlog.get_logger()
+
+__all__ = ["ChannelUnsetError", "ReleaseLoader", "Serving"]
+
 LOCK = "build.lock"
 _LOOK_SECONDS = 0.02
 _REST_SECONDS = 0.15
 """Between two pods: requests that the one delayed are answered before the next one begins."""
 _MAX_WAIT_SECONDS = 10.0
 """A pod then builds without a turn: the one before it may hang."""
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @asynccontextmanager
@@ -59,14 +66,6 @@ def _lock_file(cache: Path) -> BinaryIO | None:
         return (cache / LOCK).open("ab")
     except OSError:
         return None
-
-
-log = structlog.get_logger()
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-__all__ = ["ChannelUnsetError", "ReleaseLoader", "Serving"]
 
 
 class ChannelUnsetError(ReleaseError):
@@ -123,7 +122,7 @@ class ReleaseLoader(Generic[T]):
         """Failures of loading."""
         self._store = store
         # For reads that are small and soon repeated, or for which the cache can substitute.
-        self._hasty_store = ReleaseStore(store.settings.hasty())
+        self._fail_fast_store = ReleaseStore(store.settings.with_short_timeouts())
         self._cache = cache
         self._pod = pod
         self._files = files
@@ -208,7 +207,7 @@ class ReleaseLoader(Generic[T]):
 
     async def _look(self) -> str:
         """Return the release that the channel names."""
-        channel = await self._threads.run(lambda: self._hasty_store.read_channel(self.channel))
+        channel = await self._threads.run(lambda: self._fail_fast_store.read_channel(self.channel))
         if channel is None:
             raise ChannelUnsetError(
                 f"channel {self.channel} names no release yet; publish one with "
@@ -237,7 +236,7 @@ class ReleaseLoader(Generic[T]):
         self._progress.begin(Stage.VERIFYING, release_id)
         store = self._store
         if self.serving is None and not self._retries.failures and await self._last():
-            store = self._hasty_store
+            store = self._fail_fast_store
         fetching = asyncio.ensure_future(
             self._work(lambda: self._cache.fetch(store, release_id, self._files, self._progress))
         )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
-from server.errors import VireoError
+from server.settings import EnvironmentSettings
 
-_HASTY_SECONDS = 1.25
+_SHORT_READ_SECONDS = 1.25
 
 
-class S3Settings(BaseSettings):
+class S3Settings(EnvironmentSettings):
     """An S3 server and a bucket on it: AWS, MinIO, SeaweedFS or another."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="VIREO_S3_", frozen=True, extra="ignore", use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="VIREO_S3_")
 
     endpoint: str = Field(pattern=r"^[^/]+$")
     """Host and port, without a scheme, for example 127.0.0.1:8110."""
@@ -36,25 +34,9 @@ class S3Settings(BaseSettings):
     retries: int = Field(default=2, ge=0)
     """Number of immediate retries of a request after a network or server error."""
 
-    @staticmethod
-    def load() -> S3Settings:
-        """Return the settings from the environment.
-
-        Raises:
-            VireoError: one is missing or unfit; the message names its variable.
-        """
-        try:
-            return S3Settings()  # type: ignore[call-arg]
-        except ValidationError as error:
-            problems = [
-                f"VIREO_S3_{str(problem['loc'][0]).upper()}: {problem['msg']}"
-                for problem in error.errors()
-            ]
-            raise VireoError("bad S3 settings: " + "; ".join(problems)) from error
-
-    def hasty(self) -> S3Settings:
+    def with_short_timeouts(self) -> S3Settings:
         """Return settings for requests that aren't worth waiting for: they fail within 3 s."""
-        read_timeout = min(_HASTY_SECONDS, self.read_timeout)
+        read_timeout = min(_SHORT_READ_SECONDS, self.read_timeout)
         update = {"read_timeout": read_timeout, "retries": min(1, self.retries)}
         return self.model_copy(update=update)
 

@@ -26,6 +26,8 @@ from server.releases.markers import ManifestObject, Marker, manifest_place, read
 from server.releases.s3 import S3Settings
 from server.releases.store_errors import BeingRemovedError, NotInStoreError, StoreUnavailableError
 
+_DOING = {"uploading": "is being uploaded", "removing": "is being removed by `vireo release gc`"}
+
 
 class _Origin(BaseModel):
     """The part of a manifest that every format has."""
@@ -278,9 +280,6 @@ class ReleaseStore:
         except ReleaseError as error:
             # One unfit release doesn't hide the others.
             return ListedRelease(release_id, None, str(error))
-
-
-_DOING = {"uploading": "is being uploaded", "removing": "is being removed by `vireo release gc`"}
 
 
 def release_object(release_id: str, path: str) -> str:

@@ -26,6 +26,8 @@ MAX_VIOLATIONS, _MAX_IN_MESSAGE = 20, 5
 _SENT_AS_IS = (string.punctuation + " ").replace("%", "")
 """Characters of a message, beside letters and digits, that gRPC doesn't percent-encode."""
 
+_RETRY_AFTER = timedelta(milliseconds=100)
+
 
 class RpcError(Exception):
     """A call's failure as the caller sees it. Raise it from a handler; the guard sends it."""
@@ -97,9 +99,6 @@ def unavailable(message: str, retry_after: timedelta) -> RpcError:
     return RpcError(
         grpc.StatusCode.UNAVAILABLE, message, [error_details_pb2.RetryInfo(retry_delay=retry_after)]
     )
-
-
-_RETRY_AFTER = timedelta(milliseconds=100)
 
 
 class ShedReason(enum.Enum):

@@ -24,9 +24,8 @@ from server.histogram import Histogram
 from server.rpc import standard
 from server.rpc.budget import REFUSAL_SECONDS, Budget
 from server.rpc.caller import caller_of
-from server.rpc.client_streams import ClientStreams
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
-from server.rpc.places import Places
+from server.rpc.places import STREAM_RETRY, Places
 from server.rpc.reading import (
     COMPRESSED,
     Context,
@@ -36,8 +35,7 @@ from server.rpc.reading import (
     decompressed,
     only_message,
 )
-from server.rpc.server_streams import ServerStreams
-from server.rpc.standard import StreamLimit
+from server.rpc.streams import Streams
 from server.rpc.token_viewer import check_viewer
 from server.rpc.trace import begin_call, sampled_trace_id, sendable
 from server.rpc.validation import Rules, validate
@@ -138,9 +136,8 @@ class Guard:
         self._access_log_share = access_log_share
         self._max_calls = max_calls
         self._max_bytes = max_bytes
-        self.streams = StreamLimit(max_streams)
-        self._client_streams = ClientStreams()
-        self._server_streams = ServerStreams()
+        self.standard_streams = Places(max_streams, STREAM_RETRY)
+        self._streams = Streams()
         self.limits: dict[str, ServiceLimits] = {}
         """By a service's full name; set before its methods are added."""
         self.budget = Budget()
@@ -160,13 +157,12 @@ class Guard:
         Streams end with it before their next message.
         """
         self.closing.set()
-        self._client_streams.close()
-        self._server_streams.close()
+        self._streams.close()
 
     def guarded(self, method: str, handler: Handler) -> Handler:
         """Return the handler to serve a method with: guarded, explained, or as it is."""
         if method.startswith(standard.PREFIX):
-            return standard.explained(handler, self.streams, self.budget)
+            return standard.explained(handler, self.standard_streams, self.budget)
         if method.startswith(_PACKAGES):
             return self._guard(method, handler)
         return handler
@@ -273,7 +269,7 @@ class Guard:
             if admission is not None:
                 admission.check(metadata, context.time_remaining())
             if handler.stream_unary is not None:
-                requests = self._client_streams.messages(context, read)
+                requests = self._streams.receive(context, read)
                 streamed: Message = await handler.stream_unary(requests, context)
                 return streamed
             request = await read(await only_message(context))
@@ -281,7 +277,7 @@ class Guard:
                 async with stream_place:
                     responses = handler.unary_stream(request, context)
                     turn = nullcontext if admission is None else admission.background
-                    await self._server_streams.send(responses, context, turn)
+                    await self._streams.send(responses, context, turn)
                 return None
             handled: Message
             if admission is None:

@@ -1,16 +1,19 @@
-"""How late a process's event loop is, measured by each scrape."""
+"""How late a process's event loop is: measured by each scrape, and asked by probes."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 
 from prometheus_client import Gauge
 
 MAX_LAG = 1.0
 """Seconds for which a scrape waits for the event loop."""
+_MAX_SILENCE = 2.0
+"""Seconds within which an event loop that lives answers."""
 
 LAG = Gauge(
     "vireo_event_loop_lag_seconds",
@@ -46,3 +49,20 @@ def answers(loop: asyncio.AbstractEventLoop, seconds: float) -> bool:
     except RuntimeError:  # it is closed
         return False
     return answered.wait(seconds)
+
+
+def probe_pages(
+    loop: asyncio.AbstractEventLoop, serving: Callable[[], bool]
+) -> dict[str, Callable[[], str]]:
+    """Return two pages by their path: each returns the problem, empty if what it asks holds.
+
+    `/live` asks whether the process's event loop answers, `/ready` also whether the process reports
+    SERVING. Pages, and `serving`, are called in other threads.
+    """
+
+    def live() -> str:
+        if answers(loop, _MAX_SILENCE):
+            return ""
+        return f"the event loop was silent for {_MAX_SILENCE:g} s"
+
+    return {"/live": live, "/ready": lambda: live() or ("" if serving() else "NOT_SERVING")}

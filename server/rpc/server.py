@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NoReturn
 
@@ -21,59 +20,13 @@ from server.rpc import log_limit, loop_lag
 from server.rpc.budget import WAITING, Budget
 from server.rpc.guard import Guard, ServiceLimits
 from server.rpc.health_service import HealthServicer
-from server.rpc.loop_lag import answers
 from server.rpc.metrics import MetricsEndpoint
+from server.rpc.places import Places
 from server.rpc.reading import Handler
 from server.rpc.reflection import add_reflection
 from server.rpc.settings import RpcSettings
-from server.rpc.standard import StreamLimit
-from server.rpc.transport import Methods, grpc_server
+from server.rpc.transport import Methods, accept_loop_ended, grpc_server
 from server.tracing.spans import end_export
-
-_MAX_SILENCE = 2.0
-"""Seconds within which an event loop that lives answers."""
-
-
-def probe_pages(
-    loop: asyncio.AbstractEventLoop, serving: Callable[[], bool]
-) -> dict[str, Callable[[], str]]:
-    """Return two pages by their path: each returns the problem, empty if what it asks holds.
-
-    `/live` asks whether the process's event loop answers, `/ready` also whether the process reports
-    SERVING. Pages, and `serving`, are called in other threads.
-    """
-
-    def live() -> str:
-        if answers(loop, _MAX_SILENCE):
-            return ""
-        return f"the event loop was silent for {_MAX_SILENCE:g} s"
-
-    return {"/live": live, "/ready": lambda: live() or ("" if serving() else "NOT_SERVING")}
-
-
-_LOOP = "_server_main_loop"
-
-
-def accept_loop_ended() -> asyncio.Future[None]:
-    """Return a future that raises once the accept loop of a server of this event loop has ended.
-
-    Every other failure of a task that nobody awaits is logged.
-    """
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def on_failure(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        log.error("a task failed that nobody awaits", reason=context["message"], exc_info=error)
-        frames = traceback.extract_tb(error.__traceback__) if error else ()
-        if any(frame.name.endswith(_LOOP) for frame in frames) and not ended.done():
-            ended.set_exception(
-                RuntimeError("gRPC accepts no more calls: a request ended its accept loop")
-            )
-
-    loop.set_exception_handler(on_failure)
-    return ended
-
 
 log = structlog.get_logger()
 
@@ -118,9 +71,9 @@ class RpcServer:
         return self._guard.closing
 
     @property
-    def streams(self) -> StreamLimit:
-        """The open streams and their limit."""
-        return self._guard.streams
+    def standard_streams(self) -> Places:
+        """Places of the streams of health and reflection."""
+        return self._guard.standard_streams
 
     @property
     def budget(self) -> Budget:
@@ -185,7 +138,7 @@ class RpcServer:
         if settings.metrics_port:
             loop = asyncio.get_running_loop()
             loop_lag.measure(loop)
-            pages = probe_pages(loop, lambda: self.serving)
+            pages = loop_lag.probe_pages(loop, lambda: self.serving)
             self._metrics = MetricsEndpoint.open(
                 settings.metrics_port, host=settings.metrics_host, probes=pages
             )

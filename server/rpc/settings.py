@@ -16,6 +16,8 @@ from server.rpc.tls import TlsFiles
 
 log = structlog.get_logger()
 
+Settings = TypeVar("Settings", bound=BaseSettings)
+
 
 class RpcSettings(BaseSettings):
     """Settings of a gRPC server: ports, TLS, limits, logs and shutdown."""
@@ -99,9 +101,6 @@ class RpcSettings(BaseSettings):
         if self.tls_certificate is None or self.tls_key is None or self.tls_ca is None:
             return None
         return TlsFiles(self.tls_certificate, self.tls_key, self.tls_ca)
-
-
-Settings = TypeVar("Settings", bound=BaseSettings)
 
 
 def load_settings(kind: type[Settings], arguments: Sequence[str]) -> Settings:

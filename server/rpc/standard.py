@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from server.rpc.budget import Budget
 from server.rpc.caller import caller_of
 from server.rpc.errors import RpcError
-from server.rpc.places import STREAM_RETRY, Places
+from server.rpc.places import Places
 from server.rpc.reading import Context, Handler, NoMessageError, decompressed, only_message
 
 PREFIX = "/grpc."
@@ -34,36 +34,24 @@ _MESSAGE_SECONDS = 5e-3
 some ten."""
 
 
-class StreamLimit:
-    """Bounds how many streams are open at a time, apart from calls, and for how long."""
+@asynccontextmanager
+async def _open_stream(context: Context, places: Places) -> AsyncIterator[None]:
+    """Hold a place for a stream until the block ends; end it with OK once its time is over.
 
-    def __init__(self, max_streams: int) -> None:
-        self._places = Places(max_streams, STREAM_RETRY)
-        self.max_seconds = MAX_STREAM_SECONDS
-
-    @property
-    def open(self) -> int:
-        """Number of open streams."""
-        return self._places.taken
-
-    @asynccontextmanager
-    async def stream(self, context: Context) -> AsyncIterator[None]:
-        """Count a stream as open until the block ends; end it with OK once its time is over.
-
-        A stream that has no place is aborted with RESOURCE_EXHAUSTED, or UNAVAILABLE if another
-        caller needs its place.
-        """
-        try:
-            async with self._places.place(caller_of(context)):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self.max_seconds):
-                        yield
-        except RpcError as error:
-            details = (("grpc-status-details-bin", error.status()),)
-            await context.abort(error.code, error.message, details)
+    A stream that has no place is aborted with RESOURCE_EXHAUSTED, or UNAVAILABLE if another
+    caller needs its place.
+    """
+    try:
+        async with places.place(caller_of(context)):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(MAX_STREAM_SECONDS):
+                    yield
+    except RpcError as error:
+        details = (("grpc-status-details-bin", error.status()),)
+        await context.abort(error.code, error.message, details)
 
 
-def explained(handler: Handler, limit: StreamLimit, budget: Budget) -> Handler:
+def explained(handler: Handler, places: Places, budget: Budget) -> Handler:
     """Return the handler, but with INVALID_ARGUMENT for a request that is missing or invalid.
 
     gRPC itself would leave a call without a message open until its deadline, if it has one, and
@@ -72,7 +60,7 @@ def explained(handler: Handler, limit: StreamLimit, budget: Budget) -> Handler:
 
     Args:
         handler: the handler of any method of these services.
-        limit: counts it if it streams.
+        places: those of streams, apart from calls.
         budget: charges the caller with each message of a stream of them.
     """
 
@@ -109,7 +97,7 @@ def explained(handler: Handler, limit: StreamLimit, budget: Budget) -> Handler:
         return response
 
     async def stream(_: object, context: Context) -> None:
-        async with limit.stream(context):
+        async with _open_stream(context, places):
             if handler.unary_stream is not None:  # health's, which writes to the context
                 await handler.unary_stream(await only(context), context)
                 return

@@ -16,12 +16,31 @@ from prometheus_client import Counter, Gauge
 from server.errors import VireoError
 from server.rpc.background_check import BackgroundCheck
 
+log = structlog.get_logger()
+
 EXPIRY = Gauge(
     "vireo_certificate_expiry_timestamp_seconds",
     "End of validity of the certificate that handshakes use, and of its authority; the earliest if "
     "a file has several.",
     ["file"],
 )
+
+HANDSHAKES = Counter(
+    "vireo_tls_handshakes",
+    "TLS connections opened at this process's port, including refused ones: "
+    "gRPC doesn't distinguish them.",
+)
+
+Options = Sequence[tuple[str, Any]]
+
+_MAX_READS = 10
+_MAX_LOOK_SECONDS = 0.1
+"""Maximum seconds for which a handshake waits to see whether files have changed."""
+
+Stamp: TypeAlias = tuple[tuple[int, int], ...]
+"""Inodes and times of files."""
+_Contents: TypeAlias = tuple[bytes, bytes, bytes]
+"""Certificate, key and authority."""
 
 
 def export_expiry(certificate: bytes, authority: bytes) -> None:
@@ -42,33 +61,12 @@ def export_expiry(certificate: bytes, authority: bytes) -> None:
         EXPIRY.labels(file).set(min(each.not_valid_after_utc.timestamp() for each in held))
 
 
-log = structlog.get_logger()
-
-HANDSHAKES = Counter(
-    "vireo_tls_handshakes",
-    "TLS connections opened at this process's port, including refused ones: "
-    "gRPC doesn't distinguish them.",
-)
-
-Options = Sequence[tuple[str, Any]]
-
-_MAX_READS = 10
-_MAX_LOOK_SECONDS = 0.1
-"""Maximum seconds for which a handshake waits to see whether files have changed."""
-
-
 def tls_name(role: str) -> str:
     """Return the name in the certificate of a kind of process, for example "candidate".
 
     Pods' addresses change; a certificate names what a process is instead.
     """
     return f"{role}.vireo"
-
-
-Stamp: TypeAlias = tuple[tuple[int, int], ...]
-"""Inodes and times of files."""
-_Contents: TypeAlias = tuple[bytes, bytes, bytes]
-"""Certificate, key and authority."""
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
+import structlog
 
 from server.rpc.reading import Handler
 from server.rpc.settings import RpcSettings
 from server.rpc.standard import MAX_STREAM_SECONDS
+
+log = structlog.get_logger()
 
 CONNECTION_AGE_GRACE = MAX_STREAM_SECONDS + 10
 """Seconds for which calls may continue on a connection that has reached its maximum age: watches
@@ -18,12 +23,13 @@ end within them. Envoy would count a reset as a failure of the pod."""
 _KEEPALIVE_MS = 30_000
 _MAX_CALLS_OF_A_CONNECTION = 1000
 """The same as Envoy's: further streams wait at the caller."""
-_EXPLAINED = 2
+_RECEIVE_LIMIT_FACTOR = 2
 """Messages are read up to this multiple of their maximum, so that the guard can refuse them: the
 end of a stream then says what was done before. gRPC ends a call with a larger one by itself."""
 _MAX_METADATA_BYTES = 80 << 10
 """More than the 60 KiB of headers that the edge accepts: REST's path is sent along as one. Beyond
 8 KiB, gRPC's own limit would refuse some requests and accept others."""
+_LOOP = "_server_main_loop"
 
 
 class Methods:
@@ -63,7 +69,7 @@ def grpc_server(settings: RpcSettings) -> grpc.aio.Server:
         ("grpc.max_concurrent_streams", _MAX_CALLS_OF_A_CONNECTION),
         # Two processes that share a port by mistake would each get half the calls.
         ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", _EXPLAINED * settings.max_message_bytes),
+        ("grpc.max_receive_message_length", _RECEIVE_LIMIT_FACTOR * settings.max_message_bytes),
         ("grpc.per_message_decompression", 0),  # see `decompressed`
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
@@ -82,3 +88,24 @@ def grpc_server(settings: RpcSettings) -> grpc.aio.Server:
             ("grpc.max_connection_age_grace_ms", round(CONNECTION_AGE_GRACE * 1000)),
         ]
     return grpc.aio.server(options=options)
+
+
+def accept_loop_ended() -> asyncio.Future[None]:
+    """Return a future that raises once the accept loop of a server of this event loop has ended.
+
+    Every other failure of a task that nobody awaits is logged.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def on_failure(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        log.error("a task failed that nobody awaits", reason=context["message"], exc_info=error)
+        frames = traceback.extract_tb(error.__traceback__) if error else ()
+        if any(frame.name.endswith(_LOOP) for frame in frames) and not ended.done():
+            ended.set_exception(
+                RuntimeError("gRPC accepts no more calls: a request ended its accept loop")
+            )
+
+    loop.set_exception_handler(on_failure)
+    return ended

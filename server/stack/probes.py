@@ -82,7 +82,7 @@ def http_probe(port: int, path: str) -> Probe:
 
 def s3_probe(server: S3Settings) -> Probe:
     """Return a probe that stores an object in the S3 server once, and then checks the bucket."""
-    bucket, stored = Bucket(server.hasty()), False
+    bucket, stored = Bucket(server.with_short_timeouts()), False
 
     async def probe() -> str:
         nonlocal stored

@@ -218,7 +218,7 @@ def _wait_until_ready(
                 f"{last_lines(log_path(settings), 3)}"
             )
         server = access(settings)
-        if server is not None and stores(Bucket(server.hasty())):
+        if server is not None and stores(Bucket(server.with_short_timeouts())):
             return server
         time.sleep(_POLL_SECONDS)
     raise VireoError(f"the embedded S3 server was not ready after {_START_SECONDS:.0f} s; {hint}")

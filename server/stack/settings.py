@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field
 
 from server.errors import VireoError
 from server.home import Home
 from server.security.folder import SecurityFolder
+from server.settings import EnvironmentSettings
 
 PodKind = Literal["candidate", "ranking", "gateway"]
 POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
@@ -29,16 +29,12 @@ _S3_PORTS = 9
 _S3_ADMIN_OFFSET = 10008
 
 
-class StackSettings(BaseSettings):
+class StackSettings(EnvironmentSettings):
     """Read from `VIREO_…` environment variables; each field says what it is for.
 
     Only `edge_port` is meant for callers. All other ports follow from `port_base` unless
     they are set, and are bound on loopback.
     """
-
-    model_config = SettingsConfigDict(
-        env_prefix="VIREO_", frozen=True, extra="ignore", use_attribute_docstrings=True
-    )
 
     home: Path = Field(default_factory=lambda: Home.current().root)
     """Folder of all state; `.vireo` in the checkout by default."""
@@ -123,16 +119,6 @@ class StackSettings(BaseSettings):
     pods on eight cores can answer, and wakes up less often than two that share the same calls."""
     start_timeout: float = Field(default=90, gt=0)
     """Maximum seconds to wait for every process to be healthy."""
-
-    @staticmethod
-    def load() -> StackSettings:
-        """Return the settings from the environment; raise VireoError that names the variable."""
-        try:
-            return StackSettings()
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = "VIREO_" + ".".join(map(str, first["loc"])).upper()
-            raise VireoError(f"{name}={first['input']!r}: {first['msg']}") from error
 
     @property
     def home_folder(self) -> Home:

@@ -82,7 +82,7 @@ def followed(
     """What a pod knows that has read these entries; nothing more comes."""
     live = Live(JetStreamLog(EventLogSettings()), LiveSettings())
     take(live.overlay, *entries)
-    live.trends.hear("trending.0", told(trending or {}, impressions))
+    live.trends.update("trending.0", told(trending or {}, impressions))
     live.takedowns_read.set()
     live.caught_up.set()
     return live

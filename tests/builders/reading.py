@@ -14,12 +14,12 @@ from server.event_log.position import Position
 _SECONDS = 60.0
 
 
-async def append(log: JetStreamLog, key: str, data: bytes, once: str) -> int:
+async def append(log: JetStreamLog, key: str, data: bytes, dedup_id: str) -> int:
     """Append an event as a caller does: the same again until it is acknowledged."""
     async with asyncio.timeout(_SECONDS):
         while True:
             try:
-                return await log.append(EVENTS, key, data, once)
+                return await log.append(EVENTS, key, data, dedup_id)
             except LogAwayError:
                 await asyncio.sleep(0.05)
 

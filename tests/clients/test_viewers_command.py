@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 from vireo.v1 import event_pb2
-from vireo.v1.log_pb2 import DeadEvents, RecordedEvents
+from vireo.v1.log_pb2 import ConsumerProgress, DeadEvents, RecordedEvents
 
+from clients.cli import viewers
 from clients.cli.__main__ import app
 from clients.cli.dead_events import dead_letters, mark_replayed
 from server.consumer.follow import Follower
@@ -251,13 +253,10 @@ def test_what_was_set_aside_of_the_viewer_is_deleted_alone(nats: RunningNats, ho
             await log.append(DEAD, str(OWN), letter.SerializeToString())
         await mark_replayed(log, await dead_letters(log, [str(OWN)]))
         await log.append(DEAD, str(OWN), letters[2].SerializeToString())
-        progress = b"\x10" + b"\xff" * 9 + b"\x01"  # a consumer that is ahead
-        await log.append(STATE, f"progress.{OWN}", progress)
 
     with_log(nats, set_aside)
     done = erase(home, nats)
     assert "1 messages of events that had been set aside deleted" in done.output
-    assert "no consumer" not in done.output
     left = with_log(nats, lambda log: dead_letters(log, [str(OWN)]))
     assert [letter.content for letter in left] == [letters[0], letters[2]]
     assert [letter.replayed for letter in left] == [True, False]
@@ -307,3 +306,21 @@ def test_a_data_set_of_one_viewer_is_not_emptied(home: Home) -> None:
     failed = erase(home, None, "--data", "alone")
     assert "delete it with: rm -r" in str(failed.exception)
     assert json.loads(describe_dataset(home, "alone").model_dump_json()) == before
+
+
+def test_progress_in_a_log_that_was_replaced_says_nothing_of_an_erasure(
+    nats: RunningNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewers, "_CONSUMER_SECONDS", 1.0)
+    told, ours = (ConsumerProgress(partition=OWN, position=each) for each in (5_000, 7))
+
+    async def passed(log: JetStreamLog, *, alive: bool) -> bool:
+        await log.append(STATE, f"progress.{OWN}", told.SerializeToString())
+        waiting = asyncio.create_task(viewers._passed(log, OWN, 7))
+        await asyncio.sleep(0.3)
+        if alive:
+            await log.append(STATE, f"progress.{OWN}", ours.SerializeToString())
+        return await waiting
+
+    assert not with_log(nats, partial(passed, alive=False))
+    assert with_log(nats, partial(passed, alive=True))

@@ -34,6 +34,9 @@ class LogPositions(BaseModel):
     """Position up to which the data set has each partition's events."""
     catalogue: StoredPosition = Field(default=BEGIN, exclude_if=lambda each: each == BEGIN)
     """Position up to which it has the catalogue's changes."""
+    events: dict[int, int] = Field(default={}, exclude_if=lambda _: True)
+    catalog: int = Field(default=0, exclude_if=lambda _: True)
+    """Sequences in an unknown log, as the build before wrote them: read, and not used."""
 
 
 class DatasetInfo(BaseModel):

@@ -22,7 +22,6 @@ from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, LogAwayError, Stream
 from server.event_log.position import BEGIN, Position, Start
-from server.features.keys import video_key
 from server.home import Home
 from server.live.takedowns import Takedowns
 from server.releases.layout import TAKEDOWNS
@@ -100,10 +99,12 @@ def data_from_events(
             accept_gap=accept_gap or base is None,
         )
     )
-    erased = [viewers.places[name] for name in read.events.erased if name in viewers.places]
-    known = known.take(~np.isin(known.viewer, erased))
+    until = np.full(len(viewers.places) + 1, np.iinfo(np.int64).min)
+    for viewer, (_, at) in read.events.erased.items():
+        until[viewers.places.get(viewer, -1)] = at
+    known = known.take(known.time > until[known.viewer])
     if dataset and (removed := dataset.folder / TAKEDOWNS).exists():
-        read.takedowns.take_copy(Takedowns.read(removed))
+        read.takedowns.merge_copy(Takedowns.read(removed))
     upserted = [change.video for change in read.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
     notes = read.events.notes
@@ -177,9 +178,9 @@ async def _read_log(
         async for entries in up_to_end(event_log, REMOVED, "", BEGIN):
             takedowns.take(entries)
         takedowns.as_of = began
-        for video_id, change in changes.items():
+        for change in changes.values():
             if change.removed:  # a gateway of the build before recorded it here alone
-                takedowns.take_unsaid(video_key(video_id))
+                takedowns.take_removal(change)
         progress(done, done)
         positions_read = LogPositions(partitions=positions, catalogue=catalogue)
         return _Log(events, changes, takedowns, positions_read)

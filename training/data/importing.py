@@ -41,6 +41,9 @@ from training.data.writing import dataset_writer
 
 _COLUMNS = ("viewer_id", "video_id", "timestamp", "event", "watched_fraction", "rating")
 
+MIN_VIDEOS = 2
+"""Minimum catalogue size; fewer videos leave nothing to choose from."""
+
 
 def read_interactions(
     path: Path, video_ids: pa.Array, problems: Problems, notes: Counter[str], now: datetime
@@ -162,10 +165,6 @@ def _context(checked: Checked, contexts: ContextTexts) -> Int16Array:
 
 def _iso(micros: int) -> str:
     return f"{np.datetime64(micros, 'us').astype('datetime64[s]')}Z"
-
-
-MIN_VIDEOS = 2
-"""Minimum catalogue size; fewer videos leave nothing to choose from."""
 
 
 @dataclass(frozen=True)

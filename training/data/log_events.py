@@ -23,6 +23,8 @@ from training.data.context import ContextTexts
 from training.data.interactions import Interactions
 
 UNREADABLE = "messages of the log that can't be read left out"
+_MAX_AHEAD_SECONDS = 600
+"""Seconds by which an event's time may be ahead of when it is recorded: VIREO_MAX_EVENT_FUTURE."""
 _KINDS = {
     event_pb2.EVENT_KIND_PLAY: "play",
     event_pb2.EVENT_KIND_FINISH: "play",
@@ -66,8 +68,9 @@ class LogEvents:
     seconds: array[float] = field(default_factory=lambda: array("f"))
     context: array[int] = field(default_factory=lambda: array("h"))
     """Places in `contexts`, those of each event one after another."""
-    erased: dict[str, int] = field(default_factory=dict)
-    """Number of events that were added before each viewer was erased: none of theirs counts."""
+    erased: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """For each viewer who was erased the number of events that were added before, and the time up
+    to which the base's interactions are erased, Unix microseconds."""
 
     def add(self, entry: Entry) -> None:
         """Add the events of a message of stream EVENTS."""
@@ -77,7 +80,8 @@ class LogEvents:
             self.notes[UNREADABLE] += 1
             return
         for viewer in recorded.erased:
-            self.erased[viewer] = len(self.viewer)
+            until = recorded.received_at.seconds + _MAX_AHEAD_SECONDS
+            self.erased[viewer] = (len(self.viewer), until * 1_000_000)
         for event in recorded.events:
             self._add(event)
 
@@ -110,7 +114,7 @@ class LogEvents:
     def counting(self) -> BoolArray:
         """Return which events count: those of no viewer who was erased later, bool[n]."""
         begins = np.zeros(len(self.viewers.places) + 1, np.int64)
-        for name, before in self.erased.items():
+        for name, (before, _) in self.erased.items():
             begins[self.viewers.places.get(name, -1)] = before
         return np.arange(len(self.viewer)) >= begins[np.array(self.viewer, np.int32)]
 
@@ -122,8 +126,7 @@ class LogEvents:
         Args:
             durations: lengths of videos in seconds, by id: what a play of some seconds is a
                 fraction of.
-            known: those of the base. Events that it has are dropped, by viewer, video, kind and
-                time: it has no event ids.
+            known: those of the base. Events that are in it alike are dropped: it has no event ids.
         """
         counting = np.flatnonzero(self.counting())
         self.notes["events of viewers who were erased left out"] += len(self.viewer) - len(counting)
@@ -162,8 +165,8 @@ class LogEvents:
 
 
 def _among(found: Interactions, known: Interactions) -> BoolArray:
-    """Return which interactions are known, by viewer, video, kind and time, bool[n]."""
-    names = ["viewer", "video", "event", "time"]
+    """Return of which interactions the same is known, bool[n]."""
+    names = ["viewer", "video", "event", "time", "watched_fraction"]
     recent = known.take(known.time >= found.time.min(initial=np.iinfo(np.int64).max))
     one, other = (
         pd.DataFrame({name: getattr(each, name) for name in names}) for each in (found, recent)

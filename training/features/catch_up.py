@@ -19,6 +19,7 @@ from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, LogAwayError
 from server.event_log.open import open_log
+from server.event_log.position import BEGIN
 from server.event_log.settings import EventLogSettings
 from server.features.activity import EventRules
 from server.home import Home
@@ -108,10 +109,15 @@ async def _apply_events(event_log: JetStreamLog, partitions: int, rows: OnlineRo
 
 async def _apply_partition(event_log: JetStreamLog, partition: int, rows: OnlineRows) -> None:
     """Apply a partition's events up to the log's end as it is now, as the consumer does."""
-    rules, key = EventRules.load(rows.repo), str(partition)
-    async for entries in up_to_end(event_log, EVENTS, key, rows.position(partition)):
+    rules, key, position = EventRules.load(rows.repo), str(partition), rows.position(partition)
+    missing = (await event_log.resume(EVENTS, position)).missing
+    if missing:
+        _log.error("events_missed", partition=partition, first=missing[0], last=missing[-1])
+        if position != BEGIN:
+            return  # so that the consumer counts them
+    async for entries in up_to_end(event_log, EVENTS, key, position):
         batch = read_batch(entries, rules)
         apply(rows, batch)
-        for data, once in batch.letters():
-            await event_log.append(DEAD, key, data, once)
+        for data, dedup_id in batch.letters():
+            await event_log.append(DEAD, key, data, dedup_id)
         rows.write_position(partition, entries.position)

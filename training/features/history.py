@@ -34,6 +34,14 @@ from training.features.repository import open_repository
 # Dask's own way comes first, or it would replace the one below.
 normalize_token.dispatch(pd.DataFrame)  # type: ignore[no-untyped-call]
 
+_KEY, _MOMENT, _PLACE = "viewer_id", TIMESTAMP, "file_row"
+_FILE = "viewer_activity.parquet"
+JUST_BEFORE = pd.Timedelta(1, "us")
+"""Subtracted from an event's time to get what was known before it: the resolution of times."""
+
+_Activity: TypeAlias = tuple[Int64Array, Int64Array, int, int]
+"""SERVED_ACTIVITY: times of the history, keys of all watched videos, watch count, like count."""
+
 
 @normalize_token.register(pd.DataFrame)  # type: ignore[no-untyped-call,untyped-decorator]
 def _name_of(_: pd.DataFrame) -> str:
@@ -69,15 +77,6 @@ def joined_at(
     values[TIMESTAMP] = values[TIMESTAMP].astype("datetime64[us, UTC]")
     joined = asked.merge(values, how="left", on=[key, TIMESTAMP], indicator=True)
     return joined, (joined.pop("_merge") == "both").to_numpy()
-
-
-_KEY, _MOMENT, _PLACE = "viewer_id", TIMESTAMP, "file_row"
-_FILE = "viewer_activity.parquet"
-JUST_BEFORE = pd.Timedelta(1, "us")
-"""Subtracted from an event's time to get what was known before it: the resolution of times."""
-
-_Activity: TypeAlias = tuple[Int64Array, Int64Array, int, int]
-"""SERVED_ACTIVITY: times of the history, keys of all watched videos, watch count, like count."""
 
 
 def viewers_before(repo: Path, watches: pd.DataFrame) -> list[ViewerFeatures]:

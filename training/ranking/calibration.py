@@ -19,6 +19,14 @@ _SHRINKAGE = 1e-3
 """L2 regularisation towards scale 1, so that a few labels can't distort it."""
 _MIN_SCALE = 1e-2
 
+TASKS = tuple(task.name for task in signals.TASKS)
+"""Tasks in the order of the model's calibration."""
+FOLDS = 5
+"""Folds of the viewers for cross-validating the calibration."""
+MAX_LISTS = 20_000
+"""Maximum lists that watches are calibrated on: enough for an error of at most 1 % in their mean,
+and few enough for memory."""
+
 
 def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """Return the scale and offset of minimal cross-entropy; (1, 0) if all labels are the same.
@@ -44,15 +52,6 @@ def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return max(float(log_scale.detach().exp()), _MIN_SCALE), float(offset.detach())
-
-
-TASKS = tuple(task.name for task in signals.TASKS)
-"""Tasks in the order of the model's calibration."""
-FOLDS = 5
-"""Folds of the viewers for cross-validating the calibration."""
-MAX_LISTS = 20_000
-"""Maximum lists that watches are calibrated on: enough for an error of at most 1 % in their mean,
-and few enough for memory."""
 
 
 def calibrate(model: Ranker, batches: Batches, data: RankingSet) -> dict[str, float]:

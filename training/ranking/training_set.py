@@ -45,6 +45,12 @@ from training.features.watches import outcome_labels
 from training.heartbeat import tracked
 from training.ranking.config import RankingConfig
 
+OUTCOME_WATCHES = ROWS_KEPT - 1
+"""Number of a viewer's last non-test watches that are outcome labels: the feature store keeps the
+viewer's row before each of these."""
+_LABELS_AT_A_TIME = 65_536
+"""Labels joined at once; bounds memory, at some 10 kB for each of a viewer with many watches."""
+
 
 def draw_candidates(
     release: CandidateRelease,
@@ -72,13 +78,6 @@ def draw_candidates(
         rows[place, :found] = drawn.rows
         retrieval[place, :found] = retrieval_features(drawn.scores, drawn.source_masks)
     return rows, retrieval
-
-
-OUTCOME_WATCHES = ROWS_KEPT - 1
-"""Number of a viewer's last non-test watches that are outcome labels: the feature store keeps the
-viewer's row before each of these."""
-_LABELS_AT_A_TIME = 65_536
-"""Labels joined at once; bounds memory, at some 10 kB for each of a viewer with many watches."""
 
 
 @dataclass(frozen=True)

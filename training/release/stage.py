@@ -62,6 +62,10 @@ FRESH_WATCHES = 10
 FRESH_LIMIT = 2000
 """Maximum number of fresh videos; scoring all of them costs little."""
 
+POPULAR_LIMIT = 1000
+DRAFT = "draft"
+"""Release id of an unfinished release."""
+
 
 def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> Int64Array:
     """Return the rows of the fresh videos, freshest first, at most FRESH_LIMIT.
@@ -84,11 +88,6 @@ def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> Int64Array:
     then = then[np.argsort(watches[then], kind="stable")]
     rows: Int64Array = np.concatenate([first, then])[:FRESH_LIMIT]
     return rows
-
-
-POPULAR_LIMIT = 1000
-DRAFT = "draft"
-"""Release id of an unfinished release."""
 
 
 @dataclass(frozen=True)

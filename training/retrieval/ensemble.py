@@ -29,6 +29,9 @@ from training.retrieval.model import TwoTower, ViewerSide
 from training.retrieval.towers import Towers
 from training.retrieval.train import TrainingInterruptedError, train_retrieval
 
+_SEED_STEP = 7919
+"""Distance between members' seeds: more than the range of seeds used in comparisons."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -102,10 +105,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-_SEED_STEP = 7919
-"""Distance between members' seeds: more than the range of seeds used in comparisons."""
 
 
 class SummedTowers(nn.Module):

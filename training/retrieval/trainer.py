@@ -21,6 +21,12 @@ from training.retrieval.optimizer import TowerOptimizer
 from training.retrieval.validation import validation_metrics
 from training.retrieval.windows import Batch, epoch_batches
 
+PROGRESS = (
+    "best_ndcg", "curve", "epoch", "batch", "step", "tokens", "loss_sum", "seconds",
+    "step_seconds", "finished",
+)  # fmt: skip
+"""Attributes of a trainer that a checkpoint holds."""
+
 
 class MovingAverage:
     """An exponential moving average of a model's weights.
@@ -272,10 +278,3 @@ def _start_near_each_other(model: TwoTower, data: RetrievalData, config: Retriev
     if vectors is not None:
         with torch.no_grad():
             model.video_tower.id_embedding.weight.copy_(torch.from_numpy(vectors))
-
-
-PROGRESS = (
-    "best_ndcg", "curve", "epoch", "batch", "step", "tokens", "loss_sum", "seconds",
-    "step_seconds", "finished",
-)  # fmt: skip
-"""Attributes of a trainer that a checkpoint holds."""

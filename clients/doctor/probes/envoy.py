@@ -40,6 +40,9 @@ _CONCURRENT = 16
 _LOOK_SECONDS = 0.2
 """Seconds between two looks at the calls under way."""
 
+_Hosts: TypeAlias = Mapping[tuple[str, str], Host]
+"""By cluster and address; of a look at one moment, `occupied` is the number of calls under way."""
+
 
 def probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield the probe of the Envoy that is named."""
@@ -79,10 +82,6 @@ def _ask(deployment: Deployment) -> Facts:
         for key, host in hosts.items()
     ]
     return Facts(parts=(Part("envoy", where),), hosts=tuple(_reached(fresh)), edges=(edge,))
-
-
-_Hosts: TypeAlias = Mapping[tuple[str, str], Host]
-"""By cluster and address; of a look at one moment, `occupied` is the number of calls under way."""
 
 
 def _watched(deployment: Deployment, until: float) -> Iterator[_Hosts]:

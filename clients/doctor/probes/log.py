@@ -66,7 +66,7 @@ async def _end(settings: EventLogSettings, seconds: float) -> None:
     from server.event_log.log import CATALOG
     from server.event_log.open import open_log
 
-    log = open_log(settings, only_look=True)
+    log = open_log(settings, read_only=True)
     assert log is not None, "the settings name it"
     try:
         async with asyncio.timeout(seconds):

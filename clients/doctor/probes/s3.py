@@ -34,8 +34,8 @@ def _ask(deployment: Deployment) -> Facts:
         address = f"{address}:{_PORTS[settings.secure]}"
     if fault := reach(address):
         return Facts(parts=(Part("s3", where, fault, words(fault)),))
-    hasty = {"connect_timeout": 1.0, "read_timeout": deployment.answer, "retries": 0}
-    store = ReleaseStore(settings.model_copy(update=hasty))
+    short_timeouts = {"connect_timeout": 1.0, "read_timeout": deployment.answer, "retries": 0}
+    store = ReleaseStore(settings.model_copy(update=short_timeouts))
     try:
         channel = store.read_channel(deployment.channel)
     except NotInStoreError:

@@ -16,6 +16,8 @@ REQUEST_ID = "x-request-id"
 """Metadata key of a request's id in the server's logs."""
 _STATUS = "grpc-status-details-bin"
 
+Metadata = Iterable[tuple[str, str | bytes]]
+
 
 class VireoError(Exception):
     """A failed call; raised itself for codes without a class of their own."""
@@ -86,9 +88,6 @@ _CLASSES: dict[grpc.StatusCode, type[VireoError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
 }
-
-
-Metadata = Iterable[tuple[str, str | bytes]]
 
 
 def error_of(

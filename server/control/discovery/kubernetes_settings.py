@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, StringConstraints, field_validator
+from pydantic_settings import SettingsConfigDict
 
 from server.control.mesh import POOLS, Pool
-from server.errors import VireoError
+from server.settings import EnvironmentSettings
 
 _POOLS = {pool.cluster: pool for pool in POOLS}
 
@@ -18,19 +18,17 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?
 """A valid name of a namespace or a Service in Kubernetes, also as the value of a label."""
 
 
-class KubernetesSettings(BaseSettings):
+class KubernetesSettings(EnvironmentSettings):
     """Services of the pods, and how their EndpointSlices are watched."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="VIREO_KUBERNETES_", frozen=True, extra="ignore", use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix="VIREO_KUBERNETES_")
 
     config: Path | None = None
     """A kubeconfig file. By default the service account in a pod; elsewhere the file that
     KUBECONFIG names, or ~/.kube/config."""
     namespace: Name | None = None
     """Namespace of the Services; by default the service account's, or the kubeconfig's."""
-    services: dict[str, Name] = {}
+    services: dict[str, Name] = Field(default={})
     """Names of Services, as JSON by cluster: {"candidate-canary": "next"}; by default vireo- and
     the cluster."""
     port_name: str = "grpc"
@@ -58,22 +56,6 @@ class KubernetesSettings(BaseSettings):
     def pools(self) -> Mapping[str, Pool]:
         """The pool of each Service, by the Service's name."""
         return dict(zip(_named(self.services), POOLS, strict=True))
-
-    @staticmethod
-    def load() -> KubernetesSettings:
-        """Load the settings from the environment.
-
-        Raises:
-            VireoError: a setting is invalid; the message names its variable.
-        """
-        try:
-            return KubernetesSettings()
-        except ValidationError as error:
-            problems = [
-                f"VIREO_KUBERNETES_{str(problem['loc'][0]).upper()}: {problem['msg']}"
-                for problem in error.errors()
-            ]
-            raise VireoError("bad Kubernetes settings: " + "; ".join(problems)) from error
 
 
 def _named(services: Mapping[str, str]) -> tuple[str, ...]:

@@ -29,8 +29,8 @@ Checked = TypeVar("Checked")
 
 MIN_BUDGET_SECONDS = 0.005
 """Minimum budget of a call: with less it would hardly be answered, and waste a pod's work."""
-_HURRIED_SECONDS = 0.05
-"""A deadline sooner than that says nothing of a pod that misses it, but of its caller."""
+_SHORT_DEADLINE_SECONDS = 0.05
+"""A pod that misses a shorter deadline isn't at fault: its caller is."""
 TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
 """Metadata key of Envoy's timeout of each try."""
 _TRY_SHARE, _MIN_TRY_SECONDS = 0.5, 0.1
@@ -125,7 +125,7 @@ class StageCall(Generic[Request, Answer]):
         except grpc.aio.AioRpcError as error:
             code = error.code()
             kind = _BrokenPodError if code in _BROKEN else StageFailedError
-            if code is grpc.StatusCode.DEADLINE_EXCEEDED and left < _HURRIED_SECONDS:
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED and left < _SHORT_DEADLINE_SECONDS:
                 raise StageSkippedError(f"{1000 * left:.1f} ms were too little", code) from error
             raise kind(f"{code.name}: {error.details()}", code) from error
         try:

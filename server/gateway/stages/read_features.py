@@ -17,10 +17,32 @@ from server.gateway.stages.failure import StageFailedError, StageSkippedError, S
 from server.histogram import Histogram
 from server.tracing.spans import span
 
+log = structlog.get_logger()
+
 _FAILURES = 3
 """Consecutive failures that open the circuit: one may be chance."""
 PAUSE_SECONDS = 0.5
 """Seconds between two probes while it is open."""
+
+_SHARE = 0.3
+"""Share of the time left that the stage may use."""
+_MIN_SECONDS = 0.001
+"""Minimum budget of a read."""
+_MAX_ORPHANED_READS = 64
+"""Maximum reads that go on though their callers have left."""
+
+CIRCUIT_OPEN = Gauge(
+    "vireo_feature_store_circuit_open",
+    "1 while the online store is failing, so that requests skip it.",
+)
+
+READ_SECONDS = Histogram(
+    "vireo_online_store_seconds",
+    "Time of a read of a viewer's features, by outcome: ok, timeout or error.",
+    ["outcome"],
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5),
+)
+_OK, _TIMEOUT, _ERROR = (READ_SECONDS.labels(each) for each in ("ok", "timeout", "error"))
 
 
 class Circuit:
@@ -61,29 +83,6 @@ class Circuit:
         return self._failures == _FAILURES
 
 
-log = structlog.get_logger()
-
-_SHARE = 0.3
-"""Share of the time left that the stage may use."""
-_MIN_SECONDS = 0.001
-"""Minimum budget of a read."""
-_MAX_LEFT = 64
-"""Maximum reads that go on though their callers have left."""
-
-CIRCUIT_OPEN = Gauge(
-    "vireo_feature_store_circuit_open",
-    "1 while the online store is failing, so that requests skip it.",
-)
-
-READ_SECONDS = Histogram(
-    "vireo_online_store_seconds",
-    "Time of a read of a viewer's features, by outcome: ok, timeout or error.",
-    ["outcome"],
-    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5),
-)
-_OK, _TIMEOUT, _ERROR = (READ_SECONDS.labels(each) for each in ("ok", "timeout", "error"))
-
-
 class ReadFeatures:
     """Reads features; a store that fails or hangs is skipped, but for a probe now and then."""
 
@@ -99,7 +98,7 @@ class ReadFeatures:
         self._exported = exported
         self._last = last
         self._circuit = Circuit()
-        self._left: set[asyncio.Task[ViewerFeatures]] = set()
+        self._orphaned: set[asyncio.Task[ViewerFeatures]] = set()
         """Reads whose callers may have left."""
 
     async def __call__(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures:
@@ -117,19 +116,19 @@ class ReadFeatures:
         with span("features"):
             if budget >= self._timeout:
                 return await self._read(query.viewer_id, reader)
-            return await self._read_in_haste(query.viewer_id, reader, budget)
+            return await self._read_within(query.viewer_id, reader, budget)
 
-    async def _read_in_haste(
+    async def _read_within(
         self, viewer_id: str, reader: FeatureReader, budget: float
     ) -> ViewerFeatures:
         """Return features that are there within the budget; the read itself has all of its time.
 
         So its end says something of the store, and nothing of the caller.
         """
-        if len(self._left) >= _MAX_LEFT:
+        if len(self._orphaned) >= _MAX_ORPHANED_READS:
             raise StoreSkippedError("the online store keeps too many reads waiting")
         reading = asyncio.ensure_future(self._read(viewer_id, reader))
-        self._left.add(reading)
+        self._orphaned.add(reading)
         reading.add_done_callback(self._ended)
         await asyncio.wait([reading], timeout=budget)
         if not reading.done():
@@ -137,7 +136,7 @@ class ReadFeatures:
         return reading.result()
 
     def _ended(self, reading: asyncio.Task[ViewerFeatures]) -> None:
-        self._left.discard(reading)
+        self._orphaned.discard(reading)
         if not reading.cancelled():
             reading.exception()  # which was counted, also if nobody waits for it
 

@@ -22,6 +22,8 @@ from server.gateway.stages.failure import StageFailedError
 from server.gateway.stages.rank import RankingCall, rank
 from server.gateway.stages.retrieve import RetrievalCall, UnknownSeedError, retrieve
 
+log = structlog.get_logger()
+
 WINDOW = 1000
 """Number of latest comparisons in the summary."""
 _TOP = 10
@@ -38,6 +40,14 @@ OVERLAP = Histogram(
     "Share of the top ten that is in the shadow's top ten.",
     buckets=[tenth / 10 for tenth in range(11)],
 )
+
+POOL = (("x-vireo-pool", "shadow"),)
+"""Metadata that sends an inner call to the shadow pool."""
+_QUEUE = 16
+_WORKERS = 2
+_MAX_REASON = 500
+SECONDS = 2.0
+"""Maximum seconds of each call: longer than viewers would wait, to measure slow shadows too."""
 
 
 class Slate(NamedTuple):
@@ -146,17 +156,6 @@ class Comparisons:
         summary.served_time.FromNanoseconds(round(served_seconds * 1e9))
         summary.shadow_time.FromNanoseconds(round(shadow_seconds * 1e9))
         return summary
-
-
-log = structlog.get_logger()
-
-POOL = (("x-vireo-pool", "shadow"),)
-"""Metadata that sends an inner call to the shadow pool."""
-_QUEUE = 16
-_WORKERS = 2
-_MAX_REASON = 500
-SECONDS = 2.0
-"""Maximum seconds of each call: longer than viewers would wait, to measure slow shadows too."""
 
 
 class _Answered(NamedTuple):

@@ -156,7 +156,7 @@ def play(video: str, viewer: str) -> event_pb2.Event:
 
 
 async def trending(log: JetStreamLog, partition: int) -> dict[int, float]:
-    """The weights that were told last."""
+    """The weights that were published last."""
     told = log_pb2.Trending()
     async for entries in log.read(STATE, f"trending.{partition}"):
         if not entries:
@@ -179,11 +179,11 @@ async def test_who_takes_over_goes_on_from_the_counts_of_the_one_before(
         async with following(standby):
             last = await log.append(EVENTS, str(partition), message([play("a", "w")]))
             await become(lambda: first.counted, last)
-            await first.tell()
+            await first.publish()
             active.cancel()
             last = await log.append(EVENTS, str(partition), message([play("a", "x")]))
             await become(lambda: second.counted, last)
-            await second.tell()
+            await second.publish()
     rows.close()
     assert await trending(log, partition) == pytest.approx({video_key("a"): 3}, rel=0.01)
 
@@ -204,7 +204,7 @@ async def test_features_that_catch_up_count_nothing_twice_and_all_that_is_new(
         follower_of(log, empty_repository(folder / "b"), partition, "here:1", state)
     ):
         await become(lambda: state.counted, last)
-        await state.tell()
+        await state.publish()
     assert await trending(log, partition) == pytest.approx({video_key("a"): 2}, rel=0.01)
 
 

@@ -1,4 +1,4 @@
-"""What a consumer tells, against a real log."""
+"""What a consumer publishes, against a real log."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ async def progress(log: JetStreamLog, partition: int) -> log_pb2.ConsumerProgres
     return log_pb2.ConsumerProgress.FromString(await last(log, STATE, f"progress.{partition}"))
 
 
-async def test_what_waits_is_told_with_its_age_until_it_is_applied(log: JetStreamLog) -> None:
+async def test_what_waits_is_published_with_its_age_until_it_is_applied(log: JetStreamLog) -> None:
     state = LiveState(log, 3, HALF_LIFE)
-    await state.tell()
+    await state.publish()
     assert not await last(log, STATE, "progress.3"), "it doesn't have the partition"
     state.begin(BEGIN)
-    await state.tell()
+    await state.publish()
     assert (await progress(log, 3)).pending == 0
     data = message([])
     position = await log.append(EVENTS, "3", data)
     state.applying(Entry(position, "3", data))
-    await state.tell()
+    await state.publish()
     waiting = await progress(log, 3)
     assert waiting.pending > 0
     received = log_pb2.RecordedEvents.FromString(data).received_at
@@ -60,7 +60,7 @@ async def test_what_waits_is_told_with_its_age_until_it_is_applied(log: JetStrea
         received.ToMicroseconds(), abs=1
     )
     state.applied(Batch(Position(position)))
-    await state.tell()
+    await state.publish()
     done = await progress(log, 3)
     assert (done.position, done.pending) == (position, 0)
     assert not done.HasField("oldest_pending")
@@ -82,17 +82,17 @@ async def test_counting_goes_on_after_a_restart_and_counts_nothing_twice(
     state.begin(BEGIN)
     watched = [Watched(1, time.time(), "de"), Watched(1, time.time() + 600, "")]
     state.applied(Batch(before, watched=watched))
-    await state.tell()
+    await state.publish()
     again = LiveState(log, 4, HALF_LIFE)
     await again.restore()
     again.begin(BEGIN)
     # Features that were built again catch up with what is counted.
     again.applied(Batch(before, watched=watched))
     again.applied(Batch(after, watched=watched[:1]))
-    await again.tell()
-    told = log_pb2.Trending.FromString(await last(log, STATE, "trending.4"))
-    assert Position.parse(told.counted) == after
-    [everywhere, german] = told.lists
+    await again.publish()
+    message = log_pb2.Trending.FromString(await last(log, STATE, "trending.4"))
+    assert Position.parse(message.counted) == after
+    [everywhere, german] = message.lists
     assert (everywhere.locale, german.locale) == ("", "de")
     assert everywhere.weights[0] == pytest.approx(3, rel=0.01)
     assert german.weights[0] == pytest.approx(2, rel=0.01)
@@ -116,9 +116,9 @@ async def test_impressions_are_counted_of_videos_of_the_catalogue_stream(
     state.applied(Batch(Position(9), shown={("a", new), ("b", new), ("a", gone), ("a", old)}))
     # Who was shown a video and watches it later was shown it once.
     state.applied(Batch(Position(10), shown={("a", new), ("c", new)}))
-    await state.tell()
-    told = log_pb2.Trending.FromString(await last(log, STATE, "trending.5"))
-    assert (list(told.new_keys), list(told.new_impressions)) == ([new], [3])
+    await state.publish()
+    message = log_pb2.Trending.FromString(await last(log, STATE, "trending.5"))
+    assert (list(message.new_keys), list(message.new_impressions)) == ([new], [3])
 
 
 async def test_a_log_that_lost_its_tail_or_was_replaced_is_counted_from_its_begin(
@@ -136,16 +136,16 @@ async def test_a_log_that_lost_its_tail_or_was_replaced_is_counted_from_its_begi
     assert state.counted == 2
     state.applied(at(60, "another"))
     assert state.counted == 60
-    await state.tell()
+    await state.publish()
     again = LiveState(log, 6, HALF_LIFE)
     await again.restore()  # after a restart
     assert again.counted == 0
     again.begin(BEGIN)
     again.applied(Batch(first, watched=[Watched(2, time.time(), "")]))
-    await again.tell()
-    told = log_pb2.Trending.FromString(await last(log, STATE, "trending.6"))
-    assert Position.parse(told.counted) == first
-    assert dict(zip(told.lists[0].keys, told.lists[0].weights, strict=True)) == pytest.approx(
+    await again.publish()
+    message = log_pb2.Trending.FromString(await last(log, STATE, "trending.6"))
+    assert Position.parse(message.counted) == first
+    assert dict(zip(message.lists[0].keys, message.lists[0].weights, strict=True)) == pytest.approx(
         {2: 4}, rel=0.01
     )
 
@@ -159,9 +159,9 @@ async def test_features_of_another_log_that_catch_up_count_nothing_twice(
     state.applied(Batch(counted, watched=[Watched(3, time.time(), "")]))
     state.begin(Position(900, "another", 1))
     state.applied(Batch(counted, watched=[Watched(3, time.time(), "")]))
-    await state.tell()
-    told = log_pb2.Trending.FromString(await last(log, STATE, "trending.7"))
-    assert list(told.lists[0].weights) == pytest.approx([1], rel=0.01)
+    await state.publish()
+    message = log_pb2.Trending.FromString(await last(log, STATE, "trending.7"))
+    assert list(message.lists[0].weights) == pytest.approx([1], rel=0.01)
 
 
 @pytest.mark.parametrize("seconds", [2**60, -(2**60), 253_402_300_799])
@@ -174,8 +174,8 @@ async def test_a_message_of_any_time_and_locale_ends_no_consumer(
     await log.append(EVENTS, "8", odd.SerializeToString())
     entry = (await take(log, EVENTS, "8"))[-1]
     state.applying(entry)
-    await state.tell()
+    await state.publish()
     waiting = (await progress(log, 8)).oldest_pending.seconds
     assert abs(waiting - time.time()) < 60
     state.applied(Batch(entry.position, watched=[Watched(1, time.time(), "x" * 600_000)]))
-    await state.tell()
+    await state.publish()

@@ -19,11 +19,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Runni
         yield servers
 
 
-async def append(log: JetStreamLog, data: bytes, once: str) -> None:
+async def append(log: JetStreamLog, data: bytes, dedup_id: str) -> None:
     async with asyncio.timeout(120):
         while True:
             try:
-                await log.append(EVENTS, "0", data, once)
+                await log.append(EVENTS, "0", data, dedup_id)
                 return
             except LogAwayError:
                 await asyncio.sleep(0.1)

@@ -110,7 +110,7 @@ async def test_appends_under_way_at_once_are_all_stored(log: JetStreamLog) -> No
 
 async def test_a_message_as_large_as_can_be_is_stored(log: JetStreamLog) -> None:
     begin = await log.end(EVENTS, "2")
-    await log.append(EVENTS, "2", bytes(MAX_MESSAGE_BYTES), once="large")
+    await log.append(EVENTS, "2", bytes(MAX_MESSAGE_BYTES), dedup_id="large")
     (entry,) = await take(log, EVENTS, "2", begin, 1)
     assert len(entry.data) == MAX_MESSAGE_BYTES
 

@@ -33,8 +33,8 @@ async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
 
 
 async def test_the_same_id_is_stored_once(log: JetStreamLog) -> None:
-    first = await log.append(EVENTS, "once", b"a", once="id")
-    assert await log.append(EVENTS, "once", b"a", once="id") == first
+    first = await log.append(EVENTS, "once", b"a", dedup_id="id")
+    assert await log.append(EVENTS, "once", b"a", dedup_id="id") == first
     assert len(await take(log, EVENTS, "once")) == 1
 
 
@@ -232,10 +232,10 @@ async def fill(log: JetStreamLog, size: int) -> tuple[list[bytes], str]:
         taken.append(data)
 
 
-async def test_whoever_only_looks_makes_no_stream(tmp_path: Path) -> None:
+async def test_a_read_only_log_makes_no_stream(tmp_path: Path) -> None:
     with running_nats(tmp_path) as server:
         settings = settings_of(server)
-        looking = JetStreamLog(settings, only_look=True)
+        looking = JetStreamLog(settings, read_only=True)
         assert [await looking.end(EVENTS, "0"), await looking.end(STATE)] == [0, 0]
         await looking.close()
         connection = await Connection.open(settings)

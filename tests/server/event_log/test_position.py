@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,8 @@ async def test_another_log_is_read_from_its_begin_however_long_it_is(log: JetStr
     position = await last(log)
     await ask(log, "DELETE")
     await append(log, EVENTS, b"a", b"b", b"c")
-    assert await log.resume(EVENTS, position) == Start(0)
+    start = await log.resume(EVENTS, position)
+    assert (start.after, len(start.missing)) == (0, 0)
     assert [each.data for each in await take(log, EVENTS, "0", position)] == [b"a", b"b", b"c"]
 
 
@@ -115,7 +117,8 @@ async def test_a_log_that_lost_its_tail_and_grew_again_is_read_from_its_begin(
     await until(lambda: read[2:] == [b"a", b"b", b"c"])
     follower.cancel()
     assert (await last(log)).log == position.log
-    assert await log.resume(EVENTS, position) == Start(0)
+    start = await log.resume(EVENTS, position)
+    assert (start.after, len(start.missing)) == (0, 0)
 
 
 async def until_appended(log: JetStreamLog, data: bytes) -> None:
@@ -150,7 +153,8 @@ async def test_a_message_that_a_compacted_stream_replaced_is_no_mismatch_to_who_
     follower.cancel()
     assert read == [1, 2, 3, 4]
     stored = Position(3, (await last(other, CATALOG, "c")).log, 1)
-    assert await other.resume(CATALOG, stored) == Start(0), "alone it can't be compared"
+    start = await other.resume(CATALOG, stored)
+    assert (start.after, len(start.missing)) == (0, 0), "alone it can't be compared"
     await other.close()
 
 
@@ -170,6 +174,31 @@ async def test_what_is_kept_no_longer_is_missing_and_read_over(log: JetStreamLog
         assert MISSED._value.get() - missed == 2
     [gap] = [each for each in logs if each["log_level"] == "error"]
     assert (gap["first"], gap["last"]) == (2, 3)
+
+
+async def test_what_another_log_or_one_that_lost_its_tail_keeps_no_longer_is_missing(
+    log: JetStreamLog,
+) -> None:
+    """Its begin is read, which isn't the first message that was in it."""
+    await append(log, EVENTS, b"a", b"b", b"c", b"d")
+    ours = await last(log)
+    await ask(log, "PURGE", b'{"seq": 4}')
+    for position in (
+        replace(ours, log="another"),
+        replace(ours, sequence=300),
+        replace(ours, fingerprint=1),
+    ):
+        start = await log.resume(EVENTS, position)
+        assert (start.after, start.missing) == (0, range(1, 4))
+        missed = MISSED._value.get()
+        assert [each.data for each in await take(log, EVENTS, "0", position)] == [b"d"]
+        assert MISSED._value.get() - missed == 3
+    missed = MISSED._value.get()
+    assert [each.data for each in await take(log, EVENTS, "0")] == [b"d"]
+    assert MISSED._value.get() == missed, "whoever begins misses nothing"
+    await append(log, CATALOG, b"1", b"2", key="a")
+    start = await log.resume(CATALOG, replace(ours, log="another"))
+    assert (start.after, len(start.missing)) == (0, 0)
 
 
 async def test_a_key_that_is_idle_misses_nothing_when_others_messages_go(

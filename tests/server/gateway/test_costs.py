@@ -8,13 +8,14 @@ from typing import Any, cast
 
 import grpc.aio
 import pytest
+from google.protobuf.message import Message
 from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.event_log.jetstream import JetStreamLog
 from server.filters.declared import Declared
-from server.gateway.costs import SlateCosts
 from server.gateway.release import GatewayRelease
+from server.gateway.service import request_cost
 from server.releases.layout import VIDEO_KEYS
 from server.rpc.caller import CALLER
 from tests.builders.nats import RunningNats, running_nats, settings_of
@@ -86,24 +87,26 @@ def release_of(videos: int) -> GatewayRelease:
     return GatewayRelease(manifest, cast("Any", None), cast("Any", None), Declared())
 
 
-def costs(release: GatewayRelease) -> SlateCosts:
-    return SlateCosts(cast("Any", SimpleNamespace(serving=SimpleNamespace(content=release))))
+def cost(release: GatewayRelease, request: Message) -> float:
+    loader = SimpleNamespace(serving=SimpleNamespace(content=release))
+    return request_cost(cast("Any", loader), request)
 
 
 def test_a_filter_is_charged_by_terms_and_videos_until_slates_are_made_with_it() -> None:
     release = release_of(1_000_000)
-    million = costs(release)
     many = filtered(*(f"tag {number}" for number in range(64)))
-    assert million.of(many) == pytest.approx(0.32, rel=0.3)
-    assert million.of(many) > 0, "the call before may have been refused, or wait for its turn"
+    assert cost(release, many) == pytest.approx(0.32, rel=0.3)
+    assert cost(release, many) > 0, "the call before may have been refused, or wait for its turn"
     release.expression(many.filter)
-    assert million.of(many) == 0
-    assert million.of(pb.ExplainVideoRequest(request=filtered("a"))) == pytest.approx(5e-3, rel=0.3)
-    assert million.of(pb.RecommendRequest(viewer_id="v")) == 0
+    assert cost(release, many) == 0
+    assert cost(release, pb.ExplainVideoRequest(request=filtered("a"))) == pytest.approx(
+        5e-3, rel=0.3
+    )
+    assert cost(release, pb.RecommendRequest(viewer_id="v")) == 0
     for number in range(100):
         release.expression(filtered(str(number)).filter)
-    assert million.of(many) > 0, "pods may have dropped it"
+    assert cost(release, many) > 0, "pods may have dropped it"
 
 
 def test_a_small_filter_of_few_videos_is_a_plain_slate() -> None:
-    assert costs(release_of(1000)).of(filtered("a", "b", "c")) == 0
+    assert cost(release_of(1000), filtered("a", "b", "c")) == 0

@@ -363,12 +363,12 @@ async def test_a_caller_whose_calls_wait_for_the_log_leaves_places_to_another(
 ) -> None:
     log = SlowLog(nats)
 
-    def calls(events: Any, caller: str, count: int) -> list[asyncio.Future[grpc.StatusCode]]:
+    def calls(recorder: Recorder, caller: str, count: int) -> list[asyncio.Future[grpc.StatusCode]]:
         known = (("x-vireo-caller", caller),)
         return [
             asyncio.ensure_future(
                 code_of(
-                    events.RecordEvents(
+                    recorder.events.RecordEvents(
                         batch([play(f"{caller}-{number}")]), metadata=known, timeout=60
                     )
                 )
@@ -377,9 +377,9 @@ async def test_a_caller_whose_calls_wait_for_the_log_leaves_places_to_another(
         ]
 
     async with recording(log, max_event_calls=4) as recorder:
-        greedy = calls(recorder.events, "a", 100)
+        greedy = calls(recorder, "a", 100)
         await until(lambda: sum(each.done() for each in greedy) == 92)
-        other = calls(recorder.events, "b", 4)
+        other = calls(recorder, "b", 4)
         await until(lambda: sum(each.done() for each in greedy) == 94)
         log.takes.set()
         assert Counter(await asyncio.gather(*other)) == {OK: 2, EXHAUSTED: 2}

@@ -15,7 +15,7 @@ from vireo.v1 import event_pb2 as pb
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, DEAD, EVENTS
 from server.gateway import log_room
-from server.gateway.log_room import KEPT, LogRoom
+from server.gateway.log_room import RESERVED_FOR_HIDES, LogRoom
 from server.rpc.caller import CALLER
 from server.rpc.errors import RpcError
 from tests.builders.nats import RunningNats, running_nats, settings_of
@@ -43,7 +43,7 @@ def clock() -> Clock:
 @pytest.fixture
 def room(clock: Clock) -> LogRoom:
     made = LogRoom(JetStreamLog(None), 30 * DAY, clock)  # type: ignore[arg-type]  # it isn't asked
-    made.look(0, 1_000_000)
+    made.update_usage(0, 1_000_000)
     return made
 
 
@@ -51,14 +51,14 @@ def flood(room: LogRoom, caller: str, *, hides: bool = False) -> int:
     """Append until it is refused; return how many bytes were taken."""
     for number in range(10_000):
         try:
-            room.take(caller, [b"x" * 850], hides=hides)
+            room.charge(caller, [b"x" * 850], hides=hides)
         except RpcError:
             return 1000 * number
     raise AssertionError("nothing was refused")
 
 
 def test_each_of_n_callers_that_flood_leaves_as_much_as_it_takes(room: LogRoom) -> None:
-    usable = 1_000_000 * (1 - KEPT)
+    usable = 1_000_000 * (1 - RESERVED_FOR_HIDES)
     assert flood(room, "a") == pytest.approx(usable / 2, abs=2_000)
     assert flood(room, "b") == pytest.approx(usable / 4, abs=2_000)
     assert flood(room, "a") == 0
@@ -66,7 +66,7 @@ def test_each_of_n_callers_that_flood_leaves_as_much_as_it_takes(room: LogRoom) 
 
 
 def test_the_last_part_is_for_hides_of_which_each_caller_has_a_share(room: LogRoom) -> None:
-    room.look(950_000, 1_000_000)
+    room.update_usage(950_000, 1_000_000)
     assert flood(room, "a") == 0
     assert flood(room, "a", hides=True) == pytest.approx(25_000, abs=2_000)
     assert flood(room, "b", hides=True) > 10_000
@@ -79,22 +79,22 @@ def test_a_caller_may_go_on_as_its_events_age_and_the_log_is_emptied(
     clock.now += 30 * DAY / 8
     assert flood(room, "a") == pytest.approx(first / 4, abs=2_000)
     clock.now += 30 * DAY
-    room.look(0, 1_000_000)
+    room.update_usage(0, 1_000_000)
     assert flood(room, "a") == pytest.approx(450_000, abs=5_000)
 
 
 def test_what_a_log_that_was_away_did_not_store_is_not_counted(room: LogRoom) -> None:
     for _ in range(1_000):
-        room.put_back("a", room.take("a", [b"x" * 850], hides=False), hides=False)
-        room.look(0, 1_000_000)
+        room.refund("a", room.charge("a", [b"x" * 850], hides=False), hides=False)
+        room.update_usage(0, 1_000_000)
     assert flood(room, "a") > 400_000
 
 
 def test_a_steady_caller_that_is_alone_has_three_quarters(room: LogRoom, clock: Clock) -> None:
     day = 0.75 * 1_000_000 / 30
     for passed in range(60):
-        room.look(round(min(passed, 30) * day), 1_000_000)
-        room.take("a", [b"x" * round(day - 150)], hides=False)
+        room.update_usage(round(min(passed, 30) * day), 1_000_000)
+        room.charge("a", [b"x" * round(day - 150)], hides=False)
         clock.now += DAY
 
 
@@ -103,10 +103,10 @@ def test_without_a_maximum_nobody_is_refused_and_few_callers_are_remembered(
 ) -> None:
     monkeypatch.setattr(log_room, "MAX_CALLERS", 3)
     for number in range(10):
-        room.take(str(number), [b"x"], hides=False)
+        room.charge(str(number), [b"x"], hides=False)
     assert len(room._callers) == 3
-    room.look(10**12, 0)
-    room.take("a", [b"x" * 10**6], hides=False)
+    room.update_usage(10**12, 0)
+    room.charge("a", [b"x" * 10**6], hides=False)
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ async def test_no_caller_fills_the_log_for_others_nor_for_hides(
         assert after == before + 2
         used, most = await log.usage(EVENTS)
         assert most == MAX_BYTES
-        assert 0.5 < used / most < 1 - KEPT
+        assert 0.5 < used / most < 1 - RESERVED_FOR_HIDES
         await until(lambda: REGISTRY.get_sample_value("vireo_log_used_ratio") == used / most)
     looking.cancel()
 

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
-from server.event_log.position import Position
 from server.features.keys import video_key
 from server.live.overlay import Overlay
 from tests.builders.catalogue import removed, take, upserted
@@ -82,7 +79,7 @@ def test_what_changed_after_a_position_is_known_without_the_contents() -> None:
     overlay = Overlay(3, max_bytes=1, contents=False)
     overlay.take([upserted(1, "a", title="one"), upserted(2, "b"), upserted(3, "c")])
     changed = {
-        name: [overlay.changed_after(video_key(name), Position(each)) for each in (0, 1, 2, 3)]
+        name: [overlay.changed_after(video_key(name), each) for each in (0, 1, 2, 3)]
         for name in "abcd"
     }
     assert changed == {
@@ -97,21 +94,6 @@ def test_what_changed_after_a_position_is_known_without_the_contents() -> None:
 def test_what_may_have_changed_in_what_was_dropped_counts_as_changed() -> None:
     overlay = Overlay(2, contents=False)
     overlay.take([upserted(position, f"video-{position}") for position in range(1, 6)])
-    assert overlay.changed_after(video_key("any"), Position(2))
-    assert not overlay.changed_after(video_key("any"), Position(3))
-    assert overlay.changed_after(video_key("video-5"), Position(3))
-
-
-def test_all_of_a_log_that_begins_anew_changed_after_a_release_of_the_lost_one() -> None:
-    overlay = Overlay(10, contents=False)
-    overlay.take([upserted(4, "a")])
-    assert overlay.changed_after(video_key("a"), Position(500))
-    assert not overlay.changed_after(video_key("a"), Position(4))
-
-
-def test_all_of_a_log_changed_after_a_release_of_another_log_however_far_that_was() -> None:
-    overlay = Overlay(100)
-    overlay.take([replace(upserted(position, "a"), log="this") for position in (1, 2, 3)])
-    assert overlay.changed_after(video_key("a"), Position(3, "another", 1))
-    assert not overlay.changed_after(video_key("a"), Position(3, "this", 1))
-    assert not overlay.changed_after(video_key("a"), Position(3)), "of an earlier build"
+    assert overlay.changed_after(video_key("any"), 2)
+    assert not overlay.changed_after(video_key("any"), 3)
+    assert overlay.changed_after(video_key("video-5"), 3)

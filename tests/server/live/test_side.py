@@ -134,17 +134,6 @@ def test_changes_of_a_log_that_lost_its_data_hold(folder: Path, overlay: Overlay
     assert table.places.keys() == {video_key("old"), video_key("video-0")}
 
 
-def test_a_release_of_a_log_that_was_lost_takes_all_changes_in(
-    folder: Path, overlay: Overlay
-) -> None:
-    overlay.take([upserted(1, "video-0", title="Another", tags=["fish"])])
-    table = settled(table_of(folder, overlay, position=400))
-    assert table.places.keys() == {video_key("video-0")}
-    changed = table.changed_video("video-0")
-    assert changed is not None
-    assert changed.title == "Another"
-
-
 def test_a_removal_holds_for_own_and_for_new_videos_until_they_are_restored(
     folder: Path, overlay: Overlay
 ) -> None:

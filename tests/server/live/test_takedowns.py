@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vireo.v1.log_pb2 import CatalogChange
 
 from server.errors import VireoError
 from server.event_log.log import Entry
@@ -26,7 +27,7 @@ def down_of(takedowns: Takedowns, *names: str) -> list[str]:
 
 
 @pytest.mark.parametrize("recent", [0, 1, 3, 10_000])
-def test_the_last_word_on_each_video_counts(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_latest_state_of_a_video_counts(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_RECENT", recent)
     takedowns = Takedowns()
     assert down_of(takedowns, "a", "b") == []
@@ -46,29 +47,62 @@ def test_what_isnt_a_takedown_is_passed_over() -> None:
 
 def test_takedowns_of_a_release_hold_unless_the_log_says_otherwise() -> None:
     release, takedowns = Takedowns(), Takedowns()
-    release.take([removed(1, "a"), removed(2, "b"), removed(3, "c"), restored(4, "c")])
+    release.take([removed(1, "a", at=10), removed(2, "b", at=11), removed(3, "c", at=12)])
+    release.take([restored(4, "c", at=13)])
     release.as_of = 100.0
-    takedowns.take([restored(1, "a"), removed(2, "d")])
+    takedowns.take([restored(1, "a", at=110), removed(2, "d", at=111)])
     for _ in range(2):
-        takedowns.take_copy(release)
+        takedowns.merge_copy(release)
         assert down_of(takedowns, "a", "b", "c", "d") == ["b", "d"]
-        assert (takedowns.as_of, takedowns.position) == (100.0, removed(2, "d").position)
+        assert (takedowns.as_of, takedowns.position) == (100.0, removed(2, "d", at=111).position)
         assert takedowns.keys.tolist() == sorted(keys("b", "d"))
-    takedowns.take([restored(3, "b")])
+    takedowns.take([restored(3, "b", at=112)])
     assert down_of(takedowns, "a", "b", "c", "d") == ["d"]
 
 
-def test_a_release_that_is_newer_than_the_copy_of_a_machine_has_the_last_word() -> None:
+def test_of_two_copies_the_later_word_on_each_video_counts() -> None:
     machine, release = Takedowns(), Takedowns()
-    machine.take([restored(1, "a"), removed(2, "b"), removed(3, "c")])
+    machine.take([restored(1, "a", at=10), removed(2, "b", at=11), removed(3, "c", at=12)])
+    machine.take([restored(4, "d", at=13)])
     machine.as_of = 100.0
-    release.take([removed(4, "a"), restored(5, "b")])
+    release.take([removed(4, "a", at=101), restored(5, "b", at=102), removed(6, "d", at=5)])
     release.as_of = 200.0
-    copied = Takedowns()
-    for each in (machine, release, machine):
-        copied.take_copy(each)
-        copied.take_unsaid(video_key("b"))
-    assert (down_of(copied, "a", "b", "c"), copied.as_of) == (["a", "c"], 200.0)
+    for order in ((machine, release, machine), (release, machine)):
+        copied = Takedowns()
+        for each in order:
+            copied.merge_copy(each)
+        assert (down_of(copied, "a", "b", "c", "d"), copied.as_of) == (["a", "c"], 200.0)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_removal_that_a_release_has_outlasts_a_log_restored_from_a_backup(local: bool) -> None:
+    """On a fresh machine, and on one whose own copy is older than the backup."""
+    before = [removed(1, "k", at=10)]
+    backup = [removed(1, "k", at=10), restored(2, "k", at=20)]
+    release, machine = Takedowns(), Takedowns()
+    release.take([*backup, removed(3, "k", at=30)])
+    release.as_of = 35.0
+    if local:
+        machine.take(before)
+        machine.as_of = 15.0
+    machine.take([restored(2, "k", at=20)])  # as the compacted log has it
+    machine.merge_copy(release)
+    assert down_of(machine, "k") == ["k"]
+    machine.take([restored(2, "k", at=20)])
+    assert down_of(machine, "k") == ["k"]
+    machine.take([restored(3, "k", at=40)])
+    machine.merge_copy(release)
+    assert down_of(machine, "k") == []
+
+
+def test_a_removal_in_the_catalogue_counts_unless_the_video_was_restored_since() -> None:
+    takedowns = Takedowns()
+    takedowns.take([restored(1, "a", at=10), restored(2, "b", at=12)])
+    for name in ("a", "b", "c"):
+        takedowns.take_removal(CatalogChange.FromString(removed(3, name, at=11).data))
+    assert down_of(takedowns, "a", "b", "c") == ["a", "c"]
+    takedowns.take([restored(4, "c", at=12)])
+    assert down_of(takedowns, "a", "b", "c") == ["a"]
 
 
 def test_a_log_restored_from_a_backup_undoes_no_removal_that_came_after_it() -> None:
@@ -82,9 +116,9 @@ def test_a_log_restored_from_a_backup_undoes_no_removal_that_came_after_it() -> 
     assert down_of(takedowns, "a", "b", "c") == ["c"]
 
 
-def test_a_copy_has_the_same_words(tmp_path: Path) -> None:
+def test_a_copy_has_the_same_states(tmp_path: Path) -> None:
     takedowns, path = Takedowns(), tmp_path / "new folder" / "copy.npz"
-    takedowns.take([removed(1, "a"), removed(2, "b"), restored(3, "b")])
+    takedowns.take([removed(1, "a"), removed(2, "b", at=2), restored(3, "b", at=3)])
     takedowns.as_of = 123.5
     takedowns.write(path)
     takedowns.take([removed(4, "c")])
@@ -92,8 +126,10 @@ def test_a_copy_has_the_same_words(tmp_path: Path) -> None:
     copy = Takedowns.read(path)
     assert (copy.as_of, copy.position) == (123.5, removed(4, "c").position)
     assert down_of(copy, "a", "b", "c") == ["a", "c"]
-    copy.take_unsaid(video_key("b"))
-    assert down_of(copy, "b") == [], "that it was restored is kept, too"
+    earlier = Takedowns()
+    earlier.take([removed(2, "b", at=2)])
+    earlier.merge_copy(copy)
+    assert down_of(earlier, "b") == [], "that it was restored is kept, too"
     assert [each.name for each in path.parent.iterdir()] == ["copy.npz"]
 
 
@@ -102,10 +138,11 @@ def test_a_copy_has_the_same_words(tmp_path: Path) -> None:
     [
         b"",
         b"PK\x03\x04 cut off",
-        {"keys": np.array([2, 1]), "down": np.ones(2, np.bool_)},
-        {"keys": np.array([1, 1]), "down": np.ones(2, np.bool_)},
-        {"keys": np.array([1, 2]), "down": np.ones(1, np.bool_)},
-        {"keys": np.array([1.0]), "down": np.ones(1, np.bool_)},
+        {"keys": np.array([2, 1]), "times": np.ones(2, np.int64)},
+        {"keys": np.array([1, 1]), "times": np.ones(2, np.int64)},
+        {"keys": np.array([1, 2]), "times": np.ones(1, np.int64)},
+        {"keys": np.array([1.0]), "times": np.ones(1, np.int64)},
+        {"keys": np.array([1]), "times": np.ones(1, np.bool_)},
         {"keys": np.array([1])},
     ],
 )
@@ -127,9 +164,9 @@ def test_well_over_a_million_are_kept_in_a_few_bytes_each(tmp_path: Path) -> Non
     many = np.unique(generator.integers(-(1 << 63), (1 << 63) - 1, 1_500_000))
     path = tmp_path / "copy.npz"
     with path.open("wb") as file:
-        np.savez(file, keys=many, down=np.ones(len(many), np.bool_), as_of=1.0, position="9")
+        np.savez(file, keys=many, times=np.ones(len(many), np.int64), as_of=1.0, position="9")
     takedowns = Takedowns.read(path)
-    assert path.stat().st_size < 10 * len(many)
+    assert path.stat().st_size < 17 * len(many)
     takedowns.take([removed(10, "a"), restored(11, "b")])
     assert takedowns.among([*many[::100_000].tolist(), *keys("a", "b")]) == {
         *many[::100_000].tolist(),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from server.event_log.position import BEGIN
 from server.releases.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -140,6 +141,15 @@ def test_unfit_manifest_is_refused_by_the_field(
     path.write_text(json.dumps(document))
     with pytest.raises(ReleaseError, match=message):
         Manifest.read(tmp_path)
+
+
+def test_a_position_in_an_unknown_log_is_read_and_never_written(tmp_path: Path) -> None:
+    """The build before wrote it."""
+    path = build_release(tmp_path) / MANIFEST_NAME
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | {"catalog_position": 42}))
+    manifest = Manifest.read(tmp_path)
+    assert manifest.catalog_log_position == BEGIN
+    assert "catalog_position" not in json.loads(manifest.model_dump_json())
 
 
 def test_a_release_says_which_context_its_models_read(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from bench.fuzz.frames import exchange
 from server.pod.run_queue import RunQueue
 from server.ranking.service import RANKING_POD
+from server.rpc import standard
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
@@ -86,21 +87,23 @@ async def test_watches_are_bounded_and_dont_count_against_calls(
         assert (await RankingServiceStub(channel).RankCandidates(request_for_one_video())).ids
         for watch in watches:
             watch.cancel()
-        await until(lambda: server.streams.open == 0)
+        await until(lambda: server.standard_streams.taken == 0)
         again = health.Watch(health_pb2.HealthCheckRequest())
         assert (await again.read()).status == health_pb2.HealthCheckResponse.SERVING
         again.cancel()
 
 
-async def test_a_stream_ends_well_when_its_time_is_over(release_folder: Path) -> None:
+async def test_a_stream_ends_well_when_its_time_is_over(
+    release_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standard, "MAX_STREAM_SECONDS", 0.1)
     async with serving(RANKING_POD, release_folder) as (server, channel):
-        server.streams.max_seconds = 0.1
         health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         watch = health.Watch(health_pb2.HealthCheckRequest(), timeout=60)
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
         # Were it UNAVAILABLE, Envoy would take the pod for one that fails.
         assert await code_of(watch) is grpc.StatusCode.OK
-        await until(lambda: server.streams.open == 0)
+        await until(lambda: server.standard_streams.taken == 0)
 
 
 async def test_a_watcher_that_does_not_read_keeps_no_server_from_saying_that_it_stops(
@@ -120,7 +123,7 @@ async def test_a_watcher_that_does_not_read_keeps_no_server_from_saying_that_it_
         connection.send_data(1, struct.pack(">BI", 0, 0), end_stream=True)
         writer.write(connection.data_to_send())
         await writer.drain()
-        await until(lambda: server.streams.open == 1)
+        await until(lambda: server.standard_streams.taken == 1)
         async with asyncio.timeout(30):
             await server.set_serving(False)
         health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]

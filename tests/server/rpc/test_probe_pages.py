@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from bench.stack import free_port_base
-from server.rpc import server as server_module
+from server.rpc import loop_lag
 from server.rpc.server import RpcServer
 from tests.builders.rpc import rpc_settings
 
@@ -41,7 +41,7 @@ async def test_a_server_is_ready_while_it_serves_and_lives_all_the_same() -> Non
 async def test_a_server_whose_event_loop_hangs_neither_lives_nor_is_ready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "_MAX_SILENCE", 0.1)
+    monkeypatch.setattr(loop_lag, "_MAX_SILENCE", 0.1)
     port = free_port_base()
     server = RpcServer(rpc_settings(metrics_port=port, drain_seconds=0))
     await server.start()

@@ -76,13 +76,13 @@ def test_a_port_of_two_settings_is_reported() -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("EDGE_PORT", "eighty"), ("EDGE_PORT", "70000"), ("CANDIDATE_PODS", "0")],
+    [("EDGE_PORT", "eighty"), ("EDGE_PORT", "70000"), ("PORT_BASE", "80"), ("CANDIDATE_PODS", "0")],
 )
 def test_a_bad_setting_is_one_line_that_names_it(
     name: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"VIREO_{name}", text)
-    with pytest.raises(VireoError, match=f"VIREO_{name}='{text}': ") as raised:
+    with pytest.raises(VireoError, match=f"^VIREO_{name}: [^;]+$") as raised:
         StackSettings.load()
     assert "\n" not in str(raised.value)
 

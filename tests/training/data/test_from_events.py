@@ -150,6 +150,72 @@ def test_an_event_that_is_sent_again_after_the_base_was_made_counts_once(
     assert load_dataset(home, "live").interactions["row"].is_unique
 
 
+def test_distinct_events_of_one_moment_are_none_that_the_base_has(
+    nats: RunningNats, home: Home
+) -> None:
+    """A finish is a play whose fraction is known: the base has no event ids to tell them apart."""
+    write_small_dataset(home, "small", random_interactions())
+    record(nats, [event(1, "w1", "v1")])
+    first = made(nats, home, "live", "small")
+    record(nats, [event(2, "w1", "v1", "FINISH"), event(1, "w1", "v1")])
+    second = made(nats, home, "live", "live", force=True)
+    assert second.interactions == first.interactions + 1
+    found = load_dataset(home, "live").interactions
+    own = found[(found["viewer_id"] == "w1") & (found["video_id"] == "v1")]
+    assert own.groupby("timestamp")["watched_fraction"].max().iloc[-1] == 1
+
+
+def test_an_erasure_spares_what_the_base_has_of_later_though_the_log_is_read_from_its_begin(
+    nats: RunningNats, home: Home
+) -> None:
+    interactions = random_interactions()
+    write_small_dataset(home, "small", interactions)
+    own = interactions[interactions["viewer_id"] == "w1"].sort_values("timestamp")
+    middle = own["timestamp"].iloc[len(own) // 2]
+
+    async def erase(at: pd.Timestamp) -> None:
+        erasure = log_pb2.RecordedEvents(erased=["w1"])
+        erasure.received_at.FromDatetime(at.to_pydatetime())
+        log = JetStreamLog(settings_of(nats))
+        partition = str(partition_of("w1", PARTITIONS))
+        await log.append(EVENTS, partition, erasure.SerializeToString())
+        await log.close()
+
+    def left() -> int:
+        found = load_dataset(home, "live").interactions
+        return int((found["viewer_id"] == "w1").sum())
+
+    asyncio.run(erase(middle))
+    made(nats, home, "live", "small")
+    ahead = pd.Timedelta(minutes=10)  # as far as an event's clock may be
+    assert left() == int((own["timestamp"] > middle + ahead).sum()) > 0
+    assert "w1" in set(load_dataset(home, "live").viewers["viewer_id"])
+    asyncio.run(erase(own["timestamp"].iloc[-1] - ahead))
+    made(nats, home, "live", "live", force=True)
+    assert left() == 0
+
+
+def test_a_base_of_the_build_before_has_sequences_in_an_unknown_log(
+    nats: RunningNats, home: Home
+) -> None:
+    """It alone may have what the log doesn't keep any more: it must stay a base."""
+    write_small_dataset(home, "small", random_interactions())
+    record(nats, [event(1, "w1", "v1")], [event(2, "w1", "v2")])
+    first = made(nats, home, "live", "small")
+    path = home.data("live") / "dataset.json"
+    old = {"log_positions": {"events": {"0": 1, "1": 1}, "catalog": 0}}
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | old))
+    record(nats, [event(3, "w1", "v3")])
+    assert made(nats, home, "live", "live", force=True).interactions == first.interactions + 1
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | old))
+    purge(nats, 3)
+    with pytest.raises(VireoError, match="--accept-gap"):
+        made(nats, home, "live", "live", force=True)
+    last = made(nats, home, "live", "live", force=True, accept_gap=True)
+    assert last.interactions == first.interactions + 1
+    assert "events" not in json.loads(path.read_bytes())["log_positions"]
+
+
 def test_seconds_are_a_fraction_of_a_video_whose_length_is_known(
     nats: RunningNats, home: Home
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from pydantic import SecretStr
 from vireo.v1 import event_pb2, log_pb2
 
@@ -15,6 +16,7 @@ from server.consumer.apply import apply, read_batch
 from server.consumer.rows import OnlineRows
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, Entry
+from server.event_log.nats_connection import Connection
 from server.features.keys import video_key
 from server.home import Home
 from server.stack.nats import log_environment
@@ -22,6 +24,7 @@ from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import LIKED_BY_FRACTION, message
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
 from tests.builders.redis import running_redis
+from training.data.from_events import data_from_events
 from training.features import build
 from training.features.build import build_features
 from training.features.online import read_online
@@ -105,6 +108,34 @@ def test_features_have_the_events_of_the_log_before_they_are_served(
     # Nothing is measured on what came later.
     build_features(home, "small", "last", settings=store)
     assert video_key("v57") not in read_online(repo, "w0").watched_keys
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_the_log_keeps_no_longer_is_left_to_the_consumer_to_count(
+    nats: RunningNats, tmp_path: Path, known: bool
+) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", random_interactions())
+    append(nats, [event("w0", "v50", PLAY)])
+    if known:
+        log = JetStreamLog(settings_of(nats))
+        data_from_events(home, "small", "small", log, 1, force=True)
+    last = append(nats, [event("w0", "v58", PLAY)], [event("w0", "v57", PLAY)])
+
+    async def purge() -> None:
+        connection = await Connection.open(settings_of(nats))
+        await connection.ask("$JS.API.STREAM.PURGE.vireo_events", b'{"seq": 3}')
+        await connection.close()
+
+    asyncio.run(purge())
+    with structlog.testing.capture_logs() as logs:
+        build_features(home, "small", "none")
+    gap = next(each for each in logs if each["event"] == "events_missed")
+    assert (gap["first"], gap["last"]) == ((2, 2) if known else (1, 2))
+    rows = OnlineRows(home.features("small"), timeout=5)
+    # From the begin the consumer would count nothing as missed.
+    assert rows.position(0).sequence == (1 if known else last)
+    rows.close()
 
 
 def test_what_was_hidden_stays_hidden_when_the_log_has_forgotten_it(

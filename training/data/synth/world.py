@@ -41,6 +41,9 @@ VIDEOS_PER_TOPIC = 250
 MAX_TOPICS = 4_000
 MIN_VIDEOS, MIN_VIEWERS, MIN_EVENTS = 20, 5, 50
 
+_TRIES = 6
+_REGION_SHARES = np.array([0.4, 0.25, 0.15, 0.12, 0.08])
+
 
 @dataclass(frozen=True)
 class WorldConfig:
@@ -181,10 +184,6 @@ class World:
         episodes = self.members[place].astype(np.int64)
         there = (following % SERIES != 0) & (self.starts[topics] + following == place)
         return np.where(there & (self.published[episodes] <= times), episodes, -1)
-
-
-_TRIES = 6
-_REGION_SHARES = np.array([0.4, 0.25, 0.15, 0.12, 0.08])
 
 
 def hashed(seed: int, purpose: int, one: Int64Array, other: Int64Array) -> UInt64Array:

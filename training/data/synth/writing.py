@@ -60,6 +60,12 @@ _MICROS = 1_000_000
 
 Int64Array = npt.NDArray[np.int64]
 
+_WORDS = pa.array([a + b + c for a in _SYLLABLES for b in _SYLLABLES for c in _SYLLABLES[:10]])
+
+TERMS = "Made up: these viewers and videos do not exist, and the data may be used for anything."
+ROWS_AT_A_TIME = 262_144
+"""Interactions per row group."""
+
 
 def video_ids(count: int) -> pa.Array:
     """Return the id of each video by row: "v0000000" and so on."""
@@ -169,9 +175,6 @@ def _word(seed: int, topic: Int64Array, draw: npt.NDArray[np.uint64]) -> Int64Ar
     return (hashed(seed, 11, topic, chosen) % np.uint64(len(_WORDS))).astype(np.int64)
 
 
-_WORDS = pa.array([a + b + c for a in _SYLLABLES for b in _SYLLABLES for c in _SYLLABLES[:10]])
-
-
 def _numbered(prefix: str, numbers: Int64Array, width: int = 7) -> pa.Array:
     return pc.binary_join_element_wise(
         pa.scalar(prefix), pc.utf8_lpad(_text(numbers), width, "0"), ""
@@ -193,11 +196,6 @@ def _lists(columns: list[pa.Array]) -> pa.Array:
     order = np.arange(count * width).reshape(width, count).T.ravel()
     offsets = np.arange(0, count * width + 1, width, dtype=np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), every.take(pa.array(order)))
-
-
-TERMS = "Made up: these viewers and videos do not exist, and the data may be used for anything."
-ROWS_AT_A_TIME = 262_144
-"""Interactions per row group."""
 
 
 def write_world(

@@ -11,6 +11,12 @@ from server.arrays import Float32Array, Int64Array
 from training.evaluation.baselines.past import Grid, history_matrix
 from training.retrieval.ease import EASE_LAMBDA
 
+GRID: Grid = {"regularisation": (30.0, 100.0, 200.0, 300.0, 500.0, 1000.0, 3000.0)}
+RECENCY_GRID: Grid = {
+    "regularisation": (100.0, 300.0, 500.0, 1000.0, 2000.0, 5000.0),
+    "half_life": (10.0, 7.0, 5.0, 4.0, 3.0, 2.0, 1.0),
+}
+
 
 @dataclass(frozen=True)
 class EaseConfig:
@@ -20,13 +26,6 @@ class EaseConfig:
     """L2 regularisation of the weights, the paper's lambda."""
     half_life: float | None = None
     """Number of later watches that halve a watch's weight; None: all weigh the same."""
-
-
-GRID: Grid = {"regularisation": (30.0, 100.0, 200.0, 300.0, 500.0, 1000.0, 3000.0)}
-RECENCY_GRID: Grid = {
-    "regularisation": (100.0, 300.0, 500.0, 1000.0, 2000.0, 5000.0),
-    "half_life": (10.0, 7.0, 5.0, 4.0, 3.0, 2.0, 1.0),
-}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,13 @@ from threadpoolctl import threadpool_limits
 from server.arrays import Float32Array, Int64Array
 from training.evaluation.baselines.past import Grid, Past, history_matrix
 
+GRID: Grid = {
+    "half_life": (None, 10.0, 5.0, 4.0, 3.0, 2.0, 1.0),
+    "regularisation": (1.0, 3.0, 10.0, 30.0, 100.0),
+    "alpha": (0.3, 1.0, 3.0, 10.0, 30.0),
+    "factors": (32, 64, 128, 256, 512),
+}
+
 
 @dataclass(frozen=True)
 class IalsConfig:
@@ -30,14 +37,6 @@ class IalsConfig:
     """Confidence in a watch; it is 1 for videos that weren't watched."""
     factors: int = 128
     iterations: int = 15
-
-
-GRID: Grid = {
-    "half_life": (None, 10.0, 5.0, 4.0, 3.0, 2.0, 1.0),
-    "regularisation": (1.0, 3.0, 10.0, 30.0, 100.0),
-    "alpha": (0.3, 1.0, 3.0, 10.0, 30.0),
-    "factors": (32, 64, 128, 256, 512),
-}
 
 
 def factorised(past: Past, config: IalsConfig) -> AlternatingLeastSquares:

@@ -12,6 +12,11 @@ from scipy import sparse
 from server.arrays import Float32Array, Int64Array
 from training.evaluation.baselines.past import Grid, Past, history_matrix
 
+GRID: Grid = {
+    "neighbours": (20, 50, 100, 200, 500, 2000),
+    "half_life": (None, 10.0, 5.0, 3.0, 2.0, 1.0, 0.5),
+}
+
 
 @dataclass(frozen=True)
 class ItemKnnConfig:
@@ -20,12 +25,6 @@ class ItemKnnConfig:
     neighbours: int = 50
     half_life: float | None = 5.0
     """Number of later watches that halve a watch's weight; None: all weigh the same."""
-
-
-GRID: Grid = {
-    "neighbours": (20, 50, 100, 200, 500, 2000),
-    "half_life": (None, 10.0, 5.0, 3.0, 2.0, 1.0, 0.5),
-}
 
 
 class ItemKnn:

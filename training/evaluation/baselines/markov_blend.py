@@ -11,6 +11,21 @@ from scipy import sparse
 from server.arrays import Float32Array, Int64Array
 from training.evaluation.baselines.past import Baseline, Grid, Past
 
+GRID: Grid = {
+    "weight": (1.0, 2.0, 4.0, 6.0, 9.0, 13.0),
+    "prior": (100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0),
+    "steps": (
+        (1.0,),
+        (1.0, 0.5),
+        (1.0, 0.6, 0.4),
+        (1.0, 0.8, 0.6),
+        (1.0, 0.7, 0.5, 0.4, 0.3),
+        (1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2),
+    ),
+    "half_life": (10.0, 5.0, 3.0, 2.0),
+    "regularisation": (100.0, 300.0, 500.0, 1000.0, 2000.0),
+}
+
 
 @dataclass(frozen=True)
 class MarkovConfig:
@@ -26,22 +41,6 @@ class MarkovConfig:
     """See EaseConfig."""
     regularisation: float = 500.0
     """See EaseConfig."""
-
-
-GRID: Grid = {
-    "weight": (1.0, 2.0, 4.0, 6.0, 9.0, 13.0),
-    "prior": (100.0, 200.0, 400.0, 800.0, 1600.0, 3200.0),
-    "steps": (
-        (1.0,),
-        (1.0, 0.5),
-        (1.0, 0.6, 0.4),
-        (1.0, 0.8, 0.6),
-        (1.0, 0.7, 0.5, 0.4, 0.3),
-        (1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2),
-    ),
-    "half_life": (10.0, 5.0, 3.0, 2.0),
-    "regularisation": (100.0, 300.0, 500.0, 1000.0, 2000.0),
-}
 
 
 class MarkovBlend:

@@ -10,6 +10,8 @@ import numpy as np
 from server.arrays import Float32Array, Int64Array
 from training.evaluation.baselines.past import Grid, Past, history_matrix
 
+GRID: Grid = {"half_life": (None, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.5, 0.25)}
+
 
 @dataclass(frozen=True)
 class PopularityConfig:
@@ -17,9 +19,6 @@ class PopularityConfig:
 
     half_life: float | None = None
     """Number of the viewer's later watches that halve a watch's weight; None: all weigh 1."""
-
-
-GRID: Grid = {"half_life": (None, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.5, 0.25)}
 
 
 class Popularity:

@@ -41,6 +41,8 @@ MAX_CASES = 10_000
 GROUPS = {"0": (0, 0), "1": (1, 1), "2-5": (2, 5)}
 """Minimum and maximum known watches of a cold viewer."""
 
+Measures = dict[str, float]
+
 
 @dataclass(frozen=True)
 class Cases:
@@ -185,7 +187,6 @@ class ContentKnn:
         return np.asarray((tastes @ self._bags.T).toarray(), np.float32)
 
 
-Measures = dict[str, float]
 Scorer = Callable[[Cases], Float32Array]
 
 

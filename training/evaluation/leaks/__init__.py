@@ -24,8 +24,18 @@ from training.retrieval.data import RetrievalData
 from training.retrieval.ease import ease_table
 from training.retrieval.sequences import Watches
 
+__all__ = ["LeakError", "check_inputs", "check_made"]
+
 _LISTS_AT_A_TIME = 4096
 """Bounds memory: some 100 bytes a candidate."""
+
+MAX_EASE_VIDEOS = 5000
+"""Maximum catalogue whose EASE is fitted again for the check."""
+MAX_CO_WATCH_VIDEOS = 20_000
+"""Maximum videos whose co-watch table is computed again."""
+
+Table = tuple[Int32Array, Float32Array]
+"""Rows and weights of each video's neighbours."""
 
 
 def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> None:
@@ -155,15 +165,6 @@ def _check_sequences(timeline: Timeline, part: str, viewers: Int64Array, given: 
     timeline.forbid(f"the towers' {part} sequences", wrong, owners, given.rows)
 
 
-MAX_EASE_VIDEOS = 5000
-"""Maximum catalogue whose EASE is fitted again for the check."""
-MAX_CO_WATCH_VIDEOS = 20_000
-"""Maximum videos whose co-watch table is computed again."""
-
-Table = tuple[Int32Array, Float32Array]
-"""Rows and weights of each video's neighbours."""
-
-
 def check_tables(timeline: Timeline, data: RetrievalData, folder: Path) -> None:
     """Check that the tables count no test event, and item-to-item ones come from `data` alone."""
     rows = np.arange(timeline.video_count)
@@ -196,9 +197,6 @@ def _require_same(name: str, given: Table, expected: Table, data: RetrievalData)
             f"for video {data.video_ids[row]!r} is {given[1][row, column]:.4g}, but the train part "
             f"gives {expected[1][row, column]:.4g}; train again with --fresh"
         )
-
-
-__all__ = ["LeakError", "check_inputs", "check_made"]
 
 
 def check_inputs(watches: pd.DataFrame, data: RetrievalData, repo: Path) -> None:

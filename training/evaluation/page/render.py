@@ -16,6 +16,8 @@ from training.evaluation.page import figures, tables
 from training.evaluation.page.tables import Document, Table
 from training.evaluation.report import METRICS, SERVED, read_json
 
+INDEX = "index.html"
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -201,9 +203,6 @@ _PLANS = (
         tables=lambda document: [tables.seeds(document)],
     ),
 )
-
-
-INDEX = "index.html"
 
 
 def render_page(folder: Path, manifest: Manifest) -> str:

@@ -1,10 +1,10 @@
-"""Streams of responses: guarded like any call, and ended so that their callers can go on."""
+"""Streams: guarded like any call, and ended so that their callers can go on."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ import grpc.aio
 import pytest
 from prometheus_client import REGISTRY
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.event_pb2 import StreamEventsRequest
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from server.pod.admission import Admission
@@ -21,7 +22,7 @@ from server.rpc.errors import RpcError, not_found
 from server.rpc.guard import ServiceLimits
 from server.rpc.reading import Context
 from server.rpc.server import RpcServer
-from server.rpc.server_streams import ServerStreams
+from server.rpc.streams import Streams
 from tests.builders.batches import SERVICE, batch_handlers
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
@@ -184,7 +185,7 @@ class Writes:
         self.read.append(response)
 
 
-async def sent(streams: ServerStreams, caller: Writes, slates: Slates) -> None:
+async def sent(streams: Streams, caller: Writes, slates: Slates) -> None:
     responses = slates.answer(REQUEST, None)
     await streams.send(responses, cast("Context", caller), nullcontext)
 
@@ -197,7 +198,7 @@ async def test_a_caller_that_does_not_read_has_no_further_response_made() -> Non
             made.append(viewer_id)
             yield pb.BatchRecommendResponse(viewer_id=viewer_id)
 
-    streams = ServerStreams()
+    streams = Streams()
     sending = asyncio.ensure_future(streams.send(responses(), cast("Context", caller), nullcontext))
     for _ in range(10):
         await asyncio.sleep(0)
@@ -208,7 +209,7 @@ async def test_a_caller_that_does_not_read_has_no_further_response_made() -> Non
 
 
 async def test_a_stream_that_lasts_too_long_is_ended_and_its_responses_closed() -> None:
-    streams, slates = ServerStreams(), Slates()
+    streams, slates = Streams(), Slates()
     streams.max_seconds = 0.02
     with pytest.raises(RpcError, match=r"open for 0\.02 s; continue on another stream") as ended:
         await sent(streams, Writes(), slates)
@@ -216,24 +217,97 @@ async def test_a_stream_that_lasts_too_long_is_ended_and_its_responses_closed() 
     assert slates.ended == 1
 
 
-async def test_a_server_may_shut_down_at_the_moment_at_which_a_stream_ends_by_itself() -> None:
-    streams = ServerStreams()
-    with suppress(TimeoutError):
-        async with asyncio.timeout(0) as over:
-            streams._open.add(over)
-            await asyncio.Event().wait()
-    streams.close()
-
-
 async def test_a_timeout_of_the_handlers_own_is_not_taken_for_the_streams() -> None:
     caller = Writes()
     caller.reads.set()
     with pytest.raises(TimeoutError):
-        await sent(ServerStreams(), caller, Slates("b", TimeoutError()))
+        await sent(Streams(), caller, Slates("b", TimeoutError()))
 
 
 async def test_a_server_that_shuts_down_begins_no_stream() -> None:
-    streams, slates = ServerStreams(), Slates()
+    streams, slates = Streams(), Slates()
     streams.close()
     with pytest.raises(RpcError, match="shuts down"):
         await sent(streams, Writes(), slates)
+
+
+class FakeContext:
+    """A caller that sends some messages, and then either ends the stream or is silent."""
+
+    def __init__(self, count: int, *, ends: bool) -> None:
+        self._left, self._ends = count, ends
+        self.left = False
+
+    async def read(self) -> Any:
+        if self._left:
+            self._left -= 1
+            return b""
+        if not self._ends:
+            await asyncio.Event().wait()
+        return grpc.aio.EOF
+
+    def cancelled(self) -> bool:
+        return self.left
+
+
+async def taken(streams: Streams, caller: FakeContext) -> int:
+    """How many messages are read."""
+
+    async def read(raw: bytes) -> StreamEventsRequest:
+        return StreamEventsRequest.FromString(raw)
+
+    messages = streams.receive(cast("Context", caller), read)
+    return len([each async for each in messages])
+
+
+async def test_a_stream_is_read_until_its_caller_ends_it() -> None:
+    assert await taken(Streams(), FakeContext(5, ends=True)) == 5
+
+
+async def test_a_caller_that_leaves_cancels_the_call() -> None:
+    caller = FakeContext(1, ends=True)
+    caller.left = True
+    with pytest.raises(asyncio.CancelledError):
+        await taken(Streams(), caller)
+
+
+@pytest.mark.parametrize("bound", ["max_silence", "max_seconds"])
+async def test_a_silent_or_endless_stream_is_ended_and_the_caller_told_to_open_another(
+    bound: str,
+) -> None:
+    streams = Streams()
+    setattr(streams, bound, 0.02)
+    with pytest.raises(RpcError, match=r"0\.02 s; continue on another stream") as ended:
+        await taken(streams, FakeContext(1, ends=False))
+    assert ended.value.code is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_server_that_shuts_down_ends_silent_streams_at_once_and_reads_no_more() -> None:
+    streams = Streams()
+    reading = asyncio.ensure_future(taken(streams, FakeContext(0, ends=False)))
+    await asyncio.sleep(0)
+    streams.close()
+    for each in (reading, asyncio.ensure_future(taken(streams, FakeContext(0, ends=False)))):
+        with pytest.raises(RpcError, match="shuts down"):
+            await each
+
+
+class ClosedAtItsEnd(FakeContext):
+    """A silent caller whose server shuts down at the moment at which its stream is ended."""
+
+    def __init__(self, streams: Streams) -> None:
+        super().__init__(0, ends=False)
+        self._streams = streams
+
+    async def read(self) -> Any:
+        try:
+            return await super().read()
+        finally:
+            self._streams.close()
+
+
+async def test_a_server_shuts_down_also_at_the_moment_at_which_a_stream_ends_by_itself() -> None:
+    streams = Streams()
+    streams.max_silence = 0.01
+    with pytest.raises(RpcError, match="shuts down"):
+        await taken(streams, ClosedAtItsEnd(streams))
