@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -72,6 +73,7 @@ class RunningNats:
     def hang(self) -> None:
         """From now on it takes connections, and answers nothing."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)  # its threads may go on until then
 
     def go_on(self) -> None:
         """End that."""

@@ -23,6 +23,7 @@ from bench.process import running
 from clients import cli
 from server.errors import VireoError
 from server.home import Home
+from server.releases.channels import Change
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.stack.ports import PortTakenError, check_ports_free
@@ -136,7 +137,7 @@ def own_stack(home: Home, *releases: Path, settings: Mapping[str, str] | None = 
     with embedded_s3(own) as server:
         store = ReleaseStore(server)
         ids = [store.publish(folder).release_id for folder in releases]
-        store.set_channel(CHANNEL, ids[0], store.read_channel(CHANNEL))
+        store.change_channel(CHANNEL, Change(ids[0]), store.read_channel(CHANNEL))
     return OwnStack(own, environment, ids)
 
 

@@ -26,6 +26,7 @@ from bench.load import PAGE, Answer, SteadyLoad, p99
 from bench.stack import CHANNEL, OwnStack, own_home, own_stack
 from server.errors import VireoError
 from server.home import Home
+from server.releases.channels import Change
 from server.releases.manifest import Manifest
 from server.releases.store import ReleaseStore
 from server.releases.weights import Quotas
@@ -203,7 +204,7 @@ async def _swap(stack: OwnStack, store: ReleaseStore, release_id: str) -> float:
     """
     started = time.monotonic()
     before = await asyncio.to_thread(store.read_channel, CHANNEL)
-    await asyncio.to_thread(store.set_channel, CHANNEL, release_id, before)
+    await asyncio.to_thread(store.change_channel, CHANNEL, Change(release_id), before)
     for pod in stack.pods():
         async with grpc.aio.insecure_channel(f"127.0.0.1:{pod.port}") as channel:
             stub = ReleaseServiceStub(channel)

@@ -45,7 +45,7 @@ _SECTIONS: tuple[tuple[str, type[BaseSettings], type[BaseSettings] | None], ...]
     ("`vireo up`: the stack on one machine", StackSettings, None),
     ("The S3 server that holds releases", S3Settings, None),
     ("The log of events", EventLogSettings, None),
-    ("What pods and gateways follow of the log", LiveSettings, None),
+    ("What pods, gateways and consumers follow of the log", LiveSettings, None),
     ("Every pod", PodSettings, None),
     ("The candidate pod", CandidateSettings, PodSettings),
     ("The gateway", GatewaySettings, PodSettings),

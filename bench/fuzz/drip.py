@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 CONNECTIONS = 16
-"""To each address: as many as the metrics of a process serve at a time."""
+"""To each address; the metrics of a process serve 128 at a time."""
 _INTERVAL = 0.4
 """Seconds between two bytes."""
 _ROUNDS = 3

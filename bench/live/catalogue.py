@@ -16,6 +16,7 @@ from bench.live.stack import LiveStack
 from bench.speed.pods import memory_of
 from bench.speed.row import Row
 from bench.stack import CHANNEL
+from server.releases.channels import Change
 from server.releases.store import ReleaseStore
 from server.stack.settings import METRICS_PORT_OFFSET
 from training.evaluation.served import serving_release
@@ -134,7 +135,7 @@ async def promote(live: LiveStack, release: str) -> None:
 
     def promote() -> None:
         store = ReleaseStore(live.stack.s3)
-        store.set_channel(CHANNEL, release, store.read_channel(CHANNEL))
+        store.change_channel(CHANNEL, Change(release), store.read_channel(CHANNEL))
 
     async def served() -> bool:
         for pod in live.stack.pods():

@@ -245,8 +245,9 @@ def _line(event: event_pb2.Event) -> str:
     """Return an event as one line."""
     from vireo.v1 import event_pb2
 
-    known = {number: name for name, number in event_pb2.EventKind.items()}
-    kind = known.get(event.kind, str(event.kind)).removeprefix("EVENT_KIND_").lower()
+    from server.event_log.log import EVENT_KINDS
+
+    kind = EVENT_KINDS.get(event.kind, str(event.kind))
     parts = [event.time.ToJsonString(), f"{kind:14}", event.viewer_id]
     parts.append(event.creator if event.kind == event_pb2.EVENT_KIND_FOLLOW else event.video_id)
     if event.HasField("watched_seconds"):

@@ -13,16 +13,14 @@ from vireo.v1 import event_pb2, log_pb2
 
 from server.consumer.fold import Folded, UnfitEventError, ViewerEvents, ViewerRow, fold
 from server.consumer.lease import LeaseLostError
-from server.consumer.rows import OnlineRows, StoreAwayError, UnfitRowError
-from server.event_log.log import Entry
+from server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows, StoreAwayError, UnfitRowError
+from server.event_log.log import EVENT_KINDS, Entry
 from server.event_log.position import BEGIN, Position
 from server.features.activity import EventRules
 from server.features.keys import video_key
 
 log = structlog.get_logger()
 
-VIEWERS_AT_A_TIME = 500
-"""Viewers whose rows are read and written at a time; bounds the memory."""
 _DEAD_AT_A_TIME = 500
 """Maximum events of a message in stream DEAD; one has less than 1 KiB."""
 _MAX_GARBAGE_BYTES, _MAX_REASON_LENGTH = 1 << 19, 1_000
@@ -83,7 +81,7 @@ class Batch:
         """Forget what came of a viewer so far; none of it counts."""
         self.viewers.pop(viewer, None)
         for _, event in self.events.pop(viewer, ()):
-            self.kinds[kind_name(event)] -= 1
+            self.kinds[EVENT_KINDS[event.kind]] -= 1
         self.shown = {pair for pair in self.shown if pair[0] != viewer}
         self.dead = [letter for letter in self.dead if not is_about(letter, viewer)]
         self.erased.add(viewer)
@@ -93,7 +91,7 @@ class Batch:
         by_position: dict[int, list[event_pb2.Event]] = {}
         for position, event in self.events[viewer]:
             by_position.setdefault(position, []).append(event)
-            self.kinds[kind_name(event)] -= 1
+            self.kinds[EVENT_KINDS[event.kind]] -= 1
         for position, events in by_position.items():
             for start in range(0, len(events), _DEAD_AT_A_TIME):
                 some = log_pb2.RecordedEvents(events=events[start : start + _DEAD_AT_A_TIME])
@@ -142,7 +140,7 @@ def _add(batch: Batch, event: event_pb2.Event, position: int, rules: EventRules)
         batch.set_aside(recorded, _reason(error), position)
         return
     batch.events[viewer].append((position, event))
-    batch.kinds[kind_name(event)] += 1
+    batch.kinds[EVENT_KINDS[event.kind]] += 1
     if event.kind == event_pb2.EVENT_KIND_IMPRESSION:
         batch.shown.add((viewer, video_key(event.video_id)))
 
@@ -204,12 +202,6 @@ def _apply_to(
             batch.watched.append(Watched(key, events.likes[key] / 1e6, events.locale))
     for viewer, error in unfit.items():
         batch.set_viewer_aside(viewer, _reason(error))
-
-
-def kind_name(event: event_pb2.Event) -> str:
-    """Return an event's kind for metrics, for example "play"."""
-    name: str = event_pb2.EventKind.Name(event.kind)
-    return name.removeprefix("EVENT_KIND_").lower()
 
 
 def _reason(error: Exception) -> str:

@@ -108,8 +108,9 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
     export_disk("features", settings.features)
     event_log = opened_log(settings)
     server = RpcServer(settings)
+    live = settings.live
     state = LiveState(
-        event_log, settings.event_partition, settings.trending_half_life, settings.live_videos
+        event_log, settings.event_partition, live.trending_half_life, live.live_videos
     )
     dataset = ServedDataset(settings)
     try:

@@ -43,7 +43,8 @@ _ACTIVITY_STATE = (
 )
 _HIDDEN_STATE = ("hidden_keys", "hidden_times")
 _MICROS = 1_000_000
-_VIEWERS_AT_A_TIME = 500
+VIEWERS_AT_A_TIME = 500
+"""Viewers whose rows are read and written at a time; bounds the memory."""
 
 
 class StoreAwayError(VireoError):
@@ -124,7 +125,7 @@ class OnlineRows:
             StoreAwayError: the store can't be read now.
         """
         keys = self._viewers()
-        while some := list(islice(keys, _VIEWERS_AT_A_TIME)):
+        while some := list(islice(keys, VIEWERS_AT_A_TIME)):
             for key, stored in zip(some, self._read(_HIDDEN, some, _HIDDEN_STATE), strict=True):
                 videos, times = (_integers(stored, name).tolist() for name in _HIDDEN_STATE)
                 if videos and len(videos) == len(times):
@@ -197,7 +198,7 @@ class OnlineRows:
         at = datetime.fromtimestamp(max(since, 0), UTC).replace(tzinfo=None)
         within = "entity_key > :after AND entity_key <= :last"
         listed = (
-            f"{self._keys('entity_key > :after')} ORDER BY entity_key LIMIT {_VIEWERS_AT_A_TIME}"
+            f"{self._keys('entity_key > :after')} ORDER BY entity_key LIMIT {VIEWERS_AT_A_TIME}"
         )
         with store_errors_as_away():
             found = (

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from server.home import Home
+from server.live.settings import LiveSettings
 from server.releases.s3 import S3Settings
 from server.rpc.settings import RpcSettings
 
@@ -31,11 +32,7 @@ class ConsumerSettings(RpcSettings):
     """Seconds after which the features of a viewer of whom no event was applied are deleted from
     the online store. Redis does so as of the setting of whoever built the features, and a build
     leaves out viewers without an event for as long before the last one of its data set."""
-    trending_half_life: float = Field(default=6 * 3600.0, gt=0)
-    """Seconds in which the weight of a watch or like halves in what is trending; pods must have
-    the same value."""
-    live_videos: int = Field(default=200_000, ge=1, le=2_000_000)
-    """Maximum upserted videos whose impressions are counted: the newest. Pods must have the same
-    value."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where releases are stored."""
+    live: LiveSettings = Field(default_factory=LiveSettings.load)
+    """Which videos' impressions are counted, and for how long a watch counts as trending."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import xxhash
+from vireo.v1.event_pb2 import EventKind
 
 from server.errors import VireoError
 from server.event_log.position import Position, fingerprint_of
@@ -40,6 +41,8 @@ STATE = Stream("state", compacted=True)
 """What consumers publish: the keys are `trending.<partition>` and `progress.<partition>`; and up to
 where `vireo events replay` has replayed DEAD: `replayed.<partition>`."""
 STREAMS = (EVENTS, DEAD, CATALOG, REMOVED, STATE)
+EVENT_KINDS = {number: name[len("EVENT_KIND_") :].lower() for name, number in EventKind.items()}
+"""Names of the kinds of events in metrics, by their numbers, for example "play"."""
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,8 @@ class VideoTable:
     content: Column
     """The video tower's content part at length 1, or 0 if nothing is known, float32[n, c] or
     float16[n, c]."""
-    creators: Column | None = None
-    """Key of each video's creator, -1 if unknown, int64[n]; None if no creator is known."""
+    creators: Column
+    """Key of each video's creator, -1 if unknown, int64[n]."""
     languages: Column | None = None
     """`language_id` of each video, int16[n]; None if the ranker doesn't read LANGUAGE_MATCH."""
 

@@ -86,12 +86,15 @@ class PatientCall(StageCall[Request, Answer]):
 
 
 class PatientRead(ReadFeatures):
-    """Reads features, again and again while the store is away; caches none."""
+    """Reads features, again and again while the store is away.
+
+    It caches none: the viewers of a batch would evict those who are on the site.
+    """
 
     def __init__(self, timeout: float) -> None:
         """Read with a timeout in seconds."""
         # A batch may end while its circuit is open, which nobody would close.
-        super().__init__(timeout, _Nothing(), exported=False)
+        super().__init__(timeout, LastFeatures(0, 0.0), exported=False)
 
     async def __call__(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures:
         """Return the viewer's features.
@@ -102,19 +105,6 @@ class PatientRead(ReadFeatures):
         """
         read = super().__call__
         return await _repeated("features", lambda: read(query, reader), _is_of_the_store)
-
-
-class _Nothing(LastFeatures):
-    """Caches nothing: the viewers of a batch would evict those who are on the site."""
-
-    def __init__(self) -> None:
-        pass
-
-    def keep(self, dataset: str, viewer_id: str, viewer: ViewerFeatures) -> None:
-        pass
-
-    def find(self, dataset: str, viewer_id: str) -> ViewerFeatures | None:  # noqa: ARG002
-        return None
 
 
 async def _repeated(

@@ -6,7 +6,6 @@ import math
 import time
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import grpc
@@ -24,7 +23,7 @@ from vireo.v1.event_pb2_grpc import (
 from vireo.v1.log_pb2 import RecordedEvents
 
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, partition_of
+from server.event_log.log import EVENT_KINDS, EVENTS, partition_of
 from server.gateway import catalog
 from server.gateway.appender import Appended, Appender
 from server.gateway.log_room import LogRoom
@@ -57,42 +56,25 @@ _NANOS = 1_000_000_000
 _HIDES = (pb.EVENT_KIND_HIDE, pb.EVENT_KIND_NOT_INTERESTED)
 _CALL_SECONDS, _EVENT_SECONDS = 2e-4, 2e-5
 """Cost of a call, and of each of its events: a consumer needs five times as long for one."""
-_KINDS = {number: name.removeprefix("EVENT_KIND_").lower() for name, number in pb.EventKind.items()}
 
 for _reason in ("future", "past", "invalid", "full", "away"):
     REFUSED.labels(_reason)
-for _kind in _KINDS.values():
+for _kind in EVENT_KINDS.values():
     if _kind != "unspecified":  # so that each is exported as 0 before it happens
         RECORDED.labels(_kind)
-
-
-@dataclass(frozen=True)
-class EventLimits:
-    """Limits of one gateway."""
-
-    max_future: float
-    """Maximum seconds by which an event may lie in the future."""
-    max_past: float
-    """Maximum seconds by which it may lie in the past."""
-    max_streams: int
-    """Maximum concurrent streams."""
 
 
 class EventServicer(EventServiceServicer):
     """Records events. Use it from one event loop."""
 
     def __init__(
-        self,
-        appender: Appender,
-        partitions: int,
-        limits: EventLimits,
-        room: LogRoom | None = None,
+        self, appender: Appender, settings: GatewaySettings, room: LogRoom | None = None
     ) -> None:
-        """Record by `appender`, to the log's `partitions`, as long as there is `room`."""
+        """Record by `appender`, within the limits of `settings`, as long as there is `room`."""
         self._appender, self._room = appender, room
-        self._partitions = partitions
-        self._limits = limits
-        self._streams = Places(limits.max_streams, STREAM_RETRY)
+        self._partitions = settings.event_log.event_partitions
+        self._max_future, self._max_past = settings.max_event_future, settings.max_event_past
+        self._streams = Places(settings.max_event_streams, STREAM_RETRY)
 
     async def RecordEvents(  # noqa: N802
         self, request: pb.RecordEventsRequest, context: Context
@@ -129,7 +111,8 @@ class EventServicer(EventServiceServicer):
         It counts them, too.
         """
         assert isinstance(request, pb.RecordEventsRequest | pb.StreamEventsRequest)
-        found = list(problems(request.events, time.time_ns(), self._limits))
+        now = time.time_ns()
+        found = list(problems(request.events, now, self._max_future, self._max_past))
         for reason, count in Tally(reason for _, _, reason in found).items():
             REFUSED.labels(reason).inc(count)
         return [(field, description) for field, description, _ in found]
@@ -158,21 +141,22 @@ class EventServicer(EventServiceServicer):
                 REFUSED.labels("full").inc(len(distinct))
             raise
         for kind, count in Tally(event.kind for event in distinct).items():
-            RECORDED.labels(_KINDS[kind]).inc(count)
+            RECORDED.labels(EVENT_KINDS[kind]).inc(count)
 
 
 def problems(
-    events: Sequence[pb.Event], now: int, limits: EventLimits
+    events: Sequence[pb.Event], now: int, max_future: float, max_past: float
 ) -> Iterator[tuple[str, str, str]]:
     """Yield what the protos' rules can't say: the field, what is wrong with it, and the reason.
 
     Args:
         events: the events; they may violate the protos' rules.
         now: nanoseconds since the epoch.
-        limits: how far the time of an event may be from it.
+        max_future: maximum seconds by which an event may lie in the future.
+        max_past: maximum seconds by which it may lie in the past.
     """
     seconds = now / _NANOS
-    earliest, latest = seconds - limits.max_past, seconds + limits.max_future
+    earliest, latest = seconds - max_past, seconds + max_future
     for index, event in enumerate(events):
         kind = event.kind
         if kind == pb.EVENT_KIND_FOLLOW:
@@ -190,10 +174,10 @@ def problems(
         if not 0 <= at.nanos < _NANOS:
             yield f"events[{index}].time", "must have nanos from 0 to 999,999,999", "invalid"
         elif at.seconds < earliest:
-            description = f"must be at most {limits.max_past:,.0f} s in the past"
+            description = f"must be at most {max_past:,.0f} s in the past"
             yield f"events[{index}].time", description, "past"
         elif at.seconds > latest:
-            description = f"must be at most {limits.max_future:,.0f} s in the future"
+            description = f"must be at most {max_future:,.0f} s in the future"
             yield f"events[{index}].time", description, "future"
 
 
@@ -259,11 +243,8 @@ def add_recording(
     can a caller have those of others, however long the log takes.
     `takedowns` are those that are followed.
     """
-    limits = EventLimits(
-        settings.max_event_future, settings.max_event_past, settings.max_event_streams
-    )
     target = settings.queue_delay_target if settings.shedding else math.inf
-    recorder = EventServicer(Appender(log), settings.event_log.event_partitions, limits, room)
+    recorder = EventServicer(Appender(log), settings, room)
     changer = catalog.CatalogServicer(Appender(log), takedowns)
     for name, register, rules, work in (
         (

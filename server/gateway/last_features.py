@@ -42,8 +42,8 @@ class LastFeatures:
         self._max_bytes, self._max_age, self._clock = max_bytes, max_age, clock
         self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
         """By data set and viewer, oldest first."""
-        self._bytes = 0
-        KEPT_BYTES.set_function(lambda: self._bytes)
+        self.bytes = 0
+        """Memory of all entries."""
 
     def keep(self, dataset: str, viewer_id: str, viewer: ViewerFeatures) -> None:
         """Cache what was read of a viewer.
@@ -56,10 +56,10 @@ class LastFeatures:
             size = _size(viewer)
             if size <= self._max_bytes:
                 self._entries[key] = _Entry(viewer, size, now)
-                self._bytes += size
+                self.bytes += size
         while self._entries:
             key, oldest = next(iter(self._entries.items()))
-            if self._bytes <= self._max_bytes and now - oldest.read_at < self._max_age:
+            if self.bytes <= self._max_bytes and now - oldest.read_at < self._max_age:
                 break
             self._drop(key)
 
@@ -72,7 +72,7 @@ class LastFeatures:
 
     def _drop(self, key: tuple[str, str]) -> None:
         if (entry := self._entries.pop(key, None)) is not None:
-            self._bytes -= entry.size
+            self.bytes -= entry.size
 
 
 def _size(viewer: ViewerFeatures) -> int:

@@ -15,6 +15,7 @@ from prometheus_client import Gauge
 
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS, LogAwayError
+from server.rpc.caller import MAX_CALLERS
 from server.rpc.errors import RpcError
 
 log = structlog.get_logger()
@@ -27,8 +28,6 @@ RESERVED_FOR_HIDES = 0.1
 """Share of the log that only hides may use."""
 MAX_HIDES_OF_CALLER = RESERVED_FOR_HIDES / 16
 """Share of the log that one caller's hides may use after the caller has reached its own."""
-MAX_CALLERS = 10_000
-"""Maximum callers that are told apart, some 200 bytes each; the least recent are forgotten."""
 _HALVINGS = 8
 """What a caller appended counts half after this part of the time for which events are kept."""
 _LOOK_SECONDS = 2.0

@@ -27,7 +27,7 @@ from server.gateway import degradations
 from server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
 from server.gateway.events import add_recording
 from server.gateway.explain import explain_video
-from server.gateway.last_features import LastFeatures
+from server.gateway.last_features import KEPT_BYTES, LastFeatures
 from server.gateway.log_room import LogRoom
 from server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
 from server.gateway.pipeline import RecommendPipeline
@@ -270,6 +270,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
     ) -> None:
         last = LastFeatures(settings.stale_features_max_bytes, settings.stale_features_max_age)
+        KEPT_BYTES.set_function(lambda: last.bytes)
         pipeline = RecommendPipeline(
             ReadFeatures(settings.features_timeout, last),
             retrieval,

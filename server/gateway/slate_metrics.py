@@ -27,8 +27,8 @@ _REGISTERS = 1 << _REGISTER_BITS
 _BIAS = 0.7213 / (1 + 1.079 / _REGISTERS)
 _SLICE_SECONDS = 600.0
 _SLICES = 6
-_MAX_WAITING_PAGES = 2048
-"""Keys that wait to be counted: numpy counts many at once in the time of one."""
+_MAX_WAITING = 2048
+"""Keys or masks that wait to be counted: numpy counts many at once in the time of one."""
 
 
 class Coverage:
@@ -49,7 +49,7 @@ class Coverage:
     def add(self, keys: Sequence[int]) -> None:
         """Count videos as shown now; a key is a hash of 64 bits."""
         with self._lock:
-            if len(self._waiting) >= _MAX_WAITING_PAGES or self._slice_is_over:
+            if len(self._waiting) >= _MAX_WAITING or self._slice_is_over:
                 self._count()
             self._waiting.extend(keys)
 
@@ -100,8 +100,6 @@ FEATURE_AGE = Histogram(
 ).labels()
 _KNOWN = sum(1 << number for number in viewer_pb2.Source.values() if number)
 """Bits of the sources that this build knows."""
-_MAX_WAITING = 2048
-"""Masks that wait to be counted: numpy counts many at once in the time of one."""
 
 
 class _SlateCounts(Collector):

@@ -1,4 +1,4 @@
-"""Settings of what pods and gateways follow of the log."""
+"""Settings of what pods, gateways and consumers follow of the log."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ class LiveSettings(EnvironmentSettings):
     """Read from `VIREO_…` environment variables."""
 
     live_videos: int = Field(default=200_000, ge=1, le=2_000_000)
-    """Maximum upserted videos that a pod keeps beside its release, and that a gateway knows to have
-    changed: the newest. Others are counted, and wait for a release that has them."""
+    """Maximum upserted videos that a pod keeps beside its release, that a gateway knows to have
+    changed, and whose impressions a consumer counts: the newest. Others are counted, and wait for a
+    release that has them. Pods and consumers must have the same value."""
     live_bytes: int = Field(default=256 << 20, ge=1 << 20)
     """Maximum bytes of what is known of those videos: their size, and 48 bytes for each tag and
     label. Beyond it the oldest are dropped and counted."""
     trending_half_life: float = Field(default=6 * 3600.0, gt=0)
-    """Seconds after which a play or like counts half for what is trending; consumers must have the
-    same value."""
+    """Seconds after which a play or like counts half for what is trending; pods and consumers must
+    have the same value."""

@@ -60,14 +60,19 @@ class Slots:
         """Number of calls that wait for a slot."""
         return len(self._queue)
 
-    def check(self, caller: str) -> None:
-        """Return if a call of this caller would get a slot or may wait for one.
+    def check(self, caller: str) -> Slot | None:
+        """Return the waiting call that one of this caller would replace; None if there is room.
 
         Raises:
-            ShedError: it may not.
+            ShedError: there is no room, and it wouldn't be fairer to replace one.
         """
-        if self.waiting >= self.size and self._replaceable(caller) is None:
+        if self.waiting < self.size:
+            return None
+        waits = Counter(each.caller for each in self._queue)
+        greediest, most = waits.most_common(1)[0]
+        if waits[caller] + 1 >= most:
             raise ShedError(ShedReason.LIMIT)
+        return next(each for each in reversed(self._queue) if each.caller == greediest)
 
     async def take(self, caller: str) -> Slot:
         """Return a slot for a call of this caller, once there is one; `give_back` ends it.
@@ -75,8 +80,7 @@ class Slots:
         Raises:
             ShedError: too many calls wait, or another caller's call replaced this one.
         """
-        self.check(caller)
-        if self.waiting >= self.size and (replaced := self._replaceable(caller)):
+        if replaced := self.check(caller):
             self._queue.remove(replaced)
             self._settle(replaced, granted=False)
         slot = Slot(caller, asyncio.get_running_loop().create_future())
@@ -116,11 +120,3 @@ class Slots:
             return False
         slot.granted.set_result(granted)
         return True
-
-    def _replaceable(self, caller: str) -> Slot | None:
-        """Return the waiting call that one of this caller replaces; None if that isn't fairer."""
-        waits = Counter(each.caller for each in self._queue)
-        greediest, most = waits.most_common(1)[0]
-        if waits[caller] + 1 >= most:
-            return None
-        return next(each for each in reversed(self._queue) if each.caller == greediest)

@@ -51,10 +51,9 @@ def _like(table: VideoTable, rows: Int64Array, hidden: Int64Array) -> BoolArray:
     """Return whether each video is like each hidden one, bool[n, h]."""
     vectors, theirs = (_unit(looked_up(table.vectors, some)) for some in (rows, hidden))
     contents, hers = (looked_up(table.content, some) for some in (rows, hidden))
+    creators = table.creators.take(hidden, axis=0)
     like: BoolArray = (vectors @ theirs.T >= NEAR) | (contents @ hers.T >= NEAR)
-    if table.creators is not None:
-        creators = table.creators.take(hidden, axis=0)
-        like |= (table.creators.take(rows, axis=0)[:, None] == creators) & (creators != -1)
+    like |= (table.creators.take(rows, axis=0)[:, None] == creators) & (creators != -1)
     return like
 
 

@@ -97,7 +97,7 @@ class LiveVideos:
             extended(own.vectors, side.vectors),
             extended(own.features, side.features),
             extended(own.content, side.content),
-            extended(own.creators, side.creators) if own.creators is not None else None,
+            extended(own.creators, side.creators),
             extended(own.languages, side.languages) if own.languages is not None else None,
         )
 

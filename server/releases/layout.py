@@ -48,7 +48,7 @@ with norm 1, or 0 if nothing is known."""
 CONTENT_IDS = "videos/content_ids.npy"
 """uint16[n, CONTENT_LIMIT]: content tokens of each video, 0-padded, to know a changed one by."""
 CREATORS = "videos/creators.npy"
-"""int64[n]: the key of each video's creator, -1 if unknown; only if the data set has creators."""
+"""int64[n]: the key of each video's creator, -1 if unknown."""
 LANGUAGES = "videos/languages.npy"
 """int16[n]: `language_id` of each video's first label of `language`, 0 if unknown; only if the
 ranker reads whether it is the request's."""

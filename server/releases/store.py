@@ -181,16 +181,6 @@ class ReleaseStore:
         """
         return self.channels.read(name)
 
-    def set_channel(
-        self,
-        name: str,
-        release_id: str,
-        expected: Channel | None,
-        updated_by: str | None = None,
-    ) -> ChannelPointer:
-        """Point a channel at a published release; `change_channel` without the details."""
-        return self.change_channel(name, Change(release_id, updated_by=updated_by), expected)
-
     def change_channel(self, name: str, change: Change, expected: Channel | None) -> ChannelPointer:
         """Change a channel to name a published release, unless it has changed since it was read.
 

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import Counter, Gauge
 
+from server.rpc.caller import MAX_CALLERS
 from server.rpc.errors import ShedError, ShedReason
 
 OWN_SHARE = 0.05
@@ -35,8 +36,6 @@ MAX_WAITING, MAX_WAITING_OF_CALLER = 256, 64
 REFUSAL_SECONDS = 0.5
 """Mean delay of the answer to a call that was refused: callers who repeat at once would otherwise
 make refusals the flood."""
-MAX_CALLERS = 10_000
-"""Maximum callers who are told apart, some 200 bytes each; the least recent are forgotten."""
 
 CHARGED = Counter(
     "vireo_budget_charged_seconds",
@@ -139,14 +138,12 @@ class Budget:
             raise ShedError(ShedReason.BUDGET)
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._lane.append((caller, mine))
-        WAITING.inc()
         self._schedule()
         try:
             await mine
         except asyncio.CancelledError:
             if mine.cancelled():
                 self._lane.remove((caller, mine))
-                WAITING.dec()
             else:  # at the moment at which its turn came
                 self._working = False
                 self._schedule()
@@ -168,7 +165,6 @@ class Budget:
             self._schedule()
             return
         self._lane.remove(first)
-        WAITING.dec()
         self._working = True
         mine.set_result(None)
 

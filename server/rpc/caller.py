@@ -6,6 +6,8 @@ from server.rpc.reading import Context, Metadata
 
 CALLER = "x-vireo-caller"
 """Metadata key: the subject of the caller's token, or its address, as the edge knows it."""
+MAX_CALLERS = 10_000
+"""Maximum callers that a limit tells apart, some 200 bytes each; the least recent are forgotten."""
 
 
 def caller_of(context: Context) -> str:

@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from server.errors import VireoError
 from server.rpc import log_limit, loop_lag
-from server.rpc.budget import Budget
+from server.rpc.budget import WAITING, Budget
 from server.rpc.guard import Guard, ServiceLimits
 from server.rpc.health_service import HealthServicer
 from server.rpc.metrics import MetricsEndpoint
@@ -48,6 +48,7 @@ class RpcServer:
             settings.max_streams,
             settings.max_message_bytes,
         )
+        WAITING.set_function(lambda: self.budget.waiting)
         self._server = grpc_server(settings)
         self._methods = Methods(self._server, self._guard.guarded)
         self._health = HealthServicer()

@@ -140,7 +140,7 @@ class Certificates:
         self._folder = folder.certificates
 
     def ensure(self, hosts: Sequence[str]) -> bool:
-        """Create certificates if any is missing, expires soon, or lacks a host or a usage.
+        """Create certificates if any is missing, expires soon, or lacks a host.
 
         Returns whether they were created.
 

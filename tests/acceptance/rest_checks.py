@@ -26,7 +26,7 @@ from server.features.context import BadTimeZoneError, time_zone
 from server.filters.declared import Declared
 from server.filters.expression import BadFilterError, decode
 from server.gateway.catalog import violations
-from server.gateway.events import EventLimits, problems
+from server.gateway.events import problems
 from server.gateway.settings import GatewaySettings
 
 _RECORDED: dict[str, Any] = {
@@ -112,7 +112,7 @@ def _is_not_recorded(kind: Any, body: Any) -> bool:
     if isinstance(request, RecordEventsRequest):
         of = GatewaySettings.model_fields
         bounds = (of["max_event_future"].default, of["max_event_past"].default)
-        return any(problems(request.events, time.time_ns(), EventLimits(*bounds, 0)))
+        return any(problems(request.events, time.time_ns(), *bounds))
     return bool(violations(request))
 
 

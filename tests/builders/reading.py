@@ -1,4 +1,4 @@
-"""Reads the log as far as a test wants."""
+"""Appends to the log, whatever becomes of a server, and reads it as far as a test wants."""
 
 from __future__ import annotations
 
@@ -8,10 +8,20 @@ from contextlib import aclosing
 from typing import cast
 
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import Entries, Entry, Stream
+from server.event_log.log import EVENTS, Entries, Entry, LogAwayError, Stream
 from server.event_log.position import Position
 
 _SECONDS = 60.0
+
+
+async def append(log: JetStreamLog, key: str, data: bytes, dedup_id: str) -> int:
+    """Append an event as a caller does: the same again until it is acknowledged."""
+    async with asyncio.timeout(_SECONDS):
+        while True:
+            try:
+                return await log.append(EVENTS, key, data, dedup_id)
+            except LogAwayError:
+                await asyncio.sleep(0.05)
 
 
 async def take(

@@ -16,7 +16,7 @@ import structlog
 
 from server.consumer.apply import apply, read_batch
 from server.consumer.fold import ViewerEvents, ViewerRow, fold
-from server.consumer.rows import OnlineRows, UnfitRowError
+from server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows, UnfitRowError
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, LogAwayError
@@ -35,7 +35,6 @@ _STORE_SECONDS = 60.0
 """Maximum seconds to wait for the online store."""
 _ROUNDS = 3
 """How often to read what has come meanwhile. The consumer applies the rest."""
-_VIEWERS_AT_A_TIME = 500
 
 
 def catch_up(home: Home, repo: Path, replaced: Path, expiry: float) -> None:
@@ -94,7 +93,7 @@ def _keep_hides(old: OnlineRows, rows: OnlineRows, since: float) -> None:
     Not of viewers of whom the data set has nothing recent, and who weren't seen since then.
     """
     found = old.hides()
-    while some := dict(islice(found, _VIEWERS_AT_A_TIME)):
+    while some := dict(islice(found, VIEWERS_AT_A_TIME)):
         changes = {
             viewer: fold(row, ViewerEvents(hides=hides))
             for (viewer, hides), before, row in zip(

@@ -324,7 +324,8 @@ def match_table(release: CandidateRelease) -> VideoTable:
         languages = read_table(folder, layout.LANGUAGES, np.int16, (count,))
     content = read_table(folder, layout.CONTENT_VECTORS, VECTOR_TYPES, (count, None))
     features = read_table(folder, layout.VIDEO_FEATURE_TABLE, np.float32, (count, None))
-    return VideoTable(release.vectors, features, content, languages=languages)
+    creators = read_table(folder, layout.CREATORS, np.int64, (count,))
+    return VideoTable(release.vectors, features, content, creators, languages)
 
 
 def _before(labels: pd.DataFrame) -> npt.NDArray[np.datetime64]:

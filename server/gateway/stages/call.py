@@ -32,7 +32,7 @@ MIN_BUDGET_SECONDS = 0.005
 _SHORT_DEADLINE_SECONDS = 0.05
 """A pod that misses a shorter deadline isn't at fault: its caller is."""
 TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
-"""Metadata key of Envoy's timeout of each try; gRPC's own xDS client ignores it."""
+"""Metadata key of Envoy's timeout of each try."""
 _TRY_SHARE, _MIN_TRY_SECONDS = 0.5, 0.1
 """Share of a call's time for one try, which leaves time for another pod, and the minimum: a healthy
 pod responds within it. With less, callers in a hurry would have Envoy eject pods that are slow for

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from server.releases.channels import Change
 from server.releases.rollback import NothingToReturnToError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
@@ -20,8 +21,8 @@ def test_one_command_rolls_back_and_the_history_records_it(
 ) -> None:
     publish("a")
     publish("b")
-    store.set_channel("production", "a", None)
-    store.set_channel("production", "b", store.read_channel("production"))
+    store.change_channel("production", Change("a"), None)
+    store.change_channel("production", Change("b"), store.read_channel("production"))
 
     done = vireo("rollback", "--reason", "[red]too slow", "--json")
     assert done.exit_code == 0, done.output
@@ -55,7 +56,7 @@ def test_list_shows_every_release_and_problems_of_invalid_ones(
     assert "publish one with: vireo release publish" in vireo("list").stdout
     publish("good")
     publish("unfit")
-    store.set_channel("production", "good", None)
+    store.change_channel("production", Change("good"), None)
     assert store.bucket.swap("releases/odd/manifest.json", b"{}", None)
     done = vireo("list", "--json")
     assert done.exit_code == 0, done.output
@@ -112,7 +113,7 @@ def test_status_shows_channels_without_a_running_stack(
     publish: Publish, store: ReleaseStore, vireo: Vireo
 ) -> None:
     publish("a")
-    store.set_channel("production", "a", None, updated_by="bob@there")
+    store.change_channel("production", Change("a", updated_by="bob@there"), None)
     done = vireo("status")
     assert done.exit_code == 0, done.output
     assert "bob@there" in done.stdout

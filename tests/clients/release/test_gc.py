@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from server.releases import garbage
-from server.releases.channels import Channel
+from server.releases.channels import Change, Channel
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from tests.builders.faulty_s3 import faulty_s3
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 def promote(store: ReleaseStore, channel: str, *release_ids: str) -> Channel:
     for release_id in release_ids:
-        store.set_channel(channel, release_id, store.read_channel(channel))
+        store.change_channel(channel, Change(release_id), store.read_channel(channel))
     found = store.read_channel(channel)
     assert found is not None
     return found

@@ -15,6 +15,7 @@ import pytest
 from onnx import TensorProto
 
 from server.releases import layout
+from server.releases.channels import Change
 from server.releases.manifest import MANIFEST_NAME, Manifest, describe_files
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
@@ -323,7 +324,7 @@ def test_without_an_id_the_releases_of_all_channels_are_verified(
     assert "no channel names a release" in vireo("verify").stdout
     for name in ("production", "canary"):
         publish(name)
-        store.set_channel(name, name, None)
+        store.change_channel(name, Change(name), None)
     done = vireo("verify")
     assert done.exit_code == 0, done.output
     assert done.stdout.count("sound") == 2

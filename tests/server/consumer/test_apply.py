@@ -114,7 +114,7 @@ def age(repo: Path, viewers: str, seconds: float) -> None:
 def test_viewers_who_were_not_seen_for_long_leave_sqlite_a_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.consumer.rows._VIEWERS_AT_A_TIME", 7)
+    monkeypatch.setattr("server.consumer.rows.VIEWERS_AT_A_TIME", 7)
     home = Home(tmp_path)
     write_small_dataset(home, "small", random_interactions())
     build_features(home, "small", holdout="none")

@@ -21,6 +21,7 @@ from server.consumer.rows import OnlineRows
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, STATE, Entry, LogAwayError
 from server.event_log.position import Position
+from server.releases.channels import Change
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.stack.nats import log_environment
@@ -76,7 +77,7 @@ def site(tmp_path: Path, s3: S3Settings, release_folder: Path) -> Iterator[Site]
     releases = ReleaseStore(s3)
     releases.publish(release_folder)
     channel = tmp_path.name.replace("_", "-")[-40:].strip("-").lower()
-    releases.set_channel(channel, "tiny-1", expected=releases.read_channel(channel))
+    releases.change_channel(channel, Change("tiny-1"), releases.read_channel(channel))
     with running_nats(tmp_path / "nats") as nats:
         environment = {
             **s3.environment(),

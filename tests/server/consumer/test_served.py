@@ -10,6 +10,7 @@ import pytest
 
 from server.consumer.consumer import ServedDataset
 from server.consumer.settings import ConsumerSettings
+from server.releases.channels import Change
 from server.releases.manifest import ReleaseError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
@@ -23,7 +24,7 @@ async def test_features_of_a_release_that_only_another_build_serves_are_followed
     place = "releases/tiny-1/manifest.json"
     found = store.bucket.get(place)
     assert found is not None
-    store.set_channel("production", "tiny-1", expected=None)
+    store.change_channel("production", Change("tiny-1"), None)
     newer = json.loads(found[0]) | {"format_version": 6, "of": "a newer build", "dataset": "newer"}
     assert store.bucket.swap(place, json.dumps(newer).encode(), found[1])
     with pytest.raises(ReleaseError, match="format_version is 6"):

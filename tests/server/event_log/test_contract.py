@@ -12,7 +12,7 @@ from server.event_log.log import CATALOG, DEAD, EVENTS, MAX_MESSAGE_BYTES, STATE
 from server.event_log.open import open_log
 from server.event_log.position import Position
 from tests.builders.nats import RunningNats, settings_of
-from tests.builders.reading import take
+from tests.builders.reading import append, take
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ async def test_an_empty_sequence_says_that_all_was_read(log: JetStreamLog) -> No
 async def test_all_that_was_there_comes_before_an_empty_sequence(log: JetStreamLog) -> None:
     begin = await log.end(EVENTS, "1")
     sent = [b"%d" % number for number in range(1_200)]
-    await asyncio.gather(*(log.append(EVENTS, "1", each) for each in sent))
+    await asyncio.gather(*(append(log, "1", each, f"all-{each!r}") for each in sent))
     assert len(await take(log, EVENTS, "1", begin)) == len(sent)
 
 
@@ -102,7 +102,8 @@ async def test_many_readers_wait_side_by_side(log: JetStreamLog) -> None:
 async def test_appends_under_way_at_once_are_all_stored(log: JetStreamLog) -> None:
     begin = await log.end(EVENTS, "1")
     sent = [b"%d" % number for number in range(1_000)]
-    positions = await asyncio.gather(*(log.append(EVENTS, "1", each) for each in sent))
+    appends = (append(log, "1", each, f"at-once-{each!r}") for each in sent)
+    positions = await asyncio.gather(*appends)
     read = await take(log, EVENTS, "1", begin, len(sent))
     assert {entry.sequence: entry.data for entry in read} == dict(zip(positions, sent, strict=True))
 

@@ -21,7 +21,7 @@ from server.event_log.log import CATALOG, EVENTS, STATE, Entries, Entry, LogAway
 from server.event_log.nats_connection import Connection
 from tests.builders.certificates import authority, signed
 from tests.builders.nats import RunningNats, ServerFiles, running_nats, settings_of
-from tests.builders.reading import take
+from tests.builders.reading import append, take
 from tests.builders.waiting import until
 
 
@@ -30,16 +30,6 @@ async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
     log = JetStreamLog(settings_of(nats))
     yield log
     await log.close()
-
-
-async def append(log: JetStreamLog, key: str, data: bytes, dedup_id: str) -> int:
-    """Append as a caller does: the same again until it is acknowledged."""
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                return await log.append(EVENTS, key, data, dedup_id)
-            except LogAwayError:
-                await asyncio.sleep(0.05)
 
 
 async def test_the_same_id_is_stored_once(log: JetStreamLog) -> None:

@@ -23,6 +23,7 @@ TABLE = VideoTable(
     vectors=VECTORS,
     features=FEATURES,
     content=np.array([[1, 0], [0, 1], [0.6, 0.8], [0, 0]], np.float32),
+    creators=np.full(4, -1),
 )
 
 

@@ -177,9 +177,11 @@ def test_viewers_are_read_while_the_volume_of_the_configuration_hangs(
     repo = shutil.copytree(features, tmp_path / "copy") / DATASET
     reader, before = FeatureReader(repo, 1.0), threading.active_count()
     with hanging(repo / "feature_store.yaml"):
+        check = reader._rebuilt.start()
+        wait_until(check.running)
         for _ in range(20):
             assert read(reader, VIEWER).watch_count == 3
-            time.sleep(0.005)
+        assert reader._rebuilt.start() is check
         assert threading.active_count() - before <= 2, "its own, and the one that ends the hang"
 
 

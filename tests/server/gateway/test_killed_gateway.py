@@ -10,6 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from bench.stack import free_port_base
+from server.releases.channels import Change
 from server.releases.manifest import Manifest
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
@@ -37,7 +38,7 @@ async def test_each_viewer_comes_once_although_the_gateway_is_killed(
 ) -> None:
     store, release_id = ReleaseStore(s3), Manifest.read(release).release_id
     store.publish(release)
-    store.set_channel("batches", release_id, store.read_channel("batches"))
+    store.change_channel("batches", Change(release_id), store.read_channel("batches"))
     base = free_port_base()
     ports = [base, base + 1]
     environment = {

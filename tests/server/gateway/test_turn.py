@@ -26,6 +26,7 @@ from vireo.v1.release_pb2_grpc import (
 
 from server.gateway.turn import InnerPods
 from server.ranking.service import RANKING_POD
+from server.releases.channels import Change
 from server.releases.progress import Stage
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
@@ -150,10 +151,10 @@ async def test_pods_are_waited_for_as_long_as_they_load(s3: S3Settings, tmp_path
     store = ReleaseStore(s3)
     for release_id in ("turn-1", "turn-2"):
         store.publish(build_release(tmp_path / release_id, release_id=release_id))
-    store.set_channel("turn", "turn-1", None)
+    store.change_channel("turn", Change("turn-1"), None)
     async with running_pod(RANKING_POD, store, tmp_path / "cache", "turn", build=build) as pod:
         await until(lambda: serves(pod.loader, "turn-1"))
-        store.set_channel("turn", "turn-2", store.read_channel("turn"))
+        store.change_channel("turn", Change("turn-2"), store.read_channel("turn"))
         await until(lambda: pod.loader.progress.stage is Stage.BUILDING)
         inner = InnerPods([ReleaseServiceStub(pod.channel)], limit)
         await asyncio.wait_for(inner.serving("turn-2"), 60)

@@ -30,6 +30,7 @@ from server.live.takedowns import Takedowns
 from server.pod.pod import Pod, PodSettings
 from server.ranking.service import ranking_pod
 from server.releases import layout
+from server.releases.channels import Change
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.signals import NEW
@@ -71,7 +72,9 @@ class Site:
 
     def point(self, release_id: str) -> None:
         """Point the channel to a release."""
-        self.store.set_channel(self.channel, release_id, self.store.read_channel(self.channel))
+        self.store.change_channel(
+            self.channel, Change(release_id), self.store.read_channel(self.channel)
+        )
 
     async def upsert(self, video_id: str) -> None:
         """Add a video."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.stack import free_port_base
+from server.releases.channels import Change
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from tests.builders.releases import build_release
@@ -21,7 +22,7 @@ def environment(s3: S3Settings, tmp_path_factory: pytest.TempPathFactory) -> dic
     store = ReleaseStore(s3)
     folder = build_release(tmp_path_factory.mktemp("release"), release_id="of-processes")
     store.publish(folder)
-    store.set_channel("processes", "of-processes", store.read_channel("processes"))
+    store.change_channel("processes", Change("of-processes"), store.read_channel("processes"))
     cache = tmp_path_factory.mktemp("cache")
     return {
         **s3.environment(),

@@ -19,6 +19,7 @@ from vireo.v1.channel_pb2_grpc import ChannelServiceStub
 from server.pod.announcements import Announcements
 from server.ranking.service import RANKING_POD
 from server.releases.cache import ReleaseCache
+from server.releases.channels import Change
 from server.releases.loader import ReleaseLoader
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
@@ -87,7 +88,7 @@ class Follower:
 
     def promote(self, release_id: str) -> None:
         before = self.store.read_channel(self.channel)
-        self.store.set_channel(self.channel, release_id, before)
+        self.store.change_channel(self.channel, Change(release_id), before)
 
     async def serves(self, release_id: str) -> None:
         await until(lambda: serves(self.loader, release_id))
@@ -116,7 +117,7 @@ async def following(
 ) -> AsyncIterator[Follower]:
     """Yield a loader that serves a release, which its channel names."""
     store = ReleaseStore(s3)
-    store.set_channel(channel, release_id, store.read_channel(channel))
+    store.change_channel(channel, Change(release_id), store.read_channel(channel))
     announcements = Announcements(f"127.0.0.1:{control.port}", None, channel)
     with faulty_s3(s3) as proxy:
         loader: ReleaseLoader[object] = ReleaseLoader(

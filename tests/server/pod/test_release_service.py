@@ -10,6 +10,7 @@ from vireo.v1 import release_pb2
 from server.pod.release_metrics import ReleaseCollector
 from server.pod.release_service import _stage
 from server.ranking.service import RANKING_POD
+from server.releases.channels import Change
 from server.releases.manifest import Manifest
 from server.releases.progress import Stage
 from server.releases.s3 import S3Settings
@@ -46,7 +47,7 @@ async def test_a_pod_reports_what_it_serves_holds_and_loads(s3: S3Settings, tmp_
     total = sum(file.size for path, file in manifest.files.items() if path in RANKING_POD.files)
 
     def promote(release_id: str) -> None:
-        store.set_channel(CHANNEL, release_id, store.read_channel(CHANNEL))
+        store.change_channel(CHANNEL, Change(release_id), store.read_channel(CHANNEL))
 
     promote(first)
     with faulty_s3(s3) as proxy:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from server.releases.channels import Channel, ChannelPointer
+from server.releases.channels import Change, Channel, ChannelPointer
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import StoreError
@@ -106,7 +106,7 @@ ASKED: dict[str, Callable[[ReleaseStore, Path], object]] = {
     "a manifest": lambda store, _: store.manifest("r"),
     "a file": lambda store, _: list(store.read("r", "popular.json")),
     "list": lambda store, _: store.list(),
-    "promote": lambda store, _: store.set_channel("production", "r", channel()),
+    "promote": lambda store, _: store.change_channel("production", Change("r"), channel()),
     "put a file": lambda store, file: store.bucket.put_file("a", file),
     "swap": lambda store, _: store.bucket.swap("a", b"new", '"etag"'),
     "remove": lambda store, _: store.bucket.remove("a"),

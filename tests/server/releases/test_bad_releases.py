@@ -22,6 +22,7 @@ from server.pod.pod import Pod
 from server.ranking.service import RANKING_POD
 from server.releases import layout
 from server.releases.cache import CacheError, ReleaseCache
+from server.releases.channels import Change
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from tests.builders.bad_releases import BAD_RELEASES, BadRelease, bad_name
@@ -98,7 +99,7 @@ async def serving_old(
 ) -> AsyncIterator[RunningPod]:
     """A pod that serves a good release, and whose channel names it; it reads `through`."""
     publish(f"{name}-old")
-    store.set_channel(name, f"{name}-old", None)
+    store.change_channel(name, Change(f"{name}-old"), None)
     async with running_pod(PODS[kind], through or store, cache, name) as pod:
         await until(lambda: serves(pod.loader, f"{name}-old") and not pod.loader.failures.reason)
         yield pod
@@ -245,7 +246,7 @@ async def test_pod_without_store_and_cache_says_why_it_serves_nothing_and_recove
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
 ) -> None:
     publish(name)
-    store.set_channel(name, name, None)
+    store.change_channel(name, Change(name), None)
     with faulty_s3(store.settings, read_timeout=1.5, retries=0) as proxy:
         proxy.fault = "silent"
         through = ReleaseStore(proxy.settings)
@@ -273,7 +274,7 @@ async def test_release_that_failed_is_not_fetched_at_every_look(
 
     publish(f"{name}-a")
     publish(f"{name}-b")
-    store.set_channel(name, f"{name}-a", None)
+    store.change_channel(name, Change(f"{name}-a"), None)
     with faulty_s3(store.settings) as proxy:
         through = ReleaseStore(proxy.settings)
         async with running_pod(RANKING_POD, through, tmp_path / "cache", name, build=build) as pod:

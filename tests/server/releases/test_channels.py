@@ -39,7 +39,7 @@ def test_a_channels_history_records_who_when_and_why(
     publish(f"{name}-b")
     assert store.read_channel(name) is None
     assert store.channels.history(name) == ()
-    first = store.set_channel(name, f"{name}-a", None, updated_by="ada")
+    first = store.change_channel(name, Change(f"{name}-a", updated_by="ada"), None)
     channel = store.read_channel(name)
     assert channel is not None
     assert channel.pointer == first
@@ -71,12 +71,12 @@ def test_stale_view_of_a_channel_changes_nothing(
 ) -> None:
     publish(f"{name}-a")
     publish(f"{name}-b")
-    store.set_channel(name, f"{name}-a", None)
+    store.change_channel(name, Change(f"{name}-a"), None)
     seen = store.read_channel(name)
-    store.set_channel(name, f"{name}-b", seen)
+    store.change_channel(name, Change(f"{name}-b"), seen)
     for stale in (seen, None):
         with pytest.raises(ChannelChangedError, match="changed by somebody else"):
-            store.set_channel(name, f"{name}-a", stale)
+            store.change_channel(name, Change(f"{name}-a"), stale)
     assert store.channels.all()[name].release_id == f"{name}-b"
     assert revisions(store, name) == [1, 2]
 
@@ -94,7 +94,7 @@ def test_of_two_promotions_at_once_exactly_one_wins_and_the_history_has_no_gap(
         seen = store.read_channel(name)
         start.wait(60)
         try:
-            store.set_channel(name, release_id, seen, updated_by=release_id)
+            store.change_channel(name, Change(release_id, updated_by=release_id), seen)
         except ChannelChangedError:
             return None
         return release_id
@@ -114,10 +114,10 @@ def test_the_next_change_records_what_a_crash_left_unrecorded(
     store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
 ) -> None:
     publish(name)
-    first = store.set_channel(name, name, None)
+    first = store.change_channel(name, Change(name), None)
     client_of(s3).remove_object(s3.bucket, f"channels/history/{name}/00000001.json")
     assert store.channels.history(name) == (first,), "the channel itself has it"
-    second = store.set_channel(name, name, store.read_channel(name))
+    second = store.change_channel(name, Change(name), store.read_channel(name))
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
     assert store.channels.history(name) == (first, second)
 
@@ -129,10 +129,10 @@ def test_a_change_whose_record_fails_is_made_and_recorded_by_the_next(
     publish(name)
     with faulty_s3(s3) as proxy:
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/history/{name}/".encode()
-        first = ReleaseStore(proxy.settings).set_channel(name, name, None)
+        first = ReleaseStore(proxy.settings).change_channel(name, Change(name), None)
     assert stored_history(s3, name) == []
     assert store.channels.history(name) == (first,)
-    second = store.set_channel(name, name, store.read_channel(name))
+    second = store.change_channel(name, Change(name), store.read_channel(name))
     assert store.channels.history(name) == (first, second)
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
 
@@ -143,11 +143,11 @@ def test_a_change_whose_answer_is_lost_is_made_and_not_reported_as_failed(
 ) -> None:
     publish(f"{name}-a")
     publish(f"{name}-b")
-    store.set_channel(name, f"{name}-a", None)
+    store.change_channel(name, Change(f"{name}-a"), None)
     with faulty_s3(s3, read_timeout=2.0) as proxy:
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/{name}.json".encode()
         through = ReleaseStore(proxy.settings)
-        made = through.set_channel(name, f"{name}-b", through.read_channel(name))
+        made = through.change_channel(name, Change(f"{name}-b"), through.read_channel(name))
     assert store.channels.history(name)[-1] == made
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
 
@@ -160,7 +160,7 @@ def test_a_change_that_failed_on_the_server_is_reported_as_retryable(
     with faulty_s3(s3) as proxy:
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/{name}.json".encode()
         with pytest.raises(StoreUnavailableError, match=r"responds HTTP 50.*then try again"):
-            ReleaseStore(proxy.settings).set_channel(name, name, None)
+            ReleaseStore(proxy.settings).change_channel(name, Change(name), None)
     assert store.read_channel(name) is None
 
 
@@ -168,10 +168,10 @@ def test_records_of_the_history_are_never_overwritten(
     store: ReleaseStore, publish: Publish, name: str, s3: S3Settings
 ) -> None:
     publish(name)
-    first = store.set_channel(name, name, None, updated_by="ada")
+    first = store.change_channel(name, Change(name, updated_by="ada"), None)
     # Somebody removes the channel: its numbers go on.
     client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
-    second = store.set_channel(name, name, None, updated_by="bob")
+    second = store.change_channel(name, Change(name, updated_by="bob"), None)
     assert store.channels.history(name) == (first, second)
 
 
@@ -188,7 +188,7 @@ def test_a_channel_of_an_older_build_is_read_and_gets_a_history(
     channel = store.read_channel(name)
     assert channel is not None
     assert (channel.pointer.revision, channel.pointer.share) == (0, 0.0)
-    store.set_channel(name, f"{name}-b", channel)
+    store.change_channel(name, Change(f"{name}-b"), channel)
     assert [(each.revision, each.release_id) for each in store.channels.history(name)] == [
         (0, f"{name}-a"),
         (1, f"{name}-b"),
@@ -209,13 +209,13 @@ def test_only_the_canary_has_a_share_and_keeps_it_until_another_is_given(
         store.change_channel(name, Change(f"{name}-a", share=0.1), None)
     before = store.read_channel(CANARY)
     store.change_channel(CANARY, Change(f"{name}-a", share=0.1), before)
-    kept = store.set_channel(CANARY, f"{name}-b", store.read_channel(CANARY))
+    kept = store.change_channel(CANARY, Change(f"{name}-b"), store.read_channel(CANARY))
     assert kept.share == 0.1
 
 
 def test_channel_can_only_name_a_published_release(store: ReleaseStore, name: str) -> None:
     with pytest.raises(NotInStoreError, match="isn't in bucket"):
-        store.set_channel(name, "never-published", None)
+        store.change_channel(name, Change("never-published"), None)
     assert store.read_channel(name) is None
 
 
@@ -232,14 +232,14 @@ def test_foreign_objects_hide_no_channel_or_record(
     store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
 ) -> None:
     publish(name)
-    first = store.set_channel(name, name, None)
+    first = store.change_channel(name, Change(name), None)
     odd = ("channels/No Channel.json", "channels/a.b.json", f"channels/history/{name}/latest.json")
     for place in odd:
         client_of(s3).put_object(s3.bucket, place, BytesIO(b"?"), 1)
     assert store.channels.all()[name].pointer == first
     assert store.channels.history(name) == (first,)
     client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
-    assert store.set_channel(name, name, None).revision == 2
+    assert store.change_channel(name, Change(name), None).revision == 2
     for place in odd:
         client_of(s3).remove_object(s3.bucket, place)
 
@@ -270,12 +270,12 @@ def test_a_promotion_that_came_to_nothing_leaves_a_channel_that_was_never_set_so
     with faulty_s3(s3) as proxy:
         proxy.before_answer = unpublishes
         with pytest.raises(NotInStoreError):
-            ReleaseStore(proxy.settings).set_channel(name, name, None)
+            ReleaseStore(proxy.settings).change_channel(name, Change(name), None)
     assert store.read_channel(name) is None
     assert name not in store.channels.all()
     assert store.channels.history(name) == ()
     publish(f"{name}-b")
-    assert store.set_channel(name, f"{name}-b", None).revision == 1
+    assert store.change_channel(name, Change(f"{name}-b"), None).revision == 1
 
 
 def test_of_two_changes_that_overlap_the_one_whose_note_was_overwritten_is_refused(
@@ -284,7 +284,7 @@ def test_of_two_changes_that_overlap_the_one_whose_note_was_overwritten_is_refus
     """Else a removal that came between would have seen the other's note alone."""
     for release_id in ("old", "first", "second"):
         publish(f"{name}-{release_id}")
-    store.set_channel(name, f"{name}-old", None)
+    store.change_channel(name, Change(f"{name}-old"), None)
     channels = Channels(store.bucket)
     before = channels.read(name)
 
@@ -306,4 +306,6 @@ def test_of_two_changes_that_overlap_the_one_whose_note_was_overwritten_is_refus
     document = channels.documents()[name]
     assert document.pending is None
     assert document.pointer == (before and before.pointer)
-    assert store.set_channel(name, f"{name}-second", store.read_channel(name)).revision == 2
+    assert (
+        store.change_channel(name, Change(f"{name}-second"), store.read_channel(name)).revision == 2
+    )

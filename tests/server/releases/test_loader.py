@@ -9,6 +9,7 @@ from server.ranking.pipeline import RankingPipeline
 from server.ranking.release import FILES, RankingRelease
 from server.releases import layout
 from server.releases.cache import ReleaseCache
+from server.releases.channels import Change
 from server.releases.loader import ReleaseLoader
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
@@ -62,7 +63,7 @@ async def test_loader_waits_for_the_first_release_and_serves_it(
         assert f"channel {name} names no release yet; publish one" in loader.failures.reason
         assert not announced
         publish(name)
-        store.set_channel(name, name, None)
+        store.change_channel(name, Change(name), None)
         await until(lambda: announced == [name] and not loader.failures.reason)
         assert loader.serving is not None
         assert loader.serving.origin == "s3"
@@ -74,12 +75,12 @@ async def test_new_release_of_the_channel_is_swapped_in_and_calls_keep_the_old(
 ) -> None:
     publish(f"{name}-a")
     publish(f"{name}-b")
-    store.set_channel(name, f"{name}-a", None)
+    store.change_channel(name, Change(f"{name}-a"), None)
     loader = loader_of(store, tmp_path / "cache", name)
     async with running(loader) as announced:
         await until(lambda: serves(loader, f"{name}-a"))
         held = loader.serving
-        store.set_channel(name, f"{name}-b", store.read_channel(name))
+        store.change_channel(name, Change(f"{name}-b"), store.read_channel(name))
         await until(lambda: serves(loader, f"{name}-b"))
         assert held is not None
         assert held.content.release.manifest.release_id == f"{name}-a"
@@ -92,14 +93,14 @@ async def test_release_that_fails_its_goldens_keeps_the_old_one_serving(
     publish(f"{name}-a")
     store.publish(damaged_release(tmp_path / "bad", f"{name}-bad"))
     publish(f"{name}-c")
-    store.set_channel(name, f"{name}-a", None)
+    store.change_channel(name, Change(f"{name}-a"), None)
     loader = loader_of(store, tmp_path / "cache", name)
     async with running(loader):
         await until(lambda: serves(loader, f"{name}-a"))
-        store.set_channel(name, f"{name}-bad", store.read_channel(name))
+        store.change_channel(name, Change(f"{name}-bad"), store.read_channel(name))
         await until(lambda: "differs from the recorded outputs" in loader.failures.reason)
         assert serves(loader, f"{name}-a")
-        store.set_channel(name, f"{name}-c", store.read_channel(name))
+        store.change_channel(name, Change(f"{name}-c"), store.read_channel(name))
         await until(lambda: serves(loader, f"{name}-c"))
         await until(lambda: not loader.failures.reason)
 
@@ -121,7 +122,7 @@ async def test_a_pod_that_starts_without_its_bucket_serves_from_its_cache(
     reason: str,
 ) -> None:
     publish(name)
-    store.set_channel(name, name, None)
+    store.change_channel(name, Change(name), None)
     loader = loader_of(store, tmp_path / "cache", name)
     async with running(loader) as announced:
         await until(lambda: announced == [name])
@@ -138,11 +139,11 @@ async def test_broken_new_release_at_the_start_falls_back_to_the_last_good_one(
 ) -> None:
     publish(f"{name}-a")
     store.publish(damaged_release(tmp_path / "bad", f"{name}-bad"))
-    store.set_channel(name, f"{name}-a", None)
+    store.change_channel(name, Change(f"{name}-a"), None)
     loader = loader_of(store, tmp_path / "cache", name)
     async with running(loader) as announced:
         await until(lambda: announced == [f"{name}-a"])
-    store.set_channel(name, f"{name}-bad", store.read_channel(name))
+    store.change_channel(name, Change(f"{name}-bad"), store.read_channel(name))
     again = loader_of(store, tmp_path / "cache", name)
     async with running(again):
         await until(lambda: serves(again, f"{name}-a"))
@@ -171,7 +172,7 @@ async def test_release_that_cannot_be_noted_in_the_cache_is_served_and_noted_lat
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
 ) -> None:
     publish(name)
-    store.set_channel(name, name, None)
+    store.change_channel(name, Change(name), None)
     in_the_way = tmp_path / "cache" / "last"
     in_the_way.parent.mkdir()
     in_the_way.write_text("where a folder should be")
@@ -208,7 +209,7 @@ async def test_bug_in_building_is_logged_with_its_stack_once_and_retried(
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
 ) -> None:
     publish(name)
-    store.set_channel(name, name, None)
+    store.change_channel(name, Change(name), None)
     attempts: list[Path] = []
 
     def fails_twice(folder: Path) -> RankingPipeline:
@@ -243,7 +244,7 @@ async def test_a_release_that_was_pruned_while_it_was_built_is_found_again_witho
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
 ) -> None:
     publish(name)
-    store.set_channel(name, name, None)
+    store.change_channel(name, Change(name), None)
     cache = tmp_path / "cache"
 
     def pruned_meanwhile(folder: Path) -> RankingPipeline:

@@ -17,6 +17,7 @@ from server.pod.pod import Pod
 from server.pod.release_service import served
 from server.ranking.service import RANKING_POD
 from server.releases.cache import ReleaseCache
+from server.releases.channels import Change
 from server.releases.layout import RANKER
 from server.releases.loader import ReleaseLoader
 from server.releases.manifest import Manifest
@@ -49,7 +50,7 @@ def loader_of(
 
 
 def point(store: ReleaseStore, channel: str, release_id: str) -> None:
-    store.set_channel(channel, release_id, store.read_channel(channel))
+    store.change_channel(channel, Change(release_id), store.read_channel(channel))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads share a priority")

@@ -15,6 +15,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
+from server.releases.channels import Change
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.stack.s3 import access
@@ -91,7 +92,7 @@ async def test_releases_that_go_live_and_back_under_load_fail_and_mix_no_answer(
         for number in range(1, SWAPS + 1):
             release_id = RELEASES[number % 2]
             channel = store.read_channel("production")
-            await asyncio.to_thread(store.set_channel, "production", release_id, channel)
+            await asyncio.to_thread(store.change_channel, "production", Change(release_id), channel)
             async with asyncio.timeout(60):
                 await asyncio.gather(*(serves(port, release_id) for port in pods))
             enough = counts[release_id] + 20

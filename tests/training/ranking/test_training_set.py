@@ -119,7 +119,7 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
         history,
         drawn.rows,
         retrieval_features(drawn.scores, drawn.source_masks),
-        VideoTable(release.vectors, features, content),
+        VideoTable(release.vectors, features, content, np.load(release.folder / layout.CREATORS)),
         release.vocabulary,
     )
     fed, real = Batches(release.vectors).watch_inputs(data.watches, np.array([place]))
