@@ -42,16 +42,6 @@ class Home:
         base = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
         return Home(Path(os.environ.get("VIREO_HOME") or base / ".vireo").absolute())
 
-    def keep_private(self) -> None:
-        """Let only its owner into the folder.
-
-        It stays as it is if somebody else owns it, as they do the root of a volume, or if whoever
-        writes into it keeps others out, as in /tmp.
-        """
-        status = self.root.stat()
-        if status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISVTX:
-            self.root.chmod(0o700)
-
     def _of(self, kind: str, dataset: str) -> Path:
         # Names come from releases, too: they must not lead elsewhere.
         return self.root / kind / check_dataset_name(dataset)
@@ -110,3 +100,14 @@ class Home:
     def stack(self) -> Path:
         """State of the running stack: process ids, ports, rendered configuration."""
         return self.root / "stack"
+
+
+def keep_private(folder: Path) -> None:
+    """Let only its owner into a folder.
+
+    It stays as it is if somebody else owns it, as they do the root of a volume, or if whoever
+    writes into it keeps others out, as in /tmp.
+    """
+    status = folder.stat()
+    if status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISVTX:
+        folder.chmod(0o700)

@@ -33,4 +33,4 @@ class EnvironmentSettings(BaseSettings):
                 for each in error.errors()
                 if each["type"] != "default_factory_not_called"  # it depends on another
             )
-            raise VireoError("; ".join(problems)) from error
+            raise VireoError("; ".join(problems)) from None

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from server.home import Home
+from server.home import Home, keep_private
 from server.releases.manifest import Manifest
 from training.data.dataset import load_dataset
 from training.fit import fit
@@ -70,7 +70,7 @@ def train_all(
         processes.leave()
         raise SystemExit(0)
     tables = load_dataset(home, dataset)
-    home.keep_private()
+    keep_private(home.root)
     measuring = measuring_home(home)
     if fresh:
         for each in (home, measuring):

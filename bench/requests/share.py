@@ -21,10 +21,12 @@ from bench.requests import greedy
 from bench.speed.row import Figures, Row
 from server.errors import VireoError
 
-MAX_RATIO = 1.2
+MAX_RATIO, MAX_LOST = 1.2, 0.01
 SETTINGS = {"VIREO_TRUSTED_HOPS": "1", "VIREO_OIP_HTTP": "true"}
 """Settings of the measured stack: its edge knows callers by the address that they state."""
 _METADATA = (("x-forwarded-for", "10.1.0.2"),)
+_ENDS = {"invalid events": "INVALID_ARGUMENT", "large JSON": "400"}
+"""How calls end that aren't refused, unless they end with OK."""
 _SETTLING = 0.3
 """Seconds after the start of an attack that don't count."""
 
@@ -80,11 +82,14 @@ async def measure_share(
             ratio = float(np.median(beside) / np.median(quiet)) if beside else float("inf")
             figures.add(f"slates beside {kind} over slates without, p50", ratio, bound)
             lost = failed / max(1, failed + len(beside))
-            figures.add(f"share of slates that failed beside {kind}", lost)
+            lost_bound = MAX_LOST if plan.timed else None
+            figures.add(f"share of slates that failed beside {kind}", lost, lost_bound)
             figures.add(f"{kind}, calls/s beside slates", some.total() / plan.seconds)
         if plan.timed:
             alone = await _greedy(edge, kind, labels, plan.seconds)
             figures.add(f"{kind}, calls/s alone", alone.total() / plan.seconds)
+        if not ended[_ENDS.get(kind, "OK")]:
+            raise VireoError(f"{kind} isn't what it should be: all ended with {dict(ended)}")
         console.print(f"beside slates, {kind} ended with {dict(ended)}")
     return figures.rows()
 

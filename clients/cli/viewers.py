@@ -60,7 +60,10 @@ def erase(
     for folder in _folders((home, home.measuring), "features", data):
         with _noted(failures):
             _say(folder, "removed from the online store" if _erased(folder, viewer) else "")
-    position = asyncio.run(_record(settings, viewer)) if settings is not None else 0
+    try:
+        position = asyncio.run(_record(settings, viewer)) if settings is not None else 0
+    except VireoError as error:
+        raise VireoError("; ".join([*failures, str(error)])) from error
     _erase_from_files(home, viewer, data, failures)
     if settings is None:
         typer.echo("log: there is none whose events could bring the viewer back")

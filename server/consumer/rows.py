@@ -153,12 +153,15 @@ class OnlineRows:
                 yield deserialize_entity_key(key)
 
     def write(self, changes: Mapping[str, Folded]) -> None:
-        """Store the changed rows by viewer; raise StoreAwayError if some may not be stored."""
+        """Store rows by viewer; raise StoreAwayError if some may not be stored.
+
+        One that didn't change is stored, too: its viewer was seen, see `expire`.
+        """
         activities: list[_Stored] = []
         hidden: list[_Stored] = []
         for viewer, each in changes.items():
             key = _entity_key("viewer_id", viewer)
-            if each.activity_changed:
+            if each.activity_changed or not each.hidden_changed:
                 activities.append((key, _activity_values(each.row)))
             if each.hidden_changed:
                 hidden.append((key, _hidden_values(each.row)))

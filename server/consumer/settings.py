@@ -29,9 +29,9 @@ class ConsumerSettings(RpcSettings):
     store_timeout: float = Field(default=5.0, gt=0)
     """Maximum seconds to wait for the online store; then the same events are tried again."""
     viewer_expiry: int = Field(default=365 * 86_400, ge=1)
-    """Seconds after which the features of a viewer of whom no event was applied are deleted from
-    the online store. Redis does so as of the setting of whoever built the features, and a build
-    leaves out viewers without an event for as long before the last one of its data set."""
+    """Seconds after which the features of a viewer of whom no play, like or hide was applied are
+    deleted from the online store. Redis does so as of the setting of whoever built the features,
+    and a build leaves out viewers without an event for as long before its data set's last one."""
     s3: S3Settings = Field(default_factory=S3Settings.load)
     """Where releases are stored."""
     live: LiveSettings = Field(default_factory=LiveSettings.load)

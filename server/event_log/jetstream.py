@@ -405,7 +405,7 @@ async def _start(
     connection: Connection, stream: Stream, info: dict[str, Any], read: Iterable[Position]
 ) -> Start:
     """Return where to go on: by the first of some positions, latest first, to compare with."""
-    state = info["state"]
+    state, replaced = info["state"], 0
     for position in read:
         sequence = position.sequence
         lost = position.log not in ("", info["created"]) or sequence > state["last_seq"]
@@ -416,6 +416,7 @@ async def _start(
                 return Start(sequence)
             found = await _message(connection, stream, seq=sequence)
             if found is None:
+                replaced = replaced or sequence
                 continue
             if fingerprint_of(_data(found)) == position.fingerprint:
                 return Start(sequence)
@@ -424,8 +425,10 @@ async def _start(
             stream=stream.name,
             position=str(position),
         )
+        replaced = 0
         break
-    return Start(0, range(1, 1 if stream.compacted else state["first_seq"]), state["first_ts"])
+    missing = range(1, 1 if stream.compacted else state["first_seq"])
+    return Start(0, missing, state["first_ts"], replaced)
 
 
 async def _message(

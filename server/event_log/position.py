@@ -75,6 +75,8 @@ class Start:
     """Sequences after it that the log doesn't keep any more, whatever their keys."""
     kept_since: str = ""
     """When the first message that is kept was stored, RFC 3339."""
+    replaced: int = 0
+    """Sequence of the position if it can't be compared: a later message has its key."""
 
 
 def fingerprint_of(data: bytes) -> int:

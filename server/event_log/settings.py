@@ -34,10 +34,11 @@ class EventLogSettings(EnvironmentSettings):
     @field_validator("nats_url")
     @classmethod
     def _addresses(cls, text: str) -> str:
-        for url in _parts(text):
+        for number, url in enumerate(_parts(text), start=1):
             parts = urlsplit(url)
             if parts.scheme not in ("nats", "tls") or not parts.hostname:
-                raise ValueError(f"{parts.hostname or url!r} isn't nats://host:port")
+                # Without its text, which may hold a token.
+                raise ValueError(f"address {number} isn't nats://host:port")
         return text
 
     @field_serializer("nats_url", when_used="json")

@@ -44,11 +44,11 @@ class CatalogServicer(CatalogServiceServicer):
         self, request: pb.UpsertVideosRequest, _: Any
     ) -> pb.UpsertVideosResponse:
         """Add or replace videos."""
-        videos = request.videos
+        videos, at = request.videos, self._time_of(request.videos)
         if request.restore:
             bare = [pb.Video(video_id=video.video_id) for video in videos]
-            await self._appender.append(_messages(REMOVED, bare, removed=False))
-        await self._appender.append(_messages(CATALOG, videos, removed=False))
+            await self._appender.append(_messages(REMOVED, bare, at, removed=False))
+        await self._appender.append(_messages(CATALOG, videos, at, removed=False))
         UPSERTED.inc(len(videos))
         keys = [] if request.restore else [video_key(video.video_id) for video in videos]
         down = self._takedowns.among(keys)
@@ -59,15 +59,23 @@ class CatalogServicer(CatalogServiceServicer):
     ) -> pb.RemoveVideosResponse:
         """Remove videos."""
         videos = [pb.Video(video_id=video_id) for video_id in request.video_ids]
-        await self._appender.append(_messages(REMOVED, videos, removed=True))
-        await self._appender.append(_messages(CATALOG, videos, removed=True))
+        at = self._time_of(videos)
+        await self._appender.append(_messages(REMOVED, videos, at, removed=True))
+        await self._appender.append(_messages(CATALOG, videos, at, removed=True))
         _REMOVALS.inc(len(videos))
         return pb.RemoveVideosResponse(removed=len(videos))
 
+    def _time_of(self, videos: Sequence[pb.Video]) -> Timestamp:
+        """Return now, but not before these videos' states, if this machine's clock is behind."""
+        latest = self._takedowns.latest(video_key(video.video_id) for video in videos)
+        at = Timestamp()
+        at.FromNanoseconds(max(time.time_ns(), latest * 1_000_000_000))
+        return at
 
-def _messages(stream: Stream, videos: Sequence[pb.Video], *, removed: bool) -> Iterator[Appended]:
-    received_at = Timestamp()
-    received_at.FromNanoseconds(time.time_ns())
+
+def _messages(
+    stream: Stream, videos: Sequence[pb.Video], received_at: Timestamp, *, removed: bool
+) -> Iterator[Appended]:
     for video in videos:
         change = CatalogChange(video=video, removed=removed, received_at=received_at)
         yield Appended(stream, catalog_key(video.video_id), change.SerializeToString())

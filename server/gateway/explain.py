@@ -183,12 +183,24 @@ class _Asked:
             response.lost_at, response.reason = self._lost_in_fallback()
             return
         response.position = place.position
+        unpinned = every._replace(rules=rules and replace(rules, pinned={}))
+        listed = self.pipeline.popular(unpinned, self.release, blocked).items
+        rank = next(each.position for each in listed if each.video_id == self.video_id)
         response.reason = (
-            f"Retrieval failed: it is the {ordinal(place.position)} of the popular list; the page "
-            f"has the first {size:,}."
+            f"Retrieval failed: it is the {ordinal(rank)} of the popular list; the page has the "
+            f"first {size:,}.{self._moved_by_pins(item, rank)}"
         )
         if item is None:
             response.lost_at = pb.LOST_AT_RANKING
+
+    def _moved_by_pins(self, item: pb.SlateItem | None, rank: int) -> str:
+        """Return a sentence on how pins moved a video of this rank; empty if they didn't."""
+        rules = self.query.rules
+        if item is None and rank <= self.query.page_size:
+            return " Videos that the site's rules pin have taken its place."
+        if item and rules and rules.pinned.get(item.position - 1) == self.video_id:
+            return f" The site's rules pin it to position {item.position}."
+        return ""
 
     def _lost_in_fallback(self) -> tuple[pb.LostAt.ValueType, str]:
         """Return where and why a video was lost that isn't in what may be shown of the list."""
@@ -243,12 +255,8 @@ class _Asked:
                 f"Ranking was skipped: it is the {ordinal(response.retrieval_rank)} of "
                 f"{response.candidates:,} candidates in the order of retrieval; the page has the "
                 f"first {self.query.page_size:,}."
+                f"{self._moved_by_pins(item, response.retrieval_rank)}"
             )
-            rules = self.query.rules
-            if item is None and response.position <= self.query.page_size:
-                response.reason += " Videos that the site's rules pin have taken its place."
-            elif item and rules and rules.pinned.get(item.position - 1) == self.video_id:
-                response.reason += f" The site's rules pin it to position {item.position}."
             return
         if item is not None:
             response.score = item.score

@@ -95,7 +95,8 @@ class LogRoom:
         aged = 0.5 ** ((now - at) / self._half_life)
         lately, beyond = lately * aged, beyond * aged
         over = lately >= self._max * (1 - RESERVED_FOR_HIDES) - self._used
-        refused = over and not (hides and beyond < self._max * MAX_HIDES_OF_CALLER)
+        more = hides and self._used < self._max and beyond < self._max * MAX_HIDES_OF_CALLER
+        refused = over and not more
         size = 0 if refused else sum(map(len, messages)) + _OVERHEAD * len(messages)
         self._used += size
         self._callers[caller] = (lately + size, beyond + size * over, now)
@@ -115,5 +116,6 @@ class LogRoom:
     def refund(self, caller: str, size: int, *, hides: bool) -> None:
         """Give a caller back bytes that the log didn't store."""
         lately, beyond, at = self._callers.get(caller, (0.0, 0.0, 0.0))
+        self._used = max(0, self._used - size)
         if 0 < size <= lately:
             self._callers[caller] = (lately - size, max(0.0, beyond - size * hides), at)

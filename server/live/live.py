@@ -163,17 +163,21 @@ class Live:
         return table
 
     def merged(self, release: Position) -> int:
-        """Return the sequence up to which a release has the changes; 0 if it is of another log.
+        """Return the sequence up to which a release has the changes.
 
-        Call it in a thread.
+        0 if it is of another log, or nothing is known of it: then all count as later. Call it in a
+        thread.
         """
         if self._loop is None:  # nothing is followed
             return release.sequence
         asked = asyncio.run_coroutine_threadsafe(self._log.resume(CATALOG, release), self._loop)
         try:
-            return asked.result().after
-        except LogAwayError:
-            return 0
+            start = asked.result()
+        except LogAwayError:  # as far as it was read before
+            read = self.overlay.position - self.overlay.lost
+            read = 0 if self.overlay.lost else self.overlay.position
+            return release.sequence if release.sequence <= read else 0
+        return start.after or start.replaced
 
     def _adopt(self, table: SideTable) -> None:
         self._tables.add(table)

@@ -108,8 +108,8 @@ class Takedowns:
     def take(self, entries: Iterable[Entry]) -> list[int]:
         """Take in messages of REMOVED, in order; return the keys of their videos.
 
-        A restoration from before the removal that is known changes nothing: a log that was restored
-        from a backup may lack the removal.
+        One that is older than the state that is known changes nothing: a log that was restored from
+        a backup may lack what came after it.
         """
         changed = list[int]()
         with self._lock:  # a copy has all states up to its position
@@ -121,11 +121,8 @@ class Takedowns:
                     log.error("skipped a takedown that can't be read", reason=str(error))
                     continue
                 key, at = video_key(change.video.video_id), max(1, change.received_at.seconds)
-                known = self._find(key)
-                if change.removed:
-                    self._states.recent[key] = max(at, abs(known))
-                elif at >= known:
-                    self._states.recent[key] = min(-at, known)
+                if at >= abs(self._find(key)):
+                    self._states.recent[key] = at if change.removed else -at
                 changed.append(key)
             if len(self._states.recent) > _MAX_RECENT:
                 self._states = self._states.merged()
@@ -143,6 +140,13 @@ class Takedowns:
         with self._lock:
             if at > abs(self._find(key)):
                 self._states.recent[key] = at
+
+    def latest(self, keys: Iterable[int]) -> int:
+        """Return when the last of some videos was removed or restored, Unix seconds; 0 if none."""
+        states, wanted = self._states, np.fromiter(keys, np.int64)
+        places, there = states.find(wanted)
+        recent = [abs(states.recent.get(key, 0)) for key in wanted.tolist()]
+        return max(int(np.abs(states.times[places[there]]).max(initial=0)), *recent, 0)
 
     def _find(self, key: int) -> int:
         """Return the state of a video as `_States.times` has it; 0 if there is none."""

@@ -13,6 +13,7 @@ import structlog
 
 from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
+from server.home import keep_private
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError
@@ -98,7 +99,7 @@ class Stack:
         if self._settings.observe:
             check_programs()
         with _alone(self._settings), _s3_of_our_own(self._settings):
-            self._home.keep_private()
+            keep_private(self._home.root)
             check_ports_free(_ports(self._settings))
             stopped = asyncio.ensure_future(self._stop_signal().wait())
             serving = asyncio.ensure_future(self._serve())

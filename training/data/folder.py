@@ -11,13 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from server.errors import VireoError
+from server.home import keep_private
 
 _DRAFT = ".draft."
 
 
 @contextmanager
 def replaced_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`, for its owner only, to replace it after the block.
+    """Yield an empty folder beside `target`, to replace it after the block.
+
+    It is for its owner only, and so is the folder that it is in; see `keep_private`.
 
     If the block fails, the new folder is removed and `target` stays unchanged; if the process is
     killed, the next replacement of `target` removes it.
@@ -27,6 +30,7 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        keep_private(target.parent)
         remove_abandoned_drafts(target.parent, target.name)
         with _draft(target) as draft:
             yield draft

@@ -147,16 +147,17 @@ async def _read_log(
     began = time.time()
     try:
         positions = {each: before.partitions.get(each, BEGIN) for each in range(partitions)}
-        done, total = 0, 0
+        done, total, after = 0, 0, dict[int, int]()
         for partition, position in positions.items():
             start = await event_log.resume(EVENTS, position)
             if start.missing and not accept_gap:
                 raise _gap(partition, start)
+            after[partition] = start.after
             total += max(0, await event_log.end(EVENTS, str(partition)) - start.after)
         for partition, position in list(positions.items()):
             async for entries in up_to_end(event_log, EVENTS, str(partition), position):
                 for entry in entries:
-                    events.add(entry)
+                    events.add(entry, after_base=after[partition] > 0)
                 positions[partition] = entries.position
                 done += len(entries)
                 progress(done, max(done, total))

@@ -25,6 +25,7 @@ from training.data.interactions import Interactions
 UNREADABLE = "messages of the log that can't be read left out"
 _MAX_AHEAD_SECONDS = 600
 """Seconds by which an event's time may be ahead of when it is recorded: VIREO_MAX_EVENT_FUTURE."""
+_EVER = int(np.iinfo(np.int64).max)
 _KINDS = {
     event_pb2.EVENT_KIND_PLAY: "play",
     event_pb2.EVENT_KIND_FINISH: "play",
@@ -72,16 +73,19 @@ class LogEvents:
     """For each viewer who was erased the number of events that were added before, and the time up
     to which the base's interactions are erased, Unix microseconds."""
 
-    def add(self, entry: Entry) -> None:
-        """Add the events of a message of stream EVENTS."""
+    def add(self, entry: Entry, *, after_base: bool = False) -> None:
+        """Add the events of a message of stream EVENTS.
+
+        `after_base` says that whatever the base has came before it.
+        """
         try:
             recorded = log_pb2.RecordedEvents.FromString(entry.data)
         except DecodeError:
             self.notes[UNREADABLE] += 1
             return
         for viewer in recorded.erased:
-            until = recorded.received_at.seconds + _MAX_AHEAD_SECONDS
-            self.erased[viewer] = (len(self.viewer), until * 1_000_000)
+            until = (recorded.received_at.seconds + _MAX_AHEAD_SECONDS) * 1_000_000
+            self.erased[viewer] = (len(self.viewer), _EVER if after_base else until)
         for event in recorded.events:
             self._add(event)
 
@@ -166,10 +170,14 @@ class LogEvents:
 
 def _among(found: Interactions, known: Interactions) -> BoolArray:
     """Return of which interactions the same is known, bool[n]."""
-    names = ["viewer", "video", "event", "time", "watched_fraction"]
+    # A fraction may have changed with the video's duration, but not to that of a finish.
+    names = ["viewer", "video", "event", "time", "finished"]
     recent = known.take(known.time >= found.time.min(initial=np.iinfo(np.int64).max))
     one, other = (
-        pd.DataFrame({name: getattr(each, name) for name in names}) for each in (found, recent)
+        pd.DataFrame({name: getattr(each, name) for name in names[:-1]}).assign(
+            finished=each.watched_fraction == 1
+        )
+        for each in (found, recent)
     )
     merged = one.merge(other.drop_duplicates(), how="left", on=names, indicator=True)
     return np.asarray(merged["_merge"] == "both", np.bool_)

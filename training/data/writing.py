@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from server.errors import VireoError
 from server.features.keys import KeyCollisionError, unique_video_keys
-from server.home import Home
+from server.home import Home, keep_private
 from training.data.attributes import attribute_fields
 from training.data.context import context_fields
 from training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset
@@ -151,7 +151,7 @@ def dataset_writer(
         VireoError: the name is invalid, writing fails, or see `DatasetWriter.check`.
     """
     with replaced_folder(home.data(name)) as folder:
-        home.keep_private()
+        keep_private(home.root)
         with ExitStack() as files:
             writer = DatasetWriter(folder, files, attributes or {}, context)
             yield writer

@@ -27,8 +27,11 @@ def test_an_address_that_is_none_names_the_variable(
         EventLogSettings.load()
 
 
-def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VIREO_NATS_URL", "http://user:secret@a:1")
+@pytest.mark.parametrize(
+    "url", ["http://user:secret@a:1", "secret@a:1", "nats://b:1, user:secret@a:1", "secret"]
+)
+def test_a_password_in_an_address_is_not_shown(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("VIREO_NATS_URL", url)
     with pytest.raises(VireoError) as refused:
         EventLogSettings.load()
     assert "secret" not in str(refused.value)

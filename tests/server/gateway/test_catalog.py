@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from server.event_log.log import CATALOG, REMOVED
 from server.features.keys import video_key
 from server.gateway.catalog import catalog_key
 from server.live.takedowns import Takedowns
+from tests.builders.catalogue import restored
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import Recorder, failure_of, recording
@@ -120,6 +122,19 @@ async def test_an_upsert_undoes_a_removal_only_if_it_says_so(log: JetStreamLog) 
     assert found["worse"]
     takedowns.take(await take(log, REMOVED))
     assert takedowns.among([video_key("bad"), video_key("worse")]) == {video_key("worse")}
+
+
+async def test_a_change_counts_though_the_clock_of_its_gateway_is_behind(log: JetStreamLog) -> None:
+    key, takedowns = video_key("ahead"), Takedowns()
+    takedowns.take([restored(1, "ahead", at=round(time.time()) + 1000)])
+    async with recording(log, takedowns=takedowns) as recorder:
+        await recorder.catalog.RemoveVideos(pb.RemoveVideosRequest(video_ids=["ahead"]))
+        takedowns.take(await take(log, REMOVED))
+        assert key in takedowns
+        again = pb.UpsertVideosRequest(videos=[pb.Video(video_id="ahead")], restore=True)
+        await recorder.catalog.UpsertVideos(again)
+        takedowns.take(await take(log, REMOVED))
+        assert key not in takedowns
 
 
 async def test_a_thousand_videos_are_taken_at_once(recorder: Recorder, log: JetStreamLog) -> None:

@@ -229,9 +229,13 @@ async def test_changes_up_to_a_release_count_only_in_the_log_that_it_was_trained
             table = await completed(live, replace(known, position=trained_at))
             assert (video_key("video-3") in table.places) == changed
             assert table.merged == (0 if changed else position.sequence)
+        await log.append(CATALOG, key_of("video-3"), change("video-3", tags=["newer"]))
+        assert await asyncio.to_thread(live.merged, position) == position.sequence, "as it was"
+        assert await asyncio.to_thread(live.merged, beyond) == 0
         nats.kill()
         try:
-            assert await asyncio.to_thread(live.merged, position) == 0, "it can't be compared"
+            assert await asyncio.to_thread(live.merged, position) == position.sequence
+            assert await asyncio.to_thread(live.merged, replace(position, sequence=1_000)) == 0
         finally:
             await asyncio.to_thread(nats.start)
 

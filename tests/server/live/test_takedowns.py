@@ -116,6 +116,23 @@ def test_a_log_restored_from_a_backup_undoes_no_removal_that_came_after_it() -> 
     assert down_of(takedowns, "a", "b", "c") == ["c"]
 
 
+def test_a_state_that_is_older_than_that_of_a_copy_changes_nothing_in_either_order() -> None:
+    """A log was restored from a backup that lacks a restoration, which a release has."""
+    release = Takedowns()
+    release.take([restored(5, "k", at=40)])
+    release.as_of = 50.0
+    for log_first in (True, False):
+        machine = Takedowns()
+        for step in (1, 2):
+            if log_first == (step == 1):
+                machine.take([removed(3, "k", at=10)])
+            else:
+                machine.merge_copy(release)
+        assert down_of(machine, "k") == []
+        machine.take([removed(4, "k", at=40)])
+        assert down_of(machine, "k") == ["k"]
+
+
 def test_a_copy_has_the_same_states(tmp_path: Path) -> None:
     takedowns, path = Takedowns(), tmp_path / "new folder" / "copy.npz"
     takedowns.take([removed(1, "a"), removed(2, "b", at=2), restored(3, "b", at=3)])
