@@ -77,8 +77,8 @@ local function overriding(query, rest)
     if rest.body then
       return shown .. ": can't be a parameter of a request with a body"
     end
-    -- The transcoder knows a field by its name and by its name in JSON.
-    if rest.fields[name:gsub('_', ''):lower()] then
+    -- The transcoder knows a field by its name and by its name in JSON, and leaves some empty parts out.
+    if rest.fields[name:gsub('[_.]', ''):lower()] then
       return shown .. ": can't be a parameter, since the path has it"
     end
   end
