@@ -14,11 +14,11 @@ from server.pipeline.best import best
 if TYPE_CHECKING:
     from server.candidate.allowed import AppliedFilter
 
-MAX_LOOKED_UP = 6_000
+MAX_LOOKED_UP = 3_000
 """Maximum videos of a filtered search whose vectors are looked up one by one: to scan their cells,
 where vectors lie beside each other, takes longer if few of a cell are allowed, and less if most
 are."""
-_LOOKED_UP_PER_RESULT = 12
+_LOOKED_UP_PER_RESULT = 6
 """A search for many results looks that many up for each."""
 
 
