@@ -60,7 +60,7 @@ def test_takedowns_of_a_release_hold_unless_the_log_says_otherwise() -> None:
     assert down_of(takedowns, "a", "b", "c", "d") == ["d"]
 
 
-def test_of_two_copies_the_later_word_on_each_video_counts() -> None:
+def test_of_two_copies_the_later_state_of_each_video_counts() -> None:
     machine, release = Takedowns(), Takedowns()
     machine.take([restored(1, "a", at=10), removed(2, "b", at=11), removed(3, "c", at=12)])
     machine.take([restored(4, "d", at=13)])
