@@ -174,7 +174,6 @@ class Live:
         try:
             start = asked.result()
         except LogAwayError:  # as far as it was read before
-            read = self.overlay.position - self.overlay.lost
             read = 0 if self.overlay.lost else self.overlay.position
             return release.sequence if release.sequence <= read else 0
         return start.after or start.replaced
