@@ -71,6 +71,8 @@ def test_the_last_part_is_for_hides_of_which_each_caller_has_a_share(room: LogRo
     for caller in ("a", "b"):
         assert flood(room, caller, hides=True) == pytest.approx(6_250, abs=1_000)
         assert flood(room, caller, hides=True) == 0
+    room.update_usage(1_000_000, 1_000_000)
+    assert flood(room, "c", hides=True) == 0, "it is full"
 
 
 def test_hides_do_not_close_the_log_to_plays_of_others(room: LogRoom, clock: Clock) -> None:
