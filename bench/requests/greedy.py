@@ -86,6 +86,10 @@ def _invalid(_: int) -> event_pb2.RecordEventsRequest:
     return event_pb2.RecordEventsRequest(events=[event_pb2.Event()] * _MAX_EVENTS)
 
 
+def _plain(_: int) -> pb.RecommendRequest:
+    return pb.RecommendRequest(viewer_id="greedy")
+
+
 def _filtered(number: int) -> pb.RecommendRequest:
     """Return a request with a filter of its own, whose labels many videos have."""
     draw = random.Random(number)  # noqa: S311
@@ -158,7 +162,9 @@ def _posted() -> str:
         connection.close()
 
 
+PLAIN = "plain slates"
 KINDS: Mapping[str, Call] = {
+    PLAIN: _unary("RecommendationService/Recommend", _plain),
     "valid events": _unary("EventService/RecordEvents", _valid),
     "invalid events": _unary("EventService/RecordEvents", _invalid),
     "new filters": _unary("RecommendationService/Recommend", _filtered),

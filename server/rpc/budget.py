@@ -29,8 +29,9 @@ _MEMORY_SECONDS = 1.0
 """Time over which a caller's use is averaged, with exponentially decreasing weights."""
 _LIGHT_SECONDS = 1e-3
 """Maximum cost of work that counts as a light call if it is done at once."""
-_ACTIVE_SECONDS = 0.25
-"""Time after a light call for which its caller counts as making them."""
+_ACTIVE_SECONDS = 1.0
+"""Time after a light call for which its caller counts as making them: so long that one whose calls
+are slow counts, too."""
 MAX_WAITING, MAX_WAITING_OF_CALLER = 256, 64
 """Maximum pieces in the lane, each with a message in memory."""
 REFUSAL_SECONDS = 0.5
@@ -117,20 +118,24 @@ class Budget:
         elif cost <= _LIGHT_SECONDS:
             self.light(caller)
         begun = self._clock()
+        self._charge(caller, cost)  # now: calls that come meanwhile find it
         try:
             yield
         finally:
             now = self._clock()
+            self._charge(caller, max(0.0, now - begun - cost))
             cost = max(cost, now - begun)
-            self._used[caller] = self.used(caller) + cost, now
-            self._used.move_to_end(caller)
-            if len(self._used) > MAX_CALLERS:
-                self._used.popitem(last=False)
             CHARGED.labels("lane" if waits else "at_once").inc(cost)
             if waits:
                 self._rested_at = now + cost * (1 / LANE_SHARE - 1)
                 self._working = False
                 self._schedule()
+
+    def _charge(self, caller: str, cost: float) -> None:
+        self._used[caller] = self.used(caller) + cost, self._clock()
+        self._used.move_to_end(caller)
+        if len(self._used) > MAX_CALLERS:
+            self._used.popitem(last=False)
 
     async def _wait(self, caller: str) -> None:
         own = sum(each == caller for each, _ in self._lane)
