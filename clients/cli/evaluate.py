@@ -197,7 +197,7 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(evaluated), indent=2))
         return
-    from training.evaluation.page.drawing import MEASURES
+    from training.evaluation.page import MEASURES
 
     console = Console(highlight=False)
     title = f"{evaluated.release_id}: held-out watches, all unwatched videos ranked"
