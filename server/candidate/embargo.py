@@ -45,7 +45,7 @@ class Embargo:
             changed: attributes that changed since the release was trained; None without a log.
             clock: Unix time in seconds.
         """
-        self._changed, self._clock = changed, clock
+        self._changed, self._clock, self._count = changed, clock, table.count
         numbers = table.declared.numbers
         self._column = numbers.index(PUBLISHED) if PUBLISHED in numbers else None
         times = table.number(PUBLISHED) if self._column is not None else np.empty(0)
@@ -75,8 +75,10 @@ class Embargo:
             own = self._changed.own_rows[: self._changed.count]
             dates = self._changed.numbers[: len(own), self._column]
             slots = dates > now
-            # The last change of a video counts, and not what the release says.
-            kept = ~np.isin(rows, own)
+            # A change counts, and not what the release says; new videos, -1, have the last place.
+            is_changed = np.zeros(self._count + 1, np.bool_)
+            is_changed[own] = True
+            kept = ~is_changed.take(rows)
             rows = np.concatenate([rows[kept], own[slots & (own >= 0)]])
             times = np.concatenate([times[kept], dates[slots]])
         return Unpublished(rows, slots, float(times.min(initial=np.inf)), changes)
