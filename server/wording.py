@@ -8,6 +8,7 @@ MAX_LISTED = 3
 """Maximum items of a list that are named; the others are counted."""
 
 REMOVED = "It was removed from the catalogue."
+UNPUBLISHED = "It isn't published yet."
 
 
 def ordinal(number: int) -> str:

@@ -19,7 +19,6 @@ from server.releases.memory import return_memory
 from server.releases.weights import ScoreWeights
 from training.data.dataset import Dataset
 from training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
-from training.evaluation.leaks import check_inputs, check_made
 from training.evaluation.report import flat
 from training.evaluation.run import evaluate_release
 from training.inputs import Inputs, ensure_features
@@ -47,7 +46,6 @@ def fit(
 
     Raises:
         TrainingInterruptedError: Ctrl-C; the same call resumes.
-        LeakError: training would see a test watch or something later.
         VireoError: any other error that the user can fix.
     """
     inputs = Inputs.of(home, dataset, settings, ensure_features(home, dataset, "last", console))
@@ -78,7 +76,6 @@ def _retrieval(inputs: Inputs, processes: Processes, console: Console) -> Candid
     release = run.drafted(inputs.fingerprint)
     if release is not None:
         return release
-    check_inputs(inputs.watches, inputs.data, inputs.repo)
     console.rule("1 of 5  retrieval: the two towers")
     processes.leader_says(str(inputs.home.root))
     model = train_towers(
@@ -100,7 +97,6 @@ def _ranking_set(inputs: Inputs, release: CandidateRelease, made_of: str) -> Ran
     if data is None:
         data = build_ranking_set(inputs.watches, inputs.repo, release, settings)
         save_ranking_set(run.ranking_set, data, made_of)
-    check_made(inputs.watches, inputs.data, run.draft, data, settings.viewers)
     return data
 
 

@@ -59,7 +59,6 @@ def train_all(
     Raises:
         DatasetMissingError: there is no such data set.
         TrainingInterruptedError: Ctrl-C; the same call resumes.
-        LeakError: training would see a test watch or something later.
         VireoError: any other error that the user can fix.
     """
     console = console or Console(stderr=True, highlight=False)

@@ -68,7 +68,6 @@ _MISSING_EXTRA = {
     "training": {
         "implicit",
         "jinja2",
-        "matplotlib",
         "onnx",
         "onnxscript",
         "pandas",

@@ -41,7 +41,6 @@ _MOVED = {
     "--diversity": "study diversity",
     "--without": "study ablations",
     "--cold-start": "study cold-start",
-    "--check-leaks": "leaks",
     "--report": "page",
 }
 """Commands that replaced options, for the error message if an option is still used."""
@@ -67,7 +66,6 @@ class _Evaluate(TyperGroup):
 
 app = typer.Typer(cls=_Evaluate, invoke_without_command=True)
 app.add_typer(studies.app, name="study", help="Study one part of a release, or tune it.")
-app.command()(studies.leaks)
 
 
 @app.callback()
@@ -199,7 +197,7 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(evaluated), indent=2))
         return
-    from training.evaluation.page.drawing import MEASURES
+    from training.evaluation.page import MEASURES
 
     console = Console(highlight=False)
     title = f"{evaluated.release_id}: held-out watches, all unwatched videos ranked"

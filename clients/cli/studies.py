@@ -1,4 +1,4 @@
-"""`vireo evaluate study` and `leaks`: studies of one part of the newest release.
+"""`vireo evaluate study`: studies of one part of the newest release.
 
 The report shows all results of a study; the main figures are printed.
 """
@@ -93,17 +93,6 @@ def context(
     _study("context", lambda studies: studies.context(), data, as_json, profile)
 
 
-def leaks(
-    data: DataOption = "ml-100k",
-    profile: Annotated[str, typer.Option(help="Settings that the release was trained with.")] = (
-        "demo"
-    ),
-    as_json: JsonOption = False,
-) -> None:
-    """Check that no test watch, nor anything later of its viewer, has reached training."""
-    _study("leaks", lambda studies: studies.leaks(), data, as_json, profile)
-
-
 def _study(
     name: str,
     study: Callable[[Studies], Any],
@@ -123,9 +112,6 @@ def _study(
         document = study(Studies(home, data, profile, errors))
     if as_json:
         print_json({name: document})
-        return
-    if name == "leaks":
-        typer.echo("no leak: no test watch has reached training")
         return
     print_study(name, document)
     typer.echo(f"report: {home.run(data) / 'report'}")

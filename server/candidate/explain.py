@@ -24,7 +24,7 @@ from server.live.overlay import Change
 from server.pipeline.candidates import Candidates
 from server.releases.manifest import MAX_CANDIDATES
 from server.signals import EVERY_SOURCE, NEW, ORDERING, SCORES, SOURCES, TRENDING
-from server.wording import REMOVED, listed, ordinal, why_blocked
+from server.wording import REMOVED, UNPUBLISHED, listed, ordinal, why_blocked
 
 _FILLER = next(source for source in SOURCES if source.quota is None)
 """The source that takes the places that the quotas of others leave."""
@@ -118,6 +118,8 @@ class _Asked:
         )
         if blocked or removed:
             return pb.LOST_AT_BLOCKED, blocked or REMOVED
+        if release.embargo.holds(self.key, self.row):
+            return pb.LOST_AT_BLOCKED, UNPUBLISHED
         if query.filter is not None and (why := unmet(query.filter, *self._attributes())):
             return pb.LOST_AT_FILTER, f"A filter forbids it: {why}."
         if self.row < 0 and self.side_row < 0:

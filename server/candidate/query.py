@@ -100,8 +100,8 @@ class Retrieval:
     watched: Int64Array
     """Row of each video of its watched ones, int64[w]; -1 for unknown ones."""
     blocked: Int64Array
-    """Rows of the watched, excluded, hidden and removed videos that the release has, and of those
-    that the query's filter forbids since they changed, int64[b]."""
+    """Rows of the watched, excluded, hidden, removed and unpublished videos that the release has,
+    and of those that the query's filter forbids since they changed, int64[b]."""
     unknown: Int64Array
     """Keys of those that it doesn't have, int64[u]; none without a log."""
     applied: AppliedFilter | None
@@ -132,6 +132,8 @@ class Retrieval:
         if live is not None:
             unknown = keys[begin:][others < 0]
             blocked = np.concatenate([blocked, live.table.removed_rows])
+        if len(unpublished := release.embargo.unpublished().rows):
+            blocked = np.concatenate([blocked, unpublished])
         if query.filter is not None:
             applied = release.filters.apply(query.filter)
             blocked = np.concatenate([blocked, applied.forbidden_rows])

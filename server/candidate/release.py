@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from prometheus_client import Counter
 
 from server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from server.candidate.allowed import Filters
+from server.candidate.embargo import Embargo
 from server.candidate.index import VideoIndex
 from server.candidate.live import LiveVideos
 from server.features.looked_up import Vectors, looked_up
@@ -153,6 +155,8 @@ class CandidateRelease:
     """Cache of recent viewers' vectors."""
     filters: Filters
     """Filters by the release's attributes."""
+    embargo: Embargo
+    """Videos that aren't published yet."""
     forward: ForwardIndex
     """Labels of each video."""
     live: LiveVideos | None = None
@@ -164,6 +168,7 @@ class CandidateRelease:
         vector_cache_size: int = 0,
         live: Live | None = None,
         filter_cache_bytes: int = FILTER_CACHE_BYTES,
+        clock: Callable[[], float] = time.time,
     ) -> CandidateRelease:
         """Load the release in `folder`: its manifest and FILES except goldens.
 
@@ -174,6 +179,7 @@ class CandidateRelease:
             vector_cache_size: maximum viewers' vectors to cache.
             live: what is followed of the log.
             filter_cache_bytes: maximum bytes of filters to cache.
+            clock: Unix time in seconds, by which videos are published.
 
         Raises:
             ReleaseError: a file is missing or invalid; the message names it.
@@ -227,6 +233,7 @@ class CandidateRelease:
             rows=rows,
             viewers=ViewerVectors(vector_cache_size),
             filters=Filters(attributes, index, filter_cache_bytes, changed),
+            embargo=Embargo(attributes, changed, clock),
             forward=ForwardIndex(attributes),
             live=beside,
         )

@@ -24,7 +24,7 @@ from server.gateway.stages.answer import sources_of
 from server.gateway.stages.call import Answer, Checked, Request, StageCall
 from server.gateway.stages.check import BadAnswerError, blocked_keys
 from server.signals import Column
-from server.wording import REMOVED, ordinal, why_blocked
+from server.wording import REMOVED, UNPUBLISHED, ordinal, why_blocked
 
 _TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
 
@@ -147,9 +147,9 @@ class _Asked:
             pb.NamedValue(name=column.name, value=column.values[0]) for column in explained.scores
         )
         response.source_ranks.extend(explained.source_ranks)
-        gone = self.pipeline.overlay.takedowns.among([self.key, *keys])
+        gone = self.pipeline.overlay.left_out([self.key, *keys])
         if self.key in gone:
-            response.lost_at, response.reason = pb.LOST_AT_BLOCKED, REMOVED
+            response.lost_at, response.reason = pb.LOST_AT_BLOCKED, self._why_left_out()
         elif self.key in keys:
             place = [*keys].index(self.key)
             response.retrieval_rank = place + 1 - sum(key in gone for key in keys[:place])
@@ -212,8 +212,9 @@ class _Asked:
             watched=request.viewer.watched_keys,
             excluded=request.excluded_keys,
         )
-        if why or self.pipeline.overlay.takedowns.among([self.key]):
-            return pb.LOST_AT_BLOCKED, why or REMOVED
+        gone = self.pipeline.overlay.left_out([self.key]) | self.pipeline.left_out(self.release)
+        if why or self.key in gone:
+            return pb.LOST_AT_BLOCKED, why or self._why_left_out()
         popular = self.release.popular
         if self.video_id not in popular.keys:
             count = len(popular.keys)
@@ -241,6 +242,9 @@ class _Asked:
             "It changed in the catalogue: while retrieval fails, nobody knows whether it meets the "
             "filter."
         )
+
+    def _why_left_out(self) -> str:
+        return REMOVED if self.key in self.pipeline.overlay.takedowns else UNPUBLISHED
 
     def _explain_candidate(
         self, response: pb.ExplainVideoResponse, item: pb.SlateItem | None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from vireo.v1 import rules_pb2
 
 from server.features.keys import video_key
-from server.filters.declared import label
+from server.filters.declared import PUBLISHED, label
 from server.filters.expression import FilterExpression
 from server.gateway.rules import ActiveRules
 from server.pipeline.page import Caps, fill_page
@@ -60,6 +61,13 @@ class PopularList:
         if len(attributes) != len(keys):
             raise ReleaseError(f"{file}: has {len(attributes)} videos instead of {len(keys)}")
         return PopularList(keys, dict(zip(keys.values(), attributes, strict=True)))
+
+    @cached_property
+    def unpublished(self) -> dict[int, float]:
+        """When those videos are published that weren't yet on first use, by key, Unix seconds."""
+        now = time.time()
+        times = {key: each.numbers.get(PUBLISHED, now) for key, each in self.attributes.items()}
+        return {key: at for key, at in times.items() if at > now}
 
     def best(
         self,

@@ -154,9 +154,7 @@ class RecommendPipeline:
         request = retrieve_request(query, viewer, count, own, count_of_release=stated)
         candidates = ranked = None
         try:
-            candidates, masks = await retrieve(
-                self.retrieval, query, request, self.overlay.takedowns
-            )
+            candidates, masks = await retrieve(self.retrieval, query, request, self.overlay)
         except StageFailedError as error:
             log_failure("retrieval", error, time.perf_counter() - read)
         retrieved = finished = time.perf_counter()
@@ -228,9 +226,9 @@ class RecommendPipeline:
         if rules is not None:
             expressions.append(rules.filter)
         asked = [each for each in expressions if each is not None]
-        every = release.popular.keys.values()
-        left_out = self.overlay.takedowns.among(every)
+        left_out = self.left_out(release)
         if asked:
+            every = release.popular.keys.values()
             left_out |= {key for key in every if self.overlay.changed_after(key, release.merged)}
 
         expression = all_of(asked) if asked else None
@@ -243,6 +241,18 @@ class RecommendPipeline:
         if expression is not None and not best:
             slate.filter_unmet = not release.popular.any_meets(expression)
         return slate
+
+    def left_out(self, release: GatewayRelease) -> set[int]:
+        """Return the popular videos that nobody may be shown: taken down, or not published yet."""
+        overlay, popular = self.overlay, release.popular
+        now = overlay.clock()
+        unpublished = {
+            key
+            for key, published in popular.unpublished.items()
+            if published > now
+            and ((change := overlay.get(key)) is None or change.position <= release.merged)
+        }
+        return unpublished | overlay.left_out(popular.keys.values())
 
     async def _stored(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -43,6 +44,7 @@ class Overlay:
         takedowns: Takedowns | None = None,
         *,
         contents: bool = True,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Start without a change.
 
@@ -52,7 +54,9 @@ class Overlay:
             max_bytes: maximum bytes of what is known of them.
             takedowns: what is known of these; nothing if None.
             contents: whether to keep what is known of upserted videos.
+            clock: Unix time in seconds, by which videos are published.
         """
+        self.clock = clock
         self.takedowns = takedowns or Takedowns()
         self.position = 0
         """Position in the log up to which it has the changes, counted on from the last one if a log
@@ -69,6 +73,8 @@ class Overlay:
         self._contents = contents
         self._max_bytes, self._bytes = max_bytes, 0
         self._upserts: dict[int, Change] = {}  # in the order of their positions
+        self._unpublished: dict[int, float] = {}
+        """When those upserted videos are published that weren't yet when they were taken in."""
         self._touched: list[int] = []
 
     @property
@@ -98,6 +104,14 @@ class Overlay:
     def get(self, key: int) -> Change | None:
         """Return the last upsert of a video; None if there was none or it isn't kept."""
         return self._upserts.get(key)
+
+    def left_out(self, keys: Collection[int]) -> set[int]:
+        """Return those of some keys that are taken down, or upserted and not published yet."""
+        found = self.takedowns.among(keys)
+        if self._unpublished:
+            now = self.clock()
+            found.update(key for key in keys if self._unpublished.get(key, now) > now)
+        return found
 
     def changed_after(self, key: int, position: int) -> bool:
         """Return whether a video changed after a position; if it was dropped, whether it may."""
@@ -129,6 +143,9 @@ class Overlay:
         size = len(kept) + _LABEL_BYTES * labels if kept else 0
         self._bytes += size
         self._upserts[key] = Change(key, position, kept, size)
+        published = video.published.seconds + video.published.nanos / 1e9  # 0 if unknown
+        if published > self.clock():
+            self._unpublished[key] = published
         while len(self._upserts) > self.max_videos or self._bytes > self._max_bytes:
             oldest = next(iter(self._upserts))
             self.dropped_position = self._upserts[oldest].position
@@ -139,5 +156,6 @@ class Overlay:
             self.dropped += 1
 
     def _forget(self, key: int) -> None:
+        self._unpublished.pop(key, None)
         change = self._upserts.pop(key, None)
         self._bytes -= change.size if change else 0

@@ -21,7 +21,7 @@ from server.stack.settings import StackSettings
 from training.data.dataset import load_dataset
 from training.evaluation.baselines.registry import BASELINES, QUICK
 from training.evaluation.chain import TestViewers
-from training.evaluation.page.render import write_page
+from training.evaluation.page import write_page
 from training.evaluation.report import COMPARISON, SERVED, Systems, write_json
 from training.evaluation.run import (
     Metrics,

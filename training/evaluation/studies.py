@@ -27,7 +27,6 @@ from training.evaluation.cold_start.study import study_cold_start
 from training.evaluation.comparison import CONFIDENCE, paired_tests, with_intervals
 from training.evaluation.diversity import study_diversity
 from training.evaluation.held_out import HeldOutPart, HeldOutWatches, last_held_out
-from training.evaluation.leaks import check_inputs, check_made
 from training.evaluation.report import write_json
 from training.evaluation.run import TestBed
 from training.evaluation.sources import Proposals, study_sources, tune_quotas
@@ -37,7 +36,6 @@ from training.fit import fit
 from training.profile import Profile, load_profile
 from training.ranking.storage import load_ranking_set
 from training.ranking.training_set import RankingSet
-from training.retrieval.data import RetrievalData
 from training.run import Run
 
 WITH = "with context"
@@ -222,14 +220,6 @@ class Studies:
         return self._written(
             files.CONTEXT, study_context(self.home, self.dataset, settings, self.console)
         )
-
-    def leaks(self) -> None:
-        """Check features, towers' data, release and ranking set; raise LeakError."""
-        tables = load_dataset(self.home, self.dataset)
-        data = RetrievalData.build(self._watches, tables.videos, tables.viewers)
-        check_inputs(self._watches, data, self._repo)
-        viewers = load_profile(self.profile).ranking.viewers
-        check_made(self._watches, data, self.run.release, self._ranking_set(), viewers)
 
     def _ranking_set(self) -> RankingSet:
         data = load_ranking_set(self.run.ranking_set, self.run.finished_inputs())

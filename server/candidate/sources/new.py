@@ -49,10 +49,15 @@ def join(query: Retrieval, live: LiveVideos, found: Candidates) -> Candidates:
 
 
 def usable_rows(query: Retrieval, live: LiveVideos) -> BoolArray:
-    """Return which rows of the side table are new videos that the query allows, bool[count]."""
+    """Return which rows of the side table are new videos that the query allows, bool[count].
+
+    Those that aren't published yet never are.
+    """
     table = live.table
     usable = table.new[: table.count].copy()
     usable[table.rows_of(query.unknown)] = False
+    if (unpublished := query.release.embargo.unpublished().slots).any():
+        usable &= ~unpublished.take(table.slots[: table.count])
     if query.applied is not None and query.applied.changed is not None:
         usable &= query.applied.changed.held.take(table.slots[: table.count])
     return usable

@@ -15,7 +15,7 @@ from server.gateway.query import RecommendQuery
 from server.gateway.stages.call import StageCall
 from server.gateway.stages.check import check_candidates
 from server.gateway.stages.failure import StageFailedError
-from server.live.takedowns import Takedowns
+from server.live.overlay import Overlay
 
 RetrievalCall = StageCall[pb.RetrieveCandidatesRequest, pb.RetrieveCandidatesResponse]
 
@@ -69,11 +69,11 @@ async def retrieve(
     call: RetrievalCall,
     query: RecommendQuery,
     request: pb.RetrieveCandidatesRequest,
-    removed: Takedowns | None = None,
+    overlay: Overlay | None = None,
 ) -> tuple[pb.RetrieveCandidatesResponse, dict[int, int]]:
     """Return the candidates for a query, best first, and their source masks by key.
 
-    Those of `removed` are left out: the log may be away for a pod alone.
+    Videos that `overlay` leaves out are left out: the log may be away for a pod alone.
 
     Raises:
         StageFailedError: no pod gave a good answer in time.
@@ -85,7 +85,7 @@ async def retrieve(
         if error.code is grpc.StatusCode.NOT_FOUND and query.seed_key is not None:
             raise UnknownSeedError(str(error)) from error
         raise
-    if removed and (gone := removed.among(masks.keys())):
+    if overlay and (gone := overlay.left_out(masks.keys())):
         masks = {key: mask for key, mask in masks.items() if key not in gone}
         candidates = _without(candidates, gone)
     return candidates, masks

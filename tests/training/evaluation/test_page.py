@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,7 +22,7 @@ from training.evaluation.baselines.settings import (
     write_settings,
 )
 from training.evaluation.comparison import compare
-from training.evaluation.page.render import render_page, write_page
+from training.evaluation.page import render_page, ticks, write_page
 from training.evaluation.report import write_json
 from training.evaluation.run import recall_curves
 
@@ -39,6 +42,43 @@ MEASURES = {"hr_10": 0.24, "ndcg_10": 0.13, "recall_50": 0.5, "recall_100": 0.7,
 RANKS = {name: np.arange(40) * (place + 1) for place, name in enumerate(("chain", "ease"))}
 
 
+REPORTS = Path(__file__).parents[3] / "bench" / "report"
+"""Reports of trainings on real data sets."""
+
+
+class Page(HTMLParser):
+    """Reads a page, and checks that its elements are closed in order and its ids unique."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+        assert len(set(self.ids)) == len(self.ids)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        assert len(known) == len(attrs)
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.links += [value for name, value in attrs if name == "href" and value]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Pass over an element of a figure that has no content."""
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def figures(page: str) -> list[ElementTree.Element]:
+    """Return the figures of a page; raise ParseError if one isn't well-formed."""
+    return [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+
+
 def write_small_report(folder: Path) -> None:
     metrics = {"viewers": 40, "videos": 90, "ease": MEASURES, "chain": MEASURES}
     write_json(folder, files.METRICS, metrics)
@@ -55,6 +95,37 @@ def test_the_page_needs_no_other_file_and_names_what_it_is_made_from(tmp_path: P
     assert "<link" not in page
     assert "From <code>metrics.json, comparison.json</code>" in page
     assert page == render_page(tmp_path, MANIFEST), "the same report, the same page"
+
+
+@pytest.mark.parametrize("name", ["ml-100k", "ml-1m"])
+def test_the_page_of_a_real_report_is_valid_and_shows_all_of_it(name: str) -> None:
+    text = render_page(REPORTS / name, MANIFEST)
+    page = Page(text)
+    assert {link.removeprefix("#") for link in page.links} <= {*page.ids}
+    missing = re.findall(r'class="missing">.*? makes <code>(.*?)</code>', text)
+    assert missing == ["seeds.json"]
+    for svg in figures(text):
+        *_, width, height = map(float, svg.attrib["viewBox"].split())
+        marks = [each for each in svg if each.tag in ("rect", "circle", "polyline")]
+        assert marks
+        for mark in marks:
+            at = mark.attrib
+            places = [each.split(",") for each in at.get("points", "").split()]
+            places += [[at.get("x", at.get("cx", "0")), at.get("y", at.get("cy", "0"))]]
+            assert all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in places)
+    assert not re.search(r">(nan|None|inf)<|{[{%]", text)
+
+
+def test_ticks_are_round_and_enclose_all_values() -> None:
+    assert ticks(0, 0.267) == [0, 0.1, 0.2, 0.3]
+    assert ticks(0.13, 0.147) == [0.13, 0.135, 0.14, 0.145, 0.15]
+    assert ticks(1, 16) == [0, 5, 10, 15, 20]
+    assert ticks(5, 5) == [4, 6]
+    assert ticks(0, 0) == [0, 0.5]
+    for low, high in ((0, 3e-6), (-1.2, 7), (6.9, 1000), (0, 40), (0, 4e9)):
+        found = ticks(low, high)
+        assert 2 <= len(found) <= 6
+        assert found[0] <= low <= high <= found[-1]
 
 
 def test_missing_results_are_left_out_with_the_command_to_measure_them(tmp_path: Path) -> None:
@@ -105,7 +176,7 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     seeds = {"seeds": [one], "mean": {"served": mean}, "train_seconds": {"mean": 125.0}}
     seeds["train_cpu_seconds"] = {"mean": 183.0}
     seeds["ranker"] = {"watch_predicted_over_observed": {"mean": 0.9876, "low": 0.9753}}
-    write_json(tmp_path, files.SEEDS, seeds)
+    write_json(tmp_path, "seeds.json", seeds)
 
     rates = {f"{task}_ece": 0.0007 for task in ("watch", "like")}
     rates["watch_predicted_over_observed"] = 0.644
@@ -124,7 +195,7 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
 
     assert "<td>half life none, steps 1 / 0.5</td><td>2</td><td>0.0898</td><td>0.1125</td>" in page
     assert "<td>regularisation 300</td><td>0</td><td>\u2013</td><td>not tuned</td>" in page
-    assert page.count("<svg") == 2 + 5
+    assert page.count("<svg") == 2 + 8
     assert "<td>0.644 <span" in page
     assert "+0.0130" in page
     assert "+10.0%" in page

@@ -1,3 +1,5 @@
+"""What training is given has nothing of a test watch, and the checks would find it."""
+
 from __future__ import annotations
 
 import shutil
@@ -12,8 +14,8 @@ import pytest
 from server.features.keys import video_key
 from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.leaks.checks import LeakError, check_inputs
 from training.data.dataset import load_dataset
-from training.evaluation.leaks import LeakError, check_inputs
 from training.features.build import build_features
 from training.features.watches import load_watches
 from training.retrieval.data import RetrievalData

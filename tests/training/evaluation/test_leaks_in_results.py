@@ -1,3 +1,5 @@
+"""What training makes has nothing of a test watch, and the checks would find it."""
+
 from __future__ import annotations
 
 import shutil
@@ -10,14 +12,17 @@ import pytest
 
 from server.home import Home
 from server.releases import layout
-from training.evaluation.leaks import LeakError, check_made
-from training.evaluation.studies import Studies
+from tests.builders.leaks.checks import LeakError, check_inputs, check_made
 from training.ranking.training_set import RankingSet
 from training.retrieval.data import RetrievalData
 
 
-def test_a_trained_release_has_no_leak(studies: Studies) -> None:
-    studies.leaks()
+def test_nothing_of_a_test_watch_reaches_training(
+    trained_home: Home, trained_watches: pd.DataFrame, data: RetrievalData, ranking_set: RankingSet
+) -> None:
+    check_inputs(trained_watches, data, trained_home.features("trained"))
+    release = trained_home.staged_release("trained")
+    check_made(trained_watches, data, release, ranking_set)
 
 
 def test_a_ranker_that_is_taught_the_test_watch_is_found(

@@ -1,0 +1,183 @@
+"""Videos that aren't published yet are no candidates, and become some by the clock alone."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from vireo.v1 import recommendation_pb2 as pb
+
+from server.candidate.explain import explain
+from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from server.candidate.release import CandidateRelease
+from server.features.keys import video_key
+from server.filters.declared import PUBLISHED
+from server.live.live import Live
+from server.releases import layout
+from tests.builders.attributes import DECLARED
+from tests.builders.catalogue import followed, upserted
+from tests.builders.cells import release_in_cells
+from tests.builders.viewers import viewer_of_rows
+
+VIDEOS = 40
+NOON = 4_000_000_000
+"""When most are published here: long after now, so that only the clock of a test says so."""
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = NOON - 1.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def dated(folder: Path, times: Mapping[int, float]) -> Path:
+    """Have rows of a release be published at these times."""
+    numbers = np.load(folder / layout.NUMBERS)
+    for row, time in times.items():
+        numbers[row, DECLARED.numbers.index(PUBLISHED)] = time
+    np.save(folder / layout.NUMBERS, numbers)
+    return folder
+
+
+@pytest.fixture
+def with_dates(release_folder: Path, tmp_path: Path) -> Callable[[Mapping[int, float]], Path]:
+    """Return a release's folder whose rows are published at these times."""
+    folder = Path(shutil.copytree(release_folder, tmp_path / "release"))
+    return lambda times: dated(folder, times)
+
+
+def rows(release: CandidateRelease, **more: Any) -> set[int]:
+    """Return the rows of the candidates for a query that allows all."""
+    pipeline = CandidatePipeline(release, fail_open=False)
+    query = CandidateQuery(viewer_of_rows(3), VIDEOS + 20, **more)
+    return set(pipeline.retrieve(query).rows.tolist())
+
+
+def keys(release: CandidateRelease, **more: Any) -> set[int]:
+    """Return the keys of the candidates for a query that allows all."""
+    pipeline = CandidatePipeline(release, fail_open=False)
+    query = CandidateQuery(viewer_of_rows(3), VIDEOS + 20, **more)
+    return set(pipeline.retrieve(query).keys.tolist())
+
+
+def test_no_source_proposes_a_video_before_it_is_published(
+    with_dates: Callable[[Mapping[int, float]], Path], clock: Clock
+) -> None:
+    # The most popular, one that the history leads to, and a fresh one.
+    soon = {0: NOON, 4: NOON, 39: NOON}
+    folder = with_dates({**soon, 5: NOON - 2.0, 6: math.nan})
+    live = followed(trending={"": ["video-0", "video-39"]})
+    for followed_log in (None, live):
+        clock.now = NOON - 1
+        release = CandidateRelease.load(folder, live=followed_log, clock=clock)
+        pinned = np.array([video_key("video-39")])
+        every = set(range(VIDEOS)) - {3}
+        assert rows(release, pinned_keys=pinned) == every - set(soon)
+        clock.now = NOON
+        assert rows(release, pinned_keys=pinned) == every
+
+
+def test_each_video_comes_at_its_own_time(
+    with_dates: Callable[[Mapping[int, float]], Path], clock: Clock
+) -> None:
+    release = CandidateRelease.load(with_dates({7: NOON + 20, 8: NOON, 9: NOON + 10}), clock=clock)
+    for now, missing in ((NOON, {7, 9}), (NOON + 10, {7}), (NOON + 19.9, {7}), (NOON + 20, set())):
+        clock.now = now
+        assert {7, 8, 9} - rows(release) == missing
+
+
+def test_a_search_in_cells_finds_none_before_its_time(
+    with_dates: Callable[[Mapping[int, float]], Path], clock: Clock
+) -> None:
+    folder = with_dates(dict.fromkeys(range(0, VIDEOS, 2), NOON))
+    release = release_in_cells(CandidateRelease.load(folder, clock=clock), cells=4, probes=4)
+    assert all(row % 2 for row in rows(release))
+    clock.now = NOON
+    assert not all(row % 2 for row in rows(release))
+
+
+def test_an_upserted_video_comes_at_its_time(release_folder: Path, clock: Clock) -> None:
+    live = followed(
+        upserted(1, "soon", tags=["cat"], published=Timestamp(seconds=NOON, nanos=500_000_000)),
+        upserted(2, "out", tags=["cat"], published=Timestamp(seconds=NOON - 5)),
+        upserted(3, "undated", tags=["cat"]),
+        trending={"": ["soon"]},
+    )
+    release = CandidateRelease.load(release_folder, live=live, clock=clock)
+    soon, *others = (video_key(name) for name in ("soon", "out", "undated"))
+    pinned = np.array([soon, *others])
+    for clock.now in (NOON - 1, NOON + 0.4):
+        assert soon not in keys(release)
+        assert keys(release, pinned_keys=pinned) & {soon, *others} == {*others}
+    clock.now = NOON + 0.5
+    assert {soon, *others} <= keys(release, pinned_keys=pinned)
+
+
+def test_the_last_change_of_a_release_s_video_says_when_it_is_published(
+    with_dates: Callable[[Mapping[int, float]], Path], clock: Clock
+) -> None:
+    live = followed(
+        upserted(1, "video-7", tags=["dog"], published=Timestamp(seconds=NOON)),
+        upserted(2, "video-8", tags=["fish"], published=Timestamp(seconds=NOON - 60)),
+        upserted(3, "video-9", tags=["cat"]),
+    )
+    folder = with_dates({8: NOON, 9: NOON, 10: NOON})
+    release = CandidateRelease.load(folder, live=live, clock=clock)
+    assert {7, 8, 9, 10} - rows(release) == {7, 10}
+    assert release.live is not None
+
+    live.overlay.take([upserted(4, "video-9", published=Timestamp(seconds=NOON + 9))])
+    live.overlay.take([upserted(5, "video-7", published=Timestamp(seconds=NOON - 9))])
+    release.live.table.take_changes()
+    while release.live.table.place_some():
+        pass
+    assert {7, 8, 9, 10} - rows(release) == {9, 10}
+    clock.now = NOON + 9
+    assert {7, 8, 9, 10} <= rows(release)
+
+
+def test_what_isnt_published_is_looked_for_only_when_something_changes(
+    release_folder: Path, clock: Clock
+) -> None:
+    live: Live = followed(upserted(1, "soon", tags=["cat"], published=Timestamp(seconds=NOON)))
+    release = CandidateRelease.load(release_folder, live=live, clock=clock)
+    assert release.live is not None
+    found = release.embargo.unpublished()
+    clock.now = NOON - 0.1
+    assert release.embargo.unpublished() is found
+    clock.now = NOON
+    after = release.embargo.unpublished()
+    assert not after.slots.any()
+    clock.now = NOON + 1e9
+    assert release.embargo.unpublished() is after
+
+
+def test_an_unpublished_video_is_told_to_be_so(
+    with_dates: Callable[[Mapping[int, float]], Path], clock: Clock
+) -> None:
+    live = followed(upserted(1, "soon", tags=["cat"], published=Timestamp(seconds=NOON)))
+    release = CandidateRelease.load(with_dates({8: NOON}), live=live, clock=clock)
+    pipeline = CandidatePipeline(release, fail_open=False)
+    query = CandidateQuery(viewer_of_rows(3), 20)
+    for name in ("video-8", "soon"):
+        told = explain(pipeline, query, pipeline.retrieve(query), video_key(name))
+        assert (told.lost_at, told.reason) == (pb.LOST_AT_BLOCKED, "It isn't published yet.")
+    clock.now = NOON
+    for name in ("video-8", "soon"):
+        told = explain(pipeline, query, pipeline.retrieve(query), video_key(name))
+        assert told.reason != "It isn't published yet."

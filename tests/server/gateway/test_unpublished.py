@@ -1,0 +1,159 @@
+"""No slate has a video before it is published, whichever pods respond; then slates have it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
+
+from server.candidate.pipeline import CandidatePipeline
+from server.candidate.release import CandidateRelease
+from server.candidate.service import CANDIDATE_POD
+from server.features.keys import video_key
+from server.filters.declared import PUBLISHED, Declared
+from server.gateway import service
+from server.gateway.fallback import PopularList
+from server.gateway.pipeline import RecommendPipeline
+from server.gateway.query import RecommendQuery
+from server.gateway.release import GatewayRelease
+from server.live.overlay import Overlay
+from server.releases import layout
+from server.releases.manifest import Manifest
+from tests.builders.attributes import DECLARED
+from tests.builders.catalogue import upserted
+from tests.builders.releases import video_ids
+from tests.builders.rpc import serving
+from tests.builders.tiny_home import VIEWER, WATCHED
+from tests.server.gateway.conftest import NOWHERE, gateway
+
+if TYPE_CHECKING:
+    from server.gateway.stages.rank import RankingCall
+    from server.gateway.stages.read_features import ReadFeatures
+    from server.gateway.stages.retrieve import RetrievalCall
+
+NOON = 4_000_000_000
+SOON = [name for name in video_ids(40) if name not in WATCHED][:6:2]
+"""Some of the most popular, published at NOON."""
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = NOON - 1.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def dated(release: Path, tmp_path: Path) -> Path:
+    """A release whose videos SOON are published at NOON."""
+    folder = Path(shutil.copytree(release, tmp_path / "release"))
+    numbers = np.load(folder / layout.NUMBERS)
+    popular = json.loads((folder / layout.POPULAR_ATTRIBUTES).read_text())
+    for row in (video_ids(40).index(name) for name in SOON):
+        numbers[row, DECLARED.numbers.index(PUBLISHED)] = NOON
+        popular[row]["numbers"][PUBLISHED] = NOON
+    np.save(folder / layout.NUMBERS, numbers)
+    (folder / layout.POPULAR_ATTRIBUTES).write_text(json.dumps(popular))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("pods", "degradations"),
+    [
+        ("both", []),
+        ("no ranking", [viewer_pb2.DEGRADATION_RANKING_SKIPPED]),
+        ("none", [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]),
+    ],
+)
+async def test_a_video_is_in_no_slate_before_it_is_published(
+    dated: Path,
+    features: Path,
+    ranking_target: str,
+    clock: Clock,
+    pods: str,
+    degradations: list[viewer_pb2.Degradation.ValueType],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "Overlay", partial(Overlay, clock=clock))
+    pod = replace(
+        CANDIDATE_POD,
+        build=lambda folder: CandidatePipeline(CandidateRelease.load(folder, clock=clock)),
+    )
+    slate = pb.RecommendRequest(viewer_id=VIEWER, page_size=37)
+    # The time of a request is the caller's to say; when a video is published isn't.
+    slate.context.time.seconds = 2 * NOON
+    async with serving(pod, dated) as (server, _):
+        candidate = NOWHERE if pods == "none" else f"127.0.0.1:{server.port}"
+        ranking = ranking_target if pods == "both" else NOWHERE
+        async with gateway(dated, features, candidate, ranking) as stub:
+            before = await stub.Recommend(slate)
+            told = await stub.ExplainVideo(pb.ExplainVideoRequest(request=slate, video_id=SOON[0]))
+            clock.now = NOON
+            after = await stub.Recommend(slate)
+
+    every = set(video_ids(40)) - set(WATCHED)
+    assert {item.video_id for item in before.items} == every - {*SOON}
+    assert {item.video_id for item in after.items} == every
+    assert list(before.degradations) == list(after.degradations) == degradations
+    assert told.lost_at == pb.LOST_AT_BLOCKED
+    assert told.reason.startswith("It isn't published yet.")
+
+
+def test_the_fallback_goes_by_the_last_change_of_a_video(dated: Path, clock: Clock) -> None:
+    overlay = Overlay(10, contents=False, clock=clock)
+    first, second, *_ = SOON
+    later = next(name for name in video_ids(40) if name not in {*SOON, *WATCHED})
+    overlay.take(
+        [
+            upserted(1, second),  # the release has this change
+            upserted(2, first, published=Timestamp(seconds=NOON - 60)),
+            upserted(3, later, published=Timestamp(seconds=NOON + 60)),
+        ]
+    )
+    release = GatewayRelease(
+        Manifest.read(dated), PopularList.load(dated), cast("Any", None), Declared.read(dated), 1
+    )
+    pipeline = RecommendPipeline(
+        cast("ReadFeatures", None),
+        cast("RetrievalCall", None),
+        cast("RankingCall", None),
+        overlay=overlay,
+    )
+    query = RecommendQuery.of(pb.RecommendRequest(viewer_id="1", page_size=40), "id", 100.0)
+
+    def missing() -> set[str]:
+        slate = pipeline.popular(query, release, frozenset())
+        return set(video_ids(40)) - {item.video_id for item in slate.items}
+
+    assert missing() == {*SOON, later} - {first}
+    clock.now = NOON
+    assert missing() == {later}
+    clock.now = NOON + 60
+    assert missing() == set()
+
+
+def test_an_upsert_is_left_out_until_its_time_or_another_one(clock: Clock) -> None:
+    overlay = Overlay(10, clock=clock)
+    overlay.take([upserted(each, f"v{each}", published=Timestamp(seconds=NOON)) for each in (1, 2)])
+    overlay.take([upserted(3, "v2", published=Timestamp(seconds=NOON - 9)), upserted(4, "v3")])
+    keys = [video_key(f"v{each}") for each in (1, 2, 3)]
+    assert overlay.left_out(keys) == {keys[0]}
+    clock.now = NOON
+    assert overlay.left_out(keys) == set()
