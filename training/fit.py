@@ -28,22 +28,14 @@ from training.ranking.storage import load_ranking_set, save_ranking_set
 from training.ranking.train import TrainedRanker, calibrated, fit_ranker
 from training.ranking.training_set import RankingSet, build_ranking_set
 from training.release.stage import finish_release, stage_ranker
-from training.retrieval.distributed import Processes
-from training.retrieval.ensemble import train_towers
+from training.retrieval.train import train_retrieval
 from training.run import fingerprint
 
 
-def fit(
-    home: Home,
-    dataset: Dataset,
-    settings: Profile,
-    console: Console,
-    processes: Processes | None = None,
-) -> Manifest:
+def fit(home: Home, dataset: Dataset, settings: Profile, console: Console) -> Manifest:
     """Fit both models with each viewer's last watch held out, and evaluate them on it.
 
-    Stages the release in `home` and returns its manifest. `processes` share the towers' training,
-    led by this one; None for this one alone.
+    Stages the release in `home` and returns its manifest.
 
     Raises:
         TrainingInterruptedError: Ctrl-C; the same call resumes.
@@ -58,7 +50,7 @@ def fit(
     if manifest:
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")
         return manifest
-    release = _retrieval(inputs, processes or Processes(), console)
+    release = _retrieval(inputs, console)
     console.rule("3 of 5  the ranker's training set, drawn by the candidate pipeline")
     ranking_set = _ranking_set(inputs, release, ranking_inputs)
     console.rule("4 of 5  the ranker")
@@ -72,7 +64,7 @@ def fit(
     return manifest
 
 
-def _retrieval(inputs: Inputs, processes: Processes, console: Console) -> CandidateRelease:
+def _retrieval(inputs: Inputs, console: Console) -> CandidateRelease:
     """Return the staged retrieval part; train it unless an earlier run did."""
     run = inputs.run
     release = run.drafted(inputs.fingerprint)
@@ -80,10 +72,7 @@ def _retrieval(inputs: Inputs, processes: Processes, console: Console) -> Candid
         return release
     check_inputs(inputs.watches, inputs.data, inputs.repo)
     console.rule("1 of 5  retrieval: the two towers")
-    processes.leader_says(str(inputs.home.root))
-    model = train_towers(
-        inputs.data, inputs.settings.retrieval, run.checkpoints, console, processes
-    )
+    model = train_retrieval(inputs.data, inputs.settings.retrieval, run.checkpoints, console)
     console.rule("2 of 5  exporting the viewer tower, building index and tables")
     run.unmark_draft()
     release = inputs.stage_retrieval(model)

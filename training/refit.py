@@ -24,7 +24,7 @@ from training.inputs import Inputs, ensure_features
 from training.profile import Profile
 from training.release.stage import finish_release, take_ranker
 from training.retrieval.config import RetrievalConfig
-from training.retrieval.ensemble import train_towers
+from training.retrieval.train import train_retrieval
 from training.run import Run, fingerprint
 
 EPOCHS_SHARE = 1 / 8
@@ -79,7 +79,9 @@ def refit(
         console.print(f"nothing to do: {manifest.release_id} goes on from {twin.release_id}")
         return manifest
     config = refit_config(settings.retrieval)
-    model = train_towers(inputs.data, config, run.checkpoints, console, start=measured.checkpoints)
+    model = train_retrieval(
+        inputs.data, config, run.checkpoints, console, start=measured.checkpoints
+    )
     inputs.stage_retrieval(model)
     take_ranker(run.draft, measured.release, inputs.data)
     metrics = add_measured(run.draft, measured.release)

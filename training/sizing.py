@@ -23,7 +23,7 @@ class Size:
 
 SIZES = (
     Size("demo", 200_000, 20_000, 0.9),
-    Size("quality", 5_000_000, 50_000, 1.7),
+    Size("quality", 5_000_000, 50_000, 0.9),
     Size("large", float("inf"), float("inf"), 0.15),
 )
 """The first that fits a data set is chosen."""

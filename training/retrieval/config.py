@@ -13,10 +13,8 @@ class RetrievalConfig:
 
     seed: int = 0
 
-    members: int = 1
-    """Pairs of towers whose scores are summed, each trained from its own seed."""
     dimension: int = 64
-    """Size of each member's viewer and video vectors, and width of its viewer tower."""
+    """Size of viewers' and videos' vectors, and width of the viewer tower."""
     heads: int = 2
     blocks: int = 2
     history_limit: int = HISTORY_LIMIT

@@ -194,6 +194,30 @@ class ViewerTower(nn.Module):
         state: Tensor = self.norm(x)
         return state
 
+    def request_vectors(
+        self,
+        watched: Tensor,
+        gaps: Tensor,
+        asked_gap: Tensor,
+        lengths: Tensor,
+        attributes: Tensor,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Return viewers' vectors at a request, float32[b, d].
+
+        Args:
+            watched: vectors of the videos watched, oldest first, float32[b, l, d].
+            gaps: int64[b, l], padded with 0.
+            asked_gap: int64[b].
+            lengths: int64[b].
+            attributes: int64[b, a].
+            context: int64[b, c], for towers that read it.
+        """
+        gaps = F.pad(gaps, (0, 1)).scatter(1, lengths[:, None], asked_gap[:, None])
+        asked = None if context is None else context[:, None]
+        state: Tensor = self(watched, gaps, attributes, lengths, asked)
+        return state[:, 0]
+
     def _kept(self, attributes: Tensor) -> Tensor:
         if not (self.training and self.attribute_dropout):
             return attributes
@@ -222,42 +246,6 @@ class ContextEmbedding(nn.Module):
         """Return float32[..., d] of int64[..., c]."""
         parts = [feature(ids[..., place]) for place, feature in enumerate(self.features)]
         return torch.stack(parts).sum(0)
-
-
-class ViewerSide(nn.Module):
-    """Viewer towers of all members, each of which reads its own part of the videos' vectors."""
-
-    def __init__(self, towers: Sequence[ViewerTower]) -> None:
-        super().__init__()
-        self.towers = nn.ModuleList(towers)
-
-    def forward(
-        self,
-        watched: Tensor,
-        gaps: Tensor,
-        asked_gap: Tensor,
-        lengths: Tensor,
-        attributes: Tensor,
-        context: Tensor | None = None,
-    ) -> Tensor:
-        """Return viewers' vectors, float32[b, towers x d].
-
-        Args:
-            watched: vectors of the videos watched, oldest first, float32[b, l, towers x d].
-            gaps: int64[b, l], padded with 0.
-            asked_gap: int64[b].
-            lengths: int64[b].
-            attributes: int64[b, a].
-            context: int64[b, c], for towers that read it.
-        """
-        asked = None if context is None else context[:, None]
-        parts = watched.chunk(len(self.towers), dim=2)
-        gaps = F.pad(gaps, (0, 1)).scatter(1, lengths[:, None], asked_gap[:, None])
-        states = [
-            tower(part, gaps, attributes, lengths, asked)[:, 0]
-            for tower, part in zip(self.towers, parts, strict=True)
-        ]
-        return torch.cat(states, 1)
 
 
 class TwoTower(nn.Module):
@@ -293,10 +281,6 @@ class TwoTower(nn.Module):
     def content_vectors(self) -> Tensor:
         """Return the content part of every video's vector, without its id's, float32[n, d]."""
         return self.video_tower.content_vectors()
-
-    def viewer_side(self) -> ViewerSide:
-        """Return the module that computes viewers' vectors from videos' vectors."""
-        return ViewerSide([self.viewer_tower])
 
 
 def _initialise(module: nn.Module) -> None:

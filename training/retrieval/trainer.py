@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
-from training.retrieval.distributed import Processes
 from training.retrieval.first_vectors import first_vectors
 from training.retrieval.loss import SampledSoftmax, full_softmax_loss
 from training.retrieval.model import ROWS_AT_ONCE, TwoTower
@@ -106,7 +105,6 @@ class RetrievalTrainer:
         self,
         data: RetrievalData,
         config: RetrievalConfig,
-        processes: Processes | None = None,
         start: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Initialise the weights, or continue from `start`, those of a finished training."""
@@ -138,7 +136,6 @@ class RetrievalTrainer:
         """Time of this epoch's steps."""
         self.finished = False
         self._data = data
-        self._processes = processes or Processes()
         self._batches: Iterator[Batch] | None = None
         self._bfloat16 = bfloat16_is_fast()
         self._loss: Callable[..., Tensor] = full_softmax_loss
@@ -190,7 +187,7 @@ class RetrievalTrainer:
 
     @property
     def tokens_per_second(self) -> float:
-        """Throughput of this epoch over all processes, watches/s; 0 before its first step."""
+        """Throughput of this epoch, watches/s; 0 before its first step."""
         return self.tokens / self.step_seconds if self.step_seconds else 0.0
 
     def _next_batch(self) -> Batch:
@@ -212,8 +209,9 @@ class RetrievalTrainer:
         self.model.train()
         batch = self._next_batch()
         self._optimizer.zero_grad()
-        loss = self._learn(batch.part(self._processes.rank, self._processes.count), batch.tokens)
-        self._processes.sum_gradients(self._optimizer.dense, self._optimizer.rows)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            loss = self._loss(self.model, *map(torch.from_numpy, batch.encode()))
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.clip()
         touched = self._optimizer.touched()
         self.average.before_step(touched)
@@ -223,20 +221,10 @@ class RetrievalTrainer:
             # Warm up the decay, so that the average forgets the random initialisation.
             decay = min(decay, (self.step + 1) / (self.step + 10))
         self.average.after_step(touched, decay)
-        self.loss_sum += self._processes.summed([loss])[0]
+        self.loss_sum += float(loss.detach())
         self.step += 1
         self.batch += 1
         self.tokens += batch.tokens
-
-    def _learn(self, part: Batch, tokens: int) -> float:
-        """Compute gradients on this process's part of a batch; return its part of the mean loss."""
-        if not len(part.chosen):
-            return 0.0
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            loss = self._loss(self.model, *map(torch.from_numpy, part.encode()))
-        loss = loss * (part.tokens / tokens)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
 
     def end_epoch(self) -> dict[str, float]:
         """End the epoch, validate if due, and return its point of the learning curve.
@@ -253,7 +241,6 @@ class RetrievalTrainer:
         due = self.finished or (self.epoch + 1) % self.config.validate_every == 0
         if due:
             self.average.settle()
-        if due and self._processes.leads:
             if self._data.validation:
                 point |= validation_metrics(self.average.model, self._data)
             if point.get("ndcg_10", math.inf) > self.best_ndcg:

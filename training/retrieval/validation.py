@@ -11,7 +11,8 @@ from server.features.viewer import ViewerFeatures
 from training.evaluation.full_ranking import full_ranking
 from training.evaluation.metrics import hit_rate, ndcg, recall
 from training.retrieval.data import RetrievalData
-from training.retrieval.towers import Towers, readable, viewer_vectors
+from training.retrieval.model import TwoTower
+from training.retrieval.towers import readable, viewer_vectors
 
 SCORES_AT_ONCE = 8_000_000
 """Scores (videos x viewers) computed at once; bounds memory."""
@@ -24,7 +25,7 @@ QUERIES = 500
 
 
 def viewer_scores(
-    model: Towers, data: RetrievalData, viewers: list[ViewerFeatures]
+    model: TwoTower, data: RetrievalData, viewers: list[ViewerFeatures]
 ) -> Float32Array:
     """Return the retrieval score of every video for each viewer, float32[v, n]."""
     model.eval()
@@ -34,7 +35,7 @@ def viewer_scores(
         return np.asarray(scores.numpy(), np.float32)
 
 
-def viewer_queries(model: Towers, data: RetrievalData) -> Float32Array:
+def viewer_queries(model: TwoTower, data: RetrievalData) -> Float32Array:
     """Return vectors of at most QUERIES viewers at their last watch, float32[v, d]."""
     step = max(1, len(data.last_watches) // QUERIES)
     viewers = [one.viewer for one in data.last_watches[::step]][:QUERIES]
@@ -46,7 +47,7 @@ def viewer_queries(model: Towers, data: RetrievalData) -> Float32Array:
         return np.asarray(_vectors(model, data, readable(vectors), viewers).numpy(), np.float32)
 
 
-def validation_ranks(model: Towers, data: RetrievalData) -> Int64Array:
+def validation_ranks(model: TwoTower, data: RetrievalData) -> Int64Array:
     """Return the rank of each viewer's last validation watch given all before it, int64[v].
 
     Viewers are sampled so that about SCORES scores are computed.
@@ -70,14 +71,14 @@ def validation_ranks(model: Towers, data: RetrievalData) -> Int64Array:
 
 
 def _vectors(
-    model: Towers, data: RetrievalData, table: Tensor, viewers: list[ViewerFeatures]
+    model: TwoTower, data: RetrievalData, table: Tensor, viewers: list[ViewerFeatures]
 ) -> Tensor:
     """Return viewers' vectors, float32[v, d], given `readable(model.video_vectors())`."""
     inputs = data.inputs(viewers, model.config.history_limit)
     return viewer_vectors(model, table, inputs)
 
 
-def validation_metrics(model: Towers, data: RetrievalData) -> dict[str, float]:
+def validation_metrics(model: TwoTower, data: RetrievalData) -> dict[str, float]:
     """Return HR@10, NDCG@10 and Recall@100 on the validation part."""
     ranks = validation_ranks(model, data)
     return {

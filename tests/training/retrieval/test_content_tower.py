@@ -15,7 +15,6 @@ from training.retrieval import unseen
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.content_tower import content_tower, export_video_tower
 from training.retrieval.data import RetrievalData
-from training.retrieval.ensemble import SummedTowers
 from training.retrieval.model import TwoTower
 from training.retrieval.unseen import fill_unseen
 
@@ -40,25 +39,24 @@ def data() -> RetrievalData:
 
 
 @pytest.fixture(scope="module")
-def towers(data: RetrievalData, small: RetrievalConfig) -> SummedTowers:
+def towers(data: RetrievalData, small: RetrievalConfig) -> TwoTower:
     torch.manual_seed(2)
-    members = [TwoTower(data, small).eval() for _ in range(2)]
-    for member in members:
-        for parameter in member.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-        with torch.no_grad():
-            member.video_tower.token_embedding.weight[0] = 0
-        with pytest.MonkeyPatch.context() as patch:
-            # So few places that unseen videos need a step towards the viewers.
-            patch.setattr(unseen, "PLACES", 2)
-            patch.setattr(unseen, "EXPOSURE", 10)
-            patch.setattr(unseen, "MAX_SHARE", 0.5)
-            fill_unseen(member, data)
-    return SummedTowers(members).eval()
+    model = TwoTower(data, small).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        model.video_tower.token_embedding.weight[0] = 0
+    with pytest.MonkeyPatch.context() as patch:
+        # So few places that unseen videos need a step towards the viewers.
+        patch.setattr(unseen, "PLACES", 2)
+        patch.setattr(unseen, "EXPOSURE", 10)
+        patch.setattr(unseen, "MAX_SHARE", 0.5)
+        fill_unseen(model, data)
+    return model
 
 
 def test_unseen_videos_get_the_vectors_that_training_gives_them(
-    data: RetrievalData, towers: SummedTowers, tmp_path: Path
+    data: RetrievalData, towers: TwoTower, tmp_path: Path
 ) -> None:
     path = tmp_path / "video_tower" / "1" / "model.onnx"
     export_video_tower(content_tower(towers, data), path)
@@ -73,7 +71,7 @@ def test_unseen_videos_get_the_vectors_that_training_gives_them(
     assert vectors == pytest.approx(wanted, abs=1e-5)
     assert content == pytest.approx(parts, abs=1e-5)
     assert not found[2].any()
-    assert any(member.video_tower.unseen_step.any() for member in towers.towers())
+    assert towers.video_tower.unseen_step.any()
 
 
 def test_a_catalogue_that_was_watched_whole_has_a_tower_too(
@@ -90,7 +88,7 @@ def test_a_catalogue_that_was_watched_whole_has_a_tower_too(
 
 def test_an_export_that_differs_is_refused(
     data: RetrievalData,
-    towers: SummedTowers,
+    towers: TwoTower,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
