@@ -29,16 +29,20 @@ from training.ranking.train import TrainedRanker, calibrated, fit_ranker
 from training.ranking.training_set import RankingSet, build_ranking_set
 from training.release.stage import finish_release, stage_ranker
 from training.retrieval.train import train_retrieval
+from training.retrieval.validation import check_beats_popularity
 from training.run import fingerprint
 
 
-def fit(home: Home, dataset: Dataset, settings: Profile, console: Console) -> Manifest:
+def fit(
+    home: Home, dataset: Dataset, settings: Profile, console: Console, *, force: bool = False
+) -> Manifest:
     """Fit both models with each viewer's last watch held out, and evaluate them on it.
 
     Stages the release in `home` and returns its manifest.
 
     Raises:
         TrainingInterruptedError: Ctrl-C; the same call resumes.
+        WorseThanPopularityError: the towers are worse than popularity, unless `force`.
         LeakError: training would see a test watch or something later.
         VireoError: any other error that the user can fix.
     """
@@ -50,7 +54,7 @@ def fit(home: Home, dataset: Dataset, settings: Profile, console: Console) -> Ma
     if manifest:
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")
         return manifest
-    release = _retrieval(inputs, console)
+    release = _retrieval(inputs, console, force)
     console.rule("3 of 5  the ranker's training set, drawn by the candidate pipeline")
     ranking_set = _ranking_set(inputs, release, ranking_inputs)
     console.rule("4 of 5  the ranker")
@@ -64,7 +68,7 @@ def fit(home: Home, dataset: Dataset, settings: Profile, console: Console) -> Ma
     return manifest
 
 
-def _retrieval(inputs: Inputs, console: Console) -> CandidateRelease:
+def _retrieval(inputs: Inputs, console: Console, force: bool) -> CandidateRelease:
     """Return the staged retrieval part; train it unless an earlier run did."""
     run = inputs.run
     release = run.drafted(inputs.fingerprint)
@@ -73,6 +77,7 @@ def _retrieval(inputs: Inputs, console: Console) -> CandidateRelease:
     check_inputs(inputs.watches, inputs.data, inputs.repo)
     console.rule("1 of 5  retrieval: the two towers")
     model = train_retrieval(inputs.data, inputs.settings.retrieval, run.checkpoints, console)
+    check_beats_popularity(model, inputs.data, console, force=force)
     console.rule("2 of 5  exporting the viewer tower, building index and tables")
     run.unmark_draft()
     release = inputs.stage_retrieval(model)

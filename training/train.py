@@ -31,6 +31,7 @@ def train_all(
     seed: int | None = None,
     refit: bool = True,
     fresh: bool = False,
+    force: bool = False,
     console: Console | None = None,
 ) -> Manifest:
     """Train on a data set, stage the release, and return its manifest.
@@ -43,6 +44,7 @@ def train_all(
         refit: continue on every watch after the first fit is measured. If False, the measured
             release itself is staged, which has never seen the held-out watches.
         fresh: discard the results of earlier runs.
+        force: stage the release even if its towers are worse than popularity.
         console: where the steps are announced.
 
     Raises:
@@ -61,7 +63,7 @@ def train_all(
             Run(each.run(dataset)).forget()
     with heartbeat(console, f"training on {dataset}"):
         console.rule("first fit: each viewer's last watch is held out, to measure on")
-        manifest = fit(measuring, tables, settings, console)
+        manifest = fit(measuring, tables, settings, console, force=force)
         if not refit:
             # Served features cover every watch, whatever the models were trained on.
             ensure_features(home, tables, "none", console)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from server.arrays import Float32Array, Int64Array
+from server.errors import VireoError
 from server.features.viewer import ViewerFeatures
+from training.evaluation.comparison import paired_p
 from training.evaluation.full_ranking import full_ranking
-from training.evaluation.metrics import hit_rate, ndcg, recall
-from training.retrieval.data import RetrievalData
+from training.evaluation.metrics import gains, hit_rate, hits, ndcg, recall
+from training.retrieval.data import HeldOut, RetrievalData
 from training.retrieval.model import TwoTower
 from training.retrieval.towers import readable, viewer_vectors
 
 SCORES_AT_ONCE = 8_000_000
 """Scores (videos x viewers) computed at once; bounds memory."""
-
-
 SCORES = 2_000_000_000
 """Maximum scores (videos x viewers) of a validation; a large catalogue has fewer viewers."""
 QUERIES = 500
 """Maximum viewers that an index is measured with."""
+_NOISE = 0.05
+"""Probability of a difference from popularity that counts as noise."""
+
+
+class WorseThanPopularityError(VireoError):
+    """The towers are worse than a list of the most watched videos."""
 
 
 def viewer_scores(
@@ -52,21 +61,56 @@ def validation_ranks(model: TwoTower, data: RetrievalData) -> Int64Array:
 
     Viewers are sampled so that about SCORES scores are computed.
     """
+    model.eval()
+    with torch.inference_mode():
+        vectors = model.video_vectors()
+        table = readable(vectors)
+
+        def scores(part: Sequence[HeldOut]) -> Float32Array:
+            viewers = _vectors(model, data, table, [one.viewer for one in part])
+            return np.asarray((viewers @ vectors.T).numpy(), np.float32)
+
+        return _ranks(data, scores)
+
+
+def check_beats_popularity(
+    model: TwoTower, data: RetrievalData, console: Console, *, force: bool = False
+) -> None:
+    """Compare the towers with popularity on each validation viewer, and print it if they are worse.
+
+    Raises:
+        WorseThanPopularityError: they are worse beyond the noise, unless `force`.
+    """
+    counts = data.watch_counts().astype(np.float32)
+    popular = _ranks(data, lambda part: np.broadcast_to(counts, (len(part), len(counts))))
+    own = validation_ranks(model, data)
+    for name, measure, k in (("NDCG@10", gains, 10), ("Recall@100", hits, 100)):
+        towers, popularity = measure(own, k), measure(popular, k)
+        if towers.sum() >= popularity.sum():  # Or there is no viewer.
+            continue
+        worse = (
+            f"the towers' {name} is {towers.mean():.3f} on {len(own):,} viewers of validation, "
+            f"that of the most watched videos {popularity.mean():.3f}"
+        )
+        if force or paired_p((towers - popularity)[:, None])[0] >= _NOISE:
+            console.print(f"warning: {worse}", soft_wrap=True)
+            continue
+        raise WorseThanPopularityError(
+            f"{worse}: check the ids and times of the data, train longer (a profile with more "
+            "epochs, --profile mine.toml), or release it all the same with --force"
+        )
+
+
+def _ranks(data: RetrievalData, scores: Callable[[Sequence[HeldOut]], Float32Array]) -> Int64Array:
     step = -(-len(data.validation) * data.video_count // SCORES) or 1
     # By length, since a batch is padded to its longest history.
     held_out = sorted(data.validation[::step], key=lambda one: len(one.watched))
     size = max(1, min(256, SCORES_AT_ONCE // data.video_count))
     ranks = [np.empty(0, np.int64)]
-    model.eval()
-    with torch.inference_mode():
-        vectors = model.video_vectors()
-        table = readable(vectors)
-        for start in range(0, len(held_out), size):
-            part = held_out[start : start + size]
-            viewers = _vectors(model, data, table, [one.viewer for one in part])
-            scores = np.asarray((viewers @ vectors.T).numpy(), np.float32)
-            targets = np.array([one.target for one in part])
-            ranks.append(full_ranking(scores, [one.watched for one in part], targets))
+    for start in range(0, len(held_out), size):
+        part = held_out[start : start + size]
+        targets = np.array([one.target for one in part])
+        ranks.append(full_ranking(scores(part), [one.watched for one in part], targets))
     return np.concatenate(ranks)
 
 
