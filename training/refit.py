@@ -28,7 +28,7 @@ from training.retrieval.train import train_retrieval
 from training.run import Run, fingerprint
 
 EPOCHS_SHARE = 1 / 8
-"""Epochs as a share of the first fit's; at least one epoch."""
+"""Epochs and steps as a share of the first fit's; at least one epoch."""
 RATE_SHARE = 1 / 4
 """Learning rate as a share of the first fit's; it decays to zero from the start."""
 
@@ -95,6 +95,7 @@ def refit_config(config: RetrievalConfig) -> RetrievalConfig:
     return replace(
         config,
         epochs=max(1, round(config.epochs * EPOCHS_SHARE)),
+        min_steps=round(config.min_steps * EPOCHS_SHARE),
         max_minutes=None,
         learning_rate=config.learning_rate * RATE_SHARE,
         constant_share=0.0,

@@ -133,7 +133,7 @@ def stage_retrieval(
     export_viewer_tower(model, folder / layout.VIEWER_TOWER, stored_as)
     vectors = np.load(folder / layout.VIDEO_VECTORS).astype(np.float32)
     write_triton_config(folder / layout.VIEWER_TOWER)
-    placing = content_tower(model, data, stored_as)
+    placing = content_tower(model, stored_as)
     export_video_tower(placing, folder / layout.VIDEO_TOWER)
     write_triton_config(folder / layout.VIDEO_TOWER)
     index, description = build_index(vectors, viewer_queries(model, data))

@@ -16,7 +16,7 @@ from training.onnx_export import ExportError, check_outputs, export
 from training.retrieval.data import RetrievalData
 from training.retrieval.export import TOLERANCE
 from training.retrieval.model import TwoTower
-from training.retrieval.unseen import TOKENS, fit_ridge, watched_embeddings
+from training.retrieval.unseen import TOKENS
 
 OUTPUT = "video_vectors"
 _GOLDENS = 64
@@ -30,14 +30,13 @@ class ContentTower(nn.Module):
     effects: Tensor
     constant: Tensor
 
-    def __init__(self, model: TwoTower, data: RetrievalData, dtype: torch.dtype) -> None:
+    def __init__(self, model: TwoTower, dtype: torch.dtype) -> None:
         super().__init__()
-        tower, counts = model.video_tower, data.watch_counts()
+        tower = model.video_tower
         tokens = tower.token_projection(tower.token_embedding.weight)
         size = tokens.shape[1]
         weights, effects, mean = np.zeros(1), np.zeros((1, size)), np.zeros(size)
-        if counts.any() and (data.content > 0).any():
-            ridge = fit_ridge(data.content, counts, watched_embeddings(model, counts))
+        if (ridge := tower.ridge) is not None:
             weights, effects, mean = ridge.weights, ridge.effects, ridge.mean
         self.register_buffer("tokens", tokens.to(dtype))
         self.register_buffer("weights", torch.from_numpy(weights).float())
@@ -65,11 +64,11 @@ class ContentTower(nn.Module):
 
 @torch.no_grad()
 def content_tower(
-    model: TwoTower, data: RetrievalData, precision: type[np.float32 | np.float16] = np.float32
+    model: TwoTower, precision: type[np.float32 | np.float16] = np.float32
 ) -> ContentTower:
     """Return the tower of a trained model, its large tables in this precision."""
     dtype = torch.float16 if precision is np.float16 else torch.float32
-    return ContentTower(model, data, dtype).eval()
+    return ContentTower(model, dtype).eval()
 
 
 def export_video_tower(tower: ContentTower, path: Path) -> None:

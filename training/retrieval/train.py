@@ -27,6 +27,8 @@ from training.retrieval.unseen import fill_unseen
 from training.threads import torch_threads
 
 CHECKPOINT = "retrieval.pt"
+RESULT = "towers.pt"
+"""Weights of a finished training, from which another may start."""
 CURVE = "retrieval_curve.jsonl"
 """One JSON object an epoch: `epoch`, `loss`, `tokens` (watches trained on), `tokens_per_second`
 (throughput of its steps), and the validation metrics if it was validated."""
@@ -78,17 +80,17 @@ def train_retrieval(
         config: architecture and hyperparameters.
         checkpoints: folder of the checkpoint and the learning curve.
         console: where progress is shown.
-        start: folder of the checkpoint of a finished training of the same catalogue and
-            architecture, to start from its result.
+        start: folder of a finished training of the same catalogue and architecture, to start from
+            its result.
 
     Returns:
         The moving average of the weights that was best in validation, or the last one without a
-        validation part, with unseen videos filled in.
+        validation part, with unseen videos filled in and those with few watches near them.
 
     Raises:
         TrainingInterruptedError: Ctrl-C or SIGTERM; calling again resumes.
         EmptyTrainingSetError: no watch is in the train part.
-        CheckpointError: a checkpoint is damaged, or the one in `start` is missing.
+        CheckpointError: a checkpoint is damaged, or the result in `start` is missing.
     """
     if not data.watch_count:
         raise EmptyTrainingSetError(
@@ -116,10 +118,10 @@ def train_retrieval(
             measures = f"loss {trainer.loss:.3f}  {trainer.tokens_per_second:,.0f} watches/s"
             if trainer.at_epoch_end or trainer.share_done == 1:
                 point = trainer.end_epoch()
-                _write_curve(trainer, checkpoints)
                 if "ndcg_10" in point:
-                    bar.console.print(_described(point, config.epochs), highlight=False)
+                    bar.console.print(_described(point, trainer.epochs), highlight=False)
                 if "ndcg_10" in point or trainer.finished:
+                    _write_curve(trainer, checkpoints)
                     _save(trainer, identity, checkpoints)
                 clock.tick()
             bar.update(task, completed=trainer.share_done, measures=measures)
@@ -133,18 +135,18 @@ def train_retrieval(
     model = trainer.best_model()
     del trainer, clock  # Weights and optimiser state take four times the model's memory.
     fill_unseen(model, data)
+    write_checkpoint(checkpoints / RESULT, model.state_dict())
     return model
 
 
 def trained_weights(checkpoints: Path) -> dict[str, Tensor]:
-    """Return the weights that the training in this folder selected; raise CheckpointError."""
-    state = read_checkpoint(checkpoints / CHECKPOINT)
-    if state is None:
+    """Return the result of the training in this folder; raise CheckpointError."""
+    weights = read_checkpoint(checkpoints / RESULT)
+    if weights is None:
         raise CheckpointError(
-            f"{checkpoints / CHECKPOINT}, which the towers start from, is missing; "
+            f"{checkpoints / RESULT}, which the towers start from, is missing; "
             "train again with --fresh"
         )
-    weights: dict[str, Tensor] = state["trainer"]["best"]
     return weights
 
 

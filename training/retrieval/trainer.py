@@ -22,9 +22,11 @@ from training.retrieval.windows import Batch, epoch_batches
 
 PROGRESS = (
     "best_ndcg", "curve", "epoch", "batch", "step", "tokens", "loss_sum", "seconds",
-    "step_seconds", "finished",
+    "step_seconds", "validated", "finished",
 )  # fmt: skip
 """Attributes of a trainer that a checkpoint holds."""
+WARMUP_SHARE = 0.05
+"""Maximum share of training before the full learning rate."""
 
 
 class MovingAverage:
@@ -113,15 +115,15 @@ class RetrievalTrainer:
         self.model = TwoTower(data, config)
         if start is not None:
             self.model.load_state_dict(start)
-        elif data.video_count <= config.full_softmax_limit:
+        else:
             _start_near_each_other(self.model, data, config)
-        self._started = start is not None
         self._optimizer = TowerOptimizer(self.model, config)
         self.average = MovingAverage(self.model, self._optimizer.rows)
         self.best: Mapping[str, Tensor] = self.average.model.state_dict()
         """The best average so far; the latest one until the first validation."""
         self.best_ndcg = -1.0
         self.curve: list[dict[str, float]] = []
+        self.epochs = config.planned_epochs(data.watch_count)
         self.epoch = 0
         self.batch = 0
         """Batches done in this epoch."""
@@ -134,6 +136,8 @@ class RetrievalTrainer:
         """Training time, validation included."""
         self.step_seconds = 0.0
         """Time of this epoch's steps."""
+        self.validated = 0
+        """Validations done."""
         self.finished = False
         self._data = data
         self._batches: Iterator[Batch] | None = None
@@ -170,7 +174,7 @@ class RetrievalTrainer:
     @property
     def share_done(self) -> float:
         """Share of training that is done, by epochs or by time, whichever is larger."""
-        share = (self.epoch + self.tokens / self._data.watch_count) / self.config.epochs
+        share = (self.epoch + self.tokens / self._data.watch_count) / self.epochs
         if self.config.max_minutes is not None:
             share = max(share, self.seconds / (60 * self.config.max_minutes))
         return min(share, 1.0)
@@ -199,7 +203,8 @@ class RetrievalTrainer:
     def _learning_rate(self) -> float:
         """Return the scheduled learning rate: linear warm-up, constant, then cosine to zero."""
         config = self.config
-        warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        warmed = max((self.step + 1) / max(1, config.warmup_steps), self.share_done / WARMUP_SHARE)
+        warm = min(1.0, warmed)
         falling = max(0.0, self.share_done - config.constant_share) / (1 - config.constant_share)
         return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * falling))
 
@@ -216,10 +221,8 @@ class RetrievalTrainer:
         touched = self._optimizer.touched()
         self.average.before_step(touched)
         self._optimizer.step(self._learning_rate())
-        decay = self.config.ema_decay
-        if not self._started:
-            # Warm up the decay, so that the average forgets the random initialisation.
-            decay = min(decay, (self.step + 1) / (self.step + 10))
+        # Warmed up, the average forgets where training started, and doesn't lag in a short one.
+        decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
         self.average.after_step(touched, decay)
         self.loss_sum += float(loss.detach())
         self.step += 1
@@ -238,8 +241,10 @@ class RetrievalTrainer:
             "tokens_per_second": self.tokens_per_second,
         }
         self.finished = self.share_done == 1
-        due = self.finished or (self.epoch + 1) % self.config.validate_every == 0
+        validations = int(self.share_done * self.config.validations + 1e-9)
+        due = self.finished or validations > self.validated
         if due:
+            self.validated = validations
             self.average.settle()
             if self._data.validation:
                 point |= validation_metrics(self.average.model, self._data)

@@ -49,8 +49,8 @@ def towers(data: RetrievalData, small: RetrievalConfig) -> TwoTower:
     with pytest.MonkeyPatch.context() as patch:
         # So few places that unseen videos need a step towards the viewers.
         patch.setattr(unseen, "PLACES", 2)
-        patch.setattr(unseen, "EXPOSURE", 10)
-        patch.setattr(unseen, "MAX_SHARE", 0.5)
+        patch.setattr(unseen, "EXPOSURE", 20)
+        patch.setattr(unseen, "MAX_SHARE", 0.9)
         fill_unseen(model, data)
     return model
 
@@ -59,7 +59,7 @@ def test_unseen_videos_get_the_vectors_that_training_gives_them(
     data: RetrievalData, towers: TwoTower, tmp_path: Path
 ) -> None:
     path = tmp_path / "video_tower" / "1" / "model.onnx"
-    export_video_tower(content_tower(towers, data), path)
+    export_video_tower(content_tower(towers), path)
     rows = [data.video_ids.index(name) for name in UNSEEN]
     inputs = {"content": data.content[rows].astype(np.int64)}
     found = np.asarray(onnxruntime.InferenceSession(path).run(["video_vectors"], inputs)[0])
@@ -79,7 +79,7 @@ def test_a_catalogue_that_was_watched_whole_has_a_tower_too(
 ) -> None:
     model = TwoTower(ring, small).eval()
     fill_unseen(model, ring)
-    tower = content_tower(model, ring, np.float16)
+    tower = content_tower(model, np.float16)
     export_video_tower(tower, tmp_path / "model.onnx")
     one = torch.zeros((1, CONTENT_LIMIT), dtype=torch.int64)
     one[0, 0] = 1
@@ -87,7 +87,6 @@ def test_a_catalogue_that_was_watched_whole_has_a_tower_too(
 
 
 def test_an_export_that_differs_is_refused(
-    data: RetrievalData,
     towers: TwoTower,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -95,5 +94,5 @@ def test_an_export_that_differs_is_refused(
     path = tmp_path / "model.onnx"
     monkeypatch.setattr(module, "video_outputs", lambda _, content: np.ones((len(content), 64)))
     with pytest.raises(ExportError):
-        export_video_tower(content_tower(towers, data), path)
+        export_video_tower(content_tower(towers), path)
     assert not path.exists()
