@@ -26,7 +26,7 @@ from training.evaluation.comparison import PER_VIEWER
 from training.evaluation.full_ranking import full_ranking
 from training.profile import load_profile
 from training.retrieval.data import RetrievalData
-from training.retrieval.towers import Towers
+from training.retrieval.model import TwoTower
 from training.retrieval.train import train_retrieval
 from training.retrieval.validation import SCORES_AT_ONCE, viewer_scores
 
@@ -44,7 +44,7 @@ def main() -> None:
     """Run from the command line; see the module."""
     given = arguments(__doc__)
     console, home = Console(stderr=True, highlight=False), Home.current()
-    config = replace(load_profile(given.profile).retrieval, members=1, max_minutes=None)
+    config = replace(load_profile(given.profile).retrieval, max_minutes=None)
     train, test = datasets(home, given.data)
     groups = groups_of([held_out.viewer for held_out in test.validation])
     folder = home.root / "bench" / "asked_gap" / f"{given.data}-{given.profile}"
@@ -85,7 +85,7 @@ def groups_of(viewers: Sequence[ViewerFeatures]) -> Groups:
     return {"all": np.ones(len(back), np.bool_), "within_an_hour": ~back, "after_an_hour": back}
 
 
-def ranks_of(towers: Towers, test: RetrievalData) -> npt.NDArray[np.int64]:
+def ranks_of(towers: TwoTower, test: RetrievalData) -> npt.NDArray[np.int64]:
     """Return the 0-based rank of each viewer's held-out video, int64[v]."""
     size = max(1, min(256, SCORES_AT_ONCE // test.video_count))
     ranks = []

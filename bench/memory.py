@@ -90,7 +90,7 @@ def measure_training(home: Home, events: int, progress: Console) -> Iterator[Row
         progress.print(f"training on {events:,} events")
         profile = write_profile(own.root / "brief.toml")
         # The second fit holds no more than the first, and makes a whole pass.
-        command = ["train", "--data", _DATA, "--profile", str(profile), "--no-refit"]
+        command = ["train", "--data", _DATA, "--profile", str(profile), "--no-refit", "--force"]
         peak = peak_memory(own, command)
         estimated = training_memory(info, read_profile(profile)).needed
         yield from peak_rows("training", events, peak, estimated)

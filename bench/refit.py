@@ -31,7 +31,7 @@ from training.refit import refit_config
 from training.release.stage import Origin, stage_retrieval, take_ranker
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
-from training.retrieval.ensemble import train_towers
+from training.retrieval.train import train_retrieval
 from training.run import Run
 
 _COUNTED = ("hr_10", "ndcg_10", "recall_100")
@@ -80,7 +80,7 @@ def gone_on(
     watches = load_watches(measuring, tables.name)
     learned = watches.assign(part=watches["part"].replace({"validation": "train"}))
     data = RetrievalData.build(learned, tables.videos, tables.viewers)
-    model = train_towers(data, config, folder / "checkpoints", console, start=run.checkpoints)
+    model = train_retrieval(data, config, folder / "checkpoints", console, start=run.checkpoints)
     release = folder / "release"
     origin = Origin(manifest.dataset, manifest.data_fingerprint, "last")
     stage_retrieval(release, model, data, tables, repo, origin, manifest.quotas)

@@ -27,25 +27,21 @@ from training.ranking.storage import load_ranking_set, save_ranking_set
 from training.ranking.train import TrainedRanker, calibrated, fit_ranker
 from training.ranking.training_set import RankingSet, build_ranking_set
 from training.release.stage import finish_release, stage_ranker
-from training.retrieval.distributed import Processes
-from training.retrieval.ensemble import train_towers
+from training.retrieval.train import train_retrieval
+from training.retrieval.validation import check_beats_popularity
 from training.run import fingerprint
 
 
 def fit(
-    home: Home,
-    dataset: Dataset,
-    settings: Profile,
-    console: Console,
-    processes: Processes | None = None,
+    home: Home, dataset: Dataset, settings: Profile, console: Console, *, force: bool = False
 ) -> Manifest:
     """Fit both models with each viewer's last watch held out, and evaluate them on it.
 
-    Stages the release in `home` and returns its manifest. `processes` share the towers' training,
-    led by this one; None for this one alone.
+    Stages the release in `home` and returns its manifest.
 
     Raises:
         TrainingInterruptedError: Ctrl-C; the same call resumes.
+        WorseThanPopularityError: the towers are worse than popularity, unless `force`.
         VireoError: any other error that the user can fix.
     """
     inputs = Inputs.of(home, dataset, settings, ensure_features(home, dataset, "last", console))
@@ -56,7 +52,7 @@ def fit(
     if manifest:
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")
         return manifest
-    release = _retrieval(inputs, processes or Processes(), console)
+    release = _retrieval(inputs, console, force)
     console.rule("3 of 5  the ranker's training set, drawn by the candidate pipeline")
     ranking_set = _ranking_set(inputs, release, ranking_inputs)
     console.rule("4 of 5  the ranker")
@@ -70,17 +66,15 @@ def fit(
     return manifest
 
 
-def _retrieval(inputs: Inputs, processes: Processes, console: Console) -> CandidateRelease:
+def _retrieval(inputs: Inputs, console: Console, force: bool) -> CandidateRelease:
     """Return the staged retrieval part; train it unless an earlier run did."""
     run = inputs.run
     release = run.drafted(inputs.fingerprint)
     if release is not None:
         return release
     console.rule("1 of 5  retrieval: the two towers")
-    processes.leader_says(str(inputs.home.root))
-    model = train_towers(
-        inputs.data, inputs.settings.retrieval, run.checkpoints, console, processes
-    )
+    model = train_retrieval(inputs.data, inputs.settings.retrieval, run.checkpoints, console)
+    check_beats_popularity(model, inputs.data, console, force=force)
     console.rule("2 of 5  exporting the viewer tower, building index and tables")
     run.unmark_draft()
     release = inputs.stage_retrieval(model)

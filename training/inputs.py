@@ -23,7 +23,7 @@ from training.features.watches import FeaturesMissingError, Split, load_watches
 from training.profile import Profile
 from training.release.stage import Origin, stage_retrieval
 from training.retrieval.data import RetrievalData
-from training.retrieval.towers import Towers
+from training.retrieval.model import TwoTower
 from training.run import Run, fingerprint
 
 
@@ -90,8 +90,7 @@ class Inputs:
         retrieval = self.settings.retrieval
         return fingerprint(
             FORMAT_VERSION,
-            # Without the members: the retrieval settings below include their number.
-            # Nor the tasks and their outcomes, which the ranker alone learns.
+            # Without the tasks and their outcomes, which the ranker alone learns.
             FeatureSchema.ours(
                 retrieval.history_limit, retrieval.dimension, self.data.context
             ).model_dump(exclude={"tasks"}),
@@ -101,7 +100,7 @@ class Inputs:
             asdict(retrieval),
         )
 
-    def stage_retrieval(self, model: Towers) -> CandidateRelease:
+    def stage_retrieval(self, model: TwoTower) -> CandidateRelease:
         """Stage the release's retrieval part with the trained towers and return it."""
         described = describe_dataset(self.home, self.dataset.name)
         origin = Origin(

@@ -54,21 +54,22 @@ def features_memory(info: DatasetInfo) -> MemoryEstimate:
 
 
 def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
-    """Estimate the memory of training on a data set, all processes together.
+    """Estimate the memory of training on a data set.
 
     Training's phases follow each other, and each frees what it took.
     """
-    from training.evaluation.run import MAX_SCORES  # Heavy, and of no use to other commands.
+    # Heavy, and of no use to other commands.
+    from training.evaluation.run import MAX_SCORES
+    from training.retrieval.first_vectors import PAIRS, STEPS
 
     retrieval, ranking = profile.retrieval, profile.ranking
     videos, watches = info.videos, info.watches
-    processes = retrieval.members if retrieval.threads else 1
-    near_pairs = 20 * watches if videos <= retrieval.full_softmax_limit else 0
-    towers = 24 * videos * retrieval.dimension + 100 * min(videos**2, near_pairs)
+    near = 60 * min(PAIRS, STEPS * watches) + 8 * videos * retrieval.dimension
+    towers = 24 * videos * retrieval.dimension
     ease = 4 * videos**2 if videos <= retrieval.ease_limit else 0
     ranking_set = 120 * ranking.candidates * min(info.viewers, ranking.viewers)
     tested = min(info.viewers, MAX_SCORES // max(videos, 1))
     evaluation = 100 * watches + 90 * ranking.candidates * tested
-    phases = (processes * towers, ease, 200 * watches + ranking_set, evaluation)
-    base = 1.6e9 + 600e6 * (processes - 1) + 300 * (videos + info.viewers)
+    phases = (near, towers, ease, 200 * watches + ranking_set, evaluation)
+    base = 1.6e9 + 300 * (videos + info.viewers)
     return MemoryEstimate.of(base + max(phases))

@@ -24,11 +24,11 @@ from training.inputs import Inputs, ensure_features
 from training.profile import Profile
 from training.release.stage import finish_release, take_ranker
 from training.retrieval.config import RetrievalConfig
-from training.retrieval.ensemble import train_towers
+from training.retrieval.train import train_retrieval
 from training.run import Run, fingerprint
 
 EPOCHS_SHARE = 1 / 8
-"""Epochs as a share of the first fit's; at least one epoch."""
+"""Epochs and steps as a share of the first fit's; at least one epoch."""
 RATE_SHARE = 1 / 4
 """Learning rate as a share of the first fit's; it decays to zero from the start."""
 
@@ -79,7 +79,9 @@ def refit(
         console.print(f"nothing to do: {manifest.release_id} goes on from {twin.release_id}")
         return manifest
     config = refit_config(settings.retrieval)
-    model = train_towers(inputs.data, config, run.checkpoints, console, start=measured.checkpoints)
+    model = train_retrieval(
+        inputs.data, config, run.checkpoints, console, start=measured.checkpoints
+    )
     inputs.stage_retrieval(model)
     take_ranker(run.draft, measured.release, inputs.data)
     metrics = add_measured(run.draft, measured.release)
@@ -93,6 +95,7 @@ def refit_config(config: RetrievalConfig) -> RetrievalConfig:
     return replace(
         config,
         epochs=max(1, round(config.epochs * EPOCHS_SHARE)),
+        min_steps=round(config.min_steps * EPOCHS_SHARE),
         max_minutes=None,
         learning_rate=config.learning_rate * RATE_SHARE,
         constant_share=0.0,

@@ -1,4 +1,4 @@
-"""Choice of a profile by data set size, and its estimated training time."""
+"""Choice of a profile by the number of watches, and its estimated training time."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ class Size:
     max_videos: float
     core_ms_a_watch: float
     """Core milliseconds per watch for one fit with its report, as measured."""
+    min_core_minutes: float
+    """Core minutes of one fit of few watches, whose steps are no fewer."""
 
 
 SIZES = (
-    Size("demo", 200_000, 20_000, 0.9),
-    Size("quality", 5_000_000, 50_000, 1.7),
-    Size("large", float("inf"), float("inf"), 0.15),
+    Size("demo", 200_000, float("inf"), 0.9, 2.0),
+    Size("quality", 5_000_000, 50_000, 1.3, 5.0),
+    Size("large", float("inf"), float("inf"), 0.3, 4.0),
 )
 """The first that fits a data set is chosen."""
 
@@ -56,5 +58,5 @@ def choose_profile(info: DatasetInfo) -> ChosenProfile:
         for each in SIZES
         if info.watches <= each.max_watches and info.videos <= each.max_videos
     )
-    minutes = info.watches * size.core_ms_a_watch / 60_000
+    minutes = max(size.min_core_minutes, info.watches * size.core_ms_a_watch / 60_000)
     return ChosenProfile(size.profile, info.name, info.watches, info.videos, minutes)

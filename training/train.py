@@ -7,11 +7,8 @@ how the two relate.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
-from pathlib import Path
 
-import pandas as pd
 from rich.console import Console
 
 from server.home import Home, keep_private
@@ -23,11 +20,6 @@ from training.inputs import ensure_features
 from training.measuring import measuring_home
 from training.profile import Profile, load_profile
 from training.refit import refit as fit_to_every_watch
-from training.retrieval.data import RetrievalData
-from training.retrieval.distributed import Processes
-from training.retrieval.ensemble import train_towers
-from training.retrieval.sequences import SequenceFile
-from training.retrieval.train import TrainingInterruptedError
 from training.run import Run
 
 
@@ -39,12 +31,10 @@ def train_all(
     seed: int | None = None,
     refit: bool = True,
     fresh: bool = False,
+    force: bool = False,
     console: Console | None = None,
 ) -> Manifest:
     """Train on a data set, stage the release, and return its manifest.
-
-    Under torchrun the processes share the first fit of the towers; the leader does everything
-    else, and in the others this function raises `SystemExit` after that fit.
 
     Args:
         home: holds data sets, features, runs and releases.
@@ -54,6 +44,7 @@ def train_all(
         refit: continue on every watch after the first fit is measured. If False, the measured
             release itself is staged, which has never seen the held-out watches.
         fresh: discard the results of earlier runs.
+        force: stage the release even if its towers are worse than popularity.
         console: where the steps are announced.
 
     Raises:
@@ -63,11 +54,6 @@ def train_all(
     """
     console = console or Console(stderr=True, highlight=False)
     settings = _seeded(load_profile(profile), seed)
-    processes = Processes.joined()
-    if not processes.leads:
-        _train_along(dataset, settings, processes)
-        processes.leave()
-        raise SystemExit(0)
     tables = load_dataset(home, dataset)
     keep_private(home.root)
     measuring = measuring_home(home)
@@ -76,9 +62,7 @@ def train_all(
             Run(each.run(dataset)).forget()
     with heartbeat(console, f"training on {dataset}"):
         console.rule("first fit: each viewer's last watch is held out, to measure on")
-        manifest = fit(measuring, tables, settings, console, processes)
-        processes.leader_says("")
-        processes.leave()
+        manifest = fit(measuring, tables, settings, console, force=force)
         if not refit:
             # Served features cover every watch, whatever the models were trained on.
             ensure_features(home, tables, "none", console)
@@ -86,20 +70,6 @@ def train_all(
             return manifest
         console.rule("second fit: it goes on with every watch, to serve")
         return fit_to_every_watch(home, measuring, tables, settings, console)
-
-
-def _train_along(dataset: str, settings: Profile, processes: Processes) -> None:
-    """Train the measured fit's towers along with the leading process, as it directs."""
-    while root := processes.leader_says(""):
-        home = Home(Path(root))
-        tables = ("videos", "viewers")
-        videos, viewers = (
-            pd.read_parquet(home.data(dataset) / f"{name}.parquet") for name in tables
-        )
-        run = Run(home.run(dataset))
-        data = RetrievalData.open(SequenceFile(run.sequences), videos, viewers)
-        with contextlib.suppress(TrainingInterruptedError):  # The leader reports it.
-            train_towers(data, settings.retrieval, run.checkpoints, processes=processes)
 
 
 def _seeded(profile: Profile, seed: int | None) -> Profile:

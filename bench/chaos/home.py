@@ -90,5 +90,6 @@ def _small(home: Home, dataset: str, console: Console) -> Home:
     console.print(f"training a small release on {dataset}, since {home.root} has none")
     environment = stack_environment(small)
     run_vireo(["data", "fetch", dataset], environment)
-    run_vireo(["train", "--data", dataset, "--profile", _PROFILE, "--no-refit"], environment)
+    options = ["--profile", _PROFILE, "--no-refit", "--force"]
+    run_vireo(["train", "--data", dataset, *options], environment)
     return small

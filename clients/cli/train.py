@@ -31,6 +31,13 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Discard the results of earlier runs.")
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Stage the release even if its towers are worse than the most watched videos.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Train both models and stage a release; after Ctrl-C, run it again to resume."""
@@ -48,7 +55,9 @@ def train(
         errors.print(chosen.described(refit), soft_wrap=True)
         profile = chosen.profile
     errors.print(f"{data}: {training_memory(info, load_profile(profile))}", soft_wrap=True)
-    manifest = train_all(home, data, profile, seed=seed, refit=refit, fresh=fresh, console=errors)
+    manifest = train_all(
+        home, data, profile, seed=seed, refit=refit, fresh=fresh, force=force, console=errors
+    )
     if as_json:
         typer.echo(manifest.model_dump_json(indent=2))
         return

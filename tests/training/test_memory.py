@@ -41,14 +41,6 @@ def test_the_memory_estimate_is_sufficient_and_less_than_half_too_high(
     assert 1 <= training_memory(info, load_profile("large")).needed / 1e9 / training <= 1.5
 
 
-def test_towers_trained_in_parallel_with_a_full_softmax_need_more_memory() -> None:
-    info = described(1_000_000, 3_700, 6_000)
-    quality, demo = (
-        training_memory(info, load_profile(name)).needed for name in ("quality", "demo")
-    )
-    assert quality > 4.5e9 > 3e9 > demo
-
-
 def test_the_memory_estimate_says_how_much_is_free() -> None:
     assert str(MemoryEstimate(2_500_000_000, free=16_000_000_000)) == (
         "takes about 2.5 GB of memory, 16.0 GB are free"

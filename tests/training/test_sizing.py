@@ -30,9 +30,12 @@ def described(watches: int, videos: int) -> DatasetInfo:
     [
         (100_000, 1_682, "demo"),
         (1_000_000, 3_706, "quality"),
-        (100_000, 40_000, "quality"),
+        (20_000, 5_000, "demo"),
+        (100_000, 40_000, "demo"),
+        (300_000, 40_000, "quality"),
+        (300_000, 60_000, "large"),
         (10_000_000, 1_000_000, "large"),
-        (100_000, 100_000, "large"),
+        (100_000, 100_000, "demo"),
     ],
 )
 def test_the_profile_follows_from_the_size_of_the_data(
@@ -48,5 +51,5 @@ def test_every_profile_that_can_be_chosen_exists() -> None:
 def test_the_choice_says_why_and_how_long_it_will_take() -> None:
     chosen = choose_profile(described(1_000_000, 3_706))
     assert "1,000,000 watches of 3,706 videos, so profile quality" in chosen.described(refit=False)
-    assert "28 minutes" in chosen.described(refit=False)
-    assert "34 minutes" in chosen.described(refit=True)
+    assert "22 minutes" in chosen.described(refit=False)
+    assert "26 minutes" in chosen.described(refit=True)

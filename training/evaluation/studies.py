@@ -195,12 +195,8 @@ class Studies:
         return self._written(files.ABLATIONS, found)
 
     def cold_start(self, minutes: float | None) -> dict[str, Any]:
-        """Measure towers trained for this on viewers and videos that they have never seen.
-
-        Trains one pair of towers, whatever the profile says: that takes part of the time, and the
-        comparison is with simpler systems.
-        """
-        config = replace(load_profile(self.profile).retrieval, members=1)
+        """Measure towers trained for this on viewers and videos that they have never seen."""
+        config = load_profile(self.profile).retrieval
         if minutes is not None:
             config = replace(config, max_minutes=minutes)
         tables = load_dataset(self.home, self.dataset)

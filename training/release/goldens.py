@@ -23,7 +23,8 @@ from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 from training.retrieval.content_tower import ContentTower, golden_videos, video_outputs
 from training.retrieval.data import RetrievalData
-from training.retrieval.towers import Towers, readable, viewer_vectors
+from training.retrieval.model import TwoTower
+from training.retrieval.towers import readable, viewer_vectors
 
 GOLDEN_VIEWERS = 8
 GOLDEN_CANDIDATES = 32
@@ -53,7 +54,7 @@ def golden_viewers(data: RetrievalData) -> list[ViewerFeatures]:
 
 
 def write_tower_goldens(
-    model: Towers,
+    model: TwoTower,
     vectors: npt.NDArray[np.float32],
     viewers: Sequence[ViewerFeatures],
     data: RetrievalData,

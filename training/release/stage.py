@@ -52,7 +52,7 @@ from training.retrieval.content_tower import content_tower, export_video_tower
 from training.retrieval.data import RetrievalData
 from training.retrieval.ease import ease_table
 from training.retrieval.export import export_viewer_tower
-from training.retrieval.towers import Towers
+from training.retrieval.model import TwoTower
 from training.retrieval.validation import viewer_queries
 
 FRESH_DAYS = 30
@@ -105,7 +105,7 @@ class Origin:
 
 def stage_retrieval(
     folder: Path,
-    model: Towers,
+    model: TwoTower,
     data: RetrievalData,
     dataset: Dataset,
     repo: Path,
@@ -133,7 +133,7 @@ def stage_retrieval(
     export_viewer_tower(model, folder / layout.VIEWER_TOWER, stored_as)
     vectors = np.load(folder / layout.VIDEO_VECTORS).astype(np.float32)
     write_triton_config(folder / layout.VIEWER_TOWER)
-    placing = content_tower(model, data, stored_as)
+    placing = content_tower(model, stored_as)
     export_video_tower(placing, folder / layout.VIDEO_TOWER)
     write_triton_config(folder / layout.VIDEO_TOWER)
     index, description = build_index(vectors, viewer_queries(model, data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from server.features.activity import HISTORY_LIMIT
@@ -13,10 +14,8 @@ class RetrievalConfig:
 
     seed: int = 0
 
-    members: int = 1
-    """Pairs of towers whose scores are summed, each trained from its own seed."""
     dimension: int = 64
-    """Size of each member's viewer and video vectors, and width of its viewer tower."""
+    """Size of viewers' and videos' vectors, and width of the viewer tower."""
     heads: int = 2
     blocks: int = 2
     history_limit: int = HISTORY_LIMIT
@@ -36,7 +35,11 @@ class RetrievalConfig:
     """Probability that a feature of a watch's context is dropped, and independently that all of it
     is: so that requests without context do no worse than those to a model that reads none."""
 
-    epochs: int = 60
+    epochs: int = 20
+    """Minimum passes over the watches; see `planned_epochs`."""
+    min_steps: int = 1_500
+    """Minimum optimizer steps, of as many epochs as they take: in fewer, the learning rate has
+    hardly risen before it falls."""
     max_minutes: float | None = None
     """Wall-clock limit; the learning rate schedule then follows it instead of `epochs`."""
     batch_tokens: int = 2048
@@ -47,12 +50,20 @@ class RetrievalConfig:
     learning_rate: float = 4e-3
     weight_decay: float = 0.01
     warmup_steps: int = 200
+    """Steps until the full rate, but at most 5% of training."""
     constant_share: float = 0.25
     """Share of training at the full rate, before the cosine decay to zero."""
     clip: float = 1.0
     """Maximum norm of the gradient."""
     ema_decay: float = 0.99
-    """Decay of the weights' moving average, which is validated and is the result of training."""
+    """Maximum decay of the weights' moving average, which is validated and is the result of
+    training; at first the average spans a tenth of the steps so far."""
+
+    estimate_weight: float = 6.0
+    """Watches of a video at which its id embedding and the estimate from its content count alike,
+    once training has ended; 0 turns the estimate off for watched videos. On ml-100k (32 dimensions,
+    one seed) weights of 0, 6, 12 and 24 gave a Recall@100 of .682, .680, .672 and .659; a
+    sparse synthetic world went from .624 without to .655 with 12."""
 
     full_softmax_limit: int = 50_000
     """Maximum videos for a full softmax; larger catalogues train on a sampled one."""
@@ -69,8 +80,13 @@ class RetrievalConfig:
     """Maximum videos for EASE, 0 to turn it off. Its fit takes 4 bytes of memory for each pair of
     videos, 1.6 GB at this limit, and time cubic in their number."""
 
-    validate_every: int = 5
-    """Epochs from one validation (and checkpoint) to the next."""
+    validations: int = 10
+    """Validations (and checkpoints), evenly spaced and each at the end of an epoch."""
 
     threads: int | None = None
     """Torch's threads; None uses all cores, which doesn't speed up small models."""
+
+    def planned_epochs(self, watches: int) -> int:
+        """Return the number of passes over this many watches."""
+        steps = max(1.0, watches / self.batch_tokens)
+        return max(self.epochs, math.ceil(self.min_steps / steps))

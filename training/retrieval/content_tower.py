@@ -16,55 +16,32 @@ from training.onnx_export import ExportError, check_outputs, export
 from training.retrieval.data import RetrievalData
 from training.retrieval.export import TOLERANCE
 from training.retrieval.model import TwoTower
-from training.retrieval.towers import Towers
-from training.retrieval.unseen import TOKENS, fit_ridge, watched_embeddings
+from training.retrieval.unseen import TOKENS
 
 OUTPUT = "video_vectors"
 _GOLDENS = 64
 
 
-class _MemberTower(nn.Module):
-    """One member's vector of an unwatched video, and its content part; both linear in tables."""
+class ContentTower(nn.Module):
+    """Vectors of unwatched videos by the rule of `training.retrieval.unseen`."""
 
     tokens: Tensor
     weights: Tensor
     effects: Tensor
     constant: Tensor
 
-    def __init__(self, model: TwoTower, data: RetrievalData, dtype: torch.dtype) -> None:
+    def __init__(self, model: TwoTower, dtype: torch.dtype) -> None:
         super().__init__()
-        tower, counts = model.video_tower, data.watch_counts()
+        tower = model.video_tower
         tokens = tower.token_projection(tower.token_embedding.weight)
         size = tokens.shape[1]
         weights, effects, mean = np.zeros(1), np.zeros((1, size)), np.zeros(size)
-        if counts.any() and (data.content > 0).any():
-            ridge = fit_ridge(data.content, counts, watched_embeddings(model, counts))
+        if (ridge := tower.ridge) is not None:
             weights, effects, mean = ridge.weights, ridge.effects, ridge.mean
         self.register_buffer("tokens", tokens.to(dtype))
         self.register_buffer("weights", torch.from_numpy(weights).float())
         self.register_buffer("effects", torch.from_numpy(effects).to(dtype))
         self.register_buffer("constant", torch.from_numpy(mean).float() + tower.unseen_step)
-
-    def forward(self, content: Tensor) -> tuple[Tensor, Tensor]:
-        known = (content > 0).float()
-        count = known.sum(1, keepdim=True).clamp(min=1)
-        part = F.embedding(content, self.tokens).float().sum(1) / count
-        frequent = content * (content < len(self.weights)) * (content <= TOKENS)
-        weights = F.embedding(frequent, self.weights[:, None]) * (frequent > 0)[:, :, None]
-        effects = (F.embedding(frequent, self.effects).float() * weights).sum(1)
-        length = weights.square().sum(1).sqrt().clamp(min=1e-12)
-        guess = self.constant + effects / length
-        return part + guess * known.amax(1, keepdim=True), part
-
-
-class ContentTower(nn.Module):
-    """Vectors of unwatched videos by the rule of `training.retrieval.unseen`, of all members."""
-
-    def __init__(self, members: list[_MemberTower]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.tokens = len(members[0].tokens)
-        """Number of token ids, that of padding included."""
 
     def forward(self, content: Tensor) -> Tensor:
         """Return each video's vector, then its content vector of length 1, float32[b, 2d].
@@ -74,18 +51,24 @@ class ContentTower(nn.Module):
         Args:
             content: token ids, 0-padded, int64[b, CONTENT_LIMIT].
         """
-        vectors, parts = zip(*(member(content) for member in self.members), strict=True)
-        return torch.cat([*vectors, F.normalize(torch.cat(parts, 1))], 1)
+        known = (content > 0).float()
+        count = known.sum(1, keepdim=True).clamp(min=1)
+        part = F.embedding(content, self.tokens).float().sum(1) / count
+        frequent = content * (content < len(self.weights)) * (content <= TOKENS)
+        weights = F.embedding(frequent, self.weights[:, None]) * (frequent > 0)[:, :, None]
+        effects = (F.embedding(frequent, self.effects).float() * weights).sum(1)
+        length = weights.square().sum(1).sqrt().clamp(min=1e-12)
+        guess = self.constant + effects / length
+        return torch.cat([part + guess * known.amax(1, keepdim=True), F.normalize(part)], 1)
 
 
 @torch.no_grad()
 def content_tower(
-    model: Towers, data: RetrievalData, precision: type[np.float32 | np.float16] = np.float32
+    model: TwoTower, precision: type[np.float32 | np.float16] = np.float32
 ) -> ContentTower:
     """Return the tower of a trained model, its large tables in this precision."""
     dtype = torch.float16 if precision is np.float16 else torch.float32
-    towers = [model] if isinstance(model, TwoTower) else model.towers()
-    return ContentTower([_MemberTower(each, data, dtype) for each in towers]).eval()
+    return ContentTower(model, dtype).eval()
 
 
 def export_video_tower(tower: ContentTower, path: Path) -> None:
@@ -122,7 +105,7 @@ def video_outputs(tower: ContentTower, content: Int64Array) -> np.ndarray:
 
 def _trial(tower: ContentTower, size: int) -> Int64Array:
     """Return random bags; the last is empty if there are several."""
-    tokens = tower.tokens
+    tokens = len(tower.tokens)
     random = np.random.default_rng(size)
     content: Int64Array = random.integers(0, tokens, (size, CONTENT_LIMIT))
     content[:, CONTENT_LIMIT // 2 :] = 0

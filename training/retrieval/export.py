@@ -19,7 +19,8 @@ from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from server.inference.signature import VIDEOS
 from server.releases import layout
 from training.onnx_export import ExportError, Inputs, check_outputs, export
-from training.retrieval.towers import Towers, readable, viewer_vectors
+from training.retrieval.model import TwoTower
+from training.retrieval.towers import readable, viewer_vectors
 
 TOLERANCE = 1e-4
 """Maximum absolute difference of an export's outputs from PyTorch's."""
@@ -40,9 +41,9 @@ class _ViewerTowerWithVideos(nn.Module):
 
     videos: Tensor
 
-    def __init__(self, model: Towers, size: int) -> None:
+    def __init__(self, model: TwoTower, size: int) -> None:
         super().__init__()
-        self.viewer_side = model.viewer_side()
+        self.viewer_tower = model.viewer_tower
         # Two placeholder rows: the number of videos isn't part of the graph.
         self.register_buffer("videos", torch.zeros(2, size))
 
@@ -57,12 +58,13 @@ class _ViewerTowerWithVideos(nn.Module):
     ) -> Tensor:
         known = (history > 0)[:, :, None]
         watched = F.embedding((history - 1).clamp(min=0), self.videos) * known
-        vectors: Tensor = self.viewer_side(watched, gaps, asked_gap, lengths, attributes, context)
-        return vectors
+        return self.viewer_tower.request_vectors(
+            watched, gaps, asked_gap, lengths, attributes, context
+        )
 
 
 def export_viewer_tower(
-    model: Towers, path: Path, precision: type[np.float32 | np.float16] = np.float32
+    model: TwoTower, path: Path, precision: type[np.float32 | np.float16] = np.float32
 ) -> None:
     """Write the viewer tower to `path`, and the videos' vectors that it reads beside it.
 
@@ -116,7 +118,7 @@ def _widen(graph: onnx.GraphProto) -> None:
     graph.node.insert(place + 1, cast)
 
 
-def check_export(model: Towers, path: Path) -> None:
+def check_export(model: TwoTower, path: Path) -> None:
     """Raise ExportError if ONNX Runtime's outputs on `trial_batches` aren't those of `model`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -130,7 +132,7 @@ def check_export(model: Towers, path: Path) -> None:
         check_outputs(path, name, np.asarray(answer, np.float32), expected, TOLERANCE)
 
 
-def trial_batches(model: Towers) -> dict[str, Inputs]:
+def trial_batches(model: TwoTower) -> dict[str, Inputs]:
     """Return the inputs that an export is checked on, by the name of the case."""
     limit = model.config.history_limit
     short = min(5, limit)
@@ -151,7 +153,7 @@ def trial_batches(model: Towers) -> dict[str, Inputs]:
     return batches
 
 
-def _trial(model: Towers, lengths: list[int]) -> Inputs:
+def _trial(model: TwoTower, lengths: list[int]) -> Inputs:
     rng = np.random.default_rng(len(lengths))
     shape = (len(lengths), max(1, min(max(lengths), model.config.history_limit)))
     real = np.arange(shape[1]) < np.minimum(lengths, shape[1])[:, None]

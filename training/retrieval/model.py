@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
@@ -16,6 +16,9 @@ from training.dropout import ByteDropout
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 
+if TYPE_CHECKING:
+    from training.retrieval.unseen import Ridge
+
 LATER = -1e4
 """Added to attention scores of later positions: finite, so that bfloat16 yields no NaN."""
 ROWS_AT_ONCE = 65_536
@@ -25,14 +28,19 @@ ROWS_AT_ONCE = 65_536
 class VideoTower(nn.Module):
     """Computes a video's vector, the sum of an id embedding and a content embedding.
 
-    A video without a watch in the train part has the content embedding only.
+    In training a video without a watch in the train part has the content embedding only.
     """
 
     content: Tensor
     watched: Tensor
+    """Weight of each id embedding, float32[n, 1]."""
     unseen_step: Tensor
     """Added to the estimated id embedding of unwatched videos, float32[d]; see
     `training.retrieval.unseen`."""
+    ridge: Ridge | None = None
+    """Estimates id embeddings once training has ended; None without content."""
+    estimate: Tensor | None = None
+    """What the estimates add to each id embedding, float32[n, d]; None while training."""
 
     def __init__(self, data: RetrievalData, config: RetrievalConfig) -> None:
         super().__init__()
@@ -45,18 +53,20 @@ class VideoTower(nn.Module):
         watched = torch.from_numpy(data.watch_counts() > 0).float()
         self.register_buffer("watched", watched[:, None], persistent=False)
         self.register_buffer("content", torch.from_numpy(data.content), persistent=False)
-        self.register_buffer("unseen_step", torch.zeros(d), persistent=False)
+        self.register_buffer("unseen_step", torch.zeros(d))
 
     def forward(self, rows: Tensor | None = None) -> Tensor:
         """Return vectors of the videos in `rows` int64[m], or of all: float32[m, d]."""
         ids, watched, content = self.id_embedding.weight, self.watched, self.content
+        estimate = self.estimate
         if rows is not None:
             ids, watched, content = self.id_embedding(rows), watched[rows], content[rows]
+            estimate = estimate if estimate is None else estimate[rows]
         if self.training and self.id_dropout:
             watched = watched * (torch.rand_like(watched) >= self.id_dropout)
         bag = F.embedding_bag(content, self.token_embedding.weight, padding_idx=0, mode="mean")
         vectors: Tensor = ids * watched + self.token_projection(bag)
-        return vectors
+        return vectors if estimate is None else vectors + estimate
 
     def content_vectors(self) -> Tensor:
         """Return the content part of every video's vector, without its id's, float32[n, d]."""
@@ -194,6 +204,30 @@ class ViewerTower(nn.Module):
         state: Tensor = self.norm(x)
         return state
 
+    def request_vectors(
+        self,
+        watched: Tensor,
+        gaps: Tensor,
+        asked_gap: Tensor,
+        lengths: Tensor,
+        attributes: Tensor,
+        context: Tensor | None = None,
+    ) -> Tensor:
+        """Return viewers' vectors at a request, float32[b, d].
+
+        Args:
+            watched: vectors of the videos watched, oldest first, float32[b, l, d].
+            gaps: int64[b, l], padded with 0.
+            asked_gap: int64[b].
+            lengths: int64[b].
+            attributes: int64[b, a].
+            context: int64[b, c], for towers that read it.
+        """
+        gaps = F.pad(gaps, (0, 1)).scatter(1, lengths[:, None], asked_gap[:, None])
+        asked = None if context is None else context[:, None]
+        state: Tensor = self(watched, gaps, attributes, lengths, asked)
+        return state[:, 0]
+
     def _kept(self, attributes: Tensor) -> Tensor:
         if not (self.training and self.attribute_dropout):
             return attributes
@@ -222,42 +256,6 @@ class ContextEmbedding(nn.Module):
         """Return float32[..., d] of int64[..., c]."""
         parts = [feature(ids[..., place]) for place, feature in enumerate(self.features)]
         return torch.stack(parts).sum(0)
-
-
-class ViewerSide(nn.Module):
-    """Viewer towers of all members, each of which reads its own part of the videos' vectors."""
-
-    def __init__(self, towers: Sequence[ViewerTower]) -> None:
-        super().__init__()
-        self.towers = nn.ModuleList(towers)
-
-    def forward(
-        self,
-        watched: Tensor,
-        gaps: Tensor,
-        asked_gap: Tensor,
-        lengths: Tensor,
-        attributes: Tensor,
-        context: Tensor | None = None,
-    ) -> Tensor:
-        """Return viewers' vectors, float32[b, towers x d].
-
-        Args:
-            watched: vectors of the videos watched, oldest first, float32[b, l, towers x d].
-            gaps: int64[b, l], padded with 0.
-            asked_gap: int64[b].
-            lengths: int64[b].
-            attributes: int64[b, a].
-            context: int64[b, c], for towers that read it.
-        """
-        asked = None if context is None else context[:, None]
-        parts = watched.chunk(len(self.towers), dim=2)
-        gaps = F.pad(gaps, (0, 1)).scatter(1, lengths[:, None], asked_gap[:, None])
-        states = [
-            tower(part, gaps, attributes, lengths, asked)[:, 0]
-            for tower, part in zip(self.towers, parts, strict=True)
-        ]
-        return torch.cat(states, 1)
 
 
 class TwoTower(nn.Module):
@@ -293,10 +291,6 @@ class TwoTower(nn.Module):
     def content_vectors(self) -> Tensor:
         """Return the content part of every video's vector, without its id's, float32[n, d]."""
         return self.video_tower.content_vectors()
-
-    def viewer_side(self) -> ViewerSide:
-        """Return the module that computes viewers' vectors from videos' vectors."""
-        return ViewerSide([self.viewer_tower])
 
 
 def _initialise(module: nn.Module) -> None:

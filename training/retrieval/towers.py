@@ -1,9 +1,9 @@
-"""Trained towers, one pair or several, and viewers' vectors computed by them."""
+"""Viewers' vectors, computed by trained towers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
@@ -12,12 +12,7 @@ from torch import Tensor
 from server.arrays import Int64Array
 
 if TYPE_CHECKING:
-    from training.retrieval.ensemble import SummedTowers
     from training.retrieval.model import TwoTower
-
-
-Towers: TypeAlias = "TwoTower | SummedTowers"
-"""Trained towers for n videos, with vectors of d dimensions."""
 
 
 def readable(vectors: Tensor) -> Tensor:
@@ -25,7 +20,7 @@ def readable(vectors: Tensor) -> Tensor:
     return F.pad(vectors, (0, 0, 1, 0))
 
 
-def viewer_vectors(towers: Towers, table: Tensor, inputs: Mapping[str, Int64Array]) -> Tensor:
+def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Array]) -> Tensor:
     """Return viewers' vectors, float32[b, d].
 
     Args:
@@ -35,5 +30,5 @@ def viewer_vectors(towers: Towers, table: Tensor, inputs: Mapping[str, Int64Arra
     """
     tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
     watched = F.embedding(tensors.pop("history"), table)
-    vectors: Tensor = towers.viewer_side()(watched, **tensors)
+    vectors: Tensor = towers.viewer_tower.request_vectors(watched, **tensors)
     return vectors

@@ -21,13 +21,14 @@ from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoi
 from training.heartbeat import Bars
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
-from training.retrieval.distributed import Processes
 from training.retrieval.model import TwoTower
 from training.retrieval.trainer import RetrievalTrainer
 from training.retrieval.unseen import fill_unseen
 from training.threads import torch_threads
 
 CHECKPOINT = "retrieval.pt"
+RESULT = "towers.pt"
+"""Weights of a finished training, from which another may start."""
 CURVE = "retrieval_curve.jsonl"
 """One JSON object an epoch: `epoch`, `loss`, `tokens` (watches trained on), `tokens_per_second`
 (throughput of its steps), and the validation metrics if it was validated."""
@@ -70,7 +71,6 @@ def train_retrieval(
     config: RetrievalConfig,
     checkpoints: Path,
     console: Console | None = None,
-    processes: Processes | None = None,
     start: Path | None = None,
 ) -> TwoTower:
     """Train to the end, resuming from a checkpoint in `checkpoints` if it fits data and config.
@@ -78,30 +78,27 @@ def train_retrieval(
     Args:
         data: what to train on.
         config: architecture and hyperparameters.
-        checkpoints: folder of the checkpoint and the learning curve, shared by all processes.
+        checkpoints: folder of the checkpoint and the learning curve.
         console: where progress is shown.
-        processes: processes that train together, each of which calls this; the leader alone
-            validates, writes and prints, and the model that it returns is the result.
-        start: folder of the checkpoint of a finished training of the same catalogue and
-            architecture, to start from its result.
+        start: folder of a finished training of the same catalogue and architecture, to start from
+            its result.
 
     Returns:
         The moving average of the weights that was best in validation, or the last one without a
-        validation part, with unseen videos filled in.
+        validation part, with unseen videos filled in and those with few watches near them.
 
     Raises:
         TrainingInterruptedError: Ctrl-C or SIGTERM; calling again resumes.
         EmptyTrainingSetError: no watch is in the train part.
-        CheckpointError: a checkpoint is damaged, or the one in `start` is missing.
+        CheckpointError: a checkpoint is damaged, or the result in `start` is missing.
     """
     if not data.watch_count:
         raise EmptyTrainingSetError(
             "the data set has no watches to train on; import plays or likes"
         )
-    processes = processes or Processes()
-    console = (console or Console(stderr=True)) if processes.leads else Console(quiet=True)
+    console = console or Console(stderr=True)
     first = trained_weights(start) if start else None
-    trainer = RetrievalTrainer(data, config, processes, first)
+    trainer = RetrievalTrainer(data, config, first)
     identity = {
         "config": asdict(config),
         "data": data.fingerprint(),
@@ -114,25 +111,22 @@ def train_retrieval(
     with torch_threads(config.threads), interrupt.listening(), _progress(console) as bar:
         task = bar.add_task("retrieval", total=1.0, measures="")
         bar.update(task, completed=trainer.share_done)
-        clock = _Clock(trainer, processes)
+        clock = _Clock(trainer)
         while not trainer.finished:
             trainer.train_step()
-            stopped = clock.tick(interrupt.requested, stepped=True)
+            clock.tick(stepped=True)
             measures = f"loss {trainer.loss:.3f}  {trainer.tokens_per_second:,.0f} watches/s"
             if trainer.at_epoch_end or trainer.share_done == 1:
                 point = trainer.end_epoch()
-                if processes.leads:
-                    _write_curve(trainer, checkpoints)
                 if "ndcg_10" in point:
-                    bar.console.print(_described(point, config.epochs), highlight=False)
-                if processes.leads and ("ndcg_10" in point or trainer.finished):
+                    bar.console.print(_described(point, trainer.epochs), highlight=False)
+                if "ndcg_10" in point or trainer.finished:
+                    _write_curve(trainer, checkpoints)
                     _save(trainer, identity, checkpoints)
-                stopped = clock.tick(interrupt.requested) or stopped
+                clock.tick()
             bar.update(task, completed=trainer.share_done, measures=measures)
-            if stopped:
-                if processes.leads:
-                    _save(trainer, identity, checkpoints)
-                processes.wait()
+            if interrupt.requested:
+                _save(trainer, identity, checkpoints)
                 raise TrainingInterruptedError(
                     f"training was interrupted at {trainer.share_done:.0%}; "
                     "run the same command again to resume"
@@ -141,18 +135,18 @@ def train_retrieval(
     model = trainer.best_model()
     del trainer, clock  # Weights and optimiser state take four times the model's memory.
     fill_unseen(model, data)
+    write_checkpoint(checkpoints / RESULT, model.state_dict())
     return model
 
 
 def trained_weights(checkpoints: Path) -> dict[str, Tensor]:
-    """Return the weights that the training in this folder selected; raise CheckpointError."""
-    state = read_checkpoint(checkpoints / CHECKPOINT)
-    if state is None:
+    """Return the result of the training in this folder; raise CheckpointError."""
+    weights = read_checkpoint(checkpoints / RESULT)
+    if weights is None:
         raise CheckpointError(
-            f"{checkpoints / CHECKPOINT}, which the towers start from, is missing; "
+            f"{checkpoints / RESULT}, which the towers start from, is missing; "
             "train again with --fresh"
         )
-    weights: dict[str, Tensor] = state["trainer"]["best"]
     return weights
 
 
@@ -165,23 +159,19 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
 
 
 class _Clock:
-    """Adds elapsed time to a trainer's seconds; all processes use the leader's clock."""
+    """Adds elapsed time to a trainer's seconds."""
 
-    def __init__(self, trainer: RetrievalTrainer, processes: Processes) -> None:
+    def __init__(self, trainer: RetrievalTrainer) -> None:
         self._trainer = trainer
-        self._processes = processes
         self._last = time.monotonic()
 
-    def tick(self, stopping: bool, stepped: bool = False) -> bool:
-        """Add the time since the last tick; return whether any process was asked to stop."""
+    def tick(self, stepped: bool = False) -> None:
+        """Add the time since the last tick."""
         now = time.monotonic()
-        passed = now - self._last if self._processes.leads else 0.0
-        self._last = now
-        passed, stops = self._processes.summed([passed, float(stopping)])
+        passed, self._last = now - self._last, now
         self._trainer.seconds += passed
         if stepped:
             self._trainer.step_seconds += passed
-        return stops > 0
 
 
 def _resume(

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
-from training.retrieval.distributed import Processes
 from training.retrieval.first_vectors import first_vectors
 from training.retrieval.loss import SampledSoftmax, full_softmax_loss
 from training.retrieval.model import ROWS_AT_ONCE, TwoTower
@@ -23,9 +22,11 @@ from training.retrieval.windows import Batch, epoch_batches
 
 PROGRESS = (
     "best_ndcg", "curve", "epoch", "batch", "step", "tokens", "loss_sum", "seconds",
-    "step_seconds", "finished",
+    "step_seconds", "validated", "finished",
 )  # fmt: skip
 """Attributes of a trainer that a checkpoint holds."""
+WARMUP_SHARE = 0.05
+"""Maximum share of training before the full learning rate."""
 
 
 class MovingAverage:
@@ -106,7 +107,6 @@ class RetrievalTrainer:
         self,
         data: RetrievalData,
         config: RetrievalConfig,
-        processes: Processes | None = None,
         start: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Initialise the weights, or continue from `start`, those of a finished training."""
@@ -115,15 +115,15 @@ class RetrievalTrainer:
         self.model = TwoTower(data, config)
         if start is not None:
             self.model.load_state_dict(start)
-        elif data.video_count <= config.full_softmax_limit:
+        else:
             _start_near_each_other(self.model, data, config)
-        self._started = start is not None
         self._optimizer = TowerOptimizer(self.model, config)
         self.average = MovingAverage(self.model, self._optimizer.rows)
         self.best: Mapping[str, Tensor] = self.average.model.state_dict()
         """The best average so far; the latest one until the first validation."""
         self.best_ndcg = -1.0
         self.curve: list[dict[str, float]] = []
+        self.epochs = config.planned_epochs(data.watch_count)
         self.epoch = 0
         self.batch = 0
         """Batches done in this epoch."""
@@ -136,9 +136,10 @@ class RetrievalTrainer:
         """Training time, validation included."""
         self.step_seconds = 0.0
         """Time of this epoch's steps."""
+        self.validated = 0
+        """Validations done."""
         self.finished = False
         self._data = data
-        self._processes = processes or Processes()
         self._batches: Iterator[Batch] | None = None
         self._bfloat16 = bfloat16_is_fast()
         self._loss: Callable[..., Tensor] = full_softmax_loss
@@ -173,7 +174,7 @@ class RetrievalTrainer:
     @property
     def share_done(self) -> float:
         """Share of training that is done, by epochs or by time, whichever is larger."""
-        share = (self.epoch + self.tokens / self._data.watch_count) / self.config.epochs
+        share = (self.epoch + self.tokens / self._data.watch_count) / self.epochs
         if self.config.max_minutes is not None:
             share = max(share, self.seconds / (60 * self.config.max_minutes))
         return min(share, 1.0)
@@ -190,7 +191,7 @@ class RetrievalTrainer:
 
     @property
     def tokens_per_second(self) -> float:
-        """Throughput of this epoch over all processes, watches/s; 0 before its first step."""
+        """Throughput of this epoch, watches/s; 0 before its first step."""
         return self.tokens / self.step_seconds if self.step_seconds else 0.0
 
     def _next_batch(self) -> Batch:
@@ -202,7 +203,8 @@ class RetrievalTrainer:
     def _learning_rate(self) -> float:
         """Return the scheduled learning rate: linear warm-up, constant, then cosine to zero."""
         config = self.config
-        warm = min(1.0, (self.step + 1) / max(1, config.warmup_steps))
+        warmed = max((self.step + 1) / max(1, config.warmup_steps), self.share_done / WARMUP_SHARE)
+        warm = min(1.0, warmed)
         falling = max(0.0, self.share_done - config.constant_share) / (1 - config.constant_share)
         return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * falling))
 
@@ -212,31 +214,20 @@ class RetrievalTrainer:
         self.model.train()
         batch = self._next_batch()
         self._optimizer.zero_grad()
-        loss = self._learn(batch.part(self._processes.rank, self._processes.count), batch.tokens)
-        self._processes.sum_gradients(self._optimizer.dense, self._optimizer.rows)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
+            loss = self._loss(self.model, *map(torch.from_numpy, batch.encode()))
+        loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.clip()
         touched = self._optimizer.touched()
         self.average.before_step(touched)
         self._optimizer.step(self._learning_rate())
-        decay = self.config.ema_decay
-        if not self._started:
-            # Warm up the decay, so that the average forgets the random initialisation.
-            decay = min(decay, (self.step + 1) / (self.step + 10))
+        # Warmed up, the average forgets where training started, and doesn't lag in a short one.
+        decay = min(self.config.ema_decay, (self.step + 1) / (self.step + 10))
         self.average.after_step(touched, decay)
-        self.loss_sum += self._processes.summed([loss])[0]
+        self.loss_sum += float(loss.detach())
         self.step += 1
         self.batch += 1
         self.tokens += batch.tokens
-
-    def _learn(self, part: Batch, tokens: int) -> float:
-        """Compute gradients on this process's part of a batch; return its part of the mean loss."""
-        if not len(part.chosen):
-            return 0.0
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            loss = self._loss(self.model, *map(torch.from_numpy, part.encode()))
-        loss = loss * (part.tokens / tokens)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
 
     def end_epoch(self) -> dict[str, float]:
         """End the epoch, validate if due, and return its point of the learning curve.
@@ -250,10 +241,11 @@ class RetrievalTrainer:
             "tokens_per_second": self.tokens_per_second,
         }
         self.finished = self.share_done == 1
-        due = self.finished or (self.epoch + 1) % self.config.validate_every == 0
+        validations = int(self.share_done * self.config.validations + 1e-9)
+        due = self.finished or validations > self.validated
         if due:
+            self.validated = validations
             self.average.settle()
-        if due and self._processes.leads:
             if self._data.validation:
                 point |= validation_metrics(self.average.model, self._data)
             if point.get("ndcg_10", math.inf) > self.best_ndcg:

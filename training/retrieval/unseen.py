@@ -1,10 +1,13 @@
-"""Estimate the id embeddings of unwatched (unseen) videos from their content.
+"""Estimate the id embeddings of videos with few watches, or none (unseen), from their content.
 
 The content part alone ranks unseen videos well among each other, but rarely above watched ones,
 since its scores have less variance. Their id embedding is set after training to the sum of two
 terms: a ridge regression from content to the id embeddings of watched videos, which predicts what
 the content part lacks; and a step towards the mean viewer vector, so large that unseen videos hold
 EXPOSURE times their share of viewers' top PLACES, since only exposure yields data on them.
+
+The id embedding of a video with w watches is drawn to the same estimate, which weighs
+`estimate_weight` watches, so that its first watches don't throw it back.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from server.arrays import BoolArray, Float64Array, Int64Array
+from server.arrays import Float64Array, Int64Array
 from training.retrieval.content import token_weights, weighted_bags
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
@@ -44,42 +47,37 @@ _MAX_LIFT = 16.0
 
 @torch.no_grad()
 def fill_unseen(model: TwoTower, data: RetrievalData) -> None:
-    """Fill in the id embeddings of the videos without a watch in the train part, in place.
+    """Give the videos with few watches in the train part, or none, their estimates, in place.
 
-    The model then scores them as any other video. Videos without content are unchanged.
+    Only the id embeddings of unwatched videos change: the estimates of the others are added by
+    the model. Videos without content are unchanged.
     """
-    counts = data.watch_counts()
-    # Videos without content are indistinguishable, so exposing them wouldn't be informative.
-    unseen = torch.from_numpy((counts == 0) & (data.content > 0).any(1))
-    if not unseen.any() or not counts.any():
+    counts, described = data.watch_counts(), (data.content > 0).any(1)
+    if not counts.any() or not described.any():
         return
     model.eval()
-    tower = model.video_tower
-    guess = fit_ridge(data.content, counts, watched_embeddings(model, counts))
-    guessed = torch.from_numpy(guess.of(data.content, counts == 0).astype(np.float32))
-    tower.id_embedding.weight[unseen] = guessed[unseen[torch.from_numpy(counts == 0)]]
-    tower.watched[unseen] = 1.0
-    if not data.last_watches:
-        return
-    states, watched = _viewers(model, data)
-    mean = states.mean(0)
-    step = mean / mean.square().sum().clamp(min=1e-12)
-    share = min(EXPOSURE * float(unseen.float().mean()), MAX_SHARE)
-    vectors = model.video_vectors()
-    known_best, unseen_best = (
-        best_scores(states, vectors, some, watched) for some in (~unseen, unseen)
-    )
-    lift = fair_lift(known_best, unseen_best, (states @ step)[:, None], share)
-    tower.unseen_step.copy_(lift * step)
-    tower.id_embedding.weight[unseen] += tower.unseen_step
-
-
-def watched_embeddings(model: TwoTower, counts: Int64Array) -> Float64Array:
-    """Return the id embeddings of the videos with watches, float64[m, d]."""
-    known: Float64Array = (
-        model.video_tower.id_embedding.weight[torch.from_numpy(counts > 0)].double().numpy()
-    )
-    return known
+    tower, ids = model.video_tower, model.video_tower.id_embedding.weight
+    known = ids[torch.from_numpy(counts > 0)].double().numpy()
+    tower.ridge = fit_ridge(data.content, counts, known)
+    # Videos without content are indistinguishable, so exposing them wouldn't be informative.
+    unseen = torch.from_numpy((counts == 0) & described)
+    weight = counts / np.maximum(counts + model.config.estimate_weight * described, 1)
+    tower.watched.copy_(torch.from_numpy(weight)[:, None])
+    tower.estimate = torch.from_numpy(tower.ridge.of(data.content)).float()
+    tower.estimate *= (1 - tower.watched) * torch.from_numpy(described)[:, None]
+    if unseen.any() and data.last_watches:
+        states, watched = _viewers(model, data)
+        mean = states.mean(0)
+        step = mean / mean.square().sum().clamp(min=1e-12)
+        share = min(EXPOSURE * float(unseen.float().mean()), MAX_SHARE)
+        vectors = model.video_vectors()
+        known_best, unseen_best = (
+            best_scores(states, vectors, some, watched) for some in (~unseen, unseen)
+        )
+        lift = fair_lift(known_best, unseen_best, (states @ step)[:, None], share)
+        tower.unseen_step.copy_(lift * step)
+        tower.estimate[unseen] += tower.unseen_step
+    ids[unseen] = tower.estimate[unseen]
 
 
 def best_scores(
@@ -118,18 +116,14 @@ class Ridge:
     weights: Float64Array
     """Each token's weight before a bag is brought to length 1, float64[t + 1]."""
 
-    def of(self, content: npt.NDArray[np.integer], some: BoolArray) -> Float64Array:
-        """Return the embeddings of some videos of the catalogue that it was fitted to.
+    def of(self, content: npt.NDArray[np.integer]) -> Float64Array:
+        """Return the embeddings of the catalogue that it was fitted to, float64[n, d].
 
-        Args:
-            content: as in `fit_ridge`, int[n, c].
-            some: mask of the videos, bool[n].
-
-        Returns:
-            float64[m, d] of the m videos in `some`.
+        `content` is as in `fit_ridge`, int[n, c].
         """
-        bags = weighted_bags(_frequent(content))[some]
-        return np.asarray(self.mean + bags @ self.effects, np.float64)
+        found: Float64Array = weighted_bags(_frequent(content)) @ self.effects
+        found += self.mean
+        return found
 
 
 def fit_ridge(content: npt.NDArray[np.integer], counts: Int64Array, known: Float64Array) -> Ridge:

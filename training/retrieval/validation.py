@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from server.arrays import Float32Array, Int64Array
+from server.errors import VireoError
 from server.features.viewer import ViewerFeatures
+from training.evaluation.comparison import paired_p
 from training.evaluation.full_ranking import full_ranking
-from training.evaluation.metrics import hit_rate, ndcg, recall
-from training.retrieval.data import RetrievalData
-from training.retrieval.towers import Towers, readable, viewer_vectors
+from training.evaluation.metrics import gains, hit_rate, hits, ndcg, recall
+from training.retrieval.data import HeldOut, RetrievalData
+from training.retrieval.model import TwoTower
+from training.retrieval.towers import readable, viewer_vectors
 
 SCORES_AT_ONCE = 8_000_000
 """Scores (videos x viewers) computed at once; bounds memory."""
-
-
 SCORES = 2_000_000_000
 """Maximum scores (videos x viewers) of a validation; a large catalogue has fewer viewers."""
 QUERIES = 500
 """Maximum viewers that an index is measured with."""
+_NOISE = 0.05
+"""Probability of a difference from popularity that counts as noise."""
+
+
+class WorseThanPopularityError(VireoError):
+    """The towers are worse than a list of the most watched videos."""
 
 
 def viewer_scores(
-    model: Towers, data: RetrievalData, viewers: list[ViewerFeatures]
+    model: TwoTower, data: RetrievalData, viewers: list[ViewerFeatures]
 ) -> Float32Array:
     """Return the retrieval score of every video for each viewer, float32[v, n]."""
     model.eval()
@@ -34,7 +44,7 @@ def viewer_scores(
         return np.asarray(scores.numpy(), np.float32)
 
 
-def viewer_queries(model: Towers, data: RetrievalData) -> Float32Array:
+def viewer_queries(model: TwoTower, data: RetrievalData) -> Float32Array:
     """Return vectors of at most QUERIES viewers at their last watch, float32[v, d]."""
     step = max(1, len(data.last_watches) // QUERIES)
     viewers = [one.viewer for one in data.last_watches[::step]][:QUERIES]
@@ -46,38 +56,73 @@ def viewer_queries(model: Towers, data: RetrievalData) -> Float32Array:
         return np.asarray(_vectors(model, data, readable(vectors), viewers).numpy(), np.float32)
 
 
-def validation_ranks(model: Towers, data: RetrievalData) -> Int64Array:
+def validation_ranks(model: TwoTower, data: RetrievalData) -> Int64Array:
     """Return the rank of each viewer's last validation watch given all before it, int64[v].
 
     Viewers are sampled so that about SCORES scores are computed.
     """
+    model.eval()
+    with torch.inference_mode():
+        vectors = model.video_vectors()
+        table = readable(vectors)
+
+        def scores(part: Sequence[HeldOut]) -> Float32Array:
+            viewers = _vectors(model, data, table, [one.viewer for one in part])
+            return np.asarray((viewers @ vectors.T).numpy(), np.float32)
+
+        return _ranks(data, scores)
+
+
+def check_beats_popularity(
+    model: TwoTower, data: RetrievalData, console: Console, *, force: bool = False
+) -> None:
+    """Compare the towers with popularity on each validation viewer, and print it if they are worse.
+
+    Raises:
+        WorseThanPopularityError: they are worse beyond the noise, unless `force`.
+    """
+    counts = data.watch_counts().astype(np.float32)
+    popular = _ranks(data, lambda part: np.broadcast_to(counts, (len(part), len(counts))))
+    own = validation_ranks(model, data)
+    for name, measure, k in (("NDCG@10", gains, 10), ("Recall@100", hits, 100)):
+        towers, popularity = measure(own, k), measure(popular, k)
+        if towers.sum() >= popularity.sum():  # Or there is no viewer.
+            continue
+        worse = (
+            f"the towers' {name} is {towers.mean():.3f} on {len(own):,} viewers of validation, "
+            f"that of the most watched videos {popularity.mean():.3f}"
+        )
+        if force or paired_p((towers - popularity)[:, None])[0] >= _NOISE:
+            console.print(f"warning: {worse}", soft_wrap=True)
+            continue
+        raise WorseThanPopularityError(
+            f"{worse}: check the ids and times of the data, train longer (a profile with more "
+            "epochs, --profile mine.toml), or release it all the same with --force"
+        )
+
+
+def _ranks(data: RetrievalData, scores: Callable[[Sequence[HeldOut]], Float32Array]) -> Int64Array:
     step = -(-len(data.validation) * data.video_count // SCORES) or 1
     # By length, since a batch is padded to its longest history.
     held_out = sorted(data.validation[::step], key=lambda one: len(one.watched))
     size = max(1, min(256, SCORES_AT_ONCE // data.video_count))
     ranks = [np.empty(0, np.int64)]
-    model.eval()
-    with torch.inference_mode():
-        vectors = model.video_vectors()
-        table = readable(vectors)
-        for start in range(0, len(held_out), size):
-            part = held_out[start : start + size]
-            viewers = _vectors(model, data, table, [one.viewer for one in part])
-            scores = np.asarray((viewers @ vectors.T).numpy(), np.float32)
-            targets = np.array([one.target for one in part])
-            ranks.append(full_ranking(scores, [one.watched for one in part], targets))
+    for start in range(0, len(held_out), size):
+        part = held_out[start : start + size]
+        targets = np.array([one.target for one in part])
+        ranks.append(full_ranking(scores(part), [one.watched for one in part], targets))
     return np.concatenate(ranks)
 
 
 def _vectors(
-    model: Towers, data: RetrievalData, table: Tensor, viewers: list[ViewerFeatures]
+    model: TwoTower, data: RetrievalData, table: Tensor, viewers: list[ViewerFeatures]
 ) -> Tensor:
     """Return viewers' vectors, float32[v, d], given `readable(model.video_vectors())`."""
     inputs = data.inputs(viewers, model.config.history_limit)
     return viewer_vectors(model, table, inputs)
 
 
-def validation_metrics(model: Towers, data: RetrievalData) -> dict[str, float]:
+def validation_metrics(model: TwoTower, data: RetrievalData) -> dict[str, float]:
     """Return HR@10, NDCG@10 and Recall@100 on the validation part."""
     ranks = validation_ranks(model, data)
     return {

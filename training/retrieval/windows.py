@@ -107,10 +107,6 @@ class Batch:
         """Number of positions with a target."""
         return int((self.chosen[:, 2] - self.chosen[:, 1]).sum())
 
-    def part(self, number: int, count: int) -> Batch:
-        """Return every `count`-th window from `number` on; there may be none."""
-        return Batch(self.windows, self.chosen[number::count])
-
     def encode(self) -> WindowBatch:
         """Return the batch's arrays."""
         return self.windows.encode(self.chosen)

@@ -49,9 +49,10 @@ def small() -> RetrievalConfig:
         history_limit=8,
         dropout=0.1,
         epochs=12,
+        min_steps=0,
         batch_tokens=256,
         learning_rate=1e-2,
         warmup_steps=5,
         ema_decay=0.9,
-        validate_every=3,
+        validations=4,
     )

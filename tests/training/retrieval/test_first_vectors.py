@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from training.retrieval import first_vectors as module
 from training.retrieval.data import RetrievalData
 from training.retrieval.first_vectors import SPREAD, first_vectors, mutual_information
 
@@ -43,6 +44,21 @@ def test_information_is_symmetric_and_knows_pairs_watched_near_each_other_alone(
     assert information[0, 2:20:2].max() > 0
     assert (information[::2, 1::2] == 0).all()
     assert (information[20] == 0).all()
+
+
+def test_only_so_many_pairs_are_counted_and_the_nearest_first(
+    two_worlds: RetrievalData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pairs() -> int:
+        return int(mutual_information(two_worlds).nnz)
+
+    every = pairs()
+    # Each viewer has four watches in training: three pairs are a step apart, of six.
+    monkeypatch.setattr(module, "PAIRS", two_worlds.watch_count)
+    assert 0 < pairs() < every
+    monkeypatch.setattr(module, "PAIRS", 1)
+    assert pairs() > 0
+    assert mutual_information(two_worlds).dtype == np.float32
 
 
 def test_same_seed_gives_the_same_start_and_another_seed_turns_it(

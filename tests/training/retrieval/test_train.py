@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -15,9 +16,11 @@ from rich.console import Console
 from tests.builders.watches import videos_frame, viewers_frame
 from tests.training.retrieval.conftest import Tables
 from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from training.profile import load_profile
 from training.retrieval import train
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
+from training.retrieval.first_vectors import first_vectors
 from training.retrieval.model import TwoTower
 from training.retrieval.train import (
     CHECKPOINT,
@@ -25,6 +28,7 @@ from training.retrieval.train import (
     EmptyTrainingSetError,
     TrainingInterruptedError,
     train_retrieval,
+    trained_weights,
 )
 from training.retrieval.trainer import RetrievalTrainer
 from training.retrieval.validation import validation_metrics
@@ -96,13 +100,63 @@ def test_the_learning_curve_has_a_line_an_epoch(
     assert [line["epoch"] for line in lines if "ndcg_10" in line] == [3, 6, 9, 12]
 
 
+def test_few_watches_are_trained_on_for_a_minimum_of_steps(ring: RetrievalData) -> None:
+    large, quality, quick = (load_profile(name).retrieval for name in ("large", "quality", "quick"))
+    assert large.planned_epochs(1_470_000) * 1_470_000 / large.batch_tokens >= 1_500
+    assert large.planned_epochs(10_000_000) == large.epochs
+    assert quality.planned_epochs(300) == 1_500, "each epoch is a step"
+    assert quick.planned_epochs(300) == quick.epochs
+    trainer = RetrievalTrainer(ring, replace(large, dimension=16))
+    trainer.train_step()
+    assert trainer.share_done < 1 / 1_000
+
+
+def test_the_learning_rate_has_risen_after_a_twentieth_of_a_short_training(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    short = replace(small, epochs=10, batch_tokens=64, warmup_steps=1_000, constant_share=0.5)
+    trainer = RetrievalTrainer(ring, short)
+    rates: list[float] = []
+    while trainer.share_done < 0.1:
+        rates.append(trainer._learning_rate())
+        trainer.train_step()
+    assert rates[0] < 0.1 * short.learning_rate
+    assert rates[-1] == short.learning_rate
+
+
+def test_a_large_catalogue_starts_from_co_watches_too(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    trainer = RetrievalTrainer(ring, replace(small, full_softmax_limit=10))
+    started = trainer.model.video_tower.id_embedding.weight.detach().numpy()
+    wanted = first_vectors(ring, small.dimension, small.seed)
+    assert wanted is not None
+    assert np.array_equal(started, wanted)
+
+
+def test_the_average_of_a_short_training_goes_along_with_the_weights(
+    ring: RetrievalData, small: RetrievalConfig, trained: tuple[TwoTower, Path]
+) -> None:
+    start = trained_weights(trained[1])
+    trainer = RetrievalTrainer(ring, replace(small, ema_decay=0.999), start)
+    began = weights(trainer.model)
+    for _ in range(5):
+        trainer.train_step()
+    moved, followed = (
+        (weights(model) - began).norm() for model in (trainer.model, trainer.average.model)
+    )
+    assert followed > 0.5 * moved
+
+
 def test_the_model_of_the_best_validation_is_given(
-    trained: tuple[TwoTower, Path], ring: RetrievalData
+    trained: tuple[TwoTower, Path], ring: RetrievalData, small: RetrievalConfig
 ) -> None:
     lines = [json.loads(line) for line in (trained[1] / CURVE).read_text().splitlines()]
     best = max(line.get("ndcg_10", 0) for line in lines)
 
-    assert validation_metrics(trained[0], ring)["ndcg_10"] == pytest.approx(best)
+    model = TwoTower(ring, small)
+    model.load_state_dict(trained_weights(trained[1]))
+    assert validation_metrics(model, ring)["ndcg_10"] == pytest.approx(best)
 
 
 def test_a_run_stopped_by_ctrl_c_and_resumed_equals_an_uninterrupted_one(
@@ -171,7 +225,7 @@ def test_the_optimizer_is_gone_before_unseen_videos_are_filled_in(
 def test_the_last_average_is_not_copied_when_it_is_the_best(
     ring: RetrievalData, small: RetrievalConfig
 ) -> None:
-    trainer = RetrievalTrainer(ring, replace(small, epochs=1, validate_every=1))
+    trainer = RetrievalTrainer(ring, replace(small, epochs=1, validations=1))
     while not trainer.at_epoch_end:
         trainer.train_step()
     trainer.end_epoch()

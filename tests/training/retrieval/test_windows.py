@@ -116,13 +116,3 @@ def test_no_more_watches_are_held_than_are_shuffled_together(
     sizes = [len(windows.watches.rows) for windows in held.values()]
     assert len(sizes) > 2
     assert max(sizes) < 300 + largest
-
-
-def test_the_parts_of_a_batch_make_it_up(ring: RetrievalData, small: RetrievalConfig) -> None:
-    batch = next(epoch_batches(ring.sequences, small, 0))
-
-    parts = [batch.part(number, 3) for number in range(3)]
-
-    together = np.concatenate([part.chosen for part in parts])
-    assert sorted(together.tolist()) == sorted(batch.chosen.tolist())
-    assert sum(part.tokens for part in parts) == batch.tokens

@@ -28,8 +28,8 @@ from training.evaluation.metrics import gains
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.content import weighted_bags
 from training.retrieval.data import RetrievalData
-from training.retrieval.ensemble import train_towers
-from training.retrieval.towers import Towers
+from training.retrieval.model import TwoTower
+from training.retrieval.train import train_retrieval
 from training.retrieval.validation import SCORES_AT_ONCE, viewer_scores
 
 VIEWER_SHARE = 0.10
@@ -209,11 +209,11 @@ def study_cold_start(
         console: where progress is shown.
     """
     sets = cold_sets(watches, videos, viewers)
-    model = train_towers(sets.data, config, checkpoints, console)
+    model = train_retrieval(sets.data, config, checkpoints, console)
     return measure_cold_start(model, sets)
 
 
-def measure_cold_start(model: Towers, sets: ColdSets) -> dict[str, object]:
+def measure_cold_start(model: TwoTower, sets: ColdSets) -> dict[str, object]:
     """Measure the towers and simpler systems on the cases."""
     data = sets.data
     knn = ContentKnn(data)

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from training.retrieval.config import RetrievalConfig
+from training.retrieval.data import RetrievalData
+from training.retrieval.model import TwoTower
+from training.retrieval.train import train_retrieval
+from training.retrieval.validation import WorseThanPopularityError, check_beats_popularity
+
+
+def of_hits(viewers: int) -> RetrievalData:
+    """Whoever has watched the one hit watches the other next, which half of all have watched."""
+    ids = ["hit-0", "hit-1", *(f"v{number:02}" for number in range(60))]
+    walks = {
+        f"viewer-{viewer:02}": [
+            *(ids[2 + (15 * viewer + step) % 60] for step in range(3)),
+            f"hit-{viewer % 2}",
+            f"hit-{1 - viewer % 2}",
+        ]
+        for viewer in range(viewers)
+    }
+    return RetrievalData.build(watches_frame(walks), videos_frame(ids), viewers_frame({}))
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def said(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def untrained(data: RetrievalData, config: RetrievalConfig) -> TwoTower:
+    torch.manual_seed(0)
+    return TwoTower(data, config)
+
+
+def test_towers_that_lose_to_popularity_beyond_the_noise_fail_and_name_the_remedy(
+    small: RetrievalConfig, console: Console
+) -> None:
+    data = of_hits(60)
+    with pytest.raises(WorseThanPopularityError, match=r"NDCG@10 is .* most watched.*--force"):
+        check_beats_popularity(untrained(data, small), data, console)
+
+
+def test_with_force_they_are_released_with_a_warning(
+    small: RetrievalConfig, console: Console
+) -> None:
+    data = of_hits(60)
+    check_beats_popularity(untrained(data, small), data, console, force=True)
+    assert "warning: the towers' NDCG@10 is" in said(console)
+
+
+def test_within_the_noise_of_few_viewers_there_is_a_warning(
+    small: RetrievalConfig, console: Console
+) -> None:
+    data = of_hits(4)
+    check_beats_popularity(untrained(data, small), data, console)
+    assert "on 4 viewers of validation" in said(console)
+
+
+def test_towers_that_have_learned_pass_in_silence(
+    small: RetrievalConfig, console: Console, tmp_path: Path
+) -> None:
+    data = of_hits(60)
+    model = train_retrieval(data, replace(small, epochs=20), tmp_path, Console(quiet=True))
+    check_beats_popularity(model, data, console)
+    assert not said(console)
+
+
+def test_without_validation_nothing_is_compared(small: RetrievalConfig, console: Console) -> None:
+    walks = {"viewer": ["v0", "v1"]}
+    tables = videos_frame(["v0", "v1"]), viewers_frame({})
+    data = RetrievalData.build(watches_frame(walks, held_out=0), *tables)
+    check_beats_popularity(untrained(data, small), data, console)
+    assert not said(console)
