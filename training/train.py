@@ -28,7 +28,7 @@ from training.retrieval.distributed import Processes
 from training.retrieval.ensemble import train_towers
 from training.retrieval.sequences import SequenceFile
 from training.retrieval.train import TrainingInterruptedError
-from training.run import Run
+from training.run import Run, only_training
 
 
 def train_all(
@@ -60,7 +60,7 @@ def train_all(
         DatasetMissingError: there is no such data set.
         TrainingInterruptedError: Ctrl-C; the same call resumes.
         LeakError: training would see a test watch or something later.
-        VireoError: any other error that the user can fix.
+        VireoError: another process trains on it, or any other error that the user can fix.
     """
     console = console or Console(stderr=True, highlight=False)
     settings = _seeded(load_profile(profile), seed)
@@ -72,10 +72,10 @@ def train_all(
     tables = load_dataset(home, dataset)
     keep_private(home.root)
     measuring = measuring_home(home)
-    if fresh:
-        for each in (home, measuring):
-            Run(each.run(dataset)).forget()
-    with heartbeat(console, f"training on {dataset}"):
+    with only_training(home, dataset), heartbeat(console, f"training on {dataset}"):
+        if fresh:
+            for each in (home, measuring):
+                Run(each.run(dataset)).forget()
         console.rule("first fit: each viewer's last watch is held out, to measure on")
         manifest = fit(measuring, tables, settings, console, processes)
         processes.leader_says("")
