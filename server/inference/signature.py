@@ -122,11 +122,14 @@ def _context(count: int) -> dict[str, Tensor]:
     return {"context": Tensor("int64", (BATCH, count))} if count else {}
 
 
+_USUAL_TASKS = sum(not task.optional for task in TASKS)
+
+
 def ranker_signature(
     vector_size: int,
     context: int = 0,
     matches: int = len(MATCH_FEATURES),
-    tasks: int = sum(not task.optional for task in TASKS),
+    tasks: int = _USUAL_TASKS,
 ) -> Signature:
     """Return the ranker's signature: `ranking_inputs` over vectors of `vector_size`.
 
