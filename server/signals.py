@@ -74,6 +74,8 @@ class Task(Column):
     sets another, and a release's manifest states it."""
     outcome: str = ""
     """Column of the split watches with its labels; empty for the watch itself."""
+    optional: bool = False
+    """Whether a release may lack it, as one whose data has no labels of it does."""
 
 
 SOURCES = (
@@ -119,6 +121,13 @@ TASKS = (
         "that the viewer will like the video, given that it is watched",
         weight=0.0,
         outcome="liked",
+    ),
+    Task(
+        "finish",
+        "that the viewer will watch the video to its end, given that it is watched",
+        weight=0.0,
+        outcome="finished",
+        optional=True,
     ),
 )
 """In the order of the ranking model's outputs: `watch`, then OUTCOMES."""

@@ -5,17 +5,42 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from server.candidate.release import CandidateRelease
+from server.errors import VireoError
+from server.home import Home
 from server.releases.manifest import Manifest, ReleaseError
+from server.stack.lock import LockTakenError, file_lock
 from training.data.folder import replaced_folder
 
 
 def fingerprint(*parts: object) -> str:
     """Return the SHA-256 of JSON-serializable values, hexadecimal."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def only_training(home: Home, dataset: str) -> Iterator[None]:
+    """Keep other processes from training on a data set of this home.
+
+    The kernel releases the lock when this process ends, however it does.
+
+    Raises:
+        VireoError: another process trains on it; the message says which.
+    """
+    path = home.run(dataset).parent / f".{dataset}.lock"
+    try:
+        with file_lock(path):
+            yield
+    except LockTakenError as error:
+        raise VireoError(
+            f"process {error.holder} is training on {dataset} in {home.root}; wait until it has "
+            f"ended, or end it: kill {error.holder}"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from training.inputs import ensure_features
 from training.measuring import measuring_home
 from training.profile import Profile, load_profile
 from training.refit import refit as fit_to_every_watch
-from training.run import Run
+from training.run import Run, only_training
 
 
 def train_all(
@@ -50,17 +50,17 @@ def train_all(
     Raises:
         DatasetMissingError: there is no such data set.
         TrainingInterruptedError: Ctrl-C; the same call resumes.
-        VireoError: any other error that the user can fix.
+        VireoError: another process trains on it, or any other error that the user can fix.
     """
     console = console or Console(stderr=True, highlight=False)
     settings = _seeded(load_profile(profile), seed)
     tables = load_dataset(home, dataset)
     keep_private(home.root)
     measuring = measuring_home(home)
-    if fresh:
-        for each in (home, measuring):
-            Run(each.run(dataset)).forget()
-    with heartbeat(console, f"training on {dataset}"):
+    with only_training(home, dataset), heartbeat(console, f"training on {dataset}"):
+        if fresh:
+            for each in (home, measuring):
+                Run(each.run(dataset)).forget()
         console.rule("first fit: each viewer's last watch is held out, to measure on")
         manifest = fit(measuring, tables, settings, console, force=force)
         if not refit:

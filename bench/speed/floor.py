@@ -33,7 +33,6 @@ from server.features.ranking_inputs import ranking_inputs, retrieval_features
 from server.features.viewer import ViewerFeatures
 from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
-from server.signals import TASKS
 
 Answer: TypeAlias = Callable[[], list[str]]
 """Answers one request by a page of ids, best first."""
@@ -100,7 +99,8 @@ class InProcess:
             viewer, history, rows, retrieval, ranker.table, ranker.vocabulary, ranker.context
         )
         outputs = ranker.ranker.run(inputs)[0]
-        tasks = {task.name: outputs[:, place] for place, task in enumerate(TASKS)}
+        names = ranker.manifest.feature_schema.tasks
+        tasks = {name: outputs[:, place] for place, name in enumerate(names)}
         best = rows[np.argsort(-ranker.manifest.score_weights.combined(tasks))[:page]]
         return [ranker.ids[row] for row in best.tolist()]
 

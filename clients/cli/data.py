@@ -57,6 +57,19 @@ def import_(
             show_default=False,
         ),
     ] = None,
+    bounce: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FRACTION|SECONDSs",
+            help="Plays of less than this fraction of a video, or of fewer seconds, as in 10s, are "
+            "no watches: 0.05 by default, 0 for none.",
+            show_default=False,
+        ),
+    ] = None,
+    rating_scale: Annotated[
+        float | None,
+        typer.Option(help="The best rating; by default 5, 10 or 100, as the ratings are.", min=1),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "mine",
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Drop and count bad rows.")
@@ -73,13 +86,24 @@ def import_(
 
     vireo data import ... --attribute language --attribute region=countries --attribute age:number
     """
+    from server.features.activity import USUAL_BOUNCE, Bounce
     from training.data.attributes import AttributeColumn
     from training.data.estimate import estimate_import
     from training.data.importing import ImportRequest, import_dataset
 
     console = Console()
     attributes = tuple(AttributeColumn.parse(text) for text in attribute or ())
-    request = ImportRequest(name, interactions, videos, viewers, skip_bad_rows, force, attributes)
+    request = ImportRequest(
+        name,
+        interactions,
+        videos,
+        viewers,
+        skip_bad_rows,
+        force,
+        attributes,
+        Bounce.parse(bounce) if bounce else USUAL_BOUNCE,
+        rating_scale,
+    )
     console.print(f"{name}: {estimate_import(request)}", highlight=False, markup=False)
     with console.status("checking and importing"):
         info = import_dataset(Home.current(), request)
@@ -102,11 +126,20 @@ def from_events(
         bool,
         typer.Option("--accept-gap", help="Go on without events that the log keeps no longer."),
     ] = False,
+    bounce: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FRACTION|SECONDSs",
+            help="As for an import; that of the base by default.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Make a data set of the events and the catalogue's changes in the log, up to now."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from server.event_log.open import open_log
+    from server.features.activity import Bounce
     from server.stack.nats import reachable_log
     from server.stack.settings import StackSettings
     from training.data.from_events import data_from_events
@@ -126,6 +159,7 @@ def from_events(
             settings.event_partitions,
             force=force,
             accept_gap=accept_gap,
+            bounce=Bounce.parse(bounce) if bounce else None,
             progress=lambda done, total: bars.update(task, completed=done, total=total),
         )
     console.print(data_synth.summary(info), highlight=False)

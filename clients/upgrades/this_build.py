@@ -52,7 +52,7 @@ def schema_fields() -> dict[str, Written]:
     """Return the features that this build computes, and the outputs of its ranker."""
     always = {
         "retrieval_features": RETRIEVAL_FEATURES,
-        "tasks": [task.name for task in TASKS],
+        "tasks": [task.name for task in TASKS if not task.optional],
         "video_features": VIDEO_FEATURES,
         "match_features": MATCH_FEATURES,
         "viewer_features": VIEWER_FEATURES,
@@ -62,6 +62,7 @@ def schema_fields() -> dict[str, Written]:
         f"{kind}.{name}": "always" for kind, names in always.items() for name in names
     }
     found[f"match_features.{LANGUAGE_MATCH}"] = "if set"
+    found |= {f"tasks.{task.name}": "if set" for task in TASKS if task.optional}
     for feature in CONTEXT:
         found[f"context_features.{feature.name}={feature.size}"] = "if set"
     return found

@@ -1,9 +1,10 @@
 """A viewer's row is a fold over the log: a row and some events give the next row.
 
-A watch is the first play or like of a viewer and video, so a row follows from each video's first
-watch time and whether it was liked, and from each hidden video's first hide time. Those are
-minimums: events in any order, repeated, and split over any number of calls give the same row, which
-is the one that `training.features` builds from all of them.
+A watch is the first play or like of a viewer and video that the viewer doesn't hide, before or
+after; bounces are no plays. So a row follows from each video's first watch time and whether it was
+liked, and from each hidden video's first hide time. Those are minimums: events in any order,
+repeated, and split over any number of calls give the same row, which is the one that
+`training.features` builds from all of them.
 
 That holds for the last WATCHED_LIMIT watched and HIDDEN_LIMIT hidden videos of a viewer. Of those
 before, only the number of watches and likes is known: an event of such a video counts as a new
@@ -16,7 +17,7 @@ order of its file, by moving such watches apart (`training.data.split`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from vireo.v1 import event_pb2
@@ -90,6 +91,8 @@ class ViewerEvents:
             self.hides[key] = min(seconds, self.hides.get(key, seconds))
             return
         if kind == _PLAY:
+            if is_bounce(event, rules):
+                return
             liked = event.HasField("watched_fraction") and enough(event.watched_fraction, rules)
         elif kind == _FINISH:
             liked = enough(1.0, rules)
@@ -113,6 +116,14 @@ def enough(fraction: float, rules: EventRules) -> bool:
     return rules.liked_fraction is not None and bool(np.float32(fraction) >= rules.liked_fraction)
 
 
+def is_bounce(event: event_pb2.Event, rules: EventRules) -> bool:
+    """Return whether a play ended so early that it is no watch."""
+    fraction = event.watched_fraction if event.HasField("watched_fraction") else np.nan
+    seconds = event.watched_seconds if event.HasField("watched_seconds") else np.nan
+    known = np.array([[fraction], [seconds]], np.float32)
+    return bool(rules.bounce.among(*known)[0])
+
+
 @dataclass(frozen=True)
 class Folded:
     """A row after some events, and what they changed in it."""
@@ -128,9 +139,17 @@ class Folded:
 
 def fold(row: ViewerRow, events: ViewerEvents) -> Folded:
     """Return the row after some events; the given one isn't changed."""
-    keys, times, liked, watched, newly_liked = _with_watches(row, events.watches, events.likes)
-    activity_changed = keys is not row.keys or times is not row.times or liked is not row.liked
-    hidden = _with_hides(row, events.hides)
+    before, hidden = row, _with_hides(row, events.hides)
+    row = _without(row, events.hides)
+    watches = {
+        key: time
+        for key, time in events.watches.items()
+        if key not in events.hides and not (row.hidden_keys == key).any()
+    }
+    keys, times, liked, watched, newly_liked = _with_watches(row, watches, events.likes)
+    activity_changed = (
+        keys is not before.keys or times is not before.times or liked is not before.liked
+    )
     return Folded(
         ViewerRow(
             keys[-WATCHED_LIMIT:],
@@ -144,6 +163,20 @@ def fold(row: ViewerRow, events: ViewerEvents) -> Folded:
         tuple(newly_liked),
         activity_changed,
         hidden[0] is not row.hidden_keys or hidden[1] is not row.hidden_times,
+    )
+
+
+def _without(row: ViewerRow, hides: Mapping[int, int]) -> ViewerRow:
+    """Return the row without the watches of hidden videos."""
+    if not hides or not (gone := np.isin(row.keys, list(hides))).any():
+        return row
+    return replace(
+        row,
+        keys=row.keys[~gone],
+        times=row.times[~gone],
+        liked=row.liked[~gone],
+        watches=row.watches - int(gone.sum()),
+        likes=row.likes - int(row.liked[gone].sum()),
     )
 
 

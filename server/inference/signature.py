@@ -122,12 +122,19 @@ def _context(count: int) -> dict[str, Tensor]:
     return {"context": Tensor("int64", (BATCH, count))} if count else {}
 
 
+_USUAL_TASKS = sum(not task.optional for task in TASKS)
+
+
 def ranker_signature(
-    vector_size: int, context: int = 0, matches: int = len(MATCH_FEATURES)
+    vector_size: int,
+    context: int = 0,
+    matches: int = len(MATCH_FEATURES),
+    tasks: int = _USUAL_TASKS,
 ) -> Signature:
     """Return the ranker's signature: `ranking_inputs` over vectors of `vector_size`.
 
-    `context` and `matches` are the numbers of context and match features that it reads.
+    `context` and `matches` are the numbers of context and match features that it reads, `tasks` is
+    that of its outputs.
     """
     return Signature(
         inputs={
@@ -142,6 +149,6 @@ def ranker_signature(
             **_context(context),
         },
         output="scores",
-        answer=Tensor("float32", (BATCH, CANDIDATES, len(TASKS))),
+        answer=Tensor("float32", (BATCH, CANDIDATES, tasks)),
         probabilities=True,
     )

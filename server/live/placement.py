@@ -78,6 +78,7 @@ def _tokens(video: Video) -> list[str]:
         video.tags,
         _year(video),
         video.duration if video.HasField("duration") and math.isfinite(video.duration) else None,
+        video.creator,
     )
 
 

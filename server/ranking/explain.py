@@ -24,7 +24,7 @@ from server.ranking.pipeline import RankingPipeline
 from server.ranking.query import PageRules, Ranking, RankingQuery
 from server.ranking.reserved import DiverseBestAndReserved
 from server.ranking.stages import SCORE, RankerScorer, RequestedSource, model_inputs
-from server.signals import ORDERING, SOURCES, TASKS
+from server.signals import ORDERING, SOURCES
 from server.wording import ordinal
 
 _FEATURES: Mapping[str, tuple[str, ...]] = {
@@ -79,6 +79,7 @@ def explain(
     factors = damping(ranking, video.rows)
     factor = 1.0 if factors is None else float(factors[0])
     weights = pipeline.release.manifest.score_weights
+    tasks = pipeline.release.manifest.feature_schema.tasks
     score = float(video.scores[SCORE][0])
     by_score = 1 + int(np.count_nonzero(candidates.scores[SCORE] > score))
     reason = f"By its score of {score:.4g} it is the {ordinal(by_score)} of {count:,} candidates"
@@ -102,8 +103,8 @@ def explain(
         position=position,
         reason=f"{reason}.",
         score=score,
-        task_scores=encode_columns({task.name: video.scores[task.name] for task in TASKS}),
-        task_weights=_named({task.name: weights.root[task.name] for task in TASKS}),
+        task_scores=encode_columns({name: video.scores[name] for name in tasks}),
+        task_weights=_named({name: weights.root.get(name, 0.0) for name in tasks}),
         score_factor=factor,
         features=_features(ranking, video),
     )

@@ -16,7 +16,6 @@ from server.ranking.query import Ranking, RankingQuery
 from server.ranking.release import RankingRelease
 from server.ranking.reserved import DiverseBestAndReserved
 from server.ranking.stages import SCORE, RankerScorer, RequestedSource
-from server.signals import TASKS
 
 log = structlog.get_logger()
 
@@ -34,7 +33,7 @@ class RankedCandidates:
     scores: Float32Array
     """The score that orders them, apart from diversity, float32[m]."""
     tasks: Mapping[str, Float32Array]
-    """Probability of each of `signals.TASKS`, float32[m]."""
+    """Probability of each task of the release, float32[m]."""
     source_masks: npt.NDArray[np.uint32]
     """uint32[m]."""
     unknown: int
@@ -74,7 +73,9 @@ class RankingPipeline:
             keys=selected.keys,
             rows=selected.rows,
             scores=selected.scores[SCORE],
-            tasks={task.name: selected.scores[task.name] for task in TASKS},
+            tasks={
+                name: selected.scores[name] for name in self.release.manifest.feature_schema.tasks
+            },
             source_masks=selected.source_masks,
             unknown=int(np.count_nonzero(ranking.rows < 0)),
             capped=ranking.caps.kept_off,

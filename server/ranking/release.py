@@ -177,7 +177,9 @@ class RankingRelease:
         schema, languages = manifest.feature_schema, None
         if schema.languages:
             languages = read_table(folder, layout.LANGUAGES, np.int16, (count,))
-        signature = ranker_signature(size, len(schema.context_features), len(schema.match_features))
+        signature = ranker_signature(
+            size, len(schema.context_features), len(schema.match_features), len(schema.tasks)
+        )
         table = VideoTable(vectors, features, content, creators, languages)
         rows = VideoRows(keys)
         beside = None

@@ -51,7 +51,7 @@ class RankerScorer:
     columns: Mapping[str, float] = {SCORE: 0.0, **{task.name: task.neutral for task in TASKS}}
 
     def score(self, query: Ranking, candidates: Candidates) -> Mapping[str, Float32Array]:
-        """Return SCORE and each task's probability; 0 for candidates that the release doesn't know.
+        """Return SCORE and each task's probability; 0 for candidates and tasks of other releases.
 
         Raises:
             ModelOutputError: a probability or a score isn't finite.
@@ -63,7 +63,8 @@ class RankerScorer:
             return columns
         retrieved = candidates if len(known) == len(candidates) else candidates.take(known)
         outputs = release.ranker.run(model_inputs(query, retrieved))[0]
-        tasks = {task.name: outputs[:, place] for place, task in enumerate(TASKS)}
+        names = release.manifest.feature_schema.tasks
+        tasks = {name: outputs[:, place] for place, name in enumerate(names)}
         score = release.manifest.score_weights.combined(tasks)
         factors = damping(query, retrieved.rows)
         if factors is not None:

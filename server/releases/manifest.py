@@ -50,6 +50,7 @@ DATA_END = "data.end_timestamp"
 """Metric of a release: when the last interaction of its data set took place, Unix seconds."""
 
 _TASKS = tuple(task.name for task in signals.TASKS)
+_REQUIRED = {task.name for task in signals.TASKS if not task.optional}
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
 _REMEDY = "train the release again, or serve it with the build that it was made for"
 
@@ -98,7 +99,7 @@ class FeatureSchema(_Part):
     """Number of ids of each context feature that the models read, in order; empty if they read
     none, as of data without context: then what requests say of theirs is ignored."""
     tasks: Labels
-    """Outputs of the ranker."""
+    """Outputs of the ranker, some of `signals.TASKS` in their order."""
     history_limit: int = Field(ge=1, le=10_000)
     """Number of last watched videos that the viewer tower reads."""
     vector_size: int = Field(ge=1, le=4096)
@@ -143,7 +144,7 @@ class FeatureSchema(_Part):
         """Return the first field that differs from this build's schema; empty if none does."""
         for name, ours in (
             ("retrieval_features", RETRIEVAL_FEATURES),
-            ("tasks", _TASKS),
+            ("tasks", tuple(each for each in _TASKS if each in self.tasks or each in _REQUIRED)),
             ("video_features", VIDEO_FEATURES),
             (
                 "match_features",

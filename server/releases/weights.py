@@ -30,10 +30,16 @@ def _of_every_source(shares: dict[str, float]) -> dict[str, float]:
 
 
 def _of_every_task(weights: dict[str, float]) -> dict[str, float]:
-    """Return the weight of every task, its default if it isn't given, and the diversity."""
+    """Return the weight of every task, its default if it isn't given, and the diversity.
+
+    An optional task whose weight isn't given has none: earlier builds don't know it.
+    """
     declared = {each.name: each.weight for each in signals.TASKS} | {_DIVERSITY: 0.0}
     _refuse_others(weights, declared, "task")
-    return {name: weights.get(name, weight) for name, weight in declared.items()}
+    left_out = {each.name for each in signals.TASKS if each.optional} - weights.keys()
+    return {
+        name: weights.get(name, weight) for name, weight in declared.items() if name not in left_out
+    }
 
 
 def _refuse_others(given: Mapping[str, float], names: Iterable[str], kind: str) -> None:
@@ -76,5 +82,5 @@ class ScoreWeights(RootModel[_Weights]):
 
     def combined(self, tasks: Mapping[str, Float32Array]) -> Float32Array:
         """Return the product of the tasks' probabilities, each to the power of its weight."""
-        powers = [tasks[task.name] ** self.root[task.name] for task in signals.TASKS]
+        powers = [values ** self.root.get(name, 0.0) for name, values in tasks.items()]
         return reduce(np.multiply, powers)

@@ -47,6 +47,9 @@ CONTENT_VOCABULARY = {"tag=cat": 1, "tag=dog": 2, "tag=fish": 3}
 """Row r has the token 1 + r % 3, and the creator of the name `creator-{r % CREATORS}`."""
 VOCABULARY = {"occupation=artist": 1, "occupation=writer": 2}
 
+USUAL_TASKS = tuple(task.name for task in TASKS if not task.optional)
+"""Tasks of every release."""
+
 Arrays = Mapping[str, npt.NDArray[Any]]
 Float32Array = npt.NDArray[np.float32]
 
@@ -64,6 +67,7 @@ def build_release(
     seed: int = 0,
     weights: ScoreWeights | None = None,
     quotas: Quotas | None = None,
+    tasks: tuple[str, ...] = USUAL_TASKS,
 ) -> Path:
     """Write a complete release of `videos` videos below `folder`, which it returns.
 
@@ -82,9 +86,9 @@ def build_release(
         (folder / part).parent.mkdir(parents=True, exist_ok=True)
     _write_videos(folder, random, videos)
     _write_viewer_tower(folder, random)
-    _write_ranker(folder, random)
+    _write_ranker(folder, random, len(tasks))
     _write_video_tower(folder, np.random.default_rng(seed + 1))
-    write_manifest(folder, release_id=release_id, weights=weights, quotas=quotas)
+    write_manifest(folder, release_id=release_id, weights=weights, quotas=quotas, tasks=tasks)
     return folder
 
 
@@ -94,8 +98,10 @@ def write_manifest(
     release_id: str = "tiny-1",
     weights: ScoreWeights | None = None,
     quotas: Quotas | None = None,
+    tasks: tuple[str, ...] = USUAL_TASKS,
 ) -> Manifest:
     """Describes the files of `folder` as they are now, in its manifest."""
+    schema = FeatureSchema.ours(history_limit=HISTORY_LIMIT, vector_size=VECTOR_SIZE)
     manifest = Manifest(
         release_id=release_id,
         created_at=datetime(2024, 1, 1, tzinfo=UTC),
@@ -103,7 +109,7 @@ def write_manifest(
         code_commit="0" * 40,
         data_fingerprint="0" * 64,
         holdout="last",
-        feature_schema=FeatureSchema.ours(history_limit=HISTORY_LIMIT, vector_size=VECTOR_SIZE),
+        feature_schema=schema.model_copy(update={"tasks": tasks}),
         quotas=quotas or Quotas(),
         score_weights=weights or ScoreWeights({"watch": 1.0, "like": 0.5}),
         metrics={},
@@ -230,10 +236,10 @@ def _write_video_tower(folder: Path, random: np.random.Generator) -> None:
     save_golden(golden, {"content": content}, {"video_vectors": table[content].sum(1)})
 
 
-def _write_ranker(folder: Path, random: np.random.Generator) -> None:
+def _write_ranker(folder: Path, random: np.random.Generator, tasks: int) -> None:
     """scores = sigmoid of a linear map of the candidate's dense features."""
     retrieval, video, match = (
-        random.normal(size=(len(names), len(TASKS))).astype(np.float32)
+        random.normal(size=(len(names), tasks)).astype(np.float32)
         for names in (RETRIEVAL_FEATURES, VIDEO_FEATURES, MATCH_FEATURES)
     )
     save_model(
@@ -248,7 +254,7 @@ def _write_ranker(folder: Path, random: np.random.Generator) -> None:
             "viewer_features": (TensorProto.FLOAT, ["b", len(VIEWER_FEATURES)]),
             "attributes": (TensorProto.INT64, ["b", ATTRIBUTE_LIMIT]),
         },
-        outputs={"scores": ["b", "n", len(TASKS)]},
+        outputs={"scores": ["b", "n", tasks]},
         nodes=[
             helper.make_node("MatMul", ["retrieval_features", "retrieval"], ["a"]),
             helper.make_node("MatMul", ["candidate_features", "video"], ["b_"]),

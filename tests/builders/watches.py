@@ -32,13 +32,14 @@ def watches_frame(sequences: Mapping[str, Sequence[str]], held_out: int = 1) -> 
             "viewer_id": viewer,
             "video_id": video,
             "time": EPOCH + pd.Timedelta(hours=step),
-            "liked": False,
+            "liked": 0.0,
+            "finished": float("nan"),
             "part": "validation" if step >= len(sequence) - held_out else "train",
         }
         for viewer, sequence in sorted(sequences.items())
         for step, video in enumerate(sequence)
     ]
-    columns = ["viewer_id", "video_id", "time", "liked", "part"]
+    columns = ["viewer_id", "video_id", "time", "liked", "finished", "part"]
     return pd.DataFrame(records, columns=columns)
 
 

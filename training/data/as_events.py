@@ -18,13 +18,15 @@ _KINDS = {
     "like": event_pb2.EVENT_KIND_LIKE,
     "hide": event_pb2.EVENT_KIND_HIDE,
     "impression": event_pb2.EVENT_KIND_IMPRESSION,
+    "bounce": event_pb2.EVENT_KIND_PLAY,
 }
 
 
 def interaction_events(name: str, interactions: pd.DataFrame) -> Iterator[event_pb2.Event]:
     """Yield an event for each interaction of a data set, in the order of the table.
 
-    A rating that counts as a like becomes a like. Watches of one viewer at one moment are
+    A rating that counts as a like becomes a like; of another one, the watched fraction is left out,
+    which would say otherwise. Watches of one viewer at one moment are
     microseconds apart, as in the features that are built from the data set: else their order in the
     file would be lost.
 
@@ -38,21 +40,22 @@ def interaction_events(name: str, interactions: pd.DataFrame) -> Iterator[event_
         interactions["event"],
         _times(interactions).tolist(),
         interactions["watched_fraction"].tolist(),
-        (interactions["rating"] >= LIKED_RATING).tolist(),
+        interactions["rating"].tolist(),
         interactions["row"].tolist(),
         _contexts(interactions),
         strict=True,
     )
-    for viewer_id, video_id, kind, micros, fraction, rated, row, context in rows:
+    for viewer_id, video_id, kind, micros, fraction, rating, row, context in rows:
         event = event_pb2.Event(
             event_id=f"{name}:{row}",
             viewer_id=viewer_id,
             video_id=video_id,
-            kind=_KINDS["like" if rated and kind == "play" else kind],
+            kind=_KINDS["like" if rating >= LIKED_RATING and kind == "play" else kind],
             **context,
         )
         event.time.FromMicroseconds(micros)
-        if fraction == fraction and event.kind == event_pb2.EVENT_KIND_PLAY:
+        unrated = rating != rating
+        if unrated and fraction == fraction and event.kind == event_pb2.EVENT_KIND_PLAY:
             event.watched_fraction = fraction
         yield event
 

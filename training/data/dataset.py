@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import VireoError
 from server.event_log.position import BEGIN, StoredPosition
+from server.features.activity import Bounce
 from server.home import Home
 from training.data.schema import VIDEOS, WATCH_EVENTS, AttributeKind
 
@@ -67,6 +68,9 @@ class DatasetInfo(BaseModel):
         default={}, exclude_if=lambda attributes: not attributes
     )
     """Kind of each declared attribute of its videos."""
+
+    bounce: Bounce | None = Field(default=None, exclude_if=lambda bounce: bounce is None)
+    """Which plays became bounces; None if the data says so itself, or an earlier build wrote it."""
 
     @property
     def watches(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shutil
@@ -14,6 +15,8 @@ from server.errors import VireoError
 from server.home import keep_private
 
 _DRAFT = ".draft."
+_WORKING_FOLDER, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux."""
 
 
 @contextmanager
@@ -43,14 +46,16 @@ def replaced_folder(target: Path) -> Iterator[Path]:
 
 
 def remove_abandoned_drafts(parent: Path, name: str = "*") -> None:
-    """Remove what processes that were killed left of folders in `parent`, or of one of them."""
+    """Remove or restore what killed processes left of folders in `parent`, or of one of them."""
     for draft in parent.glob(f".{name}{_DRAFT}*"):
         # A process that works on a draft has it locked; one that begins hasn't, and it is empty.
         with suppress(OSError), _opened(draft) as number:
             fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
             target = parent / draft.name[1:].rpartition(_DRAFT)[0]
             last_copy = (draft / "old").exists() and not target.exists()
-            if any(draft.iterdir()) and not last_copy:
+            if last_copy:  # killed between two renames, where folders can't be exchanged
+                (draft / "old").rename(target)
+            if last_copy or any(draft.iterdir()):
                 shutil.rmtree(draft, ignore_errors=True)
 
 
@@ -78,11 +83,23 @@ def _opened(folder: Path) -> Iterator[int]:
 def _swap(draft: Path, target: Path) -> None:
     if not target.exists():
         draft.rename(target)
-        return
-    with _draft(target) as retired:
-        try:
-            target.rename(retired / "old")
-            draft.rename(target)
-        finally:
-            if not target.exists():  # after any failure, Ctrl-C included
-                (retired / "old").rename(target)
+    elif not _exchanged(draft, target):
+        with _draft(target) as retired:
+            try:
+                target.rename(retired / "old")
+                draft.rename(target)
+            finally:
+                if not target.exists():  # after any failure, Ctrl-C included
+                    (retired / "old").rename(target)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, so that a kill can't leave neither; False if unsupported.
+
+    Linux can, on most file systems, but Python has no function for it.
+    """
+    try:
+        exchange = ctypes.CDLL(None).renameat2
+    except AttributeError:
+        return False
+    return not exchange(_WORKING_FOLDER, bytes(one), _WORKING_FOLDER, bytes(other), _EXCHANGE)

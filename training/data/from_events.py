@@ -22,6 +22,7 @@ from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, LogAwayError, Stream
 from server.event_log.position import BEGIN, Position, Start
+from server.features.activity import USUAL_BOUNCE, Bounce
 from server.home import Home
 from server.live.takedowns import Takedowns
 from server.releases.layout import TAKEDOWNS
@@ -60,6 +61,7 @@ def data_from_events(
     *,
     force: bool = False,
     accept_gap: bool = False,
+    bounce: Bounce | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> DatasetInfo:
     """Make a data set from the log, up to its end as it is now.
@@ -74,6 +76,7 @@ def data_from_events(
         force: whether to replace a data set of that name.
         accept_gap: whether to go on without messages that the log kept until after the base was
             made, and doesn't keep any more.
+        bounce: which plays of the log are bounces; None for the base's rule, or the usual one.
         progress: called as the log is read.
 
     Raises:
@@ -83,7 +86,9 @@ def data_from_events(
     """
     check_name_is_free(home, name, force=force)
     dataset = load_dataset(home, base) if base else None
-    before = describe_dataset(home, base).log_positions if base else LogPositions()
+    info = describe_dataset(home, base) if base else None
+    before = info.log_positions if info else LogPositions()
+    bounce = bounce or (info.bounce if info else None) or USUAL_BOUNCE
     videos, viewers = Ids(), Ids()
     contexts = ContextTexts()
     known = Interactions.none()
@@ -113,7 +118,7 @@ def data_from_events(
     durations = dict(
         zip(lengths["video_id"].to_pylist(), lengths["duration"].to_pylist(), strict=True)
     )
-    found = Interactions.joined([known, read.events.interactions(durations, known)])
+    found = Interactions.joined([known, read.events.interactions(durations, known, bounce)])
     listed = set(catalogue["video_id"].to_pylist())
     kept = np.array([video_id in listed for video_id in videos.places], np.bool_)[found.video]
     notes["events of unknown videos left out"] += int((~kept).sum())
@@ -123,9 +128,10 @@ def data_from_events(
     source = f"the log of events, on top of {base}" if base else "the log of events"
     active = set(np.unique(found.viewer).tolist())
     profiles = _profiles(dataset, viewers, read.events.erased, active)
-    terms = describe_dataset(home, base).terms if base else ""
-    context = contexts.known
-    with dataset_writer(home, name, source, terms, notes, read.positions, kinds, context) as writer:
+    terms = info.terms if info else ""
+    with dataset_writer(
+        home, name, source, terms, notes, read.positions, kinds, contexts.known, bounce
+    ) as writer:
         read.takedowns.write(writer.folder / TAKEDOWNS)
         writer.add_videos(catalogue)
         writer.add_viewers(profiles)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from server.arrays import Int32Array
+from server.arrays import Float32Array, Int32Array
 from server.errors import VireoError
+from server.features.activity import USUAL_BOUNCE, Bounce
 from server.features.context import COLUMNS as CONTEXT_COLUMNS
 from server.home import Home
 from training.data.attributes import AttributeColumn, check_attributes
@@ -31,12 +32,13 @@ from training.data.interactions import (
     in_order,
     interaction_tables,
     most_watched,
+    rescaled,
     viewers_in,
 )
 from training.data.problems import Problems
-from training.data.schema import EVENTS, VIEWERS
+from training.data.schema import EVENTS, MAX_RATING, VIEWERS
 from training.data.split import MIN_WATCHES
-from training.data.times import event_times
+from training.data.times import check_years, event_times
 from training.data.writing import dataset_writer
 
 _COLUMNS = ("viewer_id", "video_id", "timestamp", "event", "watched_fraction", "rating")
@@ -91,6 +93,7 @@ def read_interactions(
     videos.close()
     found = Interactions.joined(parts)
     parts.clear()
+    check_years(path.name, "timestamp", found.time, now)
     far = far_from_others(found.time)
     problems.add(
         path.name,
@@ -181,6 +184,10 @@ class ImportRequest:
     """Replace an existing data set of that name."""
     attributes: tuple[AttributeColumn, ...] = ()
     """Attributes of videos to declare."""
+    bounce: Bounce = USUAL_BOUNCE
+    """Which plays become bounces."""
+    rating_scale: float | None = None
+    """Best rating; None finds it."""
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -209,6 +216,11 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
     )
     if problems.total and not request.skip_bad_rows:
         raise problems.error()
+    ratings = rescaled(found.rating, request.rating_scale)
+    if ratings is not found.rating:
+        notes[f"ratings converted to a scale up to {MAX_RATING:g}"] = int((ratings > 0).sum())
+    lengths = _durations(videos.good, video_ids)
+    found = replace(found, rating=ratings).with_bounces(request.bounce, lengths)
     order = in_order(found, notes)
     check_size(found, videos.good.num_rows)
     source = f"imported from {', '.join(path.name for path in request.files)}"
@@ -220,12 +232,20 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
         problems=notes,
         attributes=kinds,
         context=contexts.known,
+        bounce=request.bounce,
     ) as writer:
         writer.add_videos(videos.good)
         writer.add_viewers(_all_viewers(profiles, viewers_in(found, order, viewer_ids)))
         for part in interaction_tables(found, order, viewer_ids, video_ids, contexts):
             writer.add_interactions(part)
     return describe_dataset(home, request.name)
+
+
+def _durations(videos: pa.Table, video_ids: pa.Array) -> Float32Array:
+    """Return the seconds of each video, NaN if unknown, float32[n]."""
+    places = pc.index_in(video_ids, value_set=videos["video_id"])
+    seconds = videos["duration"].take(places).fill_null(math.nan).to_numpy()
+    return np.where(seconds > 0, seconds, np.float32(np.nan))
 
 
 def check_name_is_free(home: Home, name: str, *, force: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 
 import numpy as np
@@ -13,13 +13,17 @@ import pandas as pd
 import pyarrow as pa
 
 from server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
+from server.errors import VireoError
+from server.features.activity import Bounce
 from training.data.context import ContextTexts, Int16Array, context_places
-from training.data.schema import EVENTS, INTERACTIONS, TIME, WATCH_EVENTS
+from training.data.schema import EVENTS, INTERACTIONS, MAX_RATING, TIME, WATCH_EVENTS
 
 MAX_GAP = timedelta(days=730)
 """Pause that separates groups of events; see `far_from_others`."""
 MIN_SHARE = 0.001
 """A group below this share of all events is an error, such as Unix time 0 for "unknown"."""
+SCALES = (MAX_RATING, 10.0, 100.0)
+"""Best ratings of usual scales."""
 ROWS_AT_A_TIME = 262_144
 """Interactions per row group."""
 
@@ -54,6 +58,24 @@ class Interactions:
         """Return the interactions at some indices."""
         return Interactions(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
+    def with_bounces(
+        self, bounce: Bounce, durations: Float32Array, seconds: Float32Array | None = None
+    ) -> Interactions:
+        """Return them with plays that ended early as bounces, unless they are rated.
+
+        Args:
+            bounce: which plays these are.
+            durations: seconds of each video, by index, NaN if unknown.
+            seconds: seconds watched if known apart from the fraction, NaN if not, float32[n].
+        """
+        watched = self.watched_fraction * durations[self.video]
+        if seconds is not None:
+            watched = np.where(np.isnan(seconds), watched, seconds)
+        early = bounce.among(self.watched_fraction, watched) & np.isnan(self.rating)
+        early &= self.event == EVENTS.index("play")
+        kinds = np.where(early, EVENTS.index("bounce"), self.event).astype(np.int8)
+        return replace(self, event=kinds)
+
     @staticmethod
     def none() -> Interactions:
         """Return no interactions."""
@@ -70,6 +92,23 @@ class Interactions:
                 for field in fields(Interactions)
             )
         )
+
+
+def rescaled(ratings: Float32Array, scale: float | None) -> Float32Array:
+    """Return ratings whose best is `scale` as ratings whose best is MAX_RATING.
+
+    Without a scale, it is the first of SCALES that hardly any rating exceeds.
+
+    Raises:
+        VireoError: a rating exceeds the scale.
+    """
+    known = ratings[~np.isnan(ratings)]
+    if scale is None:
+        fit = (each for each in SCALES if not len(known) or np.mean(known > each) <= MIN_SHARE)
+        scale = next(fit, MAX_RATING)
+    elif (best := known.max(initial=0)) > scale:
+        raise VireoError(f"there is a rating of {best:g}, above --rating-scale {scale:g}")
+    return ratings if scale == MAX_RATING else ratings * np.float32(MAX_RATING / scale)
 
 
 def far_from_others(times: Int64Array) -> BoolArray:

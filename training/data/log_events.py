@@ -16,6 +16,7 @@ from vireo.v1 import event_pb2, log_pb2
 
 from server.arrays import BoolArray, Int64Array
 from server.event_log.log import Entry
+from server.features.activity import Bounce
 from server.features.context import COLUMNS
 from server.features.keys import video_keys
 from training.data import schema
@@ -122,7 +123,9 @@ class LogEvents:
             begins[self.viewers.places.get(name, -1)] = before
         return np.arange(len(self.viewer)) >= begins[np.array(self.viewer, np.int32)]
 
-    def interactions(self, durations: Mapping[str, float], known: Interactions) -> Interactions:
+    def interactions(
+        self, durations: Mapping[str, float], known: Interactions, bounce: Bounce
+    ) -> Interactions:
         """Return the events as interactions, sorted by time, then by video key.
 
         The consumer of events has watches of one moment in the same order.
@@ -131,6 +134,7 @@ class LogEvents:
             durations: lengths of videos in seconds, by id: what a play of some seconds is a
                 fraction of.
             known: those of the base. Events that are in it alike are dropped: it has no event ids.
+            bounce: which plays are bounces.
         """
         counting = np.flatnonzero(self.counting())
         self.notes["events of viewers who were erased left out"] += len(self.viewer) - len(counting)
@@ -142,7 +146,8 @@ class LogEvents:
         fraction = np.array(self.fraction, np.float32)
         # NaN where the length or the seconds are unknown.
         lengths = np.array([durations.get(name, np.nan) for name in self.videos.places], np.float32)
-        played = np.array(self.seconds, np.float32) / lengths[np.array(self.video, np.int32)]
+        seconds = np.array(self.seconds, np.float32)
+        played = seconds / lengths[np.array(self.video, np.int32)]
         fraction = np.where(np.isnan(fraction), np.minimum(played, 1), fraction)
         first_row = int(known.row.max()) + 1 if len(known) else 1
         found = Interactions(
@@ -155,6 +160,7 @@ class LogEvents:
             rating=np.full(len(order), np.nan, np.float32),
             context=np.array(self.context, np.int16).reshape(-1, len(COLUMNS))[order],
         )
+        found = found.with_bounces(bounce, lengths, seconds[order])
         new = ~_among(found, known)
         self.notes["events that the base has dropped"] += len(found) - int(new.sum())
         return found.take(new)

@@ -16,7 +16,7 @@ INTERACTIONS = pa.schema(
         pa.field("row", pa.int64(), nullable=False),  # data row of the user's file, from 1
         pa.field("event", pa.string(), nullable=False),
         pa.field("watched_fraction", pa.float32()),
-        pa.field("rating", pa.float32()),
+        pa.field("rating", pa.float32()),  # on the scale from 1 to MAX_RATING
         pa.field("held_out", pa.bool_(), nullable=False),  # the test part of a packaged split
     ]
 )
@@ -53,8 +53,10 @@ VIEWERS = pa.schema(
 )
 """The viewers file's viewers, then those that only interactions name."""
 
-EVENTS = ("play", "like", "hide", "impression")
-"""Kinds of interactions."""
+MAX_RATING = 5.0
+"""Best rating; an import converts those of other scales."""
+EVENTS = ("play", "like", "hide", "impression", "bounce")
+"""Kinds of interactions; a bounce is a play that ended so early that it is no watch."""
 WATCH_EVENTS = ("play", "like")
 """The kinds that count as a watch."""
 HIDE_EVENTS = ("hide",)

@@ -11,16 +11,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from server.arrays import BoolArray, Int64Array
+from server.arrays import BoolArray, Float32Array, Int64Array
 from training.data.context import context_columns
-from training.data.schema import WATCH_EVENTS
+from training.data.schema import HIDE_EVENTS, WATCH_EVENTS
 
 Holdout = Literal["last", "none"]
 PARTS = ("train", "validation", "test")
+_TEST = PARTS.index("test")
 LIKED_RATING = 4.0
-"""Minimum rating that counts as a like."""
+"""Minimum rating that counts as a like, of MAX_RATING."""
 LIKED_FRACTION = 0.8
-"""Minimum watched fraction that counts as a like, in data without ratings."""
+"""Minimum watched fraction that counts as a like of a row without a rating."""
+FINISHED_FRACTION = 0.9
+"""Minimum watched fraction that counts as a watch to the end."""
 MIN_WATCHES = 3
 """Viewers with fewer watches are used for training only."""
 VALIDATION_WATCHES = 2
@@ -29,6 +32,8 @@ VALIDATION_SHARE = 5
 """At most one in this many watches before the test watch is for validation, but at least one."""
 
 _NEVER = np.iinfo(np.int64).max
+_KNOWN_NOT = _NEVER - 1
+"""In place of an outcome's time: known to be none."""
 _NULL = np.iinfo(np.int64).min
 """A missing time as a number."""
 
@@ -44,32 +49,42 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
 
     Returns:
         `viewer_id`, `video_id` categories; `time` datetime64[us, UTC], increasing within a
-        viewer: see `_strictly_increasing`; `liked` bool; `liked_time` datetime64[us, UTC]: when
-        the like became known, null if not liked; `part` categories: PARTS; and the columns of
-        `context_columns`. Sorted by viewer, then time.
+        viewer: see `_strictly_increasing`; `liked` float32: 1 or 0, NaN if unknown; `liked_time`
+        datetime64[us, UTC]: when the like became known, null if not liked; `finished` float32,
+        as `liked`; `part` categories: PARTS; and the columns of `context_columns`. Sorted by
+        viewer, then time. Videos that a viewer hides are left out, except where that comes after
+        the viewer's test watch.
     """
     order = _watches_in_order(interactions)
     viewers, videos = (_in_order(interactions[name]) for name in ("viewer_id", "video_id"))
-    raw_times = _micros(interactions["timestamp"])[order]
-    first, liked_times = _first_watches(
+    raw_times, held_out = _micros(interactions["timestamp"]), interactions["held_out"].to_numpy()
+    first, outcomes = _first_watches(
         viewers.codes[order],
         videos.codes[order],
-        np.where(_liked(interactions, order), raw_times, _NEVER),
+        [_like_times(interactions, order), _finish_times(interactions, order)],
     )
-    order, raw_times = order[first], raw_times[first]
-    viewer, video = viewers.codes[order], videos.codes[order]
+    order = order[first]
+    del first
+    if (hides := np.flatnonzero(interactions["event"].isin(HIDE_EVENTS).to_numpy())).size:
+        hidden = _hidden_times(interactions, viewers.codes, videos.codes, hides, order)
+        kept = _not_hidden(viewers.codes[order], raw_times[order], hidden, held_out[order], holdout)
+        order, outcomes = order[kept], [happened[kept] for happened in outcomes]
+    viewer, video, raw_times = viewers.codes[order], videos.codes[order], raw_times[order]
     times = _strictly_increasing(raw_times, viewer)
-    parts = _parts(viewer, interactions["held_out"].to_numpy()[order], holdout)
-    # A like at the time of the watch is known with it, a later one from its own time.
-    known = np.where(liked_times > raw_times, np.maximum(liked_times, times), times)
-    liked = (liked_times != _NEVER) & ~_after_test(viewer, times, parts, known)
+    parts = _parts(viewer, held_out[order], holdout)
+    ends = np.where(parts == _TEST, _NEVER, _test_times(viewer, times, parts)[viewer])
+    (liked, liked_times), (finished, _) = (
+        _labels(happened, raw_times, times, ends) for happened in outcomes
+    )
+    del outcomes, raw_times, ends
     return pd.DataFrame(
         {
             "viewer_id": pd.Categorical.from_codes(viewer, dtype=viewers.dtype),
             "video_id": pd.Categorical.from_codes(video, dtype=videos.dtype),
             "time": _moments(times),
             "liked": liked,
-            "liked_time": _moments(np.where(liked, known, _NULL)),
+            "liked_time": _moments(liked_times),
+            "finished": finished,
             "part": pd.Categorical.from_codes(parts, pd.Index(PARTS)),
             **context_columns(interactions, order),
         }
@@ -83,12 +98,12 @@ def _watches_in_order(interactions: pd.DataFrame) -> npt.NDArray[np.intp]:
 
 
 def _first_watches(
-    viewer: npt.NDArray[np.integer], video: npt.NDArray[np.integer], likes: Int64Array
-) -> tuple[npt.NDArray[np.intp], Int64Array]:
-    """Return the index of each (viewer, video)'s first watch, and the time of its first like.
+    viewer: npt.NDArray[np.integer], video: npt.NDArray[np.integer], outcomes: list[Int64Array]
+) -> tuple[npt.NDArray[np.intp], list[Int64Array]]:
+    """Return the index of each (viewer, video)'s first watch, and the first time of each outcome.
 
-    Watches are sorted by time; `likes` is a watch's time if it is a like, else _NEVER. Both results
-    are sorted by viewer, then time.
+    Watches are sorted by time; `outcomes` are as in `_like_times`. All results are sorted by
+    viewer, then time.
     """
     pairs = viewer.astype(np.int64)
     pairs *= int(video.max(initial=0)) + 1
@@ -97,10 +112,11 @@ def _first_watches(
     pairs = pairs[by_pair]
     starts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]])[: len(pairs)])
     del pairs
-    first, liked_times = by_pair[starts], np.minimum.reduceat(likes[by_pair], starts)
+    first = by_pair[starts]
+    times = [np.minimum.reduceat(outcome[by_pair], starts) for outcome in outcomes]
     del by_pair, starts
     by_viewer = np.lexsort((first, viewer[first]))
-    return first[by_viewer], liked_times[by_viewer]
+    return first[by_viewer], [outcome[by_viewer] for outcome in times]
 
 
 def _in_order(ids: pd.Series) -> pd.Categorical:
@@ -117,19 +133,89 @@ def _moments(micros: Int64Array) -> pd.DatetimeIndex:
     return pd.DatetimeIndex(micros.view("datetime64[us]"), tz="UTC")
 
 
-def _liked(interactions: pd.DataFrame, watches: npt.NDArray[np.intp]) -> BoolArray:
-    """Return whether each watch, given by its index among the interactions, is a like."""
+def _like_times(interactions: pd.DataFrame, watches: npt.NDArray[np.intp]) -> Int64Array:
+    """Return the time of each watch that is a like, given by its index among the interactions.
+
+    It is _KNOWN_NOT for one that is known to be none, by its rating, else its fraction, else as
+    there are likes in the data; and _NEVER if nothing is known.
+    """
+    rating, fraction = (
+        interactions[name].to_numpy(np.float32)[watches] for name in ("rating", "watched_fraction")
+    )
     liked = (interactions["event"] == "like").to_numpy()[watches]
-    fraction = liked_fraction(interactions)
-    column, least = ("rating", LIKED_RATING) if fraction is None else ("watched_fraction", fraction)
-    return np.asarray(liked | (interactions[column].to_numpy()[watches] >= least), np.bool_)
+    known = ~np.isnan(rating) | ~np.isnan(fraction) | liked.any()
+    enough = np.where(np.isnan(rating), fraction >= LIKED_FRACTION, rating >= LIKED_RATING)
+    times = _micros(interactions["timestamp"])[watches]
+    return np.where(liked | enough, times, np.where(known, _KNOWN_NOT, _NEVER))
 
 
-def liked_fraction(interactions: pd.DataFrame) -> float | None:
-    """Return the minimum watched fraction that counts as a like; None if any watch has a rating."""
-    watches = interactions["event"].isin(WATCH_EVENTS).to_numpy()
-    rated = bool((interactions["rating"].notna().to_numpy() & watches).any())
-    return None if rated else LIKED_FRACTION
+def _finish_times(interactions: pd.DataFrame, watches: npt.NDArray[np.intp]) -> Int64Array:
+    """Return the time of each watch to the end, as `_like_times` does."""
+    fraction = interactions["watched_fraction"].to_numpy(np.float32)[watches]
+    times = _micros(interactions["timestamp"])[watches]
+    unfinished = np.where(np.isnan(fraction), _NEVER, _KNOWN_NOT)
+    return np.where(fraction >= FINISHED_FRACTION, times, unfinished)
+
+
+def _labels(
+    happened: Int64Array, raw_times: Int64Array, times: Int64Array, ends: Int64Array
+) -> tuple[Float32Array, Int64Array]:
+    """Return whether an outcome followed each watch, and since when that is known, int64[m].
+
+    The label is 1 or 0, NaN if unknown, float32[m]; the time is _NULL if it didn't follow.
+
+    Args:
+        happened: its times, as in `_like_times`.
+        raw_times: those of the watches.
+        times: those of the watches, strictly increasing within a viewer.
+        ends: from when on what happens isn't known yet: the viewer's test watch, except for itself.
+    """
+    # What happens at the time of the watch is known with it, what comes later from its own time.
+    known = np.where(happened > raw_times, np.maximum(happened, times), times)
+    found = (happened < _KNOWN_NOT) & (known < ends)
+    labels = np.where(happened == _NEVER, np.nan, found).astype(np.float32)
+    return labels, np.where(found, known, _NULL)
+
+
+def _hidden_times(
+    interactions: pd.DataFrame,
+    viewer: npt.NDArray[np.integer],
+    video: npt.NDArray[np.integer],
+    hides: npt.NDArray[np.intp],
+    watches: npt.NDArray[np.intp],
+) -> Int64Array:
+    """Return when the viewer of each watch first hid its video, _NEVER if not, int64[m].
+
+    `viewer` and `video` are numbers of the interactions' ids, `hides` indices of those that are
+    hides, `watches` of m others.
+    """
+    width = int(video.max(initial=0)) + 1
+    times = pd.Series(
+        _micros(interactions["timestamp"])[hides],
+        viewer[hides].astype(np.int64) * width + video[hides],
+    )
+    first = times.groupby(level=0).min()
+    pairs = viewer[watches].astype(np.int64) * width + video[watches]
+    return np.asarray(first.reindex(pairs, fill_value=_NEVER), np.int64)
+
+
+def _not_hidden(
+    viewer: npt.NDArray[np.integer],
+    times: Int64Array,
+    hidden: Int64Array,
+    packaged: BoolArray,
+    holdout: Holdout,
+) -> BoolArray:
+    """Return which watches are of videos that the viewer doesn't hide, as far as is known.
+
+    Before the test watch of a viewer, later hides are unknown. Watches are sorted by viewer, then
+    time; `hidden` are those of `_hidden_times`.
+    """
+    kept = hidden == _NEVER
+    parts = np.zeros(len(viewer), np.int8)
+    parts[kept] = _parts(viewer[kept], packaged[kept], holdout)
+    tests = _test_times(viewer, times, parts)[viewer]
+    return np.asarray(kept | ((times < tests) & (hidden >= tests)), np.bool_)
 
 
 def _strictly_increasing(times: Int64Array, viewer: npt.NDArray[np.integer]) -> Int64Array:
@@ -161,14 +247,11 @@ def _parts(
     return np.where(test, 2, np.where(validation, 1, 0)).astype(np.int8)
 
 
-def _after_test(
-    viewer: npt.NDArray[np.integer],
-    times: Int64Array,
-    parts: npt.NDArray[np.int8],
-    known: Int64Array,
-) -> BoolArray:
-    """Return which watches before a viewer's test watch were liked only later: unknown by then."""
-    test = parts == PARTS.index("test")
+def _test_times(
+    viewer: npt.NDArray[np.integer], times: Int64Array, parts: npt.NDArray[np.int8]
+) -> Int64Array:
+    """Return the time of each viewer's first test watch, _NEVER without one, by viewer."""
+    test = parts == _TEST
     moments = np.full(int(viewer.max(initial=-1)) + 1, _NEVER)
     np.minimum.at(moments, viewer[test], times[test])
-    return np.asarray(~test & (known >= moments[viewer]), np.bool_)
+    return moments

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from server.arrays import BoolArray, Float64Array, Int64Array
+from server.errors import VireoError
 from training.data.columns import Checked, column_numbers
 from training.data.files import is_text, present
 from training.data.schema import TIME
@@ -22,7 +23,19 @@ MAX_PUBLISHED_AHEAD = timedelta(days=3650)
 EARLIEST_PUBLISHED = datetime(1700, 1, 1, tzinfo=UTC)
 """Some databases write year 1 for "unknown", which pandas' 64-bit nanoseconds can't hold."""
 
+EARLIEST_USUAL = datetime(1990, 1, 1, tzinfo=UTC)
+"""Where most events are earlier, their times are hardly Unix seconds."""
+
 _MICROS = 1_000_000
+_MIN_EVENTS = 1_000
+"""Fewer events may be early if no unit is likely, as in a trial with times 1, 2, 3."""
+_UNITS = (
+    # Unit, its seconds, and its number at the Unix epoch.
+    ("days since 1900, as in Excel", 86_400, 25_569),
+    ("days since 1970", 86_400, 0),
+    ("hours since 1970", 3600, 0),
+    ("minutes since 1970", 60, 0),
+)
 _MAX_SECONDS = 1e11
 """Unix seconds from this value on (the year 5138) are taken for milliseconds."""
 # Four groups and no choice between them: RE2 is five times as fast then.
@@ -67,6 +80,45 @@ def event_times(checked: Checked, column: str, now: datetime) -> Any:
         "write the time of the event, or set this machine's clock",
     )
     return moments.column(early | late)
+
+
+def check_years(name: str, column: str, times: Int64Array, now: datetime) -> None:
+    """Raise VireoError if most events are before EARLIEST_USUAL; it names the likely unit.
+
+    Args:
+        name: the file's name.
+        column: the column's name.
+        times: Unix microseconds, int64[n].
+        now: the current time.
+    """
+    if not len(times) or (middle := float(np.median(times))) >= unix_micros(EARLIEST_USUAL):
+        return
+    unit = _likely_unit(times / _MICROS, now)
+    if not unit and len(times) < _MIN_EVENTS:
+        return
+    raise VireoError(
+        f"{name}, column {column}: most times are before {EARLIEST_USUAL.year} as Unix seconds, "
+        f"the middle one is {middle / _MICROS:.15g}"
+        + (f"; they look like {unit}" if unit else "")
+        + "; write Unix seconds or ISO 8601, for example 2024-05-01T12:00:00Z"
+    )
+
+
+def _likely_unit(numbers: Float64Array, now: datetime) -> str:
+    """Return the unit in which most numbers are times from EARLIEST_USUAL to now, empty if none."""
+    year, month = np.divmod(numbers, 100)
+    in_range = (year >= EARLIEST_USUAL.year) & (year <= now.year)
+    # Of hours, a tenth would end like a month.
+    if np.mean(in_range & (month >= 1) & (month <= 12) & (month % 1 == 0)) > 0.5:
+        return "months, as in 202405"
+    if np.mean((numbers >= EARLIEST_USUAL.year) & (numbers <= now.year)) > 0.5:
+        return "years"
+    first, last = EARLIEST_USUAL.timestamp(), (now + MAX_CLOCK_SKEW).timestamp()
+    for unit, seconds, epoch in _UNITS:
+        moments = (numbers - epoch) * seconds
+        if np.mean((moments >= first) & (moments <= last)) > 0.5:
+            return unit
+    return ""
 
 
 def published_times(checked: Checked, column: str, now: datetime) -> Any:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from server.errors import VireoError
+from server.features.activity import Bounce
 from server.features.keys import KeyCollisionError, unique_video_keys
 from server.home import Home, keep_private
 from training.data.attributes import attribute_fields
@@ -134,6 +135,7 @@ def dataset_writer(
     log_positions: LogPositions | None = None,
     attributes: Mapping[str, AttributeKind] | None = None,
     context: Sequence[str] = (),
+    bounce: Bounce | None = None,
 ) -> Iterator[DatasetWriter]:
     """Yield a writer whose data set atomically replaces any earlier one of that name.
 
@@ -146,6 +148,7 @@ def dataset_writer(
         log_positions: up to where it has what is in the log.
         attributes: kind of each declared attribute of the videos.
         context: columns of the interactions' context.
+        bounce: which plays were made bounces.
 
     Raises:
         VireoError: the name is invalid, writing fails, or see `DatasetWriter.check`.
@@ -164,6 +167,7 @@ def dataset_writer(
             problems=mended,
             log_positions=log_positions or LogPositions(),
             attributes=dict(attributes or {}),
+            bounce=bounce,
             **describe_tables(folder),
         )
         (folder / DESCRIPTION).write_text(info.model_dump_json(indent=2) + "\n")

@@ -60,7 +60,8 @@ class ChainAnswers:
     watch: Float32Array
     """Watch probability of each of `ranked`, float32[v, c], 0 for none."""
     target_outcomes: Float32Array
-    """Probabilities of OUTCOMES of each viewer's target, float32[v, t]."""
+    """Probabilities of OUTCOMES of each viewer's target, float32[v, t]; NaN of those that the
+    release doesn't predict."""
 
 
 def with_fewer_tested(watches: pd.DataFrame, limit: int) -> pd.DataFrame:
@@ -174,7 +175,8 @@ def _outcomes(ranker: RankingPipeline, viewer: ViewerFeatures, key: np.int64) ->
             page_size=1,
         )
     )
-    return [float(answer.tasks[task.name][0]) for task in OUTCOMES]
+    unknown = np.full(1, np.nan)
+    return [float(answer.tasks.get(task.name, unknown)[0]) for task in OUTCOMES]
 
 
 def list_ranks(lists: Int64Array, targets: Int64Array) -> Int64Array:

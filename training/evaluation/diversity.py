@@ -14,7 +14,6 @@ from server.candidate.release import CandidateRelease
 from server.ranking.diversity import RERANK_WINDOW, diverse_order
 from server.ranking.release import RankingRelease
 from server.releases.weights import ScoreWeights
-from server.signals import TASKS
 from training.evaluation.chain import list_ranks, run_chain
 from training.evaluation.held_out import HeldOutWatches
 from training.evaluation.metrics import coverage, hit_rate, intra_list_distance, ndcg
@@ -128,7 +127,8 @@ def _lists_of(
     for some in chunks(np.arange(len(places)), 64):
         inputs, real = batches.watch_inputs(watches, places[some])
         tasks = model(**inputs).numpy()
-        score = weights.combined({task.name: tasks[..., place] for place, task in enumerate(TASKS)})
+        names = model.schema.tasks
+        score = weights.combined({name: tasks[..., place] for place, name in enumerate(names)})
         score = np.where(real.numpy(), score, -1.0)
         best = np.argsort(-score, axis=1, kind="stable")[:, :RERANK_WINDOW]
         kept = np.take_along_axis(score, best, 1)

@@ -20,16 +20,16 @@ def tasks(
     """Return predicted probabilities, outcomes and numbers of the viewers, by task.
 
     `watch` covers every candidate of every viewer; OUTCOMES the held-out videos, all of them
-    watched, whose outcome is known. Outcomes that the data doesn't have are left out.
+    watched, whose outcome is known. Those that the data or the release lacks are left out.
     """
     real = answers.ranked >= 0
     hits = (answers.ranked == viewers.targets[:, None])[real]
     found = {"watch": (answers.watch[real], hits, np.nonzero(real)[0])}
     for column, task in enumerate(OUTCOMES):
-        labels = viewers.outcomes[:, column]
-        known = np.flatnonzero(~np.isnan(labels))
+        labels, predicted = viewers.outcomes[:, column], answers.target_outcomes[:, column]
+        known = np.flatnonzero(~np.isnan(labels) & ~np.isnan(predicted))
         if len(known):
-            found[task.name] = (answers.target_outcomes[known, column], labels[known] > 0, known)
+            found[task.name] = (predicted[known], labels[known] > 0, known)
     return found
 
 

@@ -20,13 +20,13 @@ from feast import FeatureStore
 from server.arrays import Int64Array
 from server.errors import VireoError
 from server.event_log.position import Position
-from server.features.activity import HIDDEN_LIMIT, EventRules
+from server.features.activity import HIDDEN_LIMIT, Bounce, EventRules
 from server.features.keys import video_keys
 from server.home import Home
 from training.data.dataset import describe_dataset, load_dataset
 from training.data.folder import replaced_folder
 from training.data.schema import HIDE_EVENTS, TIME
-from training.data.split import Holdout, liked_fraction, split_watches
+from training.data.split import LIKED_FRACTION, Holdout, split_watches
 from training.features.activity import write_viewer_activity, write_viewer_profile
 from training.features.catch_up import catch_up
 from training.features.definitions import (
@@ -55,11 +55,6 @@ _IN_USE_SECONDS = 5.0
 """Seconds for which replaced features may be read."""
 Progress = Callable[[str, int, int], None]
 """Called with a step, the number of its units done, and their total."""
-
-
-def write_event_rules(interactions: pd.DataFrame, folder: Path) -> None:
-    """Write by which rule events count in these features, for the consumer."""
-    EventRules(liked_fraction=liked_fraction(interactions)).write(folder)
 
 
 def write_viewer_hidden(interactions: pd.DataFrame, path: Path) -> None:
@@ -150,7 +145,7 @@ def build_features(
         expiry = math.inf if info.terms else settings.viewer_expiry
         left_out = not_seen(hides, expiry)
         del hides
-        write_event_rules(dataset.interactions, folder)
+        EventRules(liked_fraction=LIKED_FRACTION, bounce=info.bounce or Bounce()).write(folder)
         positions = info.log_positions.partitions
         write_consumer_position(positions, folder / "consumer_position.parquet")
         watches = watches[watches["part"] != "test"]

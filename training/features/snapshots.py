@@ -40,7 +40,7 @@ def write_video_statistics(
     ids = videos["video_id"].to_numpy()
     watched_rows = pd.Index(ids).get_indexer(pd.Index(watches["video_id"]))
     rows, times = _in_order(watched_rows, watches["time"])
-    liked_ones = watches["liked"].to_numpy()
+    liked_ones = watches["liked_time"].notna().to_numpy()
     like_rows, like_times = _in_order(watched_rows[liked_ones], watches["liked_time"][liked_ones])
     published = videos["published"].astype("int64").where(videos["published"].notna(), _NEVER)
     born = published.to_numpy()

@@ -24,8 +24,9 @@ WATCHES = pa.schema(
         pa.field("viewer_id", pa.string(), nullable=False),
         pa.field("video_id", pa.string(), nullable=False),
         pa.field("time", TIME, nullable=False),
-        pa.field("liked", pa.bool_(), nullable=False),
+        pa.field("liked", pa.float32()),
         pa.field("liked_time", TIME),
+        pa.field("finished", pa.float32()),
         pa.field("part", pa.string(), nullable=False),
     ]
 )
@@ -114,7 +115,8 @@ def load_watches(home: Home, name: str) -> pd.DataFrame:
 def outcome_labels(watches: pd.DataFrame) -> Float32Array:
     """Return whether OUTCOMES followed each watch: 1 or 0, NaN if unknown, float32[m, t]."""
     columns = [task.outcome for task in OUTCOMES]
-    labels: Float32Array = watches[columns].astype(np.float32).to_numpy()
+    # Features of the build before lack some.
+    labels: Float32Array = watches.reindex(columns=columns).astype(np.float32).to_numpy()
     return labels
 
 

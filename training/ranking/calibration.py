@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor
 
-from server import signals
 from training.evaluation.metrics import calibration_measures
 from training.ranking.batches import Batches, chunks
 from training.ranking.model import Ranker
@@ -19,8 +18,6 @@ _SHRINKAGE = 1e-3
 """L2 regularisation towards scale 1, so that a few labels can't distort it."""
 _MIN_SCALE = 1e-2
 
-TASKS = tuple(task.name for task in signals.TASKS)
-"""Tasks in the order of the model's calibration."""
 FOLDS = 5
 """Folds of the viewers for cross-validating the calibration."""
 MAX_LISTS = 20_000
@@ -66,11 +63,12 @@ def calibrate(model: Ranker, batches: Batches, data: RankingSet) -> dict[str, fl
         measured by a fit on the others. The fit kept in the model is on all of them.
     """
     measures: dict[str, float] = {}
+    names = model.schema.tasks
     for place, task in enumerate(_task_logits(model, batches, data)):
         model.calibration[place] = torch.tensor(fit_platt(task.logits, task.labels))
         probabilities = _out_of_fold(task).numpy()
         measures |= calibration_measures(
-            TASKS[place], probabilities, task.labels.numpy() > 0, task.viewers.numpy()
+            names[place], probabilities, task.labels.numpy() > 0, task.viewers.numpy()
         )
     return measures
 
@@ -99,10 +97,10 @@ def _out_of_fold(task: _Task) -> Tensor:
 
 @torch.no_grad()
 def _task_logits(model: Ranker, batches: Batches, data: RankingSet) -> list[_Task]:
-    """Return the events of each of TASKS whose outcomes are known; empty if there are none."""
+    """Return the events of each task whose outcomes are known; empty if there are none."""
     model.eval()
     nothing = _Task(torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.int64))
-    events = [[nothing] for _ in TASKS]
+    events = [[nothing] for _ in model.schema.tasks]
     lists = np.arange(len(data.watches.rows))
     if len(lists) > MAX_LISTS:
         lists = np.random.default_rng(0).choice(lists, MAX_LISTS, replace=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.releases.manifest import CANDIDATES
-from server.signals import OUTCOMES, TASKS
+from server.signals import TASKS
 
 _WEIGHTS = {task.name: task.weight for task in TASKS}
 
@@ -44,10 +45,13 @@ class RankingConfig:
     """Learning rate of the whole model, which starts from the trained linear part."""
     weight_decay: float = 1e-2
     like_loss_weight: float = 1.0
+    finish_loss_weight: float = 1.0
     watch_weight: float = _WEIGHTS["watch"]
     """Exponent of the watch probability in the score that orders a slate."""
     like_weight: float = _WEIGHTS["like"]
     """Exponent of the like probability in that score."""
+    finish_weight: float = _WEIGHTS["finish"]
+    """Exponent of the probability of a watch to the end in that score."""
     diversity: float | None = None
     """Strength of the diversification of a slate, 0 for none; None selects the maximum that costs
     less than 0.5 % of NDCG@10 and HR@10 on validation."""
@@ -57,7 +61,6 @@ class RankingConfig:
         """Exponent of each task's probability, by the task's name."""
         return {name: getattr(self, f"{name}_weight") for name in _WEIGHTS}
 
-    @property
-    def outcome_loss_weights(self) -> list[float]:
-        """Weight of the loss of each of OUTCOMES."""
-        return [getattr(self, f"{task.name}_loss_weight") for task in OUTCOMES]
+    def outcome_loss_weights(self, tasks: Sequence[str]) -> list[float]:
+        """Return the weight of the loss of each of these tasks."""
+        return [getattr(self, f"{name}_loss_weight") for name in tasks]

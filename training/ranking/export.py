@@ -52,7 +52,10 @@ def check_ranker(model: Ranker, path: Path) -> None:
     """Raise ExportError if the outputs on `export_cases` aren't those of `model`."""
     schema = model.schema
     signature = ranker_signature(
-        schema.vector_size, len(schema.context_features), len(schema.match_features)
+        schema.vector_size,
+        len(schema.context_features),
+        len(schema.match_features),
+        len(schema.tasks),
     )
     served = Model(path, signature)
     for case, inputs in export_cases(model):

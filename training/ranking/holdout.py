@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from server.signals import OUTCOMES
 from training.evaluation.metrics import ndcg
 from training.ranking.batches import Batches, Places
 from training.ranking.loss import listwise_loss, outcome_loss
@@ -22,7 +21,7 @@ class HeldOut:
 
     watch_loss: float
     outcome_loss: float
-    """Sum over OUTCOMES."""
+    """Sum over the tasks of what follows a watch."""
     ndcg_10: float
 
     @property
@@ -51,7 +50,8 @@ def measure(
     """Measure the model on these lists and outcome labels."""
     model.eval()
     watch, ranks = [(0.0, 0)], [np.empty(0, np.int64)]
-    logits, labels = [torch.zeros(0, len(OUTCOMES))], [torch.zeros(0, len(OUTCOMES))]
+    none = torch.zeros(0, data.outcomes.labels.shape[1])
+    logits, labels = [none], [none]
     for places in lists:
         inputs, real = batches.watch_inputs(data.watches, places)
         label = torch.from_numpy(data.watches.label[places])

@@ -20,7 +20,6 @@ from server.features.ranking_inputs import (
     VIEWER_FEATURES,
 )
 from server.releases.manifest import FeatureSchema
-from server.signals import OUTCOMES, TASKS
 from training.dropout import ByteDropout
 from training.ranking.config import RankingConfig
 
@@ -103,11 +102,12 @@ class Ranker(nn.Module):
         # Mean of non-zero co-watch scores: the signal is log(1 + score / unit).
         self.register_buffer("co_watch_unit", torch.ones(()))
         # Scale and offset of each task's logit, fitted last.
-        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(TASKS)))
+        self.register_buffer("calibration", torch.tensor([[1.0, 0.0]] * len(schema.tasks)))
 
         self.watch_linear = nn.Linear(signals, 1, bias=False)
         self.watch_viewer = nn.Linear(len(VIEWER_FEATURES), 1)
-        self.outcome_linear = nn.Linear(2, len(OUTCOMES))
+        outcomes = len(schema.tasks) - 1
+        self.outcome_linear = nn.Linear(2, outcomes)
 
         self.attribute = nn.Embedding(attribute_count + 1, config.attribute_size, padding_idx=0)
         self.query = nn.Linear(vector_size, hidden)
@@ -124,7 +124,7 @@ class Ranker(nn.Module):
         self.watch_hidden = nn.Linear(hidden, hidden)
         self.outcome_hidden = nn.Linear(hidden, hidden)
         self.watch_head = nn.Linear(hidden, 1, bias=False)
-        self.outcome_head = nn.Linear(hidden, len(OUTCOMES), bias=False)
+        self.outcome_head = nn.Linear(hidden, outcomes, bias=False)
         self.context = ContextEmbeddings(schema.context_features.values(), config.attribute_size)
         self.context_dropout = config.context_dropout if schema.context_features else 0.0
         self._start_as_retrieval()
@@ -221,7 +221,7 @@ class Ranker(nn.Module):
 
         Returns:
             The watch logit that orders a viewer's candidates, [b, n]; its level, shared by all of
-            a viewer's candidates, [b, 1]; and the logits of OUTCOMES, [b, n, t].
+            a viewer's candidates, [b, 1]; and the logits of the other tasks, [b, n, t].
         """
         if self.training and self.context_dropout:
             inputs = self._some_contexts(inputs)
@@ -250,7 +250,7 @@ class Ranker(nn.Module):
         return watch[..., 0], level, outcome
 
     def forward(self, **inputs: Tensor) -> Tensor:
-        """Return probabilities of TASKS, float32[b, n, t].
+        """Return probabilities of the schema's tasks, float32[b, n, t].
 
         Args:
             inputs: by name:

@@ -17,7 +17,6 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.signals import TASKS
 from training.ranking.model import (
     MASKED,
     MIN_RATE,
@@ -86,7 +85,7 @@ class ServedRanker(nn.Module):
         attributes: Tensor,
         context: Tensor | None = None,
     ) -> Tensor:
-        """Return probabilities of TASKS; see `Ranker.forward`.
+        """Return probabilities of the tasks; see `Ranker.forward`.
 
         Histories have at most RANKER_HISTORY videos.
         """
@@ -207,7 +206,7 @@ def _heads(trained: Ranker) -> dict[str, Tensor]:
     watch_scale, outcome_scale = scale[0], scale[1:]
     viewer = trained.viewer_layer.in_features
     size = len(VIEWER_FEATURES)
-    level = trained.watch_viewer.weight.new_zeros(viewer + 1, len(TASKS))
+    level = trained.watch_viewer.weight.new_zeros(viewer + 1, len(scale))
     level[:size, :1] = (trained.watch_viewer.weight / trained.viewer.scale).T * watch_scale
     level[size, 1:] = trained.outcome_linear.weight[:, 1] * outcome_scale
     return {

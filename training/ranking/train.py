@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,11 @@ from torch import Tensor
 
 from server.arrays import Float32Array
 from server.releases.manifest import FeatureSchema
+from server.signals import OUTCOMES, TASKS
 from training.checkpoint import Checkpoints
 from training.heartbeat import Bars
 from training.ranking.batches import Batches, Places, chunks
-from training.ranking.calibration import TASKS, calibrate
+from training.ranking.calibration import calibrate
 from training.ranking.config import RankingConfig
 from training.ranking.holdout import HeldOut, measure
 from training.ranking.loss import level_loss, listwise_loss, outcome_loss
@@ -51,7 +52,7 @@ class TrainedRanker:
     held_out: dict[str, HeldOut]
     """Metrics by part: "retrieval", "linear", "full"; and "chosen"."""
     calibration_error: dict[str, float]
-    """Cross-validated calibration error (ECE) of each of TASKS over the label events."""
+    """Cross-validated calibration error (ECE) of each task over the label events."""
 
     def described(self) -> str:
         """Describe in one line what was selected and why."""
@@ -174,7 +175,7 @@ class RankingTrainer:
         random = np.random.default_rng(seed)
         torch.manual_seed(int(random.integers(2**31)))
         outcome_batches = self._endless_outcomes(random)
-        weights = torch.tensor(self.config.outcome_loss_weights)
+        weights = torch.tensor(self.config.outcome_loss_weights(self.model.schema.tasks[1:]))
         self.model.train()
         losses = []
         for places in chunks(random.permutation(self.fit_lists), self.config.batch_lists):
@@ -217,7 +218,7 @@ def fit_ranker(
     Args:
         data: the training set.
         vectors: video vectors, float32[n, d].
-        schema: the release's features.
+        schema: the release's features; of its tasks, those that the data has labels of are kept.
         attribute_count: size of the attribute vocabulary.
         config: architecture and hyperparameters.
         checkpoints: folder of the checkpoints and of CURVE; an interrupted training resumes.
@@ -227,6 +228,7 @@ def fit_ranker(
     Returns:
         The trainer, with the selected model; and the metrics of each part.
     """
+    schema, data = _with_known_tasks(schema, data)
     trainer = RankingTrainer(
         data, vectors, schema, attribute_count, config, Checkpoints(checkpoints, fingerprint)
     )
@@ -249,6 +251,19 @@ def fit_ranker(
     lines = [json.dumps(line) for line in trainer.curve]
     (checkpoints / CURVE).write_text("".join(f"{line}\n" for line in lines))
     return trainer, held_out
+
+
+def _with_known_tasks(schema: FeatureSchema, data: RankingSet) -> tuple[FeatureSchema, RankingSet]:
+    """Leave out the optional tasks of which all labels are the same, or unknown."""
+    labels = data.outcomes.labels
+    kept = [
+        column
+        for column, task in enumerate(OUTCOMES)
+        if not task.optional or len(np.unique(labels[np.isfinite(labels[:, column]), column])) > 1
+    ]
+    tasks = (TASKS[0].name, *(OUTCOMES[column].name for column in kept))
+    outcomes = replace(data.outcomes, labels=labels[:, kept])
+    return schema.model_copy(update={"tasks": tasks}), replace(data, outcomes=outcomes)
 
 
 def choose(
@@ -280,5 +295,5 @@ def calibrated(trainer: RankingTrainer, held_out: dict[str, HeldOut]) -> Trained
     data, model = trainer.data, trainer.model
     measures = calibrate(model, trainer.batches.as_served(data.served_features), data)
     (trainer.checkpoints.folder / CALIBRATION).write_text(json.dumps(measures))
-    errors = {task: measures[f"{task}_ece"] for task in TASKS}
+    errors = {task: measures[f"{task}_ece"] for task in model.schema.tasks}
     return TrainedRanker(model.eval(), held_out | {"chosen": trainer.measure()}, errors)

@@ -142,7 +142,8 @@ def judge(
     of_times = list(_draws(len(now.seconds)))
     checks = []
     for name, measure in MEASURES.items():
-        if measure.task and not candidate.predictions[measure.task].observed.any():
+        predicted = candidate.predictions.get(measure.task)
+        if measure.task and (predicted is None or not predicted.observed.any()):
             continue
         draws = of_times if name == "inference_p50" else of_viewers
         checks.append(_check(name, measure, (now, candidate), draws, margins, kept.get(name)))

@@ -89,6 +89,8 @@ def measure(
     asked = [_ask(release, features, keys) for release in (now, candidate)]
     seconds = _inference_seconds((now, candidate), features[:_TIMED_VIEWERS])
     outcomes = outcome_labels(test)
+    for each in asked:  # what one of them doesn't predict can't be compared
+        outcomes[np.isnan(each.answers.target_outcomes)] = np.nan
     held_out = _fingerprint(test)
     first, second = (
         Measured(

@@ -29,6 +29,7 @@ from server.releases import layout
 from server.releases.manifest import DATA_END, FeatureSchema, Manifest, describe_files
 from server.releases.texts import write_texts
 from server.releases.weights import Quotas, ScoreWeights
+from server.signals import OUTCOMES
 from training.data.attributes import attribute_column
 from training.data.context import video_languages
 from training.data.dataset import Dataset
@@ -242,7 +243,8 @@ def stage_ranker(
     """
     export_ranker(model, folder / layout.RANKER)
     write_triton_config(folder / layout.RANKER)
-    return _with_ranker(folder, partial(torch_scores, model), data, weights, candidate_count)
+    answer = partial(torch_scores, model)
+    return _with_ranker(folder, answer, data, weights, candidate_count, model.schema.tasks)
 
 
 def take_ranker(folder: Path, other: Path, data: RetrievalData) -> RankingRelease:
@@ -259,7 +261,14 @@ def take_ranker(folder: Path, other: Path, data: RetrievalData) -> RankingReleas
     taken = RankingRelease.load(other)
     shutil.copytree((other / layout.RANKER_CONFIG).parent, (folder / layout.RANKER_CONFIG).parent)
     manifest = taken.manifest
-    return _with_ranker(folder, taken.ranker.run, data, manifest.score_weights, manifest.candidates)
+    return _with_ranker(
+        folder,
+        taken.ranker.run,
+        data,
+        manifest.score_weights,
+        manifest.candidates,
+        manifest.feature_schema.tasks,
+    )
 
 
 def _with_ranker(
@@ -268,13 +277,18 @@ def _with_ranker(
     data: RetrievalData,
     weights: ScoreWeights,
     candidate_count: int,
+    tasks: tuple[str, ...],
 ) -> RankingRelease:
     """Write a staged ranker's goldens and its entries in the manifest."""
     candidates = CandidateRelease.load(folder)
     golden, table = folder / layout.GOLDEN_RANKER, match_table(candidates)
     write_ranker_goldens(answer, golden_viewers(data), candidates, table, golden)
-    settings = {"score_weights": weights, "candidates": candidate_count}
-    Manifest.read(folder).model_copy(update=settings).write(folder)
+    draft = Manifest.read(folder)
+    schema = draft.feature_schema.model_copy(update={"tasks": tasks})
+    lacking = {task.name for task in OUTCOMES} - {*tasks}
+    weights = ScoreWeights({name: w for name, w in weights.root.items() if name not in lacking})
+    settings = {"score_weights": weights, "candidates": candidate_count, "feature_schema": schema}
+    draft.model_copy(update=settings).write(folder)
     release = RankingRelease.load(folder)
     release.replay_goldens()
     return release

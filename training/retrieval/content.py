@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +24,9 @@ def catalogue_tokens(videos: pd.DataFrame) -> list[list[str]]:
     """Return the tokens of each video of `videos.parquet`, in its order."""
     years = [None if pd.isna(time) else int(time.year) for time in videos["published"]]
     durations = [None if pd.isna(seconds) else float(seconds) for seconds in videos["duration"]]
-    return [
-        content_tokens(title, tags, year, duration)
-        for title, tags, year, duration in zip(
-            videos["title"], videos["tags"], years, durations, strict=True
-        )
-    ]
+    creators = videos["creator"] if "creator" in videos else repeat(None, len(videos))
+    columns = (videos["title"], videos["tags"], years, durations, creators)
+    return [content_tokens(*video) for video in zip(*columns, strict=True)]
 
 
 def shared_vocabulary(bags: Iterable[Sequence[str]]) -> dict[str, int]:

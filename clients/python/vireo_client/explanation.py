@@ -14,7 +14,7 @@ from vireo_client._generated.enums import (
     Source,
 )
 from vireo_client.messages import ExplainVideoResponse
-from vireo_client.slate import TaskScores, degradations_of
+from vireo_client.slate import TaskScores, degradations_of, task_scores_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,7 @@ def explanation_of(response: ExplainVideoResponse) -> VideoExplanation:
         retrieval_scores={each.name: each.value for each in response.retrieval_scores},
         score=response.score,
         score_factor=response.score_factor,
-        task_scores=(
-            TaskScores(scores.watch, scores.like) if response.HasField("task_scores") else None
-        ),
+        task_scores=task_scores_of(scores) if response.HasField("task_scores") else None,
         task_weights={each.name: each.value for each in response.task_weights},
         ranking_features={each.name: each.value for each in response.ranking_features},
         features_age=(

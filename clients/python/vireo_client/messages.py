@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from vireo_client._generated.recommendation_pb2 import Explanation as ExplanationMessage
     from vireo_client._generated.recommendation_pb2 import RequestProfile as ProfileMessage
     from vireo_client._generated.recommendation_pb2 import SlateItem as SlateItemMessage
+    from vireo_client._generated.recommendation_pb2 import TaskScores as TaskScoresMessage
     from vireo_client._generated.status_pb2 import Status
 else:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -77,6 +78,7 @@ else:
     Status = _message("google.rpc.Status")
     StreamEventsRequest = _message("vireo.v1.StreamEventsRequest")
     StreamEventsResponse = _message("vireo.v1.StreamEventsResponse")
+    TaskScoresMessage = _message("vireo.v1.TaskScores")
     UpsertVideosRequest = _message("vireo.v1.UpsertVideosRequest")
     UpsertVideosResponse = _message("vireo.v1.UpsertVideosResponse")
     VideoMessage = _message("vireo.v1.Video")
@@ -105,6 +107,7 @@ __all__ = [
     "Status",
     "StreamEventsRequest",
     "StreamEventsResponse",
+    "TaskScoresMessage",
     "UpsertVideosRequest",
     "UpsertVideosResponse",
     "VideoMessage",

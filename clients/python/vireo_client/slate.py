@@ -17,6 +17,7 @@ from vireo_client.messages import (
     RecommendResponse,
     SimilarVideosResponse,
     SlateItemMessage,
+    TaskScoresMessage,
 )
 
 
@@ -28,6 +29,8 @@ class TaskScores:
     """Probability that the viewer watches it, among the candidates for this viewer."""
     like: float
     """Probability that the viewer likes it, given that it is watched."""
+    finish: float | None = None
+    """Probability that it is watched to its end, given that it is watched; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +139,19 @@ def degradations_of(
     )
 
 
+def task_scores_of(scores: TaskScoresMessage) -> TaskScores:
+    """Return the scores of a message."""
+    finish = scores.finish if scores.HasField("finish") else None
+    return TaskScores(scores.watch, scores.like, finish)
+
+
 def _item(item: SlateItemMessage) -> SlateItem:
     scores = item.task_scores
     return SlateItem(
         video_id=item.video_id,
         score=item.score,
         position=item.position,
-        task_scores=(
-            TaskScores(scores.watch, scores.like) if item.HasField("task_scores") else None
-        ),
+        task_scores=task_scores_of(scores) if item.HasField("task_scores") else None,
         sources=tuple(_source(each) for each in item.sources),
         title=item.title,
     )

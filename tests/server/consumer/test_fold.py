@@ -14,7 +14,8 @@ from vireo.v1 import event_pb2
 
 from server.consumer import fold as folding
 from server.consumer.fold import UnfitEventError, ViewerEvents, ViewerRow, fold
-from server.features.activity import EventRules
+from server.errors import VireoError
+from server.features.activity import Bounce, EventRules
 from server.features.keys import video_key
 from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
@@ -73,18 +74,17 @@ def rated_interactions() -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ("interactions", "rules"),
-    [(random_interactions(), LIKED_BY_FRACTION), (rated_interactions(), RATED)],
-    ids=["fractions", "ratings"],
+    "interactions", [random_interactions(), rated_interactions()], ids=["fractions", "ratings"]
 )
 def test_events_in_any_order_twice_and_in_parts_give_the_offline_rows(
-    interactions: pd.DataFrame, rules: EventRules, tmp_path: Path
+    interactions: pd.DataFrame, tmp_path: Path
 ) -> None:
     home = Home(tmp_path)
     write_small_dataset(home, "small", interactions)
     build_features(home, "small", holdout="none")
     repo = home.features("small")
-    assert EventRules.load(repo) == rules
+    rules = EventRules.load(repo)
+    assert rules == LIKED_BY_FRACTION
     expected = built(repo)
     assert sum(row.likes for row in expected.values()) > 50
     assert sum(len(row.hidden_keys) for row in expected.values()) > 50
@@ -147,6 +147,56 @@ def test_a_hide_is_no_watch_and_counts_from_the_first_time(kind: int) -> None:
     assert row.hidden_keys.tolist() == [video_key("a"), video_key("b")]
     assert row.hidden_times.tolist() == [2, 4]
     assert row.watches == 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_hidden_video_is_no_watch_whichever_comes_first(size: int) -> None:
+    like, hide = event_pb2.EVENT_KIND_LIKE, event_pb2.EVENT_KIND_HIDE
+    events = [
+        event("v", "a", 1, like),
+        event("v", "b", 2),
+        event("v", "a", 3, hide),
+        event("v", "a", 4),
+    ]
+    for some in (events, events[::-1]):
+        row = folded(some, size, LIKED_BY_FRACTION)["v"]
+        assert (row.keys.tolist(), row.watches, row.likes) == ([video_key("b")], 1, 0)
+        assert row.hidden_keys.tolist() == [video_key("a")]
+
+
+def test_a_hide_of_a_watched_video_changes_both_rows() -> None:
+    hides = ViewerEvents()
+    hides.add(event("v", "a", 9, event_pb2.EVENT_KIND_HIDE), LIKED_BY_FRACTION)
+    after = fold(row_of(event("v", "a", 2)), hides)
+    assert (after.activity_changed, after.hidden_changed, after.row.watches) == (True, True, 0)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "seconds", "by_fraction", "by_seconds"),
+    [
+        (0.04, None, 0, 1),
+        (0.05, None, 1, 1),
+        (None, 9.0, 1, 0),
+        (None, 10.0, 1, 1),
+        (0.6, 9.0, 1, 1),
+        (None, None, 1, 1),
+    ],
+)
+def test_a_bounce_is_no_watch_if_what_was_watched_is_known(
+    fraction: float | None, seconds: float | None, by_fraction: int, by_seconds: int
+) -> None:
+    played = event("v", "a", 9, fraction=fraction)
+    if seconds is not None:
+        played.watched_seconds = seconds
+    for text, watches in (("0.05", by_fraction), ("10s", by_seconds), ("0", 1)):
+        rules = EventRules(liked_fraction=0.8, bounce=Bounce.parse(text))
+        assert row_of(played, rules=rules).watches == watches
+
+
+@pytest.mark.parametrize("text", ["", "s", "1.5", "-1", "ten", "nan", "infs", "5%", "10 s"])
+def test_what_is_no_rule_of_bounces_is_refused(text: str) -> None:
+    with pytest.raises(VireoError, match=r"as in 0\.05, or seconds, as in 10s"):
+        Bounce.parse(text)
 
 
 def test_impressions_and_follows_change_nothing() -> None:

@@ -71,6 +71,26 @@ def test_weights_of_the_manifest_decide_the_order(tmp_path: Path) -> None:
     np.testing.assert_allclose(ranked.scores, ranked.tasks["like"], rtol=1e-6)
 
 
+def test_a_release_may_predict_finishes_and_weigh_them(tmp_path: Path) -> None:
+    tasks = ("watch", "like", "finish")
+    plain = RankingRelease.load(build_release(tmp_path / "plain", tasks=tasks))
+    weights = ScoreWeights({"watch": 1, "like": 0.5, "finish": 2})
+    folder = build_release(tmp_path / "weighted", tasks=tasks, weights=weights)
+    ranked, weighted = (
+        RankingPipeline(release).rank(query(list(range(20))))
+        for release in (plain, RankingRelease.load(folder))
+    )
+    by_row = dict(zip(ranked.rows.tolist(), ranked.scores.tolist(), strict=True))
+    finish = dict(zip(ranked.rows.tolist(), ranked.tasks["finish"].tolist(), strict=True))
+    for row, score in zip(weighted.rows.tolist(), weighted.scores.tolist(), strict=True):
+        assert score == pytest.approx(by_row[row] * finish[row] ** 2, rel=1e-5)
+
+
+def test_a_release_without_finishes_predicts_none(release: RankingRelease) -> None:
+    assert release.manifest.feature_schema.tasks == ("watch", "like")
+    assert set(RankingPipeline(release).rank(query([4, 8])).tasks) == {"watch", "like"}
+
+
 def test_unknown_candidates_come_last_and_are_counted(release: RankingRelease) -> None:
     with structlog.testing.capture_logs() as logs:
         ranked = RankingPipeline(release).rank(query([-5, 3, -6, 4]))

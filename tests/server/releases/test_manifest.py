@@ -53,8 +53,8 @@ def later_score(document: Document) -> None:
 
 
 def later_task(document: Document) -> None:
-    document["feature_schema"]["tasks"].append("finish")
-    document["score_weights"]["finish"] = 1
+    document["feature_schema"]["tasks"].append("share")
+    document["score_weights"]["share"] = 1
 
 
 def lost_score(document: Document) -> None:
@@ -114,7 +114,7 @@ def negative_size(document: Document) -> None:
             r"feature_schema\.retrieval_features names mood, from_mood, which this build lacks; "
             "train the release again, or serve it with the build that it was made for",
         ),
-        (later_task, r"feature_schema\.tasks names finish, which this build lacks; train the"),
+        (later_task, r"feature_schema\.tasks names share, which this build lacks; train the"),
         (lost_score, r"feature_schema\.retrieval_features lacks ease, which this build has; train"),
         (lost_task, r"feature_schema\.tasks lacks like, which this build has; train the release"),
         (

@@ -28,6 +28,7 @@ def test_ctrl_c_between_the_two_renames_leaves_the_old_folder(
             raise KeyboardInterrupt
         return moved
 
+    monkeypatch.setattr("training.data.folder._exchanged", lambda *_: False)
     monkeypatch.setattr(Path, "rename", stopped)
     with pytest.raises(KeyboardInterrupt), replaced_folder(target) as draft:
         (draft / "new.txt").touch()
@@ -94,11 +95,38 @@ def test_what_a_killed_process_left_goes_and_what_another_one_writes_stays(tmp_p
     assert {each.name for each in tmp_path.iterdir()} == {"data", ".data.mine"}
 
 
-def test_the_last_copy_of_a_folder_is_no_draft(tmp_path: Path) -> None:
+def test_the_last_copy_of_a_folder_is_put_back(tmp_path: Path) -> None:
     target = tmp_path / "data"
-    (tmp_path / ".data.draft.1" / "old").mkdir(parents=True)
+    (tmp_path / ".data.draft.1" / "old" / "kept").mkdir(parents=True)
     remove_abandoned_drafts(tmp_path)
-    assert (tmp_path / ".data.draft.1" / "old").exists()
-    target.mkdir()
+    assert [path.name for path in target.iterdir()] == ["kept"]
+    (tmp_path / ".data.draft.2" / "old").mkdir(parents=True)
     remove_abandoned_drafts(tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["data"]
+    assert (target / "kept").exists()
+
+
+KILLED_AFTER_A_RENAME = """
+import os, pathlib, sys
+from training.data import folder
+def rename(path, to, moved=pathlib.Path.rename):
+    moved(path, to)
+    os.kill(os.getpid(), 9)
+pathlib.Path.rename = rename
+with folder.replaced_folder(pathlib.Path(sys.argv[1])) as draft:
+    (draft / "new.txt").touch()
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_kill_between_two_renames_leaves_the_old_or_the_new_folder(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    target.mkdir()
+    (target / "old.txt").touch()
+    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_A_RENAME, target])
+    assert killed.returncode == -9
+    assert [path.name for path in target.iterdir()] in (["old.txt"], ["new.txt"])
+    with replaced_folder(target) as draft:
+        (draft / "next.txt").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert [path.name for path in target.iterdir()] == ["next.txt"]

@@ -17,6 +17,7 @@ from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, REMOVED, LogAwayError, Stream, partition_of
 from server.event_log.nats_connection import Connection
 from server.event_log.position import Position
+from server.features.activity import Bounce
 from server.features.keys import video_key
 from server.home import Home
 from server.live.takedowns import Takedowns
@@ -85,9 +86,12 @@ def made(
     *,
     force: bool = False,
     accept_gap: bool = False,
+    bounce: Bounce | None = None,
 ) -> DatasetInfo:
     log = JetStreamLog(settings_of(nats))
-    return data_from_events(home, name, base, log, PARTITIONS, force=force, accept_gap=accept_gap)
+    return data_from_events(
+        home, name, base, log, PARTITIONS, force=force, accept_gap=accept_gap, bounce=bounce
+    )
 
 
 def event(
@@ -112,7 +116,7 @@ def test_a_data_set_sent_as_events_comes_back_with_the_same_features(
     # All twice, from the last to the first.
     record(nats, events[::-1], events)
     change(nats, *map(upserted, load_dataset(home, "small").videos["video_id"]))
-    info = made(nats, home, "live")
+    info = made(nats, home, "live", bounce=Bounce())
     assert info.problems["events sent again dropped"] == len(events)
     both = []
     for name in ("small", "live"):
@@ -239,6 +243,34 @@ def test_seconds_are_a_fraction_of_a_video_whose_length_is_known(
     found = load_dataset(home, "live").interactions
     own = found[found["viewer_id"] == "n"].sort_values("timestamp")
     assert own["watched_fraction"].fillna(-1).tolist() == [0.25, -1, 1, 0.5, -1, -1]
+
+
+def test_plays_that_ended_early_are_bounces_by_the_bases_rule(
+    nats: RunningNats, home: Home
+) -> None:
+    write_small_dataset(home, "small", random_interactions())
+    plays = [
+        (event(1, "n", "v1"), {"watched_seconds": 2.0}),  # of 60
+        (event(2, "n", "v2", second=1), {"watched_seconds": 4.0}),
+        (event(3, "n", "v3", "FINISH", second=2), {}),
+        (event(4, "n", "v4", second=3), {}),
+    ]
+    for each, more in plays:
+        each.MergeFrom(event_pb2.Event(**more))  # type: ignore[arg-type]
+    record(nats, [each for each, _ in plays])
+    made(nats, home, "live", "small")
+
+    def kinds() -> list[str]:
+        found = load_dataset(home, "live").interactions
+        return found[found["viewer_id"] == "n"].sort_values("timestamp")["event"].tolist()
+
+    assert kinds() == ["bounce", "play", "play", "play"]
+    assert made(nats, home, "live", "small", force=True, bounce=Bounce.parse("5s")).bounce
+    assert kinds() == ["bounce", "bounce", "play", "play"]
+    record(nats, [event(5, "n", "v5", second=4)])
+    again = made(nats, home, "live", "live", force=True)
+    assert again.bounce == Bounce(seconds=5)
+    assert kinds() == ["bounce", "bounce", "play", "play", "play"]
 
 
 def test_changes_that_cannot_be_read_are_left_out(nats: RunningNats, home: Home) -> None:

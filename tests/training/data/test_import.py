@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from server.errors import VireoError
+from server.features.activity import Bounce
 from server.home import Home
 from training.data.dataset import (
     DatasetInfo,
@@ -252,6 +253,66 @@ def test_a_time_far_from_all_others_is_a_bad_row(home: Home, folder: Path) -> No
     info = imported(home, folder, text, skip_bad_rows=True)
     assert info.problems["bad interactions left out"] == 1
     assert info.first.year == 2023
+
+
+@pytest.mark.parametrize(
+    ("bounce", "kinds"),
+    [
+        ("0.05", ["bounce", "play", "play", "play", "like"]),
+        ("10s", ["bounce", "bounce", "play", "play", "like"]),
+        ("0", ["play", "play", "play", "play", "like"]),
+    ],
+)
+def test_plays_that_ended_early_are_bounces(
+    home: Home, folder: Path, bounce: str, kinds: list[str]
+) -> None:
+    videos = "video_id,title,duration\n007,Seven,100\n0,Zero,\nü,Umlaut,4\n"
+    rows = [
+        "a,007,1,play,0.04,",
+        "a,007,2,play,0.05,",
+        "a,0,3,play,,",
+        "a,007,4,play,0.01,4",  # rated
+        "a,ü,5,like,0.01,",
+        "a,ü,6,play,1,",
+    ]
+    header = "viewer_id,video_id,timestamp,event,watched_fraction,rating"
+    text = "\n".join([header, *rows, "a,0,7,play,,", ""])
+    info = imported(home, folder, text, videos, bounce=Bounce.parse(bounce))
+    events = load_dataset(home, "mine").interactions["event"].tolist()
+    assert events == [*kinds, "play", "play"]
+    assert info.bounce == Bounce.parse(bounce)
+    assert describe_dataset(home, "mine").bounce == info.bounce
+
+
+@pytest.mark.parametrize(
+    ("ratings", "scale", "kept"),
+    [
+        ([1, 3, 5], None, [1, 3, 5]),
+        ([1, 8, 10], None, [0.5, 4, 5]),
+        ([79, 80, 100], None, [3.95, 4, 5]),
+        ([1, 3, 5], 10, [0.5, 1.5, 2.5]),
+        ([0, 1, 1], 1, [0, 5, 5]),
+    ],
+)
+def test_ratings_are_converted_to_one_scale(
+    home: Home, folder: Path, ratings: list[int], scale: float | None, kept: list[float]
+) -> None:
+    rows = zip(["007", "0", "ü"], ratings, strict=True)
+    text = "".join(f"a,{video},{n},{rating}\n" for n, (video, rating) in enumerate(rows))
+    text = "viewer_id,video_id,timestamp,rating\n" + text
+    info = imported(home, folder, text, rating_scale=scale)
+    assert load_dataset(home, "mine").interactions["rating"].tolist() == pytest.approx(kept)
+    assert bool(info.problems) == (ratings != kept)
+    with pytest.raises(VireoError, match=r"a rating of \d+, above --rating-scale 0\.5"):
+        imported(home, folder, text, rating_scale=0.5, force=True)
+
+
+def test_files_with_times_of_another_unit_are_refused(home: Home, folder: Path) -> None:
+    rows = "".join(f"a,{video},{45_413 + n}\n" for n, video in enumerate(["007", "0", "ü"]))
+    text = f"viewer_id,video_id,timestamp\n{rows}"
+    with pytest.raises(VireoError, match=r"interactions\.csv, column timestamp: .* as in Excel"):
+        imported(home, folder, text, skip_bad_rows=True)
+    assert not home.data("mine").exists()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from training.data.split import Holdout, split_watches
 
@@ -88,14 +89,67 @@ def test_hiding_a_video_or_seeing_its_picture_is_no_watch() -> None:
     assert parts(frame) == {"a": ["2:train"]}
 
 
-def test_ratings_decide_likes_if_there_are_any() -> None:
+def test_a_rating_decides_whether_its_row_is_a_like() -> None:
     rows = [("a", "1", 1, "play", 1.0, 3.5), ("a", "2", 2, "play", 0.1, 4), ("a", "3", 3, "like")]
-    assert split_watches(interactions(*rows), "none")["liked"].tolist() == [False, True, True]
+    assert split_watches(interactions(*rows), "none")["liked"].tolist() == [0, 1, 1]
 
 
-def test_without_ratings_what_was_watched_to_the_end_is_liked() -> None:
+def test_without_a_rating_what_was_watched_to_the_end_is_liked() -> None:
     rows = [("a", "1", 1, "play", 0.79), ("a", "2", 2, "play", 0.8), ("a", "3", 3, "like", 0.1)]
-    assert split_watches(interactions(*rows), "none")["liked"].tolist() == [False, True, True]
+    assert split_watches(interactions(*rows), "none")["liked"].tolist() == [0, 1, 1]
+
+
+def test_one_rating_among_plays_changes_nothing_else() -> None:
+    plays = [("a", "1", 1, "play", 0.9), ("a", "2", 2, "play", 0.2), ("b", "1", 1, "play", 1.0)]
+    rated = ("b", "2", 2, "play", 0.9, 1)
+    split = split_watches(interactions(*plays, rated), "none")
+    assert split["liked"].tolist() == [1, 0, 1, 0]
+    assert split_watches(interactions(*plays), "none")["liked"].tolist() == [1, 0, 1]
+
+
+def test_a_like_of_which_nothing_is_known_is_unknown() -> None:
+    plays = [("a", "1", 1), ("a", "2", 2, "play", 0.9), ("a", "3", 3, "play", None, 2)]
+    liked = split_watches(interactions(*plays), "none")["liked"]
+    assert liked.isna().tolist() == [True, False, False]
+    # Where viewers can like, a play without a like says something.
+    liked = split_watches(interactions(*plays, ("b", "1", 1, "like")), "none")["liked"]
+    assert liked.tolist() == [0, 1, 0, 1]
+
+
+def test_a_watch_to_the_end_is_finished_if_that_is_known() -> None:
+    rows = [("a", "1", 1, "play", 0.9), ("a", "2", 2, "play", 0.89), ("a", "3", 3)]
+    later = [("a", "2", 9, "play", 1.0), ("a", "3", 9, "play", 1.0)]
+    finished = split_watches(interactions(*rows), "last")["finished"]
+    assert finished.fillna(-1).tolist() == pytest.approx([1, 0, -1])
+    # Before the test watch, what comes later hasn't happened yet.
+    assert split_watches(interactions(*rows, *later), "last")["finished"].tolist() == [1, 0, 1]
+    assert split_watches(interactions(*rows, *later), "none")["finished"].tolist() == [1, 1, 1]
+
+
+def test_a_play_that_ends_in_a_hide_is_no_watch() -> None:
+    frame = interactions(
+        ("a", "1", 1),
+        ("a", "2", 2),
+        ("a", "2", 3, "hide"),
+        ("a", "3", 4),
+        ("a", "4", 5),
+        ("a", "5", 6),
+        ("a", "5", 7, "hide"),
+        ("b", "2", 8),
+    )
+    assert parts(frame) == {"a": ["1:train", "3:validation", "4:test"], "b": ["2:train"]}
+
+
+def test_a_hide_after_the_test_watch_is_unknown_before_it() -> None:
+    rows = [("a", str(step), step) for step in range(1, 6)]
+    frame = interactions(*rows, ("a", "2", 9, "hide"), ("a", "5", 9, "hide"))
+    assert parts(frame) == {"a": ["1:train", "2:train", "3:validation", "4:test"]}
+    assert parts(frame, "none") == {"a": ["1:train", "3:train", "4:train"]}
+
+
+def test_a_bounce_is_no_watch() -> None:
+    frame = interactions(("a", "1", 1, "bounce", 0.01), ("a", "2", 2), ("a", "1", 3, "play", 0.5))
+    assert parts(frame) == {"a": ["2:train", "1:train"]}
 
 
 def test_a_later_like_is_known_from_its_own_time_on() -> None:

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from server.errors import VireoError
 from training.data.columns import Checked
 from training.data.files import FilePart
 from training.data.interactions import far_from_others
 from training.data.problems import Problems
-from training.data.times import MAX_CLOCK_SKEW, event_times, published_times
+from training.data.times import MAX_CLOCK_SKEW, check_years, event_times, published_times
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = 86_400_000_000
@@ -108,6 +109,35 @@ def test_invalid_times_are_refused(value: str) -> None:
 )
 def test_a_time_that_cannot_be_is_refused_with_its_reason(value: Any, said: str) -> None:
     assert said in refusal(value)
+
+
+def in_seconds(values: Any) -> Any:
+    return np.rint(np.asarray(values, np.float64) * 1e6).astype(np.int64)
+
+
+@pytest.mark.parametrize(
+    ("values", "unit"),
+    [
+        (np.linspace(45_292.5, 45_600, 20), "days since 1900, as in Excel"),
+        ([202_401, 202_402, 202_312, 199_001], "months, as in 202405"),
+        (np.linspace(28.4e6, 29e6, 20), "minutes since 1970"),
+        (np.linspace(473_000, 480_000, 20), "hours since 1970"),
+        (np.linspace(19_700, 20_000, 20), "days since 1970"),
+        ([2023, 2024, 2024, 2025], "years"),
+    ],
+)
+def test_times_of_another_unit_are_refused_with_its_name(values: Any, unit: str) -> None:
+    with pytest.raises(VireoError, match=f"before 1990 .*they look like {unit};.* ISO 8601"):
+        check_years("i.csv", "timestamp", in_seconds(values), NOW)
+
+
+def test_early_times_are_refused_in_any_unit_if_they_are_most() -> None:
+    early, usual = np.arange(1_000.0), np.full(1_000, 1.7e9)
+    check_years("i.csv", "timestamp", in_seconds([*early[:999], *usual]), NOW)
+    check_years("i.csv", "timestamp", in_seconds(early[:100]), NOW)  # a trial
+    check_years("i.csv", "timestamp", in_seconds([]), NOW)
+    with pytest.raises(VireoError, match=r"the middle one is 499\.5; write Unix seconds"):
+        check_years("i.csv", "timestamp", in_seconds(early), NOW)
 
 
 def test_clocks_may_differ_by_a_day() -> None:

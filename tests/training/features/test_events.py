@@ -2,22 +2,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import pytest
+from server.features.activity import Bounce, EventRules
+from server.home import Home
+from tests.builders.datasets import random_interactions, write_small_dataset
+from training.data.dataset import DESCRIPTION, describe_dataset
+from training.data.split import LIKED_FRACTION
+from training.features.build import build_features
 
-from server.features.activity import EventRules
-from tests.builders.datasets import random_interactions
-from training.data.split import split_watches
-from training.features.build import write_event_rules
 
-
-@pytest.mark.parametrize("rated", ["hide", "play"])
-def test_events_are_liked_by_the_rule_of_the_split(rated: str, tmp_path: Path) -> None:
+def test_events_count_by_the_rules_of_the_data_set(tmp_path: Path) -> None:
+    home, bounce = Home(tmp_path), Bounce(fraction=0.1)
     interactions = random_interactions()
-    interactions["watched_fraction"] = np.float32(0.9)
-    interactions = interactions[interactions["event"] != "like"]
-    interactions.loc[(interactions["event"] == rated).idxmax(), "rating"] = np.float32(1)
-    write_event_rules(interactions, tmp_path)
-    by_fraction = EventRules.load(tmp_path).liked_fraction is not None
-    assert by_fraction == (rated == "hide")
-    assert split_watches(interactions, "none")["liked"].all() == by_fraction
+    interactions.loc[0, "rating"] = 1.0
+    write_small_dataset(home, "small", interactions)
+    build_features(home, "small")
+    rules = EventRules.load(home.features("small"))
+    assert rules == EventRules(liked_fraction=LIKED_FRACTION)
+    info = describe_dataset(home, "small").model_copy(update={"bounce": bounce})
+    (home.data("small") / DESCRIPTION).write_text(info.model_dump_json())
+    build_features(home, "small")
+    assert EventRules.load(home.features("small")).bounce == bounce

@@ -45,9 +45,10 @@ def test_the_export_equals_pytorch_for_sizes_it_was_not_tried_with(
     exported: tuple[Ranker, Path],
 ) -> None:
     model, path = exported
+    signature = ranker_signature(VECTOR_SIZE, tasks=len(SCHEMA.tasks))
     for batch, candidates, history in ((1, 300, 50), (5, 3, 2), (11, 17, 31)):
         inputs = example_inputs(model, batch, candidates, history)
-        given = Model(path, ranker_signature(VECTOR_SIZE)).run(inputs)
+        given = Model(path, signature).run(inputs)
         assert np.abs(given - torch_scores(model, inputs)).max() < 1e-4
 
 

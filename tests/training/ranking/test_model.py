@@ -46,7 +46,7 @@ def test_an_untrained_ranker_keeps_the_two_tower_order() -> None:
 
 def test_scores_are_probabilities(model: Ranker) -> None:
     scores = model(**inputs_of(model))
-    assert scores.shape == (4, 6, 2)
+    assert scores.shape == (4, 6, len(SCHEMA.tasks))
     assert ((scores > 0) & (scores < 1)).all()
 
 

@@ -12,8 +12,11 @@ import torch
 from rich.progress import Progress
 
 from server.errors import VireoError
-from tests.training.ranking.conftest import ATTRIBUTES, CANDIDATES, SCHEMA, ranking_set
+from server.features.ranking_inputs import VIDEO_FEATURES
+from server.signals import OUTCOMES
+from tests.training.ranking.conftest import ATTRIBUTES, CANDIDATES, LIKES, SCHEMA, ranking_set
 from training.checkpoint import Checkpoints
+from training.evaluation.metrics import auc
 from training.ranking.batches import Batches
 from training.ranking.config import RankingConfig
 from training.ranking.holdout import HeldOut
@@ -125,6 +128,27 @@ def test_likes_follow_the_like_rate_and_are_calibrated(
     held = data.outcomes.viewers.held_out
     assert np.corrcoef(like[held], data.outcomes.features[held, 2])[0, 1] > 0.8
     assert like.mean() == pytest.approx(data.outcomes.labels[:, 0].mean(), abs=0.001)
+
+
+def test_finishes_are_predicted_where_the_data_says_which_watches_were(
+    vectors: np.ndarray, config: RankingConfig, tmp_path: Path
+) -> None:
+    data = ranking_set("two_tower")
+    finished = data.outcomes.features[:, VIDEO_FEATURES.index("like_rate")] > 0.8
+    labels = data.outcomes.labels.copy()
+    labels[:, [task.name for task in OUTCOMES].index("finish")] = finished
+    known = replace(data, outcomes=replace(data.outcomes, labels=labels))
+    without = trained(data, vectors, config, tmp_path / "without")
+    assert without.model.schema.tasks == ("watch", "like")
+    ranker = trained(known, vectors, config, tmp_path / "with")
+    assert ranker.model.schema.tasks == ("watch", "like", "finish")
+    assert set(ranker.calibration_error) == {"watch", "like", "finish"}
+    batches = Batches(vectors)
+    with torch.no_grad():
+        inputs = batches.outcome_inputs(known.outcomes, np.arange(LIKES))
+        finish = ranker.model(**inputs)[:, 0, 2].numpy()
+    assert auc(finish, finished) > 0.8
+    assert finish.mean() == pytest.approx(finished.mean(), abs=0.01)
 
 
 def test_watch_probabilities_add_up_to_the_lists_that_hold_their_video(

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import pandas as pd
+import unicodedata
 
-from server.features.content import CONTENT_LIMIT, content_ids, content_tokens
+import pandas as pd
+import pytest
+
+from server.features.content import CONTENT_LIMIT, content_ids, content_tokens, title_words
 from training.retrieval.content import catalogue_tokens, shared_vocabulary
 
 
@@ -22,6 +25,52 @@ def test_a_video_is_described_by_tags_time_length_and_words() -> None:
 
 def test_a_video_of_which_nothing_is_known_has_no_tokens() -> None:
     assert content_tokens("", [], None, None) == []
+
+
+@pytest.mark.parametrize(
+    ("title", "words"),
+    [
+        ("東京タワー 2024", ["東京", "京タ", "タワ", "ワー", "2024"]),
+        ("我爱vlog日常", ["我爱", "vlog", "日常"]),
+        ("猫", ["猫"]),
+        ("ที่นี่", ["ที่นี่"]),
+        ("กินข้าว", ["กิน", "นข้", "ข้า", "าว"]),
+        ("हिन्दी फ़िल्म", ["हिन्दी", "फ़िल्म"]),
+        ("தமிழ் பாடல்", ["தமிழ்", "பாடல்"]),
+        ("한국 드라마", ["한국", "드라마"]),
+        ("\uff21\uff22\uff23 \uff76\uff9e\uff70", ["abc", "ガー"]),
+        ("Cafe\u0301 snake_case, don't", ["café", "snake_case", "don", "t"]),
+    ],
+)
+def test_titles_of_any_script_become_words(title: str, words: list[str]) -> None:
+    assert title_words(title) == [unicodedata.normalize("NFKC", word) for word in words]
+
+
+def test_many_tags_leave_room_for_the_words_of_a_title() -> None:
+    tags = [f"t{number}" for number in range(40)]
+    bag = content_tokens("a longer title of a video", tags, 2024, 60.0, "ana")
+    vocabulary = {token: number for number, token in enumerate(bag, start=1)}
+    kept = content_ids([bag], vocabulary)[0].tolist()
+    names = {number: token for token, number in vocabulary.items()}
+    first = [names[number] for number in kept]
+    assert [each for each in first if each.startswith("word=")] == [
+        f"word={word}" for word in ("a", "longer", "title", "of", "video")
+    ]
+    assert {"creator=ana", "year=2024", "tag=t0"} <= set(first)
+    assert len(bag) == 40 + 4 + 5
+
+
+def test_a_creator_is_content_of_the_catalogue() -> None:
+    videos = pd.DataFrame(
+        {
+            "title": ["a", "b"],
+            "tags": [[], []],
+            "published": [pd.NaT, pd.NaT],
+            "duration": pd.Series([None, None], dtype="float32"),
+            "creator": ["ana", None],
+        }
+    )
+    assert catalogue_tokens(videos) == [["creator=ana", "word=a"], ["word=b"]]
 
 
 def test_null_times_and_durations_are_left_out() -> None:
