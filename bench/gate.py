@@ -80,7 +80,8 @@ def judged(pairs: Sequence[tuple[Measured, Measured]]) -> dict[str, Any]:
             [check] = [each for each in result.checks if each.measure == name]
             figures = getattr(pair[1], field)
             lost = np.random.default_rng(number).random(len(figures)) < 2 * check.tells / check.now
-            worse = replace(pair[1], **{field: np.where(lost, 0.0, figures)})
+            kept: dict[str, Any] = {field: np.where(lost, 0.0, figures)}
+            worse = replace(pair[1], **kept)
             passed[name] += judge(pair[0], worse).passed
     return {
         "viewers": results[0].viewers,

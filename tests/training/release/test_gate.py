@@ -278,8 +278,7 @@ def test_a_served_fit_unlike_its_measured_twin_is_refused() -> None:
 def test_where_trainings_differ_more_a_served_fit_may_too_but_not_without_bound() -> None:
     twin = made_up()
     swapped, gone = (replace(twin, best=twin.best.copy()) for _ in range(2))
-    swapped.best[:, :100:3] += 10_000
-    swapped.best[:, 1:100:3] += 10_000
+    swapped.best[:, ::2] += 10_000
     gone.best[:] += 10_000
     assert of_fit(twin, swapped)["fit_overlap_10"].refused
     assert not of_fit(twin, swapped, now=swapped)["fit_overlap_10"].refused
@@ -305,12 +304,12 @@ def test_non_finite_measures_never_pass(side: str, field: str, value: float) -> 
     assert len(result.findings) == 1
 
 
-def test_losses_within_the_margin_do_not_add_up() -> None:
+def test_losses_that_pass_do_not_add_up() -> None:
     result, named = GateResult("nothing to compare"), made_up()
     kept = result.best_figures(())
     outcomes = []
     for _ in range(5):
-        candidate = replace(named, gains=named.gains * 0.965)
+        candidate = replace(named, gains=named.gains * 0.955)
         result = judge(named, candidate, best=kept)
         outcomes.append(result.outcome)
         if result.passed:
