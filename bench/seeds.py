@@ -80,7 +80,7 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
     if finished.exists():
         result: dict[str, Any] = json.loads(finished.read_text())
         return result
-    _link(home, own)
+    link(home, own)
     environment = stack_environment(own)
     options = ["--data", data, "--profile", profile, "--seed", str(seed)]
     spent = train_seed(own, options, environment)
@@ -180,7 +180,7 @@ def mean(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": middle, "low": float(found.low), "high": float(found.high)}
 
 
-def _link(home: Home, own: Home) -> None:
+def link(home: Home, own: Home) -> None:
     """Give a seed's home the data and features of the main one."""
     for name in ("data", "features", "measuring/features"):
         (home.root / name).mkdir(parents=True, exist_ok=True)  # the first seed builds features

@@ -209,16 +209,21 @@ def test_pods_have_a_line_each_with_their_load_below(
 
 
 def test_the_gate_has_a_line_for_each_measure(capsys: pytest.CaptureFixture[str]) -> None:
-    verdicts: tuple[Verdict, ...] = ("within margin", "inconclusive")
-    measures = ("watch_miscalibration", "inference_p50")
+    verdicts: tuple[Verdict, ...] = ("no worse", "better", "like")
+    measures = ("ndcg_10", "inference_p50", "fit_overlap_100")
     checks = tuple(
-        Check(measure, 0.0312, 0.0328, 0.0016, -0.0004, 0.0036, 0.01, verdict)
+        Check(measure, 0.0312, 0.0328, 0.0016, 0.001, 0.002, 0.004, verdict)
         for measure, verdict in zip(measures, verdicts, strict=True)
     )
-    print_gate(GateResult("passed", checks, 2000), RELEASE, OTHER)
+    result = GateResult("passed", checks, 2000, false_refusals=0.0123)
+    print_gate(result, RELEASE, OTHER)
     lines = lines_of(capsys)
-    line_with(lines, "watches,", "off", "by", "0.0312", "0.0328", "+0.0016", "-0.0004…+0.0036")
-    line_with(lines, "inference", "p50,", "ms", "31.20", "32.80", "+1.60", "-0.40…+3.60")
+    line_with(lines, "NDCG@10", "0.0312", "0.0328", "+0.0016", "-0.0010", "-0.0040", "no", "worse")
+    line_with(lines, "inference", "p50,", "ms", "31.20", "32.80", "+1.60", "+1.00", "+4.00")
+    line_with(lines, "served", "fit:", "top", "100", "0.0312")
+    assert "an equal release would be refused in at most 1.2% of cases" in lines
+    [note] = [line for line in lines if line.startswith("note: with 2,000 viewers")]
+    assert "NDCG@10 12.8% (3.2%)" in note
 
 
 def test_figures_of_speed_are_whole_and_their_measures_go_on_in_the_next_line(

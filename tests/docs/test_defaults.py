@@ -19,13 +19,13 @@ from server.releases.manifest import CANDIDATES, Manifest
 from server.stack.settings import StackSettings
 from training.profile import PROFILES, read_profile
 from training.ranking.config import RankingConfig
-from training.release.gate import Margins
+from training.release.gate_measures import LIKENESS, MEASURES
 from vireo_client import Client
 
 CHECKOUT = Path(__file__).parents[2]
 GATEWAY = {name: field.default for name, field in GatewaySettings.model_fields.items()}
 POD = {name: field.default for name, field in PodSettings.model_fields.items()}
-MARGINS = Margins()
+MARGINS = {name: measure.margin for name, measure in MEASURES.items()}
 
 
 def default_of(function: object, parameter: str) -> object:
@@ -38,12 +38,16 @@ PHRASES = [
     ("bench/README.md", f"500 in the profile for large catalogues and {CANDIDATES} in all others"),
     ("docs/recommendations.md", f"(releases state {CANDIDATES} unless their profile"),
     ("docs/releases.md", f"`--viewers`: {MAX_VIEWERS:,} of them"),
-    ("docs/releases.md", f"NDCG@10 | {MARGINS.ndcg_10:.0%} of"),
-    ("docs/releases.md", f"Recall@100 | {MARGINS.recall_100:.0%} of"),
-    ("docs/releases.md", f"ten places | {MARGINS.coverage_10:.0%} of"),
-    ("docs/releases.md", f"like probabilities | {MARGINS.log_loss:.0%} of"),
-    ("docs/releases.md", f"or likes, differ | {MARGINS.miscalibration}:"),
-    ("docs/releases.md", f"taking turns | {MARGINS.inference_p50:.0%} of"),
+    ("docs/releases.md", f"NDCG@10 | {MARGINS['ndcg_10']:.0%} of"),
+    ("docs/releases.md", f"Recall@100 | {MARGINS['recall_100']:.0%} of"),
+    ("docs/releases.md", f"ten places | {MARGINS['coverage_10']:.0%} of"),
+    ("docs/releases.md", f"like probabilities | {MARGINS['like_log_loss']:.0%} of"),
+    ("docs/releases.md", f"or likes, differ | {MARGINS['like_miscalibration']}:"),
+    ("docs/releases.md", f"taking turns | {MARGINS['inference_p50']:.0%} of"),
+    (
+        "docs/releases.md",
+        "gate_measures.py`): " + ", ".join(f"{b:g}" for _, b in LIKENESS.values()),
+    ),
     ("docs/pods.md", f"By default that is {POD['keep_previous_seconds']:.0f} s"),
     ("clients/README.md", f"1 to 500; {DEFAULT_PAGE_SIZE} by default"),
     ("clients/README.md", f"included; {default_of(Client, 'timeout'):.0f} by default"),

@@ -16,7 +16,7 @@ from server.candidate.pipeline import CandidatePipeline, CandidateQuery, Retriev
 from server.candidate.release import CandidateRelease
 from server.features.context import ContextIds
 from server.features.viewer import ViewerFeatures
-from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from server.ranking.pipeline import RankingPipeline, RankingQuery
 from server.ranking.release import RankingRelease
 from server.signals import OUTCOMES, SCORES
 from training.data.context import contexts_of
@@ -143,24 +143,20 @@ def run_chain(
         if not size:  # Every video of a small catalogue was watched.
             continue
         drawn[place, :size] = found.rows
-        best = rank_all(ranker, viewer, found)
+        best = ranker.rank(ranking_query(viewer, found))
         ranked[place, :size] = best.rows
         scores[place, :size], watch[place, :size] = best.scores, best.tasks["watch"]
     return ChainAnswers(drawn, ranked, scores, watch, outcomes)
 
 
-def rank_all(
-    ranker: RankingPipeline, viewer: ViewerFeatures, found: RetrievedCandidates
-) -> RankedCandidates:
-    """Rank everything that was retrieved for a viewer, at least one video."""
-    return ranker.rank(
-        RankingQuery(
-            viewer=viewer,
-            keys=found.keys,
-            scores=found.scores,
-            source_masks=found.source_masks,
-            page_size=len(found.keys),
-        )
+def ranking_query(viewer: ViewerFeatures, found: RetrievedCandidates) -> RankingQuery:
+    """Return the query that ranks everything that was retrieved for a viewer."""
+    return RankingQuery(
+        viewer=viewer,
+        keys=found.keys,
+        scores=found.scores,
+        source_masks=found.source_masks,
+        page_size=len(found.keys),
     )
 
 

@@ -1,76 +1,72 @@
-"""The promotion gate: is the candidate significantly worse than the current release?
+"""The promotion gate: has the candidate lost more than is allowed against the current release?
 
-A measure refuses a candidate if the loss exceeds its margin and is significant in a paired
-bootstrap over viewers. Losses within the margin pass, and so does noise, unless the loss exceeds
-several margins: too few viewers for significance don't prove that nothing was lost.
+Non-inferiority: a measure refuses a candidate only if its loss is shown to exceed the margin. Two
+things make a loss uncertain: viewers are a sample, which a paired bootstrap tells, and trainings
+differ by their seeds (`Measure.seeds`). The allowed probability of refusing a release that lost no
+more than the margins is split over all tests (Bonferroni). So with few viewers a measure can't tell
+each loss beyond its margin; it says which it can.
 
 Allowed losses must not add up. A candidate worse than the current release is therefore also
-compared, by the same rule, with the best figures that the channel's releases reached on the same
-watches. One that is no worse than the current release never fails this comparison.
+compared, by the same rule, with the best figures that the channel's releases are shown to have
+reached on the same watches. One that is no worse than the current release never fails this
+comparison.
+
+The release that is served is another fit than the measured one. It is refused if it differs from
+its measured twin more than seeds do (`LIKENESS`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 
 from server.arrays import Int64Array
 from server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
-from training.release.gate_measures import MEASURES, Measure, Measured
+from training.release.gate_measures import LIKENESS, MEASURES, Measure, Measured
 
-CONFIDENCE = 0.95
-_RESAMPLES = 1_000
+MAX_FALSE_REFUSALS = 0.05
+"""Maximum probability of refusing a release that lost no more than the margins."""
+_POWER = NormalDist().inv_cdf(0.95)
+_RESAMPLES = 400
+"""They tell a standard deviation to 4%."""
 
-Verdict = Literal[
-    "better", "no worse", "within margin", "within noise", "inconclusive", "worse", "below the best"
-]
-
-
-@dataclass(frozen=True)
-class Margins:
-    """Allowed losses against the current release, by measure."""
-
-    ndcg_10: float = 0.02
-    """Allowed relative loss of NDCG@10."""
-    recall_100: float = 0.02
-    """Allowed relative loss of Recall@100."""
-    coverage_10: float = 0.10
-    """Allowed relative loss of the top ten's catalogue coverage."""
-    log_loss: float = 0.01
-    """Allowed relative increase of the log loss of watch or like probabilities: more than between
-    seeds, less than from predicting twice or half the observed watches."""
-    miscalibration: float = 0.1
-    """Allowed absolute increase of the ratio of predicted to observed watches or likes, for example
-    from 1.05 to 1.15. Another seed changes it by much less."""
-    inference_p50: float = 0.25
-    """Allowed relative increase of the median CPU time of viewer tower and ranker: a budget, wide
-    enough for measurement noise on a busy machine."""
-    inconclusive: float = 3.0
-    """Maximum insignificant loss, in margins; a larger one is refused anyway."""
+Verdict = Literal["better", "no worse", "worse", "below the best", "not judged", "like", "unlike"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One measure of both releases and its verdict."""
+    """One measure of both releases and its verdict.
+
+    The likeness of a fit to its measured twin is a candidate's figure, too, beside 1 for "now".
+    """
 
     measure: str
     now: float
     candidate: float
     change: float
     """Candidate minus current."""
-    low: float
-    high: float
-    """Bounds of the change's CONFIDENCE interval."""
     margin: float
     """Maximum allowed loss, in the measure's unit."""
+    noise: float
+    """Loss that viewers and seeds alone can cause: a loss beyond margin plus noise is refused."""
+    tells: float
+    """The smallest loss that the measure can tell: a release that lost as much is refused in 19 of
+    20 cases. Losing twice that makes up for the noise that a large loss adds."""
     verdict: Verdict
     best: float | None = None
     """Best figure kept by the channel; None if it keeps none for this measure."""
     refused: bool = False
     """Whether this measure refuses the promotion."""
+
+    @property
+    def blurred(self) -> bool:
+        """Whether noise hides losses that exceed the margin."""
+        return self.noise > self.margin and self.verdict != "not judged"
 
 
 @dataclass(frozen=True)
@@ -86,6 +82,8 @@ class GateResult:
     """Fingerprint of these viewers' held-out watches."""
     reason: str = ""
     """Why nothing was measured, or a note on the measurement."""
+    false_refusals: float = 0.0
+    """Estimated probability of refusing a release that equals the current one, at most."""
 
     @property
     def passed(self) -> bool:
@@ -102,20 +100,23 @@ class GateResult:
     def best_figures(self, kept: Sequence[BestFigures]) -> tuple[BestFigures, ...]:
         """Return the best figures that a channel keeps after the promotion, latest first.
 
-        Figures in `kept` of other watches stay. An override keeps only the candidate's own figures:
-        it accepts the loss, and later releases are compared with this one.
+        A figure rises only if the candidate is shown to be better: the luckiest of many equal
+        releases would be a reference that the next equal one fails. Figures in `kept` of other
+        watches stay. An override keeps only the candidate's own figures: it accepts the loss, and
+        later releases are compared with this one.
         """
         others = [each for each in kept if self.passed and each.held_out != self.held_out]
         if not self.checks:
             return tuple(others)
         figures = {}
         for check in self.checks:
-            measure = MEASURES[check.measure]
-            known = [check.candidate]
-            if self.passed:
-                known += [check.now] if check.best is None else [check.now, check.best]
-            best = max(known) if measure.sign > 0 else min(known)
-            if measure.lasting and np.isfinite(best):
+            measure = MEASURES.get(check.measure)
+            if measure is None or not measure.lasting:
+                continue
+            best = check.now if check.best is None else check.best
+            if not self.passed or measure.sign * (check.candidate - best) > check.noise:
+                best = check.candidate
+            if np.isfinite(best):
                 figures[check.measure] = best
         latest = BestFigures(held_out=self.held_out, figures=figures)
         return (latest, *others)[:MAX_BEST_FIGURES]
@@ -128,28 +129,51 @@ class GateResult:
 def judge(
     now: Measured,
     candidate: Measured,
-    margins: Margins | None = None,
     best: Sequence[BestFigures] = (),
+    served: Measured | None = None,
 ) -> GateResult:
     """Compare two releases measured on the same viewers, at least one.
 
-    The best figures that the channel keeps, `best`, count only if they are of the same watches.
+    Args:
+        now: the current release.
+        candidate: the release to promote, or its measured twin.
+        best: best figures that the channel keeps; they count only if they are of the same watches.
+        served: the fit that is served, if `candidate` is its measured twin.
     """
-    margins = margins or Margins()
     same_watches = (each.figures for each in best if each.held_out == candidate.held_out)
     kept: dict[str, float] = next(same_watches, {})
-    of_viewers = list(_draws(len(now.gains)))
-    of_times = list(_draws(len(now.seconds)))
+    measures = {
+        name: measure
+        for name, measure in MEASURES.items()
+        if not measure.task
+        or (
+            (predicted := candidate.predictions.get(measure.task)) is not None
+            and predicted.observed.any()
+        )
+    }
+    judged = {name for name, each in measures.items() if candidate.weights.get(each.task, 1.0)}
+    tests = len(judged) + len(judged & kept.keys())
+    quantile = NormalDist().inv_cdf(1 - MAX_FALSE_REFUSALS / tests)
+    of_viewers, of_times = list(_draws(len(now.gains))), list(_draws(len(now.seconds)))
     checks = []
-    for name, measure in MEASURES.items():
-        predicted = candidate.predictions.get(measure.task)
-        if measure.task and (predicted is None or not predicted.observed.any()):
-            continue
+    false_refusals = 0.0
+    for name, measure in measures.items():
         draws = of_times if name == "inference_p50" else of_viewers
-        checks.append(_check(name, measure, (now, candidate), draws, margins, kept.get(name)))
-    refused = any(check.refused for check in checks)
+        check = _check(name, measure, (now, candidate), draws, quantile, kept.get(name))
+        if name not in judged:
+            check = replace(check, verdict="not judged", refused=False)
+        elif 0 < check.noise < math.inf:
+            beyond = NormalDist().cdf(-quantile * (1 + check.margin / check.noise))
+            false_refusals += beyond * (1 + (name in kept))
+        checks.append(check)
+    if served is not None:
+        checks += _likenesses(now, candidate, served)
     return GateResult(
-        "refused" if refused else "passed", tuple(checks), len(now.gains), candidate.held_out
+        "refused" if any(check.refused for check in checks) else "passed",
+        tuple(checks),
+        len(now.gains),
+        candidate.held_out,
+        false_refusals=false_refusals,
     )
 
 
@@ -158,49 +182,43 @@ def _check(
     measure: Measure,
     pair: tuple[Measured, Measured],
     draws: list[Int64Array],
-    margins: Margins,
+    quantile: float,
     best: float | None,
 ) -> Check:
     everyone = np.ones_like(draws[0])
     now, candidate = (measure.of(each, everyone) for each in pair)
     changes = [measure.of(pair[1], times) - measure.of(pair[0], times) for times in draws]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(changes, [tail, 1 - tail]).tolist()
-
-    def allowed(reference: float) -> float:
-        margin: float = getattr(margins, measure.margin)
-        return margin * abs(reference) if measure.relative else margin
-
-    def judged(reference: float) -> tuple[Verdict, bool]:
-        """Return the verdict against a reference, and whether it refuses the candidate.
-
-        The current release's distance from the reference is known exactly on these watches, so
-        the interval is that of the change, shifted by this distance.
-        """
-        gain = measure.sign * (candidate - reference)
-        lower, upper = sorted(measure.sign * (end + now - reference) for end in (low, high))
-        verdict = _verdict(gain, lower, upper, allowed(reference))
-        far = -gain > margins.inconclusive * allowed(reference)
-        return verdict, verdict == "worse" or (verdict == "inconclusive" and far)
-
-    change = candidate - now
-    verdict, refused = judged(now)
-    reached = [now] if best is None else [now, best]
-    highest = max(reached) if measure.sign > 0 else min(reached)
-    if measure.sign * change < 0 and not refused and judged(highest)[1]:
-        verdict, refused = "below the best", True
-    return Check(name, now, candidate, change, low, high, allowed(now), verdict, best, refused)
+    unit = abs(now) if measure.relative else 1.0
+    # Both releases have a seed.
+    deviation = math.hypot(float(np.std(changes)), math.sqrt(2) * measure.seeds * unit)
+    margin, noise = max(measure.margin * unit, measure.min_margin), quantile * deviation
+    loss = measure.sign * (now - candidate)
+    below = loss if best is None else measure.sign * (best - candidate)
+    verdict: Verdict = "better" if loss < -noise else "no worse"
+    # A figure that can't be compared proves nothing.
+    if loss > margin + noise or not np.isfinite((now, candidate, deviation)).all():
+        verdict = "worse"
+    elif loss > 0 and below > margin + noise:
+        verdict = "below the best"
+    refused = verdict in ("worse", "below the best")
+    tells, change = margin + noise + _POWER * deviation, candidate - now
+    return Check(name, now, candidate, change, margin, noise, tells, verdict, best, refused)
 
 
-def _verdict(gain: float, lower: float, upper: float, allowed: float) -> Verdict:
-    """Return the verdict on a gain, negative for a loss, with interval [`lower`, `upper`]."""
-    if not np.isfinite((gain, lower, upper, allowed)).all():
-        return "worse"  # a figure that can't be compared proves nothing
-    if gain >= 0:
-        return "better" if lower > 0 else "no worse"
-    if upper >= 0:
-        return "within noise" if -gain <= allowed else "inconclusive"
-    return "worse" if -gain > allowed else "within margin"
+def _likenesses(now: Measured, twin: Measured, served: Measured) -> Iterator[Check]:
+    """Yield a check of each likeness of a served fit to its measured twin.
+
+    Trainings differ more where data are sparser than those that the bounds are of. There the
+    likeness of the twin to the current release, which is another training, lowers the bound, by
+    half at most.
+    """
+    for name, (alike, usual) in LIKENESS.items():
+        bound = max(usual / 2, min(usual, 0.8 * alike(now, twin)))
+        found = alike(twin, served)
+        verdict: Verdict = "like" if found >= bound else "unlike"
+        unlike = verdict == "unlike"
+        margin = 1 - bound
+        yield Check(name, 1.0, found, found - 1, margin, 0.0, margin, verdict, refused=unlike)
 
 
 def _finding(check: Check) -> str:
@@ -209,13 +227,15 @@ def _finding(check: Check) -> str:
             f"{check.measure} {check.candidate:.4g}, but this channel reached {check.best:.4g} on "
             f"the same watches: losses since then add up to more than is allowed"
         )
-    found = (
-        f"{check.measure} {check.candidate:.4g} instead of {check.now:.4g}, "
-        f"at most {check.margin:.4g} worse is allowed"
+    if check.verdict == "unlike":
+        return (
+            f"{check.measure} {check.candidate:.4g}: the fit that would be served differs from its "
+            f"measured twin more than seeds do, at least {1 - check.margin:.4g} is required"
+        )
+    return (
+        f"{check.measure} {check.candidate:.4g} instead of {check.now:.4g}, at most "
+        f"{check.margin:.4g} worse is allowed, and {check.noise:.4g} may be noise"
     )
-    if check.verdict == "inconclusive":
-        found += " (it may be noise: ask more viewers with --viewers)"
-    return found
 
 
 def _draws(count: int) -> Iterator[Int64Array]:

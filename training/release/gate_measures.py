@@ -1,4 +1,4 @@
-"""The gate's measures of a release, computed for any resample of viewers."""
+"""The gate's measures: of a release, for any resample of viewers, and of two releases' likeness."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import numpy as np
 
 from server.arrays import Float64Array, Int64Array
 from server.signals import OUTCOMES, TASKS
-from training.release.predictions import Predictions
+from training.release.predictions import Predictions, in_both
 
 
 @dataclass(frozen=True)
 class Measured:
     """Measurements of one release on v test viewers, in viewer order."""
 
-    release_id: str
     held_out: str
     """Fingerprint of the held-out watches."""
     gains: Float64Array
@@ -25,10 +24,14 @@ class Measured:
     """Whether the held-out video is in the top 100, float64[v]."""
     slates: Int64Array
     """Rows of the top ten, int64[v, 10], -1 for none."""
+    best: Int64Array
+    """Keys of the top 100, int64[v, 100], best first; the minimum of int64 for none."""
     videos: int
     """Size of the catalogue."""
     predictions: Mapping[str, Predictions]
     """By task: `watch` of each candidate, OUTCOMES of each held-out video."""
+    weights: Mapping[str, float]
+    """Exponent of each task's probability in the score that orders a slate."""
     seconds: Float64Array
     """CPU time of viewer tower and ranker for some of the viewers, float64[t]."""
 
@@ -42,24 +45,25 @@ class Measure:
     """How a measure is computed and judged."""
 
     of: Statistic
-    margin: str
-    """Field of Margins that applies."""
+    margin: float
+    """Allowed loss."""
+    seeds: float
+    """Standard deviation between trainings that differ by their seed alone, besides the part that a
+    bootstrap over viewers finds: rounded up from `python -m bench.gate` on ml-100k."""
+    relative: bool = True
+    """Whether margin and deviation are shares of the current release's figure."""
+    min_margin: float = 0.0
+    """Minimum margin, in the measure's unit."""
     sign: int = 1
     """1 if higher is better, -1 if lower is."""
-    relative: bool = True
-    """Whether the margin is relative to the reference."""
     lasting: bool = True
     """Whether figures are comparable across runs, so that the best one can be kept."""
     task: str = ""
     """Task whose probabilities are judged, which needs at least one event; empty for none."""
 
 
-def _ndcg(measured: Measured, times: Int64Array) -> float:
-    return float(times @ measured.gains / times.sum())
-
-
-def _recall(measured: Measured, times: Int64Array) -> float:
-    return float(times @ measured.hits / times.sum())
+def _mean(field: str) -> Statistic:
+    return lambda measured, times: float(times @ getattr(measured, field) / times.sum())
 
 
 def _coverage(measured: Measured, times: Int64Array) -> float:
@@ -76,31 +80,55 @@ def _inference_p50(measured: Measured, times: Int64Array) -> float:
 def _of_task(task: str, *, lasting: bool) -> dict[str, Measure]:
     """Return the measures of one task's probabilities."""
 
-    def log_loss(measured: Measured, times: Int64Array) -> float:
-        return measured.predictions[task].log_loss(times)
+    def judged(of: Callable[[Predictions, Int64Array], float]) -> Statistic:
+        return lambda measured, times: of(measured.predictions[task], times)
 
-    def miscalibration(measured: Measured, times: Int64Array) -> float:
-        return measured.predictions[task].miscalibration(times)
-
+    loss, factor = judged(Predictions.log_loss), judged(Predictions.miscalibration)
     return {
-        f"{task}_log_loss": Measure(log_loss, "log_loss", -1, lasting=lasting, task=task),
-        f"{task}_miscalibration": Measure(
-            miscalibration, "miscalibration", -1, relative=False, task=task
-        ),
+        f"{task}_log_loss": Measure(loss, 0.01, 0.003, sign=-1, lasting=lasting, task=task),
+        # The factor by which predicted and observed events differ, for example 1.05.
+        f"{task}_miscalibration": Measure(factor, 0.1, 0.01, relative=False, sign=-1, task=task),
     }
 
 
 MEASURES = {
-    "ndcg_10": Measure(_ndcg, "ndcg_10"),
-    "recall_100": Measure(_recall, "recall_100"),
-    "coverage_10": Measure(_coverage, "coverage_10"),
+    "ndcg_10": Measure(_mean("gains"), 0.02, 0.015),
+    "recall_100": Measure(_mean("hits"), 0.02, 0.005),
+    "coverage_10": Measure(_coverage, 0.10, 0.015),
     # The log loss of watches covers candidates that both releases share, which differ by pair.
     **{
         name: measure
         for task in TASKS
         for name, measure in _of_task(task.name, lasting=task in OUTCOMES).items()
     },
-    # Depends on the machine and its load.
-    "inference_p50": Measure(_inference_p50, "inference_p50", -1, lasting=False),
+    # Depends on the machine and its load. A larger profile may take longer.
+    "inference_p50": Measure(_inference_p50, 0.25, 0.02, min_margin=0.010, sign=-1, lasting=False),
 }
 """Measures by name, as in `Check.measure`."""
+
+
+Alike = Callable[[Measured, Measured], float]
+"""How alike two trainings answer the same queries, from 0 to 1, which is the same."""
+
+
+def _overlap(count: int) -> Alike:
+    return lambda *pair: float(in_both(*(each.best[:, :count] for each in pair))[0].mean())
+
+
+def _ratio(total: Callable[[Measured], float]) -> Alike:
+    def of(left: Measured, right: Measured) -> float:
+        low, high = sorted(1 + total(each) for each in (left, right))
+        return low / high
+
+    return of
+
+
+LIKENESS: Mapping[str, tuple[Alike, float]] = {
+    "fit_overlap_10": (_overlap(10), 0.65),
+    "fit_overlap_100": (_overlap(100), 0.7),
+    "fit_coverage_10": (_ratio(lambda each: len(np.unique(each.best[:, :10]))), 0.8),
+    "fit_scale": (_ratio(lambda each: float(each.predictions["watch"].predicted.sum())), 0.8),
+}
+"""Likeness of the served fit to its measured twin, and its bound: of their top 10, their top 100,
+the number of videos in some top 10, and the number of watches that they predict. Bounds are some
+four fifths of the least between seeds of ml-100k (`python -m bench.gate`)."""

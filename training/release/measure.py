@@ -1,4 +1,4 @@
-"""Measurement of two releases on the same held-out watches, in one run with the same code."""
+"""Measurement of releases on the same held-out watches, in one run with the same code."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 from server.candidate.release import CandidateRelease
 from server.features.keys import video_keys
 from server.features.viewer import ViewerFeatures
-from server.ranking.pipeline import RankingPipeline
+from server.ranking.query import Ranking
 from server.ranking.release import RankingRelease
+from server.ranking.stages import RankerScorer, RequestedSource
 from server.releases.manifest import Manifest
 from server.signals import OUTCOMES
 from training.evaluation.chain import (
     ChainAnswers,
     features_before_test,
     list_ranks,
-    rank_all,
+    ranking_query,
     run_chain,
 )
 from training.evaluation.metrics import gains, hits
@@ -60,57 +61,51 @@ class LoadedRelease:
 
 
 def measure(
-    now: LoadedRelease,
-    candidate: LoadedRelease,
-    watches: pd.DataFrame,
-    repo: Path,
-    *,
-    max_viewers: int,
-) -> tuple[Measured, Measured] | None:
-    """Measure both releases on the test viewers, each with its own number of candidates.
+    releases: Sequence[LoadedRelease], watches: pd.DataFrame, repo: Path, *, max_viewers: int
+) -> list[Measured] | None:
+    """Measure releases on the same test viewers, each with its own number of candidates.
 
-    A viewer whose held-out video is missing from either catalogue is excluded: it would count as
-    that release's miss, but says nothing about its models. More than `max_viewers` are sampled
+    The first two are compared: the log loss of watches is that of candidates which both have. A
+    viewer whose held-out video is missing from any catalogue is excluded: it would count as that
+    release's miss, but says nothing about its models. More than `max_viewers` are sampled
     deterministically.
 
     Returns:
-        Measurements of the current release and of the candidate; None if no viewer is left.
+        Measurements of each release; None if no viewer is left.
     """
     test = watches[watches["part"] == "test"]
     keys = video_keys(test["video_id"].tolist())
-    known = [release.candidates.rows.find(keys) >= 0 for release in (now, candidate)]
-    test = test[known[0] & known[1]]
+    test = test[np.all([each.candidates.rows.find(keys) >= 0 for each in releases], axis=0)]
     if not len(test):
         return None
     if len(test) > max_viewers:
         test = test.sample(max_viewers, random_state=0).sort_index()
     features = features_before_test(test, repo)
     keys = video_keys(test["video_id"].tolist())
-    asked = [_ask(release, features, keys) for release in (now, candidate)]
-    seconds = _inference_seconds((now, candidate), features[:_TIMED_VIEWERS])
+    asked = [_ask(release, features, keys) for release in releases]
+    compared = [*in_both(asked[0].keys, asked[1].keys), *(each.real for each in asked[2:])]
+    seconds = _inference_seconds(releases, features[:_TIMED_VIEWERS])
     outcomes = outcome_labels(test)
     for each in asked:  # what one of them doesn't predict can't be compared
         outcomes[np.isnan(each.answers.target_outcomes)] = np.nan
     held_out = _fingerprint(test)
-    first, second = (
+    return [
         Measured(
-            release_id=each.release.candidates.manifest.release_id,
             held_out=held_out,
             gains=gains(each.ranks, 10),
             hits=hits(each.ranks, 100),
             slates=each.answers.ranked[:, :10],
+            best=each.keys[:, :100],
             videos=len(each.release.candidates.keys),
             predictions={
-                "watch": each.watch_predictions(compared),
+                "watch": each.watch_predictions(shared),
                 **each.outcome_predictions(outcomes),
             },
+            weights=each.release.manifest.score_weights.root,
             seconds=spent,
         )
-        for each, compared, spent in zip(
-            asked, in_both(asked[0].keys, asked[1].keys), seconds, strict=True
-        )
-    )
-    return first, second
+        for each, shared, spent in zip(asked, compared, seconds, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -190,16 +185,17 @@ def _inference_seconds(
 
 
 def _timed_call(release: LoadedRelease) -> Callable[[ViewerFeatures], float]:
-    retrieval = CandidatePipeline(release.candidates, fail_open=False)
-    ranker = RankingPipeline(release.ranking)
-    count = release.candidates.manifest.candidates
+    candidates, ranking = release.candidates, release.ranking
+    retrieval = CandidatePipeline(candidates, fail_open=False)
+    scorer, count = RankerScorer(), candidates.manifest.candidates
 
     def call(viewer: ViewerFeatures) -> float:
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
+        query = Ranking.of(ranking, ranking_query(viewer, found))
+        retrieved = RequestedSource().propose(query)
         start = time.thread_time()
-        release.candidates.viewer_vector(viewer)
-        if len(found.keys):
-            rank_all(ranker, viewer, found)
+        candidates.viewer_vector(viewer)
+        scorer.score(query, retrieved)
         return time.thread_time() - start
 
     return call

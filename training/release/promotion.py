@@ -71,7 +71,7 @@ def ask_gate(
         return GateResult(
             "not comparable", reason=f"the current release can't be measured: {error}"
         )
-    LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
+    served = LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
     if replaces and now.dataset != candidate.dataset and _gives_way(home, now, candidate):
         return GateResult(
             "nothing to compare",
@@ -82,6 +82,8 @@ def ask_gate(
     try:
         asked = [_measurable(store, cache, manifest) for manifest in (now, candidate)]
         split = _split_of_both(measuring, *(each.manifest for each in asked))
+        if candidate.measured:
+            asked.append(served)
         watches = load_watches(measuring, candidate.dataset)
     except (
         NotComparableError,
@@ -91,23 +93,13 @@ def ask_gate(
         NotInStoreError,
     ) as error:
         return GateResult("not comparable", reason=str(error))
-    measured = measure(
-        asked[0],
-        asked[1],
-        watches,
-        measuring.features(candidate.dataset),
-        max_viewers=max_viewers,
-    )
+    repo = measuring.features(candidate.dataset)
+    measured = measure(asked, watches, repo, max_viewers=max_viewers)
     if measured is None:
         return GateResult(
             "not comparable", reason="no held-out video is in the catalogues of both releases"
         )
-    # Report the ids of the releases, not of their measured twins.
-    before, after = (
-        replace(each, release_id=release_id)
-        for each, release_id in zip(measured, (now_id, candidate_id), strict=True)
-    )
-    result = judge(before, after, best=best)
+    result = judge(measured[0], measured[1], best, *measured[2:])
     if now.data_fingerprint == split.data_fingerprint:
         return result
     return replace(result, reason=f"{now_id} was trained on an earlier state of the data")

@@ -21,9 +21,12 @@ _TITLES = {
     "like_log_loss": "like log loss",
     "like_miscalibration": "likes, off by",
     "inference_p50": "inference p50, ms",
+    "fit_overlap_10": "served fit: top 10",
+    "fit_overlap_100": "served fit: top 100",
+    "fit_coverage_10": "served fit: coverage",
+    "fit_scale": "served fit: scale",
 }
-_MORE_IS_BETTER = ("ndcg_10", "recall_100", "coverage_10")
-_STYLES = {"better": "green", "within margin": "yellow", "inconclusive": "yellow"}
+_LESS_IS_BETTER = ("log_loss", "miscalibration", "p50")
 
 
 def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
@@ -35,7 +38,7 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
         return
     compared = f"{candidate} against {now}: {result.viewers:,} viewers' held-out watches"
     console.print(compared, soft_wrap=True, markup=False)
-    numbers = ("now", "new", "change", "95% sure", "margin")
+    numbers = ("now", "new", "change", "margin", "can tell")
     table = table_of("measure", *numbers, "verdict", numbers=numbers, tight=True)
     for check in result.checks:
         table.add_row(*_row(check))
@@ -44,23 +47,35 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
         if check.verdict == "below the best":
             best = f"{_TITLES[check.measure]}: this channel reached {check.best:.4f}"
             console.print(f"note: {best} on the same watches", soft_wrap=True, markup=False)
+    chance = f"{result.false_refusals:.1%}"
+    console.print(f"an equal release would be refused in at most {chance} of cases")
+    blurred = [
+        f"{_TITLES[check.measure]} {check.tells / check.now:.1%} ({check.margin / check.now:.1%})"
+        for check in result.checks
+        if check.blurred and check.now
+    ]
+    if blurred:
+        told = f"with {result.viewers:,} viewers the smallest loss that can be told"
+        note = f"note: {told} is well above the margin, in brackets: {', '.join(blurred)}"
+        console.print(note, soft_wrap=True, markup=False)
     if result.reason:
         console.print(f"note: {result.reason}", soft_wrap=True, markup=False)
 
 
 def _row(check: Check) -> tuple[str | Text, ...]:
     scale, digits = (1e3, 2) if check.measure == "inference_p50" else (1.0, 4)
+    style = "bold red" if check.refused else "green" if check.verdict == "better" else ""
 
     def number(value: float, sign: str = "") -> str:
         return f"{value * scale:{sign}.{digits}f}"
 
-    margin = -check.margin if check.measure in _MORE_IS_BETTER else check.margin
+    sign = 1 if check.measure.endswith(_LESS_IS_BETTER) else -1
     return (
         _TITLES[check.measure],
         number(check.now),
         number(check.candidate),
         number(check.change, "+"),
-        f"{number(check.low, '+')}…{number(check.high, '+')}",
-        number(margin, "+"),
-        Text(check.verdict, style="bold red" if check.refused else _STYLES.get(check.verdict, "")),
+        number(sign * check.margin, "+"),
+        number(sign * check.tells, "+"),
+        Text(check.verdict, style=style),
     )

@@ -70,10 +70,11 @@ def promote(
 
     The gate measures the release and the channel's current one on the watches that their
     measured twins hold out: NDCG@10, Recall@100, coverage, calibration of the probabilities, and
-    median inference time. It refuses a loss that exceeds its margin and is significant; then the
-    exit code is 1 and nothing changes. The first release of a channel is compared with
-    production's. There is no comparison for shadow, which serves no viewer, nor for a release of
-    another data set that replaces one of example data, such as the demo's.
+    median inference time. It refuses a loss that is shown to exceed its margin, and a release that
+    differs from its measured twin more than seeds do; then the exit code is 1 and nothing changes.
+    A canary, and the first release of a channel, is compared with production's. There is no
+    comparison for shadow, which serves no viewer, nor for a release of another data set that
+    replaces one of example data, such as the demo's.
 
     For the canary's current release, --share changes only the share:
     vireo release promote ID --channel canary --share 0.1
@@ -99,9 +100,12 @@ def promote_through_gate(
         _change_share(store, before, request, as_json)
         return
     store.manifest(release_id)
-    served = before or store.read_channel("production")
+    served = before
+    if before is None or request.channel == "canary":
+        # Without the canary its viewers would get production's release.
+        served = store.read_channel("production") or before
     compared = served.release_id if served else None
-    result = _gate(store, request, served, release_id, replaces=before is not None)
+    result = _gate(store, request, served, release_id, replaces=served is before)
     if not as_json:
         print_gate(result, compared, release_id)
     overridden = request.force and not result.passed

@@ -56,6 +56,22 @@ def test_the_gate_asks_the_measured_twins(
     assert same.exit_code == 0, same.output
 
 
+def test_a_served_fit_that_differs_from_its_measured_twin_is_refused(
+    home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_HOME", str(home.root))
+    good = home.measuring.staged_release("ring")
+    bad = with_shuffled_ranker(good, tmp_path / "bad", "bad")
+    store.publish(of_every_watch(good, tmp_path / "now", "now", good))
+    store.publish(of_every_watch(bad, tmp_path / "astray", "astray", good))
+    assert vireo("promote", "now").exit_code == 0
+    refused = vireo("promote", "astray").exception
+    assert isinstance(refused, PromotionRefusedError)
+    assert "fit_overlap_10" in str(refused)
+    assert "differs from its measured twin" in str(refused)
+    assert "ndcg_10" not in str(refused), "the twin is equal"
+
+
 def test_a_release_with_a_twin_is_compared_with_one_that_was_measured_itself(
     home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -334,6 +334,22 @@ def test_the_first_canary_is_compared_with_production_and_shadow_with_nothing(
     assert "shadow pods serve no viewer" in shadow.output
 
 
+def test_a_later_canary_is_compared_with_production_too(
+    publish: Publish, store: ReleaseStore, vireo: Vireo
+) -> None:
+    for release_id in "abc":
+        publish(release_id)
+    assert vireo("promote", "a").exit_code == 0
+    forced = vireo("promote", "b", "--channel", "canary", "--force", "--reason", "a test")
+    assert forced.exit_code == 0, forced.output
+    refused = vireo("promote", "c", "--channel", "canary", "--json")
+    assert isinstance(refused.exception, PromotionRefusedError)
+    assert json.loads(refused.stdout)["compared_with"] == "a"
+    channel = store.read_channel("canary")
+    assert channel is not None
+    assert channel.release_id == "b"
+
+
 def test_the_cache_stays_within_its_bounds_however_often_the_gate_is_asked(
     trained: str,
     ring_home: Home,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pandas as pd
 import pytest
 
 from server.home import Home
-from server.releases.channel_document import MAX_BEST_FIGURES
+from server.ranking.reserved import DiverseBestAndReserved
+from server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
 from server.releases.manifest import Manifest
-from training.release.gate import Check, GateResult, Margins, judge
-from training.release.gate_measures import Measured
+from training.evaluation.metrics import gains, hits
+from training.release.gate import MAX_FALSE_REFUSALS, Check, GateResult, judge
+from training.release.gate_measures import LIKENESS, Measured
 from training.release.measure import LoadedRelease, measure
 from training.release.predictions import Predictions, in_both
 
@@ -50,13 +53,14 @@ def of_likes(factor: float) -> Predictions:
 def made_up() -> Measured:
     random = np.random.default_rng(0)
     return Measured(
-        release_id="now",
         held_out=HELD_OUT,
         gains=np.where(random.random(VIEWERS) < 0.3, 0.5, 0.0),
         hits=(random.random(VIEWERS) < 0.6).astype(np.float64),
         slates=random.integers(0, VIDEOS, (VIEWERS, 10)),
+        best=random.permuted(np.tile(np.arange(1000), (VIEWERS, 1)), axis=1)[:, :100],
         videos=VIDEOS,
         predictions=of_watches(probabilities()),
+        weights={"watch": 1.0, "like": 1.0},
         seconds=1e-3 * (1 + 0.1 * random.random(TIMED)),
     )
 
@@ -80,14 +84,14 @@ def test_a_release_is_no_worse_than_itself() -> None:
         ("ndcg_10", {"gains": made_up().gains * 0.8}),
         ("recall_100", {"hits": made_up().hits * (np.arange(VIEWERS) % 10 > 0)}),
         ("coverage_10", {"slates": made_up().slates % (VIDEOS // 2)}),
-        ("inference_p50", {"seconds": made_up().seconds * 1.5}),
+        ("inference_p50", {"seconds": made_up().seconds * 15}),
     ],
 )
 def test_a_loss_beyond_margin_and_noise_is_refused_and_the_other_way_round_is_better(
     measure_: str, worse: dict[str, Any]
 ) -> None:
     now = made_up()
-    candidate = replace(now, release_id="candidate", **worse)
+    candidate = replace(now, **worse)
     result = judge(now, candidate)
     assert (result.outcome, result.passed) == ("refused", False)
     assert [check.measure for check in result.checks if check.verdict == "worse"] == [measure_]
@@ -99,20 +103,22 @@ def test_a_loss_beyond_margin_and_noise_is_refused_and_the_other_way_round_is_be
 
 
 @pytest.mark.parametrize("factor", [0, 0.1, 0.5, 2, 4.5])
-def test_watch_probabilities_of_the_wrong_size_are_refused_by_either_measure(factor: float) -> None:
+def test_watch_probabilities_of_the_wrong_size_are_refused(factor: float) -> None:
     now = made_up()
     assert probabilities().mean() == pytest.approx(BASE_RATE)
     result = judge(now, replace(now, predictions=of_watches(probabilities() * factor)))
-    refused = [check.measure for check in result.checks if check.refused]
-    assert refused == ["watch_log_loss", "watch_miscalibration"]
+    refused = {check.measure for check in result.checks if check.refused}
+    assert "watch_miscalibration" in refused
+    assert refused <= {"watch_log_loss", "watch_miscalibration"}
 
 
-@pytest.mark.parametrize("factor", [0.5, 2])
-def test_like_probabilities_of_the_wrong_size_are_refused_by_either_measure(factor: float) -> None:
+@pytest.mark.parametrize("factor", [0.4, 2.5])
+def test_like_probabilities_of_the_wrong_size_are_refused(factor: float) -> None:
     now = made_up()
     result = judge(now, replace(now, predictions={**now.predictions, "like": of_likes(factor)}))
-    refused = [check.measure for check in result.checks if check.refused]
-    assert refused == ["like_log_loss", "like_miscalibration"]
+    refused = {check.measure for check in result.checks if check.refused}
+    assert "like_miscalibration" in refused
+    assert refused <= {"like_log_loss", "like_miscalibration"}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -149,36 +155,134 @@ def test_the_log_loss_is_of_what_both_releases_have_and_padding_is_no_prediction
 
 def test_a_loss_within_the_margin_passes() -> None:
     now = made_up()
-    check = check_of(now, replace(now, gains=now.gains * 0.99), "ndcg_10")
-    assert check.verdict == "within margin"
-    assert check.high < 0, "it is sure to be a loss"
+    check = check_of(now, replace(now, gains=now.gains * 0.985), "ndcg_10")
+    assert (check.verdict, check.refused) == ("no worse", False)
 
 
-@pytest.mark.parametrize(
-    ("lost", "verdict", "refused"),
-    [(2, "within noise", False), (5, "inconclusive", False), (9, "inconclusive", True)],
-)
-def test_a_loss_that_may_be_chance_passes_unless_it_is_many_margins(
-    lost: int, verdict: str, refused: bool
+def trained(seed: int, viewers: int = 943, lost: float = 0.0) -> Measured:
+    """A training like any other but for its seed, which then lost a share of what it had found.
+
+    Ranks of a viewer's held-out video differ between seeds as much as trainings of ml-100k do:
+    NDCG@10 is some .14, a seed's standard deviation 1% of that, and two seeds' difference between
+    viewers .16.
+    """
+    world, random = np.random.default_rng(viewers), np.random.default_rng(seed)
+    log_rank = world.normal(3.6, 1.5, viewers) + random.normal(0, 0.5, viewers)
+    ranks = np.exp(log_rank + random.normal(0, 0.03)).astype(np.int64)
+    ranks[random.random(viewers) < lost] = 1_000_000
+    unpopular = np.arange(400) / 40 / (1 - lost)
+    order = np.argsort(unpopular - random.gumbel(size=(viewers, 400)), axis=1)
+    odds = np.exp(world.normal(-7, 1.2, (viewers, 100)))
+    watched = world.random(odds.shape) < odds
+    noisy = odds * np.exp(random.normal(0, 0.2, odds.shape) + random.normal(0, 0.02))
+    liked = world.random((viewers, 1)) < 0.5
+    like = np.clip(0.5 + 0.3 * (liked - 0.5) + random.normal(0, 0.1, liked.shape), 0.01, 0.99)
+    return Measured(
+        held_out=HELD_OUT,
+        gains=gains(ranks, 10),
+        hits=hits(ranks, 100),
+        slates=order[:, :10],
+        best=order[:, :100],
+        videos=400,
+        predictions={
+            "watch": predictions(noisy * (1 + 5 * lost), watched),
+            "like": predictions(like, liked),
+        },
+        weights={"watch": 1.0, "like": 1.0},
+        seconds=3e-3 * (1 + 0.1 * random.random(TIMED)) * (1 + 30 * lost),
+    )
+
+
+@pytest.mark.parametrize("viewers", [200, 943])
+def test_of_twenty_pairs_of_equal_releases_at_most_two_are_refused(viewers: int) -> None:
+    seeds = [trained(seed, viewers) for seed in range(5)]
+    results = [judge(now, other) for now, other in permutations(seeds, 2)]
+    assert sum(not result.passed for result in results) <= 2
+    assert max(result.false_refusals for result in results) <= MAX_FALSE_REFUSALS
+
+
+def test_an_equal_release_passes_after_many_equal_ones() -> None:
+    kept: tuple[BestFigures, ...] = ()
+    named, refused = trained(0), 0
+    for seed in range(1, 20):
+        result = judge(named, trained(seed), kept)
+        refused += not result.passed
+        if result.passed:
+            named, kept = trained(seed), result.best_figures(kept)
+    assert refused <= 1
+
+
+@pytest.mark.parametrize("viewers", [200, 943])
+def test_a_release_that_lost_twice_the_smallest_loss_that_can_be_told_passes_once_in_twenty(
+    viewers: int,
 ) -> None:
-    now = made_up()
-    shuffled = np.random.default_rng(1).permutation(now.gains)
-    shuffled[np.flatnonzero(shuffled)[:lost]] = 0
-    result = judge(now, replace(now, gains=shuffled))
-    [check] = [each for each in result.checks if each.measure == "ndcg_10"]
-    assert check.low < 0 < check.high
-    assert (check.verdict, check.refused, result.passed) == (verdict, refused, not refused)
-    assert len(result.findings) == refused
-    assert all("it may be noise: ask more viewers" in finding for finding in result.findings)
+    equal = check_of(trained(100, viewers), trained(101, viewers), "ndcg_10")
+    lost = 2 * equal.tells / equal.now
+    assert lost < 1
+    worse = (trained(seed, viewers, lost) for seed in range(20))
+    checks = [check_of(trained(100, viewers), each, "ndcg_10") for each in worse]
+    assert sum(not check.refused for check in checks) <= 1
 
 
-def test_how_many_margins_may_be_chance_is_a_margin_of_its_own() -> None:
+def test_more_viewers_tell_smaller_losses_and_where_few_hide_the_margin_the_check_says_so() -> None:
+    few, many = (
+        check_of(trained(0, viewers), trained(1, viewers), "ndcg_10") for viewers in (200, 8_000)
+    )
+    assert many.tells / many.now < few.tells / few.now
+    assert few.blurred
+    assert few.tells > few.margin + few.noise
+
+
+def test_a_task_of_weight_0_cannot_refuse() -> None:
     now = made_up()
-    shuffled = np.random.default_rng(1).permutation(now.gains)
-    shuffled[np.flatnonzero(shuffled)[:9]] = 0
-    candidate = replace(now, gains=shuffled)
+    worse = {**now.predictions, "like": of_likes(3)}
+    candidate = replace(now, predictions=worse)
     assert not judge(now, candidate).passed
-    assert judge(now, candidate, Margins(inconclusive=10.0)).passed
+    unused = replace(candidate, weights={"watch": 1.0, "like": 0.0})
+    assert judge(now, unused).passed
+    check = check_of(now, unused, "like_log_loss")
+    assert (check.verdict, check.blurred) == ("not judged", False)
+
+
+def test_a_longer_inference_passes_within_the_absolute_budget() -> None:
+    now = made_up()
+    assert judge(now, replace(now, seconds=now.seconds * 5)).passed
+    assert not judge(now, replace(now, seconds=now.seconds * 15)).passed
+
+
+def of_fit(twin: Measured, served: Measured, now: Measured | None = None) -> dict[str, Check]:
+    checks = judge(now or twin, twin, served=served).checks
+    return {check.measure: check for check in checks if check.measure in LIKENESS}
+
+
+def test_a_served_fit_like_its_measured_twin_passes() -> None:
+    twin = made_up()
+    found = of_fit(twin, twin)
+    assert found.keys() == LIKENESS.keys()
+    assert {(check.candidate, check.verdict) for check in found.values()} == {(1.0, "like")}
+
+
+def test_a_served_fit_unlike_its_measured_twin_is_refused() -> None:
+    twin = made_up()
+    other = replace(
+        twin,
+        best=np.broadcast_to(np.arange(100), (VIEWERS, 100)),
+        predictions=of_watches(probabilities() * 2),
+    )
+    assert {check.refused for check in of_fit(twin, other).values()} == {True}
+    result = judge(twin, twin, served=other)
+    assert not result.passed
+    assert all("differs from its measured twin" in each for each in result.findings)
+
+
+def test_where_trainings_differ_more_a_served_fit_may_too_but_not_without_bound() -> None:
+    twin = made_up()
+    swapped, gone = (replace(twin, best=twin.best.copy()) for _ in range(2))
+    swapped.best[:, ::2] += 10_000
+    gone.best[:] += 10_000
+    assert of_fit(twin, swapped)["fit_overlap_10"].refused
+    assert not of_fit(twin, swapped, now=swapped)["fit_overlap_10"].refused
+    assert of_fit(twin, gone, now=gone)["fit_overlap_10"].refused
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
@@ -196,15 +300,16 @@ def test_non_finite_measures_never_pass(side: str, field: str, value: float) -> 
     result = judge(broken, now) if side == "now" else judge(now, broken)
     assert (result.outcome, result.passed) == ("refused", False)
     assert [check.verdict for check in result.checks].count("worse") == 1
+    assert result.false_refusals <= MAX_FALSE_REFUSALS
     assert len(result.findings) == 1
 
 
-def test_losses_within_the_margin_do_not_add_up() -> None:
+def test_losses_that_pass_do_not_add_up() -> None:
     result, named = GateResult("nothing to compare"), made_up()
     kept = result.best_figures(())
     outcomes = []
     for _ in range(5):
-        candidate = replace(named, gains=named.gains * 0.981)
+        candidate = replace(named, gains=named.gains * 0.955)
         result = judge(named, candidate, best=kept)
         outcomes.append(result.outcome)
         if result.passed:
@@ -245,9 +350,9 @@ def test_a_release_no_worse_than_the_current_one_passes_however_good_an_earlier_
     assert judge(now, replace(now, gains=now.gains * 1.001), best=best).passed
 
 
-def test_a_miscalibration_that_grows_by_less_than_the_margin_does_not_add_up() -> None:
+def test_miscalibrations_that_grow_by_less_than_can_be_told_do_not_add_up() -> None:
     candidates = [
-        replace(made_up(), predictions=of_watches(probabilities() * f)) for f in (1.08, 1.16)
+        replace(made_up(), predictions=of_watches(probabilities() * f)) for f in (1.12, 1.24)
     ]
     first = judge(made_up(), candidates[0])
     assert first.passed
@@ -294,6 +399,24 @@ def test_the_gate_measures_what_the_evaluation_does(
     assert 0 < checks["inference_p50"].now < 1
 
 
+def test_inference_time_is_that_of_tower_and_ranker_alone(
+    trained_home: Home, trained_watches: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = LoadedRelease.load(trained_home.staged_release("trained"))
+    selections = []
+    select = DiverseBestAndReserved.select
+
+    def counted(*args: Any) -> Any:
+        selections.append(1)
+        return select(*args)
+
+    monkeypatch.setattr(DiverseBestAndReserved, "select", counted)
+    found = measured(release, trained_watches, trained_home.features("trained"), max_viewers=10)
+    assert found is not None
+    assert len(found[0].seconds) == 10
+    assert len(selections) == 2 * 10 * 2, "one of the list and one of the target, in both releases"
+
+
 def test_of_many_viewers_the_same_are_drawn_every_time(
     trained_home: Home, trained_watches: pd.DataFrame
 ) -> None:
@@ -316,5 +439,5 @@ def test_where_no_held_out_video_is_known_nothing_is_measured(
 
 def measured(
     release: LoadedRelease, watches: pd.DataFrame, repo: Path, max_viewers: int = 1000
-) -> tuple[Measured, Measured] | None:
-    return measure(release, release, watches, repo, max_viewers=max_viewers)
+) -> list[Measured] | None:
+    return measure([release, release], watches, repo, max_viewers=max_viewers)
