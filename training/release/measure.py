@@ -86,7 +86,7 @@ def measure(
         test = test.sample(max_viewers, random_state=0).sort_index()
     features = features_before_test(test, repo)
     keys = video_keys(test["video_id"].tolist())
-    asked = [_ask(release, features, keys) for release in (now, candidate)]
+    asked = [_ask(release, features, keys, repo) for release in (now, candidate)]
     seconds = _inference_seconds((now, candidate), features[:_TIMED_VIEWERS])
     outcomes = outcome_labels(test)
     held_out = _fingerprint(test)
@@ -153,11 +153,13 @@ class _Asked:
         }
 
 
-def _ask(release: LoadedRelease, features: Sequence[ViewerFeatures], keys: Int64Array) -> _Asked:
+def _ask(
+    release: LoadedRelease, features: Sequence[ViewerFeatures], keys: Int64Array, repo: Path
+) -> _Asked:
     """Return a release's responses for viewers whose held-out videos have these keys."""
     targets = release.candidates.rows.find(keys)
     count = release.candidates.manifest.candidates
-    answers = run_chain(release.candidates, release.ranking, features, targets, count)
+    answers = run_chain(release.candidates, release.ranking, features, targets, count, repo)
     return _Asked(release, answers, targets)
 
 
