@@ -92,9 +92,10 @@ def measures(measuring: Home, dataset: str, folder: Path) -> Mapping[str, float]
     """Return a release's measures on the test watches."""
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
     bed = TestBed.of(load_watches(measuring, dataset), candidates.ids)
-    features = features_before_test(bed.watches, measuring.features(dataset))
+    repo = measuring.features(dataset)
+    features = features_before_test(bed.watches, repo)
     count = candidates.manifest.candidates
-    answers = run_chain(candidates, ranking, features, bed.viewers.targets, count)
+    answers = run_chain(candidates, ranking, features, bed.viewers.targets, count, repo)
     counted = of_lists(answers.ranked, bed.viewers).measures(bed.past.videos)
     ranker = ranker_measures(answers, bed.viewers)
     return {name: {**counted, **ranker}[name] for name in (*_COUNTED, *_PROBABILITIES)}

@@ -144,12 +144,9 @@ def _without_source(lists: WatchLists, name: str) -> WatchLists:
 def lists_of_test(
     watches: pd.DataFrame, repo: Path, release: CandidateRelease, config: RankingConfig
 ) -> RankingSet:
-    """Return the lists of the test watches with the features that serving would have."""
+    """Return the lists of the test watches, which are drawn as those that rankers are fitted to."""
     parts = watches["part"].map({"test": "validation"}).fillna("train")
-    data = build_ranking_set(watches.assign(part=parts), repo, release, config)
-    lists = data.watches
-    features = np.where((lists.rows >= 0)[..., None], data.served_features[lists.rows], 0)
-    return replace(data, watches=replace(lists, features=features.astype(np.float32)))
+    return build_ranking_set(watches.assign(part=parts), repo, release, config)
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from server.ranking.release import RankingRelease
 from server.signals import OUTCOMES, SCORES
 from training.data.context import contexts_of
 from training.features.history import viewers_before
+from training.features.statistics import Snapshots, just_before
 from training.features.watches import outcome_labels
 from training.heartbeat import tracked
 
@@ -129,14 +131,38 @@ def run_chain(
     viewers: Sequence[ViewerFeatures],
     targets: Int64Array,
     count: int,
+    repo: Path | None,
 ) -> ChainAnswers:
-    """Run both pipelines on `count` candidates for each viewer; predict each target's outcomes."""
-    retrieval, ranker = CandidatePipeline(candidates, fail_open=False), RankingPipeline(ranking)
+    """Run both pipelines on `count` candidates for each viewer; predict each target's outcomes.
+
+    Args:
+        candidates: the release, as a candidate pod loads it.
+        ranking: the same, as a ranking pod loads it.
+        viewers: the viewers, each as of a request at `asked_at`.
+        targets: row of each viewer's held-out video, int64[v].
+        count: number of candidates.
+        repo: the feature folder with VIDEO_FEATURES as of each request, which the ranker's
+            training set has too; None for those of the release, which pods serve at any time.
+    """
+    retrieval = CandidatePipeline(candidates, fail_open=False)
     shape = (len(viewers), count)
     drawn, ranked = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
     scores, watch = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     outcomes = np.zeros((len(viewers), len(OUTCOMES)), np.float32)
-    for place, viewer in enumerate(tracked(viewers, "asking the chain", Console(stderr=True))):
+    snapshots = Snapshots(repo, ranking.ids) if repo else None
+    asked = just_before(np.array([viewer.asked_at for viewer in viewers], np.int64))
+    before = snapshots.before(asked) if snapshots else np.zeros(len(viewers), np.int64)
+
+    @lru_cache(maxsize=1)
+    def ranker_at(snapshot: int) -> RankingPipeline:
+        if snapshots is None:
+            return RankingPipeline(ranking)
+        table = replace(ranking.table, features=snapshots.features(snapshot))
+        return RankingPipeline(replace(ranking, table=table))
+
+    by_time = np.argsort(before, kind="stable").tolist()
+    for place in tracked(by_time, "asking the chain", Console(stderr=True)):
+        viewer, ranker = viewers[place], ranker_at(int(before[place]))
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
         outcomes[place] = _outcomes(ranker, viewer, candidates.keys[targets[place]])
         size = len(found.keys)

@@ -11,8 +11,11 @@ import grpc
 import pandas as pd
 from rich.console import Console
 
+from server.arrays import Int64Array
+from server.candidate.release import CandidateRelease
 from server.errors import VireoError
 from server.home import Home
+from server.ranking.release import RankingRelease
 from server.releases.manifest import Manifest, ReleaseError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
@@ -20,9 +23,9 @@ from server.stack.s3 import access, external_endpoint
 from server.stack.settings import StackSettings
 from training.data.dataset import load_dataset
 from training.evaluation.baselines.registry import BASELINES, QUICK
-from training.evaluation.chain import TestViewers
+from training.evaluation.chain import TestViewers, features_before_test, run_chain
 from training.evaluation.page import write_page
-from training.evaluation.report import COMPARISON, SERVED, Systems, write_json
+from training.evaluation.report import COMPARISON, SERVED, write_json
 from training.evaluation.run import (
     Metrics,
     TestBed,
@@ -107,7 +110,8 @@ def evaluate_served(
     """Request every test viewer's list from the running stack, write and measure the lists.
 
     If the stack serves the newest run's release, that run's report gets the system "served", and
-    the lists are compared with the chain's in process.
+    the lists are compared with those of the same release in process. Both rank with the video
+    features of the newest snapshot, whenever a watch was held out; the chain's are of its time.
 
     Raises:
         VireoError: no response, or the served release can't be tested on this data set.
@@ -131,8 +135,8 @@ def evaluate_served(
         metrics = {name: system.measures(len(video_ids)) for name, system in systems.items()}
         return Evaluated(release_id, metrics, counts(answers))
     metrics = add_systems(run.report, bed, systems)
-    offline = Systems.load(run.report, bed.viewers.ids).reports.get("chain")
-    agreement = None if offline is None else Agreement.of(served.slates, offline.slates)
+    offline = _lists_in_process(run.release, bed, home.features(dataset))
+    agreement = Agreement.of(served.slates, offline)
     evaluated = Evaluated(release_id, metrics, counts(answers), agreement)
     found = asdict(evaluated)
     del found["metrics"]
@@ -209,6 +213,13 @@ def _ask(options: ServedOptions, viewers: TestViewers, console: Console) -> list
             )
 
         return asyncio.run(ask())
+
+
+def _lists_in_process(folder: Path, bed: TestBed, repo: Path) -> Int64Array:
+    """Return the lists of a release's pods, without any, for all viewers: int64[v, c]."""
+    candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
+    viewers, count = features_before_test(bed.watches, repo), candidates.manifest.candidates
+    return run_chain(candidates, ranking, viewers, bed.viewers.targets, count, None).ranked
 
 
 def _finish_report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,8 +111,8 @@ def choose_diversity(
         vectors: video vectors, float32[n, d].
         weights: exponents of the tasks' probabilities in the score.
     """
-    batches = Batches(vectors).as_served(data.served_features)
-    return worth_it(diversity_curve(_lists_of(model, data.watches, batches, weights), vectors))
+    lists = _lists_of(model, data.watches, Batches(vectors), weights)
+    return worth_it(diversity_curve(lists, vectors))
 
 
 @torch.no_grad()
@@ -141,14 +142,18 @@ def _lists_of(
 
 
 def study_diversity(
-    candidates: CandidateRelease, ranking: RankingRelease, held_out: HeldOutWatches, count: int
+    candidates: CandidateRelease,
+    ranking: RankingRelease,
+    held_out: HeldOutWatches,
+    count: int,
+    repo: Path,
 ) -> dict[str, Any]:
-    """Measure a release at each strength on held-out watches.
+    """Measure a release at each strength on held-out watches, with the features of `repo`.
 
     Returns:
         `chosen`: the release's strength; `viewers`; `points`: a Point each.
     """
-    answers = run_chain(candidates, ranking, held_out.viewers, held_out.targets, count)
+    answers = run_chain(candidates, ranking, held_out.viewers, held_out.targets, count, repo)
     scores = np.where(answers.ranked >= 0, answers.scores, -1)
     # By score alone, whatever the release's strength.
     best = np.lexsort((candidates.keys[answers.ranked], -scores))[:, :RERANK_WINDOW]

@@ -233,7 +233,7 @@ def evaluate_release(
     del watches  # The test bed has fewer.
     features = features_before_test(bed.watches, repo)
     count = candidates.manifest.candidates
-    answers = run_chain(candidates, ranking, features, bed.viewers.targets, count)
+    answers = run_chain(candidates, ranking, features, bed.viewers.targets, count, repo)
     systems = measured_baselines(bed, repo, candidates.manifest.dataset, baselines, report)
     systems["two_tower"] = of_chunks(
         lambda part: tower_scores(candidates, features[part]), bed.viewers, bed.past.videos

@@ -74,13 +74,14 @@ def study_context(home: Home, dataset: str, settings: Profile, console: Console)
     off = replace(settings, retrieval=replace(settings.retrieval, context=False, max_minutes=None))
     fit(without, load_dataset(without, dataset), off, console)
     bed = TestBed.of(watches, CandidateRelease.load(run.release).ids)
-    viewers = features_before_test(bed.watches, home.features(dataset))
+    repo = home.features(dataset)
+    viewers = features_before_test(bed.watches, repo)
     nothing = [replace(viewer, context=UNKNOWN) for viewer in viewers]
     other = Run(without.run(dataset)).release
     reports = {
-        WITH: _measured(run.release, bed, viewers),
-        ABSENT: _measured(run.release, bed, nothing),
-        OFF: _measured(other, bed, nothing),
+        WITH: _measured(run.release, bed, viewers, repo),
+        ABSENT: _measured(run.release, bed, nothing, repo),
+        OFF: _measured(other, bed, nothing, repo),
     }
     ranks = {name: report.ranks for name, report in reports.items()}
     tests = {
@@ -109,11 +110,13 @@ def _beside(home: Home, dataset: str, run: Run) -> Home:
     return beside
 
 
-def _measured(folder: Path, bed: TestBed, viewers: Sequence[ViewerFeatures]) -> SystemReport:
+def _measured(
+    folder: Path, bed: TestBed, viewers: Sequence[ViewerFeatures], repo: Path
+) -> SystemReport:
     """Return the results of a release's chain on the test viewers."""
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
     count = candidates.manifest.candidates
-    answers = run_chain(candidates, ranking, viewers, bed.viewers.targets, count)
+    answers = run_chain(candidates, ranking, viewers, bed.viewers.targets, count, repo)
     return of_lists(answers.ranked, bed.viewers)
 
 
@@ -172,7 +175,9 @@ class Studies:
         ranking = RankingRelease.load(self.run.release)
         count = self._release.manifest.candidates
         found = self._both(
-            lambda part: study_diversity(self._release, ranking, self._held_out(part), count)
+            lambda part: study_diversity(
+                self._release, ranking, self._held_out(part), count, self._repo
+            )
         )
         return self._written(files.DIVERSITY, found)
 

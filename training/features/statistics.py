@@ -1,5 +1,6 @@
 """Point-in-time features of videos.
 
+Training sets and evaluation look videos up here as of a request; pods have the last snapshot.
 Statistics change only at snapshots, and the file has a part for each: the latest values at a time
 are those of the last snapshot at or before it. Feast's point-in-time join finds the same, but
 first pairs each time with all snapshots of its video.
@@ -40,9 +41,10 @@ class Snapshots:
         self.moments: pd.DatetimeIndex = self._groups.unique().sort_values()
         """Times of the snapshots, increasing."""
 
-    def before(self, moments: pd.DatetimeIndex) -> Int64Array:
+    def before(self, moments: npt.NDArray[np.datetime64]) -> Int64Array:
         """Return the index of the last snapshot at or before each time, int64[m]; -1 for none."""
-        return np.asarray(self.moments.searchsorted(moments, side="right") - 1, np.int64)
+        times = pd.DatetimeIndex(moments, tz="UTC")
+        return np.asarray(self.moments.searchsorted(times, side="right") - 1, np.int64)
 
     def values(self, snapshot: int) -> Float64Array:
         """Return _COLUMNS of every video at a snapshot, float64[n, 4]; _UNKNOWN if unknown."""
@@ -55,6 +57,15 @@ class Snapshots:
             read = [table[name].to_numpy().astype(np.float64) for name in _COLUMNS]
             found[rows[rows >= 0]] = np.stack(read, axis=1)[rows >= 0]
         return found
+
+    def features(self, snapshot: int) -> Float32Array:
+        """Return VIDEO_FEATURES of every video at a snapshot, float32[n, 4]."""
+        return video_features(*self.values(snapshot).T)
+
+
+def just_before(asked_at: Int64Array) -> npt.NDArray[np.datetime64]:
+    """Return the last microsecond before each request's second, given in Unix seconds."""
+    return (asked_at * 1_000_000 - 1).astype("datetime64[us]")
 
 
 def video_features_at(
@@ -76,19 +87,19 @@ def video_features_at(
     used[rows], used[-1] = True, True
     place = np.cumsum(used) - 1
     snapshots = Snapshots(repo, [video_ids[row] for row in np.flatnonzero(used[:-1]).tolist()])
-    before = snapshots.before(pd.DatetimeIndex(moments, tz="UTC"))
+    before = snapshots.before(moments)
     features = np.empty((*rows.shape, len(_COLUMNS)), np.float32)
     nothing = np.zeros((1, len(_COLUMNS)), np.float32)
     for snapshot in np.unique(before).tolist():
         own = before == snapshot
-        table = np.concatenate([_features(snapshots.values(snapshot)), nothing])
+        table = np.concatenate([snapshots.features(snapshot), nothing])
         features[own] = table[place[rows[own]]]
     return features
 
 
 def latest_video_features(repo: Path, video_ids: Sequence[str]) -> Float32Array:
     """Return VIDEO_FEATURES of videos at the last snapshot, float32[n, 4]."""
-    return _features(_latest(repo, video_ids))
+    return video_features(*_latest(repo, video_ids).T)
 
 
 def latest_popularity(repo: Path, video_ids: Sequence[str]) -> Float32Array:
@@ -100,7 +111,3 @@ def latest_popularity(repo: Path, video_ids: Sequence[str]) -> Float32Array:
 def _latest(repo: Path, video_ids: Sequence[str]) -> Float64Array:
     snapshots = Snapshots(repo, video_ids)
     return snapshots.values(len(snapshots.moments) - 1)
-
-
-def _features(values: Float64Array) -> Float32Array:
-    return video_features(*values.T)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 
 import numpy as np
 import numpy.typing as npt
@@ -22,22 +21,15 @@ class Batches:
 
     def __init__(self, vectors: Float32Array) -> None:
         """Look vectors up by row in float32[n, d]."""
-        self._table = _padded(vectors)
-        self._served_features: Tensor | None = None
-        self.vector_size = vectors.shape[1]
-
-    def as_served(self, features: Float32Array) -> Batches:
-        """Return batches with the VIDEO_FEATURES of a release, float32[n, f], as in a pod."""
-        served = copy(self)
-        served._served_features = _padded(features)
-        return served
+        padding = np.zeros((1, vectors.shape[1]), np.float32)  # is looked up by row -1
+        self._table = torch.from_numpy(np.concatenate([vectors, padding]))
 
     def watch_inputs(self, lists: WatchLists, places: Places) -> tuple[dict[str, Tensor], Tensor]:
         """Return model inputs of the lists at `places`, and a mask of real columns, bool[b, n]."""
         rows = torch.from_numpy(lists.rows[places])
         inputs = self._viewer_inputs(lists.viewers, places) | {
             "candidate_vectors": self._table[rows],
-            "candidate_features": self._features(lists, places),
+            "candidate_features": torch.from_numpy(lists.features[places]),
             "retrieval_features": torch.from_numpy(lists.retrieval[places]),
             "match_features": torch.from_numpy(lists.match[places]),
         }
@@ -50,15 +42,10 @@ class Batches:
         """
         return self._viewer_inputs(outcomes.viewers, places) | {
             "candidate_vectors": self._table[torch.from_numpy(outcomes.rows[places])][:, None],
-            "candidate_features": self._features(outcomes, places)[:, None],
+            "candidate_features": torch.from_numpy(outcomes.features[places])[:, None],
             "retrieval_features": torch.zeros(len(places), 1, len(RETRIEVAL_FEATURES)),
             "match_features": torch.from_numpy(outcomes.match[places])[:, None],
         }
-
-    def _features(self, labels: WatchLists | OutcomeLabels, places: Places) -> Tensor:
-        if self._served_features is None:
-            return torch.from_numpy(labels.features[places])
-        return self._served_features[torch.from_numpy(labels.rows[places])]
 
     def _viewer_inputs(self, viewers: ViewerColumns, places: Places) -> dict[str, Tensor]:
         lengths = viewers.history_lengths[places]
@@ -72,12 +59,6 @@ class Batches:
         if viewers.context.shape[1]:
             inputs["context"] = torch.from_numpy(viewers.context[places])
         return inputs
-
-
-def _padded(table: Float32Array) -> Tensor:
-    """Append a row of zeros to the table, which padding, row -1, looks up."""
-    padding = np.zeros((1, table.shape[1]), np.float32)
-    return torch.from_numpy(np.concatenate([table, padding]))
 
 
 def chunks(places: Places, size: int) -> Sequence[Places]:

@@ -54,9 +54,9 @@ def fit_platt(logits: Tensor, labels: Tensor) -> tuple[float, float]:
 def calibrate(model: Ranker, batches: Batches, data: RankingSet) -> dict[str, float]:
     """Fit the model's scale and offset of each task on every label event of the set.
 
-    The batches must have features as they are served. The model was trained on features at each
-    label's time, but a release has a single table, that of its newest snapshot: by then videos are
-    older and have fewer recent watches, which shifts all logits although viewers watch no less.
+    Features are those of each label's time, as requests see them: pods serve the newest snapshot,
+    but by then a label lies far back, its videos are older and have fewer recent watches, which
+    shifts all logits although viewers watch no less.
 
     Returns:
         `calibration_measures` of each task, cross-validated: each of FOLDS folds of viewers is

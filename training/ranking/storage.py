@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -10,12 +11,10 @@ import numpy as np
 
 from training.ranking.training_set import OutcomeLabels, RankingSet, ViewerColumns, WatchLists
 
-_SERVED = "served_features"
-
 
 def save_ranking_set(path: Path, data: RankingSet, fingerprint: str) -> None:
     """Write the set to `path` atomically."""
-    arrays = {"fingerprint": np.array(fingerprint), _SERVED: data.served_features}
+    arrays = {"fingerprint": np.array(fingerprint)}
     for part, value in (("watches", data.watches), ("outcomes", data.outcomes)):
         columns = vars(value) | vars(value.viewers)
         arrays |= {f"{part}/{name}": column for name, column in columns.items()}
@@ -34,19 +33,17 @@ def load_ranking_set(path: Path, fingerprint: str) -> RankingSet | None:
             arrays: dict[str, Any] = dict(file)
     except (OSError, ValueError, BadZipFile):
         return None  # The file is only a cache: the set is built again.
-    names = ("outcomes/labels", "outcomes/context")
-    if str(arrays["fingerprint"]) != fingerprint or not arrays.keys() >= set(names):
+    if str(arrays["fingerprint"]) != fingerprint:
+        return None
+
+    def of(kind: type[Any], part: str, **known: ViewerColumns) -> Any:
+        names = [field.name for field in fields(kind) if field.name not in known]
+        return kind(**{name: arrays[f"{part}/{name}"] for name in names}, **known)
+
+    try:
+        return RankingSet(
+            of(WatchLists, "watches", viewers=of(ViewerColumns, "watches")),
+            of(OutcomeLabels, "outcomes", viewers=of(ViewerColumns, "outcomes")),
+        )
+    except KeyError:
         return None  # Earlier builds wrote other arrays.
-    watches, outcomes = (
-        {
-            name.removeprefix(f"{part}/"): array
-            for name, array in arrays.items()
-            if name.startswith(f"{part}/")
-        }
-        for part in ("watches", "outcomes")
-    )
-    fields = ViewerColumns.__dataclass_fields__
-    for columns in (watches, outcomes):
-        own = {name: columns.pop(name) for name in fields}
-        columns["viewers"] = ViewerColumns(**own)
-    return RankingSet(WatchLists(**watches), OutcomeLabels(**outcomes), arrays[_SERVED])

@@ -293,7 +293,7 @@ def choose(
 def calibrated(trainer: RankingTrainer, held_out: dict[str, HeldOut]) -> TrainedRanker:
     """Calibrate what `fit_ranker` returned; write the measures of `calibrate` to CALIBRATION."""
     data, model = trainer.data, trainer.model
-    measures = calibrate(model, trainer.batches.as_served(data.served_features), data)
+    measures = calibrate(model, trainer.batches, data)
     (trainer.checkpoints.folder / CALIBRATION).write_text(json.dumps(measures))
     errors = {task: measures[f"{task}_ece"] for task in model.schema.tasks}
     return TrainedRanker(model.eval(), held_out | {"chosen": trainer.measure()}, errors)

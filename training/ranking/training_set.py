@@ -2,8 +2,8 @@
 
 Label events are the validation watches. Retrieval wasn't trained on them, except that the towers'
 best epoch was selected on each viewer's last one. Candidates come from the pipeline that serves,
-whose popular and fresh videos are those of the newest snapshot; features come from point-in-time
-joins one microsecond before the label, and a label's history includes the viewer's earlier labels.
+whose popular and fresh videos are those of the newest snapshot; features are as of a request at the
+label's time, as in evaluation, and a label's history includes the viewer's earlier labels.
 Outcome labels are the same watches and the last watches of the train part; for the latter no
 candidates are retrieved, since retrieval was trained on them.
 """
@@ -39,8 +39,8 @@ from server.features.viewer import ViewerFeatures
 from server.releases import layout
 from server.releases.tables import VECTOR_TYPES, read_table
 from training.features.activity import ROWS_KEPT
-from training.features.history import JUST_BEFORE, viewers_before_by_part
-from training.features.statistics import video_features_at
+from training.features.history import viewers_before_by_part
+from training.features.statistics import just_before, video_features_at
 from training.features.watches import outcome_labels
 from training.heartbeat import tracked
 from training.ranking.config import RankingConfig
@@ -129,8 +129,6 @@ class WatchLists:
     """MATCH_FEATURES, float32[m, n, k]."""
     moment: Int64Array
     """Time of the label's watch, Unix microseconds, int64[m]."""
-    last: BoolArray
-    """Whether it is the viewer's last label, bool[m], which is closest to what is served."""
     label: Int64Array
     """Column of the watched video, int64[m]; -1 if retrieval missed it. It isn't added to the list
     then: no served candidate lacks a source, so the missing source would leak the label."""
@@ -157,8 +155,6 @@ class RankingSet:
 
     watches: WatchLists
     outcomes: OutcomeLabels
-    served_features: Float32Array
-    """VIDEO_FEATURES of every video as the release serves them, float32[videos, f]."""
 
 
 def is_held_out(viewer_id: str, share: float) -> bool:
@@ -198,17 +194,14 @@ def build_ranking_set(
     outcomes = OutcomeLabels(
         viewers=columns,
         rows=rows,
-        features=video_features_at(repo, release.ids, rows[:, None], _before(labels))[:, 0],
+        features=_features(repo, release, rows[:, None], labels)[:, 0],
         match=_matches(columns, rows[:, None], table, release.context)[:, 0],
         labels=outcome_labels(labels),
     )
     lists = _watch_lists(
         labels[listed], columns.take(np.flatnonzero(listed)), repo, release, table, *drawn
     )
-    served = read_table(
-        release.folder, layout.VIDEO_FEATURE_TABLE, np.float32, (len(release.ids), None)
-    )
-    return RankingSet(lists, outcomes, served)
+    return RankingSet(lists, outcomes)
 
 
 def _labels(watches: pd.DataFrame, viewers: int) -> pd.DataFrame:
@@ -282,17 +275,15 @@ def _watch_lists(
     retrieval: Float32Array,
 ) -> WatchLists:
     """Return the lists of labels whose candidates were retrieved."""
-    before = _before(labels)
     wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
     hits = (rows == wanted[:, None]) & (rows >= 0)
     return WatchLists(
         viewers=columns,
         rows=rows,
-        features=video_features_at(repo, release.ids, rows, before),
+        features=_features(repo, release, rows, labels),
         retrieval=retrieval,
         match=_matches(columns, rows, table, release.context),
         moment=labels["time"].to_numpy("datetime64[us]").astype(np.int64),
-        last=~labels["viewer_id"].duplicated(keep="last").to_numpy(),
         label=np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64),
     )
 
@@ -328,5 +319,9 @@ def match_table(release: CandidateRelease) -> VideoTable:
     return VideoTable(release.vectors, features, content, creators, languages)
 
 
-def _before(labels: pd.DataFrame) -> npt.NDArray[np.datetime64]:
-    return (labels["time"] - JUST_BEFORE).to_numpy("datetime64[us]")
+def _features(
+    repo: Path, release: CandidateRelease, rows: Int64Array, labels: pd.DataFrame
+) -> Float32Array:
+    """Return VIDEO_FEATURES of the videos at `rows` int64[m, n] as of requests at m labels."""
+    asked_at = labels["time"].to_numpy("datetime64[s]").astype(np.int64)
+    return video_features_at(repo, release.ids, rows, just_before(asked_at))

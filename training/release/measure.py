@@ -82,7 +82,7 @@ def measure(
         test = test.sample(max_viewers, random_state=0).sort_index()
     features = features_before_test(test, repo)
     keys = video_keys(test["video_id"].tolist())
-    asked = [_ask(release, features, keys) for release in releases]
+    asked = [_ask(release, features, keys, repo) for release in releases]
     compared = [*in_both(asked[0].keys, asked[1].keys), *(each.real for each in asked[2:])]
     seconds = _inference_seconds(releases, features[:_TIMED_VIEWERS])
     outcomes = outcome_labels(test)
@@ -150,11 +150,13 @@ class _Asked:
         }
 
 
-def _ask(release: LoadedRelease, features: Sequence[ViewerFeatures], keys: Int64Array) -> _Asked:
+def _ask(
+    release: LoadedRelease, features: Sequence[ViewerFeatures], keys: Int64Array, repo: Path
+) -> _Asked:
     """Return a release's responses for viewers whose held-out videos have these keys."""
     targets = release.candidates.rows.find(keys)
     count = release.candidates.manifest.candidates
-    answers = run_chain(release.candidates, release.ranking, features, targets, count)
+    answers = run_chain(release.candidates, release.ranking, features, targets, count, repo)
     return _Asked(release, answers, targets)
 
 

@@ -31,6 +31,7 @@ from training.evaluation.commands import evaluate_staged
 from training.evaluation.ranker import ranker_measures
 from training.evaluation.report import Systems, flat, read_json
 from training.evaluation.systems import best_unwatched, of_chunks, of_lists
+from training.features.statistics import just_before, video_features_at
 
 SYSTEMS = {"popularity", "ease", "two_tower", "chain", "ranker"}
 
@@ -48,8 +49,9 @@ def answers(
     viewers: TestViewers,
 ) -> ChainAnswers:
     ranking = RankingRelease.load(release.folder)
-    features = features_before_test(trained_watches, trained_home.features("trained"))
-    return run_chain(release, ranking, features, viewers.targets, 30)
+    repo = trained_home.features("trained")
+    features = features_before_test(trained_watches, repo)
+    return run_chain(release, ranking, features, viewers.targets, 30, repo)
 
 
 def test_every_viewer_with_a_test_watch_is_asked_for(
@@ -97,6 +99,32 @@ def test_the_chain_ranks_retrieved_unwatched_videos(
     # The best comes first; those after it give way to diversity, where the release asks for it.
     assert (answers.watch[:, 0] == answers.watch.max(axis=1)).all()
     assert ((answers.target_outcomes > 0) & (answers.target_outcomes < 1)).all()
+
+
+def test_videos_have_the_features_of_each_requests_time_however_late_the_releases_snapshot_is(
+    trained_home: Home,
+    trained_watches: pd.DataFrame,
+    release: CandidateRelease,
+    viewers: TestViewers,
+    answers: ChainAnswers,
+) -> None:
+    repo, ranking = trained_home.features("trained"), RankingRelease.load(release.folder)
+    features = features_before_test(trained_watches, repo)
+
+    def asked(table: np.ndarray, places: np.ndarray, repo: Path | None) -> ChainAnswers:
+        own = replace(ranking, table=replace(ranking.table, features=table))
+        some, targets = [features[place] for place in places], viewers.targets[places]
+        return run_chain(release, own, some, targets, 30, repo)
+
+    everyone, later = np.arange(len(features)), np.asarray(ranking.table.features) + 2
+    assert np.array_equal(asked(later, everyone, repo).watch, answers.watch)
+    assert not np.allclose(asked(later, everyone, None).watch, answers.watch)
+    for place in (viewers.moments.argmin(), viewers.moments.argmax()):
+        every, at = np.arange(len(release.ids))[None], just_before(viewers.moments[[place]])
+        trained_on = video_features_at(repo, release.ids, every, at)[0]
+        alone = asked(trained_on, np.array([place]), None)
+        assert np.array_equal(alone.watch, answers.watch[[place]])
+        assert np.array_equal(alone.target_outcomes, answers.target_outcomes[[place]])
 
 
 def test_tower_scores_are_those_that_retrieval_gives(

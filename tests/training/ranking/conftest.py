@@ -77,7 +77,6 @@ def ranking_set(column: str, missed: int = 20, seed: int = 1) -> RankingSet:
             retrieval=retrieval,
             match=random.random((LISTS, CANDIDATES, len(MATCH_FEATURES)), np.float32),
             moment=np.arange(LISTS),
-            last=np.ones(LISTS, bool),
             label=label,
         ),
         OutcomeLabels(
@@ -87,5 +86,4 @@ def ranking_set(column: str, missed: int = 20, seed: int = 1) -> RankingSet:
             match=random.random((LIKES, len(MATCH_FEATURES)), np.float32),
             labels=outcomes(random.random(LIKES) < rate),
         ),
-        table,
     )

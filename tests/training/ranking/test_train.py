@@ -154,14 +154,11 @@ def test_finishes_are_predicted_where_the_data_says_which_watches_were(
 def test_watch_probabilities_add_up_to_the_lists_that_hold_their_video(
     vectors: np.ndarray, config: RankingConfig, tmp_path: Path
 ) -> None:
-    """By the features that a pod has, which are years newer than those at the labels' moments."""
     data = ranking_set("co_watch", missed=100)
-    data = replace(data, served_features=data.served_features + 2.0)
     ranker = trained(data, vectors, config, tmp_path)
     assert ranker.model.watch_part != "retrieval", "or features would make no difference"
-    batches = Batches(vectors).as_served(data.served_features)
     with torch.no_grad():
-        inputs, _ = batches.watch_inputs(data.watches, np.arange(len(data.watches.label)))
+        inputs, _ = Batches(vectors).watch_inputs(data.watches, np.arange(len(data.watches.label)))
         expected = ranker.model(**inputs)[..., 0].sum(1).mean().item()
     hits = (data.watches.label >= 0).mean()
     assert expected == pytest.approx(hits, abs=0.01)
@@ -252,7 +249,6 @@ def test_the_ranking_set_is_read_back_unchanged(tmp_path: Path) -> None:
     read = load_ranking_set(path, "one")
     assert read is not None
     assert np.array_equal(read.watches.rows, data.watches.rows)
-    assert np.array_equal(read.served_features, data.served_features)
     assert read.watches.rows.shape[1] == CANDIDATES
     for mine, theirs in ((read.watches, data.watches), (read.outcomes, data.outcomes)):
         for name, column in vars(theirs.viewers).items():

@@ -15,7 +15,7 @@ from server.features.ranking_inputs import VideoTable, ranking_inputs, retrieval
 from server.home import Home
 from server.releases import layout
 from training.features.history import viewers_before
-from training.features.statistics import video_features_at
+from training.features.statistics import just_before, video_features_at
 from training.ranking import training_set
 from training.ranking.batches import Batches
 from training.ranking.config import RankingConfig
@@ -106,10 +106,9 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
     data: RankingSet, labels: pd.DataFrame, repo: Path, release: CandidateRelease
 ) -> None:
     place = len(labels) // 2
-    moment = labels["time"][place] - pd.Timedelta(1, "us")
     [viewer] = viewers_before(repo, labels[place : place + 1])
     drawn = CandidatePipeline(release).retrieve(CandidateQuery(viewer=viewer, count=20))
-    at = np.array([moment.tz_localize(None)], "datetime64[us]")
+    at = just_before(np.array([viewer.asked_at]))
     features = np.empty((len(release.keys), 4), np.float32)
     features[drawn.rows] = video_features_at(repo, release.ids, drawn.rows[None], at)[0]
     history = release.rows.find(viewer.history_keys)
@@ -129,14 +128,6 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
         assert torch.equal(fed[name], torch.from_numpy(value)), name
 
 
-def test_the_set_has_the_features_that_pods_serve(
-    data: RankingSet, release: CandidateRelease
-) -> None:
-    assert np.array_equal(
-        data.served_features, np.load(release.folder / layout.VIDEO_FEATURE_TABLE)
-    )
-
-
 def test_histories_end_before_their_label(
     data: RankingSet, labels: pd.DataFrame, trained_watches: pd.DataFrame
 ) -> None:
@@ -149,13 +140,9 @@ def test_histories_end_before_their_label(
     assert np.array_equal(counted, expected)
 
 
-def test_each_list_says_when_it_was_and_whether_it_is_the_viewers_last(
-    data: RankingSet, labels: pd.DataFrame
-) -> None:
+def test_each_list_says_when_it_was(data: RankingSet, labels: pd.DataFrame) -> None:
     times = labels["time"].to_numpy("datetime64[us]").astype(np.int64)
     assert np.array_equal(data.watches.moment, times)
-    last = labels.groupby("viewer_id")["time"].transform("max") == labels["time"]
-    assert np.array_equal(data.watches.last, last.to_numpy())
 
 
 def test_likes_are_labelled_by_each_viewers_last_watches_before_the_test(

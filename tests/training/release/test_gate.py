@@ -429,6 +429,20 @@ def test_of_many_viewers_the_same_are_drawn_every_time(
     assert np.array_equal(found[0][0].slates, found[1][0].slates)
 
 
+def test_a_later_snapshot_changes_no_measure_of_watches_before_it(
+    trained_home: Home, trained_watches: pd.DataFrame
+) -> None:
+    release = LoadedRelease.load(trained_home.staged_release("trained"))
+    table = replace(release.ranking.table, features=np.asarray(release.ranking.table.features) + 2)
+    later = replace(release, ranking=replace(release.ranking, table=table))
+    repo = trained_home.features("trained")
+    found = measure(release, later, trained_watches, repo, max_viewers=30)
+    assert found is not None
+    assert np.array_equal(found[0].slates, found[1].slates)
+    for task, predictions in found[0].predictions.items():
+        assert np.array_equal(predictions.predicted, found[1].predictions[task].predicted)
+
+
 def test_where_no_held_out_video_is_known_nothing_is_measured(
     trained_home: Home, trained_watches: pd.DataFrame
 ) -> None:
