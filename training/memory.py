@@ -65,7 +65,7 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
     processes = retrieval.members if retrieval.threads else 1
     near_pairs = 20 * watches if videos <= retrieval.full_softmax_limit else 0
     towers = 24 * videos * retrieval.dimension + 100 * min(videos**2, near_pairs)
-    ease = 4 * videos**2 if videos <= retrieval.ease_limit else 0
+    ease = 4 * videos**2 if videos <= retrieval.ease_limit else 1e9 + 1000 * videos
     ranking_set = 120 * ranking.candidates * min(info.viewers, ranking.viewers)
     tested = min(info.viewers, MAX_SCORES // max(videos, 1))
     evaluation = 100 * watches + 90 * ranking.candidates * tested

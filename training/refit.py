@@ -80,7 +80,7 @@ def refit(
         return manifest
     config = refit_config(settings.retrieval)
     model = train_towers(inputs.data, config, run.checkpoints, console, start=measured.checkpoints)
-    inputs.stage_retrieval(model)
+    inputs.stage_retrieval(model, twin.quotas)
     take_ranker(run.draft, measured.release, inputs.data)
     metrics = add_measured(run.draft, measured.release)
     manifest = finish_release(run.draft, run.release, metrics)

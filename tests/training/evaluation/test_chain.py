@@ -32,7 +32,7 @@ from training.evaluation.ranker import ranker_measures
 from training.evaluation.report import Systems, flat, read_json
 from training.evaluation.systems import best_unwatched, of_chunks, of_lists
 
-SYSTEMS = {"popularity", "ease", "two_tower", "chain", "ranker"}
+SYSTEMS = {"popularity", "item_knn", "ease", "two_tower", "chain", "ranker"}
 
 
 @pytest.fixture(scope="module")

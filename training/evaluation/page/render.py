@@ -196,7 +196,8 @@ _PLANS = (
     _Plan(
         "Seeds",
         "The same training from several seeds, each its own release, tested once. The interval is "
-        "Student's t over seeds; training is the time of the whole command, evaluation included, "
+        "Student's t over seeds, and of systems wider by the noise of the viewers whom all seeds "
+        "share; training is the time of the whole command, evaluation included, "
         "and of one core its CPU time.",
         files.SEEDS,
         "python -m bench.seeds --data DATA",

@@ -12,7 +12,14 @@ from training.evaluation.baselines.item_knn import ItemKnnConfig
 from training.evaluation.baselines.markov_blend import MarkovBlend, MarkovConfig
 from training.evaluation.baselines.past import Past
 from training.evaluation.baselines.popularity import Popularity, PopularityConfig
-from training.evaluation.baselines.registry import BASELINES, Config, Fitter, fitted
+from training.evaluation.baselines.registry import (
+    BASELINES,
+    QUICK,
+    Config,
+    Fitter,
+    fitted,
+    possible,
+)
 
 
 def rows(*values: int) -> np.ndarray:
@@ -73,6 +80,10 @@ def test_baselines_too_large_for_the_catalogue_are_left_out(
     monkeypatch.setattr(registry, "MAX_CUBIC_VIDEOS", 5)
     names = [name for name, _ in fitted(BASELINES, PAST)]
     assert names == ["popularity", "item_knn", "ials"]
+
+
+def test_every_evaluation_has_popularity_and_item_knn_whatever_the_size() -> None:
+    assert possible(QUICK, 10_000_000) == ["popularity", "item_knn"]
 
 
 def test_a_catalogue_too_large_for_ease_needs_no_matrix_of_watches() -> None:
