@@ -58,7 +58,9 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
 
     Training's phases follow each other, and each frees what it took.
     """
-    from training.evaluation.run import MAX_SCORES  # Heavy, and of no use to other commands.
+    # Heavy, and of no use to other commands.
+    from training.evaluation.baselines.item_knn import MAX_NEIGHBOURS, ItemKnnConfig
+    from training.evaluation.run import MAX_SCORES
 
     retrieval, ranking = profile.retrieval, profile.ranking
     videos, watches = info.videos, info.watches
@@ -68,7 +70,8 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
     ease = 4 * videos**2 if videos <= retrieval.ease_limit else 1e9 + 1000 * videos
     ranking_set = 120 * ranking.candidates * min(info.viewers, ranking.viewers)
     tested = min(info.viewers, MAX_SCORES // max(videos, 1))
-    evaluation = 100 * watches + 90 * ranking.candidates * tested
+    item_knn = 40 * min(ItemKnnConfig.neighbours * videos, MAX_NEIGHBOURS)
+    evaluation = 100 * watches + max(90 * ranking.candidates * tested, item_knn)
     phases = (processes * towers, ease, 200 * watches + ranking_set, evaluation)
     base = 1.6e9 + 600e6 * (processes - 1) + 300 * (videos + info.viewers)
     return MemoryEstimate.of(base + max(phases))

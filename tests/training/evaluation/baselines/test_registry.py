@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from training.evaluation.baselines import registry
+from training.evaluation.baselines import item_knn, registry
 from training.evaluation.baselines.ease import EaseConfig
 from training.evaluation.baselines.ials import IalsConfig
 from training.evaluation.baselines.item_knn import ItemKnnConfig
@@ -84,6 +84,18 @@ def test_baselines_too_large_for_the_catalogue_are_left_out(
 
 def test_every_evaluation_has_popularity_and_item_knn_whatever_the_size() -> None:
     assert possible(QUICK, 10_000_000) == ["popularity", "item_knn"]
+
+
+def test_in_a_large_catalogue_item_knn_keeps_fewer_neighbours_of_each_video(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def reached() -> int:
+        [(_, baseline)] = fitted(["item_knn"], PAST)
+        return int(np.count_nonzero(baseline.scores([rows(0)])))
+
+    assert reached() == 3
+    monkeypatch.setattr(item_knn, "MAX_NEIGHBOURS", 6)
+    assert reached() == 2, "itself and one other"
 
 
 def test_a_catalogue_too_large_for_ease_needs_no_matrix_of_watches() -> None:
