@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import resource
@@ -18,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,8 @@ from scipy import stats
 from bench.stack import run_vireo, stack_environment
 from server.errors import VireoError
 from server.home import Home
+from training.evaluation.comparison import PER_VIEWER
+from training.evaluation.report import RANKS
 
 REPORT = Path(__file__).parent / "report"
 _SYSTEMS = ("chain", "served")
@@ -94,12 +98,25 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
         "train_seconds": spent.seconds,
         "train_cpu_seconds": spent.cpu_seconds,
         "systems": {name: found["metrics"][name] for name in _SYSTEMS},
+        "viewer_errors": viewer_errors(own.measuring.run(data) / "report" / RANKS),
         "ranker": found["metrics"]["ranker"],
         "agreement": found["agreement"],
         "answers": answers,
     }
     finished.write_text(json.dumps(result, indent=2) + "\n")
     return result
+
+
+def viewer_errors(ranks: Path) -> dict[str, dict[str, float]]:
+    """Return the standard error over viewers of each system's measures, given a report's ranks."""
+    with np.load(ranks) as file:
+        return {
+            name: {
+                measure: float(np.std(of(file[name]), ddof=1) / math.sqrt(len(file[name])))
+                for measure, of in PER_VIEWER.items()
+            }
+            for name in _SYSTEMS
+        }
 
 
 def seed_home(home: Home, data: str, profile: str, seed: int) -> Home:
@@ -144,7 +161,11 @@ def _children_cpu_seconds() -> float:
 
 
 def summary(data: str, profile: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return every seed's figures, their means with Student's t intervals, and the machine."""
+    """Return every seed's figures, their means with intervals, and the machine.
+
+    The intervals of the systems' measures cover both seeds and viewers.
+    """
+    errors = [each.get("viewer_errors", {}) for each in results]
     spent = [{name: each[name] for name in each if name.startswith("train_")} for each in results]
     return {
         "data": data,
@@ -158,26 +179,46 @@ def summary(data: str, profile: str, results: Sequence[Mapping[str, Any]]) -> di
         "confidence": _CONFIDENCE,
         "seeds": list(results),
         "mean": {
-            system: means([result["systems"][system] for result in results]) for system in _SYSTEMS
+            system: means(
+                [result["systems"][system] for result in results],
+                [each[system] for each in errors if each],
+            )
+            for system in _SYSTEMS
         },
         "ranker": means([result["ranker"] for result in results]),
         **means(spent),
     }
 
 
-def means(results: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Return the mean of each measure over seeds, with its interval; see `mean`."""
-    return {name: mean([result[name] for result in results]) for name in results[0]}
+def means(
+    results: Sequence[Mapping[str, float]], errors: Sequence[Mapping[str, float]] = ()
+) -> dict[str, dict[str, float | None]]:
+    """Return the mean of each measure over seeds, with its interval; see `mean`.
+
+    `errors` are the seeds' `viewer_errors`, of some of the measures.
+    """
+    return {
+        name: mean(
+            [result[name] for result in results], [each[name] for each in errors if name in each]
+        )
+        for name in results[0]
+    }
 
 
-def mean(values: Sequence[float]) -> dict[str, float | None]:
-    """Return `mean`, and `low` and `high` of its t interval, which are None for one value."""
+def mean(values: Sequence[float], errors: Sequence[float] = ()) -> dict[str, float | None]:
+    """Return `mean`, and `low` and `high` of its interval, which are None for one value.
+
+    It is Student's t over seeds, widened by the standard error over the viewers, whom all seeds
+    share: the mean of `errors`.
+    """
     middle = float(np.mean(values))
     if len(values) < 2:
         return {"mean": middle, "low": None, "high": None}
     # The test of the mean against 0 has the mean's own interval.
     found = stats.ttest_1samp(values, 0.0).confidence_interval(_CONFIDENCE)
-    return {"mean": middle, "low": float(found.low), "high": float(found.high)}
+    viewers = NormalDist().inv_cdf((1 + _CONFIDENCE) / 2) * np.mean(errors) if errors else 0.0
+    half = math.hypot(middle - float(found.low), viewers)
+    return {"mean": middle, "low": middle - half, "high": middle + half}
 
 
 def link(home: Home, own: Home) -> None:

@@ -24,7 +24,8 @@ class Source:
     number: int
     """Number in the API's enum `Source`, and bit of the masks; never given to another source."""
     quota: float | None
-    """Default share of the candidates kept for its best; None fills what the quotas leave."""
+    """Share of the candidates kept for its best unless training fits another to validation; None
+    fills what the quotas leave."""
     meaning: str
 
     @property
@@ -83,12 +84,7 @@ SOURCES = (
     Source(
         "co_watch", 2, 0.2, "what viewers watched soon after the last few videos of this history"
     ),
-    Source(
-        "ease",
-        4,
-        0.3,
-        "what EASE, an item-to-item model, expects of all that was watched (up to 20,000 videos)",
-    ),
+    Source("ease", 4, 0.3, "what EASE, an item-to-item model, expects of all that was watched"),
     Source("popular", 3, 0.05, "what is watched most of late"),
     Source("fresh", 5, 0.02, "new and hardly watched videos, by two-tower score"),
 )

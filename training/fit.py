@@ -7,7 +7,7 @@ and a run whose data or settings changed starts afresh.
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 from rich.console import Console
@@ -16,11 +16,13 @@ from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.releases.manifest import Manifest
 from server.releases.memory import return_memory
-from server.releases.weights import ScoreWeights
+from server.releases.weights import Quotas, ScoreWeights
 from training.data.dataset import Dataset
 from training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
+from training.evaluation.held_out import last_held_out
 from training.evaluation.report import flat
 from training.evaluation.run import evaluate_release
+from training.evaluation.sources import FIT_VIEWERS, Proposals, fit_quotas
 from training.inputs import Inputs, ensure_features
 from training.profile import Profile
 from training.ranking.storage import load_ranking_set, save_ranking_set
@@ -78,10 +80,30 @@ def _retrieval(inputs: Inputs, console: Console, force: bool) -> CandidateReleas
     console.rule("2 of 5  exporting the viewer tower, building index and tables")
     run.unmark_draft()
     release = inputs.stage_retrieval(model)
-    run.mark_draft(inputs.fingerprint)
     del model
     return_memory()
+    release = _with_quotas(inputs, release, console)
+    run.mark_draft(inputs.fingerprint)
     return release
+
+
+def _with_quotas(inputs: Inputs, release: CandidateRelease, console: Console) -> CandidateRelease:
+    """Return the staged release with quotas that are fitted to the validation watches, if any."""
+    count, watches = inputs.settings.ranking.candidates, inputs.watches
+    held_out = last_held_out(watches, inputs.repo, release.rows, "validation", FIT_VIEWERS)
+    if not held_out.viewers:
+        return release
+    path = fit_quotas(Proposals.gather(release, held_out, count), count)
+    alone, *_, recall = [path[0]["recall"], *(step.pop("recall") for step in path)]
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in path[-1].items())
+    console.print(
+        f"{count} candidates hold {recall:.1%} of {len(held_out.viewers):,} validation watches; "
+        f"without the quotas of {shares}: {alone:.1%}",
+        soft_wrap=True,
+    )
+    manifest = release.manifest.model_copy(update={"quotas": Quotas(path[-1])})
+    manifest.write(release.folder)
+    return replace(release, manifest=manifest)
 
 
 def _ranking_set(inputs: Inputs, release: CandidateRelease, made_of: str) -> RankingSet:

@@ -51,7 +51,6 @@ class Inputs:
     dataset: Dataset
     settings: Profile
     split: Split
-    quotas: Quotas
     data: RetrievalData
 
     @staticmethod
@@ -67,7 +66,7 @@ class Inputs:
             context=settings.retrieval.context,
         )
         return_memory()  # Freed strings of the tables lie between strings that are kept.
-        return Inputs(home, dataset, settings, split, Quotas(), data)
+        return Inputs(home, dataset, settings, split, data)
 
     @property
     def repo(self) -> Path:
@@ -94,14 +93,16 @@ class Inputs:
             FeatureSchema.ours(
                 retrieval.history_limit, retrieval.dimension, self.data.context
             ).model_dump(exclude={"tasks"}),
-            self.quotas.model_dump(),
             self.split.model_dump(exclude={"outcomes", "features_format"}),
             self.data.fingerprint(),
             asdict(retrieval),
         )
 
-    def stage_retrieval(self, model: TwoTower) -> CandidateRelease:
-        """Stage the release's retrieval part with the trained towers and return it."""
+    def stage_retrieval(self, model: TwoTower, quotas: Quotas | None = None) -> CandidateRelease:
+        """Stage the release's retrieval part with the trained towers and return it.
+
+        `quotas` are those of its sources; the defaults if None.
+        """
         described = describe_dataset(self.home, self.dataset.name)
         origin = Origin(
             self.dataset.name,
@@ -111,5 +112,5 @@ class Inputs:
             described.last.timestamp(),
         )
         return stage_retrieval(
-            self.run.draft, model, self.data, self.dataset, self.repo, origin, self.quotas
+            self.run.draft, model, self.data, self.dataset, self.repo, origin, quotas
         )

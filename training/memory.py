@@ -59,6 +59,7 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
     Training's phases follow each other, and each frees what it took.
     """
     # Heavy, and of no use to other commands.
+    from training.evaluation.baselines.item_knn import MAX_NEIGHBOURS, ItemKnnConfig
     from training.evaluation.run import MAX_SCORES
     from training.retrieval.first_vectors import PAIRS, STEPS
 
@@ -66,10 +67,11 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
     videos, watches = info.videos, info.watches
     near = 60 * min(PAIRS, STEPS * watches) + 8 * videos * retrieval.dimension
     towers = 24 * videos * retrieval.dimension
-    ease = 4 * videos**2 if videos <= retrieval.ease_limit else 0
+    ease = 4 * videos**2 if videos <= retrieval.ease_limit else 1e9 + 1000 * videos
     ranking_set = 120 * ranking.candidates * min(info.viewers, ranking.viewers)
     tested = min(info.viewers, MAX_SCORES // max(videos, 1))
-    evaluation = 100 * watches + 90 * ranking.candidates * tested
+    item_knn = 40 * min(ItemKnnConfig.neighbours * videos, MAX_NEIGHBOURS)
+    evaluation = 100 * watches + max(90 * ranking.candidates * tested, item_knn)
     phases = (near, towers, ease, 200 * watches + ranking_set, evaluation)
     base = 1.6e9 + 300 * (videos + info.viewers)
     return MemoryEstimate.of(base + max(phases))

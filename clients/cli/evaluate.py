@@ -50,7 +50,7 @@ _Baselines = Annotated[
     typer.Option(
         "--baselines",
         help="Compare with every baseline, with confidence intervals, paired tests and slices; "
-        "by default only with popularity and EASE.",
+        "by default only with popularity, item-kNN and, up to 20,000 videos, EASE.",
     ),
 ]
 
@@ -75,7 +75,7 @@ def evaluate(
     baselines: _Baselines = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure the newest release on held-out watches, with popularity and EASE as baselines."""
+    """Measure the newest release on held-out watches, beside popularity, item-kNN and EASE."""
     command = context.invoked_subcommand
     if command is None:
         measure_offline(data, baselines=baselines, as_json=as_json)

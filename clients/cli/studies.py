@@ -34,7 +34,7 @@ def sources(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
 
 @app.command()
 def quotas(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
-    """Try quotas of the candidate sources on validation."""
+    """Show how recall on validation grows with the quotas of the candidate sources."""
     _study("quotas", lambda studies: studies.quotas(), data, as_json)
 
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from training.data.dataset import DatasetInfo
+
+_BASELINES = {"popularity": "popularity", "item_knn": "item-kNN", "ease": "EASE"}
+_MUST_BEAT = ("popularity", "item_knn")
+_FEW_VIEWERS = 300
+"""With fewer, an NDCG@10 is known to some .02 only."""
+_FEW_WATCHES = 20
+"""Watches of a video, on average, below which little is known of most."""
 
 
 def train(
@@ -58,14 +69,56 @@ def train(
     manifest = train_all(
         home, data, profile, seed=seed, refit=refit, fresh=fresh, force=force, console=errors
     )
+    if lost := shortfall(manifest.metrics, info):
+        errors.print(f"[bold red]{lost}[/]", soft_wrap=True)
     if as_json:
         typer.echo(manifest.model_dump_json(indent=2))
         return
     console = Console(highlight=False)
-    chain, ease = (manifest.metrics.get(f"{system}.ndcg_10") for system in ("chain", "ease"))
-    if chain is not None:
-        beside = f" (EASE {ease:.3f})" if ease is not None else ""
-        console.print(f"NDCG@10 on the held-out watches: [bold]{chain:.3f}[/]{beside}")
+    figures = _ndcg_10(manifest.metrics)
+    if "chain" in figures:
+        chain, beside = figures.pop("chain"), _listed(figures)
+        console.print(f"NDCG@10 on the held-out watches: [bold]{chain:.3f}[/] ({beside})")
         console.print(f"report:  {home.measuring.run(data) / 'report'}", soft_wrap=True)
     console.print(f"release: [bold]{manifest.release_id}[/], publish it with:")
     console.print(f"  vireo release publish --data {data}", soft_wrap=True)
+
+
+def shortfall(metrics: Mapping[str, float], info: DatasetInfo) -> str:
+    """Return the baselines whose NDCG@10 a release doesn't exceed, and the likeliest reason.
+
+    Args:
+        metrics: those of the release's manifest.
+        info: the data set that it was trained on.
+
+    Returns:
+        One line; empty if the release beats them all, or nothing was held out.
+    """
+    figures = _ndcg_10(metrics)
+    chain = figures.get("chain")
+    ahead = {name: figures[name] for name in _MUST_BEAT if name in figures}
+    ahead = {name: value for name, value in ahead.items() if chain is not None and value >= chain}
+    if chain is None or not ahead:
+        return ""
+    watches = info.watches / max(info.videos, 1)
+    towers = metrics.get("two_tower.ndcg_10", 0.0)
+    if info.viewers < _FEW_VIEWERS:
+        reason = f"{info.viewers:,} viewers are too few to tell the difference"
+    elif watches < _FEW_WATCHES:
+        reason = f"with {watches:.1f} watches a video, models learn little of most videos"
+    elif towers < max(ahead.values()):
+        reason = f"the towers learned less ({towers:.3f}): give them more epochs in a profile"
+    else:
+        held = metrics.get("ranker.candidate_recall", 0.0)
+        reason = f"candidates hold {held:.0%} of the held-out videos, and the ranker orders them so"
+    return f"NDCG@10 is {chain:.3f}, no better than {_listed(ahead)}: {reason}"
+
+
+def _ndcg_10(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the NDCG@10 of the chain and of the baselines, as far as they were measured."""
+    found = {name: metrics.get(f"{name}.ndcg_10") for name in ("chain", *_BASELINES)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _listed(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{_BASELINES[name]} {value:.3f}" for name, value in figures.items())

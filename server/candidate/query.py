@@ -214,6 +214,14 @@ class Retrieval:
         made: T = self._made[compute]
         return made
 
+    def scores_of(self, rows: Int64Array, scored: Int64Array, scores: Float32Array) -> Float32Array:
+        """Return the score of each of `rows`, 0 for those that aren't among the rows `scored`."""
+        # Of a column of all videos only what is read is written: it takes no time to make.
+        every = np.empty(len(self.release.keys), np.float32)
+        every[rows] = 0
+        every[scored] = scores
+        return every[rows]
+
     def best(self, rows: Int64Array, scores: Float32Array, limit: int) -> Int64Array:
         """Return the `limit` best of `rows` that are free, best first, ties by key."""
         free = self.is_free(rows).nonzero()[0]

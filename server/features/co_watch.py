@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from server.arrays import Float32Array, Int32Array, Int64Array
+from server.features.summed import summed
 
 CO_WATCH_HISTORY = 20
 """Number of last watched videos that count."""
@@ -12,9 +13,6 @@ CO_WATCH_HALF_LIFE = 3.0
 """Steps back in the history after which a watch counts half."""
 _DECAY = 0.5 ** (np.arange(CO_WATCH_HISTORY)[::-1, None] / CO_WATCH_HALF_LIFE)
 """Weight of each of the last watches, oldest first, float64[CO_WATCH_HISTORY, 1]."""
-
-DENSE_LIMIT = 50_000
-"""Up to this many videos, a dense sum takes less time than sorting the rows."""
 
 
 def co_watched(
@@ -32,16 +30,6 @@ def co_watched(
         last CO_WATCH_HISTORY watches of 0.5 ** (steps back / CO_WATCH_HALF_LIFE) x weight.
     """
     recent = history_rows[-CO_WATCH_HISTORY:]
-    rows = neighbour_rows.take(recent, axis=0).ravel()
     decay = _DECAY[CO_WATCH_HISTORY - len(recent) :]
-    parts = (weights.take(recent, axis=0) * decay).ravel()
-    if len(neighbour_rows) <= DENSE_LIMIT:
-        # One place further, so that padding counts before the first video.
-        every = np.bincount(rows + 1, parts, minlength=len(neighbour_rows) + 1)[1:]
-        found = every.nonzero()[0]
-        return found, every[found].astype(np.float32)
-    real = rows >= 0
-    rows, parts = rows[real], parts[real]
-    found, place = np.unique(rows, return_inverse=True)
-    scores = np.bincount(place, parts, minlength=len(found))
-    return found.astype(np.int64), scores.astype(np.float32)
+    rows, parts = neighbour_rows.take(recent, axis=0), weights.take(recent, axis=0) * decay
+    return summed(rows, parts, len(neighbour_rows))

@@ -55,10 +55,8 @@ _Weights = Annotated[dict[Label, TaskWeight], AfterValidator(_of_every_task)]
 class Quotas(RootModel[_Shares]):
     """Shares of the candidates kept for the best of each source; two-tower gets the remainder.
 
-    On validation recall hardly moves with them. With EASE at .2, .3 and .4, Recall@300 is .901,
-    .905 and .906 on ml-100k, and .862, .861 and .858 on ml-1m; Recall@500 .950, .952 and .960, and
-    .910, .912 and .910. Fresh videos lower it, and get a few places nonetheless, or they would
-    never be watched.
+    Training fits them to validation, see `training.evaluation.sources`. Fresh videos lower recall,
+    and get a few places nonetheless, or they would never be watched.
     """
 
     model_config = ConfigDict(frozen=True, validate_default=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench import stack
-from bench.seeds import mean, result_of, summary, train_seed
+from bench.seeds import mean, result_of, summary, train_seed, viewer_errors
 from server.errors import VireoError
 from server.home import Home
 
@@ -29,6 +29,27 @@ def test_the_interval_is_students_t_over_seeds() -> None:
     half = 4.302653 * np.std(values, ddof=1) / 3**0.5  # The 97.5th percentile of t with 2.
     expected = {"mean": 0.13, "low": 0.13 - half, "high": 0.13 + half}
     assert mean(values) == pytest.approx(expected)
+
+
+def test_the_interval_is_wider_by_the_noise_of_the_viewers_whom_all_seeds_share() -> None:
+    over_seeds, both = mean([0.1, 0.12, 0.17]), mean([0.1, 0.12, 0.17], [0.02, 0.04])
+    assert both["mean"] == over_seeds["mean"]
+    half, wider = (0.13 - (each["low"] or 0.0) for each in (over_seeds, both))
+    assert wider == pytest.approx(np.hypot(half, 1.959964 * 0.03))
+    assert both["high"] == pytest.approx(0.13 + wider)
+
+
+def test_the_noise_of_viewers_is_that_of_the_reports_ranks(tmp_path: Path) -> None:
+    ranks = np.array([0, 200, 5, 50, 7, 3])
+    np.savez(tmp_path / "ranks.npz", chain=ranks, served=ranks)
+    errors = viewer_errors(tmp_path / "ranks.npz")
+    assert errors["served"]["hr_10"] == pytest.approx(np.std(ranks < 10, ddof=1) / 6**0.5)
+    assert set(errors["chain"]) == {"hr_10", "ndcg_10", "recall_100"}
+    noisy = [result(seed) | {"viewer_errors": errors} for seed in (0, 2)]
+    plain, found = summary("a", "b", [result(0), result(2)]), summary("a", "b", noisy)
+    low, lower = (each["mean"]["served"]["hr_10"]["low"] for each in (plain, found))
+    assert lower < low
+    assert found["ranker"] == plain["ranker"]
 
 
 def test_one_seed_has_no_interval() -> None:

@@ -57,6 +57,7 @@ def test_the_released_fit_has_the_figures_and_the_files_of_its_measured_twin(
     assert served.metrics == twin.metrics
     assert "chain.ndcg_10" in served.metrics
     assert served.score_weights == twin.score_weights
+    assert served.quotas == twin.quotas
     inside = refitted_home.staged_release(DATASET) / layout.MEASURED
     assert Manifest.read(inside) == twin
     for path, entry in twin.files.items():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 
 from server.arrays import Int64Array
@@ -27,7 +28,11 @@ class HeldOutWatches:
 
 
 def last_held_out(
-    watches: pd.DataFrame, repo: Path, rows: VideoRows, part: HeldOutPart
+    watches: pd.DataFrame,
+    repo: Path,
+    rows: VideoRows,
+    part: HeldOutPart,
+    limit: int | None = None,
 ) -> HeldOutWatches:
     """Return each viewer's last watch of a part, with the features of a request at its time.
 
@@ -36,8 +41,12 @@ def last_held_out(
         repo: the feature folder.
         rows: the release's rows.
         part: "validation" to choose by, "test" to report.
+        limit: maximum viewers; of more, the same sample is drawn each time.
     """
     held_out = watches[watches["part"] == part]
     last = held_out.drop_duplicates("viewer_id", keep="last").reset_index(drop=True)
+    if limit is not None and len(last) > limit:
+        places = np.random.default_rng(0).choice(len(last), limit, replace=False)
+        last = last.iloc[places].reset_index(drop=True)
     keys = video_keys(last["video_id"].tolist())
     return HeldOutWatches(tuple(viewers_before(repo, last)), rows.find(keys))

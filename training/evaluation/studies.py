@@ -29,7 +29,7 @@ from training.evaluation.diversity import study_diversity
 from training.evaluation.held_out import HeldOutPart, HeldOutWatches, last_held_out
 from training.evaluation.report import write_json
 from training.evaluation.run import TestBed
-from training.evaluation.sources import Proposals, study_sources, tune_quotas
+from training.evaluation.sources import MAX_VIEWERS, Proposals, fit_quotas, study_sources
 from training.evaluation.systems import SystemReport, of_lists
 from training.features.watches import load_watches
 from training.fit import fit
@@ -158,8 +158,9 @@ class Studies:
         )
 
     def quotas(self) -> list[dict[str, float]]:
-        """Return recall on validation by quotas, the best first; writes no file."""
-        return tune_quotas(self._proposals("validation"), self._release.manifest.candidates)
+        """Return recall on validation as quotas are raised, the best first; writes no file."""
+        count = self._release.manifest.candidates
+        return fit_quotas(self._proposals("validation"), count)[::-1]
 
     def baselines(self) -> dict[str, Any]:
         """Find the baselines' best settings on validation, for later evaluations to use."""
@@ -231,11 +232,11 @@ class Studies:
             )
         return data
 
-    def _held_out(self, part: HeldOutPart) -> HeldOutWatches:
-        return last_held_out(self._watches, self._repo, self._release.rows, part)
+    def _held_out(self, part: HeldOutPart, limit: int | None = None) -> HeldOutWatches:
+        return last_held_out(self._watches, self._repo, self._release.rows, part, limit)
 
     def _proposals(self, part: HeldOutPart) -> Proposals:
-        return Proposals.gather(self._release, self._held_out(part))
+        return Proposals.gather(self._release, self._held_out(part, MAX_VIEWERS))
 
     def _both(self, study: Callable[[HeldOutPart], dict[str, Any]]) -> dict[str, Any]:
         """Return the study of the test part if there is one, with that of validation inside."""

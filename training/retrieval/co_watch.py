@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from server.arrays import Float32Array, Int32Array, Int64Array
@@ -45,37 +46,54 @@ def co_watch_table(
         k], padded with 0.
     """
     videos = range(data.video_count) if videos is None else videos
-    rows = np.full((len(videos), k), -1, np.int32)
-    table = np.zeros((len(videos), k), np.float32)
+    rows = np.empty((len(videos), k), np.int32)
+    table = np.empty((len(videos), k), np.float32)
     watches = np.maximum(data.watch_counts(), 1).astype(np.float64)
-    for part in _parts(data.watch_counts(), videos):
+    for part in parts(data.watch_counts() * STEPS, videos):
         follows = _follow_counts(data, part)
-        video = np.repeat(np.arange(len(part)), np.diff(follows.indptr))
-        weights = (
-            follows.data
-            / watches[part.start + video]
-            / watches[follows.indices] ** POPULARITY_DAMPING
-        )
-        # By video, then weight, then row: equal weights always come in the same order.
-        order = np.lexsort((follows.indices, -weights, video))
-        place = np.arange(len(order)) - follows.indptr[video]
-        kept = place < k
-        at = part.start - videos.start + video[kept]
-        rows[at, place[kept]] = follows.indices[order][kept]
-        table[at, place[kept]] = weights[order][kept]
+        video = part.start + np.repeat(np.arange(len(part)), np.diff(follows.indptr))
+        follows.data /= watches[video]
+        follows.data /= watches[follows.indices] ** POPULARITY_DAMPING
+        own = slice(part.start - videos.start, part.stop - videos.start)
+        rows[own], table[own] = strongest(follows, follows.data, k)
     return rows, table
 
 
-def _parts(watches: Int64Array, videos: range) -> Iterator[range]:
-    """Yield the videos in parts of about PAIRS_AT_A_TIME pairs."""
-    pairs = np.cumsum(watches[videos.start : videos.stop]) * STEPS
+def parts(pairs: Int64Array, videos: range) -> Iterator[range]:
+    """Yield the videos in parts of about PAIRS_AT_A_TIME pairs, given each video's, int64[n]."""
+    total = np.cumsum(pairs[videos.start : videos.stop])
     start = videos.start
     while start < videos.stop:
-        before = pairs[start - videos.start - 1] if start > videos.start else 0
-        fit = int(np.searchsorted(pairs, before + PAIRS_AT_A_TIME, side="right"))
+        before = total[start - videos.start - 1] if start > videos.start else 0
+        fit = int(np.searchsorted(total, before + PAIRS_AT_A_TIME, side="right"))
         stop = min(max(videos.start + fit, start + 1), videos.stop)
         yield range(start, stop)
         start = stop
+
+
+def strongest(
+    table: sparse.csr_array, strengths: npt.NDArray[np.floating], k: int
+) -> tuple[Int32Array, Float32Array]:
+    """Return the k entries of each row of a sparse table with the largest strengths, largest first.
+
+    Args:
+        table: m rows.
+        strengths: strength of each entry, in the order of the table's.
+        k: number of entries to keep.
+
+    Returns:
+        Columns int32[m, k], padded with -1, and entries float32[m, k], padded with 0.
+    """
+    columns = np.full((table.shape[0], k), -1, np.int32)
+    entries = np.zeros((table.shape[0], k), np.float32)
+    row = np.repeat(np.arange(len(columns)), np.diff(table.indptr))
+    # By row, then strength, then column: equal strengths always come in the same order.
+    order = np.lexsort((table.indices, -strengths, row))
+    place = np.arange(len(order)) - table.indptr[row]
+    kept = place < k
+    columns[row[kept], place[kept]] = table.indices[order][kept]
+    entries[row[kept], place[kept]] = table.data[order][kept]
+    return columns, entries
 
 
 def _follow_counts(data: RetrievalData, videos: range) -> sparse.csr_array:

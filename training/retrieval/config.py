@@ -77,8 +77,8 @@ class RetrievalConfig:
     a Recall@100 of .689, .702 and .706."""
 
     ease_limit: int = 20_000
-    """Maximum videos for EASE, 0 to turn it off. Its fit takes 4 bytes of memory for each pair of
-    videos, 1.6 GB at this limit, and time cubic in their number."""
+    """Maximum videos for EASE of all pairs, which takes 4 bytes of memory for each pair, 1.6 GB at
+    this limit, and time cubic in their number; beyond, each video is regressed on some others."""
 
     validations: int = 10
     """Validations (and checkpoints), evenly spaced and each at the end of an epoch."""

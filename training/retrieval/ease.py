@@ -17,8 +17,10 @@ from scipy import sparse
 from scipy.linalg import get_lapack_funcs
 
 from server.arrays import Float32Array, Int32Array
+from training.retrieval.co_watch import co_watch_neighbours
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
+from training.retrieval.local_ease import local_ease_table
 
 EASE_LAMBDA = 300.0
 """L2 regularisation. Summed with two-tower, on validation of ml-1m, Recall@500 is .915 with 100,
@@ -34,15 +36,17 @@ def ease_table(
 ) -> tuple[Int32Array, Float32Array]:
     """Return the k strongest weights of each video, by absolute value, fitted on the train part.
 
+    In a catalogue of more than `limit` videos they are those of `local_ease_table`.
+
     Returns:
         Rows int32[n, k] and weights float32[n, k], the strongest first, padded with 0; k is at most
-        n, and 0 for a catalogue of more than `limit` videos.
+        n, and `co_watch_neighbours` beyond the limit.
     """
     n = data.video_count
-    k = min(k, n) if n <= limit else 0
+    if n > limit:
+        return local_ease_table(data, co_watch_neighbours(n))
+    k = min(k, n)
     rows, kept = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-    if not k:
-        return rows, kept
     weights = ease_weights(data)
     for start in range(0, n, _ROWS_AT_A_TIME):
         band = slice(start, start + _ROWS_AT_A_TIME)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from server.arrays import Float32Array, Int64Array
 from server.candidate.query import Retrieval
 from server.features.co_watch import co_watched
@@ -16,12 +14,7 @@ def propose(query: Retrieval, limit: int) -> Int64Array:
 
 def score(query: Retrieval, rows: Int64Array) -> Float32Array:
     """Return how strongly the history leads to each video; 0 if it doesn't."""
-    reached, found = query.once(_reached)
-    # Of a column of all videos only what is read is written: it takes no time to make.
-    every = np.empty(len(query.release.keys), np.float32)
-    every[rows] = 0
-    every[reached] = found
-    return every[rows]
+    return query.scores_of(rows, *query.once(_reached))
 
 
 def _reached(query: Retrieval) -> tuple[Int64Array, Float32Array]:

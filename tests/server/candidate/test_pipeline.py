@@ -282,7 +282,7 @@ def test_ease_proposes_no_video_with_a_negative_score(release: CandidateRelease)
     assert sorted(found.rows[(found.source_masks & EASE) > 0].tolist()) == [7, 8, 9]
 
 
-def test_a_catalogue_too_large_for_ease_does_without_it(release: CandidateRelease) -> None:
+def test_a_release_without_ease_does_without_it(release: CandidateRelease) -> None:
     large = replace(
         release, ease_rows=release.ease_rows[:, :0], ease_weights=release.ease_weights[:, :0]
     )

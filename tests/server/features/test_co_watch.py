@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.features import co_watch
 from server.features.co_watch import (
     CO_WATCH_HALF_LIFE,
     CO_WATCH_HISTORY,
@@ -29,16 +28,6 @@ def test_only_videos_that_something_leads_to_are_listed_once() -> None:
 
     assert rows.tolist() == [1, 2]
     assert (scores > 0).all()
-
-
-def test_a_large_catalogue_is_summed_as_a_small_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    history = np.array([0, 1, 3, 2])
-    small = co_watched(history, ROWS, WEIGHTS)
-    monkeypatch.setattr(co_watch, "DENSE_LIMIT", 0)
-    large = co_watched(history, ROWS, WEIGHTS)
-    assert [part.dtype for part in large] == [part.dtype for part in small]
-    np.testing.assert_array_equal(large[0], small[0])
-    np.testing.assert_array_equal(large[1], small[1])
 
 
 def test_nothing_leads_anywhere_from_an_empty_history() -> None:

@@ -33,7 +33,7 @@ from training.evaluation.report import Systems, flat, read_json
 from training.evaluation.systems import best_unwatched, of_chunks, of_lists
 from training.features.statistics import just_before, video_features_at
 
-SYSTEMS = {"popularity", "ease", "two_tower", "chain", "ranker"}
+SYSTEMS = {"popularity", "item_knn", "ease", "two_tower", "chain", "ranker"}
 
 
 @pytest.fixture(scope="module")

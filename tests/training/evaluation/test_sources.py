@@ -8,9 +8,11 @@ import pytest
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
+from server.pipeline.candidates import Candidates
+from server.releases.manifest import Manifest
 from server.releases.weights import Quotas
 from training.evaluation.held_out import HeldOutWatches, last_held_out
-from training.evaluation.sources import CUTOFFS, NAMES, Proposals
+from training.evaluation.sources import CUTOFFS, FIT_VIEWERS, NAMES, Proposals, fit_quotas
 from training.evaluation.studies import Studies
 
 
@@ -58,6 +60,67 @@ def test_sources_are_studied_on_both_parts(studies: Studies, trained_home: Home)
         assert set(part["union"]) == set(part["pooled"]) == {str(count) for count in CUTOFFS}
 
 
-def test_quotas_are_tried_best_first(studies: Studies) -> None:
+def test_quotas_are_shown_best_first(studies: Studies) -> None:
     recalls = [one["recall"] for one in studies.quotas()]
     assert recalls == sorted(recalls, reverse=True)
+
+
+def made(**places: int | None) -> Proposals:
+    """100 viewers, each with the target at a place of some sources' lists of 100, from 0."""
+
+    def listed(start: int, place: int | None) -> Candidates:
+        rows = np.arange(start, start + 100)
+        if place is not None:
+            rows[place] = 5000
+        return Candidates(rows, rows, np.ones(100, np.uint32))
+
+    proposed = {name: listed(100 * n, places.get(name)) for n, name in enumerate(NAMES)}
+    return Proposals(Quotas(), (proposed,) * 100, np.full(100, 5000))
+
+
+def test_a_source_has_the_quota_that_adds_to_recall() -> None:
+    first, *_, last = fit_quotas(made(ease=12, co_watch=99), 100)
+    assert first == {"co_watch": 0, "ease": 0, "popular": 0, "fresh": 0.02, "recall": 0}
+    assert last == {"co_watch": 0, "ease": 0.2, "popular": 0, "fresh": 0.02, "recall": 1}
+
+
+def test_a_source_that_adds_nothing_is_switched_off() -> None:
+    [only] = fit_quotas(made(two_tower=97, ease=0, popular=1), 100)
+    assert only == {"co_watch": 0, "ease": 0, "popular": 0, "fresh": 0.02, "recall": 1}
+    assert len(fit_quotas(made(), 100)) == 1
+
+
+def test_towers_that_find_nothing_leave_their_places_to_the_others() -> None:
+    some = [made(ease=place) for place in range(0, 65, 5)]
+    some += [made(co_watch=place) for place in range(0, 30, 5)]
+    proposed = tuple(own for each in some for own in each.proposed)
+    targets = np.concatenate([each.targets for each in some])
+    last = fit_quotas(Proposals(Quotas(), proposed, targets), 100)[-1]
+    assert last == {"co_watch": 0.3, "ease": 0.65, "popular": 0, "fresh": 0.02, "recall": 1}
+
+
+def test_training_fits_the_quotas_to_validation(
+    trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease, manifest: Manifest
+) -> None:
+    repo = trained_home.features("trained")
+    held_out = last_held_out(trained_watches, repo, release.rows, "validation", FIT_VIEWERS)
+    count = manifest.candidates
+    fitted = fit_quotas(Proposals.gather(release, held_out, count), count)[-1]
+    assert manifest.quotas.root == {name: fitted[name] for name in manifest.quotas.root}
+
+
+def test_of_more_viewers_the_same_sample_is_drawn(
+    trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease
+) -> None:
+    repo = trained_home.features("trained")
+    first, again, every = (
+        last_held_out(trained_watches, repo, release.rows, "validation", limit)
+        for limit in (7, 7, None)
+    )
+    assert len(every.viewers) > 7
+    assert len(first.viewers) == 7
+    assert first.targets.tolist() == again.targets.tolist()
+    known = {
+        (viewer.asked_at, row) for viewer, row in zip(every.viewers, every.targets, strict=True)
+    }
+    assert {(v.asked_at, row) for v, row in zip(first.viewers, first.targets, strict=True)} <= known

@@ -436,7 +436,7 @@ def test_a_later_snapshot_changes_no_measure_of_watches_before_it(
     table = replace(release.ranking.table, features=np.asarray(release.ranking.table.features) + 2)
     later = replace(release, ranking=replace(release.ranking, table=table))
     repo = trained_home.features("trained")
-    found = measure(release, later, trained_watches, repo, max_viewers=30)
+    found = measure([release, later], trained_watches, repo, max_viewers=30)
     assert found is not None
     assert np.array_equal(found[0].slates, found[1].slates)
     for task, predictions in found[0].predictions.items():

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from server.candidate.sources.ease import ease_scores
+from server.features.summed import summed
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from tests.training.retrieval.conftest import VIDEOS
+from training.retrieval.co_watch import co_watch_neighbours
 from training.retrieval.data import RetrievalData
 from training.retrieval.ease import EASE_LAMBDA, closed_form, ease_table, ease_weights
+from training.retrieval.local_ease import local_ease_table
 
 
 def test_kept_are_the_weights_of_largest_absolute_value(ring: RetrievalData) -> None:
@@ -47,17 +49,18 @@ def test_a_table_of_all_weights_scores_like_the_matrix(ring: RetrievalData) -> N
     watched = np.array([3])
 
     assert rows.shape == (ring.video_count, ring.video_count)
-    scores = ease_scores(watched, rows, weights)
-    np.testing.assert_allclose(scores, ease_weights(ring)[3], atol=1e-7)
+    found, scores = summed(rows[watched], weights[watched], ring.video_count)
+    np.testing.assert_allclose(scores, ease_weights(ring)[3, found], atol=1e-7)
 
 
 @pytest.mark.parametrize("limit", [VIDEOS - 1, 0])
-def test_a_catalogue_over_the_limit_has_no_table(ring: RetrievalData, limit: int) -> None:
-    rows, weights = ease_table(ring, limit=limit)
-
-    assert rows.shape == weights.shape == (ring.video_count, 0)
-    assert rows.dtype == np.int32
-    assert weights.dtype == np.float32
+def test_in_a_catalogue_over_the_limit_videos_are_regressed_on_some_others(
+    ring: RetrievalData, limit: int
+) -> None:
+    expected = local_ease_table(ring, co_watch_neighbours(ring.video_count))
+    for table, same in zip(ease_table(ring, limit=limit), expected, strict=True):
+        np.testing.assert_array_equal(table, same)
+    assert expected[1].any()
 
 
 def test_the_fit_holds_one_matrix_and_is_as_good_as_in_double_precision() -> None:

@@ -17,6 +17,9 @@ GRID: Grid = {
     "half_life": (None, 10.0, 5.0, 3.0, 2.0, 1.0, 0.5),
 }
 
+MAX_NEIGHBOURS = 20_000_000
+"""Maximum neighbours of all videos together, some 40 bytes each while they are looked for."""
+
 
 @dataclass(frozen=True)
 class ItemKnnConfig:
@@ -36,8 +39,9 @@ class ItemKnn:
         scale = sparse.diags_array(1 / lengths)  # type: ignore[no-untyped-call]
         units = sparse.csr_matrix(past.matrix @ scale)  # type: ignore[no-untyped-call]
         units.indices, units.indptr = units.indices.astype(np.int32), units.indptr.astype(np.int32)
+        neighbours = min(config.neighbours, max(1, MAX_NEIGHBOURS // past.videos))
         # Each video is its own nearest.
-        model = ItemItemRecommender(K=config.neighbours + 1, num_threads=1)
+        model = ItemItemRecommender(K=neighbours + 1, num_threads=1)
         model.fit(units, show_progress=False)
         self._cosines = sparse.csr_array(  # type: ignore[no-untyped-call]
             model.similarity, dtype=np.float32

@@ -5,14 +5,21 @@ import warnings
 import numpy as np
 import pytest
 
-from training.evaluation.baselines import registry
+from training.evaluation.baselines import item_knn, registry
 from training.evaluation.baselines.ease import EaseConfig
 from training.evaluation.baselines.ials import IalsConfig
 from training.evaluation.baselines.item_knn import ItemKnnConfig
 from training.evaluation.baselines.markov_blend import MarkovBlend, MarkovConfig
 from training.evaluation.baselines.past import Past
 from training.evaluation.baselines.popularity import Popularity, PopularityConfig
-from training.evaluation.baselines.registry import BASELINES, Config, Fitter, fitted
+from training.evaluation.baselines.registry import (
+    BASELINES,
+    QUICK,
+    Config,
+    Fitter,
+    fitted,
+    possible,
+)
 
 
 def rows(*values: int) -> np.ndarray:
@@ -73,6 +80,22 @@ def test_baselines_too_large_for_the_catalogue_are_left_out(
     monkeypatch.setattr(registry, "MAX_CUBIC_VIDEOS", 5)
     names = [name for name, _ in fitted(BASELINES, PAST)]
     assert names == ["popularity", "item_knn", "ials"]
+
+
+def test_every_evaluation_has_popularity_and_item_knn_whatever_the_size() -> None:
+    assert possible(QUICK, 10_000_000) == ["popularity", "item_knn"]
+
+
+def test_in_a_large_catalogue_item_knn_keeps_fewer_neighbours_of_each_video(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def reached() -> int:
+        [(_, baseline)] = fitted(["item_knn"], PAST)
+        return int(np.count_nonzero(baseline.scores([rows(0)])))
+
+    assert reached() == 3
+    monkeypatch.setattr(item_knn, "MAX_NEIGHBOURS", 6)
+    assert reached() == 2, "itself and one other"
 
 
 def test_a_catalogue_too_large_for_ease_needs_no_matrix_of_watches() -> None:
