@@ -179,7 +179,7 @@ def test_the_report_of_a_training_has_every_system_and_the_curves(
     assert set(read_json(report, files.RECALL)["systems"]) == SYSTEMS - {"ranker"}
     assert set(read_json(report, files.POPULARITY)) == SYSTEMS - {"ranker"} | {"watches"}
     calibrated = read_json(report, files.CALIBRATION)
-    assert set(calibrated["bins"]) == {"watch", "like"}
+    assert set(calibrated["bins"]) == {"watch", "like", "finish"}
     for part in ("test", "validation"):
         assert calibrated[part]["watch_predicted_over_observed"] > 0
         assert 0 <= calibrated[part]["like_ece"] < 1
