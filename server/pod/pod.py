@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -184,6 +185,8 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
     configure_logs(settings.log_level, pod=name)
     start_export(settings, pod.kind, name)
     log.info("starting", kind=pod.kind, settings=settings.model_dump(mode="json"))
+    if pod.max_slates is None:
+        os.nice(2)  # a gateway on the same machine must stay able to refuse calls
     control, tls = settings.control_target, settings.tls
     announcements = Announcements(control, tls, settings.channel) if control else None
     loader = ReleaseLoader(
