@@ -66,8 +66,8 @@ bench-data: setup ## Make and train the catalogues that `make bench` measures
 	test -e .vireo/data/ml-100k || $(BIN)/vireo data fetch ml-100k
 	test -e .vireo/data/million || $(BIN)/vireo data synth --viewers 200000 --videos 1000000 --events 10000000 --name million
 	test -e .vireo/data/thousands || $(BIN)/vireo data synth --viewers 20000 --videos 10000 --events 1000000 --name thousands
-	test -e .vireo/runs/million/release || $(BIN)/vireo train --data million --profile large --no-refit
-	test -e .vireo/runs/thousands/release || $(BIN)/vireo train --data thousands --profile large --no-refit
+	test -e .vireo/runs/million/release || $(BIN)/vireo train --data million --profile large --no-refit --force
+	test -e .vireo/runs/thousands/release || $(BIN)/vireo train --data thousands --profile large --no-refit --force
 	test -e .vireo/runs/ml-100k/release || $(BIN)/vireo train --data ml-100k --no-refit
 
 prometheus: ## Install Prometheus and Alertmanager, where they are missing (Debian's packages)

@@ -91,7 +91,7 @@ def _with_quotas(inputs: Inputs, release: CandidateRelease, console: Console) ->
     """Return the staged release with quotas that are fitted to the validation watches, if any."""
     count, watches = inputs.settings.ranking.candidates, inputs.watches
     held_out = last_held_out(watches, inputs.repo, release.rows, "validation", FIT_VIEWERS)
-    if not held_out.viewers:
+    if not held_out.viewers or count >= len(release.keys):  # whatever the quotas, it has all videos
         return release
     path = fit_quotas(Proposals.gather(release, held_out, count), count)
     alone, *_, recall = [path[0]["recall"], *(step.pop("recall") for step in path)]

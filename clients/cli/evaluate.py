@@ -216,7 +216,8 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
                 for name, title in _RANKER.items()
                 if f"{task}_{name}" in ranker
             ]
-            console.print(f"ranker, {task}: {', '.join(found)}")
+            if found:
+                console.print(f"ranker, {task}: {', '.join(found)}")
         console.print(f"candidates hold {ranker['candidate_recall']:.1%} of the held-out videos")
     if evaluated.answers:
         counts = (f"{n} {name.replace('_', ' ')}" for name, n in evaluated.answers.items())

@@ -179,7 +179,8 @@ class CandidatePipeline:
 
         Args:
             release: the release to search.
-            quotas: shares of the sources; those of the release's manifest if None.
+            quotas: shares of the sources. If None those of the release's manifest, which are
+                fitted to viewers' next watches, and the defaults for what is similar to a video.
             fail_open: False raises a source's failure instead of answering without it.
         """
         self.release = release
@@ -196,7 +197,14 @@ class CandidatePipeline:
             fail_open=fail_open,
             service="candidate",
         )
-        self._pinning = replace(self._pipeline, sources=(PinnedSource(), *sources))
+        similar = sources if quotas else (*sources[: -len(SOURCES)], *within(Quotas()))
+        self._pipelines = {
+            (seeded, pinned): replace(
+                self._pipeline, sources=(PinnedSource(), *each) if pinned else each
+            )
+            for seeded, each in ((False, sources), (True, similar))
+            for pinned in (False, True)
+        }
 
     def retrieve(self, query: CandidateQuery, caller: Caller | None = None) -> RetrievedCandidates:
         """Return the candidates for a query: `count`, or all that it allows if there are fewer.
@@ -206,8 +214,8 @@ class CandidatePipeline:
             CallerGoneError: the caller has gone.
         """
         asked = Retrieval.of(self.release, query)
-        pipeline = self._pinning if len(query.pinned_keys) else self._pipeline
-        outcome = pipeline.run(asked, caller)
+        chosen = query.seed_key is not None, len(query.pinned_keys) > 0
+        outcome = self._pipelines[chosen].run(asked, caller)
         if outcome.failures and len(outcome.selected) < query.count:
             outcome = self._filled_up(asked, outcome, caller)
         if asked.release.live is not None and asked.release.live.table.places:

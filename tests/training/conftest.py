@@ -44,7 +44,7 @@ def refitted_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home with both fits of that data set, called "refitted"; not to be changed."""
     home = Home(tmp_path_factory.mktemp("refitted"))
     write_small_dataset(home, REFITTED, random_interactions())
-    train_all(home, REFITTED, "quick", console=Console(file=io.StringIO()))
+    train_all(home, REFITTED, "quick", force=True, console=Console(file=io.StringIO()))
     return home
 
 

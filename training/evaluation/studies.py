@@ -72,7 +72,7 @@ def study_context(home: Home, dataset: str, settings: Profile, console: Console)
     without = _beside(home, dataset, run)
     # Without a limit of minutes: a busy machine must not shorten one training of the two.
     off = replace(settings, retrieval=replace(settings.retrieval, context=False, max_minutes=None))
-    fit(without, load_dataset(without, dataset), off, console)
+    fit(without, load_dataset(without, dataset), off, console, force=True)
     bed = TestBed.of(watches, CandidateRelease.load(run.release).ids)
     repo = home.features(dataset)
     viewers = features_before_test(bed.watches, repo)

@@ -9,6 +9,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from server.signals import OUTCOMES
 from training.ranking.training_set import OutcomeLabels, RankingSet, ViewerColumns, WatchLists
 
 
@@ -35,6 +36,8 @@ def load_ranking_set(path: Path, fingerprint: str) -> RankingSet | None:
         return None  # The file is only a cache: the set is built again.
     if str(arrays["fingerprint"]) != fingerprint:
         return None
+    if arrays["outcomes/labels"].shape[1] != len(OUTCOMES):
+        return None  # Earlier builds knew fewer outcomes.
 
     def of(kind: type[Any], part: str, **known: ViewerColumns) -> Any:
         names = [field.name for field in fields(kind) if field.name not in known]

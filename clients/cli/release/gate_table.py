@@ -20,6 +20,8 @@ _TITLES = {
     "watch_miscalibration": "watches, off by",
     "like_log_loss": "like log loss",
     "like_miscalibration": "likes, off by",
+    "finish_log_loss": "finish log loss",
+    "finish_miscalibration": "finishes, off by",
     "inference_p50": "inference p50, ms",
     "fit_overlap_10": "served fit: top 10",
     "fit_overlap_100": "served fit: top 100",
