@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from server.errors import VireoError
+
 _ATTEMPTS = 4
 _PAUSE = 0.05
 
@@ -25,7 +27,12 @@ class LockTakenError(Exception):
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Hold the lock at `path`; raise LockTakenError if another process holds it."""
+    """Hold the lock at `path`.
+
+    Raises:
+        LockTakenError: another process holds it.
+        VireoError: the file system has no locks.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A reader of a file can lock it: another user could keep a stack from starting.
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+") as file:
@@ -57,6 +64,11 @@ def _locked(file: TextIO, kind: int) -> bool:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise VireoError(
+            f"cannot lock {file.name}: {error.strerror}; set VIREO_HOME to a folder on a file system "
+            "with locks, such as a local disk"
+        ) from error
     return True
 
 
