@@ -25,7 +25,7 @@ MAX_RATIO, MAX_LOST = 1.2, 0.01
 SETTINGS = {"VIREO_TRUSTED_HOPS": "1", "VIREO_OIP_HTTP": "true"}
 """Settings of the measured stack: its edge knows callers by the address that they state."""
 _METADATA = (("x-forwarded-for", "10.1.0.2"),)
-_SLATES = frozenset({"new filters", "repeated filters"})
+_OF_SLATES = frozenset({"new filters", "repeated filters"})
 """Kinds that are slates themselves: their baseline is a caller of as many plain ones. What plain
 slates at once do to another caller's is told, and has no bound: slots are shared by caller, but
 whoever comes finds them taken."""
@@ -79,7 +79,7 @@ async def measure_share(
     for kind in greedy.KINDS:
         ended: Counter[str] = Counter()
         for _ in range(plan.rounds):
-            baseline = greedy.PLAIN if kind in _SLATES else None
+            baseline = greedy.PLAIN if kind in _OF_SLATES else None
             before, failed, _ = await _turn(edge, viewers, labels, plan.seconds, baseline)
             if failed:
                 raise VireoError("slates failed without this caller beside")

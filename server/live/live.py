@@ -35,8 +35,6 @@ FIRST_WAIT_SECONDS = 5.0
 """Seconds without a new message after which a process that starts counts the log as away."""
 _COPY_SECONDS, _IDLE_COPY_SECONDS = 1.0, 60.0
 """Minimum seconds between two copies of the takedowns, and maximum if none came."""
-_REST = 3.0
-"""Pause after a part of the videos was placed, in times of what it took."""
 
 VIDEOS = Gauge("vireo_live_videos", "Changes of the catalogue that are remembered.", ["kind"])
 DROPPED = Gauge(
@@ -234,13 +232,13 @@ class Live:
                 await asyncio.sleep(0)  # it takes up to 2 ms
 
     async def _place(self) -> None:
-        """Place videos in small parts, with more time for calls between them."""
+        """Place videos in small parts, with as much time for calls between them."""
         while True:
             await self._changed.wait()
             busy = self._place_some()
             if not busy:
                 self._changed.clear()
-            await asyncio.sleep(_REST * busy)
+            await asyncio.sleep(busy)
 
     def _place_some(self) -> float:
         """Place a few videos of a table; return the seconds it took, 0 if none is waiting.

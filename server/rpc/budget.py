@@ -21,7 +21,7 @@ from prometheus_client import Counter, Gauge
 from server.rpc.caller import MAX_CALLERS
 from server.rpc.errors import ShedError, ShedReason
 
-OWN_SHARE = 0.05
+OWN_SHARE = 0.1
 """Share of the time that a caller has without waiting."""
 LANE_SHARE = 0.1
 """Share of the time that the lane has while others make light calls."""
@@ -111,7 +111,9 @@ class Budget:
             yield
             return
         others = self._lane or self._working or self._active(self._any, caller)
-        waits = bool(others) and self.used(caller) > OWN_SHARE * _MEMORY_SECONDS
+        # A piece that is larger than the share is beyond it, too, however long the caller rested.
+        used = max(cost, self.used(caller))
+        waits = bool(others) and used > OWN_SHARE * _MEMORY_SECONDS
         self._any.note(caller, self._clock())
         if waits:
             await self._wait(caller)
@@ -158,7 +160,7 @@ class Budget:
         """Let the next piece begin as soon as it may, but in another iteration of the loop."""
         if self._lane and not self._working and self._next is None:
             # Whether others make calls may change: look again from time to time.
-            pause = min(self._pause(self._first()[0]), _ACTIVE_SECONDS)
+            pause = min(self._pause(self._first()[0]), _ACTIVE_SECONDS / 4)
             self._next = asyncio.get_running_loop().call_later(pause, self._begin)
 
     def _begin(self) -> None:

@@ -297,6 +297,12 @@ def test_every_process_appends_to_its_log_so_that_it_can_be_emptied(stack: Stack
             assert int(flags[1], 8) & os.O_APPEND, (process, fd)
 
 
+def test_pods_behind_gateways_leave_them_the_processor(stack: Stack) -> None:
+    states = [each for each in stack.state().processes if each.pid]
+    nice = {each.name: psutil.Process(each.pid).nice() for each in states}
+    assert nice["gateway-1"] < min(nice["candidate-1"], nice["ranking-1"]) < nice["consumer-1"]
+
+
 def test_control_snapshot_and_status_show_envoys_resources(stack: Stack) -> None:
     deadline = time.monotonic() + 60
     # After another test's restarts, or right after the start, until Envoy has taken it all.
