@@ -52,7 +52,8 @@ async def build_turn(cache: Path) -> AsyncIterator[None]:
         return
     with file:
         end = time.monotonic() + _MAX_WAIT_SECONDS
-        while not try_lock(file) and time.monotonic() < end:  # noqa: ASYNC110 (other processes')
+        # In a thread, since a volume may hang; in a loop, since others are other processes.
+        while not await asyncio.to_thread(try_lock, file) and time.monotonic() < end:  # noqa: ASYNC110
             # Random each time, so that pods that began to wait together don't retry together.
             await asyncio.sleep(random.uniform(_LOOK_SECONDS, 2 * _LOOK_SECONDS))  # noqa: S311
         await asyncio.sleep(_REST_SECONDS)

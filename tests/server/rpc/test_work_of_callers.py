@@ -20,6 +20,7 @@ from server.rpc import budget as budget_module
 from server.rpc import guard as guard_module
 from server.rpc.budget import REFUSAL_SECONDS, Budget
 from server.rpc.caller import CALLER
+from server.rpc.errors import ShedError
 from server.rpc.validation import validate
 from tests.builders.recording import Recorder, batch, play, recording
 from tests.builders.waiting import until
@@ -53,20 +54,35 @@ async def budget(recorder: Recorder) -> AsyncIterator[Budget]:
     calling.cancel()
 
 
-async def test_few_bytes_that_take_long_to_check_are_charged(recorder: Recorder) -> None:
-    asked = filter_pb2.Filter()
-    for _ in range(3):
-        asked = filter_pb2.Filter(any=[asked] * 16)
-    raw = pb.RecommendRequest(viewer_id="v", filter=asked).SerializeToString()
-    assert len(raw) < 16 << 10, "it is parsed at once"
+async def test_few_bytes_that_take_long_to_check_are_checked_in_their_callers_turn(
+    recorder: Recorder, budget: Budget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget_module, "MAX_WAITING_OF_CALLER", 2)
+    checked = 0
 
     def parse(raw: bytes) -> Message:
+        nonlocal checked
+        checked += 1
         request = pb.RecommendRequest.FromString(raw)
         validate(request)
         return request
 
-    await recorder.server._guard._read(parse, lambda _: 0.0, "greedy", raw)
-    assert recorder.server.budget.used("greedy") > 0.001
+    asked = filter_pb2.Filter()
+    for _ in range(3):
+        asked = filter_pb2.Filter(any=[asked] * 10)
+    raw = pb.RecommendRequest(viewer_id="v", filter=asked).SerializeToString()
+    assert 1 << 10 < len(raw) < 4 << 10
+    read = recorder.server._guard._read
+    waiting = [asyncio.create_task(read(parse, lambda _: 0.0, "greedy", raw)) for _ in range(2)]
+    await until(lambda: budget.waiting == 2)
+    with pytest.raises(ShedError):
+        await read(parse, lambda _: 0.0, "greedy", raw)
+    assert checked == 0
+    for each in waiting:
+        each.cancel()
+    await read(parse, lambda _: 0.0, "other", raw)
+    assert checked == 1
+    assert budget.used("other") > 0.0001
 
 
 async def test_a_compressed_message_is_read_in_its_callers_turn(
