@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 
 from server.candidate.release import CandidateRelease
@@ -82,16 +84,21 @@ def _retrieval(inputs: Inputs, console: Console, force: bool) -> CandidateReleas
     release = inputs.stage_retrieval(model)
     del model
     return_memory()
-    release = _with_quotas(inputs, release, console)
+    candidates = inputs.settings.ranking.candidates
+    release = with_quotas(release, inputs.watches, inputs.repo, candidates, console)
     run.mark_draft(inputs.fingerprint)
     return release
 
 
-def _with_quotas(inputs: Inputs, release: CandidateRelease, console: Console) -> CandidateRelease:
-    """Return the staged release with quotas that are fitted to the validation watches, if any."""
-    count, watches = inputs.settings.ranking.candidates, inputs.watches
-    held_out = last_held_out(watches, inputs.repo, release.rows, "validation", FIT_VIEWERS)
-    if not held_out.viewers or count >= len(release.keys):  # whatever the quotas, it has all videos
+def with_quotas(
+    release: CandidateRelease, watches: pd.DataFrame, repo: Path, count: int, console: Console
+) -> CandidateRelease:
+    """Return the staged release with quotas that are fitted to the validation watches, if any.
+
+    They are for `count` candidates; a catalogue of no more needs none.
+    """
+    held_out = last_held_out(watches, repo, release.rows, "validation", FIT_VIEWERS)
+    if not held_out.viewers or count >= len(release.keys):
         return release
     path = fit_quotas(Proposals.gather(release, held_out, count), count)
     alone, *_, recall = [path[0]["recall"], *(step.pop("recall") for step in path)]

@@ -228,7 +228,7 @@ def fit_ranker(
     Returns:
         The trainer, with the selected model; and the metrics of each part.
     """
-    schema, data = _with_known_tasks(schema, data)
+    schema, data = with_known_tasks(schema, data)
     trainer = RankingTrainer(
         data, vectors, schema, attribute_count, config, Checkpoints(checkpoints, fingerprint)
     )
@@ -253,7 +253,7 @@ def fit_ranker(
     return trainer, held_out
 
 
-def _with_known_tasks(schema: FeatureSchema, data: RankingSet) -> tuple[FeatureSchema, RankingSet]:
+def with_known_tasks(schema: FeatureSchema, data: RankingSet) -> tuple[FeatureSchema, RankingSet]:
     """Leave out the optional tasks of which all labels are the same, or unknown."""
     labels = data.outcomes.labels
     kept = [

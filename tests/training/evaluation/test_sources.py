@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.pipeline.candidates import Candidates
-from server.releases.manifest import Manifest
+from server.releases.manifest import MANIFEST_NAME
 from server.releases.weights import Quotas
 from training.evaluation.held_out import HeldOutWatches, last_held_out
 from training.evaluation.sources import CUTOFFS, FIT_VIEWERS, NAMES, Proposals, fit_quotas
 from training.evaluation.studies import Studies
+from training.fit import with_quotas
 
 
 @pytest.fixture
@@ -100,13 +105,27 @@ def test_towers_that_find_nothing_leave_their_places_to_the_others() -> None:
 
 
 def test_training_fits_the_quotas_to_validation(
-    trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease, manifest: Manifest
+    trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease, tmp_path: Path
+) -> None:
+    repo, console = trained_home.features("trained"), Console(file=io.StringIO(), width=300)
+    held_out = last_held_out(trained_watches, repo, release.rows, "validation", FIT_VIEWERS)
+    staged = replace(release, folder=tmp_path)
+    found = with_quotas(staged, trained_watches, repo, 20, console)
+    fitted = fit_quotas(Proposals.gather(release, held_out, 20), 20)[-1]
+    assert found.manifest.quotas.root == {name: fitted[name] for name in NAMES if name in fitted}
+    assert (
+        json.loads((tmp_path / MANIFEST_NAME).read_text())["quotas"] == found.manifest.quotas.root
+    )
+    assert isinstance(console.file, io.StringIO)
+    assert f"20 candidates hold {fitted['recall']:.1%}" in console.file.getvalue()
+
+
+def test_a_catalogue_that_is_retrieved_as_a_whole_keeps_its_quotas(
+    trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease
 ) -> None:
     repo = trained_home.features("trained")
-    held_out = last_held_out(trained_watches, repo, release.rows, "validation", FIT_VIEWERS)
-    count = manifest.candidates
-    fitted = fit_quotas(Proposals.gather(release, held_out, count), count)[-1]
-    assert manifest.quotas.root == {name: fitted[name] for name in manifest.quotas.root}
+    count = len(release.keys)
+    assert with_quotas(release, trained_watches, repo, count, Console(quiet=True)) is release
 
 
 def test_of_more_viewers_the_same_sample_is_drawn(

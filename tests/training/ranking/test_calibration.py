@@ -9,26 +9,33 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.ranking.conftest import outcomes, ranking_set
-from tests.training.ranking.test_train import trained
+from tests.training.ranking.conftest import ATTRIBUTES, SCHEMA, ranking_set
 from training.ranking.batches import Batches
 from training.ranking.calibration import FOLDS, calibrate, fit_platt
 from training.ranking.config import RankingConfig
+from training.ranking.model import Ranker
+from training.ranking.train import calibrated, fit_ranker
+from training.ranking.training_set import RankingSet
 
 pytestmark = pytest.mark.slow
+
+
+def trained(vectors: np.ndarray, config: RankingConfig, folder: Path) -> tuple[Ranker, RankingSet]:
+    """A calibrated ranker, and what it was trained on: watches and likes."""
+    data = ranking_set("two_tower")
+    trainer, held_out = fit_ranker(data, vectors, SCHEMA, ATTRIBUTES, config, folder, "any")
+    return calibrated(trainer, held_out).model, trainer.data
 
 
 def test_calibration_is_measured_on_viewers_that_it_was_not_fitted_on(
     vectors: np.ndarray, config: RankingConfig, tmp_path: Path
 ) -> None:
     """All likes are one fold's: a fit on everybody expects them, one on the others doesn't."""
-    data = ranking_set("two_tower")
-    model = trained(data, vectors, config, tmp_path).model
+    model, data = trained(vectors, config, tmp_path)
     liked = data.outcomes.viewers.viewer % FOLDS == 0
+    labels = liked[:, None].astype(np.float32)
     found = calibrate(
-        model,
-        Batches(vectors),
-        replace(data, outcomes=replace(data.outcomes, labels=outcomes(liked))),
+        model, Batches(vectors), replace(data, outcomes=replace(data.outcomes, labels=labels))
     )
     assert found["like_ece"] > 0.2
     assert found["watch_ece"] < 0.02
@@ -47,9 +54,8 @@ def test_the_fit_finds_scale_and_offset_of_logits_that_were_distorted() -> None:
 def test_both_tasks_mean_probability_equals_their_mean_label(
     vectors: np.ndarray, config: RankingConfig, tmp_path: Path
 ) -> None:
-    data = ranking_set("two_tower")
     batches = Batches(vectors)
-    model = trained(data, vectors, config, tmp_path).model
+    model, data = trained(vectors, config, tmp_path)
     # As of a model that is too sure of itself, and of likes.
     model.calibration[:] = torch.tensor([[3.0, 1.0], [3.0, 1.0]])
     calibrate(model, batches, data)
@@ -67,8 +73,7 @@ def test_both_tasks_mean_probability_equals_their_mean_label(
 def test_it_is_the_same_whoever_was_held_out(
     vectors: np.ndarray, config: RankingConfig, tmp_path: Path
 ) -> None:
-    data = ranking_set("two_tower")
-    model = trained(data, vectors, config, tmp_path).model
+    model, data = trained(vectors, config, tmp_path)
     before = model.calibration.clone()
     held_out = ~data.outcomes.viewers.held_out
     viewers = replace(data.outcomes.viewers, held_out=held_out)
@@ -80,8 +85,7 @@ def test_it_is_the_same_whoever_was_held_out(
 def test_a_task_whose_labels_are_all_alike_is_left_as_it_is(
     vectors: np.ndarray, config: RankingConfig, tmp_path: Path
 ) -> None:
-    data = ranking_set("two_tower")
-    model = trained(data, vectors, config, tmp_path).model
+    model, data = trained(vectors, config, tmp_path)
     none_liked = replace(data.outcomes, labels=np.zeros_like(data.outcomes.labels))
     calibrate(model, Batches(vectors), replace(data, outcomes=none_liked))
     assert model.calibration[1].tolist() == [1, 0]

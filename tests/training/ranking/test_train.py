@@ -28,6 +28,7 @@ from training.ranking.train import (
     calibrated,
     choose,
     fit_ranker,
+    with_known_tasks,
 )
 from training.ranking.training_set import RankingSet
 
@@ -189,8 +190,9 @@ def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
     data = ranking_set("co_watch")
     whole = trained(data, vectors, config, tmp_path / "whole")
     stopped = Interrupted(tmp_path / "stopped", "fingerprint")
+    schema, known = with_known_tasks(SCHEMA, data)
     with Progress(disable=True) as progress, pytest.raises(KeyboardInterrupt):
-        RankingTrainer(data, vectors, SCHEMA, ATTRIBUTES, config, stopped).phase(
+        RankingTrainer(known, vectors, schema, ATTRIBUTES, config, stopped).phase(
             "linear", 0.0, progress
         )
     resumed = trained(data, vectors, config, tmp_path / "stopped")

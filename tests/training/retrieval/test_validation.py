@@ -73,7 +73,7 @@ def test_towers_that_have_learned_pass_in_silence(
     small: RetrievalConfig, console: Console, tmp_path: Path
 ) -> None:
     data = of_hits(60)
-    model = train_retrieval(data, replace(small, epochs=20), tmp_path, Console(quiet=True))
+    model = train_retrieval(data, replace(small, epochs=60), tmp_path, Console(quiet=True))
     check_beats_popularity(model, data, console)
     assert not said(console)
 
