@@ -66,8 +66,8 @@ def _locked(file: TextIO, kind: int) -> bool:
         return False
     except OSError as error:
         raise VireoError(
-            f"cannot lock {file.name}: {error.strerror}; set VIREO_HOME to a folder on a file system "
-            "with locks, such as a local disk"
+            f"cannot lock {file.name}: {error.strerror}; set VIREO_HOME to a folder on a file "
+            "system with locks, such as a local disk"
         ) from error
     return True
 
