@@ -103,6 +103,8 @@ def deviations(pairs: Sequence[Sequence[Measured]]) -> dict[str, dict[str, float
     """
     random, found = np.random.default_rng(0), {}
     for name, measure_ in MEASURES.items():
+        if measure_.task and not pairs[0][0].predictions[measure_.task].observed.any():
+            continue  # the data has no labels of it
         squares, explained, figures = [], [], []
         for now, candidate, *_ in pairs:
             count = len(now.seconds if name == "inference_p50" else now.gains)

@@ -73,7 +73,7 @@ def run(environment: Path, code: str) -> str:
 
 
 def test_nothing_of_training_is_installed(environment: Path) -> None:
-    modules = ("torch", "onnx", "scipy", "jinja2")
+    modules = ("torch", "onnx", "scipy")
     code = f"from importlib.util import find_spec; print(*filter(find_spec, {modules}))"
     assert run(environment, code) == ""
 
