@@ -70,7 +70,7 @@ class Embargo:
     def _as_of(self, now: float, changes: tuple[int, int]) -> Unpublished:
         left = self._times > now
         rows, times = self._rows[left], self._times[left]
-        slots = np.empty(0, np.bool_)
+        slots = np.zeros(0 if self._changed is None else self._changed.count, np.bool_)
         if self._changed is not None and self._column is not None:
             own = self._changed.own_rows[: self._changed.count]
             dates = self._changed.numbers[: len(own), self._column]

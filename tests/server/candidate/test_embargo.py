@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -23,6 +24,7 @@ from server.releases import layout
 from tests.builders.attributes import DECLARED
 from tests.builders.catalogue import followed, upserted
 from tests.builders.cells import release_in_cells
+from tests.builders.clock import Clock
 from tests.builders.viewers import viewer_of_rows
 
 VIDEOS = 40
@@ -30,19 +32,9 @@ NOON = 4_000_000_000
 """When most are published here: long after now, so that only the clock of a test says so."""
 
 
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = NOON - 1.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON - 1.0)
 
 
 def dated(folder: Path, times: Mapping[int, float]) -> Path:
@@ -181,3 +173,18 @@ def test_an_unpublished_video_is_told_to_be_so(
     for name in ("video-8", "soon"):
         told = explain(pipeline, query, pipeline.retrieve(query), video_key(name))
         assert told.reason != "It isn't published yet."
+
+
+def test_a_release_without_dates_holds_nothing_back(
+    release_folder: Path, tmp_path: Path, clock: Clock
+) -> None:
+    folder = Path(shutil.copytree(release_folder, tmp_path / "release"))
+    place = DECLARED.numbers.index(PUBLISHED)
+    document = json.loads((folder / layout.ATTRIBUTES).read_text())
+    document["numbers"].remove(PUBLISHED)
+    (folder / layout.ATTRIBUTES).write_text(json.dumps(document))
+    np.save(folder / layout.NUMBERS, np.delete(np.load(folder / layout.NUMBERS), place, axis=1))
+    live = followed(upserted(1, "soon", tags=["cat"], published=Timestamp(seconds=NOON)))
+    release = CandidateRelease.load(folder, live=live, clock=clock)
+    assert not release.embargo.holds(video_key("soon"), -1)
+    assert video_key("soon") in keys(release, pinned_keys=np.array([video_key("soon")]))

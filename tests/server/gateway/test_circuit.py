@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from server.gateway.stages.read_features import PAUSE_SECONDS, Circuit
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.builders.clock import Clock
 
 
 def opened(clock: Clock) -> Circuit:
@@ -21,7 +15,7 @@ def opened(clock: Clock) -> Circuit:
 
 
 def test_a_failure_or_two_keep_no_call_away() -> None:
-    circuit = Circuit(Clock())
+    circuit = Circuit(Clock(100.0))
     for _ in range(5):
         circuit.failed()
         circuit.failed()
@@ -31,13 +25,13 @@ def test_a_failure_or_two_keep_no_call_away() -> None:
 
 
 def test_the_third_failure_in_a_row_keeps_all_calls_away() -> None:
-    circuit = opened(Clock())
+    circuit = opened(Clock(100.0))
     assert circuit.open
     assert not any(circuit.admits() for _ in range(100))
 
 
 def test_after_a_pause_one_call_is_let_through() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     circuit = opened(clock)
     clock.now += PAUSE_SECONDS
     assert [circuit.admits() for _ in range(100)] == [True] + [False] * 99
@@ -49,7 +43,7 @@ def test_after_a_pause_one_call_is_let_through() -> None:
 
 
 def test_a_call_that_never_says_how_it_went_blocks_no_later_try() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     circuit = opened(clock)
     clock.now += PAUSE_SECONDS
     assert circuit.admits()  # its caller hangs up
@@ -58,7 +52,7 @@ def test_a_call_that_never_says_how_it_went_blocks_no_later_try() -> None:
 
 
 def test_one_success_closes_the_circuit() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     circuit = opened(clock)
     clock.now += PAUSE_SECONDS
     assert circuit.admits()

@@ -4,18 +4,12 @@ from collections.abc import Callable
 import pytest
 
 from server.gateway.slate_metrics import Coverage
+from tests.builders.clock import Clock
 
 
 def keys(count: int, seed: int = 1) -> list[int]:
     source = random.Random(seed)
     return [source.getrandbits(64) - (1 << 63) for _ in range(count)]
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from server.gateway import log_room
 from server.gateway.log_room import RESERVED_FOR_HIDES, LogRoom
 from server.rpc.caller import CALLER
 from server.rpc.errors import RpcError
+from tests.builders.clock import Clock
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import Failure, Recorder, batch, failure_of, play, recording
@@ -27,17 +28,9 @@ DAY = 86_400.0
 MAX_BYTES = 4 << 20
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(0.0)
 
 
 @pytest.fixture

@@ -4,13 +4,7 @@ from vireo.v1.log_pb2 import ConsumerProgress
 
 from server.event_log.log import partition_of
 from server.gateway.progress import MAX_SILENCE, Progress
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.builders.clock import Clock
 
 
 def progress_of(clock: Clock, partitions: int = 1) -> Progress:

@@ -30,6 +30,7 @@ from server.releases import layout
 from server.releases.manifest import Manifest
 from tests.builders.attributes import DECLARED
 from tests.builders.catalogue import upserted
+from tests.builders.clock import Clock
 from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
@@ -45,19 +46,9 @@ SOON = [name for name in video_ids(40) if name not in WATCHED][:6:2]
 """Some of the most popular, published at NOON."""
 
 
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = NOON - 1.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOON - 1.0)
 
 
 @pytest.fixture

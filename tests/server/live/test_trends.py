@@ -5,15 +5,9 @@ from vireo.v1.log_pb2 import Trending, TrendingVideos
 
 from server.live.locales import OVERALL
 from server.live.trends import MERGE_SECONDS, MIN_LOCALE_WEIGHT, Trends
+from tests.builders.clock import Clock
 
 HALF_LIFE = 3600.0
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def told(at: int, weights: dict[int, float], locale: str = "", **shown: int) -> bytes:
@@ -51,7 +45,7 @@ def test_a_few_plays_put_no_video_on_a_locales_list() -> None:
 
 
 def test_a_partition_counts_once_by_its_last_message() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     trends = Trends(HALF_LIFE, clock)
     trends.update("trending.0", told(0, {1: 1.0}))
     assert trends.lists[OVERALL].tolist() == [1]

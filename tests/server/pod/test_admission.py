@@ -14,18 +14,10 @@ from server.pod.run_queue import RunQueue
 from server.rpc.errors import ShedError, ShedReason
 from server.rpc.server import RpcServer
 from tests.builders.busy import busy
+from tests.builders.clock import Clock
 from tests.builders.rpc import rpc_settings
 
 TARGET = 0.01
-
-
-class Clock:
-    """Moved by hand: what a busy machine makes of the time between two lines is another matter."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def refusal(admission: Admission, waited: float = 0.0, left: float = 10.0) -> ShedReason | None:
@@ -47,7 +39,7 @@ def refusals(admission: Admission, clock: Clock, waited: float, apart: float) ->
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 def test_a_burst_is_taken_on_and_a_queue_that_stays_is_shed_until_it_has_gone(

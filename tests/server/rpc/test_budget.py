@@ -11,23 +11,15 @@ import pytest
 from server.rpc import budget as module
 from server.rpc.budget import LANE_SHARE, MAX_WAITING_OF_CALLER, OWN_SHARE, Budget
 from server.rpc.errors import ShedError
+from tests.builders.clock import Clock
 from tests.builders.waiting import until
 
 SHARE = OWN_SHARE * 1.0
 
 
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
