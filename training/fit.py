@@ -102,10 +102,10 @@ def with_quotas(
         return release
     path = fit_quotas(Proposals.gather(release, held_out, count), count)
     alone, *_, recall = [path[0]["recall"], *(step.pop("recall") for step in path)]
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in path[-1].items())
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in path[-1].items() if share)
     console.print(
-        f"{count} candidates hold {recall:.1%} of {len(held_out.viewers):,} validation watches; "
-        f"without the quotas of {shares}: {alone:.1%}",
+        f"{count} candidates hold {recall:.1%} of {len(held_out.viewers):,} validation watches by "
+        f"quotas of {shares}; before quotas were raised {alone:.1%}",
         soft_wrap=True,
     )
     manifest = release.manifest.model_copy(update={"quotas": Quotas(path[-1])})

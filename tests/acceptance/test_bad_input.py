@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 from tests.builders.stack import Stack
+from tests.builders.waiting import wait_until
 
 SECONDS = 20.0
 """For a call: of a busy machine."""
@@ -103,6 +104,8 @@ def test_an_unknown_viewer_gets_a_full_slate(
     stack: Stack, stub: recommendation_pb2_grpc.RecommendationServiceStub, viewer_id: str
 ) -> None:
     request = recommendation_pb2.RecommendRequest(viewer_id=viewer_id, page_size=20)
+    # Until the consumer has started, features may lack events, and slates say so.
+    wait_until(lambda: not stub.Recommend(request, timeout=SECONDS).degradations)
     response = stub.Recommend(request, timeout=SECONDS)
     assert len(response.items) == 20
     assert not response.degradations
