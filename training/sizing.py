@@ -18,13 +18,13 @@ class Size:
     max_watches: float
     max_videos: float
     core_ms_a_watch: float
-    """Core milliseconds per watch for one fit with its report, as measured."""
+    """Core milliseconds per watch for one fit with its report: as measured, of quality estimated."""
     min_core_minutes: float
     """Core minutes of one fit of few watches, whose steps are no fewer."""
 
 
 SIZES = (
-    Size("demo", 200_000, float("inf"), 0.9, 2.0),
+    Size("demo", 200_000, float("inf"), 0.9, 3.0),
     Size("quality", 5_000_000, 50_000, 1.3, 5.0),
     Size("large", float("inf"), float("inf"), 0.3, 16.0),
 )
