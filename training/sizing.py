@@ -18,7 +18,7 @@ class Size:
     max_watches: float
     max_videos: float
     core_ms_a_watch: float
-    """Core milliseconds per watch for one fit with its report: as measured, of quality estimated."""
+    """Core milliseconds per watch for one fit with its report, measured; of quality estimated."""
     min_core_minutes: float
     """Core minutes of one fit of few watches, whose steps are no fewer."""
 
