@@ -77,6 +77,8 @@ class Task(Column):
     """Column of the split watches with its labels; empty for the watch itself."""
     optional: bool = False
     """Whether a release may lack it, as one whose data has no labels of it does."""
+    unwanted: bool = False
+    """Whether the score falls with the probability p: its factor is then (1 - p) ** weight."""
 
 
 SOURCES = (
@@ -125,11 +127,21 @@ TASKS = (
         outcome="finished",
         optional=True,
     ),
+    Task(
+        "hide",
+        "that the viewer will hide the video, given that it is watched or hidden",
+        weight=0.0,
+        outcome="hidden",
+        optional=True,
+        unwanted=True,
+    ),
 )
 """In the order of the ranking model's outputs: `watch`, then OUTCOMES."""
 
 OUTCOMES = TASKS[1:]
-"""Tasks of what follows a watch."""
+"""Tasks of what follows a watch, and of hides, which may come without one."""
+
+UNWANTED = frozenset(task.name for task in TASKS if task.unwanted)
 
 ORDERING = "two_tower"
 """Score by which candidates come best first, ranked or not."""

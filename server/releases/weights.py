@@ -79,6 +79,14 @@ class ScoreWeights(RootModel[_Weights]):
         return ScoreWeights({**self.root, _DIVERSITY: strength})
 
     def combined(self, tasks: Mapping[str, Float32Array]) -> Float32Array:
-        """Return the product of the tasks' probabilities, each to the power of its weight."""
-        powers = [values ** self.root.get(name, 0.0) for name, values in tasks.items()]
+        """Return the product of the tasks' probabilities, each to the power of its weight.
+
+        Of an unwanted task it is the probability of the opposite.
+        """
+        wanted: dict[str, Float32Array] = {
+            # Rounding may exceed 1.
+            name: np.maximum(1 - values, 0) if name in signals.UNWANTED else values
+            for name, values in tasks.items()
+        }
+        powers = [values ** self.root.get(name, 0.0) for name, values in wanted.items()]
         return reduce(np.multiply, powers)

@@ -91,6 +91,42 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
     )
 
 
+def hidden_videos(interactions: pd.DataFrame, watches: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per (viewer, video) that the viewer hides, in the columns of the watches.
+
+    Its time is that of the first play, like or hide. A hide that doesn't come before the viewer's
+    test watch isn't known by then, and left out.
+
+    Args:
+        interactions: rows as in `training.data.schema.INTERACTIONS`; texts may be categories.
+        watches: what `split_watches` returns for them.
+    """
+    viewers, videos = (_in_order(interactions[name]) for name in ("viewer_id", "video_id"))
+    times, event = _micros(interactions["timestamp"]), interactions["event"]
+    hides = event.isin(HIDE_EVENTS).to_numpy()
+    tests = watches[watches["part"] == "test"]
+    ends = np.full(len(viewers.categories), _NEVER)
+    np.minimum.at(ends, tests["viewer_id"].cat.codes, _micros(tests["time"]))
+    pairs = viewers.codes.astype(np.int64) * len(videos.categories) + videos.codes
+    hidden = np.unique(pairs[hides & (times < ends[viewers.codes])])
+    acted = np.flatnonzero((hides | event.isin(WATCH_EVENTS)) & np.isin(pairs, hidden))
+    acted = acted[np.lexsort((interactions["row"].to_numpy()[acted], times[acted]))]
+    first = acted[np.unique(pairs[acted], return_index=True)[1]]
+    first = first[np.lexsort((times[first], viewers.codes[first]))]
+    return pd.DataFrame(
+        {
+            "viewer_id": viewers[first],
+            "video_id": videos[first],
+            "time": _moments(times[first]),
+            "liked": np.float32(np.nan),
+            "liked_time": _moments(np.full(len(first), _NULL)),
+            "finished": np.float32(np.nan),
+            "part": pd.Categorical.from_codes(np.zeros(len(first), np.int8), pd.Index(PARTS)),
+            **context_columns(interactions, first),
+        }
+    )
+
+
 def _watches_in_order(interactions: pd.DataFrame) -> npt.NDArray[np.intp]:
     """Return the indices of the interactions that are watches, sorted by time."""
     order = np.lexsort((interactions["row"].to_numpy(), _micros(interactions["timestamp"])))

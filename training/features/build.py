@@ -26,7 +26,7 @@ from server.home import Home
 from training.data.dataset import describe_dataset, load_dataset
 from training.data.folder import replaced_folder
 from training.data.schema import HIDE_EVENTS, TIME
-from training.data.split import LIKED_FRACTION, Holdout, split_watches
+from training.data.split import LIKED_FRACTION, Holdout, hidden_videos, split_watches
 from training.features.activity import write_viewer_activity, write_viewer_profile
 from training.features.catch_up import catch_up
 from training.features.definitions import (
@@ -44,7 +44,7 @@ from training.features.repository import (
     write_configuration,
 )
 from training.features.snapshots import write_video_statistics
-from training.features.watches import Split, write_watches
+from training.features.watches import HIDDEN, Split, write_watches
 
 _log = structlog.get_logger(__name__)
 
@@ -137,7 +137,8 @@ def build_features(
     with _retired(target), replaced_folder(target) as folder:
         progress("split", 0, 1)
         watches = split_watches(dataset.interactions, holdout)
-        write_watches(watches, folder)
+        write_watches(watches, folder / "watches.parquet")
+        write_watches(hidden_videos(dataset.interactions, watches), folder / HIDDEN)
         # Hides may come after a held-out watch, and nothing that is measured reads them.
         hides = dataset.interactions[: None if holdout == "none" else 0]
         write_viewer_hidden(hides, folder / "viewer_hidden.parquet")

@@ -32,6 +32,8 @@ WATCHES = pa.schema(
 )
 """See `training.data.split.split_watches`; with an int16 column for each feature of the context
 that the watches have, named as in `watch_column`."""
+HIDDEN = "hidden.parquet"
+"""File of the videos that viewers hid; see `training.data.split.hidden_videos`."""
 _TEXTS = ("viewer_id", "video_id", "part")
 _ROWS_AT_A_TIME = 1_000_000
 
@@ -56,7 +58,7 @@ class Split(BaseModel):
     features_format: int
     """FEATURES_FORMAT at the time of the build."""
     outcomes: tuple[str, ...]
-    """Columns of the watches with labels of OUTCOMES."""
+    """Columns with labels of OUTCOMES."""
 
     @staticmethod
     def of(holdout: Holdout, data_fingerprint: str) -> Split:
@@ -85,12 +87,12 @@ class Split(BaseModel):
         (folder / "split.json").write_text(self.model_dump_json(indent=2) + "\n")
 
 
-def write_watches(watches: pd.DataFrame, folder: Path) -> None:
-    """Write the watches into a feature folder, a part at a time."""
+def write_watches(watches: pd.DataFrame, path: Path) -> None:
+    """Write watches, or what `hidden_videos` returns, to a file, a part at a time."""
     schema = WATCHES
     for name in context_names(watches.columns):
         schema = schema.append(pa.field(watch_column(name), pa.int16(), nullable=False))
-    with pq.ParquetWriter(folder / "watches.parquet", schema, compression="zstd") as writer:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for start in range(0, len(watches), _ROWS_AT_A_TIME):
             part = watches.iloc[start : start + _ROWS_AT_A_TIME]
             writer.write_table(pa.Table.from_pandas(part, schema, preserve_index=False))
@@ -107,6 +109,19 @@ def load_watches(home: Home, name: str) -> pd.DataFrame:
     path = home.features(name) / "watches.parquet"
     if not path.exists():
         raise FeaturesMissingError(_missing(home, name))
+    return _read(path)
+
+
+def load_hidden(repo: Path) -> pd.DataFrame:
+    """Load the videos that viewers hid from a feature folder, columns as in WATCHES.
+
+    It is empty for features of an earlier build.
+    """
+    path = repo / HIDDEN
+    return _read(path) if path.exists() else pd.DataFrame(columns=WATCHES.names)
+
+
+def _read(path: Path) -> pd.DataFrame:
     return read_frame(path, _TEXTS, "build the features again").astype(
         dict.fromkeys(_TEXTS, object)
     )
@@ -115,7 +130,7 @@ def load_watches(home: Home, name: str) -> pd.DataFrame:
 def outcome_labels(watches: pd.DataFrame) -> Float32Array:
     """Return whether OUTCOMES followed each watch: 1 or 0, NaN if unknown, float32[m, t]."""
     columns = [task.outcome for task in OUTCOMES]
-    # Features of the build before lack some.
+    # Features of the build before lack some, and the watches of a split don't say what is hidden.
     labels: Float32Array = watches.reindex(columns=columns).astype(np.float32).to_numpy()
     return labels
 

@@ -46,12 +46,15 @@ class RankingConfig:
     weight_decay: float = 1e-2
     like_loss_weight: float = 1.0
     finish_loss_weight: float = 1.0
+    hide_loss_weight: float = 1.0
     watch_weight: float = _WEIGHTS["watch"]
     """Exponent of the watch probability in the score that orders a slate."""
     like_weight: float = _WEIGHTS["like"]
     """Exponent of the like probability in that score."""
     finish_weight: float = _WEIGHTS["finish"]
     """Exponent of the probability of a watch to the end in that score."""
+    hide_weight: float = _WEIGHTS["hide"]
+    """Exponent of 1 minus the probability of a hide in that score."""
     diversity: float | None = None
     """Strength of the diversification of a slate, 0 for none; None selects the maximum that costs
     less than 0.5 % of NDCG@10 and HR@10 on validation."""

@@ -20,6 +20,7 @@ from server.features.ranking_inputs import (
     VIEWER_FEATURES,
 )
 from server.releases.manifest import FeatureSchema
+from server.signals import UNWANTED
 from training.dropout import ByteDropout
 from training.ranking.config import RankingConfig
 
@@ -130,7 +131,7 @@ class Ranker(nn.Module):
         self._start_as_retrieval()
 
     def _start_as_retrieval(self) -> None:
-        """Initialise watches to the two-tower order, and outcomes to the two like rates."""
+        """Initialise watches to the two-tower order, and wanted outcomes to the two like rates."""
         for layer in (self.watch_linear, self.watch_viewer, self.watch_head, self.outcome_head):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.watch_viewer.bias)
@@ -140,6 +141,9 @@ class Ranker(nn.Module):
         with torch.no_grad():
             self.watch_linear.weight[0, _TWO_TOWER] = 1.0
             self.attribute.weight[0] = 0.0
+            for place, name in enumerate(self.schema.tasks[1:]):
+                if name in UNWANTED:
+                    self.outcome_linear.weight[place] = 0.0
 
     def fit_inputs(self, inputs: dict[str, Tensor], real: Tensor) -> None:
         """Fit the standardisation constants to a batch; `real` bool[b, n] is False on padding.

@@ -5,7 +5,8 @@ best epoch was selected on each viewer's last one. Candidates come from the pipe
 whose popular and fresh videos are those of the newest snapshot; features are as of a request at the
 label's time, as in evaluation, and a label's history includes the viewer's earlier labels.
 Outcome labels are the same watches and the last watches of the train part; for the latter no
-candidates are retrieved, since retrieval was trained on them.
+candidates are retrieved, since retrieval was trained on them. Videos hidden since the first of
+these are outcome labels, too.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from server.releases.tables import VECTOR_TYPES, read_table
 from training.features.activity import ROWS_KEPT
 from training.features.history import viewers_before_by_part
 from training.features.statistics import just_before, video_features_at
-from training.features.watches import outcome_labels
+from training.features.watches import load_hidden, outcome_labels
 from training.heartbeat import tracked
 from training.ranking.config import RankingConfig
 
@@ -136,7 +137,7 @@ class WatchLists:
 
 @dataclass(frozen=True)
 class OutcomeLabels:
-    """m watched videos, and what followed."""
+    """m videos that were watched or hidden, and what followed."""
 
     viewers: ViewerColumns
     rows: Int64Array
@@ -183,7 +184,7 @@ def build_ranking_set(
         release: the staged release, which has no ranker yet.
         config: number of candidates and viewers, and the held-out share.
     """
-    labels = _labels(watches, config.viewers)
+    labels = _labels(watches, load_hidden(repo), config.viewers)
     number, names = pd.factorize(labels["viewer_id"])
     held_out = np.array([is_held_out(name, config.holdout_share) for name in names], bool)
     listed = (labels["part"] == "validation").to_numpy()
@@ -204,14 +205,23 @@ def build_ranking_set(
     return RankingSet(lists, outcomes)
 
 
-def _labels(watches: pd.DataFrame, viewers: int) -> pd.DataFrame:
-    """Return the non-test watches that are labels, of at most `viewers` viewers."""
+def _labels(watches: pd.DataFrame, hidden: pd.DataFrame, viewers: int) -> pd.DataFrame:
+    """Return the non-test watches that are labels, of at most `viewers` viewers, then their hides.
+
+    Whether a video was hidden is unknown if the data has no hides.
+    """
     past = watches[watches["part"] != "test"]
     everyone = past["viewer_id"].unique()
     chosen = pd.Index(everyone[chosen_viewers(everyone, viewers)])
     if len(chosen) < len(everyone):
         past = past[past["viewer_id"].isin(chosen)]
-    return past.groupby("viewer_id", sort=False).tail(OUTCOME_WATCHES)
+    labels = past.groupby("viewer_id", sort=False).tail(OUTCOME_WATCHES)
+    if hidden.empty:
+        return labels
+    # The feature store has the viewers' rows since then.
+    since = hidden["viewer_id"].map(labels.groupby("viewer_id")["time"].min())
+    known = hidden[hidden["time"] >= since].groupby("viewer_id", sort=False).tail(OUTCOME_WATCHES)
+    return pd.concat([labels.assign(hidden=0.0), known.assign(hidden=1.0)])
 
 
 def _columns_and_candidates(

@@ -22,6 +22,8 @@ _TITLES = {
     "like_miscalibration": "likes, off by",
     "finish_log_loss": "finish log loss",
     "finish_miscalibration": "finishes, off by",
+    "hide_log_loss": "hide log loss",
+    "hide_miscalibration": "hides, off by",
     "inference_p50": "inference p50, ms",
     "fit_overlap_10": "served fit: top 10",
     "fit_overlap_100": "served fit: top 100",

@@ -57,7 +57,7 @@ class VideoExplanation:
     task_scores: TaskScores | None
     """None if nothing ranked it."""
     task_weights: Mapping[str, float]
-    """Exponent of each task's probability in the score, by task."""
+    """Exponent of each task's probability in the score, by task; of hide, that of 1 minus it."""
     ranking_features: Mapping[str, float]
     """What the ranking model reads of it and of the viewer, by name, apart from vectors."""
     features_age: timedelta | None

@@ -31,6 +31,8 @@ class TaskScores:
     """Probability that the viewer likes it, given that it is watched."""
     finish: float | None = None
     """Probability that it is watched to its end, given that it is watched; None if unknown."""
+    hide: float | None = None
+    """Probability that the viewer hides it, given that it is watched or hidden; None if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ def degradations_of(
 def task_scores_of(scores: TaskScoresMessage) -> TaskScores:
     """Return the scores of a message."""
     finish = scores.finish if scores.HasField("finish") else None
-    return TaskScores(scores.watch, scores.like, finish)
+    hide = scores.hide if scores.HasField("hide") else None
+    return TaskScores(scores.watch, scores.like, finish, hide)
 
 
 def _item(item: SlateItemMessage) -> SlateItem:

@@ -86,6 +86,26 @@ def test_a_release_may_predict_finishes_and_weigh_them(tmp_path: Path) -> None:
         assert score == pytest.approx(by_row[row] * finish[row] ** 2, rel=1e-5)
 
 
+def test_a_release_may_predict_hides_and_weigh_them_against_a_video(tmp_path: Path) -> None:
+    tasks = ("watch", "like", "hide")
+    plain = RankingRelease.load(build_release(tmp_path / "plain", tasks=tasks))
+    weights = ScoreWeights({"watch": 1, "like": 0.5, "hide": 2})
+    folder = build_release(tmp_path / "weighted", tasks=tasks, weights=weights)
+    ranked, weighted = (
+        RankingPipeline(release).rank(query(list(range(20))))
+        for release in (plain, RankingRelease.load(folder))
+    )
+    by_row = dict(zip(ranked.rows.tolist(), ranked.scores.tolist(), strict=True))
+    hide = dict(zip(ranked.rows.tolist(), ranked.tasks["hide"].tolist(), strict=True))
+    for row, score in zip(weighted.rows.tolist(), weighted.scores.tolist(), strict=True):
+        assert score == pytest.approx(by_row[row] * (1 - hide[row]) ** 2, rel=1e-5)
+
+
+def test_a_probability_of_hides_just_above_1_by_rounding_scores_0() -> None:
+    tasks = {"watch": np.array([0.5, 0.5], np.float32), "hide": np.array([0.75, 1.000005])}
+    assert ScoreWeights({"hide": 0.5}).combined(tasks).tolist() == [0.25, 0]
+
+
 def test_a_release_without_finishes_predicts_none(release: RankingRelease) -> None:
     assert release.manifest.feature_schema.tasks == ("watch", "like")
     assert set(RankingPipeline(release).rank(query([4, 8])).tasks) == {"watch", "like"}

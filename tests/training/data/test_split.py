@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from training.data.split import Holdout, split_watches
+from training.data.split import Holdout, hidden_videos, split_watches
 
 Row = tuple[Any, ...]
 
@@ -145,6 +145,49 @@ def test_a_hide_after_the_test_watch_is_unknown_before_it() -> None:
     frame = interactions(*rows, ("a", "2", 9, "hide"), ("a", "5", 9, "hide"))
     assert parts(frame) == {"a": ["1:train", "2:train", "3:validation", "4:test"]}
     assert parts(frame, "none") == {"a": ["1:train", "3:train", "4:train"]}
+
+
+def hidden(frame: pd.DataFrame, holdout: Holdout = "last") -> list[tuple[str, str, float]]:
+    """(viewer, video, second) of each video that was hidden."""
+    found = hidden_videos(frame, split_watches(frame, holdout))
+    assert found["liked"].isna().all()
+    assert found["finished"].isna().all()
+    times = [time.timestamp() for time in found["time"]]
+    return list(zip(found["viewer_id"], found["video_id"], times, strict=True))
+
+
+def test_hidden_videos_have_the_time_at_which_they_were_first_played_or_hidden() -> None:
+    frame = interactions(
+        ("a", "1", 1),
+        ("a", "5", 2, "impression"),
+        ("a", "2", 3),
+        ("a", "2", 4, "like"),
+        ("a", "3", 5),
+        ("a", "4", 6),
+        ("a", "2", 5, "hide"),
+        ("a", "5", 4, "hide"),
+        ("a", "5", 5, "hide"),
+        ("b", "2", 8, "hide"),
+        ("b", "1", 7, "hide"),
+        ("b", "1", 9),
+    )
+    expected = [("a", "2", 3), ("a", "5", 4), ("b", "1", 7), ("b", "2", 8)]
+    assert hidden(frame) == hidden(frame, "none") == expected
+    watched = split_watches(frame, "last")
+    assert set(watched["video_id"]) == {"1", "3", "4"}
+    columns = hidden_videos(frame, watched).columns
+    assert columns.tolist() == watched.columns.tolist()
+
+
+def test_a_hide_since_the_test_watch_is_no_label_if_that_is_held_out() -> None:
+    rows = [("a", str(step), step) for step in range(1, 6)]
+    frame = interactions(*rows, ("a", "2", 4, "hide"), ("a", "3", 5, "hide"), ("a", "9", 6, "hide"))
+    assert hidden(frame) == [("a", "2", 2)]
+    assert hidden(frame, "none") == [("a", "2", 2), ("a", "3", 3), ("a", "9", 6)]
+
+
+def test_data_without_hides_has_no_hidden_videos() -> None:
+    assert hidden(interactions(*[("a", str(step), step) for step in range(5)])) == []
 
 
 def test_a_bounce_is_no_watch() -> None:

@@ -34,7 +34,7 @@ def fitted_ranker(schema: FeatureSchema = SCHEMA) -> Ranker:
             part.mean.normal_()
             part.scale.uniform_(0.5, 2.0)
         model.co_watch_unit.fill_(0.3)
-        model.calibration.copy_(torch.tensor([[1.4, -0.6], [0.7, 0.2], [0.9, 0.1]]))
+        model.calibration.copy_(torch.tensor([[1.4, -0.6], [0.7, 0.2], [0.9, 0.1], [1.2, -0.3]]))
     return model
 
 

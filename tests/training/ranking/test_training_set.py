@@ -14,14 +14,17 @@ from server.features.keys import video_keys
 from server.features.ranking_inputs import VideoTable, ranking_inputs, retrieval_features
 from server.home import Home
 from server.releases import layout
+from server.signals import OUTCOMES
 from training.features.history import viewers_before
 from training.features.statistics import just_before, video_features_at
+from training.features.watches import load_hidden
 from training.ranking import training_set
 from training.ranking.batches import Batches
 from training.ranking.config import RankingConfig
 from training.ranking.training_set import RankingSet, build_ranking_set, is_held_out
 
 CONFIG = RankingConfig(candidates=20, holdout_share=0.3)
+HIDE = [task.name for task in OUTCOMES].index("hide")
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +154,47 @@ def test_likes_are_labelled_by_each_viewers_last_watches_before_the_test(
     past = trained_watches[trained_watches["part"] != "test"]
     expected = past.groupby("viewer_id", sort=False).tail(11)
     rows = release.rows.find(video_keys(expected["video_id"].tolist()))
-    assert np.array_equal(data.outcomes.rows, rows)
-    assert np.array_equal(data.outcomes.labels[:, 0], expected["liked"].to_numpy())
-    assert 0 < data.outcomes.labels[:, 0].mean() < 1
+    watched = data.outcomes.labels[:, HIDE] == 0
+    assert np.array_equal(data.outcomes.rows[watched], rows)
+    likes = data.outcomes.labels[watched, 0]
+    assert np.array_equal(likes, expected["liked"].to_numpy())
+    assert 0 < likes.mean() < 1
+
+
+def test_videos_hidden_since_the_first_label_are_labels_of_hides_alone(
+    data: RankingSet, trained_watches: pd.DataFrame, repo: Path, release: CandidateRelease
+) -> None:
+    past = trained_watches[trained_watches["part"] != "test"]
+    since = past.groupby("viewer_id").tail(11).groupby("viewer_id")["time"].min()
+    hides = load_hidden(repo)
+    late = hides[hides["time"] >= hides["viewer_id"].map(since)]
+    assert 20 < len(late) < len(hides)
+    hidden = data.outcomes.labels[:, HIDE] == 1
+    rows = release.rows.find(video_keys(late["video_id"].tolist()))
+    assert np.array_equal(data.outcomes.rows[hidden], rows)
+    assert np.isnan(np.delete(data.outcomes.labels[hidden], HIDE, 1)).all()
+    # Features are those of the moment at which the video was played or hidden.
+    counts = [viewer.watch_count for viewer in viewers_before(repo, late)]
+    found = np.expm1(data.outcomes.viewers.viewer_features[hidden, 0])
+    assert np.array_equal(np.rint(found), counts)
+
+
+def test_whether_videos_were_hidden_is_unknown_without_hides(
+    data: RankingSet,
+    trained_watches: pd.DataFrame,
+    repo: Path,
+    release: CandidateRelease,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As of features that an earlier build made."""
+    monkeypatch.setattr("training.features.watches.HIDDEN", "missing.parquet")
+    without = build_ranking_set(trained_watches, repo, release, CONFIG)
+    assert np.isnan(without.outcomes.labels[:, HIDE]).all()
+    watched = data.outcomes.labels[:, HIDE] == 0
+    assert np.array_equal(without.outcomes.rows, data.outcomes.rows[watched])
+    for name in ("rows", "features", "retrieval", "match", "moment", "label"):
+        kept, found = (getattr(each.watches, name) for each in (data, without))
+        np.testing.assert_array_equal(kept, found, name)
 
 
 def test_a_viewer_is_held_out_of_everything_or_of_nothing(
@@ -163,7 +204,10 @@ def test_a_viewer_is_held_out_of_everything_or_of_nothing(
     viewers = past.groupby("viewer_id", sort=False).tail(11)["viewer_id"]
     held = {viewer for viewer in viewers if is_held_out(viewer, CONFIG.holdout_share)}
     assert 0 < len(held) < viewers.nunique()
-    assert np.array_equal(data.outcomes.viewers.held_out, viewers.isin(held).to_numpy())
+    watched = data.outcomes.labels[:, HIDE] == 0
+    assert np.array_equal(data.outcomes.viewers.held_out[watched], viewers.isin(held).to_numpy())
+    groups = pd.DataFrame(vars(data.outcomes.viewers), columns=["viewer", "held_out"])
+    assert (groups.groupby("viewer")["held_out"].nunique() == 1).all()
     assert np.array_equal(data.watches.viewers.held_out, labels["viewer_id"].isin(held).to_numpy())
 
 

@@ -45,7 +45,7 @@ def test_streamed_watches_equal_those_of_the_frame(
     monkeypatch.setattr(sequences, "GROUP_WATCHES", 100)
     watches, videos, viewers = ring_tables
     liked_time = pd.Series(pd.NaT, watches.index, dtype="datetime64[us, UTC]")
-    write_watches(watches.assign(liked_time=liked_time), tmp_path)
+    write_watches(watches.assign(liked_time=liked_time), tmp_path / "watches.parquet")
     target = tmp_path / "checkpoints" / "sequences.parquet"
 
     streamed = RetrievalData.stream(tmp_path / "watches.parquet", videos, viewers, target)
