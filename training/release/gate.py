@@ -12,7 +12,7 @@ reached on the same watches. One that is no worse than the current release never
 comparison.
 
 The release that is served is another fit than the measured one. It is refused if it differs from
-its measured twin more than seeds do (`LIKENESS`).
+its measured twin more than seeds do (`LIKENESS`). A channel's first release is judged by this.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from training.release.gate_measures import LIKENESS, MEASURES, Measure, Measured
 
 MAX_FALSE_REFUSALS = 0.05
 """Maximum probability of refusing a release that lost no more than the margins."""
+FIRST = "it is the channel's first release"
+"""Reason of a result without a comparison with a current release."""
 _POWER = NormalDist().inv_cdf(0.95)
 _RESAMPLES = 400
 """They tell a standard deviation to 4%."""
@@ -106,8 +108,6 @@ class GateResult:
         later releases are compared with this one.
         """
         others = [each for each in kept if self.passed and each.held_out != self.held_out]
-        if not self.checks:
-            return tuple(others)
         figures = {}
         for check in self.checks:
             measure = MEASURES.get(check.measure)
@@ -118,6 +118,8 @@ class GateResult:
                 best = check.candidate
             if np.isfinite(best):
                 figures[check.measure] = best
+        if not figures:
+            return tuple(others)
         latest = BestFigures(held_out=self.held_out, figures=figures)
         return (latest, *others)[:MAX_BEST_FIGURES]
 
@@ -177,6 +179,18 @@ def judge(
     )
 
 
+def judge_first(twin: Measured, served: Measured) -> GateResult:
+    """Compare a channel's first release with its measured twin, measured on the same viewers."""
+    checks = tuple(_likenesses(None, twin, served))
+    return GateResult(
+        "refused" if any(check.refused for check in checks) else "passed",
+        checks,
+        len(twin.gains),
+        twin.held_out,
+        FIRST,
+    )
+
+
 def _check(
     name: str,
     measure: Measure,
@@ -205,15 +219,15 @@ def _check(
     return Check(name, now, candidate, change, margin, noise, tells, verdict, best, refused)
 
 
-def _likenesses(now: Measured, twin: Measured, served: Measured) -> Iterator[Check]:
+def _likenesses(now: Measured | None, twin: Measured, served: Measured) -> Iterator[Check]:
     """Yield a check of each likeness of a served fit to its measured twin.
 
     Trainings differ more where data are sparser than those that the bounds are of. There the
     likeness of the twin to the current release, which is another training, lowers the bound, by
-    half at most.
+    half at most, and by half if there is no current release.
     """
     for name, (alike, usual) in LIKENESS.items():
-        bound = max(usual / 2, min(usual, 0.8 * alike(now, twin)))
+        bound = max(usual / 2, min(usual, 0.8 * alike(now, twin) if now else 0.0))
         found = alike(twin, served)
         verdict: Verdict = "like" if found >= bound else "unlike"
         unlike = verdict == "unlike"

@@ -18,7 +18,7 @@ from server.releases.store_errors import NotInStoreError
 from training.data.dataset import DatasetMissingError, describe_dataset, is_example
 from training.evaluation.served import check_dataset, check_split
 from training.features.watches import FeaturesMissingError, Split, load_watches
-from training.release.gate import GateResult, judge
+from training.release.gate import FIRST, GateResult, judge, judge_first
 from training.release.measure import LoadedRelease, measure
 
 FILES = tuple(dict.fromkeys((*CANDIDATE_FILES, *RANKING_FILES)))
@@ -27,6 +27,15 @@ FILES = tuple(dict.fromkeys((*CANDIDATE_FILES, *RANKING_FILES)))
 
 class NotComparableError(VireoError):
     """Two releases can't be measured on the same watches; the message says why."""
+
+
+_UNMEASURABLE = (
+    NotComparableError,
+    DatasetMissingError,
+    FeaturesMissingError,
+    ReleaseError,
+    NotInStoreError,
+)
 
 
 def ask_gate(
@@ -85,13 +94,7 @@ def ask_gate(
         if candidate.measured:
             asked.append(served)
         watches = load_watches(measuring, candidate.dataset)
-    except (
-        NotComparableError,
-        DatasetMissingError,
-        FeaturesMissingError,
-        ReleaseError,
-        NotInStoreError,
-    ) as error:
+    except _UNMEASURABLE as error:
         return GateResult("not comparable", reason=str(error))
     repo = measuring.features(candidate.dataset)
     measured = measure(asked, watches, repo, max_viewers=max_viewers)
@@ -103,6 +106,29 @@ def ask_gate(
     if now.data_fingerprint == split.data_fingerprint:
         return result
     return replace(result, reason=f"{now_id} was trained on an earlier state of the data")
+
+
+def ask_gate_of_first(
+    home: Home, store: ReleaseStore, cache: ReleaseCache, candidate_id: str, *, max_viewers: int
+) -> GateResult:
+    """Compare a channel's first release, which has a measured twin, with that.
+
+    It passes if this machine can't measure them. Arguments and errors are those of `ask_gate`.
+    """
+    candidate, measuring = store.manifest(candidate_id), home.measuring
+    served = LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
+    try:
+        twin = _measurable(store, cache, candidate)
+        _split_of(measuring, twin.manifest)
+        watches = load_watches(measuring, candidate.dataset)
+    except _UNMEASURABLE as error:
+        reason = f"{FIRST}, and can't be compared with its measured twin: {error}"
+        return GateResult("nothing to compare", reason=reason)
+    repo = measuring.features(candidate.dataset)
+    measured = measure([twin, served], watches, repo, max_viewers=max_viewers)
+    if measured is None:
+        return GateResult("nothing to compare", reason=f"{FIRST}; it has no held-out video")
+    return judge_first(*measured)
 
 
 def _measurable(store: ReleaseStore, cache: ReleaseCache, manifest: Manifest) -> LoadedRelease:
@@ -145,6 +171,11 @@ def _split_of_both(home: Home, now: Manifest, candidate: Manifest) -> Split:
             f"{_held_out(candidate)}; {now.release_id} is of {now.dataset}, holding out "
             f"{_held_out(now)}"
         )
+    return _split_of(home, candidate)
+
+
+def _split_of(home: Home, candidate: Manifest) -> Split:
+    """Return the split that a release was trained on; raise NotComparableError if it is another."""
     split = Split.load(home, candidate.dataset)
     try:
         check_dataset(candidate, candidate.dataset)

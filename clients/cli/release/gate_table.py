@@ -40,7 +40,8 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
         why = "nothing to compare with" if result.passed else "not comparable"
         console.print(f"gate: {why}: {result.reason}", soft_wrap=True, markup=False)
         return
-    compared = f"{candidate} against {now}: {result.viewers:,} viewers' held-out watches"
+    other = now or "its measured twin"
+    compared = f"{candidate} against {other}: {result.viewers:,} viewers' held-out watches"
     console.print(compared, soft_wrap=True, markup=False)
     numbers = ("now", "new", "change", "margin", "can tell")
     table = table_of("measure", *numbers, "verdict", numbers=numbers, tight=True)
@@ -51,8 +52,9 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
         if check.verdict == "below the best":
             best = f"{_TITLES[check.measure]}: this channel reached {check.best:.4f}"
             console.print(f"note: {best} on the same watches", soft_wrap=True, markup=False)
-    chance = f"{result.false_refusals:.1%}"
-    console.print(f"an equal release would be refused in at most {chance} of cases")
+    if now:
+        chance = f"{result.false_refusals:.1%}"
+        console.print(f"an equal release would be refused in at most {chance} of cases")
     blurred = [
         f"{_TITLES[check.measure]} {check.tells / check.now:.1%} ({check.margin / check.now:.1%})"
         for check in result.checks

@@ -72,9 +72,9 @@ def promote(
     measured twins hold out: NDCG@10, Recall@100, coverage, calibration of the probabilities, and
     median inference time. It refuses a loss that is shown to exceed its margin, and a release that
     differs from its measured twin more than seeds do; then the exit code is 1 and nothing changes.
-    A canary, and the first release of a channel, is compared with production's. There is no
-    comparison for shadow, which serves no viewer, nor for a release of another data set that
-    replaces one of example data, such as the demo's.
+    A canary, and the first release of a channel, is compared with production's; the first of all
+    with its measured twin alone. There is no comparison for shadow, which serves no viewer, nor for
+    a release of another data set that replaces one of example data, such as the demo's.
 
     For the canary's current release, --share changes only the share:
     vireo release promote ID --channel canary --share 0.1
@@ -160,17 +160,19 @@ def _gate(
         replaces: whether `served` is the channel to change, rather than production.
     """
     from server.releases.cache import ReleaseCache
-    from training.release.gate import GateResult
+    from training.release.gate import FIRST, GateResult
 
     if request.channel == "shadow":
         return GateResult("nothing to compare", reason="shadow pods serve no viewer")
-    if served is None:
-        return GateResult("nothing to compare", reason="it is the channel's first release")
-    if served.release_id == release_id:
+    if served is None and not store.manifest(release_id).measured:
+        return GateResult("nothing to compare", reason=FIRST)
+    if served is not None and served.release_id == release_id:
         return GateResult("nothing to compare", reason="production names it already")
     try:
-        from training.release.promotion import ask_gate
+        from training.release.promotion import ask_gate, ask_gate_of_first
     except ModuleNotFoundError as error:
+        if served is None:
+            return GateResult("nothing to compare", reason=FIRST)
         # Without the training extra a release can still be promoted, with --force and a reason.
         return GateResult(
             "not comparable",
@@ -181,6 +183,8 @@ def _gate(
     # Share the cache of this machine's pods, so that each file is fetched once.
     cache = ReleaseCache(Path(os.environ.get("VIREO_CACHE") or home.cache))
     try:
+        if served is None:
+            return ask_gate_of_first(home, store, cache, release_id, max_viewers=request.viewers)
         return ask_gate(
             home,
             store,

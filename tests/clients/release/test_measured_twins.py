@@ -45,7 +45,11 @@ def test_the_gate_asks_the_measured_twins(
     bad = with_shuffled_ranker(good, tmp_path / "bad", "bad")
     for release_id, twin in (("now", good), ("same", good), ("worse", bad)):
         store.publish(of_every_watch(good, tmp_path / release_id, release_id, twin))
-    assert vireo("promote", "now").exit_code == 0
+    first = vireo("promote", "now", "--json")
+    assert first.exit_code == 0, first.output
+    gate = json.loads(first.stdout)["gate"]
+    assert gate["outcome"] == "passed"
+    assert {check["verdict"] for check in gate["checks"]} == {"like"}
 
     refused = vireo("promote", "worse", "--json")
     assert isinstance(refused.exception, PromotionRefusedError)
@@ -70,6 +74,36 @@ def test_a_served_fit_that_differs_from_its_measured_twin_is_refused(
     assert "fit_overlap_10" in str(refused)
     assert "differs from its measured twin" in str(refused)
     assert "ndcg_10" not in str(refused), "the twin is equal"
+
+
+def test_a_first_release_that_differs_from_its_measured_twin_is_refused_and_can_be_forced(
+    home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_HOME", str(home.root))
+    good = home.measuring.staged_release("ring")
+    bad = with_shuffled_ranker(good, tmp_path / "bad", "bad")
+    store.publish(of_every_watch(bad, tmp_path / "astray", "astray", good))
+    refused = vireo("promote", "astray").exception
+    assert isinstance(refused, PromotionRefusedError)
+    assert "fit_overlap_10" in str(refused)
+    assert "production still names nothing" in str(refused)
+    forced = vireo("promote", "astray", "--force", "--reason", "a test")
+    assert forced.exit_code == 0, forced.output
+    assert "against its measured twin" in forced.output
+    assert "against the gate" in forced.output
+    channel = store.read_channel("production")
+    assert channel is not None
+    assert channel.pointer.best_figures == ()
+
+
+def test_a_first_release_passes_where_it_cannot_be_measured(
+    home: Home, store: ReleaseStore, vireo: Vireo, tmp_path: Path
+) -> None:
+    good = home.measuring.staged_release("ring")
+    store.publish(of_every_watch(good, tmp_path / "first", "first", good))
+    done = vireo("promote", "first")
+    assert done.exit_code == 0, done.output
+    assert "it is the channel's first release, and can't be compared" in done.output
 
 
 def test_a_release_with_a_twin_is_compared_with_one_that_was_measured_itself(

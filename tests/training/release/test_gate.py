@@ -14,7 +14,7 @@ from server.ranking.reserved import DiverseBestAndReserved
 from server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
 from server.releases.manifest import Manifest
 from training.evaluation.metrics import gains, hits
-from training.release.gate import MAX_FALSE_REFUSALS, Check, GateResult, judge
+from training.release.gate import MAX_FALSE_REFUSALS, Check, GateResult, judge, judge_first
 from training.release.gate_measures import LIKENESS, Measured
 from training.release.measure import LoadedRelease, measure
 from training.release.predictions import Predictions, in_both
@@ -283,6 +283,21 @@ def test_where_trainings_differ_more_a_served_fit_may_too_but_not_without_bound(
     assert of_fit(twin, swapped)["fit_overlap_10"].refused
     assert not of_fit(twin, swapped, now=swapped)["fit_overlap_10"].refused
     assert of_fit(twin, gone, now=gone)["fit_overlap_10"].refused
+
+
+def test_the_first_fit_of_a_channel_is_judged_by_its_likeness_alone() -> None:
+    twin = made_up()
+    swapped, gone = (replace(twin, best=twin.best.copy()) for _ in range(2))
+    swapped.best[:, ::2] += 10_000
+    gone.best[:] += 10_000
+    # No current release tells how much two trainings of these data differ.
+    found = judge_first(twin, swapped)
+    assert (found.outcome, found.findings, found.viewers) == ("passed", (), VIEWERS)
+    assert {check.measure for check in found.checks} == LIKENESS.keys()
+    refused = judge_first(twin, gone)
+    assert refused.outcome == "refused"
+    assert refused.findings[0].startswith("fit_overlap_10 0: the fit that would be served differs")
+    assert found.best_figures(()) == refused.best_figures(()) == ()
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
