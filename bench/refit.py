@@ -25,6 +25,7 @@ from training.evaluation.chain import features_before_test, run_chain
 from training.evaluation.ranker import ranker_measures
 from training.evaluation.run import TestBed
 from training.evaluation.systems import of_lists
+from training.features.publication import published_of
 from training.features.watches import load_watches
 from training.profile import load_profile
 from training.refit import refit_config
@@ -91,7 +92,8 @@ def gone_on(
 def measures(measuring: Home, dataset: str, folder: Path) -> Mapping[str, float]:
     """Return a release's measures on the test watches."""
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
-    bed = TestBed.of(load_watches(measuring, dataset), candidates.ids)
+    watches = load_watches(measuring, dataset)
+    bed = TestBed.of(watches, candidates.ids, published_of(candidates))
     repo = measuring.features(dataset)
     features = features_before_test(bed.watches, repo)
     count = candidates.manifest.candidates

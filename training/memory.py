@@ -60,7 +60,7 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
     """
     # Heavy, and of no use to other commands.
     from training.evaluation.baselines.item_knn import MAX_NEIGHBOURS, ItemKnnConfig
-    from training.evaluation.run import MAX_SCORES
+    from training.evaluation.run import MAX_SCORES, MAX_VIEWERS
     from training.retrieval.first_vectors import PAIRS, STEPS
 
     retrieval, ranking = profile.retrieval, profile.ranking
@@ -69,7 +69,7 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
     towers = 24 * videos * retrieval.dimension
     ease = 4 * videos**2 if videos <= retrieval.ease_limit else 1e9 + 1000 * videos
     ranking_set = 120 * ranking.candidates * min(info.viewers, ranking.viewers)
-    tested = min(info.viewers, MAX_SCORES // max(videos, 1))
+    tested = min(info.viewers, MAX_VIEWERS, MAX_SCORES // max(videos, 1))
     item_knn = 40 * min(ItemKnnConfig.neighbours * videos, MAX_NEIGHBOURS)
     evaluation = 100 * watches + max(90 * ranking.candidates * tested, item_knn)
     phases = (near, towers, ease, 200 * watches + ranking_set, evaluation)

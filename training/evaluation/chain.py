@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from server.arrays import Float32Array, Int64Array
+from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
 from server.candidate.release import CandidateRelease
 from server.features.context import ContextIds
@@ -22,6 +22,7 @@ from server.ranking.release import RankingRelease
 from server.signals import OUTCOMES, SCORES
 from training.data.context import contexts_of
 from training.features.history import viewers_before
+from training.features.publication import AsOfRequests
 from training.features.statistics import Snapshots, just_before
 from training.features.watches import outcome_labels
 from training.heartbeat import tracked
@@ -47,6 +48,19 @@ class TestViewers:
     """Unix seconds of each held-out watch, int64[v]."""
     contexts: tuple[ContextIds, ...] = ()
     """Context of each; empty if none is known."""
+    published: Float64Array | None = None
+    """When each video was published, Unix seconds, 0 if unknown, float64[n]; None if all are."""
+
+    def unpublished(self, part: slice) -> BoolArray | None:
+        """Return which videos weren't published when some of them watched another, bool[some, n].
+
+        None if every video was.
+        """
+        if self.published is None:
+            return None
+        later = self.published > self.moments[part, None]
+        later[np.arange(len(later)), self.targets[part]] = False
+        return later
 
 
 @dataclass(frozen=True)
@@ -77,8 +91,13 @@ def with_fewer_tested(watches: pd.DataFrame, limit: int) -> pd.DataFrame:
     return watches[~dropped]
 
 
-def load_test_viewers(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestViewers:
-    """Return the test viewers of a split; rows are places in `video_ids`."""
+def load_test_viewers(
+    watches: pd.DataFrame, video_ids: Sequence[str], published: Float64Array | None = None
+) -> TestViewers:
+    """Return the test viewers of a split; rows are places in `video_ids`.
+
+    `published` is as in TestViewers.
+    """
     test = watches[watches["part"] == "test"]
     own = watches["viewer_id"].isin(test["viewer_id"])
     past = past_watches(watches[own], video_ids)
@@ -90,6 +109,7 @@ def load_test_viewers(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestVi
         watched=tuple(past.get(viewer, none) for viewer in test["viewer_id"]),
         moments=test["time"].to_numpy("datetime64[s]").astype(np.int64),
         contexts=tuple(contexts_of(test)),
+        published=published,
     )
 
 
@@ -142,9 +162,11 @@ def run_chain(
         targets: row of each viewer's held-out video, int64[v].
         count: number of candidates.
         repo: the feature folder with VIDEO_FEATURES as of each request, which the ranker's
-            training set has too; None for those of the release, which pods serve at any time.
+            training set has too; then videos published later are no candidates. None for those of
+            the release and of now, which pods serve at any time.
     """
-    retrieval = CandidatePipeline(candidates, fail_open=False)
+    past = AsOfRequests(candidates, viewers)
+    retrieval = CandidatePipeline(past.release if repo else candidates, fail_open=False)
     shape = (len(viewers), count)
     drawn, ranked = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
     scores, watch = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -160,9 +182,8 @@ def run_chain(
         table = replace(ranking.table, features=snapshots.features(snapshot))
         return RankingPipeline(replace(ranking, table=table))
 
-    by_time = np.argsort(before, kind="stable").tolist()
-    for place in tracked(by_time, "asking the chain", Console(stderr=True)):
-        viewer, ranker = viewers[place], ranker_at(int(before[place]))
+    for place in tracked(past.order, "asking the chain", Console(stderr=True)):
+        viewer, ranker = past.viewer(place), ranker_at(int(before[place]))
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
         outcomes[place] = _outcomes(ranker, viewer, candidates.keys[targets[place]])
         size = len(found.keys)

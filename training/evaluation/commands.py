@@ -47,6 +47,7 @@ from training.evaluation.served import (
     write_lists,
 )
 from training.evaluation.systems import of_lists
+from training.features.publication import published_times
 from training.features.watches import Split, load_watches
 from training.heartbeat import Bars
 from training.run import Run
@@ -95,7 +96,7 @@ def evaluate_staged(home: Home, dataset: str, baselines: Sequence[str] = QUICK) 
         run.release, watches, home.features(dataset), run.checkpoints, run.report, baselines
     )
     videos = load_dataset(home, dataset).videos
-    bed = TestBed.of(watches, videos["video_id"].tolist())
+    bed = TestBed.of(watches, videos["video_id"].tolist(), published_times(videos))
     _finish_report(run, manifest, bed, videos, baselines)
     return Evaluated(manifest.release_id, metrics)
 
@@ -123,7 +124,7 @@ def evaluate_served(
     check_split(manifest, Split.load(home, dataset))
     videos = load_dataset(home, dataset).videos
     video_ids = videos["video_id"].tolist()
-    bed = TestBed.of(load_watches(home, dataset), video_ids)
+    bed = TestBed.of(load_watches(home, dataset), video_ids, published_times(videos))
     answers = _ask(options, bed.viewers, console)
     write_lists(options.lists, answers)
     served = of_lists(list_rows(answers, video_ids), bed.viewers)

@@ -32,6 +32,7 @@ from training.evaluation.metrics import recall
 from training.evaluation.ranker import calibration, ranker_measures
 from training.evaluation.report import Systems, read_json, write_json
 from training.evaluation.systems import SystemReport, baseline_systems, of_chunks, of_lists
+from training.features.publication import published_of
 from training.ranking.train import CALIBRATION as RANKING_CALIBRATION
 from training.ranking.train import CURVE as RANKING_CURVE
 from training.retrieval.train import CURVE as RETRIEVAL_CURVE
@@ -47,6 +48,8 @@ Metrics = dict[str, dict[str, float]]
 
 MAX_SCORES = 1_500_000_000
 """Maximum viewers x videos; each system ranks the whole catalogue for each viewer."""
+MAX_VIEWERS = 8_000
+"""Maximum viewers: the standard error of a hit rate is at most .006 then."""
 
 
 def read_learning(path: Path) -> list[dict[str, Any]]:
@@ -199,15 +202,22 @@ class TestBed:
     past: Past
 
     @staticmethod
-    def of(watches: pd.DataFrame, video_ids: Sequence[str]) -> TestBed:
+    def of(
+        watches: pd.DataFrame, video_ids: Sequence[str], published: Float64Array | None = None
+    ) -> TestBed:
         """Return the test bed of a split; rows are places in `video_ids`.
 
-        Viewers are sampled to compute MAX_SCORES at most for each system.
+        `published` is as in TestViewers.
+
+        Of more than MAX_VIEWERS, or of so many that a system would compute more than MAX_SCORES, a
+        sample is drawn.
         """
-        watches = with_fewer_tested(watches, max(1, MAX_SCORES // max(len(video_ids), 1)))
+        viewers = min(MAX_VIEWERS, MAX_SCORES // max(len(video_ids), 1))
+        watches = with_fewer_tested(watches, max(1, viewers))
         past = list(past_watches(watches, video_ids).values())
-        viewers = load_test_viewers(watches, video_ids)
-        return TestBed(watches, viewers, Past(past, len(video_ids)))
+        return TestBed(
+            watches, load_test_viewers(watches, video_ids, published), Past(past, len(video_ids))
+        )
 
 
 def evaluate_release(
@@ -229,7 +239,7 @@ def evaluate_release(
         baselines: the baselines to measure it beside.
     """
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
-    bed = TestBed.of(watches, candidates.ids)
+    bed = TestBed.of(watches, candidates.ids, published_of(candidates))
     del watches  # The test bed has fewer.
     features = features_before_test(bed.watches, repo)
     count = candidates.manifest.candidates

@@ -31,6 +31,7 @@ from training.evaluation.report import write_json
 from training.evaluation.run import TestBed
 from training.evaluation.sources import MAX_VIEWERS, Proposals, fit_quotas, study_sources
 from training.evaluation.systems import SystemReport, of_lists
+from training.features.publication import published_of
 from training.features.watches import load_watches
 from training.fit import fit
 from training.profile import Profile, load_profile
@@ -63,7 +64,8 @@ def study_context(home: Home, dataset: str, settings: Profile, console: Console)
         VireoError: the release reads no context.
     """
     run, watches = Run(home.run(dataset)), load_watches(home, dataset)
-    features = CandidateRelease.load(run.release).context
+    release = CandidateRelease.load(run.release)
+    features = release.context
     if not features:
         raise VireoError(
             f"the release of {dataset} reads no context: its watches have no device, time zone or "
@@ -73,7 +75,7 @@ def study_context(home: Home, dataset: str, settings: Profile, console: Console)
     # Without a limit of minutes: a busy machine must not shorten one training of the two.
     off = replace(settings, retrieval=replace(settings.retrieval, context=False, max_minutes=None))
     fit(without, load_dataset(without, dataset), off, console, force=True)
-    bed = TestBed.of(watches, CandidateRelease.load(run.release).ids)
+    bed = TestBed.of(watches, release.ids, published_of(release))
     repo = home.features(dataset)
     viewers = features_before_test(bed.watches, repo)
     nothing = [replace(viewer, context=UNKNOWN) for viewer in viewers]

@@ -44,6 +44,8 @@ def of_chunks(
 ) -> SystemReport:
     """Return the results of a system that scores every video, ranked over the unwatched ones.
 
+    Those that weren't published by then come last.
+
     Args:
         scores: returns the scores of a slice of the viewers, float32[some, n].
         viewers: the test viewers.
@@ -53,6 +55,8 @@ def of_chunks(
     slates = np.empty((len(viewers.ids), SLATE), np.int64)
     for part in viewer_chunks(len(viewers.ids), videos):
         own, watched = scores(part), viewers.watched[part]
+        if (later := viewers.unpublished(part)) is not None:
+            own = np.where(later, -np.inf, own)
         ranks[part] = full_ranking(own, watched, viewers.targets[part])
         slates[part] = best_unwatched(own, watched)
     return SystemReport(ranks, slates)

@@ -41,6 +41,7 @@ from server.releases import layout
 from server.releases.tables import VECTOR_TYPES, read_table
 from training.features.activity import ROWS_KEPT
 from training.features.history import viewers_before_by_part
+from training.features.publication import AsOfRequests
 from training.features.statistics import just_before, video_features_at
 from training.features.watches import load_hidden, outcome_labels
 from training.heartbeat import tracked
@@ -61,6 +62,8 @@ def draw_candidates(
 ) -> tuple[Int64Array, Float32Array]:
     """Return up to `count` candidates of each of m viewers, best first.
 
+    Videos that were published after a viewer's request aren't among them.
+
     Returns:
         Rows int64[m, count], padded with -1, and their RETRIEVAL_FEATURES, float32[m, count, r].
 
@@ -68,13 +71,14 @@ def draw_candidates(
         Exception: any error of a source: without its candidates, training would differ from
             serving.
     """
-    pipeline = CandidatePipeline(release, fail_open=False)
+    asked = AsOfRequests(release, viewers)
+    pipeline = CandidatePipeline(asked.release, fail_open=False)
     rows = np.full((len(viewers), count), -1, np.int64)
     retrieval = np.zeros((len(viewers), count, len(RETRIEVAL_FEATURES)), np.float32)
-    for place, viewer in enumerate(tracked(viewers, title, Console(stderr=True))):
+    for place in tracked(asked.order, title, Console(stderr=True)):
         # The tower also runs on single viewers: a batch rounds differently, which would change
         # the order of videos with nearly equal scores.
-        drawn = pipeline.retrieve(CandidateQuery(viewer=viewer, count=count))
+        drawn = pipeline.retrieve(CandidateQuery(viewer=asked.viewer(place), count=count))
         found = len(drawn.keys)
         rows[place, :found] = drawn.rows
         retrieval[place, :found] = retrieval_features(drawn.scores, drawn.source_masks)

@@ -22,6 +22,7 @@ from server.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids, tower_i
 from server.features.video_rows import VideoRows
 from server.features.viewer import ViewerFeatures
 from training.data.context import context_names
+from training.features.publication import published_times
 from training.retrieval.content import catalogue_tokens, shared_vocabulary
 from training.retrieval.sequences import (
     SequenceFile,
@@ -66,6 +67,8 @@ class RetrievalData:
     """Content token ids of each video, 0-padded, int32[n, CONTENT_LIMIT]."""
     vocabulary: dict[str, int]
     """Attribute to id, from 1."""
+    announced: Int64Array
+    """When each video was published by its own account, Unix seconds, 0 if unknown, int64[n]."""
     sequences: SequenceFile
 
     @staticmethod
@@ -118,6 +121,7 @@ class RetrievalData:
             content_vocabulary=content_vocabulary,
             content=content_ids(bags, content_vocabulary),
             vocabulary=_vocabulary(viewers),
+            announced=published_times(videos).astype(np.int64),
             sequences=sequences,
         )
 
@@ -176,6 +180,18 @@ class RetrievalData:
         for group in self.sequences.groups():
             counts += np.bincount(group.train.rows, minlength=self.video_count)
         return counts
+
+    @cached_property
+    def published(self) -> Int64Array | None:
+        """When each video was published, or first watched if that was before, int64[n].
+
+        Unix seconds, 0 if unknown; None if every video came before all watches.
+        """
+        published, start = self.announced.copy(), np.iinfo(np.int64).max
+        for group in self.sequences.groups():
+            np.minimum.at(published, group.train.rows, group.train.times)
+            start = min(start, int(group.train.times.min(initial=start)))
+        return published if (published > start).any() else None
 
     def watch_counts(self) -> Int64Array:
         """Return how often each video is watched in the train part, int64[n]."""
@@ -284,7 +300,7 @@ class RetrievalData:
     def fingerprint(self) -> str:
         """Return the SHA-256 of all that training reads, in hexadecimal."""
         digest = hashlib.sha256()
-        for array in (self.keys, self.content):
+        for array in (self.keys, self.content, self.announced):
             digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         for group in self.sequences.groups():
             for part in (group.train, group.held_out):

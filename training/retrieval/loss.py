@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -18,7 +18,22 @@ HIDDEN = -1e4
 """Logit of a masked vector: finite, so that bfloat16 yields no NaN."""
 
 
-def cross_entropy(states: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
+class Later(NamedTuple):
+    """When videos were published: those that weren't at the time of a position are masked."""
+
+    published: Tensor
+    """Of each vector, Unix seconds, int64[n]."""
+    moments: Tensor
+    """Time of each position, Unix seconds, int64[p]."""
+
+    def mask(self, logits: Tensor, positions: slice) -> None:
+        """Mask the logits of some positions, float[q, n], in place."""
+        logits.masked_fill_(self.published > self.moments[positions, None], HIDDEN)
+
+
+def cross_entropy(
+    states: Tensor, vectors: Tensor, targets: Tensor, later: Later | None = None
+) -> Tensor:
     """Return the mean over positions of -log softmax(states @ vectors.T)[targets].
 
     Matrix products are in autocast's dtype if it is enabled, else in float32.
@@ -27,13 +42,19 @@ def cross_entropy(states: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
         states: float[p, d].
         vectors: float[n, d].
         targets: row of each position's own vector, int64[p].
+        later: which vectors are masked; none by default.
     """
-    loss: Tensor = _CrossEntropy.apply(states, vectors, targets, _product_type())  # type: ignore[no-untyped-call]
+    loss: Tensor = _CrossEntropy.apply(states, vectors, targets, later, _product_type())  # type: ignore[no-untyped-call]
     return loss
 
 
 def sampled_cross_entropy(
-    states: Tensor, own: Tensor, vectors: Tensor, log_expected: Tensor, hidden: Tensor
+    states: Tensor,
+    own: Tensor,
+    vectors: Tensor,
+    log_expected: Tensor,
+    hidden: Tensor,
+    later: Later | None = None,
 ) -> Tensor:
     """Return `cross_entropy` over each position's own vector and a sample that all share.
 
@@ -43,9 +64,10 @@ def sampled_cross_entropy(
         vectors: the sample's vectors, float[m, d].
         log_expected: correction subtracted from the sample's logits, float32[m].
         hidden: masked pairs (position, index in the sample), int64[h, 2], sorted by position.
+        later: which vectors of the sample are masked besides; none by default.
     """
     loss: Tensor = _SampledCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        states, own, vectors, log_expected, hidden, _product_type()
+        states, own, vectors, log_expected, hidden, later, _product_type()
     )
     return loss
 
@@ -59,20 +81,29 @@ def _product_type() -> torch.dtype:
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, vectors: Tensor, targets: Tensor, dtype: torch.dtype
+        ctx: Any,
+        states: Tensor,
+        vectors: Tensor,
+        targets: Tensor,
+        later: Later | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         s, v = states.detach().to(dtype), vectors.detach().to(dtype)
         state_gradient = torch.empty_like(s)
         vector_gradient = torch.zeros(v.shape)
         loss = torch.zeros(())
         for start in range(0, len(s), CHUNK):
-            part, own = s[start : start + CHUNK], targets[start : start + CHUNK, None]
-            shares = torch.softmax(part @ v.T, dim=1)
+            rows = slice(start, start + CHUNK)
+            part, own = s[rows], targets[rows, None]
+            logits = part @ v.T
+            if later is not None:
+                later.mask(logits, rows)
+            shares = torch.softmax(logits, dim=1)
             chosen = shares.gather(1, own)
             loss -= chosen.float().clamp(min=1e-30).log().sum()
             # From here on, `shares` is the derivative of the loss by the logits.
             shares.scatter_(1, own, chosen - 1)
-            torch.mm(shares, v, out=state_gradient[start : start + CHUNK])
+            torch.mm(shares, v, out=state_gradient[rows])
             vector_gradient += shares.T @ part
         ctx.save_for_backward(state_gradient, vector_gradient)
         ctx.types = states.dtype, vectors.dtype
@@ -88,6 +119,7 @@ class _CrossEntropy(torch.autograd.Function):
             _scaled(by_vectors, scale, ctx.types[1]),
             None,
             None,
+            None,
         )
 
 
@@ -100,6 +132,7 @@ class _SampledCrossEntropy(torch.autograd.Function):
         vectors: Tensor,
         log_expected: Tensor,
         hidden: Tensor,
+        later: Later | None,
         dtype: torch.dtype,
     ) -> Tensor:
         s, o, v = (tensor.detach().to(dtype) for tensor in (states, own, vectors))
@@ -114,9 +147,10 @@ class _SampledCrossEntropy(torch.autograd.Function):
         for chunk, start in enumerate(range(0, len(s), CHUNK)):
             rows = slice(start, start + CHUNK)
             part = s[rows]
-            logits = torch.cat(
-                [(part * o[rows]).sum(1, keepdim=True), part @ v.T - correction], dim=1
-            )
+            sampled = part @ v.T - correction
+            if later is not None:
+                later.mask(sampled, rows)
+            logits = torch.cat([(part * o[rows]).sum(1, keepdim=True), sampled], dim=1)
             position, place = hidden[bounds[chunk] : bounds[chunk + 1]].T
             logits[position - start, place + 1] = HIDDEN
             shares = torch.softmax(logits, dim=1)
@@ -135,7 +169,8 @@ class _SampledCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         scale = gradient / len(ctx.saved_tensors[0])
         gradients = zip(ctx.saved_tensors, ctx.types, strict=True)
-        return (*(_scaled(values, scale, dtype) for values, dtype in gradients), None, None, None)
+        scaled = (_scaled(values, scale, dtype) for values, dtype in gradients)
+        return (*scaled, None, None, None, None)
 
 
 def _scaled(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -149,8 +184,13 @@ def full_softmax_loss(
     attributes: Tensor,
     targets: Tensor,
     context: Tensor,
+    moments: Tensor,
+    published: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean loss over all positions that have a target, every video being a class.
+    """Return the mean loss over all positions that have a target.
+
+    Classes are the videos published by then: else one that came late would learn from all that was
+    watched before that nobody wants it.
 
     Args:
         model: the towers.
@@ -159,12 +199,15 @@ def full_softmax_loss(
         attributes: int64[b, a].
         targets: row of the video watched next, -1 for padding, int64[b, l + 1].
         context: ids of the context in which it was watched, int64[b, l + 1, c].
+        moments: when that was, Unix seconds, int64[b, l + 1].
+        published: as in `RetrievalData.published`, int64[n]; None if all came before any watch.
     """
     vectors = model.video_vectors()
     watched = F.embedding(history, readable(vectors))
     states = model.viewer_tower(watched, gaps, attributes, context=context)
     real = targets >= 0
-    return cross_entropy(states[real], vectors, targets[real])
+    later = None if published is None else Later(published, moments[real])
+    return cross_entropy(states[real], vectors, targets[real], later)
 
 
 class SampledSoftmax:
@@ -197,6 +240,8 @@ class SampledSoftmax:
         attributes: Tensor,
         targets: Tensor,
         context: Tensor,
+        moments: Tensor,
+        published: Tensor | None = None,
     ) -> Tensor:
         """Return the estimated loss; arguments are those of `full_softmax_loss`."""
         draws = torch.rand(self._negatives, dtype=torch.float64)
@@ -214,13 +259,14 @@ class SampledSoftmax:
         states = model.viewer_tower(
             F.embedding(local_history, readable(vectors)), gaps, attributes, context=context
         )[real]
-
+        later = None if published is None else Later(published[drawn], moments[real])
         return sampled_cross_entropy(
             states,
             vectors[positives],
             vectors[sampled],
             self._log_expected[drawn],
             _same(positives, sampled),
+            later,
         )
 
 

@@ -146,6 +146,8 @@ class RetrievalTrainer:
         if data.video_count > config.full_softmax_limit:
             counts = torch.from_numpy(data.watch_counts())
             self._loss = SampledSoftmax(counts, config.negatives, config.negative_power)
+        published = data.published
+        self._published = None if published is None else torch.from_numpy(published)
 
     def state(self) -> dict[str, Any]:
         """Return the state that `restore` restores."""
@@ -215,7 +217,8 @@ class RetrievalTrainer:
         batch = self._next_batch()
         self._optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            loss = self._loss(self.model, *map(torch.from_numpy, batch.encode()))
+            inputs = map(torch.from_numpy, batch.encode())
+            loss = self._loss(self.model, *inputs, self._published)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.clip()
         touched = self._optimizer.touched()

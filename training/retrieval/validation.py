@@ -1,4 +1,7 @@
-"""Validation by the rank of each viewer's next watch among all videos not watched before."""
+"""Validation by the rank of each viewer's next watch among all videos not watched before.
+
+Videos that weren't published by then come last.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +113,10 @@ def _ranks(data: RetrievalData, scores: Callable[[Sequence[HeldOut]], Float32Arr
     for start in range(0, len(held_out), size):
         part = held_out[start : start + size]
         targets = np.array([one.target for one in part])
-        ranks.append(full_ranking(scores(part), [one.watched for one in part], targets))
+        later = data.announced > np.array([one.viewer.asked_at for one in part])[:, None]
+        later[np.arange(len(part)), targets] = False
+        own = np.where(later, -np.inf, scores(part))
+        ranks.append(full_ranking(own, [one.watched for one in part], targets))
     return np.concatenate(ranks)
 
 

@@ -28,6 +28,8 @@ class WindowBatch(NamedTuple):
     """Row of the video watched next at states 0..l, -1 for padding, int64[b, l + 1]."""
     context: Int64Array
     """Ids of the context in which it was watched, int64[b, l + 1, c]; 0 for padding."""
+    moments: Int64Array
+    """When it was watched, Unix seconds, int64[b, l + 1]; undefined for padding."""
 
 
 class Windows:
@@ -91,6 +93,7 @@ class Windows:
             attributes=self._attributes[viewers],
             targets=targets,
             context=np.where(inside[..., None], self.watches.context[places], 0),
+            moments=self.watches.times[places],
         )
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from training.retrieval.loss import CHUNK, cross_entropy, sampled_cross_entropy
+from training.retrieval.loss import CHUNK, Later, cross_entropy, sampled_cross_entropy
 
 POSITIONS, VIDEOS, SIZE = CHUNK + 100, 300, 16
 
@@ -84,3 +84,38 @@ def test_so_it_is_under_autocast_to_one_in_a_hundred() -> None:
     assert fused.item() == pytest.approx(plain.item(), rel=0.01)
     for ours, theirs in zip(gradients(fused, given), gradients(plain, given), strict=True):
         assert (ours - theirs).norm() < 0.01 * theirs.norm()
+
+
+def later(videos: int) -> tuple[Later, Tensor]:
+    """A tenth of the vectors that each position must not see, and the same as a mask."""
+    published = torch.arange(videos) * 100 // videos
+    moments = torch.randint(80, 101, (POSITIONS,), generator=torch.Generator().manual_seed(3))
+    return Later(published, moments), published > moments[:, None]
+
+
+def test_what_is_published_later_is_no_class() -> None:
+    states, vectors = given = leaves((POSITIONS, SIZE), (VIDEOS, SIZE))
+    own = targets() * 79 // 100  # each is there at its own time
+    unseen, mask = later(VIDEOS)
+    plain = F.cross_entropy((states @ vectors.T).masked_fill(mask, -torch.inf), own)
+
+    fused = cross_entropy(states, vectors, own, unseen)
+
+    assert fused.item() == pytest.approx(plain.item(), abs=1e-5)
+    for ours, theirs in zip(gradients(fused, given), gradients(plain, given), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_so_it_is_in_a_sample() -> None:
+    states, own, vectors = given = leaves((POSITIONS, SIZE), (POSITIONS, SIZE), (40, SIZE))
+    unseen, mask = later(40)
+    others = (states @ vectors.T).masked_fill(mask, -torch.inf)
+    logits = torch.cat([(states * own).sum(1, keepdim=True), others], dim=1)
+    plain = F.cross_entropy(logits, torch.zeros(POSITIONS, dtype=torch.int64))
+    none = torch.empty((0, 2), dtype=torch.int64)
+
+    fused = sampled_cross_entropy(states, own, vectors, torch.zeros(40), none, unseen)
+
+    assert fused.item() == pytest.approx(plain.item(), abs=1e-5)
+    for ours, theirs in zip(gradients(fused, given), gradients(plain, given), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-5)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from tests.builders.watches import EPOCH, videos_frame, viewers_frame, watches_frame
 from training.retrieval.data import RetrievalData
 
 
@@ -110,3 +110,26 @@ def test_validation_asks_for_the_last_watch_after_all_before_it() -> None:
     assert data.video_rows().find(first.viewer.history_keys).tolist() == [0, 1]
     assert np.diff(first.viewer.history_times).tolist() == [3600]
     assert second.viewer.attributes == ("age=30",)
+
+
+def test_a_video_counts_as_published_from_its_first_watch_at_the_latest() -> None:
+    watches = watches_frame({"x": ["a", "b", "c", "d"], "y": ["b", "d"]})
+    videos = videos_frame(["a", "b", "c", "d", "e"])
+    assert RetrievalData.build(watches, videos, viewers_frame({})).published is None
+
+    start, hour = int(EPOCH.timestamp()), 3600
+    days = [EPOCH, EPOCH + pd.Timedelta(hours=9), EPOCH + pd.Timedelta(hours=1), pd.NaT, EPOCH]
+    videos["published"] = pd.Series(days, dtype="datetime64[us, UTC]")
+    published = RetrievalData.build(watches, videos, viewers_frame({})).published
+
+    assert published is not None
+    assert published.tolist() == [start, start, start + hour, 0, start]
+
+
+def test_dates_of_publication_are_part_of_the_fingerprint() -> None:
+    watches, videos = watches_frame({"x": ["a", "b", "c"]}), videos_frame(["a", "b", "c"])
+    before = RetrievalData.build(watches, videos, viewers_frame({})).fingerprint()
+
+    videos["published"] = pd.Series([pd.NaT, EPOCH, EPOCH], dtype="datetime64[us, UTC]")
+
+    assert RetrievalData.build(watches, videos, viewers_frame({})).fingerprint() != before

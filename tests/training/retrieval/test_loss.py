@@ -52,7 +52,7 @@ def test_padding_adds_nothing_to_the_loss(
     ring: RetrievalData, small: RetrievalConfig, batch: tuple[torch.Tensor, ...]
 ) -> None:
     model = model_of(ring, small)
-    history, gaps, attributes, targets, context = batch
+    history, gaps, attributes, targets, context, moments = batch
     first, second = slice(0, 1), slice(1, 2)
     whole = full_softmax_loss(model, *(part[first] for part in batch))
     cut = targets[:2].clone()
@@ -64,9 +64,26 @@ def test_padding_adds_nothing_to_the_loss(
         attributes[second],
         cut[second, :3],
         context[second, :3],
+        moments[second, :3],
     )
     n = targets.shape[1]
 
-    together = full_softmax_loss(model, history[:2], gaps[:2], attributes[:2], cut, context[:2])
+    together = full_softmax_loss(
+        model, history[:2], gaps[:2], attributes[:2], cut, context[:2], moments[:2]
+    )
 
     assert together.item() == pytest.approx((whole * n + short * 3).item() / (n + 3), rel=1e-4)
+
+
+def test_a_sample_estimates_the_loss_over_the_videos_that_were_published_by_then(
+    ring: RetrievalData, small: RetrievalConfig, batch: tuple[torch.Tensor, ...]
+) -> None:
+    model, some = model_of(ring, small), [part[:2] for part in batch]
+    published = some[-1].max() + 1 + torch.zeros(ring.video_count, dtype=torch.int64)
+    published[some[3][some[3] >= 0]] = 0
+    full = full_softmax_loss(model, *some, published).item()
+    assert full < full_softmax_loss(model, *some).item() - 0.1, "there are fewer classes"
+
+    sampled = SampledSoftmax(torch.from_numpy(ring.watch_counts()), negatives=20_000, power=0.5)
+
+    assert sampled(model, *some, published).item() == pytest.approx(full, rel=0.02)

@@ -1,0 +1,38 @@
+"""The probabilities by which a synthetic world is drawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.true_scores import TrueScores, config_of
+from server.errors import VireoError
+from training.data.synth.events import Events, all_events
+from training.data.synth.world import World, WorldConfig
+
+
+def test_the_probabilities_are_those_with_which_videos_come_next() -> None:
+    world = World.of(WorldConfig(viewers=40, videos=600, events=2_000, days=20))
+    scores, events = TrueScores(world), Events.joined(list(all_events(world)))
+    last: dict[int, tuple[int, int]] = {}
+    expected, came = [], []
+    for viewer, video, micros in zip(
+        events.viewer.tolist(), events.video.tolist(), events.time.tolist(), strict=True
+    ):
+        now = micros // 1_000_000
+        of = scores.of(viewer, *last.get(viewer, (None, 0)), now)
+        assert of.sum() == pytest.approx(1.0)
+        best = np.argsort(-of)[:5]
+        expected.append(of[best].sum())
+        came.append(video in best)
+        last[viewer] = (video, now)
+    deviation = np.sqrt(np.mean(expected) / len(came))
+    assert np.mean(came) == pytest.approx(np.mean(expected), abs=4 * deviation)
+
+
+def test_only_a_world_whose_scores_are_known_is_measured() -> None:
+    source = "made up: vireo data synth --viewers 5 --videos 20 --events 50 --days 9 --seed 3"
+    assert config_of(source) == WorldConfig(viewers=5, videos=20, events=50, seed=3, days=9)
+    for other in (f"{source} --context", "MovieLens"):
+        with pytest.raises(VireoError, match="is no data set of"):
+            config_of(other)

@@ -1,0 +1,72 @@
+"""Nothing that was published later is a candidate of a past request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from server.candidate.release import CandidateRelease
+from tests.builders.releases import build_release
+from tests.builders.viewers import viewer_of_rows
+from training.evaluation.chain import TestViewers
+from training.evaluation.systems import of_chunks
+from training.features.publication import AsOfRequests, published_of, published_times
+from training.ranking.training_set import draw_candidates
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> CandidateRelease:
+    return CandidateRelease.load(build_release(tmp_path_factory.mktemp("release")))
+
+
+def test_candidates_are_those_published_by_the_time_of_each_request(
+    release: CandidateRelease,
+) -> None:
+    published = published_of(release)
+    unknown = published == 0
+    assert unknown.any()
+    moments = [int(np.quantile(published[~unknown], share)) for share in (0.9, 0.2, 0.5)]
+    viewers = [replace(viewer_of_rows(3), asked_at=moment) for moment in [*moments, 0]]
+
+    rows, _ = draw_candidates(release, viewers, len(published))
+
+    for moment, drawn in zip(moments, rows, strict=False):
+        wanted = set(np.flatnonzero(published <= moment)) - {3}
+        assert set(drawn[drawn >= 0]) == wanted
+    assert len(set(rows[-1]) - {-1}) == len(published) - 1, "a request without a time has all"
+
+
+def test_the_release_itself_still_goes_by_the_clock(release: CandidateRelease) -> None:
+    before = release.embargo.unpublished().rows
+    asked = AsOfRequests(release, [replace(viewer_of_rows(3), asked_at=1)])
+
+    asked.viewer(0)
+
+    assert len(asked.release.embargo.unpublished().rows) > 0
+    assert release.embargo.unpublished().rows.tolist() == before.tolist() == []
+
+
+def test_no_system_gains_or_loses_by_what_came_later() -> None:
+    scores = np.array([[5.0, 4, 3, 2, 1]] * 3, np.float32)
+    viewers = TestViewers(
+        ids=("early", "late", "mistaken"),
+        targets=np.array([2, 2, 0]),
+        outcomes=np.zeros((3, 0), np.float32),
+        watched=(np.array([4]),) * 3,
+        moments=np.array([10, 30, 10]),
+        published=np.array([20.0, 0, 10, 25, 5]),
+    )
+
+    report = of_chunks(lambda part: scores[part], viewers, 5)
+
+    assert report.ranks.tolist() == [1, 2, 0], "what was watched all the same counts as published"
+    assert report.slates[:, :4].tolist() == [[1, 2, -1, -1], [0, 1, 2, 3], [0, 1, 2, -1]]
+
+
+def test_the_catalogue_and_its_release_say_the_same() -> None:
+    times = [pd.Timestamp("2024-05-01 12:00:01.5", tz="UTC"), pd.NaT]
+    videos = pd.DataFrame({"published": pd.Series(times, dtype="datetime64[us, UTC]")})
+    assert published_times(videos).tolist() == [1714564801.0, 0.0]
