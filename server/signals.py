@@ -74,7 +74,7 @@ class Task(Column):
     """Default exponent of the probability in the score that orders a slate; a profile's `[ranking]`
     sets another, and a release's manifest states it."""
     outcome: str = ""
-    """Column of the split watches with its labels; empty for the watch itself."""
+    """Column of the ranker's labels; empty for the watch itself."""
     optional: bool = False
     """Whether a release may lack it, as one whose data has no labels of it does."""
     unwanted: bool = False

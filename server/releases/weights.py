@@ -81,7 +81,7 @@ class ScoreWeights(RootModel[_Weights]):
     def combined(self, tasks: Mapping[str, Float32Array]) -> Float32Array:
         """Return the product of the tasks' probabilities, each to the power of its weight.
 
-        Of an unwanted task it is the probability of the opposite.
+        An unwanted task counts as 1 minus its probability.
         """
         wanted: dict[str, Float32Array] = {
             # Rounding may exceed 1.

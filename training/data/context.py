@@ -151,6 +151,8 @@ def hours_and_weekdays(
         codes: index of each zone in `zones`, -1 if it isn't known, int[m].
         zones: the zones.
     """
+    if not len(seconds):  # pandas can't number the rows of none
+        return np.empty(0, np.int64), np.empty(0, np.int64)
     moments = pd.DataFrame({"zone": codes, "quarter": seconds // _QUARTER})
     places, asked = pd.factorize(pd.MultiIndex.from_frame(moments))
     pairs = [_known(quarter * _QUARTER, zone, zones) for zone, quarter in asked]

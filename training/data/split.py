@@ -108,7 +108,9 @@ def hidden_videos(interactions: pd.DataFrame, watches: pd.DataFrame) -> pd.DataF
     ends = np.full(len(viewers.categories), _NEVER)
     np.minimum.at(ends, tests["viewer_id"].cat.codes, _micros(tests["time"]))
     pairs = viewers.codes.astype(np.int64) * len(videos.categories) + videos.codes
-    hidden = np.unique(pairs[hides & (times < ends[viewers.codes])])
+    kept = watches["viewer_id"].cat.codes.to_numpy(np.int64) * len(videos.categories)
+    kept += watches["video_id"].cat.codes
+    hidden = np.setdiff1d(pairs[hides & (times < ends[viewers.codes])], kept)
     acted = np.flatnonzero((hides | event.isin(WATCH_EVENTS)) & np.isin(pairs, hidden))
     acted = acted[np.lexsort((interactions["row"].to_numpy()[acted], times[acted]))]
     first = acted[np.unique(pairs[acted], return_index=True)[1]]

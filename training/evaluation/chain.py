@@ -22,7 +22,7 @@ from server.ranking.release import RankingRelease
 from server.signals import OUTCOMES, SCORES
 from training.data.context import contexts_of
 from training.features.history import viewers_before
-from training.features.publication import AsOfRequests
+from training.features.publication import of_the_past
 from training.features.statistics import Snapshots, just_before
 from training.features.watches import outcome_labels
 from training.heartbeat import tracked
@@ -49,7 +49,8 @@ class TestViewers:
     contexts: tuple[ContextIds, ...] = ()
     """Context of each; empty if none is known."""
     published: Float64Array | None = None
-    """When each video was published, Unix seconds, 0 if unknown, float64[n]; None if all are."""
+    """When each video was published, Unix seconds, 0 if unknown, float64[n]; None if all were
+    before the first held-out watch."""
 
     def unpublished(self, part: slice) -> BoolArray | None:
         """Return which videos weren't published when some of them watched another, bool[some, n].
@@ -61,6 +62,15 @@ class TestViewers:
         later = self.published > self.moments[part, None]
         later[np.arange(len(later)), self.targets[part]] = False
         return later
+
+    def only_published(self, lists: Int64Array) -> Int64Array:
+        """Return lists without what wasn't published then, int64[v, k], -1 at their ends."""
+        if self.published is None:
+            return lists
+        known = self.published[lists] <= self.moments[:, None]
+        known = (lists >= 0) & (known | (lists == self.targets[:, None]))
+        order = np.argsort(~known, axis=1, kind="stable")
+        return np.take_along_axis(np.where(known, lists, -1), order, 1)
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,12 @@ def load_test_viewers(
     `published` is as in TestViewers.
     """
     test = watches[watches["part"] == "test"]
+    moments = test["time"].to_numpy("datetime64[s]").astype(np.int64)
+    if (
+        published is not None
+        and not (published > moments.min(initial=np.iinfo(np.int64).max)).any()
+    ):
+        published = None
     own = watches["viewer_id"].isin(test["viewer_id"])
     past = past_watches(watches[own], video_ids)
     none = np.empty(0, np.int64)
@@ -107,7 +123,7 @@ def load_test_viewers(
         targets=_rows(test, video_ids),
         outcomes=outcome_labels(test),
         watched=tuple(past.get(viewer, none) for viewer in test["viewer_id"]),
-        moments=test["time"].to_numpy("datetime64[s]").astype(np.int64),
+        moments=moments,
         contexts=tuple(contexts_of(test)),
         published=published,
     )
@@ -162,11 +178,14 @@ def run_chain(
         targets: row of each viewer's held-out video, int64[v].
         count: number of candidates.
         repo: the feature folder with VIDEO_FEATURES as of each request, which the ranker's
-            training set has too; then videos published later are no candidates. None for those of
-            the release and of now, which pods serve at any time.
+            training set has too; then videos published later are no candidates, apart from the
+            target. None for those of the release, and the videos of now, as pods have them at any
+            time.
     """
-    past = AsOfRequests(candidates, viewers)
-    retrieval = CandidatePipeline(past.release if repo else candidates, fail_open=False)
+    embargo = None
+    if repo is not None:
+        candidates, embargo = of_the_past(candidates)
+    retrieval = CandidatePipeline(candidates, fail_open=False)
     shape = (len(viewers), count)
     drawn, ranked = np.full(shape, -1, np.int64), np.full(shape, -1, np.int64)
     scores, watch = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
@@ -182,8 +201,11 @@ def run_chain(
         table = replace(ranking.table, features=snapshots.features(snapshot))
         return RankingPipeline(replace(ranking, table=table))
 
-    for place in tracked(past.order, "asking the chain", Console(stderr=True)):
-        viewer, ranker = past.viewer(place), ranker_at(int(before[place]))
+    by_time = np.argsort(before, kind="stable").tolist()
+    for place in tracked(by_time, "asking the chain", Console(stderr=True)):
+        viewer, ranker = viewers[place], ranker_at(int(before[place]))
+        if embargo is not None:
+            embargo.ask(viewer.asked_at, int(targets[place]))
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
         outcomes[place] = _outcomes(ranker, viewer, candidates.keys[targets[place]])
         size = len(found.keys)

@@ -127,7 +127,9 @@ def evaluate_served(
     bed = TestBed.of(load_watches(home, dataset), video_ids, published_times(videos))
     answers = _ask(options, bed.viewers, console)
     write_lists(options.lists, answers)
-    served = of_lists(list_rows(answers, video_ids), bed.viewers)
+    lists = list_rows(answers, video_ids)
+    # The stack goes by the clock, and answers with what came after the watch.
+    served = of_lists(bed.viewers.only_published(lists), bed.viewers)
     run = Run(home.run(dataset))
     report = run.report if staged else None
     systems = measured_baselines(bed, home.features(dataset), dataset, baselines, report)
@@ -137,7 +139,7 @@ def evaluate_served(
         return Evaluated(release_id, metrics, counts(answers))
     metrics = add_systems(run.report, bed, systems)
     offline = _lists_in_process(run.release, bed, home.features(dataset))
-    agreement = Agreement.of(served.slates, offline)
+    agreement = Agreement.of(lists, offline)
     evaluated = Evaluated(release_id, metrics, counts(answers), agreement)
     found = asdict(evaluated)
     del found["metrics"]

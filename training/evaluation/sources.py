@@ -20,7 +20,7 @@ from server.pipeline.candidates import Candidates
 from server.releases.weights import Quotas
 from server.signals import SOURCES as DECLARED
 from training.evaluation.held_out import HeldOutWatches
-from training.features.publication import AsOfRequests
+from training.features.publication import of_the_past
 from training.heartbeat import tracked
 
 CUTOFFS = (100, 200, 500)
@@ -51,14 +51,15 @@ class Proposals:
         release: CandidateRelease, held_out: HeldOutWatches, count: int = CUTOFFS[-1]
     ) -> Proposals:
         """Return the `count` best of every source for each viewer, as of the request."""
-        asked = AsOfRequests(release, held_out.viewers)
-        proposed: dict[int, Mapping[str, Candidates]] = {}
-        for place in tracked(asked.order, "asking the sources", Console(stderr=True)):
-            viewer = asked.viewer(place)
-            query = Retrieval.of(asked.release, CandidateQuery(viewer=viewer, count=count))
-            proposed[place] = {source.name: source.propose(query) for source in SOURCES}
-        every = tuple(proposed[place] for place in range(len(proposed)))
-        return Proposals(release.manifest.quotas, every, held_out.targets)
+        release, embargo = of_the_past(release)
+        proposed = []
+        for place, viewer in enumerate(
+            tracked(held_out.viewers, "asking the sources", Console(stderr=True))
+        ):
+            embargo.ask(viewer.asked_at, int(held_out.targets[place]))
+            query = Retrieval.of(release, CandidateQuery(viewer=viewer, count=count))
+            proposed.append({source.name: source.propose(query) for source in SOURCES})
+        return Proposals(release.manifest.quotas, tuple(proposed), held_out.targets)
 
     def alone(self, name: str, count: int) -> BoolArray:
         """Return whether the target is among a source's `count` best, bool[v]."""

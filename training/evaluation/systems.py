@@ -44,7 +44,7 @@ def of_chunks(
 ) -> SystemReport:
     """Return the results of a system that scores every video, ranked over the unwatched ones.
 
-    Those that weren't published by then come last.
+    Those that weren't published by then rank last, and are in no slate.
 
     Args:
         scores: returns the scores of a slice of the viewers, float32[some, n].

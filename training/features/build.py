@@ -138,7 +138,8 @@ def build_features(
         progress("split", 0, 1)
         watches = split_watches(dataset.interactions, holdout)
         write_watches(watches, folder / "watches.parquet")
-        write_watches(hidden_videos(dataset.interactions, watches), folder / HIDDEN)
+        if holdout == "last":  # Only the ranker reads them, and it is trained on this split.
+            write_watches(hidden_videos(dataset.interactions, watches), folder / HIDDEN)
         # Hides may come after a held-out watch, and nothing that is measured reads them.
         hides = dataset.interactions[: None if holdout == "none" else 0]
         write_viewer_hidden(hides, folder / "viewer_hidden.parquet")

@@ -1,51 +1,59 @@
-"""Releases as of past requests: what wasn't published by then was no candidate."""
+"""Which videos were published at the time of past requests; the others were no candidates."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from server.arrays import Float64Array
-from server.candidate.embargo import Embargo
+from server.candidate.embargo import Embargo, Unpublished
 from server.candidate.release import CandidateRelease
-from server.features.viewer import ViewerFeatures
 from server.filters.declared import PUBLISHED
 from server.filters.table import AttributeTable
 
 
 def published_times(videos: pd.DataFrame) -> Float64Array:
-    """Return when each video of a catalogue was published, as `published_of` does."""
-    known = videos["published"].fillna(pd.Timestamp(0, tz="UTC")).to_numpy("datetime64[s]")
-    return known.astype(np.int64).astype(np.float64)
-
-
-class AsOfRequests:
-    """A release whose videos are published by the clock of requests, one after another."""
-
-    def __init__(self, release: CandidateRelease, viewers: Sequence[ViewerFeatures]) -> None:
-        """Take the requests of `viewers`, each at its `asked_at`, and those without one last."""
-        self._viewers = viewers
-        self._moments = [viewer.asked_at or math.inf for viewer in viewers]
-        self._now = -math.inf
-        self.order: list[int] = np.argsort(self._moments, kind="stable").tolist()
-        """Places of the viewers, in the order in which `viewer` must be called."""
-        attributes = AttributeTable.load(release.folder, len(release.keys))
-        self.release = replace(release, embargo=Embargo(attributes, None, lambda: self._now))
-        """It is as of the last call of `viewer`."""
-
-    def viewer(self, place: int) -> ViewerFeatures:
-        """Return the viewer at a place, whose request comes next."""
-        self._now = self._moments[place]
-        return self._viewers[place]
+    """Return `published` of a catalogue, Unix seconds, 0 if unknown, float64[n]."""
+    known = videos["published"].fillna(pd.Timestamp(0, tz="UTC")).to_numpy("datetime64[us]")
+    return known.astype(np.int64) / 1e6
 
 
 def published_of(release: CandidateRelease) -> Float64Array:
-    """Return when each video was published, Unix seconds, 0 if unknown, float64[n]."""
+    """Return `published` of a release's videos, as `published_times` does."""
     attributes = AttributeTable.load(release.folder, len(release.keys))
     if PUBLISHED not in attributes.declared.numbers:
         return np.zeros(len(release.keys))
     return np.nan_to_num(attributes.number(PUBLISHED))
+
+
+class PastEmbargo(Embargo):
+    """Knows a release's unpublished videos at the time of one request after another."""
+
+    def __init__(self, published: Float64Array) -> None:
+        """Take when each video was published, as from `published_of`."""
+        self._changed = None
+        self._order = np.argsort(published, kind="stable")
+        self._times = published[self._order]
+        self._rows = self._order[:0]
+
+    def ask(self, asked_at: int, target: int) -> None:
+        """Go to the time of a request, Unix seconds; 0 is now, when everything is published.
+
+        `target`, the row that was watched then, is published whatever the catalogue says; -1 if
+        the release lacks it.
+        """
+        first = np.searchsorted(self._times, asked_at, "right") if asked_at else len(self._order)
+        later = self._order[first:]
+        self._rows = later[later != target]
+
+    def unpublished(self) -> Unpublished:
+        """Return the videos that weren't published then."""
+        return Unpublished(self._rows, np.empty(0, np.bool_), np.inf, (0, 0))
+
+
+def of_the_past(release: CandidateRelease) -> tuple[CandidateRelease, PastEmbargo]:
+    """Return the release with an embargo that goes to the time of each request."""
+    embargo = PastEmbargo(published_of(release))
+    return replace(release, embargo=embargo), embargo

@@ -115,7 +115,7 @@ def load_watches(home: Home, name: str) -> pd.DataFrame:
 def load_hidden(repo: Path) -> pd.DataFrame:
     """Load the videos that viewers hid from a feature folder, columns as in WATCHES.
 
-    It is empty for features of an earlier build.
+    It is empty for features of the split that holds nothing out.
     """
     path = repo / HIDDEN
     return _read(path) if path.exists() else pd.DataFrame(columns=WATCHES.names)

@@ -2,7 +2,8 @@
 
 Label events are the validation watches. Retrieval wasn't trained on them, except that the towers'
 best epoch was selected on each viewer's last one. Candidates come from the pipeline that serves,
-whose popular and fresh videos are those of the newest snapshot; features are as of a request at the
+whose popular and fresh videos are those of the newest snapshot, as far as they were published by
+then; features are as of a request at the
 label's time, as in evaluation, and a label's history includes the viewer's earlier labels.
 Outcome labels are the same watches and the last watches of the train part; for the latter no
 candidates are retrieved, since retrieval was trained on them. Videos hidden since the first of
@@ -41,7 +42,7 @@ from server.releases import layout
 from server.releases.tables import VECTOR_TYPES, read_table
 from training.features.activity import ROWS_KEPT
 from training.features.history import viewers_before_by_part
-from training.features.publication import AsOfRequests
+from training.features.publication import of_the_past
 from training.features.statistics import just_before, video_features_at
 from training.features.watches import load_hidden, outcome_labels
 from training.heartbeat import tracked
@@ -57,12 +58,14 @@ _LABELS_AT_A_TIME = 65_536
 def draw_candidates(
     release: CandidateRelease,
     viewers: Sequence[ViewerFeatures],
+    targets: Int64Array,
     count: int,
     title: str = "drawing candidates",
 ) -> tuple[Int64Array, Float32Array]:
     """Return up to `count` candidates of each of m viewers, best first.
 
-    Videos that were published after a viewer's request aren't among them.
+    Videos that were published after a viewer's request aren't among them, apart from what was
+    watched then: `targets`, int64[m], -1 for videos that the release lacks.
 
     Returns:
         Rows int64[m, count], padded with -1, and their RETRIEVAL_FEATURES, float32[m, count, r].
@@ -71,14 +74,15 @@ def draw_candidates(
         Exception: any error of a source: without its candidates, training would differ from
             serving.
     """
-    asked = AsOfRequests(release, viewers)
-    pipeline = CandidatePipeline(asked.release, fail_open=False)
+    release, embargo = of_the_past(release)
+    pipeline = CandidatePipeline(release, fail_open=False)
     rows = np.full((len(viewers), count), -1, np.int64)
     retrieval = np.zeros((len(viewers), count, len(RETRIEVAL_FEATURES)), np.float32)
-    for place in tracked(asked.order, title, Console(stderr=True)):
+    for place, viewer in enumerate(tracked(viewers, title, Console(stderr=True))):
+        embargo.ask(viewer.asked_at, int(targets[place]))
         # The tower also runs on single viewers: a batch rounds differently, which would change
         # the order of videos with nearly equal scores.
-        drawn = pipeline.retrieve(CandidateQuery(viewer=asked.viewer(place), count=count))
+        drawn = pipeline.retrieve(CandidateQuery(viewer=viewer, count=count))
         found = len(drawn.keys)
         rows[place, :found] = drawn.rows
         retrieval[place, :found] = retrieval_features(drawn.scores, drawn.source_masks)
@@ -240,12 +244,14 @@ def _columns_and_candidates(
     Viewers' features are read and freed in parts, since they take the most memory.
     """
     columns, drawn, start = [], [], 0
+    wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
     total = -(-len(labels) // _LABELS_AT_A_TIME)
     for part, viewers in enumerate(viewers_before_by_part(repo, labels, _LABELS_AT_A_TIME), 1):
         columns.append(viewer_columns(viewers, release.rows, release.vocabulary, release.context))
-        asked = [viewer for viewer, draws in zip(viewers, listed[start:], strict=False) if draws]
+        draws = np.flatnonzero(listed[start : start + len(viewers)])
+        asked, targets = [viewers[place] for place in draws], wanted[start + draws]
         title = "drawing candidates" + (f", part {part} of {total}" if total > 1 else "")
-        drawn.append(draw_candidates(release, asked, count, title))
+        drawn.append(draw_candidates(release, asked, targets, count, title))
         start += len(viewers)
     rows, retrieval = (np.concatenate(arrays) for arrays in zip(*drawn, strict=True))
     return ViewerColumns.joined(columns), (rows, retrieval)

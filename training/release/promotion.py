@@ -116,16 +116,19 @@ def ask_gate_of_first(
     It passes if this machine can't measure them. Arguments and errors are those of `ask_gate`.
     """
     candidate, measuring = store.manifest(candidate_id), home.measuring
-    served = LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
     try:
+        # First, since a machine without the data shall not load two releases for nothing.
+        watches = load_watches(measuring, candidate.dataset)
         twin = _measurable(store, cache, candidate)
         _split_of(measuring, twin.manifest)
-        watches = load_watches(measuring, candidate.dataset)
-    except _UNMEASURABLE as error:
+        served = LoadedRelease.load(cache.fetch(store, candidate_id, FILES))
+        repo = measuring.features(candidate.dataset)
+        measured = measure([twin, served], watches, repo, max_viewers=max_viewers)
+    except ReleaseError:
+        raise
+    except VireoError as error:
         reason = f"{FIRST}, and can't be compared with its measured twin: {error}"
         return GateResult("nothing to compare", reason=reason)
-    repo = measuring.features(candidate.dataset)
-    measured = measure([twin, served], watches, repo, max_viewers=max_viewers)
     if measured is None:
         return GateResult("nothing to compare", reason=f"{FIRST}; it has no held-out video")
     return judge_first(*measured)

@@ -67,8 +67,9 @@ class RetrievalData:
     """Content token ids of each video, 0-padded, int32[n, CONTENT_LIMIT]."""
     vocabulary: dict[str, int]
     """Attribute to id, from 1."""
-    announced: Int64Array
-    """When each video was published by its own account, Unix seconds, 0 if unknown, int64[n]."""
+    published_at: Int64Array
+    """When each video was published, as the catalogue states it, Unix seconds, 0 if unknown,
+    int64[n]."""
     sequences: SequenceFile
 
     @staticmethod
@@ -121,7 +122,7 @@ class RetrievalData:
             content_vocabulary=content_vocabulary,
             content=content_ids(bags, content_vocabulary),
             vocabulary=_vocabulary(viewers),
-            announced=published_times(videos).astype(np.int64),
+            published_at=published_times(videos).astype(np.int64),
             sequences=sequences,
         )
 
@@ -187,7 +188,7 @@ class RetrievalData:
 
         Unix seconds, 0 if unknown; None if every video came before all watches.
         """
-        published, start = self.announced.copy(), np.iinfo(np.int64).max
+        published, start = self.published_at.copy(), np.iinfo(np.int64).max
         for group in self.sequences.groups():
             np.minimum.at(published, group.train.rows, group.train.times)
             start = min(start, int(group.train.times.min(initial=start)))
@@ -300,7 +301,7 @@ class RetrievalData:
     def fingerprint(self) -> str:
         """Return the SHA-256 of all that training reads, in hexadecimal."""
         digest = hashlib.sha256()
-        for array in (self.keys, self.content, self.announced):
+        for array in (self.keys, self.content, self.published_at):
             digest.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         for group in self.sequences.groups():
             for part in (group.train, group.held_out):

@@ -28,7 +28,11 @@ class Later(NamedTuple):
 
     def mask(self, logits: Tensor, positions: slice) -> None:
         """Mask the logits of some positions, float[q, n], in place."""
-        logits.masked_fill_(self.published > self.moments[positions, None], HIDDEN)
+        moments = self.moments[positions]
+        some = (self.published > moments.min()).nonzero()[:, 0]
+        if len(some):  # Few are, as a rule: a mask of all would take as long as a product.
+            later = self.published[some] > moments[:, None]
+            logits[:, some] = logits[:, some].masked_fill(later, HIDDEN)
 
 
 def cross_entropy(
@@ -189,8 +193,8 @@ def full_softmax_loss(
 ) -> Tensor:
     """Return the mean loss over all positions that have a target.
 
-    Classes are the videos published by then: else one that came late would learn from all that was
-    watched before that nobody wants it.
+    Classes are the videos published by then: otherwise every earlier watch would count as evidence
+    against a later video.
 
     Args:
         model: the towers.

@@ -113,7 +113,7 @@ def _ranks(data: RetrievalData, scores: Callable[[Sequence[HeldOut]], Float32Arr
     for start in range(0, len(held_out), size):
         part = held_out[start : start + size]
         targets = np.array([one.target for one in part])
-        later = data.announced > np.array([one.viewer.asked_at for one in part])[:, None]
+        later = data.published_at > np.array([one.viewer.asked_at for one in part])[:, None]
         later[np.arange(len(part)), targets] = False
         own = np.where(later, -np.inf, scores(part))
         ranks.append(full_ranking(own, [one.watched for one in part], targets))

@@ -187,7 +187,16 @@ def test_a_hide_since_the_test_watch_is_no_label_if_that_is_held_out() -> None:
 
 
 def test_data_without_hides_has_no_hidden_videos() -> None:
-    assert hidden(interactions(*[("a", str(step), step) for step in range(5)])) == []
+    frame = interactions(*[("a", str(step), step) for step in range(5)])
+    assert hidden(frame) == []
+    assert hidden(frame.assign(device="tv", time_zone="Europe/Zurich", locale="de")) == []
+
+
+def test_what_stays_a_watch_is_not_hidden_at_once() -> None:
+    rows = [("a", "1", 1), ("a", "2", 2), ("a", "3", 3), ("a", "4", 3), ("a", "1", 3, "hide")]
+    frame = interactions(*rows)
+    assert parts(frame) == {"a": ["1:train", "2:train", "3:validation", "4:test"]}
+    assert hidden(frame) == []
 
 
 def test_a_bounce_is_no_watch() -> None:

@@ -16,6 +16,7 @@ from server.home import Home
 from server.releases import layout
 from server.signals import OUTCOMES
 from training.features.history import viewers_before
+from training.features.publication import of_the_past
 from training.features.statistics import just_before, video_features_at
 from training.features.watches import load_hidden
 from training.ranking import training_set
@@ -110,7 +111,9 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
 ) -> None:
     place = len(labels) // 2
     [viewer] = viewers_before(repo, labels[place : place + 1])
-    drawn = CandidatePipeline(release).retrieve(CandidateQuery(viewer=viewer, count=20))
+    past, embargo = of_the_past(release)
+    embargo.ask(viewer.asked_at, int(data.watches.rows[place, data.watches.label[place]]))
+    drawn = CandidatePipeline(past).retrieve(CandidateQuery(viewer=viewer, count=20))
     at = just_before(np.array([viewer.asked_at]))
     features = np.empty((len(release.keys), 4), np.float32)
     features[drawn.rows] = video_features_at(repo, release.ids, drawn.rows[None], at)[0]

@@ -106,7 +106,7 @@ def test_what_is_published_later_is_no_class() -> None:
         assert torch.allclose(ours, theirs, atol=1e-5)
 
 
-def test_so_it_is_in_a_sample() -> None:
+def test_what_is_published_later_is_not_in_the_sample() -> None:
     states, own, vectors = given = leaves((POSITIONS, SIZE), (POSITIONS, SIZE), (40, SIZE))
     unseen, mask = later(40)
     others = (states @ vectors.T).masked_fill(mask, -torch.inf)

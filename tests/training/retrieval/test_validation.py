@@ -13,7 +13,11 @@ from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
 from training.retrieval.train import train_retrieval
-from training.retrieval.validation import WorseThanPopularityError, check_beats_popularity
+from training.retrieval.validation import (
+    WorseThanPopularityError,
+    check_beats_popularity,
+    validation_ranks,
+)
 
 
 def of_hits(viewers: int) -> RetrievalData:
@@ -84,3 +88,17 @@ def test_without_validation_nothing_is_compared(small: RetrievalConfig, console:
     data = RetrievalData.build(watches_frame(walks, held_out=0), *tables)
     check_beats_popularity(untrained(data, small), data, console)
     assert not said(console)
+
+
+def test_a_video_that_was_published_later_does_not_compete(small: RetrievalConfig) -> None:
+    data = of_hits(60)
+    model = untrained(data, small)
+    before = validation_ranks(model, data)
+    later = data.published_at.copy()
+    watched = {held_out.target for held_out in data.validation}
+    later[[row for row in range(data.video_count) if row not in watched]] = 2**40
+
+    ranks = validation_ranks(model, replace(data, published_at=later))
+
+    assert (ranks < len(watched)).all()
+    assert ranks.sum() < before.sum()
