@@ -10,6 +10,7 @@ import pandas as pd
 from server.arrays import Float32Array, Int32Array, Int64Array
 from server.features.ranking_inputs import VIDEO_FEATURES, VIEWER_FEATURES
 from server.releases import layout
+from server.signals import OUTCOMES
 from tests.builders.leaks.features import (
     check_activity,
     check_statistics,
@@ -18,7 +19,13 @@ from tests.builders.leaks.features import (
 )
 from tests.builders.leaks.timeline import LeakError, Timeline
 from training.ranking.config import RankingConfig
-from training.ranking.training_set import OUTCOME_WATCHES, RankingSet, ViewerColumns, chosen_viewers
+from training.ranking.training_set import (
+    OUTCOME_WATCHES,
+    OutcomeLabels,
+    RankingSet,
+    ViewerColumns,
+    chosen_viewers,
+)
 from training.retrieval.co_watch import co_watch_table
 from training.retrieval.data import RetrievalData
 from training.retrieval.ease import EASE_NEIGHBOURS, ease_table
@@ -37,13 +44,14 @@ def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> Non
     """
     labels = label_places(timeline, viewers)
     lists = labels[timeline.parts[labels] == "validation"]
+    outcomes = _of_watches(data.outcomes)
     for name, given, wanted in (
-        ("outcome labels", len(data.outcomes.rows), len(labels)),
+        ("outcome labels", len(outcomes.rows), len(labels)),
         ("lists", len(data.watches.rows), len(lists)),
     ):
         if given != wanted:
             raise LeakError(f"the ranking set has {given} {name}, the split {wanted}")
-    watches, outcomes = data.watches, data.outcomes
+    watches = data.watches
     where = "the ranker's outcome labels"
     _check_labels(timeline, where, labels, outcomes.rows)
     late = watches.moment > timeline.times[lists]
@@ -59,6 +67,16 @@ def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> Non
     real = watches.rows >= 0
     own = np.repeat(lists, real.sum(axis=1))
     _check_videos(timeline, "the ranker's lists", own, watches.rows[real], watches.features[real])
+
+
+def _of_watches(outcomes: OutcomeLabels) -> OutcomeLabels:
+    """Return the labels without those of hidden videos, which aren't among the watches."""
+    hide = [task.name for task in OUTCOMES].index("hide")
+    own = np.flatnonzero(outcomes.labels[:, hide] != 1)
+    arrays = {
+        name: getattr(outcomes, name)[own] for name in ("rows", "features", "match", "labels")
+    }
+    return OutcomeLabels(viewers=outcomes.viewers.take(own), **arrays)
 
 
 def label_places(timeline: Timeline, max_viewers: int) -> Int64Array:

@@ -31,6 +31,7 @@ from training.evaluation.commands import evaluate_staged
 from training.evaluation.ranker import ranker_measures
 from training.evaluation.report import Systems, flat, read_json
 from training.evaluation.systems import best_unwatched, of_chunks, of_lists
+from training.features.publication import of_the_past
 from training.features.statistics import just_before, video_features_at
 
 SYSTEMS = {"popularity", "item_knn", "ease", "two_tower", "chain", "ranker"}
@@ -114,7 +115,9 @@ def test_videos_have_the_features_of_each_requests_time_however_late_the_release
     def asked(table: np.ndarray, places: np.ndarray, repo: Path | None) -> ChainAnswers:
         own = replace(ranking, table=replace(ranking.table, features=table))
         some, targets = [features[place] for place in places], viewers.targets[places]
-        return run_chain(release, own, some, targets, 30, repo)
+        candidates, embargo = of_the_past(release)
+        embargo.ask(some[0].asked_at, int(targets[0]))
+        return run_chain(candidates, own, some, targets, 30, repo)
 
     everyone, later = np.arange(len(features)), np.asarray(ranking.table.features) + 2
     assert np.array_equal(asked(later, everyone, repo).watch, answers.watch)

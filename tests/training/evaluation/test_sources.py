@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from server.releases.weights import Quotas
 from training.evaluation.held_out import HeldOutWatches, last_held_out
 from training.evaluation.sources import CUTOFFS, FIT_VIEWERS, NAMES, Proposals, fit_quotas
 from training.evaluation.studies import Studies
+from training.features.publication import of_the_past
 from training.fit import with_quotas
 
 
@@ -39,9 +41,12 @@ def test_the_union_is_what_the_pipeline_retrieves(
 ) -> None:
     from server.candidate.pipeline import CandidatePipeline, CandidateQuery
 
-    pipeline = CandidatePipeline(release, fail_open=False)
-    drawn = [pipeline.retrieve(CandidateQuery(viewer=one, count=20)) for one in held_out.viewers]
-    expected = [target in found.rows for target, found in zip(held_out.targets, drawn, strict=True)]
+    past, embargo = of_the_past(release)
+    pipeline = CandidatePipeline(past, fail_open=False)
+    expected = []
+    for viewer, target in zip(held_out.viewers, held_out.targets.tolist(), strict=True):
+        embargo.ask(viewer.asked_at, target)
+        expected.append(target in pipeline.retrieve(CandidateQuery(viewer=viewer, count=20)).rows)
     assert proposals.merged(release.manifest.quotas, 20).tolist() == expected
     alone = proposals.merged(Quotas({"co_watch": 0, "ease": 0, "popular": 0, "fresh": 0}), 20)
     assert alone.tolist() == proposals.alone("two_tower", 20).tolist()
@@ -109,13 +114,12 @@ def test_training_fits_the_quotas_to_validation(
 ) -> None:
     repo, console = trained_home.features("trained"), Console(file=io.StringIO(), width=300)
     held_out = last_held_out(trained_watches, repo, release.rows, "validation", FIT_VIEWERS)
-    staged = replace(release, folder=tmp_path)
+    staged = replace(release, folder=Path(shutil.copytree(release.folder, tmp_path / "staged")))
     found = with_quotas(staged, trained_watches, repo, 20, console)
     fitted = fit_quotas(Proposals.gather(release, held_out, 20), 20)[-1]
     assert found.manifest.quotas.root == {name: fitted[name] for name in NAMES if name in fitted}
-    assert (
-        json.loads((tmp_path / MANIFEST_NAME).read_text())["quotas"] == found.manifest.quotas.root
-    )
+    written = json.loads((staged.folder / MANIFEST_NAME).read_text())
+    assert written["quotas"] == found.manifest.quotas.root
     assert isinstance(console.file, io.StringIO)
     assert f"20 candidates hold {fitted['recall']:.1%}" in console.file.getvalue()
 
