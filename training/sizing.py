@@ -25,7 +25,7 @@ class Size:
 
 SIZES = (
     Size("demo", 200_000, float("inf"), 0.9, 3.0),
-    Size("quality", 5_000_000, 50_000, 1.3, 5.0),
+    Size("quality", 5_000_000, 50_000, 2.7, 23.0),
     Size("large", float("inf"), float("inf"), 0.3, 16.0),
 )
 """The first that fits a data set is chosen."""
