@@ -20,7 +20,8 @@ def test_the_probabilities_are_those_with_which_videos_come_next() -> None:
         events.viewer.tolist(), events.video.tolist(), events.time.tolist(), strict=True
     ):
         now = micros // 1_000_000
-        of = scores.of(viewer, *last.get(viewer, (None, 0)), now)
+        before, before_at = last.get(viewer, (None, 0))
+        of = scores.of(viewer, before, before_at, now)
         assert of.sum() == pytest.approx(1.0)
         best = np.argsort(-of)[:5]
         expected.append(of[best].sum())
