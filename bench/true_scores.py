@@ -6,9 +6,10 @@
 
 The world's true scores are the probabilities by which it was drawn: of each viewer's tastes on that
 day, of the next episode, and of each video in its topic. A model that has only seen watches can't
-know the tastes; the scores here know each viewer's last first watch, but not what was hidden or
-watched again since. Printed is the share of held-out watches that the
-release's candidates hold, and the share that as many of the best true scores hold.
+know the tastes. The session is known by the viewer's last new video: hides and repeated plays since
+then are ignored, so the scores are a little worse than they could be. Printed is the share of
+held-out watches that the release's candidates hold, and the share that as many of the best true
+scores hold.
 """
 
 from __future__ import annotations

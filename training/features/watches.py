@@ -113,12 +113,12 @@ def load_watches(home: Home, name: str) -> pd.DataFrame:
 
 
 def load_hidden(repo: Path) -> pd.DataFrame:
-    """Load the videos that viewers hid from a feature folder, columns as in WATCHES.
+    """Load the videos that viewers hid, as in WATCHES, from features that hold watches out.
 
-    It is empty for features of the split that holds nothing out.
+    Raises:
+        VireoError: the file is missing or damaged.
     """
-    path = repo / HIDDEN
-    return _read(path) if path.exists() else pd.DataFrame(columns=WATCHES.names)
+    return _read(repo / HIDDEN)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -22,7 +22,7 @@ class Later(NamedTuple):
     """When videos were published: those that weren't at the time of a position are masked."""
 
     published: Tensor
-    """Of each vector, Unix seconds, int64[n]."""
+    """When the video of each vector was published, Unix seconds, int64[n]."""
     moments: Tensor
     """Time of each position, Unix seconds, int64[p]."""
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from server.signals import OUTCOMES
 from training.features.history import viewers_before
 from training.features.publication import of_the_past
 from training.features.statistics import just_before, video_features_at
-from training.features.watches import load_hidden
+from training.features.watches import HIDDEN, load_hidden, write_watches
 from training.ranking import training_set
 from training.ranking.batches import Batches
 from training.ranking.config import RankingConfig
@@ -187,11 +188,11 @@ def test_whether_videos_were_hidden_is_unknown_without_hides(
     trained_watches: pd.DataFrame,
     repo: Path,
     release: CandidateRelease,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    """As of features that an earlier build made."""
-    monkeypatch.setattr("training.features.watches.HIDDEN", "missing.parquet")
-    without = build_ranking_set(trained_watches, repo, release, CONFIG)
+    unhidden = Path(shutil.copytree(repo, tmp_path / "features"))
+    write_watches(load_hidden(repo)[:0], unhidden / HIDDEN)
+    without = build_ranking_set(trained_watches, unhidden, release, CONFIG)
     assert np.isnan(without.outcomes.labels[:, HIDE]).all()
     watched = data.outcomes.labels[:, HIDE] == 0
     assert np.array_equal(without.outcomes.rows, data.outcomes.rows[watched])
