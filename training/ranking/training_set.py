@@ -3,8 +3,8 @@
 Label events are the validation watches. Retrieval wasn't trained on them, except that the towers'
 best epoch was selected on each viewer's last one. Candidates come from the pipeline that serves,
 whose popular and fresh videos are those of the newest snapshot, as far as they were published by
-then; features are as of a request at the
-label's time, as in evaluation, and a label's history includes the viewer's earlier labels.
+then; features are as of a request at the label's time, as in evaluation, and a label's history
+includes the viewer's earlier labels.
 Outcome labels are the same watches and the last watches of the train part; for the latter no
 candidates are retrieved, since retrieval was trained on them. Videos hidden since the first of
 these are outcome labels, too.

@@ -29,15 +29,6 @@ class NotComparableError(VireoError):
     """Two releases can't be measured on the same watches; the message says why."""
 
 
-_UNMEASURABLE = (
-    NotComparableError,
-    DatasetMissingError,
-    FeaturesMissingError,
-    ReleaseError,
-    NotInStoreError,
-)
-
-
 def ask_gate(
     home: Home,
     store: ReleaseStore,
@@ -94,7 +85,13 @@ def ask_gate(
         if candidate.measured:
             asked.append(served)
         watches = load_watches(measuring, candidate.dataset)
-    except _UNMEASURABLE as error:
+    except (
+        NotComparableError,
+        DatasetMissingError,
+        FeaturesMissingError,
+        ReleaseError,
+        NotInStoreError,
+    ) as error:
         return GateResult("not comparable", reason=str(error))
     repo = measuring.features(candidate.dataset)
     measured = measure(asked, watches, repo, max_viewers=max_viewers)
