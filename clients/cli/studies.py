@@ -71,15 +71,23 @@ def cold_start(
     data: DataOption = "ml-100k",
     profile: _Profile = "demo",
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Maximum minutes of training.")
+        float | None, typer.Option(min=0.01, help="Maximum minutes of a training.")
     ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=20,
+            help="Trainings, each without other videos: in 20 each is left out once.",
+        ),
+    ] = 1,
     as_json: JsonOption = False,
 ) -> None:
     """Train towers without some viewers and videos, then measure recommendations on these.
 
     An interrupted study resumes.
     """
-    _study("cold_start", lambda studies: studies.cold_start(minutes), data, as_json, profile)
+    _study("cold_start", lambda studies: studies.cold_start(minutes, folds), data, as_json, profile)
 
 
 @app.command()

@@ -202,8 +202,11 @@ class Studies:
         )
         return self._written(files.ABLATIONS, found)
 
-    def cold_start(self, minutes: float | None) -> dict[str, Any]:
-        """Measure towers trained for this on viewers and videos that they have never seen."""
+    def cold_start(self, minutes: float | None, folds: int) -> dict[str, Any]:
+        """Measure towers trained for this on viewers and videos that they have never seen.
+
+        They are trained once for each fold, of at most FOLDS.
+        """
         config = load_profile(self.profile).retrieval
         if minutes is not None:
             config = replace(config, max_minutes=minutes)
@@ -215,6 +218,7 @@ class Studies:
             config,
             self.run.checkpoints / "cold_start",
             self.console,
+            folds,
         )
         return self._written(files.COLD_START, found)
 

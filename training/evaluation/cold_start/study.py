@@ -1,15 +1,14 @@
 """Quality of the towers for viewers and videos that they have never seen.
 
-Towers are trained for the study, without a tenth of the viewers and a twentieth of the videos; the
-viewer tower's order is measured, without ranker. No watch of the test part is used, so the study
-may choose settings.
+Towers are trained for the study, without a tenth of the viewers and a twentieth of the videos, each
+fold without another twentieth; the viewer tower's order is measured, without ranker. No watch of
+the test part is used, so the study may choose settings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +33,8 @@ from training.retrieval.validation import SCORES_AT_ONCE, viewer_scores
 
 VIEWER_SHARE = 0.10
 """Share of viewers that the study's towers never see."""
-VIDEO_SHARE = 0.05
-"""Share of videos whose every watch is removed."""
+FOLDS = 20
+"""Folds in which every video is unseen once."""
 MAX_CASES = 10_000
 """Maximum cases of unseen videos; more are sampled."""
 GROUPS = {"0": (0, 0), "1": (1, 1), "2-5": (2, 5)}
@@ -90,22 +89,25 @@ class ColdSets:
     """Watches of unseen videos by the other viewers."""
 
 
-def kept_apart(ids: Sequence[str] | pd.Series, share: float, seed: int) -> BoolArray:
-    """Return which ids are unseen, by a hash that is the same in every run, bool[m]."""
+def kept_apart(ids: Sequence[str] | pd.Series, share: float, seed: int, fold: int = 0) -> BoolArray:
+    """Return which ids are unseen in a fold, by a hash that is the same in every run, bool[m]."""
     digests = [xxhash.xxh3_64_intdigest(name.encode(), seed=seed) for name in ids]
-    return np.array([digest < share * 2**64 for digest in digests], bool)
+    return np.array([int(digest / 2**64 / share) == fold for digest in digests], bool)
 
 
-def cold_sets(watches: pd.DataFrame, videos: pd.DataFrame, viewers: pd.DataFrame) -> ColdSets:
+def cold_sets(
+    watches: pd.DataFrame, videos: pd.DataFrame, viewers: pd.DataFrame, fold: int = 0
+) -> ColdSets:
     """Return a study's data from a split, whose test part is dropped first.
 
     Args:
         watches: as in `training.features.watches.WATCHES`.
         videos: the catalogue.
         viewers: profiles of the viewers.
+        fold: which videos are unseen, of FOLDS parts; the viewers are the same in each.
     """
     past = watches[watches["part"] != "test"].reset_index(drop=True)
-    unseen = kept_apart(videos["video_id"], VIDEO_SHARE, seed=16)
+    unseen = kept_apart(videos["video_id"], 1 / FOLDS, seed=16, fold=fold)
     kept = set(videos["video_id"][unseen])
     of_video = past["video_id"].isin(kept).to_numpy()
     names = past["viewer_id"].unique()
@@ -197,6 +199,7 @@ def study_cold_start(
     config: RetrievalConfig,
     checkpoints: Path,
     console: Console | None = None,
+    folds: int = 1,
 ) -> dict[str, object]:
     """Train the study's towers and measure them.
 
@@ -207,24 +210,37 @@ def study_cold_start(
         config: settings of the towers.
         checkpoints: folder for their checkpoints.
         console: where progress is shown.
+        folds: number of folds, at most FOLDS: each trains towers, and adds its unseen videos.
     """
-    sets = cold_sets(watches, videos, viewers)
-    model = train_retrieval(sets.data, config, checkpoints, console)
-    return measure_cold_start(model, sets)
+    found: dict[str, object] = {}
+    new_videos: list[Places] = []
+    unseen = 0
+    for fold in range(folds):
+        sets = cold_sets(watches, videos, viewers, fold)
+        model = train_retrieval(sets.data, config, checkpoints / f"fold-{fold}", console)
+        systems = _systems(model, sets.data)
+        unseen += int(sets.unseen.sum())
+        new_videos.append(_places(sets.new_videos, systems, sets.data.video_count))
+        if not fold:
+            found = _of_viewers(sets, systems)
+    return {**found, "videos": {"videos": unseen, "folds": folds, **_measured(new_videos)}}
 
 
-def measure_cold_start(model: TwoTower, sets: ColdSets) -> dict[str, object]:
-    """Measure the towers and simpler systems on the cases."""
-    data = sets.data
+def _systems(model: TwoTower, data: RetrievalData) -> dict[str, Scorer]:
     knn = ContentKnn(data)
     past = [data.watched(viewer) for viewer in range(data.viewer_count)]
     popularity = Popularity(Past(past, data.video_count))
-    systems: dict[str, Scorer] = {
+    return {
         "vireo": lambda cases: viewer_scores(model, data, list(cases.viewers)),
         "popularity": lambda cases: popularity.scores(cases.watched),
         "content_knn": lambda cases: knn.scores(cases.known),
     }
-    measured = partial(_measured, systems=systems, videos=data.video_count)
+
+
+def _of_viewers(sets: ColdSets, systems: Mapping[str, Scorer]) -> dict[str, object]:
+    """Return what is measured on unseen viewers, and the size of what the towers learned from."""
+    data = sets.data
+    groups = {"viewers": sets.new_viewers, "late_viewers": sets.late_viewers}
     return {
         "order": "two_tower",
         "trained_on": {
@@ -232,24 +248,51 @@ def measure_cold_start(model: TwoTower, sets: ColdSets) -> dict[str, object]:
             "videos": int((data.watch_counts() > 0).sum()),
             "watches": data.watch_count,
         },
-        "viewers": {name: measured(cases) for name, cases in sets.new_viewers.items()},
-        "late_viewers": {name: measured(cases) for name, cases in sets.late_viewers.items()},
-        "videos": {"videos": int(sets.unseen.sum()), **measured(sets.new_videos)},
+        **{
+            name: {
+                known: _measured([_places(cases, systems, data.video_count)])
+                for known, cases in group.items()
+            }
+            for name, group in groups.items()
+        },
     }
 
 
-def _measured(cases: Cases, systems: dict[str, Scorer], videos: int) -> dict[str, object]:
+@dataclass(frozen=True)
+class Places:
+    """Where systems rank the watched videos of c cases."""
+
+    ranks: dict[str, Int64Array]
+    """By system, int64[c]."""
+    choices: list[int]
+    """Number of videos that are ranked in each case."""
+
+
+def _places(cases: Cases, systems: Mapping[str, Scorer], videos: int) -> Places:
     size = max(1, min(256, SCORES_AT_ONCE // videos))
+    ranks = {
+        name: np.concatenate(
+            [
+                np.empty(0, np.int64),
+                *(
+                    full_ranking(score(batch), batch.watched, batch.targets)
+                    for batch in cases.batches(size)
+                ),
+            ]
+        )
+        for name, score in systems.items()
+    }
+    return Places(ranks, [videos - len(rows) for rows in cases.watched])
+
+
+def _measured(parts: Sequence[Places]) -> dict[str, object]:
     measured: dict[str, Measures] = {}
-    for name, score in systems.items():
-        ranks = [
-            full_ranking(score(batch), batch.watched, batch.targets)
-            for batch in cases.batches(size)
-        ]
-        places = np.concatenate([np.empty(0, np.int64), *ranks])
-        measured[name] = means(places) | {"ndcg_10_error": _error(gains(places, 10))}
-    measured["random"] = random_measures([videos - len(rows) for rows in cases.watched])
-    return {"cases": len(cases), "systems": measured}
+    for name in parts[0].ranks:
+        ranks = np.concatenate([part.ranks[name] for part in parts])
+        measured[name] = means(ranks) | {"ndcg_10_error": _error(gains(ranks, 10))}
+    choices = [count for part in parts for count in part.choices]
+    measured["random"] = random_measures(choices)
+    return {"cases": len(choices), "systems": measured}
 
 
 def _error(values: Float64Array) -> float:

@@ -12,9 +12,11 @@ from tests.builders.datasets import random_interactions, write_small_dataset
 from training.data.dataset import Dataset, load_dataset
 from training.data.split import split_watches
 from training.evaluation.cold_start.study import (
+    FOLDS,
     ColdSets,
     ContentKnn,
     cold_sets,
+    kept_apart,
     random_measures,
     study_cold_start,
 )
@@ -47,6 +49,13 @@ def test_training_has_no_watch_of_a_kept_viewer_or_video(dataset: Dataset, sets:
     assert sets.unseen[sets.new_videos.targets].all()
     for cases in sets.new_viewers.values():
         assert not sets.unseen[cases.targets].any()
+
+
+def test_every_video_is_unseen_in_one_fold() -> None:
+    ids = [f"video-{number}" for number in range(500)]
+    folds = np.stack([kept_apart(ids, 1 / FOLDS, seed=16, fold=fold) for fold in range(FOLDS)])
+    assert (folds.sum(0) == 1).all()
+    assert folds.any(1).all()
 
 
 def test_no_case_is_a_watch_of_the_test_part(watches: pd.DataFrame, sets: ColdSets) -> None:
@@ -110,10 +119,15 @@ def test_a_random_order_is_worth_its_chance() -> None:
 
 
 def test_the_study_measures_every_system_on_every_group(
-    dataset: Dataset, watches: pd.DataFrame, tmp_path: Path
+    dataset: Dataset, watches: pd.DataFrame, sets: ColdSets, tmp_path: Path
 ) -> None:
     config = load_profile("quick").retrieval
-    found: Any = study_cold_start(watches, dataset.videos, dataset.viewers, config, tmp_path)
+    found: Any = study_cold_start(
+        watches, dataset.videos, dataset.viewers, config, tmp_path, folds=2
+    )
+    other = cold_sets(watches, dataset.videos, dataset.viewers, fold=1)
+    assert found["videos"]["cases"] == len(sets.new_videos) + len(other.new_videos)
+    assert found["videos"]["videos"] == sets.unseen.sum() + other.unseen.sum()
     for part in (*found["viewers"].values(), *found["late_viewers"].values(), found["videos"]):
         assert part["cases"] > 0
         assert set(part["systems"]) == {"vireo", "popularity", "content_knn", "random"}
