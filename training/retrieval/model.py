@@ -19,10 +19,16 @@ from training.retrieval.data import RetrievalData
 if TYPE_CHECKING:
     from training.retrieval.unseen import Ridge
 
+REACH = 3
+"""Number of states before each that a block's attention reads with it."""
 LATER = -1e4
 """Added to attention scores of later positions: finite, so that bfloat16 yields no NaN."""
 ROWS_AT_ONCE = 65_536
 """Videos computed at once; bounds memory."""
+_SECONDS = torch.tensor(
+    [0, *(int(1.5 * 2 ** (bucket - 1)) - 1 for bucket in range(1, GAP_BUCKETS))], dtype=torch.double
+)
+"""The middle of each bucket of gaps."""
 
 
 class VideoTower(nn.Module):
@@ -77,13 +83,18 @@ class VideoTower(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block, causal, with a learned bias per head and distance."""
+    """A pre-norm transformer block, causal, with a learned bias per head and distance.
+
+    Attention reads each state with those just before it, a short convolution; compare Primer (So et
+    al., 2021, section 4), which has it after the projections.
+    """
 
     def __init__(self, config: RetrievalConfig) -> None:
         super().__init__()
         d = config.dimension
         self.heads = config.heads
         self.attention_norm = nn.LayerNorm(d)
+        self.before = nn.Parameter(torch.zeros(REACH, d))
         self.query = nn.Linear(d, d)
         self.key_value = nn.Linear(d, 2 * d)
         self.attended = nn.Linear(d, d)
@@ -93,7 +104,13 @@ class Block(nn.Module):
         self.contract = nn.Linear(4 * d, d)
         self.dropout = ByteDropout(config.dropout)
 
-    def forward(self, x: Tensor, at: Tensor | None = None, asked: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        at: Tensor | None = None,
+        asked: Tensor | None = None,
+        recency: Tensor | None = None,
+    ) -> Tensor:
         """Return the block's output.
 
         Args:
@@ -101,12 +118,16 @@ class Block(nn.Module):
             at: the only position to compute in each sequence, int64[b]; all by default.
             asked: added to the states that are computed, but not to those that they attend to,
                 float32 of the output's shape; nothing by default.
+            recency: added to the attention of each state to each position, float32[b, heads, l, l];
+                nothing by default.
 
         Returns:
             float32[b, l, d], or float32[b, 1, d] with `at`.
         """
-        normed = queried = self.attention_norm(x)
-        key, value = self.key_value(normed).chunk(2, dim=-1)
+        normed = self.attention_norm(x)
+        before = self._before(normed)
+        queried = normed + before
+        key, value = self.key_value(queried).chunk(2, dim=-1)
         bias, length = self._bias(), x.shape[1]
         if at is None:
             bias = bias[None, :, :length, :length]
@@ -114,19 +135,31 @@ class Block(nn.Module):
             # One row of a constant: exported the other way round, all rows would be copied first.
             bias = bias.transpose(0, 1)[at][:, :, None, :length]
             places = at[:, None, None].expand(-1, -1, x.shape[2])
-            x, queried = x.gather(1, places), normed.gather(1, places)
+            x, before, queried = (each.gather(1, places) for each in (x, before, queried))
+            if recency is not None:
+                rows = at[:, None, None, None].expand(-1, self.heads, -1, length)
+                recency = recency.gather(2, rows)
+        if recency is not None:
+            bias = bias + recency
         if asked is not None:
             x = x + asked
-            queried = self.attention_norm(x)
-        mixed = F.scaled_dot_product_attention(
-            self._split(self.query(queried)),
-            self._split(key),
-            self._split(value),
-            attn_mask=bias.to(key.dtype),
-        )
+            queried = self.attention_norm(x) + before
+        query = self._split(self.query(queried)) / math.sqrt(x.shape[2] // self.heads)
+        scores = query @ self._split(key).transpose(2, 3)
+        # In the type of the products. PyTorch's own attention takes twice as long here: with a
+        # bias that learns it falls back to float32.
+        with torch.autocast("cpu", enabled=False):
+            mixed = (scores + bias.to(scores.dtype)).softmax(-1) @ self._split(value)
         x = x + self.dropout(self.attended(mixed.transpose(1, 2).flatten(2)))
         inner = F.gelu(self.expand(self.forward_norm(x)))
         return x + cast(Tensor, self.dropout(self.contract(inner)))
+
+    def _before(self, normed: Tensor) -> Tensor:
+        """Return the weighted sum of the REACH states before each, float32[b, l, d]."""
+        length = normed.shape[1]
+        padded = F.pad(normed, (0, 0, REACH, 0))
+        parts = [weight * padded[:, at : at + length] for at, weight in enumerate(self.before)]
+        return torch.stack(parts).sum(0)
 
     def _bias(self) -> Tensor:
         """Return the attention bias by distance, float32[heads, limit + 1, limit + 1].
@@ -159,6 +192,8 @@ class ViewerTower(nn.Module):
         # get the embedding of the longest one seen.
         self.asked_steps = nn.Embedding(GAP_BUCKETS, d) if config.asked_gap else None
         self.context = ContextEmbedding(data.context, d) if data.context else None
+        # Likewise, per head, of the first block: in others it adds little, and takes time.
+        self.age_steps = nn.Embedding(GAP_BUCKETS, config.heads) if config.asked_gap else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(d)
         self.dropout = ByteDropout(config.dropout)
@@ -195,12 +230,21 @@ class ViewerTower(nn.Module):
         if self.asked_steps is not None:
             x = x + F.embedding(gaps, self.asked_steps.weight.cumsum(0))
         x = self.dropout(x + self.position_embedding(torch.arange(x.shape[1])))
-        for block in self.blocks[:-1]:
-            x = block(x)
         asked = None
         if self.context is not None and context is not None:
             asked = self.context(self._some(context))
-        x = self.blocks[-1](x, at=lengths, asked=asked)
+        recency = None
+        if self.age_steps is not None:
+            steps = self.age_steps.weight.cumsum(0)
+            recency = F.embedding(ages_of(gaps), steps).permute(0, 3, 1, 2)
+        last = len(self.blocks) - 1
+        for place, block in enumerate(self.blocks):
+            x = block(
+                x,
+                at=lengths if place == last else None,
+                asked=asked if place == last else None,
+                recency=recency if place == 0 else None,
+            )
         state: Tensor = self.norm(x)
         return state
 
@@ -243,6 +287,27 @@ class ViewerTower(nn.Module):
         return context * kept
 
 
+def ages_of(gaps: Tensor) -> Tensor:
+    """Return how long each watch was before the next watch or request, in buckets of gaps.
+
+    Attention is biased by it, as in HSTU (Zhai et al., 2024, section 3.2). Ages are sums of gaps,
+    each of which counts as the middle of its bucket.
+
+    Args:
+        gaps: as in `ViewerTower.forward`, int64[b, l + 1].
+
+    Returns:
+        int64[b, l + 1, l + 1]: for state i, the age of watch j - 1 in column j; 0 in column 0,
+        the profile's.
+    """
+    asked = F.embedding(gaps, _SECONDS[:, None])[..., 0].cumsum(1)
+    watched = F.pad(asked[:, :-1], (1, 0), value=math.inf)
+    # What lies in the future is in bucket 0, and what is too old in the last one.
+    ages = (asked[:, :, None] - watched[:, None]).float().clamp(-0.6, 2.0 ** (GAP_BUCKETS - 2))
+    # A hundredth more: runtimes round the logarithms of powers of two differently.
+    return (1.01 + torch.log2(1 + ages)).long()
+
+
 class ContextEmbedding(nn.Module):
     """The sum of an embedding of each feature of a context; unknown ones add nothing."""
 
@@ -270,8 +335,9 @@ class TwoTower(nn.Module):
         self.video_tower = VideoTower(data, config)
         self.viewer_tower = ViewerTower(data, config)
         self.apply(_initialise)
-        if (steps := self.viewer_tower.asked_steps) is not None:
-            nn.init.zeros_(steps.weight)  # a bucket absent from training adds nothing
+        for steps in (self.viewer_tower.asked_steps, self.viewer_tower.age_steps):
+            if steps is not None:
+                nn.init.zeros_(steps.weight)  # a bucket absent from training adds nothing
         if (context := self.viewer_tower.context) is not None:
             for weight in context.parameters():
                 nn.init.zeros_(weight)  # nor does an hour or a language

@@ -7,11 +7,11 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.features.tower_inputs import ATTRIBUTE_LIMIT, gap_buckets
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower, VideoTower
+from training.retrieval.model import TwoTower, VideoTower, ages_of
 from training.retrieval.towers import readable, viewer_vectors
 
 Inputs = dict[str, npt.NDArray[np.int64]]
@@ -105,16 +105,41 @@ def test_a_longer_absence_than_any_in_training_is_the_longest_there(
     ring: RetrievalData, small: RetrievalConfig
 ) -> None:
     model = seeded(ring, small)
-    steps = model.viewer_tower.asked_steps
-    assert steps is not None
+    tower = model.viewer_tower
     with torch.no_grad():
-        steps.weight[20:] = 0  # what no batch had leaves them as small as they begin
+        for steps in (tower.asked_steps, tower.age_steps):
+            assert steps is not None
+            steps.weight[20:] = 0  # what no batch had leaves them as small as they begin
     absences = np.array([18, 19, 25, 31])
 
     asked = vectors_of(model, inputs([[1, 2]] * 4, [2] * 4) | {"asked_gap": absences})
 
     assert not torch.allclose(asked[0], asked[1], atol=1e-3)
     assert torch.equal(asked[1:], asked[1:2].expand(3, -1))
+
+
+def test_ages_are_those_at_the_next_watch_or_the_request() -> None:
+    # Three watches, 5 s and 2 s apart, and a request 11 s later, by the middles of the buckets.
+    gaps = torch.tensor([[0, 3, 2, 4]])
+
+    ages = ages_of(gaps)[0]
+
+    assert ages[3].tolist() == [0, *gap_buckets(np.array([0, 18]))[1:], 4, 4]
+    assert [ages[state, state].item() for state in (1, 2, 3)] == [3, 2, 4]
+
+
+def test_ages_count_once_a_first_block_has_learned_from_them(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    model = seeded(ring, small)
+    given = inputs([[1, 2, 3]], [3])
+    # The same gaps in another order: only the ages of the first two watches differ.
+    with torch.no_grad():
+        model.viewer_tower.gap_embedding.weight.zero_()
+        one = vectors_of(model, given | {"gaps": np.array([[0, 3, 9]])})
+        other = vectors_of(model, given | {"gaps": np.array([[0, 9, 3]])})
+
+    assert not torch.allclose(one, other, atol=1e-3)
 
 
 def test_a_tower_may_do_without_the_moment_asked(
