@@ -2,10 +2,11 @@
 
     python -m bench.asked_gap --data ml-100k --profile demo --seeds 0 1 2
 
-One pair of towers is trained for each seed with and without `asked_gap`, and ranks each viewer's
-held-out watch among all unwatched videos at the moment of that watch, without other sources and
-without a ranker. Viewers who come back after an hour or more are measured apart: most ratings of
-MovieLens were given seconds after the one before. A training that was interrupted goes on.
+One pair of towers is trained for each seed with and without `asked_gap`, which the ages of earlier
+watches need, and ranks each viewer's held-out watch among all unwatched videos at the moment of
+that watch, without other sources and without a ranker. Viewers who come back after an hour or more
+are measured apart: most ratings of MovieLens were given seconds after the one before. A training
+that was interrupted goes on.
 """
 
 from __future__ import annotations

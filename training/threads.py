@@ -7,16 +7,18 @@ from contextlib import contextmanager
 
 import torch
 
+from server.cores import cores
+
 
 @contextmanager
 def torch_threads(count: int | None) -> Iterator[None]:
-    """Run the block with `count` torch threads; None keeps torch's choice.
+    """Run the block with `count` torch threads; None is one for each core that may be used.
 
     One is right for small tensors: a second gains little on idle cores, and on busy ones the
     two wait for each other at every operation, which is many times slower.
     """
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count or min(before, cores()))
     try:
         yield
     finally:

@@ -78,7 +78,7 @@ def cold_start(
         typer.Option(
             min=1,
             max=20,
-            help="Trainings, each without other videos: in 20 each is left out once.",
+            help="Trainings, each without another 5% of the videos: 20 leave out each once.",
         ),
     ] = 1,
     as_json: JsonOption = False,

@@ -19,7 +19,7 @@ from training.retrieval.data import RetrievalData
 if TYPE_CHECKING:
     from training.retrieval.unseen import Ridge
 
-REACH = 3
+CONVOLUTION_REACH = 3
 """Number of states before each that a block's attention reads with it."""
 LATER = -1e4
 """Added to attention scores of later positions: finite, so that bfloat16 yields no NaN."""
@@ -85,8 +85,8 @@ class VideoTower(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block, causal, with a learned bias per head and distance.
 
-    Attention reads each state with those just before it, a short convolution; compare Primer (So et
-    al., 2021, section 4), which has it after the projections.
+    Queries, keys and values are computed from each state plus a weighted sum of the few before it,
+    a short convolution; Primer (So et al., 2021) has one after these projections.
     """
 
     def __init__(self, config: RetrievalConfig) -> None:
@@ -94,7 +94,7 @@ class Block(nn.Module):
         d = config.dimension
         self.heads = config.heads
         self.attention_norm = nn.LayerNorm(d)
-        self.before = nn.Parameter(torch.zeros(REACH, d))
+        self.convolution = nn.Parameter(torch.zeros(CONVOLUTION_REACH, d))
         self.query = nn.Linear(d, d)
         self.key_value = nn.Linear(d, 2 * d)
         self.attended = nn.Linear(d, d)
@@ -109,7 +109,7 @@ class Block(nn.Module):
         x: Tensor,
         at: Tensor | None = None,
         asked: Tensor | None = None,
-        recency: Tensor | None = None,
+        age_bias: Tensor | None = None,
     ) -> Tensor:
         """Return the block's output.
 
@@ -118,14 +118,14 @@ class Block(nn.Module):
             at: the only position to compute in each sequence, int64[b]; all by default.
             asked: added to the states that are computed, but not to those that they attend to,
                 float32 of the output's shape; nothing by default.
-            recency: added to the attention of each state to each position, float32[b, heads, l, l];
-                nothing by default.
+            age_bias: added to the attention scores of each state and position,
+                float32[b, heads, l, l]; nothing by default.
 
         Returns:
             float32[b, l, d], or float32[b, 1, d] with `at`.
         """
         normed = self.attention_norm(x)
-        before = self._before(normed)
+        before = self._weighted_before(normed)
         queried = normed + before
         key, value = self.key_value(queried).chunk(2, dim=-1)
         bias, length = self._bias(), x.shape[1]
@@ -136,37 +136,39 @@ class Block(nn.Module):
             bias = bias.transpose(0, 1)[at][:, :, None, :length]
             places = at[:, None, None].expand(-1, -1, x.shape[2])
             x, before, queried = (each.gather(1, places) for each in (x, before, queried))
-            if recency is not None:
+            if age_bias is not None:
                 rows = at[:, None, None, None].expand(-1, self.heads, -1, length)
-                recency = recency.gather(2, rows)
-        if recency is not None:
-            bias = bias + recency
+                age_bias = age_bias.gather(2, rows)
+        if age_bias is not None:
+            bias = bias + age_bias
         if asked is not None:
             x = x + asked
             queried = self.attention_norm(x) + before
         query = self._split(self.query(queried)) / math.sqrt(x.shape[2] // self.heads)
         scores = query @ self._split(key).transpose(2, 3)
-        # In the type of the products. PyTorch's own attention takes twice as long here: with a
-        # bias that learns it falls back to float32.
+        # The softmax stays in the products' type. F.scaled_dot_product_attention takes twice as
+        # long: with a bias that learns it computes in float32.
         with torch.autocast("cpu", enabled=False):
             mixed = (scores + bias.to(scores.dtype)).softmax(-1) @ self._split(value)
         x = x + self.dropout(self.attended(mixed.transpose(1, 2).flatten(2)))
         inner = F.gelu(self.expand(self.forward_norm(x)))
         return x + cast(Tensor, self.dropout(self.contract(inner)))
 
-    def _before(self, normed: Tensor) -> Tensor:
-        """Return the weighted sum of the REACH states before each, float32[b, l, d]."""
+    def _weighted_before(self, normed: Tensor) -> Tensor:
+        """Return the weighted sum of the CONVOLUTION_REACH states before each, float32[b, l, d]."""
         length = normed.shape[1]
-        padded = F.pad(normed, (0, 0, REACH, 0))
-        parts = [weight * padded[:, at : at + length] for at, weight in enumerate(self.before)]
+        padded = F.pad(normed, (0, 0, CONVOLUTION_REACH, 0))
+        parts = [
+            weight * padded[:, start : start + length]
+            for start, weight in enumerate(self.convolution)
+        ]
         return torch.stack(parts).sum(0)
 
     def _bias(self) -> Tensor:
         """Return the attention bias by distance, float32[heads, limit + 1, limit + 1].
 
         It is of the maximum length and independent of the input, so that the exported model folds
-        it into a constant and slices that. Looking it up by distance in each call takes half of
-        the time of a long history.
+        it into a constant and slices that, which takes less time than a look-up in each call.
         """
         positions = torch.arange(self.distance_bias.num_embeddings)
         distance = positions[:, None] - positions
@@ -192,7 +194,7 @@ class ViewerTower(nn.Module):
         # get the embedding of the longest one seen.
         self.asked_steps = nn.Embedding(GAP_BUCKETS, d) if config.asked_gap else None
         self.context = ContextEmbedding(data.context, d) if data.context else None
-        # Likewise, per head, of the first block: in others it adds little, and takes time.
+        # Likewise, per head. Only the first block reads them: it takes time.
         self.age_steps = nn.Embedding(GAP_BUCKETS, config.heads) if config.asked_gap else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(d)
@@ -233,18 +235,19 @@ class ViewerTower(nn.Module):
         asked = None
         if self.context is not None and context is not None:
             asked = self.context(self._some(context))
-        recency = None
+        age_bias = None
         if self.age_steps is not None:
             steps = self.age_steps.weight.cumsum(0)
-            recency = F.embedding(ages_of(gaps), steps).permute(0, 3, 1, 2)
+            age_bias = F.embedding(ages_of(gaps), steps).permute(0, 3, 1, 2)
         last = len(self.blocks) - 1
         for place, block in enumerate(self.blocks):
             x = block(
                 x,
                 at=lengths if place == last else None,
                 asked=asked if place == last else None,
-                recency=recency if place == 0 else None,
+                age_bias=age_bias,
             )
+            age_bias = None
         state: Tensor = self.norm(x)
         return state
 
@@ -290,21 +293,21 @@ class ViewerTower(nn.Module):
 def ages_of(gaps: Tensor) -> Tensor:
     """Return how long each watch was before the next watch or request, in buckets of gaps.
 
-    Attention is biased by it, as in HSTU (Zhai et al., 2024, section 3.2). Ages are sums of gaps,
-    each of which counts as the middle of its bucket.
+    Attention is biased by it, as by time in HSTU (Zhai et al., 2024). Ages are sums of gaps, each
+    of which counts as the middle of its bucket.
 
     Args:
         gaps: as in `ViewerTower.forward`, int64[b, l + 1].
 
     Returns:
         int64[b, l + 1, l + 1]: for state i, the age of watch j - 1 in column j; 0 in column 0,
-        the profile's.
+        the profile's. Columns after i, which attention masks, mean nothing.
     """
     asked = F.embedding(gaps, _SECONDS[:, None])[..., 0].cumsum(1)
     watched = F.pad(asked[:, :-1], (1, 0), value=math.inf)
-    # What lies in the future is in bucket 0, and what is too old in the last one.
     ages = (asked[:, :, None] - watched[:, None]).float().clamp(-0.6, 2.0 ** (GAP_BUCKETS - 2))
-    # A hundredth more: runtimes round the logarithms of powers of two differently.
+    # A hundredth more: runtimes round the logarithms of powers of two differently, and hardly any
+    # age is near other bounds.
     return (1.01 + torch.log2(1 + ages)).long()
 
 

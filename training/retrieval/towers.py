@@ -20,6 +20,10 @@ def readable(vectors: Tensor) -> Tensor:
     return F.pad(vectors, (0, 0, 1, 0))
 
 
+VIEWERS_AT_ONCE = 128
+"""Viewers whose attention is computed at once; bounds memory."""
+
+
 def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Array]) -> Tensor:
     """Return viewers' vectors, float32[b, d].
 
@@ -28,7 +32,10 @@ def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Ar
         table: `readable(towers.video_vectors())`, shared by batches, float32[n + 1, d].
         inputs: `server.features.tower_inputs.tower_inputs` of b viewers.
     """
-    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-    watched = F.embedding(tensors.pop("history"), table)
-    vectors: Tensor = towers.viewer_tower.request_vectors(watched, **tensors)
-    return vectors
+    parts = []
+    for start in range(0, len(inputs["lengths"]), VIEWERS_AT_ONCE):
+        some = slice(start, start + VIEWERS_AT_ONCE)
+        tensors = {name: torch.from_numpy(array[some]) for name, array in inputs.items()}
+        watched = F.embedding(tensors.pop("history"), table)
+        parts.append(towers.viewer_tower.request_vectors(watched, **tensors))
+    return torch.cat(parts)

@@ -90,7 +90,8 @@ def train_retrieval(
     Raises:
         TrainingInterruptedError: Ctrl-C or SIGTERM; calling again resumes.
         EmptyTrainingSetError: no watch is in the train part.
-        CheckpointError: a checkpoint is damaged, or the result in `start` is missing.
+        CheckpointError: a checkpoint is damaged, or the result in `start` is missing, or of towers
+            that are built otherwise.
     """
     if not data.watch_count:
         raise EmptyTrainingSetError(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.checkpoint import CheckpointError
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.first_vectors import first_vectors
@@ -109,11 +110,20 @@ class RetrievalTrainer:
         config: RetrievalConfig,
         start: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Initialise the weights, or continue from `start`, those of a finished training."""
+        """Initialise the weights, or continue from `start`, those of a finished training.
+
+        Raises:
+            CheckpointError: `start` is of towers that are built otherwise.
+        """
         torch.manual_seed(config.seed)
         self.config = config
         self.model = TwoTower(data, config)
         if start is not None:
+            if start.keys() != self.model.state_dict().keys():
+                raise CheckpointError(
+                    "the towers to start from are of another version of Vireo; "
+                    "train again with --fresh"
+                )
             self.model.load_state_dict(start)
         else:
             _start_near_each_other(self.model, data, config)

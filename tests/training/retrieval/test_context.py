@@ -45,6 +45,8 @@ def data(tables: Tables) -> RetrievalData:
 def towers(data: RetrievalData, config: RetrievalConfig) -> TwoTower:
     torch.manual_seed(0)
     model = TwoTower(data, config).eval()
+    for weight in model.viewer_tower.blocks.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
     if model.viewer_tower.context is not None:
         for weight in model.viewer_tower.context.parameters():
             torch.nn.init.normal_(weight)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from server.features.tower_inputs import ATTRIBUTE_LIMIT, gap_buckets
+from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
@@ -50,10 +50,11 @@ def test_vectors_have_the_shapes_declared(ring: RetrievalData, small: RetrievalC
     assert vectors_of(model, inputs([[1, 2], [3, 0]], [2, 1])).shape == (2, 16)
 
 
+@pytest.mark.parametrize("blocks", [1, 2])
 def test_the_last_state_alone_equals_that_of_all_states(
-    ring: RetrievalData, small: RetrievalConfig
+    ring: RetrievalData, small: RetrievalConfig, blocks: int
 ) -> None:
-    model = seeded(ring, small)
+    model = seeded(ring, replace(small, blocks=blocks))
     given = inputs([[1, 2, 3], [4, 5, 0], [0, 0, 0]], [3, 2, 0])
     watched = readable(model.video_vectors())[torch.from_numpy(given["history"])]
 
@@ -124,22 +125,31 @@ def test_ages_are_those_at_the_next_watch_or_the_request() -> None:
 
     ages = ages_of(gaps)[0]
 
-    assert ages[3].tolist() == [0, *gap_buckets(np.array([0, 18]))[1:], 4, 4]
+    assert ages[3].tolist() == [0, 5, 4, 4]
     assert [ages[state, state].item() for state in (1, 2, 3)] == [3, 2, 4]
 
 
-def test_ages_count_once_a_first_block_has_learned_from_them(
+def test_attention_depends_on_how_long_ago_an_earlier_watch_was(
     ring: RetrievalData, small: RetrievalConfig
 ) -> None:
     model = seeded(ring, small)
-    given = inputs([[1, 2, 3]], [3])
-    # The same gaps in another order: only the ages of the first two watches differ.
-    with torch.no_grad():
-        model.viewer_tower.gap_embedding.weight.zero_()
-        one = vectors_of(model, given | {"gaps": np.array([[0, 3, 9]])})
-        other = vectors_of(model, given | {"gaps": np.array([[0, 9, 3]])})
+    tower = model.viewer_tower
+    assert tower.asked_steps is not None
+    assert tower.age_steps is not None
 
-    assert not torch.allclose(one, other, atol=1e-3)
+    def difference() -> float:
+        first, second = (
+            vectors_of(model, inputs([[1, 2, 3]], [3]) | {"gaps": np.array([gaps])})
+            for gaps in ([0, 3, 9], [0, 9, 3])
+        )
+        return float((first - second).abs().max())
+
+    with torch.no_grad():
+        tower.gap_embedding.weight.zero_()
+        tower.asked_steps.weight.zero_()
+        assert difference() > 1e-3
+        tower.age_steps.weight.zero_()
+        assert difference() == 0
 
 
 def test_a_tower_may_do_without_the_moment_asked(

@@ -36,7 +36,7 @@ VIEWER_SHARE = 0.10
 FOLDS = 20
 """Folds in which every video is unseen once."""
 MAX_CASES = 10_000
-"""Maximum cases of unseen videos; more are sampled."""
+"""Maximum cases of unseen videos in a fold; more are sampled."""
 GROUPS = {"0": (0, 0), "1": (1, 1), "2-5": (2, 5)}
 """Minimum and maximum known watches of a cold viewer."""
 
@@ -210,7 +210,8 @@ def study_cold_start(
         config: settings of the towers.
         checkpoints: folder for their checkpoints.
         console: where progress is shown.
-        folds: number of folds, at most FOLDS: each trains towers, and adds its unseen videos.
+        folds: from 1 to FOLDS: each trains towers, and adds its unseen videos. Viewers are
+            measured with the first.
     """
     found: dict[str, object] = {}
     new_videos: list[Places] = []
