@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from training.retrieval.model import TwoTower
 
 
+VIEWERS_AT_ONCE = 128
+"""Viewers whose attention is computed at once; bounds memory."""
+
+
 def readable(vectors: Tensor) -> Tensor:
     """Prepend zeros for unknown videos, for look-ups by row + 1: float32[n + 1, d]."""
     return F.pad(vectors, (0, 0, 1, 0))
-
-
-VIEWERS_AT_ONCE = 128
-"""Viewers whose attention is computed at once; bounds memory."""
 
 
 def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Array]) -> Tensor:
@@ -33,7 +33,7 @@ def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Ar
         inputs: `server.features.tower_inputs.tower_inputs` of b viewers.
     """
     parts = []
-    for start in range(0, len(inputs["lengths"]), VIEWERS_AT_ONCE):
+    for start in range(0, max(1, len(inputs["lengths"])), VIEWERS_AT_ONCE):
         some = slice(start, start + VIEWERS_AT_ONCE)
         tensors = {name: torch.from_numpy(array[some]) for name, array in inputs.items()}
         watched = F.embedding(tensors.pop("history"), table)

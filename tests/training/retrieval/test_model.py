@@ -9,6 +9,7 @@ import torch
 
 from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from training.retrieval import towers
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower, VideoTower, ages_of
@@ -67,6 +68,17 @@ def test_the_last_state_alone_equals_that_of_all_states(
 
     last = states[torch.arange(3), given["lengths"]]
     assert torch.allclose(vectors_of(model, given), last, atol=1e-5)
+
+
+def test_more_viewers_than_are_computed_at_once_have_the_same_vectors(
+    ring: RetrievalData, small: RetrievalConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = seeded(ring, small)
+    given = inputs([[1, 2, 3], [4, 5, 0], [0, 0, 0]], [3, 2, 0])
+    whole = vectors_of(model, given)
+    monkeypatch.setattr(towers, "VIEWERS_AT_ONCE", 2)
+
+    assert torch.allclose(vectors_of(model, given), whole, atol=1e-6)
 
 
 def test_padding_changes_nothing(ring: RetrievalData, small: RetrievalConfig) -> None:

@@ -319,3 +319,13 @@ def test_a_data_set_larger_than_what_is_shuffled_together_is_learned(
     model = train_retrieval(grouped, replace(small, shuffle_watches=200), tmp_path)
 
     assert validation_metrics(model, grouped)["hit_rate_10"] > 0.95
+
+
+def test_towers_of_another_build_to_start_from_are_refused_with_the_remedy(
+    ring: RetrievalData, small: RetrievalConfig
+) -> None:
+    start = RetrievalTrainer(ring, small).model.state_dict()
+    del start["viewer_tower.age_steps.weight"]
+
+    with pytest.raises(CheckpointError, match="train again with --fresh"):
+        RetrievalTrainer(ring, small, start)
