@@ -41,6 +41,8 @@ FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
 MAX_MANIFEST_BYTES = 1 << 20
 """Ours have about 10,000 bytes."""
+EASE_RECENCY = 3
+"""What the last watch counts in EASE's score beside the 1 of every watch."""
 CANDIDATES = 300
 """Candidates in a ranker's training lists and requests, unless a profile sets another number."""
 MAX_CANDIDATES = 2000
@@ -104,6 +106,9 @@ class FeatureSchema(_Part):
     """Number of last watched videos that the viewer tower reads."""
     vector_size: int = Field(ge=1, le=4096)
     """Dimensions of the viewer and video embeddings."""
+    ease_recency: float = Field(default=0, ge=0, le=100, exclude_if=lambda recency: not recency)
+    """What the last watch counts in EASE's score beside the 1 of every watch: EASE_RECENCY, and 0
+    in releases of earlier builds, whose rankers learnt the score without it."""
     constants: dict[Label, float] = Field(max_length=256)
     """Numbers that define the features; see `server.features.constants`."""
 
@@ -132,6 +137,7 @@ class FeatureSchema(_Part):
             tasks=_TASKS,
             history_limit=history_limit,
             vector_size=vector_size,
+            ease_recency=EASE_RECENCY,
             constants=feature_constants(),
         )
 

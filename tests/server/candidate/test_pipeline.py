@@ -252,28 +252,43 @@ def test_the_manifest_says_the_quotas(tmp_path: Path) -> None:
     assert not (found.source_masks & (CO_WATCH | POPULAR | FRESH)).any()
 
 
+def ease_scores(
+    release: CandidateRelease, viewer: ViewerFeatures, seed_key: int | None = None
+) -> dict[int, float]:
+    """Return the EASE score of each candidate, by row."""
+    query = CandidateQuery(viewer, VIDEOS, seed_key=seed_key)
+    found = CandidatePipeline(release, NONE).retrieve(query)
+    return dict(zip(found.rows.tolist(), found.scores["ease"].tolist(), strict=True))
+
+
 def test_ease_scores_candidates_of_all_sources(release: CandidateRelease) -> None:
-    pipeline = CandidatePipeline(release, NONE)
-    found = pipeline.retrieve(CandidateQuery(viewer_of_rows(10), VIDEOS))
-    scores = dict(zip(found.rows.tolist(), found.scores["ease"].tolist(), strict=True))
+    scores = ease_scores(release, viewer_of_rows(30, watched=[10]))
     assert [scores[row] for row in (9, 8, 7, 6, 5)] == pytest.approx([0.8, 0.4, 0.2, -0.1, 0])
 
 
-def test_ease_goes_by_all_that_was_watched_once_each(release: CandidateRelease) -> None:
-    pipeline = CandidatePipeline(release, NONE)
+def test_ease_counts_each_watch_once_and_the_last_few_more(release: CandidateRelease) -> None:
+    # The last watch counts 3 more, and the one 3 watches before it half of that.
+    last = ease_scores(release, viewer_of_rows(10))
+    assert [last[row] for row in (9, 8)] == pytest.approx([4 * 0.8, 4 * 0.4])
+    assert ease_scores(release, viewer_of_rows(10, 30, 31, 32))[9] == pytest.approx(2.5 * 0.8)
+    assert ease_scores(release, viewer_of_rows(10, 10, watched=[10]))[9] == pytest.approx(4 * 0.8)
+    unknown = replace(viewer_of_rows(10), watched_keys=np.empty(0, np.int64))
+    assert ease_scores(release, unknown)[9] == pytest.approx(4 * 0.8)
 
-    def scores(viewer: ViewerFeatures, seed_key: int | None = None) -> dict[int, float]:
-        found = pipeline.retrieve(CandidateQuery(viewer, VIDEOS, seed_key=seed_key))
-        return dict(zip(found.rows.tolist(), found.scores["ease"].tolist(), strict=True))
 
-    long_ago = scores(viewer_of_rows(30, watched=[10]))
-    assert [long_ago[row] for row in (9, 8, 7, 6)] == pytest.approx([0.8, 0.4, 0.2, -0.1])
-    again = scores(viewer_of_rows(10, 10, watched=[10]))
-    assert again[9] == pytest.approx(0.8)
-    only_history = scores(replace(viewer_of_rows(10), watched_keys=np.empty(0, np.int64)))
-    assert only_history[9] == pytest.approx(0.8)
-    playing = scores(viewer_of_rows(30, watched=[10]), video_key("video-30"))
-    assert playing[9] == 0, "EASE follows the seed alone"
+def test_ease_follows_the_seed_alone(release: CandidateRelease) -> None:
+    viewer = viewer_of_rows(30, watched=[10])
+    assert ease_scores(release, viewer, video_key("video-30"))[9] == 0
+
+
+def test_ease_counts_all_watches_alike_in_releases_before_recency(
+    release: CandidateRelease,
+) -> None:
+    schema = release.manifest.feature_schema.model_copy(update={"ease_recency": 0})
+    manifest = release.manifest.model_copy(update={"feature_schema": schema})
+    before = replace(release, manifest=manifest)
+    assert ease_scores(before, viewer_of_rows(10))[9] == pytest.approx(0.8)
+    assert "ease_recency" not in manifest.model_dump_json()
 
 
 def test_ease_proposes_no_video_with_a_negative_score(release: CandidateRelease) -> None:
