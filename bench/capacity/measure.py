@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import psutil
 import yaml
+from pydantic import SecretStr
 from vireo.v1 import event_pb2, log_pb2
 
 from bench.capacity.plan import Demand
@@ -27,9 +28,10 @@ from bench.capacity.published import CHECKOUT, OWN
 from bench.nats import running_nats, settings_of
 from bench.valkey import running_valkey
 from server.consumer.fold import Folded, ViewerRow
-from server.consumer.rows import CONFIGURATION, OnlineRows
+from server.consumer.rows import OnlineRows
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS
+from server.features.online_store import CONFIGURATION, RedisSettings
 from server.gateway.features import FeatureReader
 from server.home import Home
 from server.stack.state import running_stack
@@ -64,16 +66,16 @@ def _store(features: Path, scratch: Path) -> tuple[float, float]:
     shutil.copytree(features, repo, ignore=shutil.ignore_patterns("*.parquet", "online.db*"))
     with running_valkey(scratch / "valkey") as server:
         configuration = yaml.safe_load((repo / CONFIGURATION).read_text())
-        connection = f"127.0.0.1:{server.port},db=0"
-        configuration["online_store"] = {"type": "redis", "connection_string": connection}
+        configuration["online_store"] = {"type": "redis"}
         (repo / CONFIGURATION).write_text(yaml.safe_dump(configuration))
-        rows = OnlineRows(repo, 10.0)
+        redis = RedisSettings(url=SecretStr(server.url))
+        rows = OnlineRows(repo, 10.0, redis)
         before = rows.redis.info()["used_memory"]
         for start in range(0, _VIEWERS, 500):
             some = range(start, start + 500)
             rows.write({f"viewer-{each:012}": _folded(each) for each in some})
         row_bytes = (rows.redis.info()["used_memory"] - before) / _VIEWERS
-        reader = FeatureReader(repo, 10.0)
+        reader = FeatureReader(repo, 10.0, redis)
         before = _processor_seconds(rows.redis.info())
         asyncio.run(_read(reader))
         spent = _processor_seconds(rows.redis.info()) - before

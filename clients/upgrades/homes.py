@@ -11,6 +11,7 @@ from clients.upgrades.stored_releases import held_manifest
 from clients.upgrades.this_build import DATA, RULES, SPLIT, STACK, VIEWS
 from server.errors import VireoError
 from server.features.activity import EventRules
+from server.features.online_store import open_features
 from server.gateway.features import FeatureReader
 from server.gateway.online_rows import FEATURE_SERVICE
 from server.home import Home
@@ -79,10 +80,8 @@ def _training(home: Home) -> Iterator[Held]:
 
 def _views(home: Home, repo: Path) -> Held:
     """Return the views of a repository; raise VireoError if its registry can't be read."""
-    from feast import FeatureStore
-
     try:
-        store = FeatureStore(repo_path=str(repo.absolute()))
+        store = open_features(repo)
         names = [each.name for each in store.list_feature_views()]
         names += [each.name for each in store.list_feature_services()]
     except Exception as error:  # Feast raises errors of any type

@@ -160,6 +160,7 @@ async def consume(
             holder=holder,
             timeout=settings.store_timeout,
             expiry=settings.viewer_expiry,
+            redis=settings.redis,
         )
         seen = identity(repo)
         following = asyncio.ensure_future(follower.run())

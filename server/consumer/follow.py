@@ -17,11 +17,12 @@ from server.consumer import metrics
 from server.consumer.apply import Batch, apply, read_batch
 from server.consumer.lease import Lease, LeaseLostError, lease_of
 from server.consumer.live_state import LiveState
-from server.consumer.rows import CONFIGURATION, OnlineRows, StoreAwayError
+from server.consumer.rows import OnlineRows, StoreAwayError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, Entry, LogAwayError
 from server.event_log.position import BEGIN, Position
 from server.features.activity import EventRules
+from server.features.online_store import CONFIGURATION, RedisSettings
 from server.tracing.spans import consumer_spans
 
 log = structlog.get_logger()
@@ -61,6 +62,7 @@ class Follower:
         holder: str,
         timeout: float,
         expiry: float = math.inf,
+        redis: RedisSettings | None = None,
     ) -> None:
         """Open nothing yet.
 
@@ -72,9 +74,11 @@ class Follower:
             holder: names this process in the lease; see `holder_name`.
             timeout: maximum seconds to wait for the online store.
             expiry: seconds without an event after which a viewer's rows are deleted.
+            redis: where Redis is; of this process's environment if None.
         """
         self._log, self._repo, self._partition, self._state = event_log, repo, partition, state
         self._holder, self._timeout, self._expiry = holder, timeout, expiry
+        self._redis = redis
         self._expired_at, self._expired = 0.0, b""
         self._identity = identity(repo)
         self.applied = False
@@ -236,7 +240,7 @@ class Follower:
 
     def _opened(self) -> OnlineRows:
         if self._rows is None:
-            self._rows = OnlineRows(self._repo, self._timeout)
+            self._rows = OnlineRows(self._repo, self._timeout, self._redis)
         return self._rows
 
     def _close(self) -> None:

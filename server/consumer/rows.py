@@ -22,15 +22,14 @@ from server.consumer.fold import Folded, ViewerRow
 from server.errors import VireoError
 from server.event_log.position import BEGIN, Position
 from server.features.activity import HISTORY_LIMIT
+from server.features.online_store import CONFIGURATION, RedisSettings, open_features
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
 
     _Stored: TypeAlias = tuple[EntityKey, dict[str, Value]]
 
-CONFIGURATION = "feature_store.yaml"
 _ACTIVITY, _HIDDEN, _POSITION = "viewer_activity", "viewer_hidden", "consumer_position"
 _OF_VIEWERS = ("viewer_profile", _ACTIVITY, _HIDDEN)
 """Views whose rows are viewers'."""
@@ -58,12 +57,13 @@ class UnfitRowError(ValueError):
 class OnlineRows:
     """The rows of one feature repository."""
 
-    def __init__(self, repo: Path, timeout: float) -> None:
+    def __init__(self, repo: Path, timeout: float, redis: RedisSettings | None = None) -> None:
         """Open the repository.
 
         Args:
             repo: a feature folder.
             timeout: maximum seconds to wait for the store.
+            redis: where Redis is; of this process's environment if None.
 
         Raises:
             StoreAwayError: the online store can't be opened now.
@@ -73,7 +73,16 @@ class OnlineRows:
         from feast.infra.online_stores.helpers import get_online_store_from_config
 
         self.repo = repo
-        store = _open(repo, timeout)
+        if not (repo / CONFIGURATION).exists():
+            raise VireoError(
+                f"there are no features in {repo}; "
+                f"build them with: vireo features build {repo.name}"
+            )
+        store = open_features(repo, redis, timeout)
+        if store.config.online_store.type == "redis":
+            # This process alone writes activity and hides, so that rows needn't be compared by
+            # their time first; and a clock that was set back must not stop them from being written.
+            store.config.online_store.skip_dedup = True
         self.project: str = store.project
         """Unique to each build of the features."""
         self._config = store.config
@@ -285,28 +294,6 @@ def store_errors_as_away() -> Iterator[None]:
         yield
     except errors as error:
         raise StoreAwayError(f"{type(error).__name__}: {error}") from error
-
-
-def _open(repo: Path, timeout: float) -> FeatureStore:
-    """Return the store of a repository, with timeouts for Redis.
-
-    This process alone writes activity and hides, so that rows needn't be compared by their time
-    first; and a clock that was set back must not stop them from being written.
-    """
-    from feast import FeatureStore
-    from feast.repo_config import load_repo_config
-
-    if not (repo / CONFIGURATION).exists():
-        raise VireoError(
-            f"there are no features in {repo}; build them with: vireo features build {repo.name}"
-        )
-    config = load_repo_config(repo, repo / CONFIGURATION)
-    if config.online_store.type == "redis":
-        config.online_store.skip_dedup = True
-        config.online_store.connection_string += (
-            f",socket_connect_timeout={timeout},socket_timeout={timeout},retry=null"
-        )
-    return FeatureStore(repo_path=str(repo.absolute()), config=config)
 
 
 def _entity_key(name: str, value: str) -> EntityKey:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from server.features.online_store import RedisSettings
 from server.home import Home
 from server.live.settings import LiveSettings
 from server.releases.s3 import S3Settings
@@ -28,6 +29,8 @@ class ConsumerSettings(RpcSettings):
     """Folder with a Feast repository per data set, by its name."""
     store_timeout: float = Field(default=5.0, gt=0)
     """Maximum seconds to wait for the online store; then the same events are tried again."""
+    redis: RedisSettings = Field(default_factory=RedisSettings.load)
+    """The Redis server that features may be in."""
     viewer_expiry: int = Field(default=365 * 86_400, ge=1)
     """Seconds after which the features of a viewer of whom no play, like or hide was applied are
     deleted from the online store. Redis does so as of the setting of whoever built the features,

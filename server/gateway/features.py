@@ -8,13 +8,14 @@ import sqlite3
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 from prometheus_client import Gauge
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.errors import VireoError
+from server.features.online_store import CONFIGURATION, RedisSettings, open_features
 from server.gateway.online_rows import (
     FEATURE_SERVICE,
     FeastRows,
@@ -25,12 +26,8 @@ from server.gateway.online_rows import (
 )
 from server.rpc.background_check import BackgroundCheck
 
-if TYPE_CHECKING:
-    from feast import FeatureStore
-
 log = structlog.get_logger()
 
-_CONFIGURATION = "feature_store.yaml"
 _LOOK_SECONDS = 1.0
 """Seconds after which a read has the files looked at: the features may have been built again."""
 
@@ -48,7 +45,7 @@ class UnfitRowError(Exception):
 class FeatureReader:
     """Reads viewers' features. Use it from one event loop."""
 
-    def __init__(self, repo: Path, timeout: float) -> None:
+    def __init__(self, repo: Path, timeout: float, redis: RedisSettings | None = None) -> None:
         """Open the Feast repository in `repo`; no offline data is read. Call it outside of a loop.
 
         An online store that can't be reached is no error: viewers get slates without it until it
@@ -57,6 +54,7 @@ class FeatureReader:
         Args:
             repo: the folder.
             timeout: maximum seconds for Redis to connect, and for each response.
+            redis: where Redis is; of this process's environment if None.
 
         Raises:
             VireoError: there is none, it lacks the feature service, or its online store
@@ -65,14 +63,14 @@ class FeatureReader:
         # Imported here: it takes seconds, and only a process that reads features needs it.
         from feast.errors import FeatureServiceNotFoundException
 
-        if not (repo / _CONFIGURATION).exists():
+        if not (repo / CONFIGURATION).exists():
             raise VireoError(
                 f"there are no features in {repo}; "
                 f"build them with: vireo features build {repo.name}"
             )
         self.dataset = repo.name
         """The data set that the features come from."""
-        self._repo, self._timeout = repo.absolute(), timeout
+        self._repo, self._timeout, self._redis = repo.absolute(), timeout, redis
         self._built: tuple[int, ...] = ()
         self._rebuilt = BackgroundCheck(self._open_if_rebuilt, _LOOK_SECONDS)
         try:
@@ -122,7 +120,7 @@ class FeatureReader:
 
     def _open_if_rebuilt(self) -> None:
         """Open the features that were built since, where the consumer of events goes on."""
-        built = _identity(self._repo / _CONFIGURATION)
+        built = _identity(self._repo / CONFIGURATION)
         if not built or built == self._built:
             return
         try:
@@ -134,8 +132,8 @@ class FeatureReader:
         log.info("opened the features built last", repo=str(self._repo))
 
     def _open(self) -> None:
-        built = _identity(self._repo / _CONFIGURATION)
-        store = _open(self._repo, self._timeout)
+        built = _identity(self._repo / CONFIGURATION)
+        store = open_features(self._repo, self._redis, self._timeout)
         online = store.config.online_store
         views = views_of(store)
         self._rows = (
@@ -218,20 +216,3 @@ def _identity(file: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
-
-
-def _open(repo: Path, timeout: float) -> FeatureStore:
-    """Return the store of a repository, with timeouts for Redis.
-
-    By default Feast waits for Redis forever, and its client retries with a backoff of seconds.
-    Here reads aren't retried: requests have no time for it.
-    """
-    from feast import FeatureStore
-    from feast.repo_config import load_repo_config
-
-    config = load_repo_config(repo, repo / _CONFIGURATION)
-    if config.online_store.type == "redis":
-        config.online_store.connection_string += (
-            f",socket_connect_timeout={timeout},socket_timeout={timeout},retry=null"
-        )
-    return FeatureStore(repo_path=str(repo), config=config)

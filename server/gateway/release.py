@@ -9,6 +9,7 @@ from pathlib import Path
 from cachetools import LRUCache
 from vireo.v1 import filter_pb2
 
+from server.features.online_store import RedisSettings
 from server.filters.declared import Declared
 from server.filters.expression import BadFilterError, FilterExpression, decode
 from server.gateway.fallback import PopularList
@@ -50,20 +51,23 @@ class GatewayRelease:
     """Digests of the latest filters that slates were made with."""
 
     @staticmethod
-    def load(folder: Path, features: Path, timeout: float) -> GatewayRelease:
+    def load(
+        folder: Path, features: Path, timeout: float, redis: RedisSettings | None = None
+    ) -> GatewayRelease:
         """Load it from a release's folder.
 
         Args:
             folder: the release's folder, with the manifest and FILES at least.
             features: folder with a Feast repository per data set, by its name.
             timeout: maximum seconds for the online store to respond.
+            redis: where Redis is; of this process's environment if None.
 
         Raises:
             ReleaseError: a file of the release is invalid.
             VireoError: the features of its data set are missing.
         """
         manifest = Manifest.read(folder)
-        reader = FeatureReader(features / manifest.dataset, timeout)
+        reader = FeatureReader(features / manifest.dataset, timeout, redis)
         return GatewayRelease(manifest, PopularList.load(folder), reader, Declared.read(folder))
 
     def expression(self, message: filter_pb2.Filter, name: str = "filter") -> FilterExpression:

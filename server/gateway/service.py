@@ -296,7 +296,9 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             live.wait(folder)
         elif (folder / TAKEDOWNS).exists():
             overlay.takedowns.merge_copy(Takedowns.read(folder / TAKEDOWNS))
-        release = GatewayRelease.load(folder, settings.features, settings.features_timeout)
+        release = GatewayRelease.load(
+            folder, settings.features, settings.features_timeout, settings.redis
+        )
         position = release.manifest.catalog_log_position
         return replace(release, merged=live.merged(position)) if live else release
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 
+from server.features.online_store import RedisSettings
 from server.gateway.page_token import signing_keys
 from server.home import Home
 from server.pod.pod import PodSettings
@@ -37,6 +38,8 @@ class GatewaySettings(PodSettings):
     """Deadline in seconds of calls that carry none."""
     features_timeout: float = Field(default=0.2, gt=0)
     """Maximum seconds to wait for the online store."""
+    redis: RedisSettings = Field(default_factory=RedisSettings.load)
+    """The Redis server that features may be in."""
     stale_features_max_age: float = Field(default=3600, ge=0)
     """Maximum age in seconds of cached features, which are served while the online store fails."""
     stale_features_max_bytes: int = Field(default=64 << 20, ge=0)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from pydantic import SecretStr
 from typer.testing import CliRunner, Result
 from vireo.v1 import event_pb2
 from vireo.v1.log_pb2 import ConsumerProgress, DeadEvents, RecordedEvents
@@ -46,7 +45,7 @@ OWN = partition_of(VIEWER, PARTITIONS)
 
 @pytest.fixture(params=["sqlite", "redis"])
 def store(
-    request: pytest.FixtureRequest, tmp_path: Path
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[str, OnlineStoreSettings]]:
     if request.param == "sqlite":
         yield "", OnlineStoreSettings(online_store="sqlite")
@@ -54,7 +53,8 @@ def store(
     (tmp_path / "redis").mkdir()
     with running_redis(tmp_path / "redis") as server:
         url = server.url
-        yield url, OnlineStoreSettings(online_store="redis", redis_url=SecretStr(url))
+        monkeypatch.setenv("VIREO_REDIS_URL", url)
+        yield url, OnlineStoreSettings(online_store="redis")
 
 
 @pytest.fixture

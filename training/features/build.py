@@ -22,6 +22,7 @@ from server.errors import VireoError
 from server.event_log.position import Position
 from server.features.activity import HIDDEN_LIMIT, Bounce, EventRules
 from server.features.keys import video_keys
+from server.features.online_store import CONFIGURATION, RedisSettings
 from server.home import Home
 from training.data.dataset import describe_dataset, load_dataset
 from training.data.folder import replaced_folder
@@ -37,7 +38,6 @@ from training.features.definitions import (
 )
 from training.features.online_store import OnlineStoreSettings, forget_online_rows, store_errors
 from training.features.repository import (
-    CONFIGURATION,
     apply_definitions,
     fill_online,
     open_repository,
@@ -134,7 +134,7 @@ def build_features(
     settings = settings or OnlineStoreSettings.current()
     dataset, info = load_dataset(home, name), describe_dataset(home, name)
     target = home.features(name)
-    with _retired(target), replaced_folder(target) as folder:
+    with _retired(target, settings.redis), replaced_folder(target) as folder:
         progress("split", 0, 1)
         watches = split_watches(dataset.interactions, holdout)
         write_watches(watches, folder / "watches.parquet")
@@ -168,18 +168,23 @@ def build_features(
         del watches, dataset  # Frees memory: filling the store needs neither.
         write_configuration(folder, name, settings)
         # What is measured must not know of later events, and isn't served.
-        served = partial(catch_up, home, folder, target, settings.viewer_expiry)
-        _fill_online_store(folder, progress, left_out, served if holdout == "none" else None)
+        served = partial(catch_up, home, folder, target, settings)
+        then = served if holdout == "none" else None
+        _fill_online_store(folder, settings.redis, progress, left_out, then)
 
 
 def _fill_online_store(
-    folder: Path, progress: Progress, left_out: pa.Array, then: Callable[[], None] | None
+    folder: Path,
+    redis: RedisSettings,
+    progress: Progress,
+    left_out: pa.Array,
+    then: Callable[[], None] | None,
 ) -> None:
     """Apply the definitions and fill the online store; undo both on failure.
 
     Viewers who are `left_out` get no rows. `then` is called once it is filled.
     """
-    store = open_repository(folder)
+    store = open_repository(folder, redis)
     with contextlib.ExitStack() as undo:
         undo.callback(_forget, store)
         try:
@@ -200,13 +205,13 @@ def _fill_online_store(
 
 
 @contextlib.contextmanager
-def _retired(target: Path) -> Iterator[None]:
+def _retired(target: Path, redis: RedisSettings) -> Iterator[None]:
     """Delete the online rows of the features in `target` once the block has replaced them.
 
     Gateways and consumers look for other features every second and with every batch, and use these
     until then.
     """
-    retired = open_repository(target) if (target / CONFIGURATION).exists() else None
+    retired = open_repository(target, redis) if (target / CONFIGURATION).exists() else None
     yield
     if retired is not None:
         try:

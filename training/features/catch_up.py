@@ -24,10 +24,12 @@ from server.event_log.open import open_log
 from server.event_log.position import BEGIN
 from server.event_log.settings import EventLogSettings
 from server.features.activity import EventRules
+from server.features.online_store import RedisSettings
 from server.home import Home
 from server.stack.nats import external_log, reachable_log
 from server.stack.settings import StackSettings
 from training.data.from_events import up_to_end
+from training.features.online_store import OnlineStoreSettings
 
 _log = structlog.get_logger(__name__)
 
@@ -37,27 +39,27 @@ _ROUNDS = 3
 """How often to read what has come meanwhile. The consumer applies the rest."""
 
 
-def catch_up(home: Home, repo: Path, replaced: Path, expiry: float) -> None:
+def catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings) -> None:
     """Apply the hides of the features that are replaced, and the events of the log if it is there.
 
     Args:
         home: whose stack's log it is, unless the settings name one.
         repo: the new features.
         replaced: folder of those that they will replace, if there are any.
-        expiry: seconds after which viewers who weren't seen are forgotten.
+        store: where the rows are, and after how long viewers who weren't seen are forgotten.
 
     Raises:
         VireoError: the online store of the new features can't be written, or a setting is invalid.
     """
     settings = known_log(home)
     event_log = open_log(settings) if settings is not None else None
-    old = _opened(replaced)
+    old = _opened(replaced, store.redis)
     if old is None and event_log is None:
         return
-    rows = OnlineRows(repo, _STORE_SECONDS)
+    rows = OnlineRows(repo, _STORE_SECONDS, store.redis)
     try:
         if old is not None:
-            _keep_hides(old, rows, time.time() - expiry)
+            _keep_hides(old, rows, time.time() - store.viewer_expiry)
         if settings is not None and event_log is not None:
             asyncio.run(_apply_events(event_log, settings.event_partitions, rows))
     finally:
@@ -79,9 +81,9 @@ def known_log(home: Home) -> EventLogSettings | None:
     return reachable_log(StackSettings.load().model_copy(update={"home": home.root}))
 
 
-def _opened(repo: Path) -> OnlineRows | None:
+def _opened(repo: Path, redis: RedisSettings) -> OnlineRows | None:
     try:
-        return OnlineRows(repo, _STORE_SECONDS) if repo.exists() else None
+        return OnlineRows(repo, _STORE_SECONDS, redis) if repo.exists() else None
     except VireoError as error:  # a build of an earlier version, for example, which had no hides
         _log.warning("hides_not_kept", features=str(repo), reason=str(error))
         return None

@@ -1,24 +1,19 @@
-"""The online store of the values that requests read: SQLite in the feature folder, or Redis."""
+"""The online store that features are built into: SQLite in the feature folder, or Redis."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sqlite3
 from typing import Literal
-from urllib.parse import unquote, urlsplit
 
 from feast import FeatureStore
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.errors import VireoError
+from server.features.online_store import RedisSettings
 
-_BAD_REDIS_URL = (
-    "VIREO_REDIS_URL must look like redis://user:password@host:6379/0, "
-    "with rediss for TLS and no comma in user or password"
-)
 _REDIS_IS_HERE = importlib.util.find_spec("redis") is not None
 
 
@@ -28,8 +23,7 @@ class OnlineStoreSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="VIREO_")
 
     online_store: Literal["sqlite", "redis"] = "sqlite"
-    redis_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """redis[s]://[user:password@]host[:port][/database]"""
+    redis: RedisSettings = Field(default_factory=RedisSettings.load)
     viewer_expiry: int = Field(default=365 * 86_400, ge=1)
     """Seconds after which Redis deletes rows that weren't written; SQLite's are by the consumer. A
     build leaves out viewers without an interaction for as long before the data set's last one."""
@@ -49,30 +43,6 @@ class OnlineStoreSettings(BaseSettings):
                 "install it with: pip install 'redis>=5,<8'"
             )
         return settings
-
-
-def redis_connection(url: str) -> str:
-    """Return Feast's connection string for a Redis URL.
-
-    Raises:
-        VireoError: the URL is invalid, or user or password has a comma, which Feast can't escape.
-    """
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 6379
-        database = int(parts.path.strip("/") or 0)
-    except ValueError as error:
-        raise VireoError(_BAD_REDIS_URL) from error
-    credentials = [unquote(part) for part in (parts.username or "", parts.password or "")]
-    if parts.scheme not in ("redis", "rediss") or not host or "," in "".join(credentials):
-        raise VireoError(_BAD_REDIS_URL)
-    options = [f"{host}:{port}", f"db={database}"]
-    for name, value in zip(("username", "password"), credentials, strict=True):
-        if value:
-            options.append(f"{name}={json.dumps(value)}")
-    if parts.scheme == "rediss":
-        options.append("ssl=true")
-    return ",".join(options)
 
 
 def store_errors() -> tuple[type[Exception], ...]:

@@ -16,10 +16,10 @@ import yaml
 from feast import FeatureStore
 
 from server.errors import VireoError
+from server.features.online_store import CONFIGURATION, RedisSettings, open_features
 from training.features.definitions import DEFINITIONS, ONLINE_VIEWS, viewer
-from training.features.online_store import OnlineStoreSettings, redis_connection
+from training.features.online_store import OnlineStoreSettings
 
-CONFIGURATION = "feature_store.yaml"
 _ROWS_AT_A_TIME = 4096
 _VIEWER = viewer.join_key
 
@@ -32,12 +32,7 @@ def write_configuration(folder: Path, dataset: str, settings: OnlineStoreSetting
     """
     online: dict[str, str | int] = {"type": "sqlite", "path": "online.db"}
     if settings.online_store == "redis":
-        url = settings.redis_url.get_secret_value()
-        online = {
-            "type": "redis",
-            "connection_string": redis_connection(url),
-            "key_ttl_seconds": settings.viewer_expiry,
-        }
+        online = {"type": "redis", "key_ttl_seconds": settings.viewer_expiry}
     configuration = {
         "project": f"vireo_{re.sub('[^a-z0-9]', '_', dataset)}_{secrets.token_hex(4)}",
         "provider": "local",
@@ -46,13 +41,11 @@ def write_configuration(folder: Path, dataset: str, settings: OnlineStoreSetting
         "offline_store": {"type": "file"},
         "entity_key_serialization_version": 3,
     }
-    path = folder / CONFIGURATION
-    path.touch(mode=0o600 if settings.online_store == "redis" else 0o644)
-    path.write_text(yaml.safe_dump(configuration, sort_keys=False))
+    (folder / CONFIGURATION).write_text(yaml.safe_dump(configuration, sort_keys=False))
 
 
-def open_repository(folder: Path) -> FeatureStore:
-    """Open the Feast store of a feature folder, independent of the working directory.
+def open_repository(folder: Path, redis: RedisSettings | None = None) -> FeatureStore:
+    """Open the Feast store of a feature folder; see `open_features`.
 
     Raises:
         VireoError: there is none.
@@ -61,7 +54,7 @@ def open_repository(folder: Path) -> FeatureStore:
         raise VireoError(
             f"{folder} has no {CONFIGURATION}; build it with: vireo features build {folder.name}"
         )
-    return FeatureStore(repo_path=str(folder.absolute()))
+    return open_features(folder, redis)
 
 
 def apply_definitions(store: FeatureStore) -> None:

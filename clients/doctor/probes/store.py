@@ -11,10 +11,10 @@ from pathlib import Path
 from clients.doctor.deployment import Deployment, Probe
 from clients.doctor.facts import Facts, Part
 from clients.doctor.page import Fault
-from clients.doctor.reach import reach, split, words
+from clients.doctor.reach import reach, words
 from server.errors import VireoError
+from server.features.online_store import CONFIGURATION, RedisSettings
 
-_CONFIGURATION = "feature_store.yaml"
 _VIEWS = ("viewer_activity", "viewer_hidden")
 _LOCKED_SECONDS = 1.5
 """Seconds for which a lock must be held to count: consumers hold it for moments."""
@@ -36,7 +36,7 @@ def _ask(deployment: Deployment) -> Facts:
     if dataset:
         repositories = [deployment.features / dataset]
     else:
-        repositories = [each.parent for each in deployment.features.glob(f"*/{_CONFIGURATION}")]
+        repositories = [each.parent for each in deployment.features.glob(f"*/{CONFIGURATION}")]
     if not repositories:
         problem = "it has no features; build them with: vireo features build DATASET"
         return Facts(parts=(Part("store", str(deployment.features), "missing", problem),))
@@ -61,42 +61,32 @@ def _asked(repository: Path, seconds: float) -> Facts:
     import yaml
 
     try:
-        document = yaml.safe_load((repository / _CONFIGURATION).read_text())
+        document = yaml.safe_load((repository / CONFIGURATION).read_text())
         online, project = document["online_store"], document["project"]
         kind = online["type"]
     except FileNotFoundError:
-        problem = f"it has no {_CONFIGURATION}: its features were never built"
+        problem = f"it has no {CONFIGURATION}: its features were never built"
         return Facts(parts=(Part("store", str(repository), "missing", problem),))
     except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise VireoError(f"{repository / _CONFIGURATION} can't be read: {error}") from error
+        raise VireoError(f"{repository / CONFIGURATION} can't be read: {error}") from error
     if kind == "redis":
-        connection = online["connection_string"]
-        where = f"Redis at {connection.partition(',')[0]}"
-        return Facts(parts=(Part("store", where, *_redis(connection, seconds)),))
+        redis = RedisSettings.load()
+        address = redis.connection.partition(",")[0]
+        fault, problem = _redis(redis.url.get_secret_value(), address, seconds)
+        return Facts(parts=(Part("store", f"Redis at {address}", fault, problem),))
     file = repository / online["path"]
     return Facts(parts=(Part("store", str(file), *_sqlite(file, project)),))
 
 
-def _redis(connection: str, seconds: float) -> tuple[Fault, str]:
-    address, *options = connection.split(",")
+def _redis(url: str, address: str, seconds: float) -> tuple[Fault, str]:
     if fault := reach(address):
         return fault, words(fault)
     import redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    host, port = split(address)
-    settings = dict(option.split("=", 1) for option in options)
-    client = redis.Redis(
-        host=host,
-        port=port,
-        db=int(settings.get("db", 0)),
-        username=_text(settings, "username"),
-        password=_text(settings, "password"),
-        ssl=settings.get("ssl") == "true",
-        socket_timeout=seconds,
-        socket_connect_timeout=seconds,
-        retry=Retry(NoBackoff(), 0),
+    client = redis.Redis.from_url(
+        url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
     )
     with client:
         try:
@@ -106,11 +96,6 @@ def _redis(connection: str, seconds: float) -> tuple[Fault, str]:
         except redis.RedisError as error:
             return "failed", str(error)
     return "", ""
-
-
-def _text(settings: dict[str, str], name: str) -> str | None:
-    value = settings.get(name)
-    return value.strip('"') if value else None
 
 
 def _sqlite(file: Path, project: str) -> tuple[Fault, str]:

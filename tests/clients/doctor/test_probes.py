@@ -264,9 +264,10 @@ def test_a_store_without_its_tables_or_file_has_no_features(sqlite_features: Pat
     assert store_part(sqlite_features).fault == "missing"
 
 
-def test_redis_is_well_hangs_and_is_gone(tmp_path: Path) -> None:
+def test_redis_is_well_hangs_and_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_valkey(tmp_path / "valkey") as valkey:
-        online = f'{{type: redis, connection_string: "127.0.0.1:{valkey.port},db=0"}}'
+        monkeypatch.setenv("VIREO_REDIS_URL", valkey.url)
+        online = "{type: redis}"
         features = repository(tmp_path / "features", online)
         assert store_part(features).fault == ""
         valkey.send(signal.SIGSTOP)

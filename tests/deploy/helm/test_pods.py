@@ -17,6 +17,7 @@ from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.control.mesh import GRPC_SERVICES, POOLS
 from server.control.settings import ControlSettings
 from server.event_log.settings import EventLogSettings
+from server.features.online_store import RedisSettings
 from server.gateway.settings import GatewaySettings
 from server.live.settings import LiveSettings
 from server.pod.pod import PodSettings
@@ -70,7 +71,7 @@ def test_every_variable_is_one_of_the_settings_of_its_process_and_has_a_fit_valu
 ) -> None:
     for name, container in rendered(values).servers().items():
         kind, _ = PROCESSES[container["command"][2]]
-        known = variables_of(kind, S3Settings, EventLogSettings, LiveSettings)
+        known = variables_of(kind, S3Settings, EventLogSettings, LiveSettings, RedisSettings)
         if kind is ControlSettings:
             known |= variables_of(KubernetesSettings)
         given = [each["name"] for each in container["env"]]
@@ -230,6 +231,15 @@ def test_secrets_are_named_and_none_is_in_the_chart(values: str) -> None:
         for variable in container["env"]:
             if variable["name"].endswith(secret):
                 assert "secretKeyRef" in variable["valueFrom"], f"{name}: {variable}"
+
+
+def test_whatever_reads_or_writes_features_is_told_where_redis_is() -> None:
+    told = {
+        name.removeprefix("vireo-")
+        for name, container in rendered("production").containers()
+        if any(each["name"] == "VIREO_REDIS_URL" for each in container["env"])
+    }
+    assert told == {"gateway", "consumer", "features", "training"}
 
 
 def test_each_partition_has_a_consumer_of_its_number() -> None:

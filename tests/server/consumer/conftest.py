@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
 from tests.builders.nats import RunningNats, running_nats
 from tests.builders.redis import RunningRedis, running_redis
@@ -12,9 +11,16 @@ from training.features.online_store import OnlineStoreSettings
 
 
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRedis]:
     with running_redis(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture
+def redis(redis_server: RunningRedis, monkeypatch: pytest.MonkeyPatch) -> RunningRedis:
+    """The server of the module, which settings name."""
+    monkeypatch.setenv("VIREO_REDIS_URL", redis_server.url)
+    return redis_server
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +34,8 @@ def store(request: pytest.FixtureRequest) -> OnlineStoreSettings:
     """Each kind of online store."""
     if request.param == "sqlite":
         return OnlineStoreSettings(online_store="sqlite")
-    server: RunningRedis = request.getfixturevalue("redis")
-    return OnlineStoreSettings(online_store="redis", redis_url=SecretStr(server.url))
+    request.getfixturevalue("redis")
+    return OnlineStoreSettings(online_store="redis")
 
 
 @pytest.fixture

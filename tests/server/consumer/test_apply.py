@@ -183,7 +183,6 @@ def test_a_viewer_who_is_seen_while_others_are_deleted_stays(
 def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, folder: Path) -> None:
     settings = OnlineStoreSettings(
         online_store="redis",
-        redis_url=redis.url,  # type: ignore[arg-type]
         viewer_expiry=YEAR,
     )
     home = Home(folder)
@@ -279,7 +278,7 @@ def test_a_row_that_is_garbage_sets_its_viewers_events_aside_alone(
 
 
 def test_a_store_that_is_away_is_said_to_be(redis: RunningRedis, folder: Path) -> None:
-    settings = OnlineStoreSettings(online_store="redis", redis_url=redis.url)  # type: ignore[arg-type]
+    settings = OnlineStoreSettings(online_store="redis")
     rows = OnlineRows(empty_repository(folder / "a", settings), timeout=0.3)
     redis.hang()
     try:
@@ -329,7 +328,7 @@ def test_one_consumer_at_a_time_has_the_lease(store: OnlineStoreSettings, folder
 def test_a_lease_that_was_lost_is_noticed_when_it_is_renewed(
     redis: RunningRedis, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = OnlineStoreSettings(online_store="redis", redis_url=redis.url)  # type: ignore[arg-type]
+    settings = OnlineStoreSettings(online_store="redis")
     rows = OnlineRows(empty_repository(folder / "a", settings), timeout=5)
     lease = lease_of(rows, 0, "here:1")
     assert isinstance(lease, RedisLease)

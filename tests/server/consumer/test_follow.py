@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 from vireo.v1 import event_pb2, log_pb2
 
 from server.consumer.apply import Batch, apply, read_batch
@@ -97,7 +96,7 @@ class Stall:
 async def test_what_a_consumer_without_its_lease_writes_over_is_applied_again(
     redis: RunningRedis, log: JetStreamLog, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = OnlineStoreSettings(online_store="redis", redis_url=SecretStr(redis.url))
+    settings = OnlineStoreSettings(online_store="redis")
     repo = empty_repository(folder / "a", settings)
     rows, partition = OnlineRows(repo, timeout=5), 1
     stall = Stall(monkeypatch)
@@ -129,7 +128,7 @@ async def test_what_a_consumer_without_its_lease_writes_over_is_applied_again(
 async def test_rows_are_not_written_once_the_lease_is_lost(
     redis: RunningRedis, log: JetStreamLog, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = OnlineStoreSettings(online_store="redis", redis_url=SecretStr(redis.url))
+    settings = OnlineStoreSettings(online_store="redis")
     repo = empty_repository(folder / "a", settings)
     rows, partition = OnlineRows(repo, timeout=5), 2
     monkeypatch.setattr("server.consumer.lease.RENEW_SECONDS", 0.0)

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import pytest
 import structlog
-from pydantic import SecretStr
 from vireo.v1 import event_pb2, log_pb2
 
 from server.consumer.apply import apply, read_batch
@@ -53,7 +52,8 @@ def store(
     monkeypatch.setattr(build, "_IN_USE_SECONDS", 0.0)
     (tmp_path / "redis").mkdir()
     with running_redis(tmp_path / "redis") as server:
-        yield OnlineStoreSettings(online_store="redis", redis_url=SecretStr(server.url))
+        monkeypatch.setenv("VIREO_REDIS_URL", server.url)
+        yield OnlineStoreSettings(online_store="redis")
 
 
 def event(viewer: str, video: str, kind: Any) -> event_pb2.Event:
@@ -225,7 +225,8 @@ def test_rows_of_replaced_features_stay_while_they_may_be_read(
     write_small_dataset(home, "small", random_interactions())
     (tmp_path / "redis").mkdir()
     with running_redis(tmp_path / "redis") as server:
-        settings = OnlineStoreSettings(online_store="redis", redis_url=SecretStr(server.url))
+        monkeypatch.setenv("VIREO_REDIS_URL", server.url)
+        settings = OnlineStoreSettings(online_store="redis")
         build_features(home, "small", "none", settings=settings)
         before = OnlineRows(home.features("small"), timeout=5)
         seen = []

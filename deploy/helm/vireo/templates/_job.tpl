@@ -4,11 +4,7 @@
 - { name: HOME, value: /tmp }
 - { name: VIREO_USER, value: {{ printf "%s@%s" (include "vireo.fullname" .root) .root.Release.Namespace | quote }} }
 - { name: VIREO_ONLINE_STORE, value: {{ .root.Values.features.store }} }
-{{- if eq .root.Values.features.store "redis" }}
-- name: VIREO_REDIS_URL
-  valueFrom:
-    secretKeyRef: { name: {{ .root.Values.redis.existingSecret }}, key: {{ .root.Values.redis.key }} }
-{{- end }}
+{{- include "vireo.redisEnv" .root | nindent 0 }}
 {{- include "vireo.eventEnv" .root | nindent 0 }}
 {{- include "vireo.extraEnv" (dict "root" .root "values" .values) | nindent 0 }}
 {{- end -}}

@@ -134,6 +134,14 @@ YAML.
 {{- end }}
 {{- end -}}
 
+{{/* Where Redis is, of what reads or writes features. Argument: the root. */}}
+{{- define "vireo.redisEnv" -}}
+{{- if eq .Values.features.store "redis" }}
+- name: VIREO_REDIS_URL
+  valueFrom: { secretKeyRef: { name: {{ .Values.redis.existingSecret }}, key: {{ .Values.redis.key }} } }
+{{- end }}
+{{- end -}}
+
 {{/* Variables of what reads or writes the log of events. Argument: the root. */}}
 {{- define "vireo.eventEnv" -}}
 {{- if .Values.events.enabled }}

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import redis
+import yaml
+from pydantic import SecretStr
+
+from server.consumer.fold import ViewerRow
+from server.consumer.rows import OnlineRows
+from server.errors import VireoError
+from server.features.online_store import CONFIGURATION, RedisSettings
+from server.gateway.features import FeatureReader
+from server.home import Home
+from tests.builders.redis import running_redis
+from tests.builders.tiny_home import VIEWER, build_tiny_features
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize(
+    ("url", "connection"),
+    [
+        ("redis://127.0.0.1:6380/2", "127.0.0.1:6380,db=2"),
+        ("redis://cache", "cache:6379,db=0"),
+        ("rediss://me:p%40ss@cache/1", 'cache:6379,db=1,username="me",password="p@ss",ssl=true'),
+        ("redis://:12345@cache", 'cache:6379,db=0,password="12345"'),
+    ],
+)
+def test_redis_urls_become_feasts_connection_strings(url: str, connection: str) -> None:
+    assert RedisSettings(url=SecretStr(url)).connection == connection
+
+
+@pytest.mark.parametrize("url", ["cache:6379", "http://cache", "redis://cache/x", "redis://:a,b@c"])
+def test_other_urls_are_refused_without_showing_them(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_REDIS_URL", url)
+    with pytest.raises(VireoError, match=r"VIREO_REDIS_URL: .* must look like redis://") as caught:
+        RedisSettings.load()
+    assert url not in str(caught.value)
+
+
+def test_features_are_read_where_redis_is_now_with_its_password_of_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "redis").mkdir()
+    with running_redis(tmp_path / "redis") as server:
+        monkeypatch.setenv("VIREO_ONLINE_STORE", "redis")
+        monkeypatch.setenv("VIREO_REDIS_URL", server.url)
+        repo = build_tiny_features(Home(tmp_path / "home"))
+        # As builds before wrote it into the features: a server that is no more.
+        written = yaml.safe_load((repo / CONFIGURATION).read_text())
+        written["online_store"]["connection_string"] = "127.0.0.1:1,db=0"
+        (repo / CONFIGURATION).write_text(yaml.safe_dump(written))
+        redis.Redis(port=server.port).config_set("requirepass", "new")
+        now = RedisSettings(url=SecretStr(server.url.replace("//", "//:new@")))
+        rows = OnlineRows(repo, 5, now)
+        [row] = rows.read([VIEWER])
+        rows.close()
+        assert isinstance(row, ViewerRow)
+        reader = FeatureReader(repo, 5, now)
+        viewer = asyncio.run(reader.read(VIEWER, 5))
+        assert list(viewer.watched_keys) == row.keys.tolist()
+        with pytest.raises(VireoError, match="AuthenticationError"):
+            FeatureReader(repo, 5)
