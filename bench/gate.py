@@ -2,8 +2,9 @@
 
     python -m bench.gate --data ml-100k --profile quick --seeds 0 1 2 3 4
 
-Trains what `python -m bench.seeds` hasn't trained yet, and judges each ordered pair. The gate's
-`Measure.seeds` and the bounds of `LIKENESS` are from its result.
+Trains what `python -m bench.seeds` hasn't trained yet, and judges each ordered pair. With `--grown
+demo` also each seed's release by that profile as the successor of the one by `--profile`. The
+gate's `Measure.seeds` and the bounds of `LIKENESS` are from its result.
 """
 
 from __future__ import annotations
@@ -30,16 +31,9 @@ _RESAMPLES = 400
 
 def main() -> None:
     """Run from the command line; see the module."""
-    given = arguments(__doc__)
+    given = arguments(__doc__, grown="a profile whose releases succeed those of --profile")
     console, home = Console(stderr=True, highlight=False), Home.current()
-    homes = []
-    for seed in given.seeds:
-        console.rule(f"seed {seed} of {given.profile} on {given.data}")
-        own = seed_home(home, given.data, given.profile, seed)
-        link(home, own)
-        options = ["--data", given.data, "--profile", given.profile, "--seed", str(seed)]
-        train_seed(own, options, stack_environment(own))
-        homes.append(own)
+    homes = trained(home, given.data, given.profile, given.seeds, console)
     pairs = [measured(now, candidate, given.data) for now, candidate in combinations(homes, 2)]
     document = {
         "data": given.data,
@@ -52,7 +46,28 @@ def main() -> None:
         "likeness_of_seeds": likenesses([pair[:2] for pair in pairs]),
         "likeness_of_served_fits": likenesses([pair[1:] for pair in pairs]),
     }
+    if given.grown:
+        grown = trained(home, given.data, given.grown, given.seeds, console)
+        pairs = [measured(*each, given.data) for each in zip(homes, grown, strict=True)]
+        results = [judge(now, candidate) for now, candidate, _ in pairs]
+        refused = [list(result.findings) for result in results if not result.passed]
+        document["grown"] = {"profile": given.grown, "pairs": len(results), "refused": refused}
     write("gate", given, document, console)
+
+
+def trained(
+    home: Home, data: str, profile: str, seeds: Sequence[int], console: Console
+) -> list[Home]:
+    """Return the home of each seed, trained by a profile."""
+    homes = []
+    for seed in seeds:
+        console.rule(f"seed {seed} of {profile} on {data}")
+        own = seed_home(home, data, profile, seed)
+        link(home, own)
+        options = ["--data", data, "--profile", profile, "--seed", str(seed)]
+        train_seed(own, options, stack_environment(own))
+        homes.append(own)
+    return homes
 
 
 def measured(now: Home, candidate: Home, data: str) -> list[Measured]:

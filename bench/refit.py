@@ -4,24 +4,31 @@
 
 It reads the measured fits that `python -m bench.seeds` has left for these seeds. The towers of each
 train on with the validation watches too, the tables are counted anew, the ranker stays, and both
-releases rank the held-out test watches, which neither has seen.
+releases rank the held-out test watches, which neither has seen. `gain` is the paired difference,
+with an interval over seeds and viewers. Videos whose only watches were held out from the first fit
+are counted apart: `new_recall_100` is the recall of watches of them, and `new_share` their share of
+all lists' first 100 places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
+from scipy.stats import sem
 
 from bench.seeds import arguments, means, seed_home, write
+from server.arrays import Int64Array
 from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.ranking.release import RankingRelease
 from server.releases.manifest import Manifest
 from training.data.dataset import Dataset, load_dataset
 from training.evaluation.chain import features_before_test, run_chain
+from training.evaluation.comparison import PER_VIEWER
 from training.evaluation.ranker import ranker_measures
 from training.evaluation.run import TestBed
 from training.evaluation.systems import of_lists
@@ -46,20 +53,28 @@ def main() -> None:
     console, home = Console(stderr=True, highlight=False), Home.current()
     tables = load_dataset(home, given.data)
     config = refit_config(load_profile(given.profile).retrieval)
-    results = []
+    results: list[dict[str, Any]] = []
+    gains: list[dict[str, float]] = []
+    errors: list[dict[str, float]] = []
     for seed in given.seeds:
         console.rule(f"seed {seed} of {given.profile} on {given.data}")
         measuring = seed_home(home, given.data, given.profile, seed).measuring
         folder = home.root / "bench" / "refit" / f"{given.data}-{given.profile}" / str(seed)
         release = gone_on(measuring, tables, replace(config, seed=seed), folder, console)
         staged = measuring.staged_release(given.data)
-        measured = (measures(measuring, given.data, each) for each in (staged, release))
-        results.append({"seed": seed, **dict(zip(_VARIANTS, measured, strict=True))})
+        measured = [measures(measuring, given.data, each) for each in (staged, release)]
+        changes = {name: of(measured[1][1]) - of(measured[0][1]) for name, of in PER_VIEWER.items()}
+        gains.append({name: float(each.mean()) for name, each in changes.items()})
+        errors.append({name: float(sem(each)) for name, each in changes.items()})
+        results.append(
+            {"seed": seed, **dict(zip(_VARIANTS, (m for m, _ in measured), strict=True))}
+        )
     document = {
         "data": given.data,
         "profile": given.profile,
         "seeds": results,
         "mean": {variant: means([result[variant] for result in results]) for variant in _VARIANTS},
+        "gain": means(gains, errors),
     }
     write("refit", given, document, console)
 
@@ -89,8 +104,8 @@ def gone_on(
     return release
 
 
-def measures(measuring: Home, dataset: str, folder: Path) -> Mapping[str, float]:
-    """Return a release's measures on the test watches."""
+def measures(measuring: Home, dataset: str, folder: Path) -> tuple[dict[str, float], Int64Array]:
+    """Return a release's measures on the test watches, and each viewer's rank, int64[v]."""
     candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
     watches = load_watches(measuring, dataset)
     bed = TestBed.of(watches, candidates.ids, published_of(candidates))
@@ -98,9 +113,16 @@ def measures(measuring: Home, dataset: str, folder: Path) -> Mapping[str, float]
     features = features_before_test(bed.watches, repo)
     count = candidates.manifest.candidates
     answers = run_chain(candidates, ranking, features, bed.viewers.targets, count, repo)
-    counted = of_lists(answers.ranked, bed.viewers).measures(bed.past.videos)
-    ranker = ranker_measures(answers, bed.viewers)
-    return {name: {**counted, **ranker}[name] for name in (*_COUNTED, *_PROBABILITIES)}
+    found = of_lists(answers.ranked, bed.viewers)
+    every = found.measures(bed.past.videos) | ranker_measures(answers, bed.viewers)
+    known = set(watches["video_id"][watches["part"] == "train"])
+    new = np.array([name not in known for name in candidates.ids], bool)
+    first = answers.ranked[:, :100]
+    every["new_share"] = float(new[first[first >= 0]].mean())
+    if (wanted := new[bed.viewers.targets]).any():
+        every["new_recall_100"] = float((found.ranks[wanted] < 100).mean())
+    kept = (*_COUNTED, *_PROBABILITIES, "new_share", "new_recall_100")
+    return {name: every[name] for name in kept if name in every}, found.ranks
 
 
 if __name__ == "__main__":

@@ -52,12 +52,17 @@ def main() -> None:
         (report / "seeds.json").write_text(path.read_text())
 
 
-def arguments(about: str) -> argparse.Namespace:
-    """Read the command line of a measurement over seeds; `about` begins with its description."""
+def arguments(about: str, **options: str) -> argparse.Namespace:
+    """Read the command line of a measurement over seeds.
+
+    `about` begins with its description; `options` are those of its own, with their help.
+    """
     parser = argparse.ArgumentParser(description=about.split("\n")[0])
     parser.add_argument("--data", default="ml-100k", help="name of an imported data set")
     parser.add_argument("--profile", default="demo", help="settings of the training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    for name, words in options.items():
+        parser.add_argument(f"--{name}", help=words)
     parser.add_argument("--out", type=Path, default=REPORT, help="folder of the result")
     return parser.parse_args()
 

@@ -126,12 +126,15 @@ def config_of(source: str) -> WorldConfig:
     """Return the world that a data set's source names; raise VireoError if it isn't one."""
     words = shlex.split(source.partition("vireo data synth ")[2])
     values = dict(zip(words[::2], words[1::2], strict=False))
-    if "--context" in words or not words:
-        raise VireoError(f"{source!r} is no data set of `vireo data synth` without --context")
+    if {"--context", "--repeats"} & {*words} or not words:
+        raise VireoError(
+            f"{source!r} is no data set of `vireo data synth` without --context and --repeats"
+        )
     viewers, videos, events, seed, days = (
         int(values[f"--{name}"]) for name in ("viewers", "videos", "events", "seed", "days")
     )
-    return WorldConfig(viewers, videos, events, seed, days)
+    drift = float(values.get("--drift", 1))
+    return WorldConfig(viewers, videos, events, seed, days, drift=drift)
 
 
 def _numbers(ids: Sequence[str]) -> Int64Array:

@@ -32,6 +32,12 @@ def synth(
             help="Give events a device, a time zone and a locale, and viewers tastes by these.",
         ),
     ] = False,
+    drift: Annotated[
+        float, typer.Option(help="How many times as fast tastes change; 0 for never.")
+    ] = 1.0,
+    repeats: Annotated[
+        float, typer.Option(help="Share of events of videos that the viewer comes back to.")
+    ] = 0.0,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "synth",
     force: Annotated[
         bool, typer.Option("--force", help="Replace a data set of that name.")
@@ -54,7 +60,7 @@ def synth(
     from training.data.synth.writing import write_world
 
     count = 40 * viewers if events is None else events
-    config = WorldConfig(viewers, videos, count, seed, days, context)
+    config = WorldConfig(viewers, videos, count, seed, days, context, drift, repeats)
     console = Console()
     columns = (
         TextColumn("{task.description}"),

@@ -25,10 +25,12 @@ def test_refitted_towers_are_measured_beside_the_first_fit(
     tables = load_dataset(home, "trained")
     folder = gone_on(home, tables, config, tmp_path / "gone-on", Console(quiet=True))
     staged = home.staged_release("trained")
-    before, after = (measures(home, "trained", each) for each in (staged, folder))
+    (before, ranks), (after, _) = (measures(home, "trained", each) for each in (staged, folder))
     metrics = Manifest.read(staged).metrics
     assert before["ndcg_10"] == metrics["chain.ndcg_10"]
     assert before.keys() == after.keys()
+    assert (ranks < 100).mean() == before["recall_100"]
+    assert 0 <= before["new_share"] <= 1
     first, second = (each / layout.VIDEO_VECTORS for each in (staged, folder))
     assert first.read_bytes() != second.read_bytes()
     assert (staged / layout.RANKER).read_bytes() == (folder / layout.RANKER).read_bytes()

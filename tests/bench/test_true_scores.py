@@ -34,6 +34,7 @@ def test_the_probabilities_are_those_with_which_videos_come_next() -> None:
 def test_only_a_world_whose_scores_are_known_is_measured() -> None:
     source = "made up: vireo data synth --viewers 5 --videos 20 --events 50 --days 9 --seed 3"
     assert config_of(source) == WorldConfig(viewers=5, videos=20, events=50, seed=3, days=9)
-    for other in (f"{source} --context", "MovieLens"):
+    assert config_of(f"{source} --drift 4").drift == 4
+    for other in (f"{source} --context", f"{source} --repeats 0.5", "MovieLens"):
         with pytest.raises(VireoError, match="is no data set of"):
             config_of(other)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.data.synth.context import SessionContext, fitting, sessions_in_context
-from training.data.synth.world import DAY, REGIONS, START, TASTE_SHARES, World
+from training.data.synth.world import DAY, FAVOURITES, REGIONS, START, TASTE_SHARES, World
 
 SESSIONS_PER_BLOCK = 32_768
 """Sessions drawn together, which bounds the memory. Each block has its own random generator, so it
@@ -142,7 +142,7 @@ def _step(
 ) -> tuple[Events, npt.NDArray[np.float64]]:
     """Return the next event of some sessions, and the time of the one after it.
 
-    `choices` draws what depends on the context.
+    `choices` draws what depends on the context, and repeats.
     """
     count, seconds = len(viewers), now.astype(np.int64)
     strays = random.random(count) < STRAY
@@ -152,6 +152,10 @@ def _step(
     if world.config.context:
         others = world.drawn_videos(wanted, seconds, choices)
         videos = fitting(context, world.duration, videos, others)
+    if world.config.repeats:
+        own = world.favourites(viewers, wanted, choices.integers(0, FAVOURITES, count))
+        again = (choices.random(count) < world.config.repeats) & (world.published[own] <= seconds)
+        videos = np.where(again, own, videos)
     episodes = np.where(
         before >= 0, world.next_episodes(np.maximum(before, 0), seconds), np.int64(-1)
     )

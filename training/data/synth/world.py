@@ -29,6 +29,8 @@ TASTE_SHARES = np.array([0.5, 0.25, 0.15, 0.1])
 """Each taste's share of a viewer's sessions; a taste is a topic that the viewer likes."""
 TASTE_DAYS = (60, 45, 30, 20)
 """Days after which each taste changes to another topic."""
+FAVOURITES = 4
+"""Videos of a topic that a viewer comes back to."""
 HOME_SHARE = 0.8
 """Share of a viewer's tastes that lie in the viewer's region."""
 SERIES = 8
@@ -57,6 +59,10 @@ class WorldConfig:
     """Number of days that the events span."""
     context: bool = False
     """Whether events have a device, a time zone and a locale, which a part of them follows."""
+    drift: float = 1.0
+    """How many times as fast as after TASTE_DAYS tastes change; 0 for never."""
+    repeats: float = 0.0
+    """Share of events that are of one of the viewer's FAVOURITES in the session's topic."""
 
     def check(self) -> None:
         """Raise VireoError if a value is out of bounds or leaves too little to train on."""
@@ -70,6 +76,9 @@ class WorldConfig:
             value = getattr(self, name)
             if not minimum <= value < 2**31:
                 raise VireoError(f"{name} is {value}: choose one from {minimum} to {2**31 - 1}")
+        for name, share, maximum in (("drift", self.drift, 20), ("repeats", self.repeats, 1)):
+            if not 0 <= share <= maximum:
+                raise VireoError(f"{name} is {share}: choose one from 0 to {maximum}")
 
     def random(self, *purpose: int) -> np.random.Generator:
         """Return an independent random generator for one purpose."""
@@ -135,7 +144,8 @@ class World:
     def taste(self, viewers: Int64Array, slots: Int64Array, times: Int64Array) -> Int64Array:
         """Return the topics of viewers' tastes at given times (Unix seconds), all int64[m]."""
         phase = hashed(self.config.seed, 5, viewers, slots)
-        length = np.asarray(TASTE_DAYS, np.int64)[slots] * DAY
+        days = np.asarray(TASTE_DAYS, np.float64) / max(self.config.drift, 1e-6)
+        length = np.maximum(days * DAY, 1).astype(np.int64)[slots]
         epoch = (times - START + (phase % length.astype(np.uint64)).astype(np.int64)) // length
         draw = hashed(self.config.seed, 6, viewers, slots * 1_000_003 + epoch)
         at_home = unit(hashed(self.config.seed, 7, viewers, draw.view(np.int64))) < HOME_SHARE
@@ -175,6 +185,17 @@ class World:
         ranks = random.integers(0, np.minimum(SERIES, sizes[left]))
         videos[left] = self.members[self.starts[topics[left]] + ranks]
         return videos
+
+    def favourites(self, viewers: Int64Array, topics: Int64Array, which: Int64Array) -> Int64Array:
+        """Return a video of each topic that each viewer comes back to, int64[m].
+
+        `which` is the number of the favourite, below FAVOURITES, int64[m].
+        """
+        draw = unit(hashed(self.config.seed, 9, viewers, topics * FAVOURITES + which))
+        sizes = np.diff(self.starts)[topics]
+        ranks = HEAD * np.exp(draw * np.log((sizes + HEAD) / HEAD)) - HEAD
+        places = self.starts[topics] + np.minimum(ranks.astype(np.int64), sizes - 1)
+        return np.asarray(self.members[places], np.int64)
 
     def next_episodes(self, videos: Int64Array, times: Int64Array) -> Int64Array:
         """Return each video's next episode, int64[m]; -1 if there is none or it isn't out."""

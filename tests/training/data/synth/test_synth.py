@@ -16,8 +16,8 @@ from training.data.dataset import (
     load_dataset,
 )
 from training.data.split import split_watches
-from training.data.synth.events import KINDS, all_events
-from training.data.synth.world import REGIONS, World, WorldConfig
+from training.data.synth.events import KINDS, Events, all_events
+from training.data.synth.world import DAY, REGIONS, START, World, WorldConfig
 from training.data.synth.writing import write_world
 from training.evaluation.baselines.registry import fitted
 from training.evaluation.metrics import hit_rate
@@ -129,6 +129,28 @@ def test_tastes_are_mostly_of_the_own_region_and_drift() -> None:
     assert (early == late).mean() < 0.3
     at_home = early % REGIONS == world.region
     assert 0.75 < at_home.mean() < 0.98
+
+
+def test_tastes_change_as_often_as_is_asked_for() -> None:
+    viewers, slots = np.arange(2_000), np.zeros(2_000, np.int64)
+    kept = {}
+    for drift in (0.0, 1.0, 8.0):
+        world = World.of(WorldConfig(viewers=2_000, videos=20_000, events=1_000, drift=drift))
+        early, late = (
+            world.taste(viewers, slots, np.full(2_000, START + day * DAY)) for day in (0, 10)
+        )
+        kept[drift] = (early == late).mean()
+    assert kept[0.0] == 1 > kept[1.0] > 0.75 > 0.3 > kept[8.0]
+
+
+def test_viewers_come_back_to_their_favourites() -> None:
+    plays = {}
+    for repeats in (0.0, 0.5):
+        world = World.of(WorldConfig(200, 2_000, 20_000, repeats=repeats))
+        events = Events.joined(list(all_events(world)))
+        pairs = np.unique(events.viewer * 2_000 + events.video)
+        plays[repeats] = len(events.viewer) / len(pairs)
+    assert plays[0.5] > 1.2 * plays[0.0]
 
 
 @pytest.mark.parametrize("better", ["item_knn", "ease"])
