@@ -45,6 +45,8 @@ from training.run import Run
 _COUNTED = ("hr_10", "ndcg_10", "recall_100")
 _PROBABILITIES = ("watch_predicted_over_observed", "like_predicted_over_observed")
 _VARIANTS = ("first_fit", "gone_on")
+_LEARNED = ("train", "validation")
+"""What the second fit learns from; the first one learns from the former."""
 
 
 def main() -> None:
@@ -115,8 +117,8 @@ def measures(measuring: Home, dataset: str, folder: Path) -> tuple[dict[str, flo
     answers = run_chain(candidates, ranking, features, bed.viewers.targets, count, repo)
     found = of_lists(answers.ranked, bed.viewers)
     every = found.measures(bed.past.videos) | ranker_measures(answers, bed.viewers)
-    known = set(watches["video_id"][watches["part"] == "train"])
-    new = np.array([name not in known for name in candidates.ids], bool)
+    train, held = (set(watches["video_id"][watches["part"] == part]) for part in _LEARNED)
+    new = np.array([name in held - train for name in candidates.ids], bool)
     first = answers.ranked[:, :100]
     every["new_share"] = float(new[first[first >= 0]].mean())
     if (wanted := new[bed.viewers.targets]).any():

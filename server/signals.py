@@ -107,7 +107,7 @@ SCORES = (
     Score("two_tower", "viewer vector · video vector"),
     Score("co_watch", "co-watch weights from the recent history, decayed by steps back", low=0.0),
     Score(
-        "ease", "EASE weights of all that was watched, mostly of the last few; negative against it"
+        "ease", "EASE weights of all that was watched, of the last few more; negative: against it"
     ),
 )
 """In the order of the ranking model's inputs."""

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
-from server.releases.manifest import EASE_RECENCY, Manifest
+from server.releases.manifest import Manifest
 from server.releases.memory import return_memory
 from server.releases.weights import Quotas, ScoreWeights
 from training.data.dataset import Dataset
@@ -50,7 +50,7 @@ def fit(
     """
     inputs = Inputs.of(home, dataset, settings, ensure_features(home, dataset, "last", console))
     ranking_inputs = fingerprint(
-        inputs.fingerprint, inputs.split.outcomes, asdict(settings.ranking), EASE_RECENCY
+        inputs.fingerprint, inputs.split.outcomes, asdict(settings.ranking)
     )
     manifest = inputs.run.finished(ranking_inputs)
     if manifest:

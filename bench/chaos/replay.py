@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
+from pydantic import SecretStr
 from vireo.v1 import log_pb2
 
 from bench.chaos.chain import Chain
@@ -22,6 +23,7 @@ from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS, Entry, LogAwayError
 from server.event_log.open import open_log
 from server.features.activity import EventRules
+from server.features.online_store import RedisSettings
 from server.stack.nats import reachable_log
 
 _STORE_SECONDS = 5.0
@@ -100,7 +102,8 @@ async def opened_replay(chain: Chain) -> AsyncIterator[Replay]:
     folder = chain.stack.home.features(chain.dataset)
     rules = EventRules.load(folder)
     try:
-        with closing(OnlineRows(folder, _STORE_SECONDS)) as rows:
+        redis = RedisSettings(url=SecretStr(chain.valkey.url)) if chain.valkey else None
+        with closing(OnlineRows(folder, _STORE_SECONDS, redis)) as rows:
             yield Replay(log, rows, rules, chain.findings)
     finally:
         await log.close()

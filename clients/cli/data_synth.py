@@ -33,7 +33,7 @@ def synth(
         ),
     ] = False,
     drift: Annotated[
-        float, typer.Option(help="How many times as fast tastes change; 0 for never.")
+        float, typer.Option(help="How many times as fast tastes change, up to 20; 0 for never.")
     ] = 1.0,
     repeats: Annotated[
         float, typer.Option(help="Share of events of videos that the viewer comes back to.")

@@ -25,7 +25,9 @@ CONFIGURATION = "feature_store.yaml"
 class RedisSettings(EnvironmentSettings):
     """The Redis server of online stores that are in Redis."""
 
-    model_config = SettingsConfigDict(env_prefix="VIREO_REDIS_")
+    model_config = SettingsConfigDict(
+        env_prefix="VIREO_REDIS_", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     """redis[s]://[user:password@]host[:port][/database], `rediss` for TLS; never printed."""
@@ -46,7 +48,8 @@ def redis_connection(url: str) -> str:
     """Return Feast's connection string for a Redis URL.
 
     Raises:
-        ValueError: the URL is invalid, or user or password has a comma, which Feast can't escape.
+        ValueError: the URL is invalid or has a query, or user or password has a comma, which Feast
+            can't escape.
     """
     wanted = (
         "it must look like redis://user:password@host:6379/0, "
@@ -59,7 +62,9 @@ def redis_connection(url: str) -> str:
     except ValueError:
         raise ValueError(wanted) from None
     credentials = [unquote(part) for part in (parts.username or "", parts.password or "")]
-    if parts.scheme not in ("redis", "rediss") or not host or "," in "".join(credentials):
+    if parts.scheme not in ("redis", "rediss") or not host or parts.query or parts.fragment:
+        raise ValueError(wanted)
+    if "," in "".join(credentials):
         raise ValueError(wanted)
     options = [f"{host}:{port}", f"db={database}"]
     for name, value in zip(("username", "password"), credentials, strict=True):
@@ -86,12 +91,16 @@ def open_features(
     from feast import FeatureStore
     from feast.repo_config import load_repo_config
 
+    repo = repo.absolute()
     config = load_repo_config(repo, repo / CONFIGURATION)
-    if config.online_store.type == "redis":
-        # Builds before wrote it into the file; there it may be out of date.
-        config.online_store.connection_string = (redis or RedisSettings.load()).connection
+    online = config.online_store
+    if online.type == "redis":
+        redis = redis or RedisSettings.load()
+        # The build before wrote where Redis is into the file: that counts if no setting says it.
+        if "url" in redis.model_fields_set or "connection_string" not in online.model_fields_set:
+            online.connection_string = redis.connection
         if timeout is not None:
-            config.online_store.connection_string += (
+            online.connection_string += (
                 f",socket_connect_timeout={timeout},socket_timeout={timeout},retry=null"
             )
-    return FeatureStore(repo_path=str(repo.absolute()), config=config)
+    return FeatureStore(repo_path=str(repo), config=config)

@@ -1,10 +1,11 @@
 """The promotion gate: has the candidate lost more than is allowed against the current release?
 
-Non-inferiority: a measure refuses a candidate only if its loss is shown to exceed the margin. Two
+A measure refuses a candidate only if its loss is shown to exceed the margin of non-inferiority. Two
 things make a loss uncertain: viewers are a sample, which a paired bootstrap tells, and trainings
 differ by their seeds (`Measure.seeds`). The allowed probability of refusing a release that lost no
 more than the margins is split over all tests (Bonferroni). So with few viewers a measure can't tell
-each loss beyond its margin; it says which it can.
+each loss beyond its margin; it says which it can. A test of non-inferiority proper, which passes
+only what is shown to have lost less, would refuse most equal releases then.
 
 Allowed losses must not add up. A candidate worse than the current release is therefore also
 compared, by the same rule, with the best figures that the channel's releases are shown to have

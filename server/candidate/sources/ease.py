@@ -9,7 +9,8 @@ from server.candidate.query import Retrieval
 from server.features.summed import summed
 
 RECENCY_HALF_LIFE = 3
-"""Number of watches after which what a watch counts beside the 1 of each is halved."""
+"""Number of watches after which what a watch counts beside the 1 of each is halved; rankers learnt
+the score with it, so another value needs a field in the manifest."""
 
 
 def propose(query: Retrieval, limit: int) -> Int64Array:
@@ -37,8 +38,9 @@ def _reached(query: Retrieval) -> tuple[Int64Array, Float32Array]:
     rows = release.ease_rows.take(watched, axis=0)
     weights = release.ease_weights.take(watched, axis=0)
     if recency := release.manifest.feature_schema.ease_recency:
-        counted = np.ones(len(release.keys) + 1, np.float32)  # one more for unknown videos
-        back = np.arange(len(query.history))[::-1]
-        counted[query.history] += recency * 0.5 ** (back / RECENCY_HALF_LIFE)
-        weights = weights * counted[watched, None]
+        counted, history = np.ones(len(watched), np.float32), query.history_rows
+        back = np.arange(len(history))[::-1]
+        # The watched rows ascend and include the history's; of repeats the last counts.
+        counted[np.searchsorted(watched, history)] += recency * 0.5 ** (back / RECENCY_HALF_LIFE)
+        weights = weights * counted[:, None]
     return summed(rows, weights, len(release.keys))

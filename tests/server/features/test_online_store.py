@@ -11,13 +11,13 @@ from pydantic import SecretStr
 from server.consumer.fold import ViewerRow
 from server.consumer.rows import OnlineRows
 from server.errors import VireoError
-from server.features.online_store import CONFIGURATION, RedisSettings
+from server.features.online_store import CONFIGURATION, RedisSettings, open_features
 from server.gateway.features import FeatureReader
 from server.home import Home
 from tests.builders.redis import running_redis
 from tests.builders.tiny_home import VIEWER, build_tiny_features
-
-pytestmark = pytest.mark.integration
+from training.features.online_store import OnlineStoreSettings
+from training.features.repository import write_configuration
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,9 @@ def test_redis_urls_become_feasts_connection_strings(url: str, connection: str) 
     assert RedisSettings(url=SecretStr(url)).connection == connection
 
 
-@pytest.mark.parametrize("url", ["cache:6379", "http://cache", "redis://cache/x", "redis://:a,b@c"])
+@pytest.mark.parametrize(
+    "url", ["cache:6379", "http://cache", "redis://cache/x", "redis://:a,b@c", "redis://c?db=3"]
+)
 def test_other_urls_are_refused_without_showing_them(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,6 +45,7 @@ def test_other_urls_are_refused_without_showing_them(
     assert url not in str(caught.value)
 
 
+@pytest.mark.integration
 def test_features_are_read_where_redis_is_now_with_its_password_of_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,3 +69,25 @@ def test_features_are_read_where_redis_is_now_with_its_password_of_now(
         assert list(viewer.watched_keys) == row.keys.tolist()
         with pytest.raises(VireoError, match="AuthenticationError"):
             FeatureReader(repo, 5)
+
+
+def test_the_server_that_features_of_the_build_before_name_counts_without_a_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_configuration(tmp_path, "tiny", OnlineStoreSettings(online_store="redis"))
+    file = tmp_path / CONFIGURATION
+    file.write_text(
+        file.read_text().replace("type: redis", "type: redis\n  connection_string: a:1")
+    )
+    monkeypatch.delenv("VIREO_REDIS_URL", raising=False)
+    assert open_features(tmp_path).config.online_store.connection_string == "a:1"
+    monkeypatch.setenv("VIREO_REDIS_URL", "redis://b:2")
+    assert open_features(tmp_path).config.online_store.connection_string == "b:2,db=0"
+
+
+def test_a_bad_url_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIREO_REDIS_URL", "")
+    assert RedisSettings.load().connection == "127.0.0.1:6379,db=0"
+    with pytest.raises(ValueError, match="must look like") as caught:
+        RedisSettings(url=SecretStr("http://:secret@cache"))
+    assert "secret" not in str(caught.value)

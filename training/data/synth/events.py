@@ -152,15 +152,15 @@ def _step(
     if world.config.context:
         others = world.drawn_videos(wanted, seconds, choices)
         videos = fitting(context, world.duration, videos, others)
-    if world.config.repeats:
-        own = world.favourites(viewers, wanted, choices.integers(0, FAVOURITES, count))
-        again = (choices.random(count) < world.config.repeats) & (world.published[own] <= seconds)
-        videos = np.where(again, own, videos)
     episodes = np.where(
         before >= 0, world.next_episodes(np.maximum(before, 0), seconds), np.int64(-1)
     )
     follow = (episodes >= 0) & (random.random(count) < NEXT_EPISODE)
     videos = np.where(follow, episodes, videos)
+    if world.config.repeats:
+        own = world.favourites(viewers, topics, choices.integers(0, FAVOURITES, count))
+        again = (choices.random(count) < world.config.repeats) & (world.published[own] <= seconds)
+        videos = np.where(again, own, videos)
     liking = np.where(strays & ~follow, 0.35, 0.7)
     fraction = np.clip(random.normal(liking, 0.25, count), 0.02, 1.0).astype(np.float32)
     draw = random.random(count)

@@ -62,7 +62,7 @@ class WorldConfig:
     drift: float = 1.0
     """How many times as fast as after TASTE_DAYS tastes change; 0 for never."""
     repeats: float = 0.0
-    """Share of events that are of one of the viewer's FAVOURITES in the session's topic."""
+    """Share of events of one of the viewer's FAVOURITES in the session's topic, if it is out."""
 
     def check(self) -> None:
         """Raise VireoError if a value is out of bounds or leaves too little to train on."""
@@ -145,7 +145,7 @@ class World:
         """Return the topics of viewers' tastes at given times (Unix seconds), all int64[m]."""
         phase = hashed(self.config.seed, 5, viewers, slots)
         days = np.asarray(TASTE_DAYS, np.float64) / max(self.config.drift, 1e-6)
-        length = np.maximum(days * DAY, 1).astype(np.int64)[slots]
+        length = (days * DAY).astype(np.int64)[slots]
         epoch = (times - START + (phase % length.astype(np.uint64)).astype(np.int64)) // length
         draw = hashed(self.config.seed, 6, viewers, slots * 1_000_003 + epoch)
         at_home = unit(hashed(self.config.seed, 7, viewers, draw.view(np.int64))) < HOME_SHARE
@@ -191,7 +191,7 @@ class World:
 
         `which` is the number of the favourite, below FAVOURITES, int64[m].
         """
-        draw = unit(hashed(self.config.seed, 9, viewers, topics * FAVOURITES + which))
+        draw = unit(hashed(self.config.seed, 10, viewers, topics * FAVOURITES + which))
         sizes = np.diff(self.starts)[topics]
         ranks = HEAD * np.exp(draw * np.log((sizes + HEAD) / HEAD)) - HEAD
         places = self.starts[topics] + np.minimum(ranks.astype(np.int64), sizes - 1)

@@ -233,8 +233,8 @@ def write_world(
         f"made up: vireo data synth --viewers {config.viewers} --videos {config.videos} "
         f"--events {config.events} --days {config.days} --seed {config.seed}"
         + (" --context" if config.context else "")
-        + (f" --drift {config.drift:g}" if config.drift != 1 else "")
-        + (f" --repeats {config.repeats:g}" if config.repeats else "")
+        + (f" --drift {config.drift}" if config.drift != 1 else "")
+        + (f" --repeats {config.repeats}" if config.repeats else "")
     )
     context = COLUMNS if config.context else ()
     with dataset_writer(
