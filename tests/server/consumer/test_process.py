@@ -130,6 +130,8 @@ async def test_kills_leave_the_rows_of_a_clean_replay(
     site: Site, store: OnlineStoreSettings, request: pytest.FixtureRequest
 ) -> None:
     empty_repository(site.repo, store)
+    if store.online_store == "redis":
+        site.environment["VIREO_REDIS_URL"] = store.redis.url.get_secret_value()
     events = events_in_disorder(random_interactions(), 1)
     log = JetStreamLog(settings_of(site.nats))
     first, second, third = events[:300], events[300:600], events[600:]
