@@ -18,14 +18,14 @@ class Size:
     max_watches: float
     max_videos: float
     core_ms_a_watch: float
-    """Core milliseconds per watch for one fit with its report, measured; of quality estimated."""
+    """Core milliseconds per watch for one fit with its report, measured."""
     min_core_minutes: float
     """Core minutes of one fit of few watches, whose steps are no fewer."""
 
 
 SIZES = (
     Size("demo", 200_000, float("inf"), 0.9, 3.0),
-    Size("quality", 5_000_000, 50_000, 2.7, 23.0),
+    Size("quality", 5_000_000, 50_000, 3.0, 23.0),
     Size("large", float("inf"), float("inf"), 0.3, 16.0),
 )
 """The first that fits a data set is chosen."""

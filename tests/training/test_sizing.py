@@ -51,5 +51,5 @@ def test_every_profile_that_can_be_chosen_exists() -> None:
 def test_the_choice_says_why_and_how_long_it_will_take() -> None:
     chosen = choose_profile(described(1_000_000, 3_706))
     assert "1,000,000 watches of 3,706 videos, so profile quality" in chosen.described(refit=False)
-    assert "45 minutes" in chosen.described(refit=False)
-    assert "54 minutes" in chosen.described(refit=True)
+    assert "50 minutes" in chosen.described(refit=False)
+    assert "60 minutes" in chosen.described(refit=True)
