@@ -31,7 +31,7 @@ OF_THEIR_OWN := $(LANGUAGES:%=--ignore=%) $(IMAGES:%=--ignore=%)
 BY_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup helm ## Run every test but clients-test's and images-test's, two files at a time
-	$(BIN)/pytest $(BY_TWO) $(OF_THEIR_OWN)
+	$(BIN)/pytest $(BY_TWO) $(OF_THEIR_OWN) --durations=25 --durations-min=10
 
 check: setup ## Lint, and run the tests that start no processes and train nothing: in about a minute
 	$(MAKE) --output-sync=target -j2 lint unit

@@ -7,7 +7,7 @@ import random
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
-VIEWERS = 60
+VIEWERS = 30
 VIDEOS = 100
 FUTURE_ROW = 1 + VIEWERS * 21 + 1
 """Number of the row that nobody can have watched yet; the header is row 1."""
