@@ -10,8 +10,10 @@ from pathlib import Path
 
 import urllib3
 from minio import Minio
+from minio.credentials import Credentials, IamAwsProvider, Provider, StaticProvider
 from minio.error import S3Error
 
+from server.releases.fields import shown
 from server.releases.s3 import S3Settings
 from server.releases.store_errors import StoreUnavailableError, explained, refusal
 
@@ -57,8 +59,7 @@ class Bucket:
         )
         self._client = Minio(
             settings.endpoint,
-            access_key=settings.access_key,
-            secret_key=settings.secret_key.get_secret_value(),
+            credentials=_credentials(settings, self._http),
             secure=settings.secure,
             region=settings.region,
             http_client=self._http,
@@ -196,3 +197,27 @@ class Bucket:
         """Remove an object; do nothing if it isn't there."""
         with explained(self.settings):
             self._client.remove_object(self.name, name)
+
+
+def _credentials(settings: S3Settings, http: urllib3.PoolManager) -> Provider:
+    """Return what gives each request its keys."""
+    if settings.workload_identity:
+        return _RoleKeys(http_client=http)
+    token = settings.session_token.get_secret_value()
+    return StaticProvider(
+        settings.access_key, settings.secret_key.get_secret_value(), token or None
+    )
+
+
+class _RoleKeys(IamAwsProvider):
+    """Keys of the role that this pod has."""
+
+    def retrieve(self) -> Credentials:
+        """Return keys that are valid for some time yet."""
+        try:
+            return super().retrieve()
+        except (ValueError, LookupError, OSError, urllib3.exceptions.HTTPError) as error:
+            raise StoreUnavailableError(
+                f"the pod's role gives no keys for S3 ({shown(str(error))}); check the role of its "
+                "service account, or unset VIREO_S3_WORKLOAD_IDENTITY"
+            ) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
+from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import SettingsConfigDict
 
 from server.settings import EnvironmentSettings
@@ -17,10 +18,16 @@ class S3Settings(EnvironmentSettings):
 
     endpoint: str = Field(pattern=r"^[^/]+$")
     """Host and port, without a scheme, for example 127.0.0.1:8110."""
-    access_key: str = Field(min_length=1)
-    """Access key: with write access for publishing, with read access for pods."""
-    secret_key: SecretStr = Field(min_length=1)
+    workload_identity: bool = False
+    """Whether the keys are those of the pod's role instead, by the environment that EKS, ECS or EC2
+    gives it; they are renewed before they expire."""
+    access_key: str = Field(default="", validate_default=True)
+    """Access key: with write access for publishing, with read access for pods. Needed without
+    workload identity, as is the secret key."""
+    secret_key: SecretStr = Field(default=SecretStr(""), validate_default=True)
     """Secret key; never printed."""
+    session_token: SecretStr = SecretStr("")
+    """Session token of temporary keys; never printed."""
     bucket: str = Field(default="vireo", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
     """Name of the bucket; the first publish creates it if it is missing."""
     secure: bool = False
@@ -34,6 +41,13 @@ class S3Settings(EnvironmentSettings):
     retries: int = Field(default=2, ge=0)
     """Number of immediate retries of a request after a network or server error."""
 
+    @field_validator("access_key", "secret_key")
+    @classmethod
+    def _given(cls, key: str | SecretStr, info: ValidationInfo) -> str | SecretStr:
+        if not key and not info.data.get("workload_identity"):
+            raise ValueError("is missing; or set VIREO_S3_WORKLOAD_IDENTITY=true")
+        return key
+
     def with_short_timeouts(self) -> S3Settings:
         """Return settings for requests that aren't worth waiting for: they fail within 3 s."""
         read_timeout = min(_SHORT_READ_SECONDS, self.read_timeout)
@@ -42,5 +56,7 @@ class S3Settings(EnvironmentSettings):
 
     def environment(self) -> dict[str, str]:
         """Return the variables that give a child process these settings."""
-        values = self.model_dump() | {"secret_key": self.secret_key.get_secret_value()}
+        values = self.model_dump()
+        for name in ("secret_key", "session_token"):
+            values[name] = values[name].get_secret_value()
         return {f"VIREO_S3_{name.upper()}": str(value) for name, value in values.items()}

@@ -93,9 +93,13 @@ def rendered(values: str) -> Rendered:
     return render(*(() if values == "default" else ("--values", str(VALUES[values]))))
 
 
+def flags(*settings: str) -> list[str]:
+    """Return the flags by which Helm sets these values, `a.b=c`, of which c is JSON."""
+    return [part for each in settings for part in ("--set-json", each)]
+
+
 def refusal(*settings: str) -> str:
     """Return why Helm refuses these values, `a.b=c`; fail the test if it doesn't."""
-    flags = [part for each in settings for part in ("--set-json", each)]
-    done = helm("template", "vireo", str(CHART), *flags)
+    done = helm("template", "vireo", str(CHART), *flags(*settings))
     assert done.returncode != 0, "Helm rendered it"
     return done.stderr

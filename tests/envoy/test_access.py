@@ -273,6 +273,13 @@ async def test_health_needs_no_token(guarded: Guarded) -> None:
     answer = await stub.Check(health_pb2.HealthCheckRequest(service=GATEWAY), timeout=30)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
+    def ready() -> int:
+        connection = http.client.HTTPConnection(guarded.edge.address, timeout=30)
+        connection.request("GET", "/ready")
+        return connection.getresponse().status
+
+    assert await asyncio.to_thread(ready) == 200, "load balancers and Kubernetes have none"
+
 
 async def test_browsers_may_send_a_token_along(guarded: Guarded) -> None:
     def preflight() -> http.client.HTTPResponse:

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.builders.chart import CHART, CHECKOUT, VALUES, helm, refusal, render, rendered
+from tests.builders.chart import CHART, CHECKOUT, VALUES, flags, helm, refusal, render, rendered
 
 pytestmark = pytest.mark.integration
 
@@ -74,7 +74,10 @@ def test_two_releases_share_no_name_and_no_label_of_pods() -> None:
             'gateway.autoscaling={"enabled": true, "callsUnderWay": 0, "cpuPercent": 0}',
             "autoscaling",
         ),
-        ("jobs.training.enabled=true", "jobs.dataset: the name of the data set to train on"),
+        ("jobs.enabled=true", "jobs.dataset: the name of the data set to train on"),
+        ("consumer.replicas=3", "/consumer/replicas"),
+        ('images.digests.envy=""', "envy"),
+        ('edge.service.type="LoadBalancer"', "set tls.enabled and tokens, or edge.service.allow"),
         ("events.enabled=true", "set events.nats.url"),
         ('tracing.otlpEndpoint="https://collector:4317"', "https needs tls.enabled"),
     ],
@@ -90,17 +93,36 @@ def test_events_need_a_store_that_consumers_and_gateways_share() -> None:
     assert "events.enabled needs features.store redis" in words
 
 
+@pytest.mark.parametrize("missing", ["tls.enabled", "tokens.jwksUrl"])
+def test_strangers_reach_no_edge_without_tls_and_tokens_unless_values_say_so(missing: str) -> None:
+    values = {
+        "edge.service.type": '"NodePort"',
+        "tls.enabled": "true",
+        "tokens.jwksUrl": '"https://login.example.com/keys"',
+    }
+    del values[missing]
+    settings = [f"{name}={value}" for name, value in values.items()]
+    assert "lets strangers call the edge" in refusal(*settings)
+    render(*flags(*settings, "edge.service.allowInsecure=true"))
+
+
 def test_every_value_is_described_by_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
 
     def described(values: Any, node: dict[str, Any], path: str) -> None:
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].rpartition("/")[2]]
-        if isinstance(values, dict) and "properties" in node:
-            assert values.keys() <= node["properties"].keys(), path
-            assert node["additionalProperties"] is False, path
+        properties: dict[str, Any] = {}
+        while True:
+            properties |= node.get("properties", {})
+            closed = node.get("additionalProperties", node.get("unevaluatedProperties"))
+            if "$ref" not in node:
+                break
+            refers = schema["$defs"][node["$ref"].rpartition("/")[2]]
+            node = {"unevaluatedProperties": closed, **refers}
+        if isinstance(values, dict) and properties:
+            assert values.keys() <= properties.keys(), path
+            assert closed is False, path
             for key, value in values.items():
-                described(value, node["properties"][key], f"{path}.{key}")
+                described(value, properties[key], f"{path}.{key}")
 
     described(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "")
 
@@ -125,6 +147,10 @@ def test_rules_and_dashboards_are_those_of_the_repository() -> None:
     files = sorted((observability / "rules").glob("*.yaml"))
     assert rules == [yaml.safe_load(each.read_text()) for each in files]
     assert rules
+    other = render("--set", "monitoring.rules.enabled=true", release="shop")
+    named = str([each["spec"] for each in other.named("PrometheusRule").values()])
+    assert 'cronjob="shop-vireo-nightly"' in named, "they watch the job of their release"
+    assert '"vireo-nightly"' not in named
     kept = [name for name in found.named("ConfigMap") if "-dashboard-" in name]
     assert len(kept) == len(list((observability / "dashboards").glob("*.json")))
 

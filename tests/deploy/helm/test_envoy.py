@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import http.client
 import re
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -25,7 +27,7 @@ from server.security.folder import SecurityFolder
 from server.stack.envoy import envoy_command, tool
 from server.stack.secure import write_envoy_secrets
 from server.stack.settings import StackSettings
-from tests.builders.chart import VALUES, Document, rendered
+from tests.builders.chart import VALUES, Document, render, rendered
 from tests.builders.control import running_control
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
@@ -45,10 +47,10 @@ def value_of(container: Document, name: str) -> str:
 
 
 @pytest.mark.parametrize("values", SETS)
-def test_the_bootstrap_is_that_of_the_stack_beside_what_tells_metrics(values: str) -> None:
+def test_the_bootstrap_is_that_of_the_stack_beside_metrics_and_draining(values: str) -> None:
     given = copy.deepcopy(bootstrap(values))
     static = given["static_resources"]
-    [listener] = static.pop("listeners")
+    _, listener = static.pop("listeners")
     static["clusters"] = [each for each in static["clusters"] if each["name"] != "admin"]
     expected = filled(
         "bootstrap",
@@ -66,8 +68,8 @@ def test_the_bootstrap_is_that_of_the_stack_beside_what_tells_metrics(values: st
     [host] = listener["filter_chains"][0]["filters"][0]["typed_config"]["route_config"][
         "virtual_hosts"
     ]
-    [route] = host["routes"]
-    assert route["match"]["path"] == "/stats/prometheus", "the admin interface has more"
+    paths = [route["match"]["path"] for route in host["routes"]]
+    assert paths == ["/stats/prometheus", "/live"], "the admin interface has more"
     assert "vireo-control" in rendered(values).named("Service")
 
 
@@ -86,8 +88,12 @@ def test_envoys_are_run_as_the_stack_runs_its_own(values: str, tmp_path: Path) -
         [source] = volume["projected"]["sources"]
         assert source["configMap"]["name"] == "vireo-envoy"
         paths = {each["key"]: each["path"] for each in source["configMap"]["items"]}
-        assert paths.keys() == rendered(values).envoy_files().keys()
-        assert all(path == key.replace("secret-", "secrets/") for key, path in paths.items())
+        files = rendered(values).envoy_files()
+        assert paths.keys() < files.keys() if len(files) > 1 else paths.keys() == files.keys()
+        for key, path in paths.items():
+            own = key.replace("inner-", "").replace("secret-", "secrets/")
+            assert path == own
+            assert ("inner" in key) is (name == "vireo-gateway" and path == "secrets/edge.yaml")
         assert pod["metadata"]["annotations"]["checksum/envoy"], "it never reads its file again"
 
 
@@ -102,14 +108,20 @@ def test_gateways_call_the_ports_that_envoys_listen_on(values: str) -> None:
     [port] = chart.named("Service")["vireo-edge"]["spec"]["ports"]
     named = {each["name"]: each["containerPort"] for each in chart.envoys()["vireo-edge"]["ports"]}
     assert named[port["targetPort"]] == ports.edge_port
-    for envoy, probe in (("vireo-edge", "readinessProbe"), ("vireo-gateway", "startupProbe")):
-        assert chart.envoys()[envoy][probe]["tcpSocket"] == {"port": ports.edge_port}
+    ready = {"path": "/ready", "port": ports.edge_port}
+    ready |= {"scheme": "HTTPS"} if values == "production" else {}
+    assert "startupProbe" not in chart.envoys()["vireo-edge"]
+    assert chart.envoys()["vireo-gateway"]["startupProbe"]["httpGet"] == ready
+    for envoy in ("vireo-edge", "vireo-gateway"):
+        assert chart.envoys()[envoy]["readinessProbe"]["httpGet"] == ready
+        assert chart.envoys()[envoy]["livenessProbe"]["httpGet"] == {"path": "/live", "port": 9080}
     bound = [
         ports.candidate_port,
         ports.ranking_port,
         ports.edge_port,
         8100,
         named["envoy-metrics"],
+        chart.envoys()["vireo-edge"]["lifecycle"]["preStop"]["httpGet"]["port"],
     ]
     own = [each["containerPort"] for each in gateway["ports"]]
     assert len({*bound, *own}) == len(bound) + len(own), "they share an address"
@@ -131,6 +143,10 @@ def test_secrets_are_told_in_the_stacks_form_and_lie_on_mounted_folders(tmp_path
         expected = yaml.safe_load(own.replace(f"path: {folder.certificates}", f"path: {watched}"))
         assert yaml.safe_load(files[f"secret-{name}.yaml"]) == expected
         assert watched in mounts
+    # Beside a gateway the edge's listener has the Envoys' own certificate.
+    inner = yaml.safe_load(files["secret-inner-edge.yaml"])
+    envoys = files["secret-envoy.yaml"].replace("name: envoy", "name: edge")
+    assert inner == yaml.safe_load(envoys)
 
 
 @pytest.mark.parametrize("values", SETS)
@@ -162,13 +178,20 @@ class RunningEnvoy:
     def metrics(self) -> int:
         return self.base + 5
 
+    @property
+    def hook(self) -> int:
+        return self.base + 6
+
 
 @asynccontextmanager
 async def running_edge(folder: Path) -> AsyncIterator[RunningEnvoy]:
-    """Run the edge's container as the chart says, drained within a second."""
+    """Run the edge's container as the chart says, drained within seconds."""
     envoy = RunningEnvoy(free_port_base(), set())
-    text = rendered("default").envoy_files()["envoy.yaml"].replace("vireo-control", "127.0.0.1")
-    for port, other in ((8104, 4), (8100, 0), (9080, 5)):
+    chart = render("--set", "edge.drainSeconds=1")
+    text = chart.envoy_files()["envoy.yaml"].replace("vireo-control", "127.0.0.1")
+    text, leaves = re.subn(r"fixed_delay: 15s", "fixed_delay: 2s", text)
+    assert leaves == 1
+    for port, other in ((8104, 4), (8100, 0), (9080, 5), (9081, 6)):
         text = text.replace(str(port), str(envoy.base + other))
     config = folder / "envoy.yaml"
     config.write_text(text)
@@ -204,17 +227,51 @@ def edge() -> Document:
 async def test_an_envoy_is_known_by_its_pods_name_tells_its_metrics_and_drains_as_its_hook_says(
     tmp_path: Path,
 ) -> None:
-    hook = edge()["lifecycle"]["preStop"]["exec"]["command"][2]
-    async with running_edge(tmp_path) as envoy:
+    hook = edge()["lifecycle"]["preStop"]["httpGet"]
+    async with running_edge(tmp_path) as envoy, asyncio.timeout(60):
         assert envoy.identities == {"vireo-edge-x7k2p"}
         assert "envoy_server_live{} 1" in await asyncio.to_thread(page, envoy, "stats/prometheus")
+        assert "LIVE" in await asyncio.to_thread(page, envoy, "live")
         for hidden in ("config_dump", "quitquitquit", "stats", "", "stats/prometheus/../../certs"):
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 await asyncio.to_thread(page, envoy, hidden)
-        code, sleeps = re.subn(r"time\.sleep\((\d+)\)", "", hook.replace("8100", str(envoy.base)))
-        assert sleeps == 1
-        await asyncio.to_thread(exec, code, {})
-        await until_open(envoy.edge, holds=False)  # once its drain time is over
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            await asyncio.to_thread(page, envoy, "drain")  # monitoring reaches this port
+        begun = time.monotonic()
+        draining = asyncio.ensure_future(asyncio.to_thread(asked, envoy.hook, hook["path"]))
+        answers: list[tuple[bool, float]] = []
+        while not draining.done():
+            status, closes = await asyncio.to_thread(asked, envoy.edge, "/ready")
+            assert status == 200, "a load balancer that hasn't noticed still calls it"
+            answers.append((closes, time.monotonic() - begun))
+        assert (await draining)[0] == 200
+        assert answers[-1][1] >= 2.5, "it ends once connections have had time to leave"
+        leaving = [after for closes, after in answers if closes]
+        assert min(leaving, default=1) >= 1, "load balancers haven't noticed by then"
+        left = await asyncio.to_thread(asked, envoy.edge, "/ready")
+        assert left == (200, True), "connections that are left are asked to leave, new ones too"
+
+
+def test_an_edge_has_time_to_drain() -> None:
+    for seconds in (90, 200):
+        chart = render("--set", f"edge.drainSeconds={seconds}")
+        pod = chart.pods()["vireo-edge"]["spec"]
+        text = chart.envoy_files()["envoy.yaml"]
+        delays = re.findall(r"fixed_delay: (?:{ seconds: )?(\d+)", text)
+        assert list(map(int, delays)) == [seconds, 15]
+        assert pod["terminationGracePeriodSeconds"] > seconds + 15
+
+
+def asked(port: int, path: str) -> tuple[int, bool]:
+    """The status of a GET, and whether its connection is closed after it."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        response.read()
+        return response.status, response.getheader("connection") == "close"
+    finally:
+        connection.close()
 
 
 def page(envoy: RunningEnvoy, path: str) -> str:

@@ -1,18 +1,22 @@
-"""That jobs run commands that there are, on the folders that pods read."""
+"""That the nightly job runs commands that there are, on the folders that pods read."""
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from clients.cli.__main__ import app
-from tests.builders.chart import Document, rendered
+from tests.builders.chart import CHART, CHECKOUT, Document, flags, render, rendered
 
 pytestmark = pytest.mark.integration
 
 
-def steps(name: str, values: str = "production") -> list[Document]:
-    spec = rendered(values).pods()[name]["spec"]
+def steps(values: str = "production") -> list[Document]:
+    spec = rendered(values).pods()["vireo-nightly"]["spec"]
     return [*spec.get("initContainers", ()), *spec["containers"]]
 
 
@@ -23,15 +27,9 @@ def help_of(command: str) -> str:
     return done.output
 
 
-@pytest.mark.parametrize(
-    ("name", "commands"),
-    [
-        ("vireo-training", ["data import", "train", "release publish"]),
-        ("vireo-features", ["data import", "features build"]),
-    ],
-)
-def test_each_step_is_a_command_of_vireo(name: str, commands: list[str]) -> None:
-    for step, command in zip(steps(name), commands, strict=True):
+def test_each_step_is_a_command_of_vireo_and_begins_after_the_one_before() -> None:
+    commands = ["data import", "features build", "train", "release publish", "release gc"]
+    for step, command in zip(steps(), commands, strict=True):
         given = step["command"]
         words = command.split()
         assert given[: len(words) + 1] == ["vireo", *words]
@@ -49,27 +47,74 @@ def test_what_jobs_build_lies_where_gateways_and_consumers_read_it() -> None:
         }
         for name, pod in chart.pods().items()
     }
-    for name in ("vireo-gateway", "vireo-consumer", "vireo-training", "vireo-features"):
+    for name in ("vireo-gateway", "vireo-consumer-0", "vireo-nightly"):
         assert claims[name]["features"] == "vireo-features"
     made = chart.named("PersistentVolumeClaim")
     assert made["vireo-features"]["spec"]["accessModes"] == ["ReadWriteMany"]
     assert made.keys() == {"vireo-features", "vireo-home"}
     for claim in made.values():
         assert claim["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    for step in steps("vireo-training"):
+    for step in steps():
         mounts = {each["name"]: each["mountPath"] for each in step["volumeMounts"]}
         home = next(each["value"] for each in step["env"] if each["name"] == "VIREO_HOME")
         assert (mounts["home"], mounts["features"]) == (home, f"{home}/features")
 
 
-def test_two_runs_of_a_job_are_never_at_once() -> None:
-    for job in rendered("production").named("CronJob").values():
-        assert job["spec"]["concurrencyPolicy"] == "Forbid"
-        assert job["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] > 0
+def test_two_runs_are_never_at_once_not_even_one_by_hand() -> None:
+    [job] = rendered("production").named("CronJob").values()
+    assert job["spec"]["concurrencyPolicy"] == "Forbid"
+    assert job["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] > 0
+    home = rendered("production").named("PersistentVolumeClaim")["vireo-home"]
+    assert home["spec"]["accessModes"] == ["ReadWriteOncePod"], "a second pod would be let in"
+
+
+def test_steps_may_be_left_out_and_keep_their_order() -> None:
+    settings = ('jobs.steps=["collect", "features"]', 'jobs.dataset="site"', "jobs.enabled=true")
+    spec = render(*flags(*settings)).pods()["vireo-nightly"]["spec"]
+    names = [each["name"] for each in [*spec.get("initContainers", ()), *spec["containers"]]]
+    assert names == ["features", "collect"]
+
+
+def test_only_jobs_have_keys_that_write_releases() -> None:
+    chart = rendered("production")
+    for name, container in chart.containers():
+        secrets = [each["secretRef"]["name"] for each in container.get("envFrom", ())]
+        writes = ["vireo-s3", "vireo-s3-writer"] if name == "vireo-nightly" else ["vireo-s3"]
+        assert secrets == ([] if container["command"] == ["envoy"] else writes), name
+    accounts = {pod["spec"]["serviceAccountName"] for pod in chart.pods().values()}
+    assert accounts == {f"vireo-{name}" for name in ("pods", "edge", "control", "jobs")}
+    role = {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/reader"}
+    other = render("--set-json", f"serviceAccounts.pods={json.dumps(role)}").named("ServiceAccount")
+    assert {name for name, each in other.items() if "annotations" in each["metadata"]} == {
+        "vireo-pods"
+    }
+
+
+def test_the_documented_memory_of_a_job_is_that_of_the_measured_rows() -> None:
+    rows = map(
+        json.loads, (CHECKOUT / "bench" / "report" / "memory.jsonl").read_text().splitlines()
+    )
+    peaks = {each["measure"]: each["figure"] for each in rows}
+    page = (CHECKOUT / "docs" / "kubernetes.md").read_text()
+    [(fixed, slope)] = re.findall(r"`([\d.]+) GB \+ ([\d.]+) GB · million watches`", page)
+    for step in ("import", "features", "training"):
+        for millions in (1, 10):
+            peak = peaks[f"{step}, {millions},000,000 events: peak memory in GB"]
+            needed = float(fixed) + float(slope) * millions
+            assert peak <= needed, step
+            if step == "training":
+                assert needed < 1.5 * peak, "the largest step decides"
+    files = [CHART / "values.yaml", CHART.parent / "values" / "production.yaml"]
+    for file in files:
+        text = file.read_text()
+        [millions] = map(int, re.findall(r"for (\d+) million watches", text))
+        limit = yaml.safe_load(text)["jobs"]["resources"]["limits"]["memory"]
+        bytes_ = int(limit.removesuffix("Gi")) * 2**30
+        assert bytes_ >= (float(fixed) + float(slope) * millions) * 1e9, file
 
 
 def test_a_release_may_go_to_the_canary_first() -> None:
-    [publish] = [each["command"] for each in steps("vireo-training", "canary")[-1:]]
+    [publish] = [each["command"] for each in steps("canary") if each["name"] == "publish"]
     assert publish[-2:] == ["--channel", "canary"]
 
 

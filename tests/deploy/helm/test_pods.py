@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from server.live.settings import LiveSettings
 from server.pod.pod import PodSettings
 from server.releases.s3 import S3Settings
 from server.rpc.settings import RpcSettings, load_settings
-from tests.builders.chart import VALUES, Document, render, rendered
+from tests.builders.chart import VALUES, Document, flags, render, rendered
 from tests.builders.s3 import unreachable_s3
 
 pytestmark = pytest.mark.integration
@@ -95,19 +96,18 @@ def test_variables_that_kubernetes_makes_of_services_are_not_taken_for_settings(
 @pytest.mark.parametrize("values", SETS)
 def test_selectors_find_the_pods_of_their_name(values: str) -> None:
     chart = rendered(values)
-    for kind in ("Deployment", "StatefulSet"):
-        for name, each in chart.named(kind).items():
-            chosen = each["spec"]["selector"]["matchLabels"]
-            assert chosen.items() <= each["spec"]["template"]["metadata"]["labels"].items()
-            assert f"vireo-{chosen['app.kubernetes.io/component']}" == name
-            assert chart.named("Service")[name]["spec"]["selector"] == chosen
-    for name, budget in chart.named("PodDisruptionBudget").items():
-        deployment = chart.named("Deployment")[name]["spec"]
-        assert budget["spec"]["selector"] == deployment["selector"]
-        assert budget["spec"]["maxUnavailable"] == 1
-    assert chart.named("PodDisruptionBudget").keys() == (
-        chart.named("Deployment").keys() - {"vireo-control"}
-    )
+    chosen: dict[str, Any] = {}
+    for name, each in chart.named("Deployment").items():
+        selector = dict(each["spec"]["selector"]["matchLabels"])
+        assert selector.items() <= each["spec"]["template"]["metadata"]["labels"].items()
+        partition = selector.pop("vireo/partition", None)
+        service = f"vireo-{selector['app.kubernetes.io/component']}"
+        assert name == (service if partition is None else f"{service}-{partition}")
+        assert chart.named("Service")[service]["spec"]["selector"] == selector
+        chosen[service] = {"matchLabels": selector}
+    budgets = chart.named("PodDisruptionBudget")
+    assert {name: each["spec"]["selector"] for name, each in budgets.items()} == chosen
+    assert {each["spec"]["maxUnavailable"] for each in budgets.values()} == {"10%"}
 
 
 @pytest.mark.parametrize("values", SETS)
@@ -122,7 +122,8 @@ def test_the_control_plane_finds_the_pods_of_each_pool(
     assert set(pools.values()) == set(POOLS)
     side = {"canary", "shadow"} if values == "canary" else set()
     served = {name: pool for name, pool in pools.items() if pool.name in {"production", *side}}
-    assert served.keys() == chart.servers().keys() - {"vireo-control", "vireo-consumer"}
+    others = {name for name in chart.servers() if name.startswith("vireo-con")}
+    assert served.keys() == chart.servers().keys() - others
     for name, pool in served.items():
         service = chart.named("Service")[name]["spec"]
         assert service["clusterIP"] == "None"
@@ -146,7 +147,8 @@ def test_ports_and_probes_are_those_on_which_processes_answer(
         http = getattr(settings, "oip_http_port", 0)
         expected = {"grpc": settings.port, "metrics": settings.metrics_port}
         assert ports == expected | ({"oip-http": http} if http else {})
-        [port] = rendered(values).named("Service")[name]["spec"]["ports"]
+        headless = re.sub(r"(consumer)-\d+$", r"\1", name)
+        [port] = rendered(values).named("Service")[headless]["spec"]["ports"]
         assert (port["port"], port["targetPort"]) == (settings.port, "grpc")
         probes = [container[f"{each}Probe"] for each in ("startup", "readiness", "liveness")]
         if settings.tls:
@@ -239,18 +241,81 @@ def test_whatever_reads_or_writes_features_is_told_where_redis_is() -> None:
         for name, container in rendered("production").containers()
         if any(each["name"] == "VIREO_REDIS_URL" for each in container["env"])
     }
-    assert told == {"gateway", "consumer", "features", "training"}
+    assert told == {"gateway", "nightly", *(f"consumer-{number}" for number in range(4))}
 
 
-def test_each_partition_has_a_consumer_of_its_number() -> None:
-    consumer = rendered("production").named("StatefulSet")["vireo-consumer"]
-    assert consumer["spec"]["replicas"] == 4
-    [container] = consumer["spec"]["template"]["spec"]["containers"]
-    variables: dict[str, Any] = {each["name"]: each for each in container["env"]}
-    assert variables["VIREO_EVENT_PARTITIONS"]["value"] == "4"
-    assert variables["VIREO_EVENT_PARTITION"]["valueFrom"] == {
-        "fieldRef": {"fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"}
-    }
+def test_each_partition_has_a_consumer_of_its_number_that_leaves_a_lost_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chart = rendered("production")
+    assert not chart.named("StatefulSet"), "its pod would stay on a lost node until it is deleted"
+    for number in range(4):
+        name = f"vireo-consumer-{number}"
+        assert chart.named("Deployment")[name]["spec"]["replicas"] == 1
+        settings = settings_of(chart.servers()[name], monkeypatch)
+        assert isinstance(settings, ConsumerSettings)
+        assert settings.event_partition == number
+        variables = {each["name"]: each.get("value") for each in chart.servers()[name]["env"]}
+        assert variables["VIREO_EVENT_PARTITIONS"] == "4"
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_pods_of_a_lost_node_are_soon_made_elsewhere(values: str) -> None:
+    chart = rendered(values)
+    for name in chart.named("Deployment"):
+        left = {
+            each["key"]: each["tolerationSeconds"]
+            for each in chart.pods()[name]["spec"]["tolerations"]
+            if each["effect"] == "NoExecute"
+        }
+        keys = ("not-ready", "unreachable")
+        assert left == {f"node.kubernetes.io/{key}": 30 for key in keys}, name
+    if "vireo-nightly" in chart.pods():
+        assert "tolerations" not in chart.pods()["vireo-nightly"]["spec"], "a run takes hours"
+
+
+def test_in_production_the_path_of_slates_is_never_preempted_and_two_control_planes_run() -> None:
+    chart = rendered("production")
+    for name, pod in chart.pods().items():
+        expected = None if name == "vireo-nightly" else "serving"
+        assert pod["spec"].get("priorityClassName") == expected, name
+    assert chart.named("Deployment")["vireo-control"]["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize(("common", "own"), [(True, False), (5, 0), ("x", "")])
+def test_a_component_wins_with_false_and_nothing_too(common: object, own: object) -> None:
+    settings = [f"settings.VIREO_REFLECTION={json.dumps(common)}"]
+    components = ("gateway", "candidate", "ranking", "control", "consumer", "jobs")
+    settings += [f"{each}.settings.VIREO_REFLECTION={json.dumps(own)}" for each in components]
+    chart = render("--values", str(VALUES["production"]), *flags(*settings))
+    for name, container in chart.containers():
+        if container["command"] != ["envoy"]:
+            found = {each["name"]: each.get("value") for each in container["env"]}
+            assert found["VIREO_REFLECTION"] == json.dumps(own).strip('"'), name
+
+
+def test_every_container_may_have_volumes_and_all_processes_an_authority_of_their_own() -> None:
+    volume = {"name": "authority", "configMap": {"name": "authority"}}
+    mount = {"name": "authority", "mountPath": "/authority", "readOnly": True}
+    chart = render(
+        *("--values", str(VALUES["production"])),
+        *flags(
+            f"extraVolumes={json.dumps([volume])}",
+            f"extraVolumeMounts={json.dumps([mount])}",
+            'settings.SSL_CERT_FILE="/authority/ca.crt"',
+        ),
+    )
+    for name, container in chart.containers():
+        assert mount in container["volumeMounts"], name
+        assert volume in chart.pods()[name]["spec"]["volumes"]
+        if container["command"] != ["envoy"]:
+            assert {"name": "SSL_CERT_FILE", "value": "/authority/ca.crt"} in container["env"]
+
+
+def test_the_edges_key_is_at_the_edge_alone() -> None:
+    pods = rendered("production").pods()
+    secrets = {name: str(pod["spec"]["volumes"]) for name, pod in pods.items()}
+    assert [name for name, each in secrets.items() if "vireo-edge-tls" in each] == ["vireo-edge"]
 
 
 def test_settings_of_values_reach_their_processes_and_those_of_a_component_win(

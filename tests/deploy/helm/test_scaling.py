@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
-from tests.builders.chart import VALUES, render, rendered
+import pytest
+import yaml
+
+from bench.capacity.plan import Policy
+from tests.builders.chart import CHART, VALUES, render, rendered
 from tests.builders.metrics_table import documented
 
 pytestmark = pytest.mark.integration
 
 SETS = ("default", *VALUES)
+RUNNING = {"vireo-gateway": 7, "vireo-candidate": 1}
+RELEASE = {"name": "vireo", "namespace": "shop"}
 SCALED = {f"vireo-{name}" for name in ("edge", "gateway", "candidate", "ranking")}
 
 
@@ -49,6 +58,68 @@ def test_without_the_custom_metric_processor_time_alone_tells() -> None:
     assert [each["type"] for each in scaled["metrics"]] == ["ContainerResource"]
 
 
+def test_processor_time_is_scaled_by_as_the_capacity_page_reckons() -> None:
+    for component in ("edge", "gateway", "candidate", "ranking"):
+        values = yaml.safe_load((CHART / "values.yaml").read_text())[component]
+        assert values["autoscaling"]["cpuPercent"] == 100 * Policy().utilisation
+        assert values["resources"]["requests"]["cpu"] == "1", "the share is of what is requested"
+
+
+class Cluster(BaseHTTPRequestHandler):
+    """The API of Kubernetes, as far as Helm asks it: its kinds, and two Deployments."""
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        known = {(it["apiVersion"], it["kind"]) for it in rendered("production").documents}
+        versions = {version for version, _ in known}
+        _, _, version = path.removeprefix("/api/").rpartition("/apis/")
+        found: dict[str, object] | None = None
+        if path == "/version":
+            found = {"major": "1", "minor": "37", "gitVersion": "v1.37.0"}
+        elif path == "/api":
+            found = {"kind": "APIVersions", "versions": ["v1"]}
+        elif path == "/apis":
+            offered = [{"groupVersion": it, "version": it.partition("/")[2]} for it in versions]
+            named = [(it["groupVersion"].partition("/"), it) for it in offered]
+            groups = [{"name": name, "versions": [it]} for (name, tail, _), it in named if tail]
+            found = {"kind": "APIGroupList", "groups": groups}
+        elif version in versions:
+            kinds = [kind for each, kind in known if each == version]
+            resources = [{"name": f"{it.lower()}s", "kind": it, "namespaced": True} for it in kinds]
+            found = {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
+        elif (name := path.removeprefix("/apis/apps/v1/namespaces/shop/deployments/")) in RUNNING:
+            made = rendered("production").named("Deployment")[name]
+            ours = {f"meta.helm.sh/release-{key}": of for key, of in RELEASE.items()}
+            metadata = {**made["metadata"], "annotations": ours}
+            found = {**made, "metadata": metadata, "spec": {"replicas": RUNNING[name]}}
+        missing = {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
+        self.send_response(404 if found is None else 200)
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(found or missing).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+
+def test_from_a_number_of_pods_to_scaling_there_are_never_fewer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Cluster) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        chart = render(
+            *("--values", str(VALUES["production"]), "--dry-run=server"),
+            *("--disable-openapi-validation", "--kube-apiserver", url, "--kube-token", "t"),
+        )
+        server.shutdown()
+    given = {name: each["spec"].get("replicas") for name, each in chart.named("Deployment").items()}
+    assert given["vireo-gateway"] == 7, "Kubernetes would make it one if the number were left out"
+    assert given["vireo-candidate"] == 4, "no fewer than are asked for"
+    assert given["vireo-ranking"] is None, "it isn't there yet"
+
+
 def test_the_custom_metric_is_one_that_pods_have() -> None:
     row = documented()["vireo_rpcs_in_flight"]
     assert row.kind == "gauge"
@@ -63,14 +134,26 @@ def test_pods_of_a_component_are_spread_over_zones_and_nodes(values: str) -> Non
         keys = [constraint["topologyKey"] for constraint in constraints]
         assert keys == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"], name
         for constraint in constraints:
-            assert constraint["labelSelector"] == each["spec"]["selector"]
+            selected = dict(each["spec"]["selector"]["matchLabels"])
+            alone = selected.pop("vireo/partition", None) is None
+            assert constraint["labelSelector"] == {"matchLabels": selected}
+            # Of a rollout's two versions only one counts; consumers of all partitions do.
+            assert ("matchLabelKeys" in constraint) is alone
+
+
+@pytest.mark.parametrize("values", SETS)
+def test_no_pod_waits_for_a_zone_that_is_lost(values: str) -> None:
+    for pod in rendered(values).pods().values():
+        for each in pod["spec"].get("topologySpreadConstraints", ()):
+            assert each["nodeTaintsPolicy"] == "Honor"
+            assert each["whenUnsatisfiable"] == "ScheduleAnyway"
 
 
 @pytest.mark.parametrize("values", SETS)
 def test_a_new_version_takes_no_pod_away_before_it_serves(values: str) -> None:
     for name, each in rendered(values).named("Deployment").items():
-        assert each["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
-        if name not in ("vireo-control", "vireo-edge"):
+        assert each["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": "25%", "maxUnavailable": 0}
+        if not name.startswith(("vireo-con", "vireo-edge")):
             startup = each["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
             most = startup["periodSeconds"] * startup["failureThreshold"]
             assert each["spec"]["progressDeadlineSeconds"] > most
@@ -87,6 +170,18 @@ def test_side_pools_have_pods_of_their_channel_and_perhaps_another_build() -> No
             assert image == f"vireo-{service}:{'0.2.0-rc1' if pool == 'canary' else '0.1.0'}"
     gateway = {each["name"]: each.get("value") for each in chart.servers()["vireo-gateway"]["env"]}
     assert gateway["VIREO_SHADOW_SHARE"] == "0.1"
+
+
+def test_envoy_may_be_the_official_image() -> None:
+    name = "envoyproxy/envoy:distroless-v1.40.0"
+    chart = render(
+        *("--set", f"images.repositories.envoy={name}", "--set", "images.registry=reg.io/a/"),
+        *("--set", "images.tag=1.2"),
+    )
+    for envoy in chart.envoys().values():
+        assert envoy["image"] == name
+        assert "exec" not in str(envoy.get("lifecycle", {})), "it has no program but Envoy"
+    assert chart.servers()["vireo-gateway"]["image"] == "reg.io/a/vireo-gateway:1.2"
 
 
 def test_an_image_may_be_pinned_by_its_digest() -> None:

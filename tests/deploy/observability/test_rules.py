@@ -23,7 +23,7 @@ RUNBOOKS = ROOT / "docs" / "runbooks"
 RULES = sorted((FOLDER / "rules").glob("*.yaml"))
 TESTS = sorted((FOLDER / "rules" / "tests").glob("*.yaml"))
 DASHBOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
-_OF_OTHERS = re.compile(r"(up|ALERTS|scrape_duration_seconds|process_\w+|envoy_\w+)")
+_OF_OTHERS = re.compile(r"(up|ALERTS|scrape_duration_seconds|process_\w+|envoy_\w+|kube_\w+)")
 """Metrics that aren't ours, which `docs/metrics.md` doesn't list."""
 
 

@@ -14,7 +14,7 @@ from server.control.mesh import Members, Mesh, Pool
 from server.control.resources import snapshot
 from server.control.settings import ControlSettings
 from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
-from tests.builders.control import local
+from tests.builders.control import local, running_control
 from tests.builders.s3 import unreachable_s3
 
 SETTINGS = ControlSettings(s3=unreachable_s3())
@@ -109,3 +109,20 @@ def test_the_edge_has_clusters_and_routes_of_http_only_with_an_offset() -> None:
     [place] = found.endpoints  # without the canary's, and without a port beyond the highest
     ports = [each.endpoint.address.socket_address.port_value for each in place.lb_endpoints]
     assert ports == [10130, 10131]
+
+
+async def test_two_control_planes_publish_the_same_so_that_an_envoy_may_move_between_them() -> None:
+    ports = range(9000, 9100)
+    published = []
+    for order in (ports, reversed(ports)):
+        async with running_control({Pool("candidate"): local(*order)}) as control:
+            snapshot = control.servicer.snapshot
+            assert snapshot is not None
+            published.append(
+                {
+                    (kind, name): each.version
+                    for kind, found in snapshot.resources.items()
+                    for name, each in found.items()
+                }
+            )
+    assert published[0] == published[1]

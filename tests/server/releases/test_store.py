@@ -1,7 +1,11 @@
+import json
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from pydantic import SecretStr
@@ -173,3 +177,39 @@ def test_settings_travel_through_the_environment(
     for variable, text in s3.environment().items():
         monkeypatch.setenv(variable, text)
     assert S3Settings.load() == s3
+
+
+def test_keys_of_the_pods_role_are_used_and_replaced_before_they_expire(
+    s3: S3Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"AccessKeyId": s3.access_key, "SecretAccessKey": s3.secret_key.get_secret_value()}
+    issued: list[str] = []
+
+    class Role(BaseHTTPRequestHandler):
+        """Gives a role's keys as ECS and EKS do."""
+
+        def do_GET(self) -> None:
+            expires = datetime.now(UTC) + timedelta(hours=len(issued))
+            issued.append(keys["AccessKeyId"])
+            self.send_response(200)
+            self.end_headers()
+            given = {**keys, "Token": "", "Expiration": f"{expires:%Y-%m-%dT%H:%M:%SZ}"}
+            self.wfile.write(json.dumps(given).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    monkeypatch.setenv("VIREO_S3_WORKLOAD_IDENTITY", "true")
+    monkeypatch.setenv("VIREO_S3_ENDPOINT", s3.endpoint)
+    monkeypatch.setenv("VIREO_S3_BUCKET", s3.bucket)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Role) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/keys"
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
+        store = ReleaseStore(S3Settings.load())
+        for _ in range(3):  # the first keys have expired already, and the second have not
+            store.list()
+        server.shutdown()
+    assert len(issued) == 2
+    with pytest.raises(StoreUnavailableError, match="the pod's role gives no keys for S3"):
+        ReleaseStore(S3Settings.load()).list()

@@ -1,17 +1,18 @@
 {{/* Envoy: its configuration and its container. */}}
 
 {{/*
-The bootstrap: that of `vireo up`, with a listener for metrics, and with TLS to the control plane, whose
-cluster is the last in it.
+The bootstrap: that of `vireo up`, with listeners for metrics and for draining, and with TLS to the control
+plane, whose cluster is the last in it.
 */}}
 {{- define "vireo.envoyBootstrap" -}}
 {{- $text := .Files.Get "files/bootstrap.yaml" }}
 {{- $control := printf "%s-control" (include "vireo.fullname" .) }}
-{{- $values := dict "'${node}'" "unnamed" "'${admin_port}'" "8100" "'${control_host}'" $control "'${control_port}'" "8104" }}
+{{- $values := dict "'${node}'" "unnamed" "'${admin_port}'" "8100" "'${control_host}'" $control "'${control_port}'" "8104" "'${drain_seconds}'" (toString .Values.edge.drainSeconds) }}
+{{- $own := print (.Files.Get "files/drain.yaml") (.Files.Get "files/metrics.yaml") }}
+{{- $text = replace "static_resources:\n  clusters:\n" (print "static_resources:\n  listeners:\n" $own) $text }}
 {{- range $placeholder, $value := $values }}
 {{- $text = replace $placeholder $value $text }}
 {{- end }}
-{{- $text = replace "static_resources:\n  clusters:\n" (printf "static_resources:\n%s" (.Files.Get "files/metrics.yaml")) $text }}
 {{- if .Values.tls.enabled }}
 {{- $text = print (trimSuffix "\n" $text) "\n" (.Files.Get "files/control_tls.yaml") }}
 {{- end }}
@@ -19,7 +20,17 @@ cluster is the last in it.
 {{- end -}}
 
 {{/*
-The container of an Envoy without its name and probes. Arguments: root, values (threads, resources).
+When an Envoy may be called: it has its configuration from the control plane, and its threads answer.
+*/}}
+{{- define "vireo.envoyReady" -}}
+httpGet: { path: /ready, port: 8080{{ if .Values.tls.enabled }}, scheme: HTTPS{{ end }} }
+periodSeconds: 2
+timeoutSeconds: 2
+{{- end -}}
+
+{{/*
+The container of an Envoy without its name and its probe of readiness. Arguments: root, values (threads,
+resources), and roles of certificates.
 */}}
 {{- define "vireo.envoy" -}}
 {{ include "vireo.image" (dict "root" .root "role" "envoy") }}
@@ -45,21 +56,29 @@ env:
     valueFrom: { fieldRef: { fieldPath: metadata.name } }
 resources:
   {{- toYaml .values.resources | nindent 2 }}
+# Without a control plane Envoy waits for it for half a minute, and then goes on without a configuration.
+livenessProbe:
+  httpGet: { path: /live, port: 9080 }
+  initialDelaySeconds: 60
+  timeoutSeconds: 3
+  failureThreshold: 6
 volumeMounts:
   - { name: envoy, mountPath: /etc/envoy, readOnly: true }
-  {{- include "vireo.mounts" (dict "root" .root "roles" (list "edge" "envoy")) | nindent 2 }}
+  {{- include "vireo.mounts" . | nindent 2 }}
 {{- end -}}
 
+{{/* Arguments: root, and edge, the key of the file for the edge's certificate. */}}
 {{- define "vireo.envoyVolume" -}}
 - name: envoy
   projected:
     sources:
       - configMap:
-          name: {{ include "vireo.fullname" . }}-envoy
+          name: {{ include "vireo.fullname" .root }}-envoy
           items:
             - { key: envoy.yaml, path: envoy.yaml }
-            {{- if .Values.tls.enabled }}
-            {{- range list "edge" "envoy" "authority" }}
+            {{- if .root.Values.tls.enabled }}
+            - { key: {{ .edge }}, path: secrets/edge.yaml }
+            {{- range list "envoy" "authority" }}
             - { key: secret-{{ . }}.yaml, path: secrets/{{ . }}.yaml }
             {{- end }}
             {{- end }}

@@ -33,12 +33,15 @@ labels:
   {{- include "vireo.labels" . | nindent 2 }}
 {{- end -}}
 
-{{/* Arguments: root, role (whose image it is), and tag, which wins unless it is empty. */}}
+{{/*
+Arguments: root, role (whose image it is), and tag, which wins unless it is empty. A repository with a tag
+or digest of its own is another one's image.
+*/}}
 {{- define "vireo.image" -}}
 {{- $values := .root.Values.images -}}
 {{- $name := printf "%s%s" $values.registry (get $values.repositories .role) -}}
 {{- $digest := get $values.digests .role -}}
-image: {{ if and $digest (not .tag) }}{{ $name }}@{{ $digest }}{{ else }}{{ $name }}:{{ .tag | default $values.tag | default .root.Chart.AppVersion }}{{ end }}
+image: {{ if regexMatch "[:@][^/]+$" (get $values.repositories .role) }}{{ get $values.repositories .role }}{{ else if and $digest (not .tag) }}{{ $name }}@{{ $digest }}{{ else }}{{ $name }}:{{ .tag | default $values.tag | default .root.Chart.AppVersion }}{{ end }}
 imagePullPolicy: {{ $values.pullPolicy }}
 {{- end -}}
 

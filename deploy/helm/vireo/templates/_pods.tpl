@@ -1,12 +1,13 @@
 {{/* What the pods of all components have in common. */}}
 
 {{/*
-Top of a pod's spec. Arguments: root, component, values (of the component: scheduling), and account,
-the name of a service account whose token the pod gets; none if absent.
+Top of a pod's spec. Arguments: root, component, values (of the component: scheduling), account, the
+component whose service account the pod has, by default that of pods, and moves: whether the pod is made
+elsewhere soon if its node is lost.
 */}}
 {{- define "vireo.podSpec" -}}
-serviceAccountName: {{ .account | default (include "vireo.fullname" .root) }}
-automountServiceAccountToken: {{ not (empty .account) }}
+serviceAccountName: {{ include "vireo.fullname" .root }}-{{ .account | default "pods" }}
+automountServiceAccountToken: {{ eq .component "control" }}
 # Variables that Kubernetes sets for Services, such as VIREO_EDGE_PORT for vireo-edge, would be read as
 # settings.
 enableServiceLinks: false
@@ -23,9 +24,17 @@ priorityClassName: {{ . }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with .values.tolerations }}
+{{- if or .moves .values.tolerations }}
 tolerations:
+  {{- with .values.tolerations }}
   {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- if .moves }}
+  # By default it takes Kubernetes 300 s.
+  {{- range list "not-ready" "unreachable" }}
+  - { key: node.kubernetes.io/{{ . }}, operator: Exists, effect: NoExecute, tolerationSeconds: {{ $.root.Values.lostNodeSeconds }} }
+  {{- end }}
+  {{- end }}
 {{- end }}
 {{- with .values.affinity }}
 affinity:
@@ -33,7 +42,7 @@ affinity:
 {{- end }}
 {{- end -}}
 
-{{/* Spread over zones and nodes. Arguments: root, component. */}}
+{{/* Spread over zones and nodes. Arguments: root, component, and shared: by several Deployments. */}}
 {{- define "vireo.spread" -}}
 {{- with .root.Values.topologySpread }}
 topologySpreadConstraints:
@@ -44,21 +53,47 @@ topologySpreadConstraints:
     labelSelector:
       matchLabels:
         {{- include "vireo.selector" $ | nindent 8 }}
+    # Otherwise the nodes of a lost zone would count, as the ones with the fewest pods.
+    nodeTaintsPolicy: Honor
+    {{- if not $.shared }}
     # Otherwise the pods of the version before would count while a new one is rolled out.
     matchLabelKeys: [pod-template-hash]
+    {{- end }}
   {{- end }}
 {{- end }}
 {{- end -}}
 
 {{/*
-Metadata of a pod. Arguments: root, component, values, envoy, whether it has one, and its pool, if it is
-in one.
+The number of pods. Arguments: root, component, values. If they are scaled, it is as many as there are:
+Kubernetes makes it one if an upgrade leaves a number out that was there. Where the cluster can't be asked
+(`helm template`), it is left out.
+*/}}
+{{- define "vireo.replicas" -}}
+{{- if not .values.autoscaling.enabled -}}
+replicas: {{ .values.replicas }}
+{{- else -}}
+{{- with lookup "apps/v1" "Deployment" .root.Release.Namespace (printf "%s-%s" (include "vireo.fullname" .root) .component) -}}
+replicas: {{ max .spec.replicas $.values.autoscaling.minReplicas }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "vireo.strategy" -}}
+strategy: { rollingUpdate: { maxSurge: {{ .Values.maxSurge }}, maxUnavailable: 0 } }
+{{- end -}}
+
+{{/*
+Metadata of a pod. Arguments: root, component, values, envoy, whether it has one, and its pool or
+partition, if it has one.
 */}}
 {{- define "vireo.podMetadata" -}}
 labels:
   {{- include "vireo.labels" . | nindent 2 }}
   {{- with .pool }}
   vireo/pool: {{ . }}
+  {{- end }}
+  {{- with .partition }}
+  vireo/partition: {{ . | quote }}
   {{- end }}
   {{- with .values.podLabels }}
   {{- toYaml . | nindent 2 }}
@@ -120,9 +155,12 @@ YAML.
 {{- end }}
 {{- end -}}
 
-{{/* Variables that values name; they come last. Arguments: root, values. */}}
+{{/*
+Variables that values name; they come last. Those of the component win, false and 0 too: `merge` would
+replace these. Arguments: root, values.
+*/}}
 {{- define "vireo.extraEnv" -}}
-{{- range $name, $value := merge (dict) (.values.settings | default dict) .root.Values.settings }}
+{{- range $name, $value := mergeOverwrite (dict) .root.Values.settings (.values.settings | default dict) }}
 {{- /* To Helm all numbers are floats, and large ones would be 2.1e+10. */}}
 {{- if and (kindIs "float64" $value) (eq $value (floor $value)) }}
 {{- $value = int64 $value }}
@@ -223,6 +261,9 @@ livenessProbe:
 {{/* Folders of every container: its root is read-only. Arguments: root, and roles of certificates. */}}
 {{- define "vireo.mounts" -}}
 - { name: tmp, mountPath: /tmp }
+{{- with .root.Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
 {{- if .root.Values.tls.enabled }}
 {{- range .roles }}
 - { name: tls-{{ . }}, mountPath: /tls/{{ . }}, readOnly: true }
@@ -232,7 +273,10 @@ livenessProbe:
 
 {{- define "vireo.volumes" -}}
 - name: tmp
-  emptyDir: { sizeLimit: 1Gi }
+  emptyDir: {{ .tmp | default "{ sizeLimit: 1Gi }" }}
+{{- with .root.Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
 {{- if .root.Values.tls.enabled }}
 {{- range .roles }}
 - name: tls-{{ . }}
