@@ -134,6 +134,62 @@ def replay(
     typer.echo(f"recorded {recorded:,} events in {seconds:.1f} s")
 
 
+@app.command()
+def limits(
+    apply: Annotated[
+        bool,
+        typer.Option("--apply", help="Set those of the settings, even if that deletes messages."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show how full the log's streams are, and for how long they keep messages.
+
+    Consumers set the limits of the settings (VIREO_EVENT_RETENTION, VIREO_EVENT_MAX_BYTES and
+    VIREO_EVENT_REPLICAS) when they start, unless that would delete something.
+    """
+    streams = asyncio.run(_limits(apply=apply))
+    if as_json:
+        print_json(streams)
+        return
+    numbers = ("messages", "bytes", "maximum", "full", "kept for", "servers")
+    table = table_of("stream", *numbers, "first message", numbers=numbers)
+    for each in streams:
+        most, days = each["max_bytes"], each["max_age_seconds"] / 86_400
+        table.add_row(
+            each["stream"],
+            f"{each['messages']:,}",
+            f"{each['bytes']:,}",
+            f"{most:,}" if most else "none",
+            f"{each['bytes'] / most:.0%}" if most else "",
+            f"{days:g} days" if days else "ever",
+            str(each["replicas"]),
+            each["first"] if each["messages"] else "",
+        )
+    print_table(table)
+
+
+async def _limits(*, apply: bool) -> list[dict[str, Any]]:
+    """Return what is in each stream, and its limits."""
+    from server.event_log.log import STREAMS
+
+    async with _opened_log() as event_log:
+        if apply:
+            await event_log.set_limits(lossy=True)
+        found = [(stream.name, await event_log.describe(stream)) for stream in STREAMS]
+    return [
+        {
+            "stream": name,
+            "messages": info["state"]["messages"],
+            "bytes": info["state"]["bytes"],
+            "first": info["state"]["first_ts"],
+            "max_bytes": max(0, info["config"]["max_bytes"]),
+            "max_age_seconds": info["config"]["max_age"] / 1e9,
+            "replicas": info["config"]["num_replicas"],
+        }
+        for name, info in found
+    ]
+
+
 async def _replay(data: str, rate: float) -> tuple[int, float]:
     """Record what is to be replayed; return the number of events and the seconds that it took."""
     async with _opened_log() as event_log:
