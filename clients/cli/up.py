@@ -45,18 +45,30 @@ def up(
             help="Run Prometheus and Alertmanager too, with the rules of deploy/observability.",
         ),
     ] = False,
+    durable: Annotated[
+        bool,
+        typer.Option(
+            "--durable",
+            help="Have the log write each event to disk before it is acknowledged: no power cut "
+            "loses it.",
+        ),
+    ] = False,
 ) -> None:
     """Serve the channel's release: S3, pods, gateway and Envoy, supervised, until Ctrl-C.
 
     Ports and pod counts are settings, for example VIREO_EDGE_PORT, VIREO_PORT_BASE and
     VIREO_CANDIDATE_PODS. Each process logs to its own file below VIREO_HOME/logs.
     """
-    run_stack_in_terminal(ready=show_endpoints, secure=secure, observe=observe)
+    run_stack_in_terminal(ready=show_endpoints, secure=secure, observe=observe, durable=durable)
     typer.echo("stopped")
 
 
 def run_stack_in_terminal(
-    ready: Callable[[StackState], None], *, secure: bool = False, observe: bool = False
+    ready: Callable[[StackState], None],
+    *,
+    secure: bool = False,
+    observe: bool = False,
+    durable: bool = False,
 ) -> None:
     """Run a stack until a signal, showing one line per process.
 
@@ -64,6 +76,7 @@ def run_stack_in_terminal(
         ready: called once the stack serves.
         secure: secure the stack even if the settings don't.
         observe: run Prometheus and Alertmanager even if the settings don't.
+        durable: have the log write each message to disk even if the settings don't.
     """
     import asyncio
 
@@ -71,7 +84,7 @@ def run_stack_in_terminal(
     from server.stack.stack import Stack
 
     settings = StackSettings.load()
-    chosen = {"secure": secure, "observe": observe}
+    chosen = {"secure": secure, "observe": observe, "durable": durable}
     settings = settings.model_copy(update={name: True for name, on in chosen.items() if on})
     console = Console()
     if console.is_terminal:
@@ -139,6 +152,12 @@ def show_endpoints(state: StackState) -> None:
     ready = f"\nReady. gRPC, gRPC-Web and REST answer at {edge}{admin}."
     if state.prometheus:
         ready += f"\nPrometheus is at {state.prometheus}, Alertmanager at {state.alertmanager}."
+    if state.durable is not None:
+        ready += "\nEvents that were acknowledged outlive a crash of every process, and " + (
+            "a power cut: they are on disk."
+            if state.durable
+            else "not a power cut: it may lose\nthose of the last two minutes, without --durable."
+        )
     if state.secure:
         ca = SecurityFolder(Home.current().security).authority
         # Not by reflection, which needs another scope.

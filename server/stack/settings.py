@@ -90,6 +90,9 @@ class StackSettings(EnvironmentSettings):
     shadow_share: float = Field(default=0.1, ge=0, le=1)
     """Share of answered requests that gateways mirror to shadow pods, if there are any."""
 
+    durable: bool = False
+    """Whether the embedded log writes each message to disk before it is acknowledged, so that no power
+    cut loses it, as `vireo up --durable` does."""
     observe: bool = False
     """Whether to run Prometheus and Alertmanager too, as `vireo up --observe` does."""
 
