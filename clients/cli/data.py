@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ from clients.cli.tables import print_table, table_of
 from server.home import Home
 
 if TYPE_CHECKING:
-    from training.data.dataset import DatasetInfo
+    from training.data.dataset import DatasetInfo, LogPositions
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(data_synth.synth)
@@ -70,6 +71,17 @@ def import_(
         float | None,
         typer.Option(help="The best rating; by default 5, 10 or 100, as the ratings are.", min=1),
     ] = None,
+    log_lag: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="The files have all events that the log received until this long before their "
+            "last interaction: features are brought up to date from there on. By default, and of a "
+            "sample of the viewers, from the log's beginning.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "mine",
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Drop and count bad rows.")
@@ -106,10 +118,26 @@ def import_(
     )
     console.print(f"{name}: {estimate_import(request)}", highlight=False, markup=False)
     with console.status("checking and importing"):
-        info = import_dataset(Home.current(), request)
+        positions = [] if log_lag is None else [_positions_in_log(log_lag)]
+        info = import_dataset(Home.current(), request, *positions)
     console.print(data_synth.summary(info), highlight=False)
+    if log_lag is not None and not info.log_positions.partitions:
+        console.print("The log doesn't keep all events since then: features are built from all of it.")
     for what, count in info.problems.items():
         console.print(f"  {count:,} {what}", highlight=False, markup=False)
+
+
+def _positions_in_log(lag: float) -> Callable[[float], LogPositions]:
+    """Return a function from the time of an import's last interaction to its positions in the log."""
+    from server.event_log.open import open_log
+    from server.stack.nats import reachable_log
+    from server.stack.settings import StackSettings
+    from training.data.from_events import positions_at
+
+    settings = reachable_log(StackSettings.load())
+    event_log = open_log(settings)
+    assert event_log is not None
+    return lambda last: positions_at(event_log, settings.event_partitions, last - lag)
 
 
 @app.command("from-events")
