@@ -1,8 +1,9 @@
 """Measure what no other benchmark has: `python -m bench.capacity.measure FEATURES [HOME]`.
 
-The memory and the processor time of Redis for viewers' rows, the bytes of an event in the log, and
-the memory of the processes of a stack that runs on HOME. Bytes and memory don't depend on how busy
-the machine is, and processor time little.
+The memory and the processor time of Redis for viewers' rows, the bytes of an event in the log, how
+many messages a second it stores, and the memory of the processes of a stack that runs on HOME.
+Bytes and memory don't depend on how busy the machine is, processor time little, messages a second
+do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +39,12 @@ from server.gateway.features import FeatureReader
 from server.home import Home
 from server.stack.state import running_stack
 
-_VIEWERS, _WATCHES, _READS = 2_000, 100, 4_000
-_BATCHES = 500
+_VIEWERS, _READS = 2_000, 4_000
+WATCHES = {100: _VIEWERS, 1_200: 200, 5_000: 200}
+"""Watches of a row, of which 5,000 are the maximum, and how many viewers have such rows."""
+_BATCHES, _MESSAGE_BYTES = 500, 400
+_WRITERS, _APPEND_SECONDS = 32, 5.0
+"""As many calls with events as a gateway works on at a time, and how long they append."""
 
 
 def measure(features: Path, home: Path | None, scratch: Path) -> dict[str, Any]:
@@ -51,18 +58,35 @@ def measure(features: Path, home: Path | None, scratch: Path) -> dict[str, Any]:
     Raises:
         VireoError: a server doesn't start.
     """
-    row_bytes, store_ms = _store(features, scratch)
+    appends = {"default": _appends(scratch), "durable": _appends(scratch, sync_interval="always")}
+    sizes, reads = {}, {}
+    for watches in WATCHES:
+        with stored_rows(features, scratch, watches) as (size, repo, redis):
+            sizes[watches] = round(size)
+            if WATCHES[watches] == _VIEWERS:
+                reads[watches] = round(_read_milliseconds(repo, redis), 4)
     figures = {
-        "row_bytes": round(row_bytes),
-        "store_ms": round(store_ms, 4),
-        "event_bytes": round(asyncio.run(_event_bytes(scratch)), 1),
+        "row_bytes": sizes,
+        "store_ms": reads[100],
+        "event_bytes": round(asyncio.run(event_bytes(scratch)), 1),
+        "appends": appends,
     }
     return figures | ({"process_mb": _process_mb(home)} if home else {})
 
 
-def _store(features: Path, scratch: Path) -> tuple[float, float]:
-    """Return the bytes of a row, and the milliseconds of Redis for a slate's reads."""
-    repo = scratch / "features"
+@contextmanager
+def stored_rows(
+    features: Path, scratch: Path, watches: int
+) -> Iterator[tuple[float, Path, RedisSettings]]:
+    """Have a real Redis with viewers' rows; yield the bytes of each, and where they are.
+
+    Args:
+        features: a feature folder, of which the definitions count.
+        scratch: a folder.
+        watches: watches of each viewer, of WATCHES.
+    """
+    viewers = WATCHES[watches]
+    repo = scratch / f"features-{watches}"
     shutil.copytree(features, repo, ignore=shutil.ignore_patterns("*.parquet", "online.db*"))
     with running_valkey(scratch / "valkey") as server:
         configuration = yaml.safe_load((repo / CONFIGURATION).read_text())
@@ -71,23 +95,53 @@ def _store(features: Path, scratch: Path) -> tuple[float, float]:
         redis = RedisSettings(url=SecretStr(server.url))
         rows = OnlineRows(repo, 10.0, redis)
         before = rows.redis.info()["used_memory"]
-        for start in range(0, _VIEWERS, 500):
-            some = range(start, start + 500)
-            rows.write({f"viewer-{each:012}": _folded(each) for each in some})
-        row_bytes = (rows.redis.info()["used_memory"] - before) / _VIEWERS
-        reader = FeatureReader(repo, 10.0, redis)
-        before = _processor_seconds(rows.redis.info())
-        asyncio.run(_read(reader))
-        spent = _processor_seconds(rows.redis.info()) - before
+        for start in range(0, viewers, 100):
+            some = range(start, start + 100)
+            rows.write({f"viewer-{each:012}": _folded(each, watches) for each in some})
+        yield (rows.redis.info()["used_memory"] - before) / viewers, repo, redis
         rows.close()
-    return row_bytes, spent / _READS * 1000
 
 
-def _folded(viewer: int) -> Folded:
+def _read_milliseconds(repo: Path, redis: RedisSettings) -> float:
+    """Return the milliseconds of Redis for a slate's reads."""
+    rows, reader = OnlineRows(repo, 10.0, redis), FeatureReader(repo, 10.0, redis)
+    before = _processor_seconds(rows.redis.info())
+    asyncio.run(_read(reader))
+    spent = _processor_seconds(rows.redis.info()) - before
+    rows.close()
+    return spent / _READS * 1000
+
+
+def _appends(scratch: Path, **jetstream: str) -> int:
+    """Return the messages a second that one server stores, as a gateway appends them."""
+
+    async def append() -> int:
+        log, stored = JetStreamLog(settings_of(server)), 0
+        await log.append(EVENTS, "0", b"first")
+        ends = time.monotonic() + _APPEND_SECONDS
+
+        async def write(writer: int) -> None:
+            nonlocal stored
+            while time.monotonic() < ends:
+                await log.append(EVENTS, "0", b"x" * _MESSAGE_BYTES, f"{writer}-{stored}")
+                stored += 1
+
+        await asyncio.gather(*map(write, range(_WRITERS)))
+        await log.close()
+        return int(stored / _APPEND_SECONDS)
+
+    with running_nats(scratch / f"appends-{'-'.join(jetstream)}") as server:
+        server.kill()
+        server.configuration["jetstream"] |= jetstream
+        server.start()
+        return round(asyncio.run(append()), -2)
+
+
+def _folded(viewer: int, watches: int) -> Folded:
     random = np.random.default_rng(viewer)
-    keys = random.integers(-(2**63), 2**63 - 1, _WATCHES)
-    times = np.sort(random.integers(1_600_000_000, 1_700_000_000, _WATCHES)) * 1_000_000
-    row = ViewerRow(keys, times, random.random(_WATCHES) < 0.3, _WATCHES, 30)
+    keys = random.integers(-(2**63), 2**63 - 1, watches)
+    times = np.sort(random.integers(1_600_000_000, 1_700_000_000, watches)) * 1_000_000
+    row = ViewerRow(keys, times, random.random(watches) < 0.3, watches, 30)
     return Folded(row, activity_changed=True, hidden_changed=True)
 
 
@@ -100,7 +154,7 @@ async def _read(reader: FeatureReader) -> None:
         await reader.read(f"viewer-{number % _VIEWERS:012}", 10.0)
 
 
-async def _event_bytes(scratch: Path) -> float:
+async def event_bytes(scratch: Path) -> float:
     """Return the bytes of an event in the log: those of the messages of a slate, as stored."""
     demand, at = Demand(0), 1_700_000_000
     with running_nats(scratch / "nats") as server:

@@ -122,13 +122,15 @@ def import_(
         info = import_dataset(Home.current(), request, *positions)
     console.print(data_synth.summary(info), highlight=False)
     if log_lag is not None and not info.log_positions.partitions:
-        console.print("The log doesn't keep all events since then: features are built from all of it.")
+        console.print(
+            "The log doesn't keep all events since then: features are built from all of it."
+        )
     for what, count in info.problems.items():
         console.print(f"  {count:,} {what}", highlight=False, markup=False)
 
 
 def _positions_in_log(lag: float) -> Callable[[float], LogPositions]:
-    """Return a function from the time of an import's last interaction to its positions in the log."""
+    """Return a function from the time of an import's last interaction to its place in the log."""
     from server.event_log.open import open_log
     from server.stack.nats import reachable_log
     from server.stack.settings import StackSettings

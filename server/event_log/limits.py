@@ -1,4 +1,4 @@
-"""What settings say of a stream: for how long it keeps messages, how many bytes, on how many servers."""
+"""Limits of streams by the settings: for how long messages are kept, how many, and how often."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def limits_of(stream: Stream, settings: EventLogSettings) -> dict[str, int]:
 
 
 def check_nothing_lost(changes: Mapping[str, int], info: Mapping[str, Any]) -> None:
-    """Raise VireoError if other limits would delete messages, refuse all further ones, or remove copies.
+    """Raise VireoError if other limits would delete messages or copies, or leave no room.
 
     Args:
         changes: the limits that change.

@@ -46,8 +46,8 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
     log = EventLogSettings.load()
     if log.event_replicas > 1:
         raise VireoError(
-            f"VIREO_EVENT_REPLICAS={log.event_replicas}: the log that vireo up runs is one server; name a "
-            "cluster's with VIREO_NATS_URL, or leave it at 1"
+            f"VIREO_EVENT_REPLICAS={log.event_replicas}: the log that vireo up runs is one server; "
+            "name a cluster's with VIREO_NATS_URL, or leave it at 1"
         )
     # Imported here, since it imports cryptography, which those who only read don't need.
     from server.stack.s3_keys import replace_private

@@ -91,8 +91,8 @@ class StackSettings(EnvironmentSettings):
     """Share of answered requests that gateways mirror to shadow pods, if there are any."""
 
     durable: bool = False
-    """Whether the embedded log writes each message to disk before it is acknowledged, so that no power
-    cut loses it, as `vireo up --durable` does."""
+    """Whether the embedded log has each message on disk before it is acknowledged, as with
+    `vireo up --durable`: no power cut loses it then."""
     observe: bool = False
     """Whether to run Prometheus and Alertmanager too, as `vireo up --observe` does."""
 

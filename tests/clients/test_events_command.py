@@ -18,9 +18,13 @@ from vireo.v1 import event_pb2
 from vireo.v1.log_pb2 import DeadEvents, RecordedEvents
 
 from clients.cli import events
+from server.consumer.consumer import opened_log
+from server.consumer.settings import ConsumerSettings
+from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS
 from server.home import Home
+from server.stack.nats import log_environment
 from tests.builders.nats import TOKEN, RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import play
@@ -213,3 +217,37 @@ def test_without_a_log_the_message_says_how_to_have_one(tmp_path: Path) -> None:
     environment["VIREO_NATS_URL"] = "nats://127.0.0.1:1"
     failed = CliRunner(env=environment).invoke(app, ["events", "dead"])
     assert "is the stack up?" in str(failed.exception)
+
+
+def test_limits_show_how_full_streams_are_and_apply_what_would_delete_messages_by_hand(
+    vireo: Callable[..., Result], nats: RunningNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_log(nats, partial(record, b"x" * 100_000))
+    before = vireo("limits")
+    assert before.exit_code == 0, before.output
+    assert "21,474,836,480" in before.output
+    assert "30 days" in before.output
+    for name, value in log_environment(settings_of(nats, event_max_bytes=1 << 20)).items():
+        monkeypatch.setenv(name, value)
+
+    def stream() -> dict[str, Any]:
+        found: list[dict[str, Any]] = json.loads(vireo("limits", "--json").output)
+        return found[0]
+
+    assert stream()["max_bytes"] == 20 << 30, "a command leaves them as they are"
+    consumers = opened_log(ConsumerSettings(port=1))
+    asyncio.run(ended(consumers))
+    assert stream()["max_bytes"] == 1 << 20, "a consumer sets them"
+    monkeypatch.setenv("VIREO_EVENT_RETENTION", "1")
+    with pytest.raises(VireoError, match="vireo events limits --apply"):
+        asyncio.run(ended(opened_log(ConsumerSettings(port=1))))
+    done = vireo("limits", "--apply", "--json")
+    assert json.loads(done.output)[0]["max_age_seconds"] == 1
+
+
+async def ended(log: JetStreamLog) -> None:
+    """Connect as a process does, and part."""
+    try:
+        await log.end(EVENTS)
+    finally:
+        await log.close()

@@ -131,8 +131,11 @@ async def _apply_partition(event_log: JetStreamLog, partition: int, rows: Online
     rules, key, position = EventRules.load(rows.repo), str(partition), rows.position(partition)
     messages = (await event_log.describe(EVENTS))["state"]["messages"]
     if position == BEGIN and messages > _MANY_MESSAGES:
-        then = "vireo data import --log-lag and vireo data from-events make one that does"
-        _log.warning("data_names_no_position", partition=partition, reads="all of the log", then=then)
+        _log.warning(
+            "data_names_no_position",
+            partition=partition,
+            then="all of the log is read: hours; vireo data import --log-lag names one",
+        )
     missing = (await event_log.resume(EVENTS, position)).missing
     if missing:
         _log.error("events_missed", partition=partition, first=missing[0], last=missing[-1])

@@ -99,8 +99,8 @@ async def test_the_loss_of_messages_is_accepted_by_hand(
     kept = (await log.describe(EVENTS))["state"]["messages"]
     short = JetStreamLog(settings_of(nats, event_retention=1.0, event_max_bytes=8 * MIB))
     await short.set_limits(lossy=True)
-    async with asyncio.timeout(20):
-        while (await short.describe(EVENTS))["state"]["messages"] >= kept:
+    async with asyncio.timeout(60):
+        while (await short.describe(EVENTS))["state"]["messages"] >= kept:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     await short.close()
 

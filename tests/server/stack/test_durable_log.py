@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,18 +38,23 @@ def running(settings: StackSettings) -> Iterator[tuple[EventLogSettings, int]]:
         process.wait()
 
 
-async def calls(process: int, log: JetStreamLog, folder: Path) -> list[str]:
-    """Append messages one after another; return the server's writes, fsyncs and answers, in order."""
-    file = folder / "calls"
+@contextmanager
+def traced(process: int, file: Path) -> Iterator[None]:
+    """Write the server's system calls to a file."""
     names = "trace=pwrite64,write,fsync,fdatasync,writev"
     command = ["strace", "-f", "-y", "-e", names, "-o", str(file), "-p", str(process)]
-    traced = subprocess.Popen(command, stderr=subprocess.PIPE)
-    assert traced.stderr is not None
-    assert b"attached" in traced.stderr.readline()
-    for number in range(MESSAGES):
-        await log.append(EVENTS, "0", b"%d" % number)
-    traced.send_signal(signal.SIGINT)
-    traced.wait()
+    tracing = subprocess.Popen(command, stderr=subprocess.PIPE)
+    try:
+        assert tracing.stderr is not None
+        assert b"attached" in tracing.stderr.readline()
+        yield
+    finally:
+        tracing.send_signal(signal.SIGINT)
+        tracing.wait()
+
+
+def calls(file: Path) -> list[str]:
+    """Return the server's writes and fsyncs of events, and its answers, in order."""
     found = []
     for line in file.read_text().splitlines():
         if ".blk>" in line and "vireo_events" in line:
@@ -56,6 +62,14 @@ async def calls(process: int, log: JetStreamLog, folder: Path) -> list[str]:
         elif "writev(" in line and "<socket:" in line:
             found.append("answer")
     return found
+
+
+def configuration(settings: StackSettings) -> dict[str, Any]:
+    """Return JetStream's configuration, as the server says it has it."""
+    url = f"http://127.0.0.1:{settings.log_port + METRICS_PORT_OFFSET}/varz"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        found: dict[str, Any] = json.load(answer)["jetstream"]["config"]
+        return found
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs Debian's strace")
@@ -70,17 +84,18 @@ async def test_a_durable_log_has_each_message_on_disk_before_it_acknowledges_it(
     with running(settings) as (reached, process):
         probe = log_probe(settings.log_port)
         async with asyncio.timeout(60):
-            while await probe():
+            while await probe():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        url = f"http://127.0.0.1:{settings.log_port + METRICS_PORT_OFFSET}/varz"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            configured = json.load(answer)["jetstream"]["config"]
+        configured = await asyncio.to_thread(configuration, settings)
         assert configured.get("sync_always", False) is durable
         assert configured["max_storage"] > 100 * GIB, "the events that the settings allow fit"
         log = JetStreamLog(reached)
         await log.append(EVENTS, "0", b"first")
-        found = await calls(process, log, tmp_path)
+        with traced(process, tmp_path / "calls"):
+            for number in range(MESSAGES):
+                await log.append(EVENTS, "0", b"%d" % number)
         await log.close()
+    found = calls(tmp_path / "calls")
     assert found.count("write") == MESSAGES
     assert found.count("fsync") == (MESSAGES if durable else 0)
     if durable:
