@@ -28,6 +28,7 @@ from server.stack.nats import log_environment
 from tests.builders.nats import TOKEN, RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import play
+from tests.builders.s3 import unreachable_s3
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
@@ -235,12 +236,12 @@ def test_limits_show_how_full_streams_are_and_apply_what_would_delete_messages_b
         return found[0]
 
     assert stream()["max_bytes"] == 20 << 30, "a command leaves them as they are"
-    consumers = opened_log(ConsumerSettings(port=1))
+    consumers = opened_log(ConsumerSettings(port=1, s3=unreachable_s3()))
     asyncio.run(ended(consumers))
     assert stream()["max_bytes"] == 1 << 20, "a consumer sets them"
     monkeypatch.setenv("VIREO_EVENT_RETENTION", "1")
     with pytest.raises(VireoError, match="vireo events limits --apply"):
-        asyncio.run(ended(opened_log(ConsumerSettings(port=1))))
+        asyncio.run(ended(opened_log(ConsumerSettings(port=1, s3=unreachable_s3()))))
     done = vireo("limits", "--apply", "--json")
     assert json.loads(done.output)[0]["max_age_seconds"] == 1
 
