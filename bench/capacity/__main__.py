@@ -53,7 +53,8 @@ def capacity(
         f"{needed.memory_gb:,.0f} GB of memory, {needed.log_gb:,.0f} GB of log; "
         f"{needed.dollars:,.0f} dollars a month; "
         f"VIREO_EVENT_RETENTION={retention_days * DAY_SECONDS:.0f} and "
-        f"VIREO_EVENT_MAX_BYTES={needed.log_max_bytes:.0f}, {needed.replay_hours:,.1f} h to read",
+        f"VIREO_EVENT_MAX_BYTES={needed.log_max_bytes:.0f}; {needed.day_hours:,.1f} h for a build "
+        "of features to read a day of the log",
         soft_wrap=True,
     )
     for limit in limits(demand, costs, policy):

@@ -50,7 +50,6 @@ def limits(demand: Demand, costs: Costs, policy: Policy) -> Sequence[Limit]:
     room = policy.utilisation * 1000
     defaults = EventLogSettings.model_fields
     log_bytes = defaults["event_max_bytes"].default
-    durable = costs.appends["durable"]
     retained = one.daily_events * costs.event_bytes * defaults["event_retention"].default
     serving_ms = sum(spent.values()) + one.events / costs.consumer_rate * 1000 + costs.store_ms
     base_gb, million_gb = costs.features_gb
@@ -68,17 +67,15 @@ def limits(demand: Demand, costs: Costs, policy: Policy) -> Sequence[Limit]:
         Limit(
             "a nightly build of features",
             _BUILD_HOURS * 3600 * costs.consumer_rate / (_DAYS_READ * one.daily_events),
-            f"one process reads what the log received since the data set, {_DAYS_READ:g} days by "
-            f"night, at {costs.consumer_rate:,.0f} events a second, and the chart's job has "
-            f"{_BUILD_HOURS} hours",
-            "import a newer export, with a smaller `--log-lag`, or give the job more hours: "
-            "gateways use the earlier features meanwhile",
+            f"one process reads {_DAYS_READ:g} days of the log, since the data set, within the "
+            f"{_BUILD_HOURS} hours of the chart's job",
+            "a newer export with a smaller `--log-lag`, or more hours: gateways use the earlier "
+            "features meanwhile",
         ),
         Limit(
             "one server of a durable log",
-            durable / one.peak_slates / one.event_calls,
-            f"it writes {durable:,.0f} messages a second to disk, one after another, each before "
-            f"it is acknowledged, and a slate's events are {one.event_calls:g}",
+            costs.appends["durable"] / one.peak_slates / one.event_calls,
+            f"{costs.appends['durable']:,.0f} messages a second; a slate has {one.event_calls:g}",
             "record the plays of a slate by one call, or use faster disks",
         ),
         Limit(
@@ -113,15 +110,9 @@ def limits(demand: Demand, costs: Costs, policy: Policy) -> Sequence[Limit]:
             "memory of Redis",
             _MACHINE_GB * 1e9 / (one.known * policy.row_copies * costs.row(one.watches)),
             f"{costs.row(one.watches) / 1e3:.1f} kB for the row of a viewer with {one.watches:g} "
-            f"watches, twice while features are built; {one.known:.0f} times as many viewers have "
-            "one as come in a day",
+            f"watches, {policy.row_copies} times while features are built; {one.known:.0f} times "
+            "as many viewers have one as come in a day",
             "a larger machine. Vireo uses one Redis server, not a cluster of them",
-        ),
-        Limit(
-            "memory of Redis, 5,000 watches in each row",
-            _MACHINE_GB * 1e9 / (one.known * policy.row_copies * costs.row(5_000)),
-            f"{costs.row(5_000) / 1e3:.0f} kB for the row of a viewer, which remembers no more",
-            "the same",
         ),
         Limit(
             "one core of Redis",

@@ -1,9 +1,8 @@
 """Measure what no other benchmark has: `python -m bench.capacity.measure FEATURES [HOME]`.
 
-The memory and the processor time of Redis for viewers' rows, the bytes of an event in the log, how
-many messages a second it stores, and the memory of the processes of a stack that runs on HOME.
-Bytes and memory don't depend on how busy the machine is, processor time little, messages a second
-do.
+The memory and the processor time of Redis for viewers' rows, the bytes of an event in the log and
+how many messages a second it stores, and the memory of the processes of a stack that runs on HOME.
+Bytes and memory don't depend on how busy the machine is, processor time little; messages do.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +36,12 @@ from server.gateway.features import FeatureReader
 from server.home import Home
 from server.stack.state import running_stack
 
-_VIEWERS, _READS = 2_000, 4_000
-WATCHES = {100: _VIEWERS, 1_200: 200, 5_000: 200}
-"""Watches of a row, of which 5,000 are the maximum, and how many viewers have such rows."""
-_BATCHES, _MESSAGE_BYTES = 500, 400
+_READS = 4_000
+ROWS = {100: 2_000, 1_200: 200, 5_000: 200}
+"""Watches of a row, of which 5,000 are the maximum, and how many viewers have one."""
+_BATCHES = 500
 _WRITERS, _APPEND_SECONDS = 32, 5.0
-"""As many calls with events as a gateway works on at a time, and how long they append."""
+"""As many calls as a gateway works on at a time, and for how long they append a message each."""
 
 
 def measure(features: Path, home: Path | None, scratch: Path) -> dict[str, Any]:
@@ -58,35 +55,22 @@ def measure(features: Path, home: Path | None, scratch: Path) -> dict[str, Any]:
     Raises:
         VireoError: a server doesn't start.
     """
-    appends = {"default": _appends(scratch), "durable": _appends(scratch, sync_interval="always")}
-    sizes, reads = {}, {}
-    for watches in WATCHES:
-        with stored_rows(features, scratch, watches) as (size, repo, redis):
-            sizes[watches] = round(size)
-            if WATCHES[watches] == _VIEWERS:
-                reads[watches] = round(_read_milliseconds(repo, redis), 4)
+    rows = {watches: store(features, scratch, watches) for watches in ROWS}
     figures = {
-        "row_bytes": sizes,
-        "store_ms": reads[100],
+        "row_bytes": {watches: round(size) for watches, (size, _) in rows.items()},
+        "store_ms": round(rows[100][1], 4),
         "event_bytes": round(asyncio.run(event_bytes(scratch)), 1),
-        "appends": appends,
+        "appends": {
+            "default": asyncio.run(_appends(scratch / "default")),
+            "durable": asyncio.run(_appends(scratch / "durable", sync_interval="always")),
+        },
     }
     return figures | ({"process_mb": _process_mb(home)} if home else {})
 
 
-@contextmanager
-def stored_rows(
-    features: Path, scratch: Path, watches: int
-) -> Iterator[tuple[float, Path, RedisSettings]]:
-    """Have a real Redis with viewers' rows; yield the bytes of each, and where they are.
-
-    Args:
-        features: a feature folder, of which the definitions count.
-        scratch: a folder.
-        watches: watches of each viewer, of WATCHES.
-    """
-    viewers = WATCHES[watches]
-    repo = scratch / f"features-{watches}"
+def store(features: Path, scratch: Path, watches: int, reads: int = _READS) -> tuple[float, float]:
+    """Return the bytes of a row with watches, and the milliseconds of Redis for a slate's reads."""
+    repo, viewers = scratch / f"features-{watches}", ROWS[watches]
     shutil.copytree(features, repo, ignore=shutil.ignore_patterns("*.parquet", "online.db*"))
     with running_valkey(scratch / "valkey") as server:
         configuration = yaml.safe_load((repo / CONFIGURATION).read_text())
@@ -98,43 +82,13 @@ def stored_rows(
         for start in range(0, viewers, 100):
             some = range(start, start + 100)
             rows.write({f"viewer-{each:012}": _folded(each, watches) for each in some})
-        yield (rows.redis.info()["used_memory"] - before) / viewers, repo, redis
+        row_bytes = (rows.redis.info()["used_memory"] - before) / viewers
+        reader = FeatureReader(repo, 10.0, redis)
+        before = _processor_seconds(rows.redis.info())
+        asyncio.run(_read(reader, viewers, reads))
+        spent = _processor_seconds(rows.redis.info()) - before
         rows.close()
-
-
-def _read_milliseconds(repo: Path, redis: RedisSettings) -> float:
-    """Return the milliseconds of Redis for a slate's reads."""
-    rows, reader = OnlineRows(repo, 10.0, redis), FeatureReader(repo, 10.0, redis)
-    before = _processor_seconds(rows.redis.info())
-    asyncio.run(_read(reader))
-    spent = _processor_seconds(rows.redis.info()) - before
-    rows.close()
-    return spent / _READS * 1000
-
-
-def _appends(scratch: Path, **jetstream: str) -> int:
-    """Return the messages a second that one server stores, as a gateway appends them."""
-
-    async def append() -> int:
-        log, stored = JetStreamLog(settings_of(server)), 0
-        await log.append(EVENTS, "0", b"first")
-        ends = time.monotonic() + _APPEND_SECONDS
-
-        async def write(writer: int) -> None:
-            nonlocal stored
-            while time.monotonic() < ends:
-                await log.append(EVENTS, "0", b"x" * _MESSAGE_BYTES, f"{writer}-{stored}")
-                stored += 1
-
-        await asyncio.gather(*map(write, range(_WRITERS)))
-        await log.close()
-        return int(stored / _APPEND_SECONDS)
-
-    with running_nats(scratch / f"appends-{'-'.join(jetstream)}") as server:
-        server.kill()
-        server.configuration["jetstream"] |= jetstream
-        server.start()
-        return round(asyncio.run(append()), -2)
+    return row_bytes, spent / reads * 1000
 
 
 def _folded(viewer: int, watches: int) -> Folded:
@@ -149,9 +103,26 @@ def _processor_seconds(info: dict[str, float]) -> float:
     return info["used_cpu_user"] + info["used_cpu_sys"]
 
 
-async def _read(reader: FeatureReader) -> None:
-    for number in range(_READS):
-        await reader.read(f"viewer-{number % _VIEWERS:012}", 10.0)
+async def _read(reader: FeatureReader, viewers: int, reads: int) -> None:
+    for number in range(reads):
+        await reader.read(f"viewer-{number % viewers:012}", 10.0)
+
+
+async def _appends(folder: Path, **jetstream: str) -> int:
+    """Return the messages a second that a log on one server acknowledges."""
+    with running_nats(folder, **jetstream) as server:
+        log, stored = JetStreamLog(settings_of(server)), 0
+        ends = time.monotonic() + _APPEND_SECONDS
+
+        async def write(_: int) -> None:
+            nonlocal stored
+            while time.monotonic() < ends:
+                await log.append(EVENTS, "0", b"x" * 400)
+                stored += 1
+
+        await asyncio.gather(*map(write, range(_WRITERS)))
+        await log.close()
+    return int(round(stored / _APPEND_SECONDS, -2))
 
 
 async def event_bytes(scratch: Path) -> float:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from bench.capacity.limits import limits
@@ -38,6 +36,22 @@ Nothing here was run with millions of viewers: the costs are measured, the rest 
 Leave room, and watch `vireo_rpcs_shed_total` as you grow.
 """
 
+_LOG = """What `VIREO_EVENT_RETENTION` keeps is to fill {filled:.0%} of `VIREO_EVENT_MAX_BYTES`.
+[An alert](runbooks/VireoLogFilling.md) fires at 80%, and a site that is the only caller is
+[refused](event-log.md#a-callers-share) soon after. By the formula:
+
+```sh
+python -m bench.capacity --viewers 100000 --retention-days 7    # prints both
+```
+
+Events must be kept for longer than consumers, and jobs that make data sets, may stand still; a week
+is enough if somebody looks at alerts. The chart's
+[example of production](../deploy/helm/values/production.yaml) is for 100,000 viewers and a week.
+
+One process reads the log at a build of features: a day of it if [the data set names its
+place](data.md#the-place-in-the-log), else all. Consumers read in parallel, one a partition.
+"""
+
 
 def capacity_page(costs: Costs) -> str:
     """Return the page as Markdown."""
@@ -50,7 +64,7 @@ def capacity_page(costs: Costs) -> str:
         "## What is measured\n\n" + _measured(costs),
         "## The formula\n\n" + _formula(demand, costs, policy),
         "## For three sites\n\n" + _plans(plans),
-        "## The log's limits\n\n" + _log(costs, policy),
+        "## The log's limits\n\n" + _LOG.format(filled=policy.log_filled),
         "## What breaks first\n\n" + _limits(demand, costs, policy),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -104,7 +118,7 @@ def _measured(costs: Costs) -> str:
             _MEASURED["own"],
         ),
         *(
-            (f"Redis, row of a viewer with {watches:,} watches", _kilobytes(size), _MEASURED["own"])
+            (f"Redis, row with {watches:,} watches", f"{size / 1000:.0f} kB", _MEASURED["own"])
             for watches, size in costs.row_bytes.items()
         ),
         ("an event in the log, on one server", f"{costs.event_bytes:.0f} bytes", _MEASURED["own"]),
@@ -139,6 +153,7 @@ processes       = ⌈slates a second · processor time of a slate / {policy.util
 consumers       = ⌈events a second / events applied a second / {policy.utilisation:g}⌉
 Redis           = viewers · {demand.known:g} · bytes of a row · {policy.row_copies}
 log             = viewers · slates a day · events of a slate · days · bytes of an event · servers
+VIREO_EVENT_MAX_BYTES = log / servers / {policy.log_filled:g}
 replay          = viewers · slates a day · events of a slate · days / events applied a second
 ```
 
@@ -171,9 +186,10 @@ def _plans(plans: Sequence[Plan]) -> str:
         for role in (*ROLES, "consumer", "control")
     ]
     rows += [
+        row("`VIREO_EVENT_MAX_BYTES`", *(f"{each.log_max_bytes / 1e9:,.0f}e9" for each in plans)),
         row("rows in Redis", *(f"{each.redis_gb:,.1f} GB" for each in plans)),
         row("events in the log, all servers", *(f"{each.log_gb:,.0f} GB" for each in plans)),
-        row("reading all of the log", *(f"{each.replay_hours:,.1f} h" for each in plans)),
+        row("reading 30 days of it", *(f"{30 * each.day_hours:,.1f} h" for each in plans)),
         row("reading a day of it", *(f"{each.day_hours:,.1f} h" for each in plans)),
         row("ids in a log server's memory", *(f"{each.log_memory_gb:,.2f} GB" for each in plans)),
         row("**cores**", *(f"{each.cores:,.0f}" for each in plans)),
@@ -196,45 +212,6 @@ def _plans(plans: Sequence[Plan]) -> str:
     )
 
 
-def _log(costs: Costs, policy: Policy) -> str:
-    rows = []
-    for viewers in VIEWERS:
-        for days in (policy.retention_days, 7.0):
-            kept = replace(policy, retention_days=days)
-            needed = plan(Demand(viewers), costs, kept, Prices())
-            gib = math.ceil(needed.log_max_bytes / (1 << 30))
-            rows.append(
-                (
-                    f"{viewers:,}",
-                    f"{days:g} days, {days * 86_400:.0f}",
-                    f"{gib:,} GiB, {gib << 30}",
-                    f"{needed.replay_hours:,.1f} h",
-                )
-            )
-    titles = (
-        "daily viewers",
-        "`VIREO_EVENT_RETENTION`",
-        "`VIREO_EVENT_MAX_BYTES`",
-        "reading all of it",
-    )
-    return f"""Age and bytes go together: what comes in a day, for the days that it is kept, is to
-fill {policy.log_filled:.0%} of the maximum bytes. [An alert](runbooks/VireoLogFilling.md) fires at
-80%, and a site that is the only caller is [refused](event-log.md#a-callers-share) soon after.
-
-```
-VIREO_EVENT_MAX_BYTES = log / servers / {policy.log_filled:g}
-```
-
-{_table(titles, rows, numbers=True)}
-
-Events must be kept for longer than consumers, and jobs that make data sets, may stand still; a week
-is enough if somebody looks at alerts. The chart's
-[example of production](../deploy/helm/values/production.yaml) is for 100,000 viewers and a week.
-
-One process reads the log, at a build of features: a day of it if [the data set names its
-position](data.md#the-place-in-the-log), else all. Consumers read in parallel, one a partition."""
-
-
 def _limits(demand: Demand, costs: Costs, policy: Policy) -> str:
     rows = [
         (each.part, _rounded(each.daily_viewers), each.why, each.then)
@@ -250,10 +227,6 @@ def _limits(demand: Demand, costs: Costs, policy: Policy) -> str:
         "which its pods share. The control plane isn't on a slate's path: while it is down, "
         "Envoys\nand pods go on with what they have."
     )
-
-
-def _kilobytes(size: float) -> str:
-    return f"{size / 1000:.{1 if size < 10_000 else 0}f} kB"
 
 
 def _rounded(viewers: float) -> str:

@@ -81,8 +81,7 @@ class Costs:
     event_bytes: float
     """Bytes of an event in the log, on one server."""
     appends: Mapping[str, float]
-    """Messages a second that a log on one server acknowledges to a gateway: "default", and
-    "durable" if it has each on disk before."""
+    """Messages a second of a log on one server: "default", and "durable" if all are on disk."""
     process_mb: Mapping[str, float]
     """Memory of a process by role: ROLES, consumer and control. Of pods it is that with every page
     of a million videos, which pods of a machine share."""
@@ -104,9 +103,9 @@ class Policy:
     retention_days: float = 30.0
     log_replicas: int = 3
     log_filled: float = 0.7
-    """Share of the log's maximum bytes that a usual month fills: the alert comes at 80%."""
+    """Share of the log's maximum bytes that is usual: the alert comes at 80%."""
     row_copies: int = 2
-    """Copies of each row while features are built: those that are served, and the new ones."""
+    """Copies of each row while features are built."""
     id_bytes: float = 150.0
     """Memory of the log's server for each id of a message that it remembers, for an hour."""
 
@@ -135,9 +134,8 @@ class Plan:
     """Disk of the log with all replicas."""
     log_max_bytes: float
     """VIREO_EVENT_MAX_BYTES to set, of one server."""
-    replay_hours: float
-    """Time in which one process reads all events of the log, and those of a day."""
     day_hours: float
+    """Time in which one process reads the events of a day."""
     log_memory_gb: float
     """Memory of one of the log's servers for ids of messages."""
     cores: float
@@ -163,7 +161,6 @@ def plan(demand: Demand, costs: Costs, policy: Policy, prices: Prices) -> Plan:
     log_gb = events_gb * policy.log_replicas
     ids = demand.daily_viewers * demand.slates / 24 * demand.peak * demand.event_calls
     log_memory_gb = ids * policy.id_bytes / 1e9
-    day_hours = demand.daily_events / costs.consumer_rate / 3600
     redis = max(1, math.ceil(used["redis"] / policy.utilisation))
     cores = sum(processes.values()) + redis + policy.log_replicas
     memory_gb = (
@@ -180,8 +177,7 @@ def plan(demand: Demand, costs: Costs, policy: Policy, prices: Prices) -> Plan:
         redis_gb=redis_gb,
         log_gb=log_gb,
         log_max_bytes=events_gb * 1e9 / policy.log_filled,
-        replay_hours=day_hours * policy.retention_days,
-        day_hours=day_hours,
+        day_hours=demand.daily_events / costs.consumer_rate / 3600,
         log_memory_gb=log_memory_gb,
         cores=cores,
         memory_gb=memory_gb,

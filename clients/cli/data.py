@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from clients.cli.tables import print_table, table_of
 from server.home import Home
 
 if TYPE_CHECKING:
+    from server.event_log.position import Position
     from training.data.dataset import DatasetInfo, LogPositions
 
 app = typer.Typer(no_args_is_help=True)
@@ -76,9 +78,8 @@ def import_(
         typer.Option(
             metavar="SECONDS",
             min=0,
-            help="The files have all events that the log received until this long before their "
-            "last interaction: features are brought up to date from there on. By default, and of a "
-            "sample of the viewers, from the log's beginning.",
+            help="The files have all that the log received until so long before their last "
+            "interaction, so that builds of features read the log from there; not for a sample.",
             show_default=False,
         ),
     ] = None,
@@ -118,28 +119,34 @@ def import_(
     )
     console.print(f"{name}: {estimate_import(request)}", highlight=False, markup=False)
     with console.status("checking and importing"):
-        positions = [] if log_lag is None else [_positions_in_log(log_lag)]
-        info = import_dataset(Home.current(), request, *positions)
+        positions = None if log_lag is None else partial(_positions_in_log, log_lag)
+        info = import_dataset(Home.current(), request, positions)
     console.print(data_synth.summary(info), highlight=False)
-    if log_lag is not None and not info.log_positions.partitions:
-        console.print(
-            "The log doesn't keep all events since then: features are built from all of it."
-        )
     for what, count in info.problems.items():
         console.print(f"  {count:,} {what}", highlight=False, markup=False)
 
 
-def _positions_in_log(lag: float) -> Callable[[float], LogPositions]:
-    """Return a function from the time of an import's last interaction to its place in the log."""
+def _positions_in_log(lag: float, last: float) -> LogPositions:
+    from server.event_log.log import EVENTS
     from server.event_log.open import open_log
     from server.stack.nats import reachable_log
     from server.stack.settings import StackSettings
-    from training.data.from_events import positions_at
+    from training.data.dataset import LogPositions
 
     settings = reachable_log(StackSettings.load())
-    event_log = open_log(settings)
-    assert event_log is not None
-    return lambda last: positions_at(event_log, settings.event_partitions, last - lag)
+
+    async def find() -> Position:
+        event_log = open_log(settings)
+        assert event_log is not None
+        try:
+            return await event_log.position_at(EVENTS, last - lag)
+        finally:
+            await event_log.close()
+
+    position, partitions = asyncio.run(find()), range(settings.event_partitions)
+    if not position.sequence:
+        print("the log doesn't keep all since then, so builds of features read all of it")
+    return LogPositions(partitions=dict.fromkeys(partitions, position))
 
 
 @app.command("from-events")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from clients.cli.dead_events import Letter
     from server.event_log.jetstream import JetStreamLog
+    from server.event_log.limits import Limits
     from server.event_log.log import Entry
     from server.event_log.position import Position
 
@@ -140,54 +141,28 @@ def limits(
         bool,
         typer.Option("--apply", help="Set those of the settings, even if that deletes messages."),
     ] = False,
-    as_json: AsJson = False,
 ) -> None:
     """Show how full the log's streams are, and for how long they keep messages.
 
     Consumers set the limits of the settings (VIREO_EVENT_RETENTION, VIREO_EVENT_MAX_BYTES and
     VIREO_EVENT_REPLICAS) when they start, unless that would delete something.
     """
-    streams = asyncio.run(_limits(apply=apply))
-    if as_json:
-        print_json(streams)
-        return
-    numbers = ("messages", "bytes", "maximum", "full", "kept for", "servers")
-    table = table_of("stream", *numbers, "first message", numbers=numbers)
-    for each in streams:
-        most, days = each["max_bytes"], each["max_age_seconds"] / 86_400
-        table.add_row(
-            each["stream"],
-            f"{each['messages']:,}",
-            f"{each['bytes']:,}",
-            f"{most:,}" if most else "none",
-            f"{each['bytes'] / most:.0%}" if most else "",
-            f"{days:g} days" if days else "ever",
-            str(each["replicas"]),
-            each["first"] if each["messages"] else "",
+    for info in asyncio.run(_streams("force" if apply else "keep")):
+        state, config = info["state"], info["config"]
+        since = f" since {state['first_ts']}" if state["messages"] else ""
+        most = f" of {config['max_bytes']:,}" if config["max_bytes"] > 0 else ""
+        days = f" for {config['max_age'] / 86_400e9:g} days" if config["max_age"] else ""
+        typer.echo(
+            f"{config['name']}: {state['messages']:,} messages{since}; {state['bytes']:,} bytes"
+            f"{most}; kept{days} by {config['num_replicas']} servers"
         )
-    print_table(table)
 
 
-async def _limits(*, apply: bool) -> list[dict[str, Any]]:
-    """Return what is in each stream, and its limits."""
+async def _streams(limits: Limits) -> list[dict[str, Any]]:
     from server.event_log.log import STREAMS
 
-    async with _opened_log() as event_log:
-        if apply:
-            await event_log.set_limits(lossy=True)
-        found = [(stream.name, await event_log.describe(stream)) for stream in STREAMS]
-    return [
-        {
-            "stream": name,
-            "messages": info["state"]["messages"],
-            "bytes": info["state"]["bytes"],
-            "first": info["state"]["first_ts"],
-            "max_bytes": max(0, info["config"]["max_bytes"]),
-            "max_age_seconds": info["config"]["max_age"] / 1e9,
-            "replicas": info["config"]["num_replicas"],
-        }
-        for name, info in found
-    ]
+    async with _opened_log(limits) as event_log:
+        return [await event_log.describe(stream) for stream in STREAMS]
 
 
 async def _replay(data: str, rate: float) -> tuple[int, float]:
@@ -328,13 +303,13 @@ def _log_settings() -> Any:
 
 
 @asynccontextmanager
-async def _opened_log() -> AsyncIterator[JetStreamLog]:
+async def _opened_log(limits: Limits = "keep") -> AsyncIterator[JetStreamLog]:
     """Open the log of the settings, or of this home's stack; raise VireoError if it is away."""
     from server.event_log.log import CATALOG, LogAwayError
     from server.event_log.open import open_log
 
     only_warnings()
-    event_log = open_log(_log_settings())
+    event_log = open_log(_log_settings(), limits=limits)
     assert event_log is not None, "the settings name it"
     try:
         await event_log.end(CATALOG)

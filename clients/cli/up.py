@@ -47,11 +47,7 @@ def up(
     ] = False,
     durable: Annotated[
         bool,
-        typer.Option(
-            "--durable",
-            help="Have the log write each event to disk before it is acknowledged: no power cut "
-            "loses it.",
-        ),
+        typer.Option("--durable", help="Have each event on disk before it is acknowledged."),
     ] = False,
 ) -> None:
     """Serve the channel's release: S3, pods, gateway and Envoy, supervised, until Ctrl-C.
@@ -63,20 +59,12 @@ def up(
     typer.echo("stopped")
 
 
-def run_stack_in_terminal(
-    ready: Callable[[StackState], None],
-    *,
-    secure: bool = False,
-    observe: bool = False,
-    durable: bool = False,
-) -> None:
+def run_stack_in_terminal(ready: Callable[[StackState], None], **switched_on: bool) -> None:
     """Run a stack until a signal, showing one line per process.
 
     Args:
         ready: called once the stack serves.
-        secure: secure the stack even if the settings don't.
-        observe: run Prometheus and Alertmanager even if the settings don't.
-        durable: have the log write each message to disk even if the settings don't.
+        switched_on: fields of StackSettings that are true even if the settings say otherwise.
     """
     import asyncio
 
@@ -84,8 +72,7 @@ def run_stack_in_terminal(
     from server.stack.stack import Stack
 
     settings = StackSettings.load()
-    chosen = {"secure": secure, "observe": observe, "durable": durable}
-    settings = settings.model_copy(update={name: True for name, on in chosen.items() if on})
+    settings = settings.model_copy(update={name: True for name, on in switched_on.items() if on})
     console = Console()
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
@@ -153,11 +140,8 @@ def show_endpoints(state: StackState) -> None:
     if state.prometheus:
         ready += f"\nPrometheus is at {state.prometheus}, Alertmanager at {state.alertmanager}."
     if state.durable is not None:
-        ready += "\nEvents that were acknowledged outlive a crash of every process, and " + (
-            "a power cut: they are on disk."
-            if state.durable
-            else "not a power cut: it may lose\nthose of the last two minutes, without --durable."
-        )
+        lost = "and a power cut" if state.durable else "not a power cut (see --durable)"
+        ready += f"\nEvents that were acknowledged outlive a crash of every process, {lost}."
     if state.secure:
         ca = SecurityFolder(Home.current().security).authority
         # Not by reflection, which needs another scope.

@@ -19,7 +19,7 @@ from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Counter
 
 from server.errors import VireoError
-from server.event_log.limits import check_nothing_lost, limits_of
+from server.event_log.limits import Limits, check_nothing_lost, limits_of
 from server.event_log.log import (
     EVENTS,
     STREAMS,
@@ -73,15 +73,12 @@ class JetStreamLog:
     """
 
     def __init__(
-        self, settings: EventLogSettings, *, read_only: bool = False, sets_limits: bool = False
+        self, settings: EventLogSettings, *, read_only: bool = False, limits: Limits = "keep"
     ) -> None:
-        """Hold the settings; the first use connects, and makes streams unless it is read-only.
-
-        With `sets_limits` it also gives streams that are there the limits of the settings, once.
-        """
+        """Hold the settings; the first use connects, and makes streams unless it is read-only."""
         self._settings = settings
         self._read_only = read_only
-        self._sets_limits = sets_limits
+        self._limits = limits
         self._connection: Connection | None = None
         self._opening: asyncio.Task[Connection] | None = None
         self._opened_at = 0.0
@@ -231,25 +228,19 @@ class JetStreamLog:
     async def position_at(self, stream: Stream, seconds: float) -> Position:
         """Return the position after all that a stream received before a time, Unix seconds.
 
-        It is the begin if the stream doesn't keep all that it received since.
-
-        Raises:
-            LogAwayError: the log can't be read now.
+        It is the begin if the stream doesn't keep all that it received since; raise LogAwayError.
         """
         since = datetime.fromtimestamp(seconds, UTC).isoformat()
         async with _answered("read"):
-            try:
-                connection = await self._connected()
-                info = await self._info(connection, stream)
-                # A server that knew no time would return the first message, and so the begin.
-                after = {"start_time": since, "next_by_subj": _subject(stream, ">")}
-                found = await _message(connection, stream, **after)
-                if found is not None and found["seq"] <= info["state"]["first_seq"]:
-                    return BEGIN
-                last = found["seq"] - 1 if found is not None else info["state"]["last_seq"]
-                before = await _message(connection, stream, seq=last) if last else None
-            except NotFoundError:
+            connection = await self._connected()
+            info = await self._info(connection, stream)
+            # A server that knew no time would return the first message, and so the begin.
+            after = {"start_time": since, "next_by_subj": _subject(stream, ">")}
+            found = await _message(connection, stream, **after)
+            if found is not None and found["seq"] <= info["state"]["first_seq"]:
                 return BEGIN
+            last = found["seq"] - 1 if found is not None else info["state"]["last_seq"]
+            before = await _message(connection, stream, seq=last) if last else None
         fingerprint = fingerprint_of(_data(before)) if before is not None else None
         return Position(last, info["created"], fingerprint)
 
@@ -262,19 +253,6 @@ class JetStreamLog:
         """Return the bytes that a stream has, and its maximum, 0 for none; raise LogAwayError."""
         info = await self.describe(stream)
         return int(info["state"]["bytes"]), max(0, int(info["config"]["max_bytes"]))
-
-    async def set_limits(self, *, lossy: bool = False) -> None:
-        """Give streams that are there the limits of the settings.
-
-        Args:
-            lossy: whether that may delete messages or copies of them.
-
-        Raises:
-            LogAwayError: the log can't be written now.
-            VireoError: that would lose something, or the server refuses a limit.
-        """
-        async with _answered("written"):
-            await self._set_limits(await self._connected(), lossy=lossy)
 
     async def delete(self, stream: Stream, sequence: int) -> None:
         """Delete a message for good, if it is there; raise LogAwayError."""
@@ -387,35 +365,29 @@ class JetStreamLog:
             info = await self._info(connection, stream)
             if stream is EVENTS:
                 await self._check_partitions(connection, info["config"])
-        if self._sets_limits:
-            await self._set_limits(connection, lossy=False)
-            self._sets_limits = False
+            if self._limits != "keep":
+                await self._set_limits(connection, stream)
+        self._limits = "keep"
 
-    async def _set_limits(self, connection: Connection, *, lossy: bool) -> None:
-        for stream in STREAMS:
-            info = await self._info(connection, stream)
-            before, limits = info["config"], limits_of(stream, self._settings)
-            changes = {name: each for name, each in limits.items() if before.get(name) != each}
-            if not changes:
-                continue
-            if not lossy:
-                check_nothing_lost(changes, info)
-            asked = json.dumps({**before, **changes}).encode()
-            try:
-                await connection.ask(f"$JS.API.STREAM.UPDATE.{_name(stream)}", asked)
-            except APIError as error:
-                if error.code == _UNAVAILABLE:
-                    raise
-                raise VireoError(
-                    f"the log's servers refuse {changes} of stream {_name(stream)}: "
-                    f"{error.description}; see VIREO_EVENT_MAX_BYTES and VIREO_EVENT_REPLICAS"
-                ) from error
-            log.info(
-                "a stream has other limits",
-                stream=stream.name,
-                limits=changes,
-                before={name: before.get(name) for name in changes},
-            )
+    async def _set_limits(self, connection: Connection, stream: Stream) -> None:
+        """Give a stream the settings' limits; raise VireoError if it loses by that, or can't."""
+        info = await self._info(connection, stream)
+        before, limits = info["config"], limits_of(stream, self._settings)
+        if limits.items() <= before.items():
+            return
+        if self._limits == "set":
+            check_nothing_lost(limits, info)
+        asked = json.dumps({**before, **limits}).encode()
+        try:
+            await connection.ask(f"$JS.API.STREAM.UPDATE.{_name(stream)}", asked)
+        except APIError as error:
+            if error.code == _UNAVAILABLE:
+                raise
+            raise VireoError(
+                f"the log's servers refuse {limits} of stream {_name(stream)}: "
+                f"{error.description}; see VIREO_EVENT_MAX_BYTES and VIREO_EVENT_REPLICAS"
+            ) from error
+        log.info("a stream has other limits", stream=stream.name, **limits)
 
     async def _check_partitions(
         self, connection: Connection, configuration: dict[str, Any]

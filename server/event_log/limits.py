@@ -5,60 +5,51 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from server.errors import VireoError
-from server.event_log.log import DEAD, EVENTS, Stream
+from server.event_log.log import EVENTS, Stream
 from server.event_log.settings import EventLogSettings
 
-_DUPLICATES_SECONDS = 3600.0
+Limits = Literal["keep", "set", "force"]
+"""Whether streams that are there keep their limits, get those of the settings unless that loses
+something, or get them anyway."""
+_DUPLICATES_SECONDS, _NANOSECONDS = 3600.0, 1_000_000_000
 _DEAD_BYTES = 1 << 30
 """Maximum bytes of dead letters; beyond it the oldest go."""
-_NANOSECONDS = 1_000_000_000
 
 
 def limits_of(stream: Stream, settings: EventLogSettings) -> dict[str, int]:
     """Return the fields of a stream's configuration that follow from the settings."""
-    limits = {"num_replicas": settings.event_replicas}
-    if not stream.compacted:
-        most = {EVENTS: settings.event_max_bytes, DEAD: _DEAD_BYTES}
-        limits |= {
-            "max_age": int(settings.event_retention * _NANOSECONDS),
-            "max_bytes": most[stream],
-            "duplicate_window": int(
-                min(_DUPLICATES_SECONDS, settings.event_retention) * _NANOSECONDS
-            ),
-        }
-    return limits
+    replicas, retention = {"num_replicas": settings.event_replicas}, settings.event_retention
+    if stream.compacted:
+        return replicas
+    return replicas | {
+        "max_age": int(retention * _NANOSECONDS),
+        "max_bytes": settings.event_max_bytes if stream is EVENTS else _DEAD_BYTES,
+        "duplicate_window": int(min(_DUPLICATES_SECONDS, retention) * _NANOSECONDS),
+    }
 
 
-def check_nothing_lost(changes: Mapping[str, int], info: Mapping[str, Any]) -> None:
-    """Raise VireoError if other limits would delete messages or copies, or leave no room.
+def check_nothing_lost(wanted: Mapping[str, int], info: Mapping[str, Any]) -> None:
+    """Raise VireoError if limits would delete messages or copies of a stream, or leave no room.
 
-    Args:
-        changes: the limits that change.
-        info: the stream's configuration and state, as JetStream describes them.
+    `info` has the stream's configuration and state, as JetStream describes them.
     """
     now, state = info["config"], info["state"]
-    wanted = {**now, **changes}
-    seconds, kept = (each["max_age"] // _NANOSECONDS for each in (wanted, now))
-    if wanted["num_replicas"] < now["num_replicas"]:
-        setting = f"VIREO_EVENT_REPLICAS={wanted['num_replicas']}"
-        has, loss = now["num_replicas"], "servers would delete their copies"
-    elif 0 <= wanted["max_bytes"] < state["bytes"]:
-        setting, has = f"VIREO_EVENT_MAX_BYTES={wanted['max_bytes']}", now["max_bytes"]
+    shorter = wanted.get("max_age", now["max_age"]) != now["max_age"] and state["messages"]
+    first = datetime.fromisoformat(state["first_ts"]).timestamp()
+    if (new := wanted["num_replicas"]) < (has := now["num_replicas"]):
+        setting, loss = "VIREO_EVENT_REPLICAS", "servers would delete their copies"
+    elif (new := wanted.get("max_bytes", state["bytes"])) < state["bytes"]:
+        setting, has = "VIREO_EVENT_MAX_BYTES", now["max_bytes"]
         loss = f"every event would be refused, since {state['bytes']} bytes are there"
-    elif "max_age" in changes and state["messages"] and _age(state["first_ts"]) > seconds:
-        setting, has = f"VIREO_EVENT_RETENTION={seconds}", kept
+    elif shorter and time.time() - first > (new := wanted["max_age"] // _NANOSECONDS):
+        setting, has = "VIREO_EVENT_RETENTION", now["max_age"] // _NANOSECONDS
         loss = f"messages would be deleted, since the first is of {state['first_ts']}"
     else:
         return
     raise VireoError(
-        f"{setting}, but stream {now['name']} has {has}, and {loss}; set it to {has}, or accept "
-        "that: vireo events limits --apply"
+        f"{setting}={new}, but stream {now['name']} has {has}, and {loss}; set it to {has}, or "
+        "accept that: vireo events limits --apply"
     )
-
-
-def _age(text: str) -> float:
-    """Return the seconds since a time in RFC 3339."""
-    return time.time() - datetime.fromisoformat(text).timestamp()

@@ -140,29 +140,6 @@ def data_from_events(
     return describe_dataset(home, name)
 
 
-def positions_at(event_log: JetStreamLog, partitions: int, seconds: float) -> LogPositions:
-    """Return the positions in the log at a time, Unix seconds; none if it doesn't keep all since.
-
-    Args:
-        event_log: the log; it is closed.
-        partitions: number of partitions of the events.
-        seconds: the time.
-
-    Raises:
-        LogAwayError: the log can't be read.
-    """
-
-    async def find() -> Position:
-        try:
-            return await event_log.position_at(EVENTS, seconds)
-        finally:
-            await event_log.close()
-
-    position = asyncio.run(find())
-    known = {} if position == BEGIN else dict.fromkeys(range(partitions), position)
-    return LogPositions(partitions=known)
-
-
 async def _read_log(
     event_log: JetStreamLog,
     partitions: int,

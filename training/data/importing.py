@@ -199,15 +199,12 @@ class ImportRequest:
 def import_dataset(
     home: Home,
     request: ImportRequest,
-    positions: Callable[[float], LogPositions] = lambda _: LogPositions(),
+    positions: Callable[[float], LogPositions] | None = None,
 ) -> DatasetInfo:
     """Validate and import a user's files part by part; `estimate_import` gives the memory needed.
 
-    Args:
-        home: where data sets are.
-        request: what to import.
-        positions: called with the time of the last interaction, Unix seconds, at most now: up to
-            where in the log the files have all.
+    `positions` returns up to where in the log the files have all, of the time of their last
+    interaction, Unix seconds, or of now if that is earlier.
 
     Raises:
         BadRowsError: there are bad rows, and `skip_bad_rows` is off.
@@ -242,7 +239,7 @@ def import_dataset(
         request.name,
         source,
         problems=notes,
-        log_positions=positions(last),
+        log_positions=positions(last) if positions else None,
         attributes=kinds,
         context=contexts.known,
         bounce=request.bounce,

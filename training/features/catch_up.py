@@ -35,8 +35,6 @@ _log = structlog.get_logger(__name__)
 
 _STORE_SECONDS = 60.0
 """Maximum seconds to wait for the online store."""
-_MANY_MESSAGES = 100_000
-"""Messages of the log that take minutes to read."""
 _ROUNDS = 3
 """How often to read what has come meanwhile. The consumer applies the rest."""
 
@@ -129,13 +127,6 @@ async def _apply_events(event_log: JetStreamLog, partitions: int, rows: OnlineRo
 async def _apply_partition(event_log: JetStreamLog, partition: int, rows: OnlineRows) -> None:
     """Apply a partition's events up to the log's end as it is now, as the consumer does."""
     rules, key, position = EventRules.load(rows.repo), str(partition), rows.position(partition)
-    messages = (await event_log.describe(EVENTS))["state"]["messages"]
-    if position == BEGIN and messages > _MANY_MESSAGES:
-        _log.warning(
-            "data_names_no_position",
-            partition=partition,
-            then="all of the log is read: hours; vireo data import --log-lag names one",
-        )
     missing = (await event_log.resume(EVENTS, position)).missing
     if missing:
         _log.error("events_missed", partition=partition, first=missing[0], last=missing[-1])

@@ -29,8 +29,8 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
 @pytest.fixture
 async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
     """A log of 30 days and 8 MiB, with 4 MB of events, a third of which came over a second ago."""
-    made = JetStreamLog(settings_of(nats, event_retention=30 * DAY, event_max_bytes=8 * MIB))
-    await made.set_limits(lossy=True)
+    given = settings_of(nats, event_retention=30 * DAY, event_max_bytes=8 * MIB)
+    made = JetStreamLog(given, limits="force")
     if not await made.end(EVENTS):
         for pause in (1.1, 0, 0):
             for _ in range(13):
@@ -43,7 +43,7 @@ async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
 async def started(nats: RunningNats, **settings: Any) -> dict[str, Any]:
     """Start a consumer's log with other settings; return the limits of EVENTS then."""
     given = {"event_retention": 30 * DAY, "event_max_bytes": 8 * MIB} | settings
-    made = JetStreamLog(settings_of(nats, **given), sets_limits=True)
+    made = JetStreamLog(settings_of(nats, **given), limits="set")
     try:
         await made.end(CATALOG)
         found: dict[str, Any] = (await made.describe(EVENTS))["config"]
@@ -97,8 +97,8 @@ async def test_the_loss_of_messages_is_accepted_by_hand(
     nats: RunningNats, log: JetStreamLog
 ) -> None:
     kept = (await log.describe(EVENTS))["state"]["messages"]
-    short = JetStreamLog(settings_of(nats, event_retention=1.0, event_max_bytes=8 * MIB))
-    await short.set_limits(lossy=True)
+    given = settings_of(nats, event_retention=1.0, event_max_bytes=8 * MIB)
+    short = JetStreamLog(given, limits="force")
     async with asyncio.timeout(60):
         while (await short.describe(EVENTS))["state"]["messages"] >= kept:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
@@ -118,9 +118,9 @@ async def test_streams_get_more_replicas_and_never_fewer_by_themselves(tmp_path:
     with running_cluster(tmp_path) as servers:
         first = JetStreamLog(settings_of(*servers, event_replicas=1))
         await answered(first)
-        more = JetStreamLog(settings_of(*servers, event_replicas=3), sets_limits=True)
+        more = JetStreamLog(settings_of(*servers, event_replicas=3), limits="set")
         await answered(more)
-        fewer = JetStreamLog(settings_of(*servers, event_replicas=1), sets_limits=True)
+        fewer = JetStreamLog(settings_of(*servers, event_replicas=1), limits="set")
         with pytest.raises(VireoError, match=r"^VIREO_EVENT_REPLICAS=1, .* has 3"):
             await answered(fewer)
         for stream in (EVENTS, CATALOG):
@@ -143,8 +143,8 @@ async def answered(log: JetStreamLog) -> None:
 async def test_a_time_is_a_position_of_this_log(tmp_path: Path) -> None:
     with running_nats(tmp_path) as server:
         log = JetStreamLog(settings_of(server))
-        looking = JetStreamLog(settings_of(server), read_only=True)
-        assert await looking.position_at(EVENTS, time.time()) == BEGIN, "there is no stream"
+        looking = JetStreamLog(settings_of(server))
+        assert (await looking.position_at(EVENTS, time.time())).sequence == 0
         for data in (b"a", b"b"):
             await log.append(EVENTS, "0", data)
         await asyncio.sleep(0.01)
