@@ -110,7 +110,7 @@ async def _read(reader: FeatureReader, viewers: int, reads: int) -> None:
 
 async def _appends(folder: Path, **jetstream: str) -> int:
     """Return the messages a second that a log on one server acknowledges."""
-    with running_nats(folder, **jetstream) as server:
+    with running_nats(folder, None, **jetstream) as server:
         log, stored = JetStreamLog(settings_of(server)), 0
         ends = time.monotonic() + _APPEND_SECONDS
 
