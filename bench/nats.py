@@ -106,10 +106,13 @@ class ServerFiles:
 
 
 @contextmanager
-def running_nats(folder: Path, tls: ServerFiles | None = None) -> Iterator[RunningNats]:
-    """A server with nothing in it, whose files go into `folder`."""
+def running_nats(
+    folder: Path, tls: ServerFiles | None = None, **jetstream: str
+) -> Iterator[RunningNats]:
+    """A server with nothing in it, whose files go into `folder`; JetStream has more settings."""
     server = RunningNats(folder, free_port_base() + 20, {})
     server.configuration = _configuration(server, "alone", tls)
+    server.configuration["jetstream"] |= jetstream
     try:
         server.start()
         yield server

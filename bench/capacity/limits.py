@@ -23,6 +23,10 @@ _LINK_BYTES = 1.25e9
 """Bytes a second of S3: 10 Gbit/s."""
 _SWAP_SECONDS = 60.0
 """Seconds that a promotion may take until every pod has fetched the release."""
+_BUILD_HOURS = 4
+"""Deadline of the chart's job that builds features."""
+_DAYS_READ = 1.5
+"""Days of events that it reads, of an export of last night with a lag of a day."""
 _FEATURES_DAYS = 30.0
 """Days of watches that features are built from."""
 _MAX_PARTITIONS = 256
@@ -55,11 +59,24 @@ def limits(demand: Demand, costs: Costs, policy: Policy) -> Sequence[Limit]:
     found = [
         Limit(
             "the log's `VIREO_EVENT_MAX_BYTES`",
-            log_bytes / (retained / DAY_SECONDS),
-            f"{log_bytes >> 30} GiB hold all events of {MONTH_DAYS} days: beyond it events are "
-            "refused",
-            "raise it to what the disks hold, or keep events for fewer days "
-            "(`VIREO_EVENT_RETENTION`)",
+            log_bytes * policy.log_filled / (retained / DAY_SECONDS),
+            f"its default, {log_bytes >> 30} GiB, is {policy.log_filled:.0%} full of the events of "
+            f"{MONTH_DAYS} days; a full log refuses events",
+            "more bytes, or fewer days (`VIREO_EVENT_RETENTION`), as above",
+        ),
+        Limit(
+            "a nightly build of features",
+            _BUILD_HOURS * 3600 * costs.consumer_rate / (_DAYS_READ * one.daily_events),
+            f"one process reads {_DAYS_READ:g} days of the log, since the data set, within the "
+            f"{_BUILD_HOURS} hours of the chart's job",
+            "a newer export with a smaller `--log-lag`, or more hours: gateways use the earlier "
+            "features meanwhile",
+        ),
+        Limit(
+            "one server of a durable log",
+            costs.appends["durable"] / one.peak_slates / one.event_calls,
+            f"{costs.appends['durable']:,.0f} messages a second; a slate has {one.event_calls:g}",
+            "record the plays of a slate by one call, or use faster disks",
         ),
         Limit(
             f"one {slowest} pod" if slowest in ("candidate", "ranking") else f"one {slowest}",
@@ -91,9 +108,10 @@ def limits(demand: Demand, costs: Costs, policy: Policy) -> Sequence[Limit]:
         ),
         Limit(
             "memory of Redis",
-            _MACHINE_GB * 1e9 / (one.known * costs.row_bytes),
-            f"{costs.row_bytes / 1e3:.1f} kB for the row of a viewer with 100 watches; "
-            f"{one.known:.0f} times as many viewers have one as come in a day",
+            _MACHINE_GB * 1e9 / (one.known * policy.row_copies * costs.row(one.watches)),
+            f"{costs.row(one.watches) / 1e3:.1f} kB for the row of a viewer with {one.watches:g} "
+            f"watches, {policy.row_copies} times while features are built; {one.known:.0f} times "
+            "as many viewers have one as come in a day",
             "a larger machine. Vireo uses one Redis server, not a cluster of them",
         ),
         Limit(

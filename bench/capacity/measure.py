@@ -1,8 +1,8 @@
 """Measure what no other benchmark has: `python -m bench.capacity.measure FEATURES [HOME]`.
 
-The memory and the processor time of Redis for viewers' rows, the bytes of an event in the log, and
-the memory of the processes of a stack that runs on HOME. Bytes and memory don't depend on how busy
-the machine is, and processor time little.
+The memory and the processor time of Redis for viewers' rows, the bytes of an event in the log and
+how many messages a second it stores, and the memory of the processes of a stack that runs on HOME.
+Bytes and memory don't depend on how busy the machine is, processor time little; messages do.
 """
 
 from __future__ import annotations
@@ -36,8 +36,12 @@ from server.gateway.features import FeatureReader
 from server.home import Home
 from server.stack.state import running_stack
 
-_VIEWERS, _WATCHES, _READS = 2_000, 100, 4_000
+_READS = 4_000
+ROWS = {100: 2_000, 1_200: 200, 5_000: 200}
+"""Watches of a row, of which 5,000 are the maximum, and how many viewers have one."""
 _BATCHES = 500
+_WRITERS, _APPEND_SECONDS = 32, 5.0
+"""As many calls as a gateway works on at a time, and for how long they append a message each."""
 
 
 def measure(features: Path, home: Path | None, scratch: Path) -> dict[str, Any]:
@@ -51,18 +55,22 @@ def measure(features: Path, home: Path | None, scratch: Path) -> dict[str, Any]:
     Raises:
         VireoError: a server doesn't start.
     """
-    row_bytes, store_ms = _store(features, scratch)
+    rows = {watches: store(features, scratch, watches) for watches in ROWS}
     figures = {
-        "row_bytes": round(row_bytes),
-        "store_ms": round(store_ms, 4),
-        "event_bytes": round(asyncio.run(_event_bytes(scratch)), 1),
+        "row_bytes": {watches: round(size) for watches, (size, _) in rows.items()},
+        "store_ms": round(rows[100][1], 4),
+        "event_bytes": round(asyncio.run(event_bytes(scratch)), 1),
+        "appends": {
+            "default": asyncio.run(_appends(scratch / "default")),
+            "durable": asyncio.run(_appends(scratch / "durable", sync_interval="always")),
+        },
     }
     return figures | ({"process_mb": _process_mb(home)} if home else {})
 
 
-def _store(features: Path, scratch: Path) -> tuple[float, float]:
-    """Return the bytes of a row, and the milliseconds of Redis for a slate's reads."""
-    repo = scratch / "features"
+def store(features: Path, scratch: Path, watches: int, reads: int = _READS) -> tuple[float, float]:
+    """Return the bytes of a row with watches, and the milliseconds of Redis for a slate's reads."""
+    repo, viewers = scratch / f"features-{watches}", ROWS[watches]
     shutil.copytree(features, repo, ignore=shutil.ignore_patterns("*.parquet", "online.db*"))
     with running_valkey(scratch / "valkey") as server:
         configuration = yaml.safe_load((repo / CONFIGURATION).read_text())
@@ -71,23 +79,23 @@ def _store(features: Path, scratch: Path) -> tuple[float, float]:
         redis = RedisSettings(url=SecretStr(server.url))
         rows = OnlineRows(repo, 10.0, redis)
         before = rows.redis.info()["used_memory"]
-        for start in range(0, _VIEWERS, 500):
-            some = range(start, start + 500)
-            rows.write({f"viewer-{each:012}": _folded(each) for each in some})
-        row_bytes = (rows.redis.info()["used_memory"] - before) / _VIEWERS
+        for start in range(0, viewers, 100):
+            some = range(start, start + 100)
+            rows.write({f"viewer-{each:012}": _folded(each, watches) for each in some})
+        row_bytes = (rows.redis.info()["used_memory"] - before) / viewers
         reader = FeatureReader(repo, 10.0, redis)
         before = _processor_seconds(rows.redis.info())
-        asyncio.run(_read(reader))
+        asyncio.run(_read(reader, viewers, reads))
         spent = _processor_seconds(rows.redis.info()) - before
         rows.close()
-    return row_bytes, spent / _READS * 1000
+    return row_bytes, spent / reads * 1000
 
 
-def _folded(viewer: int) -> Folded:
+def _folded(viewer: int, watches: int) -> Folded:
     random = np.random.default_rng(viewer)
-    keys = random.integers(-(2**63), 2**63 - 1, _WATCHES)
-    times = np.sort(random.integers(1_600_000_000, 1_700_000_000, _WATCHES)) * 1_000_000
-    row = ViewerRow(keys, times, random.random(_WATCHES) < 0.3, _WATCHES, 30)
+    keys = random.integers(-(2**63), 2**63 - 1, watches)
+    times = np.sort(random.integers(1_600_000_000, 1_700_000_000, watches)) * 1_000_000
+    row = ViewerRow(keys, times, random.random(watches) < 0.3, watches, 30)
     return Folded(row, activity_changed=True, hidden_changed=True)
 
 
@@ -95,12 +103,29 @@ def _processor_seconds(info: dict[str, float]) -> float:
     return info["used_cpu_user"] + info["used_cpu_sys"]
 
 
-async def _read(reader: FeatureReader) -> None:
-    for number in range(_READS):
-        await reader.read(f"viewer-{number % _VIEWERS:012}", 10.0)
+async def _read(reader: FeatureReader, viewers: int, reads: int) -> None:
+    for number in range(reads):
+        await reader.read(f"viewer-{number % viewers:012}", 10.0)
 
 
-async def _event_bytes(scratch: Path) -> float:
+async def _appends(folder: Path, **jetstream: str) -> int:
+    """Return the messages a second that a log on one server acknowledges."""
+    with running_nats(folder, None, **jetstream) as server:
+        log, stored = JetStreamLog(settings_of(server)), 0
+        ends = time.monotonic() + _APPEND_SECONDS
+
+        async def write(_: int) -> None:
+            nonlocal stored
+            while time.monotonic() < ends:
+                await log.append(EVENTS, "0", b"x" * 400)
+                stored += 1
+
+        await asyncio.gather(*map(write, range(_WRITERS)))
+        await log.close()
+    return int(round(stored / _APPEND_SECONDS, -2))
+
+
+async def event_bytes(scratch: Path) -> float:
     """Return the bytes of an event in the log: those of the messages of a slate, as stored."""
     demand, at = Demand(0), 1_700_000_000
     with running_nats(scratch / "nats") as server:

@@ -36,6 +36,22 @@ Nothing here was run with millions of viewers: the costs are measured, the rest 
 Leave room, and watch `vireo_rpcs_shed_total` as you grow.
 """
 
+_LOG = """What `VIREO_EVENT_RETENTION` keeps is to fill {filled:.0%} of `VIREO_EVENT_MAX_BYTES`.
+[An alert](runbooks/VireoLogFilling.md) fires at 80%, and a site that is the only caller is
+[refused](event-log.md#a-callers-share) soon after. By the formula:
+
+```sh
+python -m bench.capacity --viewers 100000 --retention-days 7    # prints both
+```
+
+Events must be kept for longer than consumers, and jobs that make data sets, may stand still; a week
+is enough if somebody looks at alerts. The chart's
+[example of production](../deploy/helm/values/production.yaml) is for 100,000 viewers and a week.
+
+One process reads the log at a build of features: a day of it if [the data set names its
+place](data.md#the-place-in-the-log), else all. Consumers read in parallel, one a partition.
+"""
+
 
 def capacity_page(costs: Costs) -> str:
     """Return the page as Markdown."""
@@ -48,6 +64,7 @@ def capacity_page(costs: Costs) -> str:
         "## What is measured\n\n" + _measured(costs),
         "## The formula\n\n" + _formula(demand, costs, policy),
         "## For three sites\n\n" + _plans(plans),
+        "## The log's limits\n\n" + _LOG.format(filled=policy.log_filled),
         "## What breaks first\n\n" + _limits(demand, costs, policy),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
@@ -66,8 +83,11 @@ def _assumptions(demand: Demand, policy: Policy, prices: Prices) -> str:
             ),
             ("rate at the busiest time over the day's mean", f"{demand.peak:g}", "`--peak`"),
             ("viewers with a row in the online store, over daily ones", f"{demand.known:g}", ""),
+            ("watches in such a row", f"{demand.watches:g}", "`--watches`"),
+            ("copies of rows, while features are built", f"{policy.row_copies}", ""),
             ("share of a core in use at the busiest time", f"{policy.utilisation:.0%}", ""),
-            ("days that events are kept", f"{policy.retention_days:g}", ""),
+            ("days that events are kept", f"{policy.retention_days:g}", "`--retention-days`"),
+            ("share of the log's maximum bytes that they fill", f"{policy.log_filled:.0%}", ""),
             ("servers of the log that store each event", f"{policy.log_replicas}", ""),
             ("a core for an hour", f"${prices.core_hour:g}", "`--core-hour`"),
             ("a GB of memory for an hour", f"${prices.gb_hour:g}", "`--gb-hour`"),
@@ -97,12 +117,17 @@ def _measured(costs: Costs) -> str:
             f"{costs.store_ms * 1000:.0f} µs of processor time",
             _MEASURED["own"],
         ),
-        (
-            "Redis, row of a viewer with 100 watches",
-            f"{costs.row_bytes / 1000:.1f} kB",
-            _MEASURED["own"],
+        *(
+            (f"Redis, row with {watches:,} watches", f"{size / 1000:.0f} kB", _MEASURED["own"])
+            for watches, size in costs.row_bytes.items()
         ),
         ("an event in the log, on one server", f"{costs.event_bytes:.0f} bytes", _MEASURED["own"]),
+        (
+            "the log on one server, acknowledged to one gateway",
+            f"{costs.appends['default']:,.0f} messages a second; "
+            f"[durable](event-log.md#a-power-cut) {costs.appends['durable']:,.0f}",
+            _MEASURED["own"],
+        ),
         (
             "`vireo features build`, peak memory",
             f"{costs.features_gb[0]:.2f} GB, and {costs.features_gb[1]:.2f} GB a million watches",
@@ -126,8 +151,10 @@ def _formula(demand: Demand, costs: Costs, policy: Policy) -> str:
 slates a second = viewers · slates a day / 86,400 · peak
 processes       = ⌈slates a second · processor time of a slate / {policy.utilisation:g}⌉ + 1
 consumers       = ⌈events a second / events applied a second / {policy.utilisation:g}⌉
-Redis           = viewers · {demand.known:g} · bytes of a row
+Redis           = viewers · {demand.known:g} · bytes of a row · {policy.row_copies}
 log             = viewers · slates a day · events of a slate · days · bytes of an event · servers
+VIREO_EVENT_MAX_BYTES = log / servers / {policy.log_filled:g}
+replay          = viewers · slates a day · events of a slate · days / events applied a second
 ```
 
 The processor time of a slate includes its events: {own}, {sum(spent.values()):.1f} ms in all.
@@ -159,8 +186,11 @@ def _plans(plans: Sequence[Plan]) -> str:
         for role in (*ROLES, "consumer", "control")
     ]
     rows += [
+        row("`VIREO_EVENT_MAX_BYTES`", *(f"{each.log_max_bytes / 1e9:,.0f}e9" for each in plans)),
         row("rows in Redis", *(f"{each.redis_gb:,.1f} GB" for each in plans)),
         row("events in the log, all servers", *(f"{each.log_gb:,.0f} GB" for each in plans)),
+        row("reading 30 days of it", *(f"{30 * each.day_hours:,.1f} h" for each in plans)),
+        row("reading a day of it", *(f"{each.day_hours:,.1f} h" for each in plans)),
         row("ids in a log server's memory", *(f"{each.log_memory_gb:,.2f} GB" for each in plans)),
         row("**cores**", *(f"{each.cores:,.0f}" for each in plans)),
         row("**memory**", *(f"{each.memory_gb:,.0f} GB" for each in plans)),

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 DAY_SECONDS = 86_400
 MONTH_HOURS = 730
 MONTH_DAYS = 30
@@ -31,6 +33,8 @@ class Demand:
     """Rate at the busiest time over the day's mean."""
     known: float = 3.0
     """Viewers who have a row in the online store, over the daily ones."""
+    watches: float = 100.0
+    """Watches in such a row; it remembers the last 5,000."""
 
     @property
     def events(self) -> float:
@@ -72,15 +76,22 @@ class Costs:
     """Events that a consumer applies in a second of processor time."""
     store_ms: float
     """Processor time of Redis for the reads of one slate."""
-    row_bytes: float
-    """Memory of Redis for the row of a viewer with 100 watches."""
+    row_bytes: Mapping[int, float]
+    """Memory of Redis for the row of a viewer, by the watches in it."""
     event_bytes: float
     """Bytes of an event in the log, on one server."""
+    appends: Mapping[str, float]
+    """Messages a second of a log on one server: "default", and "durable" if all are on disk."""
     process_mb: Mapping[str, float]
     """Memory of a process by role: ROLES, consumer and control. Of pods it is that with every page
     of a million videos, which pods of a machine share."""
     features_gb: tuple[float, float]
     """Peak memory of `vireo features build`: of none, and of a million watches more."""
+
+    def row(self, watches: float) -> float:
+        """Return the bytes of a row with some watches, between those that were measured."""
+        known = sorted(self.row_bytes)
+        return float(np.interp(watches, known, [self.row_bytes[each] for each in known]))
 
 
 @dataclass(frozen=True)
@@ -91,6 +102,10 @@ class Policy:
     """Share of a core that is used at the busiest time: the load at which the tail was measured."""
     retention_days: float = 30.0
     log_replicas: int = 3
+    log_filled: float = 0.7
+    """Share of the log's maximum bytes that is usual: the alert comes at 80%."""
+    row_copies: int = 2
+    """Copies of each row while features are built."""
     id_bytes: float = 150.0
     """Memory of the log's server for each id of a message that it remembers, for an hour."""
 
@@ -117,6 +132,10 @@ class Plan:
     redis_gb: float
     log_gb: float
     """Disk of the log with all replicas."""
+    log_max_bytes: float
+    """VIREO_EVENT_MAX_BYTES to set, of one server."""
+    day_hours: float
+    """Time in which one process reads the events of a day."""
     log_memory_gb: float
     """Memory of one of the log's servers for ids of messages."""
     cores: float
@@ -136,7 +155,8 @@ def plan(demand: Demand, costs: Costs, policy: Policy, prices: Prices) -> Plan:
     processes["consumer"] = max(1, math.ceil(used["consumer"] / policy.utilisation))
     processes["control"] = 1
     used["redis"] = demand.peak_slates * costs.store_ms / 1000
-    redis_gb = demand.daily_viewers * demand.known * costs.row_bytes / 1e9
+    rows = demand.daily_viewers * demand.known * policy.row_copies
+    redis_gb = rows * costs.row(demand.watches) / 1e9
     events_gb = demand.daily_events * costs.event_bytes * policy.retention_days / 1e9
     log_gb = events_gb * policy.log_replicas
     ids = demand.daily_viewers * demand.slates / 24 * demand.peak * demand.event_calls
@@ -156,6 +176,8 @@ def plan(demand: Demand, costs: Costs, policy: Policy, prices: Prices) -> Plan:
         processes=processes,
         redis_gb=redis_gb,
         log_gb=log_gb,
+        log_max_bytes=events_gb * 1e9 / policy.log_filled,
+        day_hours=demand.daily_events / costs.consumer_rate / 3600,
         log_memory_gb=log_memory_gb,
         cores=cores,
         memory_gb=memory_gb,

@@ -49,8 +49,9 @@ def published_costs(checkout: Path = CHECKOUT) -> Costs:
         event_ms=batched / 1000,
         consumer_rate=applied,
         store_ms=own["store_ms"],
-        row_bytes=own["row_bytes"],
+        row_bytes={int(watches): size for watches, size in own["row_bytes"].items()},
         event_bytes=own["event_bytes"],
+        appends=own["appends"],
         process_mb={**own["process_mb"], **pods},
         features_gb=(small - grows * _BUILDS[_SMALL] / 1e6, grows),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +18,8 @@ from clients.cli.tables import print_table, table_of
 from server.home import Home
 
 if TYPE_CHECKING:
-    from training.data.dataset import DatasetInfo
+    from server.event_log.position import Position
+    from training.data.dataset import DatasetInfo, LogPositions
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(data_synth.synth)
@@ -70,6 +73,16 @@ def import_(
         float | None,
         typer.Option(help="The best rating; by default 5, 10 or 100, as the ratings are.", min=1),
     ] = None,
+    log_lag: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="The files have all that the log received until so long before their last "
+            "interaction, so that builds of features read the log from there; not for a sample.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the data set.")] = "mine",
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Drop and count bad rows.")
@@ -106,10 +119,34 @@ def import_(
     )
     console.print(f"{name}: {estimate_import(request)}", highlight=False, markup=False)
     with console.status("checking and importing"):
-        info = import_dataset(Home.current(), request)
+        positions = None if log_lag is None else partial(_positions_in_log, log_lag)
+        info = import_dataset(Home.current(), request, positions)
     console.print(data_synth.summary(info), highlight=False)
     for what, count in info.problems.items():
         console.print(f"  {count:,} {what}", highlight=False, markup=False)
+
+
+def _positions_in_log(lag: float, last: float) -> LogPositions:
+    from server.event_log.log import EVENTS
+    from server.event_log.open import open_log
+    from server.stack.nats import reachable_log
+    from server.stack.settings import StackSettings
+    from training.data.dataset import LogPositions
+
+    settings = reachable_log(StackSettings.load())
+
+    async def find() -> Position:
+        event_log = open_log(settings)
+        assert event_log is not None
+        try:
+            return await event_log.position_at(EVENTS, last - lag)
+        finally:
+            await event_log.close()
+
+    position, partitions = asyncio.run(find()), range(settings.event_partitions)
+    if not position.sequence:
+        print("the log doesn't keep all since then, so builds of features read all of it")
+    return LogPositions(partitions=dict.fromkeys(partitions, position))
 
 
 @app.command("from-events")

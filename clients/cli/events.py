@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from clients.cli.dead_events import Letter
     from server.event_log.jetstream import JetStreamLog
+    from server.event_log.limits import Limits
     from server.event_log.log import Entry
     from server.event_log.position import Position
 
@@ -132,6 +133,36 @@ def replay(
         raise typer.BadParameter("say either --dead or --data NAME")
     recorded, seconds = asyncio.run(_replay(data, rate))
     typer.echo(f"recorded {recorded:,} events in {seconds:.1f} s")
+
+
+@app.command()
+def limits(
+    apply: Annotated[
+        bool,
+        typer.Option("--apply", help="Set those of the settings, even if that deletes messages."),
+    ] = False,
+) -> None:
+    """Show how full the log's streams are, and for how long they keep messages.
+
+    Consumers set the limits of the settings (VIREO_EVENT_RETENTION, VIREO_EVENT_MAX_BYTES and
+    VIREO_EVENT_REPLICAS) when they start, unless that would delete something.
+    """
+    for info in asyncio.run(_streams("force" if apply else "keep")):
+        state, config = info["state"], info["config"]
+        since = f" since {state['first_ts']}" if state["messages"] else ""
+        most = f" of {config['max_bytes']:,}" if config["max_bytes"] > 0 else ""
+        days = f" for {config['max_age'] / 86_400e9:g} days" if config["max_age"] else ""
+        typer.echo(
+            f"{config['name']}: {state['messages']:,} messages{since}; {state['bytes']:,} bytes"
+            f"{most}; kept{days} by {config['num_replicas']} servers"
+        )
+
+
+async def _streams(limits: Limits) -> list[dict[str, Any]]:
+    from server.event_log.log import STREAMS
+
+    async with _opened_log(limits) as event_log:
+        return [await event_log.describe(stream) for stream in STREAMS]
 
 
 async def _replay(data: str, rate: float) -> tuple[int, float]:
@@ -272,13 +303,13 @@ def _log_settings() -> Any:
 
 
 @asynccontextmanager
-async def _opened_log() -> AsyncIterator[JetStreamLog]:
+async def _opened_log(limits: Limits = "keep") -> AsyncIterator[JetStreamLog]:
     """Open the log of the settings, or of this home's stack; raise VireoError if it is away."""
     from server.event_log.log import CATALOG, LogAwayError
     from server.event_log.open import open_log
 
     only_warnings()
-    event_log = open_log(_log_settings())
+    event_log = open_log(_log_settings(), limits=limits)
     assert event_log is not None, "the settings name it"
     try:
         await event_log.end(CATALOG)

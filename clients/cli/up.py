@@ -45,25 +45,26 @@ def up(
             help="Run Prometheus and Alertmanager too, with the rules of deploy/observability.",
         ),
     ] = False,
+    durable: Annotated[
+        bool,
+        typer.Option("--durable", help="Have each event on disk before it is acknowledged."),
+    ] = False,
 ) -> None:
     """Serve the channel's release: S3, pods, gateway and Envoy, supervised, until Ctrl-C.
 
     Ports and pod counts are settings, for example VIREO_EDGE_PORT, VIREO_PORT_BASE and
     VIREO_CANDIDATE_PODS. Each process logs to its own file below VIREO_HOME/logs.
     """
-    run_stack_in_terminal(ready=show_endpoints, secure=secure, observe=observe)
+    run_stack_in_terminal(ready=show_endpoints, secure=secure, observe=observe, durable=durable)
     typer.echo("stopped")
 
 
-def run_stack_in_terminal(
-    ready: Callable[[StackState], None], *, secure: bool = False, observe: bool = False
-) -> None:
+def run_stack_in_terminal(ready: Callable[[StackState], None], **switched_on: bool) -> None:
     """Run a stack until a signal, showing one line per process.
 
     Args:
         ready: called once the stack serves.
-        secure: secure the stack even if the settings don't.
-        observe: run Prometheus and Alertmanager even if the settings don't.
+        switched_on: fields of StackSettings that are true even if the settings say otherwise.
     """
     import asyncio
 
@@ -71,8 +72,7 @@ def run_stack_in_terminal(
     from server.stack.stack import Stack
 
     settings = StackSettings.load()
-    chosen = {"secure": secure, "observe": observe}
-    settings = settings.model_copy(update={name: True for name, on in chosen.items() if on})
+    settings = settings.model_copy(update={name: True for name, on in switched_on.items() if on})
     console = Console()
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
@@ -139,6 +139,9 @@ def show_endpoints(state: StackState) -> None:
     ready = f"\nReady. gRPC, gRPC-Web and REST answer at {edge}{admin}."
     if state.prometheus:
         ready += f"\nPrometheus is at {state.prometheus}, Alertmanager at {state.alertmanager}."
+    if state.durable is not None:
+        lost = "and a power cut" if state.durable else "not a power cut (see --durable)"
+        ready += f"\nEvents that were acknowledged outlive a crash of every process, {lost}."
     if state.secure:
         ca = SecurityFolder(Home.current().security).authority
         # Not by reflection, which needs another scope.

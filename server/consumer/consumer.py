@@ -127,7 +127,7 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
 def opened_log(settings: ConsumerSettings) -> JetStreamLog:
     """Return the log; raise VireoError if there is none, or it has no such partition."""
     log_settings = EventLogSettings.load()
-    event_log = open_log(log_settings)
+    event_log = open_log(log_settings, limits="set")
     if event_log is None:
         raise VireoError("a consumer needs the log of events: set VIREO_NATS_URL")
     if settings.event_partition >= log_settings.event_partitions:

@@ -9,6 +9,7 @@ from base64 import b64decode
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -18,8 +19,8 @@ from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Counter
 
 from server.errors import VireoError
+from server.event_log.limits import Limits, check_nothing_lost, limits_of
 from server.event_log.log import (
-    DEAD,
     EVENTS,
     STREAMS,
     Entries,
@@ -46,14 +47,13 @@ _RETRY_SECONDS = 0.25
 """Seconds between two attempts to connect."""
 _MAX_RETRY_SECONDS = 1.0
 """Maximum seconds between two attempts to read, once some have failed."""
-_DUPLICATES_SECONDS = 3600.0
-_DEAD_BYTES = 1 << 30
-"""Maximum bytes of dead letters; beyond it the oldest go."""
 _HEARTBEAT_SECONDS = 10.0
 """Seconds after which a server tells an idle reader that it is there."""
 _CLUSTER_HEARTBEAT_SECONDS = 2.0
 """The same in a cluster: a reader's server may die without its connection being lost, since it is
 another one that it is connected to."""
+_UNAVAILABLE = 503
+"""JetStream's code of errors that pass: nobody leads a stream yet, for example."""
 _NAME_IN_USE, _NO_ROOM, _NO_MESSAGE = 10058, 10047, 10057
 """JetStream's error codes: a stream was made with another configuration meanwhile; the server may
 not store as much as the stream's maximum; and there is no such message."""
@@ -72,10 +72,13 @@ class JetStreamLog:
     Sequences are those of a stream, whatever the keys of its messages.
     """
 
-    def __init__(self, settings: EventLogSettings, *, read_only: bool = False) -> None:
+    def __init__(
+        self, settings: EventLogSettings, *, read_only: bool = False, limits: Limits = "keep"
+    ) -> None:
         """Hold the settings; the first use connects, and makes streams unless it is read-only."""
         self._settings = settings
         self._read_only = read_only
+        self._limits = limits
         self._connection: Connection | None = None
         self._opening: asyncio.Task[Connection] | None = None
         self._opened_at = 0.0
@@ -222,10 +225,33 @@ class JetStreamLog:
             except NotFoundError:
                 return 0
 
+    async def position_at(self, stream: Stream, seconds: float) -> Position:
+        """Return the position after all that a stream received before a time, Unix seconds.
+
+        It is the begin if the stream doesn't keep all that it received since; raise LogAwayError.
+        """
+        since = datetime.fromtimestamp(seconds, UTC).isoformat()
+        async with _answered("read"):
+            connection = await self._connected()
+            info = await self._info(connection, stream)
+            # A server that knew no time would return the first message, and so the begin.
+            after = {"start_time": since, "next_by_subj": _subject(stream, ">")}
+            found = await _message(connection, stream, **after)
+            if found is not None and found["seq"] <= info["state"]["first_seq"]:
+                return BEGIN
+            last = found["seq"] - 1 if found is not None else info["state"]["last_seq"]
+            before = await _message(connection, stream, seq=last) if last else None
+        fingerprint = fingerprint_of(_data(before)) if before is not None else None
+        return Position(last, info["created"], fingerprint)
+
+    async def describe(self, stream: Stream) -> dict[str, Any]:
+        """Return a stream's `config` and `state`, as JetStream has them; raise LogAwayError."""
+        async with _answered("read"):
+            return await self._info(await self._connected(), stream)
+
     async def usage(self, stream: Stream) -> tuple[int, int]:
         """Return the bytes that a stream has, and its maximum, 0 for none; raise LogAwayError."""
-        async with _answered("read"):
-            info = await self._info(await self._connected(), stream)
+        info = await self.describe(stream)
         return int(info["state"]["bytes"]), max(0, int(info["config"]["max_bytes"]))
 
     async def delete(self, stream: Stream, sequence: int) -> None:
@@ -339,6 +365,29 @@ class JetStreamLog:
             info = await self._info(connection, stream)
             if stream is EVENTS:
                 await self._check_partitions(connection, info["config"])
+            if self._limits != "keep":
+                await self._set_limits(connection, stream)
+        self._limits = "keep"
+
+    async def _set_limits(self, connection: Connection, stream: Stream) -> None:
+        """Give a stream the settings' limits; raise VireoError if it loses by that, or can't."""
+        info = await self._info(connection, stream)
+        before, limits = info["config"], limits_of(stream, self._settings)
+        if limits.items() <= before.items():
+            return
+        if self._limits == "set":
+            check_nothing_lost(limits, info)
+        asked = json.dumps({**before, **limits}).encode()
+        try:
+            await connection.ask(f"$JS.API.STREAM.UPDATE.{_name(stream)}", asked)
+        except APIError as error:
+            if error.code == _UNAVAILABLE:
+                raise
+            raise VireoError(
+                f"the log's servers refuse {limits} of stream {_name(stream)}: "
+                f"{error.description}; see VIREO_EVENT_MAX_BYTES and VIREO_EVENT_REPLICAS"
+            ) from error
+        log.info("a stream has other limits", stream=stream.name, **limits)
 
     async def _check_partitions(
         self, connection: Connection, configuration: dict[str, Any]
@@ -363,20 +412,15 @@ class JetStreamLog:
     async def _make(self, connection: Connection, stream: Stream) -> None:
         """Make a stream; one that is there keeps its configuration."""
         settings = self._settings
-        limits = {EVENTS: settings.event_max_bytes, DEAD: _DEAD_BYTES}
-        retention = 0.0 if stream.compacted else settings.event_retention
-        configuration = {
+        configuration: dict[str, Any] = {
             "name": _name(stream),
             "subjects": [_subject(stream, ">")],
             "storage": "file",
-            "num_replicas": settings.event_replicas,
             "max_msgs_per_subject": 1 if stream.compacted else -1,
-            "max_age": int(retention * 1e9),
-            "max_bytes": limits.get(stream, -1),
             # Events that nobody has read yet must not be lost for newer ones.
             "discard": "new" if stream is EVENTS else "old",
-            "duplicate_window": int(min(_DUPLICATES_SECONDS, retention) * 1e9),
             "retention": "limits",
+            **limits_of(stream, settings),
         }
         if stream is EVENTS:
             configuration["metadata"] = {_PARTITIONS: str(settings.event_partitions)}

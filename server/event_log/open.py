@@ -9,15 +9,19 @@ from server.event_log.settings import EventLogSettings
 
 if TYPE_CHECKING:
     from server.event_log.jetstream import JetStreamLog
+    from server.event_log.limits import Limits
 
 
-def open_log(settings: EventLogSettings, *, read_only: bool = False) -> JetStreamLog | None:
+def open_log(
+    settings: EventLogSettings, *, read_only: bool = False, limits: Limits = "keep"
+) -> JetStreamLog | None:
     """Return the log that the settings name, None if they name none; it connects when it is used.
 
     Args:
         settings: how to reach it, and how to make streams that aren't there.
         read_only: make no streams: they would have the settings of whoever reads. Streams that
             aren't there end at 0.
+        limits: what becomes of those of streams that are there, once; consumers set them.
 
     Raises:
         VireoError: nats-py isn't installed.
@@ -29,4 +33,4 @@ def open_log(settings: EventLogSettings, *, read_only: bool = False) -> JetStrea
     except ImportError as error:
         raise VireoError("VIREO_NATS_URL needs nats-py: pip install nats-py") from error
 
-    return JetStreamLog(settings, read_only=read_only)
+    return JetStreamLog(settings, read_only=read_only, limits=limits)

@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2
 from prometheus_client import Gauge
 
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, LogAwayError
+from server.event_log.log import DEAD, EVENTS, LogAwayError
 from server.rpc.caller import MAX_CALLERS
 from server.rpc.errors import RpcError
 
@@ -22,7 +22,8 @@ log = structlog.get_logger()
 
 USED = Gauge(
     "vireo_log_used_ratio",
-    "Share of VIREO_EVENT_MAX_BYTES that events have taken, as this gateway saw last.",
+    "Share of a stream's maximum bytes that its messages have taken, as this gateway saw last.",
+    ["stream"],
 )
 RESERVED_FOR_HIDES = 0.1
 """Share of the log that only hides may use."""
@@ -65,7 +66,12 @@ class LogRoom:
         """Look how full the log is, until cancelled."""
         while True:
             try:
-                self.update_usage(*await self._log.usage(EVENTS))
+                for stream in (EVENTS, DEAD):
+                    used, max_bytes = await self._log.usage(stream)
+                    if max_bytes:
+                        USED.labels(stream.name).set(used / max_bytes)
+                    if stream is EVENTS:
+                        self.update_usage(used, max_bytes)
             except LogAwayError as error:  # then nothing can be appended either
                 log.debug("how full the log is isn't known", reason=str(error))
             await asyncio.sleep(_LOOK_SECONDS)
@@ -73,8 +79,6 @@ class LogRoom:
     def update_usage(self, used: int, max_bytes: int) -> None:
         """Note how many bytes the log has, and may have; 0 if it has no maximum."""
         self._used, self._max = used, max_bytes
-        if max_bytes:
-            USED.set(used / max_bytes)
 
     def charge(self, caller: str, messages: list[bytes], *, hides: bool) -> int:
         """Charge a caller with the messages that it appends; return their bytes.

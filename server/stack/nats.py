@@ -21,7 +21,8 @@ ENVIRONMENT = {
     "GOMAXPROCS": os.environ.get("GOMAXPROCS", "1"),
 }
 """Further variables of the server."""
-_STORE_GIB = 64
+_STORE_BYTES, _BESIDE_EVENTS_BYTES = 64 << 30, 8 << 30
+"""Minimum bytes that the server may store, and those beside VIREO_EVENT_MAX_BYTES."""
 _TOKEN_BYTES, _MIN_TOKEN_LENGTH = 30, 32
 _PROBE_SECONDS = 2.0
 _MAX_ANSWER_BYTES = 4096
@@ -42,10 +43,11 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
     Raises:
         VireoError: its messages should be stored by several servers, or the token is too short.
     """
-    if (replicas := EventLogSettings.load().event_replicas) > 1:
+    log = EventLogSettings.load()
+    if log.event_replicas > 1:
         raise VireoError(
-            f"VIREO_EVENT_REPLICAS={replicas}: the log that vireo up runs is one server; name a "
-            "cluster's with VIREO_NATS_URL, or leave it at 1"
+            f"VIREO_EVENT_REPLICAS={log.event_replicas}: the log that vireo up runs is one server; "
+            "name a cluster's with VIREO_NATS_URL, or leave it at 1"
         )
     # Imported here, since it imports cryptography, which those who only read don't need.
     from server.stack.s3_keys import replace_private
@@ -67,7 +69,9 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
         "max_payload": (1 << 20) + 4096,
         "jetstream": {
             "store_dir": str(folder.absolute() / "data"),
-            "max_file_store": _STORE_GIB << 30,
+            "max_file_store": max(_STORE_BYTES, log.event_max_bytes + _BESIDE_EVENTS_BYTES),
+            # By default NATS has the disk write what it acknowledged within two minutes.
+            **({"sync_interval": "always"} if settings.durable else {}),
         },
     }
     replace_private(folder / "nats.conf", json.dumps(configuration, indent=1).encode())

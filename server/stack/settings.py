@@ -90,6 +90,9 @@ class StackSettings(EnvironmentSettings):
     shadow_share: float = Field(default=0.1, ge=0, le=1)
     """Share of answered requests that gateways mirror to shadow pods, if there are any."""
 
+    durable: bool = False
+    """Whether the embedded log has each message on disk before it is acknowledged, as with
+    `vireo up --durable`: no power cut loses it then."""
     observe: bool = False
     """Whether to run Prometheus and Alertmanager too, as `vireo up --observe` does."""
 

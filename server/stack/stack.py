@@ -82,6 +82,7 @@ class Stack:
             edge=settings.edge,
             admin_port=settings.admin_port,
             secure=settings.secure,
+            durable=settings.durable if external_log() is None else None,
             prometheus=prometheus_url(settings),
             alertmanager=alertmanager_url(settings),
         )

@@ -61,6 +61,9 @@ class StackState(BaseModel):
     """URL of the stack's Prometheus; empty if it runs none."""
     alertmanager: str = ""
     """URL of the stack's Alertmanager; empty if it runs none."""
+    durable: bool | None = None
+    """Whether the embedded log writes each message to disk before it is acknowledged; None if the
+    log is another one."""
     processes: tuple[ProcessState, ...] = ()
 
     def write(self, home: Home) -> None:

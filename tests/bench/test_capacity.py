@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import asyncio
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bench.capacity.limits import limits
+from bench.capacity.measure import ROWS, event_bytes, store
 from bench.capacity.page import PAGE, capacity_page
-from bench.capacity.plan import Costs, Demand, Policy, Prices, plan
+from bench.capacity.plan import DAY_SECONDS, Costs, Demand, Policy, Prices, plan
 from bench.capacity.published import CHECKOUT, MEMORY, OWN, SPEED, published_costs
 from server.errors import VireoError
+from server.home import Home
+from tests.builders.tiny_home import DATASET, build_tiny_features
 
 COSTS = Costs(
     slate_ms={"envoy": 0.6, "gateway": 1.0, "candidate": 2.0, "ranking": 1.5},
@@ -18,8 +24,9 @@ COSTS = Costs(
     event_ms=0.01,
     consumer_rate=10_000,
     store_ms=0.05,
-    row_bytes=3_000,
+    row_bytes={100: 3_000, 1_200: 25_000},
     event_bytes=200,
+    appends={"default": 10_000, "durable": 1_000},
     process_mb=dict.fromkeys(
         ("envoy", "gateway", "candidate", "ranking", "consumer", "control"), 500.0
     ),
@@ -52,8 +59,12 @@ def test_processes_follow_from_the_load_with_one_to_spare() -> None:
 
 def test_memory_log_and_money_follow_from_viewers_and_prices() -> None:
     found = plan(DEMAND, COSTS, Policy(), Prices(core_hour=1, gb_hour=0, disk_gb_month=0))
-    assert found.redis_gb == pytest.approx(864_000 * 3 * 3_000 / 1e9)
+    assert found.redis_gb == pytest.approx(864_000 * 3 * 3_000 * 2 / 1e9)
+    many = plan(replace(DEMAND, watches=650), COSTS, Policy(), Prices())
+    assert many.redis_gb == pytest.approx(864_000 * 3 * 14_000 * 2 / 1e9)
     assert found.log_gb == pytest.approx(864_000 * 10 * 12 * 200 * 30 * 3 / 1e9)
+    assert found.log_max_bytes == pytest.approx(864_000 * 10 * 12 * 200 * 30 / 0.7)
+    assert found.day_hours == pytest.approx(864_000 * 10 * 12 / 10_000 / 3600)
     assert found.dollars == pytest.approx(730 * found.cores)
     memory = plan(DEMAND, COSTS, Policy(), Prices(core_hour=0, gb_hour=1, disk_gb_month=0))
     assert memory.dollars == pytest.approx(730 * memory.memory_gb)
@@ -68,7 +79,38 @@ def test_what_breaks_is_in_the_order_of_viewers_and_does_not_depend_on_their_num
     by_part = {each.part: each.daily_viewers for each in found}
     # 60% of a core, at 2.32 ms for each of a viewer's 10 slates a day, twice as many at the peak.
     assert by_part["one gateway"] == pytest.approx(600 / 2.32 / (10 / 86_400 * 2))
-    assert by_part["memory of Redis"] == pytest.approx(64e9 / 9_000)
+    assert by_part["memory of Redis"] == pytest.approx(64e9 / 18_000)
+    # 2 slates in 86,400 s, ten times a day, have 3 calls each.
+    assert by_part["one server of a durable log"] == pytest.approx(1_000 / (20 / 86_400 * 3))
+
+
+def test_the_published_bytes_are_those_of_the_codec_in_redis_and_of_messages_in_the_log(
+    tmp_path: Path,
+) -> None:
+    costs, home = published_costs(), Home(tmp_path / "home")
+    build_tiny_features(home)
+    assert list(costs.row_bytes) == list(ROWS) == [100, 1_200, 5_000]
+    for watches, published in costs.row_bytes.items():
+        size, _ = store(home.features(DATASET), tmp_path, watches, reads=1)
+        assert size == pytest.approx(published, rel=0.05)
+    (tmp_path / "log").mkdir()
+    stored = asyncio.run(event_bytes(tmp_path / "log"))
+    assert stored == pytest.approx(costs.event_bytes, rel=0.05)
+
+
+def test_the_charts_example_of_production_has_the_limits_of_the_viewers_that_it_names() -> None:
+    text = (CHECKOUT / "deploy/helm/values/production.yaml").read_text()
+    [viewers] = re.findall(r"# For ([\d,]+) daily viewers", text)
+    events = yaml.safe_load(text)["events"]
+    policy = Policy(retention_days=events["retentionSeconds"] / DAY_SECONDS)
+    demand = Demand(float(viewers.replace(",", "")))
+    needed = plan(demand, published_costs(), policy, Prices())
+    assert needed.log_max_bytes <= events["maxBytes"] <= 1.1 * needed.log_max_bytes
+    assert f"is for {viewers} viewers" in PAGE.read_text()
+    consumers = needed.processes["consumer"]
+    assert consumers <= events["partitions"]
+    by_part = {each.part: each.daily_viewers for each in limits(demand, published_costs(), policy)}
+    assert by_part["a nightly build of features"] > demand.daily_viewers
 
 
 def test_the_page_is_as_new_as_the_published_measurements() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from clients.cli import data, features
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS
+from server.features.keys import video_key
 from server.stack.nats import log_environment
 from tests.builders.event_batches import message
-from tests.builders.nats import running_nats, settings_of
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from training.features.online import read_online
 
 app = typer.Typer()
 app.add_typer(data.app, name="data")
@@ -142,3 +145,59 @@ def test_a_made_up_world_is_a_data_set_like_any_other(files: list[str]) -> None:
     assert vireo("features", "build", "synth").exit_code == 0
     assert "pass --force" in str(vireo("data", "synth", *sizes).exception)
     assert "region" in vireo("data", "synth", "--help").output
+
+
+def test_an_import_that_names_its_place_in_the_log_has_builds_read_what_came_since(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the log that it was made with: another one is read whole."""
+
+    def record(nats: RunningNats, video: str) -> None:
+        event = event_pb2.Event(
+            event_id=video, viewer_id="00", video_id=video, kind=event_pb2.EVENT_KIND_PLAY
+        )
+        event.time.GetCurrentTime()
+
+        async def append() -> None:
+            log = JetStreamLog(settings_of(nats))
+            await log.append(EVENTS, "0", message([event]))
+            await log.close()
+
+        asyncio.run(append())
+
+    def built() -> set[int]:
+        """Build the features; return what viewer 00 has watched."""
+        done = vireo("features", "build", "mine")
+        assert done.exit_code == 0, done.output
+        return set(read_online(tmp_path / "home/features/mine", "00").watched_keys)
+
+    imports = ["data", "import", *files, "--force", "--log-lag", "0"]
+    with running_nats(tmp_path / "nats") as nats:
+        for name, value in log_environment(settings_of(nats)).items():
+            monkeypatch.setenv(name, value)
+        record(nats, "v5")
+        between = datetime.now(UTC) + timedelta(milliseconds=1)
+        done = vireo(*imports)
+        assert "read all of it" in done.output, "its data ends before the log"
+        assert video_key("v5") in built()
+
+        last = f"00,v1,{between.isoformat()},\n"
+        (tmp_path / "i.csv").write_text(f"{INTERACTIONS}{last}")
+        done = vireo(*imports)
+        assert done.exit_code == 0, done.output
+        assert "read all of it" not in done.output
+        record(nats, "v6")
+        watched = built()
+        assert video_key("v6") in watched
+        assert video_key("v5") not in watched, "the files were said to have it"
+
+        nats.kill()
+        nats.forget()
+        nats.start()
+        for video in ("v7", "v5"):
+            record(nats, video)
+        assert {video_key("v5"), video_key("v7")} < built()
+        nats.kill()
+        done = vireo(*imports)
+        assert done.exit_code == 1
+        assert "the log can't be read" in str(done.exception)

@@ -18,12 +18,17 @@ from vireo.v1 import event_pb2
 from vireo.v1.log_pb2 import DeadEvents, RecordedEvents
 
 from clients.cli import events
+from server.consumer.consumer import opened_log
+from server.consumer.settings import ConsumerSettings
+from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS
 from server.home import Home
+from server.stack.nats import log_environment
 from tests.builders.nats import TOKEN, RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import play
+from tests.builders.s3 import unreachable_s3
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
@@ -213,3 +218,32 @@ def test_without_a_log_the_message_says_how_to_have_one(tmp_path: Path) -> None:
     environment["VIREO_NATS_URL"] = "nats://127.0.0.1:1"
     failed = CliRunner(env=environment).invoke(app, ["events", "dead"])
     assert "is the stack up?" in str(failed.exception)
+
+
+def test_limits_show_how_full_streams_are_and_apply_what_would_delete_messages_by_hand(
+    vireo: Callable[..., Result], nats: RunningNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_log(nats, partial(record, b"x" * 100_000))
+    for name, value in log_environment(settings_of(nats, event_max_bytes=1 << 20)).items():
+        monkeypatch.setenv(name, value)
+
+    def stream() -> str:
+        return vireo("limits").output.splitlines()[0]
+
+    assert "bytes of 21,474,836,480; kept for 30 days by 1 servers" in stream(), "as they are"
+    consumers = opened_log(ConsumerSettings(port=1, s3=unreachable_s3()))
+    asyncio.run(ended(consumers))
+    assert "bytes of 1,048,576; kept for 30 days" in stream(), "a consumer sets them"
+    monkeypatch.setenv("VIREO_EVENT_RETENTION", "1")
+    with pytest.raises(VireoError, match="vireo events limits --apply"):
+        asyncio.run(ended(opened_log(ConsumerSettings(port=1, s3=unreachable_s3()))))
+    done = vireo("limits", "--apply")
+    assert "kept for 1.15741e-05 days" in done.output
+
+
+async def ended(log: JetStreamLog) -> None:
+    """Connect as a process does, and part."""
+    try:
+        await log.end(EVENTS)
+    finally:
+        await log.close()

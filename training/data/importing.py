@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from server.home import Home
 from training.data.attributes import AttributeColumn, check_attributes
 from training.data.columns import Checked, IdColumn, numbers, texts
 from training.data.context import ContextTexts, Int16Array, context_places, is_time_zone
-from training.data.dataset import DatasetInfo, describe_dataset
+from training.data.dataset import DatasetInfo, LogPositions, describe_dataset
 from training.data.entities import note_ignored, read_videos, read_viewers
 from training.data.files import present, read_parts
 from training.data.interactions import (
@@ -195,8 +196,15 @@ class ImportRequest:
         return (self.interactions, self.videos, *([self.viewers] if self.viewers else []))
 
 
-def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
+def import_dataset(
+    home: Home,
+    request: ImportRequest,
+    positions: Callable[[float], LogPositions] | None = None,
+) -> DatasetInfo:
     """Validate and import a user's files part by part; `estimate_import` gives the memory needed.
+
+    `positions` returns up to where in the log the files have all, of the time of their last
+    interaction, Unix seconds, or of now if that is earlier.
 
     Raises:
         BadRowsError: there are bad rows, and `skip_bad_rows` is off.
@@ -223,6 +231,7 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
     found = replace(found, rating=ratings).with_bounces(request.bounce, lengths)
     order = in_order(found, notes)
     check_size(found, videos.good.num_rows)
+    last = min(int(found.time.max()) / 1e6, now.timestamp())
     source = f"imported from {', '.join(path.name for path in request.files)}"
     kinds = {each.name: each.kind for each in request.attributes}
     with dataset_writer(
@@ -230,6 +239,7 @@ def import_dataset(home: Home, request: ImportRequest) -> DatasetInfo:
         request.name,
         source,
         problems=notes,
+        log_positions=positions(last) if positions else None,
         attributes=kinds,
         context=contexts.known,
         bounce=request.bounce,

@@ -177,18 +177,23 @@ def events_set_aside(facts: Facts) -> Iterator[Finding]:
 
 def log_filling(facts: Facts) -> Iterator[Finding]:
     """A log with little room left, or callers that have taken their share of it."""
-    used = max((page.value("vireo_log_used_ratio") for page in facts.pages), default=0.0)
+    used: dict[str, float] = {}
+    for page in facts.pages:
+        for labels, share in page.samples("vireo_log_used_ratio"):
+            stream = labels.get("stream", "events")
+            used[stream] = max(share, used.get(stream, 0.0))
     refused = facts.increase("vireo_events_refused_total", reason="full")
-    if used > _FILLED or refused:
+    full = [f"stream {stream} is {share:.0%} full" for stream, share in used.items()]
+    if max(used.values(), default=0.0) > _FILLED or refused:
         yield Finding(
             "log-filling",
             "risk",
             "The log of events is filling up"
             if not refused
             else "A caller is refused events: it has taken its share of the log",
-            (f"it is {used:.0%} full; {refused:.0f} events were refused just now",),
-            "See whose events these are, and raise VIREO_EVENT_MAX_BYTES by nats stream edit if "
-            "they are yours",
+            shown([*full, f"{refused:.0f} events were refused just now"]),
+            "See whose events these are (vireo events tail, vireo events dead). If they are yours, "
+            "raise VIREO_EVENT_MAX_BYTES and restart the consumers, which apply it",
             "VireoLogFilling",
         )
 

@@ -382,7 +382,11 @@ CASES: dict[str, tuple[str, Facts]] = {
     ),
     "the log fills up": (
         "log-filling",
-        also(HEALTHY, gateway(vireo_log_used_ratio=0.85)),
+        also(HEALTHY, gateway(counted("vireo_log_used_ratio", 0.81, stream="events"))),
+    ),
+    "dead letters fill their stream": (
+        "log-filling",
+        also(HEALTHY, gateway(counted("vireo_log_used_ratio", 0.81, stream="dead"))),
     ),
     "a caller has its share of the log": (
         "log-filling",

@@ -179,8 +179,13 @@ async def test_no_caller_fills_the_log_for_others_nor_for_hides(
         used, most = await log.usage(EVENTS)
         assert most == MAX_BYTES
         assert 0.5 < used / most < 1 - RESERVED_FOR_HIDES
-        await until(lambda: REGISTRY.get_sample_value("vireo_log_used_ratio") == used / most)
+        await until(lambda: shown("events") == used / most)
+        assert shown("dead") == 0
     looking.cancel()
+
+
+def shown(stream: str) -> float | None:
+    return REGISTRY.get_sample_value("vireo_log_used_ratio", {"stream": stream})
 
 
 async def test_unknown_fields_are_not_recorded(log: JetStreamLog) -> None:
