@@ -46,9 +46,10 @@ it is announced, and before the old rows are deleted."""
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
-    """Starts processes that have imported Feast."""
+    """Starts processes that have imported Feast and the command."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    imported = ["clients.cli.__main__", "training.heartbeat", "training.memory"]
+    context.set_forkserver_preload([__name__, *imported])
     return context
 
 
