@@ -18,6 +18,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pandas as pd
 import pytest
 import redis
 from pydantic import SecretStr
@@ -36,6 +37,7 @@ from training.features import build, replaced_build
 from training.features.build import build_features
 from training.features.online import read_online
 from training.features.online_store import OnlineStoreSettings
+from training.features.repository import fill_online
 
 pytestmark = pytest.mark.integration
 
@@ -79,7 +81,7 @@ def dying_folder(target: Path) -> Iterator[Path]:
 
 def vireo_features_build(environment: Mapping[str, str], moment: str = "") -> None:
     """Be `vireo features build small`, killed at a moment."""
-    fill, calls = build.fill_online, list[object]()
+    fill, calls = fill_online, list[object]()
 
     def fill_once(*arguments: Any) -> None:
         calls.append(die() if calls else None)
@@ -100,18 +102,20 @@ def vireo_features_build(environment: Mapping[str, str], moment: str = "") -> No
     runpy.run_module("clients.cli", run_name="__main__")
 
 
+def connected(server: RunningRedis) -> Any:
+    return redis.Redis(port=server.port, decode_responses=True, encoding_errors="backslashreplace")
+
+
 def stored_builds(server: RunningRedis) -> set[str]:
     """The projects of which Redis has rows."""
-    keys = [
-        key for key in redis.Redis(port=server.port).scan_iter() if not key.startswith(b"vireo:")
-    ]
-    found = [re.search(rb"vireo_small_[0-9a-f]{8}\w*\Z", key) for key in keys]
-    return {each[0].decode() for each in found if each}
+    keys = [key for key in connected(server).keys("*") if not key.startswith("vireo:")]
+    found = [re.search(r"vireo_small_[0-9a-f]{8}\w*\Z", key, re.ASCII) for key in keys]
+    return {each[0] for each in found if each}
 
 
 def announced(server: RunningRedis) -> set[str]:
-    client = redis.Redis(port=server.port, decode_responses=True)
-    return set(client.mget(client.keys(active_key("*"))))
+    keys = connected(server).keys(active_key("*"))
+    return set(connected(server).mget(keys)) if keys else set()
 
 
 @pytest.mark.parametrize("kind", ["redis", "sqlite"])
@@ -185,7 +189,8 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
     with monkeypatch.context() as earlier:  # as Vireo built before it announced builds
         earlier.setattr(replaced_build, "BUILD_MARK", "_")
         build_features(home, "small", "none", settings=settings)
-    redis.Redis(port=server.port).delete(*redis.Redis(port=server.port).keys("vireo:features:*"))
+    client = connected(server)
+    client.delete(*client.keys("vireo:features:*"))
     (home.root / "features" / ".small.builds").unlink()
     # As NFS may show it to another node for a minute.
     stale = shutil.copytree(home.features("small"), tmp_path / "stale" / "small")
@@ -205,7 +210,7 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
         os.kill(stopped, signal.SIGSTOP)
         play = interactions[interactions["viewer_id"] == "w1"].iloc[-1:]
         play = play.assign(video_id="v58", event="like", row=len(interactions) + 1)
-        write_small_dataset(home, "small", interactions._append(play, ignore_index=True))
+        write_small_dataset(home, "small", pd.concat([interactions, play], ignore_index=True))
         build_features(home, "small", "none", settings=settings)
         assert stored_builds(server) == announced(server)
         os.kill(stopped, signal.SIGCONT)
@@ -228,7 +233,7 @@ def test_a_build_that_another_overtook_is_not_announced(
     home, settings = Home(tmp_path / "home"), OnlineStoreSettings(online_store="redis")
     write_small_dataset(home, "small", random_interactions())
     build_features(home, "small", "none", settings=settings)
-    first, client = announced(server), redis.Redis(port=server.port)
+    first, client = announced(server), connected(server)
 
     def begun(step: str, done: int, _: int) -> None:
         if step == "online store" and done:  # on a volume without locks
