@@ -48,10 +48,9 @@ it is announced, and before the old rows are deleted."""
 
 @pytest.fixture(scope="module")
 def processes() -> ForkServerContext:
-    """Starts processes that have imported Feast and the command."""
+    """Starts processes that have imported Feast."""
     context = multiprocessing.get_context("forkserver")
-    imported = ["clients.cli.__main__", "training.heartbeat", "training.memory"]
-    context.set_forkserver_preload([__name__, *imported])
+    context.set_forkserver_preload([__name__])
     return context
 
 
