@@ -11,7 +11,7 @@ import structlog
 
 from server.backoff import backoff
 from server.consumer import metrics
-from server.consumer.follow import Follower, PositionMovedError, RebuiltError, identity
+from server.consumer.follow import Follower, PositionMovedError, RebuiltError
 from server.consumer.lease import LeaseLostError, holder_name
 from server.consumer.live_state import LiveState
 from server.consumer.rows import StoreAwayError
@@ -20,6 +20,7 @@ from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
+from server.features.online_store import identity
 from server.pod.announcements import Announcements
 from server.pod.disk_metrics import export_disk
 from server.releases.manifest import ReleaseError

@@ -22,7 +22,7 @@ from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, Entry, LogAwayError
 from server.event_log.position import BEGIN, Position
 from server.features.activity import EventRules
-from server.features.online_store import CONFIGURATION, RedisSettings
+from server.features.online_store import RedisSettings, identity
 from server.tracing.spans import consumer_spans
 
 log = structlog.get_logger()
@@ -226,7 +226,7 @@ class Follower:
         if identity(self._repo) not in ((), self._identity):  # there is none for a moment
             raise RebuiltError("the features were built again")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, lambda: work(self._opened()))
+        return await loop.run_in_executor(self._thread, lambda: work(self._current()))
 
     async def _logged(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what a call of the log returns, as soon as the log is there."""
@@ -238,9 +238,11 @@ class Follower:
             metrics.RETRIES.inc()
             await asyncio.sleep(_LOG_PAUSE)
 
-    def _opened(self) -> OnlineRows:
+    def _current(self) -> OnlineRows:
         if self._rows is None:
             self._rows = OnlineRows(self._repo, self._timeout, self._redis)
+        if self._rows.superseded():
+            raise RebuiltError("Redis announces another build of the features")
         return self._rows
 
     def _close(self) -> None:
@@ -253,15 +255,6 @@ class Follower:
         except StoreAwayError as error:
             log.warning("the lease will expire by itself", reason=str(error))
         self._lease, self._rows = None, None
-
-
-def identity(repo: Path) -> tuple[int, ...]:
-    """Return what changes if the features in a folder are built again; empty if there are none."""
-    try:
-        found = (repo / CONFIGURATION).stat()
-    except OSError:
-        return ()
-    return (found.st_dev, found.st_ino, found.st_mtime_ns)
 
 
 def _parts(entries: Sequence[Entry], counted: int) -> list[Sequence[Entry]]:

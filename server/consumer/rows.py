@@ -21,6 +21,7 @@ from server.arrays import Int64Array
 from server.consumer.fold import Folded, ViewerRow
 from server.errors import VireoError
 from server.event_log.position import BEGIN, Position
+from server.features.active_build import ActiveBuild
 from server.features.activity import HISTORY_LIMIT
 from server.features.online_store import CONFIGURATION, RedisSettings, open_features
 
@@ -57,13 +58,22 @@ class UnfitRowError(ValueError):
 class OnlineRows:
     """The rows of one feature repository."""
 
-    def __init__(self, repo: Path, timeout: float, redis: RedisSettings | None = None) -> None:
+    def __init__(
+        self,
+        repo: Path,
+        timeout: float,
+        redis: RedisSettings | None = None,
+        *,
+        announced: bool = True,
+    ) -> None:
         """Open the repository.
 
         Args:
             repo: a feature folder.
             timeout: maximum seconds to wait for the store.
             redis: where Redis is; of this process's environment if None.
+            announced: whether rows are those of the build that Redis announces, rather than the
+                folder's own, which may not be announced yet.
 
         Raises:
             StoreAwayError: the online store can't be opened now.
@@ -83,8 +93,6 @@ class OnlineRows:
             # This process alone writes activity and hides, so that rows needn't be compared by
             # their time first; and a clock that was set back must not stop them from being written.
             store.config.online_store.skip_dedup = True
-        self.project: str = store.project
-        """Unique to each build of the features."""
         self._config = store.config
         self._built_at = (repo / CONFIGURATION).stat().st_mtime
         try:
@@ -104,6 +112,11 @@ class OnlineRows:
                 self.redis = self._online._get_client(store.config.online_store)
             else:
                 self._prepare_sqlite(repo / store.config.online_store.path, timeout)
+            self._build = ActiveBuild(store.config, self._online if announced else None)
+            self._build.ask()
+        self._config = self._build.config
+        self.project: str = self._config.project
+        """Unique to each build of the features."""
 
     def _prepare_sqlite(self, file: Path, timeout: float) -> None:
         """Let gateways read while rows are written; wait for others who write."""
@@ -115,6 +128,13 @@ class OnlineRows:
         connection.execute(f"PRAGMA busy_timeout={round(timeout * 1000)}")
         # A power cut may undo the last transactions, but in order: the position goes back too.
         connection.execute("PRAGMA synchronous=NORMAL")
+
+    def superseded(self) -> bool:
+        """Return whether another build is announced now; raise StoreAwayError."""
+        with store_errors_as_away():
+            if not self._build.trusted:
+                self._build.ask()
+        return self._build.config is not self._config
 
     def read(self, viewers: Sequence[str]) -> list[ViewerRow | UnfitRowError]:
         """Return the viewers' rows, each as it is stored or why it can't be used.

@@ -75,6 +75,15 @@ def redis_connection(url: str) -> str:
     return ",".join(options)
 
 
+def identity(repo: Path) -> tuple[int, ...]:
+    """Return what changes if other features are in a folder; empty if there are none."""
+    try:
+        found = (repo / CONFIGURATION).stat()
+    except OSError:
+        return ()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 def open_features(
     repo: Path, redis: RedisSettings | None = None, timeout: float | None = None
 ) -> FeatureStore:

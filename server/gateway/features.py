@@ -15,7 +15,7 @@ from prometheus_client import Gauge
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.errors import VireoError
-from server.features.online_store import CONFIGURATION, RedisSettings, open_features
+from server.features.online_store import CONFIGURATION, RedisSettings, identity, open_features
 from server.gateway.online_rows import (
     FEATURE_SERVICE,
     FeastRows,
@@ -120,7 +120,7 @@ class FeatureReader:
 
     def _open_if_rebuilt(self) -> None:
         """Open the features that were built since, where the consumer of events goes on."""
-        built = _identity(self._repo / CONFIGURATION)
+        built = identity(self._repo)
         if not built or built == self._built:
             return
         try:
@@ -132,7 +132,7 @@ class FeatureReader:
         log.info("opened the features built last", repo=str(self._repo))
 
     def _open(self) -> None:
-        built = _identity(self._repo / CONFIGURATION)
+        built = identity(self._repo)
         store = open_features(self._repo, self._redis, self._timeout)
         online = store.config.online_store
         views = views_of(store)
@@ -207,12 +207,3 @@ def is_away(error: Exception) -> bool:
     if redis is None or isinstance(error, redis.AuthenticationError | redis.AuthorizationError):
         return False
     return isinstance(error, redis.ConnectionError | redis.TimeoutError)
-
-
-def _identity(file: Path) -> tuple[int, ...]:
-    """Return what changes if a file is replaced or overwritten; empty if there is none."""
-    try:
-        found = file.stat()
-    except OSError:
-        return ()
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)

@@ -14,6 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from server.features.active_build import ASK_SECONDS, ActiveBuild
+from server.rpc.background_check import BackgroundCheck
+
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
@@ -38,14 +41,19 @@ def views_of(store: FeatureStore) -> Views:
 
 
 class FeastRows:
-    """Rows of an online store of Feast's that is another process: one read for each view."""
+    """Rows of an online store of Feast's that is another process: one read for each view.
+
+    Those of the build that is announced there, see `ActiveBuild`.
+    """
 
     def __init__(self, store: FeatureStore, views: Views) -> None:
         """Prepare the reads; the store is connected to by the first one, in its event loop."""
         from feast.infra.online_stores.helpers import get_online_store_from_config
 
         self._store = get_online_store_from_config(store.config.online_store)
-        self._config, self._views = store.config, views
+        self._views = views
+        self._build = ActiveBuild(store.config, self._store)
+        self._asking = BackgroundCheck(self._build.ask, ASK_SECONDS)
 
     async def read(self, viewer_id: str, seconds: float) -> tuple[Row, int]:
         """Return a viewer's row, and when it last changed in Unix seconds, 0 if unknown.
@@ -56,14 +64,22 @@ class FeastRows:
         key = _entity_key(viewer_id)
         row: dict[str, Value] = {}
         updated_at = 0
+        self._asking.start_if_due()
         async with asyncio.timeout(seconds):
-            # A new list of names for each read: the Redis store appends to it.
-            found = await asyncio.gather(
-                *(
-                    self._store.online_read_async(self._config, view, [key], [*names])
-                    for view, names in self._views
+            while True:
+                config = self._build.config
+                # A new list of names for each read: the Redis store appends to it.
+                found = await asyncio.gather(
+                    *(
+                        self._store.online_read_async(config, view, [key], [*names])
+                        for view, names in self._views
+                    )
                 )
-            )
+                # By now they may have been deleted, for example if this process was stopped.
+                if not self._build.trusted:
+                    await asyncio.wrap_future(self._asking.start())
+                if self._build.trusted and self._build.config is config:
+                    break
         for (_, names), [(at, stored)] in zip(self._views, found, strict=True):
             if stored:
                 row |= {name: stored[name] for name in names if name in stored}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def empty_repository(
     """A feature repository without any viewer."""
     folder.mkdir(parents=True)
     rules.write(folder)
-    write_configuration(folder, folder.name, settings or OnlineStoreSettings())
+    project = f"vireo_{folder.name}_{secrets.token_hex(4)}"
+    write_configuration(folder, project, settings or OnlineStoreSettings())
     apply_definitions(open_repository(folder))
     return folder
 

@@ -39,10 +39,13 @@ def replaced_folder(target: Path) -> Iterator[Path]:
             yield draft
             _swap(draft, target)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise VireoError(
-            f"cannot write {target}: {reason}; check free space and permissions there"
-        ) from error
+        raise cannot_write(target, error) from error
+
+
+def cannot_write(target: Path, error: OSError) -> VireoError:
+    """Return the error to raise since the file system refused."""
+    reason = error.strerror or str(error)
+    return VireoError(f"cannot write {target}: {reason}; check free space and permissions there")
 
 
 def remove_abandoned_drafts(parent: Path, name: str = "*") -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import structlog
 from feast import FeatureStore
 
 from server.arrays import Int64Array
@@ -22,10 +19,8 @@ from server.errors import VireoError
 from server.event_log.position import Position
 from server.features.activity import HIDDEN_LIMIT, Bounce, EventRules
 from server.features.keys import video_keys
-from server.features.online_store import CONFIGURATION, RedisSettings
 from server.home import Home
 from training.data.dataset import describe_dataset, load_dataset
-from training.data.folder import replaced_folder
 from training.data.schema import HIDE_EVENTS, TIME
 from training.data.split import LIKED_FRACTION, Holdout, hidden_videos, split_watches
 from training.features.activity import write_viewer_activity, write_viewer_profile
@@ -36,7 +31,8 @@ from training.features.definitions import (
     file_schema,
     viewer_hidden,
 )
-from training.features.online_store import OnlineStoreSettings, forget_online_rows, store_errors
+from training.features.online_store import OnlineStoreSettings
+from training.features.replaced_build import replaced_build
 from training.features.repository import (
     apply_definitions,
     fill_online,
@@ -46,13 +42,8 @@ from training.features.repository import (
 from training.features.snapshots import write_video_statistics
 from training.features.watches import HIDDEN, Split, write_watches
 
-_log = structlog.get_logger(__name__)
-
 _MICROS = 1_000_000
 _EPOCH = 0
-
-_IN_USE_SECONDS = 5.0
-"""Seconds for which replaced features may be read."""
 Progress = Callable[[str, int, int], None]
 """Called with a step, the number of its units done, and their total."""
 
@@ -132,9 +123,9 @@ def build_features(
         VireoError: it has no watches, or writing to disk or to the online store fails.
     """
     settings = settings or OnlineStoreSettings.current()
-    dataset, info = load_dataset(home, name), describe_dataset(home, name)
-    target = home.features(name)
-    with _retired(target, settings.redis), replaced_folder(target) as folder:
+    info, target = describe_dataset(home, name), home.features(name)
+    with replaced_build(target, settings) as (folder, project):
+        dataset = load_dataset(home, name)
         progress("split", 0, 1)
         watches = split_watches(dataset.interactions, holdout)
         write_watches(watches, folder / "watches.parquet")
@@ -166,64 +157,24 @@ def build_features(
         table = folder / "video_statistics.parquet"
         write_video_statistics(watches, dataset.videos, table, step)
         del watches, dataset  # Frees memory: filling the store needs neither.
-        write_configuration(folder, name, settings)
+        write_configuration(folder, project, settings)
         # What is measured must not know of later events, and isn't served.
         served = partial(catch_up, home, folder, target, settings)
         then = served if holdout == "none" else None
-        _fill_online_store(folder, settings.redis, progress, left_out, then)
+        _fill_online_store(open_repository(folder, settings.redis), progress, left_out, then)
 
 
 def _fill_online_store(
-    folder: Path,
-    redis: RedisSettings,
-    progress: Progress,
-    left_out: pa.Array,
-    then: Callable[[], None] | None,
+    store: FeatureStore, progress: Progress, left_out: pa.Array, then: Callable[[], None] | None
 ) -> None:
-    """Apply the definitions and fill the online store; undo both on failure.
+    """Apply the definitions and fill the online store.
 
     Viewers who are `left_out` get no rows. `then` is called once it is filled.
     """
-    store = open_repository(folder, redis)
-    with contextlib.ExitStack() as undo:
-        undo.callback(_forget, store)
-        try:
-            apply_definitions(store)
-            for position, view in enumerate(ONLINE_VIEWS):
-                progress("online store", position, len(ONLINE_VIEWS))
-                fill_online(store, view, folder / f"{view}.parquet", left_out)
-        except store_errors() as error:
-            kind = store.config.online_store.type
-            raise VireoError(
-                f"the online store ({kind}) refused the features: {error}; "
-                + ("check VIREO_REDIS_URL" if kind == "redis" else "check free space")
-            ) from error
-        if then is not None:
-            then()
-        progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))
-        undo.pop_all()
-
-
-@contextlib.contextmanager
-def _retired(target: Path, redis: RedisSettings) -> Iterator[None]:
-    """Delete the online rows of the features in `target` once the block has replaced them.
-
-    Gateways and consumers look for other features every second and with every batch, and use these
-    until then.
-    """
-    retired = open_repository(target, redis) if (target / CONFIGURATION).exists() else None
-    yield
-    if retired is not None:
-        try:
-            if retired.config.online_store.type == "redis":
-                time.sleep(_IN_USE_SECONDS)
-        finally:
-            _forget(retired)
-
-
-def _forget(store: FeatureStore) -> None:
-    """Delete a store's rows outside its folder; on failure they only take up space."""
-    try:
-        forget_online_rows(store)
-    except store_errors() as error:
-        _log.warning("online_rows_left_behind", project=store.project, reason=str(error))
+    apply_definitions(store)
+    for position, view in enumerate(ONLINE_VIEWS):
+        progress("online store", position, len(ONLINE_VIEWS))
+        fill_online(store, view, Path(store.repo_path, f"{view}.parquet"), left_out)
+    if then is not None:
+        then()
+    progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))

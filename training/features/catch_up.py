@@ -56,7 +56,7 @@ def catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings)
     old = _opened(replaced, store.redis)
     if old is None and event_log is None:
         return
-    rows = OnlineRows(repo, _STORE_SECONDS, store.redis)
+    rows = OnlineRows(repo, _STORE_SECONDS, store.redis, announced=False)
     try:
         if old is not None:
             _keep_hides(old, rows, time.time() - store.viewer_expiry)

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from feast.infra.online_stores.helpers import get_online_store_from_config
+
+from server.features.active_build import ActiveBuild
 from training.features.definitions import (
     SERVED_ACTIVITY,
     columns,
@@ -37,13 +40,19 @@ class OnlineViewer:
 def read_online(repo: Path, viewer_id: str) -> OnlineViewer:
     """Read a viewer's values from the online store; raise VireoError if `repo` has no features."""
     store, key = open_repository(repo), {"viewer_id": viewer_id}
+    online: Any = get_online_store_from_config(store.config.online_store)
+    build = ActiveBuild(store.config, online)
+    build.ask()
     wanted = {
         viewer_profile.name: columns(viewer_profile),
         viewer_activity.name: SERVED_ACTIVITY,
         viewer_hidden.name: columns(viewer_hidden),
     }
     names = [f"{view}:{name}" for view, features in wanted.items() for name in features]
-    answer = store.get_online_features(features=names, entity_rows=[key]).to_dict()
+    # The registry is the folder's, whose project may be another than that of the rows.
+    answer = online.get_online_features(
+        build.config, names, [key], store.registry, store.project
+    ).to_dict()
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, [value] in answer.items()

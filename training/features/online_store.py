@@ -7,7 +7,6 @@ import importlib.util
 import sqlite3
 from typing import Literal
 
-from feast import FeatureStore
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -50,12 +49,3 @@ def store_errors() -> tuple[type[Exception], ...]:
     if not _REDIS_IS_HERE:
         return (sqlite3.Error,)
     return (sqlite3.Error, importlib.import_module("redis.exceptions").RedisError)
-
-
-def forget_online_rows(store: FeatureStore) -> None:
-    """Delete a store's rows in Redis; SQLite's file is deleted with its folder."""
-    if store.config.online_store.type == "redis":
-        from feast.infra.online_stores.redis import RedisOnlineStore
-
-        for key in ("viewer_id", "partition"):
-            RedisOnlineStore().delete_entity_values(store.config, [key])

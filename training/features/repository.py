@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
-import secrets
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +22,13 @@ _ROWS_AT_A_TIME = 4096
 _VIEWER = viewer.join_key
 
 
-def write_configuration(folder: Path, dataset: str, settings: OnlineStoreSettings) -> None:
-    """Write feature_store.yaml with relative paths, so that the folder can move.
-
-    Every build gets its own project name, so that a new one can be built in Redis while the
-    previous one still serves.
-    """
+def write_configuration(folder: Path, project: str, settings: OnlineStoreSettings) -> None:
+    """Write feature_store.yaml with relative paths, so that the folder can move."""
     online: dict[str, str | int] = {"type": "sqlite", "path": "online.db"}
     if settings.online_store == "redis":
         online = {"type": "redis", "key_ttl_seconds": settings.viewer_expiry}
     configuration = {
-        "project": f"vireo_{re.sub('[^a-z0-9]', '_', dataset)}_{secrets.token_hex(4)}",
+        "project": project,
         "provider": "local",
         "registry": "registry.db",
         "online_store": online,

@@ -25,7 +25,7 @@ from tests.builders.event_batches import LIKED_BY_FRACTION, message
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
 from tests.builders.redis import running_redis
 from training.data.from_events import data_from_events
-from training.features import build
+from training.features import replaced_build
 from training.features.build import build_features
 from training.features.online import OnlineViewer, read_online
 from training.features.online_store import OnlineStoreSettings
@@ -49,7 +49,7 @@ def store(
     if request.param == "sqlite":
         yield OnlineStoreSettings(online_store="sqlite")
         return
-    monkeypatch.setattr(build, "_IN_USE_SECONDS", 0.0)
+    monkeypatch.setattr(replaced_build, "GRACE_SECONDS", 0.0)
     (tmp_path / "redis").mkdir()
     with running_redis(tmp_path / "redis") as server:
         monkeypatch.setenv("VIREO_REDIS_URL", server.url)
@@ -216,29 +216,3 @@ def test_a_log_that_is_away_stops_no_build(nats: RunningNats, tmp_path: Path) ->
     nats.kill()
     build_features(home, "small", "none")
     assert read_online(home.features("small"), "w0").watched_keys
-
-
-def test_rows_of_replaced_features_stay_while_they_may_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = Home(tmp_path)
-    write_small_dataset(home, "small", random_interactions())
-    (tmp_path / "redis").mkdir()
-    with running_redis(tmp_path / "redis") as server:
-        monkeypatch.setenv("VIREO_REDIS_URL", server.url)
-        settings = OnlineStoreSettings(online_store="redis")
-        build_features(home, "small", "none", settings=settings)
-        before = OnlineRows(home.features("small"), timeout=5)
-        seen = []
-
-        def wait(seconds: float) -> None:
-            assert seconds > 1, "gateways look every second"
-            after = OnlineRows(home.features("small"), timeout=5)
-            seen.append((after.project != before.project, len(list(before.hides())) > 0))
-            after.close()
-
-        monkeypatch.setattr("training.features.build.time.sleep", wait)
-        build_features(home, "small", "none", settings=settings)
-        assert seen == [(True, True)]
-        assert not list(before.hides())
-        before.close()

@@ -16,12 +16,3 @@ def test_features_in_redis_say_neither_where_it_is_nor_how_to_sign_in(tmp_path: 
     write_configuration(tmp_path, "ml-100k", settings)
     online = yaml.safe_load((tmp_path / "feature_store.yaml").read_text())["online_store"]
     assert online == {"type": "redis", "key_ttl_seconds": 365 * 86_400}
-
-
-def test_every_build_has_a_project_of_its_own(tmp_path: Path) -> None:
-    projects = set()
-    for _ in range(2):
-        write_configuration(tmp_path, "ml-100k", OnlineStoreSettings())
-        projects.add(yaml.safe_load((tmp_path / "feature_store.yaml").read_text())["project"])
-    assert len(projects) == 2
-    assert all(project.startswith("vireo_ml_100k_") for project in projects)

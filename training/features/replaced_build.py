@@ -1,0 +1,148 @@
+"""One build of a feature folder at a time, and one copy of its rows in Redis once it has ended.
+
+Before its first row, a build writes its project to a key in Redis, without which it can't be
+announced. Rows of any build but that and the announced one are dead: the next build deletes them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+
+from server.errors import VireoError
+from server.features.active_build import BUILD_MARK, GRACE_SECONDS, active_key, series_of
+from server.features.online_store import CONFIGURATION
+from training.data.folder import cannot_write, replaced_folder
+from training.features.online_store import OnlineStoreSettings, store_errors
+from training.features.repository import open_repository
+
+_log = structlog.get_logger(__name__)
+
+_WAIT_SECONDS = 3600
+"""Maximum seconds to wait for another build."""
+_REDIS_SECONDS = 30.0
+_KEYS_AT_A_TIME = 1000
+
+
+@contextmanager
+def replaced_build(target: Path, settings: OnlineStoreSettings) -> Iterator[tuple[Path, str]]:
+    """Yield an empty folder and a project; after the block they replace the features in `target`.
+
+    Raises:
+        VireoError: another build doesn't end, or writing to disk or to the online store fails.
+    """
+    kind = settings.online_store
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The file has a series before Redis has rows of it, so a killed first build is found, too.
+        with (target.parent / f".{target.name}.builds").open("a+") as file:
+            _lock(file, target)
+            built = (target / CONFIGURATION).exists()
+            old = open_repository(target, settings.redis).config if built else None
+            file.seek(0)
+            begun = file.read()
+            name = re.sub("[^a-z0-9]", "_", target.name)
+            series = begun or f"vireo_{name}_{secrets.token_hex(4)}"
+            series = series_of(old.project) if old else series
+            if not begun:
+                file.write(series)
+                file.flush()
+            project = f"{series}{BUILD_MARK}{secrets.token_hex(4)}"
+            before = old.project if old and old.online_store.type == "redis" else ""
+            with ExitStack() as stack:
+                if kind == "redis":
+                    stack.enter_context(_announced(settings, series, project, before))
+                yield stack.enter_context(replaced_folder(target)), project
+            if before and kind != "redis":
+                _clean(_connected(settings), series, active_key(series), _building(series))
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    except store_errors() as error:
+        raise VireoError(
+            f"the online store ({kind}) refused the features: {error}; "
+            + ("check VIREO_REDIS_URL" if kind == "redis" else "check free space")
+        ) from error
+
+
+def _lock(file: TextIO, target: Path) -> None:
+    """Wait until no other process builds the features; the lock ends with its process."""
+    for _ in range(_WAIT_SECONDS):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(1)
+        except OSError:  # without locks the build that began last is announced
+            return
+        else:
+            return
+    raise VireoError(f"another build of {target} doesn't end; end its process")
+
+
+@contextmanager
+def _announced(
+    settings: OnlineStoreSettings, series: str, project: str, old: str
+) -> Iterator[None]:
+    """Announce a build after the block, and `old`, which may not be, before; delete dead rows."""
+    redis, building = _connected(settings), _building(series)
+    redis.set(building, project)
+    if old:
+        redis.set(active_key(series), old, nx=True)
+    _delete_dead_rows(redis, series)
+    try:
+        yield
+        with redis.pipeline() as pipe:
+            pipe.watch(building)
+            if pipe.get(building) != project.encode():
+                raise VireoError("another build of the features began meanwhile; build them again")
+            pipe.multi()
+            pipe.set(active_key(series), project)
+            pipe.execute()
+    finally:
+        _clean(redis, series, building)
+
+
+def _clean(redis: Any, series: str, *ended: str) -> None:
+    """Delete keys, and the rows that are dead without them; on failure the next build does."""
+    try:
+        redis.delete(*ended)
+        _delete_dead_rows(redis, series)
+    except store_errors() as error:
+        _log.warning("online_rows_left_behind", series=series, reason=str(error))
+
+
+def _delete_dead_rows(redis: Any, series: str) -> None:
+    """Delete the rows of dead builds, once nobody can read them any more.
+
+    A build that is dead stays so, however long this process is stopped meanwhile.
+    """
+    dead = dict[bytes, bool]()
+    ending = re.compile(f"{series}({BUILD_MARK}[0-9a-f]+)?\\Z".encode())
+    with redis.pipeline(transaction=False) as pipe:
+        for key in redis.scan_iter(f"*{series}*", count=_KEYS_AT_A_TIME):
+            build = ending.search(key)
+            if build and build[0] not in dead:
+                dead[build[0]] = build[0] not in redis.mget(active_key(series), _building(series))
+                time.sleep(GRACE_SECONDS if dead[build[0]] else 0)
+            if build and dead[build[0]]:
+                pipe.unlink(key)
+            if len(pipe) >= _KEYS_AT_A_TIME:
+                pipe.execute()
+        pipe.execute()
+
+
+def _connected(settings: OnlineStoreSettings) -> Any:
+    from redis import Redis
+
+    return Redis.from_url(settings.redis.url.get_secret_value(), socket_timeout=_REDIS_SECONDS)
+
+
+def _building(series: str) -> str:
+    return f"vireo:features:{series}:building"
