@@ -26,7 +26,7 @@ _BY_REST = r"_vhost_vcluster_upstream_rq_(xx)"
 
 
 async def counted(edge: Edge) -> Counter[str]:
-    """Slates by gRPC status, in total, and ("xx") by REST without a gateway, as Prometheus reads."""
+    """Slates by gRPC status, in total, and, as "xx", by REST without a gateway."""
     url = f"http://127.0.0.1:{edge.settings.admin_port}/stats/prometheus"
     with await asyncio.to_thread(urllib.request.urlopen, url) as response:
         text = response.read().decode()
