@@ -48,6 +48,11 @@ _PATIENCE = 90.0
 _WITHOUT = {
     "releases: Age of data, A": "the release is made up, and doesn't say",
     "monitoring: VireoMetricsMissing, ticket": "no metrics are missing",
+    **{
+        f"slo: VireoSlates{what}, {severity}": "no budget is used up"
+        for what in ("Fail", "Slow", "Degraded")
+        for severity in ("page", "ticket")
+    },
 }
 """Rules and panels that have no data on this stack."""
 
