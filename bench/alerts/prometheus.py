@@ -18,7 +18,9 @@ _STEP = 1.0
 """Rules are evaluated each five seconds."""
 _MAX_STEPS = 10_000
 """Prometheus gives 11,000 samples of a series at most."""
-_FIRING = 'max by (alertname) (ALERTS{alertstate="firing"})'
+_WATCHDOG = "watchdog"
+"""Severity of the alert that always fires."""
+_FIRING = f'max by (alertname) (ALERTS{{alertstate="firing",severity!="{_WATCHDOG}"}})'
 
 
 class Prometheus:
@@ -29,10 +31,12 @@ class Prometheus:
         self._url = url
 
     async def firing(self) -> frozenset[str]:
-        """Return the names of the alerts that fire now."""
+        """Return the names of the alerts that fire now, but for the one that always does."""
         alerts = (await self._get("alerts"))["alerts"]
         return frozenset(
-            each["labels"]["alertname"] for each in alerts if each["state"] == "firing"
+            each["labels"]["alertname"]
+            for each in alerts
+            if each["state"] == "firing" and each["labels"]["severity"] != _WATCHDOG
         )
 
     async def fired(self, start: float, end: float) -> Mapping[str, list[float]]:

@@ -94,7 +94,8 @@ def targets(
             if spec.pool:
                 labels["pool"] = spec.pool
             vireo.append(_target(port, labels))
-    envoy = [_target(settings.admin_port, {"instance": "envoy"})] if settings.admin_port else []
+    edge = {"instance": "envoy", "component": "edge"}
+    envoy = [_target(settings.admin_port, edge)] if settings.admin_port else []
     own = [_target(settings.prometheus_port, {"instance": "prometheus"})]
     return {"vireo": vireo, "envoy": envoy, "prometheus": own}
 

@@ -66,7 +66,7 @@ def invalid_responses(facts: Facts) -> Iterator[Finding]:
         for labels, _ in page.samples("vireo_invalid_responses_total"):
             count = page.increase("vireo_invalid_responses_total", **labels)
             if count > 0:
-                name = f"{labels.get('stage', '')} pod {_name(facts, labels.get('pod', ''))}"
+                name = f"{labels.get('stage', '')} pod {_name(facts, labels.get('address', ''))}"
                 found[name] = found.get(name, 0.0) + count
     if found:
         yield Finding(

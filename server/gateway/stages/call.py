@@ -50,7 +50,7 @@ INVALID_RESPONSES = Counter(
     "vireo_invalid_responses",
     "Invalid responses of candidate and ranking pods, by stage and the pod's address "
     "(empty if unknown).",
-    ["stage", "pod"],
+    ["stage", "address"],
 )
 _pods: set[str] = set()
 

@@ -97,7 +97,12 @@ CASES: dict[str, tuple[str, Facts]] = {
         also(
             HEALTHY,
             gateway(
-                counted("vireo_invalid_responses_total", 12, stage="ranking", pod="127.0.0.1:8122")
+                counted(
+                    "vireo_invalid_responses_total",
+                    12,
+                    stage="ranking",
+                    address="127.0.0.1:8122",
+                )
             ),
         ),
     ),

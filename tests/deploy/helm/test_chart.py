@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from typing import Any
 
@@ -138,15 +139,78 @@ def test_the_chart_runs_the_images_of_this_version_as_their_user() -> None:
     assert f"USER {context['runAsUser']}:{context['runAsGroup']}" in images
 
 
+SELECTED = r"installation=\"shop/vireo\""
+"""What each selector of the chart's rules begins with, in JSON."""
+
+
+def numbers(rules: Any) -> Any:
+    """Return rules whose numbers are evaluated, 14 * 86400 and 1.2096e+06 alike."""
+    text = json.dumps(rules)
+    products = re.sub(r"(\d+) \* (\d+)\)", lambda two: f"{int(two[1]) * int(two[2])})", text)
+    floats = re.sub(r"vector\(([\d.e+]+)\)", lambda one: f"vector({float(one[1])})", products)
+    return json.loads(floats)
+
+
+def test_objectives_thresholds_and_the_installation_of_rules_are_values() -> None:
+    given = {
+        "installation": "shop-eu",
+        "podMonitor": {"enabled": True},
+        "rules": {
+            "enabled": True,
+            "objectives": {"availability": 0.995, "latencySeconds": 0.25},
+            "thresholds": {"fleet": 0.5},
+        },
+    }
+    found = render("--set-json", f"monitoring={json.dumps(given)}")
+    rules = [
+        rule
+        for each in found.named("PrometheusRule").values()
+        for group in each["spec"]["groups"]
+        for rule in group["rules"]
+    ]
+    compared = {
+        rule["labels"].get("slo") or rule["labels"].get("of"): rule["expr"]
+        for rule in rules
+        if rule.get("record") in ("vireo:slo_objective:ratio", "vireo:threshold")
+    }
+    assert compared["availability"] == "vector(0.995)"
+    assert compared["quality"] == "vector(0.99)"
+    assert compared["fleet"] == "vector(0.5)"
+    assert any('le="0.25"' in rule["expr"] for rule in rules)
+    for rule in rules:
+        assert rule["labels"]["installation"] == "shop-eu"
+        if "kube_" not in rule["expr"]:  # Kubernetes' own metrics are of a namespace
+            assert rule["expr"].count("{") == rule["expr"].count('{installation="shop-eu"')
+    [monitor] = found.named("PodMonitor").values()
+    for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+        labels = {each["targetLabel"]: each.get("replacement") for each in endpoint["relabelings"]}
+        assert labels["installation"] == "shop-eu"
+        assert labels.keys() >= {"job", "component", "instance"}
+
+
+def test_the_operator_finds_targets_by_the_label_by_which_it_finds_rules() -> None:
+    found = rendered("production")
+    [monitor] = found.named("PodMonitor").values()
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    for each in found.named("PrometheusRule").values():
+        assert each["metadata"]["labels"]["release"] == "prometheus"
+
+
 def test_rules_and_dashboards_are_those_of_the_repository() -> None:
     found = render(
         "--set", "monitoring.rules.enabled=true", "--set", "monitoring.dashboards.enabled=true"
     )
     observability = CHART.parents[1] / "observability"
-    rules = [each["spec"] for each in found.named("PrometheusRule").values()]
     files = sorted((observability / "rules").glob("*.yaml"))
-    assert rules == [yaml.safe_load(each.read_text()) for each in files]
-    assert rules
+    for file, rules in zip(files, found.named("PrometheusRule").values(), strict=True):
+        expected = yaml.safe_load(file.read_text())
+        for group in expected["groups"]:
+            for rule in group["rules"]:
+                rule["labels"] = {**rule.get("labels", {}), "installation": "shop/vireo"}
+        plain = json.loads(
+            json.dumps(rules["spec"]).replace(SELECTED + ",", "").replace(SELECTED, "")
+        )
+        assert numbers(plain) == numbers(expected)
     other = render("--set", "monitoring.rules.enabled=true", release="shop")
     named = str([each["spec"] for each in other.named("PrometheusRule").values()])
     assert 'cronjob="shop-vireo-nightly"' in named, "they watch the job of their release"

@@ -75,7 +75,7 @@ def test_every_rule_has_a_test(kind: str) -> None:
 
 def test_every_alert_has_a_severity_a_summary_and_a_page_that_begins_with_the_viewer() -> None:
     for alert in rules("alert"):
-        assert alert["labels"]["severity"] in ("page", "ticket"), alert["alert"]
+        assert alert["labels"]["severity"] in ("page", "ticket", "watchdog"), alert["alert"]
         assert alert["annotations"].keys() >= {"summary", "description", "runbook"}
         assert alert["annotations"]["runbook"] == f"docs/runbooks/{alert['alert']}.md"
         title, _, first, *_ = (RUNBOOKS / f"{alert['alert']}.md").read_text().splitlines()
@@ -131,6 +131,23 @@ def test_alertmanager_mutes_alerts_that_are_there() -> None:
             if matcher.startswith("alertname"):
                 for pattern in matcher.split('"')[1].split("|"):
                     assert any(re.fullmatch(pattern, name) for name in alerts), pattern
+
+
+def test_rules_need_no_label_that_a_scrape_in_kubernetes_renames() -> None:
+    of_targets = {"namespace", "pod", "container", "endpoint", "node", "instance", "job"}
+    for row in documented().values():
+        assert not of_targets & set(row.labels), row.name
+    for expression in expressions():
+        assert not re.search(r"\b(exported_\w+|service)\b", expression), expression
+
+
+def test_every_selector_of_a_rule_has_braces_into_which_the_chart_writes_the_installation() -> None:
+    for kind in ("alert", "record"):
+        for rule in rules(kind):
+            bare = re.sub(r'"[^"]*"|\b(by|on|ignoring) ?\([^)]*\)', "", rule["expr"])
+            bare = re.sub(r"\{[^}]*\}", "{}", bare)
+            metrics = r"(?:vireo[:_]|envoy_|process_|scrape_)[\w:]+|\bup\b"
+            assert re.findall(rf"(?:{metrics})(?!\{{|[\w:])", bare) == [], rule
 
 
 def test_rules_and_panels_read_metrics_that_the_table_lists() -> None:

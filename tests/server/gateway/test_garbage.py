@@ -27,7 +27,7 @@ REQUEST = pb.RecommendRequest(viewer_id=VIEWER, page_size=37)
 
 def bad_answers(stage: str) -> float:
     """How many were counted, of pods whose address isn't known."""
-    labels = {"stage": stage, "pod": ""}
+    labels = {"stage": stage, "address": ""}
     return REGISTRY.get_sample_value("vireo_invalid_responses_total", labels) or 0.0
 
 
