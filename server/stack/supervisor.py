@@ -30,10 +30,13 @@ _KILL_SECONDS = 5.0
 _LOG_POLL = 2.0
 """Seconds between looks at the size of a log."""
 _LOG_LINES = 15
+_SEEN_SECONDS = 3.0
+"""Seconds until the next of its kind is restarted: Envoy asks a pod that was down every 0.5 s, for up
+to 1 s, and must have found the new one by then."""
 
 
 class StartError(VireoError):
-    """A process did not become healthy; the message names it and ends with its log."""
+    """A process ended, or wasn't healthy in time; the message names it and ends with its log."""
 
 
 class SupervisedProcess:
@@ -54,6 +57,9 @@ class SupervisedProcess:
         self.healthy = asyncio.Event()
         """Set once it has been healthy."""
         self._changed = changed
+        self._awaited = spec.awaited
+        """Whether its end ends the stack: until it was healthy, or is late."""
+        self._late = False
         self._process: asyncio.subprocess.Process | None = None
         self._stop = asyncio.Event()
 
@@ -61,7 +67,7 @@ class SupervisedProcess:
         """Run the process, and restart it whenever it ends, until it is stopped.
 
         Raises:
-            StartError: it is awaited, and ended before it was ever healthy.
+            StartError: it is awaited, and ended before it was ever healthy, or late.
         """
         start_log(self.status.log)
         failures = 0
@@ -71,7 +77,7 @@ class SupervisedProcess:
             ended = f"ended with {_exit_text(await self._run_once())}"
             if self._stop.is_set():
                 break
-            if self.spec.awaited and not self.healthy.is_set():
+            if self._awaited:
                 self._update(state="stopped", pid=None, problem=ended)
                 raise self.start_error(ended)
             failures = 1 if loop.time() - started > _STABLE_SECONDS else failures + 1
@@ -87,6 +93,35 @@ class SupervisedProcess:
                 delay = backoff(failures, _FIRST_BACKOFF, _MAX_BACKOFF)
                 await asyncio.wait_for(self._stop.wait(), delay)
         self._update(state="stopped", pid=None, problem="")
+
+    def mark_late(self, seconds: float) -> None:
+        """Say that it isn't healthy yet; it goes on starting, and is restarted if it ends."""
+        self._awaited, self._late = False, True
+        problem = f"not healthy after {seconds:.0f} s ({self.status.problem})"
+        self._update(state="unhealthy", problem=problem)
+
+    async def restart(self, spec: ProcessSpec, patience: float) -> None:
+        """End the process in order, and return once it is healthy again.
+
+        Args:
+            spec: what to run from now on.
+            patience: maximum seconds until then.
+
+        Raises:
+            StartError: it isn't healthy by then.
+        """
+        self.spec = spec
+        try:
+            async with asyncio.timeout(patience):
+                if self._process is not None:
+                    self._send(signal.SIGTERM)
+                    await self._process.wait()
+                self.healthy.clear()
+                await self.healthy.wait()
+        except TimeoutError:
+            raise self.start_error(
+                f"was not healthy {patience:.0f} s after its restart ({self.status.problem})"
+            ) from None
 
     def terminate(self, number: signal.Signals) -> None:
         """Send a signal to the process and its children; it isn't restarted."""
@@ -141,7 +176,8 @@ class SupervisedProcess:
             if self._stop.is_set():
                 return
             if problem:
-                self._update(state="unhealthy" if healthy else "starting", problem=problem)
+                state = "unhealthy" if healthy or self._late else "starting"
+                self._update(state=state, problem=problem)
                 now = loop.time()
                 if healthy and now - healthy_at > self.spec.max_unhealthy_seconds:
                     # `run` starts it again.
@@ -150,6 +186,7 @@ class SupervisedProcess:
                     self._send(signal.SIGKILL if late else signal.SIGTERM)
             else:
                 healthy, asked_at = True, 0.0
+                self._awaited = self._late = False
                 self._update(state="healthy", problem="")
                 self.healthy.set()
             await (asyncio.sleep(_STARTING_POLL) if problem else _next_multiple_of(_HEALTHY_POLL))
@@ -195,8 +232,11 @@ class Supervisor:
     async def start(self, specs: Sequence[ProcessSpec], patience: float) -> None:
         """Start processes and wait until all of them that are awaited are healthy.
 
+        Those that aren't after `patience` seconds are late: their status says so, they go on
+        starting, and are started again whenever they end.
+
         Raises:
-            StartError: one of those ended, or wasn't healthy after `patience` seconds.
+            StartError: one that is awaited ended before that.
         """
         fresh = [SupervisedProcess(spec, self._logs, self._changed) for spec in specs]
         self._processes += fresh
@@ -204,17 +244,33 @@ class Supervisor:
         awaited = [process for process in fresh if process.spec.awaited]
         healthy = asyncio.ensure_future(_all_healthy(awaited))
         try:
-            done, _ = await asyncio.wait(
-                {healthy, *self._running}, timeout=patience, return_when=asyncio.FIRST_COMPLETED
-            )
-            _raise_failures(done - {healthy})
+            for timeout in (patience, None):
+                done, _ = await asyncio.wait(
+                    {healthy, *self._running}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+                )
+                _raise_failures(done - {healthy})
+                if done:
+                    break
+                for process in awaited:
+                    if not process.healthy.is_set():
+                        process.mark_late(patience)
         finally:
             healthy.cancel()
-        if not done:
-            late = next(process for process in awaited if not process.healthy.is_set())
-            raise late.start_error(
-                f"was not healthy after {patience:.0f} s ({late.status.problem})"
-            )
+
+    async def restart(self, specs: Sequence[ProcessSpec], patience: float) -> None:
+        """Restart processes, each once the one before it is healthy again, with new specs.
+
+        Raises:
+            StartError: one wasn't healthy within `patience` seconds; those after it are as before.
+        """
+        running = {process.spec.name: process for process in self._processes}
+        before = ""
+        for spec in specs:
+            kind = spec.name.rpartition("-")[0]
+            if kind and kind == before:
+                await asyncio.sleep(_SEEN_SECONDS)
+            await running[spec.name].restart(spec, patience)
+            before = kind
 
     async def watch(self) -> None:
         """Return only by raising, if the supervision of a process itself fails."""

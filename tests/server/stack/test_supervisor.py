@@ -114,11 +114,61 @@ async def test_a_process_that_ends_at_start_is_named_with_the_end_of_its_log(
         assert str(tmp_path / "logs" / "broken.log") in str(raised.value)
 
 
-async def test_a_process_that_is_never_healthy_is_named_with_the_reason(tmp_path: Path) -> None:
-    late = python("late", "import time; time.sleep(600)", tmp_path / "never")
+async def test_processes_that_are_late_go_on_starting_and_are_started_again_if_they_end(
+    tmp_path: Path,
+) -> None:
+    """Otherwise a machine that is slow at its start would stay without a stack."""
+    here = tmp_path / "here"
+    slow = python("slow", "import time; time.sleep(600)", here)
+    ends = f"""
+import pathlib, time
+while not pathlib.Path({str(tmp_path / "late")!r}).exists():
+    time.sleep(0.01)
+if not pathlib.Path({str(here)!r}).exists():
+    raise SystemExit(3)
+time.sleep(600)
+"""
     async with watched(tmp_path) as it:
-        with pytest.raises(StartError, match=r"late was not healthy after 1 s \(no file yet\)"):
-            await it.supervisor.start([late], 1)
+        starting = asyncio.ensure_future(
+            it.supervisor.start([slow, python("ending", ends, here)], 0.5)
+        )
+        late = await it.until(lambda status: status.state == "unhealthy", "slow")
+        assert "no file yet" in late.problem
+        (tmp_path / "late").touch()
+        await it.until(lambda status: status.restarts > 1, "ending")
+        assert not starting.done()
+        here.touch()
+        await asyncio.wait_for(starting, 60)
+        assert {status.state for status in it.supervisor.statuses} == {"healthy"}
+
+
+async def test_processes_are_restarted_one_after_the_other_with_new_specs(tmp_path: Path) -> None:
+    names = ("a", "b")
+    async with watched(tmp_path) as it:
+        await it.supervisor.start([sleeping(name, tmp_path) for name in names], 30)
+        pids = {status.pid for status in it.supervisor.statuses}
+        began = len(it.history)
+        fresh = [replace(sleeping(name, tmp_path), environment={"NEW": name}) for name in names]
+        await it.supervisor.restart(fresh, 30)
+        for statuses in it.history[began:]:
+            assert "healthy" in {status.state for status in statuses}
+        for status in it.supervisor.statuses:
+            assert (status.state, status.restarts) == ("healthy", 1)
+            assert status.pid is not None
+            assert status.pid not in pids
+            assert psutil.Process(status.pid).environ()["NEW"] == status.name
+
+
+async def test_a_restart_stops_at_a_process_that_isnt_healthy_again(tmp_path: Path) -> None:
+    async with watched(tmp_path) as it:
+        specs = [sleeping(name, tmp_path) for name in ("a", "b")]
+        await it.supervisor.start(specs, 30)
+        before = it.supervisor.statuses[1]
+        broken = python("a", "raise SystemExit('no such password')", tmp_path / "never")
+        with pytest.raises(StartError, match="a was not healthy 1 s after its restart") as raised:
+            await it.supervisor.restart([broken, specs[1]], 1)
+        assert "no such password" in str(raised.value)
+        assert it.supervisor.statuses[1] == before
 
 
 async def test_a_process_that_is_not_awaited_holds_nothing_up_and_is_tried_again(
