@@ -16,17 +16,39 @@ def certificates(
         list[str] | None,
         typer.Option(help="Host name or address of the edge for callers, besides localhost."),
     ] = None,
+    new_authority: Annotated[
+        bool,
+        typer.Option(
+            "--new-authority",
+            help="Make another CA, trusted beside the one in use; renew twice to finish.",
+        ),
+    ] = False,
+    new_token_key: Annotated[
+        bool,
+        typer.Option(
+            "--new-token-key",
+            help="Have `vireo token` sign with another key; the edge accepts that and the last.",
+        ),
+    ] = False,
 ) -> None:
     """Make certificates for `vireo up --secure`, or renew them while it runs.
 
     Each kind of process gets a certificate signed by this home's CA. Running processes reload
-    renewed ones. Keys are readable only by their owner.
+    renewed ones. Keys are readable only by their owner. With an option, it alone is done.
     """
     from server.security.certificates import DAYS, Certificates
     from server.security.tokens import TokenSigner
     from server.stack.secure import write_envoy_secrets
 
     folder = SecurityFolder(Home.current().security)
+    if new_authority:
+        Certificates(folder).replace_authority()
+        typer.echo(f"callers and processes trust {folder.authority}, which has both authorities")
+    if new_token_key:
+        TokenSigner(folder).replace_key()
+        typer.echo("tokens are signed with another key; those of the key before are accepted too")
+    if new_authority or new_token_key:
+        return
     try:
         Certificates(folder).renew(host or [])
     except ValueError as error:

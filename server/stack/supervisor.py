@@ -31,8 +31,8 @@ _LOG_POLL = 2.0
 """Seconds between looks at the size of a log."""
 _LOG_LINES = 15
 _SEEN_SECONDS = 3.0
-"""Seconds until the next of its kind is restarted: Envoy asks a pod that was down every 0.5 s, for up
-to 1 s, and must have found the new one by then."""
+"""Seconds until the next of its kind is restarted: Envoy asks a pod that was down every 0.5 s, and
+must have found the new one by then."""
 
 
 class StartError(VireoError):
