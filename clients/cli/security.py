@@ -23,18 +23,11 @@ def certificates(
             help="Make another CA, trusted beside the one in use; renew twice to finish.",
         ),
     ] = False,
-    new_token_key: Annotated[
-        bool,
-        typer.Option(
-            "--new-token-key",
-            help="Have `vireo token` sign with another key; the edge accepts that and the last.",
-        ),
-    ] = False,
 ) -> None:
     """Make certificates for `vireo up --secure`, or renew them while it runs.
 
     Each kind of process gets a certificate signed by this home's CA. Running processes reload
-    renewed ones. Keys are readable only by their owner. With an option, it alone is done.
+    renewed ones. Keys are readable only by their owner.
     """
     from server.security.certificates import DAYS, Certificates
     from server.security.tokens import TokenSigner
@@ -44,10 +37,6 @@ def certificates(
     if new_authority:
         Certificates(folder).replace_authority()
         typer.echo(f"callers and processes trust {folder.authority}, which has both authorities")
-    if new_token_key:
-        TokenSigner(folder).replace_key()
-        typer.echo("tokens are signed with another key; those of the key before are accepted too")
-    if new_authority or new_token_key:
         return
     try:
         Certificates(folder).renew(host or [])

@@ -116,14 +116,15 @@ def restart(
         typer.Argument(help="Processes, or kinds: gateway-1, candidate; all but S3, log, Envoy."),
     ] = None,
 ) -> None:
-    """Restart processes of the running stack one after the other, with the settings of now.
+    """Restart processes of the running stack one after the other: of two of a kind one serves.
 
-    `VIREO_…` variables that are set here replace those that the stack was started with. With two
-    pods of each kind no slate is lost. Each process must be healthy before the next one goes.
+    `VIREO_…` variables that are set here replace those that the stack was started with.
     """
-    from server.stack.restart import restart as ask
+    from server.stack import restart
+    from server.stack.settings import StackSettings
 
-    ask(Home.current(), names or [])
+    settings = StackSettings.load()
+    restart.restart(settings.home_folder, names or [], settings.start_timeout)
     typer.echo("restarted")
 
 

@@ -17,8 +17,6 @@ from server.security.certificates import Key, key_pem, load_key, write_private
 from server.security.folder import SecurityFolder
 
 ALGORITHM = "ES256"
-_FOLLOWED_SECONDS = 2.0
-"""Seconds until an edge knows a key: its control plane reads the file twice a second."""
 
 
 class TokenSigner:
@@ -44,36 +42,8 @@ class TokenSigner:
                 )
             self._key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_private(self._key, key_pem(ec.generate_private_key(ec.SECP256R1())))
-        public = public_jwk(self._load())
-        if public not in self._published():
-            self._publish([public])
-
-    def replace_key(self) -> None:
-        """Sign with another key from now on; the edge accepts it and the one before.
-
-        Raises:
-            VireoError: there is no key yet.
-        """
-        before, fresh = public_jwk(self._load()), ec.generate_private_key(ec.SECP256R1())
-        # First the edge accepts its tokens, then there are some.
-        self._publish([public_jwk(fresh), before])
-        time.sleep(_FOLLOWED_SECONDS)
-        file = self._key.with_suffix(".new")
-        file.unlink(missing_ok=True)
-        write_private(file, key_pem(fresh))
-        file.replace(self._key)
-
-    def _published(self) -> list[dict[str, Any]]:
-        """Return the public keys that the edge accepts."""
-        try:
-            keys: list[dict[str, Any]] = json.loads(self._jwks.read_bytes())["keys"]
-        except (FileNotFoundError, ValueError, KeyError):
-            return []  # to be written
-        return keys
-
-    def _publish(self, keys: Sequence[Mapping[str, Any]]) -> None:
         fresh = self._jwks.with_suffix(".new")
-        fresh.write_text(json.dumps({"keys": keys}, indent=2) + "\n")
+        fresh.write_text(json.dumps({"keys": [public_jwk(self._load())]}, indent=2) + "\n")
         fresh.replace(self._jwks)
 
     def token(

@@ -105,8 +105,8 @@ def _token(file: Path) -> str:
 
 
 def _embedded(port: str, token: str) -> EventLogSettings:
-    own = {"nats_url": f"nats://127.0.0.1:{port}", "nats_user": "", "nats_ca": ""}
-    own["nats_token"] = SecretStr(token)
+    own = {"nats_url": f"nats://127.0.0.1:{port}", "nats_token": SecretStr(token)}
+    own |= {"nats_user": "", "nats_ca": ""}
     return EventLogSettings.load().model_copy(update=own)
 
 

@@ -34,7 +34,7 @@ from server.stack.processes import (
     pod_processes,
     s3_process,
 )
-from server.stack.restart import outcome_file, request_file
+from server.stack.restart import environment_file
 from server.stack.s3 import access, external_endpoint, lock_path, prepare
 from server.stack.secure import secure
 from server.stack.settings import StackSettings
@@ -45,7 +45,6 @@ log = structlog.get_logger()
 
 _STOP_SECONDS = 4.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_STORES = ("s3", "log")
 
 
 class AlreadyRunningError(VireoError):
@@ -78,7 +77,7 @@ class Stack:
         self._on_change = changed
         self._on_ready = ready
         self._ready = False
-        self._supervisor = Supervisor(self._home.logs, self._write_state)
+        self._supervisor = Supervisor(self._home.logs, self._write_state, self._fresh)
         self._base = StackState(
             pid=os.getpid(),
             started_at=datetime.now(UTC),
@@ -87,7 +86,6 @@ class Stack:
             edge=settings.edge,
             admin_port=settings.admin_port,
             secure=settings.secure,
-            restartable=True,
             prometheus=prometheus_url(settings),
             alertmanager=alertmanager_url(settings),
         )
@@ -95,7 +93,7 @@ class Stack:
     async def run(self) -> None:
         """Run until SIGINT or SIGTERM; a second one kills everything at once.
 
-        SIGHUP is ignored: the stack outlives its terminal. SIGUSR1 restarts what a request names.
+        SIGHUP is ignored: the stack outlives its terminal.
 
         Raises:
             AlreadyRunningError: another one runs on this home.
@@ -110,20 +108,21 @@ class Stack:
             keep_private(self._home.root)
             check_ports_free(_ports(self._settings))
             stopped = asyncio.ensure_future(self._stop_signal().wait())
-            tasks = {stopped, *map(asyncio.ensure_future, (self._serve(), self._follow_requests()))}
+            serving = asyncio.ensure_future(self._serve())
+            environment_file(self._home).unlink(missing_ok=True)  # of a stack that was killed
             try:
-                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
+                await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
+                if serving.done():
+                    serving.result()
             finally:
-                for task in tasks:
+                for task in (stopped, serving):
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                await asyncio.gather(stopped, serving, return_exceptions=True)
                 await self._supervisor.stop(_STOP_SECONDS)
 
     async def _serve(self) -> None:
         settings = self._settings
-        server, stores, processes = self._specs(prepared=_STORES)
+        server, stores, processes = self._specs(("s3", "log"))
         if stores:
             await self._supervisor.start(stores, settings.start_timeout)
         await asyncio.to_thread(_check_release, settings, server)
@@ -143,26 +142,23 @@ class Stack:
         await self._supervisor.watch()
 
     def _specs(
-        self, prepared: Container[str]
+        self, starting: Container[str]
     ) -> tuple[S3Settings, list[ProcessSpec], list[ProcessSpec]]:
-        """Return S3, the embedded stores, and all processes that have settings of their own.
+        """Return S3, the embedded stores, and the processes that have settings of their own.
 
-        They are as the environment and the files of this home say now.
-
-        Args:
-            prepared: names of the stores to write the configuration of, before they start.
+        All are by the environment and the files of now; those of stores that start are made.
         """
         settings, stores = self._settings, []
         server, log = None, external_log()
         if external_endpoint() is None:
-            if "s3" in prepared:
+            if "s3" in starting:
                 prepare(settings)
             server = access(settings)
             if server is None:
-                raise VireoError("the keys of S3 are gone; to have others made: vireo restart s3")
+                raise VireoError("the keys of S3 are gone; make others with: vireo restart s3")
             stores.append(s3_process(settings, server))
         if log is None:
-            log = prepare_log(settings) if "log" in prepared else reachable_log(settings)
+            log = prepare_log(settings) if "log" in starting else reachable_log(settings)
             stores.append(log_process(settings))
         server = server or S3Settings.load()
         processes = [
@@ -172,44 +168,19 @@ class Stack:
         ]
         return server, stores, processes
 
-    async def _follow_requests(self) -> None:
-        """Restart what each request names, at SIGUSR1, until cancelled; its outcome is a file."""
-        asked = asyncio.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, asked.set)
-        while True:
-            await asked.wait()
-            asked.clear()
-            before, problem = dict(os.environ), ""
-            try:
-                await self._restart()
-            except (VireoError, OSError, ValueError) as error:
-                for name in os.environ.keys() - before.keys():
-                    del os.environ[name]
-                os.environ.update(before)
-                problem = str(error) or type(error).__name__
-            outcome = outcome_file(self._home)
-            fresh = outcome.with_suffix(".new")
-            fresh.write_text(problem)
-            fresh.replace(outcome)
-
-    async def _restart(self) -> None:
-        file = request_file(self._home)
-        request = json.loads(file.read_bytes())
-        file.unlink()
-        os.environ.update(request["environment"])
-        names = request["names"]
-        _, stores, others = await asyncio.to_thread(self._specs, names)
-        specs = [*stores, *others]
-        running = [status.name for status in self._supervisor.statuses]
-        if unknown := sorted({spec.name for spec in specs} - {*running}):
-            raise VireoError(
-                f"{', '.join(unknown)} doesn't run: the stack is starting, or was started with "
-                "other stores or partitions; those change only if you stop and start it"
-            )
-        wanted = [spec for spec in specs if {spec.name, spec.name.rpartition("-")[0]} & {*names}]
-        if names and not wanted:
-            raise VireoError(f"there is no {', '.join(names)}, but {', '.join(running)}")
-        await self._supervisor.restart(wanted or others, self._settings.start_timeout)
+    def _fresh(self, spec: ProcessSpec) -> ProcessSpec:
+        """Return what to run instead of a process that ended, by the settings of now."""
+        file = environment_file(self._home)
+        if file.exists():
+            os.environ.update(json.loads(file.read_bytes()))
+            file.unlink()
+        try:
+            _, stores, others = self._specs([spec.name])
+        except VireoError as error:
+            # Declared policy: what ran before goes on running until the settings are right.
+            log.error("settings refused", process=spec.name, reason=str(error))
+            return spec
+        return next((each for each in (*stores, *others) if each.name == spec.name), spec)
 
     def _state(self) -> StackState:
         processes = tuple(self._supervisor.statuses)

@@ -57,8 +57,6 @@ class StackState(BaseModel):
     """Port of Envoy's admin interface; 0 for none."""
     secure: bool = False
     """Whether certificates and tokens are required."""
-    restartable: bool = False
-    """Whether `vireo restart` can be used."""
     prometheus: str = ""
     """URL of the stack's Prometheus; empty if it runs none."""
     alertmanager: str = ""

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from server.backoff import backoff
 from server.errors import VireoError
@@ -30,25 +31,28 @@ _KILL_SECONDS = 5.0
 _LOG_POLL = 2.0
 """Seconds between looks at the size of a log."""
 _LOG_LINES = 15
-_SEEN_SECONDS = 3.0
-"""Seconds until the next of its kind is restarted: Envoy asks a pod that was down every 0.5 s, and
-must have found the new one by then."""
+
+
+Fresh: TypeAlias = Callable[[ProcessSpec], ProcessSpec]
 
 
 class StartError(VireoError):
-    """A process ended, or wasn't healthy in time; the message names it and ends with its log."""
+    """A process ended while it started; the message names it and ends with its log."""
 
 
 class SupervisedProcess:
     """One process that is kept running until it is stopped."""
 
-    def __init__(self, spec: ProcessSpec, logs: Path, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, spec: ProcessSpec, logs: Path, changed: Callable[[], None], fresh: Fresh
+    ) -> None:
         """Start with nothing running.
 
         Args:
             spec: what to run.
             logs: the folder of its log.
             changed: called whenever its status changes.
+            fresh: called before it is started again.
         """
         self.spec = spec
         self.status = ProcessState(
@@ -57,6 +61,7 @@ class SupervisedProcess:
         self.healthy = asyncio.Event()
         """Set once it has been healthy."""
         self._changed = changed
+        self._fresh = fresh
         self._awaited = spec.awaited
         """Whether its end ends the stack: until it was healthy, or is late."""
         self._late = False
@@ -92,6 +97,7 @@ class SupervisedProcess:
             with contextlib.suppress(TimeoutError):
                 delay = backoff(failures, _FIRST_BACKOFF, _MAX_BACKOFF)
                 await asyncio.wait_for(self._stop.wait(), delay)
+            self.spec = self._fresh(self.spec)
         self._update(state="stopped", pid=None, problem="")
 
     def mark_late(self, seconds: float) -> None:
@@ -99,29 +105,6 @@ class SupervisedProcess:
         self._awaited, self._late = False, True
         problem = f"not healthy after {seconds:.0f} s ({self.status.problem})"
         self._update(state="unhealthy", problem=problem)
-
-    async def restart(self, spec: ProcessSpec, patience: float) -> None:
-        """End the process in order, and return once it is healthy again.
-
-        Args:
-            spec: what to run from now on.
-            patience: maximum seconds until then.
-
-        Raises:
-            StartError: it isn't healthy by then.
-        """
-        self.spec = spec
-        try:
-            async with asyncio.timeout(patience):
-                if self._process is not None:
-                    self._send(signal.SIGTERM)
-                    await self._process.wait()
-                self.healthy.clear()
-                await self.healthy.wait()
-        except TimeoutError:
-            raise self.start_error(
-                f"was not healthy {patience:.0f} s after its restart ({self.status.problem})"
-            ) from None
 
     def terminate(self, number: signal.Signals) -> None:
         """Send a signal to the process and its children; it isn't restarted."""
@@ -212,14 +195,18 @@ class SupervisedProcess:
 class Supervisor:
     """Keeps a set of processes running, until `stop` ends them all."""
 
-    def __init__(self, logs: Path, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, logs: Path, changed: Callable[[], None], fresh: Fresh = lambda spec: spec
+    ) -> None:
         """Start without processes.
 
         Args:
             logs: the folder of logs.
             changed: called whenever a status changes.
+            fresh: returns what to run of now, given what ran of a process until it ended.
         """
         self._logs = logs
+        self._fresh = fresh
         self._changed = changed
         self._processes: list[SupervisedProcess] = []
         self._running: set[asyncio.Future[None]] = set()
@@ -238,7 +225,7 @@ class Supervisor:
         Raises:
             StartError: one that is awaited ended before that.
         """
-        fresh = [SupervisedProcess(spec, self._logs, self._changed) for spec in specs]
+        fresh = [SupervisedProcess(spec, self._logs, self._changed, self._fresh) for spec in specs]
         self._processes += fresh
         self._running |= {asyncio.ensure_future(process.run()) for process in fresh}
         awaited = [process for process in fresh if process.spec.awaited]
@@ -256,21 +243,6 @@ class Supervisor:
                         process.mark_late(patience)
         finally:
             healthy.cancel()
-
-    async def restart(self, specs: Sequence[ProcessSpec], patience: float) -> None:
-        """Restart processes, each once the one before it is healthy again, with new specs.
-
-        Raises:
-            StartError: one wasn't healthy within `patience` seconds; those after it are as before.
-        """
-        running = {process.spec.name: process for process in self._processes}
-        before = ""
-        for spec in specs:
-            kind = spec.name.rpartition("-")[0]
-            if kind and kind == before:
-                await asyncio.sleep(_SEEN_SECONDS)
-            await running[spec.name].restart(spec, patience)
-            before = kind
 
     async def watch(self) -> None:
         """Return only by raising, if the supervision of a process itself fails."""

@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 import subprocess
-import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,9 +18,11 @@ from pathlib import Path
 
 import grpc
 import grpc.aio
+import jwt
 import psutil
 import pytest
 import redis
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import load_pem_x509_certificates
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
@@ -33,6 +34,7 @@ from server.home import Home
 from server.rpc.tls import TlsFiles, tls_name
 from server.security.certificates import Authority, Certificates
 from server.security.folder import SecurityFolder
+from server.security.tokens import public_jwk
 from tests.acceptance.conftest import CHECKOUT
 from tests.builders.asking import asking
 from tests.builders.certificates import role_files, serial, shown_serial
@@ -45,6 +47,7 @@ from tests.builders.secured_stack import (
     running_secured_stack,
 )
 from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
+from tests.builders.waiting import wait_until
 from tests.conftest import REFUSED
 from tests.otlp_sink import (
     OtlpSink,
@@ -386,20 +389,13 @@ def renew(secured: SecuredStack) -> None:
             role: shown_serial(port, role, operator) for role, port in places(secured)
         }
 
-    until_holds(shown)
-
-
-def until_holds(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(shown)
 
 
 def until_asked(counts: Counter[str], times: int) -> None:
     """Wait for further slates: who calls looks for renewed files once a second."""
     enough = counts["slates"] + times
-    until_holds(lambda: counts["slates"] >= enough)
+    wait_until(lambda: counts["slates"] >= enough)
 
 
 def test_renewed_certificates_are_taken_up_without_a_restart_and_no_call_is_lost(
@@ -432,7 +428,7 @@ def test_another_authority_takes_over_without_a_restart_and_no_slate_is_lost(
         signer = Certificates(secured.folder).signing_authority()
         trusts = secured.folder.authority
         ours = role_files(tmp_path / "new", signer, "operator", trusts=trusts)
-        until_holds(
+        wait_until(
             lambda: all(
                 secured.health(port, ours, role) is grpc.StatusCode.OK
                 for role, port in places(secured)
@@ -455,18 +451,30 @@ def test_another_authority_takes_over_without_a_restart_and_no_slate_is_lost(
 
 
 def test_another_key_signs_tokens_and_no_slate_is_lost(secured: SecuredStack) -> None:
-    signer = secured.tokens
-    compromised = signer.good(subject="token", seconds=3600)
-    made = ["token", "--subject", "token", "--minutes", "60"]
-    tokens = {"in use": compromised}
-    with asking(lambda: secured.recommend(tokens["in use"])) as counts:
-        secured.vireo("certificates", "--new-token-key")
-        until_asked(counts, 10)  # by the key before
-        tokens["in use"] = secured.vireo(*made).strip()
-        until_asked(counts, 10)
-        secured.vireo("certificates", "--new-token-key")
-        until_asked(counts, 10)
-    until_holds(lambda: secured.code(compromised) is grpc.StatusCode.UNAUTHENTICATED)
+    file, old = secured.folder.jwks, secured.folder.jwks.read_text()
+    key = ec.generate_private_key(ec.SECP256R1())
+    fresh = public_jwk(key)
+    before = secured.tokens.good(subject="token", seconds=3600)
+    claims = jwt.decode(before, options={"verify_signature": False})
+    after = jwt.encode(claims, key, "ES256", {"kid": fresh["kid"]})
+    in_use = [before]
+
+    def publish(*keys: dict[str, str]) -> None:
+        file.with_suffix(".new").write_text(json.dumps({"keys": keys}))
+        file.with_suffix(".new").replace(file)
+
+    try:
+        with asking(lambda: secured.recommend(in_use[-1])) as counts:
+            publish(*json.loads(old)["keys"], fresh)
+            wait_until(lambda: secured.code(after) is grpc.StatusCode.OK)
+            in_use.append(after)
+            until_asked(counts, 2)
+            publish(fresh)
+            wait_until(lambda: secured.code(before) is grpc.StatusCode.UNAUTHENTICATED)
+            until_asked(counts, 10)
+    finally:
+        publish(*json.loads(old)["keys"])
+        wait_until(lambda: secured.code(before) is grpc.StatusCode.OK)
 
 
 def test_redis_gets_another_password_and_no_slate_is_lost(

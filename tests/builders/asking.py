@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import grpc
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def asking(ask: Callable[[], pb.RecommendResponse]) -> Iterator[Counter[str]]:
                 failures.append(f"{error.code().name}: {error.details()}")
                 continue
             counts["slates"] += 1
-            counts.update(pb.Degradation.Name(each) for each in slate.degradations)
+            counts.update(viewer_pb2.Degradation.Name(each) for each in slate.degradations)
             if len(slate.items) != 10:
                 failures.append(f"a slate of {len(slate.items)}")
 

@@ -9,7 +9,6 @@ import jwt
 import pytest
 
 from server.errors import VireoError
-from server.security import tokens
 from server.security.folder import SecurityFolder
 from server.security.tokens import TokenSigner
 
@@ -53,28 +52,6 @@ def test_the_key_stays_and_is_for_the_owner_alone(
     published = folder.jwks.read_text()
     signer.ensure()
     assert folder.jwks.read_text() == published
-    assert folder.signing_key.stat().st_mode & 0o777 == 0o600
-
-
-def test_another_key_is_accepted_beside_the_one_before_and_then_signs(
-    signer: TokenSigner, folder: SecurityFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kids() -> list[str | None]:
-        return [key.key_id for key in jwt.PyJWKSet.from_json(folder.jwks.read_text()).keys]
-
-    def signed_by() -> str:
-        return str(jwt.get_unverified_header(token(signer))["kid"])
-
-    published_while: list[list[str | None]] = []
-    monkeypatch.setattr(tokens.time, "sleep", lambda _: published_while.append(kids()))
-    first = signed_by()
-    signer.replace_key()
-    second = signed_by()
-    assert kids() == published_while[0] == [second, first]
-    signer.ensure()
-    assert kids() == [second, first], "tokens of the key before may be in use"
-    signer.replace_key()
-    assert kids() == [signed_by(), second]
     assert folder.signing_key.stat().st_mode & 0o777 == 0o600
 
 

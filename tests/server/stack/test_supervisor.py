@@ -142,33 +142,18 @@ time.sleep(600)
         assert {status.state for status in it.supervisor.statuses} == {"healthy"}
 
 
-async def test_processes_are_restarted_one_after_the_other_with_new_specs(tmp_path: Path) -> None:
-    names = ("a", "b")
-    async with watched(tmp_path) as it:
-        await it.supervisor.start([sleeping(name, tmp_path) for name in names], 30)
-        pids = {status.pid for status in it.supervisor.statuses}
-        began = len(it.history)
-        fresh = [replace(sleeping(name, tmp_path), environment={"NEW": name}) for name in names]
-        await it.supervisor.restart(fresh, 30)
-        for statuses in it.history[began:]:
-            assert "healthy" in {status.state for status in statuses}
-        for status in it.supervisor.statuses:
-            assert (status.state, status.restarts) == ("healthy", 1)
-            assert status.pid is not None
-            assert status.pid not in pids
-            assert psutil.Process(status.pid).environ()["NEW"] == status.name
-
-
-async def test_a_restart_stops_at_a_process_that_isnt_healthy_again(tmp_path: Path) -> None:
-    async with watched(tmp_path) as it:
-        specs = [sleeping(name, tmp_path) for name in ("a", "b")]
-        await it.supervisor.start(specs, 30)
-        before = it.supervisor.statuses[1]
-        broken = python("a", "raise SystemExit('no such password')", tmp_path / "never")
-        with pytest.raises(StartError, match="a was not healthy 1 s after its restart") as raised:
-            await it.supervisor.restart([broken, specs[1]], 1)
-        assert "no such password" in str(raised.value)
-        assert it.supervisor.statuses[1] == before
+async def test_a_process_that_is_started_again_gets_the_settings_of_now(tmp_path: Path) -> None:
+    it = Watched(tmp_path)
+    settings = {"OLD": "1"}
+    it.supervisor = Supervisor(
+        tmp_path, it._note, lambda spec: replace(spec, environment={**settings})
+    )
+    await it.supervisor.start([sleeping("a", tmp_path)], 30)
+    settings = {"NEW": "1"}
+    os.kill(it.supervisor.statuses[0].pid or 0, signal.SIGTERM)
+    back = await it.until(lambda status: status.restarts == 1 and status.state == "healthy", "a")
+    assert "NEW" in psutil.Process(back.pid).environ()
+    await it.supervisor.stop(5)
 
 
 async def test_a_process_that_is_not_awaited_holds_nothing_up_and_is_tried_again(
