@@ -201,6 +201,7 @@ class Certificates:
         if not (self._current / "ca.crt").exists():
             raise VireoError(f"{self._current} has no certificates; make some: vireo certificates")
         before = _issuers(self._current)
+        (self._folder / "authority.key").unlink(missing_ok=True)  # it signs nothing more
         fresh = self._new_authority()
         made = self._new_folder([fresh.certificate, *before])
         for file in (f"{role}.{kind}" for role in ROLES for kind in ("crt", "key")):

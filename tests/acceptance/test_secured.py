@@ -98,6 +98,7 @@ def secured(home: Home, sink: OtlpSink, redis_server: RunningRedis) -> Iterator[
         "VIREO_OTLP_ENDPOINT": f"https://127.0.0.1:{sink.port}",
         "VIREO_TRACE_SHARE": "0",
         "VIREO_REDIS_URL": redis_server.url,
+        "VIREO_MAX_EVENTS_LAG": "600",  # of a busy machine, whose slates would declare it
         "VIREO_GATEWAY_PODS": "2",  # one of them serves while the other is restarted
     }
     with running_secured_stack(home, prepare=publish, settings=settings) as secured:

@@ -106,7 +106,6 @@ def test_another_authority_is_trusted_first_then_signs_and_then_is_the_only_one(
     certificates.renew(["vireo.example"])
     [old] = trusted(folder)
     serials = {role: read(folder, role).serial_number for role in ROLES}
-    lose_the_key(folder)  # it isn't needed
     certificates.replace_authority()
     new, kept = trusted(folder)
     assert kept == old
@@ -122,6 +121,10 @@ def test_another_authority_is_trusted_first_then_signs_and_then_is_the_only_one(
     certificates.renew([])
     assert trusted(folder) == [new]
     assert {path.stat().st_mode & 0o777 for path in folder.root.rglob("*.key")} == {0o600}
+    assert {path.name for path in folder.certificates.glob("authority.*")} == {
+        "authority.crt",
+        "authority.key",
+    }
 
 
 def trusted(folder: SecurityFolder) -> list[x509.Certificate]:
@@ -133,6 +136,17 @@ def test_there_is_no_other_authority_before_there_are_certificates(
 ) -> None:
     with pytest.raises(VireoError, match="vireo certificates"):
         certificates.replace_authority()
+
+
+def test_an_authority_whose_key_is_lost_is_replaced(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
+    certificates.renew([])
+    lose_the_key(folder)
+    certificates.replace_authority()
+    certificates.renew([])
+    certificates.renew([])
+    assert len(trusted(folder)) == 1
 
 
 def test_a_replacement_of_the_authority_that_broke_off_can_be_repeated(
