@@ -55,6 +55,8 @@ def restart(home: Home, names: Sequence[str], patience: float) -> None:
         if _kind(name) == _kind(before):
             time.sleep(_SEEN_SECONDS)
         _restart(home, name, patience)
+        if environment_file(home).exists():
+            raise VireoError(f"the stack can't use these settings; its own output says why: {name}")
 
 
 def _restart(home: Home, name: str, patience: float) -> None:
@@ -62,9 +64,8 @@ def _restart(home: Home, name: str, patience: float) -> None:
     if before.pid is not None:
         os.kill(before.pid, signal.SIGTERM)
     deadline = time.monotonic() + patience
-    while now.state != "healthy" or now.pid == before.pid:
-        if before.pool not in ("", "production"):
-            return  # its channel may name no release yet
+    aside = before.pool not in ("", "production")  # its channel may name no release yet
+    while now.pid in (None, before.pid) or not (aside or now.state == "healthy"):
         if time.monotonic() > deadline:
             raise VireoError(
                 f"{name} isn't healthy {patience:.0f} s after its restart ({now.problem}), and "

@@ -173,9 +173,9 @@ class Stack:
         file = environment_file(self._home)
         if file.exists():
             os.environ.update(json.loads(file.read_bytes()))
-            file.unlink()
         try:
             _, stores, others = self._specs([spec.name])
+            file.unlink(missing_ok=True)
         except VireoError as error:
             # Declared policy: what ran before goes on running until the settings are right.
             log.error("settings refused", process=spec.name, reason=str(error))

@@ -416,15 +416,6 @@ def test_a_canary_pool_waits_for_its_channel_and_holds_nothing_up(canary_stack: 
         until(canary_stack, name, lambda process: process.state == "healthy")
 
 
-def test_a_stack_whose_terminal_is_closed_goes_on(canary_stack: Stack) -> None:
-    before = canary_stack.pid("consumer-1")
-    canary_stack.process.send_signal(signal.SIGHUP)
-    vireo(canary_stack.environment, "restart", "consumer-1")
-    assert canary_stack.pid("consumer-1") != before
-    done = vireo(canary_stack.environment, "restart", "consumer-2", code=1)
-    assert "there is no consumer-2" in done.stderr
-
-
 def test_ctrl_c_frees_every_process_and_port(canary_stack: Stack) -> None:
     """The last that has this stack."""
     processes = canary_stack.state().processes
