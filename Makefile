@@ -147,6 +147,10 @@ clients-go clients-java clients-typescript: clients-%: setup
 clients-test: setup ## Have every language's client ask a plain and a secured stack through Envoy
 	$(BIN)/pytest $(BY_TWO) $(LANGUAGES)
 
-clean: ## Remove the environment, stubs, caches and all run-time state
+clean: ## Remove the environment, stubs, caches, and .vireo with all data; asks before (YES=1: doesn't)
+	@if [ -z "$(YES)" ]; then \
+	  { [ -t 0 ] && printf 'Remove %s too: data sets, releases, events and keys? [y/N] ' "$(CURDIR)/.vireo" && read -r answer && [ "$$answer" = y ]; } \
+	  || { echo "error: nothing was removed; without a terminal, or without being asked: make clean YES=1" >&2; exit 1; }; \
+	fi
 	$(MAKE) -C clients clean
 	rm -rf $(VENV) .vireo build protos/gen clients/python/vireo_client/_generated .mypy_cache .ruff_cache .pytest_cache

@@ -16,6 +16,13 @@ def certificates(
         list[str] | None,
         typer.Option(help="Host name or address of the edge for callers, besides localhost."),
     ] = None,
+    new_authority: Annotated[
+        bool,
+        typer.Option(
+            "--new-authority",
+            help="Make another CA, trusted beside the one in use; renew twice to finish.",
+        ),
+    ] = False,
 ) -> None:
     """Make certificates for `vireo up --secure`, or renew them while it runs.
 
@@ -27,6 +34,10 @@ def certificates(
     from server.stack.secure import write_envoy_secrets
 
     folder = SecurityFolder(Home.current().security)
+    if new_authority:
+        Certificates(folder).replace_authority()
+        typer.echo(f"callers and processes trust {folder.authority}, which has both authorities")
+        return
     try:
         Certificates(folder).renew(host or [])
     except ValueError as error:

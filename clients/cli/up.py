@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -52,6 +54,8 @@ def up(
 ) -> None:
     """Serve the channel's release: S3, pods, gateway and Envoy, supervised, until Ctrl-C.
 
+    It goes on if its terminal is closed: end it with `kill` and the process id in `vireo status`.
+
     Ports and pod counts are settings, for example VIREO_EDGE_PORT, VIREO_PORT_BASE and
     VIREO_CANDIDATE_PODS. Each process logs to its own file below VIREO_HOME/logs.
     """
@@ -77,16 +81,51 @@ def run_stack_in_terminal(ready: Callable[[StackState], None], **switched_on: bo
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
 
-            def changed(state: StackState) -> None:
+            def show(state: StackState) -> None:
                 live.update(process_lines(state.processes), refresh=True)
 
             def ready_above_table(state: StackState) -> None:
                 ready(state)
                 live.refresh()
 
-            asyncio.run(Stack(settings, changed, ready_above_table).run())
+            asyncio.run(Stack(settings, _while_seen(show), _while_seen(ready_above_table)).run())
     else:
-        asyncio.run(Stack(settings, _ChangePrinter(), ready).run())
+        asyncio.run(Stack(settings, _while_seen(_ChangePrinter()), _while_seen(ready)).run())
+
+
+def _while_seen(show: Callable[[StackState], None]) -> Callable[[StackState], None]:
+    """Return a function that shows a state, and from then on nothing once the terminal is gone."""
+
+    def show_or_leave(state: StackState) -> None:
+        try:
+            show(state)
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for output in (1, 2):
+                os.dup2(nowhere, output)
+            os.close(nowhere)
+
+    return show_or_leave
+
+
+def restart(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Processes, or kinds: gateway-1, candidate; all but S3, log, Envoy."),
+    ] = None,
+) -> None:
+    """Restart processes of the running stack one after the other: of two of a kind one serves.
+
+    `VIREO_…` variables that are set here replace those that the stack was started with.
+    """
+    from server.stack import restart
+    from server.stack.settings import StackSettings
+
+    settings = StackSettings.load()
+    restart.restart(settings.home_folder, names or [], settings.start_timeout)
+    typer.echo("restarted")
 
 
 class _ChangePrinter:

@@ -75,7 +75,9 @@ class Connection:
     async def _open(self) -> None:
         settings, client = self._settings, self.client
         options: dict[str, Any] = {}
-        if settings.nats_token.get_secret_value():
+        if settings.nats_user:
+            options |= {"user": settings.nats_user, "password": self._token}
+        elif settings.nats_token.get_secret_value():
             options["token"] = self._token
         if settings.nats_ca:
             make = ssl.create_default_context
@@ -95,7 +97,8 @@ class Connection:
         except (Error, OSError) as error:
             # Once all servers were tried it only says so: what they said comes before.
             reason = self._error or str(error) or type(error).__name__
-            hint = "; see VIREO_NATS_TOKEN" if "authorization" in reason.lower() else ""
+            refused = "authorization" in reason.lower()
+            hint = "; see VIREO_NATS_TOKEN, and VIREO_NATS_USER" if refused else ""
             raise Error(reason + hint) from error
         self._require_tls()
         address = client.connected_url

@@ -17,8 +17,10 @@ class EventLogSettings(EnvironmentSettings):
 
     nats_url: str = ""
     """Servers of the log, nats://host:port, with commas between them; empty for no log."""
+    nats_user: str = ""
+    """User of the log's servers, whose password is the token; empty if they know no users."""
     nats_token: SecretStr = SecretStr("")
-    """Token of the log's servers; empty if they ask for none."""
+    """Token of the log's servers, or the user's password; empty if they ask for none."""
     nats_ca: str = ""
     """File of the authority that signed the servers' certificates, to use TLS."""
     event_partitions: int = Field(default=1, ge=1, le=256)

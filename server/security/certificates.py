@@ -6,6 +6,7 @@ import ipaddress
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -174,19 +175,48 @@ class Certificates:
         Callers reach the edge by `hosts`, loopback, and those of its current certificate.
         """
         authority = self.signing_authority()
-        try:
+        known: tuple[str, ...] = ()
+        before: list[x509.Certificate] = []
+        with suppress(FileNotFoundError):
             _, known = self._state()
-        except FileNotFoundError:
-            known = ()
-        made = self._folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-        made.mkdir(mode=0o700, parents=True)
-        (made / "ca.crt").write_bytes(certificate_pem(authority.certificate))
+            before = _issuers(self._current)
+        made = self._new_folder([authority.certificate, *before])
         for role in ROLES:
             # Only the edge is reached by address, so no other process can impersonate it.
             names = [*LOOPBACK, *known, *hosts] if role == "edge" else ()
             certificate, key = authority.issue(role, names)
             (made / f"{role}.crt").write_bytes(certificate)
             write_private(made / f"{role}.key", key)
+        self._publish(made)
+
+    def replace_authority(self) -> None:
+        """Create another authority, which everyone trusts from now on beside the one in use.
+
+        The certificates stay; the next renewal is signed by the new authority. The one after it
+        drops the old one, as nobody has a certificate of it any more.
+
+        Raises:
+            VireoError: there are no certificates yet.
+        """
+        if not (self._current / "ca.crt").exists():
+            raise VireoError(f"{self._current} has no certificates; make some: vireo certificates")
+        before = _issuers(self._current)
+        (self._folder / "authority.key").unlink(missing_ok=True)  # it signs nothing more
+        fresh = self._new_authority()
+        made = self._new_folder([fresh.certificate, *before])
+        for file in (f"{role}.{kind}" for role in ROLES for kind in ("crt", "key")):
+            shutil.copy2(self._current / file, made)
+        self._publish(made)
+
+    def _new_folder(self, trusted: Sequence[x509.Certificate]) -> Path:
+        """Return a new folder for certificates; its `ca.crt` has the authorities, each once."""
+        made = self._folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
+        made.mkdir(mode=0o700, parents=True)
+        (made / "ca.crt").write_bytes(b"".join(map(certificate_pem, dict.fromkeys(trusted))))
+        return made
+
+    def _publish(self, made: Path) -> None:
+        """Have all processes read the files of this folder from now on."""
         link = self._folder / "current.new"
         link.unlink(missing_ok=True)
         link.symlink_to(made.name)
@@ -206,8 +236,8 @@ class Certificates:
         certificate, key = self._folder / "authority.crt", self._folder / "authority.key"
         in_use = self._current / "ca.crt"
         if not certificate.exists() and not in_use.exists():
-            return self._new_authority(certificate, key)
-        begin_anew = f"to begin with another authority, stop the stack and remove {self._folder}"
+            return self._new_authority()
+        begin_anew = "to go on with another authority: vireo certificates --new-authority"
         for path in (key, certificate):
             if not path.exists():
                 copy = f" ({in_use} is a copy)" if path == certificate and in_use.exists() else ""
@@ -220,15 +250,16 @@ class Certificates:
             raise VireoError(
                 f"{key} is not the key of {certificate}; put the right one back, or, {begin_anew}"
             )
-        if in_use.exists() and _certificate(in_use) != authority.certificate:
+        if in_use.exists() and authority.certificate not in _certificates(in_use):
             raise VireoError(
                 f"{certificate} is not the authority of the certificates in use ({in_use}); put "
                 f"that one and its key back, or, {begin_anew}"
             )
         return authority
 
-    def _new_authority(self, certificate: Path, key: Path) -> Authority:
+    def _new_authority(self) -> Authority:
         """Create the authority, its key first, since a key without certificate is unused."""
+        certificate, key = self._folder / "authority.crt", self._folder / "authority.key"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if key.exists():  # of an interrupted start, or put there without its certificate
             key.replace(key.with_suffix(".key.unused"))
@@ -266,9 +297,24 @@ def certificate_pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
+def _issuers(folder: Path) -> list[x509.Certificate]:
+    """Return those authorities in a folder's `ca.crt` that signed its certificates."""
+    signed = _certificate(folder / "edge.crt").extensions
+    issuer = signed.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    return [
+        each
+        for each in _certificates(folder / "ca.crt")
+        if each.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest == issuer
+    ]
+
+
 def _certificate(path: Path) -> x509.Certificate:
+    return _certificates(path)[0]
+
+
+def _certificates(path: Path) -> list[x509.Certificate]:
     try:
-        return x509.load_pem_x509_certificate(path.read_bytes())
+        return x509.load_pem_x509_certificates(path.read_bytes())
     except ValueError as error:
         raise VireoError(f"{path} is not a PEM certificate ({error}); put it back") from error
 

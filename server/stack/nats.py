@@ -109,7 +109,8 @@ def _token(file: Path) -> str:
 
 
 def _embedded(port: str, token: str) -> EventLogSettings:
-    own = {"nats_url": f"nats://127.0.0.1:{port}", "nats_token": SecretStr(token), "nats_ca": ""}
+    own = {"nats_url": f"nats://127.0.0.1:{port}", "nats_token": SecretStr(token)}
+    own |= {"nats_user": "", "nats_ca": ""}
     return EventLogSettings.load().model_copy(update=own)
 
 
@@ -123,6 +124,7 @@ def log_environment(log: EventLogSettings) -> dict[str, str]:
     """Return the variables by which a server process reaches the log."""
     return {
         "VIREO_NATS_URL": log.nats_url,
+        "VIREO_NATS_USER": log.nats_user,
         "VIREO_NATS_TOKEN": log.nats_token.get_secret_value(),
         "VIREO_NATS_CA": log.nats_ca,
         "VIREO_EVENT_PARTITIONS": str(log.event_partitions),

@@ -121,7 +121,8 @@ class StackSettings(EnvironmentSettings):
     """Number of Envoy's worker threads. One proxies about two thousand slates a second, as many as
     pods on eight cores can answer, and wakes up less often than two that share the same calls."""
     start_timeout: float = Field(default=90, gt=0)
-    """Maximum seconds to wait for every process to be healthy."""
+    """Seconds after which a process that isn't healthy yet is shown as unhealthy, and goes on
+    starting: the stack is ready once all are healthy. `vireo restart` waits as long for each."""
 
     @property
     def home_folder(self) -> Home:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 
@@ -19,11 +20,12 @@ from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError
 from server.stack.envoy import bootstrap
 from server.stack.lock import LockTakenError, file_lock
-from server.stack.nats import external_log, prepare_log
+from server.stack.nats import external_log, prepare_log, reachable_log
 from server.stack.observe import alertmanager_url, check_programs, observers, prometheus_url
 from server.stack.page_keys import page_token_keys
 from server.stack.ports import check_ports_free
 from server.stack.processes import (
+    ProcessSpec,
     consumer_processes,
     control_process,
     endpoints_document,
@@ -32,6 +34,7 @@ from server.stack.processes import (
     pod_processes,
     s3_process,
 )
+from server.stack.restart import environment_file
 from server.stack.s3 import access, external_endpoint, lock_path, prepare
 from server.stack.secure import secure
 from server.stack.settings import StackSettings
@@ -41,7 +44,7 @@ from server.stack.supervisor import Supervisor
 log = structlog.get_logger()
 
 _STOP_SECONDS = 4.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class AlreadyRunningError(VireoError):
@@ -70,10 +73,11 @@ class Stack:
         """
         self._settings = settings
         self._home = settings.home_folder
+        self._endpoints = self._home.stack / "endpoints.json"
         self._on_change = changed
         self._on_ready = ready
         self._ready = False
-        self._supervisor = Supervisor(self._home.logs, self._write_state)
+        self._supervisor = Supervisor(self._home.logs, self._write_state, self._fresh)
         self._base = StackState(
             pid=os.getpid(),
             started_at=datetime.now(UTC),
@@ -88,13 +92,15 @@ class Stack:
         )
 
     async def run(self) -> None:
-        """Run until SIGINT, SIGTERM or SIGHUP; a second one kills everything at once.
+        """Run until SIGINT or SIGTERM; a second one kills everything at once.
+
+        SIGHUP is ignored: the stack outlives its terminal.
 
         Raises:
             AlreadyRunningError: another one runs on this home.
             PortTakenError: a port that it needs is taken.
             NoReleaseError: there is nothing to serve.
-            StartError: a process did not become healthy.
+            StartError: a process ended while it started.
             VireoError: S3 can't be used, the release's features are missing, or a program is.
         """
         if self._settings.observe:
@@ -104,6 +110,7 @@ class Stack:
             check_ports_free(_ports(self._settings))
             stopped = asyncio.ensure_future(self._stop_signal().wait())
             serving = asyncio.ensure_future(self._serve())
+            environment_file(self._home).unlink(missing_ok=True)  # of a stack that was killed
             try:
                 await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
                 if serving.done():
@@ -116,20 +123,16 @@ class Stack:
 
     async def _serve(self) -> None:
         settings = self._settings
-        server, log = await self._start_stores()
+        server, stores, processes = self._specs(("s3", "log"))
+        if stores:
+            await self._supervisor.start(stores, settings.start_timeout)
         await asyncio.to_thread(_check_release, settings, server)
         if settings.secure:
             await asyncio.to_thread(secure, settings)
         config = self._home.stack / "envoy.yaml"
         config.write_text(bootstrap(settings))
-        endpoints = self._home.stack / "endpoints.json"
-        endpoints.write_text(endpoints_document(settings).model_dump_json(indent=2) + "\n")
-        processes = [
-            control_process(settings, server, endpoints),
-            *pod_processes(settings, server, log, page_token_keys(settings)),
-            *consumer_processes(settings, server, log),
-            envoy_process(settings, config),
-        ]
+        self._endpoints.write_text(endpoints_document(settings).model_dump_json(indent=2) + "\n")
+        processes.append(envoy_process(settings, config))
         await self._supervisor.start(processes, settings.start_timeout)
         if settings.observe:
             # Once all serve: the start is no outage.
@@ -139,21 +142,46 @@ class Stack:
         self._on_ready(self._state())
         await self._supervisor.watch()
 
-    async def _start_stores(self) -> tuple[S3Settings, EventLogSettings]:
-        """Return S3 and the log: those of the settings, else the embedded ones, started."""
-        settings, processes = self._settings, []
+    def _specs(
+        self, starting: Container[str]
+    ) -> tuple[S3Settings, list[ProcessSpec], list[ProcessSpec]]:
+        """Return S3, the embedded stores, and the processes that have settings of their own.
+
+        All are by the environment and the files of now; those of stores that start are made.
+        """
+        settings, stores = self._settings, []
         server, log = None, external_log()
         if external_endpoint() is None:
-            prepare(settings)
+            if "s3" in starting:
+                prepare(settings)
             server = access(settings)
-            assert server is not None, "prepare made it"
-            processes.append(s3_process(settings, server))
+            if server is None:
+                raise VireoError("the keys of S3 are gone; make others with: vireo restart s3")
+            stores.append(s3_process(settings, server))
         if log is None:
-            log = prepare_log(settings)
-            processes.append(log_process(settings))
-        if processes:
-            await self._supervisor.start(processes, settings.start_timeout)
-        return server or S3Settings.load(), log
+            log = prepare_log(settings) if "log" in starting else reachable_log(settings)
+            stores.append(log_process(settings))
+        server = server or S3Settings.load()
+        processes = [
+            control_process(settings, server, self._endpoints),
+            *pod_processes(settings, server, log, page_token_keys(settings)),
+            *consumer_processes(settings, server, log),
+        ]
+        return server, stores, processes
+
+    def _fresh(self, spec: ProcessSpec) -> ProcessSpec:
+        """Return what to run instead of a process that ended, by the settings of now."""
+        file = environment_file(self._home)
+        if file.exists():
+            os.environ.update(json.loads(file.read_bytes()))
+        try:
+            _, stores, others = self._specs([spec.name])
+            file.unlink(missing_ok=True)
+        except VireoError as error:
+            # Declared policy: what ran before goes on running until the settings are right.
+            log.error("settings refused", process=spec.name, reason=str(error))
+            return spec
+        return next((each for each in (*stores, *others) if each.name == spec.name), spec)
 
     def _state(self) -> StackState:
         processes = tuple(self._supervisor.statuses)
@@ -161,12 +189,12 @@ class Stack:
 
     def _write_state(self) -> None:
         state = self._state()
+        self._on_change(state)
         try:
             state.write(self._home)
         except OSError as error:
             # Declared policy: a full disk stops `vireo status`, not the stack.
             log.warning("the state file can't be written", reason=str(error))
-        self._on_change(state)
 
     def _stop_signal(self) -> asyncio.Event:
         """Return an event that the first signal sets; the second kills everything and exits."""
@@ -181,6 +209,7 @@ class Stack:
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, on_signal, number)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         return stop
 
 

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from server.backoff import backoff
 from server.errors import VireoError
@@ -32,20 +33,26 @@ _LOG_POLL = 2.0
 _LOG_LINES = 15
 
 
+Fresh: TypeAlias = Callable[[ProcessSpec], ProcessSpec]
+
+
 class StartError(VireoError):
-    """A process did not become healthy; the message names it and ends with its log."""
+    """A process ended while it started; the message names it and ends with its log."""
 
 
 class SupervisedProcess:
     """One process that is kept running until it is stopped."""
 
-    def __init__(self, spec: ProcessSpec, logs: Path, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, spec: ProcessSpec, logs: Path, changed: Callable[[], None], fresh: Fresh
+    ) -> None:
         """Start with nothing running.
 
         Args:
             spec: what to run.
             logs: the folder of its log.
             changed: called whenever its status changes.
+            fresh: called before it is started again.
         """
         self.spec = spec
         self.status = ProcessState(
@@ -54,6 +61,10 @@ class SupervisedProcess:
         self.healthy = asyncio.Event()
         """Set once it has been healthy."""
         self._changed = changed
+        self._fresh = fresh
+        self._awaited = spec.awaited
+        """Whether its end ends the stack: until it was healthy, or is late."""
+        self._late = False
         self._process: asyncio.subprocess.Process | None = None
         self._stop = asyncio.Event()
 
@@ -61,7 +72,7 @@ class SupervisedProcess:
         """Run the process, and restart it whenever it ends, until it is stopped.
 
         Raises:
-            StartError: it is awaited, and ended before it was ever healthy.
+            StartError: it is awaited, and ended before it was ever healthy, or late.
         """
         start_log(self.status.log)
         failures = 0
@@ -71,7 +82,7 @@ class SupervisedProcess:
             ended = f"ended with {_exit_text(await self._run_once())}"
             if self._stop.is_set():
                 break
-            if self.spec.awaited and not self.healthy.is_set():
+            if self._awaited:
                 self._update(state="stopped", pid=None, problem=ended)
                 raise self.start_error(ended)
             failures = 1 if loop.time() - started > _STABLE_SECONDS else failures + 1
@@ -86,7 +97,14 @@ class SupervisedProcess:
             with contextlib.suppress(TimeoutError):
                 delay = backoff(failures, _FIRST_BACKOFF, _MAX_BACKOFF)
                 await asyncio.wait_for(self._stop.wait(), delay)
+            self.spec = self._fresh(self.spec)
         self._update(state="stopped", pid=None, problem="")
+
+    def mark_late(self, seconds: float) -> None:
+        """Say that it isn't healthy yet; it goes on starting, and is restarted if it ends."""
+        self._awaited, self._late = False, True
+        problem = f"not healthy after {seconds:.0f} s ({self.status.problem})"
+        self._update(state="unhealthy", problem=problem)
 
     def terminate(self, number: signal.Signals) -> None:
         """Send a signal to the process and its children; it isn't restarted."""
@@ -141,7 +159,8 @@ class SupervisedProcess:
             if self._stop.is_set():
                 return
             if problem:
-                self._update(state="unhealthy" if healthy else "starting", problem=problem)
+                state = "unhealthy" if healthy or self._late else "starting"
+                self._update(state=state, problem=problem)
                 now = loop.time()
                 if healthy and now - healthy_at > self.spec.max_unhealthy_seconds:
                     # `run` starts it again.
@@ -150,6 +169,7 @@ class SupervisedProcess:
                     self._send(signal.SIGKILL if late else signal.SIGTERM)
             else:
                 healthy, asked_at = True, 0.0
+                self._awaited = self._late = False
                 self._update(state="healthy", problem="")
                 self.healthy.set()
             await (asyncio.sleep(_STARTING_POLL) if problem else _next_multiple_of(_HEALTHY_POLL))
@@ -175,14 +195,18 @@ class SupervisedProcess:
 class Supervisor:
     """Keeps a set of processes running, until `stop` ends them all."""
 
-    def __init__(self, logs: Path, changed: Callable[[], None]) -> None:
+    def __init__(
+        self, logs: Path, changed: Callable[[], None], fresh: Fresh = lambda spec: spec
+    ) -> None:
         """Start without processes.
 
         Args:
             logs: the folder of logs.
             changed: called whenever a status changes.
+            fresh: returns what to run of now, given what ran of a process until it ended.
         """
         self._logs = logs
+        self._fresh = fresh
         self._changed = changed
         self._processes: list[SupervisedProcess] = []
         self._running: set[asyncio.Future[None]] = set()
@@ -195,26 +219,30 @@ class Supervisor:
     async def start(self, specs: Sequence[ProcessSpec], patience: float) -> None:
         """Start processes and wait until all of them that are awaited are healthy.
 
+        Those that aren't after `patience` seconds are late: their status says so, they go on
+        starting, and are started again whenever they end.
+
         Raises:
-            StartError: one of those ended, or wasn't healthy after `patience` seconds.
+            StartError: one that is awaited ended before that.
         """
-        fresh = [SupervisedProcess(spec, self._logs, self._changed) for spec in specs]
+        fresh = [SupervisedProcess(spec, self._logs, self._changed, self._fresh) for spec in specs]
         self._processes += fresh
         self._running |= {asyncio.ensure_future(process.run()) for process in fresh}
         awaited = [process for process in fresh if process.spec.awaited]
         healthy = asyncio.ensure_future(_all_healthy(awaited))
         try:
-            done, _ = await asyncio.wait(
-                {healthy, *self._running}, timeout=patience, return_when=asyncio.FIRST_COMPLETED
-            )
-            _raise_failures(done - {healthy})
+            for timeout in (patience, None):
+                done, _ = await asyncio.wait(
+                    {healthy, *self._running}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+                )
+                _raise_failures(done - {healthy})
+                if done:
+                    break
+                for process in awaited:
+                    if not process.healthy.is_set():
+                        process.mark_late(patience)
         finally:
             healthy.cancel()
-        if not done:
-            late = next(process for process in awaited if not process.healthy.is_set())
-            raise late.start_error(
-                f"was not healthy after {patience:.0f} s ({late.status.problem})"
-            )
 
     async def watch(self) -> None:
         """Return only by raising, if the supervision of a process itself fails."""

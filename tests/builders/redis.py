@@ -25,10 +25,22 @@ class RunningRedis:
     folder: Path
     port: int
     process: subprocess.Popen[bytes]
+    login: str = ""
+    """What clients sign in with, user:password@; empty if anybody may read and write."""
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.login}127.0.0.1:{self.port}/0"
+
+    def ask_for_password(self, user: str, password: str) -> None:
+        """From now on let in nobody but one user, who may change passwords, too."""
+        admin = redis.Redis(port=self.port)
+        admin.acl_setuser(
+            user, enabled=True, passwords=[f"+{password}"], keys=["*"], categories=["+@all"]
+        )
+        admin.acl_setuser("default", enabled=False)
+        admin.client_kill_filter(_type="normal", skipme=True)
+        self.login = f"{user}:{password}@"
 
     def hang(self) -> None:
         """From now on it takes connections, and answers nothing."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,6 +15,42 @@ from clients.cli.up import run_stack_in_terminal, show_endpoints
 from server.stack.settings import StackSettings
 from server.stack.stack import Stack
 from server.stack.state import ProcessState, StackState
+
+
+def test_a_terminal_that_is_closed_ends_nothing(tmp_path: Path) -> None:
+    """The stack is one without processes, whose state changes once the terminal is gone."""
+    script = f"""
+import asyncio, os, pathlib
+from clients.cli import up
+from server.stack.stack import Stack
+
+async def run(stack):
+    stack._write_state()
+    while os.isatty(1):
+        await asyncio.sleep(0.01)
+    stack._write_state()
+    stack._write_state()
+    pathlib.Path({str(tmp_path / "went on")!r}).touch()
+
+Stack.run = run
+up.run_stack_in_terminal(ready=lambda _: None)
+print("stopped", flush=True)
+"""
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        env={**os.environ, "VIREO_HOME": str(tmp_path), "TERM": "xterm"},
+    )
+    os.close(terminal)
+    shown = os.read(controller, 100)
+    os.close(controller)
+    assert shown
+    assert process.wait(60) == 0
+    assert (tmp_path / "went on").exists()
 
 
 def test_up_observes_and_secures_if_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:

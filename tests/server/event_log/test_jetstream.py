@@ -213,6 +213,38 @@ async def test_a_server_that_is_away_at_the_start_is_waited_for(
     assert [each.data for each in await reading] == [b"x"]
 
 
+async def test_a_user_takes_over_from_another_and_no_message_is_refused(tmp_path: Path) -> None:
+    def signed_in(name: str) -> JetStreamLog:
+        return JetStreamLog(settings_of(server, nats_user=name, nats_token=SecretStr(f"of-{name}")))
+
+    async def appends(log: JetStreamLog) -> bool:
+        with contextlib.suppress(LogAwayError):
+            return await log.append(STATE, "key", b"data") > 0
+        return False
+
+    async def first(log: JetStreamLog) -> None:
+        async with asyncio.timeout(60):
+            while not await appends(log):  # noqa: ASYNC110 (it has no event)
+                await asyncio.sleep(0.05)
+
+    with running_nats(tmp_path) as server:
+        old, new = signed_in("old"), signed_in("new")
+        server.let_in(old="of-old")
+        await first(old)
+        server.let_in(old="of-old", new="of-new")
+        await first(new)
+        assert await appends(old)
+        server.let_in(new="of-new")
+        async with asyncio.timeout(60):
+            while await appends(old):
+                assert await appends(new)
+        assert await appends(new)
+        with pytest.raises(LogAwayError, match="VIREO_NATS_USER"):
+            await old.append(STATE, "key", b"data")
+        for log in (old, new):
+            await log.close()
+
+
 async def test_a_wrong_token_is_named(nats: RunningNats) -> None:
     log = JetStreamLog(settings_of(nats, nats_token=SecretStr("wrong")))
     with pytest.raises(LogAwayError, match=r"Authorization Violation.*VIREO_NATS_TOKEN"):

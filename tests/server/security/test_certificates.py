@@ -100,6 +100,76 @@ def test_renewing_keeps_the_authority_and_hosts_and_changes_all_else_at_once(
     assert not before.exists()
 
 
+def test_another_authority_is_trusted_first_then_signs_and_then_is_the_only_one(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
+    certificates.renew(["vireo.example"])
+    [old] = trusted(folder)
+    serials = {role: read(folder, role).serial_number for role in ROLES}
+    certificates.replace_authority()
+    new, kept = trusted(folder)
+    assert kept == old
+    assert new.public_key() != old.public_key()
+    assert {role: read(folder, role).serial_number for role in ROLES} == serials
+
+    certificates.renew([])
+    assert trusted(folder) == [new, old]
+    for role in ROLES:
+        read(folder, role).verify_directly_issued_by(new)
+    assert "vireo.example" in names(read(folder, "edge"))
+
+    certificates.renew([])
+    assert trusted(folder) == [new]
+    assert {path.stat().st_mode & 0o777 for path in folder.root.rglob("*.key")} == {0o600}
+    assert {path.name for path in folder.certificates.glob("authority.*")} == {
+        "authority.crt",
+        "authority.key",
+    }
+
+
+def trusted(folder: SecurityFolder) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(folder.authority.read_bytes())
+
+
+def test_there_is_no_other_authority_before_there_are_certificates(
+    certificates: Certificates,
+) -> None:
+    with pytest.raises(VireoError, match="vireo certificates"):
+        certificates.replace_authority()
+
+
+def test_an_authority_whose_key_is_lost_is_replaced(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
+    certificates.renew([])
+    lose_the_key(folder)
+    certificates.replace_authority()
+    certificates.renew([])
+    certificates.renew([])
+    assert len(trusted(folder)) == 1
+
+
+def test_a_replacement_of_the_authority_that_broke_off_can_be_repeated(
+    folder: SecurityFolder, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificates.renew([])
+    [old] = trusted(folder)
+
+    def break_off(*_: object) -> None:
+        raise OSError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Certificates, "_publish", break_off)
+        with pytest.raises(OSError):
+            certificates.replace_authority()
+    assert trusted(folder) == [old]
+    with pytest.raises(VireoError, match="certificates --new-authority"):
+        certificates.renew([])
+    certificates.replace_authority()
+    certificates.renew([])
+    assert trusted(folder)[1:] == [old]
+
+
 def test_certificates_are_renewed_only_if_missing_expiring_or_without_a_host(
     folder: SecurityFolder, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +249,7 @@ def test_a_key_that_is_kept_elsewhere_renews_once_it_is_back(
     certificates.renew([])
     key = folder.certificates / "authority.key"
     elsewhere = key.rename(tmp_path / "elsewhere.key")
-    with pytest.raises(VireoError, match="to begin with another authority, stop the stack"):
+    with pytest.raises(VireoError, match="put it back, or, to go on with another"):
         certificates.renew([])
     elsewhere.rename(key)
     certificates.renew([])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -27,6 +28,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from server.home import Home
 from server.stack.state import ProcessState
 from server.stack.state import running_stack as state_of
+from tests.builders.asking import asking
 from tests.builders.releases import build_release
 from tests.builders.stack import Stack, running_stack, stack_environment
 from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
@@ -278,6 +280,51 @@ async def test_what_is_recorded_is_in_the_next_slates_whichever_process_of_its_p
             videos = await next_slate(gone)
     for name in ("log", "consumer-1", "gateway-2"):
         await asyncio.to_thread(until, stack, name, lambda process: process.state == "healthy")
+
+
+def test_keys_of_s3_the_logs_token_and_page_keys_are_replaced_and_no_slate_is_lost(
+    stack: Stack,
+) -> None:
+    home = stack.home
+    secrets = {name: home.root / name for name in ("s3/s3.json", "log/token", "page_token_keys")}
+    old = {name: file.read_text() for name, file in secrets.items()}
+    pids = {each.name: each.pid for each in stack.state().processes}
+    pages = secrets["page_token_keys"]
+    new = "new:" + base64.b64encode(b"n" * 32).decode()
+    with grpc.insecure_channel(stack.edge) as channel:
+        stub = RecommendationServiceStub(channel)
+        request = pb.RecommendRequest(viewer_id="pages", page_size=10)
+
+        def ask(page_token: str = "") -> pb.RecommendResponse:
+            request.page_token = page_token
+            return stub.Recommend(request, timeout=10)
+
+        def page_two_comes() -> pb.RecommendResponse:
+            return ask(first.next_page_token)
+
+        first = ask()
+        with asking(page_two_comes):
+            secrets["s3/s3.json"].unlink()
+            secrets["log/token"].unlink()
+            pages.write_text(f"{old['page_token_keys']},{new}")
+            vireo(stack.environment, "restart", "s3", "log")
+            vireo(stack.environment, "restart")
+            pages.write_text(f"{new},{old['page_token_keys']}")
+            vireo(stack.environment, "restart", "gateway")
+        latest = ask()
+    fresh = {name: file.read_text() for name, file in secrets.items()}
+    assert not fresh.items() & old.items()
+    signed_by = [
+        base64.urlsafe_b64decode(each.next_page_token + "==")[1:17].rstrip(b"\0")
+        for each in (first, latest)
+    ]
+    assert signed_by == [b"home", b"new"]
+    assert {each.name for each in stack.state().processes if each.pid == pids[each.name]} == {
+        "envoy"
+    }
+    # Commands read them from the same files: the stores know the new ones alone.
+    vireo(stack.environment, "release", "list")
+    vireo(stack.environment, "events", "dead")
 
 
 def node(stack: Stack) -> str:

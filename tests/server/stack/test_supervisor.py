@@ -114,11 +114,46 @@ async def test_a_process_that_ends_at_start_is_named_with_the_end_of_its_log(
         assert str(tmp_path / "logs" / "broken.log") in str(raised.value)
 
 
-async def test_a_process_that_is_never_healthy_is_named_with_the_reason(tmp_path: Path) -> None:
-    late = python("late", "import time; time.sleep(600)", tmp_path / "never")
+async def test_processes_that_are_late_go_on_starting_and_are_started_again_if_they_end(
+    tmp_path: Path,
+) -> None:
+    """Otherwise a machine that is slow at its start would stay without a stack."""
+    here = tmp_path / "here"
+    slow = python("slow", "import time; time.sleep(600)", here)
+    ends = f"""
+import pathlib, time
+while not pathlib.Path({str(tmp_path / "late")!r}).exists():
+    time.sleep(0.01)
+if not pathlib.Path({str(here)!r}).exists():
+    raise SystemExit(3)
+time.sleep(600)
+"""
     async with watched(tmp_path) as it:
-        with pytest.raises(StartError, match=r"late was not healthy after 1 s \(no file yet\)"):
-            await it.supervisor.start([late], 1)
+        starting = asyncio.ensure_future(
+            it.supervisor.start([slow, python("ending", ends, here)], 0.5)
+        )
+        late = await it.until(lambda status: status.state == "unhealthy", "slow")
+        assert "no file yet" in late.problem
+        (tmp_path / "late").touch()
+        await it.until(lambda status: status.restarts > 1, "ending")
+        assert not starting.done()
+        here.touch()
+        await asyncio.wait_for(starting, 60)
+        assert {status.state for status in it.supervisor.statuses} == {"healthy"}
+
+
+async def test_a_process_that_is_started_again_gets_the_settings_of_now(tmp_path: Path) -> None:
+    it = Watched(tmp_path)
+    settings = {"OLD": "1"}
+    it.supervisor = Supervisor(
+        tmp_path, it._note, lambda spec: replace(spec, environment={**settings})
+    )
+    await it.supervisor.start([sleeping("a", tmp_path)], 30)
+    settings = {"NEW": "1"}
+    os.kill(it.supervisor.statuses[0].pid or 0, signal.SIGTERM)
+    back = await it.until(lambda status: status.restarts == 1 and status.state == "healthy", "a")
+    assert "NEW" in psutil.Process(back.pid).environ()
+    await it.supervisor.stop(5)
 
 
 async def test_a_process_that_is_not_awaited_holds_nothing_up_and_is_tried_again(
