@@ -103,7 +103,9 @@ class Restore:
         self._bucket.make()
         keep = self.there if self._existing == "keep" else set()
         wanted = {path: each for path, each in self._manifest.files.items() if path not in keep}
-        channels = {path: each for path, each in wanted.items() if path.startswith("bucket/chann")}
+        channels = {
+            path: each for path, each in wanted.items() if path.startswith("bucket/channels/")
+        }
         for path, stored in wanted.items():
             if path not in channels and not path.startswith(("log/", "hides/")):
                 self._restore(path, stored)

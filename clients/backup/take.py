@@ -27,7 +27,7 @@ from server.home import Home
 from server.releases.bucket import Bucket
 from server.releases.fields import DatasetName, FilePath
 from server.releases.garbage import needed_releases
-from server.releases.manifest import MAX_MANIFEST_BYTES, FileEntry
+from server.releases.manifest import FileEntry
 from server.releases.markers import manifest_place
 from server.releases.store import ReleaseStore, release_object
 from training.data.dataset import DESCRIPTION
@@ -64,31 +64,28 @@ def take_backup(
     channels = {f"bucket/{name}": _object(store.bucket, archive, name) for name in listed}
     files = dict[str, Stored]()
     for release_id, why in needed_releases(store).items():
+        store.check_published(release_id)
         place = manifest_place(release_id)
-        body = store.bucket.get(place, MAX_MANIFEST_BYTES)
-        if body is None:
-            raise VireoError(f"{place} is missing, though channel {why}; see vireo release status")
-        release = _Release.model_validate_json(body[0])
+        files[f"bucket/{place}"] = _object(store.bucket, archive, place)
+        release = _Release.model_validate_json((archive.scratch / "object").read_bytes())
         served = datasets.get(release.dataset, False) or why.endswith("names it")
         datasets[release.dataset] = served
         for path, entry in release.files.items():
-            name, stored = release_object(release_id, path), entry.model_dump()
+            name, stored = release_object(release_id, path), Stored(**entry.model_dump())
             known = entry.sha256 in archive.stored
-            files[f"bucket/{name}"] = (
-                Stored(**stored) if known else _object(store.bucket, archive, name)
-            )
-        files[f"bucket/{place}"] = _object(store.bucket, archive, place)
+            files[f"bucket/{name}"] = stored if known else _object(store.bucket, archive, name)
+        files[f"bucket/{place}"] = files.pop(f"bucket/{place}")  # last: it makes a release
         say(f"release {release_id}: {len(release.files)} files")
-    for name, served in datasets.items():
-        if served or home.data(name).exists():
-            files |= _folder(archive, home, home.data(name))
+    paths = {"home/security": home.security, "home/page_token_keys": home.root / "page_token_keys"}
+    paths |= {f"home/data/{name}": home.data(name) for name in datasets}
+    for name, path in paths.items():
+        if path.exists() or datasets.get(path.name):
+            files |= _files(archive, name, path)
+    if rules := os.environ.get("VIREO_RULES"):
+        files |= _files(archive, RULES, Path(rules))
+    for name in datasets:
         if (home.features(name) / CONFIGURATION).exists():
             files[f"hides/{name}"] = _hides(archive, home.features(name))
-    files |= _folder(archive, home, home.security) if home.security.exists() else {}
-    if (keys := home.root / "page_token_keys").exists():
-        files[f"home/{keys.name}"] = archive.put(keys)
-    if rules := os.environ.get("VIREO_RULES"):
-        files[RULES] = archive.put(Path(rules))
     say(f"{home.root}: data sets {', '.join(datasets)}, hides, keys and rules")
     parts, positions = asyncio.run(_streams(log, archive, before, say))
     manifest = Manifest(
@@ -119,22 +116,22 @@ def _object(bucket: Bucket, archive: Archive, name: str) -> Stored:
     return archive.put(copy)
 
 
-def _folder(archive: Archive, home: Home, folder: Path) -> dict[str, Stored]:
-    """Store the files of a folder of the home; raise VireoError if it is replaced meanwhile."""
+def _files(archive: Archive, name: str, root: Path) -> dict[str, Stored]:
+    """Store a file, or those of a folder; raise VireoError if it is missing or is replaced."""
     try:
-        before = folder.stat().st_ino
+        before = root.stat().st_ino
         # The description last: it makes a data set.
-        paths = sorted(folder.rglob("*"), key=lambda each: (each.name == DESCRIPTION, each))
+        paths = sorted(root.rglob("*"), key=lambda each: (each.name == DESCRIPTION, each))
         files = {
-            f"home/{path.relative_to(home.root)}": archive.put(path)
+            f"{name}/{path.relative_to(root)}": archive.put(path)
             for path in paths
             if path.is_file() and not path.name.startswith(".") and path.suffix != ".new"
         }
-        if folder.stat().st_ino == before:
-            return files
+        if root.stat().st_ino == before:
+            return files if root.is_dir() else {name: archive.put(root)}
     except FileNotFoundError as error:
         raise VireoError(f"{error.filename} is missing; run vireo backup where it is") from error
-    raise VireoError(f"{folder} was replaced while it was read; repeat this")
+    raise VireoError(f"{root} was replaced while it was read; repeat this")
 
 
 def _hides(archive: Archive, repo: Path) -> Stored:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from vireo.v1 import event_pb2
 from clients.backup import streams
 from clients.backup.archive import Archive, Manifest
 from clients.cli.__main__ import app
+from server.control.backup_age import BEGAN, follow_backups
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, STREAMS, partition_of
 from server.home import Home
+from server.releases.bucket import Bucket
 from server.releases.channels import Change
 from server.releases.s3 import BackupSettings, S3Settings
 from server.releases.store import ReleaseStore
@@ -28,6 +31,7 @@ from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.releases import build_release
 from tests.builders.s3 import client_of, running_s3
+from tests.builders.waiting import until
 from training.data.dataset import load_dataset
 from training.features.online import OnlineViewer, read_online
 
@@ -144,6 +148,17 @@ class Site:
         for each in self.s3.list_objects(self.releases.bucket, recursive=True):
             self.s3.remove_object(self.releases.bucket, each.object_name or "")
 
+    async def exported(self) -> float:
+        """What the control plane exports as the begin of the last backup."""
+        BEGAN.set(0)
+        following = asyncio.create_task(follow_backups(Bucket(self.releases)))
+        await until(lambda: BEGAN._value.get() != 0)
+        following.cancel()
+        return float(BEGAN._value.get())
+
+    def interactions(self) -> int:
+        return len(load_dataset(self.home, DATASET).interactions)
+
     def viewers(self) -> set[str]:
         return set(load_dataset(self.home, DATASET).interactions["viewer_id"])
 
@@ -161,6 +176,7 @@ def play(viewer: str, video: str, number: int = 0) -> event_pb2.Event:
 
 def test_a_second_backup_stores_and_reads_only_what_is_new_and_positions_hold(site: Site) -> None:
     first = site.backup()
+    assert asyncio.run(site.exported()) == first.began.timestamp()
     site.record([play(OTHER, "v52", 1)])
     site.with_log(lambda log: log.append(CATALOG, "aa", b""))
     second = site.backup()
@@ -258,15 +274,15 @@ def test_what_is_there_is_overwritten_only_if_told_and_what_was_changed_is_refus
     site.record([play(OTHER, "v53", 9)])
     shutil.rmtree(site.home.data(DATASET))
     write_small_dataset(site.home, DATASET, random_interactions().iloc[:300])
-    there = site.viewers()
+    there = site.interactions()
     said = site.restore("--dry-run")
     assert "there already, refuse" in said
     assert "nothing was changed" in said
     assert "already" in str(site.vireo("restore").exception)
     site.restore("--existing", "keep")
-    assert (site.viewers(), len(site.stored())) == (there, 3)
+    assert (site.interactions(), len(site.stored())) == (there, 3)
     site.restore("--existing", "overwrite")
-    assert site.viewers() > there
+    assert site.interactions() > there
     assert len(site.stored()) == 2
     part = manifest.files[f"log/events/{2:020d}"]
     path = site.folder / "changed"
@@ -281,7 +297,7 @@ def test_the_last_backups_are_kept_and_share_what_they_have(
 ) -> None:
     first = site.backup()
     site.record([play(OTHER, "v52", 1)])
-    monkeypatch.setattr("clients.backup.archive._UNFINISHED", -streams_age())
+    monkeypatch.setattr("clients.backup.archive._UNFINISHED", timedelta(hours=-1))
     assert "1 old ones removed" in site.vireo("backup", "--keep", "1").output
     assert site.archive.names() != [first.name]
     assert len(site.archive.names()) == 1
@@ -289,9 +305,3 @@ def test_the_last_backups_are_kept_and_share_what_they_have(
     site.lose()
     site.restore()
     assert len(site.stored()) == 3
-
-
-def streams_age() -> Any:
-    from datetime import timedelta
-
-    return timedelta(hours=1)
