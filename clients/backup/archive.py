@@ -18,21 +18,13 @@ from vireo.v1.log_pb2 import RecordedEvents
 from server.errors import VireoError
 from server.event_log.position import StoredPosition
 from server.releases.bucket import Bucket
-from server.releases.fields import FilePath, FileSize, Sha256, first_problem
+from server.releases.fields import FilePath, first_problem
+from server.releases.manifest import FileEntry
 from server.releases.s3 import BackupSettings
 
 _UNFINISHED = timedelta(days=1)
 """Age up to which an object that no backup has may be of one that is being made."""
 _MAX_MANIFEST_BYTES = 64 << 20
-
-
-class Stored(BaseModel):
-    """An object."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sha256: Sha256
-    size: FileSize
 
 
 class Manifest(BaseModel):
@@ -48,7 +40,7 @@ class Manifest(BaseModel):
     """Version that made it."""
     partitions: int
     """Number of partitions of the log."""
-    files: dict[FilePath, Stored]
+    files: dict[FilePath, FileEntry]
     """Files below `home`, `rules`, objects of the release bucket below `bucket`, parts of the log's
     streams, and hides by data set; each in the order in which they are restored."""
     positions: dict[str, StoredPosition]
@@ -98,18 +90,16 @@ class Archive:
         """SHA-256 of all objects."""
         return {each.name.removeprefix("objects/") for each in self.bucket.objects("objects/")}
 
-    def put(self, path: Path) -> Stored:
+    def put(self, path: Path) -> FileEntry:
         """Store a file's content, unless it is there."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        found = Stored(sha256=digest, size=path.stat().st_size)
-        if digest not in self.stored:
-            self.bucket.put_file(f"objects/{digest}", path)
-            self.stored.add(digest)
+        found = FileEntry.of(path)
+        if found.sha256 not in self.stored:
+            self.bucket.put_file(f"objects/{found.sha256}", path)
+            self.stored.add(found.sha256)
             self.uploaded += found.size
         return found
 
-    def fetch(self, stored: Stored, path: Path) -> Path:
+    def fetch(self, stored: FileEntry, path: Path) -> Path:
         """Write an object to a file that only its owner may read, and return its path.
 
         Raises:
@@ -118,12 +108,9 @@ class Archive:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         path.touch(mode=0o600)
-        digest = hashlib.sha256()
         with path.open("wb") as file:
-            for chunk in self.bucket.read(f"objects/{stored.sha256}"):
-                digest.update(chunk)
-                file.write(chunk)
-        if digest.hexdigest() != stored.sha256:
+            file.writelines(self.bucket.read(f"objects/{stored.sha256}"))
+        if FileEntry.of(path) != stored:
             raise VireoError(
                 f"objects/{stored.sha256} in bucket {self.bucket.name} isn't what was stored "
                 "there; restore an earlier backup"

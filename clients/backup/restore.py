@@ -6,13 +6,15 @@ import asyncio
 import gzip
 import json
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from clients.backup.archive import Archive, Manifest, Stored
+from clients.backup.archive import Archive, Manifest, Tombstone
 from clients.backup.streams import restore_stream
 from clients.backup.take import RULES, STORE_SECONDS, STREAMS, Say, note, parts_of
 from clients.cli.viewers import erase_again
@@ -26,6 +28,7 @@ from server.event_log.settings import EventLogSettings
 from server.features.online_store import CONFIGURATION
 from server.home import Home
 from server.releases.bucket import Bucket
+from server.releases.manifest import FileEntry
 from server.security.folder import SecurityFolder
 from training.data.dataset import DESCRIPTION
 from training.features.build import build_features
@@ -37,55 +40,61 @@ _AHEAD_SECONDS = 600
 """By how much the time of a hide may be ahead of when it was recorded."""
 
 
+@dataclass(frozen=True)
 class Restore:
     """What a backup brings back; what is there already is refused, kept or replaced."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        archive: Archive,
-        home: Home,
-        bucket: Bucket,
-        log: EventLogSettings,
-        existing: Existing,
-    ) -> None:
-        """Look at what is there; nothing is changed.
+    manifest: Manifest
+    archive: Archive
+    home: Home
+    bucket: Bucket
+    log: EventLogSettings
+    existing: Existing
 
-        Raises:
-            VireoError: the log has another number of partitions.
-        """
-        self._manifest, self._archive, self._home = manifest, archive, home
-        self._bucket, self._log, self._existing = bucket, log, existing
-        if log.event_partitions != manifest.partitions:
-            raise VireoError(f"set VIREO_EVENT_PARTITIONS={manifest.partitions}, as the backup has")
-        self._tombstones = archive.tombstones()
-        self._erased = {n: each for n, each in self._tombstones.items() if n not in manifest.erased}
+    @cached_property
+    def tombstones(self) -> dict[str, Tombstone]:
+        """Those of all viewers who were ever erased, by name."""
+        return self.archive.tombstones()
+
+    @cached_property
+    def erased(self) -> list[Tombstone]:
         """Viewers of whom the backup may have something, though they were erased since."""
-        objects = bucket.objects("", recursive=True) if bucket.exists() else []
+        known = self.manifest.erased
+        return [each for name, each in self.tombstones.items() if name not in known]
+
+    @cached_property
+    def there(self) -> set[str]:
+        """Files of the backup that are there already, whatever they contain."""
+        objects = self.bucket.objects("", recursive=True) if self.bucket.exists() else []
         names = {f"bucket/{each.name}" for each in objects}
         streams = {f"log/{each.name}" for each in self._with_log(_nonempty)}
-        self.there = {
+        return {
             path
-            for path in manifest.files
+            for path in self.manifest.files
             if path in names
             or path.rpartition("/")[0] in streams
             or ((target := self._path(path)) and target.exists())
         }
-        """Files of the backup that are there already, whatever they contain."""
 
     def plan(self) -> Iterator[str]:
-        """Yield a line for each folder and stream to restore, and for what follows."""
-        yield f"backup {self._manifest.name}, all from before {self._manifest.began:%F %T} UTC"
-        sizes, counts, there = Counter[str](), Counter[str](), Counter[str]()
-        for path, stored in self._manifest.files.items():
-            folder = "/".join(path.split("/")[:-1][:3]) or path
-            sizes[folder] += stored.size
-            counts[folder] += 1
-            there[folder] += path in self.there
-        for folder, size in sizes.items():
-            found = f"; there already, {self._existing}: {there[folder]}" if there[folder] else ""
-            yield f"{folder}: {counts[folder]} files, {size / 1e6:,.1f} MB{found}"
-        yield f"viewers to erase again: {len(self._erased)}"
+        """Yield a line for each folder and stream to restore, and for what follows.
+
+        Raises:
+            VireoError: the log has another number of partitions.
+        """
+        files, partitions = self.manifest.files, self.manifest.partitions
+        if self.log.event_partitions != partitions:
+            raise VireoError(f"set VIREO_EVENT_PARTITIONS={partitions}, as the backup has")
+        yield f"backup {self.manifest.name}, all from before {self.manifest.began:%F %T} UTC"
+        folders = defaultdict[str, list[str]](list)
+        for path in files:
+            folders["/".join(path.split("/")[:-1][:3]) or path].append(path)
+        for folder, paths in folders.items():
+            there = len(self.there & {*paths})
+            found = f"; there already, {self.existing}: {there}" if there else ""
+            size = sum(files[path].size for path in paths) / 1e6
+            yield f"{folder}: {len(paths)} files, {size:,.1f} MB{found}"
+        yield f"viewers to erase again: {len(self.erased)}"
         yield f"features to build: {', '.join(self._unbuilt()) or 'none'}"
 
     def run(self, say: Say) -> None:
@@ -94,15 +103,15 @@ class Restore:
         Raises:
             VireoError: something is there already, or can't be read or written.
         """
-        if self.there and self._existing == "refuse":
+        if self.there and self.existing == "refuse":
             raise VireoError(
                 f"{len(self.there)} of its files are there already, such as {min(self.there)}; to "
                 "go on with an interrupted restore, or restore what is missing: --existing keep; "
                 "to replace them: --existing overwrite"
             )
-        self._bucket.make()
-        keep = self.there if self._existing == "keep" else set()
-        wanted = {path: each for path, each in self._manifest.files.items() if path not in keep}
+        self.bucket.make()
+        keep = self.there if self.existing == "keep" else set()
+        wanted = {path: each for path, each in self.manifest.files.items() if path not in keep}
         channels = {
             path: each for path, each in wanted.items() if path.startswith("bucket/channels/")
         }
@@ -112,61 +121,61 @@ class Restore:
         self._link_certificates()
         say("files and releases: restored")
         self._with_log(lambda log: self._restore_streams(log, say))
-        erase_again(self._home, self._log, self._erased.values())
+        erase_again(self.home, self.log, self.erased)
         for name in self._unbuilt():
             say(f"features of {name}: building")
-            build_features(self._home, name, "none")
-        for path, stored in self._manifest.files.items():
+            build_features(self.home, name, "none")
+        for path, stored in self.manifest.files.items():
             if path.startswith("hides/"):
-                self._hide(self._home.features(path.removeprefix("hides/")), stored)
+                self._hide(self.home.features(path.removeprefix("hides/")), stored)
         for path, stored in channels.items():
             self._restore(path, stored)
-        note(self._bucket, self._manifest)
+        note(self.bucket, self.manifest)
 
     def _path(self, path: str) -> Path | None:
         """Return where a file of the home, or the rules, is restored to; None for others."""
         if path == RULES:
-            return Path(os.environ.get("VIREO_RULES") or self._home.root / "rules.toml")
+            return Path(os.environ.get("VIREO_RULES") or self.home.root / "rules.toml")
         place, _, below = path.partition("/")
-        return self._home.root / below if place == "home" else None
+        return self.home.root / below if place == "home" else None
 
-    def _restore(self, path: str, stored: Stored) -> None:
+    def _restore(self, path: str, stored: FileEntry) -> None:
         if target := self._path(path):
             fresh = target.with_name(f"{target.name}.new")
-            self._archive.fetch(stored, fresh).replace(target)
+            self.archive.fetch(stored, fresh).replace(target)
         else:
-            copy = self._archive.fetch(stored, self._archive.scratch / "object")
-            self._bucket.put_file(path.removeprefix("bucket/"), copy)
+            copy = self.archive.fetch(stored, self.archive.scratch / "object")
+            self.bucket.put_file(path.removeprefix("bucket/"), copy)
 
     def _link_certificates(self) -> None:
         """Have the link that says which certificates are in use point to the latest."""
-        folder = SecurityFolder(self._home.security)
+        folder = SecurityFolder(self.home.security)
         made = sorted(folder.certificates.glob("2*T*"))
         if made and not folder.current.exists():
             folder.current.symlink_to(made[-1].name)
 
     async def _restore_streams(self, log: JetStreamLog, say: Say) -> None:
-        backup, anew = self._manifest.name, self._existing == "overwrite"
+        backup, anew = self.manifest.name, self.existing == "overwrite"
         for stream in STREAMS:
-            parts = [part for _, part in parts_of(self._manifest, stream.name)]
+            parts = [part for _, part in parts_of(self.manifest, stream.name)]
             if anew or not await log.end(stream) or await log.restored_from(stream) == backup:
-                was = self._manifest.positions[stream.name].log
-                await restore_stream(log, stream, self._archive, parts, was, backup, anew=anew)
+                was = self.manifest.positions[stream.name].log
+                await restore_stream(log, stream, self.archive, parts, was, backup, anew=anew)
                 say(f"log: {stream.name} restored")
 
     def _unbuilt(self) -> list[str]:
         """Return the data sets whose features are to be built."""
-        found = (path.split("/") for path in self._manifest.files if path.startswith("home/data/"))
+        found = (path.split("/") for path in self.manifest.files if path.startswith("home/data/"))
         names = [parts[2] for parts in found if parts[3:] == [DESCRIPTION]]
-        anew = self._existing == "overwrite"
-        return [n for n in names if anew or not (self._home.features(n) / CONFIGURATION).exists()]
+        anew = self.existing == "overwrite"
+        return [n for n in names if anew or not (self.home.features(n) / CONFIGURATION).exists()]
 
-    def _hide(self, repo: Path, stored: Stored) -> None:
+    def _hide(self, repo: Path, stored: FileEntry) -> None:
         """Hide what was hidden, except by viewers who were erased since."""
-        erased = {each.viewer: each.at / 1e9 + _AHEAD_SECONDS for each in self._tombstones.values()}
+        erased = {each.viewer: each.at / 1e9 + _AHEAD_SECONDS for each in self.tombstones.values()}
         rows = OnlineRows(repo, STORE_SECONDS)
         try:
-            with gzip.open(self._archive.fetch(stored, self._archive.scratch / "hides")) as file:
+            with gzip.open(self.archive.fetch(stored, self.archive.scratch / "hides")) as file:
                 lines = map(json.loads, file)
                 while some := dict(islice(lines, VIEWERS_AT_A_TIME)):
                     changes = {}
@@ -183,7 +192,7 @@ class Restore:
 
     def _with_log(self, work: Callable[[JetStreamLog], Awaitable[T]]) -> T:
         async def run() -> T:
-            event_log = open_log(self._log, read_only=True)
+            event_log = open_log(self.log, read_only=True)
             assert event_log is not None, "the settings name it"
             try:
                 return await work(event_log)

@@ -9,10 +9,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
 from contextlib import aclosing
 from typing import cast
 
-from clients.backup.archive import Archive, Stored, Tombstone
+from clients.backup.archive import Archive, Tombstone
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS, Entries, LogAwayError, Stream
 from server.event_log.position import BEGIN, Position
+from server.releases.manifest import FileEntry
 
 _HEAD = struct.Struct(">QHI")
 """Sequence, bytes of the key, and bytes of the message, which follow."""
@@ -26,13 +27,13 @@ async def copy_stream(
     event_log: JetStreamLog,
     stream: Stream,
     archive: Archive,
-    before: tuple[dict[int, Stored], Position],
-) -> tuple[dict[int, Stored], Position]:
+    before: tuple[dict[int, FileEntry], Position],
+) -> tuple[dict[int, FileEntry], Position]:
     """Store what a stream has; return the parts by their last sequence, and the position after it.
 
     Of events only those are read that came after the copy `before`, if that was of the same log.
     """
-    parts, position = dict[int, Stored](), BEGIN
+    parts, position = dict[int, FileEntry](), BEGIN
     same = stream is EVENTS and await event_log.resume(stream, before[1])
     if same and same.after == before[1].sequence:
         gone = (await event_log.resume(stream, BEGIN)).missing
@@ -55,7 +56,7 @@ async def copy_stream(
     return parts, position
 
 
-def _store(archive: Archive, held: list[bytes]) -> Stored:
+def _store(archive: Archive, held: list[bytes]) -> FileEntry:
     path = archive.scratch / "part"
     path.write_bytes(gzip.compress(b"".join(held), 1, mtime=0))  # equal content is one object
     return archive.put(path)
@@ -65,7 +66,7 @@ async def restore_stream(
     event_log: JetStreamLog,
     stream: Stream,
     archive: Archive,
-    parts: Iterable[Stored],
+    parts: Iterable[FileEntry],
     log: str,
     backup: str,
     *,
@@ -93,7 +94,7 @@ async def restore_stream(
             pending.clear()
 
 
-def _messages(archive: Archive, parts: Iterable[Stored]) -> Iterator[tuple[int, str, bytes]]:
+def _messages(archive: Archive, parts: Iterable[FileEntry]) -> Iterator[tuple[int, str, bytes]]:
     for part in parts:
         with gzip.open(archive.fetch(part, archive.scratch / "part")) as file:
             while head := file.read(_HEAD.size):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from clients.backup.archive import Archive, Manifest, Stored
+from clients.backup.archive import Archive, Manifest
 from clients.backup.streams import copy_stream
 from server.consumer.rows import OnlineRows
 from server.control.backup_age import MARKER
@@ -62,7 +62,7 @@ def take_backup(
     before, datasets = archive.latest(), dict[str, bool]()
     listed = [each.name for each in store.bucket.objects("channels/", recursive=True)]
     channels = {f"bucket/{name}": _object(store.bucket, archive, name) for name in listed}
-    files = dict[str, Stored]()
+    files = dict[str, FileEntry]()
     for release_id, why in needed_releases(store).items():
         store.check_published(release_id)
         place = manifest_place(release_id)
@@ -71,9 +71,8 @@ def take_backup(
         served = datasets.get(release.dataset, False) or why.endswith("names it")
         datasets[release.dataset] = served
         for path, entry in release.files.items():
-            name, stored = release_object(release_id, path), Stored(**entry.model_dump())
-            known = entry.sha256 in archive.stored
-            files[f"bucket/{name}"] = stored if known else _object(store.bucket, archive, name)
+            name, known = release_object(release_id, path), entry.sha256 in archive.stored
+            files[f"bucket/{name}"] = entry if known else _object(store.bucket, archive, name)
         files[f"bucket/{place}"] = files.pop(f"bucket/{place}")  # last: it makes a release
         say(f"release {release_id}: {len(release.files)} files")
     paths = {"home/security": home.security, "home/page_token_keys": home.root / "page_token_keys"}
@@ -108,7 +107,7 @@ def note(bucket: Bucket, manifest: Manifest) -> None:
     bucket.swap(MARKER, manifest.began.isoformat().encode(), found[1] if found else None)
 
 
-def _object(bucket: Bucket, archive: Archive, name: str) -> Stored:
+def _object(bucket: Bucket, archive: Archive, name: str) -> FileEntry:
     """Store an object of the bucket of releases."""
     copy = archive.scratch / "object"
     with copy.open("wb") as file:
@@ -116,7 +115,7 @@ def _object(bucket: Bucket, archive: Archive, name: str) -> Stored:
     return archive.put(copy)
 
 
-def _files(archive: Archive, name: str, root: Path) -> dict[str, Stored]:
+def _files(archive: Archive, name: str, root: Path) -> dict[str, FileEntry]:
     """Store a file, or those of a folder; raise VireoError if it is missing or is replaced."""
     try:
         before = root.stat().st_ino
@@ -134,7 +133,7 @@ def _files(archive: Archive, name: str, root: Path) -> dict[str, Stored]:
     raise VireoError(f"{root} was replaced while it was read; repeat this")
 
 
-def _hides(archive: Archive, repo: Path) -> Stored:
+def _hides(archive: Archive, repo: Path) -> FileEntry:
     """Store what viewers have hidden, as JSON lines: viewer, and times by key."""
     path, rows = archive.scratch / "hides", OnlineRows(repo, STORE_SECONDS)
     try:
@@ -148,10 +147,10 @@ def _hides(archive: Archive, repo: Path) -> Stored:
 
 async def _streams(
     settings: EventLogSettings, archive: Archive, before: Manifest | None, say: Say
-) -> tuple[dict[str, Stored], dict[str, Position]]:
+) -> tuple[dict[str, FileEntry], dict[str, Position]]:
     event_log = open_log(settings, read_only=True)
     assert event_log is not None, "the settings name it"
-    files, positions = dict[str, Stored](), dict[str, Position]()
+    files, positions = dict[str, FileEntry](), dict[str, Position]()
     try:
         for stream in STREAMS:
             last = before.positions[stream.name] if before else BEGIN
@@ -166,7 +165,7 @@ async def _streams(
     return files, positions
 
 
-def parts_of(manifest: Manifest, stream: str) -> Iterator[tuple[int, Stored]]:
+def parts_of(manifest: Manifest, stream: str) -> Iterator[tuple[int, FileEntry]]:
     """Yield a stream's parts in order, with the last sequence of each."""
     for path, part in sorted(manifest.files.items()):
         if path.startswith(f"log/{stream}/"):
