@@ -15,6 +15,7 @@ PACKAGE = "vireo"
 _CHECKED_IN = (
     "server",
     "training",
+    "clients/backup",
     "clients/cli",
     "clients/doctor",
     "clients/upgrades",

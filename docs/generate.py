@@ -17,7 +17,7 @@ from server.features.online_store import RedisSettings
 from server.gateway.settings import GatewaySettings
 from server.live.settings import LiveSettings
 from server.pod.pod import PodSettings
-from server.releases.s3 import S3Settings
+from server.releases.s3 import BackupSettings, S3Settings
 from server.rpc.settings import RpcSettings
 from server.stack.settings import StackSettings
 
@@ -45,6 +45,11 @@ _SECTIONS: tuple[tuple[str, type[BaseSettings], type[BaseSettings] | None], ...]
     ("Redis, if features are in it: gateways, consumers, `vireo`", RedisSettings, None),
     ("`vireo up`: the stack on one machine", StackSettings, None),
     ("The S3 server that holds releases", S3Settings, None),
+    (
+        "The S3 server that holds backups: `vireo backup`, `restore`, `viewers erase`",
+        BackupSettings,
+        None,
+    ),
     ("The log of events", EventLogSettings, None),
     ("What pods, gateways and consumers follow of the log", LiveSettings, None),
     ("Every pod", PodSettings, None),

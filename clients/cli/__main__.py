@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from clients.cli import (
+    backup,
     bench,
     control,
     data,
@@ -62,6 +63,8 @@ app.command("explain")(explain.explain)
 app.add_typer(events.app, name="events", help="See and replay what viewers did.")
 app.add_typer(viewers.app, name="viewers", help="Erase what is known of a viewer.")
 app.add_typer(upgrade.app, name="upgrade")
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("demo")(demo.demo)
 app.add_typer(bench.app, name="bench", help="Measure performance, side by side in one run.")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -15,6 +16,7 @@ from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
+    from clients.backup.archive import Tombstone
     from server.event_log.jetstream import JetStreamLog
     from server.event_log.log import Entries
     from server.event_log.settings import EventLogSettings
@@ -60,11 +62,14 @@ def erase(
     for folder in _folders((home, home.measuring), "features", data):
         with _noted(failures):
             _say(folder, "removed from the online store" if _erased(folder, viewer) else "")
+    at = time.time_ns()
     try:
-        position = asyncio.run(_record(settings, viewer)) if settings is not None else 0
+        position = asyncio.run(_record(settings, viewer, at)) if settings is not None else 0
     except VireoError as error:
         raise VireoError("; ".join([*failures, str(error)])) from error
     _erase_from_files(home, viewer, data, failures)
+    with _noted(failures):
+        _say_to_backups(viewer, at)
     if settings is None:
         typer.echo("log: there is none whose events could bring the viewer back")
     else:
@@ -81,6 +86,33 @@ def _noted(failures: list[str]) -> Iterator[None]:
         yield
     except VireoError as error:
         failures.append(str(error))
+
+
+def _say_to_backups(viewer: str, at: int) -> None:
+    """Have restores of backups leave the viewer out; last, since a backup knows what is done."""
+    from clients.backup.archive import Tombstone
+    from server.releases.bucket import Bucket
+    from server.releases.s3 import BackupSettings
+
+    if BackupSettings.named():
+        bucket = Bucket(BackupSettings.load())
+        bucket.make()
+        Tombstone(viewer=viewer, at=at).write(bucket)
+        typer.echo("backups: a restore of any leaves the viewer out")
+
+
+def erase_again(home: Home, settings: EventLogSettings, tombstones: Iterable[Tombstone]) -> None:
+    """Erase viewers from what was restored: from its log, and from data sets.
+
+    Raises:
+        VireoError: one can't be erased.
+    """
+    failures: list[str] = []
+    for each in tombstones:
+        asyncio.run(_record(settings, each.viewer, each.at))
+        _erase_from_files(home, each.viewer, None, failures)
+    if failures:
+        raise VireoError(f"not erased everywhere; mend this and repeat it: {'; '.join(failures)}")
 
 
 def _erase_from_files(
@@ -122,14 +154,14 @@ def _erased(repo: Path, viewer: str) -> bool:
         rows.close()
 
 
-async def _record(settings: EventLogSettings, viewer: str) -> int:
+async def _record(settings: EventLogSettings, viewer: str, at: int) -> int:
     """Record in the log that a viewer is erased; return the position."""
     from vireo.v1 import log_pb2
 
     from server.event_log.log import EVENTS, LogAwayError, partition_of
 
     message = log_pb2.RecordedEvents(erased=[viewer])
-    message.received_at.GetCurrentTime()
+    message.received_at.FromNanoseconds(at)
     key = str(partition_of(viewer, settings.event_partitions))
     try:
         async with _opened(settings) as event_log:
@@ -224,6 +256,7 @@ def _print_what_remains(settings: EventLogSettings | None) -> None:
     )
     typer.echo("- gateways' memory of rows, until they are read again or an hour old; their logs")
     typer.echo(
-        "- backups, files that you import, and data sets elsewhere: those made from this log lose "
-        "the viewer with their next vireo data from-events"
+        "- backups: name their bucket by VIREO_BACKUP_S3_ENDPOINT when you erase, so that none "
+        "brings the viewer back; files that you import, and data sets elsewhere: those made from "
+        "this log lose the viewer with their next vireo data from-events"
     )

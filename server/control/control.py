@@ -19,6 +19,7 @@ from server.control import ads, csds, resources
 from server.control.admission import Admission
 from server.control.ads import DiscoveryServicer, Limits
 from server.control.attempts import Attempts
+from server.control.backup_age import follow_backups
 from server.control.canary import Channels, follow_share
 from server.control.channels import ChannelWatch, add_channel_service
 from server.control.clients import Clients
@@ -250,4 +251,4 @@ async def serve_control(settings: ControlSettings) -> None:
     control = Control(settings, discovery, store, servicer)
     add_channel_service(server, control.channel_watch)
     REGISTRY.register(ControlCollector(servicer, control.admission, control.attempts))
-    await server.run(control.run(server))
+    await server.run(control.run(server), follow_backups(store.bucket))

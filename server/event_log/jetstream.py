@@ -7,9 +7,10 @@ import json
 import time
 from base64 import b64decode
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -62,6 +63,9 @@ _COMPARED = 32
 can't be compared with the stream."""
 _PARTITIONS = "vireo.partitions"
 """Key in the metadata of EVENTS: the number of partitions is fixed with the log."""
+_LOG, _RESTORED = "vireo.log", "vireo.restored"
+"""Keys in the metadata of a stream that was restored: the log whose sequences it goes on with, so
+that positions in that one hold, and the backup."""
 _PREFIX = "vireo"
 _TRACE = "traceparent"
 
@@ -86,7 +90,14 @@ class JetStreamLog:
         self._leaving: asyncio.Task[None] | None = None
 
     async def append(
-        self, stream: Stream, key: str, data: bytes, dedup_id: str = "", *, traceparent: str = ""
+        self,
+        stream: Stream,
+        key: str,
+        data: bytes,
+        dedup_id: str = "",
+        *,
+        traceparent: str = "",
+        after: int | None = None,
     ) -> int:
         """Store a message and return its sequence: no crash of a process loses it from then on.
 
@@ -96,6 +107,7 @@ class JetStreamLog:
             data: the message, at most MAX_MESSAGE_BYTES.
             dedup_id: the message is dropped if one with this id was appended within the last hour.
             traceparent: comes along with the message, see `Entry`.
+            after: the message is refused unless the stream's last sequence is this.
 
         Raises:
             LogAwayError: it may be stored or not; known within seconds.
@@ -103,6 +115,8 @@ class JetStreamLog:
         """
         check_size(data)
         sent = {"Nats-Msg-Id": dedup_id, _TRACE: traceparent}
+        if after is not None:
+            sent["Nats-Expected-Last-Sequence"] = str(after)
         headers = {name: value for name, value in sent.items() if value} or None
         subject = _subject(stream, key)
         connection: Connection | None = None
@@ -265,6 +279,31 @@ class JetStreamLog:
                 if error.err_code != _NO_MESSAGE:
                     raise
 
+    async def restored_from(self, stream: Stream) -> str:
+        """Return the backup that a stream was made from; empty if none; raise LogAwayError."""
+        async with _answered("read"):
+            try:
+                info = await self._info(await self._connected(), stream)
+            except NotFoundError:
+                return ""
+        return str((info["config"].get("metadata") or {}).get(_RESTORED, ""))
+
+    async def replace(self, stream: Stream, backup: str, first: int = 1, log: str = "") -> None:
+        """Delete a stream and make it anew, for the messages of a backup; raise LogAwayError.
+
+        Args:
+            stream: the stream.
+            backup: the backup's name.
+            first: the sequence of the first message to come.
+            log: the log whose sequences these are; empty for those of a new one.
+        """
+        metadata = {_RESTORED: backup} | ({_LOG: log} if log else {})
+        async with _answered("written"):
+            connection = await self._connected()
+            with suppress(NotFoundError):
+                await connection.ask(f"$JS.API.STREAM.DELETE.{_name(stream)}")
+            await self._make(connection, stream, metadata, first)
+
     async def close(self) -> None:
         """Close the connection."""
         for task in (self._opening, self._leaving):
@@ -333,12 +372,14 @@ class JetStreamLog:
         """
         asked = f"$JS.API.STREAM.INFO.{_name(stream)}"
         try:
-            return await connection.ask(asked)
+            info = await connection.ask(asked)
         except NotFoundError:
             if self._read_only:
                 raise
             await self._make(connection, stream)
-            return await connection.ask(asked)
+            info = await connection.ask(asked)
+        info["created"] = (info["config"].get("metadata") or {}).get(_LOG, info["created"])
+        return info
 
     async def _beyond_others(
         self, connection: Connection, stream: Stream, key: str, read: Position
@@ -409,7 +450,13 @@ class JetStreamLog:
                 f"{metadata[_PARTITIONS]} partitions; their number is fixed with the log"
             )
 
-    async def _make(self, connection: Connection, stream: Stream) -> None:
+    async def _make(
+        self,
+        connection: Connection,
+        stream: Stream,
+        metadata: Mapping[str, str] = MappingProxyType({}),
+        first: int = 1,
+    ) -> None:
         """Make a stream; one that is there keeps its configuration."""
         settings = self._settings
         configuration: dict[str, Any] = {
@@ -420,10 +467,12 @@ class JetStreamLog:
             # Events that nobody has read yet must not be lost for newer ones.
             "discard": "new" if stream is EVENTS else "old",
             "retention": "limits",
+            "metadata": dict(metadata),
             **limits_of(stream, settings),
+            **({"first_seq": first} if first > 1 else {}),
         }
         if stream is EVENTS:
-            configuration["metadata"] = {_PARTITIONS: str(settings.event_partitions)}
+            configuration["metadata"][_PARTITIONS] = str(settings.event_partitions)
         try:
             asked = json.dumps(configuration).encode()
             await connection.ask(f"$JS.API.STREAM.CREATE.{_name(stream)}", asked)

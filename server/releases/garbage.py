@@ -63,7 +63,7 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
     """
     if not store.bucket.exists():
         return Plan({}, ())
-    needed = _needed(store, history_kept)
+    needed = needed_releases(store, history_kept)
     by_release: dict[str, list[StoredObject]] = defaultdict(list)
     for entry in store.bucket.objects("releases/", recursive=True):
         parts = entry.name.split("/")
@@ -113,7 +113,7 @@ def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> boo
     if etag is None:
         return False
     try:
-        needed = release_id in _needed(store, history_kept)
+        needed = release_id in needed_releases(store, history_kept)
         objects = store.bucket.objects(release_object(release_id, ""), recursive=True)
     except StoreError:
         # If an earlier removal never ended, files may be missing: its tombstone stays.
@@ -145,7 +145,7 @@ def _put_back(store: ReleaseStore, place: str, before: bytes | None, etag: str) 
         store.bucket.swap(place, before, etag)
 
 
-def _needed(store: ReleaseStore, history_kept: int) -> dict[str, str]:
+def needed_releases(store: ReleaseStore, history_kept: int = 0) -> dict[str, str]:
     """Return why a channel needs each release that one needs; the strongest reason counts."""
     reasons: dict[str, str] = {}
     # One read of each channel: it holds either the note of what it is about to name, or the name.

@@ -1,6 +1,8 @@
-"""Settings of the S3 storage of releases: `VIREO_S3_…` variables."""
+"""Settings of the S3 storage of releases, `VIREO_S3_…`, and of backups, `VIREO_BACKUP_S3_…`."""
 
 from __future__ import annotations
+
+import os
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_core.core_schema import ValidationInfo
@@ -9,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from server.settings import EnvironmentSettings
 
 _SHORT_READ_SECONDS = 1.25
+_BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
 
 
 class S3Settings(EnvironmentSettings):
@@ -28,7 +31,7 @@ class S3Settings(EnvironmentSettings):
     """Secret key; never printed."""
     session_token: SecretStr = SecretStr("")
     """Session token of temporary keys; never printed."""
-    bucket: str = Field(default="vireo", pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+    bucket: str = Field(default="vireo", pattern=_BUCKET)
     """Name of the bucket; the first publish creates it if it is missing."""
     secure: bool = False
     """Whether to use TLS."""
@@ -60,3 +63,17 @@ class S3Settings(EnvironmentSettings):
         for name in ("secret_key", "session_token"):
             values[name] = values[name].get_secret_value()
         return {f"VIREO_S3_{name.upper()}": str(value) for name, value in values.items()}
+
+
+class BackupSettings(S3Settings):
+    """The S3 server and bucket of backups; nobody but their commands needs its keys."""
+
+    model_config = SettingsConfigDict(env_prefix="VIREO_BACKUP_S3_")
+
+    bucket: str = Field(default="vireo-backup", pattern=_BUCKET)
+    """Name of the bucket; the first backup creates it if it is missing."""
+
+    @staticmethod
+    def named() -> bool:
+        """Return whether the environment names one."""
+        return bool(os.environ.get("VIREO_BACKUP_S3_ENDPOINT"))

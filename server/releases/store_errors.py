@@ -74,14 +74,14 @@ def explained(settings: S3Settings) -> Iterator[None]:
 
 @contextmanager
 def _explained(settings: S3Settings) -> Iterator[None]:
-    where = f"S3 at {settings.endpoint}"
+    where, prefix = f"S3 at {settings.endpoint}", settings.model_config["env_prefix"]
     try:
         yield
     except S3Error as error:
         if error.code == "NoSuchBucket":
             raise NotInStoreError(
                 f"{where} has no bucket {settings.bucket!r}; publish a release, or set "
-                "VIREO_S3_BUCKET to the right one"
+                f"{prefix}BUCKET to the right one"
             ) from error
         if error.code == "NoSuchKey":
             raise NotInStoreError(
@@ -93,7 +93,7 @@ def _explained(settings: S3Settings) -> Iterator[None]:
         cause = getattr(error, "reason", None) or error
         raise StoreUnavailableError(
             f"{where} can't be reached ({cause.__class__.__name__}); "
-            "start it, or set VIREO_S3_ENDPOINT"
+            f"start it, or set {prefix}ENDPOINT"
         ) from error
     except (MinioException, *_MISREAD) as error:
         raise StoreUnavailableError(
@@ -104,13 +104,14 @@ def _explained(settings: S3Settings) -> Iterator[None]:
 
 def refusal(settings: S3Settings, code: str, status: int) -> StoreError:
     """Return the error for an unexpected response with this error code and HTTP status."""
+    prefix = settings.model_config["env_prefix"]
     answer = f"S3 at {settings.endpoint} responds {code} for bucket {settings.bucket!r}"
     if status in _FAILING or status >= 500:
         return StoreUnavailableError(f"{answer}; check its log, then try again")
     if code in _REFUSED or status in (401, 403):
         return StoreError(
             f"S3 at {settings.endpoint} refuses the key {settings.access_key!r} ({code}); check "
-            "VIREO_S3_ACCESS_KEY and VIREO_S3_SECRET_KEY, and what the key may do in "
+            f"{prefix}ACCESS_KEY and {prefix}SECRET_KEY, and what the key may do in "
             f"bucket {settings.bucket!r}"
         )
     return StoreError(f"{answer}; check its log")
