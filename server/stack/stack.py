@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 
@@ -123,9 +123,10 @@ class Stack:
 
     async def _serve(self) -> None:
         settings = self._settings
-        server, stores, processes = self._specs(("s3", "log"))
-        if stores:
+        external = {"s3": external_endpoint(), "log": external_log()}
+        if stores := [self._store(name) for name, given in external.items() if given is None]:
             await self._supervisor.start(stores, settings.start_timeout)
+        server, processes = self._specs()
         await asyncio.to_thread(_check_release, settings, server)
         if settings.secure:
             await asyncio.to_thread(secure, settings)
@@ -142,32 +143,29 @@ class Stack:
         self._on_ready(self._state())
         await self._supervisor.watch()
 
-    def _specs(
-        self, starting: Container[str]
-    ) -> tuple[S3Settings, list[ProcessSpec], list[ProcessSpec]]:
-        """Return S3, the embedded stores, and the processes that have settings of their own.
+    def _store(self, name: str) -> ProcessSpec:
+        """Return an embedded store to start, "s3" or "log"; its keys are made if missing."""
+        settings = self._settings
+        if name == "log":
+            prepare_log(settings)
+            return log_process(settings)
+        prepare(settings)
+        server = access(settings)
+        assert server is not None, "prepare made it"
+        return s3_process(settings, server)
 
-        All are by the environment and the files of now; those of stores that start are made.
-        """
-        settings, stores = self._settings, []
-        server, log = None, external_log()
-        if external_endpoint() is None:
-            if "s3" in starting:
-                prepare(settings)
-            server = access(settings)
-            if server is None:
-                raise VireoError("the keys of S3 are gone; make others with: vireo restart s3")
-            stores.append(s3_process(settings, server))
-        if log is None:
-            log = prepare_log(settings) if "log" in starting else reachable_log(settings)
-            stores.append(log_process(settings))
-        server = server or S3Settings.load()
-        processes = [
+    def _specs(self) -> tuple[S3Settings, list[ProcessSpec]]:
+        """Return S3 and its clients, by the environment and the files of now."""
+        settings = self._settings
+        server = access(settings) if external_endpoint() is None else S3Settings.load()
+        if server is None:
+            raise VireoError("the keys of S3 are gone; make others with: vireo restart s3")
+        log = external_log() or reachable_log(settings)
+        return server, [
             control_process(settings, server, self._endpoints),
             *pod_processes(settings, server, log, page_token_keys(settings)),
             *consumer_processes(settings, server, log),
         ]
-        return server, stores, processes
 
     def _fresh(self, spec: ProcessSpec) -> ProcessSpec:
         """Return what to run instead of a process that ended, by the settings of now."""
@@ -175,13 +173,16 @@ class Stack:
         if file.exists():
             os.environ.update(json.loads(file.read_bytes()))
         try:
-            _, stores, others = self._specs([spec.name])
+            if spec.name in ("s3", "log"):
+                fresh = [self._store(spec.name)]
+            else:
+                _, fresh = self._specs()
             file.unlink(missing_ok=True)
         except VireoError as error:
             # Declared policy: what ran before goes on running until the settings are right.
             log.error("settings refused", process=spec.name, reason=str(error))
             return spec
-        return next((each for each in (*stores, *others) if each.name == spec.name), spec)
+        return next((each for each in fresh if each.name == spec.name), spec)
 
     def _state(self) -> StackState:
         processes = tuple(self._supervisor.statuses)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -26,29 +26,28 @@ from server.stack.stack import Stack
 from server.stack.state import StackState
 from tests.builders.s3 import unreachable_s3
 
-NAMES = ("log", "gateway-1", "gateway-2", "consumer-1")
+NAMES = ("gateway-1", "gateway-2", "consumer-1")
 SETTING = "VIREO_REDIS_URL"
-Specs = tuple[S3Settings, list[ProcessSpec], list[ProcessSpec]]
 
 
 class IdleStack(Stack):
     """A stack whose processes sleep, and are healthy unless the setting is wrong."""
 
     async def _serve(self) -> None:
-        _, stores, others = self._specs(())
-        await self._supervisor.start([*stores, *others], 60)
+        await self._supervisor.start([self._store("log"), *self._specs()[1]], 60)
         self._on_ready(self._state())
         await self._supervisor.watch()
 
-    def _specs(self, starting: Container[str]) -> Specs:
-        if os.environ.get(SETTING) == "invalid":
+    def _store(self, name: str) -> ProcessSpec:
+        if os.environ[SETTING] == "invalid":
             raise VireoError("no such address")
         setting = os.environ[SETTING]
-        specs = [
-            ProcessSpec(name, ["sleep", "600"], 0, partial(_probe, setting), {"SETTING": setting})
-            for name in NAMES
-        ]
-        return unreachable_s3(), specs[:1], specs[1:]
+        return ProcessSpec(
+            name, ["sleep", "600"], 0, partial(_probe, setting), {"SETTING": setting}
+        )
+
+    def _specs(self) -> tuple[S3Settings, list[ProcessSpec]]:
+        return unreachable_s3(), [self._store(name) for name in NAMES]
 
 
 async def _probe(setting: str) -> str:
