@@ -48,6 +48,8 @@ _PATIENCE = 90.0
 _WITHOUT = {
     "releases: Age of data, A": "the release is made up, and doesn't say",
     "monitoring: VireoMetricsMissing, ticket": "no metrics are missing",
+    "jobs: VireoJobFailed, ticket": "Kubernetes has no job",
+    "jobs: VireoJobLate, ticket": "Kubernetes has no job",
     **{
         f"slo: VireoSlates{what}, {severity}": "no budget is used up"
         for what in ("Fail", "Slow", "Degraded")
