@@ -40,7 +40,12 @@ RULES = """[[pins]]
 name = "premiere"
 video_id = "video-33"
 position = 3
+
+[[new_videos]]
+name = "by-score"
+share = 0.0
 """
+"""With shares of new videos, slates would differ from request to request."""
 
 
 def build_home(root: Path) -> Home:
@@ -162,7 +167,10 @@ async def test_all_that_is_lost_comes_back_but_for_viewers_who_were_erased(
             record_property("restored after, seconds", restored_after)
             record_property("served after, seconds", time.monotonic() - lost)
             after = await slates(restored.edge)
-        assert after == before
+        # Erased viewers are strangers, whose slates follow what is trending, and so the time.
+        erased = {ERASED_BEFORE, ERASED_AFTER}
+        assert [each for each in before if each not in erased and before[each] != after[each]] == []
+        assert after[ERASED_BEFORE] == after[ERASED_AFTER]
         assert not any(set(slate) & {*TAKEN_DOWN} for slate in after.values())
         assert any("newcomer" in slate for slate in after.values())
         assert "video-35" not in after[HID_LONG_AGO]
