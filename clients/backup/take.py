@@ -77,9 +77,9 @@ def take_backup(
         say(f"release {release_id}: {len(release.files)} files")
     paths = {"home/security": home.security, "home/page_token_keys": home.root / "page_token_keys"}
     paths |= {f"home/data/{name}": home.data(name) for name in datasets}
-    for name, path in paths.items():
-        if path.exists() or datasets.get(path.name):
-            files |= _files(archive, name, path)
+    for name, root in paths.items():
+        if root.exists() or datasets.get(root.name):
+            files |= _files(archive, name, root)
     if rules := os.environ.get("VIREO_RULES"):
         files |= _files(archive, RULES, Path(rules))
     for name in datasets:

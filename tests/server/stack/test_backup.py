@@ -14,8 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from server.consumer.fold import ViewerEvents, fold
-from server.consumer.rows import OnlineRows, ViewerRow
+from server.consumer.fold import ViewerEvents, ViewerRow, fold
+from server.consumer.rows import OnlineRows
 from server.features.keys import video_key
 from server.home import Home
 from server.releases.s3 import S3Settings
@@ -28,7 +28,7 @@ from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
 from training.data.writing import Tables, write_dataset
 from training.features.build import build_features
 from training.features.online import OnlineViewer, read_online
-from vireo_client import AsyncClient, Client, Event, Video, VireoError
+from vireo_client import AsyncClient, Client, Event, EventKind, Video, VireoError
 
 pytestmark = pytest.mark.integration
 
@@ -123,7 +123,11 @@ def live(stack: Stack) -> None:
     repo = stack.home.features(DATASET)
     with Client(stack.edge) as client:
         events = [
-            Event("hide" if number % 3 == 0 else "play", viewer, f"video-{28 + number % 2}")
+            Event(
+                EventKind.HIDE if number % 3 == 0 else EventKind.PLAY,
+                viewer,
+                f"video-{28 + number % 2}",
+            )
             for number, viewer in enumerate(EVERYBODY[:400])
         ]
         client.record_events(events)
