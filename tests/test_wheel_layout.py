@@ -28,7 +28,12 @@ def test_the_package_has_all_that_runs_and_no_figures_or_tests(package: Path) ->
         *("server", "training", "clients", "bench", "envoy", "deploy", "inference", "buf", "v1"),
         *("__init__.py", "py.typed", "descriptors.binpb", "openapi.json"),
     }
-    assert {each.name for each in (package / "clients").iterdir()} == {"cli", "doctor", "upgrades"}
+    assert {each.name for each in (package / "clients").iterdir()} == {
+        "backup",
+        "cli",
+        "doctor",
+        "upgrades",
+    }
     assert not (package / "bench" / "report").exists()
     assert (package / "training" / "profiles" / "demo.toml").exists()
 

@@ -88,7 +88,7 @@ def take_backup(
     say(f"{home.root}: data sets {', '.join(datasets)}, hides, keys and rules")
     parts, positions = asyncio.run(_streams(log, archive, before, say))
     manifest = Manifest(
-        name=f"{began:%Y%m%dT%H%M%SZ}",
+        name=f"{began:%Y%m%dT%H%M%S%fZ}",
         began=began,
         build=version("vireo"),
         partitions=log.event_partitions,

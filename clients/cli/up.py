@@ -89,6 +89,8 @@ def run_stack_in_terminal(ready: Callable[[StackState], None], **switched_on: bo
                 live.refresh()
 
             asyncio.run(Stack(settings, _while_seen(show), _while_seen(ready_above_table)).run())
+            if not os.isatty(1):  # closed since, and the table writes once more as it ends
+                _show_nothing()
     else:
         asyncio.run(Stack(settings, _while_seen(_ChangePrinter()), _while_seen(ready)).run())
 
@@ -102,12 +104,16 @@ def _while_seen(show: Callable[[StackState], None]) -> Callable[[StackState], No
         except OSError as error:
             if error.errno not in (errno.EIO, errno.EPIPE):
                 raise
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for output in (1, 2):
-                os.dup2(nowhere, output)
-            os.close(nowhere)
+            _show_nothing()
 
     return show_or_leave
+
+
+def _show_nothing() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        os.dup2(nowhere, output)
+    os.close(nowhere)
 
 
 def restart(

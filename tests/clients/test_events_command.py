@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -235,6 +236,7 @@ def test_limits_show_how_full_streams_are_and_apply_what_would_delete_messages_b
     asyncio.run(ended(consumers))
     assert "bytes of 1,048,576; kept for 30 days" in stream(), "a consumer sets them"
     monkeypatch.setenv("VIREO_EVENT_RETENTION", "1")
+    time.sleep(1.1)  # The message must be older than that.
     with pytest.raises(VireoError, match="vireo events limits --apply"):
         asyncio.run(ended(opened_log(ConsumerSettings(port=1, s3=unreachable_s3()))))
     done = vireo("limits", "--apply")

@@ -15,6 +15,7 @@ from clients.cli.up import run_stack_in_terminal, show_endpoints
 from server.stack.settings import StackSettings
 from server.stack.stack import Stack
 from server.stack.state import ProcessState, StackState
+from tests.builders.waiting import wait_until
 
 
 def test_a_terminal_that_is_closed_ends_nothing(tmp_path: Path) -> None:
@@ -26,6 +27,7 @@ from server.stack.stack import Stack
 
 async def run(stack):
     stack._write_state()
+    pathlib.Path({str(tmp_path / "shown")!r}).touch()
     while os.isatty(1):
         await asyncio.sleep(0.01)
     stack._write_state()
@@ -46,9 +48,8 @@ print("stopped", flush=True)
         env={**os.environ, "VIREO_HOME": str(tmp_path), "TERM": "xterm"},
     )
     os.close(terminal)
-    shown = os.read(controller, 100)
+    wait_until((tmp_path / "shown").exists)
     os.close(controller)
-    assert shown
     assert process.wait(60) == 0
     assert (tmp_path / "went on").exists()
 
