@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import struct
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
-from contextlib import aclosing
-from typing import cast
+from collections.abc import Iterable, Iterator
 
 from clients.backup.archive import Archive, Tombstone
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, Entries, LogAwayError, Stream
+from server.event_log.log import EVENTS, Stream
 from server.event_log.position import BEGIN, Position
+from server.event_log.up_to_end import up_to_end
 from server.releases.manifest import FileEntry
 
 _HEAD = struct.Struct(">QHI")
@@ -20,7 +19,6 @@ _HEAD = struct.Struct(">QHI")
 _PART_BYTES = 32 << 20
 _AT_A_TIME = 256
 """Messages that are appended at a time; the server refuses those that come out of order."""
-_SILENT_SECONDS = 30.0
 
 
 async def copy_stream(
@@ -40,7 +38,7 @@ async def copy_stream(
         parts = {last: part for last, part in before[0].items() if last >= gone.stop}
         position = before[1]
     held, size = list[bytes](), 0
-    async for entries in _to_end(event_log, stream, position):
+    async for entries in up_to_end(event_log, stream, after=position):
         for entry in entries:
             key = entry.key.encode()
             held += _HEAD.pack(entry.sequence, len(key), len(entry.data)), key, entry.data
@@ -100,26 +98,3 @@ def _messages(archive: Archive, parts: Iterable[FileEntry]) -> Iterator[tuple[in
             while head := file.read(_HEAD.size):
                 sequence, key_size, size = _HEAD.unpack(head)
                 yield sequence, file.read(key_size).decode(), file.read(size)
-
-
-async def _to_end(
-    event_log: JetStreamLog, stream: Stream, after: Position
-) -> AsyncIterator[Entries]:
-    """Yield messages up to the end as it is now; of a compacted stream as it is then.
-
-    A message of such a stream that is replaced meanwhile is only found beyond that end.
-    """
-    end = await event_log.end(stream)
-    if end <= after.sequence:
-        return
-    reading = cast("AsyncGenerator[Entries, None]", event_log.read(stream, after=after))
-    async with aclosing(reading):
-        while True:
-            try:
-                async with asyncio.timeout(_SILENT_SECONDS):
-                    entries = await anext(reading)
-            except TimeoutError as error:
-                raise LogAwayError("the log doesn't answer any more; repeat this") from error
-            yield entries
-            if not entries or (entries[-1].sequence >= end and not stream.compacted):
-                return

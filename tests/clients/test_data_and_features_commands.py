@@ -150,7 +150,7 @@ def test_a_made_up_world_is_a_data_set_like_any_other(files: list[str]) -> None:
 def test_an_import_that_names_its_place_in_the_log_has_builds_read_what_came_since(
     files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the log that it was made with: another one is read whole."""
+    """If the log is another one than the import was made with, all of it is read."""
 
     def record(nats: RunningNats, video: str) -> None:
         event = event_pb2.Event(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping, Set
+from collections.abc import Callable, Collection, Container, Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -20,8 +20,9 @@ from vireo.v1 import catalog_pb2, log_pb2
 from server.arrays import Int64Array
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, REMOVED, Entries, LogAwayError, Stream
-from server.event_log.position import BEGIN, Position, Start
+from server.event_log.log import CATALOG, EVENTS, REMOVED
+from server.event_log.position import BEGIN, Start
+from server.event_log.up_to_end import up_to_end
 from server.features.activity import USUAL_BOUNCE, Bounce
 from server.home import Home
 from server.live.takedowns import Takedowns
@@ -36,8 +37,6 @@ from training.data.interactions import Interactions, interaction_tables
 from training.data.log_events import UNREADABLE, Ids, LogEvents
 from training.data.writing import dataset_writer
 
-_SILENT_SECONDS = 30.0
-"""Seconds without a message after which the log counts as away."""
 Progress = Callable[[int, int], None]
 """Called with the messages of the log that were read, and about how many there are."""
 
@@ -170,7 +169,7 @@ async def _read_log(
         changes: dict[str, log_pb2.CatalogChange] = {}
         catalogue = before.catalogue
         # The last change of each video is there: also those that the base has already.
-        async for entries in up_to_end(event_log, CATALOG, "", BEGIN):
+        async for entries in up_to_end(event_log, CATALOG):
             if entries:
                 catalogue = entries.position
             for entry in entries:
@@ -181,7 +180,7 @@ async def _read_log(
                     continue
                 changes[change.video.video_id] = change
         takedowns = Takedowns()
-        async for entries in up_to_end(event_log, REMOVED, "", BEGIN):
+        async for entries in up_to_end(event_log, REMOVED):
             takedowns.take(entries)
         takedowns.as_of = began
         for change in changes.values():
@@ -201,27 +200,6 @@ def _gap(partition: int, start: Start) -> VireoError:
         "on without them: --accept-gap. VIREO_EVENT_RETENTION must be longer than the time between "
         "two data sets"
     )
-
-
-async def up_to_end(
-    event_log: JetStreamLog, stream: Stream, key: str, after: Position
-) -> AsyncIterator[Entries]:
-    """Yield the messages after a position up to the end as it is now; the last may be empty.
-
-    Raises:
-        LogAwayError: nothing comes for some time.
-    """
-    end = await event_log.end(stream, key)
-    reading = aiter(event_log.read(stream, key, after))
-    while True:
-        try:
-            async with asyncio.timeout(_SILENT_SECONDS):
-                entries = await anext(reading)
-        except TimeoutError as error:
-            raise LogAwayError("the log doesn't answer any more; try again later") from error
-        yield entries
-        if not entries or entries[-1].sequence >= end:
-            return
 
 
 def _base_interactions(

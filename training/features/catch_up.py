@@ -23,12 +23,12 @@ from server.event_log.log import DEAD, EVENTS, LogAwayError
 from server.event_log.open import open_log
 from server.event_log.position import BEGIN
 from server.event_log.settings import EventLogSettings
+from server.event_log.up_to_end import up_to_end
 from server.features.activity import EventRules
 from server.features.online_store import RedisSettings
 from server.home import Home
 from server.stack.nats import external_log, reachable_log
 from server.stack.settings import StackSettings
-from training.data.from_events import up_to_end
 from training.features.online_store import OnlineStoreSettings
 
 _log = structlog.get_logger(__name__)

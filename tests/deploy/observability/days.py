@@ -53,9 +53,9 @@ class Deviation:
     end: float
     value: float | None
     name: str = ""
-    """Of the metric; of every one if empty."""
+    """Name of the metric that differs; empty if every metric does."""
     but: tuple[str, ...] = ()
-    """Metrics that it isn't about, if it is about every one."""
+    """Metrics that stay as they are if every other one differs."""
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def concerns(self, series: Series) -> bool:
@@ -114,8 +114,11 @@ def _envoy(target: Mapping[str, str]) -> Iterator[Series]:
     yield Series("envoy_control_plane_connected_state", target, 1)
     for cluster in _CLUSTERS:
         members = {**target, "envoy_cluster_name": cluster}
-        for state in ("healthy", "total"):
-            yield Series(f"envoy_cluster_membership_{state}", members, FLEET[cluster])
+        yield Series("envoy_cluster_membership_total", members, FLEET[cluster])
+        # Network policies keep each kind of Envoy from the health checks of others' clusters.
+        called = (cluster == "gateway") == (target["component"] == "edge")
+        healthy = FLEET[cluster] if called else 0
+        yield Series("envoy_cluster_membership_healthy", members, healthy)
     if target["component"] == "edge":
         rate = SLATES * _COUNTING / FLEET["edge"]
         yield Series(f"{EDGE}total", target, rate, grows=True)

@@ -1,4 +1,4 @@
-"""Which pages recorded days come to, with the chart's rules, by promtool."""
+"""Which pages simulated days come to, with the chart's rules, by promtool."""
 
 from __future__ import annotations
 
