@@ -148,7 +148,7 @@ clients-test: setup ## Have every language's client ask a plain and a secured st
 	$(BIN)/pytest $(BY_TWO) $(LANGUAGES)
 
 clean: ## Remove the environment, stubs, caches, and .vireo with all data; asks before (YES=1: doesn't)
-	@if [ -z "$(YES)" ]; then \
+	@if [ "$(YES)" != 1 ]; then \
 	  { [ -t 0 ] && printf 'Remove %s too: data sets, releases, events and keys? [y/N] ' "$(CURDIR)/.vireo" && read -r answer && [ "$$answer" = y ]; } \
 	  || { echo "error: nothing was removed; without a terminal, or without being asked: make clean YES=1" >&2; exit 1; }; \
 	fi

@@ -24,7 +24,7 @@ _LINK_BYTES = 1.25e9
 _SWAP_SECONDS = 60.0
 """Seconds that a promotion may take until every pod has fetched the release."""
 _BUILD_HOURS = 4
-"""Deadline of the chart's job that builds features."""
+"""Hours that reading the log may take at night: a third of the chart's deadline for all steps."""
 _DAYS_READ = 1.5
 """Days of events that it reads, of an export of last night with a lag of a day."""
 _FEATURES_DAYS = 30.0
@@ -67,8 +67,8 @@ def limits(demand: Demand, costs: Costs, policy: Policy) -> Sequence[Limit]:
         Limit(
             "a nightly build of features",
             _BUILD_HOURS * 3600 * costs.consumer_rate / (_DAYS_READ * one.daily_events),
-            f"one process reads {_DAYS_READ:g} days of the log, since the data set, within the "
-            f"{_BUILD_HOURS} hours of the chart's job",
+            f"one process reads {_DAYS_READ:g} days of the log, since the data set, within "
+            f"{_BUILD_HOURS} hours, a third of what the chart's nightly job may take",
             "a newer export with a smaller `--log-lag`, or more hours: gateways use the earlier "
             "features meanwhile",
         ),

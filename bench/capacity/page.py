@@ -37,8 +37,8 @@ Leave room, and watch `vireo_rpcs_shed_total` as you grow.
 """
 
 _LOG = """What `VIREO_EVENT_RETENTION` keeps is to fill {filled:.0%} of `VIREO_EVENT_MAX_BYTES`.
-[An alert](runbooks/VireoLogFilling.md) fires at 80%, and a site that is the only caller is
-[refused](event-log.md#a-callers-share) soon after. By the formula:
+[An alert](runbooks/VireoLogFilling.md) fires at 80%. A site that is the only caller is
+[refused](event-log.md#a-callers-share) at 82% with two gateways, and before the alert with one. By the formula:
 
 ```sh
 python -m bench.capacity --viewers 100000 --retention-days 7    # prints both
@@ -186,7 +186,7 @@ def _plans(plans: Sequence[Plan]) -> str:
         for role in (*ROLES, "consumer", "control")
     ]
     rows += [
-        row("`VIREO_EVENT_MAX_BYTES`", *(f"{each.log_max_bytes / 1e9:,.0f}e9" for each in plans)),
+        row("`VIREO_EVENT_MAX_BYTES`", *(f"{each.log_max_bytes:.0f}" for each in plans)),
         row("rows in Redis", *(f"{each.redis_gb:,.1f} GB" for each in plans)),
         row("events in the log, all servers", *(f"{each.log_gb:,.0f} GB" for each in plans)),
         row("reading 30 days of it", *(f"{30 * each.day_hours:,.1f} h" for each in plans)),

@@ -140,6 +140,8 @@ def _hides(archive: Archive, repo: Path) -> FileEntry:
         with path.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as file:
             for each in rows.hides():
                 file.write(json.dumps(each).encode() + b"\n")
+        if rows.superseded():
+            raise VireoError("features were built while hides were read; repeat this")
     finally:
         rows.close()
     return archive.put(path)

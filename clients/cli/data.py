@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ from rich.text import Text
 from clients.cli import data_synth
 from clients.cli.output import AsJson, print_json
 from clients.cli.tables import print_table, table_of
+from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
@@ -78,6 +80,7 @@ def import_(
         typer.Option(
             metavar="SECONDS",
             min=0,
+            max=366 * 86_400,
             help="The files have all that the log received until so long before their last "
             "interaction, so that builds of features read the log from there; not for a sample.",
             show_default=False,
@@ -119,6 +122,8 @@ def import_(
     )
     console.print(f"{name}: {estimate_import(request)}", highlight=False, markup=False)
     with console.status("checking and importing"):
+        if log_lag is not None and math.isnan(log_lag):
+            raise VireoError("--log-lag is a number of seconds")
         positions = None if log_lag is None else partial(_positions_in_log, log_lag)
         info = import_dataset(Home.current(), request, positions)
     console.print(data_synth.summary(info), highlight=False)
@@ -145,7 +150,7 @@ def _positions_in_log(lag: float, last: float) -> LogPositions:
 
     position, partitions = asyncio.run(find()), range(settings.event_partitions)
     if not position.sequence:
-        print("the log doesn't keep all since then, so builds of features read all of it")
+        print("the log doesn't have all since then, so builds of features read all of it")
     return LogPositions(partitions=dict.fromkeys(partitions, position))
 
 

@@ -251,7 +251,8 @@ class JetStreamLog:
             # A server that knew no time would return the first message, and so the begin.
             after = {"start_time": since, "next_by_subj": _subject(stream, ">")}
             found = await _message(connection, stream, **after)
-            if found is not None and found["seq"] <= info["state"]["first_seq"]:
+            first = info["state"]["first_seq"]
+            if not info["state"]["messages"] or (found is not None and found["seq"] <= first):
                 return BEGIN
             last = found["seq"] - 1 if found is not None else info["state"]["last_seq"]
             before = await _message(connection, stream, seq=last) if last else None

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,10 +63,11 @@ def restart(home: Home, names: Sequence[str], patience: float) -> None:
 def _restart(home: Home, name: str, patience: float) -> None:
     now = before = _processes(home)[name]
     if before.pid is not None:
-        os.kill(before.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(before.pid, signal.SIGTERM)
     deadline = time.monotonic() + patience
-    aside = before.pool not in ("", "production")  # its channel may name no release yet
-    while now.pid in (None, before.pid) or not (aside or now.state == "healthy"):
+    side_pool = before.pool not in ("", "production")  # its channel may name no release yet
+    while now.pid in (None, before.pid) or not (side_pool or now.state == "healthy"):
         if time.monotonic() > deadline:
             raise VireoError(
                 f"{name} isn't healthy {patience:.0f} s after its restart ({now.problem}), and "

@@ -169,17 +169,20 @@ class Stack:
 
     def _fresh(self, spec: ProcessSpec) -> ProcessSpec:
         """Return what to run instead of a process that ended, by the settings of now."""
-        file = environment_file(self._home)
-        if file.exists():
-            os.environ.update(json.loads(file.read_bytes()))
+        file, before = environment_file(self._home), dict(os.environ)
         try:
+            if file.exists():
+                os.environ.update(json.loads(file.read_bytes()))
             if spec.name in ("s3", "log"):
                 fresh = [self._store(spec.name)]
             else:
                 _, fresh = self._specs()
             file.unlink(missing_ok=True)
-        except VireoError as error:
-            # Declared policy: what ran before goes on running until the settings are right.
+        except (VireoError, OSError, ValueError) as error:
+            # Declared policy: what ran before goes on running until the settings are right, or
+            # the disk has room.
+            os.environ.clear()
+            os.environ.update(before)
             log.error("settings refused", process=spec.name, reason=str(error))
             return spec
         return next((each for each in fresh if each.name == spec.name), spec)

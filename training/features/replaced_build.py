@@ -10,7 +10,7 @@ import fcntl
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -59,8 +59,10 @@ def replaced_build(target: Path, settings: OnlineStoreSettings) -> Iterator[tupl
             before = old.project if old and old.online_store.type == "redis" else ""
             with ExitStack() as stack:
                 if kind == "redis":
-                    stack.enter_context(_announced(settings, series, project, before))
+                    check = stack.enter_context(_announced(settings, series, project, before))
                 yield stack.enter_context(replaced_folder(target)), project
+                if kind == "redis":
+                    check()  # before the folder is replaced
             if before and kind != "redis":
                 _clean(_connected(settings), series, active_key(series), _building(series))
     except OSError as error:
@@ -89,30 +91,41 @@ def _lock(file: TextIO, target: Path) -> None:
 @contextmanager
 def _announced(
     settings: OnlineStoreSettings, series: str, project: str, old: str
-) -> Iterator[None]:
-    """Announce a build after the block, and `old`, which may not be, before; delete dead rows."""
+) -> Iterator[Callable[[], None]]:
+    """Announce a build after the block, and `old`, which may not be, before; delete dead rows.
+
+    Yields a check that raises VireoError if another build began meanwhile.
+    """
     redis, building = _connected(settings), _building(series)
+
+    def check() -> None:
+        if redis.get(building) != project.encode():
+            raise VireoError("another build of the features began meanwhile; build them again")
+
     redis.set(building, project)
     if old:
         redis.set(active_key(series), old, nx=True)
     _delete_dead_rows(redis, series)
     try:
-        yield
+        yield check
         with redis.pipeline() as pipe:
             pipe.watch(building)
-            if pipe.get(building) != project.encode():
-                raise VireoError("another build of the features began meanwhile; build them again")
+            check()
             pipe.multi()
             pipe.set(active_key(series), project)
             pipe.execute()
     finally:
-        _clean(redis, series, building)
+        _clean(redis, series, building, project=project)
 
 
-def _clean(redis: Any, series: str, *ended: str) -> None:
-    """Delete keys, and the rows that are dead without them; on failure the next build does."""
+def _clean(redis: Any, series: str, *ended: str, project: str = "") -> None:
+    """Delete keys, and the rows that are dead without them; on failure the next build does.
+
+    With `project`, the key stays if it is another build's by now.
+    """
     try:
-        redis.delete(*ended)
+        if not project or redis.get(*ended) == project.encode():
+            redis.delete(*ended)
         _delete_dead_rows(redis, series)
     except store_errors() as error:
         _log.warning("online_rows_left_behind", series=series, reason=str(error))

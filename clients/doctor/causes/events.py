@@ -192,8 +192,9 @@ def log_filling(facts: Facts) -> Iterator[Finding]:
             if not refused
             else "A caller is refused events: it has taken its share of the log",
             shown([*full, f"{refused:.0f} events were refused just now"]),
-            "See whose events these are (vireo events tail, vireo events dead). If they are yours, "
-            "raise VIREO_EVENT_MAX_BYTES and restart the consumers, which apply it",
+            "See whose events these are (vireo events tail). If they are yours, raise "
+            "VIREO_EVENT_MAX_BYTES and restart the consumers, which apply it. Stream dead has a "
+            "limit of its own: see why events are there (vireo events dead), and replay them",
             "VireoLogFilling",
         )
 

@@ -26,7 +26,7 @@ from pydantic import SecretStr
 from server.consumer.rows import OnlineRows
 from server.errors import VireoError
 from server.features.active_build import active_key
-from server.features.online_store import RedisSettings
+from server.features.online_store import CONFIGURATION, RedisSettings
 from server.gateway.features import FeatureReader
 from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
@@ -201,6 +201,7 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
             ours, theirs = processes.Pipe()
             process = processes.Process(target=read_for_ever, args=(stale, server.url, theirs))
             process.start()
+            theirs.close()  # so that a reader that ends is noticed
             readers.append((process, ours))
         for _, ours in readers:
             assert ours.recv() == before
@@ -242,6 +243,10 @@ def test_a_build_that_another_overtook_is_not_announced(
     with pytest.raises(VireoError, match="another build of the features began meanwhile"):
         build_features(home, "small", "none", begun, settings)
     assert stored_builds(server) == announced(server) == first
+    [building] = client.keys("vireo:features:*:building")
+    assert client.get(building) == "another", "the other build is still under way"
+    configuration = (home.features("small") / CONFIGURATION).read_text()
+    assert any(project in configuration for project in first), "the folder wasn't replaced"
     assert read_online(home.features("small"), "w1").viewer_watch_count
     build_features(home, "small", "none", settings=OnlineStoreSettings(online_store="sqlite"))
     wait_until(lambda: not stored_builds(server) | announced(server))
