@@ -38,7 +38,8 @@ Leave room, and watch `vireo_rpcs_shed_total` as you grow.
 
 _LOG = """What `VIREO_EVENT_RETENTION` keeps is to fill {filled:.0%} of `VIREO_EVENT_MAX_BYTES`.
 [An alert](runbooks/VireoLogFilling.md) fires at 80%. A site that is the only caller is
-[refused](event-log.md#a-callers-share) at 82% with two gateways, and before the alert with one. By the formula:
+[refused](event-log.md#a-callers-share) at 82% with two gateways, and before the alert with one. By
+the formula:
 
 ```sh
 python -m bench.capacity --viewers 100000 --retention-days 7    # prints both
