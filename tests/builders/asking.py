@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
@@ -22,24 +23,28 @@ def asking(ask: Callable[[], pb.RecommendResponse]) -> Iterator[Counter[str]]:
     failures: list[str] = []
     over = threading.Event()
 
-    def run() -> None:
-        while not over.wait(0.1):
-            try:
-                slate = ask()
-            except grpc.RpcError as error:
-                failures.append(f"{error.code().name}: {error.details()}")
-                continue
-            counts["slates"] += 1
-            counts.update(viewer_pb2.Degradation.Name(each) for each in slate.degradations)
-            if len(slate.items) != 10:
-                failures.append(f"a slate of {len(slate.items)}")
+    def once() -> None:
+        try:
+            slate = ask()
+        except grpc.RpcError as error:
+            failures.append(f"{error.code().name}: {error.details()}")
+            return
+        counts["slates"] += 1
+        counts.update(viewer_pb2.Degradation.Name(each) for each in slate.degradations)
+        if len(slate.items) != 10:
+            failures.append(f"a slate of {len(slate.items)}")
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield counts
-    finally:
-        over.set()
-        thread.join()
+    def run() -> None:
+        once()
+        while not over.wait(0.1):
+            once()
+        once()  # as all is in the end
+
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(run)
+        try:
+            yield counts
+        finally:
+            over.set()
+            asked.result()
     assert not failures, failures
-    assert counts["slates"], "nothing was asked meanwhile"

@@ -32,9 +32,9 @@ TOKENS = 4096
 """Most frequent tokens that the regression reads: its time is cubic in their number."""
 PLACES = 100
 """Length of the top of a viewer's list in which exposure is counted."""
-EXPOSURE = 2.0
+EXPOSURE = 2.25
 """Target share of the top places, relative to the unseen videos' share of the catalogue."""
-MAX_SHARE = 0.1
+MAX_SHARE = 0.125
 """Maximum share of the top places, whatever the share of unseen videos."""
 SCORES_AT_ONCE = 16_000_000
 """Scores (videos x viewers) computed at once; bounds memory."""

@@ -15,12 +15,14 @@ from vireo.v1 import event_pb2, log_pb2
 
 from server.consumer.apply import Batch, apply, read_batch
 from server.consumer.fold import Folded, ViewerRow
-from server.consumer.follow import Follower, PositionMovedError
+from server.consumer.follow import Follower, PositionMovedError, RebuiltError
 from server.consumer.lease import LeaseLostError
 from server.consumer.live_state import LiveState
 from server.consumer.rows import OnlineRows
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, STATE, Entry
+from server.features import active_build
+from server.features.active_build import active_key, series_of
 from server.features.activity import EventRules
 from server.features.keys import video_key
 from tests.builders.event_batches import empty_repository, message
@@ -143,6 +145,24 @@ async def test_rows_are_not_written_once_the_lease_is_lost(
         with pytest.raises(LeaseLostError):
             await asyncio.wait_for(task, 30)
     assert hidden(rows) == set()
+    rows.close()
+
+
+async def test_rows_are_not_written_to_a_build_that_another_replaced(
+    redis: RunningRedis, log: JetStreamLog, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(active_build, "TRUST_SECONDS", 0.0)
+    repo = empty_repository(folder / "a", OnlineStoreSettings(online_store="redis"))
+    rows, partition = OnlineRows(repo, timeout=5), 8
+    first = await log.append(EVENTS, str(partition), message([hide("a")]))
+    async with following(follower_of(log, repo, partition, "here:1")) as task:
+        await become(lambda: rows.position(partition).sequence, first)
+        # The folder is the one before, as NFS may show it to another node.
+        rows.redis.set(active_key(series_of(rows.project)), "another")
+        await log.append(EVENTS, str(partition), message([hide("b")]))
+        with pytest.raises(RebuiltError):
+            await asyncio.wait_for(task, 30)
+    assert hidden(rows) == {video_key("a")}
     rows.close()
 
 

@@ -204,6 +204,7 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
             theirs.close()  # so that a reader that ends is noticed
             readers.append((process, ours))
         for _, ours in readers:
+            assert ours.poll(120)
             assert ours.recv() == before
         stopped = readers[0][0].pid
         assert stopped
@@ -215,6 +216,7 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
         assert stored_builds(server) == announced(server)
         os.kill(stopped, signal.SIGCONT)
         for _, ours in readers:
+            assert ours.poll(120)
             assert ours.recv() == before + 1, "0 is a stranger's"
         assert not any(ours.poll() for _, ours in readers)
         assert rows.superseded()
