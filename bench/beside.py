@@ -1,4 +1,4 @@
-"""Faults that happen beside a measurement."""
+"""Faults and load that happen beside a measurement."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 @asynccontextmanager
-async def beside(faults: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Have faults happen during the block; raise what ended them before it, if anything did.
+async def beside(happens: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Have it happen during the block; raise what ended it before the block, if anything did.
 
-    Without them the figures of the block would say nothing.
+    Without it the figures of the block would say nothing.
     """
-    happening = asyncio.create_task(faults)
+    happening = asyncio.create_task(happens)
     try:
         yield
     finally:

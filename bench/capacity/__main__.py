@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from bench.capacity.limits import limits
-from bench.capacity.page import PAGE, write
+from bench.capacity.page import PAGE, capacity_page
 from bench.capacity.plan import DAY_SECONDS, ROLES, Demand, Policy, Prices, plan
 from bench.capacity.published import published_costs
 from clients.cli.tables import print_table, table_of
@@ -37,7 +37,7 @@ def capacity(
         raise typer.Exit(1) from error
     console = Console(highlight=False)
     if not viewers:
-        write(costs)
+        PAGE.write_text(capacity_page(costs))
         console.print(f"wrote {PAGE}")
         return
     demand = Demand(viewers, slates=slates, plays=plays, peak=peak, watches=watches)

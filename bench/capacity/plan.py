@@ -47,14 +47,19 @@ class Demand:
         return 1 + self.plays
 
     @property
+    def daily_slates(self) -> float:
+        """Slates of a day."""
+        return self.daily_viewers * self.slates
+
+    @property
     def daily_events(self) -> float:
         """Events of a day."""
-        return self.daily_viewers * self.slates * self.events
+        return self.daily_slates * self.events
 
     @property
     def peak_slates(self) -> float:
         """Slates a second at the busiest time."""
-        return self.daily_viewers * self.slates / DAY_SECONDS * self.peak
+        return self.daily_slates / DAY_SECONDS * self.peak
 
     @property
     def peak_events(self) -> float:
@@ -136,6 +141,8 @@ class Plan:
     """VIREO_EVENT_MAX_BYTES to set, of one server."""
     day_hours: float
     """Time in which one process reads the events of a day."""
+    retained_hours: float
+    """The same of all events that are kept."""
     log_memory_gb: float
     """Memory of one of the log's servers for ids of messages."""
     cores: float
@@ -143,6 +150,7 @@ class Plan:
     memory_gb: float
     dollars: float
     """A month."""
+    million_slates_dollars: float
 
 
 def plan(demand: Demand, costs: Costs, policy: Policy, prices: Prices) -> Plan:
@@ -159,7 +167,7 @@ def plan(demand: Demand, costs: Costs, policy: Policy, prices: Prices) -> Plan:
     redis_gb = rows * costs.row(demand.watches) / 1e9
     events_gb = demand.daily_events * costs.event_bytes * policy.retention_days / 1e9
     log_gb = events_gb * policy.log_replicas
-    ids = demand.daily_viewers * demand.slates / 24 * demand.peak * demand.event_calls
+    ids = demand.daily_slates / 24 * demand.peak * demand.event_calls
     log_memory_gb = ids * policy.id_bytes / 1e9
     redis = max(1, math.ceil(used["redis"] / policy.utilisation))
     cores = sum(processes.values()) + redis + policy.log_replicas
@@ -169,6 +177,8 @@ def plan(demand: Demand, costs: Costs, policy: Policy, prices: Prices) -> Plan:
         + policy.log_replicas * log_memory_gb
     )
     monthly = MONTH_HOURS * (cores * prices.core_hour + memory_gb * prices.gb_hour)
+    dollars = monthly + log_gb * prices.disk_gb_month
+    day_hours = demand.daily_events / costs.consumer_rate / 3600
     return Plan(
         peak_slates=demand.peak_slates,
         peak_events=demand.peak_events,
@@ -177,11 +187,13 @@ def plan(demand: Demand, costs: Costs, policy: Policy, prices: Prices) -> Plan:
         redis_gb=redis_gb,
         log_gb=log_gb,
         log_max_bytes=events_gb * 1e9 / policy.log_filled,
-        day_hours=demand.daily_events / costs.consumer_rate / 3600,
+        day_hours=day_hours,
+        retained_hours=day_hours * policy.retention_days,
         log_memory_gb=log_memory_gb,
         cores=cores,
         memory_gb=memory_gb,
-        dollars=monthly + log_gb * prices.disk_gb_month,
+        dollars=dollars,
+        million_slates_dollars=dollars / (demand.daily_slates * MONTH_DAYS / 1e6),
     )
 
 

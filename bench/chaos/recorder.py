@@ -19,6 +19,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from vireo.v1 import event_pb2, event_pb2_grpc
 
+from bench.replay import KINDS, PAST_SECONDS
 from server.errors import VireoError
 
 _WRITERS = 8
@@ -31,16 +32,6 @@ _AGAIN = 0.1
 """Share of the batches that are sent once more, in another order: other messages of the log."""
 _REPEATED = 5
 """Batches that `repeat_last` sends again."""
-_PAST = 6 * 86_400.0
-"""Seconds back to which events go: they come in any order."""
-_KINDS = (
-    event_pb2.EVENT_KIND_PLAY,
-    event_pb2.EVENT_KIND_PLAY,
-    event_pb2.EVENT_KIND_FINISH,
-    event_pb2.EVENT_KIND_LIKE,
-    event_pb2.EVENT_KIND_HIDE,
-    event_pb2.EVENT_KIND_IMPRESSION,
-)
 
 
 @dataclass(frozen=True)
@@ -149,14 +140,14 @@ class Recorder:
 
     def _event(self) -> event_pb2.Event:
         choose, now = self._random, time.time()
-        kind = choose.choice(_KINDS)
+        kind = choose.choice(KINDS)
         event = event_pb2.Event(
             event_id=f"{self.prefix}-{next(self._numbers)}",
             viewer_id=choose.choice(self.viewers),
             kind=kind,
             video_id=choose.choice(self._videos),
         )
-        event.time.FromMicroseconds(int((now - choose.random() * _PAST) * 1e6))
+        event.time.FromMicroseconds(int((now - choose.random() * PAST_SECONDS) * 1e6))
         if kind == event_pb2.EVENT_KIND_PLAY:
             event.watched_fraction = choose.random()
         return event

@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager, closing
-from dataclasses import dataclass, fields
-from typing import Any, cast
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
 
-import numpy as np
 from pydantic import SecretStr
-from vireo.v1 import log_pb2
 
 from bench.chaos.chain import Chain
 from bench.chaos.findings import Findings
 from bench.chaos.recorder import Recorder
-from server.consumer.apply import read_batch
-from server.consumer.fold import ViewerEvents, ViewerRow, fold
+from bench.replay import STORE_SECONDS, differing, event_ids, logged
 from server.consumer.rows import OnlineRows, StoreAwayError
-from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, Entry, LogAwayError
+from server.event_log.log import EVENTS, LogAwayError
 from server.event_log.open import open_log
 from server.features.activity import EventRules
 from server.features.online_store import RedisSettings
 from server.stack.nats import reachable_log
 
-_STORE_SECONDS = 5.0
 _PARTITION = 0
 """The only one of a stack under test."""
 
@@ -63,35 +57,19 @@ class Replay:
         """Have the case fail if an acknowledged event is missing, or a row isn't a clean run's."""
         findings = self.findings
         await self.until_applied()
-        entries = await self._entries()
-        logged = {
-            event.event_id
-            for entry in entries
-            for event in log_pb2.RecordedEvents.FromString(entry.data).events
-        }
+        entries = await logged(self.log, [_PARTITION])
         acknowledged = {event_id for each in recorders for event_id in each.acknowledged}
-        missing = acknowledged - logged
+        missing = acknowledged - event_ids(entries)
         findings.must(bool(acknowledged), "no event was acknowledged")
         findings.must(not missing, f"{len(missing)} acknowledged events aren't in the log")
         viewers = [viewer for each in recorders for viewer in each.viewers]
-        events = read_batch(entries, self.rules).viewers
-        clean = [fold(ViewerRow(), events.get(viewer, ViewerEvents())).row for viewer in viewers]
         stored = await asyncio.to_thread(self.rows.read, viewers)
-        other = sum(not _same(*both) for both in zip(stored, clean, strict=True))
+        other = differing(stored, entries, self.rules, viewers)
         findings.must(not other, f"{other} of {len(viewers)} rows differ from a clean replay")
         findings.note(
             f"{len(acknowledged)} events acknowledged, {len(missing)} missing; {other} of "
             f"{len(viewers)} rows differ from a clean replay"
         )
-
-    async def _entries(self) -> list[Entry]:
-        found: list[Entry] = []
-        async with aclosing(cast("Any", self.log.read(EVENTS, str(_PARTITION)))) as reading:
-            async for entries in reading:
-                found += entries
-                if not entries:
-                    return found
-        raise VireoError("reading the log has ended")
 
 
 @asynccontextmanager
@@ -103,14 +81,7 @@ async def opened_replay(chain: Chain) -> AsyncIterator[Replay]:
     rules = EventRules.load(folder)
     try:
         redis = RedisSettings(url=SecretStr(chain.valkey.url)) if chain.valkey else None
-        with closing(OnlineRows(folder, _STORE_SECONDS, redis)) as rows:
+        with closing(OnlineRows(folder, STORE_SECONDS, redis)) as rows:
             yield Replay(log, rows, rules, chain.findings)
     finally:
         await log.close()
-
-
-def _same(stored: object, clean: ViewerRow) -> bool:
-    return isinstance(stored, ViewerRow) and all(
-        np.array_equal(getattr(stored, each.name), getattr(clean, each.name))
-        for each in fields(ViewerRow)
-    )

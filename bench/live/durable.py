@@ -6,23 +6,15 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import fields
-from pathlib import Path
-from typing import Any, cast
 
-import numpy as np
-from vireo.v1 import event_pb2, log_pb2
+from vireo.v1 import event_pb2
 
 from bench.live.site import Site, event, in_batches, opened_site, until
 from bench.live.stack import LiveStack
+from bench.replay import KINDS, PAST_SECONDS, STORE_SECONDS, differing, event_ids, logged
 from bench.speed.row import Row
-from server.consumer.apply import apply, read_batch
-from server.consumer.fold import ViewerRow
 from server.consumer.rows import OnlineRows
-from server.errors import VireoError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, Entry, LogAwayError
+from server.event_log.log import EVENTS, LogAwayError
 from server.event_log.open import open_log
 from server.event_log.settings import EventLogSettings
 from server.features.activity import EventRules
@@ -33,17 +25,6 @@ _BATCH = 500
 _WRITERS = 4
 _SENT_AGAIN = 0.1
 """Share of the batches that are sent twice, in another order: other messages of the same events."""
-_DAYS = 6 * 86_400.0
-_KINDS = (
-    event_pb2.EVENT_KIND_PLAY,
-    event_pb2.EVENT_KIND_PLAY,
-    event_pb2.EVENT_KIND_FINISH,
-    event_pb2.EVENT_KIND_LIKE,
-    event_pb2.EVENT_KIND_HIDE,
-    event_pb2.EVENT_KIND_IMPRESSION,
-)
-_STORE_SECONDS = 5.0
-_ENTRIES_AT_A_TIME = 100
 
 Fault = Callable[[], Awaitable[None]]
 
@@ -67,7 +48,7 @@ async def measure_durable(
     assert log is not None, "a stack has a log"
     try:
         partitions = range(log_settings.event_partitions)
-        rows = OnlineRows(live.features, _STORE_SECONDS)
+        rows = OnlineRows(live.features, STORE_SECONDS)
 
         async def applied() -> bool:
             try:
@@ -81,13 +62,12 @@ async def measure_durable(
 
         caught_up = await until(applied, "the consumer", live.plan.patience, pause=0.2)
         async with asyncio.timeout(live.plan.patience):
-            entries = [entry for each in partitions for entry in await _all(log, str(each))]
+            entries = await logged(log, partitions)
     finally:
         await log.close()
-    missing = {each.event_id for each in events} - _event_ids(entries)
+    missing = {each.event_id for each in events} - event_ids(entries)
     viewers = sorted({each.viewer_id for each in events})
-    expected = _replayed(live.clean, entries, viewers)
-    differ = sum(not _same(*both) for both in zip(rows.read(viewers), expected, strict=True))
+    differ = differing(rows.read(viewers), entries, EventRules.load(live.features), viewers)
     return [
         Row(f"{where}: acknowledged events that aren't in the log", len(missing), bound=0),
         Row(f"{where}: rows that differ from a clean replay, of {len(viewers)}", differ, bound=0),
@@ -101,9 +81,9 @@ def _events(live: LiveStack) -> list[event_pb2.Event]:
         event(
             f"durable-{now:.0f}-{number}",
             f"durable-{choose.randrange(_VIEWERS)}",
-            choose.choice(_KINDS),
+            choose.choice(KINDS),
             choose.choice(videos),
-            now - choose.random() * _DAYS,
+            now - choose.random() * PAST_SECONDS,
         )
         for number in range(live.plan.events)
     ]
@@ -150,37 +130,3 @@ async def _record_all(
         for _ in range(_WRITERS):
             tasks.create_task(write(site))
     return site.repeated
-
-
-async def _all(log: JetStreamLog, key: str) -> list[Entry]:
-    found: list[Entry] = []
-    async with aclosing(cast("Any", log.read(EVENTS, key))) as reading:
-        async for entries in reading:
-            found += entries
-            if not entries:
-                return found
-    raise VireoError("reading the log has ended")
-
-
-def _event_ids(entries: Sequence[Entry]) -> set[str]:
-    return {
-        each.event_id
-        for entry in entries
-        for each in log_pb2.RecordedEvents.FromString(entry.data).events
-    }
-
-
-def _replayed(clean: Path, entries: Sequence[Entry], viewers: Sequence[str]) -> list[object]:
-    """Return the rows that a run without faults comes to, from rows without any events."""
-    rows, rules = OnlineRows(clean, _STORE_SECONDS), EventRules.load(clean)
-    for some in in_batches(entries, _ENTRIES_AT_A_TIME):
-        apply(rows, read_batch(some, rules))
-    return list(rows.read(viewers))
-
-
-def _same(one: object, other: object) -> bool:
-    if not (isinstance(one, ViewerRow) and isinstance(other, ViewerRow)):
-        return False
-    return all(
-        np.array_equal(getattr(one, each.name), getattr(other, each.name)) for each in fields(one)
-    )

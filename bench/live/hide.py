@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 from vireo.v1 import event_pb2
 
-from bench.live.near import nearest
 from bench.live.site import Site, event, ids, opened_site
 from bench.live.stack import LiveStack
 from bench.speed.row import Row
 from server.errors import VireoError
+from server.releases.layout import CONTENT_VECTORS, VIDEO_IDS, VIDEO_KEYS
+from server.releases.tables import read_ids
 
 _PAGE = 20
 _AT_A_TIME = 4
 _POLL = 0.05
 _MAX_KEPT = 0.8
 """Maximum share of the nearest videos' places that is left to them."""
+_NEAREST = 50
 
 
 async def measure_hides(live: LiveStack, release: Path) -> list[Row]:
@@ -79,3 +81,15 @@ async def _each(live: LiveStack, viewers: Sequence[str], do: object) -> None:
     async with opened_site(live.edge, live.plan.patience) as site, asyncio.TaskGroup() as tasks:
         for _ in range(_AT_A_TIME):
             tasks.create_task(some(site))
+
+
+def nearest(release: Path, limit: int = _NEAREST) -> Mapping[str, frozenset[str]]:
+    """Return the nearest videos of each of a release's, by the cosine of their content vectors."""
+    keys = np.load(release / VIDEO_KEYS)
+    texts = read_ids(release, VIDEO_IDS, keys)
+    vectors = np.load(release / CONTENT_VECTORS).astype(np.float32)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    cosines = vectors @ vectors.T
+    np.fill_diagonal(cosines, -np.inf)
+    rows = np.argpartition(cosines, -limit, axis=1)[:, -limit:].tolist()
+    return {texts[row]: frozenset(texts[each] for each in near) for row, near in enumerate(rows)}

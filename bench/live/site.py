@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -18,6 +18,7 @@ from vireo.v1 import (
     recommendation_pb2_grpc,
 )
 
+from bench.beside import beside
 from server.errors import VireoError
 
 _CALL_SECONDS = 10.0
@@ -127,16 +128,8 @@ async def steady_events(site: Site, rate: float, videos: Sequence[str]) -> Async
                 ]
                 calls.create_task(site.record(some))
 
-    flowing = asyncio.create_task(flow())
-    try:
+    async with beside(flow()):
         yield
-    finally:
-        ended = flowing.done()
-        flowing.cancel()
-        with suppress(asyncio.CancelledError):
-            await flowing
-        if ended:
-            raise VireoError("the flow of events has ended by itself")
 
 
 def event(

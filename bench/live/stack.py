@@ -31,8 +31,6 @@ class LiveStack:
     dataset: str
     plan: LivePlan
     console: Console
-    clean: Path
-    """Its features as they were before any event."""
     viewers: Sequence[str]
     """Viewers of the data set, then strangers, as many as hide a video."""
     tags: Mapping[str, frozenset[str]]
@@ -119,8 +117,6 @@ def live_stack(
     (own.root / "data").symlink_to((home.root / "data").absolute(), target_is_directory=True)
     console.print(f"building the features of {dataset} and starting a stack")
     run_vireo(["features", "build", dataset], {**stack_environment(own), **(settings or {})})
-    clean = own.root / "clean" / dataset
-    shutil.copytree(own.features(dataset), clean)
     watches = load_watches(own, dataset)["viewer_id"].drop_duplicates()
     viewers = [str(each) for each in watches.head(plan.hiding)]
     viewers += [f"stranger-{number}" for number in range(plan.hiding - len(viewers))]
@@ -132,4 +128,4 @@ def live_stack(
     }
     stack = own_stack(own, release, twin, settings=settings)
     with stack.running():
-        yield LiveStack(stack, dataset, plan, console, clean, viewers, tags)
+        yield LiveStack(stack, dataset, plan, console, viewers, tags)

@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
+from bench.beside import beside
 from bench.load import Answer, SteadyLoad, closed_load, p99
 from bench.speed.row import Row
 from bench.stack import OwnStack
@@ -120,9 +121,9 @@ async def measure_beside_batch(
     slates = 0
     async with SteadyLoad(edge, viewers, rate) as load:
         for number in range(2 * plan.turns):
-            beside = number % 2 == 1
-            async with _batch_beside(edge, viewers, runs=beside, patience=plan.patience) as batch:
-                turns.append((time.monotonic(), beside))
+            runs = number % 2 == 1
+            async with _batch_beside(edge, viewers, runs=runs, patience=plan.patience) as batch:
+                turns.append((time.monotonic(), runs))
                 await asyncio.sleep(plan.seconds)
             slates += batch.received.total()
             console.print(f"turn {number + 1} of {2 * plan.turns} done")
@@ -197,13 +198,5 @@ async def _batch_beside(
         while True:
             await batch.run(edge, many, patience)
 
-    flowing = asyncio.create_task(flow())
-    try:
+    async with beside(flow()):
         yield batch
-    finally:
-        ended = flowing.done()
-        flowing.cancel()
-        with suppress(asyncio.CancelledError):
-            await flowing
-        if ended:
-            raise VireoError("the batch has ended by itself")

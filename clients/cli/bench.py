@@ -21,14 +21,12 @@ if TYPE_CHECKING:
 
 _Small = Annotated[str, typer.Option(help="Data set with a small catalogue, to compare with.")]
 _Rounds = Annotated[int, typer.Option(min=1, help="Rounds of interleaved measurements.")]
-_OF_PODS = {
+_MEASURES = {
     "chain": "Measure the whole chain, with and without Envoy, over a bare one.",
     "tail": "Measure tail latency at a sustained load.",
     "rank": "Measure a ranking pod over its model alone, and beside the peers of `bench-peers`.",
     "idle": "Measure the processor time of an idle stack.",
     "pods": "Measure pods' start time from a warm cache, and their memory.",
-}
-_WITHOUT_PODS = {
     "gateway": "Measure a gateway over a bare one, both before pods that answer from memory.",
     "tower": "Measure the viewer tower's latency by length of history.",
     "search": "Measure recall and latency of a large catalogue's index, over exact search and by "
@@ -39,19 +37,7 @@ app = typer.Typer(no_args_is_help=True, callback=only_warnings)
 app.add_typer(bench_promises.app)
 
 
-def _add_of_pods(name: str, about: str) -> None:
-    @app.command(name, help=about)
-    def measured(
-        data: DataOption = "million",
-        rounds: _Rounds = 5,
-        as_json: RowsAsJson = False,
-    ) -> None:
-        from bench.speed.plan import SpeedPlan
-
-        _measure(name, data, SpeedPlan(rounds=rounds), as_json)
-
-
-def _add_without_pods(name: str, about: str) -> None:
+def _add(name: str, about: str) -> None:
     @app.command(name, help=about)
     def measured(
         data: DataOption = "ml-100k" if name == "tower" else "million",
@@ -63,10 +49,8 @@ def _add_without_pods(name: str, about: str) -> None:
         _measure(name, data, SpeedPlan(rounds=rounds), as_json)
 
 
-for _name, _about in _OF_PODS.items():
-    _add_of_pods(_name, _about)
-for _name, _about in _WITHOUT_PODS.items():
-    _add_without_pods(_name, _about)
+for _name, _about in _MEASURES.items():
+    _add(_name, _about)
 
 
 @app.command()

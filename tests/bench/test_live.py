@@ -12,8 +12,8 @@ from rich.console import Console
 from vireo.v1 import event_pb2
 
 from bench.live.durable import shuffled
+from bench.live.hide import nearest
 from bench.live.log import measure_log
-from bench.live.near import nearest
 from bench.live.plan import SHORT
 from bench.live.run import measure_live
 from bench.live.site import event, in_batches

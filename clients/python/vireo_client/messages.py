@@ -11,37 +11,42 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vireo_client._generated.catalog_pb2 import (
-        RemoveVideosRequest,
-        RemoveVideosResponse,
-        UpsertVideosRequest,
-        UpsertVideosResponse,
+    from vireo_client._generated import (
+        catalog_pb2,
+        error_details_pb2,
+        event_pb2,
+        filter_pb2,
+        recommendation_pb2,
+        status_pb2,
     )
-    from vireo_client._generated.catalog_pb2 import Video as VideoMessage
-    from vireo_client._generated.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
-    from vireo_client._generated.event_pb2 import Event as EventMessage
-    from vireo_client._generated.event_pb2 import (
-        RecordEventsRequest,
-        RecordEventsResponse,
-        StreamEventsRequest,
-        StreamEventsResponse,
-    )
-    from vireo_client._generated.filter_pb2 import Filter as FilterMessage
-    from vireo_client._generated.recommendation_pb2 import (
-        BatchRecommendRequest,
-        BatchRecommendResponse,
-        ExplainVideoRequest,
-        ExplainVideoResponse,
-        RecommendRequest,
-        RecommendResponse,
-        SimilarVideosRequest,
-        SimilarVideosResponse,
-    )
-    from vireo_client._generated.recommendation_pb2 import Explanation as ExplanationMessage
-    from vireo_client._generated.recommendation_pb2 import RequestProfile as ProfileMessage
-    from vireo_client._generated.recommendation_pb2 import SlateItem as SlateItemMessage
-    from vireo_client._generated.recommendation_pb2 import TaskScores as TaskScoresMessage
-    from vireo_client._generated.status_pb2 import Status
+
+    BadRequest = error_details_pb2.BadRequest
+    BatchRecommendRequest = recommendation_pb2.BatchRecommendRequest
+    BatchRecommendResponse = recommendation_pb2.BatchRecommendResponse
+    ErrorInfo = error_details_pb2.ErrorInfo
+    EventMessage = event_pb2.Event
+    ExplainVideoRequest = recommendation_pb2.ExplainVideoRequest
+    ExplainVideoResponse = recommendation_pb2.ExplainVideoResponse
+    ExplanationMessage = recommendation_pb2.Explanation
+    FilterMessage = filter_pb2.Filter
+    ProfileMessage = recommendation_pb2.RequestProfile
+    RecommendRequest = recommendation_pb2.RecommendRequest
+    RecommendResponse = recommendation_pb2.RecommendResponse
+    RecordEventsRequest = event_pb2.RecordEventsRequest
+    RecordEventsResponse = event_pb2.RecordEventsResponse
+    RemoveVideosRequest = catalog_pb2.RemoveVideosRequest
+    RemoveVideosResponse = catalog_pb2.RemoveVideosResponse
+    RetryInfo = error_details_pb2.RetryInfo
+    SimilarVideosRequest = recommendation_pb2.SimilarVideosRequest
+    SimilarVideosResponse = recommendation_pb2.SimilarVideosResponse
+    SlateItemMessage = recommendation_pb2.SlateItem
+    Status = status_pb2.Status
+    StreamEventsRequest = event_pb2.StreamEventsRequest
+    StreamEventsResponse = event_pb2.StreamEventsResponse
+    TaskScoresMessage = recommendation_pb2.TaskScores
+    UpsertVideosRequest = catalog_pb2.UpsertVideosRequest
+    UpsertVideosResponse = catalog_pb2.UpsertVideosResponse
+    VideoMessage = catalog_pb2.Video
 else:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
     from google.protobuf.descriptor_pool import DescriptorPool
@@ -82,33 +87,3 @@ else:
     UpsertVideosRequest = _message("vireo.v1.UpsertVideosRequest")
     UpsertVideosResponse = _message("vireo.v1.UpsertVideosResponse")
     VideoMessage = _message("vireo.v1.Video")
-
-__all__ = [
-    "BadRequest",
-    "BatchRecommendRequest",
-    "BatchRecommendResponse",
-    "ErrorInfo",
-    "EventMessage",
-    "ExplainVideoRequest",
-    "ExplainVideoResponse",
-    "ExplanationMessage",
-    "FilterMessage",
-    "ProfileMessage",
-    "RecommendRequest",
-    "RecommendResponse",
-    "RecordEventsRequest",
-    "RecordEventsResponse",
-    "RemoveVideosRequest",
-    "RemoveVideosResponse",
-    "RetryInfo",
-    "SimilarVideosRequest",
-    "SimilarVideosResponse",
-    "SlateItemMessage",
-    "Status",
-    "StreamEventsRequest",
-    "StreamEventsResponse",
-    "TaskScoresMessage",
-    "UpsertVideosRequest",
-    "UpsertVideosResponse",
-    "VideoMessage",
-]

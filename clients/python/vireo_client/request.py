@@ -65,13 +65,13 @@ class Call(Generic[Result]):
 class SlateArguments:
     """The arguments that all requests for slates have; empty or None if they aren't given."""
 
-    page_size: int | None
-    filter: Filter | None
-    device: str
-    locale: str
-    time: datetime | None
-    time_zone: str
-    region: str
+    page_size: int | None = None
+    filter: Filter | None = None
+    device: str = ""
+    locale: str = ""
+    time: datetime | None = None
+    time_zone: str = ""
+    region: str = ""
 
     def __post_init__(self) -> None:
         check_zone(self.time)
@@ -94,11 +94,11 @@ class Ask(SlateArguments):
     """The arguments of `recommend`."""
 
     viewer_id: str
-    surface: Surface
-    seed_video_id: str
-    excluded_video_ids: Iterable[str]
-    profile: RequestProfile | None
-    session: Iterable[SessionVideo]
+    surface: Surface = Surface.HOME
+    seed_video_id: str = ""
+    excluded_video_ids: Iterable[str] = ()
+    profile: RequestProfile | None = None
+    session: Iterable[SessionVideo] = ()
     page_token: str
     explain: bool
 
@@ -151,8 +151,8 @@ class SimilarAsk(SlateArguments):
         return request
 
 
-class PageArguments(TypedDict, total=False):
-    """The arguments of `pages`, which are those of `recommend`."""
+class AskArguments(TypedDict, total=False):
+    """The arguments of `recommend` that its slate depends on, but for the viewer and the page."""
 
     page_size: int | None
     surface: Surface
@@ -166,6 +166,11 @@ class PageArguments(TypedDict, total=False):
     profile: RequestProfile | None
     filter: Filter | None
     session: Iterable[SessionVideo]
+
+
+class PageArguments(AskArguments, total=False):
+    """The arguments of `pages`, which are those of `recommend`."""
+
     page_token: str
     explain: bool
     timeout: float | None

@@ -1,0 +1,72 @@
+"""What the log has, and the rows that a run without faults makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import fields
+from typing import Any, cast
+
+import numpy as np
+from vireo.v1 import event_pb2, log_pb2
+
+from server.consumer.apply import read_batch
+from server.consumer.fold import ViewerEvents, ViewerRow, fold
+from server.errors import VireoError
+from server.event_log.jetstream import JetStreamLog
+from server.event_log.log import EVENTS, Entry
+from server.features.activity import EventRules
+
+STORE_SECONDS = 5.0
+"""Maximum seconds of a read of rows."""
+KINDS = (
+    event_pb2.EVENT_KIND_PLAY,
+    event_pb2.EVENT_KIND_PLAY,
+    event_pb2.EVENT_KIND_FINISH,
+    event_pb2.EVENT_KIND_LIKE,
+    event_pb2.EVENT_KIND_HIDE,
+    event_pb2.EVENT_KIND_IMPRESSION,
+)
+"""Kinds of events to draw from."""
+PAST_SECONDS = 6 * 86_400.0
+"""Seconds back to which their times go: they come in any order."""
+
+
+async def logged(log: JetStreamLog, partitions: Iterable[int]) -> list[Entry]:
+    """Return all messages of some partitions, in each one's order."""
+    return [entry for each in partitions for entry in await _logged(log, str(each))]
+
+
+async def _logged(log: JetStreamLog, partition: str) -> list[Entry]:
+    found: list[Entry] = []
+    async with aclosing(cast("Any", log.read(EVENTS, partition))) as reading:
+        async for entries in reading:
+            found += entries
+            if not entries:
+                return found
+    raise VireoError("reading the log has ended")
+
+
+def event_ids(entries: Iterable[Entry]) -> set[str]:
+    """Return the ids of the events in messages."""
+    return {
+        event.event_id
+        for entry in entries
+        for event in log_pb2.RecordedEvents.FromString(entry.data).events
+    }
+
+
+def differing(
+    stored: Iterable[object], entries: Sequence[Entry], rules: EventRules, viewers: Sequence[str]
+) -> int:
+    """Return how many rows of viewers, who had none before, differ from a clean replay's."""
+    events = read_batch(entries, rules).viewers
+    clean = (fold(ViewerRow(), events.get(viewer, ViewerEvents())).row for viewer in viewers)
+    return sum(not _same(*both) for both in zip(stored, clean, strict=True))
+
+
+def _same(stored: object, clean: ViewerRow) -> bool:
+    return isinstance(stored, ViewerRow) and all(
+        np.array_equal(getattr(stored, each.name), getattr(clean, each.name))
+        for each in fields(ViewerRow)
+    )
