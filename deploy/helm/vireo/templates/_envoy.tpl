@@ -1,14 +1,15 @@
 {{/* Envoy: its configuration and its container. */}}
 
 {{/*
-The bootstrap: that of `vireo up`, with listeners for metrics and for draining, and with TLS to the control
-plane, whose cluster is the last in it.
+The bootstrap: that of `vireo up`, with listeners for metrics and, at the edge, for draining, and with TLS to
+the control plane, whose cluster is the last in it. Arguments: root, and inner: whether it is a gateway's.
 */}}
 {{- define "vireo.envoyBootstrap" -}}
+{{- with .root }}
 {{- $text := .Files.Get "files/bootstrap.yaml" }}
 {{- $control := printf "%s-control" (include "vireo.fullname" .) }}
 {{- $values := dict "'${node}'" "unnamed" "'${admin_port}'" "8100" "'${control_host}'" $control "'${control_port}'" "8104" "'${drain_seconds}'" (toString .Values.edge.drainSeconds) }}
-{{- $own := print (.Files.Get "files/drain.yaml") (.Files.Get "files/metrics.yaml") }}
+{{- $own := print (ternary "" (.Files.Get "files/drain.yaml") $.inner) (.Files.Get "files/metrics.yaml") }}
 {{- $text = replace "static_resources:\n  clusters:\n" (print "static_resources:\n  listeners:\n" $own) $text }}
 {{- range $placeholder, $value := $values }}
 {{- $text = replace $placeholder $value $text }}
@@ -17,6 +18,7 @@ plane, whose cluster is the last in it.
 {{- $text = print (trimSuffix "\n" $text) "\n" (.Files.Get "files/control_tls.yaml") }}
 {{- end }}
 {{- $text }}
+{{- end }}
 {{- end -}}
 
 {{/*
@@ -67,7 +69,7 @@ volumeMounts:
   {{- include "vireo.mounts" . | nindent 2 }}
 {{- end -}}
 
-{{/* Arguments: root, and edge, the key of the file for the edge's certificate. */}}
+{{/* Arguments: root, and inner, which files' keys begin with: `inner-` at a gateway. */}}
 {{- define "vireo.envoyVolume" -}}
 - name: envoy
   projected:
@@ -75,9 +77,9 @@ volumeMounts:
       - configMap:
           name: {{ include "vireo.fullname" .root }}-envoy
           items:
-            - { key: envoy.yaml, path: envoy.yaml }
+            - { key: {{ .inner }}envoy.yaml, path: envoy.yaml }
             {{- if .root.Values.tls.enabled }}
-            - { key: {{ .edge }}, path: secrets/edge.yaml }
+            - { key: secret-{{ .inner }}edge.yaml, path: secrets/edge.yaml }
             {{- range list "envoy" "authority" }}
             - { key: secret-{{ . }}.yaml, path: secrets/{{ . }}.yaml }
             {{- end }}
