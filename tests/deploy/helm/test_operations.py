@@ -15,6 +15,8 @@ from tests.deploy.helm.test_jobs import help_of
 pytestmark = pytest.mark.integration
 
 RUNBOOKS = sorted((CHECKOUT / "docs" / "runbooks").glob("*.md"))
+PAGES = [*RUNBOOKS, CHECKOUT / "docs" / "kubernetes.md"]
+KINDS = {"deployment": "Deployment", "cronjob": "CronJob", "service": "Service"}
 DATA = "vireo-operations-data"
 LOCAL = re.compile(r"\.vireo/|vireo status|vireo control|127\.0\.0\.1|/proc/|dmesg|df |ps ")
 """What shows only the machine of `vireo up`."""
@@ -73,8 +75,8 @@ def commands(page: Path) -> Iterator[list[str]]:
     """The words of each kubectl command of a page, of its blocks and of its text."""
     text = page.read_text()
     for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S):
-        for line in block.splitlines():
-            for part in re.split(r"[|&]+", line):
+        for line in block.replace("\\\n", "").splitlines():
+            for part in re.split(r"\s[|&](?:\s|$)", line):
                 if part.strip().startswith("kubectl"):
                     yield shlex.split(part, comments=True)
     for inline in re.findall(r"`(kubectl [^`]+)`", text):
@@ -83,34 +85,36 @@ def commands(page: Path) -> Iterator[list[str]]:
 
 def unknown(chart: Rendered, words: list[str]) -> Iterator[str]:
     """What a kubectl command names and the chart doesn't have."""
-    kinds = {"deployment": "Deployment", "cronjob": "CronJob", "configmap": "ConfigMap"}
-    pods = chart.pods().values()
-    labels = {pair for pod in pods for pair in pod["metadata"]["labels"].items()}
     own = words[: words.index("--")] if "--" in words else words
+    labels = {pair for pod in chart.pods().values() for pair in pod["metadata"]["labels"].items()}
+    containers = {container["name"] for _, container in chart.containers()}
     for before, word in zip(["", *own], own, strict=False):
         kind, _, name = word.removeprefix("--from=").partition("/")
-        if kind in kinds and not name and own[-1] != word:
-            name = own[own.index(word) + 1]
-        if kind in kinds and name and not name.startswith("-"):
-            if name not in chart.named(kinds[kind]) and name != "NAME":
-                yield word
-        elif before == "-l" and "in (" not in word:
-            key, _, value = word.partition("=")
-            if (key, value) not in labels and key != "job-name":
-                yield word
-        elif before == "-c" and word not in (
-            *(container["name"] for _, container in chart.containers()),
-            "STEP",
+        if before in KINDS and not word.startswith("-"):
+            kind, name = before, word
+        label = before == "-l" and " in " not in word
+        container = before == "-c" and word != "STEP"
+        if (
+            (kind in KINDS and name and name not in chart.named(KINDS[kind]))
+            or (label and tuple(word.split("=")) not in labels)
+            or (container and word not in containers)
         ):
             yield word
 
 
-def test_kubectl_lines_of_runbooks_name_what_the_chart_makes() -> None:
+def test_kubectl_lines_name_what_the_chart_makes() -> None:
     chart = rendered("production")
-    found = [(page.stem, words) for page in RUNBOOKS for words in commands(page)]
-    assert len(found) > 40
+    found = [(page.stem, words) for page in PAGES for words in commands(page)]
+    assert len(found) > 70
     wrong = [(page, each) for page, words in found for each in unknown(chart, words)]
     assert wrong == []
+    for line in (
+        "logs deployment/gateway",
+        "get cronjob nightly",
+        "logs -l app=x",
+        "logs POD -c x",
+    ):
+        assert list(unknown(chart, shlex.split(line))), "the check above finds nothing"
 
 
 def test_what_only_one_machine_shows_has_its_kubectl_line_beside_it() -> None:
