@@ -213,7 +213,7 @@ def _height(series: Series) -> float:
 
 
 def _query(target: Mapping[str, Any]) -> str:
-    query: str = target["expr"].replace("$__rate_interval", "1m")
+    query: str = target["expr"].replace("$__rate_interval", "1m").replace("$installation", ".*")
     return query
 
 

@@ -146,6 +146,7 @@ def expressions() -> dict[str, str]:
         for panel in json.loads(file.read_text())["panels"]:
             for target in panel.get("targets", ()):
                 expression = target["expr"].replace("$__rate_interval", "1m")
+                expression = expression.replace("$installation", ".*")  # all, or without a name
                 found[f"{file.stem}: {panel['title']}, {target['refId']}"] = expression
     assert found.keys() >= _WITHOUT.keys()
     return {name: each for name, each in found.items() if name not in _WITHOUT}
