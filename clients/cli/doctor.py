@@ -155,7 +155,7 @@ def _stack(seconds: float) -> Deployment:
         raise VireoError(
             f"no stack runs on {Home.current().root}: start it with vireo up, set VIREO_HOME to "
             "the home of the one you mean, or name a deployment with --edge, --control and "
-            "--metrics"
+            "--metrics, or --prometheus"
         )
     return stack_deployment(state, seconds)
 

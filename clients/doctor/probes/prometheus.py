@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -82,16 +81,17 @@ def _of_envoys(pages: Sequence[Page]) -> Facts:
     """
     sidecars = [each for each in pages if any(each.samples(_CONNECTED, component="sidecar"))]
     edges = []
+    series, labels = series_of(OPEN)
     for page in pages:
+        # Nobody but Kubernetes calls the edge's listener of a sidecar.
+        called = page not in sidecars
         counts = {
-            name: sum(page.increase(series, **labels) for series, labels in map(series_of, names))
+            name: sum(page.increase(each, **of) for each, of in map(series_of, names)) * called
             for name, names in COUNTED.items()
         }
-        series, labels = series_of(OPEN)
         connected = not page.has(_CONNECTED) or page.value(_CONNECTED) > 0
-        # Nobody but Kubernetes calls the edge's listener of a sidecar.
-        edge = Edge() if page in sidecars else Edge(page.value(series, **labels), **counts)
-        edges.append(replace(edge, knows_control=connected))
+        waiting = page.value(series, **labels) * called
+        edges.append(Edge(waiting, knows_control=connected, **counts))
     hosts = []
     for kind in POD_KINDS:
         callers = [each for each in pages if (each in sidecars) is (kind != "gateway")] or pages

@@ -5,20 +5,18 @@ The bootstrap: that of `vireo up`, with listeners for metrics and, at the edge, 
 the control plane, whose cluster is the last in it. Arguments: root, and inner: whether it is a gateway's.
 */}}
 {{- define "vireo.envoyBootstrap" -}}
-{{- with .root }}
-{{- $text := .Files.Get "files/bootstrap.yaml" }}
-{{- $control := printf "%s-control" (include "vireo.fullname" .) }}
-{{- $values := dict "'${node}'" "unnamed" "'${admin_port}'" "8100" "'${control_host}'" $control "'${control_port}'" "8104" "'${drain_seconds}'" (toString .Values.edge.drainSeconds) }}
-{{- $own := print (ternary "" (.Files.Get "files/drain.yaml") $.inner) (.Files.Get "files/metrics.yaml") }}
+{{- $text := .root.Files.Get "files/bootstrap.yaml" }}
+{{- $control := printf "%s-control" (include "vireo.fullname" .root) }}
+{{- $values := dict "'${node}'" "unnamed" "'${admin_port}'" "8100" "'${control_host}'" $control "'${control_port}'" "8104" "'${drain_seconds}'" (toString .root.Values.edge.drainSeconds) }}
+{{- $own := print (ternary "" (.root.Files.Get "files/drain.yaml") .inner) (.root.Files.Get "files/metrics.yaml") }}
 {{- $text = replace "static_resources:\n  clusters:\n" (print "static_resources:\n  listeners:\n" $own) $text }}
 {{- range $placeholder, $value := $values }}
 {{- $text = replace $placeholder $value $text }}
 {{- end }}
-{{- if .Values.tls.enabled }}
-{{- $text = print (trimSuffix "\n" $text) "\n" (.Files.Get "files/control_tls.yaml") }}
+{{- if .root.Values.tls.enabled }}
+{{- $text = print (trimSuffix "\n" $text) "\n" (.root.Files.Get "files/control_tls.yaml") }}
 {{- end }}
 {{- $text }}
-{{- end }}
 {{- end -}}
 
 {{/*
