@@ -6,5 +6,7 @@ from __future__ import annotations
 class VireoError(Exception):
     """A problem that the user or operator can fix; the message names the cause and the fix.
 
-    The command line prints it as one line and exits with 1; services log it.
+    The command line prints it as one line and exits with `exit_code`; services log it.
     """
+
+    exit_code = 1

@@ -97,11 +97,11 @@ _DISK_ERRORS = (
 
 
 def main() -> None:
-    """Run the CLI; exit with 0, 1 after an error, 2 for wrong usage, 130 for Ctrl-C."""
+    """Run the CLI; exit with 0, an error's code, 2 for wrong usage, 130 for Ctrl-C."""
     try:
         app()
     except VireoError as error:
-        _fail(str(error))
+        _fail(str(error), error.exit_code)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -118,10 +118,10 @@ def main() -> None:
         _fail(f"this command needs {error.name}; install it with: pip install 'vireo[{extras[0]}]'")
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, code: int = 1) -> NoReturn:
     errors = Console(stderr=True, highlight=False)
     errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
-    sys.exit(1)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

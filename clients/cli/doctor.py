@@ -34,7 +34,20 @@ MetricsOption = Annotated[
     ),
 ]
 PrometheusOption = Annotated[
-    str, typer.Option(help="URL of a Prometheus that reads the metrics of all processes.")
+    str,
+    typer.Option(
+        envvar="VIREO_PROMETHEUS_URL",
+        show_envvar=True,
+        help="URL of a Prometheus that reads the metrics of all processes and Envoys.",
+    ),
+]
+InstallationOption = Annotated[
+    str,
+    typer.Option(
+        envvar="VIREO_INSTALLATION",
+        show_envvar=True,
+        help="Label `installation` of its targets; if it reads several deployments.",
+    ),
 ]
 
 
@@ -44,6 +57,7 @@ def doctor(
     envoy: Annotated[str, typer.Option(help="host:port of Envoy's admin interface.")] = "",
     metrics: MetricsOption = None,
     prometheus: PrometheusOption = "",
+    installation: InstallationOption = "",
     certificate: Annotated[
         Path | None, typer.Option(help="Client certificate for mutual TLS with --control, PEM.")
     ] = None,
@@ -72,7 +86,7 @@ def doctor(
     tls = _client_files(certificate, key, ca)
     try:
         deployment = deployment_of(
-            edge, control, envoy, metrics or [], prometheus, tls, ca, token, seconds
+            edge, control, envoy, metrics or [], prometheus, installation, tls, ca, token, seconds
         )
     except VireoError as error:
         _refuse(str(error), as_json=as_json)
@@ -95,6 +109,7 @@ def deployment_of(
     envoy: str,
     metrics: list[str],
     prometheus: str,
+    installation: str = "",
     tls: TlsFiles | None = None,
     ca: Path | None = None,
     token: str = "",
@@ -122,6 +137,7 @@ def deployment_of(
         envoy=envoy,
         metrics=dict(map(_page, metrics)),
         prometheus=_url("--prometheus", prometheus),
+        installation=installation,
         s3=external_s3(),
         log=external_log(),
         features=Path(features) if features else None,
@@ -139,7 +155,7 @@ def _stack(seconds: float) -> Deployment:
         raise VireoError(
             f"no stack runs on {Home.current().root}: start it with vireo up, set VIREO_HOME to "
             "the home of the one you mean, or name a deployment with --edge, --control and "
-            "--metrics"
+            "--metrics, or --prometheus"
         )
     return stack_deployment(state, seconds)
 

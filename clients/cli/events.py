@@ -151,10 +151,12 @@ def limits(
         state, config = info["state"], info["config"]
         since = f" since {state['first_ts']}" if state["messages"] else ""
         most = f" of {config['max_bytes']:,}" if config["max_bytes"] > 0 else ""
-        days = f" for {config['max_age'] / 86_400e9:g} days" if config["max_age"] else ""
+        seconds, servers = config["max_age"] / 1e9, config["num_replicas"]
+        length = f"{seconds / 86_400:g} days" if seconds >= 86_400 else f"{seconds:g} s"
         typer.echo(
             f"{config['name']}: {state['messages']:,} messages{since}; {state['bytes']:,} bytes"
-            f"{most}; kept{days} by {config['num_replicas']} servers"
+            f"{most}; kept{f' for {length}' if seconds else ''} by {servers} "
+            f"server{'s' if servers > 1 else ''}"
         )
 
 

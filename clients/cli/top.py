@@ -12,9 +12,15 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from clients.cli.doctor import MetricsOption, PrometheusOption, deployment_of
+from clients.cli.doctor import (
+    InstallationOption,
+    MetricsOption,
+    PrometheusOption,
+    deployment_of,
+)
 from clients.cli.output import AsJson, print_json
 from clients.cli.tables import print_table, table_of
+from server.errors import VireoError
 
 if TYPE_CHECKING:
     from clients.doctor.overview import Overview, ProcessRow
@@ -27,6 +33,7 @@ _ANSWERS_SECONDS = 3.0
 def top(
     metrics: MetricsOption = None,
     prometheus: PrometheusOption = "",
+    installation: InstallationOption = "",
     seconds: Annotated[
         float, typer.Option(min=0.5, max=60, help="Seconds between two tables.")
     ] = 2.0,
@@ -39,7 +46,7 @@ def top(
     --json prints one document and ends.
     """
     if once or as_json:
-        seen = _seen(metrics or [], prometheus, seconds)
+        seen = _seen(metrics or [], prometheus, installation, seconds)
         if as_json:
             print_json(_document(seen))
         else:
@@ -53,20 +60,22 @@ def top(
         Live(Text("reading…"), console=console, auto_refresh=False) as live,
     ):
         while True:
-            seen = _seen(metrics or [], prometheus, seconds)
+            seen = _seen(metrics or [], prometheus, installation, seconds)
             live.update(Group(*_lines(seen), process_table(seen.processes)), refresh=True)
 
 
-def _seen(metrics: list[str], prometheus: str, seconds: float) -> Overview:
+def _seen(metrics: list[str], prometheus: str, installation: str, seconds: float) -> Overview:
     """Return what is read within `seconds`, the time between two readings of each page."""
     from clients.doctor.asking import ask_all
     from clients.doctor.overview import overview
     from clients.doctor.probes import metrics as pages
     from clients.doctor.probes import prometheus as server
 
-    deployment = deployment_of("", "", "", metrics, prometheus, seconds=seconds)
+    deployment = deployment_of("", "", "", metrics, prometheus, installation, seconds=seconds)
     probes = [*pages.probes(deployment), *server.probes(deployment)]
     facts = ask_all(probes, seconds + _ANSWERS_SECONDS)
+    if not facts.pages and deployment.state is None:
+        raise VireoError("; ".join(f"{each.what}: {each.why}" for each in facts.unasked))
     processes = deployment.state.processes if deployment.state else ()
     return overview(facts.pages, {each.name: each.state for each in processes})
 

@@ -39,6 +39,8 @@ class Deployment:
     """URL of each process's page of metrics, by the process's name."""
     prometheus: str = ""
     """URL of a Prometheus that reads these pages."""
+    installation: str = ""
+    """Label of this deployment's targets there; needed if it has those of several."""
     s3: S3Settings | None = None
     log: EventLogSettings | None = None
     log_health: str = ""

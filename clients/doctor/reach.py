@@ -21,7 +21,8 @@ _WORDS: dict[Fault, str] = {
     "unreachable": "no packet comes back",
     "silent": "it accepts the connection and doesn't answer",
 }
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
+"""Bytes of a response beyond which the rest is left."""
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Without the proxy that variables may name: it is for what lies beyond the deployment."""
 
@@ -83,9 +84,9 @@ def get(url: str, seconds: float) -> Response:
     began = time.time()
     try:
         with _DIRECT.open(url, timeout=seconds) as page:
-            body, status, headers = page.read(_MAX_BYTES), page.status, page.headers
+            body, status, headers = page.read(MAX_BYTES), page.status, page.headers
     except urllib.error.HTTPError as error:
-        body, status, headers = error.read(_MAX_BYTES), error.code, error.headers
+        body, status, headers = error.read(MAX_BYTES), error.code, error.headers
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise UnansweredError(*_fault(error)) from error
     clock = _clock(url, headers.get("Date"), began, time.time())

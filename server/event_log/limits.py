@@ -49,7 +49,9 @@ def check_nothing_lost(wanted: Mapping[str, int], info: Mapping[str, Any]) -> No
         loss = f"messages would be deleted, since the first is of {state['first_ts']}"
     else:
         return
+    limit = "no limit" if has <= 0 else has  # as somebody else made it, which no setting says
+    remedy = "more" if has <= 0 else has
     raise VireoError(
-        f"{setting}={new}, but stream {now['name']} has {has}, and {loss}; set it to {has}, or "
-        "accept that: vireo events limits --apply"
+        f"{setting}={new}, but stream {now['name']} has {limit}, and {loss}; set it to {remedy}, "
+        "or accept that: vireo events limits --apply"
     )

@@ -1,4 +1,4 @@
-"""Errors of the command line: one clear line, and exit code 1."""
+"""Errors of the command line: one clear line, and an exit code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from clients.cli.__main__ import main
+from clients.cli.release.promote import PromotionRefusedError
 
 
 def error_of(home: Path, *arguments: str | bytes) -> str:
@@ -40,3 +43,15 @@ def test_a_request_that_no_message_can_hold_is_reported(
 def test_a_missing_release_is_reported_with_an_existing_command(tmp_path: Path) -> None:
     message = error_of(tmp_path, "release", "publish", "--data", "mine")
     assert "vireo train --data mine" in message
+
+
+def test_a_release_that_the_gate_refuses_has_a_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise PromotionRefusedError("it is worse")
+
+    monkeypatch.setattr("clients.cli.__main__.app", refuse)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (3, "error: it is worse\n")

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 class PromotionRefusedError(VireoError):
     """The gate refused a release; nothing was changed."""
 
+    exit_code = 3
+    """Of its own: the chart doesn't repeat a job that ends with it."""
+
 
 @dataclass(frozen=True)
 class PromotionRequest:
@@ -71,7 +74,7 @@ def promote(
     The gate measures the release and the channel's current one on the watches that their
     measured twins hold out: NDCG@10, Recall@100, coverage, calibration of the probabilities, and
     median inference time. It refuses a loss that is shown to exceed its margin, and a release that
-    differs from its measured twin more than seeds do; then the exit code is 1 and nothing changes.
+    differs from its measured twin more than seeds do; then the exit code is 3 and nothing changes.
     A canary, and the first release of a channel, is compared with production's; the first of all
     with its measured twin alone. There is no comparison for shadow, which serves no viewer, nor for
     a release of another data set that replaces one of example data, such as the demo's.

@@ -18,7 +18,7 @@ from clients.doctor.page import Fault
 from clients.doctor.reach import UnansweredError, get, reach
 
 _HTTP = "http.edge"
-_COUNTED = {
+COUNTED = {
     "requests": (f"{_HTTP}.downstream_rq_total",),
     "resets": (f"{_HTTP}.downstream_rq_rx_reset",),
     "deadlines": (f"{_HTTP}.downstream_rq_max_duration_reached",),
@@ -33,7 +33,8 @@ _COUNTED = {
         f"{_HTTP}.downstream_rq_header_timeout",
     ),
 }
-_OPEN = f"{_HTTP}.downstream_rq_active"
+"""Statistics of the admin interface whose increase is a field of `Edge`."""
+OPEN = f"{_HTTP}.downstream_rq_active"
 _CONNECTED = "control_plane.connected_state"
 _STATISTICS = r"^(http\.edge\.downstream_rq_|edge|cluster\.gateway\.|control_plane\.)"
 _CONCURRENT = 16
@@ -67,9 +68,9 @@ def _ask(deployment: Deployment) -> Facts:
         return Facts(parts=(Part("envoy", where, "failed", problem),))
     counted = {
         name: sum(counts.get(each, 0.0) - counts_before.get(each, 0.0) for each in statistics)
-        for name, statistics in _COUNTED.items()
+        for name, statistics in COUNTED.items()
     }
-    edge = Edge(counts.get(_OPEN, 0.0), knows_control=counts.get(_CONNECTED, 1.0) > 0, **counted)
+    edge = Edge(counts.get(OPEN, 0.0), knows_control=counts.get(_CONNECTED, 1.0) > 0, **counted)
     named = _names(deployment)
     fresh = [
         _within(

@@ -82,11 +82,13 @@ def test_a_deployment_that_is_well_ends_with_0(vireo: Callable[..., Result]) -> 
 
 
 def test_it_ends_with_2_if_nothing_could_be_asked(
-    vireo: Callable[..., Result], closed: str
+    vireo: Callable[..., Result], closed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = vireo("--prometheus", f"http://{closed}")
+    monkeypatch.setenv("VIREO_PROMETHEUS_URL", f"http://{closed}")
+    result = vireo()
     assert result.exit_code == 2
     assert "nothing could be asked" in result.stdout
+    assert f"Prometheus at http://{closed}: nothing listens there" in result.stdout
 
 
 @pytest.mark.parametrize(

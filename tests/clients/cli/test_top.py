@@ -54,6 +54,13 @@ def test_json_has_rates_and_no_nan(url: str) -> None:
     assert (document["p99"], process["p99"]) == (None, None)
 
 
+def test_a_prometheus_that_does_not_answer_is_no_empty_table(closed_port: int) -> None:
+    where = {"VIREO_PROMETHEUS_URL": f"http://127.0.0.1:{closed_port}"}
+    result = CliRunner().invoke(app, ["--once", "--seconds", "0.5"], env=where)
+    assert isinstance(result.exception, VireoError)
+    assert str(result.exception).endswith("nothing listens there; is that its address?")
+
+
 def test_without_a_stack_it_says_what_to_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

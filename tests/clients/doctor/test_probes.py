@@ -9,10 +9,12 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,10 +23,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from bench.stack import free_port_base
 from bench.valkey import running_valkey
 from clients.doctor.deployment import Deployment, Probe
+from clients.doctor.diagnose import diagnose
 from clients.doctor.facts import Facts, Part
-from clients.doctor.page import Fault, Page
+from clients.doctor.page import Fault
 from clients.doctor.probes import control, log, machine, metrics, prometheus, s3, store
-from clients.doctor.reach import UnansweredError, get, reach
+from clients.doctor.reach import MAX_BYTES, UnansweredError, get, reach
 from server.errors import VireoError
 from server.rpc.metrics import MetricsEndpoint
 from server.security.certificates import Authority
@@ -135,49 +138,153 @@ def test_a_servers_clock_is_read_from_its_date() -> None:
 
 
 def test_a_prometheus_that_is_none_is_reported(closed_port: int) -> None:
-    [probe] = prometheus.probes(deployment(prometheus=f"http://127.0.0.1:{closed_port}"))
-    with pytest.raises(Exception, match="nothing listens there; is that its address"):
-        probe.ask()
+    with pytest.raises(VireoError, match="nothing listens there; is that its address"):
+        asked(prometheus.probes(deployment(prometheus=f"http://127.0.0.1:{closed_port}")))
+    with silent_port() as silent, pytest.raises(VireoError, match="doesn't answer; is that"):
+        asked(prometheus.probes(deployment(prometheus=f"http://127.0.0.1:{silent}")))
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus isn't installed")
-def test_a_prometheus_is_asked_for_the_pages_that_it_has_read(tmp_path: Path) -> None:
-    registry = CollectorRegistry()
-    Gauge("vireo_features_behind", "Partitions.", registry=registry).set(2)
-    endpoint, port = MetricsEndpoint.open(0, registry), free_port_base()
-    targets = {
-        "static_configs": [
-            {"targets": [f"127.0.0.1:{endpoint.port}"], "labels": {"instance": "gateway-1"}},
-            {"targets": ["127.0.0.1:1"], "labels": {"instance": "gateway-2"}},
-        ]
-    }
-    configuration = {
-        "global": {"scrape_interval": "1s"},
-        "scrape_configs": [{"job_name": "vireo", **targets}],
-    }
-    file = tmp_path / "prometheus.json"
-    file.write_text(json.dumps(configuration))
-    options = [f"--config.file={file}", f"--storage.tsdb.path={tmp_path / 'data'}"]
-    command = ["prometheus", *options, f"--web.listen-address=127.0.0.1:{port}"]
-    here = replace(deployment(prometheus=f"http://127.0.0.1:{port}"), answer=10.0)
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (500, "out of order", "HTTP status 500 and no data"),
+        (200, "<html>Sign in</html>", "HTTP status 200 and no data"),
+        (200, '{"status": "success", "data": 3}', "HTTP status 200 and no data"),
+        (503, '{"status": "error", "error": "query timed out"}', "the query: query timed out"),
+        (200, '{"status": "success", "data": {"result": []}}', "no metrics of Vireo: does it"),
+        (200, " " * MAX_BYTES, "more than 64 MB"),
+    ],
+)
+def test_a_prometheus_that_fails_says_how(status: int, body: str, words: str) -> None:
+    with answering(status, body) as url, pytest.raises(VireoError, match=words):
+        asked(prometheus.probes(replace(deployment(prometheus=url), answer=10.0)))
+
+
+@contextmanager
+def answering(status: int, body: str) -> Iterator[str]:
+    """URL of a server that answers every request alike."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            with suppress(BrokenPipeError):
+                self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            wait_until(lambda: len(pages_of(here)) == 2)
-            pages = pages_of(here)
+            yield f"http://127.0.0.1:{server.server_port}"
         finally:
-            process.terminate()
-            endpoint.close()
-    found = {page.source: page for page in pages}
-    assert found["gateway-1"].value("vireo_features_behind") == 2
-    assert found["gateway-2"].fault == "refused"
+            server.shutdown()
 
 
-def pages_of(here: Deployment) -> tuple[Page, ...]:
-    """The pages that a Prometheus has; none until it answers."""
+ENVOYS = """
+envoy_control_plane_connected_state 1
+envoy_cluster_membership_total{envoy_cluster_name="candidate"} 2
+envoy_cluster_membership_healthy{envoy_cluster_name="candidate"} %d
+envoy_cluster_membership_total{envoy_cluster_name="gateway"} 2
+envoy_cluster_membership_healthy{envoy_cluster_name="gateway"} %d
+envoy_http_downstream_rq_total{envoy_http_conn_manager_prefix="edge"} 40
+envoy_http_downstream_rq_active{envoy_http_conn_manager_prefix="edge"} 4
+envoy_http_local_rate_limit_rate_limited{envoy_local_http_ratelimit_prefix="edge"} 30
+envoy_cluster_upstream_rq_pending_overflow{envoy_cluster_name="gateway"} 2
+"""
+"""Metrics as Envoy has them, with how many candidate and gateway pods are healthy."""
+OURS = """
+vireo_features_behind 2
+vireo_rpcs_total{method="/a"} 7
+vireo_rpc_seconds_bucket{method="/a",le="0.1"} 6
+vireo_stage_seconds_bucket{stage="ranking",le="0.1"} 6
+process_resident_memory_bytes 1e8
+"""
+DEAD = "127.0.0.1:1"
+
+
+@pytest.fixture(scope="module")
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A Prometheus with the targets of two installations, one process of which is gone."""
+    if shutil.which("prometheus") is None:
+        pytest.skip("Prometheus isn't installed")
+    folder, port = tmp_path_factory.mktemp("prometheus"), free_port_base()
+    with ExitStack() as running:
+
+        def job(name: str, *targets: tuple[str, str, str, str]) -> dict[str, object]:
+            groups = []
+            for instance, kind, whose, page in targets:
+                url = running.enter_context(answering(200, page)) if page else DEAD
+                labels = {"instance": instance, "component": kind, "installation": whose}
+                groups.append({"targets": [url.removeprefix("http://")], "labels": labels})
+            return {"job_name": name, "static_configs": groups}
+
+        jobs = [
+            job(
+                "vireo",
+                ("gateway-1", "gateway", "shop", OURS),
+                ("gateway-2", "gateway", "shop", ""),
+                ("gateway-1", "gateway", "other", OURS),
+            ),
+            job(
+                "envoy",
+                ("edge-1", "edge", "shop", ENVOYS % (2, 1)),  # it calls no candidate pods
+                ("gateway-1", "sidecar", "shop", ENVOYS % (0, 0)),
+                ("gateway-2", "sidecar", "shop", ENVOYS % (0, 0)),
+            ),
+            job("others", ("gateway-3", "gateway", "shop", OURS)),
+        ]
+        file = folder / "prometheus.json"
+        file.write_text(json.dumps({"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}))
+        options = [f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}"]
+        command = ["prometheus", *options, f"--web.listen-address=127.0.0.1:{port}"]
+        process = running.enter_context(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+        running.callback(process.terminate)
+        here = replace(deployment(prometheus=f"http://127.0.0.1:{port}"), answer=10.0)
+        shop, other = (replace(here, installation=each) for each in ("shop", "other"))
+        wait_until(lambda: len(found_by(shop).pages) == 2 and len(found_by(shop).edges) == 3)
+        wait_until(lambda: len(found_by(other).pages) == 1)
+        yield shop
+
+
+def found_by(here: Deployment) -> Facts:
+    """What a Prometheus has; nothing until it answers."""
     try:
-        return asked(prometheus.probes(here)).pages
+        return asked(prometheus.probes(here))
     except VireoError:
-        return ()
+        return Facts()
+
+
+def test_a_prometheus_is_asked_for_the_pages_that_it_has_read(observed: Deployment) -> None:
+    pages = {page.source: page for page in found_by(observed).pages}
+    assert pages.keys() == {"gateway-1", "gateway-2"}, "a sidecar is no process"
+    assert pages["gateway-2"].fault == "refused"
+    page = pages["gateway-1"]
+    assert page.value("vireo_features_behind") == 2, "another installation's are not added"
+    assert page.value("process_resident_memory_bytes") == 1e8
+    assert page.increase("vireo_rpcs_total", method="/a") == 7
+    assert page.has("vireo_rpc_seconds_bucket")
+    assert not page.has("vireo_stage_seconds_bucket"), "nobody needs so many samples"
+
+
+def test_a_prometheus_tells_what_envoys_see(observed: Deployment) -> None:
+    facts = found_by(observed)
+    [edge] = [each for each in facts.edges if each.requests]
+    assert (edge.requests, edge.open_requests, edge.refused_calls) == (40, 4, 32)
+    assert all(each.knows_control for each in facts.edges)
+    causes = {each.cause: each for each in diagnose(facts)}
+    assert causes.keys() >= {"no-candidate", "pod-dies"}
+    assert "no-gateway" not in causes, "the edge calls one"
+    assert causes["no-candidate"].evidence == (
+        "Envoy calls none of the 2 candidate pods that it knows",
+    )
+
+
+def test_of_several_installations_one_must_be_named(observed: Deployment) -> None:
+    with pytest.raises(VireoError, match="name one with --installation: other, shop"):
+        asked(prometheus.probes(replace(observed, installation="")))
+    with pytest.raises(VireoError, match='no metrics of the installation sh"op'):
+        asked(prometheus.probes(replace(observed, installation='sh"op')))
 
 
 def test_connections_tell_a_dead_port_from_one_that_answers(closed_port: int) -> None:

@@ -10,6 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from clients.cli.__main__ import app
+from clients.cli.release.promote import PromotionRefusedError
+from server.errors import VireoError
 from tests.builders.chart import CHART, CHECKOUT, Document, flags, render, rendered
 
 pytestmark = pytest.mark.integration
@@ -61,11 +63,21 @@ def test_what_jobs_build_lies_where_gateways_and_consumers_read_it() -> None:
 
 
 def test_two_runs_are_never_at_once_not_even_one_by_hand() -> None:
-    [job] = rendered("production").named("CronJob").values()
+    job = rendered("production").named("CronJob")["vireo-nightly"]
     assert job["spec"]["concurrencyPolicy"] == "Forbid"
     assert job["spec"]["jobTemplate"]["spec"]["activeDeadlineSeconds"] > 0
     home = rendered("production").named("PersistentVolumeClaim")["vireo-home"]
     assert home["spec"]["accessModes"] == ["ReadWriteOncePod"], "a second pod would be let in"
+
+
+def test_a_job_is_not_repeated_once_the_gate_has_refused_its_release() -> None:
+    job = rendered("production").named("CronJob")["vireo-nightly"]["spec"]["jobTemplate"]["spec"]
+    assert job["backoffLimit"] == 1, "a training that was interrupted goes on"
+    assert job["template"]["spec"]["restartPolicy"] == "Never", "otherwise it has no such policy"
+    [rule] = job["podFailurePolicy"]["rules"]
+    codes = {"operator": "In", "values": [PromotionRefusedError.exit_code]}
+    assert rule == {"action": "FailJob", "onExitCodes": codes}
+    assert PromotionRefusedError.exit_code not in (VireoError.exit_code, 0, 2, 130, 137)
 
 
 def test_steps_may_be_left_out_and_keep_their_order() -> None:
@@ -79,7 +91,7 @@ def test_only_jobs_have_keys_that_write_releases() -> None:
     chart = rendered("production")
     for name, container in chart.containers():
         secrets = [each["secretRef"]["name"] for each in container.get("envFrom", ())]
-        writes = ["vireo-s3", "vireo-s3-writer"] if name == "vireo-nightly" else ["vireo-s3"]
+        writes = ["vireo-s3", "vireo-s3-writer"] if name in chart.named("CronJob") else ["vireo-s3"]
         assert secrets == ([] if container["command"] == ["envoy"] else writes), name
     accounts = {pod["spec"]["serviceAccountName"] for pod in chart.pods().values()}
     assert accounts == {f"vireo-{name}" for name in ("pods", "edge", "control", "jobs")}
@@ -119,4 +131,4 @@ def test_a_release_may_go_to_the_canary_first() -> None:
 
 
 def test_without_a_data_set_there_are_no_jobs() -> None:
-    assert not rendered("default").named("CronJob")
+    assert rendered("default").named("CronJob").keys() == {"vireo-operations"}

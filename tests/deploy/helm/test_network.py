@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.builders.chart import VALUES, Rendered, rendered
+from tests.builders.chart import VALUES, Rendered, flags, render, rendered
 
 pytestmark = pytest.mark.integration
 
 SETS = ("default", *VALUES)
+EDGE = ("edge", 8080)
 
 
 def port_of(each: dict[str, Any]) -> int:
@@ -79,6 +81,13 @@ def test_every_pod_is_closed_but_to_those_that_are_named(values: str) -> None:
         assert any(each.items() <= labels for each in closed), name
 
 
+def test_callers_that_are_named_do_not_keep_operators_from_the_edge() -> None:
+    named = {"networkPolicy": {"callers": [{"podSelector": {"matchLabels": {"app": "site"}}}]}}
+    given = flags(*(f"{key}={json.dumps(value)}" for key, value in named.items()))
+    found = {caller for caller, called, port in allowed(render(*given)) if (called, port) == EDGE}
+    assert found == {"others", "operations", "test"}
+
+
 def test_policies_are_left_out_if_they_are_not_wanted() -> None:
     assert not rendered("minimal").named("NetworkPolicy")
 
@@ -89,7 +98,7 @@ def test_pods_may_call_out_only_to_each_other_to_dns_and_to_what_is_named() -> N
     assert {each["port"] for each in dns["ports"]} == {53}
     assert own == {"to": [{"podSelector": policy["podSelector"]}]}
     assert {each["port"] for rule in named for each in rule["ports"]} == {
-        *(443, 6443, 9000, 6379, 4222, 4317)
+        *(443, 6443, 9000, 6379, 4222, 4317, 9090)
     }
 
 

@@ -142,12 +142,22 @@ def test_rules_need_no_label_that_a_scrape_in_kubernetes_renames() -> None:
 
 
 def test_every_selector_of_a_rule_has_braces_into_which_the_chart_writes_the_installation() -> None:
-    for kind in ("alert", "record"):
-        for rule in rules(kind):
-            bare = re.sub(r'"[^"]*"|\b(by|on|ignoring) ?\([^)]*\)', "", rule["expr"])
-            bare = re.sub(r"\{[^}]*\}", "{}", bare)
-            metrics = r"(?:vireo[:_]|envoy_|process_|scrape_)[\w:]+|\bup\b"
-            assert re.findall(rf"(?:{metrics})(?!\{{|[\w:])", bare) == [], rule
+    for expression in expressions():
+        bare = re.sub(r'"[^"]*"|\b(by|on|ignoring) ?\([^)]*\)', "", expression)
+        bare = re.sub(r"\{[^}]*\}", "{}", bare)
+        metrics = r"(?:vireo[:_]|envoy_|process_|scrape_)[\w:]+|\bup\b"
+        assert re.findall(rf"(?:{metrics})(?!\{{|[\w:])", bare) == [], expression
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard.stem)
+def test_a_dashboard_shows_the_installation_that_is_chosen_or_all(dashboard: Path) -> None:
+    document = json.loads(dashboard.read_text())
+    _, installation = document["templating"]["list"]
+    assert (installation["name"], installation["includeAll"]) == ("installation", True)
+    assert installation["allValue"] == ".*", "targets without the label are shown, too"
+    for expression in re.findall(r'"expr": "(.*)"', dashboard.read_text()):
+        chosen = r"{installation=~\"$installation\""
+        assert expression.count("{") == expression.count(chosen) > 0, expression
 
 
 def test_rules_and_panels_read_metrics_that_the_table_lists() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
+from server.event_log.limits import check_nothing_lost
 from server.event_log.log import CATALOG, DEAD, EVENTS, LogAwayError
 from server.event_log.position import BEGIN
 from tests.builders.nats import RunningNats, running_cluster, running_nats, settings_of
@@ -85,6 +86,21 @@ async def test_limits_that_would_lose_events_are_refused_with_the_remedy(
         await started(nats, **settings)
     after = await log.describe(EVENTS)
     assert (after["config"], after["state"]) == (before["config"], before["state"])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "setting"),
+    [
+        ({"max_bytes": MIB, "max_age": 0}, f"VIREO_EVENT_MAX_BYTES={MIB}"),
+        ({"max_bytes": 8 * MIB, "max_age": 10**9}, "VIREO_EVENT_RETENTION=1"),
+    ],
+)
+def test_streams_without_a_limit_are_no_value_to_set(wanted: dict[str, int], setting: str) -> None:
+    config = {"name": "vireo_events", "num_replicas": 1, "max_bytes": -1, "max_age": 0}
+    state = {"messages": 3, "bytes": 2 * MIB, "first_ts": "2026-01-01T00:00:00Z"}
+    said = rf"^{setting}, but stream vireo_events has no limit, .*; set it to more, or accept"
+    with pytest.raises(VireoError, match=said):
+        check_nothing_lost({"num_replicas": 1, **wanted}, {"config": config, "state": state})
 
 
 async def test_the_loss_of_messages_is_accepted_by_hand(

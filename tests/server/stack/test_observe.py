@@ -12,8 +12,9 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ from vireo.v1.catalog_pb2_grpc import CatalogServiceStub
 from vireo.v1.event_pb2_grpc import EventServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
+from clients.doctor.deployment import Deployment
+from clients.doctor.facts import POD_KINDS, Facts
+from clients.doctor.probes.envoy import COUNTED, OPEN
+from clients.doctor.probes.prometheus import probes, series_of
 from server.errors import VireoError
 from server.stack.nats import reachable_log
 from server.stack.observe import FOLDER, check_programs, observers, prometheus_url, targets
@@ -141,6 +146,7 @@ def expressions() -> dict[str, str]:
         for panel in json.loads(file.read_text())["panels"]:
             for target in panel.get("targets", ()):
                 expression = target["expr"].replace("$__rate_interval", "1m")
+                expression = expression.replace("$installation", ".*")  # all, or without a name
                 found[f"{file.stem}: {panel['title']}, {target['refId']}"] = expression
     assert found.keys() >= _WITHOUT.keys()
     return {name: each for name, each in found.items() if name not in _WITHOUT}
@@ -214,6 +220,37 @@ def test_no_alert_fires_and_all_targets_answer(prometheus: str) -> None:
     [alertmanager] = asked(prometheus, "alertmanagers")["activeAlertmanagers"]
     with urllib.request.urlopen(alertmanager["url"].replace("/alerts", "/status")) as answer:
         assert answer.status == 200
+
+
+def test_doctor_reads_there_what_processes_and_envoy_say(
+    tiny_stack: Stack, prometheus: str
+) -> None:
+    [probe] = probes(Deployment(prometheus=prometheus, answer=10.0))
+
+    def found() -> Facts:
+        drive(tiny_stack.edge)
+        with suppress(VireoError):  # it has scraped nothing yet
+            return probe.ask()
+        return Facts()
+
+    wait_until(lambda: len(found().pages) == 8 and bool(found().edges), _PATIENCE)
+    facts = found()
+    assert facts.increase("vireo_rpcs_total") > 0
+    assert all(page.value("process_resident_memory_bytes") for page in facts.pages)
+    [edge] = facts.edges
+    assert edge.requests > 0
+    assert edge.knows_control
+    assert not facts.hosts, "there are pods of each kind"
+    # A name that Envoy doesn't have would be a count that is always 0.
+    names = [
+        f"{name}{{{label}={json.dumps(value)}}}"
+        for name, labels in map(series_of, chain(*COUNTED.values(), [OPEN]))
+        for label, value in labels.items()
+    ]
+    assert [each for each in names if not has_data(prometheus, each)] == []
+    for kind in POD_KINDS:
+        of_kind = f'{{envoy_cluster_name="{kind}"}}'
+        assert has_data(prometheus, f"envoy_cluster_membership_healthy{of_kind} > 0")
 
 
 def test_a_missing_program_is_named_with_how_to_install_it(

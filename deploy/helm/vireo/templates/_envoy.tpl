@@ -1,20 +1,20 @@
 {{/* Envoy: its configuration and its container. */}}
 
 {{/*
-The bootstrap: that of `vireo up`, with listeners for metrics and for draining, and with TLS to the control
-plane, whose cluster is the last in it.
+The bootstrap: that of `vireo up`, with listeners for metrics and, at the edge, for draining, and with TLS to
+the control plane, whose cluster is the last in it. Arguments: root, and inner: whether it is a gateway's.
 */}}
 {{- define "vireo.envoyBootstrap" -}}
-{{- $text := .Files.Get "files/bootstrap.yaml" }}
-{{- $control := printf "%s-control" (include "vireo.fullname" .) }}
-{{- $values := dict "'${node}'" "unnamed" "'${admin_port}'" "8100" "'${control_host}'" $control "'${control_port}'" "8104" "'${drain_seconds}'" (toString .Values.edge.drainSeconds) }}
-{{- $own := print (.Files.Get "files/drain.yaml") (.Files.Get "files/metrics.yaml") }}
+{{- $text := .root.Files.Get "files/bootstrap.yaml" }}
+{{- $control := printf "%s-control" (include "vireo.fullname" .root) }}
+{{- $values := dict "'${node}'" "unnamed" "'${admin_port}'" "8100" "'${control_host}'" $control "'${control_port}'" "8104" "'${drain_seconds}'" (toString .root.Values.edge.drainSeconds) }}
+{{- $own := print (ternary "" (.root.Files.Get "files/drain.yaml") .inner) (.root.Files.Get "files/metrics.yaml") }}
 {{- $text = replace "static_resources:\n  clusters:\n" (print "static_resources:\n  listeners:\n" $own) $text }}
 {{- range $placeholder, $value := $values }}
 {{- $text = replace $placeholder $value $text }}
 {{- end }}
-{{- if .Values.tls.enabled }}
-{{- $text = print (trimSuffix "\n" $text) "\n" (.Files.Get "files/control_tls.yaml") }}
+{{- if .root.Values.tls.enabled }}
+{{- $text = print (trimSuffix "\n" $text) "\n" (.root.Files.Get "files/control_tls.yaml") }}
 {{- end }}
 {{- $text }}
 {{- end -}}
@@ -67,7 +67,7 @@ volumeMounts:
   {{- include "vireo.mounts" . | nindent 2 }}
 {{- end -}}
 
-{{/* Arguments: root, and edge, the key of the file for the edge's certificate. */}}
+{{/* Arguments: root, and inner, which files' keys begin with: `inner-` at a gateway. */}}
 {{- define "vireo.envoyVolume" -}}
 - name: envoy
   projected:
@@ -75,9 +75,9 @@ volumeMounts:
       - configMap:
           name: {{ include "vireo.fullname" .root }}-envoy
           items:
-            - { key: envoy.yaml, path: envoy.yaml }
+            - { key: {{ .inner }}envoy.yaml, path: envoy.yaml }
             {{- if .root.Values.tls.enabled }}
-            - { key: {{ .edge }}, path: secrets/edge.yaml }
+            - { key: secret-{{ .inner }}edge.yaml, path: secrets/edge.yaml }
             {{- range list "envoy" "authority" }}
             - { key: secret-{{ . }}.yaml, path: secrets/{{ . }}.yaml }
             {{- end }}

@@ -101,7 +101,7 @@ labels:
 {{- if or .envoy .values.podAnnotations }}
 annotations:
   {{- if .envoy }}
-  checksum/envoy: {{ include "vireo.envoyBootstrap" .root | sha256sum }}
+  checksum/envoy: {{ include "vireo.envoyBootstrap" (dict "root" .root "inner" false) | sha256sum }}
   {{- end }}
   {{- with .values.podAnnotations }}
   {{- toYaml . | nindent 2 }}

@@ -1,0 +1,126 @@
+"""The pods in which an operator runs commands, and the kubectl lines of the runbooks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.builders.chart import CHECKOUT, Document, Rendered, flags, render, rendered
+from tests.deploy.helm.test_jobs import help_of
+
+pytestmark = pytest.mark.integration
+
+RUNBOOKS = sorted((CHECKOUT / "docs" / "runbooks").glob("*.md"))
+PAGES = [*RUNBOOKS, CHECKOUT / "docs" / "kubernetes.md"]
+KINDS = {"deployment": "Deployment", "cronjob": "CronJob", "service": "Service"}
+DATA = "vireo-operations-data"
+LOCAL = re.compile(r"\.vireo/|vireo status|vireo control|127\.0\.0\.1|/proc/|dmesg|df |ps ")
+"""What shows only the machine of `vireo up`."""
+
+
+def claims(pod: Document) -> set[str]:
+    volumes = pod["spec"]["volumes"]
+    found = (each.get("persistentVolumeClaim", {}).get("claimName") for each in volumes)
+    return set(filter(None, found))
+
+
+def test_operators_pods_run_only_by_hand_end_by_themselves_and_leave_nothing() -> None:
+    for name in ("vireo-operations", DATA):
+        job = rendered("production").named("CronJob")[name]["spec"]
+        assert job["suspend"] is True
+        assert job["jobTemplate"]["spec"]["backoffLimit"] == 0
+        assert job["jobTemplate"]["spec"]["ttlSecondsAfterFinished"] <= 600
+        [container] = job["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        assert container["command"] == ["sleep", "14400"]
+
+
+def test_a_rollback_waits_for_no_job_and_for_no_large_machine() -> None:
+    pods = rendered("production").pods()
+    assert claims(pods["vireo-operations"]) == {"vireo-features"}
+    assert claims(pods[DATA]) == claims(pods["vireo-nightly"]) > {"vireo-home"}
+    [own], [data] = (pods[name]["spec"]["containers"] for name in ("vireo-operations", DATA))
+    assert own["resources"]["requests"] == {"cpu": "100m", "memory": "512Mi"}
+    assert pods["vireo-operations"]["spec"]["priorityClassName"] == "serving"
+    [*_, step] = pods["vireo-nightly"]["spec"]["containers"]
+    alike = ("image", "securityContext", "resources", "envFrom", "volumeMounts")
+    assert {key: data[key] for key in alike} == {key: step[key] for key in alike}
+
+
+def test_commands_find_what_jobs_find_and_doctor_its_prometheus() -> None:
+    def variables(name: str) -> dict[str, Document]:
+        [*_, container] = rendered("production").pods()[name]["spec"]["containers"]
+        return {each["name"]: each for each in container["env"]}
+
+    jobs = variables("vireo-nightly")
+    for name in ("vireo-operations", DATA):
+        found = variables(name)
+        assert {key: found[key] for key in jobs} == jobs
+        added = {key: found[key]["value"] for key in found.keys() - jobs.keys()}
+        assert added == {
+            "VIREO_FEATURES": "/home/vireo/features",
+            "VIREO_PROMETHEUS_URL": "http://prometheus.monitoring:9090",
+            "VIREO_INSTALLATION": "shop/vireo",
+        }
+        assert all(each in help_of("doctor") for each in added)
+    given = flags('operations.prometheus="http://p:9090"', 'monitoring.installation="eu"')
+    [own] = render(*given).pods()["vireo-operations"]["spec"]["containers"]
+    assert {"name": "VIREO_INSTALLATION", "value": "eu"} in own["env"]
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words of each kubectl command of a page, of its blocks and of its text."""
+    text = page.read_text()
+    for block in re.findall(r"^```sh\n(.*?)^```", text, re.M | re.S):
+        for line in block.replace("\\\n", "").splitlines():
+            for part in re.split(r"\s[|&](?:\s|$)", line):
+                if part.strip().startswith("kubectl"):
+                    yield shlex.split(part, comments=True)
+    for inline in re.findall(r"`(kubectl [^`]+)`", text):
+        yield shlex.split(inline)
+
+
+def unknown(chart: Rendered, words: list[str]) -> Iterator[str]:
+    """What a kubectl command names and the chart doesn't have."""
+    own = words[: words.index("--")] if "--" in words else words
+    labels = {pair for pod in chart.pods().values() for pair in pod["metadata"]["labels"].items()}
+    containers = {container["name"] for _, container in chart.containers()}
+    for before, word in zip(["", *own], own, strict=False):
+        kind, _, name = word.removeprefix("--from=").partition("/")
+        if before in KINDS and not word.startswith("-"):
+            kind, name = before, word
+        label = before == "-l" and " in " not in word
+        container = before == "-c" and word != "STEP"
+        if (
+            (kind in KINDS and name and name not in chart.named(KINDS[kind]))
+            or (label and tuple(word.split("=")) not in labels)
+            or (container and word not in containers)
+        ):
+            yield word
+
+
+def test_kubectl_lines_name_what_the_chart_makes() -> None:
+    chart = rendered("production")
+    found = [(page.stem, words) for page in PAGES for words in commands(page)]
+    assert len(found) > 70
+    wrong = [(page, each) for page, words in found for each in unknown(chart, words)]
+    assert wrong == []
+    for line in (
+        "logs deployment/gateway",
+        "get cronjob nightly",
+        "logs -l app=x",
+        "logs POD -c x",
+    ):
+        assert list(unknown(chart, shlex.split(line))), "the check above finds nothing"
+
+
+def test_what_only_one_machine_shows_has_its_kubectl_line_beside_it() -> None:
+    alone = []
+    for page in RUNBOOKS:
+        blocks = "".join(re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S))
+        if LOCAL.search(blocks) and "kubectl" not in blocks:
+            alone.append(page.stem)
+    assert alone == []
