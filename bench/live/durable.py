@@ -23,7 +23,7 @@ from server.consumer.rows import OnlineRows
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS, Entry, LogAwayError
-from server.event_log.open import open_log
+from server.event_log.open import opened_log
 from server.event_log.settings import EventLogSettings
 from server.features.activity import EventRules
 
@@ -63,9 +63,7 @@ async def measure_durable(
     batches = shuffled(events)
     written = await _record_all(live, batches, faults)
     live.console.print(f"{len(events)} events recorded with {written} repeated calls")
-    log = open_log(log_settings)
-    assert log is not None, "a stack has a log"
-    try:
+    async with opened_log(log_settings) as log:
         partitions = range(log_settings.event_partitions)
         rows = OnlineRows(live.features, _STORE_SECONDS)
 
@@ -82,8 +80,6 @@ async def measure_durable(
         caught_up = await until(applied, "the consumer", live.plan.patience, pause=0.2)
         async with asyncio.timeout(live.plan.patience):
             entries = [entry for each in partitions for entry in await _all(log, str(each))]
-    finally:
-        await log.close()
     missing = {each.event_id for each in events} - _event_ids(entries)
     viewers = sorted({each.viewer_id for each in events})
     expected = _replayed(live.clean, entries, viewers)

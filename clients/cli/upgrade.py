@@ -132,7 +132,7 @@ def _log() -> Part | None:
 
     from clients.upgrades.held import Part
     from clients.upgrades.logged import logged
-    from server.event_log.open import open_log
+    from server.event_log.open import opened_log
     from server.stack.nats import external_log, reachable_log
     from server.stack.settings import StackSettings
 
@@ -142,12 +142,8 @@ def _log() -> Part | None:
     named = reachable_log(settings)
 
     async def ask() -> Part:
-        event_log = open_log(named, read_only=True)
-        assert event_log is not None, "the settings name it"
-        try:
+        async with opened_log(named, read_only=True) as event_log:
             return await logged(event_log, named.event_partitions)
-        finally:
-            await event_log.close()
 
     try:
         return asyncio.run(ask())

@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import secrets
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +14,13 @@ from pydantic import SecretStr
 
 from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
-from server.stack.die_with_parent import wrapped
 from server.stack.envoy import tool
 from server.stack.lock import file_lock
 from server.stack.ports import check_ports_free
 from server.stack.probes import Probe
 from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from server.stack.state import running_stack, stack_lock
+from server.stack.temporary_server import temporary_server
 
 ENVIRONMENT = {
     # As for S3: an idle server wakes up fewer threads. The operator's own number wins.
@@ -33,7 +31,6 @@ _STORE_BYTES, _BESIDE_EVENTS_BYTES = 64 << 30, 8 << 30
 """Minimum bytes that the server may store, and those beside VIREO_EVENT_MAX_BYTES."""
 _TOKEN_BYTES, _MIN_TOKEN_LENGTH = 30, 32
 _PROBE_SECONDS = 2.0
-_START_SECONDS, _POLL_SECONDS = 30.0, 0.1
 _MAX_ANSWER_BYTES = 4096
 MAX_UNHEALTHY_SECONDS = 10.0
 """Seconds after which a log that stores nothing is started again: after a full disk a NATS server
@@ -139,25 +136,13 @@ def embedded_log(settings: StackSettings) -> Iterator[EventLogSettings]:
     if external_log() is not None or running_stack(settings.home_folder) is not None:
         yield reachable_log(settings)
         return
-    with file_lock(stack_lock(settings.home_folder)):
+    home = settings.home_folder
+    with file_lock(stack_lock(home)):
         check_ports_free({settings.log_port: "VIREO_LOG_PORT"})
         log, probe = prepare_log(settings), log_probe(settings.log_port)
-        command = wrapped(log_command(settings))
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | ENVIRONMENT)
-        try:
-            deadline = time.monotonic() + _START_SECONDS
-            while problem := asyncio.run(_awaited(probe)):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise VireoError(f"the embedded log doesn't start: {problem}")
-                time.sleep(_POLL_SECONDS)
+        output, command = home.logs / "log.log", log_command(settings)
+        with temporary_server(command, output, lambda: asyncio.run(probe()), ENVIRONMENT):
             yield log
-        finally:
-            process.terminate()
-            process.wait(_START_SECONDS)
-
-
-async def _awaited(probe: Probe) -> str:
-    return await probe()
 
 
 def log_environment(log: EventLogSettings) -> dict[str, str]:

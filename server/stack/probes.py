@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 import grpc.aio
 
@@ -16,7 +16,7 @@ from server.rpc.renewed_channel import lasting_channel
 from server.rpc.tls import TlsFiles
 from server.stack.s3 import answers, stores
 
-Probe: TypeAlias = Callable[[], Awaitable[str]]
+Probe: TypeAlias = Callable[[], Coroutine[Any, Any, str]]
 """Returns why the process is not healthy; an empty string if it is."""
 
 _TIMEOUT = 2.0
