@@ -24,6 +24,7 @@ from server.releases.s3 import BackupSettings
 _UNFINISHED = timedelta(days=1)
 """Age up to which an object that no backup has may be of one that is being made."""
 _MAX_MANIFEST_BYTES = 64 << 20
+ERASED = "erased"
 
 
 class Manifest(BaseModel):
@@ -38,12 +39,11 @@ class Manifest(BaseModel):
     build: str
     """Version that made it."""
     files: dict[FilePath, FileEntry]
-    """Files below `home`, `rules`, objects of the release bucket below `bucket`, snapshots of the
-    log's streams below `log`, and hides by data set; each in the order in which it is restored."""
+    """Files below `home`, objects of the release bucket below `bucket`, snapshots of the log's
+    streams below `log`, `hides` by data set, and as ERASED the tombstones of viewers who were
+    erased from everything before it began; each in the order in which it is restored."""
     position: StoredPosition
     """Position in the events up to which those who were erased have tombstones."""
-    erased: frozenset[str]
-    """Tombstones of viewers who were erased from everything before it began."""
 
 
 def bury(bucket: Bucket, viewer: str, at: int) -> None:
@@ -146,9 +146,9 @@ class Archive:
                 self.bucket.remove(found.name)
         return len(removed)
 
-    def tombstones(self) -> frozenset[str]:
-        """Return those of all viewers who were ever erased."""
-        return frozenset(each.name for each in self.bucket.objects("erased/"))
+    def tombstones(self) -> list[str]:
+        """Return those of all viewers who were ever erased, oldest first."""
+        return [each.name for each in self.bucket.objects("erased/")]
 
 
 def _manifest(name: str) -> str:

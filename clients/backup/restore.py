@@ -13,8 +13,10 @@ from functools import cached_property
 from itertools import groupby, islice
 from pathlib import Path
 
-from clients.backup.archive import Archive, Manifest, buried
-from clients.backup.take import RULES, STORE_SECONDS, STREAMS, Say, note
+import typer
+
+from clients.backup.archive import ERASED, Archive, Manifest, buried
+from clients.backup.take import RULES, STORE_SECONDS, STREAMS, note
 from clients.cli.viewers import erase_again
 from server.consumer.fold import ViewerEvents, ViewerRow, fold
 from server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows
@@ -41,14 +43,16 @@ class Restore:
     @cached_property
     def erased(self) -> dict[str, int]:
         """Viewers of whom the backup may have something, though they were erased since: when."""
-        return dict(map(buried, sorted(self.archive.tombstones() - self.manifest.erased)))
+        known = self.archive.fetch(self.manifest.files[ERASED]).read_text().split()
+        return dict(map(buried, sorted({*self.archive.tombstones()} - {*known})))
 
     @cached_property
     def there(self) -> set[str]:
         """Files of the backup that are there already, whatever they contain."""
         objects = self.bucket.objects("", recursive=True) if self.bucket.exists() else []
         found = {f"bucket/{each.name}" for each in objects} | asyncio.run(self._streams())
-        found |= {path for path in self.manifest.files if self._path(path).exists()}
+        home = (path for path in self.manifest.files if path.startswith("home/"))
+        found |= {path for path in home if self._path(path).exists()}
         return found & {*self.manifest.files}
 
     def plan(self) -> Iterator[str]:
@@ -62,7 +66,7 @@ class Restore:
         yield f"viewers to erase again: {len(self.erased)}"
         yield f"features to build: {', '.join(self._datasets)}"
 
-    def run(self, say: Say) -> None:
+    def run(self) -> None:
         """Restore files and releases, the log, features, and last what channels name.
 
         Whatever is there already is replaced, so it may be repeated.
@@ -74,16 +78,16 @@ class Restore:
         files = self.manifest.files
         channels = [path for path in files if path.startswith("bucket/channels/")]
         for path in files:
-            if path not in channels and not path.startswith(("log/", "hides/")):
+            if path not in channels and path.startswith(("home/", "bucket/")):
                 self._restore(path)
         self._link_certificates()
-        say("files and releases: restored")
+        typer.echo("files and releases: restored")
         asyncio.run(self._restore_log())
-        say("log: restored")
+        typer.echo("log: restored")
         if self.erased:
             erase_again(self.home, self.log, self.erased)
         for name in self._datasets:
-            say(f"features of {name}: building")
+            typer.echo(f"features of {name}: building")
             build_features(self.home, name, "none")
         for path, stored in files.items():
             if path.startswith("hides/"):
@@ -94,14 +98,13 @@ class Restore:
 
     @property
     def _datasets(self) -> list[str]:
-        found = (path.split("/") for path in self.manifest.files)
-        return [name for *_, name, file in found if file == DESCRIPTION]
+        found = (Path(path) for path in self.manifest.files if path.startswith("home/data/"))
+        return [path.parent.name for path in found if path.name == DESCRIPTION]
 
     def _path(self, path: str) -> Path:
-        """Return where a file below `home`, or the rules, is restored to."""
-        if path == RULES:
-            return Path(os.environ.get("VIREO_RULES") or self.home.root / "rules.toml")
-        return self.home.root.joinpath(*path.split("/")[1:])
+        """Return where a file below `home` is restored to."""
+        rules = os.environ.get("VIREO_RULES") if path == RULES else ""
+        return Path(rules or self.home.root / path.removeprefix("home/"))
 
     def _restore(self, path: str) -> None:
         stored, target = self.manifest.files[path], self._path(path)

@@ -6,16 +6,16 @@ import asyncio
 import gzip
 import json
 import os
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import typer
 from google.protobuf.message import DecodeError
 from vireo.v1.log_pb2 import RecordedEvents
 
-from clients.backup.archive import Archive, Manifest, bury
+from clients.backup.archive import ERASED, Archive, Manifest, bury
 from server.consumer.rows import OnlineRows
 from server.control.backup_age import MARKER
 from server.errors import VireoError
@@ -33,18 +33,17 @@ from server.releases.markers import manifest_place
 from server.releases.store import ReleaseStore, release_object
 from training.data.dataset import DESCRIPTION
 
-RULES = "rules"
+RULES = "home/rules.toml"
 """The file that VIREO_RULES names, in a backup."""
 STREAMS = {f"log/{each.name}": each for each in (STATE, DEAD, CATALOG, REMOVED, EVENTS)}
 """In this order, so that what a stream says of a later one is in that one's copy, too."""
 STORE_SECONDS = 60.0
 """Maximum seconds to wait for the online store."""
-Say = Callable[[str], None]
 _Files = dict[str, FileEntry]
 
 
 def take_backup(
-    home: Home, store: ReleaseStore, log: EventLogSettings, archive: Archive, say: Say
+    home: Home, store: ReleaseStore, log: EventLogSettings, archive: Archive
 ) -> Manifest:
     """Make a backup, complete it, and note it in the bucket of releases.
 
@@ -53,15 +52,15 @@ def take_backup(
     """
     began = datetime.now(UTC)
     archive.bucket.make()
-    erased = archive.tombstones()
+    archive.scratch.write_text("\n".join(archive.tombstones()))
+    erased = {ERASED: archive.put(archive.scratch)}
     before = archive.manifest("") if archive.names() else None
     known = before.files if before else {}
     channels: _Files | None = None
     # They may change while the releases that they name are copied.
     while channels != (channels := _objects(archive, store.bucket, "channels/")):
-        releases, datasets = _releases(store, archive, known)
-        say(f"releases: {', '.join(needed_releases(store))}")
-    files = releases
+        files, datasets = _releases(store, archive, known)
+    typer.echo(f"{len(channels)} objects of channels, {len(files)} of releases")
     paths = {"home/security": home.security, "home/page_token_keys": home.root / "page_token_keys"}
     paths |= {f"home/data/{name}": home.data(name) for name in datasets}
     if rules := os.environ.get("VIREO_RULES"):
@@ -72,16 +71,15 @@ def take_backup(
     for name in datasets:
         if (home.features(name) / CONFIGURATION).exists():
             files[f"hides/{name}"] = _hides(archive, home.features(name))
-    say(f"{home.root}: data sets {', '.join(datasets)}, hides, keys and rules")
+    typer.echo(f"{home.root}: data sets {', '.join(datasets)}, hides, keys and rules")
     position = asyncio.run(_log(log, archive, files, before.position if before else BEGIN))
-    say(f"log: events up to {position.sequence:,}")
+    typer.echo(f"log: events up to {position.sequence:,}")
     manifest = Manifest(
         name=f"{began:%Y%m%dT%H%M%S%fZ}",
         began=began,
         build=version("vireo"),
-        files={**files, **channels},
+        files={**erased, **files, **channels},
         position=position,
-        erased=erased,
     )
     archive.finish(manifest)
     note(store.bucket, manifest)

@@ -34,7 +34,7 @@ def backup(
     from clients.backup.take import take_backup
 
     with _opened() as (store, log, archive):
-        manifest = take_backup(Home.current(), store, log, archive, typer.echo)
+        manifest = take_backup(Home.current(), store, log, archive)
         removed = archive.prune(keep)
     size = sum(each.size for each in manifest.files.values())
     typer.echo(f"backup {manifest.name}: {size / 1e6:,.1f} MB; {removed} old ones removed")
@@ -75,7 +75,7 @@ def restore(
                 f"{len(found.there)} of its files are there already, such as {min(found.there)}; "
                 "to replace them, or to repeat a restore that was interrupted: --overwrite"
             )
-        found.run(typer.echo)
+        found.run()
     typer.echo(f"restored backup {found.manifest.name}")
 
 

@@ -49,7 +49,7 @@ def erase(
     Events that come later count anew. It may be repeated, and should be if it fails halfway. What
     it can't erase from doesn't keep it from the rest.
     """
-    from training.features.catch_up import known_log
+    from server.stack.nats import known_log
 
     home = Home.current()
     if not yes:

@@ -332,7 +332,7 @@ class JetStreamLog:
             told = await connection.ask(subject, json.dumps(made).encode(), seconds=_COPY_SECONDS)
             while chunk := file.read(_CHUNK_BYTES):
                 await connection.ask(told["deliver_subject"], chunk, seconds=_COPY_SECONDS)
-            # Nothing more: the server reads what it was sent now.
+            # Nothing more: the server reads what it was sent now; in a cluster others copy it then.
             await connection.ask(told["deliver_subject"], seconds=_RESTORE_SECONDS)
 
     async def close(self) -> None:

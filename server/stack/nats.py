@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
+from server.home import Home
 from server.stack.envoy import tool
 from server.stack.lock import file_lock
 from server.stack.ports import check_ports_free
@@ -100,6 +101,19 @@ def reachable_log(settings: StackSettings) -> EventLogSettings:
             f"{settings.home_folder.root} has no log of events yet; start the stack with: vireo "
             "up, or name another log with VIREO_NATS_URL"
         ) from error
+
+
+def known_log(home: Home) -> EventLogSettings | None:
+    """Return how to reach the log of the settings or of a home's stack; None if there is none.
+
+    Raises:
+        VireoError: a setting or the token is invalid.
+    """
+    if (external := external_log()) is not None:
+        return external
+    if not (home.root / "log" / "token").exists():  # its stack was never up
+        return None
+    return reachable_log(StackSettings.load().model_copy(update={"home": home.root}))
 
 
 def _token(file: Path) -> str:

@@ -40,12 +40,16 @@ def temporary_server(
             env={**os.environ, **environment},
         )
 
-    def ended() -> str:
-        said = "" if process.poll() is None else f"ended with code {process.returncode}"
-        return said and f"{said}; see {log}: {last_lines(log, 3)}"
+    def found() -> str:
+        if process.poll() is None:
+            return problem()
+        raise VireoError(
+            f"{Path(command[0]).name} ended with code {process.returncode}; see {log}: "
+            f"{last_lines(log, 3)}"
+        )
 
     try:
-        await_ready(problem, ended)
+        await_ready(found)
         yield
     finally:
         process.terminate()
@@ -56,10 +60,10 @@ def temporary_server(
             process.wait()
 
 
-def await_ready(problem: Callable[[], str], ended: Callable[[], str] = str) -> None:
-    """Return once there is no problem; raise VireoError once it `ended`, or after some time."""
+def await_ready(problem: Callable[[], str]) -> None:
+    """Return once there is no problem; raise VireoError after some time."""
     deadline = time.monotonic() + _START_SECONDS
     while found := problem():
-        if (why := ended()) or time.monotonic() > deadline:
-            raise VireoError(f"{found}; it {why or f'was not ready after {_START_SECONDS:g} s'}")
+        if time.monotonic() > deadline:
+            raise VireoError(f"{found}; it was not ready after {_START_SECONDS:g} s")
         time.sleep(_POLL_SECONDS)

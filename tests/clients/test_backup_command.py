@@ -15,6 +15,7 @@ from minio import Minio
 from typer.testing import CliRunner, Result
 from vireo.v1 import event_pb2
 
+from clients.backup import take
 from clients.backup.archive import Archive, Manifest
 from clients.cli.__main__ import app
 from server.control.backup_age import BEGAN, follow_backups
@@ -25,10 +26,12 @@ from server.releases.bucket import Bucket
 from server.releases.channels import Change
 from server.releases.s3 import BackupSettings, S3Settings
 from server.releases.store import ReleaseStore
+from server.stack.lock import file_lock
+from server.stack.state import stack_lock
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
-from tests.builders.reading import take
+from tests.builders.reading import take as taken
 from tests.builders.releases import build_release
 from tests.builders.s3 import client_of, running_s3
 from tests.builders.waiting import until
@@ -134,7 +137,7 @@ class Site:
         self.with_log(append)
 
     def stored(self, stream: Any = EVENTS) -> list[tuple[int, str, bytes]]:
-        found = self.with_log(lambda log: take(log, stream))
+        found = self.with_log(lambda log: taken(log, stream))
         return [(each.sequence, each.key, each.data) for each in found]
 
     def lose(self) -> None:
@@ -207,7 +210,9 @@ def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> 
     assert "backups: a restore of any leaves the viewer out" in done.output
     oldest = site.archive.names()[0]
     site.lose()
-    assert "viewers to erase again: 2" in site.restore(oldest)
+    said = site.restore(oldest)
+    assert "viewers to erase again: 2" in said
+    assert said.count(f"{site.home.data(DATASET)}: ") == 1, "one pass for all"
     assert not {VIEWER, OTHER} & site.viewers()
     repo = site.home.features(DATASET)
     for viewer in (VIEWER, OTHER):
@@ -283,6 +288,49 @@ def test_what_is_there_is_overwritten_only_if_told_and_what_was_changed_is_refus
     site.s3.fput_object(site.backups.bucket, f"objects/{part.sha256}", str(path))
     site.lose()
     assert "isn't what was stored" in str(site.vireo("restore").exception)
+
+
+def test_a_backup_has_the_releases_that_its_channels_name(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though they are changed while it is made."""
+    store, names = ReleaseStore(site.releases), ["tiny-2", "tiny-3"]
+    for name in names:
+        store.publish(build_release(site.folder / name, release_id=name))
+    needed = take.needed_releases
+
+    def changed(*arguments: Any) -> dict[str, str]:
+        while names:
+            channel = store.read_channel("production")
+            store.change_channel("production", Change(names.pop(0)), channel)
+        return needed(*arguments)
+
+    monkeypatch.setattr(take, "needed_releases", changed)
+    manifest = site.backup()
+    channel = manifest.files["bucket/channels/production.json"]
+    assert b"tiny-3" in site.archive.fetch(channel).read_bytes()
+    assert {f"bucket/releases/{name}/manifest.json" for name in ("tiny-2", "tiny-3")} <= {
+        *manifest.files
+    }
+
+
+def test_nothing_is_restored_under_a_stack(site: Site) -> None:
+    site.backup()
+    shutil.rmtree(site.home.data(DATASET))
+    with file_lock(stack_lock(site.home)):
+        assert "a stack runs on" in str(site.vireo("restore", "--overwrite").exception)
+        assert "there already: 0" in site.restore("--dry-run")
+    assert not site.home.data(DATASET).exists()
+
+
+async def test_before_a_first_backup_its_age_is_that_of_time_if_backups_are_set(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_BACKUP_S3_ENDPOINT", site.backups.endpoint)
+    following = asyncio.create_task(follow_backups(Bucket(site.releases)))
+    BEGAN.set(1)
+    await until(lambda: BEGAN._value.get() == 0)
+    following.cancel()
 
 
 def test_the_last_backups_are_kept_and_share_what_they_have(

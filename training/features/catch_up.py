@@ -22,13 +22,11 @@ from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, LogAwayError
 from server.event_log.open import open_log
 from server.event_log.position import BEGIN
-from server.event_log.settings import EventLogSettings
 from server.event_log.up_to_end import up_to_end
 from server.features.activity import EventRules
 from server.features.online_store import RedisSettings
 from server.home import Home
-from server.stack.nats import external_log, reachable_log
-from server.stack.settings import StackSettings
+from server.stack.nats import known_log
 from training.features.online_store import OnlineStoreSettings
 
 _log = structlog.get_logger(__name__)
@@ -66,19 +64,6 @@ def catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings)
         rows.close()
         if old is not None:
             old.close()
-
-
-def known_log(home: Home) -> EventLogSettings | None:
-    """Return how to reach the log of the settings or of a home's stack; None if there is none.
-
-    Raises:
-        VireoError: a setting or the token is invalid.
-    """
-    if (external := external_log()) is not None:
-        return external
-    if not (home.root / "log" / "token").exists():  # its stack was never up
-        return None
-    return reachable_log(StackSettings.load().model_copy(update={"home": home.root}))
 
 
 def _opened(repo: Path, redis: RedisSettings) -> OnlineRows | None:
