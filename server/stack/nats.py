@@ -18,7 +18,7 @@ from server.home import Home
 from server.stack.envoy import tool
 from server.stack.lock import file_lock
 from server.stack.ports import check_ports_free
-from server.stack.probes import Probe
+from server.stack.probes import Probe, http_probe
 from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from server.stack.state import running_stack, stack_lock
 from server.stack.temporary_server import temporary_server
@@ -31,8 +31,6 @@ ENVIRONMENT = {
 _STORE_BYTES, _BESIDE_EVENTS_BYTES = 64 << 30, 8 << 30
 """Minimum bytes that the server may store, and those beside VIREO_EVENT_MAX_BYTES."""
 _TOKEN_BYTES, _MIN_TOKEN_LENGTH = 30, 32
-_PROBE_SECONDS = 2.0
-_MAX_ANSWER_BYTES = 4096
 MAX_UNHEALTHY_SECONDS = 10.0
 """Seconds after which a log that stores nothing is started again: after a full disk a NATS server
 refuses every write until then, even if there is room again."""
@@ -153,7 +151,7 @@ def embedded_log(settings: StackSettings) -> Iterator[EventLogSettings]:
     home = settings.home_folder
     with file_lock(stack_lock(home)):
         check_ports_free({settings.log_port: "VIREO_LOG_PORT"})
-        log, probe = prepare_log(settings), log_probe(settings.log_port)
+        log, probe = prepare_log(settings), log_probe(settings)
         output, command = home.logs / "log.log", log_command(settings)
         with temporary_server(command, output, lambda: asyncio.run(probe()), ENVIRONMENT):
             yield log
@@ -174,25 +172,6 @@ def log_environment(log: EventLogSettings) -> dict[str, str]:
     }
 
 
-def log_probe(port: int) -> Probe:
+def log_probe(settings: StackSettings) -> Probe:
     """Return a probe of the embedded log: whether it stores what it is sent, by its own account."""
-
-    async def probe() -> str:
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", port + METRICS_PORT_OFFSET
-                )
-                try:
-                    writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-                    answer = await reader.read(_MAX_ANSWER_BYTES)
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError) as error:
-            return f"the log on port {port}: {str(error) or 'no answer'}"
-        status, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
-        if " 200 " in status.partition("\r\n")[0]:
-            return ""
-        return f"the log on port {port} stores nothing: {body or 'no reason given'}"
-
-    return probe
+    return http_probe(settings.log_port + METRICS_PORT_OFFSET, "/healthz")

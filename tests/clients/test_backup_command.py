@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from server.event_log.log import CATALOG, EVENTS, STREAMS, partition_of
 from server.home import Home
 from server.releases.bucket import Bucket
 from server.releases.channels import Change
+from server.releases.garbage import needed_releases
 from server.releases.s3 import BackupSettings, S3Settings
 from server.releases.store import ReleaseStore
 from server.stack.lock import file_lock
@@ -180,7 +182,7 @@ def test_a_second_backup_stores_only_what_is_new_and_positions_hold(site: Site) 
     assert asyncio.run(site.exported()) == first.began.timestamp()
     site.record([play(OTHER, "v52", 1)])
     for key in ("aa", "bb", "aa"):
-        site.with_log(lambda log, key=key: log.append(CATALOG, key, b""))
+        site.with_log(partial(JetStreamLog.append, stream=CATALOG, key=key, data=b""))
     second = site.backup()
     assert first.files.keys() < second.files.keys()
     same = {path for path, each in second.files.items() if first.files.get(path) == each}
@@ -192,7 +194,7 @@ def test_a_second_backup_stores_only_what_is_new_and_positions_hold(site: Site) 
     site.restore()
     assert {stream: site.stored(stream) for stream in STREAMS} == before
     for stream, stored in ((EVENTS, position), (CATALOG, catalog)):
-        start = site.with_log(lambda log, one=(stream, stored): log.resume(*one))
+        start = site.with_log(partial(JetStreamLog.resume, stream=stream, stored=stored))
         assert (start.after, list(start.missing)) == (3, [])
     # The next one goes on from there.
     site.record([play(OTHER, "v53", 2)])
@@ -297,13 +299,12 @@ def test_a_backup_has_the_releases_that_its_channels_name(
     store, names = ReleaseStore(site.releases), ["tiny-2", "tiny-3"]
     for name in names:
         store.publish(build_release(site.folder / name, release_id=name))
-    needed = take.needed_releases
 
     def changed(*arguments: Any) -> dict[str, str]:
         while names:
             channel = store.read_channel("production")
             store.change_channel("production", Change(names.pop(0)), channel)
-        return needed(*arguments)
+        return needed_releases(*arguments)
 
     monkeypatch.setattr(take, "needed_releases", changed)
     manifest = site.backup()
