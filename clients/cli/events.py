@@ -297,9 +297,8 @@ def _partitions() -> list[str]:
 
 def _log_settings() -> Any:
     from server.stack.nats import reachable_log
-    from server.stack.settings import StackSettings
 
-    return reachable_log(StackSettings.load())
+    return reachable_log()
 
 
 @asynccontextmanager

@@ -83,14 +83,15 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
     return _embedded(str(settings.log_port), written)
 
 
-def reachable_log(settings: StackSettings) -> EventLogSettings:
-    """Return how commands reach the log: that of the settings, else this home's embedded one.
+def reachable_log(settings: StackSettings | None = None) -> EventLogSettings:
+    """Return how commands reach the log: that of the settings, else a home's embedded one.
 
     Raises:
         VireoError: there never was one, or its token is too short.
     """
     if (external := external_log()) is not None:
         return external
+    settings = settings or StackSettings.load()
     folder = settings.home_folder.root / "log"
     try:
         return _embedded((folder / "port").read_text(), _token(folder / "token"))

@@ -20,8 +20,9 @@ from server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows, UnfitRowError
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, LogAwayError
-from server.event_log.open import open_log
+from server.event_log.open import opened_log
 from server.event_log.position import BEGIN
+from server.event_log.settings import EventLogSettings
 from server.event_log.up_to_end import up_to_end
 from server.features.activity import EventRules
 from server.features.online_store import RedisSettings
@@ -50,16 +51,15 @@ def catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings)
         VireoError: the online store of the new features can't be written, or a setting is invalid.
     """
     settings = known_log(home)
-    event_log = open_log(settings) if settings is not None else None
     old = _opened(replaced, store.redis)
-    if old is None and event_log is None:
+    if old is None and settings is None:
         return
     rows = OnlineRows(repo, _STORE_SECONDS, store.redis, announced=False)
     try:
         if old is not None:
             _keep_hides(old, rows, time.time() - store.viewer_expiry)
-        if settings is not None and event_log is not None:
-            asyncio.run(_apply_events(event_log, settings.event_partitions, rows))
+        if settings is not None:
+            asyncio.run(_apply_events(settings, rows))
     finally:
         rows.close()
         if old is not None:
@@ -98,15 +98,14 @@ def _last_seen(row: ViewerRow | UnfitRowError) -> float:
     return max([*(row.times[-1:] / 1e6), *row.hidden_times[-1:]], default=0)
 
 
-async def _apply_events(event_log: JetStreamLog, partitions: int, rows: OnlineRows) -> None:
+async def _apply_events(settings: EventLogSettings, rows: OnlineRows) -> None:
     try:
-        for _ in range(_ROUNDS):
-            for partition in range(partitions):
-                await _apply_partition(event_log, partition, rows)
+        async with opened_log(settings) as event_log:
+            for _ in range(_ROUNDS):
+                for partition in range(settings.event_partitions):
+                    await _apply_partition(event_log, partition, rows)
     except LogAwayError as error:
         _log.warning("log_away", reason=str(error), then="the consumer applies its events")
-    finally:
-        await event_log.close()
 
 
 async def _apply_partition(event_log: JetStreamLog, partition: int, rows: OnlineRows) -> None:
