@@ -16,7 +16,7 @@ from bench.replay import STORE_SECONDS, differing, event_ids, logged
 from server.consumer.rows import OnlineRows, StoreAwayError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS, LogAwayError
-from server.event_log.open import open_log
+from server.event_log.open import opened_log
 from server.features.activity import EventRules
 from server.features.online_store import RedisSettings
 from server.stack.nats import reachable_log
@@ -75,13 +75,9 @@ class Replay:
 @asynccontextmanager
 async def opened_replay(chain: Chain) -> AsyncIterator[Replay]:
     """Yield the stack's log and rows. Open them before there is load: that takes seconds."""
-    log = open_log(reachable_log(chain.settings))
-    assert log is not None, "a stack has a log"
     folder = chain.stack.home.features(chain.dataset)
     rules = EventRules.load(folder)
-    try:
-        redis = RedisSettings(url=SecretStr(chain.valkey.url)) if chain.valkey else None
+    redis = RedisSettings(url=SecretStr(chain.valkey.url)) if chain.valkey else None
+    async with opened_log(reachable_log(chain.settings)) as log:
         with closing(OnlineRows(folder, STORE_SECONDS, redis)) as rows:
             yield Replay(log, rows, rules, chain.findings)
-    finally:
-        await log.close()

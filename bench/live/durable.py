@@ -15,7 +15,7 @@ from bench.replay import KINDS, PAST_SECONDS, STORE_SECONDS, differing, event_id
 from bench.speed.row import Row
 from server.consumer.rows import OnlineRows
 from server.event_log.log import EVENTS, LogAwayError
-from server.event_log.open import open_log
+from server.event_log.open import opened_log
 from server.event_log.settings import EventLogSettings
 from server.features.activity import EventRules
 
@@ -44,9 +44,7 @@ async def measure_durable(
     batches = shuffled(events)
     written = await _record_all(live, batches, faults)
     live.console.print(f"{len(events)} events recorded with {written} repeated calls")
-    log = open_log(log_settings)
-    assert log is not None, "a stack has a log"
-    try:
+    async with opened_log(log_settings) as log:
         partitions = range(log_settings.event_partitions)
         rows = OnlineRows(live.features, STORE_SECONDS)
 
@@ -63,8 +61,6 @@ async def measure_durable(
         caught_up = await until(applied, "the consumer", live.plan.patience, pause=0.2)
         async with asyncio.timeout(live.plan.patience):
             entries = await logged(log, partitions)
-    finally:
-        await log.close()
     missing = {each.event_id for each in events} - event_ids(entries)
     viewers = sorted({each.viewer_id for each in events})
     differ = differing(rows.read(viewers), entries, EventRules.load(live.features), viewers)

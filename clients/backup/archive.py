@@ -5,15 +5,14 @@ So a backup that was interrupted is none, and what several have in common is sto
 
 from __future__ import annotations
 
-import hashlib
+import os
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
-from google.protobuf.message import DecodeError
 from pydantic import BaseModel, ConfigDict, ValidationError
-from vireo.v1.log_pb2 import RecordedEvents
 
 from server.errors import VireoError
 from server.event_log.position import StoredPosition
@@ -25,6 +24,7 @@ from server.releases.s3 import BackupSettings
 _UNFINISHED = timedelta(days=1)
 """Age up to which an object that no backup has may be of one that is being made."""
 _MAX_MANIFEST_BYTES = 64 << 20
+ERASED = "erased"
 
 
 class Manifest(BaseModel):
@@ -38,42 +38,27 @@ class Manifest(BaseModel):
     """All that was acknowledged before is in it."""
     build: str
     """Version that made it."""
-    partitions: int
-    """Number of partitions of the log."""
     files: dict[FilePath, FileEntry]
-    """Files below `home`, `rules`, objects of the release bucket below `bucket`, parts of the log's
-    streams, and hides by data set; each in the order in which they are restored."""
-    positions: dict[str, StoredPosition]
-    """Position in each stream up to which it has the messages."""
-    erased: frozenset[str]
-    """Tombstones of viewers who were erased from everything before it began."""
+    """Files below `home`, objects of the release bucket below `bucket`, snapshots of the log's
+    streams below `log`, `hides` by data set, and as ERASED the tombstones of viewers who were
+    erased from everything before it began; each in the order in which it is restored."""
+    position: StoredPosition
+    """Position in the events up to which those who were erased have tombstones."""
 
 
-class Tombstone(BaseModel):
-    """That a viewer was erased; it outlives every backup."""
+def bury(bucket: Bucket, viewer: str, at: int) -> None:
+    """Store the tombstone of a viewer who was erased at a time, Unix nanoseconds.
 
-    viewer: str
-    at: int
-    """When that was recorded in the log, Unix nanoseconds."""
+    It is an object's name, and outlives every backup.
+    """
+    name = urlsafe_b64encode(viewer.encode()).decode()
+    bucket.swap(f"erased/{at:020d}-{name}", viewer.encode(), None)
 
-    @property
-    def name(self) -> str:
-        """Name of its object: the same whoever writes it."""
-        return f"erased/{self.at:020d}-{hashlib.sha256(self.viewer.encode()).hexdigest()[:32]}"
 
-    @staticmethod
-    def of(recorded: bytes) -> list[Tombstone]:
-        """Return those of a message of stream EVENTS."""
-        try:
-            message = RecordedEvents.FromString(recorded)
-        except DecodeError:  # consumers set it aside
-            return []
-        at = message.received_at.ToNanoseconds()
-        return [Tombstone(viewer=viewer, at=at) for viewer in message.erased]
-
-    def write(self, bucket: Bucket) -> None:
-        """Store it; do nothing if it is there."""
-        bucket.swap(self.name, self.model_dump_json().encode(), None)
+def buried(tombstone: str) -> tuple[str, int]:
+    """Return the viewer of a tombstone, and when they were erased, Unix nanoseconds."""
+    at, name = tombstone.removeprefix("erased/").split("-", 1)
+    return urlsafe_b64decode(name).decode(), int(at)
 
 
 class Archive:
@@ -81,39 +66,41 @@ class Archive:
 
     def __init__(self, settings: BackupSettings, scratch: Path) -> None:
         """Start with an empty folder for files on their way; no request is made yet."""
-        self.bucket, self.scratch = Bucket(settings), scratch
-        self.uploaded = 0
-        """Bytes that were new to the bucket."""
+        self.bucket, self.scratch = Bucket(settings), scratch / "file"
 
     @cached_property
-    def stored(self) -> set[str]:
-        """SHA-256 of all objects."""
-        return {each.name.removeprefix("objects/") for each in self.bucket.objects("objects/")}
+    def _stored(self) -> set[str]:
+        return {each.name for each in self.bucket.objects("objects/")}
 
     def put(self, path: Path) -> FileEntry:
         """Store a file's content, unless it is there."""
         found = FileEntry.of(path)
-        if found.sha256 not in self.stored:
-            self.bucket.put_file(f"objects/{found.sha256}", path)
-            self.stored.add(found.sha256)
-            self.uploaded += found.size
+        if _object(found) not in self._stored:
+            self.bucket.put_file(_object(found), path)
+            self._stored.add(_object(found))
         return found
 
-    def fetch(self, stored: FileEntry, path: Path) -> Path:
-        """Write an object to a file that only its owner may read, and return its path.
+    def put_object(self, bucket: Bucket, name: str) -> FileEntry:
+        """Store an object of another bucket."""
+        with self.scratch.open("wb") as file:
+            file.writelines(bucket.read(name))
+        return self.put(self.scratch)
+
+    def fetch(self, stored: FileEntry, path: Path | None = None) -> Path:
+        """Write what was stored to a file for its owner alone, by default `scratch`; return it.
 
         Raises:
             VireoError: it isn't what was stored.
         """
+        path = path or self.scratch
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
-        path.touch(mode=0o600)
-        with path.open("wb") as file:
-            file.writelines(self.bucket.read(f"objects/{stored.sha256}"))
+        with open(path, "wb", opener=partial(os.open, mode=0o600)) as file:
+            file.writelines(self.bucket.read(_object(stored)))
         if FileEntry.of(path) != stored:
             raise VireoError(
-                f"objects/{stored.sha256} in bucket {self.bucket.name} isn't what was stored "
-                "there; restore an earlier backup"
+                f"{_object(stored)} in bucket {self.bucket.name} isn't what was stored there; "
+                "restore an earlier backup"
             )
         return path
 
@@ -122,26 +109,26 @@ class Archive:
         found = self.bucket.objects("backups/") if self.bucket.exists() else []
         return sorted(Path(each.name).stem for each in found)
 
-    def manifest(self, name: str) -> Manifest | None:
-        """Return a backup; None if there is none of that name."""
-        found = self.bucket.get(_manifest(name), _MAX_MANIFEST_BYTES)
+    def manifest(self, name: str) -> Manifest:
+        """Return a backup, the last one for an empty name; raise VireoError if there is none."""
+        names = self.names()
+        name = name or (names or [""])[-1]
+        found = self.bucket.get(_manifest(name), _MAX_MANIFEST_BYTES) if name in names else None
+        if found is None:
+            there = ", ".join(names) or "none"
+            raise VireoError(f"bucket {self.bucket.name} has no backup {name}; there are: {there}")
         try:
-            return Manifest.model_validate_json(found[0]) if found else None
+            return Manifest.model_validate_json(found[0])
         except ValidationError as error:
             raise VireoError(
                 f"backup {name} can't be read: {first_problem(error)}; use the build that made it"
             ) from error
 
-    def latest(self) -> Manifest | None:
-        """Return the last complete backup; None if there is none."""
-        found = map(self.manifest, reversed(self.names()))
-        return next((each for each in found if each is not None), None)
-
     def finish(self, manifest: Manifest) -> None:
         """Complete a backup; raise VireoError if another process interfered."""
-        self.__dict__.pop("stored", None)  # as it is now
+        self.__dict__.pop("_stored", None)  # as it is now
+        complete = set(map(_object, manifest.files.values())) <= self._stored
         body = manifest.model_dump_json().encode()
-        complete = {each.sha256 for each in manifest.files.values()} <= self.stored
         if not complete or self.bucket.swap(_manifest(manifest.name), body, None) is None:
             raise VireoError(
                 "another vireo backup runs at the same time; repeat this once it ended"
@@ -152,20 +139,21 @@ class Archive:
         removed = self.names()[:-keep]
         for name in removed:
             self.bucket.remove(_manifest(name))
-        left = filter(None, map(self.manifest, self.names()))
-        needed = {f"objects/{each.sha256}" for one in left for each in one.files.values()}
+        left = map(self.manifest, self.names())
+        needed = {_object(each) for one in left for each in one.files.values()}
         for found in self.bucket.objects("objects/"):
-            old = datetime.now(UTC) - found.modified > _UNFINISHED
-            if old and found.name not in needed:
+            if datetime.now(UTC) - found.modified > _UNFINISHED and found.name not in needed:
                 self.bucket.remove(found.name)
         return len(removed)
 
-    def tombstones(self) -> dict[str, Tombstone]:
-        """Return those of all viewers who were ever erased, by name."""
-        names = [each.name for each in self.bucket.objects("erased/")]
-        found = ((name, self.bucket.get(name)) for name in names)
-        return {n: Tombstone.model_validate_json(each[0]) for n, each in found if each is not None}
+    def tombstones(self) -> list[str]:
+        """Return those of all viewers who were ever erased, oldest first."""
+        return [each.name for each in self.bucket.objects("erased/")]
 
 
 def _manifest(name: str) -> str:
     return f"backups/{name}.json"
+
+
+def _object(stored: FileEntry) -> str:
+    return f"objects/{stored.sha256}"

@@ -6,50 +6,44 @@ import asyncio
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from pydantic import BaseModel
+import typer
+from google.protobuf.message import DecodeError
+from vireo.v1.log_pb2 import RecordedEvents
 
-from clients.backup.archive import Archive, Manifest
-from clients.backup.streams import copy_stream
+from clients.backup.archive import ERASED, Archive, Manifest, bury
 from server.consumer.rows import OnlineRows
 from server.control.backup_age import MARKER
 from server.errors import VireoError
 from server.event_log.log import CATALOG, DEAD, EVENTS, REMOVED, STATE
-from server.event_log.open import open_log
+from server.event_log.open import opened_log
 from server.event_log.position import BEGIN, Position
 from server.event_log.settings import EventLogSettings
+from server.event_log.up_to_end import up_to_end
 from server.features.online_store import CONFIGURATION
 from server.home import Home
 from server.releases.bucket import Bucket
-from server.releases.fields import DatasetName, FilePath
 from server.releases.garbage import needed_releases
-from server.releases.manifest import FileEntry
+from server.releases.manifest import MANIFEST_NAME, FileEntry
 from server.releases.markers import manifest_place
 from server.releases.store import ReleaseStore, release_object
 from training.data.dataset import DESCRIPTION
 
-RULES = "rules"
+RULES = "home/rules.toml"
 """The file that VIREO_RULES names, in a backup."""
-STREAMS = (STATE, DEAD, CATALOG, REMOVED, EVENTS)
+STREAMS = {f"log/{each.name}": each for each in (STATE, DEAD, CATALOG, REMOVED, EVENTS)}
 """In this order, so that what a stream says of a later one is in that one's copy, too."""
 STORE_SECONDS = 60.0
 """Maximum seconds to wait for the online store."""
-Say = Callable[[str], None]
-
-
-class _Release(BaseModel):
-    """What is needed of a release's manifest, whichever build wrote it."""
-
-    dataset: DatasetName
-    files: dict[FilePath, FileEntry]
+_Files = dict[str, FileEntry]
 
 
 def take_backup(
-    home: Home, store: ReleaseStore, log: EventLogSettings, archive: Archive, say: Say
+    home: Home, store: ReleaseStore, log: EventLogSettings, archive: Archive
 ) -> Manifest:
     """Make a backup, complete it, and note it in the bucket of releases.
 
@@ -58,43 +52,34 @@ def take_backup(
     """
     began = datetime.now(UTC)
     archive.bucket.make()
-    erased = frozenset(each.name for each in archive.bucket.objects("erased/"))
-    before, datasets = archive.latest(), dict[str, bool]()
-    listed = [each.name for each in store.bucket.objects("channels/", recursive=True)]
-    channels = {f"bucket/{name}": _object(store.bucket, archive, name) for name in listed}
-    files = dict[str, FileEntry]()
-    for release_id, why in needed_releases(store).items():
-        store.check_published(release_id)
-        place = manifest_place(release_id)
-        files[f"bucket/{place}"] = _object(store.bucket, archive, place)
-        release = _Release.model_validate_json((archive.scratch / "object").read_bytes())
-        served = datasets.get(release.dataset, False) or why.endswith("names it")
-        datasets[release.dataset] = served
-        for path, entry in release.files.items():
-            name, known = release_object(release_id, path), entry.sha256 in archive.stored
-            files[f"bucket/{name}"] = entry if known else _object(store.bucket, archive, name)
-        files[f"bucket/{place}"] = files.pop(f"bucket/{place}")  # last: it makes a release
-        say(f"release {release_id}: {len(release.files)} files")
+    archive.scratch.write_text("\n".join(archive.tombstones()))
+    erased = {ERASED: archive.put(archive.scratch)}
+    before = archive.manifest("") if archive.names() else None
+    known = before.files if before else {}
+    channels: _Files | None = None
+    # They may change while the releases that they name are copied.
+    while channels != (channels := _objects(archive, store.bucket, "channels/")):
+        files, datasets = _releases(store, archive, known)
+    typer.echo(f"{len(channels)} objects of channels, {len(files)} of releases")
     paths = {"home/security": home.security, "home/page_token_keys": home.root / "page_token_keys"}
     paths |= {f"home/data/{name}": home.data(name) for name in datasets}
-    for name, root in paths.items():
-        if root.exists() or datasets.get(root.name):
-            files |= _files(archive, name, root)
     if rules := os.environ.get("VIREO_RULES"):
-        files |= _files(archive, RULES, Path(rules))
+        paths[RULES] = Path(rules)
+    for name, root in paths.items():
+        if root.exists() or name == RULES or datasets.get(root.name):
+            files |= _files(archive, name, root)
     for name in datasets:
         if (home.features(name) / CONFIGURATION).exists():
             files[f"hides/{name}"] = _hides(archive, home.features(name))
-    say(f"{home.root}: data sets {', '.join(datasets)}, hides, keys and rules")
-    parts, positions = asyncio.run(_streams(log, archive, before, say))
+    typer.echo(f"{home.root}: data sets {', '.join(datasets)}, hides, keys and rules")
+    position = asyncio.run(_log(log, archive, files, before.position if before else BEGIN))
+    typer.echo(f"log: events up to {position.sequence:,}")
     manifest = Manifest(
         name=f"{began:%Y%m%dT%H%M%S%fZ}",
         began=began,
         build=version("vireo"),
-        partitions=log.event_partitions,
-        files={**files, **parts, **channels},
-        positions=positions,
-        erased=erased,
+        files={**erased, **files, **channels},
+        position=position,
     )
     archive.finish(manifest)
     note(store.bucket, manifest)
@@ -107,15 +92,34 @@ def note(bucket: Bucket, manifest: Manifest) -> None:
     bucket.swap(MARKER, manifest.began.isoformat().encode(), found[1] if found else None)
 
 
-def _object(bucket: Bucket, archive: Archive, name: str) -> FileEntry:
-    """Store an object of the bucket of releases."""
-    copy = archive.scratch / "object"
-    with copy.open("wb") as file:
-        file.writelines(bucket.read(name))
-    return archive.put(copy)
+def _objects(archive: Archive, bucket: Bucket, prefix: str) -> _Files:
+    """Store the objects below a prefix; the manifest of a release comes last: it makes one."""
+    names = [each.name for each in bucket.objects(prefix, recursive=True)]
+    names.sort(key=lambda name: name == f"{prefix}{MANIFEST_NAME}")
+    return {f"bucket/{name}": archive.put_object(bucket, name) for name in names}
 
 
-def _files(archive: Archive, name: str, root: Path) -> dict[str, FileEntry]:
+def _releases(
+    store: ReleaseStore, archive: Archive, known: _Files
+) -> tuple[_Files, dict[str, bool]]:
+    """Store the releases that channels need, and return whether a channel names each data set's.
+
+    What a backup of before has of one isn't read again.
+    """
+    files, datasets = _Files(), dict[str, bool]()
+    for release_id, why in needed_releases(store).items():
+        store.check_published(release_id)
+        dataset, place = store.dataset(release_id), f"bucket/{manifest_place(release_id)}"
+        datasets[dataset] = datasets.get(dataset, False) or why.endswith("names it")
+        folder = release_object(release_id, "")
+        found = {path: each for path, each in known.items() if path.startswith(f"bucket/{folder}")}
+        if found.get(place) != archive.put_object(store.bucket, manifest_place(release_id)):
+            found = _objects(archive, store.bucket, folder)
+        files |= found
+    return files, datasets
+
+
+def _files(archive: Archive, name: str, root: Path) -> _Files:
     """Store a file, or those of a folder; raise VireoError if it is missing or is replaced."""
     try:
         before = root.stat().st_ino
@@ -134,41 +138,42 @@ def _files(archive: Archive, name: str, root: Path) -> dict[str, FileEntry]:
 
 
 def _hides(archive: Archive, repo: Path) -> FileEntry:
-    """Store what viewers have hidden, as JSON lines: viewer, and times by key."""
-    path, rows = archive.scratch / "hides", OnlineRows(repo, STORE_SECONDS)
-    try:
-        with path.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as file:
-            for each in rows.hides():
-                file.write(json.dumps(each).encode() + b"\n")
+    """Store what viewers have hidden, as JSON lines: viewer, and keys with times."""
+    with closing(OnlineRows(repo, STORE_SECONDS)) as rows:
+        # Equal content is one object: without the time.
+        with gzip.GzipFile(archive.scratch, "wb", 1, mtime=0) as file:
+            for viewer, times in rows.hides():
+                file.write(json.dumps((viewer, [*times.items()])).encode() + b"\n")
         if rows.superseded():
             raise VireoError("features were built while hides were read; repeat this")
-    finally:
-        rows.close()
-    return archive.put(path)
+    return archive.put(archive.scratch)
 
 
-async def _streams(
-    settings: EventLogSettings, archive: Archive, before: Manifest | None, say: Say
-) -> tuple[dict[str, FileEntry], dict[str, Position]]:
-    event_log = open_log(settings, read_only=True)
-    assert event_log is not None, "the settings name it"
-    files, positions = dict[str, FileEntry](), dict[str, Position]()
+async def _log(
+    settings: EventLogSettings, archive: Archive, files: _Files, read: Position
+) -> Position:
+    """Add the streams to `files`, and write tombstones of who was erased since a position.
+
+    Return the position after the last event that was read.
+    """
+    async with opened_log(settings, read_only=True) as event_log:
+        for path, stream in STREAMS.items():
+            if await event_log.end(stream):
+                with archive.scratch.open("wb") as file:
+                    await event_log.save(stream, file)
+                files[path] = await asyncio.to_thread(archive.put, archive.scratch)
+        if f"log/{EVENTS.name}" in files:
+            async for entries in up_to_end(event_log, EVENTS, after=read):
+                for viewer, at in (each for entry in entries for each in _erased(entry.data)):
+                    await asyncio.to_thread(bury, archive.bucket, viewer, at)
+                read = entries.position
+    return read
+
+
+def _erased(recorded: bytes) -> list[tuple[str, int]]:
+    """Return who is erased by a message, and when, Unix nanoseconds."""
     try:
-        for stream in STREAMS:
-            last = before.positions[stream.name] if before else BEGIN
-            known = dict(parts_of(before, stream.name)) if before else {}
-            parts, positions[stream.name] = await copy_stream(
-                event_log, stream, archive, (known, last)
-            )
-            files |= {f"log/{stream.name}/{n:020d}": part for n, part in parts.items()}
-            say(f"log: {stream.name} up to {positions[stream.name].sequence:,}")
-    finally:
-        await event_log.close()
-    return files, positions
-
-
-def parts_of(manifest: Manifest, stream: str) -> Iterator[tuple[int, FileEntry]]:
-    """Yield a stream's parts in order, with the last sequence of each."""
-    for path, part in sorted(manifest.files.items()):
-        if path.startswith(f"log/{stream}/"):
-            yield int(path.rpartition("/")[2]), part
+        message = RecordedEvents.FromString(recorded)
+    except DecodeError:  # consumers set it aside
+        return []
+    return [(viewer, message.received_at.ToNanoseconds()) for viewer in message.erased]

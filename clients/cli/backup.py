@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,16 +29,15 @@ def backup(
     """Store what can't be made again in the bucket of VIREO_BACKUP_S3_…, while all serves.
 
     That is: the log of events, hides, channels and the releases that they name, the data sets of
-    these, rules, page keys and certificates. What earlier backups have isn't stored again.
+    these, rules, page keys and certificates. Files that earlier backups have aren't stored again.
     """
     from clients.backup.take import take_backup
 
     with _opened() as (store, log, archive):
-        manifest = take_backup(Home.current(), store, log, archive, typer.echo)
+        manifest = take_backup(Home.current(), store, log, archive)
         removed = archive.prune(keep)
     size = sum(each.size for each in manifest.files.values())
-    new = f"{archive.uploaded / 1e6:,.1f} MB of them new"
-    typer.echo(f"backup {manifest.name}: {size / 1e6:,.1f} MB, {new}; {removed} old ones removed")
+    typer.echo(f"backup {manifest.name}: {size / 1e6:,.1f} MB; {removed} old ones removed")
 
 
 def restore(
@@ -46,31 +45,38 @@ def restore(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
     ] = False,
-    existing: Annotated[
-        Literal["refuse", "keep", "overwrite"],
-        typer.Option(help="What to do if some of it is there already."),
-    ] = "refuse",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there already.")
+    ] = False,
 ) -> None:
     """Bring back what a backup has, and build the features; then start the stack.
 
-    Whoever was erased since the backup stays erased. A restore that was interrupted goes on with
-    --existing keep.
+    Whoever was erased since the backup stays erased. A restore that was interrupted is repeated
+    with --overwrite.
     """
     from clients.backup.restore import Restore
+    from server.stack.lock import holder
+    from server.stack.state import stack_lock
 
+    home = Home.current()
+    if not dry_run and (pid := holder(stack_lock(home))) is not None:
+        raise VireoError(
+            f"a stack runs on {home.root} (process {pid}); end it first, with Ctrl-C or: kill {pid}"
+        )
     with _opened() as (store, log, archive):
-        manifest = archive.manifest(name) if name else archive.latest()
-        if manifest is None:
-            there = ", ".join(archive.names()) or "none"
-            raise VireoError(
-                f"bucket {archive.bucket.name} has no backup {name}; there are: {there}"
-            )
-        found = Restore(manifest, archive, Home.current(), store.bucket, log, existing)
+        found = Restore(archive.manifest(name), archive, home, store.bucket, log)
         for line in found.plan():
             typer.echo(line)
-        if not dry_run:
-            found.run(typer.echo)
-    typer.echo("nothing was changed" if dry_run else f"restored backup {manifest.name}")
+        if dry_run:
+            typer.echo("nothing was changed")
+            return
+        if found.there and not overwrite:
+            raise VireoError(
+                f"{len(found.there)} of its files are there already, such as {min(found.there)}; "
+                "to replace them, or to repeat a restore that was interrupted: --overwrite"
+            )
+        found.run()
+    typer.echo(f"restored backup {found.manifest.name}")
 
 
 @contextmanager

@@ -133,20 +133,15 @@ def import_(
 
 def _positions_in_log(lag: float, last: float) -> LogPositions:
     from server.event_log.log import EVENTS
-    from server.event_log.open import open_log
+    from server.event_log.open import opened_log
     from server.stack.nats import reachable_log
-    from server.stack.settings import StackSettings
     from training.data.dataset import LogPositions
 
-    settings = reachable_log(StackSettings.load())
+    settings = reachable_log()
 
     async def find() -> Position:
-        event_log = open_log(settings)
-        assert event_log is not None
-        try:
+        async with opened_log(settings) as event_log:
             return await event_log.position_at(EVENTS, last - lag)
-        finally:
-            await event_log.close()
 
     position, partitions = asyncio.run(find()), range(settings.event_partitions)
     if not position.sequence:
@@ -183,11 +178,10 @@ def from_events(
     from server.event_log.open import open_log
     from server.features.activity import Bounce
     from server.stack.nats import reachable_log
-    from server.stack.settings import StackSettings
     from training.data.from_events import data_from_events
 
     console, home = Console(), Home.current()
-    settings = reachable_log(StackSettings.load())
+    settings = reachable_log()
     event_log = open_log(settings)
     assert event_log is not None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())

@@ -123,7 +123,8 @@ def deployment_of(
     """
     from clients.cli.edge import Edge
     from clients.doctor.deployment import Deployment
-    from clients.doctor.parts import external_log, external_s3
+    from clients.doctor.parts import external_s3
+    from server.stack.nats import external_log
 
     if not any((edge, control, envoy, metrics, prometheus)):
         return _stack(seconds)

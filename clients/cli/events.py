@@ -299,24 +299,20 @@ def _partitions() -> list[str]:
 
 def _log_settings() -> Any:
     from server.stack.nats import reachable_log
-    from server.stack.settings import StackSettings
 
-    return reachable_log(StackSettings.load())
+    return reachable_log()
 
 
 @asynccontextmanager
 async def _opened_log(limits: Limits = "keep") -> AsyncIterator[JetStreamLog]:
     """Open the log of the settings, or of this home's stack; raise VireoError if it is away."""
     from server.event_log.log import CATALOG, LogAwayError
-    from server.event_log.open import open_log
+    from server.event_log.open import opened_log
 
     only_warnings()
-    event_log = open_log(_log_settings(), limits=limits)
-    assert event_log is not None, "the settings name it"
     try:
-        await event_log.end(CATALOG)
-        yield event_log
+        async with opened_log(_log_settings(), limits=limits) as event_log:
+            await event_log.end(CATALOG)
+            yield event_log
     except LogAwayError as error:
         raise VireoError(f"{error}; is the stack up? Start it with: vireo up") from error
-    finally:
-        await event_log.close()

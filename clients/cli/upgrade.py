@@ -132,22 +132,16 @@ def _log() -> Part | None:
 
     from clients.upgrades.held import Part
     from clients.upgrades.logged import logged
-    from server.event_log.open import open_log
-    from server.stack.nats import external_log, reachable_log
-    from server.stack.settings import StackSettings
+    from server.event_log.open import opened_log
+    from server.home import Home
+    from server.stack.nats import known_log
 
-    settings = StackSettings.load()
-    if external_log() is None and not (settings.home_folder.root / "log" / "token").exists():
+    if (named := known_log(Home.current())) is None:
         return None
-    named = reachable_log(settings)
 
     async def ask() -> Part:
-        event_log = open_log(named, read_only=True)
-        assert event_log is not None, "the settings name it"
-        try:
+        async with opened_log(named, read_only=True) as event_log:
             return await logged(event_log, named.event_partitions)
-        finally:
-            await event_log.close()
 
     try:
         return asyncio.run(ask())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -16,7 +16,6 @@ from server.errors import VireoError
 from server.home import Home
 
 if TYPE_CHECKING:
-    from clients.backup.archive import Tombstone
     from server.event_log.jetstream import JetStreamLog
     from server.event_log.log import Entries
     from server.event_log.settings import EventLogSettings
@@ -50,7 +49,7 @@ def erase(
     Events that come later count anew. It may be repeated, and should be if it fails halfway. What
     it can't erase from doesn't keep it from the rest.
     """
-    from training.features.catch_up import known_log
+    from server.stack.nats import known_log
 
     home = Home.current()
     if not yes:
@@ -64,10 +63,10 @@ def erase(
             _say(folder, "removed from the online store" if _erased(folder, viewer) else "")
     at = time.time_ns()
     try:
-        position = asyncio.run(_record(settings, viewer, at)) if settings is not None else 0
+        position = asyncio.run(_record(settings, {viewer: at})) if settings else 0
     except VireoError as error:
         raise VireoError("; ".join([*failures, str(error)])) from error
-    _erase_from_files(home, viewer, data, failures)
+    _erase_from_files(home, [viewer], data, failures)
     with _noted(failures):
         _say_to_backups(viewer, at)
     if settings is None:
@@ -90,45 +89,44 @@ def _noted(failures: list[str]) -> Iterator[None]:
 
 def _say_to_backups(viewer: str, at: int) -> None:
     """Have restores of backups leave the viewer out; last, since a backup knows what is done."""
-    from clients.backup.archive import Tombstone
+    from clients.backup.archive import bury
     from server.releases.bucket import Bucket
     from server.releases.s3 import BackupSettings
 
     if BackupSettings.named():
         bucket = Bucket(BackupSettings.load())
         bucket.make()
-        Tombstone(viewer=viewer, at=at).write(bucket)
+        bury(bucket, viewer, at)
         typer.echo("backups: a restore of any leaves the viewer out")
 
 
-def erase_again(home: Home, settings: EventLogSettings, tombstones: Iterable[Tombstone]) -> None:
-    """Erase viewers from what was restored: from its log, and from data sets.
+def erase_again(home: Home, settings: EventLogSettings, erased: Mapping[str, int]) -> None:
+    """Erase viewers from what was restored, by when they were erased: from its log and data sets.
 
     Raises:
-        VireoError: one can't be erased.
+        VireoError: they can't be erased everywhere.
     """
     failures: list[str] = []
-    for each in tombstones:
-        asyncio.run(_record(settings, each.viewer, each.at))
-        _erase_from_files(home, each.viewer, None, failures)
+    asyncio.run(_record(settings, erased))
+    _erase_from_files(home, erased, None, failures)
     if failures:
         raise VireoError(f"not erased everywhere; mend this and repeat it: {'; '.join(failures)}")
 
 
 def _erase_from_files(
-    home: Home, viewer: str, names: list[str] | None, failures: list[str]
+    home: Home, viewers: Collection[str], names: list[str] | None, failures: list[str]
 ) -> None:
     from training.data.erase import erase_from_dataset, erase_from_tables
     from training.data.folder import remove_abandoned_drafts
 
     for folder in _folders([home], "data", names):
         with _noted(failures):
-            rows = erase_from_dataset(home, folder.name, viewer)
+            rows = erase_from_dataset(home, folder.name, viewers)
             _say(folder, f"{rows:,} rows removed" if rows else "")
     for kind, below in (("features", ""), ("runs", "checkpoints")):
         for folder in _folders((home, home.measuring), kind, names):
             with _noted(failures):
-                rows = erase_from_tables(folder / below, viewer)
+                rows = erase_from_tables(folder / below, viewers)
                 _say(folder, f"{rows:,} rows removed from tables" if rows else "")
     for each in (home, home.measuring):
         for kind in ("data", "features"):
@@ -154,18 +152,22 @@ def _erased(repo: Path, viewer: str) -> bool:
         rows.close()
 
 
-async def _record(settings: EventLogSettings, viewer: str, at: int) -> int:
-    """Record in the log that a viewer is erased; return the position."""
+async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
+    """Record in the log who is erased, and when, Unix nanoseconds; return the last position."""
     from vireo.v1 import log_pb2
 
     from server.event_log.log import EVENTS, LogAwayError, partition_of
+    from server.event_log.open import opened_log
 
-    message = log_pb2.RecordedEvents(erased=[viewer])
-    message.received_at.FromNanoseconds(at)
-    key = str(partition_of(viewer, settings.event_partitions))
+    position = 0
     try:
-        async with _opened(settings) as event_log:
-            return await event_log.append(EVENTS, key, message.SerializeToString())
+        async with opened_log(settings) as event_log:
+            for viewer, at in erased.items():
+                message = log_pb2.RecordedEvents(erased=[viewer])
+                message.received_at.FromNanoseconds(at)
+                key = str(partition_of(viewer, settings.event_partitions))
+                position = await event_log.append(EVENTS, key, message.SerializeToString())
+            return position
     except LogAwayError as error:
         raise VireoError(
             f"{error}; without the log's word its events would bring the viewer back: start the "
@@ -173,26 +175,15 @@ async def _record(settings: EventLogSettings, viewer: str, at: int) -> int:
         ) from error
 
 
-@asynccontextmanager
-async def _opened(settings: EventLogSettings) -> AsyncIterator[JetStreamLog]:
-    from server.event_log.open import open_log
-
-    event_log = open_log(settings)
-    assert event_log is not None, "the settings name it"
-    try:
-        yield event_log
-    finally:
-        await event_log.close()
-
-
 async def _after(settings: EventLogSettings, viewer: str, position: int) -> None:
     """Wait for the consumer, then delete the viewer's events that were set aside."""
     from clients.cli.dead_events import dead_letters, mark_replayed
     from server.consumer.apply import is_about
     from server.event_log.log import DEAD, partition_of
+    from server.event_log.open import opened_log
 
     partition = partition_of(viewer, settings.event_partitions)
-    async with _opened(settings) as event_log:
+    async with opened_log(settings) as event_log:
         passed = await _passed(event_log, partition, position)
         letters = await dead_letters(event_log, [str(partition)])
         own = [letter for letter in letters if is_about(letter.content, viewer)]

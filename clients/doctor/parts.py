@@ -21,11 +21,9 @@ from clients.doctor.probes import (
     s3,
     store,
 )
-from server.errors import VireoError
-from server.event_log.settings import EventLogSettings
 from server.home import Home
 from server.releases.s3 import S3Settings
-from server.stack.nats import reachable_log
+from server.stack.nats import external_log, known_log
 from server.stack.s3 import access, external_endpoint
 from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from server.stack.state import StackState
@@ -58,7 +56,6 @@ def stack_deployment(state: StackState, window: float) -> Deployment:
     """Return the stack that runs on this home, with all of its parts."""
     home, settings = Home.current(), StackSettings.load()
     ports = {each.name: each.port for each in state.processes}
-    named = external_log()
     security = settings.security
     certificates = tuple(sorted(security.current.glob("*.crt"))) if state.secure else ()
     return Deployment(
@@ -69,14 +66,14 @@ def stack_deployment(state: StackState, window: float) -> Deployment:
         envoy=f"127.0.0.1:{state.admin_port}" if state.admin_port else "",
         metrics=metrics_pages(state),
         s3=access(settings) if external_endpoint() is None else S3Settings.load(),
-        log=named or _embedded_log(settings),
+        log=known_log(home),
         log_health=f"http://127.0.0.1:{ports['log'] + METRICS_PORT_OFFSET}/healthz"
         if "log" in ports
         else "",
         features=Path(os.environ.get("VIREO_FEATURES") or home.root / "features"),
         certificates=certificates,
         folders={
-            **({"the log of events": home.root / "log" / "data"} if named is None else {}),
+            **({"the log of events": home.root / "log" / "data"} if external_log() is None else {}),
             **({"releases in S3": home.s3} if external_endpoint() is None else {}),
             "the cache of releases": Path(os.environ.get("VIREO_CACHE") or home.cache),
             "features": home.root / "features",
@@ -96,19 +93,6 @@ def metrics_pages(state: StackState) -> dict[str, str]:
     }
 
 
-def external_log() -> EventLogSettings | None:
-    """Return the log that the settings name; None if they name none."""
-    settings = EventLogSettings.load()
-    return settings if settings.named else None
-
-
 def external_s3() -> S3Settings | None:
     """Return the S3 that the settings name; None if they name none."""
     return S3Settings.load() if external_endpoint() else None
-
-
-def _embedded_log(settings: StackSettings) -> EventLogSettings | None:
-    try:
-        return reachable_log(settings)
-    except VireoError:
-        return None  # this home never had one: its probe says that it isn't known

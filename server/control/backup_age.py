@@ -11,6 +11,7 @@ from prometheus_client import Gauge
 
 from server.errors import VireoError
 from server.releases.bucket import Bucket
+from server.releases.s3 import BackupSettings
 
 log = structlog.get_logger()
 
@@ -18,7 +19,8 @@ MARKER = "backups/latest"
 """Object of the bucket of releases: when the last complete backup began, ISO 8601."""
 BEGAN = Gauge(
     "vireo_last_backup_timestamp_seconds",
-    "When the last complete backup began: all before is in it. NaN if there is none.",
+    "When the last complete backup began: all before is in it. NaN if there is none, 0 if there "
+    "should be.",
 )
 BEGAN.set(math.nan)
 _MAX_BYTES = 64
@@ -26,11 +28,15 @@ _POLL_SECONDS = 60.0
 
 
 async def follow_backups(bucket: Bucket) -> None:
-    """Export the marker until cancelled; while it can't be read, its last value stays."""
+    """Export the marker until cancelled; while it can't be read, its last value stays.
+
+    Without any it is 0 if backups are set up, so that the alert fires.
+    """
+    none = 0.0 if BackupSettings.named() else math.nan
     while True:
         try:
             found = await asyncio.to_thread(bucket.get, MARKER, _MAX_BYTES)
-            BEGAN.set(datetime.fromisoformat(found[0].decode()).timestamp() if found else math.nan)
+            BEGAN.set(datetime.fromisoformat(found[0].decode()).timestamp() if found else none)
         except (VireoError, ValueError) as error:
             log.warning("the age of the last backup isn't known", reason=str(error))
         await asyncio.sleep(_POLL_SECONDS)

@@ -7,13 +7,13 @@ import json
 import time
 from base64 import b64decode
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
-from types import MappingProxyType
-from typing import Any
+from typing import Any, BinaryIO
 
 import structlog
+from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.errors import APIError, NotFoundError
@@ -63,9 +63,15 @@ _COMPARED = 32
 can't be compared with the stream."""
 _PARTITIONS = "vireo.partitions"
 """Key in the metadata of EVENTS: the number of partitions is fixed with the log."""
-_LOG, _RESTORED = "vireo.log", "vireo.restored"
-"""Keys in the metadata of a stream that was restored: the log whose sequences it goes on with, so
-that positions in that one hold, and the backup."""
+_LOG = "vireo.log"
+"""Key in the metadata of a stream that was restored: the log that it was, so that positions in that
+one hold."""
+_CHUNK_BYTES = 1 << 19
+"""Bytes of a snapshot that are sent at a time."""
+_COPY_SECONDS, _RESTORE_SECONDS = 30.0, 3600.0
+"""Maximum seconds to wait for the next chunk, and for a snapshot that was sent to be a stream."""
+_COMPLETE = "204"
+"""Status at the end of a snapshot; one of a single chunk has none."""
 _PREFIX = "vireo"
 _TRACE = "traceparent"
 
@@ -280,30 +286,54 @@ class JetStreamLog:
                 if error.err_code != _NO_MESSAGE:
                     raise
 
-    async def restored_from(self, stream: Stream) -> str:
-        """Return the backup that a stream was made from; empty if none; raise LogAwayError."""
-        async with _answered("read"):
-            try:
-                info = await self._info(await self._connected(), stream)
-            except NotFoundError:
-                return ""
-        return str((info["config"].get("metadata") or {}).get(_RESTORED, ""))
-
-    async def replace(self, stream: Stream, backup: str, first: int = 1, log: str = "") -> None:
-        """Delete a stream and make it anew, for the messages of a backup; raise LogAwayError.
-
-        Args:
-            stream: the stream.
-            backup: the backup's name.
-            first: the sequence of the first message to come.
-            log: the log whose sequences these are; empty for those of a new one.
-        """
-        metadata = {_RESTORED: backup} | ({_LOG: log} if log else {})
-        async with _answered("written"):
+    async def save(self, stream: Stream, file: BinaryIO) -> None:
+        """Write a snapshot of a stream to a file, for `restore`; raise LogAwayError."""
+        chunks = asyncio.Queue[Msg]()  # bounded by what the server sends without an acknowledgement
+        async with _answered("copied", None):
             connection = await self._connected()
+            client, created = connection.client, (await self._info(connection, stream))["created"]
+            inbox = client.new_inbox()
+            subscription = await client.subscribe(inbox, cb=chunks.put)
+            asked = {"deliver_subject": inbox, "chunk_size": _CHUNK_BYTES, "no_consumers": True}
+            subject, body = f"$JS.API.STREAM.SNAPSHOT.{_name(stream)}", json.dumps(asked).encode()
+            try:
+                made = await connection.ask(subject, body, seconds=_COPY_SECONDS)
+                config = made["config"]
+                config["metadata"] = (config.get("metadata") or {}) | {_LOG: created}
+                file.write(json.dumps({"config": config, "state": made["state"]}).encode() + b"\n")
+                while True:
+                    async with asyncio.timeout(_COPY_SECONDS):
+                        chunk = await chunks.get()
+                    if not chunk.data:
+                        break
+                    file.write(chunk.data)
+                    if chunk.reply:
+                        await client.publish(chunk.reply)
+            finally:
+                await subscription.unsubscribe()
+            headers = chunk.headers or {}
+            if headers.get("Status", _COMPLETE) != _COMPLETE:
+                raise NatsError(f"its snapshot has failed: {headers}")
+
+    async def restore(self, stream: Stream, file: BinaryIO) -> None:
+        """Replace a stream by a snapshot, with the limits of the settings; raise LogAwayError.
+
+        Positions in the stream that was saved hold in it, up to where that was.
+        """
+        made = json.loads(file.readline())
+        made["config"] |= limits_of(stream, self._settings)
+        async with _answered("restored", None):
+            connection = await self._connected()
+            if stream is EVENTS:
+                await self._check_partitions(connection, made["config"])
             with suppress(NotFoundError):
                 await connection.ask(f"$JS.API.STREAM.DELETE.{_name(stream)}")
-            await self._make(connection, stream, metadata, first)
+            subject = f"$JS.API.STREAM.RESTORE.{_name(stream)}"
+            told = await connection.ask(subject, json.dumps(made).encode(), seconds=_COPY_SECONDS)
+            while chunk := file.read(_CHUNK_BYTES):
+                await connection.ask(told["deliver_subject"], chunk, seconds=_COPY_SECONDS)
+            # Nothing more: the server reads what it was sent now; in a cluster others copy it then.
+            await connection.ask(told["deliver_subject"], seconds=_RESTORE_SECONDS)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -451,13 +481,7 @@ class JetStreamLog:
                 f"{metadata[_PARTITIONS]} partitions; their number is fixed with the log"
             )
 
-    async def _make(
-        self,
-        connection: Connection,
-        stream: Stream,
-        metadata: Mapping[str, str] = MappingProxyType({}),
-        first: int = 1,
-    ) -> None:
+    async def _make(self, connection: Connection, stream: Stream) -> None:
         """Make a stream; one that is there keeps its configuration."""
         settings = self._settings
         configuration: dict[str, Any] = {
@@ -468,12 +492,10 @@ class JetStreamLog:
             # Events that nobody has read yet must not be lost for newer ones.
             "discard": "new" if stream is EVENTS else "old",
             "retention": "limits",
-            "metadata": dict(metadata),
             **limits_of(stream, settings),
-            **({"first_seq": first} if first > 1 else {}),
         }
         if stream is EVENTS:
-            configuration["metadata"][_PARTITIONS] = str(settings.event_partitions)
+            configuration["metadata"] = {_PARTITIONS: str(settings.event_partitions)}
         try:
             asked = json.dumps(configuration).encode()
             await connection.ask(f"$JS.API.STREAM.CREATE.{_name(stream)}", asked)
@@ -486,10 +508,10 @@ class JetStreamLog:
 
 
 @asynccontextmanager
-async def _answered(done: str) -> AsyncIterator[None]:
+async def _answered(done: str, seconds: float | None = _APPEND_SECONDS) -> AsyncIterator[None]:
     """Bound the time of what is asked; raise LogAwayError if there is no answer, or a refusal."""
     try:
-        async with asyncio.timeout(_APPEND_SECONDS):
+        async with asyncio.timeout(seconds):
             yield
     except (NatsError, OSError, TimeoutError) as error:
         raise LogAwayError(f"the log can't be {done}: {_reason(error)}") from error

@@ -108,9 +108,13 @@ class Connection:
         log.info("connected to the log", server=self.server)
 
     async def ask(
-        self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None
+        self,
+        subject: str,
+        data: bytes = b"",
+        headers: dict[str, str] | None = None,
+        seconds: float = _ANSWER_SECONDS,
     ) -> dict[str, Any]:
-        """Send a message, and return what JetStream answers.
+        """Send a message, and return what JetStream answers within some seconds, if anything.
 
         Raises:
             NoRespondersError: nobody listens to the subject; the message went nowhere.
@@ -123,7 +127,7 @@ class Connection:
         if self._asked_at is None:
             self._asked_at = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self.client.publish(subject, data, reply=inbox, headers=headers)
                 message = await answer
         except TimeoutError as error:
@@ -134,7 +138,7 @@ class Connection:
             raise ConnectionClosedError
         if not message.data and (message.headers or {}).get("Status") == _NO_RESPONDERS:
             raise NoRespondersError
-        told: dict[str, Any] = json.loads(message.data)
+        told: dict[str, Any] = json.loads(message.data or b"{}")
         if "error" in told:
             raise APIError.from_error(told["error"])
         return told

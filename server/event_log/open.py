@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from server.errors import VireoError
@@ -34,3 +36,17 @@ def open_log(
         raise VireoError("VIREO_NATS_URL needs nats-py: pip install nats-py") from error
 
     return JetStreamLog(settings, read_only=read_only, limits=limits)
+
+
+@asynccontextmanager
+async def opened_log(
+    settings: EventLogSettings, *, read_only: bool = False, limits: Limits = "keep"
+) -> AsyncIterator[JetStreamLog]:
+    """Open the log for a block, as `open_log` does; raise VireoError if the settings name none."""
+    event_log = open_log(settings, read_only=read_only, limits=limits)
+    if event_log is None:
+        raise VireoError("this needs the log of events: set VIREO_NATS_URL")
+    try:
+        yield event_log
+    finally:
+        await event_log.close()

@@ -202,7 +202,7 @@ class Bucket:
 def _credentials(settings: S3Settings, http: urllib3.PoolManager) -> Provider:
     """Return what gives each request its keys."""
     if settings.workload_identity:
-        return _RoleKeys(http_client=http)
+        return _RoleKeys(settings, http)
     token = settings.session_token.get_secret_value()
     return StaticProvider(
         settings.access_key, settings.secret_key.get_secret_value(), token or None
@@ -212,6 +212,10 @@ def _credentials(settings: S3Settings, http: urllib3.PoolManager) -> Provider:
 class _RoleKeys(IamAwsProvider):
     """Keys of the role that this pod has."""
 
+    def __init__(self, settings: S3Settings, http: urllib3.PoolManager) -> None:
+        super().__init__(http_client=http)
+        self._variable = f"{settings.model_config['env_prefix']}WORKLOAD_IDENTITY"
+
     def retrieve(self) -> Credentials:
         """Return keys that are valid for some time yet."""
         try:
@@ -219,5 +223,5 @@ class _RoleKeys(IamAwsProvider):
         except (ValueError, LookupError, OSError, urllib3.exceptions.HTTPError) as error:
             raise StoreUnavailableError(
                 f"the pod's role gives no keys for S3 ({shown(str(error))}); check the role of its "
-                "service account, or unset VIREO_S3_WORKLOAD_IDENTITY"
+                f"service account, or unset {self._variable}"
             ) from error

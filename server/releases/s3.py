@@ -48,7 +48,8 @@ class S3Settings(EnvironmentSettings):
     @classmethod
     def _given(cls, key: str | SecretStr, info: ValidationInfo) -> str | SecretStr:
         if not key and not info.data.get("workload_identity"):
-            raise ValueError("is missing; or set VIREO_S3_WORKLOAD_IDENTITY=true")
+            prefix = cls.model_config["env_prefix"]
+            raise ValueError(f"is missing; or set {prefix}WORKLOAD_IDENTITY=true")
         return key
 
     def with_short_timeouts(self) -> S3Settings:

@@ -16,11 +16,11 @@ _ATTEMPTS = 4
 _PAUSE = 0.05
 
 
-class LockTakenError(Exception):
+class LockTakenError(VireoError):
     """Another process holds the lock."""
 
     def __init__(self, path: Path, holder: int | None) -> None:
-        super().__init__(f"{path} is held by process {holder}")
+        super().__init__(f"process {holder} holds {path}; try again once it has ended")
         self.holder = holder
         """The holder's process id; None if it could not be read."""
 

@@ -6,8 +6,6 @@ import asyncio
 import json
 import os
 import secrets
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +14,14 @@ from pydantic import SecretStr
 
 from server.errors import VireoError
 from server.event_log.settings import EventLogSettings
-from server.stack.die_with_parent import wrapped
+from server.home import Home
 from server.stack.envoy import tool
 from server.stack.lock import file_lock
 from server.stack.ports import check_ports_free
-from server.stack.probes import Probe
+from server.stack.probes import Probe, http_probe
 from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from server.stack.state import running_stack, stack_lock
+from server.stack.temporary_server import temporary_server
 
 ENVIRONMENT = {
     # As for S3: an idle server wakes up fewer threads. The operator's own number wins.
@@ -32,9 +31,6 @@ ENVIRONMENT = {
 _STORE_BYTES, _BESIDE_EVENTS_BYTES = 64 << 30, 8 << 30
 """Minimum bytes that the server may store, and those beside VIREO_EVENT_MAX_BYTES."""
 _TOKEN_BYTES, _MIN_TOKEN_LENGTH = 30, 32
-_PROBE_SECONDS = 2.0
-_START_SECONDS, _POLL_SECONDS = 30.0, 0.1
-_MAX_ANSWER_BYTES = 4096
 MAX_UNHEALTHY_SECONDS = 10.0
 """Seconds after which a log that stores nothing is started again: after a full disk a NATS server
 refuses every write until then, even if there is room again."""
@@ -87,14 +83,15 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
     return _embedded(str(settings.log_port), written)
 
 
-def reachable_log(settings: StackSettings) -> EventLogSettings:
-    """Return how commands reach the log: that of the settings, else this home's embedded one.
+def reachable_log(settings: StackSettings | None = None) -> EventLogSettings:
+    """Return how commands reach the log: that of the settings, else a home's embedded one.
 
     Raises:
         VireoError: there never was one, or its token is too short.
     """
     if (external := external_log()) is not None:
         return external
+    settings = settings or StackSettings.load()
     folder = settings.home_folder.root / "log"
     try:
         return _embedded((folder / "port").read_text(), _token(folder / "token"))
@@ -103,6 +100,19 @@ def reachable_log(settings: StackSettings) -> EventLogSettings:
             f"{settings.home_folder.root} has no log of events yet; start the stack with: vireo "
             "up, or name another log with VIREO_NATS_URL"
         ) from error
+
+
+def known_log(home: Home) -> EventLogSettings | None:
+    """Return how to reach the log of the settings or of a home's stack; None if there is none.
+
+    Raises:
+        VireoError: a setting or the token is invalid.
+    """
+    if (external := external_log()) is not None:
+        return external
+    if not (home.root / "log" / "token").exists():  # its stack was never up
+        return None
+    return reachable_log(StackSettings.load().model_copy(update={"home": home.root}))
 
 
 def _token(file: Path) -> str:
@@ -139,25 +149,13 @@ def embedded_log(settings: StackSettings) -> Iterator[EventLogSettings]:
     if external_log() is not None or running_stack(settings.home_folder) is not None:
         yield reachable_log(settings)
         return
-    with file_lock(stack_lock(settings.home_folder)):
+    home = settings.home_folder
+    with file_lock(stack_lock(home)):
         check_ports_free({settings.log_port: "VIREO_LOG_PORT"})
-        log, probe = prepare_log(settings), log_probe(settings.log_port)
-        command = wrapped(log_command(settings))
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ | ENVIRONMENT)
-        try:
-            deadline = time.monotonic() + _START_SECONDS
-            while problem := asyncio.run(_awaited(probe)):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise VireoError(f"the embedded log doesn't start: {problem}")
-                time.sleep(_POLL_SECONDS)
+        log, probe = prepare_log(settings), log_probe(settings)
+        output, command = home.logs / "log.log", log_command(settings)
+        with temporary_server(command, output, lambda: asyncio.run(probe()), ENVIRONMENT):
             yield log
-        finally:
-            process.terminate()
-            process.wait(_START_SECONDS)
-
-
-async def _awaited(probe: Probe) -> str:
-    return await probe()
 
 
 def log_environment(log: EventLogSettings) -> dict[str, str]:
@@ -175,25 +173,6 @@ def log_environment(log: EventLogSettings) -> dict[str, str]:
     }
 
 
-def log_probe(port: int) -> Probe:
+def log_probe(settings: StackSettings) -> Probe:
     """Return a probe of the embedded log: whether it stores what it is sent, by its own account."""
-
-    async def probe() -> str:
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", port + METRICS_PORT_OFFSET
-                )
-                try:
-                    writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-                    answer = await reader.read(_MAX_ANSWER_BYTES)
-                finally:
-                    writer.close()
-        except (OSError, TimeoutError) as error:
-            return f"the log on port {port}: {str(error) or 'no answer'}"
-        status, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
-        if " 200 " in status.partition("\r\n")[0]:
-            return ""
-        return f"the log on port {port} stores nothing: {body or 'no reason given'}"
-
-    return probe
+    return http_probe(settings.log_port + METRICS_PORT_OFFSET, "/healthz")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 import grpc.aio
 
@@ -16,10 +16,11 @@ from server.rpc.renewed_channel import lasting_channel
 from server.rpc.tls import TlsFiles
 from server.stack.s3 import answers, stores
 
-Probe: TypeAlias = Callable[[], Awaitable[str]]
+Probe: TypeAlias = Callable[[], Coroutine[Any, Any, str]]
 """Returns why the process is not healthy; an empty string if it is."""
 
 _TIMEOUT = 2.0
+_MAX_ANSWER_BYTES = 4096
 # A process that is started again is found at once. Without a pool of its own, the channel would
 # share the backoff of others to the same address.
 _OPTIONS = (
@@ -62,7 +63,7 @@ def grpc_probe(
 
 
 def http_probe(port: int, path: str) -> Probe:
-    """Return a probe that expects a GET of this path on loopback to succeed."""
+    """Return a probe that expects a GET of this path on loopback to succeed; it tells the body."""
 
     async def probe() -> str:
         try:
@@ -70,12 +71,14 @@ def http_probe(port: int, path: str) -> Probe:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
                 try:
                     writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-                    status = (await reader.readline()).decode(errors="replace").strip()
+                    answer = await reader.read(_MAX_ANSWER_BYTES)
                 finally:
                     writer.close()
         except (OSError, TimeoutError) as error:
             return f"port {port}: {str(error) or 'no answer'}"
-        return "" if " 200 " in status else f"port {port} answers {path} with: {status}"
+        head, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
+        status = head.partition("\r\n")[0]
+        return "" if " 200 " in status else f"port {port} answers {path} with: {status} {body}"
 
     return probe
 

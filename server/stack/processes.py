@@ -75,7 +75,7 @@ def log_process(settings: StackSettings) -> ProcessSpec:
         name="log",
         command=log_command(settings),
         port=settings.log_port,
-        probe=log_probe(settings.log_port),
+        probe=log_probe(settings),
         environment=nats.ENVIRONMENT,
         max_unhealthy_seconds=MAX_UNHEALTHY_SECONDS,
     )

@@ -5,28 +5,22 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import subprocess
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from server.errors import VireoError
 from server.releases.bucket import Bucket
 from server.releases.s3 import S3Settings
 from server.releases.store_errors import StoreError
-from server.stack.die_with_parent import wrapped
 from server.stack.envoy import tool
 from server.stack.lock import LockTakenError, file_lock
-from server.stack.logs import last_lines
 from server.stack.ports import check_ports_free
 from server.stack.settings import StackSettings
+from server.stack.temporary_server import await_ready, temporary_server
 
 BUCKET = "vireo"
 _PROBE = "ready"
-_START_SECONDS = 30.0
-_STOP_SECONDS = 4.0
-_POLL_SECONDS = 0.1
 _MAX_VOLUMES = 1000
 ENVIRONMENT = {
     # With one thread for its goroutines it takes a third less processor time, idle and for each
@@ -69,11 +63,6 @@ def external_endpoint(environment: Mapping[str, str] = os.environ) -> str | None
 def lock_path(settings: StackSettings) -> Path:
     """Return the lock that the process running this home's embedded server holds."""
     return settings.home_folder.s3 / "lock"
-
-
-def log_path(settings: StackSettings) -> Path:
-    """Return the path of the embedded server's log."""
-    return settings.home_folder.logs / "s3.log"
 
 
 def prepare(settings: StackSettings) -> None:
@@ -175,50 +164,24 @@ def embedded_s3(settings: StackSettings) -> Iterator[S3Settings]:
     Raises:
         VireoError: it could not be started, or does not become ready; the message says why.
     """
-    try:
-        with file_lock(lock_path(settings)), _started(settings) as access:
-            yield access
-    except LockTakenError as error:
-        yield _wait_until_ready(settings, None, f"process {error.holder} runs it")
-
-
-@contextmanager
-def _started(settings: StackSettings) -> Iterator[S3Settings]:
-    check_ports_free(settings.s3_ports())
-    prepare(settings)
-    with log_path(settings).open("wb") as log:
-        process = subprocess.Popen(
-            wrapped(s3_command(settings)),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd=settings.home_folder.s3,
-            env={**os.environ, **ENVIRONMENT},
-        )
-    try:
-        yield _wait_until_ready(settings, process, f"see {log_path(settings)}")
-    finally:
-        process.terminate()
+    problem = partial(_problem, settings)
+    with ExitStack() as held:
         try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_until_ready(
-    settings: StackSettings, process: subprocess.Popen[bytes] | None, hint: str
-) -> S3Settings:
-    """Wait for the server to accept the keys; raise VireoError if it ends or on timeout."""
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if process is not None and process.poll() is not None:
-            raise VireoError(
-                f"the embedded S3 server ended with code {process.returncode}; {hint}: "
-                f"{last_lines(log_path(settings), 3)}"
-            )
+            held.enter_context(file_lock(lock_path(settings)))
+        except LockTakenError:
+            await_ready(problem)
+        else:
+            check_ports_free(settings.s3_ports())
+            prepare(settings)
+            folder, log = settings.home_folder.s3, settings.home_folder.logs / "s3.log"
+            command = s3_command(settings)
+            held.enter_context(temporary_server(command, log, problem, ENVIRONMENT, folder))
         server = access(settings)
-        if server is not None and stores(Bucket(server.with_short_timeouts())):
-            return server
-        time.sleep(_POLL_SECONDS)
-    raise VireoError(f"the embedded S3 server was not ready after {_START_SECONDS:.0f} s; {hint}")
+        assert server is not None, "it is ready"
+        yield server
+
+
+def _problem(settings: StackSettings) -> str:
+    server = access(settings)
+    ready = server is not None and stores(Bucket(server.with_short_timeouts()))
+    return "" if ready else f"the embedded S3 server of {settings.home} stores nothing yet"

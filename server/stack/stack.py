@@ -105,7 +105,9 @@ class Stack:
         """
         if self._settings.observe:
             check_programs()
-        with _alone(self._settings), _s3_of_our_own(self._settings):
+        path = lock_path(self._settings)
+        s3_lock = file_lock(path) if external_endpoint() is None else nullcontext()
+        with _alone(self._settings), s3_lock:
             keep_private(self._home.root)
             check_ports_free(_ports(self._settings))
             stopped = asyncio.ensure_future(self._stop_signal().wait())
@@ -126,8 +128,9 @@ class Stack:
         external = {"s3": external_endpoint(), "log": external_log()}
         if stores := [self._store(name) for name, given in external.items() if given is None]:
             await self._supervisor.start(stores, settings.start_timeout)
-        server, processes = self._specs()
-        await asyncio.to_thread(_check_release, settings, server)
+        # Before what a stack keeps is made: a restore of a backup refuses to replace it.
+        await asyncio.to_thread(_check_release, settings, _s3(settings))
+        processes = self._specs()
         if settings.secure:
             await asyncio.to_thread(secure, settings)
         config = self._home.stack / "envoy.yaml"
@@ -154,14 +157,11 @@ class Stack:
         assert server is not None, "prepare made it"
         return s3_process(settings, server)
 
-    def _specs(self) -> tuple[S3Settings, list[ProcessSpec]]:
-        """Return S3 and its clients, by the environment and the files of now."""
+    def _specs(self) -> list[ProcessSpec]:
+        """Return the clients of S3, by the environment and the files of now."""
         settings = self._settings
-        server = access(settings) if external_endpoint() is None else S3Settings.load()
-        if server is None:
-            raise VireoError("the keys of S3 are gone; make others with: vireo restart s3")
-        log = external_log() or reachable_log(settings)
-        return server, [
+        server, log = _s3(settings), external_log() or reachable_log(settings)
+        return [
             control_process(settings, server, self._endpoints),
             *pod_processes(settings, server, log, page_token_keys(settings)),
             *consumer_processes(settings, server, log),
@@ -173,10 +173,7 @@ class Stack:
         try:
             if file.exists():
                 os.environ.update(json.loads(file.read_bytes()))
-            if spec.name in ("s3", "log"):
-                fresh = [self._store(spec.name)]
-            else:
-                _, fresh = self._specs()
+            fresh = [self._store(spec.name)] if spec.name in ("s3", "log") else self._specs()
             file.unlink(missing_ok=True)
         except (VireoError, OSError, ValueError) as error:
             # Declared policy: what ran before goes on running until the settings are right, or
@@ -239,18 +236,12 @@ def _alone(settings: StackSettings) -> Iterator[None]:
         ) from error
 
 
-@contextmanager
-def _s3_of_our_own(settings: StackSettings) -> Iterator[None]:
-    """Hold the embedded S3 server's lock, if the stack runs that server."""
-    lock = file_lock(lock_path(settings)) if external_endpoint() is None else nullcontext()
-    try:
-        with lock:
-            yield
-    except LockTakenError as error:
-        raise VireoError(
-            f"process {error.holder} runs this home's S3 server, a `vireo release` command "
-            "perhaps; try again when it has ended"
-        ) from error
+def _s3(settings: StackSettings) -> S3Settings:
+    """Return how to reach S3, by the environment and the files of now."""
+    server = access(settings) if external_endpoint() is None else S3Settings.load()
+    if server is None:
+        raise VireoError("the keys of S3 are gone; make others with: vireo restart s3")
+    return server
 
 
 def _ports(settings: StackSettings) -> dict[int, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from minio import Minio
 from typer.testing import CliRunner, Result
 from vireo.v1 import event_pb2
 
-from clients.backup import streams
+from clients.backup import take
 from clients.backup.archive import Archive, Manifest
 from clients.cli.__main__ import app
 from server.control.backup_age import BEGAN, follow_backups
@@ -23,12 +25,15 @@ from server.event_log.log import CATALOG, EVENTS, STREAMS, partition_of
 from server.home import Home
 from server.releases.bucket import Bucket
 from server.releases.channels import Change
+from server.releases.garbage import needed_releases
 from server.releases.s3 import BackupSettings, S3Settings
 from server.releases.store import ReleaseStore
+from server.stack.lock import file_lock
+from server.stack.state import stack_lock
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
-from tests.builders.reading import take
+from tests.builders.reading import take as taken
 from tests.builders.releases import build_release
 from tests.builders.s3 import client_of, running_s3
 from tests.builders.waiting import until
@@ -104,9 +109,7 @@ class Site:
     def backup(self, *arguments: str) -> Manifest:
         done = self.vireo("backup", *arguments)
         assert done.exit_code == 0, (done.output, done.exception)
-        manifest = self.archive.latest()
-        assert manifest is not None
-        return manifest
+        return self.archive.manifest("")
 
     def restore(self, *arguments: str) -> str:
         done = self.vireo("restore", *arguments)
@@ -136,7 +139,7 @@ class Site:
         self.with_log(append)
 
     def stored(self, stream: Any = EVENTS) -> list[tuple[int, str, bytes]]:
-        found = self.with_log(lambda log: take(log, stream))
+        found = self.with_log(lambda log: taken(log, stream))
         return [(each.sequence, each.key, each.data) for each in found]
 
     def lose(self) -> None:
@@ -174,29 +177,29 @@ def play(viewer: str, video: str, number: int = 0) -> event_pb2.Event:
     return made
 
 
-def test_a_second_backup_stores_and_reads_only_what_is_new_and_positions_hold(site: Site) -> None:
+def test_a_second_backup_stores_only_what_is_new_and_positions_hold(site: Site) -> None:
     first = site.backup()
     assert asyncio.run(site.exported()) == first.began.timestamp()
     site.record([play(OTHER, "v52", 1)])
-    site.with_log(lambda log: log.append(CATALOG, "aa", b""))
+    for key in ("aa", "bb", "aa"):
+        site.with_log(partial(JetStreamLog.append, stream=CATALOG, key=key, data=b""))
     second = site.backup()
-    events = [path for path in second.files if path.startswith("log/events/")]
-    assert events == [f"log/events/{2:020d}", f"log/events/{3:020d}"]
-    assert first.files.items() <= second.files.items()
-    new = {each.sha256 for each in second.files.values()}
-    new -= {each.sha256 for each in first.files.values()}
-    assert len(new) == 2, "an event and a change of the catalogue"
-    before, position = site.stored(), second.positions["events"]
+    assert first.files.keys() < second.files.keys()
+    same = {path for path, each in second.files.items() if first.files.get(path) == each}
+    assert second.files.keys() - same == {"log/events", "log/catalog"}
+    before = {stream: site.stored(stream) for stream in STREAMS}
+    position = second.position
+    catalog = site.with_log(lambda log: log.position_at(CATALOG, time.time()))
     site.lose()
     site.restore()
-    assert site.stored() == before
-    start = site.with_log(lambda log: log.resume(EVENTS, position))
-    assert (start.after, list(start.missing)) == (3, [])
+    assert {stream: site.stored(stream) for stream in STREAMS} == before
+    for stream, stored in ((EVENTS, position), (CATALOG, catalog)):
+        start = site.with_log(partial(JetStreamLog.resume, stream=stream, stored=stored))
+        assert (start.after, list(start.missing)) == (3, [])
     # The next one goes on from there.
     site.record([play(OTHER, "v53", 2)])
-    third = site.backup()
-    assert second.files.keys() <= third.files.keys()
-    assert f"log/events/{4:020d}" in third.files
+    assert site.backup().position.sequence == 4
+    assert len(site.stored()) == 4
 
 
 def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> None:
@@ -209,7 +212,9 @@ def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> 
     assert "backups: a restore of any leaves the viewer out" in done.output
     oldest = site.archive.names()[0]
     site.lose()
-    assert "viewers to erase again: 2" in site.restore(oldest)
+    said = site.restore(oldest)
+    assert "viewers to erase again: 2" in said
+    assert said.count(f"{site.home.data(DATASET)}: ") == 1, "one pass for all"
     assert not {VIEWER, OTHER} & site.viewers()
     repo = site.home.features(DATASET)
     for viewer in (VIEWER, OTHER):
@@ -227,6 +232,7 @@ def test_what_was_interrupted_is_no_backup_and_a_restore_goes_on(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.record([play(OTHER, f"v{number % 50}", number) for number in range(600)])
+    site.with_log(lambda log: log.append(CATALOG, "aa", b""))
     with monkeypatch.context() as broken:
         broken.setattr("clients.backup.take.Archive.finish", _fails)
         assert isinstance(site.vireo("backup").exception, ConnectionResetError)
@@ -236,16 +242,11 @@ def test_what_was_interrupted_is_no_backup_and_a_restore_goes_on(
     before = {stream: site.stored(stream) for stream in STREAMS}
     site.lose()
     with monkeypatch.context() as broken:
-        broken.setattr(streams, "_AT_A_TIME", 100)
-        broken.setattr("server.event_log.jetstream.JetStreamLog.append", _fails_after(250))
+        broken.setattr("server.event_log.jetstream.JetStreamLog.restore", _fails_after(1))
         assert isinstance(site.vireo("restore").exception, ConnectionResetError)
-    half = len(site.stored())
-    assert 0 < half < len(before[EVENTS])
-    refused = site.vireo("restore")
-    assert "--existing keep" in str(refused.exception)
-    assert len(site.stored()) == half
-    site.restore("--existing", "keep")
-    assert site.stored() == before[EVENTS]
+    assert "--overwrite" in str(site.vireo("restore").exception)
+    site.restore("--overwrite")
+    assert {stream: site.stored(stream) for stream in STREAMS} == before
     channel = ReleaseStore(site.releases).read_channel("production")
     assert channel is not None
     assert channel.release_id == RELEASE
@@ -257,12 +258,12 @@ def _fails(*_arguments: Any) -> None:
 
 
 def _fails_after(count: int) -> Any:
-    append, calls = JetStreamLog.append, iter(range(count))
+    restore, calls = JetStreamLog.restore, iter(range(count))
 
-    async def fails(self: JetStreamLog, *arguments: Any, **more: Any) -> int:
+    async def fails(self: JetStreamLog, *arguments: Any) -> None:
         if next(calls, None) is None:
             raise ConnectionResetError("a test")
-        return await append(self, *arguments, **more)
+        await restore(self, *arguments)
 
     return fails
 
@@ -276,20 +277,61 @@ def test_what_is_there_is_overwritten_only_if_told_and_what_was_changed_is_refus
     write_small_dataset(site.home, DATASET, random_interactions().iloc[:300])
     there = site.interactions()
     said = site.restore("--dry-run")
-    assert "there already, refuse" in said
+    assert "there already: 1" in said
     assert "nothing was changed" in said
     assert "already" in str(site.vireo("restore").exception)
-    site.restore("--existing", "keep")
     assert (site.interactions(), len(site.stored())) == (there, 3)
-    site.restore("--existing", "overwrite")
+    site.restore("--overwrite")
     assert site.interactions() > there
     assert len(site.stored()) == 2
-    part = manifest.files[f"log/events/{2:020d}"]
+    part = manifest.files["log/events"]
     path = site.folder / "changed"
     path.write_bytes(b"something else")
     site.s3.fput_object(site.backups.bucket, f"objects/{part.sha256}", str(path))
     site.lose()
     assert "isn't what was stored" in str(site.vireo("restore").exception)
+
+
+def test_a_backup_has_the_releases_that_its_channels_name(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though they are changed while it is made."""
+    store, names = ReleaseStore(site.releases), ["tiny-2", "tiny-3"]
+    for name in names:
+        store.publish(build_release(site.folder / name, release_id=name))
+
+    def changed(*arguments: Any) -> dict[str, str]:
+        while names:
+            channel = store.read_channel("production")
+            store.change_channel("production", Change(names.pop(0)), channel)
+        return needed_releases(*arguments)
+
+    monkeypatch.setattr(take, "needed_releases", changed)
+    manifest = site.backup()
+    channel = manifest.files["bucket/channels/production.json"]
+    assert b"tiny-3" in site.archive.fetch(channel).read_bytes()
+    assert {f"bucket/releases/{name}/manifest.json" for name in ("tiny-2", "tiny-3")} <= {
+        *manifest.files
+    }
+
+
+def test_nothing_is_restored_under_a_stack(site: Site) -> None:
+    site.backup()
+    shutil.rmtree(site.home.data(DATASET))
+    with file_lock(stack_lock(site.home)):
+        assert "a stack runs on" in str(site.vireo("restore", "--overwrite").exception)
+        assert "there already: 0" in site.restore("--dry-run")
+    assert not site.home.data(DATASET).exists()
+
+
+async def test_before_a_first_backup_its_age_is_that_of_time_if_backups_are_set(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_BACKUP_S3_ENDPOINT", site.backups.endpoint)
+    following = asyncio.create_task(follow_backups(Bucket(site.releases)))
+    BEGAN.set(1)
+    await until(lambda: BEGAN._value.get() == 0)
+    following.cancel()
 
 
 def test_the_last_backups_are_kept_and_share_what_they_have(

@@ -20,15 +20,14 @@ from server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows, UnfitRowError
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, LogAwayError
-from server.event_log.open import open_log
+from server.event_log.open import opened_log
 from server.event_log.position import BEGIN
 from server.event_log.settings import EventLogSettings
 from server.event_log.up_to_end import up_to_end
 from server.features.activity import EventRules
 from server.features.online_store import RedisSettings
 from server.home import Home
-from server.stack.nats import external_log, reachable_log
-from server.stack.settings import StackSettings
+from server.stack.nats import known_log
 from training.features.online_store import OnlineStoreSettings
 
 _log = structlog.get_logger(__name__)
@@ -52,33 +51,19 @@ def catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings)
         VireoError: the online store of the new features can't be written, or a setting is invalid.
     """
     settings = known_log(home)
-    event_log = open_log(settings) if settings is not None else None
     old = _opened(replaced, store.redis)
-    if old is None and event_log is None:
+    if old is None and settings is None:
         return
     rows = OnlineRows(repo, _STORE_SECONDS, store.redis, announced=False)
     try:
         if old is not None:
             _keep_hides(old, rows, time.time() - store.viewer_expiry)
-        if settings is not None and event_log is not None:
-            asyncio.run(_apply_events(event_log, settings.event_partitions, rows))
+        if settings is not None:
+            asyncio.run(_apply_events(settings, rows))
     finally:
         rows.close()
         if old is not None:
             old.close()
-
-
-def known_log(home: Home) -> EventLogSettings | None:
-    """Return how to reach the log of the settings or of a home's stack; None if there is none.
-
-    Raises:
-        VireoError: a setting or the token is invalid.
-    """
-    if (external := external_log()) is not None:
-        return external
-    if not (home.root / "log" / "token").exists():  # its stack was never up
-        return None
-    return reachable_log(StackSettings.load().model_copy(update={"home": home.root}))
 
 
 def _opened(repo: Path, redis: RedisSettings) -> OnlineRows | None:
@@ -113,15 +98,14 @@ def _last_seen(row: ViewerRow | UnfitRowError) -> float:
     return max([*(row.times[-1:] / 1e6), *row.hidden_times[-1:]], default=0)
 
 
-async def _apply_events(event_log: JetStreamLog, partitions: int, rows: OnlineRows) -> None:
+async def _apply_events(settings: EventLogSettings, rows: OnlineRows) -> None:
     try:
-        for _ in range(_ROUNDS):
-            for partition in range(partitions):
-                await _apply_partition(event_log, partition, rows)
+        async with opened_log(settings) as event_log:
+            for _ in range(_ROUNDS):
+                for partition in range(settings.event_partitions):
+                    await _apply_partition(event_log, partition, rows)
     except LogAwayError as error:
         _log.warning("log_away", reason=str(error), then="the consumer applies its events")
-    finally:
-        await event_log.close()
 
 
 async def _apply_partition(event_log: JetStreamLog, partition: int, rows: OnlineRows) -> None:

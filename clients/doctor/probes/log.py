@@ -64,12 +64,7 @@ def _fault(deployment: Deployment, settings: EventLogSettings) -> tuple[Fault, s
 
 async def _end(settings: EventLogSettings, seconds: float) -> None:
     from server.event_log.log import CATALOG
-    from server.event_log.open import open_log
+    from server.event_log.open import opened_log
 
-    log = open_log(settings, read_only=True)
-    assert log is not None, "the settings name it"
-    try:
-        async with asyncio.timeout(seconds):
-            await log.end(CATALOG)
-    finally:
-        await log.close()
+    async with opened_log(settings, read_only=True) as log, asyncio.timeout(seconds):
+        await log.end(CATALOG)

@@ -87,6 +87,24 @@ def test_steps_may_be_left_out_and_keep_their_order() -> None:
     assert names == ["features", "collect"]
 
 
+def test_backups_are_made_where_the_data_sets_are_with_keys_of_their_own() -> None:
+    settings = ('jobs.backup.schedule="30 * * * *"', 'jobs.dataset="site"', "jobs.enabled=true")
+    chart = render(*flags(*settings))
+    jobs = chart.named("CronJob")
+    assert {name: each["spec"]["schedule"] for name, each in jobs.items()} == {
+        "vireo-nightly": "0 2 * * *",
+        "vireo-backup": "30 * * * *",
+    }
+    pods = chart.pods()
+    [step] = pods["vireo-backup"]["spec"]["containers"]
+    assert step["command"] == ["vireo", "backup"]
+    assert step["envFrom"][-1] == {"secretRef": {"name": "vireo-backup"}}
+    nightly = pods["vireo-nightly"]
+    assert pods["vireo-backup"]["metadata"] == nightly["metadata"], "policies know it by labels"
+    assert pods["vireo-backup"]["spec"]["volumes"] == nightly["spec"]["volumes"]
+    assert "initContainers" not in pods["vireo-backup"]["spec"]
+
+
 def test_only_jobs_have_keys_that_write_releases() -> None:
     chart = rendered("production")
     for name, container in chart.containers():

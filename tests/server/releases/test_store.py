@@ -12,8 +12,9 @@ from pydantic import SecretStr
 
 from server.errors import VireoError
 from server.releases import layout
+from server.releases.bucket import Bucket
 from server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
-from server.releases.s3 import S3Settings
+from server.releases.s3 import BackupSettings, S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import (
     REQUESTS,
@@ -213,3 +214,9 @@ def test_keys_of_the_pods_role_are_used_and_replaced_before_they_expire(
     assert len(issued) == 2
     with pytest.raises(StoreUnavailableError, match="the pod's role gives no keys for S3"):
         ReleaseStore(S3Settings.load()).list()
+    backups = BackupSettings(endpoint=s3.endpoint, workload_identity=True)
+    with pytest.raises(StoreUnavailableError, match="unset VIREO_BACKUP_S3_WORKLOAD_IDENTITY"):
+        Bucket(backups).exists()
+    monkeypatch.setenv("VIREO_BACKUP_S3_ENDPOINT", s3.endpoint)
+    with pytest.raises(VireoError, match="set VIREO_BACKUP_S3_WORKLOAD_IDENTITY=true"):
+        BackupSettings.load()

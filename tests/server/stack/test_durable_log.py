@@ -82,7 +82,7 @@ async def test_a_durable_log_has_each_message_on_disk_before_it_acknowledges_it(
     base = free_port_base()
     settings = StackSettings(home=tmp_path, port_base=base, durable=durable)
     with running(settings) as (reached, process):
-        probe = log_probe(settings.log_port)
+        probe = log_probe(settings)
         async with asyncio.timeout(60):
             while await probe():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)

@@ -17,14 +17,12 @@ import pytest
 from bench.stack import free_port_base
 from server.errors import VireoError
 from server.home import Home
-from server.releases.s3 import S3Settings
 from server.stack import restart as module
 from server.stack.processes import ProcessSpec
 from server.stack.restart import environment_file, restart
 from server.stack.settings import StackSettings
 from server.stack.stack import Stack
 from server.stack.state import StackState
-from tests.builders.s3 import unreachable_s3
 
 NAMES = ("gateway-1", "gateway-2", "consumer-1")
 SETTING = "VIREO_REDIS_URL"
@@ -34,7 +32,7 @@ class IdleStack(Stack):
     """A stack whose processes sleep, and are healthy unless the setting is wrong."""
 
     async def _serve(self) -> None:
-        await self._supervisor.start([self._store("log"), *self._specs()[1]], 60)
+        await self._supervisor.start([self._store("log"), *self._specs()], 60)
         self._on_ready(self._state())
         await self._supervisor.watch()
 
@@ -46,8 +44,8 @@ class IdleStack(Stack):
             name, ["sleep", "600"], 0, partial(_probe, setting), {"SETTING": setting}
         )
 
-    def _specs(self) -> tuple[S3Settings, list[ProcessSpec]]:
-        return unreachable_s3(), [self._store(name) for name in NAMES]
+    def _specs(self) -> list[ProcessSpec]:
+        return [self._store(name) for name in NAMES]
 
 
 async def _probe(setting: str) -> str:

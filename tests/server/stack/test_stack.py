@@ -441,6 +441,7 @@ def test_without_a_release_up_says_how_to_publish_one(tmp_path: Path) -> None:
     done = vireo(stack_environment(tmp_path), "up", code=1)
     assert "channel production names no release yet" in done.stderr
     assert "vireo release publish" in done.stderr
+    assert not (tmp_path / "page_token_keys").exists(), "a restore would refuse to replace them"
 
 
 def test_without_the_releases_features_up_says_how_to_build_them(tmp_path: Path) -> None:
