@@ -1,4 +1,4 @@
-"""Prints the SBOM of an image, CycloneDX 1.6: its Python packages and those of Debian.
+"""Prints the SBOM of an image, CycloneDX 1.6: packages of Python and Debian, and programs.
 
 `python sbom.py ROLE`, by the Python of an environment with cyclonedx-bom, in the image's build.
 """
@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,19 @@ from typing import Any
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+_PROGRAMS = {
+    "envoy": {
+        "option": "--version",
+        "purl": "pkg:github/envoyproxy/envoy@v{}",
+        "cpe": "cpe:2.3:a:envoyproxy:envoy:{}:*:*:*:*:*:*:*",
+    },
+    "nats-server": {
+        "option": "--version",
+        "purl": "pkg:golang/github.com/nats-io/nats-server/v2@v{}",
+    },
+    "weed": {"option": "version", "purl": "pkg:github/seaweedfs/seaweedfs@{}"},
+}
+"""Programs that wheels bring: no list of vulnerabilities knows those by the names of the wheels."""
 _FORMAT = "${Package}\t${Version}\t${Architecture}\t${source:Package}\n"
 
 
@@ -27,6 +41,21 @@ def python_packages(role: str) -> dict[str, Any]:
     document = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     document["metadata"]["component"].update(type="container", name=f"vireo-{role}")
     return document  # type: ignore[no-any-return]
+
+
+def programs() -> list[dict[str, Any]]:
+    """Return a component for each program that the image has, with the version that it prints."""
+    found = []
+    for name, known in _PROGRAMS.items():
+        program = Path("/opt/vireo/bin", name)
+        if program.exists():
+            command = [program, known["option"]]
+            printed = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+            version = re.findall(r"\d+(?:\.\d+)+", printed)[0]
+            names = {key: known[key].format(version) for key in ("purl", "cpe") if key in known}
+            reference = {"bom-ref": f"program:{name}", "name": name, "version": version}
+            found.append({"type": "application", **reference, **names})
+    return found
 
 
 def debian_packages() -> list[dict[str, Any]]:
@@ -61,7 +90,7 @@ def debian_packages() -> list[dict[str, Any]]:
 def main() -> None:
     """Print the document; exit with what is wrong with it, if it isn't valid."""
     document = python_packages(sys.argv[1])
-    document.setdefault("components", []).extend(debian_packages())
+    document.setdefault("components", []).extend([*programs(), *debian_packages()])
     written = json.dumps(document, indent=1, sort_keys=True)
     if problem := JsonStrictValidator(SchemaVersion.V1_6).validate_str(written):
         raise SystemExit(f"the SBOM isn't CycloneDX: {problem}")
