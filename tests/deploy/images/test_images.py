@@ -17,13 +17,13 @@ from tests.deploy.images.containers import Image
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 MAX_MEGABYTES = {
-    "candidate": 530,
-    "ranking": 530,
-    "gateway": 720,
-    "consumer": 720,
-    "control": 450,
-    "envoy": 290,
-    "stores": 360,
+    "candidate": 460,
+    "ranking": 460,
+    "gateway": 630,
+    "consumer": 630,
+    "control": 400,
+    "envoy": 230,
+    "stores": 300,
 }
 """What each image may take on a disk: a package that comes along unnoticed exceeds it."""
 ABSENT = {
