@@ -47,7 +47,7 @@ def test_every_wheel_is_pinned_by_hash_at_the_version_that_is_tested(role: str) 
         for line in (build.ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line
     )
-    tested = {canonicalize_name(name): version for name, version in pins.items()}
+    tested: dict[str, str] = {canonicalize_name(name): version for name, version in pins.items()}
     stale = {
         name: version
         for name, version in locked(role).items()
