@@ -6,7 +6,7 @@ OIP := .vireo/oip-env
 HELM := .vireo/helm
 DESCRIPTORS := protos/gen/vireo/descriptors.binpb
 
-.PHONY: help setup demo test check unit docs images images-test images-env helm chaos alerts live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load prometheus clean
+.PHONY: help setup demo test check unit docs images images-tag images-lock images-test images-env helm chaos alerts live requests lint lint-protos breaking protos protos-baseline oip-env clients clients-env clients-go clients-java clients-typescript clients-test rest-check fuzz certificates bench bench-data bench-peers h2load prometheus clean
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
@@ -41,11 +41,19 @@ unit: setup
 docs: setup ## Build the documentation as a site, build/docs; a link to nothing fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-images: ## Build the images with buildah, and their SBOMs (ROLES="gateway control", BASE=image)
+images: ## Build the images with buildah, and their SBOMs (ROLES="gateway control", BASE=image@sha256:…)
 	$(PYTHON) deploy/images/build.py $(if $(BASE),--base $(BASE)) $(ROLES)
 
+images-tag: ## Print the images' tag, which changes with what they are made of (BASE=image@sha256:…)
+	@$(PYTHON) deploy/images/build.py $(if $(BASE),--base $(BASE)) --print tag
+
+images-lock: ## Pin what images are made of anew: Debian's packages, and wheels by their hashes
+	test -x .vireo/uv/bin/uv || { $(PYTHON) -m venv .vireo/uv && .vireo/uv/bin/pip install --quiet --disable-pip-version-check uv==0.13.9; }
+	.vireo/uv/bin/python -m deploy.images.lock
+
+# .ci/run tests images only if what they are made of is other than what tested.txt says.
 images-test: setup images-env ## Build every image but training's, and have them serve a slate
-	$(BIN)/pytest $(IMAGES)
+	inputs=$$($(BIN)/python deploy/images/build.py --print inputs) && $(BIN)/pytest $(IMAGES) && echo $$inputs >tests/deploy/images/tested.txt
 
 images-env: ## Install what images are built and tested with (Debian's packages)
 	@for tool in buildah mmdebstrap crun ip; do command -v $$tool >/dev/null || missing=1; done; \

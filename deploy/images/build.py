@@ -11,26 +11,32 @@ import configparser
 import hashlib
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from difflib import unified_diff
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SERVING = ("candidate", "ranking", "gateway", "consumer", "control", "envoy", "stores")
 ROLES = (*SERVING, "training")
-CONTEXT_LABEL = "vireo.context"
 VENDOR_LABEL = "org.opencontainers.image.vendor=Vireo contributors"
 """Label of all that builds make, also of the layers that they keep for the next."""
 SBOM = "opt/vireo/share/sbom.cdx.json"
 
-_SUITE = "bookworm"  # its Python is 3.11
+DEBIAN = ROOT / "deploy/images/debian.txt"
+"""The base as `make images-lock` found it: time, digest of its files, and versions of packages."""
+
+_SUITE = "trixie"  # its Python is 3.13
 _PACKAGES = ("ca-certificates", "libstdc++6", "python3", "python3-venv", "tzdata")
 _LEFT_OUT = ("doc", "info", "locale", "man", "lintian", "bash-completion")
 _HOOKS = (
@@ -40,50 +46,67 @@ _HOOKS = (
     # What remains of apt is where this machine has its packages from.
     "rm -rf $1/etc/apt $1/var/lib/apt $1/var/cache $1/var/log/* $1/etc/resolv.conf $1/etc/hostname",
 )
-_RETRIES = "Acquire::Retries=3"
-_RECIPE = hashlib.sha256(repr((_SUITE, _PACKAGES, _LEFT_OUT, _HOOKS)).encode()).hexdigest()[:8]
-BASE = f"localhost/vireo-base:{_SUITE}-{_RECIPE}"
+_RECIPE = repr((_SUITE, _PACKAGES, _LEFT_OUT, _HOOKS, DEBIAN.read_text())).encode()
+BASE = f"localhost/vireo-base:{_SUITE}-{hashlib.sha256(_RECIPE).hexdigest()[:12]}"
 """The base image that is made here; a change of what it is made of gives another."""
+_TESTS = ("deploy/compose.yaml", "tests/deploy/images/*.py")
+"""What `make images-test` reads beside what images are made of."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build each image that isn't built of these files yet; write its SBOM; print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("roles", nargs="*", default=ROLES, metavar="ROLE", help=", ".join(ROLES))
-    parser.add_argument(
-        "--base", help="image to build on, best by its digest; without it, Debian's"
-    )
+    parser.add_argument("--base", help="image to build on, by its digest; without it, Debian's")
     parser.add_argument("--sboms", type=Path, default=ROOT / "build/images", help="their folder")
-    parser.add_argument("--again", action="store_true", help="build them even if nothing changed")
-    parser.add_argument("--keep-layers", action="store_true", help="keep layers for the next build")
+    parser.add_argument("--keep", action="store_true", help="keep layers and images of before")
+    parser.add_argument(
+        "--print",
+        choices=("tag", "inputs"),
+        help="build nothing: print the images' tag, or the digest of what `make images-test` tests",
+    )
     chosen = parser.parse_args(arguments)
     if unknown := set(chosen.roles) - set(ROLES):
         parser.error(
             f"no role is called {', '.join(sorted(unknown))}; choose from {', '.join(ROLES)}"
         )
+    if chosen.base and "@sha256:" not in chosen.base:
+        parser.error(f"{chosen.base} can change; name it by its digest: IMAGE@sha256:…")
+    base = chosen.base or BASE
+    if chosen.print:
+        tested = sorted(path for pattern in _TESTS for path in ROOT.glob(pattern))
+        print(tag(base) if chosen.print == "tag" else context_digest(ROOT, base, tested))  # noqa: T201
+        return
     tools = ("buildah",) if chosen.base else ("buildah", "mmdebstrap")
     if missing := " ".join(name for name in tools if not shutil.which(name)):
         parser.error(f"these programs are missing; install them: apt-get install {missing}")
 
-    context = context_digest(ROOT, chosen.base or BASE)
-    wanted = [role for role in chosen.roles if chosen.again or built_of(role) != context]
-    if wanted:
-        base = chosen.base or debian_base(again=chosen.again)
+    if wanted := [role for role in chosen.roles if not exists(image(role, base))]:
+        if base == BASE:
+            make_base()
         with tempfile.TemporaryDirectory() as scratch:
-            flags, labels = build_flags(Path(scratch)), image_labels(base, context)
+            flags, labels = build_flags(Path(scratch)), image_labels(base)
             for role in wanted:
                 build(role, base, flags, labels)
-        if not chosen.keep_layers:
-            remove_layers()
+        if not chosen.keep:
+            remove_earlier([image(role, base) for role in wanted])
     chosen.sboms.mkdir(parents=True, exist_ok=True)
     for role in chosen.roles:
-        size, packages = written_sbom(role, chosen.sboms / f"{role}.cdx.json")
-        print(f"{image(role):32}{size / 1e6:8.0f} MB{packages:6} packages")  # noqa: T201
+        name = image(role, base)
+        packages = written_sbom(role, name, chosen.sboms / f"{role}.cdx.json")
+        size = buildah("images", "--format", "{{.Size}}", name)
+        print(f"{name:48}{size:>8}{packages:6} packages")  # noqa: T201
 
 
-def image(role: str) -> str:
-    """Return the name and version of a role's image."""
-    return f"localhost/vireo-{role}:{version()}"
+def image(role: str, base: str = BASE) -> str:
+    """Return the name and tag of a role's image."""
+    return f"localhost/vireo-{role}:{tag(base)}"
+
+
+@cache
+def tag(base: str = BASE) -> str:
+    """Return the tag of images: the version, and which files they are made of, on which base."""
+    return f"{version()}-{context_digest(ROOT, base)[:12]}"
 
 
 def version() -> str:
@@ -107,75 +130,77 @@ def context_files(root: Path) -> Iterator[Path]:
             yield place
 
 
-def context_digest(root: Path, base: str) -> str:
-    """Return a digest of the files that images are made of, and of what they are built on."""
+def context_digest(root: Path, base: str, others: Sequence[Path] = ()) -> str:
+    """Return a digest of the files that images are made of, of their base, and of other files."""
     digest = hashlib.sha256(base.encode())
-    for path in context_files(root):
+    for path in (*context_files(root), *others):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"\n{path.relative_to(root)} {content}".encode())
     return digest.hexdigest()
 
 
-def built_of(role: str) -> str | None:
-    """Return the digest of what the role's image was built of; None if there is no image."""
-    inspected = subprocess.run(
-        ["buildah", "inspect", "--type", "image", image(role)], capture_output=True, check=False
-    )
-    if inspected.returncode:
-        return None
-    labels = json.loads(inspected.stdout)["OCIv1"]["config"].get("Labels") or {}
-    return str(labels.get(CONTEXT_LABEL))
+def exists(name: str) -> bool:
+    """Return whether this machine has the image."""
+    command = ["buildah", "inspect", "--type", "image", name]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def debian_base(*, again: bool) -> str:
-    """Return the base image, made of Debian's packages unless there is one already."""
-    exists = subprocess.run(
-        ["buildah", "inspect", "--type", "image", BASE], capture_output=True, check=False
-    )
-    if exists.returncode == 0 and not again:
-        return BASE
+def make_base() -> None:
+    """Make the base image unless it exists.
+
+    Raises:
+        SystemExit: mmdebstrap failed, or Debian has other packages than debian.txt says.
+    """
+    if exists(BASE):
+        return
+    pinned = DEBIAN.read_text()
+    time = int(pinned.split()[0])
     with tempfile.TemporaryDirectory() as scratch:
         tar = Path(scratch) / "rootfs.tar"
-        left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
-        made = subprocess.run(
-            [
-                *("mmdebstrap", "--quiet", "--variant=essential", f"--aptopt={_RETRIES}"),
-                *(f"--include={','.join(_PACKAGES)}", *left_out),
-                # Licences stay.
-                "--dpkgopt=path-include=/usr/share/doc/*/copyright",
-                *(f"--customize-hook={hook}" for hook in _HOOKS),
-                *(_SUITE, str(tar)),
-                *debian_sources(),
-            ],
-            check=False,
-        )
-        if made.returncode:
-            raise SystemExit(f"mmdebstrap failed with code {made.returncode}")
+        made = debian_rootfs(tar, time)
+        if made != pinned:
+            changes = unified_diff(pinned.splitlines(), made.splitlines(), n=0, lineterm="")
+            raise SystemExit(
+                "Debian's packages aren't those of deploy/images/debian.txt; take them in by"
+                " `make images-lock`, and commit what it writes:\n" + "\n".join(list(changes)[2:])
+            )
         container = buildah("from", "scratch")
         buildah("add", "--quiet", container, str(tar), "/")
         buildah("config", "--env", "LANG=C.UTF-8", "--label", VENDOR_LABEL, container)
-        buildah("commit", "--quiet", "--rm", container, BASE)
-    return BASE
+        buildah("commit", "--quiet", "--rm", "--timestamp", str(time), container, BASE)
 
 
-def debian_sources() -> list[str]:
-    """Return the lines of apt's sources, at the mirrors that this machine uses."""
-    listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"],
-        capture_output=True,
+def debian_rootfs(tar: Path, time: int) -> str:
+    """Make the base's files of Debian's current packages; return what debian.txt is to say.
+
+    Args:
+        tar: where to write them, the same bytes whenever packages and time are the same.
+        time: seconds since 1970 that no file is newer than.
+
+    Debian's own servers have them, unless DEBIAN_SOURCES is set to lines of apt's sources.
+    """
+    left_out = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT]
+    made = subprocess.run(
+        [
+            *("mmdebstrap", "--quiet", "--variant=essential", "--aptopt=Acquire::Retries=3"),
+            *(f"--include={','.join(_PACKAGES)}", *left_out),
+            # Licences stay.
+            "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+            *(f"--customize-hook={hook}" for hook in _HOOKS),
+            *(_SUITE, str(tar)),
+            *os.environ.get("DEBIAN_SOURCES", "").splitlines(),
+        ],
+        env={**os.environ, "SOURCE_DATE_EPOCH": str(time)},
         check=False,
-        text=True,
-    ).stdout.split()
-    mirrors = [uri.rstrip("/") for uri in listed if uri.startswith("http")]
-    archive = next((uri for uri in mirrors if uri.endswith("/debian")), None)
-    security = next((uri for uri in mirrors if uri.endswith("security")), None)
-    if archive is None or security is None:
-        return []  # mmdebstrap's own default has all three
-    return [
-        f"deb {archive} {_SUITE} main",
-        f"deb {archive} {_SUITE}-updates main",
-        f"deb {security} {_SUITE}-security main",
-    ]
+    )
+    if made.returncode:
+        raise SystemExit(f"mmdebstrap failed with code {made.returncode}")
+    with tarfile.open(tar) as files, tar.open("rb") as file:
+        status = files.extractfile("./var/lib/dpkg/status").read().decode()  # type: ignore[union-attr]
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    packages = re.findall(r"^Package: (.+)\n(?:.+\n)*?Version: (.+)$", status, re.MULTILINE)
+    lines = [f"{time} sha256:{digest}", *(f"{name}={version}" for name, version in packages)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def build_flags(scratch: Path) -> list[str]:
@@ -223,7 +248,7 @@ def build(role: str, base: str, flags: Sequence[str], labels: Mapping[str, str])
         *("build", "--layers", "--format=docker"),
         *("--isolation=chroot", "--network=host"),
         *("--file=deploy/images/Containerfile", f"--build-arg=BASE={base}"),
-        *(f"--target={role}", f"--tag={image(role)}"),
+        *(f"--target={role}", f"--tag={image(role, base)}"),
         *(f"--label={name}={text}" for name, text in labels.items()),
         *flags,
         str(ROOT),
@@ -231,14 +256,18 @@ def build(role: str, base: str, flags: Sequence[str], labels: Mapping[str, str])
     )
 
 
-def remove_layers() -> None:
-    """Remove images of builds that no tag refers to; those that a container uses stay."""
-    filters = ("--filter", "dangling=true", "--filter", f"label={VENDOR_LABEL}")
-    if untagged := buildah("images", "--quiet", *filters).split():
+def remove_earlier(names: Sequence[str]) -> None:
+    """Remove the builds that these replace, and builds' layers; what a container uses stays."""
+    ours = ("images", "--filter", f"label={VENDOR_LABEL}")
+    repositories = {name.partition(":")[0] for name in names}
+    for name in buildah(*ours, "--format", "{{.Name}}:{{.Tag}}").split():
+        if name.partition(":")[0] in repositories and name not in names:
+            subprocess.run(["buildah", "rmi", name], capture_output=True, check=False)
+    if untagged := buildah(*ours, "--quiet", "--filter", "dangling=true").split():
         subprocess.run(["buildah", "rmi", *untagged], capture_output=True, check=False)
 
 
-def image_labels(base: str, context: str) -> dict[str, str]:
+def image_labels(base: str) -> dict[str, str]:
     """Return what each image says of its making."""
     revision = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, check=False, text=True
@@ -249,31 +278,22 @@ def image_labels(base: str, context: str) -> dict[str, str]:
         "revision": revision or "unknown",
         "version": version(),
     }
-    return {
-        **{f"org.opencontainers.image.{name}": text for name, text in standard.items()},
-        CONTEXT_LABEL: context,
-    }
+    return {f"org.opencontainers.image.{name}": text for name, text in standard.items()}
 
 
-def written_sbom(role: str, target: Path) -> tuple[int, int]:
-    """Copy the image's SBOM out of it; return the image's bytes, and the number of its packages.
+def written_sbom(role: str, name: str, target: Path) -> int:
+    """Copy the image's SBOM out of it; return the number of its packages.
 
     Images with the same packages have one SBOM; the copy has the name of the image.
     """
-    container = buildah("from", "--pull=never", image(role))
+    container = buildah("from", "--pull=never", name)
     try:
-        root = Path(buildah("mount", container))
-        document = json.loads((root / SBOM).read_text())
-        size = sum(
-            Path(folder, name).lstat().st_size
-            for folder, _, names in os.walk(root)
-            for name in names
-        )
+        document = json.loads((Path(buildah("mount", container)) / SBOM).read_text())
     finally:
         buildah("rm", container)
     document["metadata"]["component"]["name"] = f"vireo-{role}"
     target.write_text(json.dumps(document, indent=1) + "\n")
-    return size, len(document["components"])
+    return len(document["components"])
 
 
 def buildah(*arguments: str, output: bool = True) -> str:

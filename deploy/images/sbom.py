@@ -1,4 +1,4 @@
-"""Prints the SBOM of an image, CycloneDX 1.6: its Python packages and those of Debian.
+"""Prints the SBOM of an image, CycloneDX 1.6: packages of Python and Debian, and programs.
 
 `python sbom.py ROLE`, by the Python of an environment with cyclonedx-bom, in the image's build.
 """
@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,15 @@ from typing import Any
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+_PROGRAMS = {
+    "envoy": {
+        "purl": "pkg:github/envoyproxy/envoy@v{}",
+        "cpe": "cpe:2.3:a:envoyproxy:envoy:{}:*:*:*:*:*:*:*",
+    },
+    "nats-server": {"purl": "pkg:golang/github.com/nats-io/nats-server/v2@v{}"},
+    "weed": {"purl": "pkg:github/seaweedfs/seaweedfs@{}"},
+}
+"""Programs that wheels bring, as lists of vulnerabilities name them: not as their wheels."""
 _FORMAT = "${Package}\t${Version}\t${Architecture}\t${source:Package}\n"
 
 
@@ -29,14 +40,22 @@ def python_packages(role: str) -> dict[str, Any]:
     return document  # type: ignore[no-any-return]
 
 
+def programs() -> list[dict[str, Any]]:
+    """Return a component for each program that the image has, with the version that it prints."""
+    found = []
+    for name, known in _PROGRAMS.items():
+        if (program := Path("/opt/vireo/bin", name)).exists():
+            command = [program, "version" if name == "weed" else "--version"]
+            printed = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+            version = re.findall(r"\d+(?:\.\d+)+", printed)[0]
+            names = {key: text.format(version) for key, text in known.items()}
+            found.append({"type": "application", "name": name, "version": version, **names})
+    return found
+
+
 def debian_packages() -> list[dict[str, Any]]:
     """Return a component for each package of Debian."""
-    release = dict(
-        line.split("=", 1)
-        for line in Path("/etc/os-release").read_text().splitlines()
-        if "=" in line
-    )
-    distribution = f"debian-{release['VERSION_ID'].strip(chr(34))}"
+    distribution = f"debian-{platform.freedesktop_os_release()['VERSION_ID']}"
     query = subprocess.run(
         ["dpkg-query", "--show", "--showformat", _FORMAT],
         stdout=subprocess.PIPE,
@@ -61,7 +80,7 @@ def debian_packages() -> list[dict[str, Any]]:
 def main() -> None:
     """Print the document; exit with what is wrong with it, if it isn't valid."""
     document = python_packages(sys.argv[1])
-    document.setdefault("components", []).extend(debian_packages())
+    document.setdefault("components", []).extend([*programs(), *debian_packages()])
     written = json.dumps(document, indent=1, sort_keys=True)
     if problem := JsonStrictValidator(SchemaVersion.V1_6).validate_str(written):
         raise SystemExit(f"the SBOM isn't CycloneDX: {problem}")

@@ -2,59 +2,111 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import wheel_layout
-from deploy.images import build
-from deploy.images.requirements import requirements
+from deploy.images import build, lock
 
-PROJECT: dict[str, object] = {
-    "dependencies": ["numpy>=2"],
-    "optional-dependencies": {
-        "pod": ["faiss-cpu>=1"],
-        "serving": ["vireo[pod,gateway]"],
-        "gateway": ["feast>=0.6", "faiss-cpu>=1"],
-    },
-}
+OTHER_BASE = "registry.test/base@sha256:" + "0" * 64
 
 
-def test_requirements_follow_extras_of_extras_once() -> None:
-    assert requirements(PROJECT, ["serving"]) == ["numpy>=2", "faiss-cpu>=1", "feast>=0.6"]
+def locked(role: str) -> dict[str, str]:
+    """The version of each package that a role's image gets."""
+    lines = (lock.WHEELS / f"{role}.txt").read_text().splitlines()
+    return dict(line.split()[0].split("==") for line in lines)
 
 
-def test_a_single_package_comes_with_its_range_and_without_the_project() -> None:
-    assert requirements(PROJECT, ["=feast"]) == ["feast>=0.6"]
-
-
-@pytest.mark.parametrize("name", ["podd", "=fesat"])
-def test_an_unknown_extra_or_package_is_named(name: str) -> None:
-    with pytest.raises(SystemExit, match=name.removeprefix("=")):
-        requirements(PROJECT, [name])
-
-
-def installs() -> dict[str, list[str]]:
-    """The extras of each `install.sh` of the Containerfile, by its role."""
-    text = (build.ROOT / "deploy/images/Containerfile").read_text().replace("\\\n", " ")
-    lines = [line for line in text.splitlines() if "./install.sh " in line]
-    words = [line.split("./install.sh ")[1].split() for line in lines]
-    return {role: extras for role, *extras in words}
-
-
-def test_every_extra_of_the_containerfile_exists() -> None:
+def needed(lines: list[str]) -> Iterator[Requirement]:
+    """What these requirements ask for, and the project where they name it with extras."""
     project = tomllib.loads((build.ROOT / "pyproject.toml").read_text())["project"]
-    assert len(installs()) == 7
-    for names in installs().values():
-        assert requirements(project, names)
+    pending = list(lines)
+    for line in pending:
+        if included := re.fullmatch(r"(?:vireo|\.)\[(.+)\]", line):
+            pending.extend(project["dependencies"])
+            for extra in included[1].split(","):
+                pending.extend(project["optional-dependencies"][extra])
+        else:
+            yield Requirement(line)
+
+
+@pytest.mark.parametrize("role", lock.ROLES)
+def test_every_wheel_is_pinned_by_hash_at_the_version_that_is_tested(role: str) -> None:
+    lines = (lock.WHEELS / f"{role}.txt").read_text().splitlines()
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"[\w.-]+==[\w.+]+( --hash=sha256:[0-9a-f]{64})+", line), line
+    pins = dict(
+        line.split("==")
+        for line in (build.ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    tested: dict[str, str] = {canonicalize_name(name): version for name, version in pins.items()}
+    stale = {
+        name: version
+        for name, version in locked(role).items()
+        if tested.get(name, version) != version
+    }
+    assert not stale, "make images-lock"
+
+
+@pytest.mark.parametrize("role", lock.ROLES)
+def test_what_an_image_needs_is_locked(role: str) -> None:
+    versions = locked(role)
+    for requirement in needed(lock.ROLES[role]):
+        version = versions.get(canonicalize_name(requirement.name))
+        assert version, f"{requirement.name}: make images-lock"
+        assert requirement.specifier.contains(version), requirement
+
+
+def test_every_lock_is_installed_by_the_containerfile() -> None:
+    text = (build.ROOT / "deploy/images/Containerfile").read_text()
+    assert set(re.findall(r"deploy/images/wheels/(\w+)\.txt", text)) == lock.ROLES.keys()
+    assert {path.stem for path in lock.WHEELS.iterdir()} == lock.ROLES.keys()
 
 
 def test_servers_can_say_when_their_certificates_end_and_those_of_slates_export_spans() -> None:
     for role in ("pod", "gateway", "control"):
-        assert "security" in installs()[role]
+        assert "cryptography" in locked(role)
     for role in ("pod", "gateway"):
-        assert "tracing" in installs()[role]
+        assert "opentelemetry-exporter-otlp-proto-grpc" in locked(role)
+
+
+def test_a_base_that_can_change_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build.main(["--base", "python:3.13-slim-trixie"])
+    assert "name it by its digest: IMAGE@sha256:" in capsys.readouterr().err
+
+
+def test_a_base_of_other_packages_than_the_pinned_ones_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Debian's archive can't be made to change.
+    pinned = build.DEBIAN.read_text()
+    version = re.search(r"^openssl=.+$", pinned, re.MULTILINE)
+    assert version
+    monkeypatch.setattr(build, "exists", lambda _: False)
+    monkeypatch.setattr(build, "debian_rootfs", lambda *_: pinned.replace(version[0], "openssl=99"))
+    with pytest.raises(SystemExit, match="make images-lock") as raised:
+        build.make_base()
+    assert str(raised.value).endswith(f"-{version[0]}\n+openssl=99")
+
+
+def test_the_tag_is_the_version_and_a_digest_and_differs_between_bases(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    build.main(["--print", "tag"])
+    build.main(["--print", "tag", "--base", OTHER_BASE])
+    default, other = capsys.readouterr().out.split()
+    assert re.fullmatch(rf"{re.escape(build.version())}-[0-9a-f]{{12}}", default)
+    assert default != other
+    assert build.image("gateway") == f"localhost/vireo-gateway:{default}"
 
 
 def test_the_containerfile_has_a_target_for_each_role() -> None:

@@ -14,6 +14,7 @@ from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
 from tests.deploy.images.compose import Compose, composed, read_compose
 
 VARIABLES = {
+    "VIREO_TAG": build.tag(),
     "VIREO_S3_ACCESS_KEY": "vireo",
     "VIREO_S3_SECRET_KEY": "not-a-secret-but-long-enough",
     "VIREO_NATS_TOKEN": "not-a-secret-either",
@@ -82,7 +83,7 @@ def test_only_the_edge_is_published_and_only_on_this_machine() -> None:
     assert published == {"edge": ["127.0.0.1:8080:8080"]}
 
 
-def test_the_images_are_those_that_are_built_of_this_version() -> None:
+def test_the_images_are_those_that_are_built_of_these_files() -> None:
     for service in read_compose(VARIABLES)["services"].values():
         assert service["image"] == build.image(service["build"]["target"])
 
