@@ -18,7 +18,7 @@ from server.consumer.rows import StoreAwayError
 from server.consumer.settings import ConsumerSettings
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.open import open_log
+from server.event_log.open import opened_log
 from server.event_log.settings import EventLogSettings
 from server.features.online_store import identity
 from server.pod.announcements import Announcements
@@ -99,7 +99,7 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
     """Consume until stopped.
 
     Raises:
-        VireoError: there is no log, or the address can't be bound.
+        VireoError: there is no log, or no such partition of it, or the address can't be bound.
     """
     name = settings.pod_name or f"consumer-{settings.port}"
     configure_logs(settings.log_level, pod=name)
@@ -107,36 +107,23 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
     log.info("starting", kind="consumer", settings=settings.model_dump(mode="json"))
     os.nice(_NICE)
     export_disk("features", settings.features)
-    event_log = opened_log(settings)
-    server = RpcServer(settings)
-    live = settings.live
-    state = LiveState(
-        event_log, settings.event_partition, live.trending_half_life, live.live_videos
-    )
-    dataset = ServedDataset(settings)
-    try:
+    log_settings = EventLogSettings.load()
+    if settings.event_partition >= log_settings.event_partitions:
+        raise VireoError(
+            f"VIREO_EVENT_PARTITION={settings.event_partition}: the log has "
+            f"{log_settings.event_partitions} partitions, from 0; VIREO_EVENT_PARTITIONS sets them"
+        )
+    live, dataset, server = settings.live, ServedDataset(settings), RpcServer(settings)
+    async with opened_log(log_settings, limits="set") as event_log:
+        state = LiveState(
+            event_log, settings.event_partition, live.trending_half_life, live.live_videos
+        )
         await server.run(
             consume(server, settings, event_log, state, dataset),
             dataset.run(),
             state.run(),
             state.follow_catalog(),
         )
-    finally:
-        await event_log.close()
-
-
-def opened_log(settings: ConsumerSettings) -> JetStreamLog:
-    """Return the log; raise VireoError if there is none, or it has no such partition."""
-    log_settings = EventLogSettings.load()
-    event_log = open_log(log_settings, limits="set")
-    if event_log is None:
-        raise VireoError("a consumer needs the log of events: set VIREO_NATS_URL")
-    if settings.event_partition >= log_settings.event_partitions:
-        raise VireoError(
-            f"VIREO_EVENT_PARTITION={settings.event_partition}: the log has "
-            f"{log_settings.event_partitions} partitions, from 0; VIREO_EVENT_PARTITIONS sets them"
-        )
-    return event_log
 
 
 async def consume(

@@ -19,17 +19,16 @@ from vireo.v1 import event_pb2
 from vireo.v1.log_pb2 import DeadEvents, RecordedEvents
 
 from clients.cli import events
-from server.consumer.consumer import opened_log
-from server.consumer.settings import ConsumerSettings
 from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS
+from server.event_log.open import opened_log
+from server.event_log.settings import EventLogSettings
 from server.home import Home
 from server.stack.nats import log_environment
 from tests.builders.nats import TOKEN, RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import play
-from tests.builders.s3 import unreachable_s3
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
@@ -232,20 +231,17 @@ def test_limits_show_how_full_streams_are_and_apply_what_would_delete_messages_b
         return vireo("limits").output.splitlines()[0]
 
     assert "bytes of 21,474,836,480; kept for 30 days by 1 server" in stream(), "as they are"
-    consumers = opened_log(ConsumerSettings(port=1, s3=unreachable_s3()))
-    asyncio.run(ended(consumers))
+    asyncio.run(consumers_start())
     assert "bytes of 1,048,576; kept for 30 days" in stream(), "a consumer sets them"
     monkeypatch.setenv("VIREO_EVENT_RETENTION", "1")
     time.sleep(1.1)  # The message must be older than that.
     with pytest.raises(VireoError, match="vireo events limits --apply"):
-        asyncio.run(ended(opened_log(ConsumerSettings(port=1, s3=unreachable_s3()))))
+        asyncio.run(consumers_start())
     done = vireo("limits", "--apply")
     assert "kept for 1 s by 1 server\n" in done.output
 
 
-async def ended(log: JetStreamLog) -> None:
-    """Connect as a process does, and part."""
-    try:
+async def consumers_start() -> None:
+    """Connect as a consumer does, and part."""
+    async with opened_log(EventLogSettings.load(), limits="set") as log:
         await log.end(EVENTS)
-    finally:
-        await log.close()
