@@ -1,15 +1,12 @@
-"""Kubernetes without machines: its real servers, and kubelets that report without running pods."""
+"""A cluster of Kubernetes, as its administrator and its kubelets see it, which run no pods."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -17,19 +14,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pytest
 import urllib3
-import yaml
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
 
-from bench.stack import free_port_base
-from tests.builders.chart import CHART, CHECKOUT, VALUES, helm_program
+from tests.builders.chart import VALUES, helm_program
 from tests.builders.kubernetes_api import write_kubeconfig
-from tests.builders.waiting import wait_until
 
-PROGRAMS = CHECKOUT / ".vireo" / "kubernetes"
-OLDER = CHECKOUT / "tests" / "deploy" / "kubernetes" / "older.py"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 ADMIN = "admin"  # a token of servers that last as long as a test
 ZONES = {f"{zone}{number}": zone for zone in "abc" for number in (1, 2)}
@@ -168,14 +157,14 @@ class Cluster:
                 about = service["spec"]["type"], service["status"]["loadBalancer"]
                 if about == ("LoadBalancer", {}):  # as a cloud does
                     address = {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}
-                    self.request("PATCH", _path(service, "services"), {"status": address})
+                    self.request("PATCH", _status_path(service, "services"), {"status": address})
 
     def _renew(self, node: str) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         self.request("PATCH", f"{LEASES}/{node}", {"spec": {"renewTime": now}})
 
     def _report(self, pod: Object, addresses: Iterator[int]) -> None:
-        path = _path(pod, "pods")
+        path = _status_path(pod, "pods")
         if "deletionTimestamp" in pod["metadata"]:
             self.request("DELETE", f"{path.removesuffix('/status')}?gracePeriodSeconds=0")
         elif pod["status"]["phase"] == "Pending" and self.starts:
@@ -189,7 +178,7 @@ class Cluster:
             }
             self.request("PATCH", path, {"status": status})
 
-    def _make_nodes(self) -> None:
+    def make_nodes(self) -> None:
         for node, zone in ZONES.items():
             labels = {"topology.kubernetes.io/zone": zone, "kubernetes.io/hostname": node}
             self.request("POST", "/api/v1/nodes", {"metadata": {"name": node, "labels": labels}})
@@ -200,7 +189,7 @@ class Cluster:
             status = {"capacity": capacity, "allocatable": capacity, "conditions": [ready]}
             self.request("PATCH", f"/api/v1/nodes/{node}/status", {"status": status})
 
-    def _make_kinds(self) -> None:
+    def make_kinds(self) -> None:
         """Make what the production values need: the operator's kinds, and a class of pods."""
         anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
         for kind in ("PodMonitor", "PrometheusRule"):
@@ -220,108 +209,7 @@ class Cluster:
         self.request("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", priority)
 
 
-@contextmanager
-def running_cluster(folder: Path) -> Iterator[Cluster]:
-    """A cluster of six nodes in three zones; skips the test if its programs aren't there."""
-    if not (PROGRAMS / "kube-scheduler").exists() or shutil.which("etcd") is None:
-        pytest.skip("there is no kube-apiserver; get it with: make kubernetes")
-    port = free_port_base()
-    cluster = Cluster(folder, f"https://127.0.0.1:{port + 2}")
-    _write_files(folder)
-    with ExitStack() as stack:
-
-        def start(program: str, *flags: str) -> None:
-            log = stack.enter_context((folder / f"{program}.log").open("wb"))
-            path = PROGRAMS / program if program != "etcd" else Path(program)
-            process = subprocess.Popen([path, *flags], stdout=log, stderr=log, cwd=folder)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-
-        etcd, peer = (f"http://127.0.0.1:{port + number}" for number in (0, 1))
-        start(
-            "etcd",
-            "--data-dir=etcd",
-            "--unsafe-no-fsync",
-            f"--listen-client-urls={etcd}",
-            f"--advertise-client-urls={etcd}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
-        )
-        gates = "--feature-gates=EndpointSliceTerminatingCondition=true,HPAContainerMetrics=true"
-        start(
-            "kube-apiserver",
-            gates,
-            f"--etcd-servers={etcd}",
-            "--bind-address=127.0.0.1",
-            f"--secure-port={port + 2}",
-            "--cert-dir=.",
-            "--token-auth-file=tokens.csv",
-            "--authorization-mode=RBAC",
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--service-account-issuer=https://here",
-            "--service-account-signing-key-file=accounts.key",
-            "--service-account-key-file=accounts.key",
-        )
-        wait_until(lambda: _is_ready(cluster))
-        kubeconfig = cluster.kubeconfig()
-        common = (f"--kubeconfig={kubeconfig}", "--leader-elect=false", "--port=0")
-        start(
-            "kube-controller-manager",
-            gates,
-            *common,
-            f"--secure-port={port + 4}",
-            "--service-account-private-key-file=accounts.key",
-            "--root-ca-file=apiserver.crt",
-            "--node-monitor-grace-period=10s",
-            "--node-monitor-period=1s",
-            "--node-eviction-rate=1",
-            "--horizontal-pod-autoscaler-sync-period=1s",
-        )
-        start("kube-scheduler", *common, f"--secure-port={port + 5}")
-        cluster._make_kinds()
-        cluster._make_nodes()
-        stop = threading.Event()
-        kubelets = threading.Thread(target=cluster.run_kubelets, args=(stop,))
-        kubelets.start()
-        stack.callback(kubelets.join)
-        stack.callback(stop.set)
-        yield cluster
-
-
-def _write_files(folder: Path) -> None:
-    """Write what servers and Helm read."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
-    text = key.private_bytes(encoding, form, serialization.NoEncryption())
-    (folder / "accounts.key").write_bytes(text)
-    (folder / "tokens.csv").write_text(f"{ADMIN},admin,admin,system:masters\n")
-    command = {"command": sys.executable, "args": [str(OLDER)]}
-    plugin = {
-        "apiVersion": "v1",
-        "type": "postrenderer/v1",
-        "name": "older",
-        "version": "0.1.0",
-        "runtime": "subprocess",
-        "runtimeConfig": {"platformCommand": [command]},
-    }
-    (folder / "plugins" / "older").mkdir(parents=True)
-    (folder / "plugins" / "older" / "plugin.yaml").write_text(yaml.safe_dump(plugin))
-    shutil.copytree(CHART, folder / "chart")
-    about = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    del about["kubeVersion"]
-    (folder / "chart" / "Chart.yaml").write_text(yaml.safe_dump(about))
-
-
-def _path(named: Object, plural: str) -> str:
+def _status_path(named: Object, plural: str) -> str:
     """Return where the API has an object's status."""
     about = named["metadata"]
     return f"/api/v1/namespaces/{about['namespace']}/{plural}/{about['name']}/status"
-
-
-def _is_ready(cluster: Cluster) -> bool:
-    with suppress(urllib3.exceptions.HTTPError, RefusedError, OSError, ValueError):
-        return cluster.authority.exists() and bool(
-            cluster.request("GET", "/api/v1/namespaces/kube-node-lease")
-        )
-    return False

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.builders.kubernetes_cluster import Cluster, running_cluster
+from tests.builders.kubernetes_cluster import Cluster
+from tests.builders.kubernetes_servers import running_cluster
 
 
 @pytest.fixture(scope="session")
