@@ -12,6 +12,7 @@ from tests.builders.kubernetes_cluster import Cluster, RefusedError
 from tests.builders.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
+BUSY = {"spec": {"replicas": 7}}
 TESTED = ("--set=tokens.jwksUrl=https://keys,test.token.existingSecret=caller",)
 FIXED = tuple(
     f"--set={name}.autoscaling.enabled=false,{name}.replicas=6" for name in ("gateway", "ranking")
@@ -48,6 +49,12 @@ def changes(cluster: Cluster, namespace: str, since: str) -> list[Any]:
     return [each["object"] for each in events]
 
 
+def scaled(cluster: Cluster, namespace: str) -> set[str]:
+    """Return the names of Deployments that have an autoscaler."""
+    path = f"/apis/autoscaling/v1/namespaces/{namespace}/horizontalpodautoscalers"
+    return {each["metadata"]["name"] for each in cluster.items(path)}
+
+
 def version(cluster: Cluster, namespace: str) -> str:
     """Return the version of the API at which the Deployments are as they are now."""
     listed = cluster.request("GET", deployments(cluster, namespace))
@@ -77,6 +84,14 @@ def test_it_is_installed_upgraded_rolled_back_and_uninstalled_and_never_lacks_a_
     assert images(cluster, namespace) == {"0.1.0"}
 
     wait_until(lambda: cluster.is_settled(namespace))
+    for name in scaled(cluster, namespace):  # as an autoscaler does
+        cluster.request("PATCH", f"{deployments(cluster, namespace)}/{name}", BUSY)
+    wait_until(lambda: cluster.is_settled(namespace))
+    numbers = {
+        each["metadata"]["name"]: each["spec"]["replicas"]
+        for each in cluster.items(deployments(cluster, namespace))
+    }
+    assert (set(numbers.values()) == {1, 2, 7}) is (values == "production")
     before = version(cluster, namespace)
     cluster.deploy("upgrade", namespace, values, *TESTED, "--set=images.tag=0.2.0")
     assert images(cluster, namespace) == {"0.2.0"}
@@ -87,15 +102,18 @@ def test_it_is_installed_upgraded_rolled_back_and_uninstalled_and_never_lacks_a_
     seen = changes(cluster, namespace, before)
     assert len(seen) > 10
     for each in seen:
-        available = each["status"].get("availableReplicas", 0)
-        assert available >= each["spec"]["replicas"], each["metadata"]["name"]
+        name = each["metadata"]["name"]
+        assert each["spec"]["replicas"] == numbers[name], name
+        assert each["status"].get("availableReplicas", 0) >= numbers[name], name
 
     cluster.helm("uninstall", "vireo", "--namespace", namespace, "--wait=legacy")
     kept = {kind for path, kind in made if exists(cluster, path)}
     assert kept == {"PersistentVolumeClaim"}
 
 
-def test_upgrades_keep_as_many_pods_as_autoscaling_has_made(cluster: Cluster) -> None:
+def test_turning_scaling_on_and_upgrades_after_it_keep_as_many_pods_as_there_are(
+    cluster: Cluster,
+) -> None:
     namespace = cluster.namespace("scaled")
     cluster.deploy("install", namespace, "production", *FIXED)
     before = version(cluster, namespace)
@@ -108,10 +126,8 @@ def test_upgrades_keep_as_many_pods_as_autoscaling_has_made(cluster: Cluster) ->
         return found
 
     cluster.deploy("upgrade", namespace, "production")
-    scalers = f"/apis/autoscaling/v1/namespaces/{namespace}/horizontalpodautoscalers"
-    assert {each["metadata"]["name"] for each in cluster.items(scalers)} == {
-        f"vireo-{name}" for name in ("edge", "gateway", "candidate", "ranking")
-    }
+    names = {f"vireo-{name}" for name in ("edge", "gateway", "candidate", "ranking")}
+    assert scaled(cluster, namespace) == names
     assert numbers(before) == {6}, "turning it on changes no number"
     for name in ("gateway", "ranking"):
         path = f"{deployments(cluster, namespace)}/vireo-{name}"
