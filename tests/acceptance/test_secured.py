@@ -38,6 +38,7 @@ from server.security.tokens import public_jwk
 from tests.acceptance.conftest import CHECKOUT
 from tests.builders.asking import asking
 from tests.builders.certificates import role_files, serial, shown_serial
+from tests.builders.chart import flags, render
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.secured_stack import (
     SECONDS,
@@ -133,6 +134,31 @@ def test_a_good_call_is_answered_by_grpc_and_by_rest(secured: SecuredStack) -> N
     assert [item["videoId"] for item in rest.json()["items"]] == [
         item.video_id for item in answer.items
     ]
+
+
+def test_the_command_of_helm_test_shows_a_slate_if_its_token_is_good(
+    secured: SecuredStack, tmp_path: Path
+) -> None:
+    tokens = ('tokens.jwksUrl="https://keys"', 'test.token.existingSecret="caller"')
+    target = f'test.target="{secured.stack.edge}"'
+    pod = render(*flags("tls.enabled=true", *tokens, target)).named("Pod")["vireo-test"]
+    [container] = pod["spec"]["containers"]
+    of_pod = {each["name"]: str(each.get("value")) for each in container["env"]}
+    assert {of_pod["VIREO_CA"], of_pod["VIREO_HOME"]} == {"/edge/ca.crt", "/tmp"}
+    here = {"VIREO_CA": str(secured.folder.authority), "VIREO_HOME": str(tmp_path)}
+    outside = secured.stack.environment
+    inherited = {key: outside[key] for key in ("PATH", "PYTHONPATH") if key in outside}
+
+    def run(token: str) -> subprocess.CompletedProcess[str]:
+        environment = {**inherited, **of_pod, **here, "VIREO_TOKEN": token}
+        return subprocess.run(container["command"], env=environment, capture_output=True, text=True)
+
+    asked = run(secured.tokens.good(subject="helm"))
+    assert asked.returncode == 0, asked.stderr
+    assert len(re.findall(r"^ *\d+ ", asked.stdout, re.MULTILINE)) == 10, asked.stdout
+    refused = run("a.b.c")
+    assert refused.returncode == 1
+    assert "set VIREO_TOKEN to a token with the scope vireo.read" in refused.stderr
 
 
 def test_one_slates_trace_has_every_hop_below_its_caller(

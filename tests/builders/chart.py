@@ -29,13 +29,18 @@ class _Loader(yaml.SafeLoader):
         return found
 
 
-def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Helm: that of `make helm`, or else the machine's."""
+def helm_program() -> str:
+    """Return the path of Helm: that of `make helm`, or else the machine's."""
     made = CHECKOUT / ".vireo" / "helm" / "helm"
     program = str(made) if made.exists() else shutil.which("helm")
     if program is None:
         pytest.fail("there is no helm; get it with: make helm")
-    return subprocess.run([program, *arguments], capture_output=True, text=True)
+    return program
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Helm."""
+    return subprocess.run([helm_program(), *arguments], capture_output=True, text=True)
 
 
 @dataclass(frozen=True)

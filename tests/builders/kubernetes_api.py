@@ -28,6 +28,23 @@ def recorded_lines(name: str) -> list[bytes]:
     return recorded(name).splitlines(keepends=True)
 
 
+def write_kubeconfig(
+    path: Path, url: str, token: str, namespace: str = "vireo", **cluster: str
+) -> Path:
+    """Write a kubeconfig that leads to `url`, with further fields of its cluster."""
+    context = {"cluster": "here", "user": "here", "namespace": namespace}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "here",
+        "clusters": [{"name": "here", "cluster": {"server": url, **cluster}}],
+        "users": [{"name": "here", "user": {"token": token}}],
+        "contexts": [{"name": "here", "context": context}],
+    }
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
 @dataclass(frozen=True)
 class Refusal:
     """An answer that is an error."""
@@ -111,22 +128,7 @@ class RecordedApi:
 
     def kubeconfig(self, folder: Path, token: str = "token") -> Path:
         """A kubeconfig that leads here, in the namespace "vireo"."""
-        path = folder / "kubeconfig"
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "here",
-            "clusters": [{"name": "here", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
-            "users": [{"name": "control", "user": {"token": token}}],
-            "contexts": [
-                {
-                    "name": "here",
-                    "context": {"cluster": "here", "user": "control", "namespace": "vireo"},
-                }
-            ],
-        }
-        path.write_text(yaml.safe_dump(document))
-        return path
+        return write_kubeconfig(folder / "kubeconfig", f"http://127.0.0.1:{self.port}", token)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         token = request.headers.get("Authorization", "").partition(" ")[2]

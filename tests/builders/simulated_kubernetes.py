@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import kmock
-import yaml
 
 from server.control.discovery.kubernetes_settings import KubernetesSettings
-from tests.builders.kubernetes_api import endpoint_slice
+from tests.builders.kubernetes_api import endpoint_slice, write_kubeconfig
 
 SLICES = kmock.resource("discovery.k8s.io", "v1", "endpointslices")
 _PATH = "/apis/discovery.k8s.io/v1/namespaces/vireo/endpointslices"
@@ -41,15 +40,7 @@ class SimulatedKubernetes:
 
     def settings(self, folder: Path, **changes: Any) -> KubernetesSettings:
         """Settings that lead here."""
-        path = folder / "kubeconfig"
-        context = {"cluster": "here", "user": "control", "namespace": "vireo"}
-        document = {
-            "current-context": "here",
-            "clusters": [{"name": "here", "cluster": {"server": self.url}}],
-            "users": [{"name": "control", "user": {"token": "token"}}],
-            "contexts": [{"name": "here", "context": context}],
-        }
-        path.write_text(yaml.safe_dump(document))
+        path = write_kubeconfig(folder / "kubeconfig", self.url, "token")
         return KubernetesSettings(
             **{"config": path, "max_backoff": 0.05, "watch_seconds": 300, **changes}
         )

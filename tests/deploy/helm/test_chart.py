@@ -107,6 +107,40 @@ def test_strangers_reach_no_edge_without_tls_and_tokens_unless_values_say_so(mis
     render(*flags(*settings, "edge.service.allowInsecure=true"))
 
 
+SIGNED = 'tokens.jwksUrl="https://login.example.com/keys"'
+CALLER = 'test.token.existingSecret="caller"'
+
+
+@pytest.mark.parametrize(
+    ("settings", "trusts", "variables"),
+    [
+        ((), False, set()),
+        (("tls.enabled=true",), True, {"VIREO_CA"}),
+        (("tls.enabled=true", SIGNED, CALLER), True, {"VIREO_CA", "VIREO_TOKEN"}),
+    ],
+)
+def test_helm_test_asks_as_the_edge_demands_and_gets_no_key(
+    settings: tuple[str, ...], trusts: bool, variables: set[str]
+) -> None:
+    callers = "networkPolicy.callers=[{}]"
+    found = render(*flags(*settings, callers, "edge.service.port=8443"))
+    spec = found.named("Pod")["vireo-test"]["spec"]
+    [container] = spec["containers"]
+    assert container["command"][-2:] == ["--target", "vireo-edge:8443"]
+    assert {each["name"] for each in container["env"]} - {"VIREO_HOME", "HOME"} == variables
+    secrets = [each["secret"]["items"] for each in spec["volumes"] if "secret" in each]
+    assert secrets == ([[{"key": "ca.crt", "path": "ca.crt"}]] if trusts else [])
+    policy = found.named("NetworkPolicy")["vireo-edge"]["spec"]["ingress"][0]["from"]
+    assert "test" in str(policy), "and the edge may be reached by it"
+
+
+@pytest.mark.parametrize("settings", [("tls.enabled=true", SIGNED), (SIGNED, CALLER)])
+def test_there_is_no_helm_test_without_a_token_or_a_way_to_send_it(
+    settings: tuple[str, ...],
+) -> None:
+    assert render(*flags(*settings)).named("Pod") == {}
+
+
 def test_every_value_is_described_by_the_schema() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
 

@@ -56,3 +56,9 @@ imagePullPolicy: {{ $values.pullPolicy }}
 {{- define "vireo.homeClaim" -}}
 {{ .Values.jobs.home.existingClaim | default (printf "%s-home" (include "vireo.fullname" .)) }}
 {{- end -}}
+
+{{/* Whether `helm test` can ask for a slate: a token is sent by TLS only. Argument: the root. */}}
+{{- define "vireo.testable" -}}
+{{- $tokens := or .Values.tokens.jwksUrl .Values.tokens.jwks.existingConfigMap }}
+{{- if or (not $tokens) (and .Values.tls.enabled .Values.test.token.existingSecret) }}true{{ end }}
+{{- end -}}

@@ -64,18 +64,25 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{/*
-The number of pods. Arguments: root, component, values. If they are scaled, it is as many as there are:
-Kubernetes makes it one if an upgrade leaves a number out that was there. Where the cluster can't be asked
-(`helm template`), it is left out.
+Metadata of a Deployment that may be scaled, and its number of pods. Kubernetes makes the number one if an
+upgrade or a rollback leaves one out that was there. So where they were scaled from the first it is always
+left out, which an annotation remembers; where they were not, it is as many as there are. Where the cluster
+can't be asked (`helm template`), it is left out. Arguments: root, component, values.
 */}}
-{{- define "vireo.replicas" -}}
-{{- if not .values.autoscaling.enabled -}}
-replicas: {{ .values.replicas }}
-{{- else -}}
-{{- with lookup "apps/v1" "Deployment" .root.Release.Namespace (printf "%s-%s" (include "vireo.fullname" .root) .component) -}}
-replicas: {{ max .spec.replicas $.values.autoscaling.minReplicas }}
-{{- end }}
-{{- end }}
+{{- define "vireo.scalable" -}}
+{{- $live := lookup "apps/v1" "Deployment" .root.Release.Namespace (printf "%s-%s" (include "vireo.fullname" .root) .component) -}}
+{{- $numbered := or (not .values.autoscaling.enabled) (and $live (not (dig "metadata" "annotations" "vireo/replicas" "" $live))) -}}
+metadata:
+  {{- include "vireo.metadata" . | nindent 2 }}
+  {{- if not $numbered }}
+  annotations: { vireo/replicas: autoscaler }
+  {{- end }}
+spec:
+  {{- if not .values.autoscaling.enabled }}
+  replicas: {{ .values.replicas }}
+  {{- else if $numbered }}
+  replicas: {{ max $live.spec.replicas .values.autoscaling.minReplicas }}
+  {{- end }}
 {{- end -}}
 
 {{- define "vireo.strategy" -}}
