@@ -316,12 +316,13 @@ class JetStreamLog:
                 raise NatsError(f"its snapshot has failed: {headers}")
 
     async def restore(self, stream: Stream, file: BinaryIO) -> None:
-        """Replace a stream by a snapshot, with the limits of the settings; raise LogAwayError.
+        """Replace a stream by a snapshot, with the settings' replicas; raise LogAwayError.
 
-        Positions in the stream that was saved hold in it, up to where that was.
+        Positions in the stream that was saved hold in it, up to where that was. It keeps as much
+        as it did: other settings are for consumers to take over, which refuse what loses messages.
         """
         made = json.loads(file.readline())
-        made["config"] |= limits_of(stream, self._settings)
+        made["config"]["num_replicas"] = self._settings.event_replicas
         async with _answered("restored", None):
             connection = await self._connected()
             if stream is EVENTS:
