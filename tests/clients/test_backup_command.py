@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from minio import Minio
 from typer.testing import CliRunner, Result
-from vireo.v1 import event_pb2
+from vireo.v1 import event_pb2, log_pb2
 
 from clients.backup import take
 from clients.backup.archive import Archive, Manifest
 from clients.cli.__main__ import app
 from server.control.backup_age import BEGAN, follow_backups
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, STREAMS, partition_of
+from server.event_log.log import CATALOG, DEAD, EVENTS, STREAMS, partition_of
 from server.home import Home
 from server.releases.bucket import Bucket
 from server.releases.channels import Change
@@ -203,6 +203,12 @@ def test_a_second_backup_stores_only_what_is_new_and_positions_hold(site: Site) 
 
 
 def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> None:
+    for viewer in (OTHER, "w3"):  # set aside: whoever replays it brings its viewer back
+        letter = log_pb2.DeadEvents(recorded=message([play(viewer, "v54")]))
+        key = str(partition_of(viewer, PARTITIONS))
+        site.with_log(
+            partial(JetStreamLog.append, stream=DEAD, key=key, data=letter.SerializeToString())
+        )
     site.backup()
     # Erased where nobody knew of the backups: the next backup tells the older one.
     unknown = {"VIREO_BACKUP_S3_ENDPOINT": ""}
@@ -220,6 +226,8 @@ def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> 
     for viewer in (VIEWER, OTHER):
         assert read_online(repo, viewer) == OnlineViewer()
     assert read_online(repo, "w3").watched_keys
+    [(_, _, left)] = site.stored(DEAD)
+    assert b"w3" in left
     # Who comes back counts anew, and stays through the next restore.
     site.record([play(VIEWER, "v53", 3)])
     site.backup()
