@@ -18,6 +18,7 @@ from clients.upgrades.this_build import EVENTS as EVENT_MESSAGES
 from clients.upgrades.this_build import KINDS, PROGRESS, TRENDING
 from server.event_log.log import CATALOG, DEAD, EVENTS, REMOVED, STATE, Entry, LogAwayError, Stream
 from server.event_log.position import Position
+from server.event_log.up_to_end import up_to_end
 
 if TYPE_CHECKING:
     from server.event_log.jetstream import JetStreamLog
@@ -77,12 +78,8 @@ async def _last(event_log: JetStreamLog, stream: Stream, key: str = "") -> Entry
 
 
 async def _all_of_state(event_log: JetStreamLog) -> AsyncIterator[Entry]:
-    if not await event_log.end(STATE):
-        return
-    async with aclosing(event_log.read(STATE)) as reading:  # type: ignore[type-var]
-        async for entries in reading:
-            if not entries:
-                return
+    if await event_log.end(STATE):
+        async for entries in up_to_end(event_log, STATE):
             for entry in entries:
                 yield entry
 
