@@ -323,6 +323,26 @@ def test_a_backup_has_the_releases_that_its_channels_name(
     }
 
 
+def test_a_file_that_is_changed_while_it_is_stored_spoils_no_later_backup(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules, put_file = site.folder / "rules.toml", Bucket.put_file
+    rules.write_text("# before\n")
+    monkeypatch.setenv("VIREO_RULES", str(rules))
+
+    def changed(bucket: Bucket, name: str, path: Path) -> Any:
+        if path == rules:
+            rules.write_text("# after\n")
+        return put_file(bucket, name, path)
+
+    with monkeypatch.context() as editor:
+        editor.setattr(Bucket, "put_file", changed)
+        assert "changed while it was read" in str(site.vireo("backup").exception)
+    rules.write_text("# before\n")
+    manifest = site.backup()
+    assert site.archive.fetch(manifest.files[take.RULES]).read_text() == "# before\n"
+
+
 def test_nothing_is_restored_under_a_stack(site: Site) -> None:
     site.backup()
     shutil.rmtree(site.home.data(DATASET))
