@@ -57,7 +57,9 @@ async def _held(event_log: JetStreamLog, partitions: int) -> AsyncIterator[Held]
     for stream in (CATALOG, REMOVED):
         if entry := await _last(event_log, stream):
             yield _parsed(stream.name, CHANGES, entry, log_pb2.CatalogChange())
-    async for entry in _all_of_state(event_log):
+    if not await event_log.end(STATE):
+        return
+    async for entry in (each async for some in up_to_end(event_log, STATE) for each in some):
         kind = entry.key.partition(".")[0]
         where = f"{STATE.name}.{entry.key}"
         if kind == "trending":
@@ -75,13 +77,6 @@ async def _last(event_log: JetStreamLog, stream: Stream, key: str = "") -> Entry
         async for entries in reading:
             return entries[-1] if entries else None
     return None
-
-
-async def _all_of_state(event_log: JetStreamLog) -> AsyncIterator[Entry]:
-    if await event_log.end(STATE):
-        async for entries in up_to_end(event_log, STATE):
-            for entry in entries:
-                yield entry
 
 
 def _parsed(where: str, name: str, entry: Entry, message: Message) -> Held:
