@@ -323,6 +323,12 @@ def test_a_backup_has_the_releases_that_its_channels_name(
     }
 
 
+def test_without_the_data_set_of_what_is_served_there_is_no_backup(site: Site) -> None:
+    shutil.rmtree(site.home.data(DATASET))
+    assert "is missing; run vireo backup where it is" in str(site.vireo("backup").exception)
+    assert site.archive.names() == []
+
+
 def test_a_file_that_is_changed_while_it_is_stored_spoils_no_later_backup(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
