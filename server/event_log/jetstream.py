@@ -501,11 +501,8 @@ class JetStreamLog:
             asked = json.dumps(configuration).encode()
             await connection.ask(f"$JS.API.STREAM.CREATE.{_name(stream)}", asked)
         except APIError as error:
-            if error.err_code == _NAME_IN_USE:
-                return
-            if error.err_code == _NO_ROOM:
-                error.description = f"{error.description}; see VIREO_EVENT_MAX_BYTES"
-            raise
+            if error.err_code != _NAME_IN_USE:
+                raise
 
 
 @asynccontextmanager
@@ -575,5 +572,6 @@ def _subject(stream: Stream, key: str) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, APIError) and error.description:
-        return error.description
+        hint = "; see VIREO_EVENT_MAX_BYTES" if error.err_code == _NO_ROOM else ""
+        return error.description + hint
     return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else repr(error))

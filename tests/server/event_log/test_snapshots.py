@@ -83,6 +83,9 @@ async def test_what_cannot_be_restored_is_refused_with_the_reason(tmp_path: Path
         with pytest.raises(VireoError, match=r"VIREO_EVENT_PARTITIONS=2, .* have 1"):
             await more.restore(EVENTS, saved)
         assert len(await take(log, EVENTS)) == 1, "nothing was deleted"
+        large = saved.getvalue().replace(b'"max_bytes": ', b'"max_bytes": 1000000', 1)
+        with pytest.raises(LogAwayError, match=r"insufficient storage.*VIREO_EVENT_MAX_BYTES"):
+            await log.restore(EVENTS, io.BytesIO(large))
         broken = io.BytesIO(saved.getvalue()[:-20])
         with pytest.raises(LogAwayError, match="the log can't be restored: "):
             await log.restore(EVENTS, broken)
