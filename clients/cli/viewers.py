@@ -50,8 +50,11 @@ def erase(
     it can't erase from doesn't keep it from the rest.
     """
     from server.stack.nats import known_log
+    from training.data.columns import ID_BYTES
 
     home = Home.current()
+    if not 0 < len(viewer.encode()) <= ID_BYTES:  # its tombstone would have no valid name
+        raise VireoError(f"{viewer!r} is no viewer's id: these have 1 to {ID_BYTES} bytes")
     if not yes:
         typer.confirm(f"erase all that {home.root} and its log know of {viewer!r}?", abort=True)
     only_warnings()
