@@ -32,12 +32,8 @@ PAST_SECONDS = 6 * 86_400.0
 
 async def logged(log: JetStreamLog, partitions: Iterable[int]) -> list[Entry]:
     """Return all messages of some partitions, in each one's order."""
-    return [
-        entry
-        for each in partitions
-        async for some in up_to_end(log, EVENTS, str(each))
-        for entry in some
-    ]
+    reads = (up_to_end(log, EVENTS, str(each)) for each in partitions)
+    return [entry for read in reads async for some in read for entry in some]
 
 
 def event_ids(entries: Iterable[Entry]) -> set[str]:
