@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import aclosing
 from dataclasses import fields
-from typing import Any, cast
 
 import numpy as np
 from vireo.v1 import event_pb2, log_pb2
 
 from server.consumer.apply import read_batch
 from server.consumer.fold import ViewerEvents, ViewerRow, fold
-from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS, Entry
+from server.event_log.up_to_end import up_to_end
 from server.features.activity import EventRules
 
 STORE_SECONDS = 5.0
@@ -34,17 +32,8 @@ PAST_SECONDS = 6 * 86_400.0
 
 async def logged(log: JetStreamLog, partitions: Iterable[int]) -> list[Entry]:
     """Return all messages of some partitions, in each one's order."""
-    return [entry for each in partitions for entry in await _logged(log, str(each))]
-
-
-async def _logged(log: JetStreamLog, partition: str) -> list[Entry]:
-    found: list[Entry] = []
-    async with aclosing(cast("Any", log.read(EVENTS, partition))) as reading:
-        async for entries in reading:
-            found += entries
-            if not entries:
-                return found
-    raise VireoError("reading the log has ended")
+    reads = (up_to_end(log, EVENTS, str(each)) for each in partitions)
+    return [entry for read in reads async for some in read for entry in some]
 
 
 def event_ids(entries: Iterable[Entry]) -> set[str]:

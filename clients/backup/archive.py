@@ -73,10 +73,13 @@ class Archive:
         return {each.name for each in self.bucket.objects("objects/")}
 
     def put(self, path: Path) -> FileEntry:
-        """Store a file's content, unless it is there."""
-        found = FileEntry.of(path)
+        """Store a file's content, unless it is there; raise VireoError if it changes."""
+        at, found = path.stat().st_mtime_ns, FileEntry.of(path)
         if _object(found) not in self._stored:
             self.bucket.put_file(_object(found), path)
+            if path.stat().st_mtime_ns != at:
+                self.bucket.remove(_object(found))
+                raise VireoError(f"{path} was changed while it was read; repeat this")
             self._stored.add(_object(found))
         return found
 

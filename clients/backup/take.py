@@ -107,10 +107,11 @@ def _releases(
     What a backup of before has of one isn't read again.
     """
     files, datasets = _Files(), dict[str, bool]()
-    for release_id, why in needed_releases(store).items():
+    named = {one.pointer.release_id for one in store.channels.documents().values() if one.pointer}
+    for release_id in needed_releases(store):
         store.check_published(release_id)
         dataset, place = store.dataset(release_id), f"bucket/{manifest_place(release_id)}"
-        datasets[dataset] = datasets.get(dataset, False) or why.endswith("names it")
+        datasets[dataset] = datasets.get(dataset, False) or release_id in named
         folder = release_object(release_id, "")
         found = {path: each for path, each in known.items() if path.startswith(f"bucket/{folder}")}
         if found.get(place) != archive.put_object(store.bucket, manifest_place(release_id)):

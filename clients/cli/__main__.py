@@ -106,7 +106,8 @@ def main() -> None:
         if error.errno not in _DISK_ERRORS:
             raise
         _fail(
-            f"{error}; free some disk space, or set VIREO_HOME to a folder that this user can write"
+            f"{error}; free some disk space, or set VIREO_HOME, and TMPDIR for temporary files, to "
+            "a folder that this user can write"
         )
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import typer
 from google.protobuf.message import DecodeError
@@ -13,6 +12,7 @@ from vireo.v1 import event_pb2, log_pb2
 
 from server.event_log.log import DEAD, STATE, Entry, Stream
 from server.event_log.position import BEGIN, Position
+from server.event_log.up_to_end import up_to_end
 
 if TYPE_CHECKING:
     from server.event_log.jetstream import JetStreamLog
@@ -67,14 +67,7 @@ def note_unreadable(entry: Entry) -> None:
 
 async def _all_of(event_log: JetStreamLog, stream: Stream, key: str) -> list[Entry]:
     """Return the messages of a key that are there now."""
-    found: list[Entry] = []
-    reading = cast("AsyncGenerator[Sequence[Entry], None]", event_log.read(stream, key))
-    async with aclosing(reading) as some:
-        async for entries in some:
-            if not entries:
-                break
-            found += entries
-    return found
+    return [entry async for some in up_to_end(event_log, stream, key) for entry in some]
 
 
 def _parsed(recorded: bytes) -> Sequence[event_pb2.Event]:

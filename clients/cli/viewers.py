@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -50,8 +50,11 @@ def erase(
     it can't erase from doesn't keep it from the rest.
     """
     from server.stack.nats import known_log
+    from training.data.columns import ID_BYTES
 
     home = Home.current()
+    if not 0 < len(viewer.encode()) <= ID_BYTES:  # its tombstone would have no valid name
+        raise VireoError(f"{viewer!r} is no viewer's id: these have 1 to {ID_BYTES} bytes")
     if not yes:
         typer.confirm(f"erase all that {home.root} and its log know of {viewer!r}?", abort=True)
     only_warnings()
@@ -108,6 +111,7 @@ def erase_again(home: Home, settings: EventLogSettings, erased: Mapping[str, int
     """
     failures: list[str] = []
     asyncio.run(_record(settings, erased))
+    asyncio.run(_delete_letters(settings, range(settings.event_partitions), erased))
     _erase_from_files(home, erased, None, failures)
     if failures:
         raise VireoError(f"not erased everywhere; mend this and repeat it: {'; '.join(failures)}")
@@ -177,29 +181,39 @@ async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
 
 async def _after(settings: EventLogSettings, viewer: str, position: int) -> None:
     """Wait for the consumer, then delete the viewer's events that were set aside."""
-    from clients.cli.dead_events import dead_letters, mark_replayed
-    from server.consumer.apply import is_about
-    from server.event_log.log import DEAD, partition_of
+    from server.event_log.log import partition_of
     from server.event_log.open import opened_log
 
     partition = partition_of(viewer, settings.event_partitions)
     async with opened_log(settings) as event_log:
         passed = await _passed(event_log, partition, position)
-        letters = await dead_letters(event_log, [str(partition)])
-        own = [letter for letter in letters if is_about(letter.content, viewer)]
-        if own:  # the last that was replayed may be among them
-            others = [letter for letter in letters if letter.replayed and letter not in own]
-            await mark_replayed(event_log, others)
-        for letter in own:
-            await event_log.delete(DEAD, letter.place.sequence)
     typer.echo(f"log: erased at position {position} of partition {partition}")
-    if own:
-        typer.echo(f"log: {len(own):,} messages of events that had been set aside deleted")
+    await _delete_letters(settings, [partition], [viewer])
     if not passed:
         typer.echo(
             f"log: no consumer came to it within {_CONSUMER_SECONDS:g} s; once one runs it drops "
             "what was recorded before. Repeat this then, for what it sets aside until it does"
         )
+
+
+async def _delete_letters(
+    settings: EventLogSettings, partitions: Iterable[int], viewers: Collection[str]
+) -> None:
+    """Delete viewers' events that were set aside, which a replay would bring back."""
+    from clients.cli.dead_events import dead_letters, mark_replayed
+    from server.event_log.log import DEAD
+    from server.event_log.open import opened_log
+
+    async with opened_log(settings) as event_log:
+        letters = await dead_letters(event_log, map(str, partitions))
+        own = [each for each in letters if any(one.viewer_id in viewers for one in each.events)]
+        if own:  # the last that was replayed may be among them
+            others = [letter for letter in letters if letter.replayed and letter not in own]
+            await mark_replayed(event_log, others)
+        for letter in own:
+            await event_log.delete(DEAD, letter.place.sequence)
+    if own:
+        typer.echo(f"log: {len(own):,} messages of events that had been set aside deleted")
 
 
 async def _passed(event_log: JetStreamLog, partition: int, position: int) -> bool:

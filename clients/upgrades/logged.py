@@ -18,6 +18,7 @@ from clients.upgrades.this_build import EVENTS as EVENT_MESSAGES
 from clients.upgrades.this_build import KINDS, PROGRESS, TRENDING
 from server.event_log.log import CATALOG, DEAD, EVENTS, REMOVED, STATE, Entry, LogAwayError, Stream
 from server.event_log.position import Position
+from server.event_log.up_to_end import up_to_end
 
 if TYPE_CHECKING:
     from server.event_log.jetstream import JetStreamLog
@@ -56,7 +57,9 @@ async def _held(event_log: JetStreamLog, partitions: int) -> AsyncIterator[Held]
     for stream in (CATALOG, REMOVED):
         if entry := await _last(event_log, stream):
             yield _parsed(stream.name, CHANGES, entry, log_pb2.CatalogChange())
-    async for entry in _all_of_state(event_log):
+    if not await event_log.end(STATE):
+        return
+    async for entry in (each async for some in up_to_end(event_log, STATE) for each in some):
         kind = entry.key.partition(".")[0]
         where = f"{STATE.name}.{entry.key}"
         if kind == "trending":
@@ -74,17 +77,6 @@ async def _last(event_log: JetStreamLog, stream: Stream, key: str = "") -> Entry
         async for entries in reading:
             return entries[-1] if entries else None
     return None
-
-
-async def _all_of_state(event_log: JetStreamLog) -> AsyncIterator[Entry]:
-    if not await event_log.end(STATE):
-        return
-    async with aclosing(event_log.read(STATE)) as reading:  # type: ignore[type-var]
-        async for entries in reading:
-            if not entries:
-                return
-            for entry in entries:
-                yield entry
 
 
 def _parsed(where: str, name: str, entry: Entry, message: Message) -> Held:

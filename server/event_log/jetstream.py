@@ -316,12 +316,13 @@ class JetStreamLog:
                 raise NatsError(f"its snapshot has failed: {headers}")
 
     async def restore(self, stream: Stream, file: BinaryIO) -> None:
-        """Replace a stream by a snapshot, with the limits of the settings; raise LogAwayError.
+        """Replace a stream by a snapshot, with the settings' replicas; raise LogAwayError.
 
-        Positions in the stream that was saved hold in it, up to where that was.
+        Positions in the stream that was saved hold in it, up to where that was. It keeps as much
+        as it did: other settings are for consumers to take over, which refuse what loses messages.
         """
         made = json.loads(file.readline())
-        made["config"] |= limits_of(stream, self._settings)
+        made["config"]["num_replicas"] = self._settings.event_replicas
         async with _answered("restored", None):
             connection = await self._connected()
             if stream is EVENTS:
@@ -500,11 +501,8 @@ class JetStreamLog:
             asked = json.dumps(configuration).encode()
             await connection.ask(f"$JS.API.STREAM.CREATE.{_name(stream)}", asked)
         except APIError as error:
-            if error.err_code == _NAME_IN_USE:
-                return
-            if error.err_code == _NO_ROOM:
-                error.description = f"{error.description}; see VIREO_EVENT_MAX_BYTES"
-            raise
+            if error.err_code != _NAME_IN_USE:
+                raise
 
 
 @asynccontextmanager
@@ -574,5 +572,6 @@ def _subject(stream: Stream, key: str) -> str:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, APIError) and error.description:
-        return error.description
+        hint = "; see VIREO_EVENT_MAX_BYTES" if error.err_code == _NO_ROOM else ""
+        return error.description + hint
     return str(error) or ("no answer in time" if isinstance(error, TimeoutError) else repr(error))

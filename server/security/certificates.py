@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import structlog
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -299,13 +299,12 @@ def certificate_pem(certificate: x509.Certificate) -> bytes:
 
 def _issuers(folder: Path) -> list[x509.Certificate]:
     """Return those authorities in a folder's `ca.crt` that signed its certificates."""
-    signed = _certificate(folder / "edge.crt").extensions
-    issuer = signed.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
-    return [
-        each
-        for each in _certificates(folder / "ca.crt")
-        if each.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest == issuer
-    ]
+    signed, found = _certificate(folder / "edge.crt"), list[x509.Certificate]()
+    for each in _certificates(folder / "ca.crt"):
+        with suppress(ValueError, InvalidSignature):
+            signed.verify_directly_issued_by(each)
+            found.append(each)
+    return found
 
 
 def _certificate(path: Path) -> x509.Certificate:

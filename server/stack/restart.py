@@ -13,6 +13,7 @@ from pathlib import Path
 
 from server.errors import VireoError
 from server.home import Home
+from server.stack.lock import file_lock
 from server.stack.state import ProcessState, running_stack
 
 _BY_NAME = ("s3", "log", "envoy", "prometheus", "alertmanager")
@@ -37,7 +38,7 @@ def restart(home: Home, names: Sequence[str], patience: float) -> None:
         patience: maximum seconds until one is healthy, before the next one goes.
 
     Raises:
-        VireoError: no such process runs, or one isn't healthy in time.
+        VireoError: no such process runs, one isn't healthy in time, or another restart runs.
     """
     # Imported here, since it imports cryptography, which those who only read don't need.
     from server.stack.s3_keys import replace_private
@@ -51,13 +52,16 @@ def restart(home: Home, names: Sequence[str], patience: float) -> None:
     if not wanted:
         raise VireoError(f"there is no {', '.join(names)} to restart, but {', '.join(running)}")
     own = {name: text for name, text in os.environ.items() if name.startswith("VIREO_")}
-    replace_private(environment_file(home), json.dumps(own).encode())
-    for before, name in pairwise(["", *wanted]):
-        if _kind(name) == _kind(before):
-            time.sleep(_SEEN_SECONDS)
-        _restart(home, name, patience)
-        if environment_file(home).exists():
-            raise VireoError(f"the stack can't use these settings; its own output says why: {name}")
+    with file_lock(home.stack / "restart"):  # two at once would end all of a kind
+        replace_private(environment_file(home), json.dumps(own).encode())
+        for before, name in pairwise(["", *wanted]):
+            if _kind(name) == _kind(before):
+                time.sleep(_SEEN_SECONDS)
+            _restart(home, name, patience)
+            if environment_file(home).exists():
+                raise VireoError(
+                    f"the stack can't use these settings; its own output says why: {name}"
+                )
 
 
 def _restart(home: Home, name: str, patience: float) -> None:

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from minio import Minio
 from typer.testing import CliRunner, Result
-from vireo.v1 import event_pb2
+from vireo.v1 import event_pb2, log_pb2
 
 from clients.backup import take
 from clients.backup.archive import Archive, Manifest
 from clients.cli.__main__ import app
 from server.control.backup_age import BEGAN, follow_backups
 from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, STREAMS, partition_of
+from server.event_log.log import CATALOG, DEAD, EVENTS, STREAMS, partition_of
 from server.home import Home
 from server.releases.bucket import Bucket
 from server.releases.channels import Change
@@ -203,6 +203,12 @@ def test_a_second_backup_stores_only_what_is_new_and_positions_hold(site: Site) 
 
 
 def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> None:
+    for viewer in (OTHER, "w3"):  # set aside: whoever replays it brings its viewer back
+        letter = log_pb2.DeadEvents(recorded=message([play(viewer, "v54")]))
+        key = str(partition_of(viewer, PARTITIONS))
+        site.with_log(
+            partial(JetStreamLog.append, stream=DEAD, key=key, data=letter.SerializeToString())
+        )
     site.backup()
     # Erased where nobody knew of the backups: the next backup tells the older one.
     unknown = {"VIREO_BACKUP_S3_ENDPOINT": ""}
@@ -220,6 +226,8 @@ def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> 
     for viewer in (VIEWER, OTHER):
         assert read_online(repo, viewer) == OnlineViewer()
     assert read_online(repo, "w3").watched_keys
+    [(_, _, left)] = site.stored(DEAD)
+    assert b"w3" in left
     # Who comes back counts anew, and stays through the next restore.
     site.record([play(VIEWER, "v53", 3)])
     site.backup()
@@ -313,6 +321,32 @@ def test_a_backup_has_the_releases_that_its_channels_name(
     assert {f"bucket/releases/{name}/manifest.json" for name in ("tiny-2", "tiny-3")} <= {
         *manifest.files
     }
+
+
+def test_without_the_data_set_of_what_is_served_there_is_no_backup(site: Site) -> None:
+    shutil.rmtree(site.home.data(DATASET))
+    assert "is missing; run vireo backup where it is" in str(site.vireo("backup").exception)
+    assert site.archive.names() == []
+
+
+def test_a_file_that_is_changed_while_it_is_stored_spoils_no_later_backup(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules, put_file = site.folder / "rules.toml", Bucket.put_file
+    rules.write_text("# before\n")
+    monkeypatch.setenv("VIREO_RULES", str(rules))
+
+    def changed(bucket: Bucket, name: str, path: Path) -> Any:
+        if path == rules:
+            rules.write_text("# after\n")
+        return put_file(bucket, name, path)
+
+    with monkeypatch.context() as editor:
+        editor.setattr(Bucket, "put_file", changed)
+        assert "changed while it was read" in str(site.vireo("backup").exception)
+    rules.write_text("# before\n")
+    manifest = site.backup()
+    assert site.archive.fetch(manifest.files[take.RULES]).read_text() == "# before\n"
 
 
 def test_nothing_is_restored_under_a_stack(site: Site) -> None:

@@ -357,3 +357,14 @@ def test_what_it_cannot_erase_from_keeps_it_from_nothing_else(
     for table in repo.glob("viewer_*.parquet"):
         assert VIEWER not in set(pd.read_parquet(table)["viewer_id"])
     assert not draft.exists()
+
+
+@pytest.mark.parametrize("viewer", ["", "v" * 129])
+def test_what_is_no_viewers_id_is_not_recorded_in_the_log(
+    home: Home, nats: RunningNats, viewer: str
+) -> None:
+    """Each later backup would fail to store its tombstone."""
+    arguments = ["viewers", "erase", viewer, "--yes"]
+    done = CliRunner(env=environment(home, nats)).invoke(app, arguments)
+    assert "is no viewer's id" in str(done.exception)
+    assert with_log(nats, lambda log: log.end(EVENTS)) == 0

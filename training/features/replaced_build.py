@@ -76,16 +76,18 @@ def replaced_build(target: Path, settings: OnlineStoreSettings) -> Iterator[tupl
 
 def _lock(file: TextIO, target: Path) -> None:
     """Wait until no other process builds the features; the lock ends with its process."""
-    for _ in range(_WAIT_SECONDS):
+    for second in range(_WAIT_SECONDS):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not second:
+                _log.warning("another_build_runs", folder=str(target), then="this one waits")
             time.sleep(1)
         except OSError:  # without locks the build that began last is announced
             return
         else:
             return
-    raise VireoError(f"another build of {target} doesn't end; end its process")
+    raise VireoError(f"another build of {target} hasn't ended; try again, or end its process")
 
 
 @contextmanager

@@ -76,6 +76,7 @@ def test_two_releases_share_no_name_and_no_label_of_pods() -> None:
             "autoscaling",
         ),
         ("jobs.enabled=true", "jobs.dataset: the name of the data set to train on"),
+        ('jobs.backup.schedule="30 * * * *"', "jobs.backup.schedule needs jobs.enabled"),
         ("consumer.replicas=3", "/consumer/replicas"),
         ('images.digests.envy=""', "envy"),
         ('edge.service.type="LoadBalancer"', "set tls.enabled and tokens, or edge.service.allow"),

@@ -107,6 +107,11 @@ def test_backups_are_made_where_the_data_sets_are_with_keys_of_their_own() -> No
     assert "initContainers" not in pods["vireo-backup"]["spec"]
     [by_hand] = pods["vireo-operations-data"]["spec"]["containers"]
     assert by_hand["envFrom"] == step["envFrom"]
+    # Without the keys, but so that the control plane misses a first backup that fails.
+    [control] = pods["vireo-control"]["spec"]["containers"]
+    [told] = [each for each in control["env"] if each["name"].startswith("VIREO_BACKUP")]
+    source = told["valueFrom"]["secretKeyRef"]
+    assert (source["name"], source["key"]) == ("vireo-backup", "VIREO_BACKUP_S3_ENDPOINT")
 
 
 def test_only_jobs_have_keys_that_write_releases() -> None:

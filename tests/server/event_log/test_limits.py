@@ -82,7 +82,7 @@ async def test_limits_that_would_lose_events_are_refused_with_the_remedy(
     nats: RunningNats, log: JetStreamLog, settings: dict[str, Any], said: str
 ) -> None:
     before = await log.describe(EVENTS)
-    with pytest.raises(VireoError, match=rf"{said}.*vireo events limits --apply"):
+    with pytest.raises(VireoError, match=rf"{said}.*: VIREO_\w+=\d+ vireo events limits --apply"):
         await started(nats, **settings)
     after = await log.describe(EVENTS)
     assert (after["config"], after["state"]) == (before["config"], before["state"])

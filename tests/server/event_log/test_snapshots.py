@@ -58,6 +58,20 @@ async def test_a_stream_that_is_restored_is_the_one_that_was_saved(
         await log.close()
 
 
+async def test_a_restore_with_a_shorter_retention_loses_nothing(tmp_path: Path) -> None:
+    """As by someone whose shell lacks the stack's settings; consumers refuse that later."""
+    with running_nats(tmp_path) as server:
+        log = JetStreamLog(settings_of(server, event_retention=90 * 86_400.0))
+        await log.append(EVENTS, "0", b"event")
+        saved, kept = io.BytesIO(), (await log.describe(EVENTS))["config"]["max_age"]
+        await log.save(EVENTS, saved)
+        saved.seek(0)
+        await JetStreamLog(settings_of(server, event_retention=0.2)).restore(EVENTS, saved)
+        assert (await log.describe(EVENTS))["config"]["max_age"] == kept
+        assert len(await take(log, EVENTS)) == 1
+        await log.close()
+
+
 async def test_what_cannot_be_restored_is_refused_with_the_reason(tmp_path: Path) -> None:
     with running_nats(tmp_path) as server:
         log = JetStreamLog(settings_of(server))
@@ -69,6 +83,9 @@ async def test_what_cannot_be_restored_is_refused_with_the_reason(tmp_path: Path
         with pytest.raises(VireoError, match=r"VIREO_EVENT_PARTITIONS=2, .* have 1"):
             await more.restore(EVENTS, saved)
         assert len(await take(log, EVENTS)) == 1, "nothing was deleted"
+        large = saved.getvalue().replace(b'"max_bytes": ', b'"max_bytes": 1000000', 1)
+        with pytest.raises(LogAwayError, match=r"insufficient storage.*VIREO_EVENT_MAX_BYTES"):
+            await log.restore(EVENTS, io.BytesIO(large))
         broken = io.BytesIO(saved.getvalue()[:-20])
         with pytest.raises(LogAwayError, match="the log can't be restored: "):
             await log.restore(EVENTS, broken)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from structlog.testing import capture_logs
 
 from server.errors import VireoError
@@ -129,6 +131,26 @@ def test_another_authority_is_trusted_first_then_signs_and_then_is_the_only_one(
 
 def trusted(folder: SecurityFolder) -> list[x509.Certificate]:
     return x509.load_pem_x509_certificates(folder.authority.read_bytes())
+
+
+def test_an_authority_of_ones_own_without_an_identifier_is_replaced_like_any(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
+    folder.certificates.mkdir(parents=True)
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ours")])
+    own = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=99))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder.certificates / "authority.crt").write_bytes(module.certificate_pem(own))
+    (folder.certificates / "authority.key").write_bytes(module.key_pem(key))
+    for _ in range(2):
+        certificates.renew([])
+        assert trusted(folder) == [own]
+    certificates.replace_authority()
+    assert trusted(folder)[1:] == [own]
 
 
 def test_there_is_no_other_authority_before_there_are_certificates(

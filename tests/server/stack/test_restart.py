@@ -18,6 +18,7 @@ from bench.stack import free_port_base
 from server.errors import VireoError
 from server.home import Home
 from server.stack import restart as module
+from server.stack.lock import file_lock
 from server.stack.processes import ProcessSpec
 from server.stack.restart import environment_file, restart
 from server.stack.settings import StackSettings
@@ -120,6 +121,14 @@ async def test_a_restart_ends_at_the_first_process_that_isnt_healthy(tmp_path: P
         assert settings_of(history[-1])["gateway-2"] == "first"
         await asyncio.to_thread(_restart, home, "right")
         assert settings_of(history[-1])["gateway-2"] == "right"
+
+
+async def test_only_one_restart_runs_at_a_time(tmp_path: Path) -> None:
+    home, history = Home(tmp_path), list[StackState]()
+    async with running(home, history):
+        with file_lock(home.stack / "restart"), pytest.raises(VireoError, match="try again once"):
+            await asyncio.to_thread(_restart, home, "second")
+        assert set(settings_of(history[-1]).values()) == {"first"}
 
 
 async def test_invalid_settings_leave_a_process_with_those_before(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import multiprocessing
 import os
 import re
@@ -22,6 +23,7 @@ import pandas as pd
 import pytest
 import redis
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
 from server.consumer.rows import OnlineRows
 from server.errors import VireoError
@@ -225,6 +227,17 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
         for process, _ in readers:
             process.kill()
             process.join()
+
+
+def test_a_build_that_waits_for_another_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "builds"
+    with path.open("a+") as other, path.open("a+") as file, capture_logs() as logs:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        monkeypatch.setattr("time.sleep", lambda _: fcntl.flock(other, fcntl.LOCK_UN))
+        replaced_build._lock(file, tmp_path / "small")
+    assert [each["event"] for each in logs] == ["another_build_runs"]
 
 
 def test_a_build_that_another_overtook_is_not_announced(
