@@ -244,6 +244,8 @@ def _say(folder: Path, what: str) -> None:
 
 
 def _print_what_remains(settings: EventLogSettings | None) -> None:
+    from server.releases.s3 import BackupSettings
+
     typer.echo("what remains:")
     if settings is not None:
         days = settings.event_retention / _DAY
@@ -260,8 +262,12 @@ def _print_what_remains(settings: EventLogSettings | None) -> None:
         "trainings and vireo data from-events have ended"
     )
     typer.echo("- gateways' memory of rows, until they are read again or an hour old; their logs")
+    if not BackupSettings.named():
+        typer.echo(
+            "- backups, if there are any: name their bucket by VIREO_BACKUP_S3_ENDPOINT and repeat "
+            "this, so that none brings the viewer back"
+        )
     typer.echo(
-        "- backups: name their bucket by VIREO_BACKUP_S3_ENDPOINT when you erase, so that none "
-        "brings the viewer back; files that you import, and data sets elsewhere: those made from "
-        "this log lose the viewer with their next vireo data from-events"
+        "- files that you import, and data sets elsewhere: those made from this log lose the "
+        "viewer with their next vireo data from-events"
     )

@@ -57,7 +57,7 @@ def grpc_probe(
             except VireoError as error:
                 return str(error)
         problem = await health_problem_on(channel, service, _TIMEOUT)
-        return f"{service} on port {port}: {problem}" if problem else ""
+        return f"{service or 'the server'} on port {port}: {problem}" if problem else ""
 
     return probe
 

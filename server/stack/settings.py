@@ -46,7 +46,7 @@ class StackSettings(EnvironmentSettings):
     edge_port: int = Field(default=8080, ge=1, le=65535)
     """Port of the edge: gRPC, gRPC-Web and REST."""
     port_base: int = Field(default=8100, ge=1024, le=50000)
-    """Port that the defaults of the other ports are derived from."""
+    """Port that the defaults of all others but the edge's follow; a second stack needs both."""
     admin_port: int = Field(default_factory=lambda data: data["port_base"])
     """Port of Envoy's admin interface, always on loopback; 0 for none."""
     candidate_port: int = Field(default_factory=lambda data: data["port_base"] + 1)

@@ -216,6 +216,7 @@ def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> 
     site.backup()
     done = site.vireo("viewers", "erase", VIEWER, "--yes")
     assert "backups: a restore of any leaves the viewer out" in done.output
+    assert "- backups" not in done.output
     oldest = site.archive.names()[0]
     site.lose()
     said = site.restore(oldest)

@@ -91,4 +91,4 @@ def _print_report(
     print_table(table)
     size = sum(each.size for each in plan.garbage if each.kind != "to restore")
     if plan.garbage and not yes:
-        typer.echo(f"{size / 1e6:,.1f} MB would be freed; do it with: vireo release gc --yes")
+        typer.echo(f"{size / 1e6:,.1f} MB would be freed; do it with the same options and --yes")

@@ -119,6 +119,8 @@ def test_only_jobs_have_keys_that_write_releases() -> None:
     for name, container in chart.containers():
         secrets = [each["secretRef"]["name"] for each in container.get("envFrom", ())]
         writes = ["vireo-s3", "vireo-s3-writer"] if name in chart.named("CronJob") else ["vireo-s3"]
+        if name in ("vireo-backup", "vireo-operations-data"):
+            writes.append("vireo-backup")
         assert secrets == ([] if container["command"] == ["envoy"] else writes), name
     accounts = {pod["spec"]["serviceAccountName"] for pod in chart.pods().values()}
     assert accounts == {f"vireo-{name}" for name in ("pods", "edge", "control", "jobs")}

@@ -15,7 +15,10 @@ from tests.deploy.helm.test_jobs import help_of
 pytestmark = pytest.mark.integration
 
 RUNBOOKS = sorted((CHECKOUT / "docs" / "runbooks").glob("*.md"))
-PAGES = [*RUNBOOKS, CHECKOUT / "docs" / "kubernetes.md"]
+PAGES = [
+    *RUNBOOKS,
+    *(CHECKOUT / "docs" / f"{name}.md" for name in ("kubernetes", "backup", "rotation")),
+]
 KINDS = {"deployment": "Deployment", "cronjob": "CronJob", "service": "Service"}
 DATA = "vireo-operations-data"
 LOCAL = re.compile(r"\.vireo/|vireo status|vireo control|127\.0\.0\.1|/proc/|dmesg|df |ps ")
@@ -45,7 +48,7 @@ def test_a_rollback_waits_for_no_job_and_for_no_large_machine() -> None:
     [own], [data] = (pods[name]["spec"]["containers"] for name in ("vireo-operations", DATA))
     assert own["resources"]["requests"] == {"cpu": "100m", "memory": "512Mi"}
     assert pods["vireo-operations"]["spec"]["priorityClassName"] == "serving"
-    [*_, step] = pods["vireo-nightly"]["spec"]["containers"]
+    [step] = pods["vireo-backup"]["spec"]["containers"]
     alike = ("image", "securityContext", "resources", "envFrom", "volumeMounts")
     assert {key: data[key] for key in alike} == {key: step[key] for key in alike}
 

@@ -241,7 +241,7 @@ def test_whatever_reads_or_writes_features_is_told_where_redis_is() -> None:
         for name, container in rendered("production").containers()
         if any(each["name"] == "VIREO_REDIS_URL" for each in container["env"])
     }
-    jobs = {"nightly", "operations", "operations-data"}
+    jobs = {"nightly", "backup", "operations", "operations-data"}
     assert told == {"gateway", *jobs, *(f"consumer-{number}" for number in range(4))}
 
 
@@ -278,7 +278,8 @@ def test_pods_of_a_lost_node_are_soon_made_elsewhere(values: str) -> None:
 def test_in_production_the_path_of_slates_is_never_preempted_and_two_control_planes_run() -> None:
     chart = rendered("production")
     for name, pod in chart.pods().items():
-        expected = None if name in ("vireo-nightly", "vireo-operations-data") else "serving"
+        waits = name in ("vireo-nightly", "vireo-backup", "vireo-operations-data")
+        expected = None if waits else "serving"
         assert pod["spec"].get("priorityClassName") == expected, name
     assert chart.named("Deployment")["vireo-control"]["spec"]["replicas"] == 2
 

@@ -116,7 +116,7 @@ def test_from_a_number_of_pods_to_scaling_there_are_never_fewer(
         server.shutdown()
     given = {name: each["spec"].get("replicas") for name, each in chart.named("Deployment").items()}
     assert given["vireo-gateway"] == 7, "Kubernetes would make it one if the number were left out"
-    assert given["vireo-candidate"] == 4, "no fewer than are asked for"
+    assert given["vireo-candidate"] == 6, "no fewer than are asked for"
     assert given["vireo-ranking"] is None, "it isn't there yet"
 
 
