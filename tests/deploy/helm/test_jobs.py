@@ -74,7 +74,11 @@ def test_a_job_is_not_repeated_once_the_gate_has_refused_its_release() -> None:
     job = rendered("production").named("CronJob")["vireo-nightly"]["spec"]["jobTemplate"]["spec"]
     assert job["backoffLimit"] == 1, "a training that was interrupted goes on"
     assert job["template"]["spec"]["restartPolicy"] == "Never", "otherwise it has no such policy"
-    [rule] = job["podFailurePolicy"]["rules"]
+    disruption, rule = job["podFailurePolicy"]["rules"]
+    assert disruption == {
+        "action": "Ignore",
+        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+    }, "a drain uses up no attempt"
     codes = {"operator": "In", "values": [PromotionRefusedError.exit_code]}
     assert rule == {"action": "FailJob", "onExitCodes": codes}
     assert PromotionRefusedError.exit_code not in (VireoError.exit_code, 0, 2, 130, 137)
@@ -105,6 +109,8 @@ def test_backups_are_made_where_the_data_sets_are_with_keys_of_their_own() -> No
     assert pods["vireo-backup"]["metadata"] == nightly["metadata"], "policies know it by labels"
     assert pods["vireo-backup"]["spec"]["volumes"] == nightly["spec"]["volumes"]
     assert "initContainers" not in pods["vireo-backup"]["spec"]
+    [own] = pods["vireo-operations"]["spec"]["containers"]
+    assert step["resources"] == own["resources"], "it needs no training's memory"
     [by_hand] = pods["vireo-operations-data"]["spec"]["containers"]
     assert by_hand["envFrom"] == step["envFrom"]
     # Without the keys, but so that the control plane misses a first backup that fails.

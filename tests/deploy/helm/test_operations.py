@@ -49,8 +49,10 @@ def test_a_rollback_waits_for_no_job_and_for_no_large_machine() -> None:
     assert own["resources"]["requests"] == {"cpu": "100m", "memory": "512Mi"}
     assert pods["vireo-operations"]["spec"]["priorityClassName"] == "serving"
     [step] = pods["vireo-backup"]["spec"]["containers"]
-    alike = ("image", "securityContext", "resources", "envFrom", "volumeMounts")
+    alike = ("image", "securityContext", "envFrom", "volumeMounts")
     assert {key: data[key] for key in alike} == {key: step[key] for key in alike}
+    [*_, training] = pods["vireo-nightly"]["spec"]["containers"]
+    assert data["resources"] == training["resources"], "features are built after a restore"
 
 
 def test_commands_find_what_jobs_find_and_doctor_its_prometheus() -> None:
