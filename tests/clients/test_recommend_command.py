@@ -94,11 +94,11 @@ async def test_pages_are_asked_for_by_token_until_there_are_no_more() -> None:
     async with fake_gateway() as gateway:
         gateway.answers = [
             pb.RecommendResponse(items=[pb.SlateItem(video_id=name)], next_page_token=token)
-            for name, token in (("first", "one"), ("second", "two"), ("third", ""))
+            for name, token in (("video-1", "one"), ("video-2", "two"), ("video-3", ""))
         ]
         printed = await run(gateway, "recommend", "--viewer", "1", "--pages", "9")
         assert [request.page_token for request in gateway.requests] == ["", "one", "two"]
-    assert printed.index("first") < printed.index("second") < printed.index("third")
+    assert printed.index("video-1") < printed.index("video-2") < printed.index("video-3")
 
 
 async def test_a_filter_is_json_of_its_message() -> None:
