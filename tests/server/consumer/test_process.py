@@ -101,7 +101,7 @@ async def publish(log: JetStreamLog, events: Sequence[event_pb2.Event], size: in
     return position
 
 
-async def reached(log: JetStreamLog, position: int, seconds: float = 60) -> None:
+async def reached(log: JetStreamLog, position: int, seconds: float = 240) -> None:
     """Return once the consumer says that the rows have the events up to a position."""
     async with asyncio.timeout(seconds):
         async for entries in log.read(STATE, "progress.0"):
