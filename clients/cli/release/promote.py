@@ -34,7 +34,7 @@ class PromotionRefusedError(VireoError):
     """The gate refused a release; nothing was changed."""
 
     exit_code = 3
-    """Of its own: the chart doesn't repeat a job that ends with it."""
+    """Exit code of a refusal alone, so that the chart repeats other failures, and not this one."""
 
 
 @dataclass(frozen=True)
