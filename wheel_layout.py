@@ -18,7 +18,6 @@ _CHECKED_IN = (
     "clients/backup",
     "clients/cli",
     "clients/doctor",
-    "clients/upgrades",
     "bench",
     "envoy",
     "deploy/observability",

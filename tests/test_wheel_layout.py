@@ -32,7 +32,6 @@ def test_the_package_has_all_that_runs_and_no_figures_or_tests(package: Path) ->
         "backup",
         "cli",
         "doctor",
-        "upgrades",
     }
     assert not (package / "bench" / "report").exists()
     assert (package / "training" / "profiles" / "demo.toml").exists()
