@@ -10,8 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from clients.doctor.facts import Clock
-from clients.doctor.page import Fault
+from clients.doctor.facts import Clock, Fault
 
 CONNECT_SECONDS = 1.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")

@@ -13,13 +13,14 @@ from clients.doctor.facts import (
     Edge,
     Facts,
     Host,
+    Labels,
     Machine,
+    Page,
     Part,
     Pod,
     Process,
     Slate,
 )
-from clients.doctor.page import Labels, Page
 
 DAY = 86_400.0
 _KINDS = ("candidate", "ranking", "gateway")

@@ -8,8 +8,7 @@ from functools import partial
 from typing import cast
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Facts, Part, Slate
-from clients.doctor.page import Fault
+from clients.doctor.facts import Facts, Fault, Part, Slate
 from clients.doctor.reach import reach, words
 
 _VIEWER = "vireo-doctor"

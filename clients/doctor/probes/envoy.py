@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import POD_KINDS, Edge, Facts, Host, Part
-from clients.doctor.page import Fault
+from clients.doctor.facts import POD_KINDS, Edge, Facts, Fault, Host, Part
 from clients.doctor.reach import UnansweredError, get, reach
 
 _HTTP = "http.edge"

@@ -8,8 +8,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Facts, Part
-from clients.doctor.page import Fault
+from clients.doctor.facts import Facts, Fault, Part
 from clients.doctor.reach import UnansweredError, get, reach, words
 from server.errors import VireoError
 from server.event_log.settings import EventLogSettings

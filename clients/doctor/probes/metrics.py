@@ -8,8 +8,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Certificate, Clock, Disk, Facts
-from clients.doctor.page import Page, Samples
+from clients.doctor.facts import Certificate, Clock, Disk, Facts, Page, Samples
 from clients.doctor.reach import UnansweredError, get, is_loopback
 from clients.doctor.samples import parse
 

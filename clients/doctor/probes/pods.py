@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import POD_KINDS, Facts, Pod
-from clients.doctor.page import Fault
+from clients.doctor.facts import POD_KINDS, Facts, Fault, Pod
 from clients.doctor.reach import reach, words
 from server.stack.state import ProcessState
 

@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import POD_KINDS, Edge, Facts, Host
-from clients.doctor.page import Labels, Page, Samples
+from clients.doctor.facts import POD_KINDS, Edge, Facts, Host, Labels, Page, Samples
 from clients.doctor.probes.envoy import COUNTED, OPEN
 from clients.doctor.probes.metrics import further
 from clients.doctor.reach import MAX_BYTES, UnansweredError, get

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Channel, Facts, Part
-from clients.doctor.page import Fault
+from clients.doctor.facts import Channel, Facts, Fault, Part
 from clients.doctor.reach import UnansweredError, get, is_loopback, reach, split, words
 from server.errors import VireoError
 

@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from clients.doctor.deployment import Deployment, Probe
-from clients.doctor.facts import Facts, Part
-from clients.doctor.page import Fault
+from clients.doctor.facts import Facts, Fault, Part
 from clients.doctor.reach import reach, words
 from server.errors import VireoError
 from server.features.online_store import CONFIGURATION, RedisSettings

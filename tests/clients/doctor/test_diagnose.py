@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from clients.doctor.diagnose import CAUSES, EXPLAINS, diagnose
+from clients.doctor.conditions import conditions
+from clients.doctor.diagnose import diagnose
 from clients.doctor.facts import (
     Certificate,
     Channel,
@@ -15,10 +16,10 @@ from clients.doctor.facts import (
     Facts,
     Host,
     Machine,
+    Page,
     Process,
     Refusal,
 )
-from clients.doctor.page import Page
 from tests.builders.doctor_facts import (
     BEHIND,
     DAY,
@@ -496,16 +497,11 @@ def test_refused_calls_follow_from_the_overload_that_sheds_them() -> None:
 
 def test_what_explains_other_causes_is_listed_before_them() -> None:
     """A cause that comes first by order and last by what it explains would never explain it."""
-    order = {
-        finding.cause: number
-        for number, cause in enumerate(CAUSES)
-        for _, facts in CASES.values()
-        for finding in cause(facts)
-    }
+    table = conditions()
     late = [
-        (cause, other)
-        for cause, others in EXPLAINS.items()
-        for other in others
-        if cause in order and other in order and order[cause] > order[other]
+        (each.cause, other)
+        for each in table.values()
+        for other in each.explains
+        if table[other].level == each.level and table[other].order < each.order
     ]
     assert late == []

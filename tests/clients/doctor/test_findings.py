@@ -7,9 +7,9 @@ from dataclasses import replace
 from clients.doctor.diagnose import diagnose
 from clients.doctor.facts import (
     Facts,
+    Page,
     Refusal,
 )
-from clients.doctor.page import Page
 from tests.builders.doctor_facts import (
     BEHIND,
     HEALTHY,

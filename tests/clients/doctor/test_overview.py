@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from clients.doctor.facts import Page
 from clients.doctor.histogram import quantile
 from clients.doctor.overview import overview
-from clients.doctor.page import Page
 from clients.doctor.samples import parse
 
 _RECOMMEND = "/vireo.v1.RecommendationService/Recommend"

@@ -24,8 +24,7 @@ from bench.stack import free_port_base
 from bench.valkey import running_valkey
 from clients.doctor.deployment import Deployment, Probe
 from clients.doctor.diagnose import diagnose
-from clients.doctor.facts import Facts, Part
-from clients.doctor.page import Fault
+from clients.doctor.facts import Facts, Fault, Part
 from clients.doctor.probes import control, log, machine, metrics, prometheus, s3, store
 from clients.doctor.reach import MAX_BYTES, UnansweredError, get, reach
 from server.errors import VireoError
