@@ -15,9 +15,9 @@ PACKAGE = "vireo"
 _CHECKED_IN = (
     "server",
     "training",
-    "clients/backup",
-    "clients/cli",
-    "clients/doctor",
+    "ops/backup",
+    "ops/cli",
+    "ops/doctor",
     "bench",
     "envoy",
     "deploy/observability",

@@ -1,7 +1,7 @@
 """Make Prometheus' rules, runbooks and doctor's list of causes from the table of conditions.
 
 `python -m docs.generate` writes them. The table is `deploy/observability/conditions`, and
-`clients.doctor.conditions` says what it has beside the fields of Prometheus' own rules: of an
+`vireo.ops.doctor.conditions` says what it has beside the fields of Prometheus' own rules: of an
 alert what a viewer notices, what the alert means, how to find its cause, and how to mend it.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from clients.doctor.conditions import FOLDER, alerts, conditions, tables
+from vireo.ops.doctor.conditions import FOLDER, alerts, conditions, tables
 
 _DOCS = Path(__file__).parent
 _RULES, _RUNBOOKS, _DOCTOR = FOLDER.parent / "rules", _DOCS / "runbooks", _DOCS / "doctor.md"

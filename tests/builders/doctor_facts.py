@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from clients.doctor.facts import (
+from vireo.ops.doctor.facts import (
     Certificate,
     Channel,
     Clock,

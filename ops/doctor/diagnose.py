@@ -1,0 +1,64 @@
+"""Names the conditions that explain the facts, the likeliest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TypeAlias
+
+from vireo.ops.doctor.causes import (
+    control,
+    events,
+    features,
+    load,
+    machine,
+    pods,
+    processes,
+    releases,
+)
+from vireo.ops.doctor.conditions import LEVELS, conditions
+from vireo.ops.doctor.facts import Facts
+from vireo.ops.doctor.finding import Finding, found
+
+Cause: TypeAlias = Callable[[Facts], Iterator[Finding]]
+
+_MODULES = (control, events, features, load, machine, pods, processes, releases)
+
+
+def diagnose(facts: Facts) -> list[Finding]:
+    """Return all findings: by level, what explains others before what follows from it.
+
+    What lasts comes before what was seen a moment ago, and that before what is longer ago.
+    """
+    table = conditions()
+    causes: list[Cause] = [of_metrics, *(cause for module in _MODULES for cause in module.CAUSES)]
+    seen = [finding for cause in causes for finding in cause(facts)]
+    seen.sort(key=lambda each: (LEVELS.index(each.level), table[each.cause].order))
+    roots: list[str] = []
+    explained = []
+    for finding in seen:
+        by = next((root for root in roots if finding.cause in table[root].explains), "")
+        explained.append(replace(finding, follows_from=by))
+        if not by:
+            roots.append(finding.cause)
+    return sorted(
+        explained,
+        key=lambda each: (LEVELS.index(each.level), bool(each.follows_from), each.since),
+    )
+
+
+def of_metrics(facts: Facts) -> Iterator[Finding]:
+    """Yield the conditions of which the table names a metric that says it all."""
+    for each in conditions().values():
+        evidence = []
+        if each.increase and (count := facts.increase(each.increase)):
+            evidence = [each.evidence.format(count=count, seconds=facts.seconds)]
+        elif each.value:
+            counts = {page.source: page.value(each.value) for page in facts.pages}
+            evidence = [
+                each.evidence.format(process=process, count=count)
+                for process, count in counts.items()
+                if count
+            ]
+        if evidence:
+            yield found(each.cause, evidence)
