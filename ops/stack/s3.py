@@ -12,8 +12,7 @@ from pathlib import Path
 
 from vireo.ops.stack.envoy import tool
 from vireo.ops.stack.lock import LockTakenError, file_lock
-from vireo.ops.stack.ports import check_ports_free
-from vireo.ops.stack.settings import StackSettings
+from vireo.ops.stack.settings import StackSettings, check_ports_free
 from vireo.ops.stack.temporary_server import await_ready, temporary_server
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.s3 import S3Settings
@@ -88,7 +87,7 @@ def prepare(settings: StackSettings) -> None:
             "actions": ["Admin", "Read", "Write", "List"],
         }
         replace_private(config, json.dumps({"identities": [identity]}).encode())
-    replace_private(folder / "endpoint", f"127.0.0.1:{settings.s3_port}".encode())
+    replace_private(folder / "endpoint", f"127.0.0.1:{settings.port('s3')}".encode())
     write_internal_keys(folder)
 
 
@@ -115,7 +114,7 @@ def s3_command(settings: StackSettings) -> list[str]:
 
     It must run in the home's `s3` folder, where `prepare` writes the files that restrict access.
     """
-    folder, first = settings.home_folder.s3.absolute(), settings.s3_port
+    folder, first = settings.home_folder.s3.absolute(), settings.port("s3")
     ports = {
         "s3.port": first,
         "s3.port.grpc": first + 1,
@@ -171,7 +170,7 @@ def embedded_s3(settings: StackSettings) -> Iterator[S3Settings]:
         except LockTakenError:
             await_ready(problem)
         else:
-            check_ports_free(settings.s3_ports())
+            check_ports_free(dict.fromkeys(settings.s3_ports(), "VIREO_PORT_BASE"))
             prepare(settings)
             folder, log = settings.home_folder.s3, settings.home_folder.logs / "s3.log"
             command = s3_command(settings)

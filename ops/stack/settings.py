@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +16,43 @@ from vireo.server.settings import EnvironmentSettings
 
 PodKind = Literal["candidate", "ranking", "gateway"]
 POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
+_MODELS: tuple[PodKind, ...] = ("candidate", "ranking")
 PoolName = Literal["production", "canary", "shadow"]
-_SIDE_POOLS: tuple[PoolName, ...] = ("canary", "shadow")
+_POOLS: tuple[PoolName, ...] = ("production", "canary", "shadow")
+
+PortName = Literal[
+    "candidate",
+    "ranking",
+    "control",
+    "log",
+    "prometheus",
+    "alertmanager",
+    "s3",
+    "candidate_pod",
+    "ranking_pod",
+    "gateway_pod",
+    "canary_pod",
+    "shadow_pod",
+    "consumer",
+]
+_PORTS: Mapping[str, int] = {
+    # Envoy's inner listeners.
+    "candidate": 1,
+    "ranking": 2,
+    "control": 4,
+    "log": 5,
+    "prometheus": 6,
+    "alertmanager": 7,
+    "s3": 10,
+    # The first of each; the next use the ports that follow, of side pools those of ranking ten on.
+    "candidate_pod": 20,
+    "ranking_pod": 30,
+    "gateway_pod": 40,
+    "canary_pod": 50,
+    "shadow_pod": 70,
+    "consumer": 90,
+}
+"""Offset of each port from `port_base`; no two processes can have the same port."""
 
 METRICS_PORT_OFFSET = 1000
 """Offset from the port of a pod, or of the control plane, to that of its metrics."""
@@ -24,16 +61,19 @@ OIP_HTTP_PORT_OFFSET = 2000
 
 _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MAX_PODS = 10
-_MAX_PORT = 65535
 _S3_PORTS = 9
 _S3_ADMIN_OFFSET = 10008
+
+
+class PortTakenError(VireoError):
+    """Another program listens on a port that the stack needs."""
 
 
 class StackSettings(EnvironmentSettings):
     """Read from `VIREO_…` environment variables; each field says what it is for.
 
-    Only `edge_port` is meant for callers. All other ports follow from `port_base` unless
-    they are set, and are bound on loopback.
+    Only `edge_port` is meant for callers. All other ports follow from `port_base`, and are bound on
+    loopback.
     """
 
     home: Path = Field(default_factory=lambda: Home.current().root)
@@ -46,36 +86,9 @@ class StackSettings(EnvironmentSettings):
     edge_port: int = Field(default=8080, ge=1, le=65535)
     """Port of the edge: gRPC, gRPC-Web and REST."""
     port_base: int = Field(default=8100, ge=1024, le=50000)
-    """Port that the defaults of all others but the edge's follow; a second stack needs both."""
+    """Port that all others but the edge's follow from; a second stack needs both."""
     admin_port: int = Field(default_factory=lambda data: data["port_base"])
     """Port of Envoy's admin interface, always on loopback; 0 for none."""
-    candidate_port: int = Field(default_factory=lambda data: data["port_base"] + 1)
-    """Port of Envoy's inner listener for the candidate pods."""
-    ranking_port: int = Field(default_factory=lambda data: data["port_base"] + 2)
-    """Port of Envoy's inner listener for the ranking pods."""
-    control_port: int = Field(default_factory=lambda data: data["port_base"] + 4)
-    """Port of the control plane, which configures Envoy."""
-    s3_port: int = Field(default_factory=lambda data: data["port_base"] + 10)
-    """Port of the embedded S3 server; it also uses the next eight ports, and s3_port + 10008."""
-    log_port: int = Field(default_factory=lambda data: data["port_base"] + 5)
-    """Port of the embedded log of events, a NATS server."""
-    prometheus_port: int = Field(default_factory=lambda data: data["port_base"] + 6)
-    """Port of Prometheus, always on loopback, if it is run."""
-    alertmanager_port: int = Field(default_factory=lambda data: data["port_base"] + 7)
-    """Port of Alertmanager, always on loopback, if it is run."""
-    candidate_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 20)
-    """Port of the first candidate pod; the next pods use the ports that follow."""
-    ranking_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 30)
-    """Port of the first ranking pod."""
-    gateway_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 40)
-    """Port of the first gateway pod."""
-    canary_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 50)
-    """Port of the first canary pod: ten ports for candidate pods, ten for ranking pods."""
-    shadow_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 70)
-    """Port of the first shadow pod, in the same way."""
-    consumer_port: int = Field(default_factory=lambda data: data["port_base"] + 90)
-    """Port of the first consumer of events; that of each further partition uses the next."""
-
     candidate_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
     """Number of candidate pods."""
     ranking_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
@@ -145,17 +158,20 @@ class StackSettings(EnvironmentSettings):
         """host:port by which this machine reaches the edge."""
         return f"{self.edge_reached_at}:{self.edge_port}"
 
+    def port(self, of: PortName) -> int:
+        """Return the port of a process, or of a listener; of several processes the first."""
+        return self.port_base + _PORTS[of]
+
     def pod_ports(self, kind: PodKind, pool: PoolName = "production") -> list[int]:
         """Return the port of each pod of a kind in a pool."""
         if pool == "production":
-            first: int = getattr(self, f"{kind}_pod_port")
-            count: int = getattr(self, f"{kind}_pods")
+            first, count = _PORTS[f"{kind}_pod"], getattr(self, f"{kind}_pods")
         elif kind == "gateway":
             return []  # gateways are shared
         else:
-            first = getattr(self, f"{pool}_pod_port") + _MAX_PODS * POD_KINDS.index(kind)
+            first = _PORTS[f"{pool}_pod"] + _MAX_PODS * POD_KINDS.index(kind)
             count = getattr(self, f"{pool}_pods")
-        return [first + index for index in range(count)]
+        return [self.port_base + first + index for index in range(count)]
 
     def consumer_ports(self, partitions: int) -> list[int]:
         """Return the port of the consumer of each partition of the log.
@@ -168,7 +184,7 @@ class StackSettings(EnvironmentSettings):
                 f"VIREO_EVENT_PARTITIONS={partitions}: a stack on one machine runs a consumer for "
                 f"each partition, and at most {_MAX_PODS}"
             )
-        return [self.consumer_port + index for index in range(partitions)]
+        return [self.port("consumer") + index for index in range(partitions)]
 
     def ports(
         self, *, embedded_s3: bool, embedded_log: bool = True, partitions: int = 1
@@ -181,64 +197,54 @@ class StackSettings(EnvironmentSettings):
             partitions: the log's number of partitions.
 
         Raises:
-            VireoError: two settings lead to the same port, or one to an invalid number.
+            VireoError: one of two settings leads to a port of the other.
         """
-        ports = {self.edge_port: "VIREO_EDGE_PORT"}
-        groups = [
-            (f"VIREO_{name.upper()}_PORT", [getattr(self, f"{name}_port")])
-            for name in ("admin", "candidate", "ranking", "control")
-            if name != "admin" or self.admin_port
+        of_models = [
+            port for pool in _POOLS for kind in _MODELS for port in self.pod_ports(kind, pool)
         ]
+        monitored = [*of_models, *self.pod_ports("gateway"), *self.consumer_ports(partitions)]
+        monitored += [self.port("control"), *([self.port("log")] if embedded_log else ())]
+        bound = [self.port("candidate"), self.port("ranking"), *monitored]
+        bound += [port + METRICS_PORT_OFFSET for port in monitored]
         if self.observe:
-            groups.append(("VIREO_PROMETHEUS_PORT", [self.prometheus_port]))
-            groups.append(("VIREO_ALERTMANAGER_PORT", [self.alertmanager_port]))
-        pods = [(f"VIREO_{kind.upper()}_POD_PORT", self.pod_ports(kind)) for kind in POD_KINDS]
-        pods += [
-            (f"VIREO_{pool.upper()}_POD_PORT", self.pod_ports(kind, pool))
-            for pool in _SIDE_POOLS
-            for kind in POD_KINDS
-        ]
-        pods.append(("VIREO_CONSUMER_PORT", self.consumer_ports(partitions)))
-        groups += pods
-        monitored = [*pods, ("VIREO_CONTROL_PORT", [self.control_port])]
-        if embedded_log:
-            groups.append(("VIREO_LOG_PORT", [self.log_port]))
-            monitored.append(("VIREO_LOG_PORT", [self.log_port]))
+            bound += [self.port("prometheus"), self.port("alertmanager")]
         if self.oip_http:
-            groups += [
-                (
-                    f"{setting} (+ {OIP_HTTP_PORT_OFFSET} for HTTP)",
-                    [port + OIP_HTTP_PORT_OFFSET for port in group],
-                )
-                for setting, group in pods
-                if not setting.startswith(("VIREO_GATEWAY", "VIREO_CONSUMER"))
-            ]
-        # Listed, so that a clash with a stack whose base differs by the offset is detected.
-        groups += [
-            (
-                f"{setting} (+ {METRICS_PORT_OFFSET} for metrics)",
-                [port + METRICS_PORT_OFFSET for port in group],
-            )
-            for setting, group in monitored
-        ]
+            bound += [port + OIP_HTTP_PORT_OFFSET for port in of_models]
         if embedded_s3:
-            groups.append(("VIREO_S3_PORT", list(self.s3_ports())))
-        for setting, group in groups:
-            for port in group:
-                if port > _MAX_PORT:
-                    raise VireoError(
-                        f"{setting} leads to port {port}, and {_MAX_PORT} is the highest; "
-                        "set it lower"
-                    )
-                if port in ports:
-                    raise VireoError(
-                        f"port {port} is meant for {ports[port]} and {setting} both; "
-                        "set one of them to another port"
-                    )
-                ports[port] = f"{setting} or VIREO_PORT_BASE"
+            bound += self.s3_ports()
+        ports = dict.fromkeys(bound, "VIREO_PORT_BASE")
+        own = ((self.edge_port, "VIREO_EDGE_PORT"), (self.admin_port, "VIREO_ADMIN_PORT"))
+        for port, setting in own:
+            if port in ports:
+                raise VireoError(
+                    f"port {port} is meant for {ports[port]} and {setting} both; "
+                    "set one of them to another port"
+                )
+            if port:
+                ports[port] = setting
         return ports
 
-    def s3_ports(self) -> dict[int, str]:
-        """Return the ports of the embedded S3 server, with the setting that moves them."""
-        ports = [*range(self.s3_port, self.s3_port + _S3_PORTS), self.s3_port + _S3_ADMIN_OFFSET]
-        return dict.fromkeys(ports, "VIREO_S3_PORT or VIREO_PORT_BASE")
+    def s3_ports(self) -> list[int]:
+        """Return the ports of the embedded S3 server."""
+        first = self.port("s3")
+        return [*range(first, first + _S3_PORTS), first + _S3_ADMIN_OFFSET]
+
+
+def check_ports_free(ports: Mapping[int, str], host: str = "127.0.0.1") -> None:
+    """Raise PortTakenError, naming port and setting, unless every port can be bound.
+
+    Args:
+        ports: each port with the setting that moves it.
+        host: the address to bind them on.
+    """
+    for port, setting in sorted(ports.items()):
+        with socket.socket() as probe:
+            # As servers do: a lingering connection of an earlier server is no obstacle.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise PortTakenError(
+                    f"port {port} on {host} can't be bound ({error.strerror}); "
+                    f"stop what uses it, or choose another with {setting}"
+                ) from error

@@ -243,7 +243,7 @@ async def running_edge(
             running_control(
                 endpoints_document(settings).endpoints(),
                 **{
-                    "port": settings.control_port,
+                    "port": settings.port("control"),
                     **{name: getattr(settings, name) for name in _SHARED_SETTINGS},
                     **_tls(settings, "control"),
                     **({"envoy_secrets": settings.security.secrets} if settings.secure else {}),

@@ -89,7 +89,7 @@ async def test_a_pod_gets_no_header_that_envoy_adds_and_nobody_reads(edge: Edge)
         "x-forwarded-proto": "https",
         "x-envoy-upstream-rq-per-try-timeout-ms": "20000",
     }
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.settings.candidate_port}") as channel:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.settings.port('candidate')}") as channel:
         await CandidateServiceStub(channel).RetrieveCandidates(
             RetrieveCandidatesRequest(viewer=ViewerFeatures(), count=1),
             timeout=20,

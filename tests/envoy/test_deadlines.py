@@ -62,7 +62,7 @@ async def test_a_caller_without_a_deadline_gets_the_default_one(edge: Edge) -> N
 
 
 async def test_a_candidate_pod_knows_how_long_a_call_has_waited_for_it(edge: Edge) -> None:
-    target = f"127.0.0.1:{edge.settings.candidate_port}"
+    target = f"127.0.0.1:{edge.settings.port('candidate')}"
     async with grpc.aio.insecure_channel(target) as channel:
         # One try, or a pod that is slow for a moment would have another asked as well.
         one_try = (("x-envoy-upstream-rq-per-try-timeout-ms", "60000"),)
@@ -92,7 +92,7 @@ async def test_a_caller_who_cancels_at_a_gateway_cancels_the_candidate_pods_call
     edge: Edge, tmp_path: Path
 ) -> None:
     features = build_tiny_features(Home(tmp_path / "home")).parent
-    inner = f"127.0.0.1:{edge.settings.candidate_port}"
+    inner = f"127.0.0.1:{edge.settings.port('candidate')}"
     settings = gateway_settings(features, inner, NOWHERE)
     for pod in edge.candidates:
         pod.hangs, pod.calls = True, 0

@@ -141,7 +141,7 @@ async def test_a_log_that_says_that_it_stores_nothing_is_unhealthy() -> None:
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    settings = StackSettings(log_port=port - METRICS_PORT_OFFSET)
+    settings = StackSettings().model_copy(update={"port_base": port - METRICS_PORT_OFFSET - 5})
     problem = await log_probe(settings)()
     assert problem.endswith('503 Service Unavailable {"error": "no space left"}')
     server.close()

@@ -67,7 +67,7 @@ def test_how_many_buckets_it_holds_does_not_hang_on_the_free_disk(served: StackS
     folder = served.home_folder.s3
     context = ssl.create_default_context(cafile=str(folder / "internal-ca.crt"))
     context.load_cert_chain(folder / "internal.crt", folder / "internal.key")
-    master = f"https://127.0.0.1:{served.s3_port + 4}/dir/status"
+    master = f"https://127.0.0.1:{served.port('s3') + 4}/dir/status"
     with urllib.request.urlopen(master, timeout=30, context=context) as response:
         topology = json.load(response)["Topology"]
     assert topology["Max"] == 1000
@@ -84,7 +84,7 @@ async def test_without_keys_the_store_is_inaccessible_at_every_port(
     # Other tests of this process may have S3 servers of their own.
     folder = str(served.home_folder.s3)
     [weed] = [each for each in psutil.Process().children() if each.cwd() == folder]
-    ports = served.s3_ports().keys()
+    ports = set(served.s3_ports())
     await until(lambda: {port for _, _, port in listening([weed])} == ports)
 
     # The attack: the filer knows no keys of S3, nor does what volumes and topology are asked.
@@ -98,7 +98,7 @@ async def test_without_keys_the_store_is_inaccessible_at_every_port(
     assert store.get_object(server.bucket, "channels/production").read() == b"tiny-1"
 
     answers = {port: answer(("127.0.0.1", port)) for port in ports}
-    assert answers.pop(served.s3_port) == "asked for keys"
+    assert answers.pop(served.port("s3")) == "asked for keys"
     assert set(answers.values()) == {"refused"}
     # Of its sockets some are in a folder that only its owner may enter; the others ask for the
     # certificate as their ports do.
@@ -113,7 +113,7 @@ async def test_without_keys_the_store_is_inaccessible_at_every_port(
 def test_the_tools_of_the_server_get_nowhere_without_its_certificate(
     tmp_path: Path, served: StackSettings
 ) -> None:
-    first = served.s3_port
+    first = served.port("s3")
     master = f"-master=127.0.0.1:{first + 4}.{first + 5}"
     filer = f"-filer=127.0.0.1:{first + 2}.{first + 3}"
 
@@ -163,7 +163,7 @@ def test_a_taken_port_is_reported_before_the_start(tmp_path: Path) -> None:
     base = free_port_base()
     with (
         embedded_s3(StackSettings(home=tmp_path / "one", port_base=base)),
-        pytest.raises(VireoError, match=f"port {base + 10} .*VIREO_S3_PORT"),
+        pytest.raises(VireoError, match=f"port {base + 10} .*VIREO_PORT_BASE"),
         embedded_s3(StackSettings(home=tmp_path / "other", port_base=base)),
     ):
         pass
