@@ -28,6 +28,7 @@ from server.control.discovery.file import FileDiscovery
 from server.control.discovery.source import Discovery, StaticDiscovery
 from server.control.keys import follow_keys
 from server.control.mesh import Mesh
+from server.control.releases import add_release_service
 from server.control.settings import ControlSettings
 from server.control.snapshot import KINDS, version_of
 from server.errors import VireoError
@@ -250,5 +251,6 @@ async def serve_control(settings: ControlSettings) -> None:
     store = ReleaseStore(settings.s3.with_short_timeouts())
     control = Control(settings, discovery, store, servicer)
     add_channel_service(server, control.channel_watch)
+    add_release_service(server, lambda: control.mesh, settings.tls)
     REGISTRY.register(ControlCollector(servicer, control.admission, control.attempts))
     await server.run(control.run(server), follow_backups(store.bucket))

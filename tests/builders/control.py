@@ -20,6 +20,7 @@ from server.control.channels import add_channel_service
 from server.control.control import Control, control_server
 from server.control.discovery.source import Discovery
 from server.control.mesh import Endpoint, Endpoints, Mesh, Pool
+from server.control.releases import add_release_service
 from server.control.settings import ControlSettings
 from server.releases.channels import Channel
 from tests.builders.s3 import unreachable_s3
@@ -120,6 +121,7 @@ async def control_of(
     server, servicer = control_server(used)
     control = Control(used, discovery, channels, servicer)
     add_channel_service(server, control.channel_watch)
+    add_release_service(server, lambda: control.mesh, used.tls)
     await server.start()
     running = asyncio.ensure_future(control.run(server))
     try:
