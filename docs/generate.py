@@ -10,8 +10,7 @@ from pydantic_settings import BaseSettings
 
 from server.candidate.service import CandidateSettings
 from server.consumer.settings import ConsumerSettings
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.settings import ControlSettings
+from server.control.settings import ControlSettings, KubernetesSettings
 from server.event_log.settings import EventLogSettings
 from server.features.online_store import RedisSettings
 from server.gateway.settings import GatewaySettings

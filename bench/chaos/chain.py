@@ -21,7 +21,7 @@ from bench.load import SteadyLoad, closed_load
 from bench.process import running, serves
 from bench.stack import OwnStack
 from bench.valkey import Valkey
-from server.control.discovery.document import EndpointsDocument
+from server.control.discovery import EndpointsDocument
 from server.errors import VireoError
 from server.stack.processes import ProcessSpec
 from server.stack.settings import POD_KINDS, PodKind, StackSettings

@@ -17,7 +17,7 @@ from vireo.v1.log_pb2 import RecordedEvents
 
 from clients.backup.archive import ERASED, Archive, Manifest, bury
 from server.consumer.rows import OnlineRows
-from server.control.backup_age import MARKER
+from server.control.channels import MARKER
 from server.errors import VireoError
 from server.event_log.log import CATALOG, DEAD, EVENTS, REMOVED, STATE
 from server.event_log.open import opened_log

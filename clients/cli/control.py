@@ -130,7 +130,7 @@ def envoys_of(
     from envoy.service.status.v3.csds_pb2 import ClientStatusRequest
     from envoy.service.status.v3.csds_pb2_grpc import ClientStatusDiscoveryServiceStub
 
-    from server.control.csds import CONNECTED
+    from server.control.ads import CONNECTED
     from server.control.snapshot import KINDS, version_of
     from server.rpc.tls import open_blocking_channel
 

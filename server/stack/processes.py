@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from server.control.discovery.document import EndpointsDocument
+from server.control.discovery import EndpointsDocument
 from server.control.mesh import GRPC_SERVICES, POOLS, Pool
 from server.event_log.settings import EventLogSettings
 from server.releases.s3 import S3Settings

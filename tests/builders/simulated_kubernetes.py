@@ -11,7 +11,7 @@ from typing import Any
 
 import kmock
 
-from server.control.discovery.kubernetes_settings import KubernetesSettings
+from server.control.settings import KubernetesSettings
 from tests.builders.kubernetes_api import endpoint_slice, write_kubeconfig
 
 SLICES = kmock.resource("discovery.k8s.io", "v1", "endpointslices")
@@ -38,12 +38,9 @@ class SimulatedKubernetes:
         """Number of watches that were asked for."""
         return len(list(self.server[kmock.action.WATCH, SLICES]))
 
-    def settings(self, folder: Path, **changes: Any) -> KubernetesSettings:
+    def settings(self, folder: Path) -> KubernetesSettings:
         """Settings that lead here."""
-        path = write_kubeconfig(folder / "kubeconfig", self.url, "token")
-        return KubernetesSettings(
-            **{"config": path, "max_backoff": 0.05, "watch_seconds": 300, **changes}
-        )
+        return KubernetesSettings(config=write_kubeconfig(folder / "kubeconfig", self.url, "token"))
 
     async def create(
         self,

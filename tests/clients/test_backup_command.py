@@ -19,7 +19,7 @@ from vireo.v1 import event_pb2, log_pb2
 from clients.backup import take
 from clients.backup.archive import Archive, Manifest
 from clients.cli.__main__ import app
-from server.control.backup_age import BEGAN, follow_backups
+from server.control.channels import BACKUP_BEGAN, follow_backups
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, DEAD, EVENTS, STREAMS, partition_of
 from server.home import Home
@@ -153,11 +153,11 @@ class Site:
 
     async def exported(self) -> float:
         """What the control plane exports as the begin of the last backup."""
-        BEGAN.set(0)
+        BACKUP_BEGAN.set(0)
         following = asyncio.create_task(follow_backups(Bucket(self.releases)))
-        await until(lambda: BEGAN._value.get() != 0)
+        await until(lambda: BACKUP_BEGAN._value.get() != 0)
         following.cancel()
-        return float(BEGAN._value.get())
+        return float(BACKUP_BEGAN._value.get())
 
     def interactions(self) -> int:
         return len(load_dataset(self.home, DATASET).interactions)
@@ -364,8 +364,8 @@ async def test_before_a_first_backup_its_age_is_that_of_time_if_backups_are_set(
 ) -> None:
     monkeypatch.setenv("VIREO_BACKUP_S3_ENDPOINT", site.backups.endpoint)
     following = asyncio.create_task(follow_backups(Bucket(site.releases)))
-    BEGAN.set(1)
-    await until(lambda: BEGAN._value.get() == 0)
+    BACKUP_BEGAN.set(1)
+    await until(lambda: BACKUP_BEGAN._value.get() == 0)
     following.cancel()
 
 

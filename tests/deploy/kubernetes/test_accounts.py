@@ -9,8 +9,8 @@ import pytest
 import structlog
 from kubernetes.aio import client
 
-from server.control.discovery.kubernetes_settings import KubernetesSettings
 from server.control.mesh import Pool
+from server.control.settings import KubernetesSettings
 from tests.builders.kubernetes_cluster import Cluster
 from tests.builders.kubernetes_following import following, reasons
 from tests.builders.waiting import until

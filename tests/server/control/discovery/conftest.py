@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import structlog
 
+from server.control import kubernetes
 from tests.builders.kubernetes_api import RecordedApi, recorded_api
 from tests.builders.kubernetes_following import Logs
 
@@ -20,3 +21,8 @@ def logs() -> Iterator[Logs]:
 async def api() -> AsyncIterator[RecordedApi]:
     async with recorded_api() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "_MAX_BACKOFF_SECONDS", 0.05)
