@@ -10,11 +10,11 @@ from contextlib import suppress
 import structlog
 from prometheus_client import Gauge
 
-from server.control.attempts import Attempts
-from server.control.discovery import Discovery
-from server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Endpoints, Members, Pool
-from server.control.settings import ControlSettings
-from server.rpc.health import health_problem
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.discovery import Discovery
+from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Endpoints, Members, Pool
+from vireo.server.control.settings import ControlSettings
+from vireo.server.rpc.health import health_problem
 
 log = structlog.get_logger()
 

@@ -17,11 +17,11 @@ from envoy.service.discovery.v3 import discovery_pb2 as pb
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 from prometheus_client import Counter, Gauge
 
-from server.control.clients import Client, ClientLimitError, Clients, Push, Session
-from server.control.snapshot import KINDS, WARMING_ORDER, Snapshot, version_of
-from server.rpc.errors import RpcError
-from server.rpc.places import STREAM_RETRY, Places
-from server.rpc.server import RpcServer
+from vireo.server.control.clients import Client, ClientLimitError, Clients, Push, Session
+from vireo.server.control.snapshot import KINDS, WARMING_ORDER, Snapshot, version_of
+from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.places import STREAM_RETRY, Places
+from vireo.server.rpc.server import RpcServer
 
 log = structlog.get_logger()
 

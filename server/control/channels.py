@@ -18,17 +18,17 @@ from typing import Any, Protocol
 import grpc
 import structlog
 from prometheus_client import Gauge
+
+from vireo.server.control.attempts import Attempts
+from vireo.server.errors import VireoError
+from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.channels import Channel
+from vireo.server.releases.fields import CHANNEL_NAME
+from vireo.server.releases.s3 import BackupSettings
+from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
+from vireo.server.rpc.server import RpcServer
 from vireo.v1 import channel_pb2 as pb
 from vireo.v1 import channel_pb2_grpc
-
-from server.control.attempts import Attempts
-from server.errors import VireoError
-from server.releases.bucket import Bucket
-from server.releases.channels import Channel
-from server.releases.fields import CHANNEL_NAME
-from server.releases.s3 import BackupSettings
-from server.rpc.errors import RpcError, invalid_argument, unavailable
-from server.rpc.server import RpcServer
 
 log = structlog.get_logger()
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import structlog
 from prometheus_client import Counter
 
-from server.control.snapshot import (
+from vireo.server.control.snapshot import (
     CLUSTER,
     ENDPOINTS,
     KINDS,
@@ -21,7 +21,7 @@ from server.control.snapshot import (
     Snapshot,
     version_of,
 )
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 log = structlog.get_logger()
 

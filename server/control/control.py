@@ -8,20 +8,25 @@ from typing import Any
 
 import structlog
 
-from server.control import resources
-from server.control.admission import Admission
-from server.control.ads import DiscoveryServicer, add_xds_services
-from server.control.attempts import Attempts
-from server.control.channels import Channels, ChannelWatch, add_channel_service, follow_backups
-from server.control.discovery import Discovery, FileDiscovery, StaticDiscovery
-from server.control.keys import follow_keys
-from server.control.mesh import Mesh
-from server.control.releases import add_release_service
-from server.control.settings import ControlSettings
-from server.errors import VireoError
-from server.releases.store import ReleaseStore
-from server.rpc.logs import configure_logs
-from server.rpc.server import RpcServer
+from vireo.server.control import resources
+from vireo.server.control.admission import Admission
+from vireo.server.control.ads import DiscoveryServicer, add_xds_services
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.channels import (
+    Channels,
+    ChannelWatch,
+    add_channel_service,
+    follow_backups,
+)
+from vireo.server.control.discovery import Discovery, FileDiscovery, StaticDiscovery
+from vireo.server.control.keys import follow_keys
+from vireo.server.control.mesh import Mesh
+from vireo.server.control.releases import add_release_service
+from vireo.server.control.settings import ControlSettings
+from vireo.server.errors import VireoError
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.rpc.logs import configure_logs
+from vireo.server.rpc.server import RpcServer
 
 log = structlog.get_logger()
 
@@ -123,7 +128,7 @@ def discovery_of(settings: ControlSettings) -> Discovery:
             )
         try:
             # Imported here, since no other source needs the client.
-            from server.control.kubernetes import KubernetesDiscovery
+            from vireo.server.control.kubernetes import KubernetesDiscovery
         except ModuleNotFoundError as error:
             raise VireoError(
                 f"VIREO_DISCOVERY=kubernetes needs the module {error.name}; install it with: "

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Protocol
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from server.control.attempts import Attempts, follow, read_bounded
-from server.control.mesh import POOLS, Endpoint, Endpoints
-from server.errors import VireoError
+from vireo.server.control.attempts import Attempts, follow, read_bounded
+from vireo.server.control.mesh import POOLS, Endpoint, Endpoints
+from vireo.server.errors import VireoError
 
 _POLL_SECONDS = 1.0
 _AGE_SECONDS = 10.0

@@ -18,12 +18,19 @@ from kubernetes.aio import client, config
 from kubernetes.aio.config import incluster_config
 from pydantic import ValidationError
 
-from server.backoff import backoff
-from server.control.attempts import Attempts
-from server.control.mesh import Endpoints
-from server.control.settings import KubernetesSettings
-from server.control.slices import SERVICE_LABEL, EndpointSlice, Part, SlicePods, Versioned, merged
-from server.errors import VireoError
+from vireo.server.backoff import backoff
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.mesh import Endpoints
+from vireo.server.control.settings import KubernetesSettings
+from vireo.server.control.slices import (
+    SERVICE_LABEL,
+    EndpointSlice,
+    Part,
+    SlicePods,
+    Versioned,
+    merged,
+)
+from vireo.server.errors import VireoError
 
 log = structlog.get_logger()
 

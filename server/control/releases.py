@@ -10,13 +10,13 @@ from typing import Any
 
 import grpc.aio
 import structlog
+
+from vireo.server.control.mesh import INNER, Endpoint, Mesh, Pool, Service
+from vireo.server.errors import VireoError
+from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.tls import TlsFiles, open_channel
 from vireo.v1 import release_pb2 as pb
 from vireo.v1 import release_pb2_grpc
-
-from server.control.mesh import INNER, Endpoint, Mesh, Pool, Service
-from server.errors import VireoError
-from server.rpc.server import RpcServer
-from server.rpc.tls import TlsFiles, open_channel
 
 log = structlog.get_logger()
 

@@ -15,13 +15,22 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
-from server.control import access
-from server.control.mesh import GRPC_SERVICES, INNER, POOLS, Endpoint, Members, Mesh, Pool, Service
-from server.control.settings import ControlSettings
-from server.control.snapshot import Resource, Snapshot
-from server.control.templates import FOLDER, filled, resource
-from server.rpc.endpoint import COLLECTOR
-from server.rpc.endpoint import Endpoint as CollectorEndpoint
+from vireo.server.control import access
+from vireo.server.control.mesh import (
+    GRPC_SERVICES,
+    INNER,
+    POOLS,
+    Endpoint,
+    Members,
+    Mesh,
+    Pool,
+    Service,
+)
+from vireo.server.control.settings import ControlSettings
+from vireo.server.control.snapshot import Resource, Snapshot
+from vireo.server.control.templates import FOLDER, filled, resource
+from vireo.server.rpc.endpoint import COLLECTOR
+from vireo.server.rpc.endpoint import Endpoint as CollectorEndpoint
 
 Document = dict[str, Any]
 

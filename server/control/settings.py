@@ -9,12 +9,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from server.control.discovery import EndpointsDocument
-from server.control.keys import check_source
-from server.control.mesh import POOLS, Pool
-from server.releases.s3 import S3Settings
-from server.rpc.settings import RpcSettings
-from server.settings import EnvironmentSettings
+from vireo.server.control.discovery import EndpointsDocument
+from vireo.server.control.keys import check_source
+from vireo.server.control.mesh import POOLS, Pool
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.rpc.settings import RpcSettings
+from vireo.server.settings import EnvironmentSettings
 
 _CLUSTERS = {pool.cluster: pool for pool in POOLS}
 

@@ -15,7 +15,7 @@ import yaml
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from server.control.snapshot import Resource
+from vireo.server.control.snapshot import Resource
 
 FOLDER = Path(__file__).parents[2] / "envoy"
 

@@ -14,17 +14,17 @@ from typing import Any
 import grpc.aio
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
-from server.control.ads import DiscoveryServicer
-from server.control.attempts import Attempts
-from server.control.channels import Channels
-from server.control.control import Control
-from server.control.discovery import Discovery
-from server.control.mesh import Endpoint, Endpoints, Mesh, Pool
-from server.control.settings import ControlSettings
-from server.releases.channels import Channel
-from server.releases.store_errors import StoreUnavailableError
-from server.rpc.server import RpcServer
 from tests.builders.s3 import unreachable_s3
+from vireo.server.control.ads import DiscoveryServicer
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.channels import Channels
+from vireo.server.control.control import Control
+from vireo.server.control.discovery import Discovery
+from vireo.server.control.mesh import Endpoint, Endpoints, Mesh, Pool
+from vireo.server.control.settings import ControlSettings
+from vireo.server.releases.channels import Channel
+from vireo.server.releases.store_errors import StoreUnavailableError
+from vireo.server.rpc.server import RpcServer
 
 
 class SetDiscovery:

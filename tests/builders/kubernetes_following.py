@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from server.control.kubernetes import KubernetesDiscovery
-from server.control.mesh import Endpoint, Endpoints, Pool
-from server.control.settings import KubernetesSettings
+from vireo.server.control.kubernetes import KubernetesDiscovery
+from vireo.server.control.mesh import Endpoint, Endpoints, Pool
+from vireo.server.control.settings import KubernetesSettings
 
 CANDIDATE, GATEWAY, RANKING = Pool("candidate"), Pool("gateway"), Pool("ranking")
 CANARY = Pool("candidate", "canary")

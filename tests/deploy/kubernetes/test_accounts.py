@@ -9,11 +9,11 @@ import pytest
 import structlog
 from kubernetes.aio import client
 
-from server.control.mesh import Pool
-from server.control.settings import KubernetesSettings
 from tests.builders.kubernetes_cluster import Cluster
 from tests.builders.kubernetes_following import following, reasons
 from tests.builders.waiting import until
+from vireo.server.control.mesh import Pool
+from vireo.server.control.settings import KubernetesSettings
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 RANKING = Pool("ranking")

@@ -7,11 +7,11 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
-from server.control import attempts, discovery
-from server.control.ads import DiscoveryServicer, add_xds_services
-from server.control.snapshot import Resource, Snapshot
-from server.rpc.server import RpcServer
 from tests.builders.rpc import rpc_settings
+from vireo.server.control import attempts, discovery
+from vireo.server.control.ads import DiscoveryServicer, add_xds_services
+from vireo.server.control.snapshot import Resource, Snapshot
+from vireo.server.rpc.server import RpcServer
 
 MAX_STREAMS = 3
 

@@ -12,12 +12,12 @@ from envoy.service.discovery.v3 import discovery_pb2 as pb
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 from google.rpc.status_pb2 import Status
 
-from server.control import ads
-from server.control.clients import MAX_NAMES
-from server.control.snapshot import CLUSTER, ENDPOINTS, ROUTES
 from tests.builders.waiting import until
 from tests.builders.xds import xds_client
 from tests.server.control.conftest import MAX_STREAMS, Server
+from vireo.server.control import ads
+from vireo.server.control.clients import MAX_NAMES
+from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, ROUTES
 
 
 async def states(port: int) -> dict[str, tuple[str, str, bool]]:

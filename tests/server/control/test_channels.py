@@ -12,20 +12,20 @@ import grpc
 import grpc.aio
 import pytest
 from pydantic import SecretStr
-from vireo.v1.channel_pb2 import AwaitReleaseRequest
-from vireo.v1.channel_pb2_grpc import ChannelServiceStub
 
 from bench.stack import free_port_base
-from server.control import channels as module
-from server.control.channels import CANARY, MAX_CHANNELS, Channels, ChannelWatch
-from server.control.discovery import StaticDiscovery
-from server.control.mesh import Pool
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import StoreUnavailableError
 from tests.builders.control import SetChannels, control_of, running_control
 from tests.builders.edge import CandidatePod, serve_candidate, serve_ranking
 from tests.builders.waiting import until
+from vireo.server.control import channels as module
+from vireo.server.control.channels import CANARY, MAX_CHANNELS, Channels, ChannelWatch
+from vireo.server.control.discovery import StaticDiscovery
+from vireo.server.control.mesh import Pool
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import StoreUnavailableError
+from vireo.v1.channel_pb2 import AwaitReleaseRequest
+from vireo.v1.channel_pb2_grpc import ChannelServiceStub
 
 if TYPE_CHECKING:
     from vireo.v1.channel_pb2_grpc import ChannelServiceAsyncStub
@@ -216,7 +216,7 @@ async def test_the_share_is_read_rarely_while_there_are_no_canary_pods_and_at_on
 async def test_with_the_store_down_from_the_start_no_viewer_goes_to_the_canary(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.control.control._SHARE_SECONDS", 0.1)
+    monkeypatch.setattr("vireo.server.control.control._SHARE_SECONDS", 0.1)
     channels = SetChannels()
     channels.failure, channels.share = StoreUnavailableError("S3 can't be reached"), 0.25
     async with control_of(StaticDiscovery({}), channels) as (_, control):

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from server.control.clients import (
+from tests.server.control.conftest import snapshot_of
+from vireo.server.control.clients import (
     MAX_GONE,
     MAX_MESSAGE_LENGTH,
     MAX_NAME_LENGTH,
@@ -19,8 +20,7 @@ from server.control.clients import (
     Clients,
     Push,
 )
-from server.control.snapshot import CLUSTER, ENDPOINTS, KINDS, LISTENER, ROUTES, Snapshot
-from tests.server.control.conftest import snapshot_of
+from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, KINDS, LISTENER, ROUTES, Snapshot
 
 ALL = {"c-a": "1", "c-b": "1", "l": "1", "r": "1"}
 

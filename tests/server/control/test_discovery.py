@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from server.control import resources
-from server.control.control import discovery_of
-from server.control.discovery import Discovery, EndpointsFileError, FileDiscovery, parse
-from server.control.mesh import Endpoint, Endpoints, Mesh, Pool
-from server.control.settings import ControlSettings
-from server.control.snapshot import Snapshot
-from server.errors import VireoError
 from tests.builders.control import local, running_control
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.server.control import resources
+from vireo.server.control.control import discovery_of
+from vireo.server.control.discovery import Discovery, EndpointsFileError, FileDiscovery, parse
+from vireo.server.control.mesh import Endpoint, Endpoints, Mesh, Pool
+from vireo.server.control.settings import ControlSettings
+from vireo.server.control.snapshot import Snapshot
+from vireo.server.errors import VireoError
 
 CANDIDATE = Pool("candidate")
 
@@ -125,7 +125,7 @@ async def test_a_mesh_without_a_valid_snapshot_is_dropped(monkeypatch: pytest.Mo
             return make(settings, mesh)
 
         monkeypatch.setattr(resources, "snapshot", refuse)
-        monkeypatch.setattr("server.control.channels._UNUSED_SECONDS", 0.0)
+        monkeypatch.setattr("vireo.server.control.channels._UNUSED_SECONDS", 0.0)
         control.channels.share = 0.5
         await until(lambda: len(attempts) >= 2)
         assert control.mesh == before

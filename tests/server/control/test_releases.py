@@ -9,15 +9,15 @@ from typing import Any
 
 import grpc.aio
 import pytest
+
+from vireo.server.control import releases
+from vireo.server.control.mesh import Endpoint, Members, Mesh, Pool, Service
+from vireo.server.control.releases import PodReleases
 from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse, ReleaseLoad
 from vireo.v1.release_pb2_grpc import (
     ReleaseServiceServicer,
     add_ReleaseServiceServicer_to_server,
 )
-
-from server.control import releases
-from server.control.mesh import Endpoint, Members, Mesh, Pool, Service
-from server.control.releases import PodReleases
 
 NOBODY = Endpoint("127.0.0.1", 1)
 

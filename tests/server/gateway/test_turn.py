@@ -13,23 +13,23 @@ import grpc
 import grpc.aio
 import pytest
 import structlog
-from vireo.v1.release_pb2 import (
-    GetServingReleaseResponse,
-    ReleaseLoad,
-)
-from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-from server.gateway.turn import InnerPods
-from server.ranking.service import RANKING_POD
-from server.releases.channels import Change
-from server.releases.progress import Stage
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
 from tests.builders.loading import serves
 from tests.builders.pods import running_pod
 from tests.builders.releases import build_release
 from tests.builders.waiting import until
 from tests.server.gateway.conftest import NOWHERE
+from vireo.server.gateway.turn import InnerPods
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases.channels import Change
+from vireo.server.releases.progress import Stage
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.v1.release_pb2 import (
+    GetServingReleaseResponse,
+    ReleaseLoad,
+)
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 FOREVER = 3600.0
 

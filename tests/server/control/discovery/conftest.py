@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import structlog
 
-from server.control import kubernetes
 from tests.builders.kubernetes_api import RecordedApi, recorded_api
 from tests.builders.kubernetes_following import Logs
+from vireo.server.control import kubernetes
 
 
 @pytest.fixture

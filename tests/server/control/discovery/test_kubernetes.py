@@ -16,13 +16,6 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from kubernetes.aio.config import incluster_config
 
 from bench.stack import free_port_base
-from server.control import kubernetes
-from server.control.control import discovery_of
-from server.control.kubernetes import KubernetesDiscovery
-from server.control.mesh import Endpoint, Pool
-from server.control.settings import ControlSettings, KubernetesSettings
-from server.control.snapshot import ENDPOINTS
-from server.errors import VireoError
 from tests.builders.control import SetChannels, control_of
 from tests.builders.edge import CandidatePod, serve_candidate
 from tests.builders.kubernetes_api import (
@@ -51,6 +44,13 @@ from tests.builders.kubernetes_following import (
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from tests.builders.xds import XdsClient, xds_client
+from vireo.server.control import kubernetes
+from vireo.server.control.control import discovery_of
+from vireo.server.control.kubernetes import KubernetesDiscovery
+from vireo.server.control.mesh import Endpoint, Pool
+from vireo.server.control.settings import ControlSettings, KubernetesSettings
+from vireo.server.control.snapshot import ENDPOINTS
+from vireo.server.errors import VireoError
 
 pytestmark = pytest.mark.slow
 
@@ -506,7 +506,7 @@ def test_without_the_client_the_error_names_the_package(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = ControlSettings(discovery="kubernetes", s3=unreachable_s3())
-    monkeypatch.delitem(sys.modules, "server.control.kubernetes")
+    monkeypatch.delitem(sys.modules, "vireo.server.control.kubernetes")
     monkeypatch.setitem(sys.modules, "kubernetes.aio", None)
     with pytest.raises(VireoError, match=r"pip install 'vireo\[kubernetes\]'"):
         discovery_of(settings)
@@ -521,5 +521,5 @@ def test_a_list_beside_the_cluster_is_refused() -> None:
 
 
 def test_other_sources_import_nothing_of_the_client() -> None:
-    code = "import server.control.control, sys; assert 'kubernetes' not in sys.modules"
+    code = "import vireo.server.control.control, sys; assert 'kubernetes' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

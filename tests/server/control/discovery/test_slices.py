@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from server.control.mesh import Endpoint, Endpoints, Pool
-from server.control.settings import KubernetesSettings
-from server.control.slices import EndpointSlice, SlicePods, merged
 from tests.builders.kubernetes_api import recorded
+from vireo.server.control.mesh import Endpoint, Endpoints, Pool
+from vireo.server.control.settings import KubernetesSettings
+from vireo.server.control.slices import EndpointSlice, SlicePods, merged
 
 RANKING = Pool("ranking")
 POOLS = KubernetesSettings().pools
