@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from vireo.ops.backup.archive import ERASED, Archive, Manifest, bury
 from vireo.server.consumer.rows import OnlineRows
-from vireo.server.control.backup_age import MARKER
+from vireo.server.control.channels import MARKER
 from vireo.server.errors import VireoError
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, REMOVED, STATE
 from vireo.server.event_log.open import opened_log
