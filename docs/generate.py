@@ -1,4 +1,7 @@
-"""Write docs/settings.md from the settings classes: `python -m docs.generate`."""
+"""Write what is made from code and tables: `python -m docs.generate`.
+
+That is docs/settings.md, from the settings classes, and what `docs.conditions` makes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from docs.conditions import condition_files
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.candidate.service import CandidateSettings
 from vireo.server.consumer.settings import ConsumerSettings
@@ -98,3 +102,5 @@ def _default(field: FieldInfo) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(settings_page())
+    for path, text in condition_files().items():
+        path.write_text(text)
