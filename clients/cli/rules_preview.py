@@ -18,7 +18,7 @@ from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.errors import VireoError
-from server.features.lean_feast import prepare_lean_feast
+from server.features.online_store import prepare_lean_feast
 from server.gateway.last_features import LastFeatures
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.query import RecommendQuery

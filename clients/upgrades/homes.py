@@ -12,8 +12,8 @@ from clients.upgrades.this_build import DATA, RULES, SPLIT, STACK, VIEWS
 from server.errors import VireoError
 from server.features.activity import EventRules
 from server.features.online_store import open_features
+from server.features.viewer_rows import FEATURE_SERVICE
 from server.gateway.features import FeatureReader
-from server.gateway.online_rows import FEATURE_SERVICE
 from server.home import Home
 from server.stack.state import StackState, running_stack
 

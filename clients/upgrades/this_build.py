@@ -20,8 +20,8 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
+from server.features.viewer_rows import FEATURE_SERVICE
 from server.gateway import batch, page_token
-from server.gateway.online_rows import FEATURE_SERVICE
 from server.releases.channel_document import ChannelPointer
 from server.releases.manifest import FORMAT_VERSION, Manifest
 from server.releases.markers import Marker

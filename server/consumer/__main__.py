@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at imp
 
 from server.consumer.consumer import serve_consumer
 from server.consumer.settings import ConsumerSettings
-from server.features.lean_feast import prepare_lean_feast
+from server.features.online_store import prepare_lean_feast
 from server.rpc.server import run_process
 from server.rpc.settings import load_settings
 

@@ -5,7 +5,7 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
-from server.features.lean_feast import prepare_lean_feast
+from server.features.online_store import prepare_lean_feast
 from server.gateway.service import gateway_pod
 from server.gateway.settings import GatewaySettings
 from server.pod.pod import serve_pod

@@ -19,7 +19,8 @@ from prometheus_client import Counter, Gauge
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.gateway.features import FeatureReader, UnfitRowError
+from server.features.viewer_rows import UnfitRowError
+from server.gateway.features import FeatureReader
 from server.gateway.last_features import LastFeatures
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.query import RecommendQuery

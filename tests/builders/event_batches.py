@@ -10,9 +10,10 @@ from pathlib import Path
 from vireo.v1 import event_pb2, log_pb2
 
 from server.features.activity import EventRules
+from server.features.online_store import open_features
 from training.data.as_events import interaction_events
 from training.features.online_store import OnlineStoreSettings
-from training.features.repository import apply_definitions, open_repository, write_configuration
+from training.features.repository import apply_definitions, write_configuration
 
 import pandas as pd  # isort: skip
 
@@ -29,7 +30,7 @@ def empty_repository(
     rules.write(folder)
     project = f"vireo_{folder.name}_{secrets.token_hex(4)}"
     write_configuration(folder, project, settings or OnlineStoreSettings())
-    apply_definitions(open_repository(folder))
+    apply_definitions(open_features(folder))
     return folder
 
 

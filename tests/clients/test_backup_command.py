@@ -15,6 +15,7 @@ import pytest
 from minio import Minio
 from typer.testing import CliRunner, Result
 from vireo.v1 import event_pb2, log_pb2
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from clients.backup import take
 from clients.backup.archive import Archive, Manifest
@@ -22,6 +23,7 @@ from clients.cli.__main__ import app
 from server.control.backup_age import BEGAN, follow_backups
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, DEAD, EVENTS, STREAMS, partition_of
+from server.features.online_store import read_viewer
 from server.home import Home
 from server.releases.bucket import Bucket
 from server.releases.channels import Change
@@ -38,7 +40,6 @@ from tests.builders.releases import build_release
 from tests.builders.s3 import client_of, running_s3
 from tests.builders.waiting import until
 from training.data.dataset import load_dataset
-from training.features.online import OnlineViewer, read_online
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
@@ -225,8 +226,8 @@ def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> 
     assert not {VIEWER, OTHER} & site.viewers()
     repo = site.home.features(DATASET)
     for viewer in (VIEWER, OTHER):
-        assert read_online(repo, viewer) == OnlineViewer()
-    assert read_online(repo, "w3").watched_keys
+        assert read_viewer(repo, viewer) == ViewerFeatures()
+    assert read_viewer(repo, "w3").watched_keys
     [(_, _, left)] = site.stored(DEAD)
     assert b"w3" in left
     # Who comes back counts anew, and stays through the next restore.
@@ -234,7 +235,7 @@ def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> 
     site.backup()
     site.lose()
     assert "viewers to erase again: 0" in site.restore()
-    assert read_online(site.home.features(DATASET), VIEWER).viewer_watch_count == 1
+    assert read_viewer(site.home.features(DATASET), VIEWER).watch_count == 1
 
 
 def test_what_was_interrupted_is_no_backup_and_a_restore_goes_on(
@@ -259,7 +260,7 @@ def test_what_was_interrupted_is_no_backup_and_a_restore_goes_on(
     channel = ReleaseStore(site.releases).read_channel("production")
     assert channel is not None
     assert channel.release_id == RELEASE
-    assert read_online(site.home.features(DATASET), VIEWER).watched_keys
+    assert read_viewer(site.home.features(DATASET), VIEWER).watched_keys
 
 
 def _fails(*_arguments: Any) -> None:

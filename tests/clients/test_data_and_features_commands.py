@@ -15,10 +15,10 @@ from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS
 from server.features.keys import video_key
+from server.features.online_store import read_viewer
 from server.stack.nats import log_environment
 from tests.builders.event_batches import message
 from tests.builders.nats import RunningNats, running_nats, settings_of
-from training.features.online import read_online
 
 app = typer.Typer()
 app.add_typer(data.app, name="data")
@@ -169,7 +169,7 @@ def test_an_import_that_names_its_place_in_the_log_has_builds_read_what_came_sin
         """Build the features; return what viewer 00 has watched."""
         done = vireo("features", "build", "mine")
         assert done.exit_code == 0, done.output
-        return set(read_online(tmp_path / "home/features/mine", "00").watched_keys)
+        return set(read_viewer(tmp_path / "home/features/mine", "00").watched_keys)
 
     imports = ["data", "import", *files, "--force", "--log-lag", "0"]
     with running_nats(tmp_path / "nats") as nats:

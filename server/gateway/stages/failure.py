@@ -7,7 +7,7 @@ import logging
 import grpc
 import structlog
 
-from server.gateway.features import UnfitRowError
+from server.features.viewer_rows import UnfitRowError
 from server.gateway.stages.check import BadAnswerError
 from server.pipeline.stage_metrics import FAILURES
 from server.rpc.trace import note_failure

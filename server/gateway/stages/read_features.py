@@ -10,7 +10,8 @@ import structlog
 from prometheus_client import Gauge
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.gateway.features import FeatureReader, UnfitRowError
+from server.features.viewer_rows import UnfitRowError
+from server.gateway.features import FeatureReader
 from server.gateway.last_features import LastFeatures
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.failure import StageFailedError, StageSkippedError, StoreSkippedError

@@ -16,11 +16,11 @@ from clients.upgrades.previous import PREVIOUS
 from clients.upgrades.stored_releases import held_manifest
 from clients.upgrades.this_build import RELEASE, SCHEMA, this_build
 from server.candidate.release import CandidateRelease
-from server.consumer.apply import apply, read_batch
-from server.consumer.rows import OnlineRows
+from server.consumer.apply import folded
 from server.event_log.log import Entry
 from server.features.activity import EventRules
 from server.features.keys import video_keys
+from server.features.online_store import open_rows
 from server.gateway.features import FeatureReader
 from server.gateway.release import GatewayRelease
 from server.home import Home
@@ -50,10 +50,9 @@ def test_its_release_is_refused_as_it_has_no_attributes(home: Home) -> None:
 def test_its_rows_are_read_and_kept_up_to_date_with_the_events_that_it_recorded(home: Home) -> None:
     repo = home.features("tiny")
     entry = Entry(1, "0", (home.root / "messages/events.0").read_bytes())
-    rows = OnlineRows(repo, 5.0)
-    batch = read_batch([entry], EventRules.load(repo))
-    apply(rows, batch)
-    rows.write_position(0, batch.position)
+    rows = open_rows(repo, 5.0)
+    batch = folded(rows, [entry], EventRules.load(repo))
+    rows.commit(0, rows.position(0), batch.position, batch.changes)
     rows.close()
     assert not batch.dead
     viewer = asyncio.run(FeatureReader(repo, 5.0).read(VIEWER, 5.0))

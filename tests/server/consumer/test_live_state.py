@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,17 +15,9 @@ from server.event_log.log import CATALOG, EVENTS, STATE, Entry, Stream
 from server.event_log.position import BEGIN, Position
 from server.features.keys import video_key
 from tests.builders.event_batches import message
-from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 
 HALF_LIFE = 3600.0
-
-
-@pytest.fixture
-async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
-    opened = JetStreamLog(settings_of(nats))
-    yield opened
-    await opened.close()
 
 
 async def last(log: JetStreamLog, stream: Stream, key: str) -> bytes:

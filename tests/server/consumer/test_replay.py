@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from server.consumer.fold import ViewerRow
 from server.consumer.follow import Follower
 from server.consumer.live_state import LiveState
-from server.consumer.rows import OnlineRows
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS
 from server.features.activity import EventRules
+from server.features.online_store import open_rows
+from server.features.viewer_rows import ViewerRow
 from server.home import Home
 from tests.builders.datasets import START, write_small_dataset
 from tests.builders.event_batches import empty_repository, events_in_disorder, message, parts
@@ -53,7 +53,7 @@ def rated_interactions() -> pd.DataFrame:
 
 
 def stored(repo: Path, viewers: list[str]) -> dict[str, list[Any]]:
-    rows = OnlineRows(repo, timeout=5)
+    rows = open_rows(repo, 5)
     found = rows.read(viewers)
     rows.close()
     names = [each.name for each in fields(ViewerRow)]
@@ -75,9 +75,7 @@ async def test_a_rated_data_set_as_events_gives_the_rows_that_are_built_of_it(
     for some in parts(events_in_disorder(interactions, 9), 100):
         last = await log.append(EVENTS, str(partition), message(some))
     state = LiveState(log, partition, 3600.0)
-    following = asyncio.create_task(
-        Follower(log, repo, partition, state, holder="here:1", timeout=5).run()
-    )
+    following = asyncio.create_task(Follower(log, repo, partition, state, timeout=5).run())
     async with asyncio.timeout(60):
         while state.counted < last and not following.done():  # noqa: ASYNC110  # no event
             await asyncio.sleep(0.02)
