@@ -12,16 +12,16 @@ from itertools import islice
 import structlog
 import xxhash
 from google.protobuf.message import DecodeError
-from vireo.v1 import event_pb2, log_pb2
 
-from server.consumer.fold import UnfitEventError, ViewerEvents, fold
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import DEAD, EVENT_KINDS, Entry
-from server.event_log.position import BEGIN, Position
-from server.features.activity import EventRules
-from server.features.keys import video_key
-from server.features.viewer_rows import Change, ViewerRow
-from server.features.viewer_store import VIEWERS_AT_A_TIME, ViewerStore
+from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, fold
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import DEAD, EVENT_KINDS, Entry
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.activity import EventRules
+from vireo.server.features.keys import video_key
+from vireo.server.features.viewer_rows import Change, ViewerRow
+from vireo.server.features.viewer_store import VIEWERS_AT_A_TIME, ViewerStore
+from vireo.v1 import event_pb2, log_pb2
 
 log = structlog.get_logger()
 

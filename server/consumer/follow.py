@@ -18,22 +18,22 @@ from typing import Any, TypeVar, cast
 
 import structlog
 
-from server.backoff import backoff
-from server.consumer import metrics
-from server.consumer.apply import apply
-from server.consumer.live_state import LiveState
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, PROGRESS, STATE, Entries, Entry, LogAwayError
-from server.event_log.position import Position
-from server.features.activity import EventRules
-from server.features.online_store import RedisSettings, open_rows
-from server.features.viewer_store import (
+from vireo.server.backoff import backoff
+from vireo.server.consumer import metrics
+from vireo.server.consumer.apply import apply
+from vireo.server.consumer.live_state import LiveState
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS, PROGRESS, STATE, Entries, Entry, LogAwayError
+from vireo.server.event_log.position import Position
+from vireo.server.features.activity import EventRules
+from vireo.server.features.online_store import RedisSettings, open_rows
+from vireo.server.features.viewer_store import (
     PositionMovedError,
     RebuiltError,
     StoreAwayError,
     ViewerStore,
 )
-from server.tracing.spans import consumer_spans
+from vireo.server.tracing.spans import consumer_spans
 
 log = structlog.get_logger()
 

@@ -15,12 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.errors import VireoError
-from server.features.sqlite_store import SqliteStore
-from server.features.viewer_store import ViewerStore
-from server.settings import EnvironmentSettings
+from vireo.server.errors import VireoError
+from vireo.server.features.sqlite_store import SqliteStore
+from vireo.server.features.viewer_store import ViewerStore
+from vireo.server.settings import EnvironmentSettings
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 if TYPE_CHECKING:
     from feast import FeatureStore, RepoConfig
@@ -185,7 +185,7 @@ def _rows(
         wait = timeout if wait_for_locks else 0.0
         return SqliteStore(repo, repo / online.path, config.project, wait, built_at)
     # Imported late: without Redis its client needn't be installed.
-    from server.features.redis_store import RedisStore
+    from vireo.server.features.redis_store import RedisStore
 
     url, expiry = (redis or RedisSettings.load()).url, online.key_ttl_seconds or 0
     return RedisStore(

@@ -20,8 +20,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis, RedisError, WatchError
 from redis.asyncio import Redis as AsyncRedis
 
-from server.event_log.position import Position
-from server.features.viewer_rows import (
+from vireo.server.event_log.position import Position
+from vireo.server.features.viewer_rows import (
     POSITION,
     SERVED,
     Change,
@@ -30,7 +30,7 @@ from server.features.viewer_rows import (
     position_values,
     values_of,
 )
-from server.features.viewer_store import (
+from vireo.server.features.viewer_store import (
     PositionMovedError,
     RebuiltError,
     StoreAwayError,

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from server.event_log.position import Position
-from server.features.viewer_rows import (
+from vireo.server.event_log.position import Position
+from vireo.server.features.viewer_rows import (
     HIDDEN,
     POSITION,
     PROFILE,
@@ -24,7 +24,7 @@ from server.features.viewer_rows import (
     position_values,
     values_of,
 )
-from server.features.viewer_store import (
+from vireo.server.features.viewer_store import (
     VIEWERS_AT_A_TIME,
     PositionMovedError,
     StoreAwayError,

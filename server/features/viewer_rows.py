@@ -1,6 +1,6 @@
 """A viewer's row in the online store: what is stored, and what readers make of it.
 
-The features are those of `training.features.definitions`. Gateways read SERVED; the consumer of
+The features are those of `vireo.training.features.definitions`. Gateways read SERVED; the consumer of
 events reads and writes STATE, of which all that it writes follows.
 """
 
@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.arrays import BoolArray, Int64Array
-from server.event_log.position import BEGIN, Position
-from server.features.activity import HISTORY_LIMIT
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.activity import HISTORY_LIMIT
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 if TYPE_CHECKING:
     from feast.protos.feast.types.Value_pb2 import Value

@@ -18,9 +18,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from server.errors import VireoError
-from server.event_log.position import Position
-from server.features.viewer_rows import (
+from vireo.server.errors import VireoError
+from vireo.server.event_log.position import Position
+from vireo.server.features.viewer_rows import (
     SERVED,
     STATE,
     Change,

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import structlog
 from prometheus_client import Gauge
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.errors import VireoError
-from server.features.online_store import RedisSettings, identity, open_served_rows
-from server.features.sqlite_store import is_locked
-from server.features.viewer_rows import features_of
-from server.features.viewer_store import StoreAwayError
-from server.rpc.background_check import BackgroundCheck
+from vireo.server.errors import VireoError
+from vireo.server.features.online_store import RedisSettings, identity, open_served_rows
+from vireo.server.features.sqlite_store import is_locked
+from vireo.server.features.viewer_rows import features_of
+from vireo.server.features.viewer_store import StoreAwayError
+from vireo.server.rpc.background_check import BackgroundCheck
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 log = structlog.get_logger()
 

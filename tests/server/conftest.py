@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from server.event_log.jetstream import JetStreamLog
-from server.releases.s3 import S3Settings
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.releases import build_release
 from tests.builders.s3 import running_s3
-from training.features.online_store import OnlineStoreSettings
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.releases.s3 import S3Settings
+from vireo.training.features.online_store import OnlineStoreSettings
 
 
 @pytest.fixture(scope="session")

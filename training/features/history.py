@@ -23,14 +23,14 @@ import pyarrow.parquet as pq
 from dask.tokenize import normalize_token
 from feast import FeatureStore
 
-from server.arrays import BoolArray, Int64Array
-from server.errors import VireoError
-from server.features.online_store import open_features
-from server.features.viewer import ViewerFeatures
-from server.features.viewer_rows import ACTIVITY, SERVED
-from training.data.context import contexts_of
-from training.features.activity import ROWS_KEPT
-from training.features.definitions import TIMESTAMP
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.features.online_store import open_features
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.features.viewer_rows import ACTIVITY, SERVED
+from vireo.training.data.context import contexts_of
+from vireo.training.features.activity import ROWS_KEPT
+from vireo.training.features.definitions import TIMESTAMP
 
 # Dask's own way comes first, or it would replace the one below.
 normalize_token.dispatch(pd.DataFrame)  # type: ignore[no-untyped-call]

@@ -17,11 +17,11 @@ from typing import Any, TextIO
 
 import structlog
 
-from server.errors import VireoError
-from server.features.online_store import CONFIGURATION, open_features
-from server.features.viewer_store import BUILD_MARK, active_key, series_of
-from training.data.folder import cannot_write, replaced_folder
-from training.features.online_store import OnlineStoreSettings, store_errors
+from vireo.server.errors import VireoError
+from vireo.server.features.online_store import CONFIGURATION, open_features
+from vireo.server.features.viewer_store import BUILD_MARK, active_key, series_of
+from vireo.training.data.folder import cannot_write, replaced_folder
+from vireo.training.features.online_store import OnlineStoreSettings, store_errors
 
 _log = structlog.get_logger(__name__)
 

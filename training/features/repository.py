@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import yaml
 from feast import FeatureStore
 
-from server.features.online_store import CONFIGURATION
-from training.features.definitions import DEFINITIONS, ONLINE_VIEWS, viewer
-from training.features.online_store import OnlineStoreSettings
+from vireo.server.features.online_store import CONFIGURATION
+from vireo.training.features.definitions import DEFINITIONS, ONLINE_VIEWS, viewer
+from vireo.training.features.online_store import OnlineStoreSettings
 
 _ROWS_AT_A_TIME = 4096
 _VIEWER = viewer.join_key

@@ -10,15 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from vireo.v1 import event_pb2, log_pb2
 
-from server.consumer.apply import Batch, folded, read_batch
-from server.event_log.log import Entry
-from server.features.keys import video_key
-from server.features.online_store import open_rows, read_viewer
-from server.features.viewer_rows import ViewerRow
-from server.features.viewer_store import ViewerStore
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import (
     LIKED_BY_FRACTION,
@@ -27,8 +19,16 @@ from tests.builders.event_batches import (
     message,
     parts,
 )
-from training.features.build import build_features
-from training.features.online_store import OnlineStoreSettings
+from vireo.server.consumer.apply import Batch, folded, read_batch
+from vireo.server.event_log.log import Entry
+from vireo.server.features.keys import video_key
+from vireo.server.features.online_store import open_rows, read_viewer
+from vireo.server.features.viewer_rows import ViewerRow
+from vireo.server.features.viewer_store import ViewerStore
+from vireo.server.home import Home
+from vireo.training.features.build import build_features
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.v1 import event_pb2, log_pb2
 
 VIEWERS = [f"w{number}" for number in range(42)]
 

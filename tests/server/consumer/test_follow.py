@@ -10,23 +10,23 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from vireo.v1 import event_pb2, log_pb2
 
-from server.consumer import follow
-from server.consumer.apply import folded
-from server.consumer.follow import Follower
-from server.consumer.live_state import LiveState
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import DEAD, EVENTS, STATE, Entry
-from server.event_log.position import Position
-from server.features.keys import video_key
-from server.features.online_store import open_rows
-from server.features.viewer_rows import ViewerRow
-from server.features.viewer_store import ViewerStore, active_key, series_of
 from tests.builders.event_batches import LIKED_BY_FRACTION, empty_repository, message
 from tests.builders.reading import take
 from tests.builders.redis import RunningRedis
-from training.features.online_store import OnlineStoreSettings
+from vireo.server.consumer import follow
+from vireo.server.consumer.apply import folded
+from vireo.server.consumer.follow import Follower
+from vireo.server.consumer.live_state import LiveState
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import DEAD, EVENTS, STATE, Entry
+from vireo.server.event_log.position import Position
+from vireo.server.features.keys import video_key
+from vireo.server.features.online_store import open_rows
+from vireo.server.features.viewer_rows import ViewerRow
+from vireo.server.features.viewer_store import ViewerStore, active_key, series_of
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.v1 import event_pb2, log_pb2
 
 
 def hide(video: str) -> event_pb2.Event:

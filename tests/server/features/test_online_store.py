@@ -7,13 +7,13 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from server.errors import VireoError
-from server.features.online_store import RedisSettings, open_rows
-from server.features.viewer_rows import ViewerRow
-from server.gateway.features import FeatureReader
-from server.home import Home
 from tests.builders.redis import running_redis
 from tests.builders.tiny_home import VIEWER, build_tiny_features
+from vireo.server.errors import VireoError
+from vireo.server.features.online_store import RedisSettings, open_rows
+from vireo.server.features.viewer_rows import ViewerRow
+from vireo.server.gateway.features import FeatureReader
+from vireo.server.home import Home
 
 
 @pytest.mark.parametrize(

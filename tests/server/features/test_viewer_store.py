@@ -16,16 +16,18 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.errors import VireoError
-from server.event_log.position import BEGIN, Position
-from server.features import sqlite_store
-from server.features.online_store import open_rows, read_viewer
-from server.features.redis_store import RedisStore
-from server.features.sqlite_store import SqliteStore
-from server.features.viewer_rows import Change, ViewerRow
-from server.features.viewer_store import (
+from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.event_batches import empty_repository
+from tests.builders.redis import RunningRedis
+from vireo.server.errors import VireoError
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features import sqlite_store
+from vireo.server.features.online_store import open_rows, read_viewer
+from vireo.server.features.redis_store import RedisStore
+from vireo.server.features.sqlite_store import SqliteStore
+from vireo.server.features.viewer_rows import Change, ViewerRow
+from vireo.server.features.viewer_store import (
     PositionMovedError,
     RebuiltError,
     StoreAwayError,
@@ -33,12 +35,10 @@ from server.features.viewer_store import (
     active_key,
     series_of,
 )
-from server.home import Home
-from tests.builders.datasets import random_interactions, write_small_dataset
-from tests.builders.event_batches import empty_repository
-from tests.builders.redis import RunningRedis
-from training.features.build import build_features
-from training.features.online_store import OnlineStoreSettings
+from vireo.server.home import Home
+from vireo.training.features.build import build_features
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 YEAR = 365 * 86_400
 
@@ -202,7 +202,7 @@ def test_rows_are_not_written_to_a_build_that_another_replaced(
 def test_all_who_have_hidden_a_video_are_found(
     store: OnlineStoreSettings, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.features.viewer_store.VIEWERS_AT_A_TIME", 2)
+    monkeypatch.setattr("vireo.server.features.viewer_store.VIEWERS_AT_A_TIME", 2)
     rows = open_rows(empty_repository(folder / "a", store), 5)
     names = [f"viewer-{number}-ü" for number in range(5)]
     rows.write({name: hidden(number) for number, name in enumerate(names)})
@@ -350,7 +350,7 @@ def test_a_folder_without_features_is_named_with_the_command_that_builds_them(fo
 
 _LEAN = """
 import sys
-from server.features.online_store import prepare_lean_feast
+from vireo.server.features.online_store import prepare_lean_feast
 prepare_lean_feast()
 from feast import Entity, ValueType
 assert sys.modules["torch"] is None
