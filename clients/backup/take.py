@@ -29,8 +29,7 @@ from server.home import Home
 from server.releases.bucket import Bucket
 from server.releases.garbage import needed_releases
 from server.releases.manifest import MANIFEST_NAME, FileEntry
-from server.releases.markers import manifest_place
-from server.releases.store import ReleaseStore, release_object
+from server.releases.store import ReleaseStore, manifest_place, release_object
 from training.data.dataset import DESCRIPTION
 
 RULES = "home/rules.toml"
@@ -107,7 +106,7 @@ def _releases(
     What a backup of before has of one isn't read again.
     """
     files, datasets = _Files(), dict[str, bool]()
-    named = {one.pointer.release_id for one in store.channels.documents().values() if one.pointer}
+    named = {channel.release_id for channel in store.channels.all().values()}
     for release_id in needed_releases(store):
         store.check_published(release_id)
         dataset, place = store.dataset(release_id), f"bucket/{manifest_place(release_id)}"

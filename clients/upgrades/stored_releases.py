@@ -10,11 +10,10 @@ from pydantic import ValidationError
 
 from clients.upgrades.documents import document_fields
 from clients.upgrades.held import Held, Part, parsed_object
-from clients.upgrades.this_build import CHANNEL, MARKER, RELEASE, SCHEMA
-from server.releases.channel_document import ChannelDocument, ChannelPointer, parse_record
+from clients.upgrades.this_build import CHANNEL, RELEASE, SCHEMA
+from server.releases.channels import ChannelPointer
 from server.releases.manifest import FeatureSchema, Manifest, ReleaseError
-from server.releases.markers import Marker, manifest_place, read_manifest_object
-from server.releases.store import ReleaseStore
+from server.releases.store import ReleaseStore, check_release_id, manifest_place
 from server.releases.store_errors import StoreError
 
 _LAST_RECORDS = 20
@@ -43,25 +42,20 @@ def _held(store: ReleaseStore) -> Iterator[Held]:
             found = bucket.get(place)
             if found is None:
                 continue
-            body, etag = found
-            yield _channel(place, body, etag, record=place != stored.name)
-            if release_id := parsed_object(body).get("release_id"):
+            yield _channel(place, found[0], record=place != stored.name)
+            if release_id := parsed_object(found[0]).get("release_id"):
                 named[str(release_id)] = None
     for release_id in named:
         yield from _release(store, release_id)
 
 
-def _channel(place: str, body: bytes, etag: str, *, record: bool) -> Held:
+def _channel(place: str, body: bytes, *, record: bool) -> Held:
     problem = ""
     try:
-        if record:
-            parse_record(body, place)
-        else:
-            ChannelDocument.parse(body, etag, place)
+        (ChannelPointer.parse_record if record else ChannelPointer.parse_channel)(body, place)
     except StoreError as error:
         problem = str(error)
     document = parsed_object(body)
-    document.pop("pending", None)
     return Held(
         where=place,
         format=CHANNEL,
@@ -72,18 +66,14 @@ def _channel(place: str, body: bytes, etag: str, *, record: bool) -> Held:
 
 def _release(store: ReleaseStore, release_id: str) -> Iterator[Held]:
     try:
-        found = read_manifest_object(store.bucket, release_id)
-    except ReleaseError as error:  # the id itself is unfit
+        check_release_id(release_id)
+    except ReleaseError as error:
         yield Held(where=release_id, format=RELEASE, problem=str(error))
         return
-    if found is None:
-        return  # `vireo release gc` removed it: no format is at fault
     place = manifest_place(release_id)
-    if found.marker is not None:
-        document = parsed_object(found.body)
-        yield Held(where=place, format=MARKER, fields=tuple(document_fields(document, Marker)))
-    if found.manifest is not None:
-        yield from held_manifest(place, found.manifest)
+    found = store.bucket.get(place)
+    if found is not None:  # else `vireo release gc` removed it: no format is at fault
+        yield from held_manifest(place, found[0])
 
 
 def held_manifest(where: str, body: bytes) -> Iterator[Held]:

@@ -22,14 +22,13 @@ from server.features.ranking_inputs import (
 )
 from server.gateway import batch, page_token
 from server.gateway.online_rows import FEATURE_SERVICE
-from server.releases.channel_document import ChannelPointer
+from server.releases.channels import ChannelPointer
 from server.releases.manifest import FORMAT_VERSION, Manifest
-from server.releases.markers import Marker
 from server.signals import TASKS
 from server.stack.state import StackState
 
 RELEASE, SCHEMA = "release manifest", "feature schema"
-CHANNEL, MARKER = "channel", "release marker"
+CHANNEL = "channel"
 RULES, VIEWS, SPLIT = "event rules", "online store", "features"
 EVENTS, KINDS, DEAD = "event messages", "kinds of events", "dead events"
 CATALOG, TRENDING, PROGRESS = "catalogue changes", "trending", "consumer progress"
@@ -110,7 +109,6 @@ def _releases() -> list[Format]:
             ChannelPointer,
             effect="set the channel again: vireo release promote",
         ),
-        _document(MARKER, Marker),
     ]
 
 

@@ -15,7 +15,7 @@ from server.releases.bucket import PARALLEL
 from server.releases.layout import OPTIONAL
 from server.releases.manifest import MANIFEST_NAME, FileEntry, ReleaseError
 from server.releases.store import ReleaseStore, release_object
-from server.releases.store_errors import BeingRemovedError, NotInStoreError
+from server.releases.store_errors import NotInStoreError
 
 ARCHITECTURE_NOISE = 1e-2
 """Maximum difference from the goldens that another kind of processor may explain: of a vector's
@@ -121,11 +121,6 @@ def dangling_channels(store: ReleaseStore, names: Sequence[str] = ()) -> tuple[s
         release_id = channels[name].release_id
         try:
             store.check_published(release_id)
-        except BeingRemovedError as error:
-            problems.append(
-                f"channel {name} names {release_id}, which {error.by} began to remove; if that "
-                "takes more than an hour, restore it with: vireo release gc --yes"
-            )
         except NotInStoreError:
             problems.append(
                 f"channel {name} names {release_id}, which isn't in the store; point it at one "

@@ -27,7 +27,7 @@ from typing import Any, Literal
 import numpy as np
 
 from server.arrays import Int64Array
-from server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
+from server.releases.channels import MAX_BEST_FIGURES, BestFigures
 from training.release.gate_measures import LIKENESS, MEASURES, Measure, Measured
 
 MAX_FALSE_REFUSALS = 0.05

@@ -11,7 +11,7 @@ from server.home import Home
 from server.ranking.release import FILES as RANKING_FILES
 from server.releases import layout
 from server.releases.cache import ReleaseCache
-from server.releases.channel_document import BestFigures
+from server.releases.channels import BestFigures
 from server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatError, ReleaseError
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError

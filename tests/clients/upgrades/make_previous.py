@@ -17,8 +17,7 @@ from google.protobuf.message import Message
 from vireo.v1 import catalog_pb2, event_pb2, log_pb2
 
 from server.home import Home
-from server.releases.channel_document import ChannelPointer, with_note
-from server.releases.markers import Marker
+from server.releases.channels import ChannelPointer
 from server.stack.state import ProcessState, StackState
 from tests.builders.tiny_home import VIEWER, build_tiny_home
 
@@ -38,11 +37,9 @@ def _write_objects(folder: Path) -> None:
         release_id="tiny-1", updated_at=AT, updated_by="somebody", reason="first", revision=1
     )
     body = pointer.model_dump_json(indent=2).encode()
-    claim = Marker(marker="uploading", by="somebody", token="t" * 32, digest="0" * 64).body()
     for place, content in (
-        ("channels/production.json", with_note(body, "tiny-2")),
+        ("channels/production.json", body),
         ("channels/history/production/00000001.json", body),
-        ("releases/tiny-2/manifest.json", claim),
     ):
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(content)

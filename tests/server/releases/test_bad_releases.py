@@ -150,7 +150,7 @@ async def test_a_channel_without_a_release_is_reported(
 ) -> None:
     async with serving_old(store, publish, name, tmp_path / "cache") as pod:
         point(store.settings, name, f"{name}-nothing")
-        reason = rf"releases/{name}-nothing/manifest\.json isn't in bucket"
+        reason = f"release {name}-nothing isn't in bucket"
         await assert_refused(pod, "ranking", name, f"{name}-nothing", reason)
         publish(f"{name}-nothing")
         await assert_recovers(pod, "ranking", f"{name}-nothing")

@@ -11,7 +11,7 @@ import pytest
 
 from server.home import Home
 from server.ranking.reserved import DiverseBestAndReserved
-from server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
+from server.releases.channels import MAX_BEST_FIGURES, BestFigures
 from server.releases.manifest import Manifest
 from training.evaluation.metrics import gains, hits
 from training.release.gate import MAX_FALSE_REFUSALS, Check, GateResult, judge, judge_first
