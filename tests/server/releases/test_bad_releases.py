@@ -239,7 +239,7 @@ def test_a_failed_write_is_reported_and_leaves_nothing(
             cache.fetch(store, name, (layout.VIDEO_VECTORS,))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not list((cache.root / "blobs").iterdir())
+    assert not [each for each in cache.root.rglob("*") if each.is_file()]
 
 
 async def test_pod_without_store_and_cache_says_why_it_serves_nothing_and_recovers(

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from server.releases import loader as module
-from server.releases.loader import build_turn
+from server.releases import loading_threads as module
+from server.releases.loading_threads import build_turn
 from tests.builders.waiting import until
 
 
