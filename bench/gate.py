@@ -20,9 +20,9 @@ from rich.console import Console
 from bench.seeds import arguments, link, seed_home, train_seed, write
 from bench.stack import stack_environment
 from server.home import Home
+from server.releases.gate import judge
+from server.releases.gate_measures import LIKENESS, MEASURES, Measured
 from training.features.watches import load_watches
-from training.release.gate import judge
-from training.release.gate_measures import LIKENESS, MEASURES, Measured
 from training.release.measure import LoadedRelease, measure
 
 _VIEWERS = 2_000

@@ -38,8 +38,8 @@ def demo(
     """
     from clients.cli import data, train, up
     from clients.cli.evaluate import measure_offline
-    from clients.cli.release.promote import PromotionRefusedError
-    from clients.cli.release.publish import publish
+    from clients.cli.release.promote import publish
+    from server.releases.promotion import PromotionRefusedError
 
     console = Console(highlight=False)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from clients.cli.__main__ import main
-from clients.cli.release.promote import PromotionRefusedError
+from server.releases.promotion import PromotionRefusedError
 
 
 def error_of(home: Path, *arguments: str | bytes) -> str:

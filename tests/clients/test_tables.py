@@ -18,19 +18,18 @@ from clients.cli.bench_rows import print_rows
 from clients.cli.control import EnvoyStatus, ResourceStatus, resource_table, summary
 from clients.cli.recommend import print_slate
 from clients.cli.release.gate_table import print_gate
-from clients.cli.release.history import print_history
-from clients.cli.release.listing import print_releases
+from clients.cli.release.listing import print_history, print_releases
 from clients.cli.release.status import print_channels, print_comparisons, print_pods
 from clients.cli.status import print_status
 from clients.cli.studies import print_study
 from clients.cli.tables import print_table, table_of
 from clients.cli.up import process_lines
 from server.releases.channels import Channel, ChannelPointer
+from server.releases.gate import Check, GateResult, Verdict
 from server.releases.manifest import Manifest
 from server.releases.store import ListedRelease
 from server.stack.state import ProcessState, StackState, State
 from tests.builders.releases import build_release
-from training.release.gate import Check, GateResult, Verdict
 
 WIDTH = 80
 RELEASE = "20261126-125620-1cc2ec42"

@@ -10,16 +10,16 @@ import pytest
 from bench.speed.asked import PAGE
 from bench.speed.stand import SETTINGS
 from clients.cli.release.gc import gc
-from clients.cli.release.options import MAX_VIEWERS
+from clients.cli.release.promote import MAX_VIEWERS
 from server.gateway.query import DEFAULT_PAGE_SIZE
 from server.gateway.settings import GatewaySettings
 from server.home import Home
 from server.pod.pod import PodSettings
+from server.releases.gate_measures import LIKENESS, MEASURES
 from server.releases.manifest import CANDIDATES, Manifest
 from server.stack.settings import StackSettings
 from training.profile import PROFILES, read_profile
 from training.ranking.config import RankingConfig
-from training.release.gate_measures import LIKENESS, MEASURES
 from vireo_client import Client
 
 CHECKOUT = Path(__file__).parents[2]

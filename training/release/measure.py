@@ -20,6 +20,7 @@ from server.features.viewer import ViewerFeatures
 from server.ranking.query import Ranking
 from server.ranking.release import RankingRelease
 from server.ranking.stages import RankerScorer, RequestedSource
+from server.releases.gate_measures import Measured, Predictions, in_both
 from server.releases.manifest import Manifest
 from server.signals import OUTCOMES
 from training.evaluation.chain import (
@@ -31,8 +32,6 @@ from training.evaluation.chain import (
 )
 from training.evaluation.metrics import gains, hits
 from training.features.watches import outcome_labels
-from training.release.gate_measures import Measured
-from training.release.predictions import Predictions, in_both
 
 _TIMED_VIEWERS = 200
 _WARM_UP = 5

@@ -6,11 +6,8 @@ import typer
 
 from clients.cli.release.diff import diff
 from clients.cli.release.gc import gc
-from clients.cli.release.history import history
-from clients.cli.release.listing import list_, show
-from clients.cli.release.promote import promote
-from clients.cli.release.publish import publish
-from clients.cli.release.rollback import rollback
+from clients.cli.release.listing import history, list_, show
+from clients.cli.release.promote import promote, publish, rollback
 from clients.cli.release.status import status
 from clients.cli.release.verify import verify
 

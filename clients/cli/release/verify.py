@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from clients.cli.output import AsJson, print_json
 from clients.cli.release.access import open_store
@@ -18,7 +17,7 @@ from server.home import Home
 
 if TYPE_CHECKING:
     from server.releases.store import ReleaseStore
-    from server.releases.verify import Verification
+    from server.releases.verify import PodCheck, Verification
 
 
 def verify(
@@ -72,28 +71,45 @@ def _which(store: ReleaseStore, release_id: str, channel: str) -> tuple[tuple[st
 
 
 def _verified(store: ReleaseStore, release_id: str, *, quiet: bool) -> Verification:
-    from clients.cli.release.pod_checks import pod_checks
     from server.releases.verify import verify_release
 
     # In VIREO_HOME: a release may be larger than the system's temporary folder.
     root = Home.current().root
     root.mkdir(parents=True, exist_ok=True)
-    bar = Progress(
-        TextColumn(f"reading {release_id}"),
-        BarColumn(),
-        DownloadColumn(),
-        console=Console(stderr=True, quiet=quiet),
-        transient=True,
-    )
-    with bar, tempfile.TemporaryDirectory(prefix=".verify-", dir=root) as scratch:
-        task = bar.add_task("read", total=None)
-        return verify_release(
-            store,
-            release_id,
-            pod_checks(),
-            Path(scratch),
-            lambda count: bar.advance(task, count),
-        )
+    console = Console(stderr=True, quiet=quiet)
+    with (
+        console.status(f"reading {release_id}"),
+        tempfile.TemporaryDirectory(prefix=".verify-", dir=root) as scratch,
+    ):
+        return verify_release(store, release_id, _pod_checks(), Path(scratch))
+
+
+def _pod_checks() -> dict[str, PodCheck]:
+    """Return what each kind of pod checks before it serves a release."""
+    from server.candidate.release import FILES as CANDIDATE_FILES
+    from server.candidate.release import CandidateRelease
+    from server.gateway.fallback import PopularList
+    from server.gateway.release import FILES as GATEWAY_FILES
+    from server.live.placement import Placement
+    from server.ranking.release import FILES as RANKING_FILES
+    from server.ranking.release import RankingRelease
+    from server.releases.verify import PodCheck
+
+    def check_candidate(folder: Path) -> None:
+        release = CandidateRelease.load(folder)
+        release.replay_goldens()
+        # Pods load it only if they follow the log.
+        Placement.load(folder, release.manifest, len(release.keys)).replay_goldens()
+
+    def check_ranking(folder: Path) -> None:
+        RankingRelease.load(folder).replay_goldens()
+
+    return {
+        "candidate": PodCheck(CANDIDATE_FILES, check_candidate),
+        "ranking": PodCheck(RANKING_FILES, check_ranking),
+        # Features aren't part of a release: they may be on another machine.
+        "gateway": PodCheck(GATEWAY_FILES, PopularList.load),
+    }
 
 
 def _print(problems: tuple[str, ...], found: list[Verification]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from server.releases.channels import Change
-from server.releases.rollback import NothingToReturnToError
+from server.releases.promotion import NothingToReturnToError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.weights import Quotas, ScoreWeights

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from clients.cli.release.promote import PromotionRefusedError
 from server.home import Home
 from server.releases.manifest import Manifest, describe_files
+from server.releases.promotion import PromotionRefusedError
 from server.releases.store import ReleaseStore
 from tests.builders.datasets import ring_interactions, write_small_dataset
 from tests.builders.variants import changed_copy, with_shuffled_ranker

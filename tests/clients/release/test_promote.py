@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from clients.cli.release.promote import PromotionRefusedError
 from server.errors import VireoError
 from server.home import Home
 from server.releases.channels import Change
 from server.releases.manifest import FORMAT_VERSION, Manifest
+from server.releases.promotion import PromotionRefusedError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import NotInStoreError
@@ -257,7 +257,7 @@ def test_without_the_training_extra_the_gate_names_it(
     publish("a")
     publish("b")
     assert vireo("promote", "a").exit_code == 0
-    monkeypatch.setitem(sys.modules, "training.release.promotion", None)
+    monkeypatch.setitem(sys.modules, "training.release.comparison", None)
     refused = vireo("promote", "b")
     assert isinstance(refused.exception, PromotionRefusedError)
     assert "pip install 'vireo[training]'" in str(refused.exception)

@@ -10,8 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from clients.cli.__main__ import app
-from clients.cli.release.promote import PromotionRefusedError
 from server.errors import VireoError
+from server.releases.promotion import PromotionRefusedError
 from tests.builders.chart import CHART, CHECKOUT, Document, flags, render, rendered
 
 pytestmark = pytest.mark.integration

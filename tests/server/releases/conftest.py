@@ -6,6 +6,7 @@ import pytest
 
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
+from tests.builders.loading import Followed
 from tests.builders.releases import build_release
 
 _numbers = itertools.count(1)
@@ -32,3 +33,8 @@ def publish(store: ReleaseStore, tmp_path: Path) -> Callable[[str], Path]:
         return folder
 
     return build_and_publish
+
+
+@pytest.fixture
+def followed(store: ReleaseStore, name: str, tmp_path: Path) -> Followed:
+    return Followed(name, store, tmp_path)

@@ -25,7 +25,7 @@ from server.releases.cache import CacheError, ReleaseCache
 from server.releases.channels import Change
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
-from tests.builders.bad_releases import BAD_RELEASES, BadRelease, bad_name
+from tests.builders.bad_releases import BAD_RELEASES, BadRelease, bad_name, upload
 from tests.builders.columns import score_columns
 from tests.builders.faulty_s3 import Fault, faulty_s3
 from tests.builders.loading import serves
@@ -47,15 +47,6 @@ def store(s3: S3Settings) -> ReleaseStore:
     if not client.bucket_exists(settings.bucket):
         client.make_bucket(settings.bucket)
     return ReleaseStore(settings)
-
-
-def upload(settings: S3Settings, folder: Path, release_id: str) -> None:
-    """Put a release's files into the store as they are: `publish` would refuse a bad one."""
-    client = client_of(settings)
-    for file in folder.rglob("*"):
-        if file.is_file():
-            name = f"releases/{release_id}/{file.relative_to(folder).as_posix()}"
-            client.fput_object(settings.bucket, name, str(file))
 
 
 def point(settings: S3Settings, channel: str, release_id: str) -> None:
@@ -131,7 +122,7 @@ async def assert_recovers(pod: RunningPod, kind: str, release_id: str) -> None:
     assert await answer_of(pod, kind) == release_id
 
 
-@pytest.mark.parametrize("bad", BAD_RELEASES, ids=bad_name)
+@pytest.mark.parametrize("bad", [bad for bad in BAD_RELEASES if bad.pod in PODS], ids=bad_name)
 async def test_bad_release_is_refused_and_a_good_one_taken(
     store: ReleaseStore, publish: Publish, name: str, tmp_path: Path, bad: BadRelease
 ) -> None:

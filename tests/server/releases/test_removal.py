@@ -22,7 +22,7 @@ from server.releases.cache import CacheError, ReleaseCache
 from server.releases.channels import Change
 from server.releases.garbage import Garbage, collect, plan_collection
 from server.releases.manifest import Manifest
-from server.releases.rollback import roll_back
+from server.releases.promotion import roll_back
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore, manifest_place, release_object
 from server.releases.store_errors import NotInStoreError, StoreError

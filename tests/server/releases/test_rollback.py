@@ -6,7 +6,7 @@ import pytest
 
 from server.releases.channels import CANARY, BestFigures, Change
 from server.releases.manifest import MANIFEST_NAME
-from server.releases.rollback import NothingToReturnToError, roll_back
+from server.releases.promotion import NothingToReturnToError, roll_back
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from tests.builders.s3 import client_of

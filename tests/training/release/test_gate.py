@@ -12,12 +12,11 @@ import pytest
 from server.home import Home
 from server.ranking.reserved import DiverseBestAndReserved
 from server.releases.channels import MAX_BEST_FIGURES, BestFigures
+from server.releases.gate import MAX_FALSE_REFUSALS, Check, GateResult, judge, judge_first
+from server.releases.gate_measures import LIKENESS, Measured, Predictions, in_both
 from server.releases.manifest import Manifest
 from training.evaluation.metrics import gains, hits
-from training.release.gate import MAX_FALSE_REFUSALS, Check, GateResult, judge, judge_first
-from training.release.gate_measures import LIKENESS, Measured
 from training.release.measure import LoadedRelease, measure
-from training.release.predictions import Predictions, in_both
 
 VIEWERS, VIDEOS, TIMED = 400, 50, 100
 CANDIDATES, BASE_RATE = 300, 0.003

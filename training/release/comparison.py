@@ -1,0 +1,192 @@
+"""Compares releases for the gate: fetches them, measures them on this machine's data, judges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from server.candidate.release import FILES as CANDIDATE_FILES
+from server.errors import VireoError
+from server.home import Home
+from server.ranking.release import FILES as RANKING_FILES
+from server.releases import layout
+from server.releases.cache import ReleaseCache
+from server.releases.channels import BestFigures
+from server.releases.gate import FIRST, GateResult, judge, judge_first
+from server.releases.gate_measures import Measured
+from server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatError, ReleaseError
+from server.releases.store import ReleaseStore
+from server.releases.store_errors import NotInStoreError
+from training.data.dataset import DatasetMissingError, describe_dataset, is_example
+from training.evaluation.served import check_dataset, check_split
+from training.features.watches import FeaturesMissingError, Split, load_watches
+from training.release.measure import LoadedRelease, measure
+
+FILES = tuple(dict.fromkeys((*CANDIDATE_FILES, *RANKING_FILES)))
+"""The files of a release that recommending needs."""
+
+
+class NotComparableError(VireoError):
+    """Two releases can't be measured on the same watches; the message says why."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Compares releases of a store on the held-out watches of this machine."""
+
+    home: Home
+    """Holds the data set, and the measuring home with the held-out watches' features."""
+    store: ReleaseStore
+    cache: ReleaseCache
+    """The releases are fetched through it."""
+    max_viewers: int
+    """Maximum number of test viewers."""
+
+    def with_current(
+        self,
+        now_id: str,
+        candidate_id: str,
+        best: Sequence[BestFigures] = (),
+        *,
+        replaces: bool = False,
+    ) -> GateResult:
+        """Compare a candidate with the release that is served now, both measured in one run.
+
+        Args:
+            now_id: the current release.
+            candidate_id: the release to promote.
+            best: best figures kept by the channel.
+            replaces: whether the candidate replaces the current release in its channel. A release
+                of the user's own data may then replace one of example data unmeasured.
+
+        Raises:
+            ReleaseError: no pod would serve the candidate.
+            StoreError: the candidate isn't in the store, or the store can't be read.
+        """
+        candidate = self.store.manifest(candidate_id)
+        try:
+            now = self.store.manifest(now_id)
+        except OlderFormatError as error:
+            # This build can neither serve nor measure it, and a new format needs a first release:
+            # the only case in which the current release doesn't block.
+            why = f"the current release is of an earlier build's format: {error}"
+            return GateResult("nothing to compare", reason=why)
+        except (NotInStoreError, ReleaseError) as error:
+            why = f"the current release can't be measured: {error}"
+            return GateResult("not comparable", reason=why)
+        served = self._load(candidate)
+        if replaces and now.dataset != candidate.dataset and self._gives_way(now, candidate):
+            return GateResult(
+                "nothing to compare",
+                reason=f"{now_id} was made from example data, {now.dataset}, and {candidate_id} "
+                f"from {candidate.dataset}; to take it back: vireo release rollback",
+            )
+        try:
+            asked = [self._measurable(now), self._measurable(candidate, served)]
+            split = self._common_split(*(each.manifest for each in asked))
+            watches = load_watches(self.home.measuring, candidate.dataset)
+        except (
+            NotComparableError,
+            DatasetMissingError,
+            FeaturesMissingError,
+            ReleaseError,
+            NotInStoreError,
+        ) as error:
+            return GateResult("not comparable", reason=str(error))
+        measured = self._measured([*asked, *([served] if candidate.measured else [])], watches)
+        if measured is None:
+            why = "no held-out video is in the catalogues of both releases"
+            return GateResult("not comparable", reason=why)
+        result = judge(measured[0], measured[1], best, *measured[2:])
+        if now.data_fingerprint == split.data_fingerprint:
+            return result
+        return replace(result, reason=f"{now_id} was trained on an earlier state of the data")
+
+    def with_twin(self, candidate_id: str) -> GateResult:
+        """Compare a channel's first release, which has a measured twin, with that.
+
+        It passes if this machine can't measure them.
+
+        Raises:
+            ReleaseError: no pod would serve the candidate.
+            StoreError: the candidate isn't in the store, or the store can't be read.
+        """
+        candidate = self.store.manifest(candidate_id)
+        try:
+            # First, since a machine without the data shall not load two releases for nothing.
+            watches = load_watches(self.home.measuring, candidate.dataset)
+            twin = self._measurable(candidate)
+            self._split(twin.manifest)
+            measured = self._measured([twin, self._load(candidate)], watches)
+        except ReleaseError:
+            raise
+        except VireoError as error:
+            why = f"{FIRST}, and can't be compared with its measured twin: {error}"
+            return GateResult("nothing to compare", reason=why)
+        if measured is None:
+            return GateResult("nothing to compare", reason=f"{FIRST}; it has no held-out video")
+        return judge_first(*measured)
+
+    def _load(self, manifest: Manifest) -> LoadedRelease:
+        return LoadedRelease.load(self.cache.fetch(self.store, manifest.release_id, FILES))
+
+    def _measurable(self, manifest: Manifest, served: LoadedRelease | None = None) -> LoadedRelease:
+        """Load the measurable part of a release: its measured twin, or itself if it has none."""
+        if not manifest.measured:
+            return served or self._load(manifest)
+        places = (f"{layout.MEASURED}/{path}" for path in (MANIFEST_NAME, *FILES))
+        optional = {f"{layout.MEASURED}/{path}" for path in layout.OPTIONAL}
+        files = [place for place in places if place not in optional or place in manifest.files]
+        folder = self.cache.fetch(self.store, manifest.release_id, files)
+        return LoadedRelease.load(folder / layout.MEASURED)
+
+    def _measured(
+        self, releases: Sequence[LoadedRelease], watches: pd.DataFrame
+    ) -> list[Measured] | None:
+        """Return the measurements of releases of one data set; None if no viewer is left."""
+        repo = self.home.measuring.features(releases[0].manifest.dataset)
+        return measure(releases, watches, repo, max_viewers=self.max_viewers)
+
+    def _gives_way(self, now: Manifest, candidate: Manifest) -> bool:
+        """Return whether a release of example data may be replaced by this one of other data.
+
+        Names of data sets prove little: the current release must match the example data here by
+        fingerprint, and a release of example data never replaces one of other data unmeasured.
+        """
+        if not is_example(self.home, now.dataset) or is_example(self.home, candidate.dataset):
+            return False
+        return describe_dataset(self.home, now.dataset).fingerprint == now.data_fingerprint
+
+    def _common_split(self, now: Manifest, candidate: Manifest) -> Split:
+        """Return the split that both releases can be tested on.
+
+        The current release may come from an earlier state of the same data set: it has not seen
+        what is held out now, or, if data was removed, has seen it, which makes the gate stricter.
+        The candidate must come from exactly this split.
+
+        Raises:
+            NotComparableError: there is no such split.
+        """
+        if (now.dataset, now.holdout) != (candidate.dataset, candidate.holdout):
+            raise NotComparableError(
+                f"{candidate.release_id} is of data set {candidate.dataset}, holding out "
+                f"{_held_out(candidate)}; {now.release_id} is of {now.dataset}, holding out "
+                f"{_held_out(now)}"
+            )
+        return self._split(candidate)
+
+    def _split(self, candidate: Manifest) -> Split:
+        """Return the split that a release was trained on; raise NotComparableError if another."""
+        split = Split.load(self.home.measuring, candidate.dataset)
+        try:
+            check_dataset(candidate, candidate.dataset)
+            check_split(candidate, split)
+        except VireoError as error:
+            raise NotComparableError(str(error)) from error
+        return split
+
+
+def _held_out(manifest: Manifest) -> str:
+    return "each viewer's last watch" if manifest.holdout == "last" else "nothing"
