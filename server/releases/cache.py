@@ -19,11 +19,11 @@ from pathlib import Path
 
 import structlog
 
-from server.releases.download import PART, CacheError, Download, is_sound
-from server.releases.layout import OPTIONAL
-from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
-from server.releases.progress import LoadProgress, Stage
-from server.releases.store import ReleaseStore, check_release_id
+from vireo.server.releases.download import PART, CacheError, Download, is_sound
+from vireo.server.releases.layout import OPTIONAL
+from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
+from vireo.server.releases.progress import LoadProgress, Stage
+from vireo.server.releases.store import ReleaseStore, check_release_id
 
 __all__ = ["CacheError", "ReleaseCache"]
 

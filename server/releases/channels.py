@@ -21,8 +21,8 @@ from typing import Annotated, Literal
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.releases.bucket import PARALLEL, Bucket
-from server.releases.fields import (
+from vireo.server.releases.bucket import PARALLEL, Bucket
+from vireo.server.releases.fields import (
     CHANNEL_NAME,
     Label,
     ReleaseId,
@@ -33,7 +33,7 @@ from server.releases.fields import (
     parse_json,
     shown,
 )
-from server.releases.store_errors import ChannelChangedError, NotInStoreError, StoreError
+from vireo.server.releases.store_errors import ChannelChangedError, NotInStoreError, StoreError
 
 log = structlog.get_logger()
 

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from server.releases.bucket import StoredObject
-from server.releases.channels import HISTORY
-from server.releases.fields import CHANNEL_NAME, RELEASE_ID
-from server.releases.store import ReleaseStore, manifest_place, release_object
-from server.releases.store_errors import StoreError
+from vireo.server.releases.bucket import StoredObject
+from vireo.server.releases.channels import HISTORY
+from vireo.server.releases.fields import CHANNEL_NAME, RELEASE_ID
+from vireo.server.releases.store import ReleaseStore, manifest_place, release_object
+from vireo.server.releases.store_errors import StoreError
 
 
 @dataclass(frozen=True)

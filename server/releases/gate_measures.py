@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import BoolArray, Float64Array, Int64Array
-from server.signals import OUTCOMES, TASKS
+from vireo.server.arrays import BoolArray, Float64Array, Int64Array
+from vireo.server.signals import OUTCOMES, TASKS
 
 FloatArray = npt.NDArray[np.floating]
 

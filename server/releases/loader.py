@@ -12,14 +12,14 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from server.backoff import backoff
-from server.releases.cache import CacheError, ReleaseCache
-from server.releases.held import HeldReleases, Origin, Serving
-from server.releases.loading_threads import LoadingThreads, build_turn
-from server.releases.manifest import ReleaseError
-from server.releases.progress import LoadFailures, LoadProgress, Progress, Stage
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import StoreError
+from vireo.server.backoff import backoff
+from vireo.server.releases.cache import CacheError, ReleaseCache
+from vireo.server.releases.held import HeldReleases, Origin, Serving
+from vireo.server.releases.loading_threads import LoadingThreads, build_turn
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.progress import LoadFailures, LoadProgress, Progress, Stage
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import StoreError
 
 log = structlog.get_logger()
 

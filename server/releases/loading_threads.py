@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from server.releases.download import try_lock
+from vireo.server.releases.download import try_lock
 
 R = TypeVar("R")
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 import structlog
 from prometheus_client import Counter
 
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 log = structlog.get_logger()
 

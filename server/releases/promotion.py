@@ -1,6 +1,6 @@
 """Promotion and rollback: which release a channel names next.
 
-A promotion needs the gate's consent (`server.releases.gate`) or an override with a reason. A
+A promotion needs the gate's consent (`vireo.server.releases.gate`) or an override with a reason. A
 rollback goes to the release before, skipping what was itself rolled back from.
 """
 
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from server.errors import VireoError
-from server.releases.channels import CANARY, Change, Channel, ChannelPointer
-from server.releases.gate import FIRST, GateResult
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import NotInStoreError
+from vireo.server.errors import VireoError
+from vireo.server.releases.channels import CANARY, Change, Channel, ChannelPointer
+from vireo.server.releases.gate import FIRST, GateResult
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import NotInStoreError
 
 PRODUCTION = "production"
 SHADOW = "shadow"

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from server.releases.bucket import PARALLEL, Bucket
-from server.releases.channels import Change, Channel, ChannelPointer, Channels
-from server.releases.fields import RELEASE_ID, DatasetName, first_problem, parse_json, shown
-from server.releases.manifest import (
+from vireo.server.releases.bucket import PARALLEL, Bucket
+from vireo.server.releases.channels import Change, Channel, ChannelPointer, Channels
+from vireo.server.releases.fields import RELEASE_ID, DatasetName, first_problem, parse_json, shown
+from vireo.server.releases.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     FileEntry,
     Manifest,
     ReleaseError,
 )
-from server.releases.s3 import S3Settings
-from server.releases.store_errors import NotInStoreError, StoreUnavailableError
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store_errors import NotInStoreError, StoreUnavailableError
 
 
 class _Origin(BaseModel):
@@ -184,7 +184,7 @@ class ReleaseStore:
         confirm()
         if change.action == "promote":
             self.manifest(change.release_id)
-        # A removal may have begun meanwhile, see `server.releases.garbage`.
+        # A removal may have begun meanwhile, see `vireo.server.releases.garbage`.
         return self.channels.set(name, change, expected, confirm)
 
     def _manifest_body(self, release_id: str) -> bytes:

@@ -17,12 +17,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from server.releases import layout
-from server.releases.manifest import MANIFEST_NAME, Manifest, describe_files
-from server.releases.s3 import S3Settings
-from server.releases.texts import write_texts
 from tests.builders.releases import build_release, poison_model
 from tests.builders.s3 import client_of
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, describe_files
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.texts import write_texts
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.pod.pod import Pod
-from server.ranking.service import RANKING_POD
-from server.releases.cache import ReleaseCache
-from server.releases.channels import Change
-from server.releases.loader import ReleaseLoader
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
 from tests.builders.releases import build_release
+from vireo.server.pod.pod import Pod
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.channels import Change
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 
 
 def loader_of(

@@ -7,22 +7,22 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from server.candidate.release import FILES as CANDIDATE_FILES
-from server.errors import VireoError
-from server.home import Home
-from server.ranking.release import FILES as RANKING_FILES
-from server.releases import layout
-from server.releases.cache import ReleaseCache
-from server.releases.channels import BestFigures
-from server.releases.gate import FIRST, GateResult, judge, judge_first
-from server.releases.gate_measures import Measured
-from server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatError, ReleaseError
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import NotInStoreError
-from training.data.dataset import DatasetMissingError, describe_dataset, is_example
-from training.evaluation.served import check_dataset, check_split
-from training.features.watches import FeaturesMissingError, Split, load_watches
-from training.release.measure import LoadedRelease, measure
+from vireo.server.candidate.release import FILES as CANDIDATE_FILES
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.ranking.release import FILES as RANKING_FILES
+from vireo.server.releases import layout
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.channels import BestFigures
+from vireo.server.releases.gate import FIRST, GateResult, judge, judge_first
+from vireo.server.releases.gate_measures import Measured
+from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatError, ReleaseError
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import NotInStoreError
+from vireo.training.data.dataset import DatasetMissingError, describe_dataset, is_example
+from vireo.training.evaluation.served import check_dataset, check_split
+from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
+from vireo.training.release.measure import LoadedRelease, measure
 
 FILES = tuple(dict.fromkeys((*CANDIDATE_FILES, *RANKING_FILES)))
 """The files of a release that recommending needs."""

@@ -9,10 +9,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from clients.cli.__main__ import app
-from server.errors import VireoError
-from server.releases.promotion import PromotionRefusedError
 from tests.builders.chart import CHART, CHECKOUT, Document, flags, render, rendered
+from vireo.ops.cli.__main__ import app
+from vireo.server.errors import VireoError
+from vireo.server.releases.promotion import PromotionRefusedError
 
 pytestmark = pytest.mark.integration
 

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import VireoError
-from server.event_log.position import BEGIN
-from server.releases.channels import MAX_DOCUMENT_BYTES, ChannelPointer
-from server.releases.manifest import (
+from tests.builders.releases import build_release
+from vireo.server.errors import VireoError
+from vireo.server.event_log.position import BEGIN
+from vireo.server.releases.channels import MAX_DOCUMENT_BYTES, ChannelPointer
+from vireo.server.releases.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -23,8 +24,7 @@ from server.releases.manifest import (
     Manifest,
     ReleaseError,
 )
-from server.releases.store_errors import StoreError
-from tests.builders.releases import build_release
+from vireo.server.releases.store_errors import StoreError
 
 Document = dict[str, Any]
 Place = tuple[str, ...]

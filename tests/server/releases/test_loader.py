@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import structlog
 
-from server.ranking.service import RANKING_POD
-from server.releases import layout
-from server.releases.s3 import S3Settings
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.loading import Followed, running, serves
 from tests.builders.releases import build_release, write_manifest
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
+from vireo.server.releases.s3 import S3Settings
 
 pytestmark = pytest.mark.integration
 

@@ -16,18 +16,18 @@ from threading import Lock
 
 import pytest
 
-from server.errors import VireoError
-from server.releases import layout
-from server.releases.cache import CacheError, ReleaseCache
-from server.releases.channels import Change
-from server.releases.garbage import Garbage, collect, plan_collection
-from server.releases.manifest import Manifest
-from server.releases.promotion import roll_back
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore, manifest_place, release_object
-from server.releases.store_errors import NotInStoreError, StoreError
 from tests.builders.faulty_s3 import FaultyS3, faulty_s3
 from tests.builders.releases import build_release, write_manifest
+from vireo.server.errors import VireoError
+from vireo.server.releases import layout
+from vireo.server.releases.cache import CacheError, ReleaseCache
+from vireo.server.releases.channels import Change
+from vireo.server.releases.garbage import Garbage, collect, plan_collection
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.promotion import roll_back
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore, manifest_place, release_object
+from vireo.server.releases.store_errors import NotInStoreError, StoreError
 
 pytestmark = pytest.mark.integration
 

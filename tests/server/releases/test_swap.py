@@ -11,19 +11,19 @@ from typing import Any
 
 import pytest
 
-from server.candidate.service import CANDIDATE_POD
-from server.pod.pod import Pod
-from server.pod.release_service import served
-from server.ranking.service import RANKING_POD
-from server.releases import loading_threads
-from server.releases.layout import RANKER
-from server.releases.loader import ReleaseLoader
-from server.releases.loading_threads import build_turn
-from server.releases.manifest import Manifest
-from server.releases.progress import Progress, Stage
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.loading import Followed, running, serves
 from tests.builders.waiting import until
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.pod.pod import Pod
+from vireo.server.pod.release_service import served
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import loading_threads
+from vireo.server.releases.layout import RANKER
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.releases.loading_threads import build_turn
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.progress import Progress, Stage
 
 pytestmark = pytest.mark.integration
 FOREVER = 3600.0

@@ -1,0 +1,228 @@
+"""`vireo release publish`, `promote` and `rollback`: change what is published and served."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+from vireo.ops.cli.output import AsJson, print_json
+from vireo.ops.cli.release.access import open_store
+from vireo.ops.cli.release.gate_table import print_gate
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+
+if TYPE_CHECKING:
+    from vireo.server.releases.channels import Channel as ReadChannel
+    from vireo.server.releases.gate import GateResult
+    from vireo.server.releases.promotion import PromotionRequest
+    from vireo.server.releases.store import ReleaseStore
+
+Channel = Annotated[str, typer.Option(envvar="VIREO_CHANNEL", help="The channel to change.")]
+ReleaseId = Annotated[str, typer.Argument(help="Id of a published release.")]
+Share = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Share of the viewers who get the canary, for example 0.1; unchanged if absent.",
+        show_default=False,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Override the gate's refusal; needs --reason, and is recorded."),
+]
+Reason = Annotated[str, typer.Option(help="Reason, recorded in the channel's history.")]
+Viewers = Annotated[
+    int, typer.Option(min=1, help="Maximum number of test viewers; larger sets are sampled.")
+]
+MAX_VIEWERS = 2000
+"""Default maximum of test viewers: measures NDCG@10 to about .01 within a minute."""
+
+
+def publish(
+    data: Annotated[
+        str, typer.Option(help="Data set whose newest run to publish; if absent, the only one.")
+    ] = "",
+    channel: Channel = "production",
+    promote: Annotated[
+        bool, typer.Option(help="Also point the channel at it, so that pods serve it.")
+    ] = True,
+    share: Share = None,
+    force: Force = False,
+    reason: Reason = "",
+    viewers: Viewers = MAX_VIEWERS,
+) -> None:
+    """Upload the release of the newest training run, and promote it if the gate agrees.
+
+    The gate is that of `vireo release promote`; a refused release stays published. With
+    --no-promote the release is uploaded and no channel changes.
+    """
+    from vireo.server.releases.manifest import Manifest
+    from vireo.server.releases.promotion import PromotionRequest
+
+    request = PromotionRequest(channel, share, force, reason)
+    home = Home.current()
+    folder = home.trained_release(data or _only_run(home))
+    size = sum(entry.size for entry in Manifest.read(folder).files.values())
+    with open_store(needed_bytes=size) as store:
+        bar = Progress(TextColumn("uploading"), BarColumn(), DownloadColumn())
+        with bar:
+            task = bar.add_task("upload", total=size)
+            manifest = store.publish(folder, lambda count: bar.advance(task, count))
+        typer.echo(f"published release {manifest.release_id} of data set {manifest.dataset}")
+        if promote:
+            promote_through_gate(store, manifest.release_id, request, viewers)
+        else:
+            typer.echo(f"serve it with: vireo release promote {manifest.release_id}")
+
+
+def promote(
+    release_id: ReleaseId,
+    channel: Channel = "production",
+    share: Share = None,
+    force: Force = False,
+    reason: Reason = "",
+    viewers: Viewers = MAX_VIEWERS,
+    as_json: AsJson = False,
+) -> None:
+    """Point a channel at a published release, if the gate agrees; pods load it within seconds.
+
+    The gate measures the release and the channel's current one on the watches that their
+    measured twins hold out: NDCG@10, Recall@100, coverage, calibration of the probabilities, and
+    median inference time. It refuses a loss that is shown to exceed its margin, and a release that
+    differs from its measured twin more than seeds do; then the exit code is 3 and nothing changes.
+    A canary, and the first release of a channel, is compared with production's; the first of all
+    with its measured twin alone. There is no comparison for shadow, which serves no viewer, nor for
+    a release of another data set that replaces one of example data, such as the demo's.
+
+    For the canary's current release, --share changes only the share:
+    vireo release promote ID --channel canary --share 0.1
+    """
+    from vireo.server.releases.promotion import PromotionRequest
+
+    request = PromotionRequest(channel, share, force, reason)
+    with open_store() as store:
+        promote_through_gate(store, release_id, request, viewers, as_json=as_json)
+
+
+def rollback(channel: Channel = "production", reason: Reason = "", as_json: AsJson = False) -> None:
+    """Point a channel back at its last good release; pods still have it in their cache.
+
+    This is the release before the current one, skipping releases that were themselves rolled
+    back: two rollbacks undo two promotions. The gate isn't consulted.
+    """
+    from vireo.server.releases.promotion import roll_back
+
+    with open_store() as store:
+        done = roll_back(store, channel, reason)
+    if as_json:
+        document = {
+            "channel": channel,
+            "release_id": done.pointer.release_id,
+            "previous": done.before.release_id,
+            "revision": done.pointer.revision,
+            "share": done.pointer.share,
+            "gone": list(done.gone),
+        }
+        print_json(document)
+        return
+    if done.gone:
+        typer.echo(f"skipped, no longer in the store: {', '.join(done.gone)}")
+    typer.echo(
+        f"channel {channel} names {done.pointer.release_id} again instead of "
+        f"{done.before.release_id}"
+    )
+
+
+def promote_through_gate(
+    store: ReleaseStore,
+    release_id: str,
+    request: PromotionRequest,
+    max_viewers: int,
+    *,
+    as_json: bool = False,
+) -> None:
+    """Promote a release, and print the outcome.
+
+    Raises:
+        PromotionRefusedError: the gate refuses it and isn't overridden.
+        ChannelChangedError: the channel was changed concurrently.
+    """
+    from vireo.server.releases import promotion
+
+    def gate(current: ReadChannel | None, replaces: bool) -> GateResult:
+        return _compared(store, current, release_id, max_viewers, replaces=replaces)
+
+    done = promotion.promote(store, release_id, request, gate)
+    if as_json:
+        print_json(done.as_json())
+    elif done.gate is not None:
+        print_gate(done.gate, done.compared, release_id)
+    done.check()
+    if as_json:
+        return
+    if done.pointer is None:
+        typer.echo(f"channel {request.channel} names {release_id} already")
+    elif done.gate is not None:
+        instead = f" instead of {done.before.release_id}" if done.before else ""
+        forced = ", against the gate" if done.forced else ""
+        typer.echo(f"channel {request.channel} now names {release_id}{instead}{forced}")
+    if done.pointer is None or request.channel != "canary":
+        return
+    if done.share:
+        typer.echo(f"{done.share:.1%} of the viewers get it")
+    else:
+        typer.echo(
+            "no viewer gets it yet; give it some with: "
+            f"vireo release promote {release_id} --channel canary --share 0.1"
+        )
+
+
+def _compared(
+    store: ReleaseStore,
+    current: ReadChannel | None,
+    release_id: str,
+    max_viewers: int,
+    *,
+    replaces: bool,
+) -> GateResult:
+    """Return the gate's result, by measuring on this machine; see `vireo.server.releases.promotion`."""
+    from vireo.server.releases.cache import ReleaseCache
+    from vireo.server.releases.gate import FIRST, GateResult
+
+    try:
+        from vireo.training.release.comparison import Comparison
+    except ModuleNotFoundError as error:
+        if current is None:
+            return GateResult("nothing to compare", reason=FIRST)
+        # Without the training extra a release can still be promoted, with --force and a reason.
+        return GateResult(
+            "not comparable",
+            reason=f"the gate needs {error.name}; install it with: pip install 'vireo[training]'",
+        )
+    home = Home.current()
+    # Share the cache of this machine's pods, so that each file is fetched once.
+    cache = ReleaseCache(Path(os.environ.get("VIREO_CACHE") or home.cache))
+    comparison = Comparison(home, store, cache, max_viewers)
+    try:
+        if current is None:
+            return comparison.with_twin(release_id)
+        best = current.pointer.best_figures
+        return comparison.with_current(current.release_id, release_id, best, replaces=replaces)
+    finally:
+        cache.prune()
+
+
+def _only_run(home: Home) -> str:
+    """Return the only data set that has a training run."""
+    runs = sorted(path.parent.name for path in (home.root / "runs").glob("*/release"))
+    if not runs:
+        raise VireoError("there is no trained release yet; make one with: vireo train")
+    if len(runs) > 1:
+        raise VireoError(f"name the data set with --data; there are runs of {', '.join(runs)}")
+    return runs[0]
