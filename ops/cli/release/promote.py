@@ -191,7 +191,7 @@ def _compared(
     *,
     replaces: bool,
 ) -> GateResult:
-    """Return the gate's result, by measuring on this machine; see `vireo.server.releases.promotion`."""
+    """Return the gate's result, measured on this machine."""
     from vireo.server.releases.cache import ReleaseCache
     from vireo.server.releases.gate import FIRST, GateResult
 
