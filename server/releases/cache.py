@@ -50,7 +50,7 @@ class ReleaseCache:
 
     def fetch(
         self,
-        store: ReleaseStore,
+        store: ReleaseStore | None,
         release_id: str,
         files: Sequence[str],
         progress: LoadProgress | None = None,
@@ -61,7 +61,7 @@ class ReleaseCache:
         request is sent to the store: releases are immutable.
 
         Args:
-            store: the store to download missing files from.
+            store: the store to download missing files from; None to do without.
             release_id: the release.
             files: the files to have, by path in the release.
             progress: is updated at each step.
@@ -69,35 +69,15 @@ class ReleaseCache:
         Raises:
             ReleaseError: the release lacks a file, or the store's content doesn't match the
                 manifest.
-            CacheError: the disk is full or can't be written.
+            CacheError: the disk is full or can't be written; or, without a store, the release isn't
+                here, or is damaged.
             StoreError: the store can't be read; what has arrived is kept for the next attempt.
         """
-        manifest = self._manifest(release_id) or store.manifest(release_id)
-        return self._provide(manifest, files, progress or LoadProgress(), store)
-
-    def open(
-        self, release_id: str, files: Sequence[str], progress: LoadProgress | None = None
-    ) -> Path:
-        """Return the folder of a release that was fetched before, every digest verified again.
-
-        Raises:
-            CacheError: the release isn't in the cache, or is damaged.
-        """
-        manifest = self._manifest(release_id)
+        progress = progress or LoadProgress()
+        manifest = self._manifest(release_id) or (store.manifest(release_id) if store else None)
         if manifest is None:
             raise CacheError(f"release {release_id} isn't in the cache {self.root}")
-        return self._provide(manifest, files, progress or LoadProgress(), None)
-
-    def _provide(
-        self,
-        manifest: Manifest,
-        files: Sequence[str],
-        progress: LoadProgress,
-        store: ReleaseStore | None,
-    ) -> Path:
-        """Verify, download what is missing if there is a store, and link everything."""
-        release_id, folder = manifest.release_id, self._folder(manifest.release_id)
-        entries = _entries(manifest, files)
+        entries, folder = _entries(manifest, files), self._folder(release_id)
         progress.expect(sum(entry.size for entry in entries.values()))
         with ThreadPoolExecutor(_PARALLEL) as threads, _disk_errors_explained(self.root):
             self._touch(release_id)
@@ -107,16 +87,14 @@ class ReleaseCache:
                     f"{next(iter(absent))} of release {release_id} is missing or damaged in the "
                     f"cache {self.root}"
                 )
-            if absent:
+            if absent and store is not None:
                 progress.enter(Stage.DOWNLOADING)
                 self._make_space(folder, absent)
-
-            def download(path: str, entry: FileEntry) -> None:
-                assert store is not None
-                (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                Download(store, release_id, path, entry, folder / path, progress).run()
-
-            list(threads.map(download, absent.keys(), absent.values()))
+                downloads = [
+                    Download(store, release_id, path, entry, folder / path, progress)
+                    for path, entry in absent.items()
+                ]
+                list(threads.map(Download.run, downloads))
             # Without its manifest a folder is no release.
             _write(folder / MANIFEST_NAME, manifest.model_dump_json(indent=2).encode())
             return folder

@@ -56,6 +56,7 @@ class Download:
             CacheError: another pod's download of it has stalled.
             OSError: the disk can't hold it; what arrived was deleted to free the space.
         """
+        self.target.parent.mkdir(parents=True, exist_ok=True)
         with self._locked() as file:
             if file is None:  # another pod was first
                 return

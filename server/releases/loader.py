@@ -304,7 +304,7 @@ class ReleaseLoader(Generic[T]):
                 if last := await self._last():
                     self._progress.begin(Stage.VERIFYING, last)
                     folder = await self._threads.run(
-                        lambda: self._cache.open(last, self._files, self._progress)
+                        lambda: self._cache.fetch(None, last, self._files, self._progress)
                     )
                     await self._load(last, "cache", folder)
             except Exception as second:  # noqa: BLE001

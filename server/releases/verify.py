@@ -71,7 +71,6 @@ def verify_release(
     manifest.write(scratch)
 
     def damage(path: str, entry: FileEntry) -> str:
-        (scratch / path).parent.mkdir(parents=True, exist_ok=True)
         try:
             Download(store, release_id, path, entry, scratch / path, LoadProgress()).run()
         except (NotInStoreError, ReleaseError) as error:

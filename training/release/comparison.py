@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import pandas as pd
-
 from vireo.server.candidate.release import FILES as CANDIDATE_FILES
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
@@ -14,8 +12,7 @@ from vireo.server.ranking.release import FILES as RANKING_FILES
 from vireo.server.releases import layout
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.channels import BestFigures
-from vireo.server.releases.gate import FIRST, GateResult, judge, judge_first
-from vireo.server.releases.gate_measures import Measured
+from vireo.server.releases.gate import FIRST, GateResult, judge
 from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatError, ReleaseError
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import NotInStoreError
@@ -44,19 +41,22 @@ class Comparison:
     max_viewers: int
     """Maximum number of test viewers."""
 
-    def with_current(
+    def compare(
         self,
-        now_id: str,
         candidate_id: str,
+        now_id: str | None,
         best: Sequence[BestFigures] = (),
         *,
         replaces: bool = False,
     ) -> GateResult:
         """Compare a candidate with the release that is served now, both measured in one run.
 
+        A channel's first release is compared with its measured twin alone, and passes if this
+        machine can't measure them.
+
         Args:
-            now_id: the current release.
             candidate_id: the release to promote.
+            now_id: the current release; None if there is none.
             best: best figures kept by the channel.
             replaces: whether the candidate replaces the current release in its channel. A release
                 of the user's own data may then replace one of example data unmeasured.
@@ -67,7 +67,7 @@ class Comparison:
         """
         candidate = self.store.manifest(candidate_id)
         try:
-            now = self.store.manifest(now_id)
+            now = self.store.manifest(now_id) if now_id else None
         except OlderFormatError as error:
             # This build can neither serve nor measure it, and a new format needs a first release:
             # the only case in which the current release doesn't block.
@@ -77,77 +77,57 @@ class Comparison:
             why = f"the current release can't be measured: {error}"
             return GateResult("not comparable", reason=why)
         served = self._load(candidate)
-        if replaces and now.dataset != candidate.dataset and self._gives_way(now, candidate):
+        if (
+            now
+            and replaces
+            and now.dataset != candidate.dataset
+            and self._gives_way(now, candidate)
+        ):
             return GateResult(
                 "nothing to compare",
                 reason=f"{now_id} was made from example data, {now.dataset}, and {candidate_id} "
                 f"from {candidate.dataset}; to take it back: vireo release rollback",
             )
         try:
-            asked = [self._measurable(now), self._measurable(candidate, served)]
-            split = self._common_split(*(each.manifest for each in asked))
+            pair = [self._measurable(each, served) for each in (now, candidate) if each]
+            split = self._split(*(each.manifest for each in pair))
             watches = load_watches(self.home.measuring, candidate.dataset)
-        except (
-            NotComparableError,
-            DatasetMissingError,
-            FeaturesMissingError,
-            ReleaseError,
-            NotInStoreError,
-        ) as error:
+        except (NotComparableError, DatasetMissingError, FeaturesMissingError) as error:
+            if now is None:
+                why = f"{FIRST}, and can't be compared with its measured twin: {error}"
+                return GateResult("nothing to compare", reason=why)
             return GateResult("not comparable", reason=str(error))
-        measured = self._measured([*asked, *([served] if candidate.measured else [])], watches)
-        if measured is None:
+        except (ReleaseError, NotInStoreError) as error:
+            if now is None:
+                raise
+            return GateResult("not comparable", reason=str(error))
+        fits = [*pair, *([served] if candidate.measured else [])]
+        repo = self.home.measuring.features(candidate.dataset)
+        found = measure(fits, watches, repo, max_viewers=self.max_viewers)
+        if found is None and now is None:
+            return GateResult("nothing to compare", reason=f"{FIRST}; it has no held-out video")
+        if found is None:
             why = "no held-out video is in the catalogues of both releases"
             return GateResult("not comparable", reason=why)
-        result = judge(measured[0], measured[1], best, *measured[2:])
+        if now is None:
+            return judge(None, found[0], served=found[1])
+        result = judge(found[0], found[1], best, *found[2:])
         if now.data_fingerprint == split.data_fingerprint:
             return result
         return replace(result, reason=f"{now_id} was trained on an earlier state of the data")
 
-    def with_twin(self, candidate_id: str) -> GateResult:
-        """Compare a channel's first release, which has a measured twin, with that.
-
-        It passes if this machine can't measure them.
-
-        Raises:
-            ReleaseError: no pod would serve the candidate.
-            StoreError: the candidate isn't in the store, or the store can't be read.
-        """
-        candidate = self.store.manifest(candidate_id)
-        try:
-            # First, since a machine without the data shall not load two releases for nothing.
-            watches = load_watches(self.home.measuring, candidate.dataset)
-            twin = self._measurable(candidate)
-            self._split(twin.manifest)
-            measured = self._measured([twin, self._load(candidate)], watches)
-        except ReleaseError:
-            raise
-        except VireoError as error:
-            why = f"{FIRST}, and can't be compared with its measured twin: {error}"
-            return GateResult("nothing to compare", reason=why)
-        if measured is None:
-            return GateResult("nothing to compare", reason=f"{FIRST}; it has no held-out video")
-        return judge_first(*measured)
-
     def _load(self, manifest: Manifest) -> LoadedRelease:
         return LoadedRelease.load(self.cache.fetch(self.store, manifest.release_id, FILES))
 
-    def _measurable(self, manifest: Manifest, served: LoadedRelease | None = None) -> LoadedRelease:
+    def _measurable(self, manifest: Manifest, served: LoadedRelease) -> LoadedRelease:
         """Load the measurable part of a release: its measured twin, or itself if it has none."""
         if not manifest.measured:
-            return served or self._load(manifest)
+            return served if served.manifest == manifest else self._load(manifest)
         places = (f"{layout.MEASURED}/{path}" for path in (MANIFEST_NAME, *FILES))
         optional = {f"{layout.MEASURED}/{path}" for path in layout.OPTIONAL}
         files = [place for place in places if place not in optional or place in manifest.files]
         folder = self.cache.fetch(self.store, manifest.release_id, files)
         return LoadedRelease.load(folder / layout.MEASURED)
-
-    def _measured(
-        self, releases: Sequence[LoadedRelease], watches: pd.DataFrame
-    ) -> list[Measured] | None:
-        """Return the measurements of releases of one data set; None if no viewer is left."""
-        repo = self.home.measuring.features(releases[0].manifest.dataset)
-        return measure(releases, watches, repo, max_viewers=self.max_viewers)
 
     def _gives_way(self, now: Manifest, candidate: Manifest) -> bool:
         """Return whether a release of example data may be replaced by this one of other data.
@@ -155,12 +135,14 @@ class Comparison:
         Names of data sets prove little: the current release must match the example data here by
         fingerprint, and a release of example data never replaces one of other data unmeasured.
         """
-        if not is_example(self.home, now.dataset) or is_example(self.home, candidate.dataset):
+        if now.dataset == candidate.dataset or is_example(self.home, candidate.dataset):
+            return False
+        if not is_example(self.home, now.dataset):
             return False
         return describe_dataset(self.home, now.dataset).fingerprint == now.data_fingerprint
 
-    def _common_split(self, now: Manifest, candidate: Manifest) -> Split:
-        """Return the split that both releases can be tested on.
+    def _split(self, *releases: Manifest) -> Split:
+        """Return the split that releases can be tested on, the candidate last.
 
         The current release may come from an earlier state of the same data set: it has not seen
         what is held out now, or, if data was removed, has seen it, which makes the gate stricter.
@@ -169,16 +151,13 @@ class Comparison:
         Raises:
             NotComparableError: there is no such split.
         """
+        now, candidate = releases[0], releases[-1]
         if (now.dataset, now.holdout) != (candidate.dataset, candidate.holdout):
             raise NotComparableError(
                 f"{candidate.release_id} is of data set {candidate.dataset}, holding out "
                 f"{_held_out(candidate)}; {now.release_id} is of {now.dataset}, holding out "
                 f"{_held_out(now)}"
             )
-        return self._split(candidate)
-
-    def _split(self, candidate: Manifest) -> Split:
-        """Return the split that a release was trained on; raise NotComparableError if another."""
         split = Split.load(self.home.measuring, candidate.dataset)
         try:
             check_dataset(candidate, candidate.dataset)

@@ -208,12 +208,11 @@ def _compared(
     home = Home.current()
     # Share the cache of this machine's pods, so that each file is fetched once.
     cache = ReleaseCache(Path(os.environ.get("VIREO_CACHE") or home.cache))
-    comparison = Comparison(home, store, cache, max_viewers)
+    now_id = current.release_id if current else None
+    best = current.pointer.best_figures if current else ()
     try:
-        if current is None:
-            return comparison.with_twin(release_id)
-        best = current.pointer.best_figures
-        return comparison.with_current(current.release_id, release_id, best, replaces=replaces)
+        comparison = Comparison(home, store, cache, max_viewers)
+        return comparison.compare(release_id, now_id, best, replaces=replaces)
     finally:
         cache.prune()
 

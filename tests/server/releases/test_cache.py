@@ -52,7 +52,7 @@ def test_files_of_another_release_here_are_shared_unless_they_are_damaged(
     assert [layout.RANKER.encode() in line for line in fetched] == [True]
     assert (second / layout.VIDEO_IDS).samefile(first / layout.VIDEO_IDS)
     shutil.rmtree(first)
-    assert cache.open(f"{name}-b", FILES) == second
+    assert cache.fetch(None, f"{name}-b", FILES) == second
 
 
 def test_files_that_are_here_are_not_downloaded_again(
@@ -76,7 +76,7 @@ def test_damaged_blob_is_downloaded_again(
     content = (staged / layout.RANKER).read_bytes()
     (folder / layout.RANKER).write_bytes(content[::-1])
     with pytest.raises(CacheError, match=r"ranker/1/model\.onnx of release .* damaged"):
-        cache.open(name, FILES)
+        cache.fetch(None, name, FILES)
     folder = cache.fetch(store, name, FILES)
     assert (folder / layout.RANKER).read_bytes() == content
 
@@ -90,7 +90,7 @@ def test_file_that_was_changed_in_the_store_is_refused(
         cache.fetch(store, name, FILES)
     assert not list(cache.root.rglob("*.part"))
     with pytest.raises(CacheError):
-        cache.open(name, FILES)
+        cache.fetch(None, name, FILES)
 
 
 def test_release_opens_without_the_store_once_fetched(
@@ -98,10 +98,10 @@ def test_release_opens_without_the_store_once_fetched(
 ) -> None:
     publish(name)
     with pytest.raises(CacheError, match=f"release {name} isn't in the cache"):
-        cache.open(name, FILES)
-    assert cache.fetch(store, name, FILES) == cache.open(name, FILES)
+        cache.fetch(None, name, FILES)
+    assert cache.fetch(store, name, FILES) == cache.fetch(None, name, FILES)
     with pytest.raises(CacheError, match=r"videos/titles\.bin of release .* is missing"):
-        cache.open(name, (layout.VIDEO_TITLES,))
+        cache.fetch(None, name, (layout.VIDEO_TITLES,))
 
 
 def test_pods_that_fetch_at_the_same_time_all_get_the_release(
@@ -111,7 +111,7 @@ def test_pods_that_fetch_at_the_same_time_all_get_the_release(
     with ThreadPoolExecutor(6) as threads:
         folders = list(threads.map(lambda _: cache.fetch(store, name, FILES), range(6)))
     assert len(set(folders)) == 1
-    assert cache.open(name, FILES) == folders[0]
+    assert cache.fetch(None, name, FILES) == folders[0]
     assert not list(cache.root.rglob("*.part"))
 
 
@@ -178,14 +178,14 @@ def test_releases_used_last_and_those_that_were_served_last_stay(
     assert {each.name for each in (cache.root / "releases").iterdir()} == {ids[0], ids[1], ids[4]}
     cache.remember("ranking", "production", ids[0])
     assert cache.prune() == [], "what was served until now stays for a rollback"
-    cache.open(ids[4], FILES)
+    cache.fetch(None, ids[4], FILES)
 
 
 def test_releases_that_may_be_in_use_stay(
     store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
 ) -> None:
     ids = aged(cache, store, publish, name)
-    cache.open(ids[3], FILES)
+    cache.fetch(None, ids[3], FILES)
     assert set(ReleaseCache(cache.root, keep=0).prune()) == {ids[1], ids[2], ids[4]}
 
 

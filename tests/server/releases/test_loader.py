@@ -72,7 +72,8 @@ async def test_a_pod_that_starts_without_its_bucket_serves_from_its_cache(
         await until(lambda: followed.cache.last(RANKING_POD.kind, followed.name) == release_id)
     with faulty_s3(followed.store.settings) as proxy:
         proxy.fault = "silent"
-        again = followed.loader(elsewhere(proxy.settings) if elsewhere else proxy.settings)
+        settings = elsewhere(followed.store.settings) if elsewhere else proxy.settings
+        again = followed.loader(settings)
         async with running(again):
             # It takes some 3 s where nothing else slows the machine; S3's own limits are 30.
             await until(lambda: serves(again, release_id), seconds=25)

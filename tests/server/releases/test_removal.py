@@ -288,7 +288,7 @@ def test_a_download_that_gc_overtakes_fails_and_leaves_no_release_in_the_cache(
     with pytest.raises(NotInStoreError):
         cache.fetch(ReleaseStore(proxy.settings), "r", FILES)
     with pytest.raises(CacheError, match="isn't in the cache"):
-        cache.open("r", FILES)
+        cache.fetch(None, "r", FILES)
     folder = staged("r")
     store.publish(folder)
     assert Manifest.read(cache.fetch(store, "r", FILES)) == Manifest.read(folder)
