@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 _PARALLEL = 4
 _IN_USE_SECONDS = 3600.0
-"""A release that was used more recently may be about to be built or recorded: pruning keeps it."""
+"""Pruning keeps what was used more recently: it may be about to be built or recorded."""
 
 
 class ReleaseCache:
@@ -135,14 +135,11 @@ class ReleaseCache:
                 for note in self.root.glob("last/*/*")
                 if note.is_file() and note.suffix != PART
             }
-            others = {
-                folder: folder.stat().st_mtime
-                for folder in self.root.glob("releases/*")
-                if folder.name not in served
-            }
-            newest_first = sorted(others, key=lambda folder: others[folder], reverse=True)
-            unused = time.time() - _IN_USE_SECONDS
-            gone = [folder for folder in newest_first[self._keep :] if others[folder] < unused]
+            others = [each for each in self.root.glob("releases/*") if each.name not in served]
+            others.sort(key=_unused_seconds)
+            gone = [
+                each for each in others[self._keep :] if _unused_seconds(each) > _IN_USE_SECONDS
+            ]
             for folder in gone:
                 # Another pod may prune too, and a file that can't be deleted now is the next time.
                 shutil.rmtree(folder, ignore_errors=True)
@@ -217,6 +214,14 @@ def _link(source: Path, target: Path) -> None:
     with suppress(FileNotFoundError):
         os.link(source, link)
         link.replace(target)
+
+
+def _unused_seconds(folder: Path) -> float:
+    """Return the seconds since a release was used; 0 if another pod has just pruned it."""
+    try:
+        return time.time() - folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _entries(manifest: Manifest, files: Sequence[str]) -> dict[str, FileEntry]:

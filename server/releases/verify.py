@@ -107,28 +107,32 @@ def verify_release(
     return Verification(release_id, len(manifest.files), size, tuple(problems), tuple(notes))
 
 
-def dangling_channels(store: ReleaseStore, names: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return what is wrong with channels that name what isn't in the store, a line each.
+def named_releases(
+    store: ReleaseStore, channel: str = ""
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what is wrong with channels, a line each, and the published releases that they name.
 
     Args:
         store: the store to read them from.
-        names: the channels; all of them if empty.
+        channel: the one channel to read; all of them if empty.
     """
-    problems = []
+    problems: list[str] = []
+    releases: set[str] = set()
     channels = store.channels.all()
-    for name in names or sorted(channels):
+    for name in [channel] if channel else sorted(channels):
         if name not in channels:
             problems.append(f"channel {name} was never set")
             continue
         release_id = channels[name].release_id
         try:
             store.check_published(release_id)
+            releases.add(release_id)
         except NotInStoreError:
             problems.append(
                 f"channel {name} names {release_id}, which isn't in the store; point it at one "
                 f"that is: vireo release promote ID --channel {name}"
             )
-    return tuple(problems)
+    return tuple(problems), tuple(sorted(releases))
 
 
 def _note_on_goldens(error: Exception, made_on: str) -> str:

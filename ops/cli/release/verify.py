@@ -37,8 +37,13 @@ def verify(
     Small golden differences on another processor architecture than the release was built on are
     reported, but don't fail the release.
     """
+    from vireo.server.releases.verify import named_releases
+
     with open_store() as store:
-        problems, releases = _which(store, release_id, channel)
+        problems: tuple[str, ...] = ()
+        releases: tuple[str, ...] = (release_id,)
+        if not release_id:
+            problems, releases = named_releases(store, channel)
         found = [_verified(store, each, quiet=as_json) for each in releases]
     failed = bool(problems) or any(each.problems for each in found)
     if as_json:
@@ -52,22 +57,6 @@ def verify(
         _print(problems, found)
     if failed:
         raise typer.Exit(1)
-
-
-def _which(store: ReleaseStore, release_id: str, channel: str) -> tuple[tuple[str, ...], list[str]]:
-    """Return the channels' problems, and the releases to verify."""
-    from vireo.server.releases.verify import dangling_channels
-
-    if release_id:
-        return (), [release_id]
-    problems = dangling_channels(store, [channel] if channel else [])
-    published = {each.release_id for each in store.list()}
-    named = {
-        each.release_id
-        for name, each in store.channels.all().items()
-        if channel in ("", name) and each.release_id in published
-    }
-    return problems, sorted(named)
 
 
 def _verified(store: ReleaseStore, release_id: str, *, quiet: bool) -> Verification:
