@@ -27,8 +27,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vireo.server.arrays import Int64Array
-from vireo.server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
-from vireo.training.release.gate_measures import LIKENESS, MEASURES, Measure, Measured
+from vireo.server.releases.channels import MAX_BEST_FIGURES, BestFigures
+from vireo.server.releases.gate_measures import LIKENESS, MEASURES, Measure, Measured
 
 MAX_FALSE_REFUSALS = 0.05
 """Maximum probability of refusing a release that lost no more than the margins."""
@@ -130,19 +130,39 @@ class GateResult:
 
 
 def judge(
-    now: Measured,
+    now: Measured | None,
     candidate: Measured,
     best: Sequence[BestFigures] = (),
     served: Measured | None = None,
 ) -> GateResult:
-    """Compare two releases measured on the same viewers, at least one.
+    """Compare releases measured on the same viewers, at least one.
 
     Args:
-        now: the current release.
+        now: the current release; None for a channel's first, of which the likeness alone counts.
         candidate: the release to promote, or its measured twin.
         best: best figures that the channel keeps; they count only if they are of the same watches.
         served: the fit that is served, if `candidate` is its measured twin.
     """
+    checks: list[Check] = []
+    false_refusals = 0.0
+    if now is not None:
+        checks, false_refusals = _compared(now, candidate, best)
+    if served is not None:
+        checks += _likenesses(now, candidate, served)
+    return GateResult(
+        "refused" if any(check.refused for check in checks) else "passed",
+        tuple(checks),
+        len(candidate.gains),
+        candidate.held_out,
+        "" if now else FIRST,
+        false_refusals,
+    )
+
+
+def _compared(
+    now: Measured, candidate: Measured, best: Sequence[BestFigures]
+) -> tuple[list[Check], float]:
+    """Return the checks of two releases, and the estimated probability of a false refusal."""
     same_watches = (each.figures for each in best if each.held_out == candidate.held_out)
     kept: dict[str, float] = next(same_watches, {})
     measures = {
@@ -169,27 +189,7 @@ def judge(
             beyond = NormalDist().cdf(-quantile * (1 + check.margin / check.noise))
             false_refusals += beyond * (1 + (name in kept))
         checks.append(check)
-    if served is not None:
-        checks += _likenesses(now, candidate, served)
-    return GateResult(
-        "refused" if any(check.refused for check in checks) else "passed",
-        tuple(checks),
-        len(now.gains),
-        candidate.held_out,
-        false_refusals=false_refusals,
-    )
-
-
-def judge_first(twin: Measured, served: Measured) -> GateResult:
-    """Compare a channel's first release with its measured twin, measured on the same viewers."""
-    checks = tuple(_likenesses(None, twin, served))
-    return GateResult(
-        "refused" if any(check.refused for check in checks) else "passed",
-        checks,
-        len(twin.gains),
-        twin.held_out,
-        FIRST,
-    )
+    return checks, false_refusals
 
 
 def _check(
