@@ -15,8 +15,7 @@ from docs.conditions import condition_files
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.candidate.service import CandidateSettings
 from vireo.server.consumer.settings import ConsumerSettings
-from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
-from vireo.server.control.settings import ControlSettings
+from vireo.server.control.settings import ControlSettings, KubernetesSettings
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import RedisSettings
 from vireo.server.gateway.settings import GatewaySettings

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError, Message
+from vireo.server.consumer.rows import OnlineRows
+from vireo.server.releases.channel_document import parse_record
 
 from vireo.ops.stack.state import running_stack
-from vireo.server.consumer.rows import OnlineRows
 from vireo.server.errors import VireoError
 from vireo.server.event_log.log import (
     CATALOG,
@@ -30,7 +31,6 @@ from vireo.server.event_log.up_to_end import up_to_end
 from vireo.server.features.activity import EventRules
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
-from vireo.server.releases.channel_document import parse_record
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import NotInStoreError, StoreError
