@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError, Message
-from vireo.server.releases.channel_document import parse_record
 
 from vireo.ops.stack.state import running_stack
 from vireo.server.errors import VireoError
@@ -31,6 +30,7 @@ from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
+from vireo.server.releases.channels import ChannelPointer
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import NotInStoreError, StoreError
@@ -168,7 +168,7 @@ def _stored_releases(store: ReleaseStore) -> Iterator[Held]:
             if (found := bucket.get(place)) is None:
                 continue
             try:
-                named[parse_record(found[0], place).release_id] = None
+                named[ChannelPointer.parse_record(found[0], place).release_id] = None
             except StoreError as error:
                 yield Held(place, "channel", str(error))
             else:
