@@ -14,8 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vireo.ops.cli import data_synth
-from vireo.ops.cli.output import AsJson, print_json
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 

@@ -16,8 +16,8 @@ from typer.core import TyperGroup
 
 from vireo.ops.cli import studies
 from vireo.ops.cli.edge import CaOption, Edge, TokenOption, edge_of
+from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.studies import DataOption, JsonOption
-from vireo.ops.cli.tables import print_table, table_of
 from vireo.server.errors import VireoError
 from vireo.server.signals import TASKS
 

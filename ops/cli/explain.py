@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vireo.ops.cli.edge import CaOption, TokenOption, edge_of
+from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.recommend import (
     SECONDS,
     AsJsonOption,
@@ -23,7 +24,6 @@ from vireo.ops.cli.recommend import (
     recommendations,
     slate_request,
 )
-from vireo.ops.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
     from vireo.v1 import recommendation_pb2 as pb
