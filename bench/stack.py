@@ -21,9 +21,10 @@ import psutil
 
 from bench.process import running
 from vireo.ops import cli
+from vireo.ops.stack.ports import PortTakenError, check_ports_free
 from vireo.ops.stack.processes import ProcessSpec, pod_processes
 from vireo.ops.stack.s3 import access, embedded_s3
-from vireo.ops.stack.settings import PodKind, PortTakenError, StackSettings, check_ports_free
+from vireo.ops.stack.settings import PodKind, StackSettings
 from vireo.ops.stack.state import ProcessState, StackState, running_stack
 from vireo.server.errors import VireoError
 from vireo.server.home import Home

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -63,10 +62,6 @@ _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MAX_PODS = 10
 _S3_PORTS = 9
 _S3_ADMIN_OFFSET = 10008
-
-
-class PortTakenError(VireoError):
-    """Another program listens on a port that the stack needs."""
 
 
 class StackSettings(EnvironmentSettings):
@@ -228,23 +223,3 @@ class StackSettings(EnvironmentSettings):
         """Return the ports of the embedded S3 server."""
         first = self.port("s3")
         return [*range(first, first + _S3_PORTS), first + _S3_ADMIN_OFFSET]
-
-
-def check_ports_free(ports: Mapping[int, str], host: str = "127.0.0.1") -> None:
-    """Raise PortTakenError, naming port and setting, unless every port can be bound.
-
-    Args:
-        ports: each port with the setting that moves it.
-        host: the address to bind them on.
-    """
-    for port, setting in sorted(ports.items()):
-        with socket.socket() as probe:
-            # As servers do: a lingering connection of an earlier server is no obstacle.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise PortTakenError(
-                    f"port {port} on {host} can't be bound ({error.strerror}); "
-                    f"stop what uses it, or choose another with {setting}"
-                ) from error

@@ -17,6 +17,7 @@ from vireo.ops.stack.lock import LockTakenError, file_lock
 from vireo.ops.stack.nats import external_log, prepare_log, reachable_log
 from vireo.ops.stack.observe import alertmanager_url, check_programs, observers, prometheus_url
 from vireo.ops.stack.page_keys import page_token_keys
+from vireo.ops.stack.ports import check_ports_free
 from vireo.ops.stack.processes import (
     ProcessSpec,
     consumer_processes,
@@ -29,7 +30,7 @@ from vireo.ops.stack.processes import (
 )
 from vireo.ops.stack.restart import environment_file
 from vireo.ops.stack.s3 import access, external_endpoint, lock_path, prepare
-from vireo.ops.stack.settings import StackSettings, check_ports_free
+from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.state import StackState, running_stack, stack_lock
 from vireo.ops.stack.supervisor import Supervisor
 from vireo.server.errors import VireoError

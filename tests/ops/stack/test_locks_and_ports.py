@@ -12,7 +12,7 @@ import pytest
 
 from vireo.ops.stack.lock import LockTakenError, file_lock, holder
 from vireo.ops.stack.logs import last_lines
-from vireo.ops.stack.settings import PortTakenError, check_ports_free
+from vireo.ops.stack.ports import PortTakenError, check_ports_free
 
 
 def test_a_lock_has_one_holder_and_names_it(tmp_path: Path) -> None:
