@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from vireo.server.rpc.tls import TlsFiles
     from vireo.v1.release_pb2 import GetServingReleaseResponse
 
+Stub = TypeVar("Stub")
 _LOCAL_SECONDS = 3600
 _LOCAL_SCOPES = (
     "vireo.read",
@@ -89,6 +92,22 @@ class Edge:
             token = grpc.access_token_call_credentials(self.token)
             credentials = grpc.composite_channel_credentials(credentials, token)
         return credentials
+
+    @contextmanager
+    def calls(self, stub: Callable[[grpc.Channel], Stub], scope: str) -> Iterator[Stub]:
+        """Yield a stub of the edge; raise VireoError with the reason if a call of it fails.
+
+        Args:
+            stub: its class.
+            scope: of tokens, which the calls ask for.
+        """
+        import grpc
+
+        with self.channel() as channel:
+            try:
+                yield stub(channel)
+            except grpc.RpcError as error:
+                raise self.failure(error, scope) from error
 
     def failure(self, error: grpc.RpcError, scope: str) -> VireoError:
         """Return what to raise if a call failed that asks for a token of a scope."""
