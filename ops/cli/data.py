@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
+from vireo.ops.cli.output import AsJson, print_json, print_table, progress_bar, table_of
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 
@@ -74,21 +73,8 @@ def synth(
     count = 40 * viewers if events is None else events
     config = WorldConfig(viewers, videos, count, seed, days, context, drift, repeats)
     console = Console()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("events", total=config.events)
-        info = write_world(
-            Home.current(),
-            name,
-            config,
-            force=force,
-            progress=lambda done, _total: bars.update(task, completed=done),
-        )
+    with progress_bar("events", config.events) as show:
+        info = write_world(Home.current(), name, config, force=force, progress=show)
     console.print(summary(info), highlight=False)
 
 
@@ -245,9 +231,7 @@ def from_events(
     settings = reachable_log()
     event_log = open_log(settings)
     assert event_log is not None
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console) as bars:
-        task = bars.add_task("messages of the log", total=None)
+    with progress_bar("messages of the log") as show:
         info = data_from_events(
             home,
             name,
@@ -257,7 +241,7 @@ def from_events(
             force=force,
             accept_gap=accept_gap,
             bounce=Bounce.parse(bounce) if bounce else None,
-            progress=lambda done, total: bars.update(task, completed=done, total=total),
+            progress=show,
         )
     console.print(summary(info), highlight=False)
     for what, count in info.problems.items():

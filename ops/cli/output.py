@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -50,6 +51,32 @@ def print_table(table: Table, console: Console | None = None) -> None:
             column.min_width = max(console.measure(cell, options=whole).maximum for cell in cells)
     narrowest = console.measure(table, options=whole).minimum
     console.print(table, width=max(console.width, narrowest), crop=False)
+
+
+Progressed = Callable[[int, int | None], None]
+"""Takes how much is done, and of how much; None for as before."""
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None = None) -> Iterator[Progressed]:
+    """Show on standard error how much is done until the block ends, by what is called with it."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
+        task = bars.add_task(what, total=total)
+
+        def show(done: int, of: int | None = None) -> None:
+            bars.update(task, completed=done, total=of)
+
+        yield show
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
