@@ -49,8 +49,6 @@ class Deployment:
     log: EventLogSettings | None = None
     log_health: str = ""
     """URL at which the log's server says whether it can store; empty if there is none."""
-    log_folder: Path | None = None
-    """Where the log's server on this machine stores events."""
     features: Path | None = None
     """Folder of the feature repositories, one for each data set."""
     certificates: tuple[Path, ...] = ()
