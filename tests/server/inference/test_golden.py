@@ -6,12 +6,12 @@ import numpy.typing as npt
 import pytest
 
 from tests.builders.releases import VECTOR_SIZE, build_release, poison_model, save_golden
+from vireo.ops.cli.release.verification import ARCHITECTURE_NOISE
 from vireo.server.inference.golden import GoldenMismatchError, replay
 from vireo.server.inference.model import Model, ModelOutputError
 from vireo.server.inference.signature import ranker_signature, tower_signature
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import ReleaseError
-from vireo.server.releases.verify import ARCHITECTURE_NOISE
 
 
 @pytest.fixture
