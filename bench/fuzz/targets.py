@@ -20,7 +20,7 @@ from vireo.v1 import (
     release_pb2,
 )
 
-from server.rpc.reflection import v1_file
+from server.rpc.standard import v1_file
 from server.stack.settings import POD_KINDS, StackSettings
 
 

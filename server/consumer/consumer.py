@@ -22,11 +22,11 @@ from server.event_log.open import opened_log
 from server.event_log.settings import EventLogSettings
 from server.features.online_store import identity
 from server.pod.announcements import Announcements
-from server.pod.disk_metrics import export_disk
 from server.releases.manifest import ReleaseError
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import StoreError
 from server.rpc.logs import configure_logs
+from server.rpc.metrics import export_disk
 from server.rpc.server import RpcServer
 from server.tracing.spans import start_export
 

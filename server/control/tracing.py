@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from server.control import access
 from server.control.settings import ControlSettings
 from server.control.templates import filled, message
-from server.rpc.endpoint import COLLECTOR, Endpoint
+from server.rpc.settings import COLLECTOR, Endpoint
 
 Document = dict[str, Any]
 

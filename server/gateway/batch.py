@@ -28,9 +28,9 @@ from server.gateway.settings import GatewaySettings
 from server.gateway.stages.call import Answer, Checked, Request, StageCall
 from server.gateway.stages.failure import StageFailedError, StageSkippedError
 from server.gateway.stages.read_features import ReadFeatures
-from server.pod.admission import LOW_PRIORITY
 from server.pod.release_service import served
 from server.releases.loader import ReleaseLoader
+from server.rpc.admission import LOW_PRIORITY
 from server.rpc.errors import RpcError, invalid_argument, unavailable
 from server.rpc.guard import request_id
 from server.rpc.reading import Context

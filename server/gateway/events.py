@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -29,8 +28,7 @@ from server.gateway.appender import Appended, Appender
 from server.gateway.log_room import LogRoom
 from server.gateway.settings import GatewaySettings
 from server.live.takedowns import Takedowns
-from server.pod.admission import Admission
-from server.pod.slots import Slots
+from server.rpc.admission import Admission, Slots
 from server.rpc.caller import caller_of
 from server.rpc.errors import RpcError, ShedError
 from server.rpc.guard import ServiceLimits
@@ -243,7 +241,6 @@ def add_recording(
     can a caller have those of others, however long the log takes.
     `takedowns` are those that are followed.
     """
-    target = settings.queue_delay_target if settings.shedding else math.inf
     recorder = EventServicer(Appender(log), settings, room)
     changer = catalog.CatalogServicer(Appender(log), takedowns)
     for name, register, rules, work in (
@@ -261,5 +258,5 @@ def add_recording(
         ),
     ):
         slots = Slots(settings.max_event_calls, _MAX_SECONDS)
-        admission = Admission(settings.max_concurrent_rpcs, slots=slots, target=target)
+        admission = Admission(slots, settings.max_concurrent_rpcs)
         server.add(name, register, limits=ServiceLimits(admission, rules, work))

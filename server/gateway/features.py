@@ -24,7 +24,7 @@ from server.gateway.online_rows import (
     is_locked,
     views_of,
 )
-from server.rpc.background_check import BackgroundCheck
+from server.rpc.tls import BackgroundCheck
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from server.features.active_build import ASK_SECONDS, ActiveBuild
-from server.rpc.background_check import BackgroundCheck
+from server.rpc.tls import BackgroundCheck
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView

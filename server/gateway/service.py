@@ -54,7 +54,7 @@ from server.releases.loader import ReleaseLoader
 from server.rpc.errors import RpcError, invalid_argument, not_found
 from server.rpc.guard import request_id
 from server.rpc.places import Places
-from server.rpc.renewed_channel import lasting_channel
+from server.rpc.tls import lasting_channel
 from server.rpc.trace import current_call
 
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
@@ -22,8 +22,9 @@ from prometheus_client import Counter
 
 from server.histogram import Histogram
 from server.rpc import standard
+from server.rpc.admission import Admission
 from server.rpc.budget import REFUSAL_SECONDS, Budget
-from server.rpc.caller import caller_of
+from server.rpc.caller import caller_of, check_viewer
 from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
 from server.rpc.places import STREAM_RETRY, Places
 from server.rpc.reading import (
@@ -36,7 +37,6 @@ from server.rpc.reading import (
     only_message,
 )
 from server.rpc.streams import Streams
-from server.rpc.token_viewer import check_viewer
 from server.rpc.trace import begin_call, sampled_trace_id, sendable
 from server.rpc.validation import Rules, validate
 from server.tracing.spans import begin_server_span, end_server_span
@@ -76,22 +76,6 @@ SECONDS = Histogram(
 SHED = Counter(
     "vireo_rpcs_shed", "Calls that were shed, by method and reason.", ["method", "reason"]
 )
-
-
-class Admission(Protocol):
-    """Decides which calls of a service to admit: what a server knows of the work behind it."""
-
-    def check(self, metadata: Metadata, left: float | None) -> None:
-        """Raise ShedError unless a call may be read, whose deadline is in `left` seconds."""
-
-    async def enter(self, metadata: Metadata = ()) -> Any:
-        """Count a call that was read; return what `leave` takes, or raise ShedError."""
-
-    def leave(self, entered: Any) -> None:
-        """Count a call as ended; `entered` is what `enter` returned."""
-
-    def background(self) -> AbstractAsyncContextManager[None]:
-        """Return a context that begins when there is nothing more urgent to do than its work."""
 
 
 @dataclass(frozen=True)
@@ -273,7 +257,7 @@ class Guard:
         """
         try:
             if admission is not None:
-                admission.check(metadata, context.time_remaining())
+                admission.check(metadata)
             if handler.stream_unary is not None:
                 requests = self._streams.receive(context, read)
                 streamed: Message = await handler.stream_unary(requests, context)
@@ -285,17 +269,10 @@ class Guard:
                     turn = nullcontext if admission is None else admission.background
                     await self._streams.send(responses, context, turn)
                 return None
-            handled: Message
-            if admission is None:
-                handled = await handler.unary_unary(request, context)
+            # Only now: what waits for its caller's turn takes no slots of others.
+            async with nullcontext() if admission is None else admission.call(metadata):
+                handled: Message = await handler.unary_unary(request, context)
                 return handled
-            # Only now: what waits for its caller's turn takes no places of others.
-            entered = await admission.enter(metadata)
-            try:
-                handled = await handler.unary_unary(request, context)
-                return handled
-            finally:
-                admission.leave(entered)
         except RpcError as error:
             if error.code in _MISTAKES:
                 # Or a caller who repeats it at once would have all of the time for it.

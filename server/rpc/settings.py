@@ -4,19 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
 
-import structlog
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.errors import VireoError
-from server.rpc.endpoint import check_endpoint
 from server.rpc.tls import TlsFiles
 
-log = structlog.get_logger()
-
 Settings = TypeVar("Settings", bound=BaseSettings)
+
+COLLECTOR = "collector"
+"""Role that a collector's certificate must name."""
+
+
+class Endpoint(NamedTuple):
+    """Where an OTLP/gRPC collector listens."""
+
+    host: str
+    port: int
+    secure: bool
+    """Whether by mutual TLS."""
+
+    @staticmethod
+    def of(url: str) -> Endpoint:
+        """Return the endpoint of `http://host:port` or `https://host:port`.
+
+        Raises:
+            ValueError: it is another kind of address; the message shows one that is right.
+        """
+        parts = urlsplit(url)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.port is None
+            or parts.path.strip("/")
+            or parts.query
+            or parts.username is not None
+        ):
+            raise ValueError(
+                f"{url!r} isn't the address of an OTLP/gRPC collector, for example "
+                "http://127.0.0.1:4317 or https://collector:4317"
+            )
+        return Endpoint(parts.hostname, parts.port, parts.scheme == "https")
 
 
 class RpcSettings(BaseSettings):
@@ -78,7 +109,8 @@ class RpcSettings(BaseSettings):
     @field_validator("otlp_endpoint")
     @classmethod
     def _check_otlp_endpoint(cls, endpoint: str) -> str:
-        check_endpoint(endpoint)
+        if endpoint:
+            Endpoint.of(endpoint)
         return endpoint
 
     @model_validator(mode="after")

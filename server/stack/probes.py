@@ -12,8 +12,7 @@ from server.errors import VireoError
 from server.releases.bucket import Bucket
 from server.releases.s3 import S3Settings
 from server.rpc.health import health_problem_on
-from server.rpc.renewed_channel import lasting_channel
-from server.rpc.tls import TlsFiles
+from server.rpc.tls import TlsFiles, lasting_channel
 from server.stack.s3 import answers, stores
 
 Probe: TypeAlias = Callable[[], Coroutine[Any, Any, str]]
@@ -24,7 +23,7 @@ _MAX_ANSWER_BYTES = 4096
 # A process that is started again is found at once. Without a pool of its own, the channel would
 # share the backoff of others to the same address.
 _OPTIONS = (
-    ("grpc.http2.bdp_probe", 0),  # see server/rpc/transport.py
+    ("grpc.http2.bdp_probe", 0),  # see server/rpc/server.py
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),

@@ -30,7 +30,7 @@ from opentelemetry.trace import (
 from prometheus_client import Counter
 
 from server.errors import VireoError
-from server.rpc.endpoint import COLLECTOR, Endpoint
+from server.rpc.settings import COLLECTOR, Endpoint
 from server.rpc.tls import TlsFiles, tls_name
 from server.rpc.trace import CallTrace, Headers
 

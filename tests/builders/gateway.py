@@ -21,8 +21,7 @@ from vireo.v1.recommendation_pb2_grpc import (
 
 from server.rpc.errors import RpcError, not_found
 from server.rpc.guard import Guard
-from server.rpc.server import RpcServer
-from server.rpc.transport import Methods
+from server.rpc.server import Methods, RpcServer
 from tests.builders.rpc import rpc_settings
 
 GATEWAY = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name

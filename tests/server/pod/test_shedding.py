@@ -17,9 +17,9 @@ from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-from server.pod.admission import MIN_CALLS_AHEAD
 from server.pod.run_queue import RunQueue
 from server.ranking.service import RANKING_POD
+from server.rpc.admission import MIN_LATE
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
@@ -53,18 +53,13 @@ def shed(reason: str) -> float:
 async def test_a_call_that_would_wait_too_long_is_shed_with_a_hint_when_to_retry(
     release_folder: Path,
 ) -> None:
-    queue, before = RunQueue(), shed("queue")
-    async with serving(RANKING_POD, release_folder, queue=queue, queue_target=0.01) as (
-        _,
-        channel,
-    ):
+    queue, before = RunQueue(max_wait=0.01), shed("queue")
+    async with serving(RANKING_POD, release_folder, queue=queue) as (_, channel):
         stub = RankingServiceStub(channel)
         async with busy(queue):
-            queue._ran(1.0)
-            waiting = [
-                stub.RankCandidates(request_for_one_video()) for _ in range(MIN_CALLS_AHEAD - 1)
-            ]
-            await until(lambda: queue.queued == MIN_CALLS_AHEAD)
+            waiting = [stub.RankCandidates(request_for_one_video()) for _ in range(MIN_LATE)]
+            await until(lambda: queue.queued == 1 + MIN_LATE)
+            await asyncio.sleep(0.02)
             error = await failure_of(stub.RankCandidates(request_for_one_video()))
         answers = await asyncio.gather(*waiting)
         assert all(answer.ids for answer in answers)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from server.rpc.log_limit import MAX_LINES, SUPPRESSED, LineLimit
+from server.rpc.logs import MAX_LINES, SUPPRESSED, LineLimit
 
 OUTAGE = f"""
 import logging, threading, time
 import structlog
-from server.rpc import log_limit
+from server.rpc import logs as log_limit
 log_limit.WINDOW_SECONDS = 600
 from server.rpc.logs import configure_logs
 configure_logs("info", pod="gateway-1")
@@ -92,7 +92,7 @@ def test_a_window_ends_by_the_next_line_if_no_thread_could_be_started_for_its_en
 def test_a_signal_that_logs_while_a_line_is_counted_does_not_stop_the_process() -> None:
     script = """
 import signal, threading
-from server.rpc.log_limit import LineLimit
+from server.rpc.logs import LineLimit
 
 limit = LineLimit(lambda *_: None, lines=1, seconds=600)
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from bench.stack import free_port_base
-from server.rpc import loop_lag
+from server.rpc import metrics as loop_lag
 from server.rpc.server import RpcServer
 from tests.builders.rpc import rpc_settings
 

@@ -15,9 +15,8 @@ from server.errors import VireoError
 from server.pipeline.caller import Caller
 from server.pod.run_queue import RunQueue
 from server.ranking.service import RANKING_POD
-from server.rpc.server import RpcServer
+from server.rpc.server import CONNECTION_AGE_GRACE, RpcServer
 from server.rpc.standard import MAX_STREAM_SECONDS
-from server.rpc.transport import CONNECTION_AGE_GRACE
 from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until

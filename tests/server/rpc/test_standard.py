@@ -78,7 +78,7 @@ async def test_messages_of_reflection_wait_for_their_callers_turn(tmp_path: Path
     asked = reflection_pb2.ServerReflectionRequest(list_services="*").SerializeToString()
     async with serving(CANDIDATE_POD, build_release(tmp_path)) as (server, channel):
         budget = server.budget
-        budget._used["page"] = 1e6, budget._clock()
+        budget._charge("page", 1e6, rests=False)
         budget._rested_at = budget._clock() + 1e9
         budget.light("another")
         ask: Any = channel.stream_stream(f"/{METHODS[-1]}")

@@ -16,8 +16,7 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.event_pb2 import StreamEventsRequest
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.pod.admission import Admission
-from server.pod.slots import Slots
+from server.rpc.admission import Admission, Slots
 from server.rpc.errors import RpcError, not_found
 from server.rpc.guard import ServiceLimits
 from server.rpc.reading import Context
@@ -163,13 +162,12 @@ async def test_a_server_that_shuts_down_ends_a_stream_in_the_middle_of_a_respons
 
 async def test_responses_are_made_while_no_other_call_is_under_way() -> None:
     slates = Slates()
-    admission = Admission(500, slots=Slots(6))
+    admission = Admission(Slots(6))
     async with served(slates, admission) as (_, stub):
-        urgent = await admission.enter()
-        call = stub.BatchRecommend(REQUEST)
-        await until(admission._background.locked)
-        assert not slates.begun
-        admission.leave(urgent)
+        async with admission.call():
+            call = stub.BatchRecommend(REQUEST)
+            await until(admission._background.locked)
+            assert not slates.begun
         assert [each.viewer_id async for each in call] == ["a", "b", "c"]
 
 

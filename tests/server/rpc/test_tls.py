@@ -21,9 +21,8 @@ from prometheus_client import REGISTRY
 
 from server.errors import VireoError
 from server.rpc.health import health_problem
-from server.rpc.renewed_channel import RenewedChannel
 from server.rpc.server import RpcServer
-from server.rpc.tls import TlsFiles, tls_name
+from server.rpc.tls import RenewedChannel, TlsFiles, tls_name
 from server.security.certificates import Authority, Certificates
 from server.security.folder import SecurityFolder
 from tests.builders.certificates import role_files, serial, shown_serial
@@ -156,7 +155,7 @@ async def test_a_long_lived_channel_adopts_a_renewed_certificate_without_losing_
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.rpc.renewed_channel._CHECK_SECONDS", 0)
+    monkeypatch.setattr("server.rpc.tls._CHECK_SECONDS", 0)
     channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
@@ -183,7 +182,7 @@ async def test_while_the_volume_of_certificates_hangs_calls_go_on_and_new_ones_a
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.rpc.renewed_channel._CHECK_SECONDS", 0)
+    monkeypatch.setattr("server.rpc.tls._CHECK_SECONDS", 0)
     client = folder.tls("envoy")
     channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
     check = channel.unary_unary(

@@ -9,8 +9,8 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 from vireo.v1 import catalog_pb2, event_pb2, recommendation_pb2, release_pb2
 
+from server.rpc.caller import VIEWER, VIEWERS, check_viewer
 from server.rpc.errors import RpcError
-from server.rpc.token_viewer import VIEWER, VIEWERS, check_viewer
 
 PUBLIC = (recommendation_pb2, event_pb2, catalog_pb2, release_pb2)
 METHODS = {
