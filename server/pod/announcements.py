@@ -8,10 +8,10 @@ import random
 
 import grpc.aio
 import structlog
+
+from vireo.server.rpc.tls import TlsFiles, lasting_channel
 from vireo.v1.channel_pb2 import AwaitReleaseRequest, AwaitReleaseResponse
 from vireo.v1.channel_pb2_grpc import ChannelServiceStub
-
-from server.rpc.tls import TlsFiles, lasting_channel
 
 log = structlog.get_logger()
 

@@ -14,9 +14,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from server.rpc.caller import caller_in
-from server.rpc.errors import ShedError, ShedReason
-from server.rpc.reading import Metadata
+from vireo.server.rpc.caller import caller_in
+from vireo.server.rpc.errors import ShedError, ShedReason
+from vireo.server.rpc.reading import Metadata
 
 HOLD_SECONDS = 0.2
 """Maximum seconds for which a slate holds its slot: with 0.5 a pod that was 50 times slower than

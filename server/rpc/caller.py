@@ -9,8 +9,8 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.message import Message
 
-from server.rpc.errors import RpcError
-from server.rpc.reading import Context, Metadata
+from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.reading import Context, Metadata
 
 CALLER = "x-vireo-caller"
 """Metadata key: the subject of the caller's token, or its address, as the edge knows it."""

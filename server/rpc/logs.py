@@ -19,7 +19,7 @@ from weakref import WeakSet
 import structlog
 from structlog.typing import EventDict
 
-from server.rpc.trace import add_trace_id
+from vireo.server.rpc.trace import add_trace_id
 
 SUPPRESSED = "lines suppressed"
 """The event of the line that reports how many lines of another event were suppressed."""

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from server.errors import VireoError
-from server.rpc.tls import TlsFiles
+from vireo.server.errors import VireoError
+from vireo.server.rpc.tls import TlsFiles
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 

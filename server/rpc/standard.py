@@ -26,11 +26,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import _async as reflection
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from server.rpc.budget import Budget
-from server.rpc.caller import caller_of
-from server.rpc.errors import RpcError
-from server.rpc.places import Places
-from server.rpc.reading import Context, Handler, NoMessageError, decompressed, only_message
+from vireo.server.rpc.budget import Budget
+from vireo.server.rpc.caller import caller_of
+from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.places import Places
+from vireo.server.rpc.reading import Context, Handler, NoMessageError, decompressed, only_message
 
 PREFIX = "/grpc."
 """Prefix of the paths of their methods."""

@@ -15,7 +15,7 @@ import grpc.aio
 import structlog
 from prometheus_client import Counter, Gauge
 
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 log = structlog.get_logger()
 

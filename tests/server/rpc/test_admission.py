@@ -13,10 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from server.pod.pod import LoadCollector
-from server.pod.run_queue import RunQueue
-from server.rpc import admission as module
-from server.rpc.admission import (
+from tests.builders.clock import Clock
+from tests.builders.rpc import rpc_settings
+from tests.builders.waiting import until
+from vireo.server.pod.pod import LoadCollector
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.rpc import admission as module
+from vireo.server.rpc.admission import (
     LOW_PRIORITY,
     MAX_LOW_PRIORITY_WAITING,
     MAX_WAIT,
@@ -25,11 +28,8 @@ from server.rpc.admission import (
     Slot,
     Slots,
 )
-from server.rpc.errors import ShedError, ShedReason
-from server.rpc.server import RpcServer
-from tests.builders.clock import Clock
-from tests.builders.rpc import rpc_settings
-from tests.builders.waiting import until
+from vireo.server.rpc.errors import ShedError, ShedReason
+from vireo.server.rpc.server import RpcServer
 
 SIZE = 3
 
