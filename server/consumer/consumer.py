@@ -21,6 +21,7 @@ from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import identity
+from vireo.server.live.settings import TRENDING_HALF_LIFE
 from vireo.server.pod.announcements import Announcements
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.store import ReleaseStore
@@ -36,6 +37,10 @@ _NICE = 10
 """Niceness of the process: slates come first, also while a million events are caught up with."""
 _MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
 """Seconds to wait for an online store that is away: twice as long each time."""
+POLL_SECONDS = 5.0
+"""Seconds between reads of the channel without announcements."""
+_STORE_SECONDS = 5.0
+"""Maximum seconds to wait for the online store; then the same events are tried again."""
 _LOOK_SECONDS = 5.0
 """Seconds after which an unused folder of features is looked at again."""
 
@@ -50,7 +55,7 @@ class ServedDataset:
             VireoError: a TLS file can't be read.
         """
         self._store = ReleaseStore(settings.s3.with_short_timeouts())
-        self._channel, self._poll_seconds = settings.channel, settings.poll_seconds
+        self._channel, self._poll_seconds = settings.channel, POLL_SECONDS
         control = settings.control_target
         self._announcements = (
             Announcements(control, settings.tls, settings.channel) if control else None
@@ -115,9 +120,7 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
         )
     live, dataset, server = settings.live, ServedDataset(settings), RpcServer(settings)
     async with opened_log(log_settings, limits="set") as event_log:
-        state = LiveState(
-            event_log, settings.event_partition, live.trending_half_life, live.live_videos
-        )
+        state = LiveState(event_log, settings.event_partition, TRENDING_HALF_LIFE, live.live_videos)
         await server.run(
             consume(server, settings, event_log, state, dataset),
             dataset.run(),
@@ -146,7 +149,7 @@ async def consume(
             settings.event_partition,
             state,
             holder=holder,
-            timeout=settings.store_timeout,
+            timeout=_STORE_SECONDS,
             expiry=settings.viewer_expiry,
             redis=settings.redis,
         )

@@ -137,6 +137,8 @@ def _is_of_the_store(error: StageFailedError) -> bool:
     return not isinstance(error.__cause__, UnfitRowError)
 
 
+MAX_BATCHES = 2
+"""Maximum concurrent calls of BatchRecommend on a gateway."""
 BATCH_RETRY = timedelta(seconds=5)
 """Delay before a batch that was one too many is tried again: batches take minutes."""
 VERSION = 1

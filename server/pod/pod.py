@@ -88,8 +88,6 @@ class PodSettings(RpcSettings):
     control_target: str = ""
     """host:port of the control plane, which announces changes of the channel; if empty, or while it
     doesn't answer, the channel is polled."""
-    poll_seconds: float = Field(default=0.5, gt=0)
-    """Seconds between reads of the channel without announcements."""
     keep_previous_seconds: float = Field(default=60.0, ge=0)
     """Seconds to keep the previous release in memory after a swap, for calls pinned to it; at most
     10 if the channel isn't production."""
@@ -177,7 +175,6 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         replay=pod.replay,
         ready=pod.ready,
         wait=announcements.wait if announcements else None,
-        poll_seconds=settings.poll_seconds,
         keep_previous_seconds=settings.previous_is_kept,
     )
     queue = RunQueue(MAX_WAIT if settings.shedding else math.inf)

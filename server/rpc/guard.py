@@ -110,21 +110,18 @@ class Guard:
     whether a server lives, and must be answered under any load.
     """
 
-    def __init__(
-        self, access_log_share: float, max_calls: int, max_streams: int, max_bytes: int
-    ) -> None:
+    def __init__(self, access_log_share: float, max_calls: int, max_bytes: int) -> None:
         """Start without services.
 
         Args:
             access_log_share: share of calls that get a log line.
             max_calls: maximum concurrent calls of our services, including those not read yet.
-            max_streams: maximum concurrent streams, for example health watches.
             max_bytes: maximum bytes of a message of our services.
         """
         self._access_log_share = access_log_share
         self._max_calls = max_calls
         self._max_bytes = max_bytes
-        self.standard_streams = Places(max_streams, STREAM_RETRY)
+        self.standard_streams = Places(standard.MAX_STREAMS, STREAM_RETRY)
         self._streams = Streams()
         self.limits: dict[str, ServiceLimits] = {}
         """By a service's full name; set before its methods are added."""

@@ -59,7 +59,6 @@ class RpcServer:
         self._guard = Guard(
             settings.access_log_share,
             settings.max_concurrent_rpcs,
-            settings.max_streams,
             settings.max_message_bytes,
         )
         WAITING.set_function(lambda: self.budget.waiting)
@@ -139,13 +138,12 @@ class RpcServer:
         await self.set_serving(self.serving)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._methods)  # type: ignore[no-untyped-call]
         shown = [*self._names, health.SERVICE_NAME]
-        if self._settings.channelz:
+        if self._settings.reflection:
             channelz_pb2_grpc.add_ChannelzServicer_to_server(  # type: ignore[no-untyped-call]
                 ChannelzServicer(), self._methods
             )
             self._described.append(channelz_pb2.DESCRIPTOR)
             shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
-        if self._settings.reflection:
             add_reflection(self._methods, shown, self._described)
         settings = self._settings
         self.port = self._bind()

@@ -76,9 +76,7 @@ class RpcSettings(BaseSettings):
     tls_ca: Path | None = None
     """Certificate authority, PEM, of this process's clients and servers."""
     reflection: bool = True
-    """Whether gRPC reflection is served."""
-    channelz: bool = True
-    """Whether gRPC channelz is served."""
+    """Whether gRPC reflection and channelz are served."""
     pod_name: str = Field(default="", max_length=128)
     """Name of this process in logs and ReleaseService; by default its kind and port."""
     drain_seconds: float = Field(default=0.5, ge=0, le=600)
@@ -89,8 +87,6 @@ class RpcSettings(BaseSettings):
     max_concurrent_rpcs: int = Field(default=2000, ge=1)
     """Maximum concurrent calls, including those whose message hasn't arrived; without health
     checks and streams. A caller at the edge leaves as many to others as it has itself."""
-    max_streams: int = Field(default=200, ge=1)
-    """Maximum concurrent streams: health watches and reflection. Each ends after five minutes."""
     max_message_bytes: int = Field(default=4 << 20, ge=1024)
     """Maximum bytes of a request."""
     max_connection_age: float = Field(default=300, ge=0)
@@ -103,8 +99,6 @@ class RpcSettings(BaseSettings):
     otlp_endpoint: str = ""
     """Collector of traces by OTLP/gRPC, `http://host:port`, or `https://host:port` with mutual TLS;
     if empty, nothing is traced. It needs `pip install 'vireo[tracing]'`."""
-    trace_slow_seconds: float = Field(default=0.25, gt=0)
-    """Time in seconds from which a unary call is traced even if it isn't sampled, as one span."""
 
     @field_validator("otlp_endpoint")
     @classmethod

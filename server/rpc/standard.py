@@ -35,6 +35,8 @@ from vireo.server.rpc.reading import Context, Handler, NoMessageError, decompres
 PREFIX = "/grpc."
 """Prefix of the paths of their methods."""
 
+MAX_STREAMS = 200
+"""Maximum concurrent streams: health watches and reflection."""
 MAX_STREAM_SECONDS = 300.0
 """Maximum seconds of a stream, for example a health watch. Its client opens it again."""
 

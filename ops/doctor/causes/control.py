@@ -52,7 +52,7 @@ def control_down(facts: Facts) -> Iterator[Finding]:
         "The control plane died a moment ago" if since else "The control plane is down",
         shown(evidence),
         "Envoy goes on with the pods that it knows: calls are answered, but new pods get none, and "
-        "promotions take VIREO_POLL_SECONDS longer. Read the end of its log",
+        "promotions take half a second longer. Read the end of its log",
         "VireoControlPlaneDown",
         since,
     )

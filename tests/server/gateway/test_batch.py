@@ -22,7 +22,7 @@ from tests.builders.waiting import until
 from tests.server.gateway.conftest import NOWHERE, gateway, gateway_settings
 from tests.server.rpc.test_guard import status_of, violations_of
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.gateway import batch
+from vireo.server.gateway import batch, service
 from vireo.server.gateway.batch import position_of, token_at
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.pod.run_queue import RunQueue
@@ -145,9 +145,10 @@ async def gateway_with_pod(
 
 
 async def test_batches_beyond_the_limit_wait_and_their_places_are_free_again_at_once(
-    release: Path, features: Path, ranking_target: str
+    release: Path, features: Path, ranking_target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with gateway_with_pod(release, features, ranking_target, max_batches=1) as parts:
+    monkeypatch.setattr(service, "MAX_BATCHES", 1)
+    async with gateway_with_pod(release, features, ranking_target) as parts:
         stub, queue, _ = parts
         async with busy(queue):
             first = stub.BatchRecommend(request_of())
@@ -167,7 +168,7 @@ async def test_batches_beyond_the_limit_wait_and_their_places_are_free_again_at_
 async def test_a_caller_with_all_batches_gives_one_to_another_which_it_can_resume(
     release: Path, features: Path, ranking_target: str
 ) -> None:
-    async with gateway_with_pod(release, features, ranking_target, max_batches=2) as parts:
+    async with gateway_with_pod(release, features, ranking_target) as parts:
         stub, queue, _ = parts
         async with busy(queue):
             first, second = (

@@ -71,9 +71,10 @@ async def test_calls_beyond_the_servers_number_are_refused_and_health_checks_nev
 
 
 async def test_watches_are_bounded_and_dont_count_against_calls(
-    release_folder: Path,
+    release_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = rpc_settings(max_streams=5, max_concurrent_rpcs=5)
+    monkeypatch.setattr(standard, "MAX_STREAMS", 5)
+    settings = rpc_settings(max_concurrent_rpcs=5)
     async with serving(RANKING_POD, release_folder, settings=settings) as (server, channel):
         health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(5)]

@@ -239,7 +239,7 @@ async def test_background_work_that_just_ends_is_a_failure_too() -> None:
 
 
 async def test_reflection_and_channelz_can_be_switched_off(release_folder: Path) -> None:
-    settings = rpc_settings(reflection=False, channelz=False)
+    settings = rpc_settings(reflection=False)
     async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
         for version in ("v1", "v1alpha"):
             method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
