@@ -174,10 +174,10 @@ def problems(events: Sequence[pb.Event], now: int) -> Iterator[tuple[str, str, s
         if not 0 <= at.nanos < _NANOS:
             yield f"events[{index}].time", "must have nanos from 0 to 999,999,999", "invalid"
         elif at.seconds < earliest:
-            description = f"must be at most {max_past:,.0f} s in the past"
+            description = f"must be at most {MAX_PAST_SECONDS:,.0f} s in the past"
             yield f"events[{index}].time", description, "past"
         elif at.seconds > latest:
-            description = f"must be at most {max_future:,.0f} s in the future"
+            description = f"must be at most {MAX_FUTURE_SECONDS:,.0f} s in the future"
             yield f"events[{index}].time", description, "future"
 
 

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Hashable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
@@ -39,8 +38,8 @@ class _Window:
 class LineLimit:
     """Admits the first lines of an event in a window, and counts the others.
 
-    Nothing is lost silently: once a window is over, a report says how many lines of the event
-    were suppressed in it.
+    Nothing is lost silently: the first line after a window, or the end of the process, comes with
+    a report of how many lines of the event were suppressed in it.
     """
 
     def __init__(self, report: Callable[[str, int], None], lines: int, seconds: float) -> None:
@@ -74,17 +73,10 @@ class LineLimit:
                 over, window = window, _Window(event, now)
                 self._windows[key] = window
             window.lines += 1
-            line = window.lines
+            admitted = window.lines <= self._lines
         if over is not None:
             self._report_suppressed(over)
-        if line == self._lines + 1:
-            left = window.began + self._seconds - now
-            timer = threading.Timer(left, self._end, [key, window])
-            timer.daemon = True
-            # If no thread can be started, the event's next line after the window ends it.
-            with suppress(RuntimeError, MemoryError):
-                timer.start()
-        return line <= self._lines
+        return admitted
 
     def process(self, _logger: object, method: str, event: EventDict) -> EventDict:
         """Limit warnings and errors by their name, as a processor of structlog.
@@ -104,16 +96,9 @@ class LineLimit:
     def flush(self) -> None:
         """End all windows now, and report what they suppressed."""
         with self._lock:
-            windows = list(self._windows.items())
-        for key, window in windows:
-            self._end(key, window)
-
-    def _end(self, key: Hashable, window: _Window) -> None:
-        with self._lock:
-            if self._windows.get(key) is not window:
-                return  # another line of the event has ended it
-            del self._windows[key]
-        self._report_suppressed(window)
+            windows, self._windows = self._windows, {}
+        for window in windows.values():
+            self._report_suppressed(window)
 
     def _report_suppressed(self, window: _Window) -> None:
         if window.lines > self._lines:

@@ -50,9 +50,11 @@ def test_metrics_ports_equal_pod_ports_of_a_stack_with_a_base_1000_higher() -> N
 def test_a_taken_metrics_port_is_reported_with_the_setting_that_moves_it() -> None:
     base = free_port_base()
     settings = StackSettings(port_base=base, edge_port=base + 3)
-    with socket.create_server(("127.0.0.1", base + 1031)):
-        with pytest.raises(PortTakenError, match=f"port {base + 1031} .*VIREO_PORT_BASE"):
-            check_ports_free(settings.ports(embedded_s3=True))
+    with (
+        socket.create_server(("127.0.0.1", base + 1031)),
+        pytest.raises(PortTakenError, match=f"port {base + 1031} .*VIREO_PORT_BASE"),
+    ):
+        check_ports_free(settings.ports(embedded_s3=True))
 
 
 def test_more_partitions_than_consumers_on_one_machine_are_reported() -> None:

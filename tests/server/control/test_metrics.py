@@ -19,7 +19,7 @@ from tests.builders.process import start, wait_for_health, watched_channel
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from tests.builders.xds import xds_client
-from tests.server.rpc.test_metrics import page
+from tests.builders.http_page import page
 from vireo.server.control.control import ControlCollector
 from vireo.server.control.discovery.file import FileDiscovery
 from vireo.server.control.mesh import Pool
@@ -213,7 +213,7 @@ async def test_a_process_that_follows_kubernetes_exports_them_and_stops_on_sigte
         try:
             with watched_channel(port) as channel:
                 await asyncio.to_thread(wait_for_health, channel, HealthCheckResponse.SERVING)
-            shown = await asyncio.to_thread(page, metrics_port)
+            _, shown = await asyncio.to_thread(page, metrics_port)
             process.terminate()
             code = await asyncio.to_thread(process.wait, 30)
         finally:

@@ -15,12 +15,12 @@ from google.rpc import error_details_pb2
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
+from tests.builders.refusals import failure_of, status_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.builders.waiting import until
 from tests.server.gateway.conftest import NOWHERE, gateway, gateway_settings
-from tests.server.rpc.test_guard import status_of, violations_of
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.gateway import batch, service
 from vireo.server.gateway.batch import position_of, token_at
@@ -44,12 +44,6 @@ def request_of(viewers: Sequence[str] = VIEWERS, **changes: Any) -> pb.BatchReco
 
 async def received(call: Any) -> list[pb.BatchRecommendResponse]:
     return [each async for each in call]
-
-
-async def failure_of(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await received(call)
-    return caught.value
 
 
 async def until_end(call: Any) -> pb.BatchRecommendResponse | None:

@@ -9,13 +9,13 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
+from tests.builders.refusals import failure_of, retry_seconds
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 from vireo.server.pod.run_queue import RunQueue
@@ -28,21 +28,6 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 pytestmark = pytest.mark.slow
 
 METHOD = "/vireo.v1.RankingService/RankCandidates"
-
-
-async def failure_of(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
-def retry_delay(error: grpc.aio.AioRpcError) -> int:
-    """Milliseconds after which the caller may try again, by the error's RetryInfo."""
-    details = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
-    assert isinstance(details, bytes)
-    info = error_details_pb2.RetryInfo()
-    assert status_pb2.Status.FromString(details).details[0].Unpack(info)
-    return info.retry_delay.ToMilliseconds()
 
 
 def shed(reason: str) -> float:
@@ -65,7 +50,7 @@ async def test_a_call_that_would_wait_too_long_is_shed_with_a_hint_when_to_retry
         assert all(answer.ids for answer in answers)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "queueing delay exceeded its target" in (error.details() or "")
-    assert retry_delay(error) == 100
+    assert retry_seconds(error) == 0.1
     assert shed("queue") == before + 1
 
 

@@ -31,7 +31,7 @@ def budget(clock: Clock) -> Budget:
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     """The lane looks often whether it may go on."""
     sleep = asyncio.sleep
-    monkeypatch.setattr(module.asyncio, "sleep", lambda seconds: sleep(min(seconds, 0.001)))
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds: sleep(min(seconds, 0.001)))
 
 
 async def spend(budget: Budget, caller: str, cost: float, done: list[str] | None = None) -> None:

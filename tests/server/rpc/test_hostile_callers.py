@@ -20,12 +20,12 @@ from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
-from tests.server.pod.test_shedding import METHOD
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.rpc import standard
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
+METHOD = "/vireo.v1.RankingService/RankCandidates"
 WATCH = "/grpc.health.v1.Health/Watch"
 
 

@@ -14,9 +14,9 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tests.builders.batches import SERVICE, batch_handlers
+from tests.builders.refusals import failure_of, violations_of
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
-from tests.server.rpc.test_guard import violations_of
 from vireo.server.rpc.admission import Admission, Slots
 from vireo.server.rpc.errors import RpcError, not_found
 from vireo.server.rpc.guard import ServiceLimits
@@ -79,13 +79,6 @@ async def served(
 def counted(code: str) -> float:
     labels = {"method": METHOD, "code": code}
     return REGISTRY.get_sample_value("vireo_rpcs_total", labels) or 0.0
-
-
-async def failure_of(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in call:
-            pass
-    return caught.value
 
 
 async def test_all_responses_arrive_in_order_and_the_call_is_counted_with_its_id() -> None:
