@@ -14,12 +14,12 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from bench.stack import free_port_base
 from tests.builders.control import ControlPlane, SetShare, control_of, running_control
 from tests.builders.edge import CandidatePod, running_edge, serve_candidate
+from tests.builders.http_page import page
 from tests.builders.kubernetes_api import recorded_api
 from tests.builders.process import start, wait_for_health, watched_channel
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from tests.builders.xds import xds_client
-from tests.builders.http_page import page
 from vireo.server.control.control import ControlCollector
 from vireo.server.control.discovery.file import FileDiscovery
 from vireo.server.control.mesh import Pool
