@@ -45,7 +45,7 @@ _BACKGROUND_REST, _MAX_BACKGROUND_REST = 20, 1.0
 seconds. A piece that has begun slows calls that come in meanwhile: it must be few of them."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Slot:
     """The slot of a call, or what it waits for."""
 
@@ -115,9 +115,10 @@ class Slots:
         Raises:
             ShedError: there is no room, and it wouldn't be fairer to replace one.
         """
-        if self.waiting >= MIN_LATE and self._clock() - self._queue[0].since > self._max_wait:
+        waiting = len(self._queue)
+        if waiting >= MIN_LATE and self._clock() - self._queue[0].since > self._max_wait:
             raise self._shed(ShedReason.QUEUE)
-        if self.waiting < self._max_waiting:
+        if waiting < self._max_waiting:
             return None
         waits = Counter(each.caller for each in self._queue)
         greediest, most = waits.most_common(1)[0]
@@ -152,13 +153,16 @@ class Slots:
         for each in (self._held, self._queue):
             if slot in each:
                 each.remove(slot)
-        self._grant()
+        if self._queue:
+            self._grant()
 
     def _grant(self) -> None:
         """Give free slots to calls that wait."""
-        while self._queue and self.held < self.size:
-            holds = Counter(each.caller for each in self._held)
-            slot = min(self._queue, key=lambda each: holds[each.caller])
+        while self._queue and len(self._held) < self.size:
+            slot = self._queue[0]
+            if len(self._queue) > 1:
+                holds = Counter(each.caller for each in self._held)
+                slot = min(self._queue, key=lambda each: holds[each.caller])
             self._queue.remove(slot)
             if self._settle(slot, granted=True):
                 self._held.append(slot)

@@ -50,8 +50,8 @@ def _served(deployment: Deployment) -> str:
     if deployment.s3 is None:
         return ""
     with suppress(VireoError):  # the probe of S3 says so
-        hasty = deployment.s3.with_patience(connect_timeout=0.5, read_timeout=1.0, retries=0)
-        store = ReleaseStore(hasty)
+        impatient = deployment.s3.with_patience(connect_timeout=0.5, read_timeout=1.0, retries=0)
+        store = ReleaseStore(impatient)
         if channel := store.read_channel(deployment.channel):
             return store.manifest(channel.release_id).dataset
     return ""

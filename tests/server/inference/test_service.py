@@ -16,7 +16,6 @@ import pytest
 from google.protobuf import text_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
 from tests.builders.inference import golden, infer_request, output_of
@@ -202,29 +201,6 @@ async def test_a_pod_that_drains_is_not_ready_and_still_answers(release_folder: 
         server._settings = rpc_settings()  # so that the builder's own drain is short
 
 
-async def test_after_that_new_calls_are_refused_and_those_under_way_answered(
-    release_folder: Path,
-) -> None:
-    queue = RunQueue()
-    request = ranker_request(release_folder)
-    async with serving(RANKING_POD, release_folder, queue=queue) as (server, channel):
-        stub = stub_of(channel)
-        async with busy(queue):
-            under_way = asyncio.ensure_future(stub.ModelInfer(request))
-            await until(lambda: queue.queued == 2)
-            draining = asyncio.create_task(server.drain())
-
-            async def late() -> tuple[grpc.StatusCode, str]:
-                return await refusal(stub.ModelInfer(request, timeout=0.5))
-
-            async with asyncio.timeout(60):
-                while (refused := await late())[0] is not grpc.StatusCode.UNAVAILABLE:
-                    pass  # the drain begins
-        assert (await under_way).outputs
-        await draining
-    assert refused == (grpc.StatusCode.UNAVAILABLE, "this server shuts down; retry on another one")
-
-
 async def test_all_that_is_wrong_is_listed_in_details(release_folder: Path, ranking: Any) -> None:
     request = ranker_request(release_folder)
     request.inputs[7].datatype = "BYTES"
@@ -324,62 +300,6 @@ async def test_the_tower_accepts_histories_up_to_the_releases_limit(release_fold
                 assert (await call).outputs
             else:
                 assert (await refusal(call))[0] is code
-
-
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        (
-            pb.ModelInferRequest(inputs=[Input()] * 65),
-            "inputs: must contain no more than 64 item(s)",
-        ),
-        (
-            pb.ModelInferRequest(raw_input_contents=[b""] * 65),
-            "raw_input_contents: must contain no more than 64 item(s)",
-        ),
-        (pb.ModelInferRequest(inputs=[Input(shape=[1] * 65)]), "inputs[0].shape"),
-        (pb.ModelInferRequest(model_name="x" * 257), "model_name: must be at most 256 bytes"),
-        (pb.ModelInferRequest(inputs=[Input(name="x" * 257)]), "inputs[0].name"),
-        (
-            pb.ModelInferRequest(
-                parameters={str(n): pb.InferParameter(bool_param=True) for n in range(65)}
-            ),
-            "parameters: map must be at most 64 entries",
-        ),
-    ],
-)
-async def test_more_than_any_model_needs_is_refused_by_the_contract(
-    ranking: Any, request_: pb.ModelInferRequest, message: str
-) -> None:
-    code, said = await refusal(ranking.ModelInfer(request_))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message in said
-
-
-async def test_errors_fit_into_trailers_for_any_names(ranking: Any) -> None:
-    names = ["\N{PILE OF POO}" * 64, *("\u202e" * 85 for _ in range(31))]
-    request = pb.ModelInferRequest(
-        model_name="ranker",
-        inputs=[Input(name=name) for name in names],
-        outputs=[Output(name=name) for name in names],
-    )
-    code, said = await refusal(ranking.ModelInfer(request))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "ranker has no input '\\U0001f4a9" in said
-
-
-async def test_calls_have_request_ids_and_are_counted(release_folder: Path, ranking: Any) -> None:
-    def count(code: str) -> float:
-        labels = {"method": f"/{SERVICE}/ModelInfer", "code": code}
-        return REGISTRY.get_sample_value("vireo_rpcs_total", labels) or 0.0
-
-    before = count("OK"), count("NOT_FOUND")
-    metadata = (("x-request-id", "caller-7"),)
-    call = ranking.ModelInfer(ranker_request(release_folder), metadata=metadata)
-    await call
-    assert dict(await call.trailing_metadata())["x-request-id"] == "caller-7"
-    await refusal(ranking.ModelInfer(pb.ModelInferRequest(model_name="x"), metadata=metadata))
-    assert (count("OK"), count("NOT_FOUND")) == (before[0] + 1, before[1] + 1)
 
 
 async def test_a_model_waits_in_the_pods_queue_and_is_shed_with_it(release_folder: Path) -> None:

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
 from tests.builders.refusals import failure_of, retry_seconds
-from tests.builders.rpc import rpc_settings, serving
+from tests.builders.rpc import serving
 from tests.builders.waiting import until
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.ranking.service import RANKING_POD
@@ -96,26 +96,3 @@ async def test_a_pod_that_sheds_still_answers_for_its_health_reflection_and_rele
     assert release.release_id == "tiny-1"
     assert status.status == health_pb2.HealthCheckResponse.SERVING
     assert listed.list_services_response.service
-
-
-async def test_a_pod_that_drains_still_sheds_and_then_refuses(release_folder: Path) -> None:
-    queue = RunQueue()
-    settings = rpc_settings(drain_seconds=3.0, grace_seconds=60)
-    async with serving(
-        RANKING_POD, release_folder, settings=settings, queue=queue, max_calls=1
-    ) as (server, channel):
-        stub = RankingServiceStub(channel)
-        async with busy(queue):
-            under_way = stub.RankCandidates(request_for_one_video())
-            await until(lambda: queue.queued == 2)
-            draining = asyncio.create_task(server.drain())
-            await until(lambda: not server.serving)
-            codes = [(await failure_of(stub.RankCandidates(request_for_one_video()))).code()]
-            async with asyncio.timeout(60):
-                while codes[-1] is not grpc.StatusCode.UNAVAILABLE:
-                    codes.append(
-                        (await failure_of(stub.RankCandidates(request_for_one_video()))).code()
-                    )
-        assert (await under_way).ids
-        await draining
-    assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}

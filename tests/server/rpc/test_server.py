@@ -13,12 +13,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
-from vireo.server.errors import VireoError
 from vireo.server.pipeline.caller import Caller
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.ranking.service import RANKING_POD
-from vireo.server.rpc.server import CONNECTION_AGE_GRACE, RpcServer
-from vireo.server.rpc.standard import MAX_STREAM_SECONDS
+from vireo.server.rpc.server import RpcServer
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -102,20 +100,6 @@ async def test_a_connection_at_its_maximum_age_is_reopened(release_folder: Path)
             while channel.get_state() == grpc.ChannelConnectivity.READY:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert (await check(health_pb2.HealthCheckRequest())).status == SERVING
-
-
-def test_a_stream_outlasts_its_connections_age_until_it_ends_by_itself() -> None:
-    # A watch that is opened just before its connection has reached its age.
-    assert CONNECTION_AGE_GRACE > MAX_STREAM_SECONDS
-
-
-async def test_port_that_is_taken_is_explained(release_folder: Path) -> None:
-    async with serving(RANKING_POD, release_folder) as (server, _):
-        second = RpcServer(rpc_settings(port=server.port))
-        with pytest.raises(
-            VireoError, match=rf"can't listen on 127\.0\.0\.1:{server.port}: the port is taken"
-        ):
-            await second.start()
 
 
 async def test_a_server_that_serves_before_it_listens_is_seen_serving_at_once() -> None:

@@ -9,8 +9,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.builders.releases import build_release
@@ -55,23 +53,6 @@ async def test_a_call_that_says_nothing_is_invalid_and_not_left_open(
     channel: grpc.aio.Channel, method: str
 ) -> None:
     assert await ended(channel, method) == grpc.StatusCode.INVALID_ARGUMENT
-
-
-async def test_health_and_channelz_still_answer(channel: grpc.aio.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-    service = "vireo.v1.CandidateService"
-    answer = await health.Check(health_pb2.HealthCheckRequest(service=service), timeout=30)
-    assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    watch = health.Watch(health_pb2.HealthCheckRequest(service="none such"), timeout=30)
-    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-    watch.cancel()
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await health.Check(health_pb2.HealthCheckRequest(service="none such"), timeout=30)
-    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
-    channelz = channelz_pb2_grpc.ChannelzStub(channel)  # type: ignore[no-untyped-call]
-    servers = await channelz.GetServers(channelz_pb2.GetServersRequest(), timeout=30)
-    # Of a process's servers those of earlier tests may still be among them.
-    assert max(server.data.calls_started for server in servers.server) >= 1
 
 
 async def test_messages_of_reflection_wait_for_their_callers_turn(tmp_path: Path) -> None:
