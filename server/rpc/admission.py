@@ -259,13 +259,8 @@ class Admission:
         async with self._background:
             await asyncio.sleep(self._rested_at - self._clock())
             met_calls = self.under_way > 0
-            while self.under_way:
-                try:
-                    async with asyncio.timeout(_BACKGROUND_WAIT):
-                        await self._idle.wait()
-                except TimeoutError:
-                    if not self.slots.waiting:
-                        break
+            while not await self._alone(_BACKGROUND_WAIT) and self.slots.waiting:
+                pass
             begun = self._clock()
             try:
                 yield
@@ -280,13 +275,20 @@ class Admission:
             raise ShedError(ShedReason.PRIORITY)
         self._waiting_low_priority += 1
         try:
-            async with asyncio.timeout(MAX_LOW_PRIORITY_WAIT):
-                while self.under_way:  # of several that were woken, the first is
-                    await self._idle.wait()
-        except TimeoutError as error:
-            raise ShedError(ShedReason.PRIORITY) from error
+            if not await self._alone(MAX_LOW_PRIORITY_WAIT):
+                raise ShedError(ShedReason.PRIORITY)
         finally:
             self._waiting_low_priority -= 1
+
+    async def _alone(self, seconds: float) -> bool:
+        """Return true once no call is under way, or false after so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self.under_way:  # of several that were woken, the first is
+                    await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _check_number(self) -> None:
         if self.under_way >= self.max_calls:

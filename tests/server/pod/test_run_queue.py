@@ -56,17 +56,12 @@ async def test_the_event_loop_does_something_else_between_two_pipelines() -> Non
 
 async def test_a_failure_is_the_callers_and_leaves_the_queue_fit() -> None:
     queue = RunQueue()
-    for run in (queue.run, queue.run_in_thread):
-        with pytest.raises(ZeroDivisionError):
-            await run(lambda: 1 // 0, Caller())
-        assert await run(lambda: "fit", Caller()) == "fit"
-    assert queue.queued == 0
-
-
-async def test_a_failure_that_no_future_accepts_ends_its_turn() -> None:
-    queue = RunQueue()
     async with asyncio.timeout(30):
-        with pytest.raises(RuntimeError, match="StopIteration"):
+        for run in (queue.run, queue.run_in_thread):
+            with pytest.raises(ZeroDivisionError):
+                await run(lambda: 1 // 0, Caller())
+            assert await run(lambda: "fit", Caller()) == "fit"
+        with pytest.raises(RuntimeError, match="StopIteration"):  # which no future accepts
             await queue.run_in_thread(lambda: next(iter(())), Caller())
         assert await queue.run(lambda: "fit", Caller()) == "fit"
 
