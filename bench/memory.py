@@ -25,11 +25,10 @@ from bench.speed.row import Row
 from bench.stack import VIREO
 from server.errors import VireoError
 from server.home import Home
-from training.data.estimate import estimate_import
 from training.data.importing import ImportRequest
 from training.data.synth.world import WorldConfig
 from training.data.synth.writing import write_world
-from training.memory import features_memory, training_memory
+from training.estimates import estimate_import, features_memory, training_memory
 from training.profile import PROFILES, read_profile
 
 EVENTS = (1_000_000, 10_000_000)

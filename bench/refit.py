@@ -26,16 +26,15 @@ from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.ranking.release import RankingRelease
 from server.releases.manifest import Manifest
+from training.comparison import PER_VIEWER
 from training.data.dataset import Dataset, load_dataset
-from training.evaluation.chain import features_before_test, run_chain
-from training.evaluation.comparison import PER_VIEWER
-from training.evaluation.ranker import ranker_measures
-from training.evaluation.run import TestBed
+from training.evaluation.chain import ranker_measures, run_chain
 from training.evaluation.systems import of_lists
+from training.evaluation.viewers import TestBed, features_before_test
 from training.features.publication import published_of
 from training.features.watches import load_watches
+from training.fit import refit_config
 from training.profile import load_profile
-from training.refit import refit_config
 from training.release.stage import Origin, stage_retrieval, take_ranker
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData

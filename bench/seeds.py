@@ -30,8 +30,8 @@ from scipy import stats
 from bench.stack import run_vireo, stack_environment
 from server.errors import VireoError
 from server.home import Home
-from training.evaluation.comparison import PER_VIEWER
-from training.evaluation.report import RANKS
+from training.comparison import PER_VIEWER
+from training.evaluation.systems import RANKS
 
 REPORT = Path(__file__).parent / "report"
 _SYSTEMS = ("chain", "served")

@@ -1,9 +1,4 @@
-"""Training end to end: a measured fit, then the fit that is served.
-
-The first (`training.fit`) holds out each viewer's last watch and is evaluated on it. The second
-(`training.refit`) continues it on every watch and is served. `training.refit` explains
-how the two relate.
-"""
+"""Training end to end: a measured fit, then the fit that is served; `training.fit` has both."""
 
 from __future__ import annotations
 
@@ -14,13 +9,11 @@ from rich.console import Console
 from server.home import Home, keep_private
 from server.releases.manifest import Manifest
 from training.data.dataset import load_dataset
-from training.fit import fit
+from training.fit import ensure_features, fit
+from training.fit import refit as fit_to_every_watch
 from training.heartbeat import heartbeat
-from training.inputs import ensure_features
-from training.measuring import measuring_home
 from training.profile import Profile, load_profile
-from training.refit import refit as fit_to_every_watch
-from training.run import Run, only_training
+from training.run import Run, measuring_home, only_training
 
 
 def train_all(

@@ -104,8 +104,8 @@ def import_(
     """
     from server.features.activity import USUAL_BOUNCE, Bounce
     from training.data.attributes import AttributeColumn
-    from training.data.estimate import estimate_import
     from training.data.importing import ImportRequest, import_dataset
+    from training.estimates import estimate_import
 
     console = Console()
     attributes = tuple(AttributeColumn.parse(text) for text in attribute or ())

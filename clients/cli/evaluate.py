@@ -23,7 +23,7 @@ from server.signals import TASKS
 
 if TYPE_CHECKING:
     from server.home import Home
-    from training.evaluation.commands import Evaluated
+    from training.evaluation.run import Evaluated
 
 _RANKER = {
     "auc": "AUC",
@@ -90,14 +90,14 @@ def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = Fa
         VireoError: there is no release, or it can't be measured.
     """
     from server.home import Home
-    from training.evaluation import commands
+    from training.evaluation.run import evaluate_staged
     from training.heartbeat import heartbeat
-    from training.measuring import measuring_home
+    from training.run import measuring_home
 
     # The served release has seen every watch: measure its twin, which has not.
     home = measuring_home(Home.current())
     with heartbeat(Console(stderr=True), f"evaluating {dataset}"):
-        found = commands.evaluate_staged(home, dataset, _names(baselines))
+        found = evaluate_staged(home, dataset, _names(baselines))
     _print(found, as_json)
     if not as_json:
         typer.echo(f"report: {home.run(dataset) / 'report' / 'index.html'}")
@@ -133,9 +133,9 @@ def served(
 ) -> None:
     """Measure end to end: request every viewer's recommendations from a stack, through Envoy."""
     from server.home import Home
-    from training.evaluation import commands
+    from training.evaluation.served import Stack, evaluate_served
     from training.heartbeat import heartbeat
-    from training.measuring import measuring_home
+    from training.run import measuring_home
 
     home, errors = measuring_home(Home.current()), Console(stderr=True)
     report = home.run(data) / "report"
@@ -144,10 +144,8 @@ def served(
         heartbeat(errors, f"evaluating {data}"),
         _asked_edge(home, data, target, ca, token) as edge,
     ):
-        options = commands.ServedOptions(
-            edge.target, path, concurrency, deadline, edge.credentials()
-        )
-        found = commands.evaluate_served(home, data, options, errors, _names(baselines))
+        stack = Stack(edge.target, deadline, concurrency, edge.credentials())
+        found = evaluate_served(home, data, stack, path, errors, _names(baselines))
     _print(found, as_json)
     if not as_json:
         typer.echo(f"lists: {path}")
@@ -165,15 +163,15 @@ def page(
 ) -> None:
     """Write one page with the results of all evaluations so far."""
     from server.home import Home
-    from training.evaluation import commands
-    from training.measuring import measuring_home
+    from training.evaluation.run import write_report_page
+    from training.run import measuring_home
 
     home = measuring_home(Home.current())
-    typer.echo(f"page: {commands.write_report_page(home, data, file)}")
+    typer.echo(f"page: {write_report_page(home, data, file)}")
 
 
 def _names(every: bool) -> Sequence[str]:
-    from training.evaluation.baselines.registry import BASELINES, QUICK
+    from training.evaluation.baselines import BASELINES, QUICK
 
     return BASELINES if every else QUICK
 
@@ -197,7 +195,7 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(evaluated), indent=2))
         return
-    from training.evaluation.page import MEASURES
+    from training.evaluation.report import MEASURES
 
     console = Console(highlight=False)
     title = f"{evaluated.release_id}: held-out watches, all unwatched videos ranked"

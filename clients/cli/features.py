@@ -28,10 +28,10 @@ def build(
     """
     from server.stack.state import running_stack
     from training.data.dataset import describe_dataset
+    from training.estimates import features_memory
     from training.features.build import build_features
     from training.features.progress import progress_bars
     from training.heartbeat import heartbeat
-    from training.memory import features_memory
 
     home, console = Home.current(), Console()
     need = features_memory(describe_dataset(home, name))

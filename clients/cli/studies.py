@@ -15,7 +15,7 @@ from clients.cli.output import print_json
 from clients.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
-    from training.evaluation.studies import Studies
+    from training.studies import Studies
 
 DataOption = Annotated[str, typer.Option(help="Name of the data set.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -110,9 +110,9 @@ def _study(
 ) -> None:
     """Run a study; print it as JSON, or its main figures and the report's path."""
     from server.home import Home
-    from training.evaluation.studies import Studies
     from training.heartbeat import heartbeat
-    from training.measuring import measuring_home
+    from training.run import measuring_home
+    from training.studies import Studies
 
     # Served models hold nothing out, so their measured twin is studied.
     home, errors = measuring_home(Home.current()), Console(stderr=True)

@@ -54,9 +54,8 @@ def train(
     """Train both models and stage a release; after Ctrl-C, run it again to resume."""
     from server.home import Home
     from training.data.dataset import describe_dataset
-    from training.memory import training_memory
+    from training.estimates import choose_profile, training_memory
     from training.profile import load_profile
-    from training.sizing import choose_profile
     from training.train import train_all
 
     home, errors = Home.current(), Console(stderr=True, highlight=False)

@@ -11,8 +11,8 @@ from server.releases.manifest import Manifest
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.fits import fit_measured
 from training.data.dataset import load_dataset
+from training.fit import refit_config
 from training.profile import load_profile
-from training.refit import refit_config
 
 
 def test_refitted_towers_are_measured_beside_the_first_fit(

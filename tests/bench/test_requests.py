@@ -24,7 +24,7 @@ from tests.builders.tiny_home import DATASET, build_tiny_home
 from training.data.dataset import DESCRIPTION
 from training.data.schema import ATTRIBUTE_TYPES, VIDEOS
 from training.evaluation.report import CONTEXT
-from training.evaluation.studies import ABSENT, OFF, WITH, Studies
+from training.studies import ABSENT, OFF, WITH, Studies
 
 _VIDEOS = 600
 """Enough for 50 pages of 10, and for what is excluded."""

@@ -3,9 +3,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from training.memory import MemoryEstimate, features_memory, training_memory
 
 from training.data.dataset import DatasetInfo
-from training.memory import MemoryEstimate, features_memory, training_memory
 from training.profile import load_profile
 
 MEASURED = {

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from training.refit import refit, refit_config
+from training.retrieval.sequences import SequenceFile
 
 from server.home import Home
 from server.releases import layout
@@ -19,9 +21,7 @@ from training.checkpoint import CheckpointError
 from training.data.dataset import load_dataset
 from training.features.watches import load_watches
 from training.profile import load_profile
-from training.refit import refit, refit_config
 from training.retrieval.data import RetrievalData
-from training.retrieval.sequences import SequenceFile
 from training.run import Run
 from training.train import train_all
 

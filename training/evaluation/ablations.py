@@ -27,7 +27,7 @@ from server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from training.evaluation.comparison import means, paired_tests
+from training.comparison import means, paired_tests
 from training.evaluation.sources import NAMES as SOURCES
 from training.ranking.batches import Batches, chunks
 from training.ranking.config import RankingConfig

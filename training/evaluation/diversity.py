@@ -15,9 +15,10 @@ from server.candidate.release import CandidateRelease
 from server.ranking.diversity import RERANK_WINDOW, diverse_order
 from server.ranking.release import RankingRelease
 from server.releases.weights import ScoreWeights
-from training.evaluation.chain import list_ranks, run_chain
-from training.evaluation.held_out import HeldOutWatches
-from training.evaluation.metrics import coverage, hit_rate, intra_list_distance, ndcg
+from training.evaluation.chain import run_chain
+from training.evaluation.systems import list_ranks
+from training.evaluation.viewers import HeldOutWatches
+from training.metrics import coverage, hit_rate, intra_list_distance, ndcg
 from training.ranking.batches import Batches, chunks
 from training.ranking.model import Ranker
 from training.ranking.training_set import RankingSet, WatchLists

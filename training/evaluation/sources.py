@@ -19,7 +19,7 @@ from server.candidate.release import CandidateRelease
 from server.pipeline.candidates import Candidates
 from server.releases.weights import Quotas
 from server.signals import SOURCES as DECLARED
-from training.evaluation.held_out import HeldOutWatches
+from training.evaluation.viewers import HeldOutWatches
 from training.features.publication import of_the_past
 from training.heartbeat import tracked
 

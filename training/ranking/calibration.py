@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor
 
-from training.evaluation.metrics import calibration_measures
+from training.metrics import calibration_measures
 from training.ranking.batches import Batches, chunks
 from training.ranking.model import Ranker
 from training.ranking.training_set import RankingSet

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from training.evaluation.metrics import ndcg
+from training.metrics import ndcg
 from training.ranking.batches import Batches, Places
 from training.ranking.loss import listwise_loss, outcome_loss
 from training.ranking.model import Ranker

@@ -21,7 +21,7 @@ from server.features.ranking_inputs import (
 )
 from server.releases.manifest import FeatureSchema
 from server.signals import UNWANTED
-from training.dropout import ByteDropout
+from training.cpu import ByteDropout
 from training.ranking.config import RankingConfig
 
 WatchPart = Literal["retrieval", "linear", "full"]

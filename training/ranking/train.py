@@ -28,6 +28,7 @@ from server.arrays import Float32Array
 from server.releases.manifest import FeatureSchema
 from server.signals import OUTCOMES, TASKS
 from training.checkpoint import Checkpoints
+from training.cpu import torch_threads
 from training.heartbeat import Bars
 from training.ranking.batches import Batches, Places, chunks
 from training.ranking.calibration import calibrate
@@ -36,7 +37,6 @@ from training.ranking.holdout import HeldOut, measure
 from training.ranking.loss import level_loss, listwise_loss, outcome_loss
 from training.ranking.model import OutcomePart, Ranker, WatchPart
 from training.ranking.training_set import RankingSet
-from training.threads import torch_threads
 
 CURVE = "ranking_curve.jsonl"
 CALIBRATION = "ranking_calibration.json"

@@ -22,15 +22,11 @@ from server.ranking.release import RankingRelease
 from server.ranking.stages import RankerScorer, RequestedSource
 from server.releases.manifest import Manifest
 from server.signals import OUTCOMES
-from training.evaluation.chain import (
-    ChainAnswers,
-    features_before_test,
-    list_ranks,
-    ranking_query,
-    run_chain,
-)
-from training.evaluation.metrics import gains, hits
+from training.evaluation.chain import ChainAnswers, ranking_query, run_chain
+from training.evaluation.systems import list_ranks
+from training.evaluation.viewers import features_before_test
 from training.features.watches import outcome_labels
+from training.metrics import gains, hits
 from training.release.gate_measures import Measured
 from training.release.predictions import Predictions, in_both
 

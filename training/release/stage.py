@@ -24,6 +24,7 @@ from server.arrays import Int64Array
 from server.candidate.release import CandidateRelease
 from server.event_log.position import BEGIN, Position
 from server.features.keys import video_keys
+from server.live.placement import Placement
 from server.ranking.release import RankingRelease
 from server.releases import layout
 from server.releases.manifest import DATA_END, FeatureSchema, Manifest, describe_files
@@ -75,13 +76,13 @@ def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> Int64Array:
     rarely watched ones: under FRESH_WATCHES watches in the train part, sorted by watches, then
     newest first, undated last. Ties are broken by key. `videos` is the catalogue in row order.
     """
-    watches = data.watch_counts()
+    watches = data.watch_counts
     published = videos["published"].to_numpy("datetime64[s]")
     dated = ~np.isnat(published)
     # Seconds; an undated video gets the earliest possible time.
     born = np.where(dated, published.astype(np.int64), np.iinfo(np.int64).min)
     newest_first = np.lexsort((data.keys, -born.astype(np.float64)))
-    last = int(data.times.max(initial=0))
+    last = int(data.train.times.max(initial=0))
     new = dated & (born >= last - FRESH_DAYS * 86_400)
     hardly = ~new & (watches < FRESH_WATCHES)
     first = newest_first[new[newest_first]]
@@ -125,7 +126,7 @@ def stage_retrieval(
         quotas: quotas of the candidate sources; the defaults if None.
 
     Raises:
-        ExportError: the exported viewer tower's outputs differ from the trained one's.
+        ReleaseError: the exported towers' outputs differ from the trained ones'.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / layout.VIDEO_KEYS).parent.mkdir(parents=True)
@@ -202,6 +203,7 @@ def stage_retrieval(
     ).write(folder)
     release = CandidateRelease.load(folder)
     release.replay_goldens()
+    Placement.load(folder, release.manifest, len(release.keys)).replay_goldens()
     return release
 
 
@@ -239,7 +241,7 @@ def stage_ranker(
         candidate_count: length of the lists that the ranker was trained on.
 
     Raises:
-        ExportError: the exported ranker's outputs differ from the trained one's.
+        ReleaseError: the exported ranker's outputs differ from the trained one's.
     """
     export_ranker(model, folder / layout.RANKER)
     write_triton_config(folder / layout.RANKER)

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from server.arrays import Int64Array
 from server.features.content import CONTENT_LIMIT
-from training.onnx_export import ExportError, check_outputs, export
+from training.onnx_export import export
+from training.retrieval.content import TOKENS
 from training.retrieval.data import RetrievalData
-from training.retrieval.export import TOLERANCE
 from training.retrieval.model import TwoTower
-from training.retrieval.unseen import TOKENS
 
 OUTPUT = "video_vectors"
 _GOLDENS = 64
@@ -72,21 +70,14 @@ def content_tower(
 
 
 def export_video_tower(tower: ContentTower, path: Path) -> None:
-    """Write the tower to `path`; raise ExportError if ONNX Runtime's outputs aren't PyTorch's.
+    """Write the tower to `path`.
 
     The input is `content` int64[b, CONTENT_LIMIT], the output `video_vectors` float32[b, 2d].
     """
-    cases = {f"a batch of {size}": {"content": _trial(tower, size)} for size in (2, 1, 7)}
-    export(tower, cases["a batch of 2"], {"content": ("batch",)}, OUTPUT, path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    try:
-        for case, inputs in cases.items():
-            (given,) = session.run([OUTPUT], inputs)
-            wanted = video_outputs(tower, inputs["content"])
-            check_outputs(path, case, np.asarray(given, np.float32), wanted, TOLERANCE)
-    except ExportError:
-        path.unlink()
-        raise
+    content = np.random.default_rng(2).integers(0, len(tower.tokens), (2, CONTENT_LIMIT))
+    content[:, CONTENT_LIMIT // 2 :] = 0
+    content[1] = 0
+    export(tower, {"content": content}, {"content": ("batch",)}, OUTPUT, path)
 
 
 def golden_videos(data: RetrievalData) -> Int64Array:
@@ -101,13 +92,3 @@ def video_outputs(tower: ContentTower, content: Int64Array) -> np.ndarray:
     """Return PyTorch's outputs, float32[b, 2d]."""
     outputs: np.ndarray = tower(torch.from_numpy(content)).numpy()
     return outputs
-
-
-def _trial(tower: ContentTower, size: int) -> Int64Array:
-    """Return random bags; the last is empty if there are several."""
-    tokens = len(tower.tokens)
-    random = np.random.default_rng(size)
-    content: Int64Array = random.integers(0, tokens, (size, CONTENT_LIMIT))
-    content[:, CONTENT_LIMIT // 2 :] = 0
-    content[1:][-1:] = 0
-    return content

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from server.errors import VireoError
 from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from training.cpu import torch_threads
 from training.heartbeat import Bars
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower
 from training.retrieval.trainer import RetrievalTrainer
 from training.retrieval.unseen import fill_unseen
-from training.threads import torch_threads
 
 CHECKPOINT = "retrieval.pt"
 RESULT = "towers.pt"

@@ -15,7 +15,7 @@ from server.releases.store import ReleaseStore
 from tests.builders.datasets import ring_interactions, write_small_dataset
 from tests.builders.variants import changed_copy, with_shuffled_ranker
 from tests.clients.release.conftest import Vireo
-from training.refit import add_measured
+from training.fit import add_measured
 from training.train import train_all
 
 pytestmark = pytest.mark.integration

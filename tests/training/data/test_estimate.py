@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from training.data.estimate import ImportEstimate, estimate_import
+
 from training.data.importing import ImportRequest
 
 

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from rich.console import Console
+from training.evaluation.studies import Studies
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
 from training.data.dataset import load_dataset
-from training.evaluation.studies import Studies
 from training.ranking.storage import load_ranking_set
 from training.ranking.training_set import RankingSet
 from training.retrieval.data import RetrievalData

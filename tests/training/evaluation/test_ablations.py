@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from training.evaluation.studies import Studies
 
 from server.errors import VireoError
 from server.features.ranking_inputs import RETRIEVAL_FEATURES
 from training.evaluation.ablations import ablate, ablation_names, check_names
-from training.evaluation.studies import Studies
 from training.ranking.train import RankingTrainer
 from training.ranking.training_set import RankingSet
 

@@ -7,6 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from training.evaluation.baselines.registry import BASELINES
+from training.evaluation.baselines.settings import read_settings
+from training.evaluation.commands import evaluate_staged
+from training.evaluation.ranker import ranker_measures
 
 from server.candidate.release import CandidateRelease
 from server.errors import VireoError
@@ -15,8 +19,6 @@ from server.ranking.release import RankingRelease
 from server.releases.manifest import Manifest
 from tests.builders.watches import watches_frame
 from training.evaluation import report as files
-from training.evaluation.baselines.registry import BASELINES
-from training.evaluation.baselines.settings import read_settings
 from training.evaluation.chain import (
     ChainAnswers,
     TestViewers,
@@ -27,8 +29,6 @@ from training.evaluation.chain import (
     run_chain,
     tower_scores,
 )
-from training.evaluation.commands import evaluate_staged
-from training.evaluation.ranker import ranker_measures
 from training.evaluation.report import Systems, flat, read_json
 from training.evaluation.systems import best_unwatched, of_chunks, of_lists
 from training.features.publication import of_the_past

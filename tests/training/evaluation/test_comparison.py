@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-
 from training.evaluation.comparison import compare, holm, intervals, paired_p
 from training.evaluation.metrics import gains, hit_rate, ndcg
 

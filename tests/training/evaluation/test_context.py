@@ -4,6 +4,7 @@ import io
 
 import pytest
 from rich.console import Console
+from training.evaluation.studies import ABSENT, OFF, WITH, study_context
 
 from server.errors import VireoError
 from server.features.context import NAMES
@@ -11,7 +12,6 @@ from server.home import Home
 from tests.builders.fits import fit_measured
 from training.data.synth.world import WorldConfig
 from training.data.synth.writing import write_world
-from training.evaluation.studies import ABSENT, OFF, WITH, study_context
 from training.profile import load_profile
 
 QUIET = Console(file=io.StringIO())

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from training.evaluation.full_ranking import full_ranking
 
 

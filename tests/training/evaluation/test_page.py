@@ -9,11 +9,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-
-from server.errors import VireoError
-from server.releases.manifest import FeatureSchema, Manifest
-from server.releases.weights import ScoreWeights
-from training.evaluation import report as files
 from training.evaluation.baselines.past import Setting
 from training.evaluation.baselines.settings import (
     BaselineSettings,
@@ -23,6 +18,11 @@ from training.evaluation.baselines.settings import (
 )
 from training.evaluation.comparison import compare
 from training.evaluation.page import render_page, ticks, write_page
+
+from server.errors import VireoError
+from server.releases.manifest import FeatureSchema, Manifest
+from server.releases.weights import ScoreWeights
+from training.evaluation import report as files
 from training.evaluation.report import write_json
 from training.evaluation.run import recall_curves
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+from training.evaluation.commands import staged_as, stored_manifest
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
 from vireo.v1.viewer_pb2 import Degradation
 
@@ -17,7 +18,6 @@ from server.home import Home
 from server.releases.manifest import FeatureSchema, Manifest
 from server.releases.weights import ScoreWeights
 from training.evaluation.chain import TestViewers
-from training.evaluation.commands import staged_as, stored_manifest
 from training.evaluation.served import (
     Agreement,
     ServedAnswer,

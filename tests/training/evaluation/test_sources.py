@@ -10,15 +10,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from training.evaluation.held_out import HeldOutWatches, last_held_out
+from training.evaluation.studies import Studies
 
 from server.candidate.release import CandidateRelease
 from server.home import Home
 from server.pipeline.candidates import Candidates
 from server.releases.manifest import MANIFEST_NAME
 from server.releases.weights import Quotas
-from training.evaluation.held_out import HeldOutWatches, last_held_out
 from training.evaluation.sources import CUTOFFS, FIT_VIEWERS, NAMES, Proposals, fit_quotas
-from training.evaluation.studies import Studies
 from training.features.publication import of_the_past
 from training.fit import with_quotas
 

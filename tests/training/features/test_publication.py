@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from training.evaluation.held_out import HeldOutWatches
 
 from server.candidate.release import CandidateRelease
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
 from training.evaluation.chain import TestViewers
-from training.evaluation.held_out import HeldOutWatches
 from training.evaluation.sources import Proposals
 from training.evaluation.systems import of_chunks
 from training.features.publication import of_the_past, published_of, published_times

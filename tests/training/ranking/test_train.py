@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
+from training.evaluation.metrics import auc
 
 from server.errors import VireoError
 from server.features.ranking_inputs import VIDEO_FEATURES
 from server.signals import OUTCOMES
 from tests.training.ranking.conftest import ATTRIBUTES, CANDIDATES, LIKES, SCHEMA, ranking_set
 from training.checkpoint import Checkpoints
-from training.evaluation.metrics import auc
 from training.ranking.batches import Batches
 from training.ranking.config import RankingConfig
 from training.ranking.holdout import HeldOut

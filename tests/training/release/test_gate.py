@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from training.evaluation.metrics import gains, hits
 
 from server.home import Home
 from server.ranking.reserved import DiverseBestAndReserved
 from server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
 from server.releases.manifest import Manifest
-from training.evaluation.metrics import gains, hits
 from training.release.gate import MAX_FALSE_REFUSALS, Check, GateResult, judge, judge_first
 from training.release.gate_measures import LIKENESS, Measured
 from training.release.measure import LoadedRelease, measure

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from training.retrieval.sequences import Watches
 
 from server.features.context import NAMES, UNKNOWN, sizes
 from server.features.tower_inputs import tower_inputs
@@ -20,7 +21,6 @@ from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.export import export_viewer_tower
 from training.retrieval.model import TwoTower
-from training.retrieval.sequences import Watches
 from training.retrieval.towers import readable, viewer_vectors
 from training.retrieval.windows import Windows
 
@@ -65,7 +65,7 @@ def test_a_window_has_the_context_that_serving_gives_the_request_for_its_targets
     data: RetrievalData, tables: Tables
 ) -> None:
     whole = [group.train for group in data.sequences.groups()]
-    windows = Windows(Watches.joined(whole), data.attributes(), 4, 64)
+    windows = Windows(Watches.joined(whole), data.attributes, 4, 64)
     [batch, *_] = windows.batches(np.random.default_rng(1))
     trained = windows.encode(batch)
     watches = tables[0].sort_values(["viewer_id", "time"])
@@ -76,7 +76,7 @@ def test_a_window_has_the_context_that_serving_gives_the_request_for_its_targets
             logged = train.iloc[start + place]
             context = tuple(int(logged[watch_column(name)]) for name in NAMES)
             served = tower_inputs(
-                [ViewerFeatures(context=context)], data.video_rows(), {}, 4, data.context
+                [ViewerFeatures(context=context)], data.video_rows, {}, 4, data.context
             )
             assert trained.context[row, place].tolist() == served["context"][0].tolist()
         assert not trained.context[row, stop - start :].any()

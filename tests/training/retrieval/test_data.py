@@ -22,7 +22,7 @@ def test_watches_become_rows_in_order_and_the_validation_watch_is_kept_apart() -
     assert data.watched(0).tolist() == [2, 1]
     assert data.watched(1).tolist() == [0]
     assert targets(data) == [0, 2]
-    assert data.watch_counts().tolist() == [1, 1, 1]
+    assert data.watch_counts.tolist() == [1, 1, 1]
 
 
 def test_the_test_part_is_never_looked_at() -> None:
@@ -54,7 +54,7 @@ def test_missing_attributes_and_content_need_no_special_path() -> None:
 
     assert data.vocabulary == {}
     assert data.content_vocabulary == {}
-    assert not data.attributes().any()
+    assert not data.attributes.any()
     assert not data.content.any()
 
 
@@ -68,7 +68,7 @@ def test_attributes_of_a_viewer_find_their_ids() -> None:
     )
 
     assert data.vocabulary == {"age=30": 1}
-    assert data.attributes()[:, 0].tolist() == [1, 1, 0]
+    assert data.attributes[:, 0].tolist() == [1, 1, 0]
 
 
 def test_fingerprints_of_data_sets_differ() -> None:
@@ -90,7 +90,7 @@ def test_viewer_features_end_with_the_train_part() -> None:
 
     viewer = data.viewer_features(0)
 
-    assert data.video_rows().find(viewer.history_keys).tolist() == [0, 1]
+    assert data.video_rows.find(viewer.history_keys).tolist() == [0, 1]
     assert np.diff(viewer.history_times).tolist() == [3600]
 
 
@@ -107,7 +107,7 @@ def test_validation_asks_for_the_last_watch_after_all_before_it() -> None:
     assert data.watched(1).tolist() == []
     assert (first.watched.tolist(), first.target) == ([0, 1], 2)
     assert (second.watched.tolist(), second.target) == ([2], 1)
-    assert data.video_rows().find(first.viewer.history_keys).tolist() == [0, 1]
+    assert data.video_rows.find(first.viewer.history_keys).tolist() == [0, 1]
     assert np.diff(first.viewer.history_times).tolist() == [3600]
     assert second.viewer.attributes == ("age=30",)
 

@@ -55,7 +55,7 @@ def test_serving_inputs_go_in_as_they_are(
 ) -> None:
     model, path = exported
     viewers = [ring.viewer_features(viewer) for viewer in range(11)]
-    inputs = tower_inputs(viewers, ring.video_rows(), ring.vocabulary, model.config.history_limit)
+    inputs = tower_inputs(viewers, ring.video_rows, ring.vocabulary, model.config.history_limit)
 
     vectors = np.asarray(onnxruntime.InferenceSession(path).run(["viewer_vector"], inputs)[0])
 
@@ -129,7 +129,7 @@ def test_half_precision_is_of_the_videos_alone(
     assert vectors.dtype == np.float16
     check_export(model, path)
     viewers = [ring.viewer_features(viewer) for viewer in range(5)]
-    inputs = tower_inputs(viewers, ring.video_rows(), ring.vocabulary, model.config.history_limit)
+    inputs = tower_inputs(viewers, ring.video_rows, ring.vocabulary, model.config.history_limit)
     options = onnxruntime.SessionOptions()
     halves = onnxruntime.OrtValue.ortvalue_from_numpy(vectors)
     options.add_initializer("videos", halves)

@@ -15,7 +15,7 @@ from training.retrieval.windows import epoch_batches
 
 @pytest.fixture
 def batch(ring: RetrievalData, small: RetrievalConfig) -> tuple[torch.Tensor, ...]:
-    encoded = next(epoch_batches(ring.sequences, small, epoch=0)).encode()
+    encoded = next(epoch_batches(ring, small, epoch=0)).encode()
     return tuple(torch.from_numpy(array) for array in encoded)
 
 
@@ -32,7 +32,7 @@ def test_a_large_sample_estimates_the_full_loss(
     model = model_of(ring, small)
     full = full_softmax_loss(model, *batch).item()
 
-    sampled = SampledSoftmax(torch.from_numpy(ring.watch_counts()), negatives=20_000, power=0.5)
+    sampled = SampledSoftmax(torch.from_numpy(ring.watch_counts), negatives=20_000, power=0.5)
 
     assert sampled(model, *batch).item() == pytest.approx(full, rel=0.02)
 
@@ -85,7 +85,7 @@ def test_a_sample_estimates_the_loss_over_the_videos_that_were_published_by_then
     full = partial(full_softmax_loss, published=published)(model, *some).item()
     assert full < full_softmax_loss(model, *some).item() - 0.1, "there are fewer classes"
 
-    sampled = SampledSoftmax(torch.from_numpy(ring.watch_counts()), negatives=20_000, power=0.5)
+    sampled = SampledSoftmax(torch.from_numpy(ring.watch_counts), negatives=20_000, power=0.5)
 
     estimate = partial(sampled, published=published)(model, *some).item()
     assert estimate == pytest.approx(full, rel=0.02)

@@ -24,8 +24,8 @@ def test_row_groups_end_at_viewer_boundaries_and_cover_everything(
     assert grouped.viewer_ids == ring.viewer_ids
     for name in ("rows", "times", "offsets"):
         assert np.array_equal(getattr(grouped, name), getattr(ring, name))
-    assert np.array_equal(grouped.attributes(), ring.attributes())
-    assert np.array_equal(grouped.watch_counts(), ring.watch_counts())
+    assert np.array_equal(grouped.attributes, ring.attributes)
+    assert np.array_equal(grouped.watch_counts, ring.watch_counts)
     assert [one.target for one in grouped.validation] == [one.target for one in ring.validation]
 
 
@@ -64,7 +64,7 @@ def test_a_viewer_with_more_watches_than_a_group_has_one_to_himself(
 
     data = RetrievalData.build(frame, videos_frame(ids), viewers_frame({}))
 
-    assert np.diff(data.offsets).tolist() == [2, 29, 4]
+    assert np.diff(data.train.offsets).tolist() == [2, 29, 4]
     assert data.watched(1).tolist() == list(range(29))
 
 
@@ -84,5 +84,5 @@ def test_no_watches_make_a_file_without_groups() -> None:
 
     assert isinstance(data.sequences.source, pa.Buffer)
     assert (data.viewer_count, data.watch_count, data.validation) == (0, 0, ())
-    assert data.watch_counts().tolist() == [0, 0]
-    assert data.attributes().shape == (0, 16)
+    assert data.watch_counts.tolist() == [0, 0]
+    assert data.attributes.shape == (0, 16)

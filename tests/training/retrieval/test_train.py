@@ -96,7 +96,7 @@ def test_the_learning_curve_has_a_line_an_epoch(
 
     assert [line["epoch"] for line in lines] == list(range(1, 13))
     assert lines[-1]["loss"] < lines[0]["loss"]
-    assert {line["tokens"] for line in lines} == {len(ring.rows)}
+    assert {line["tokens"] for line in lines} == {len(ring.train.rows)}
     assert [line["epoch"] for line in lines if "ndcg_10" in line] == [3, 6, 9, 12]
 
 

@@ -54,7 +54,7 @@ def test_an_embedding_is_drawn_to_the_estimate_by_its_watches(
     after = model.video_vectors()
 
     cat, new = (data.video_ids.index(name) for name in ("cat-0", "new-cat"))
-    watches = data.watch_counts()[cat]
+    watches = data.watch_counts[cat]
     assert watches > 0
     # Their content is the same, so that what the unseen one has is the estimate.
     estimate = after[new] - model.video_tower.unseen_step
@@ -75,7 +75,7 @@ def test_a_video_first_watched_later_goes_on_from_where_it_was_served(
     served = train_retrieval(first, replace(small, epochs=2), tmp_path).video_vectors()[-1]
     every = RetrievalData.build(watches_frame(walks, held_out=0), *tables)
     trainer = RetrievalTrainer(every, small, trained_weights(tmp_path))
-    assert every.watch_counts()[-1] == 1
+    assert every.watch_counts[-1] == 1
     with torch.no_grad():
         started = trainer.average.model.eval().video_vectors()[-1]
     assert torch.allclose(started, served, atol=1e-6)

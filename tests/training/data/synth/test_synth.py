@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from training.evaluation.baselines.registry import fitted
+from training.evaluation.metrics import hit_rate
 
 from server.errors import VireoError
 from server.home import Home
@@ -19,8 +21,6 @@ from training.data.split import split_watches
 from training.data.synth.events import KINDS, Events, all_events
 from training.data.synth.world import DAY, REGIONS, START, World, WorldConfig
 from training.data.synth.writing import write_world
-from training.evaluation.baselines.registry import fitted
-from training.evaluation.metrics import hit_rate
 from training.evaluation.run import TestBed
 from training.evaluation.systems import of_chunks
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from training.evaluation.baselines.ease import Ease
 from training.evaluation.baselines.past import Past
+
 from training.retrieval.ease import closed_form
 
 

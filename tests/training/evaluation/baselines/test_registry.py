@@ -4,8 +4,6 @@ import warnings
 
 import numpy as np
 import pytest
-
-from training.evaluation.baselines import item_knn, registry
 from training.evaluation.baselines.ease import EaseConfig
 from training.evaluation.baselines.ials import IalsConfig
 from training.evaluation.baselines.item_knn import ItemKnnConfig
@@ -20,6 +18,8 @@ from training.evaluation.baselines.registry import (
     fitted,
     possible,
 )
+
+from training.evaluation.baselines import item_knn, registry
 
 
 def rows(*values: int) -> np.ndarray:

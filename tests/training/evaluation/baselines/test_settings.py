@@ -5,9 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from server.errors import VireoError
-from training.evaluation.baselines import settings as module
 from training.evaluation.baselines.ease import EaseConfig
 from training.evaluation.baselines.markov_blend import MarkovConfig
 from training.evaluation.baselines.past import Past
@@ -23,6 +20,9 @@ from training.evaluation.baselines.settings import (
     tuned_for,
     write_settings,
 )
+
+from server.errors import VireoError
+from training.evaluation.baselines import settings as module
 
 PAST = Past([np.array([0, 1, 2]), np.array([3])], 4)
 TUNED = TunedBaselines(

@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-
 from training.evaluation.baselines.ease import EaseConfig
 from training.evaluation.baselines.ials import IalsConfig
 from training.evaluation.baselines.past import Grid, Past

@@ -6,11 +6,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-
-from server.home import Home
-from tests.builders.datasets import random_interactions, write_small_dataset
-from training.data.dataset import Dataset, load_dataset
-from training.data.split import split_watches
 from training.evaluation.cold_start.study import (
     FOLDS,
     ColdSets,
@@ -20,6 +15,11 @@ from training.evaluation.cold_start.study import (
     random_measures,
     study_cold_start,
 )
+
+from server.home import Home
+from tests.builders.datasets import random_interactions, write_small_dataset
+from training.data.dataset import Dataset, load_dataset
+from training.data.split import split_watches
 from training.profile import load_profile
 
 
@@ -44,7 +44,7 @@ def sets(dataset: Dataset, watches: pd.DataFrame) -> ColdSets:
 
 def test_training_has_no_watch_of_a_kept_viewer_or_video(dataset: Dataset, sets: ColdSets) -> None:
     assert sets.unseen.any()
-    assert not sets.unseen[sets.data.rows].any()
+    assert not sets.unseen[sets.data.train.rows].any()
     assert len(sets.data.viewer_ids) < dataset.interactions["viewer_id"].nunique()
     assert sets.unseen[sets.new_videos.targets].all()
     for cases in sets.new_viewers.values():

@@ -1,7 +1,8 @@
-"""Measures of a recommender, from ranks, slates and predicted probabilities."""
+"""Measures of a recommender, from scores, ranks, slates and predicted probabilities."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,45 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from server.arrays import BoolArray, Float64Array
+from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.floating]
 
+_CHUNK_SCORES = 20_000_000
+"""Maximum scores in memory at a time."""
 _Z_95 = 1.959964
 """Quantile of the normal distribution for a two-sided 95% interval."""
+
+
+def full_ranking(
+    scores: Float32Array, watched: Sequence[Int64Array], targets: Int64Array
+) -> Int64Array:
+    """Return the 0-based rank of each target among the videos its viewer hasn't watched, int64[v].
+
+    Ties count against the target, so that a constant score isn't rewarded.
+
+    Args:
+        scores: float32[v, n].
+        watched: rows that each viewer has watched, the target not among them.
+        targets: row held out for each viewer, int64[v].
+    """
+    viewers = np.arange(len(targets))
+    own = scores[viewers, targets][:, None]
+    # Comparisons with NaN are false: it must not pass for a good score.
+    ahead = ~(scores < own)
+    ahead[viewers, targets] = False
+    for viewer, rows in enumerate(watched):
+        ahead[viewer, rows] = False
+    ranks: Int64Array = ahead.sum(axis=1, dtype=np.int64)
+    return ranks
+
+
+def viewer_chunks(viewers: int, videos: int) -> Iterator[slice]:
+    """Yield slices of the viewers whose scores of every video fit in memory together."""
+    size = max(1, _CHUNK_SCORES // max(videos, 1))
+    for start in range(0, viewers, size):
+        yield slice(start, start + size)
 
 
 def hits(ranks: IntArray, k: int) -> Float64Array:
@@ -34,12 +67,11 @@ def gains(ranks: IntArray, k: int) -> Float64Array:
 
 
 def hit_rate(ranks: IntArray, k: int) -> float:
-    """Return HR@k: the share of held-out videos (one a viewer) among the k best."""
+    """Return HR@k: the share of held-out videos among the k best.
+
+    Recall@k is the same, since one video a viewer is held out.
+    """
     return float(hits(ranks, k).mean()) if len(ranks) else 0.0
-
-
-recall = hit_rate
-"""Recall@k equals HR@k, since one video a viewer is held out."""
 
 
 def ndcg(ranks: IntArray, k: int) -> float:

@@ -17,20 +17,24 @@ from server.features.context import UNKNOWN
 from server.features.viewer import ViewerFeatures
 from server.home import Home
 from server.ranking.release import RankingRelease
+from training.comparison import CONFIDENCE, paired_tests, with_intervals
 from training.data.dataset import load_dataset
 from training.evaluation import report as files
 from training.evaluation.ablations import check_names, lists_of_test, study_ablations
-from training.evaluation.baselines.settings import described, write_settings
-from training.evaluation.baselines.tuning import tune_baselines
-from training.evaluation.chain import features_before_test, run_chain
-from training.evaluation.cold_start.study import study_cold_start
-from training.evaluation.comparison import CONFIDENCE, paired_tests, with_intervals
+from training.evaluation.chain import run_chain
+from training.evaluation.cold_start import study_cold_start
 from training.evaluation.diversity import study_diversity
-from training.evaluation.held_out import HeldOutPart, HeldOutWatches, last_held_out
 from training.evaluation.report import write_json
-from training.evaluation.run import TestBed
 from training.evaluation.sources import MAX_VIEWERS, Proposals, fit_quotas, study_sources
 from training.evaluation.systems import SystemReport, of_lists
+from training.evaluation.tuning import described, tune_baselines, write_settings
+from training.evaluation.viewers import (
+    HeldOutPart,
+    HeldOutWatches,
+    TestBed,
+    features_before_test,
+    last_held_out,
+)
 from training.features.publication import published_of
 from training.features.watches import load_watches
 from training.fit import fit

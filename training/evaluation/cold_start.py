@@ -16,14 +16,12 @@ import pandas as pd
 import xxhash
 from rich.console import Console
 
-from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from server.arrays import BoolArray, Float32Array, Int64Array
 from server.features.activity import HISTORY_LIMIT
 from server.features.viewer import ViewerFeatures
-from training.evaluation.baselines.past import Past, history_matrix
-from training.evaluation.baselines.popularity import Popularity
-from training.evaluation.comparison import means
-from training.evaluation.full_ranking import full_ranking
-from training.evaluation.metrics import gains
+from training.comparison import means
+from training.evaluation.baselines import Past, Popularity, PopularityConfig, history_matrix
+from training.metrics import full_ranking, gains
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.content import weighted_bags
 from training.retrieval.data import RetrievalData
@@ -40,8 +38,6 @@ MAX_CASES = 10_000
 GROUPS = {"0": (0, 0), "1": (1, 1), "2-5": (2, 5)}
 """Minimum and maximum known watches of a cold viewer."""
 
-Measures = dict[str, float]
-
 
 @dataclass(frozen=True)
 class Cases:
@@ -56,20 +52,16 @@ class Cases:
     targets: Int64Array
     """Row watched, int64[c]."""
 
-    def __len__(self) -> int:
-        return len(self.targets)
-
     def batches(self, size: int) -> Iterator[Cases]:
         """Yield the cases in batches of at most `size`, similar lengths together."""
         order = np.argsort([len(rows) for rows in self.known], kind="stable")
         for start in range(0, len(order), size):
             places = order[start : start + size]
-            yield Cases(
-                tuple(self.viewers[place] for place in places),
-                tuple(self.known[place] for place in places),
-                tuple(self.watched[place] for place in places),
-                self.targets[places],
+            viewers, known, watched = (
+                tuple(column[place] for place in places)
+                for column in (self.viewers, self.known, self.watched)
             )
+            yield Cases(viewers, known, watched, self.targets[places])  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -108,24 +100,20 @@ def cold_sets(
     """
     past = watches[watches["part"] != "test"].reset_index(drop=True)
     unseen = kept_apart(videos["video_id"], 1 / FOLDS, seed=16, fold=fold)
-    kept = set(videos["video_id"][unseen])
-    of_video = past["video_id"].isin(kept).to_numpy()
+    of_video = past["video_id"].isin(set(videos["video_id"][unseen])).to_numpy()
     names = past["viewer_id"].unique()
     cold = set(names[kept_apart(names.tolist(), VIEWER_SHARE, seed=17)])
     of_viewer = past["viewer_id"].isin(cold).to_numpy()
     data = RetrievalData.build(past[~of_video & ~of_viewer], videos, viewers)
     profiles = dict(zip(viewers["viewer_id"], viewers["attributes"], strict=True))
-    kept_viewers = _Histories(past[of_viewer & ~of_video], data, profiles)
-    position = kept_viewers.position
+    kept = _Histories(past[of_viewer & ~of_video], data, profiles)
     new_viewers = {
-        name: kept_viewers.cases(np.flatnonzero((position >= low) & (position <= high)))
+        name: kept.cases(np.flatnonzero((kept.position >= low) & (kept.position <= high)))
         for name, (low, high) in GROUPS.items()
     }
-    last = kept_viewers.last[position[kept_viewers.last] > GROUPS["2-5"][1]]
+    last = kept.last[kept.position[kept.last] > GROUPS["2-5"][1]]
     late_viewers = {
-        name: kept_viewers.cases(
-            np.repeat(last, high - low + 1), np.tile(range(low, high + 1), len(last))
-        )
+        name: kept.cases(np.repeat(last, high - low + 1), np.tile(range(low, high + 1), len(last)))
         for name, (low, high) in GROUPS.items()
         if low
     }
@@ -159,14 +147,14 @@ class _Histories:
         viewers, histories, watched = [], [], []
         for place, length in zip(places.tolist(), lengths.tolist(), strict=True):
             before = slice(place - length, place)
-            rows = self.rows[before]
+            rows, times = self.rows[before], self._times[before]
             keys = self._data.keys[rows]
             histories.append(rows)
             watched.append(self.rows[place - int(self.position[place]) : place])
             viewers.append(
                 ViewerFeatures(
                     history_keys=keys[-HISTORY_LIMIT:],
-                    history_times=self._times[before][-HISTORY_LIMIT:],
+                    history_times=times[-HISTORY_LIMIT:],
                     watched_keys=keys,
                     attributes=tuple(self._profiles.get(self._names[place], ())),
                     watch_count=len(rows),
@@ -218,44 +206,35 @@ def study_cold_start(
     unseen = 0
     for fold in range(folds):
         sets = cold_sets(watches, videos, viewers, fold)
-        model = train_retrieval(sets.data, config, checkpoints / f"fold-{fold}", console)
-        systems = _systems(model, sets.data)
+        data = sets.data
+        model = train_retrieval(data, config, checkpoints / f"fold-{fold}", console)
+        systems = _systems(model, data)
         unseen += int(sets.unseen.sum())
-        new_videos.append(_places(sets.new_videos, systems, sets.data.video_count))
-        if not fold:
-            found = _of_viewers(sets, systems)
+        new_videos.append(_places(sets.new_videos, systems, data.video_count))
+        if fold:
+            continue
+        found["order"] = "two_tower"
+        found["trained_on"] = {
+            "viewers": data.viewer_count,
+            "videos": int((data.watch_counts > 0).sum()),
+            "watches": data.watch_count,
+        }
+        for name, group in (("viewers", sets.new_viewers), ("late_viewers", sets.late_viewers)):
+            found[name] = {
+                known: _measured([_places(cases, systems, data.video_count)])
+                for known, cases in group.items()
+            }
     return {**found, "videos": {"videos": unseen, "folds": folds, **_measured(new_videos)}}
 
 
 def _systems(model: TwoTower, data: RetrievalData) -> dict[str, Scorer]:
     knn = ContentKnn(data)
     past = [data.watched(viewer) for viewer in range(data.viewer_count)]
-    popularity = Popularity(Past(past, data.video_count))
+    popularity = Popularity(Past(past, data.video_count), PopularityConfig())
     return {
         "vireo": lambda cases: viewer_scores(model, data, list(cases.viewers)),
         "popularity": lambda cases: popularity.scores(cases.watched),
         "content_knn": lambda cases: knn.scores(cases.known),
-    }
-
-
-def _of_viewers(sets: ColdSets, systems: Mapping[str, Scorer]) -> dict[str, object]:
-    """Return what is measured on unseen viewers, and the size of what the towers learned from."""
-    data = sets.data
-    groups = {"viewers": sets.new_viewers, "late_viewers": sets.late_viewers}
-    return {
-        "order": "two_tower",
-        "trained_on": {
-            "viewers": data.viewer_count,
-            "videos": int((data.watch_counts() > 0).sum()),
-            "watches": data.watch_count,
-        },
-        **{
-            name: {
-                known: _measured([_places(cases, systems, data.video_count)])
-                for known, cases in group.items()
-            }
-            for name, group in groups.items()
-        },
     }
 
 
@@ -271,36 +250,26 @@ class Places:
 
 def _places(cases: Cases, systems: Mapping[str, Scorer], videos: int) -> Places:
     size = max(1, min(256, SCORES_AT_ONCE // videos))
-    ranks = {
-        name: np.concatenate(
-            [
-                np.empty(0, np.int64),
-                *(
-                    full_ranking(score(batch), batch.watched, batch.targets)
-                    for batch in cases.batches(size)
-                ),
-            ]
-        )
-        for name, score in systems.items()
-    }
-    return Places(ranks, [videos - len(rows) for rows in cases.watched])
+    ranks = {name: [np.empty(0, np.int64)] for name in systems}
+    for batch in cases.batches(size):
+        for name, score in systems.items():
+            ranks[name].append(full_ranking(score(batch), batch.watched, batch.targets))
+    choices = [videos - len(rows) for rows in cases.watched]
+    return Places({name: np.concatenate(parts) for name, parts in ranks.items()}, choices)
 
 
 def _measured(parts: Sequence[Places]) -> dict[str, object]:
-    measured: dict[str, Measures] = {}
+    measured: dict[str, dict[str, float]] = {}
     for name in parts[0].ranks:
         ranks = np.concatenate([part.ranks[name] for part in parts])
-        measured[name] = means(ranks) | {"ndcg_10_error": _error(gains(ranks, 10))}
+        error = float(gains(ranks, 10).std() / len(ranks) ** 0.5) if len(ranks) else 0.0
+        measured[name] = means(ranks) | {"ndcg_10_error": error}
     choices = [count for part in parts for count in part.choices]
     measured["random"] = random_measures(choices)
     return {"cases": len(choices), "systems": measured}
 
 
-def _error(values: Float64Array) -> float:
-    return float(values.std() / len(values) ** 0.5) if len(values) else 0.0
-
-
-def random_measures(choices: list[int]) -> Measures:
+def random_measures(choices: list[int]) -> dict[str, float]:
     """Return the expected measures of a random order, given each case's number of candidates."""
     sizes = np.maximum(np.array(choices, np.float64), 1)
     gain = float((1 / np.log2(np.arange(10) + 2.0)).sum())
