@@ -21,25 +21,25 @@ from rich.console import Console
 from scipy.stats import sem
 
 from bench.seeds import arguments, means, seed_home, write
-from server.arrays import Int64Array
-from server.candidate.release import CandidateRelease
-from server.home import Home
-from server.ranking.release import RankingRelease
-from server.releases.manifest import Manifest
-from training.comparison import PER_VIEWER
-from training.data.dataset import Dataset, load_dataset
-from training.evaluation.chain import ranker_measures, run_chain
-from training.evaluation.systems import of_lists
-from training.evaluation.viewers import TestBed, features_before_test
-from training.features.publication import published_of
-from training.features.watches import load_watches
-from training.fit import refit_config
-from training.profile import load_profile
-from training.release.stage import Origin, stage_retrieval, take_ranker
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.train import train_retrieval
-from training.run import Run
+from vireo.server.arrays import Int64Array
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.home import Home
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases.manifest import Manifest
+from vireo.training.comparison import PER_VIEWER
+from vireo.training.data.dataset import Dataset, load_dataset
+from vireo.training.evaluation.chain import ranker_measures, run_chain
+from vireo.training.evaluation.systems import of_lists
+from vireo.training.evaluation.viewers import TestBed, features_before_test
+from vireo.training.features.publication import published_of
+from vireo.training.features.watches import load_watches
+from vireo.training.fit import refit_config
+from vireo.training.profile import load_profile
+from vireo.training.release.stage import Origin, stage_retrieval, take_ranker
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.train import train_retrieval
+from vireo.training.run import Run
 
 _COUNTED = ("hr_10", "ndcg_10", "recall_100")
 _PROBABILITIES = ("watch_predicted_over_observed", "like_predicted_over_observed")

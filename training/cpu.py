@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from server.cores import cores
+from vireo.server.cores import cores
 
 
 class ByteDropout(nn.Module):

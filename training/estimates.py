@@ -12,10 +12,10 @@ import psutil
 import pyarrow as pa
 import pyarrow.dataset
 
-from training.data.dataset import DatasetInfo
-from training.data.files import is_parquet
-from training.data.importing import ImportRequest
-from training.profile import Profile
+from vireo.training.data.dataset import DatasetInfo
+from vireo.training.data.files import is_parquet
+from vireo.training.data.importing import ImportRequest
+from vireo.training.profile import Profile
 
 _GB = 1e9
 _SAMPLE_BYTES = 1 << 20
@@ -106,9 +106,9 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
     Training's phases follow each other, and each frees what it took.
     """
     # Heavy, and of no use to other commands.
-    from training.evaluation.baselines import MAX_NEIGHBOURS, ItemKnnConfig
-    from training.evaluation.viewers import MAX_SCORES, MAX_VIEWERS
-    from training.retrieval.first_vectors import PAIRS, STEPS
+    from vireo.training.evaluation.baselines import MAX_NEIGHBOURS, ItemKnnConfig
+    from vireo.training.evaluation.viewers import MAX_SCORES, MAX_VIEWERS
+    from vireo.training.retrieval.first_vectors import PAIRS, STEPS
 
     retrieval, ranking = profile.retrieval, profile.ranking
     videos, watches = info.videos, info.watches

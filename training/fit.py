@@ -23,40 +23,40 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
-from server.home import Home
-from server.releases import layout
-from server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest
-from server.releases.memory import return_memory
-from server.releases.weights import Quotas, ScoreWeights
-from training.data.dataset import Dataset, describe_dataset
-from training.data.split import Holdout
-from training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
-from training.evaluation.report import flat
-from training.evaluation.run import evaluate_release
-from training.evaluation.sources import FIT_VIEWERS, Proposals, fit_quotas
-from training.evaluation.viewers import last_held_out
-from training.features.build import build_features
-from training.features.online_store import OnlineStoreSettings
-from training.features.progress import progress_bars
-from training.features.watches import FeaturesMissingError, Split, load_watches
-from training.profile import Profile
-from training.ranking.storage import load_ranking_set, save_ranking_set
-from training.ranking.train import TrainedRanker, calibrated, fit_ranker
-from training.ranking.training_set import RankingSet, build_ranking_set
-from training.release.stage import (
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.home import Home
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest
+from vireo.server.releases.memory import return_memory
+from vireo.server.releases.weights import Quotas, ScoreWeights
+from vireo.training.data.dataset import Dataset, describe_dataset
+from vireo.training.data.split import Holdout
+from vireo.training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
+from vireo.training.evaluation.report import flat
+from vireo.training.evaluation.run import evaluate_release
+from vireo.training.evaluation.sources import FIT_VIEWERS, Proposals, fit_quotas
+from vireo.training.evaluation.viewers import last_held_out
+from vireo.training.features.build import build_features
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.progress import progress_bars
+from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
+from vireo.training.profile import Profile
+from vireo.training.ranking.storage import load_ranking_set, save_ranking_set
+from vireo.training.ranking.train import TrainedRanker, calibrated, fit_ranker
+from vireo.training.ranking.training_set import RankingSet, build_ranking_set
+from vireo.training.release.stage import (
     Origin,
     finish_release,
     stage_ranker,
     stage_retrieval,
     take_ranker,
 )
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
-from training.retrieval.train import train_retrieval
-from training.retrieval.validation import check_beats_popularity
-from training.run import Run, fingerprint
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.train import train_retrieval
+from vireo.training.retrieval.validation import check_beats_popularity
+from vireo.training.run import Run, fingerprint
 
 REFIT_EPOCHS = 1 / 8
 """Epochs and steps of the second fit as a share of the first's; at least one epoch."""

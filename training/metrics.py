@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.floating]

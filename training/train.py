@@ -1,4 +1,4 @@
-"""Training end to end: a measured fit, then the fit that is served; `training.fit` has both."""
+"""Training end to end: a measured fit, then the fit that is served; `vireo.training.fit` has both."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from server.home import Home, keep_private
-from server.releases.manifest import Manifest
-from training.data.dataset import load_dataset
-from training.fit import ensure_features, fit
-from training.fit import refit as fit_to_every_watch
-from training.heartbeat import heartbeat
-from training.profile import Profile, load_profile
-from training.run import Run, measuring_home, only_training
+from vireo.server.home import Home, keep_private
+from vireo.server.releases.manifest import Manifest
+from vireo.training.data.dataset import load_dataset
+from vireo.training.fit import ensure_features, fit
+from vireo.training.fit import refit as fit_to_every_watch
+from vireo.training.heartbeat import heartbeat
+from vireo.training.profile import Profile, load_profile
+from vireo.training.run import Run, measuring_home, only_training
 
 
 def train_all(

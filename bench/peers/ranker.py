@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from server.features.viewer import ViewerFeatures
-from server.ranking.pipeline import RankingPipeline, RankingQuery
-from server.ranking.release import RankingRelease
-from server.signals import SCORES
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.signals import SCORES
 
 RELEASE = "VIREO_BENCH_RELEASE"
 """Environment variable with the release's folder."""

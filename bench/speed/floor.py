@@ -21,18 +21,18 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
-from vireo.v1 import candidate_pb2
 
 from bench.process import pin
-from server.candidate.pipeline import SCORERS, SOURCES, CandidatePipeline, CandidateQuery
-from server.candidate.query import Retrieval
-from server.candidate.release import CandidateRelease
-from server.candidate.service import decode
-from server.errors import VireoError
-from server.features.ranking_inputs import ranking_inputs, retrieval_features
-from server.features.viewer import ViewerFeatures
-from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
-from server.ranking.release import RankingRelease
+from vireo.server.candidate.pipeline import SCORERS, SOURCES, CandidatePipeline, CandidateQuery
+from vireo.server.candidate.query import Retrieval
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.candidate.service import decode
+from vireo.server.errors import VireoError
+from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from vireo.server.ranking.release import RankingRelease
+from vireo.v1 import candidate_pb2
 
 Answer: TypeAlias = Callable[[], list[str]]
 """Answers one request by a page of ids, best first."""

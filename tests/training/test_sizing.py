@@ -3,10 +3,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from training.sizing import SIZES, choose_profile
+from vireo.training.sizing import SIZES, choose_profile
 
-from training.data.dataset import DatasetInfo
-from training.profile import PROFILES
+from vireo.training.data.dataset import DatasetInfo
+from vireo.training.profile import PROFILES
 
 
 def described(watches: int, videos: int) -> DatasetInfo:

@@ -11,18 +11,18 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from server.arrays import BoolArray, Float32Array, Int64Array
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
-from server.candidate.release import CandidateRelease
-from server.features.viewer import ViewerFeatures
-from server.ranking.pipeline import RankingPipeline, RankingQuery
-from server.ranking.release import RankingRelease
-from server.signals import OUTCOMES, SCORES
-from training.evaluation.viewers import TestViewers
-from training.features.publication import of_the_past
-from training.features.statistics import Snapshots, just_before
-from training.heartbeat import tracked
-from training.metrics import auc, calibration_measures
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.signals import OUTCOMES, SCORES
+from vireo.training.evaluation.viewers import TestViewers
+from vireo.training.features.publication import of_the_past
+from vireo.training.features.statistics import Snapshots, just_before
+from vireo.training.heartbeat import tracked
+from vireo.training.metrics import auc, calibration_measures
 
 FloatArray = npt.NDArray[np.floating]
 _BINS = 10

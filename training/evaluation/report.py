@@ -15,11 +15,11 @@ from typing import Any
 
 import jinja2
 
-from server.errors import VireoError
-from server.releases.manifest import Manifest
-from server.signals import TASKS
-from training.evaluation.systems import SYSTEMS
-from training.evaluation.tuning import described
+from vireo.server.errors import VireoError
+from vireo.server.releases.manifest import Manifest
+from vireo.server.signals import TASKS
+from vireo.training.evaluation.systems import SYSTEMS
+from vireo.training.evaluation.tuning import described
 
 METRICS = "metrics.json"
 RECALL = "recall.json"

@@ -11,35 +11,35 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from server.arrays import Int64Array
-from server.candidate.release import CandidateRelease
-from server.errors import VireoError
-from server.home import Home
-from server.ranking.release import RankingRelease
-from server.releases.manifest import Manifest, ReleaseError
-from training.comparison import compare
-from training.data.dataset import load_dataset
-from training.evaluation import report as files
-from training.evaluation.baselines import BASELINES, QUICK
-from training.evaluation.chain import calibration, ranker_measures, run_chain, tower_scores
-from training.evaluation.report import read_json, write_json, write_page
-from training.evaluation.slices import popularity_curves, sliced, slicings
-from training.evaluation.systems import (
+from vireo.server.arrays import Int64Array
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases.manifest import Manifest, ReleaseError
+from vireo.training.comparison import compare
+from vireo.training.data.dataset import load_dataset
+from vireo.training.evaluation import report as files
+from vireo.training.evaluation.baselines import BASELINES, QUICK
+from vireo.training.evaluation.chain import calibration, ranker_measures, run_chain, tower_scores
+from vireo.training.evaluation.report import read_json, write_json, write_page
+from vireo.training.evaluation.slices import popularity_curves, sliced, slicings
+from vireo.training.evaluation.systems import (
     SystemReport,
     Systems,
     baseline_systems,
     of_chunks,
     of_lists,
 )
-from training.evaluation.tuning import add_to_report, tuned_for
-from training.evaluation.viewers import TestBed, features_before_test
-from training.features.publication import published_of, published_times
-from training.features.watches import Split, load_watches
-from training.metrics import hit_rate
-from training.ranking.train import CALIBRATION as RANKING_CALIBRATION
-from training.ranking.train import CURVE as RANKING_CURVE
-from training.retrieval.train import CURVE as RETRIEVAL_CURVE
-from training.run import Run
+from vireo.training.evaluation.tuning import add_to_report, tuned_for
+from vireo.training.evaluation.viewers import TestBed, features_before_test
+from vireo.training.features.publication import published_of, published_times
+from vireo.training.features.watches import Split, load_watches
+from vireo.training.metrics import hit_rate
+from vireo.training.ranking.train import CALIBRATION as RANKING_CALIBRATION
+from vireo.training.ranking.train import CURVE as RANKING_CURVE
+from vireo.training.retrieval.train import CURVE as RETRIEVAL_CURVE
+from vireo.training.run import Run
 
 _CUTOFFS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 Metrics = dict[str, dict[str, float]]

@@ -13,25 +13,23 @@ import grpc
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
-from vireo.v1.viewer_pb2 import Degradation
 
-from server.arrays import Int64Array
-from server.candidate.release import CandidateRelease
-from server.errors import VireoError
-from server.features.context import UNKNOWN, ContextIds, as_texts
-from server.home import Home
-from server.ranking.release import RankingRelease
-from server.releases.manifest import Manifest, ReleaseError
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.stack.s3 import access, external_endpoint
-from server.stack.settings import StackSettings
-from training.data.dataset import load_dataset
-from training.evaluation.baselines import QUICK
-from training.evaluation.chain import run_chain
-from training.evaluation.report import SERVED, write_json
-from training.evaluation.run import (
+from vireo.ops.stack.s3 import access, external_endpoint
+from vireo.ops.stack.settings import StackSettings
+from vireo.server.arrays import Int64Array
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.errors import VireoError
+from vireo.server.features.context import UNKNOWN, ContextIds, as_texts
+from vireo.server.home import Home
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases.manifest import Manifest, ReleaseError
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.training.data.dataset import load_dataset
+from vireo.training.evaluation.baselines import QUICK
+from vireo.training.evaluation.chain import run_chain
+from vireo.training.evaluation.report import SERVED, write_json
+from vireo.training.evaluation.run import (
     Agreement,
     Evaluated,
     add_systems,
@@ -40,12 +38,14 @@ from training.evaluation.run import (
     finish_report,
     measured_baselines,
 )
-from training.evaluation.systems import SLATE, of_lists
-from training.evaluation.viewers import TestBed, TestViewers, features_before_test
-from training.features.publication import published_times
-from training.features.watches import Split, load_watches
-from training.heartbeat import Bars
-from training.run import Run
+from vireo.training.evaluation.systems import SLATE, of_lists
+from vireo.training.evaluation.viewers import TestBed, TestViewers, features_before_test
+from vireo.training.features.publication import published_times
+from vireo.training.features.watches import Split, load_watches
+from vireo.training.heartbeat import Bars
+from vireo.training.run import Run
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
+from vireo.v1.viewer_pb2 import Degradation
 
 _MAX_ATTEMPTS = 3
 """Maximum requests for a viewer."""

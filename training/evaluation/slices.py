@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from server.arrays import BoolArray, Float64Array, Int64Array
-from training.comparison import with_intervals
-from training.evaluation.systems import SystemReport
-from training.evaluation.viewers import TestViewers
+from vireo.server.arrays import BoolArray, Float64Array, Int64Array
+from vireo.training.comparison import with_intervals
+from vireo.training.evaluation.systems import SystemReport
+from vireo.training.evaluation.viewers import TestViewers
 
 _HEAD, _MID = 0.1, 0.5
 """The most watched tenth of the catalogue is the head; the middle follows, up to half of it."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import Float32Array, Int64Array
-from training.evaluation.baselines import BASELINES, QUICK, Config, Past, fitted
-from training.evaluation.viewers import TestViewers
-from training.metrics import coverage, full_ranking, hit_rate, ndcg, viewer_chunks
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.training.evaluation.baselines import BASELINES, QUICK, Config, Past, fitted
+from vireo.training.evaluation.viewers import TestViewers
+from vireo.training.metrics import coverage, full_ranking, hit_rate, ndcg, viewer_chunks
 
 SLATE = 100
 """Length of the list that is kept for each viewer."""

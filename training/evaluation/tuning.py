@@ -21,9 +21,9 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 
-from server.arrays import Int64Array
-from server.errors import VireoError
-from training.evaluation.baselines import (
+from vireo.server.arrays import Int64Array
+from vireo.server.errors import VireoError
+from vireo.training.evaluation.baselines import (
     BASELINES,
     DECLARED,
     Baseline,
@@ -35,9 +35,9 @@ from training.evaluation.baselines import (
     changed,
     possible,
 )
-from training.evaluation.viewers import past_watches
-from training.heartbeat import Bars
-from training.metrics import full_ranking, ndcg, viewer_chunks
+from vireo.training.evaluation.viewers import past_watches
+from vireo.training.heartbeat import Bars
+from vireo.training.metrics import full_ranking, ndcg, viewer_chunks
 
 SETTINGS_FILE = "baselines.json"
 """In the folder of a data set's features, in a run's report and in `bench/report/<data set>`."""
@@ -211,7 +211,7 @@ def tune_baselines(watches: pd.DataFrame, video_ids: list[str], console: Console
     """Tune every baseline that is possible for the size of the catalogue, behind a progress bar.
 
     Args:
-        watches: the split, as in `training.features.watches.WATCHES`.
+        watches: the split, as in `vireo.training.features.watches.WATCHES`.
         video_ids: the catalogue.
         console: where the bar is shown.
     """

@@ -11,15 +11,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from server.features.context import ContextIds
-from server.features.keys import video_keys
-from server.features.video_rows import VideoRows
-from server.features.viewer import ViewerFeatures
-from training.data.context import contexts_of
-from training.evaluation.baselines import Past
-from training.features.history import viewers_before
-from training.features.watches import outcome_labels
+from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from vireo.server.features.context import ContextIds
+from vireo.server.features.keys import video_keys
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.data.context import contexts_of
+from vireo.training.evaluation.baselines import Past
+from vireo.training.features.history import viewers_before
+from vireo.training.features.watches import outcome_labels
 
 MAX_SCORES = 1_500_000_000
 """Maximum viewers x videos; each system ranks the whole catalogue for each viewer."""
@@ -172,7 +172,7 @@ def last_held_out(
     """Return each viewer's last watch of a part, with the features of a request at its time.
 
     Args:
-        watches: as in `training.features.watches.WATCHES`.
+        watches: as in `vireo.training.features.watches.WATCHES`.
         repo: the feature folder.
         rows: the release's rows.
         part: "validation" to choose by, "test" to report.

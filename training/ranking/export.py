@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from server.arrays import Float32Array
-from server.features.ranking_inputs import (
+from vireo.server.arrays import Float32Array
+from vireo.server.features.ranking_inputs import (
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
-from training.onnx_export import Inputs, export
-from training.ranking.model import Ranker
-from training.ranking.served import ServedRanker
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.training.onnx_export import Inputs, export
+from vireo.training.ranking.model import Ranker
+from vireo.training.ranking.served import ServedRanker
 
 OPSET = 20
 AXES = {

@@ -12,23 +12,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.features.keys import video_keys
-from server.features.viewer import ViewerFeatures
-from server.ranking.query import Ranking
-from server.ranking.release import RankingRelease
-from server.ranking.stages import RankerScorer, RequestedSource
-from server.releases.manifest import Manifest
-from server.signals import OUTCOMES
-from training.evaluation.chain import ChainAnswers, ranking_query, run_chain
-from training.evaluation.systems import list_ranks
-from training.evaluation.viewers import features_before_test
-from training.features.watches import outcome_labels
-from training.metrics import gains, hits
-from training.release.gate_measures import Measured
-from training.release.predictions import Predictions, in_both
+from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.keys import video_keys
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.ranking.query import Ranking
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.ranking.stages import RankerScorer, RequestedSource
+from vireo.server.releases.manifest import Manifest
+from vireo.server.signals import OUTCOMES
+from vireo.training.evaluation.chain import ChainAnswers, ranking_query, run_chain
+from vireo.training.evaluation.systems import list_ranks
+from vireo.training.evaluation.viewers import features_before_test
+from vireo.training.features.watches import outcome_labels
+from vireo.training.metrics import gains, hits
+from vireo.training.release.gate_measures import Measured
+from vireo.training.release.predictions import Predictions, in_both
 
 _TIMED_VIEWERS = 200
 _WARM_UP = 5

@@ -9,19 +9,19 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from server.arrays import Int64Array
-from server.features.content import CONTENT_LIMIT
-from training.onnx_export import export
-from training.retrieval.content import TOKENS
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
+from vireo.server.arrays import Int64Array
+from vireo.server.features.content import CONTENT_LIMIT
+from vireo.training.onnx_export import export
+from vireo.training.retrieval.content import TOKENS
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower
 
 OUTPUT = "video_vectors"
 _GOLDENS = 64
 
 
 class ContentTower(nn.Module):
-    """Vectors of unwatched videos by the rule of `training.retrieval.unseen`."""
+    """Vectors of unwatched videos by the rule of `vireo.training.retrieval.unseen`."""
 
     tokens: Tensor
     weights: Tensor

@@ -13,12 +13,12 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from server.features.context import sizes
-from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
-from server.inference.signature import VIDEOS
-from server.releases import layout
-from training.onnx_export import Inputs, export
-from training.retrieval.model import TwoTower
+from vireo.server.features.context import sizes
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from vireo.server.inference.signature import VIDEOS
+from vireo.server.releases import layout
+from vireo.training.onnx_export import Inputs, export
+from vireo.training.retrieval.model import TwoTower
 
 AXES = {
     "history": ("batch", "length"),

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.retrieval.model import TwoTower, readable
+from vireo.training.retrieval.model import TwoTower, readable
 
 CHUNK = 512
 """Positions whose logits are held in memory at once."""

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor, nn
 
-from server.arrays import Int64Array
-from server.features.context import sizes
-from server.features.tower_inputs import GAP_BUCKETS
-from training.cpu import ByteDropout
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.content import Ridge
-from training.retrieval.data import RetrievalData
+from vireo.server.arrays import Int64Array
+from vireo.server.features.context import sizes
+from vireo.server.features.tower_inputs import GAP_BUCKETS
+from vireo.training.cpu import ByteDropout
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.content import Ridge
+from vireo.training.retrieval.data import RetrievalData
 
 CONVOLUTION_REACH = 3
 """Number of states before each that a block's attention reads with it."""
@@ -43,7 +43,7 @@ class VideoTower(nn.Module):
     """Weight of each id embedding, float32[n, 1]."""
     unseen_step: Tensor
     """Added to the estimated id embedding of unwatched videos, float32[d]; see
-    `training.retrieval.unseen`."""
+    `vireo.training.retrieval.unseen`."""
     ridge: Ridge | None = None
     """Estimates id embeddings once training has ended; None without content."""
     estimate: Tensor | None = None
@@ -385,7 +385,7 @@ def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Ar
     Args:
         towers: the trained towers.
         table: `readable(towers.video_vectors())`, shared by batches, float32[n + 1, d].
-        inputs: `server.features.tower_inputs.tower_inputs` of b viewers.
+        inputs: `vireo.server.features.tower_inputs.tower_inputs` of b viewers.
     """
     parts = []
     for start in range(0, max(1, len(inputs["lengths"])), VIEWERS_AT_ONCE):

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from server.arrays import Int64Array
-from training.retrieval.content import fit_ridge
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower, readable, viewer_vectors
+from vireo.server.arrays import Int64Array
+from vireo.training.retrieval.content import fit_ridge
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 
 PLACES = 100
 """Length of the top of a viewer's list in which exposure is counted."""

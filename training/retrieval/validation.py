@@ -12,13 +12,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from server.arrays import Float32Array, Int64Array
-from server.errors import VireoError
-from server.features.viewer import ViewerFeatures
-from training.comparison import paired_p
-from training.metrics import full_ranking, gains, hit_rate, hits, ndcg
-from training.retrieval.data import HeldOut, RetrievalData
-from training.retrieval.model import TwoTower, readable, viewer_vectors
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.comparison import paired_p
+from vireo.training.metrics import full_ranking, gains, hit_rate, hits, ndcg
+from vireo.training.retrieval.data import HeldOut, RetrievalData
+from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 
 SCORES_AT_ONCE = 8_000_000
 """Scores (videos x viewers) computed at once; bounds memory."""

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from training.evaluation.baselines.registry import BASELINES
-from training.evaluation.baselines.settings import read_settings
-from training.evaluation.commands import evaluate_staged
-from training.evaluation.ranker import ranker_measures
+from vireo.training.evaluation.baselines.registry import BASELINES
+from vireo.training.evaluation.baselines.settings import read_settings
+from vireo.training.evaluation.commands import evaluate_staged
+from vireo.training.evaluation.ranker import ranker_measures
 
-from server.candidate.release import CandidateRelease
-from server.errors import VireoError
-from server.home import Home
-from server.ranking.release import RankingRelease
-from server.releases.manifest import Manifest
 from tests.builders.watches import watches_frame
-from training.evaluation import report as files
-from training.evaluation.chain import (
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases.manifest import Manifest
+from vireo.training.evaluation import report as files
+from vireo.training.evaluation.chain import (
     ChainAnswers,
     TestViewers,
     features_before_test,
@@ -29,10 +29,10 @@ from training.evaluation.chain import (
     run_chain,
     tower_scores,
 )
-from training.evaluation.report import Systems, flat, read_json
-from training.evaluation.systems import best_unwatched, of_chunks, of_lists
-from training.features.publication import of_the_past
-from training.features.statistics import just_before, video_features_at
+from vireo.training.evaluation.report import Systems, flat, read_json
+from vireo.training.evaluation.systems import best_unwatched, of_chunks, of_lists
+from vireo.training.features.publication import of_the_past
+from vireo.training.features.statistics import just_before, video_features_at
 
 SYSTEMS = {"popularity", "item_knn", "ease", "two_tower", "chain", "ranker"}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training.evaluation.metrics import (
+from vireo.training.evaluation.metrics import (
     auc,
     coverage,
     expected_calibration_error,

@@ -4,17 +4,22 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from training.retrieval.sequences import Watches
+from vireo.training.retrieval.sequences import Watches
 
-from server.features.tower_inputs import tower_inputs
-from server.features.viewer import ViewerFeatures
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.windows import Windows, epoch_batches
+from vireo.server.features.tower_inputs import tower_inputs
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.windows import Windows, epoch_batches
 
 
 def windows_of(data: RetrievalData, history_limit: int, batch_tokens: int = 64) -> Windows:
-    whole = Watches(data.train.rows, data.train.times, data.train.offsets, np.empty((data.watch_count, 0), np.int64))
+    whole = Watches(
+        data.train.rows,
+        data.train.times,
+        data.train.offsets,
+        np.empty((data.watch_count, 0), np.int64),
+    )
     return Windows(whole, data.attributes, history_limit, batch_tokens)
 
 
@@ -109,9 +114,7 @@ def test_no_more_watches_are_held_than_are_shuffled_together(
     config = replace(small, shuffle_watches=300)
     largest = max(len(group.train.rows) for group in grouped.sequences.groups())
 
-    held = {
-        id(batch.windows): batch.windows for batch in epoch_batches(grouped, config, 0)
-    }
+    held = {id(batch.windows): batch.windows for batch in epoch_batches(grouped, config, 0)}
 
     sizes = [len(windows.watches.rows) for windows in held.values()]
     assert len(sizes) > 2

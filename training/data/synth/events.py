@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from server.features.context import DEVICES
-from training.data.context import hours_and_weekdays
-from training.data.synth.world import (
+from vireo.server.features.context import DEVICES
+from vireo.training.data.context import hours_and_weekdays
+from vireo.training.data.synth.world import (
     DAY,
     FAVOURITES,
     REGIONS,

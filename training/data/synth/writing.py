@@ -13,15 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from server.features.context import COLUMNS, DEVICES
-from server.home import Home
-from training.data.attributes import attribute_column, attribute_fields
-from training.data.context import context_fields
-from training.data.dataset import DatasetInfo, describe_dataset
-from training.data.importing import check_name_is_free
-from training.data.schema import INTERACTIONS, TIME, VIDEOS, VIEWERS, AttributeKind
-from training.data.synth.events import HIDE, KINDS, LOCALES, ZONES, Events, all_events
-from training.data.synth.world import (
+from vireo.server.features.context import COLUMNS, DEVICES
+from vireo.server.home import Home
+from vireo.training.data.attributes import attribute_column, attribute_fields
+from vireo.training.data.context import context_fields
+from vireo.training.data.dataset import DatasetInfo, describe_dataset
+from vireo.training.data.importing import check_name_is_free
+from vireo.training.data.schema import INTERACTIONS, TIME, VIDEOS, VIEWERS, AttributeKind
+from vireo.training.data.synth.events import HIDE, KINDS, LOCALES, ZONES, Events, all_events
+from vireo.training.data.synth.world import (
     REGIONS,
     SERIES,
     Int64Array,
@@ -30,7 +30,7 @@ from training.data.synth.world import (
     hashed,
     unit,
 )
-from training.data.writing import dataset_writer
+from vireo.training.data.writing import dataset_writer
 
 VIDEOS_AT_A_TIME = 131_072
 WORDS_PER_TOPIC = 12

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from training.evaluation.cold_start.study import (
+from vireo.training.evaluation.cold_start.study import (
     FOLDS,
     ColdSets,
     ContentKnn,
@@ -16,11 +16,11 @@ from training.evaluation.cold_start.study import (
     study_cold_start,
 )
 
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
-from training.data.dataset import Dataset, load_dataset
-from training.data.split import split_watches
-from training.profile import load_profile
+from vireo.server.home import Home
+from vireo.training.data.dataset import Dataset, load_dataset
+from vireo.training.data.split import split_watches
+from vireo.training.profile import load_profile
 
 
 @pytest.fixture(scope="module")
