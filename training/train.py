@@ -1,4 +1,4 @@
-"""Training end to end: a measured fit, then the fit that is served; `vireo.training.fit` has both."""
+"""Training end to end: a measured fit, then the fit that is served; see `vireo.training.fit`."""
 
 from __future__ import annotations
 

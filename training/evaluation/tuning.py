@@ -41,7 +41,7 @@ from vireo.training.metrics import full_ranking, ndcg, viewer_chunks
 
 SETTINGS_FILE = "baselines.json"
 """In the folder of a data set's features, in a run's report and in `bench/report/<data set>`."""
-SHIPPED = Path(__file__).parents[2] / "bench" / "report"
+SHIPPED = Path(__file__).parents[3] / "bench" / "report"
 """Reports of a checkout; a wheel has none."""
 MAX_ROUNDS = 5
 MAX_WHOLE = 2
