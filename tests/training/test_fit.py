@@ -17,7 +17,6 @@ from vireo.server.live.takedowns import Takedowns
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.training import fit as fitting
-from vireo.training import inputs
 from vireo.training.data.dataset import LogPositions, describe_dataset
 from vireo.training.release.stage import stage_retrieval
 from vireo.training.run import Run
@@ -102,7 +101,7 @@ def test_a_draft_that_another_run_left_behind_is_not_taken_for_this_runs(
     run(5)
     assert "1 of 5" not in run(5), "its own draft is"
     with monkeypatch.context() as patch:
-        patch.setattr(inputs, "stage_retrieval", staged_and_interrupted)
+        patch.setattr(fitting, "stage_retrieval", staged_and_interrupted)
         run(6)
     assert "1 of 5" in run(5)
 

@@ -9,23 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from vireo.training.refit import refit, refit_config
-from vireo.training.retrieval.sequences import SequenceFile
 
-from tests.training.conftest import REFITTED as DATASET
 from vireo.server.home import Home
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
-from vireo.training import refit as refitting
+from vireo.training import fit as fitting
 from vireo.training.checkpoint import CheckpointError
 from vireo.training.data.dataset import load_dataset
 from vireo.training.features.watches import load_watches
+from vireo.training.fit import refit, refit_config
 from vireo.training.profile import load_profile
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.run import Run
 from vireo.training.train import train_all
 
 pytestmark = pytest.mark.slow
+DATASET = "refitted"
 
 
 @pytest.fixture
@@ -44,10 +43,9 @@ def refitted(home: Home, console: Console | None = None) -> Manifest:
 
 
 def test_the_towers_learn_from_every_watch(refitted_home: Home) -> None:
-    tables = load_dataset(refitted_home, DATASET)
-    sequences = SequenceFile(Run(refitted_home.run(DATASET)).sequences)
-    learned = RetrievalData.open(sequences, tables.videos, tables.viewers)
-    assert learned.watch_count == len(load_watches(refitted_home, DATASET))
+    tables, watches = load_dataset(refitted_home, DATASET), load_watches(refitted_home, DATASET)
+    learned = RetrievalData.build(watches, tables.videos, tables.viewers)
+    assert learned.watch_count == len(watches)
     assert not learned.validation
     assert len(learned.last_watches) > 0
 
@@ -80,7 +78,7 @@ def test_an_interrupted_refit_resumes(home: Home, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(refitting, "take_ranker", interrupted)
+        patch.setattr(fitting, "take_ranker", interrupted)
         with pytest.raises(KeyboardInterrupt):
             refitted(home)
     assert not home.staged_release(DATASET).exists()

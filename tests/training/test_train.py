@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from tests.training.conftest import REFITTED as DATASET
 from vireo.server.features.keys import video_key
 from vireo.server.home import Home
 from vireo.server.releases import layout
@@ -21,6 +20,7 @@ from vireo.training.features.watches import Split, load_watches
 from vireo.training.train import train_all
 
 pytestmark = pytest.mark.slow
+DATASET = "refitted"
 
 
 @pytest.fixture

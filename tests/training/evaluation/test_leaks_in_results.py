@@ -13,8 +13,15 @@ import pytest
 from tests.builders.leaks.checks import LeakError, check_inputs, check_made
 from vireo.server.home import Home
 from vireo.server.releases import layout
+from vireo.training.data.dataset import load_dataset
 from vireo.training.ranking.training_set import RankingSet
 from vireo.training.retrieval.data import RetrievalData
+
+
+@pytest.fixture(scope="module")
+def data(trained_home: Home, trained_watches: pd.DataFrame) -> RetrievalData:
+    tables = load_dataset(trained_home, "trained")
+    return RetrievalData.build(trained_watches, tables.videos, tables.viewers)
 
 
 def test_nothing_of_a_test_watch_reaches_training(

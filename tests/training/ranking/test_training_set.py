@@ -35,11 +35,6 @@ def repo(trained_home: Home) -> Path:
 
 
 @pytest.fixture(scope="module")
-def release(trained_home: Home) -> CandidateRelease:
-    return CandidateRelease.load(trained_home.staged_release("trained"))
-
-
-@pytest.fixture(scope="module")
 def data(trained_watches: pd.DataFrame, repo: Path, release: CandidateRelease) -> RankingSet:
     return build_ranking_set(trained_watches, repo, release, CONFIG)
 

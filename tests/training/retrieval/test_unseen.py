@@ -9,11 +9,12 @@ import torch
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.content import fit_ridge
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval, trained_weights
 from vireo.training.retrieval.trainer import RetrievalTrainer
-from vireo.training.retrieval.unseen import best_scores, fair_lift, fill_unseen, fit_ridge
+from vireo.training.retrieval.unseen import best_scores, fair_lift, fill_unseen
 from vireo.training.retrieval.validation import viewer_scores
 
 UNSEEN = ["new-cat", "new-dog"]

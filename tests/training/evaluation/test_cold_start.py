@@ -6,7 +6,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from vireo.training.evaluation.cold_start.study import (
+
+from tests.builders.datasets import random_interactions, write_small_dataset
+from vireo.server.home import Home
+from vireo.training.data.dataset import Dataset, load_dataset
+from vireo.training.data.split import split_watches
+from vireo.training.evaluation.cold_start import (
     FOLDS,
     ColdSets,
     ContentKnn,
@@ -15,11 +20,6 @@ from vireo.training.evaluation.cold_start.study import (
     random_measures,
     study_cold_start,
 )
-
-from tests.builders.datasets import random_interactions, write_small_dataset
-from vireo.server.home import Home
-from vireo.training.data.dataset import Dataset, load_dataset
-from vireo.training.data.split import split_watches
 from vireo.training.profile import load_profile
 
 
@@ -126,7 +126,7 @@ def test_the_study_measures_every_system_on_every_group(
         watches, dataset.videos, dataset.viewers, config, tmp_path, folds=2
     )
     other = cold_sets(watches, dataset.videos, dataset.viewers, fold=1)
-    assert found["videos"]["cases"] == len(sets.new_videos) + len(other.new_videos)
+    assert found["videos"]["cases"] == len(sets.new_videos.targets) + len(other.new_videos.targets)
     assert found["videos"]["videos"] == sets.unseen.sum() + other.unseen.sum()
     for part in (*found["viewers"].values(), *found["late_viewers"].values(), found["videos"]):
         assert part["cases"] > 0

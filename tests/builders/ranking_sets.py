@@ -1,7 +1,8 @@
+"""Random training sets of the ranker in which one feature says what is watched."""
+
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from vireo.server.arrays import BoolArray, Float32Array
 from vireo.server.features.ranking_inputs import (
@@ -21,14 +22,10 @@ VIDEOS, VECTOR_SIZE, LISTS, CANDIDATES, LIKES, ATTRIBUTES = 50, 8, 200, 20, 600,
 SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)
 
 
-@pytest.fixture(scope="session")
-def config() -> RankingConfig:
-    return RankingConfig(hidden=8, epochs=8, patience=8, candidates=CANDIDATES)
-
-
-@pytest.fixture(scope="session")
-def vectors() -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(VIDEOS, VECTOR_SIZE)).astype(np.float32)
+CONFIG = RankingConfig(hidden=8, epochs=8, patience=8, candidates=CANDIDATES)
+VECTORS: Float32Array = (
+    np.random.default_rng(0).normal(size=(VIDEOS, VECTOR_SIZE)).astype(np.float32)
+)
 
 
 def viewers(random: np.random.Generator, count: int) -> ViewerColumns:

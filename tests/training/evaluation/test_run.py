@@ -1,36 +1,42 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from vireo.training.evaluation.baselines.registry import BASELINES
-from vireo.training.evaluation.baselines.settings import read_settings
-from vireo.training.evaluation.commands import evaluate_staged
-from vireo.training.evaluation.ranker import ranker_measures
 
 from tests.builders.watches import watches_frame
 from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.server.ranking.release import RankingRelease
 from vireo.server.releases.manifest import Manifest
 from vireo.training.evaluation import report as files
-from vireo.training.evaluation.chain import (
-    ChainAnswers,
+from vireo.training.evaluation.baselines import BASELINES
+from vireo.training.evaluation.chain import ChainAnswers, ranker_measures, run_chain, tower_scores
+from vireo.training.evaluation.report import flat, read_json
+from vireo.training.evaluation.run import evaluate_staged, recall_curves
+from vireo.training.evaluation.slices import popularity_shares, sliced, slicings
+from vireo.training.evaluation.systems import (
+    Systems,
+    best_unwatched,
+    list_ranks,
+    of_chunks,
+    of_lists,
+)
+from vireo.training.evaluation.tuning import read_settings
+from vireo.training.evaluation.viewers import (
     TestViewers,
     features_before_test,
-    list_ranks,
+    last_held_out,
     load_test_viewers,
     past_watches,
-    run_chain,
-    tower_scores,
 )
-from vireo.training.evaluation.report import Systems, flat, read_json
-from vireo.training.evaluation.systems import best_unwatched, of_chunks, of_lists
 from vireo.training.features.publication import of_the_past
 from vireo.training.features.statistics import just_before, video_features_at
 
@@ -43,52 +49,62 @@ def viewers(trained_watches: pd.DataFrame, release: CandidateRelease) -> TestVie
 
 
 @pytest.fixture(scope="module")
+def features(trained_home: Home, trained_watches: pd.DataFrame) -> list[ViewerFeatures]:
+    return features_before_test(trained_watches, trained_home.features("trained"))
+
+
+@pytest.fixture(scope="module")
 def answers(
     trained_home: Home,
-    trained_watches: pd.DataFrame,
     release: CandidateRelease,
     viewers: TestViewers,
+    features: list[ViewerFeatures],
 ) -> ChainAnswers:
-    ranking = RankingRelease.load(release.folder)
-    repo = trained_home.features("trained")
-    features = features_before_test(trained_watches, repo)
+    ranking, repo = RankingRelease.load(release.folder), trained_home.features("trained")
     return run_chain(release, ranking, features, viewers.targets, 30, repo)
-
-
-def test_every_viewer_with_a_test_watch_is_asked_for(
-    trained_watches: pd.DataFrame, viewers: TestViewers, release: CandidateRelease
-) -> None:
-    test = trained_watches[trained_watches["part"] == "test"]
-    assert viewers.ids == tuple(test["viewer_id"])
-    assert [release.ids[row] for row in viewers.targets] == test["video_id"].tolist()
 
 
 def test_past_watches_are_parts_of_one_array() -> None:
     watches = watches_frame({"a": ["x", "y", "z"], "b": ["z"], "c": ["y", "x", "z"]})
     last = ~watches["viewer_id"].duplicated(keep="last")
     watches["part"] = np.where(last, "test", "train")
-    mixed = watches.iloc[[4, 0, 5, 3, 1, 6, 2]]
-    past = past_watches(mixed, ["x", "y", "z"])
-
+    past = past_watches(watches.iloc[[4, 0, 5, 3, 1, 6, 2]], ["x", "y", "z"])
     assert {viewer: rows.tolist() for viewer, rows in past.items()} == {"a": [0, 1], "c": [1, 0]}
     assert list(past) == ["a", "c"]
     assert past["a"].base is past["c"].base is not None
     assert past_watches(watches[last], ["x", "y", "z"]) == {}
 
 
-def test_features_hold_validation_and_end_before_the_test_watch(
-    trained_home: Home,
+def test_every_viewer_with_a_test_watch_is_known_as_just_before_it(
     trained_watches: pd.DataFrame,
     viewers: TestViewers,
+    features: list[ViewerFeatures],
     release: CandidateRelease,
 ) -> None:
-    everyone = features_before_test(trained_watches, trained_home.features("trained"))
-    for features, watched, target in zip(everyone, viewers.watched, viewers.targets, strict=True):
-        rows = release.rows.find(features.watched_keys)
+    test = trained_watches[trained_watches["part"] == "test"]
+    assert viewers.ids == tuple(test["viewer_id"])
+    assert [release.ids[row] for row in viewers.targets] == test["video_id"].tolist()
+    for known, watched, target in zip(features, viewers.watched, viewers.targets, strict=True):
+        rows = release.rows.find(known.watched_keys)
         assert set(rows) == set(watched)
         assert target not in rows
-    assert [features.asked_at for features in everyone] == viewers.moments.tolist()
-    assert all(features.history_times[-1] <= features.asked_at for features in everyone)
+    assert [known.asked_at for known in features] == viewers.moments.tolist()
+    assert all(known.history_times[-1] <= known.asked_at for known in features)
+
+
+def test_of_more_held_out_viewers_the_same_sample_is_drawn(
+    trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease
+) -> None:
+    repo = trained_home.features("trained")
+    first, again, every = (
+        {(viewer.asked_at, row) for viewer, row in zip(found.viewers, found.targets, strict=True)}
+        for found in (
+            last_held_out(trained_watches, repo, release.rows, "validation", limit)
+            for limit in (7, 7, None)
+        )
+    )
+    assert first == again < every
+    assert len(first) == 7
 
 
 def test_the_chain_ranks_retrieved_unwatched_videos(
@@ -104,13 +120,12 @@ def test_the_chain_ranks_retrieved_unwatched_videos(
 
 def test_videos_have_the_features_of_each_requests_time_however_late_the_releases_snapshot_is(
     trained_home: Home,
-    trained_watches: pd.DataFrame,
     release: CandidateRelease,
     viewers: TestViewers,
+    features: list[ViewerFeatures],
     answers: ChainAnswers,
 ) -> None:
     repo, ranking = trained_home.features("trained"), RankingRelease.load(release.folder)
-    features = features_before_test(trained_watches, repo)
 
     def asked(table: np.ndarray, places: np.ndarray, repo: Path | None) -> ChainAnswers:
         own = replace(ranking, table=replace(ranking.table, features=table))
@@ -130,31 +145,15 @@ def test_videos_have_the_features_of_each_requests_time_however_late_the_release
         assert np.array_equal(alone.target_outcomes, answers.target_outcomes[[place]])
 
 
-def test_tower_scores_are_those_that_retrieval_gives(
-    trained_home: Home,
-    trained_watches: pd.DataFrame,
-    release: CandidateRelease,
-    answers: ChainAnswers,
+def test_tower_scores_are_those_that_retrieval_gives_and_depend_on_the_time_of_the_request(
+    release: CandidateRelease, features: list[ViewerFeatures], answers: ChainAnswers
 ) -> None:
-    features = features_before_test(trained_watches, trained_home.features("trained"))
     one = release.vectors @ release.viewer_vector(features[3])
     assert np.allclose(tower_scores(release, features)[3], one, atol=1e-4)
     best = answers.candidates[3]
     assert (np.diff(one[best[best >= 0]]) <= 1e-5).all()
-
-
-def test_a_viewer_who_returns_after_a_month_gets_other_videos(
-    trained_home: Home, trained_watches: pd.DataFrame, release: CandidateRelease
-) -> None:
-    features = features_before_test(trained_watches, trained_home.features("trained"))[3]
-    back = replace(features, asked_at=features.asked_at + 30 * 86_400)
-    assert not np.allclose(release.viewer_vector(features), release.viewer_vector(back), atol=1e-3)
-
-
-def test_a_list_ranks_its_target_by_place_and_a_miss_beyond_all() -> None:
-    ranks = list_ranks(np.array([[3, 1, -1], [2, 5, 4], [7, -1, -1]]), np.array([1, 4, 9]))
-    assert ranks[:2].tolist() == [1, 2]
-    assert ranks[2] > 10**9
+    back = replace(features[3], asked_at=features[3].asked_at + 30 * 86_400)
+    assert not np.allclose(release.vectors @ release.viewer_vector(back), one, atol=1e-3)
 
 
 def test_a_system_measures_the_same_by_scores_and_by_its_full_lists() -> None:
@@ -167,13 +166,16 @@ def test_a_system_measures_the_same_by_scores_and_by_its_full_lists() -> None:
     by_lists = of_lists(best_unwatched(scores, watched), viewers)
     assert by_scores.measures(90) == by_lists.measures(90)
     assert by_scores.measures(90)["recall_100"] == 1
+    ranks = list_ranks(np.array([[3, 1, -1], [2, 5, 4], [7, -1, -1]]), np.array([1, 4, 9]))
+    assert ranks[:2].tolist() == [1, 2]
+    assert ranks[2] > 10**9, "a miss"
 
 
 def test_the_report_of_a_training_has_every_system_and_the_curves(
     trained_home: Home, manifest: Manifest
 ) -> None:
     report = trained_home.run("trained") / "report"
-    metrics = json.loads((report / "metrics.json").read_text())
+    metrics = read_json(report, files.METRICS)
     assert set(metrics) >= SYSTEMS
     for system in SYSTEMS - {"ranker"}:
         for name, value in metrics[system].items():
@@ -186,34 +188,27 @@ def test_the_report_of_a_training_has_every_system_and_the_curves(
     for part in ("test", "validation"):
         assert calibrated[part]["watch_predicted_over_observed"] > 0
         assert 0 <= calibrated[part]["like_ece"] < 1
-    learning = read_json(report, files.LEARNING)
-    assert learning["retrieval"]
-    assert learning["ranking"]
+    assert all(read_json(report, files.LEARNING).values())
 
 
-def test_evaluating_the_staged_release_again_measures_the_same(
-    trained_home: Home, manifest: Manifest, capsys: pytest.CaptureFixture[str]
+def test_evaluating_again_measures_the_same_and_with_all_baselines_compares_and_slices(
+    trained_home: Home,
+    manifest: Manifest,
+    viewers: TestViewers,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    evaluated = evaluate_staged(trained_home, "trained")
-    assert not capsys.readouterr().out, "standard output is for the result alone"
-    assert evaluated.release_id == manifest.release_id
-    again = flat(evaluated.metrics)
-    trained = {name: manifest.metrics[name] for name in again}
-    assert again == pytest.approx(trained)
-
-
-def test_with_all_baselines_the_report_compares_and_slices_every_system(
-    trained_home: Home, viewers: TestViewers
-) -> None:
-    report = trained_home.run("trained") / "report"
-    everyone = {*BASELINES, "two_tower", "chain"}
-
+    report, everyone = trained_home.run("trained") / "report", {*BASELINES, "two_tower", "chain"}
     evaluated = evaluate_staged(trained_home, "trained", BASELINES)
-    evaluate_staged(trained_home, "trained")
-
     assert set(evaluated.metrics) == everyone | {"ranker"}
+    quick = evaluate_staged(trained_home, "trained")
+    assert not capsys.readouterr().out, "standard output is for the result alone"
+    assert quick.release_id == manifest.release_id
+    again = flat(quick.metrics)
+    trained = {name: again[name] for name in again if name in manifest.metrics}
+    assert trained == pytest.approx({name: manifest.metrics[name] for name in trained})
     kept = Systems.load(report, viewers.ids)
     assert set(kept.reports) == everyone, "a quick evaluation keeps what the full one found"
+    assert not Systems.load(report, ("someone else",)).reports
     compared = read_json(report, files.COMPARISON)
     assert compared["reference"] == "chain"
     assert set(compared["tests"]) == everyone - {"chain"}
@@ -222,10 +217,8 @@ def test_with_all_baselines_the_report_compares_and_slices_every_system(
     settings = read_settings(report)
     assert settings is not None
     assert set(settings.baselines) == set(BASELINES), "what each was measured with"
-    slices = read_json(report, files.SLICES)
-    for cut in slices.values():
+    for cut in read_json(report, files.SLICES).values():
         assert sum(group["n"] for group in cut["groups"]) == len(viewers.ids)
-    assert not Systems.load(report, ("someone else",)).reports
 
 
 def test_an_auc_that_is_not_defined_is_left_out_so_that_the_report_stays_json(
@@ -241,3 +234,46 @@ def test_an_auc_that_is_not_defined_is_left_out_so_that_the_report_stays_json(
 def test_without_a_release_evaluate_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(VireoError, match="vireo train --data nothing"):
         evaluate_staged(Home(tmp_path), "nothing")
+
+
+def test_curves_count_places_by_decile_and_hits_up_to_the_size_of_the_catalogue() -> None:
+    shares = popularity_shares(np.arange(20)[::-1], np.array([[0, 1, 19], [2, -1, -1]]))
+    assert shares.tolist() == [0.5, 0.25, 0, 0, 0, 0, 0, 0, 0, 0.25]
+    curves = recall_curves({"chain": np.array([0, 7])}, videos=30)
+    assert curves == {"k": [1, 2, 5, 10, 20], "systems": {"chain": [0.5, 0.5, 0.5, 1.0, 1.0]}}
+
+
+def test_viewers_are_cut_by_activity_and_targets_by_popularity_and_age() -> None:
+    day = pd.Timestamp("2024-01-01", tz="UTC")
+    rows: Sequence[tuple[str, str, int, str]] = [
+        ("a", "0", 0, "train"),
+        ("a", "1", 10, "test"),
+        ("b", "0", 0, "train"),
+        ("b", "9", 1, "train"),
+        ("b", "2", 20, "test"),
+    ]
+    watches = pd.DataFrame(rows, columns=["viewer_id", "video_id", "time", "part"])
+    watches["time"] = day + pd.to_timedelta(watches["time"], "D")
+    videos = pd.DataFrame({"video_id": [str(row) for row in range(10)]})
+    videos["published"] = pd.Series([pd.NaT, day, *[pd.NaT] * 8], dtype="datetime64[us, UTC]")
+    viewers = TestViewers(
+        ids=("a", "b"),
+        targets=np.array([1, 2]),
+        outcomes=np.array([[1], [0]], np.float32),
+        watched=(np.array([0]), np.array([0, 9])),
+        moments=np.array([10, 20]),
+    )
+    cut = slicings(watches, videos, viewers, np.array([2, 0, 0, 0, 0, 0, 0, 0, 0, 1]))
+    assert {
+        name: {group: part.tolist() for group, part in slicing.groups.items()}
+        for name, slicing in cut.items()
+    } == {
+        "activity": {"1 to 1": [True, False], "2 to 2": [False, True]},
+        "popularity": {"middle: the next four tenths": [True, True]},
+        # The second target's own watch is the first that anyone had of it.
+        "age": {"0 to 0 days": [False, True], "10 to 10 days": [True, False]},
+    }
+    groups = sliced(cut, {"chain": np.array([0, 50])})["activity"]["groups"]
+    assert [group["n"] for group in groups] == [1, 1]
+    assert groups[0]["systems"]["chain"]["hr_10"]["value"] == 1.0
+    assert groups[1]["systems"]["chain"]["recall_100"]["value"] == 1.0
