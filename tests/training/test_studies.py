@@ -70,8 +70,8 @@ def test_every_source_and_input_can_be_taken_out_whole(ranking_set: RankingSet) 
     assert (without.rows[hit, without.label[hit]] >= 0).all()
     for name, column in ablation_names().items():
         without = ablate(ranking_set, name).watches
-        if column is not None and column.table != "viewer_features":
-            assert not getattr(without, column.table)[..., column.place].any()
+        if column is not None and column[0] != "viewer_features":
+            assert not getattr(without, column[0])[..., column[1]].any()
     assert not ablate(ranking_set, "history").watches.viewers.history_lengths.any()
     assert not ablate(ranking_set, "attributes").outcomes.viewers.attributes.any()
     with pytest.raises(VireoError, match=r"cannot leave out 'colour'.*co_watch"):

@@ -33,8 +33,13 @@ from vireo.training.heartbeat import Bars
 from vireo.training.ranking.batches import Batches, Places, chunks
 from vireo.training.ranking.calibration import calibrate
 from vireo.training.ranking.config import RankingConfig
-from vireo.training.ranking.holdout import HeldOut, measure
-from vireo.training.ranking.loss import level_loss, listwise_loss, outcome_loss
+from vireo.training.ranking.loss import (
+    HeldOut,
+    level_loss,
+    listwise_loss,
+    measure,
+    outcome_loss,
+)
 from vireo.training.ranking.model import OutcomePart, Ranker, WatchPart
 from vireo.training.ranking.training_set import RankingSet
 

@@ -27,7 +27,7 @@ from vireo.training.checkpoint import Checkpoints
 from vireo.training.metrics import auc
 from vireo.training.ranking.batches import Batches
 from vireo.training.ranking.config import RankingConfig
-from vireo.training.ranking.holdout import HeldOut
+from vireo.training.ranking.loss import HeldOut
 from vireo.training.ranking.storage import load_ranking_set, save_ranking_set
 from vireo.training.ranking.train import (
     CURVE,
