@@ -9,7 +9,6 @@ import torch
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.training.retrieval.config import RetrievalConfig
-from vireo.training.retrieval.content import fit_ridge
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval, trained_weights
@@ -91,14 +90,6 @@ def test_without_a_weight_of_the_estimate_only_unseen_videos_change(
     fill_unseen(model, data)
     changed = (model.video_vectors() != before).any(1)
     assert [data.video_ids[row] for row in torch.where(changed)[0]] == UNSEEN
-
-
-def test_an_embedding_is_guessed_from_what_videos_of_the_same_content_have() -> None:
-    content = np.array([[1, 3]] * 30 + [[2, 3]] * 30 + [[1, 0], [2, 0]])
-    counts = np.array([50] * 60 + [0, 0])
-    known = np.concatenate([np.full((30, 2), [1.0, 0.0]), np.full((30, 2), [0.0, 1.0])])
-    guessed = fit_ridge(content, counts, known).of(content)[counts == 0]
-    assert np.allclose(guessed, [[1, 0], [0, 1]], atol=0.2)
 
 
 def test_a_lift_gives_videos_their_share_of_places_and_no_more() -> None:
