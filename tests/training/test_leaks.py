@@ -166,22 +166,21 @@ def test_a_ranker_that_is_taught_the_test_watch_or_later_counts_is_found(
     more = viewers.viewer_features + np.float32(0.7)
     leak = f"viewer '{target['viewer_id']}', video '{target['video_id']}'.*test part"
     counts = "features of the ranker's outcome labels"
-    for planted, where in (
-        (replace(outcomes, rows=rows), f"outcome labels: {leak}"),
+    late = replace(ranking_set.watches, moment=ranking_set.watches.moment + 1)
+    plants = [
+        ({"rows": rows}, f"outcome labels: {leak}"),
         (
-            replace(outcomes, viewers=replace(viewers, history_rows=history)),
+            {"viewers": replace(viewers, history_rows=history)},
             f"histories of the ranker's outcome labels: {leak}",
         ),
-        (replace(outcomes, features=outcomes.features + np.float32(0.7)), counts),
-        (replace(outcomes, viewers=replace(viewers, viewer_features=more)), counts),
-    ):
-        with pytest.raises(LeakError, match=where):
-            given = replace(ranking_set, outcomes=planted)
+        ({"features": outcomes.features + np.float32(0.7)}, counts),
+        ({"viewers": replace(viewers, viewer_features=more)}, counts),
+    ]
+    planted = [(replace(ranking_set, outcomes=replace(outcomes, **p)), said) for p, said in plants]
+    planted.append((replace(ranking_set, watches=late), "moments of the ranker's lists"))
+    for given, said in planted:
+        with pytest.raises(LeakError, match=said):
             check_made(trained_watches, data, trained_home.staged_release("trained"), given)
-    late = replace(ranking_set.watches, moment=ranking_set.watches.moment + 1)
-    with pytest.raises(LeakError, match="moments of the ranker's lists"):
-        given = replace(ranking_set, watches=late)
-        check_made(trained_watches, data, trained_home.staged_release("trained"), given)
 
 
 @pytest.mark.parametrize(
