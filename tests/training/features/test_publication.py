@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from vireo.training.evaluation.held_out import HeldOutWatches
 
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
@@ -15,6 +14,7 @@ from vireo.server.candidate.release import CandidateRelease
 from vireo.training.evaluation.chain import TestViewers
 from vireo.training.evaluation.sources import Proposals
 from vireo.training.evaluation.systems import of_chunks
+from vireo.training.evaluation.viewers import HeldOutWatches
 from vireo.training.features.publication import of_the_past, published_of, published_times
 from vireo.training.ranking.training_set import draw_candidates
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from vireo.training.evaluation.metrics import gains, hits
 
 from vireo.server.home import Home
 from vireo.server.ranking.reserved import DiverseBestAndReserved
 from vireo.server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
 from vireo.server.releases.manifest import Manifest
+from vireo.training.metrics import gains, hits
 from vireo.training.release.gate import MAX_FALSE_REFUSALS, Check, GateResult, judge, judge_first
 from vireo.training.release.gate_measures import LIKENESS, Measured
 from vireo.training.release.measure import LoadedRelease, measure
