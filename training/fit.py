@@ -254,7 +254,7 @@ def _ranker(
         chosen = choose_diversity(ranker.model, ranking_set, vectors, weights)
         console.print(f"diversity of strength {chosen:g} costs less than {ALLOWED_LOSS:.1%}")
         weights = weights.with_diversity(chosen)
-    stage_ranker(run.draft, ranker.model, inputs.data, weights, ranking_set.watches.rows.shape[1])
+    stage_ranker(release, ranker.model, inputs.data, weights, ranking_set.watches.rows.shape[1])
     return ranker
 
 
@@ -300,8 +300,8 @@ def refit(
     model = train_retrieval(
         inputs.data, config, run.checkpoints, console, start=measured.checkpoints
     )
-    inputs.stage_retrieval(model, twin.quotas)
-    take_ranker(run.draft, measured.release, inputs.data)
+    staged = inputs.stage_retrieval(model, twin.quotas)
+    take_ranker(staged, measured.release, inputs.data)
     metrics = add_measured(run.draft, measured.release)
     manifest = finish_release(run.draft, run.release, metrics)
     run.mark_finished(made_of, manifest)

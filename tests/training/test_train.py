@@ -16,11 +16,11 @@ from rich.console import Console
 from tests.builders.datasets import random_interactions, write_small_dataset
 from vireo.server.errors import VireoError
 from vireo.server.features.keys import video_key
+from vireo.server.features.online_store import read_viewer
 from vireo.server.home import Home
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.training.data.dataset import DatasetMissingError, load_dataset
-from vireo.training.features.online import read_online
 from vireo.training.features.watches import Split, load_watches
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.run import only_training
@@ -54,9 +54,9 @@ def test_what_is_served_knows_every_watch_and_what_is_measured_not_those_held_ou
     held_out = split.query("part == 'test'").set_index("viewer_id")["video_id"]
     for viewer_id, video_id in held_out.head(20).items():
         assert newest[viewer_id] == video_id
-        online = read_online(served.features(DATASET), str(viewer_id))
+        online = read_viewer(served.features(DATASET), str(viewer_id))
         assert online.history_keys[-1] == video_key(video_id)
-        known = read_online(measured.features(DATASET), str(viewer_id))
+        known = read_viewer(measured.features(DATASET), str(viewer_id))
         assert video_key(video_id) not in known.watched_keys
     tables = load_dataset(served, DATASET)
     learned = RetrievalData.build(watches, tables.videos, tables.viewers)
