@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from vireo.training.refit import add_measured
 
 from tests.builders.datasets import ring_interactions, write_small_dataset
 from tests.builders.variants import changed_copy, with_shuffled_ranker
@@ -23,6 +22,7 @@ from vireo.server.releases.manifest import FORMAT_VERSION, Manifest, describe_fi
 from vireo.server.releases.promotion import PromotionRefusedError
 from vireo.server.releases.store import ReleaseStore, manifest_place
 from vireo.training.data.dataset import describe_dataset
+from vireo.training.fit import add_measured
 from vireo.training.train import train_all
 
 pytestmark = pytest.mark.integration
