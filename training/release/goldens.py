@@ -21,8 +21,8 @@ from vireo.server.features.ranking_inputs import (
 )
 from vireo.server.features.video_rows import VideoRows
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.training.retrieval.content_tower import ContentTower, golden_videos, video_outputs
 from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.export import ContentTower, golden_videos, video_outputs
 from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 
 GOLDEN_VIEWERS = 8

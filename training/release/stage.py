@@ -50,10 +50,9 @@ from vireo.training.release.goldens import (
 from vireo.training.release.index import EXACT_LIMIT, build_index
 from vireo.training.release.triton import write_triton_config
 from vireo.training.retrieval.co_watch import co_watch_neighbours, co_watch_table
-from vireo.training.retrieval.content_tower import content_tower, export_video_tower
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.ease import ease_table
-from vireo.training.retrieval.export import export_viewer_tower
+from vireo.training.retrieval.export import content_tower, export_video_tower, export_viewer_tower
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.validation import viewer_queries
 

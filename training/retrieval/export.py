@@ -1,4 +1,8 @@
-"""Export of the viewer tower to ONNX, its videos' vectors in a file beside the model."""
+"""Export of the towers to ONNX.
+
+The viewer tower reads its videos' vectors from a file beside the model. The video tower is for
+videos that training has never seen: it makes vectors of content.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,15 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from vireo.server.arrays import Int64Array
+from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.context import sizes
 from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from vireo.server.inference.signature import VIDEOS
 from vireo.server.releases import layout
 from vireo.training.onnx_export import Inputs, export
+from vireo.training.retrieval.content import TOKENS
+from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
 
 AXES = {
@@ -30,6 +38,7 @@ AXES = {
 }
 """Inputs, in order, and their dynamic axes; `context` only of towers that read it."""
 OUTPUT = "viewer_vector"
+_GOLDENS = 64
 
 
 class _ViewerTowerWithVideos(nn.Module):
@@ -122,3 +131,77 @@ def example_inputs(model: TwoTower, lengths: list[int]) -> Inputs:
         ids = [rng.integers(0, size, len(lengths)) for size in sizes(model.context)]
         inputs["context"] = np.stack(ids, 1)
     return inputs
+
+
+class ContentTower(nn.Module):
+    """Vectors of unwatched videos by the rule of `vireo.training.retrieval.unseen`."""
+
+    tokens: Tensor
+    weights: Tensor
+    effects: Tensor
+    constant: Tensor
+
+    def __init__(self, model: TwoTower, dtype: torch.dtype) -> None:
+        super().__init__()
+        tower = model.video_tower
+        tokens = tower.token_projection(tower.token_embedding.weight)
+        size = tokens.shape[1]
+        weights, effects, mean = np.zeros(1), np.zeros((1, size)), np.zeros(size)
+        if (ridge := tower.ridge) is not None:
+            weights, effects, mean = ridge.weights, ridge.effects, ridge.mean
+        self.register_buffer("tokens", tokens.to(dtype))
+        self.register_buffer("weights", torch.from_numpy(weights).float())
+        self.register_buffer("effects", torch.from_numpy(effects).to(dtype))
+        self.register_buffer("constant", torch.from_numpy(mean).float() + tower.unseen_step)
+
+    def forward(self, content: Tensor) -> Tensor:
+        """Return each video's vector, then its content vector of length 1, float32[b, 2d].
+
+        Both are 0 for a video without content.
+
+        Args:
+            content: token ids, 0-padded, int64[b, CONTENT_LIMIT].
+        """
+        known = (content > 0).float()
+        count = known.sum(1, keepdim=True).clamp(min=1)
+        part = F.embedding(content, self.tokens).float().sum(1) / count
+        frequent = content * (content < len(self.weights)) * (content <= TOKENS)
+        weights = F.embedding(frequent, self.weights[:, None]) * (frequent > 0)[:, :, None]
+        effects = (F.embedding(frequent, self.effects).float() * weights).sum(1)
+        length = weights.square().sum(1).sqrt().clamp(min=1e-12)
+        guess = self.constant + effects / length
+        return torch.cat([part + guess * known.amax(1, keepdim=True), F.normalize(part)], 1)
+
+
+@torch.no_grad()
+def content_tower(
+    model: TwoTower, precision: type[np.float32 | np.float16] = np.float32
+) -> ContentTower:
+    """Return the tower of a trained model, its large tables in this precision."""
+    dtype = torch.float16 if precision is np.float16 else torch.float32
+    return ContentTower(model, dtype).eval()
+
+
+def export_video_tower(tower: ContentTower, path: Path) -> None:
+    """Write the tower to `path`.
+
+    The input is `content` int64[b, CONTENT_LIMIT], the output `video_vectors` float32[b, 2d].
+    """
+    content = np.random.default_rng(2).integers(0, len(tower.tokens), (2, CONTENT_LIMIT))
+    content[:, CONTENT_LIMIT // 2 :] = 0
+    content[1] = 0
+    export(tower, {"content": content}, {"content": ("batch",)}, "video_vectors", path)
+
+
+def golden_videos(data: RetrievalData) -> Int64Array:
+    """Return the content of some videos and of one without any, int64[g, CONTENT_LIMIT]."""
+    chosen = np.linspace(0, data.video_count - 1, min(_GOLDENS, data.video_count)).astype(int)
+    empty = np.zeros((1, CONTENT_LIMIT), np.int64)
+    return np.concatenate([data.content[chosen].astype(np.int64), empty])
+
+
+@torch.no_grad()
+def video_outputs(tower: ContentTower, content: Int64Array) -> np.ndarray:
+    """Return PyTorch's outputs, float32[b, 2d]."""
+    outputs: np.ndarray = tower(torch.from_numpy(content)).numpy()
+    return outputs

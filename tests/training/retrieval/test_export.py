@@ -19,9 +19,13 @@ from vireo.server.inference.signature import VIDEOS, tower_signature
 from vireo.training.data.context import watch_column
 from vireo.training.retrieval import unseen
 from vireo.training.retrieval.config import RetrievalConfig
-from vireo.training.retrieval.content_tower import content_tower, export_video_tower
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.export import example_inputs, export_viewer_tower
+from vireo.training.retrieval.export import (
+    content_tower,
+    example_inputs,
+    export_video_tower,
+    export_viewer_tower,
+)
 from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 from vireo.training.retrieval.unseen import fill_unseen
 
