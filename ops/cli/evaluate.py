@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,7 @@ from vireo.server.signals import TASKS
 
 if TYPE_CHECKING:
     from vireo.server.home import Home
+    from vireo.server.releases.manifest import Manifest
     from vireo.training.evaluation.run import Evaluated
 
 _RANKER = {
@@ -145,7 +147,8 @@ def served(
         _asked_edge(home, data, target, ca, token) as edge,
     ):
         stack = Stack(edge.target, deadline, concurrency, edge.credentials())
-        found = evaluate_served(home, data, stack, path, errors, _names(baselines))
+        stored = partial(stored_manifest, home)
+        found = evaluate_served(home, data, stack, path, stored, errors, _names(baselines))
     _print(found, as_json)
     if not as_json:
         typer.echo(f"lists: {path}")
@@ -168,6 +171,26 @@ def page(
 
     home = measuring_home(Home.current())
     typer.echo(f"page: {write_report_page(home, data, file)}")
+
+
+def stored_manifest(home: Home, release_id: str) -> Manifest:
+    """Return the manifest of a release in the store.
+
+    Raises:
+        VireoError: no store is known, or it has no such release.
+    """
+    from vireo.ops.stack.s3 import access, external_endpoint
+    from vireo.ops.stack.settings import StackSettings
+    from vireo.server.releases.s3 import S3Settings
+    from vireo.server.releases.store import ReleaseStore
+
+    settings = S3Settings.load() if external_endpoint() else access(StackSettings.load())
+    if settings is None:
+        raise VireoError(
+            f"the manifest of {release_id}, which is served, is neither in {home.root} nor in a "
+            "known store; set VIREO_S3_ENDPOINT and its keys, or VIREO_HOME to the stack's home"
+        )
+    return ReleaseStore(settings).manifest(release_id)
 
 
 def _names(every: bool) -> Sequence[str]:

@@ -14,8 +14,6 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from vireo.ops.stack.s3 import access, external_endpoint
-from vireo.ops.stack.settings import StackSettings
 from vireo.server.arrays import Int64Array
 from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
@@ -23,8 +21,6 @@ from vireo.server.features.context import UNKNOWN, ContextIds, as_texts
 from vireo.server.home import Home
 from vireo.server.ranking.release import RankingRelease
 from vireo.server.releases.manifest import Manifest, ReleaseError
-from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store import ReleaseStore
 from vireo.training.data.dataset import load_dataset
 from vireo.training.evaluation.baselines import QUICK
 from vireo.training.evaluation.chain import run_chain
@@ -126,10 +122,13 @@ def evaluate_served(
     dataset: str,
     stack: Stack,
     path: Path,
+    stored: Callable[[str], Manifest],
     console: Console,
     baselines: Sequence[str] = QUICK,
 ) -> Evaluated:
     """Request every test viewer's list from a stack, write the lists to `path`, measure them.
+
+    `stored` returns the manifest of a release that isn't the newest run's, by its id.
 
     If the stack serves the newest run's release, that run's report gets the system "served", and
     the lists are compared with those of the same release in process. Both rank with the video
@@ -140,7 +139,7 @@ def evaluate_served(
     """
     release_id = stack.serving_release()
     staged = staged_as(home, dataset, release_id)
-    manifest = staged or stored_manifest(home, release_id)
+    manifest = staged or stored(release_id)
     check_dataset(manifest, dataset)
     check_split(manifest, Split.load(home, dataset))
     run, repo, videos = (
@@ -176,21 +175,6 @@ def staged_as(home: Home, dataset: str, release_id: str) -> Manifest | None:
     except ReleaseError:
         return None
     return manifest if manifest.release_id == release_id else None
-
-
-def stored_manifest(home: Home, release_id: str) -> Manifest:
-    """Return the manifest of a release in the store.
-
-    Raises:
-        VireoError: no store is known, or it has no such release.
-    """
-    settings = S3Settings.load() if external_endpoint() else access(StackSettings.load())
-    if settings is None:
-        raise VireoError(
-            f"the manifest of {release_id}, which is served, is neither in {home.root} nor in a "
-            "known store; set VIREO_S3_ENDPOINT and its keys, or VIREO_HOME to the stack's home"
-        )
-    return ReleaseStore(settings).manifest(release_id)
 
 
 def _lists_in_process(folder: Path, bed: TestBed, repo: Path) -> Int64Array:
