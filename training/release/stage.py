@@ -24,6 +24,7 @@ from vireo.server.arrays import Int64Array
 from vireo.server.candidate.release import CandidateRelease
 from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.features.keys import video_keys
+from vireo.server.live.placement import Placement
 from vireo.server.ranking.release import RankingRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import DATA_END, FeatureSchema, Manifest, describe_files
@@ -49,10 +50,9 @@ from vireo.training.release.goldens import (
 from vireo.training.release.index import EXACT_LIMIT, build_index
 from vireo.training.release.triton import write_triton_config
 from vireo.training.retrieval.co_watch import co_watch_neighbours, co_watch_table
-from vireo.training.retrieval.content_tower import content_tower, export_video_tower
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.ease import ease_table
-from vireo.training.retrieval.export import export_viewer_tower
+from vireo.training.retrieval.export import content_tower, export_video_tower, export_viewer_tower
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.validation import viewer_queries
 
@@ -75,13 +75,13 @@ def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> Int64Array:
     rarely watched ones: under FRESH_WATCHES watches in the train part, sorted by watches, then
     newest first, undated last. Ties are broken by key. `videos` is the catalogue in row order.
     """
-    watches = data.watch_counts()
+    watches = data.watch_counts
     published = videos["published"].to_numpy("datetime64[s]")
     dated = ~np.isnat(published)
     # Seconds; an undated video gets the earliest possible time.
     born = np.where(dated, published.astype(np.int64), np.iinfo(np.int64).min)
     newest_first = np.lexsort((data.keys, -born.astype(np.float64)))
-    last = int(data.times.max(initial=0))
+    last = int(data.train.times.max(initial=0))
     new = dated & (born >= last - FRESH_DAYS * 86_400)
     hardly = ~new & (watches < FRESH_WATCHES)
     first = newest_first[new[newest_first]]
@@ -125,7 +125,7 @@ def stage_retrieval(
         quotas: quotas of the candidate sources; the defaults if None.
 
     Raises:
-        ExportError: the exported viewer tower's outputs differ from the trained one's.
+        ReleaseError: the exported towers' outputs differ from the trained ones'.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / layout.VIDEO_KEYS).parent.mkdir(parents=True)
@@ -202,6 +202,7 @@ def stage_retrieval(
     ).write(folder)
     release = CandidateRelease.load(folder)
     release.replay_goldens()
+    Placement.load(folder, release.manifest, len(release.keys)).replay_goldens()
     return release
 
 
@@ -239,7 +240,7 @@ def stage_ranker(
         candidate_count: length of the lists that the ranker was trained on.
 
     Raises:
-        ExportError: the exported ranker's outputs differ from the trained one's.
+        ReleaseError: the exported ranker's outputs differ from the trained one's.
     """
     export_ranker(model, staged.folder / layout.RANKER)
     write_triton_config(staged.folder / layout.RANKER)
