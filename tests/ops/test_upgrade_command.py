@@ -12,7 +12,6 @@ import pytest
 import typer
 from google.protobuf.message import Message
 from typer.testing import CliRunner, Result
-from vireo.server.releases.channel_document import ChannelPointer
 
 from tests.builders.nats import TOKEN, RunningNats, settings_of
 from tests.builders.s3 import running_s3
