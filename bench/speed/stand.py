@@ -83,8 +83,8 @@ def stand(home: Home, dataset: str, name: str) -> Iterator[Stand]:
     release = home.trained_release(dataset)
     stack = own_stack(own_home(home, name), release, settings=SETTINGS)
     around_envoy = {
-        "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{stack.settings.port('candidate_pod')}",
-        "VIREO_RANKING_TARGET": f"127.0.0.1:{stack.settings.port('ranking_pod')}",
+        "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{stack.settings.candidate_pod_port}",
+        "VIREO_RANKING_TARGET": f"127.0.0.1:{stack.settings.ranking_pod_port}",
     }
     with stack.running(), further_pod(stack, "gateway", around_envoy) as direct:
         processes = stack.state().processes

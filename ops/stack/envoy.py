@@ -30,7 +30,7 @@ def bootstrap(settings: StackSettings) -> str:
             "node": settings.envoy_id,
             "admin_port": settings.admin_port,
             "control_host": "127.0.0.1",
-            "control_port": settings.port("control"),
+            "control_port": settings.control_port,
         },
     )
     if settings.secure:

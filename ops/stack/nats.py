@@ -13,7 +13,6 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from vireo.ops.stack.envoy import tool
-from vireo.ops.stack.lock import file_lock
 from vireo.ops.stack.ports import check_ports_free
 from vireo.ops.stack.probes import Probe, http_probe
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
@@ -21,6 +20,7 @@ from vireo.ops.stack.state import running_stack, stack_lock
 from vireo.ops.stack.temporary_server import temporary_server
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.file_lock import file_lock
 from vireo.server.home import Home
 
 ENVIRONMENT = {
@@ -63,13 +63,13 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
     token = folder / "token"
     if not token.exists():
         replace_private(token, secrets.token_urlsafe(_TOKEN_BYTES).encode())
-    replace_private(folder / "port", str(settings.port("log")).encode())
+    replace_private(folder / "port", str(settings.log_port).encode())
     written = _token(token)
     # NATS' configuration is a superset of JSON.
     configuration = {
         "server_name": "vireo",
-        "listen": f"127.0.0.1:{settings.port('log')}",
-        "http": f"127.0.0.1:{settings.port('log') + METRICS_PORT_OFFSET}",
+        "listen": f"127.0.0.1:{settings.log_port}",
+        "http": f"127.0.0.1:{settings.log_port + METRICS_PORT_OFFSET}",
         "authorization": {"token": written},
         "max_payload": (1 << 20) + 4096,
         "jetstream": {
@@ -80,7 +80,7 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
         },
     }
     replace_private(folder / "nats.conf", json.dumps(configuration, indent=1).encode())
-    return _embedded(str(settings.port("log")), written)
+    return _embedded(str(settings.log_port), written)
 
 
 def reachable_log(settings: StackSettings | None = None) -> EventLogSettings:
@@ -151,7 +151,7 @@ def embedded_log(settings: StackSettings) -> Iterator[EventLogSettings]:
         return
     home = settings.home_folder
     with file_lock(stack_lock(home)):
-        check_ports_free({settings.port("log"): "VIREO_PORT_BASE"})
+        check_ports_free({settings.log_port: "VIREO_PORT_BASE"})
         log, probe = prepare_log(settings), log_probe(settings)
         output, command = home.logs / "log.log", log_command(settings)
         with temporary_server(command, output, lambda: asyncio.run(probe()), ENVIRONMENT):
@@ -175,4 +175,4 @@ def log_environment(log: EventLogSettings) -> dict[str, str]:
 
 def log_probe(settings: StackSettings) -> Probe:
     """Return a probe of the embedded log: whether it stores what it is sent, by its own account."""
-    return http_probe(settings.port("log") + METRICS_PORT_OFFSET, "/healthz")
+    return http_probe(settings.log_port + METRICS_PORT_OFFSET, "/healthz")

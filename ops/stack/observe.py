@@ -39,12 +39,12 @@ def check_programs() -> None:
 
 def prometheus_url(settings: StackSettings) -> str:
     """Return Prometheus' URL; empty if the stack runs none."""
-    return f"http://127.0.0.1:{settings.port('prometheus')}" if settings.observe else ""
+    return f"http://127.0.0.1:{settings.prometheus_port}" if settings.observe else ""
 
 
 def alertmanager_url(settings: StackSettings) -> str:
     """Return Alertmanager's URL; empty if the stack runs none."""
-    return f"http://127.0.0.1:{settings.port('alertmanager')}" if settings.observe else ""
+    return f"http://127.0.0.1:{settings.alertmanager_port}" if settings.observe else ""
 
 
 def observers(settings: StackSettings, observed: Iterable[ProcessSpec]) -> list[ProcessSpec]:
@@ -76,7 +76,7 @@ def prometheus_document(settings: StackSettings, folder: Path) -> dict[str, Any]
     document: dict[str, Any] = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
     document["rule_files"] = [str(FOLDER / each) for each in document["rule_files"]]
     [alertmanager] = document["alerting"]["alertmanagers"]
-    alertmanager["static_configs"] = [{"targets": [f"127.0.0.1:{settings.port('alertmanager')}"]}]
+    alertmanager["static_configs"] = [{"targets": [f"127.0.0.1:{settings.alertmanager_port}"]}]
     for job in document["scrape_configs"]:
         for files in job["file_sd_configs"]:
             files["files"] = [str(folder.absolute() / each) for each in files["files"]]
@@ -96,7 +96,7 @@ def targets(
             vireo.append(_target(port, labels))
     edge = {"instance": "envoy", "component": "edge"}
     envoy = [_target(settings.admin_port, edge)] if settings.admin_port else []
-    own = [_target(settings.port("prometheus"), {"instance": "prometheus"})]
+    own = [_target(settings.prometheus_port, {"instance": "prometheus"})]
     return {"vireo": vireo, "envoy": envoy, "prometheus": own}
 
 
@@ -107,7 +107,7 @@ def _target(port: int | str, labels: Mapping[str, str]) -> Mapping[str, object]:
 def _prometheus(settings: StackSettings, folder: Path) -> ProcessSpec:
     return _server(
         "prometheus",
-        settings.port("prometheus"),
+        settings.prometheus_port,
         f"--config.file={folder / 'prometheus.yaml'}",
         f"--storage.tsdb.path={folder / 'prometheus'}",
         *_RETENTION,
@@ -118,7 +118,7 @@ def _prometheus(settings: StackSettings, folder: Path) -> ProcessSpec:
 def _alertmanager(settings: StackSettings, folder: Path) -> ProcessSpec:
     return _server(
         "alertmanager",
-        settings.port("alertmanager"),
+        settings.alertmanager_port,
         f"--config.file={FOLDER / 'alertmanager.yaml'}",
         f"--storage.path={folder / 'alertmanager'}",
         "--cluster.listen-address=",  # it is alone

@@ -59,7 +59,7 @@ def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
     return ProcessSpec(
         name="s3",
         command=s3_command(settings),
-        port=settings.port("s3"),
+        port=settings.s3_port,
         probe=s3_probe(server),
         environment=s3.ENVIRONMENT,
         folder=settings.home_folder.s3,
@@ -71,7 +71,7 @@ def log_process(settings: StackSettings) -> ProcessSpec:
     return ProcessSpec(
         name="log",
         command=log_command(settings),
-        port=settings.port("log"),
+        port=settings.log_port,
         probe=log_probe(settings),
         environment=nats.ENVIRONMENT,
         max_unhealthy_seconds=MAX_UNHEALTHY_SECONDS,
@@ -120,8 +120,8 @@ def _pod_process(
             "VIREO_CHANNEL": settings.channel if pool.name == "production" else pool.name,
             "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(settings.home_folder.cache),
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
-            "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.port('candidate')}",
-            "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.port('ranking')}",
+            "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
+            "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
             **({page_keys.VARIABLE: page_token_keys} if pool.service == "gateway" else {}),
             # By HTTP too; 0 for no port.
             "VIREO_OIP_HTTP_PORT": str(port + OIP_HTTP_PORT_OFFSET if serves_oip else 0),
@@ -156,7 +156,7 @@ def control_process(settings: StackSettings, server: S3Settings, endpoints: Path
         settings,
         "control",
         "control",
-        settings.port("control"),
+        settings.control_port,
         ADS,
         {
             **server.environment(),
@@ -164,8 +164,8 @@ def control_process(settings: StackSettings, server: S3Settings, endpoints: Path
             "VIREO_ENDPOINTS_FILE": str(endpoints),
             "VIREO_EDGE_HOST": settings.edge_host,
             "VIREO_EDGE_PORT": str(settings.edge_port),
-            "VIREO_CANDIDATE_PORT": str(settings.port("candidate")),
-            "VIREO_RANKING_PORT": str(settings.port("ranking")),
+            "VIREO_CANDIDATE_PORT": str(settings.candidate_port),
+            "VIREO_RANKING_PORT": str(settings.ranking_port),
             "VIREO_OIP_HTTP_OFFSET": str(OIP_HTTP_PORT_OFFSET if settings.oip_http else 0),
             "VIREO_CORS_ORIGINS": settings.cors_origins,
             **_edge_access(settings),
@@ -220,7 +220,7 @@ def _following(
         **server.environment(),
         **(log_environment(log) if log else {}),
         "VIREO_HOME": str(home),
-        "VIREO_CONTROL_TARGET": f"127.0.0.1:{settings.port('control')}",
+        "VIREO_CONTROL_TARGET": f"127.0.0.1:{settings.control_port}",
         "VIREO_FEATURES": str(home / "features"),
         # It has one core: its libraries' threads would only compete for it.
         "OMP_NUM_THREADS": "1",

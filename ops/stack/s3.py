@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 
 from vireo.ops.stack.envoy import tool
-from vireo.ops.stack.lock import LockTakenError, file_lock
 from vireo.ops.stack.ports import check_ports_free
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.temporary_server import await_ready, temporary_server
+from vireo.server.file_lock import LockTakenError, file_lock
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store_errors import StoreError
@@ -88,7 +88,7 @@ def prepare(settings: StackSettings) -> None:
             "actions": ["Admin", "Read", "Write", "List"],
         }
         replace_private(config, json.dumps({"identities": [identity]}).encode())
-    replace_private(folder / "endpoint", f"127.0.0.1:{settings.port('s3')}".encode())
+    replace_private(folder / "endpoint", f"127.0.0.1:{settings.s3_port}".encode())
     write_internal_keys(folder)
 
 
@@ -115,7 +115,7 @@ def s3_command(settings: StackSettings) -> list[str]:
 
     It must run in the home's `s3` folder, where `prepare` writes the files that restrict access.
     """
-    folder, first = settings.home_folder.s3.absolute(), settings.port("s3")
+    folder, first = settings.home_folder.s3.absolute(), settings.s3_port
     ports = {
         "s3.port": first,
         "s3.port.grpc": first + 1,
@@ -171,7 +171,7 @@ def embedded_s3(settings: StackSettings) -> Iterator[S3Settings]:
         except LockTakenError:
             await_ready(problem)
         else:
-            check_ports_free(dict.fromkeys(settings.s3_ports(), "VIREO_PORT_BASE"))
+            check_ports_free(settings.s3_ports())
             prepare(settings)
             folder, log = settings.home_folder.s3, settings.home_folder.logs / "s3.log"
             command = s3_command(settings)

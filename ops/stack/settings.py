@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,43 +14,8 @@ from vireo.server.settings import EnvironmentSettings
 
 PodKind = Literal["candidate", "ranking", "gateway"]
 POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
-_MODELS: tuple[PodKind, ...] = ("candidate", "ranking")
 PoolName = Literal["production", "canary", "shadow"]
 _POOLS: tuple[PoolName, ...] = ("production", "canary", "shadow")
-
-PortName = Literal[
-    "candidate",
-    "ranking",
-    "control",
-    "log",
-    "prometheus",
-    "alertmanager",
-    "s3",
-    "candidate_pod",
-    "ranking_pod",
-    "gateway_pod",
-    "canary_pod",
-    "shadow_pod",
-    "consumer",
-]
-_PORTS: Mapping[str, int] = {
-    # Envoy's inner listeners.
-    "candidate": 1,
-    "ranking": 2,
-    "control": 4,
-    "log": 5,
-    "prometheus": 6,
-    "alertmanager": 7,
-    "s3": 10,
-    # The first of each; the next use the ports that follow, of side pools those of ranking ten on.
-    "candidate_pod": 20,
-    "ranking_pod": 30,
-    "gateway_pod": 40,
-    "canary_pod": 50,
-    "shadow_pod": 70,
-    "consumer": 90,
-}
-"""Offset of each port from `port_base`; no two processes can have the same port."""
 
 METRICS_PORT_OFFSET = 1000
 """Offset from the port of a pod, or of the control plane, to that of its metrics."""
@@ -64,11 +28,21 @@ _S3_PORTS = 9
 _S3_ADMIN_OFFSET = 10008
 
 
+class _FromBase:
+    """A port at an offset from `port_base`."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+
+    def __get__(self, settings: StackSettings, _: type[StackSettings]) -> int:
+        return settings.port_base + self._offset
+
+
 class StackSettings(EnvironmentSettings):
     """Read from `VIREO_…` environment variables; each field says what it is for.
 
-    Only `edge_port` is meant for callers. All other ports follow from `port_base`, and are bound on
-    loopback.
+    Only `edge_port` is meant for callers. All other ports follow from `port_base`, and are bound
+    on loopback.
     """
 
     home: Path = Field(default_factory=lambda: Home.current().root)
@@ -81,9 +55,37 @@ class StackSettings(EnvironmentSettings):
     edge_port: int = Field(default=8080, ge=1, le=65535)
     """Port of the edge: gRPC, gRPC-Web and REST."""
     port_base: int = Field(default=8100, ge=1024, le=50000)
-    """Port that all others but the edge's follow from; a second stack needs both."""
+    """Port that all others but the edge's follow; a second stack needs both."""
     admin_port: int = Field(default_factory=lambda data: data["port_base"])
     """Port of Envoy's admin interface, always on loopback; 0 for none."""
+
+    candidate_port: ClassVar = _FromBase(1)
+    """Port of Envoy's inner listener for the candidate pods."""
+    ranking_port: ClassVar = _FromBase(2)
+    """Port of Envoy's inner listener for the ranking pods."""
+    control_port: ClassVar = _FromBase(4)
+    """Port of the control plane, which configures Envoy."""
+    log_port: ClassVar = _FromBase(5)
+    """Port of the embedded log of events, a NATS server."""
+    prometheus_port: ClassVar = _FromBase(6)
+    """Port of Prometheus, always on loopback, if it is run."""
+    alertmanager_port: ClassVar = _FromBase(7)
+    """Port of Alertmanager, always on loopback, if it is run."""
+    s3_port: ClassVar = _FromBase(10)
+    """Port of the embedded S3 server; it also uses the next eight ports, and s3_port + 10008."""
+    candidate_pod_port: ClassVar = _FromBase(20)
+    """Port of the first candidate pod; the next pods use the ports that follow."""
+    ranking_pod_port: ClassVar = _FromBase(30)
+    """Port of the first ranking pod."""
+    gateway_pod_port: ClassVar = _FromBase(40)
+    """Port of the first gateway pod."""
+    canary_pod_port: ClassVar = _FromBase(50)
+    """Port of the first canary pod: ten ports for candidate pods, ten for ranking pods."""
+    shadow_pod_port: ClassVar = _FromBase(70)
+    """Port of the first shadow pod, in the same way."""
+    consumer_port: ClassVar = _FromBase(90)
+    """Port of the first consumer of events; that of each further partition uses the next."""
+
     candidate_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
     """Number of candidate pods."""
     ranking_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
@@ -123,14 +125,17 @@ class StackSettings(EnvironmentSettings):
     """Maximum calls a second by one caller of a secured edge; 0 for no limit."""
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
-    envoy_id: str = Field(default_factory=lambda data: f"envoy-{data['edge_port']}", min_length=1)
-    """Envoy's node id; each Envoy of a control plane needs its own."""
     envoy_threads: int = Field(default=1, ge=1, le=64)
     """Number of Envoy's worker threads. One proxies about two thousand slates a second, as many as
     pods on eight cores can answer, and wakes up less often than two that share the same calls."""
     start_timeout: float = Field(default=90, gt=0)
     """Seconds after which a process that isn't healthy yet is shown as unhealthy, and goes on
     starting: the stack is ready once all are healthy. `vireo restart` waits as long for each."""
+
+    @property
+    def envoy_id(self) -> str:
+        """Envoy's node id; each Envoy of a control plane needs its own."""
+        return f"envoy-{self.edge_port}"
 
     @property
     def home_folder(self) -> Home:
@@ -153,20 +158,17 @@ class StackSettings(EnvironmentSettings):
         """host:port by which this machine reaches the edge."""
         return f"{self.edge_reached_at}:{self.edge_port}"
 
-    def port(self, of: PortName) -> int:
-        """Return the port of a process, or of a listener; of several processes the first."""
-        return self.port_base + _PORTS[of]
-
     def pod_ports(self, kind: PodKind, pool: PoolName = "production") -> list[int]:
         """Return the port of each pod of a kind in a pool."""
         if pool == "production":
-            first, count = _PORTS[f"{kind}_pod"], getattr(self, f"{kind}_pods")
+            first: int = getattr(self, f"{kind}_pod_port")
+            count: int = getattr(self, f"{kind}_pods")
         elif kind == "gateway":
             return []  # gateways are shared
         else:
-            first = _PORTS[f"{pool}_pod"] + _MAX_PODS * POD_KINDS.index(kind)
+            first = getattr(self, f"{pool}_pod_port") + _MAX_PODS * POD_KINDS.index(kind)
             count = getattr(self, f"{pool}_pods")
-        return [self.port_base + first + index for index in range(count)]
+        return [first + index for index in range(count)]
 
     def consumer_ports(self, partitions: int) -> list[int]:
         """Return the port of the consumer of each partition of the log.
@@ -179,7 +181,7 @@ class StackSettings(EnvironmentSettings):
                 f"VIREO_EVENT_PARTITIONS={partitions}: a stack on one machine runs a consumer for "
                 f"each partition, and at most {_MAX_PODS}"
             )
-        return [self.port("consumer") + index for index in range(partitions)]
+        return [self.consumer_port + index for index in range(partitions)]
 
     def ports(
         self, *, embedded_s3: bool, embedded_log: bool = True, partitions: int = 1
@@ -192,24 +194,31 @@ class StackSettings(EnvironmentSettings):
             partitions: the log's number of partitions.
 
         Raises:
-            VireoError: one of two settings leads to a port of the other.
+            VireoError: two settings lead to the same port.
         """
-        of_models = [
-            port for pool in _POOLS for kind in _MODELS for port in self.pod_ports(kind, pool)
+        models = [
+            port
+            for pool in _POOLS
+            for kind in POD_KINDS
+            if kind != "gateway"
+            for port in self.pod_ports(kind, pool)
         ]
-        monitored = [*of_models, *self.pod_ports("gateway"), *self.consumer_ports(partitions)]
-        monitored += [self.port("control"), *([self.port("log")] if embedded_log else ())]
-        bound = [self.port("candidate"), self.port("ranking"), *monitored]
-        bound += [port + METRICS_PORT_OFFSET for port in monitored]
-        if self.observe:
-            bound += [self.port("prometheus"), self.port("alertmanager")]
+        monitored = [*models, *self.pod_ports("gateway"), *self.consumer_ports(partitions)]
+        monitored += [self.control_port, *([self.log_port] if embedded_log else [])]
+        # Listed, so that a clash with a stack whose base differs by the offset is detected.
+        bound = [*monitored, *(port + METRICS_PORT_OFFSET for port in monitored)]
+        bound += [self.candidate_port, self.ranking_port]
         if self.oip_http:
-            bound += [port + OIP_HTTP_PORT_OFFSET for port in of_models]
+            bound += [port + OIP_HTTP_PORT_OFFSET for port in models]
+        if self.observe:
+            bound += [self.prometheus_port, self.alertmanager_port]
         if embedded_s3:
             bound += self.s3_ports()
         ports = dict.fromkeys(bound, "VIREO_PORT_BASE")
-        own = ((self.edge_port, "VIREO_EDGE_PORT"), (self.admin_port, "VIREO_ADMIN_PORT"))
-        for port, setting in own:
+        for port, setting in (
+            (self.admin_port, "VIREO_ADMIN_PORT"),
+            (self.edge_port, "VIREO_EDGE_PORT"),
+        ):
             if port in ports:
                 raise VireoError(
                     f"port {port} is meant for {ports[port]} and {setting} both; "
@@ -219,7 +228,7 @@ class StackSettings(EnvironmentSettings):
                 ports[port] = setting
         return ports
 
-    def s3_ports(self) -> list[int]:
-        """Return the ports of the embedded S3 server."""
-        first = self.port("s3")
-        return [*range(first, first + _S3_PORTS), first + _S3_ADMIN_OFFSET]
+    def s3_ports(self) -> dict[int, str]:
+        """Return the ports of the embedded S3 server, with the setting that moves them."""
+        ports = [*range(self.s3_port, self.s3_port + _S3_PORTS), self.s3_port + _S3_ADMIN_OFFSET]
+        return dict.fromkeys(ports, "VIREO_PORT_BASE")

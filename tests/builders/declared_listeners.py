@@ -62,13 +62,11 @@ def listeners(settings: StackSettings, *, embedded_s3: bool = True) -> Iterator[
     yield Listener(
         "inner listeners, before candidate and ranking pods",
         "envoy",
-        (settings.port("candidate"), settings.port("ranking")),
+        (settings.candidate_port, settings.ranking_port),
         "nothing",
         "a certificate",
     )
-    yield Listener(
-        "control plane", "control", (settings.port("control"),), "nothing", "a certificate"
-    )
+    yield Listener("control plane", "control", (settings.control_port,), "nothing", "a certificate")
     for kind in POD_KINDS:
         pods = tuple(port for pool in _POOLS for port in settings.pod_ports(kind, pool))
         yield Listener(f"{kind} pods", kind, pods, "nothing", "a certificate")
@@ -76,7 +74,7 @@ def listeners(settings: StackSettings, *, embedded_s3: bool = True) -> Iterator[
         if settings.oip_http and kind != "gateway":
             moved = tuple(port + OIP_HTTP_PORT_OFFSET for port in pods)
             yield Listener(f"{kind} pods, by HTTP", kind, moved, "nothing", "a certificate")
-    yield _metrics("control", (settings.port("control"),))
+    yield _metrics("control", (settings.control_port,))
     if embedded_s3:
         [s3, *internal] = settings.s3_ports()
         yield Listener("S3", "s3", (s3,), "keys of S3", "keys of S3")
@@ -88,8 +86,8 @@ def listeners(settings: StackSettings, *, embedded_s3: bool = True) -> Iterator[
             "a certificate",
         )
     token: Credential = "the log's token"
-    yield Listener("log of events", "log", (settings.port("log"),), token, token)
-    yield _metrics("log", (settings.port("log"),))
+    yield Listener("log of events", "log", (settings.log_port,), token, token)
+    yield _metrics("log", (settings.log_port,))
     consumers = tuple(settings.consumer_ports(partitions=1))
     yield Listener("consumers of events", "consumer", consumers, "nothing", "a certificate")
     yield _metrics("consumer", consumers)

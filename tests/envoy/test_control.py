@@ -62,7 +62,7 @@ class Caller:
 async def edge_and_caller(folder: Path, **changes: Any) -> AsyncIterator[tuple[Edge, Caller]]:
     async with (
         running_edge(folder, 1, **changes) as edge,
-        grpc.aio.insecure_channel(f"127.0.0.1:{edge.settings.port('candidate')}") as channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{edge.settings.candidate_port}") as channel,
     ):
         yield edge, Caller(channel)
 
@@ -181,7 +181,7 @@ async def test_when_the_canary_pods_stop_production_answers_for_them(tmp_path: P
     async with AsyncExitStack() as stack:
         edge, caller = await stack.enter_async_context(edge_and_caller(tmp_path))
         canary = AsyncExitStack()
-        port = edge.settings.port("canary_pod")
+        port = edge.settings.canary_pod_port
         await serve_candidate(CandidatePod("canary"), port, canary)
         await serve_ranking(port + 10, stack)
         edge.control.discovery.set(Pool("ranking", "canary"), port + 10)
@@ -195,7 +195,7 @@ async def test_when_the_canary_pods_stop_production_answers_for_them(tmp_path: P
 
 async def test_a_canary_without_pods_of_a_service_has_no_route(tmp_path: Path) -> None:
     async with edge_and_caller(tmp_path) as (edge, caller), AsyncExitStack() as stack:
-        port = edge.settings.port("canary_pod")
+        port = edge.settings.canary_pod_port
         await serve_candidate(CandidatePod("canary"), port, stack)
         edge.control.discovery.set(Pool("candidate", "canary"), port)
         edge.control.channels.share = 1.0

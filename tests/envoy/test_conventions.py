@@ -79,7 +79,6 @@ async def test_a_gateway_gets_no_header_that_envoy_adds_and_nobody_reads(edge: E
         stub = RecommendationServiceStub(channel)
         await stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=20, metadata=forwarded)
     names = set(edge.gateways[0].metadata)
-    assert "x-vireo-timeout" in names
     assert not unread(names)
 
 
@@ -89,14 +88,13 @@ async def test_a_pod_gets_no_header_that_envoy_adds_and_nobody_reads(edge: Edge)
         "x-forwarded-proto": "https",
         "x-envoy-upstream-rq-per-try-timeout-ms": "20000",
     }
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.settings.port('candidate')}") as channel:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{edge.settings.candidate_port}") as channel:
         await CandidateServiceStub(channel).RetrieveCandidates(
             RetrieveCandidatesRequest(viewer=ViewerFeatures(), count=1),
             timeout=20,
             metadata=tuple(sent.items()),
         )
     [names] = [set(pod.metadata) for pod in edge.candidates if pod.metadata]
-    assert "x-vireo-timeout" in names
     assert not unread(names)
 
 

@@ -39,7 +39,7 @@ def files(edge: Edge, role: str) -> TlsFiles:
 
 async def candidates(edge: Edge, tls: TlsFiles | None) -> grpc.StatusCode:
     """What the inner listener before candidate pods answers."""
-    target = f"127.0.0.1:{edge.settings.port('candidate')}"
+    target = f"127.0.0.1:{edge.settings.candidate_port}"
     async with open_channel(target, tls, "envoy") as channel:
         call = CandidateServiceStub(channel).RetrieveCandidates(CANDIDATES, timeout=30)
         return await call.code()
@@ -71,7 +71,7 @@ async def test_an_inner_listener_refuses_strangers_and_counts_them(
     roots = files(edge, "gateway").authority
     signer = Certificates(edge.settings.security).signing_authority()
     ended = datetime.now(UTC) - timedelta(seconds=1)
-    listener = f"^listener.127.0.0.1_{edge.settings.port('candidate')}.ssl"
+    listener = f"^listener.127.0.0.1_{edge.settings.candidate_port}.ssl"
     for stranger, stat in (
         (
             role_files(tmp_path / "a", Authority.new("other"), "gateway", trusts=roots),
@@ -94,9 +94,9 @@ async def test_renewed_certificates_are_taken_up_without_a_restart(edge: Edge) -
     operator = files(edge, "operator")
     for role, port in (
         ("edge", settings.edge_port),
-        ("envoy", settings.port("candidate")),
-        ("candidate", settings.port("candidate_pod")),
-        ("control", settings.port("control")),
+        ("envoy", settings.candidate_port),
+        ("candidate", settings.candidate_pod_port),
+        ("control", settings.control_port),
     ):
         wanted = serial(files(edge, role))
         async with asyncio.timeout(30):

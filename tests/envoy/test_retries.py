@@ -68,7 +68,7 @@ async def test_a_gateway_that_answers_internal_costs_no_request(edge: Edge) -> N
 
 async def test_a_candidate_pod_that_answers_internal_costs_no_call(edge: Edge) -> None:
     edge.candidates[0].breaks = True
-    target = f"127.0.0.1:{edge.settings.port('candidate')}"
+    target = f"127.0.0.1:{edge.settings.candidate_port}"
     async with grpc.aio.insecure_channel(target) as channel, asyncio.timeout(60):
         stub = CandidateServiceStub(channel)
         while edge.candidates[0].calls < 10:
@@ -137,7 +137,7 @@ async def test_a_candidate_pod_that_hangs_is_passed_over_within_the_callers_dead
     edge: Edge,
 ) -> None:
     edge.candidates[0].hangs = True
-    target = f"127.0.0.1:{edge.settings.port('candidate')}"
+    target = f"127.0.0.1:{edge.settings.candidate_port}"
     async with grpc.aio.insecure_channel(target) as channel:
         stub = CandidateServiceStub(channel)
         passed_over = False
@@ -154,7 +154,7 @@ async def test_the_inner_hop_names_the_pod_that_answered(edge: Edge) -> None:
     ports = edge.settings.pod_ports("candidate")
     pods = {pod.name: f"127.0.0.1:{port}" for pod, port in zip(edge.candidates, ports, strict=True)}
     named: dict[str, str] = {}
-    target = f"127.0.0.1:{edge.settings.port('candidate')}"
+    target = f"127.0.0.1:{edge.settings.candidate_port}"
     async with grpc.aio.insecure_channel(target) as channel, asyncio.timeout(60):
         while len(named) < len(pods):
             call = CandidateServiceStub(channel).RetrieveCandidates(CANDIDATES)
@@ -167,7 +167,7 @@ async def test_the_inner_hop_names_the_pod_that_answered(edge: Edge) -> None:
 async def test_a_caller_sets_how_long_one_try_takes(edge: Edge, header: str, tries: int) -> None:
     for pod in edge.candidates:
         pod.hangs = True
-    target = f"127.0.0.1:{edge.settings.port('candidate')}"
+    target = f"127.0.0.1:{edge.settings.candidate_port}"
     async with grpc.aio.insecure_channel(target) as channel:
         metadata = (("x-envoy-upstream-rq-per-try-timeout-ms", header),)
         with pytest.raises(grpc.aio.AioRpcError):
@@ -180,7 +180,7 @@ async def test_a_caller_sets_how_long_one_try_takes(edge: Edge, header: str, tri
 
 async def test_connections_that_reach_their_age_under_load_cost_no_call(tmp_path: Path) -> None:
     async with running_edge(tmp_path, 1, pod={"max_connection_age": 0.2}) as edge:
-        target = f"127.0.0.1:{edge.settings.port('candidate')}"
+        target = f"127.0.0.1:{edge.settings.candidate_port}"
         async with grpc.aio.insecure_channel(target) as channel:
             stub = CandidateServiceStub(channel)
             # However quick the machine is: as many calls as it takes several connections to age.
@@ -224,7 +224,7 @@ async def test_a_pod_that_stops_right_after_another_recovers_fails_no_call(
     async with AsyncExitStack() as stack:
         first, back, stopping = [await _candidate_server(stack) for _ in range(3)]
         ports = {back.port, stopping.port}
-        target = f"127.0.0.1:{edge.settings.port('candidate')}"
+        target = f"127.0.0.1:{edge.settings.candidate_port}"
         async with grpc.aio.insecure_channel(target) as channel:
             stub = CandidateServiceStub(channel)
             # Until a cluster's first call its healthy pods are checked every half minute only.

@@ -75,7 +75,7 @@ def requests(edge: Edge) -> Iterator[pb.RecommendRequest]:
 
 
 async def test_calls_that_candidate_pods_shed_are_not_retried_and_eject_no_pod(edge: Edge) -> None:
-    target = f"127.0.0.1:{edge.settings.port('candidate')}"
+    target = f"127.0.0.1:{edge.settings.candidate_port}"
     async with grpc.aio.insecure_channel(target) as channel:
         stub = CandidateServiceStub(channel)
         calls = [

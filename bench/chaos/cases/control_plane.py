@@ -54,7 +54,7 @@ async def _absent(chain: Chain) -> None:
 
 async def _takes_up(chain: Chain, address: str) -> None:
     """Check that the new pod is asked soon after the control plane answers again."""
-    findings, control = chain.findings, f"127.0.0.1:{chain.settings.port('control')}"
+    findings, control = chain.findings, f"127.0.0.1:{chain.settings.control_port}"
 
     async def asked() -> bool:
         return (await chain.host("ranking", address)).requests > 0

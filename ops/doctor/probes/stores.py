@@ -41,8 +41,7 @@ def _ask_s3(deployment: Deployment) -> Facts:
         address = f"{address}:{_PORTS[settings.secure]}"
     if fault := reach(address):
         return Facts(parts=(Part("s3", where, fault, words(fault)),))
-    short_timeouts = {"connect_timeout": 1.0, "read_timeout": deployment.answer, "retries": 0}
-    store = ReleaseStore(settings.model_copy(update=short_timeouts))
+    store = ReleaseStore(settings.with_patience(read_timeout=deployment.answer, retries=0))
     try:
         channel = store.read_channel(deployment.channel)
     except NotInStoreError:
@@ -105,9 +104,9 @@ def _served(deployment: Deployment) -> str:
 
     if deployment.s3 is None:
         return ""
-    short_timeouts = {"connect_timeout": 0.5, "read_timeout": 1.0, "retries": 0}
     with suppress(VireoError):  # the probe of S3 says so
-        store = ReleaseStore(deployment.s3.model_copy(update=short_timeouts))
+        impatient = deployment.s3.with_patience(connect_timeout=0.5, read_timeout=1.0, retries=0)
+        store = ReleaseStore(impatient)
         if channel := store.read_channel(deployment.channel):
             return store.manifest(channel.release_id).dataset
     return ""

@@ -66,7 +66,7 @@ def calls(file: Path) -> list[str]:
 
 def configuration(settings: StackSettings) -> dict[str, Any]:
     """Return JetStream's configuration, as the server says it has it."""
-    url = f"http://127.0.0.1:{settings.port('log') + METRICS_PORT_OFFSET}/varz"
+    url = f"http://127.0.0.1:{settings.log_port + METRICS_PORT_OFFSET}/varz"
     with urllib.request.urlopen(url, timeout=10) as answer:
         found: dict[str, Any] = json.load(answer)["jetstream"]["config"]
         return found

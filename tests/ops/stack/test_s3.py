@@ -67,7 +67,7 @@ def test_how_many_buckets_it_holds_does_not_hang_on_the_free_disk(served: StackS
     folder = served.home_folder.s3
     context = ssl.create_default_context(cafile=str(folder / "internal-ca.crt"))
     context.load_cert_chain(folder / "internal.crt", folder / "internal.key")
-    master = f"https://127.0.0.1:{served.port('s3') + 4}/dir/status"
+    master = f"https://127.0.0.1:{served.s3_port + 4}/dir/status"
     with urllib.request.urlopen(master, timeout=30, context=context) as response:
         topology = json.load(response)["Topology"]
     assert topology["Max"] == 1000
@@ -98,7 +98,7 @@ async def test_without_keys_the_store_is_inaccessible_at_every_port(
     assert store.get_object(server.bucket, "channels/production").read() == b"tiny-1"
 
     answers = {port: answer(("127.0.0.1", port)) for port in ports}
-    assert answers.pop(served.port("s3")) == "asked for keys"
+    assert answers.pop(served.s3_port) == "asked for keys"
     assert set(answers.values()) == {"refused"}
     # Of its sockets some are in a folder that only its owner may enter; the others ask for the
     # certificate as their ports do.
@@ -113,7 +113,7 @@ async def test_without_keys_the_store_is_inaccessible_at_every_port(
 def test_the_tools_of_the_server_get_nowhere_without_its_certificate(
     tmp_path: Path, served: StackSettings
 ) -> None:
-    first = served.port("s3")
+    first = served.s3_port
     master = f"-master=127.0.0.1:{first + 4}.{first + 5}"
     filer = f"-filer=127.0.0.1:{first + 2}.{first + 3}"
 
