@@ -279,7 +279,7 @@ def test_processes_accept_only_certificates_of_the_authority(
     only_roots = grpc.ssl_channel_credentials(roots.read_bytes())
     places = [
         *((name, secured.port(name)) for name in ("candidate-1", "ranking-1", "gateway-1")),
-        ("control", secured.control_port),
+        ("control", secured.port("control")),
         ("envoy", secured.inner_port()),
     ]
     for place, port in places:
