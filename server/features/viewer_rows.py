@@ -1,7 +1,7 @@
 """A viewer's row in the online store: what is stored, and what readers make of it.
 
-The features are those of `vireo.training.features.definitions`. Gateways read SERVED; the consumer of
-events reads and writes STATE, of which all that it writes follows.
+The features are those of `vireo.training.features.definitions`. Gateways read SERVED; the consumer
+of events reads and writes STATE, of which all that it writes follows.
 """
 
 from __future__ import annotations

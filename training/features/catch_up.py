@@ -51,8 +51,6 @@ def catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings)
     """
     settings = known_log(home)
     with ExitStack() as opened:
-        new = open_rows(repo, _STORE_SECONDS, store.redis, announced=False)
-        opened.enter_context(closing(new))
         try:
             old = open_rows(replaced, _STORE_SECONDS, store.redis) if replaced.exists() else None
         except VireoError as error:  # of an earlier version, for example, which had no hides
@@ -60,6 +58,11 @@ def catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings)
             old = None
         if old is not None:
             opened.enter_context(closing(old))
+        elif settings is None:
+            return
+        new = open_rows(repo, _STORE_SECONDS, store.redis, announced=False)
+        opened.enter_context(closing(new))
+        if old is not None:
             # The log may not have them any more. Not of viewers of whom the data set has nothing
             # recent, and who weren't seen since.
             since = time.time() - store.viewer_expiry

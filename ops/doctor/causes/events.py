@@ -87,10 +87,10 @@ def consumer_waits(facts: Facts) -> Iterator[Finding]:
         "consumer-waits",
         "risk",
         f"Another consumer has the partition of {listed(waiting)}",
-        shown(f"{each} doesn't hold its lease (vireo_consumer_lease_held)" for each in waiting),
+        shown(f"{each} stands by (vireo_consumer_lease_held)" for each in waiting),
         "One consumer applies a partition and others wait, so nothing is lost. If only one was "
-        "meant, find the other: each needs its own VIREO_EVENT_PARTITION. After a crash the lease "
-        "ends by itself within 15 s",
+        "meant, find the other: each needs its own VIREO_EVENT_PARTITION. After a crash the other "
+        "goes on within 10 s",
         "VireoConsumerDown",
     )
 
