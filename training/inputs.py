@@ -16,9 +16,8 @@ from vireo.server.releases.memory import return_memory
 from vireo.server.releases.weights import Quotas
 from vireo.training.data.dataset import Dataset, describe_dataset
 from vireo.training.data.split import Holdout
-from vireo.training.features.build import build_features
+from vireo.training.features.build import build_features, progress_bars
 from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.training.features.progress import progress_bars
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 from vireo.training.profile import Profile
 from vireo.training.release.stage import Origin, stage_retrieval

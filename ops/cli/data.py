@@ -133,8 +133,8 @@ def import_(
 
 def _positions_in_log(lag: float, last: float) -> LogPositions:
     from vireo.ops.stack.nats import reachable_log
+    from vireo.server.event_log.jetstream import opened_log
     from vireo.server.event_log.log import EVENTS
-    from vireo.server.event_log.open import opened_log
     from vireo.training.data.dataset import LogPositions
 
     settings = reachable_log()
@@ -176,7 +176,7 @@ def from_events(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from vireo.ops.stack.nats import reachable_log
-    from vireo.server.event_log.open import open_log
+    from vireo.server.event_log.jetstream import open_log
     from vireo.server.features.activity import Bounce
     from vireo.training.data.from_events import data_from_events
 

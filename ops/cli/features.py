@@ -28,7 +28,7 @@ def build(
     from vireo.ops.stack.state import running_stack
     from vireo.training.data.dataset import describe_dataset
     from vireo.training.features.build import build_features
-    from vireo.training.features.progress import progress_bars
+    from vireo.training.features.build import progress_bars
     from vireo.training.heartbeat import heartbeat
     from vireo.training.memory import features_memory
 

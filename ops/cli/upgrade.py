@@ -133,7 +133,7 @@ def _log() -> Part | None:
     from vireo.ops.stack.nats import known_log
     from vireo.ops.upgrades.held import Part
     from vireo.ops.upgrades.logged import logged
-    from vireo.server.event_log.open import opened_log
+    from vireo.server.event_log.jetstream import opened_log
     from vireo.server.home import Home
 
     if (named := known_log(Home.current())) is None:

@@ -26,7 +26,6 @@ from vireo.server.event_log.log import (
     Stream,
 )
 from vireo.server.event_log.position import Position
-from vireo.server.event_log.up_to_end import up_to_end
 from vireo.v1 import event_pb2, log_pb2
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ async def _held(event_log: JetStreamLog, partitions: int) -> AsyncIterator[Held]
             yield _parsed(stream.name, CHANGES, entry, log_pb2.CatalogChange())
     if not await event_log.end(STATE):
         return
-    async for entry in (each async for some in up_to_end(event_log, STATE) for each in some):
+    async for entry in (each async for some in event_log.up_to_end(STATE) for each in some):
         kind = entry.key.partition(".")[0]
         where = f"{STATE.name}.{entry.key}"
         if kind == "trending":

@@ -12,7 +12,7 @@ from typing import Any
 import grpc.aio
 from google.protobuf.message import Message
 
-from vireo.server.event_log.open import open_log
+from vireo.server.event_log.jetstream import open_log
 from vireo.server.features.context import time_zones
 from vireo.server.gateway import degradations
 from vireo.server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient

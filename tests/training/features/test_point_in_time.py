@@ -15,10 +15,10 @@ from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.training.data.dataset import load_dataset
 from vireo.training.features.history import viewers_at, viewers_before
-from vireo.training.features.snapshots import snapshot_moments
 from vireo.training.features.statistics import (
     latest_popularity,
     latest_video_features,
+    snapshot_moments,
     video_features_at,
 )
 
