@@ -15,7 +15,7 @@ import typer
 from google.protobuf.message import DecodeError
 
 from vireo.ops.backup.archive import ERASED, Archive, Manifest, bury
-from vireo.server.control.backup_age import MARKER
+from vireo.server.control.channels import MARKER
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import opened_log
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, REMOVED, STATE
@@ -26,8 +26,7 @@ from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.garbage import needed_releases
 from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry
-from vireo.server.releases.markers import manifest_place
-from vireo.server.releases.store import ReleaseStore, release_object
+from vireo.server.releases.store import ReleaseStore, manifest_place, release_object
 from vireo.training.data.dataset import DESCRIPTION
 from vireo.v1.log_pb2 import RecordedEvents
 
@@ -105,7 +104,7 @@ def _releases(
     What a backup of before has of one isn't read again.
     """
     files, datasets = _Files(), dict[str, bool]()
-    named = {one.pointer.release_id for one in store.channels.documents().values() if one.pointer}
+    named = {channel.release_id for channel in store.channels.all().values()}
     for release_id in needed_releases(store):
         store.check_published(release_id)
         dataset, place = store.dataset(release_id), f"bucket/{manifest_place(release_id)}"

@@ -25,12 +25,12 @@ from tests.builders.waiting import until
 from vireo.ops.backup import take
 from vireo.ops.backup.archive import Archive, Manifest
 from vireo.ops.cli.__main__ import app
-from vireo.ops.stack.lock import file_lock
 from vireo.ops.stack.state import stack_lock
-from vireo.server.control.backup_age import BEGAN, follow_backups
+from vireo.server.control.channels import BACKUP_BEGAN, follow_backups
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, STREAMS, partition_of
 from vireo.server.features.online_store import read_viewer
+from vireo.server.file_lock import file_lock
 from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.channels import Change
@@ -154,11 +154,11 @@ class Site:
 
     async def exported(self) -> float:
         """What the control plane exports as the begin of the last backup."""
-        BEGAN.set(0)
+        BACKUP_BEGAN.set(0)
         following = asyncio.create_task(follow_backups(Bucket(self.releases)))
-        await until(lambda: BEGAN._value.get() != 0)
+        await until(lambda: BACKUP_BEGAN._value.get() != 0)
         following.cancel()
-        return float(BEGAN._value.get())
+        return float(BACKUP_BEGAN._value.get())
 
     def interactions(self) -> int:
         return len(load_dataset(self.home, DATASET).interactions)
@@ -365,8 +365,8 @@ async def test_before_a_first_backup_its_age_is_that_of_time_if_backups_are_set(
 ) -> None:
     monkeypatch.setenv("VIREO_BACKUP_S3_ENDPOINT", site.backups.endpoint)
     following = asyncio.create_task(follow_backups(Bucket(site.releases)))
-    BEGAN.set(1)
-    await until(lambda: BEGAN._value.get() == 0)
+    BACKUP_BEGAN.set(1)
+    await until(lambda: BACKUP_BEGAN._value.get() == 0)
     following.cancel()
 
 

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Channel, Facts, Part
-from vireo.ops.doctor.page import Fault
+from vireo.ops.doctor.facts import Channel, Facts, Fault, Part
 from vireo.ops.doctor.reach import UnansweredError, get, is_loopback, reach, split, words
 from vireo.server.errors import VireoError
 
@@ -38,8 +37,7 @@ def _ask(deployment: Deployment) -> Facts:
         address = f"{address}:{_PORTS[settings.secure]}"
     if fault := reach(address):
         return Facts(parts=(Part("s3", where, fault, words(fault)),))
-    short_timeouts = {"connect_timeout": 1.0, "read_timeout": deployment.answer, "retries": 0}
-    store = ReleaseStore(settings.model_copy(update=short_timeouts))
+    store = ReleaseStore(settings.with_patience(read_timeout=deployment.answer, retries=0))
     try:
         channel = store.read_channel(deployment.channel)
     except NotInStoreError:

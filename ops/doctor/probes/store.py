@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Facts, Part
-from vireo.ops.doctor.page import Fault
+from vireo.ops.doctor.facts import Facts, Fault, Part
 from vireo.ops.doctor.reach import reach, words
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import CONFIGURATION, RedisSettings
@@ -49,9 +48,9 @@ def _served(deployment: Deployment) -> str:
 
     if deployment.s3 is None:
         return ""
-    short_timeouts = {"connect_timeout": 0.5, "read_timeout": 1.0, "retries": 0}
     with suppress(VireoError):  # the probe of S3 says so
-        store = ReleaseStore(deployment.s3.model_copy(update=short_timeouts))
+        impatient = deployment.s3.with_patience(connect_timeout=0.5, read_timeout=1.0, retries=0)
+        store = ReleaseStore(impatient)
         if channel := store.read_channel(deployment.channel):
             return store.manifest(channel.release_id).dataset
     return ""
