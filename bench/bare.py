@@ -44,11 +44,11 @@ from vireo.v1.recommendation_pb2_grpc import (
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.candidate import service as candidate
-from server.candidate.pipeline import CandidatePipeline
-from server.candidate.release import CandidateRelease
 from server.ranking import service as ranking
-from server.ranking.pipeline import RankingPipeline
-from server.ranking.release import RankingRelease
+from server.recommend.ranking.pipeline import RankingPipeline
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.pipeline import CandidatePipeline
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.manifest import Manifest
 
 

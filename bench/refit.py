@@ -22,9 +22,9 @@ from scipy.stats import sem
 
 from bench.seeds import arguments, means, seed_home, write
 from server.arrays import Int64Array
-from server.candidate.release import CandidateRelease
 from server.home import Home
-from server.ranking.release import RankingRelease
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.manifest import Manifest
 from training.data.dataset import Dataset, load_dataset
 from training.evaluation.chain import features_before_test, run_chain

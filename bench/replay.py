@@ -13,7 +13,7 @@ from server.consumer.fold import ViewerEvents, ViewerRow, fold
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS, Entry
 from server.event_log.up_to_end import up_to_end
-from server.features.activity import EventRules
+from server.recommend.features.activity import EventRules
 
 STORE_SECONDS = 5.0
 """Maximum seconds of a read of rows."""

@@ -22,10 +22,10 @@ import numpy as np
 from rich.console import Console
 
 from server.arrays import Float64Array, Int64Array
-from server.candidate.release import CandidateRelease
 from server.errors import VireoError
 from server.features.keys import video_keys
 from server.home import Home
+from server.recommend.retrieval.release import CandidateRelease
 from training.data.dataset import describe_dataset
 from training.data.synth.events import NEXT_EPISODE, STRAY
 from training.data.synth.world import HEAD, REGIONS, TASTE_SHARES, World, WorldConfig

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
 from server.home import Home
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.manifest import Manifest
 from server.releases.memory import return_memory
 from server.releases.weights import Quotas, ScoreWeights

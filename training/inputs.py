@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
 from server.home import Home
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.manifest import FORMAT_VERSION, FeatureSchema
 from server.releases.memory import return_memory
 from server.releases.weights import Quotas

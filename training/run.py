@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.candidate.release import CandidateRelease
 from server.errors import VireoError
 from server.home import Home
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.manifest import Manifest, ReleaseError
 from server.stack.lock import LockTakenError, file_lock
 from training.data.folder import replaced_folder

@@ -17,8 +17,8 @@ from server.consumer.rows import OnlineRows, StoreAwayError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS, LogAwayError
 from server.event_log.open import opened_log
-from server.features.activity import EventRules
 from server.features.online_store import RedisSettings
+from server.recommend.features.activity import EventRules
 from server.stack.nats import reachable_log
 
 _PARTITION = 0

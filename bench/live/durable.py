@@ -17,7 +17,7 @@ from server.consumer.rows import OnlineRows
 from server.event_log.log import EVENTS, LogAwayError
 from server.event_log.open import opened_log
 from server.event_log.settings import EventLogSettings
-from server.features.activity import EventRules
+from server.recommend.features.activity import EventRules
 
 _SEED = 20
 _VIEWERS = 2_000

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from server.features.viewer import ViewerFeatures
-from server.ranking.pipeline import RankingPipeline, RankingQuery
-from server.ranking.release import RankingRelease
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from server.recommend.ranking.release import RankingRelease
 from server.signals import SCORES
 
 RELEASE = "VIREO_BENCH_RELEASE"

@@ -12,9 +12,9 @@ from typing import Any
 
 from vireo.v1 import filter_pb2
 
-from server.filters.declared import CREATOR, Declared, label
-from server.filters.expression import FilterExpression
 from server.home import Home
+from server.recommend.filters.declared import CREATOR, Declared, label
+from server.recommend.filters.expression import FilterExpression
 from training.data.attributes import all_attributes, attribute_column
 from training.data.dataset import load_dataset
 

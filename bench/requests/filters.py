@@ -17,8 +17,8 @@ from bench.requests.catalogue import Catalogue
 from bench.requests.faults import pods_killed
 from bench.requests.plan import RequestsPlan
 from bench.speed.row import Row
-from server.filters.expression import BadFilterError, decode
 from server.home import Home
+from server.recommend.filters.expression import BadFilterError, decode
 
 _SIZES = (10, 50, 200, 500)
 _MAX_PAGES = 4

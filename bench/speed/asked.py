@@ -20,13 +20,13 @@ from vireo.v1 import candidate_pb2, recommendation_pb2, recommendation_pb2_grpc,
 
 from bench.speed.floor import InProcess
 from bench.speed.h2load import Prepared, Target
-from server.candidate.pipeline import CandidateQuery
 from server.candidate.service import decode
 from server.errors import VireoError
 from server.gateway.features import FeatureReader
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.retrieve import retrieve_request
 from server.home import Home
+from server.recommend.retrieval.pipeline import CandidateQuery
 from server.rpc.guard import REQUEST_ID
 from training.features.watches import load_watches
 

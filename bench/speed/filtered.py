@@ -12,16 +12,16 @@ from rich.console import Console
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from server.arrays import Int64Array
-from server.candidate.allowed import Filters
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.query import Retrieval
-from server.candidate.release import FILTER_CACHE_BYTES, CandidateRelease
-from server.candidate.sources import two_tower
 from server.features.looked_up import looked_up
-from server.features.viewer import ViewerFeatures
-from server.filters.declared import Declared, label
-from server.filters.expression import Condition, FilterExpression
-from server.filters.table import AttributeTable
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.filters.declared import Declared, label
+from server.recommend.filters.expression import Condition, FilterExpression
+from server.recommend.filters.table import AttributeTable
+from server.recommend.retrieval.allowed import Filters
+from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from server.recommend.retrieval.query import Retrieval
+from server.recommend.retrieval.release import FILTER_CACHE_BYTES, CandidateRelease
+from server.recommend.retrieval.sources import two_tower
 from server.releases import layout
 from server.releases.tables import VECTOR_TYPES, read_table
 from server.releases.texts import Texts

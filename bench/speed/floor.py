@@ -24,15 +24,15 @@ from threadpoolctl import threadpool_limits
 from vireo.v1 import candidate_pb2
 
 from bench.process import pin
-from server.candidate.pipeline import SCORERS, SOURCES, CandidatePipeline, CandidateQuery
-from server.candidate.query import Retrieval
-from server.candidate.release import CandidateRelease
 from server.candidate.service import decode
 from server.errors import VireoError
-from server.features.ranking_inputs import ranking_inputs, retrieval_features
-from server.features.viewer import ViewerFeatures
-from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
-from server.ranking.release import RankingRelease
+from server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.pipeline import SCORERS, SOURCES, CandidatePipeline, CandidateQuery
+from server.recommend.retrieval.query import Retrieval
+from server.recommend.retrieval.release import CandidateRelease
 
 Answer: TypeAlias = Callable[[], list[str]]
 """Answers one request by a page of ids, best first."""

@@ -16,12 +16,12 @@ from bench.speed.asked import read_viewers
 from bench.speed.filtered import filtered_rows
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
-from server.candidate.release import CandidateRelease
 from server.errors import VireoError
-from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
-from server.features.viewer import ViewerFeatures
 from server.home import Home
 from server.pod.viewer import decode_viewer
+from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.retrieval.release import CandidateRelease
 from training.features.watches import load_watches
 
 _EVENTS = (20, 50, 100, 200)

@@ -26,7 +26,7 @@ from bench.speed.h2load import GRPC, Prepared, Target, frame
 from bench.stack import free_port_base
 from server.errors import VireoError
 from server.home import Home
-from server.ranking.pipeline import RankingQuery
+from server.recommend.ranking.pipeline import RankingQuery
 
 _ROOT = Path(__file__).parent.parent.parent
 _ASK_SECONDS = 10.0

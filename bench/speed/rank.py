@@ -28,7 +28,7 @@ from bench.stack import own_home, own_stack
 from server.columns import encode_columns
 from server.errors import VireoError
 from server.home import Home
-from server.ranking.pipeline import RankingQuery
+from server.recommend.ranking.pipeline import RankingQuery
 from server.stack.s3 import embedded_s3
 
 _OWN = "ranking pod"

@@ -102,7 +102,7 @@ def import_(
 
     vireo data import ... --attribute language --attribute region=countries --attribute age:number
     """
-    from server.features.activity import USUAL_BOUNCE, Bounce
+    from server.recommend.features.activity import USUAL_BOUNCE, Bounce
     from training.data.attributes import AttributeColumn
     from training.data.estimate import estimate_import
     from training.data.importing import ImportRequest, import_dataset
@@ -176,7 +176,7 @@ def from_events(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from server.event_log.open import open_log
-    from server.features.activity import Bounce
+    from server.recommend.features.activity import Bounce
     from server.stack.nats import reachable_log
     from training.data.from_events import data_from_events
 

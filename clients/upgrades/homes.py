@@ -10,11 +10,11 @@ from clients.upgrades.held import Held, Part, parsed_object
 from clients.upgrades.stored_releases import held_manifest
 from clients.upgrades.this_build import DATA, RULES, SPLIT, STACK, VIEWS
 from server.errors import VireoError
-from server.features.activity import EventRules
 from server.features.online_store import open_features
 from server.gateway.features import FeatureReader
 from server.gateway.online_rows import FEATURE_SERVICE
 from server.home import Home
+from server.recommend.features.activity import EventRules
 from server.stack.state import StackState, running_stack
 
 _STORE_SECONDS = 5.0

@@ -10,18 +10,18 @@ from vireo.v1 import event_pb2, log_pb2
 
 from clients.upgrades.documents import message_fields, model_fields, required_fields
 from clients.upgrades.formats import Build, Format, UnknownFields, Written
-from server.features.activity import EventRules
-from server.features.constants import feature_constants
-from server.features.context import CONTEXT
-from server.features.ranking_inputs import (
+from server.gateway import batch, page_token
+from server.gateway.online_rows import FEATURE_SERVICE
+from server.recommend.features.activity import EventRules
+from server.recommend.features.constants import feature_constants
+from server.recommend.features.context import CONTEXT
+from server.recommend.features.ranking_inputs import (
     LANGUAGE_MATCH,
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.gateway import batch, page_token
-from server.gateway.online_rows import FEATURE_SERVICE
 from server.releases.channel_document import ChannelPointer
 from server.releases.manifest import FORMAT_VERSION, Manifest
 from server.releases.markers import Marker

@@ -13,29 +13,34 @@ import numpy as np
 from pydantic import Field
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2, viewer_pb2
 
-from server.candidate.explain import explain
-from server.candidate.pipeline import (
-    CandidatePipeline,
-    CandidateQuery,
-    RetrievedCandidates,
-    UnknownSeedError,
-)
-from server.candidate.release import FILES, FILTER_CACHE_BYTES, CandidateRelease
-from server.candidate.rules import RetrievalRules, labels_made, retrieval_rules, rule_columns
 from server.columns import encode_columns
-from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, FilterExpression, all_of
-from server.filters.expression import decode as decode_filter
 from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, HISTORY
 from server.inference.tensors import Limits
 from server.live.live import Live
-from server.pipeline.caller import Caller
 from server.pod.pod import Pod, PodSettings, following
 from server.pod.release_metrics import ReleaseFacts
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
+from server.recommend.caller import Caller
+from server.recommend.filters.declared import Declared
+from server.recommend.filters.expression import BadFilterError, FilterExpression, all_of
+from server.recommend.filters.expression import decode as decode_filter
+from server.recommend.retrieval.explain import explain
+from server.recommend.retrieval.pipeline import (
+    CandidatePipeline,
+    CandidateQuery,
+    RetrievedCandidates,
+    UnknownSeedError,
+)
+from server.recommend.retrieval.release import FILES, FILTER_CACHE_BYTES, CandidateRelease
+from server.recommend.retrieval.rules import (
+    RetrievalRules,
+    labels_made,
+    retrieval_rules,
+    rule_columns,
+)
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import invalid_argument, not_found
 from server.signals import EVERY_SOURCE, SOURCES

@@ -16,8 +16,8 @@ from server.consumer.lease import LeaseLostError
 from server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows, StoreAwayError, UnfitRowError
 from server.event_log.log import EVENT_KINDS, Entry
 from server.event_log.position import BEGIN, Position
-from server.features.activity import EventRules
 from server.features.keys import video_key
+from server.recommend.features.activity import EventRules
 
 log = structlog.get_logger()
 

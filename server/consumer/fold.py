@@ -23,8 +23,8 @@ import numpy as np
 from vireo.v1 import event_pb2
 
 from server.arrays import BoolArray, Int64Array
-from server.features.activity import HIDDEN_LIMIT, WATCHED_LIMIT, EventRules
 from server.features.keys import video_key
+from server.recommend.features.activity import HIDDEN_LIMIT, WATCHED_LIMIT, EventRules
 
 _PLAY, _FINISH = event_pb2.EVENT_KIND_PLAY, event_pb2.EVENT_KIND_FINISH
 _LIKE = event_pb2.EVENT_KIND_LIKE

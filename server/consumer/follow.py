@@ -21,8 +21,8 @@ from server.consumer.rows import OnlineRows, StoreAwayError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, Entry, LogAwayError
 from server.event_log.position import BEGIN, Position
-from server.features.activity import EventRules
 from server.features.online_store import RedisSettings, identity
+from server.recommend.features.activity import EventRules
 from server.tracing.spans import consumer_spans
 
 log = structlog.get_logger()

@@ -22,8 +22,8 @@ from server.consumer.fold import Folded, ViewerRow
 from server.errors import VireoError
 from server.event_log.position import BEGIN, Position
 from server.features.active_build import ActiveBuild
-from server.features.activity import HISTORY_LIMIT
 from server.features.online_store import CONFIGURATION, RedisSettings, open_features
+from server.recommend.features.activity import HISTORY_LIMIT
 
 if TYPE_CHECKING:
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from vireo.v1 import log_pb2
 
 from server.event_log.position import BEGIN, Position
-from server.live.locales import normal_locale
+from server.recommend.catalogue.locales import normal_locale
 
 MAX_VIDEOS = 5_000
 """Videos that are counted for each locale; twice as many between two clean-ups. The lightest are

@@ -16,9 +16,9 @@ from vireo.v1.log_pb2 import CatalogChange
 
 from server.event_log.log import CATALOG, REMOVED, Stream
 from server.features.keys import video_key
-from server.filters.declared import ATTRIBUTE_NAME, BUILT_IN_LABELS, BUILT_IN_NUMBERS
 from server.gateway.appender import Appended, Appender
-from server.live.takedowns import Takedowns
+from server.recommend.catalogue.takedowns import Takedowns
+from server.recommend.filters.declared import ATTRIBUTE_NAME, BUILT_IN_LABELS, BUILT_IN_NUMBERS
 
 NAME = pb.DESCRIPTOR.services_by_name["CatalogService"].full_name
 

@@ -28,9 +28,9 @@ from server.gateway import catalog
 from server.gateway.appender import Appended, Appender
 from server.gateway.log_room import LogRoom
 from server.gateway.settings import GatewaySettings
-from server.live.takedowns import Takedowns
 from server.pod.admission import Admission
 from server.pod.slots import Slots
+from server.recommend.catalogue.takedowns import Takedowns
 from server.rpc.caller import caller_of
 from server.rpc.errors import RpcError, ShedError
 from server.rpc.guard import ServiceLimits

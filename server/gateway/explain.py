@@ -15,7 +15,6 @@ from vireo.v1 import recommendation_pb2 as pb
 
 from server.columns import SCORE_COLUMNS, TASK_COLUMNS, BadColumnError, check_columns
 from server.features.keys import video_key
-from server.filters.unmet import unmet
 from server.gateway.degradations import kind_of
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.query import RecommendQuery
@@ -23,8 +22,9 @@ from server.gateway.release import GatewayRelease
 from server.gateway.stages.answer import sources_of
 from server.gateway.stages.call import Answer, Checked, Request, StageCall
 from server.gateway.stages.check import BadAnswerError, blocked_keys
+from server.recommend.filters.unmet import unmet
+from server.recommend.wording import REMOVED, UNPUBLISHED, ordinal, why_blocked
 from server.signals import Column
-from server.wording import REMOVED, UNPUBLISHED, ordinal, why_blocked
 
 _TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
 

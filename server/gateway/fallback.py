@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from vireo.v1 import rules_pb2
 
 from server.features.keys import video_key
-from server.filters.declared import PUBLISHED, label
-from server.filters.expression import FilterExpression
 from server.gateway.rules import ActiveRules
-from server.pipeline.page import Caps, fill_page
+from server.recommend.filters.declared import PUBLISHED, label
+from server.recommend.filters.expression import FilterExpression
+from server.recommend.page import Caps, fill_page
 from server.releases.fields import first_problem
 from server.releases.layout import POPULAR_ATTRIBUTES, POPULAR_IDS
 from server.releases.manifest import ReleaseError

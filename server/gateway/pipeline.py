@@ -14,9 +14,7 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2 import RequestProfile
 from vireo.v1.viewer_pb2 import SOURCE_NEW, ViewerFeatures
 
-from server.features.activity import HISTORY_LIMIT
 from server.features.keys import video_key
-from server.filters.expression import all_of
 from server.gateway.features import FeatureReader
 from server.gateway.progress import Progress
 from server.gateway.query import RecommendQuery
@@ -30,7 +28,9 @@ from server.gateway.stages.rank import RankingCall, rank
 from server.gateway.stages.read_features import ReadFeatures
 from server.gateway.stages.retrieve import RetrievalCall, retrieve, retrieve_request
 from server.gateway.stages.shadow import Shadow
-from server.live.overlay import Overlay
+from server.recommend.catalogue.overlay import Overlay
+from server.recommend.features.activity import HISTORY_LIMIT
+from server.recommend.filters.expression import all_of
 
 
 def applied_rules(

@@ -10,10 +10,10 @@ import xxhash
 from vireo.v1 import filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
-from server.features.context import UNKNOWN, BadTimeZoneError, ContextIds, context_ids
 from server.features.keys import video_key
-from server.filters.expression import FilterExpression
 from server.gateway.rules import ActiveRules
+from server.recommend.features.context import UNKNOWN, BadTimeZoneError, ContextIds, context_ids
+from server.recommend.filters.expression import FilterExpression
 from server.rpc.errors import invalid_argument
 from server.rpc.guard import REQUEST_ID
 

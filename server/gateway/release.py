@@ -10,11 +10,11 @@ from cachetools import LRUCache
 from vireo.v1 import filter_pb2
 
 from server.features.online_store import RedisSettings
-from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, FilterExpression, decode
 from server.gateway.fallback import PopularList
 from server.gateway.features import FeatureReader
 from server.gateway.rules import ActiveRules
+from server.recommend.filters.declared import Declared
+from server.recommend.filters.expression import BadFilterError, FilterExpression, decode
 from server.releases.layout import (
     ATTRIBUTES,
     POPULAR_ATTRIBUTES,

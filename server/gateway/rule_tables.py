@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from server.filters.declared import ATTRIBUTE_NAME
+from server.recommend.filters.declared import ATTRIBUTE_NAME
 from server.rule_columns import MAX_FACTOR, MIN_FACTOR
 
 MAX_RULES = 1_000

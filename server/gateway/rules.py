@@ -14,8 +14,6 @@ from vireo.v1 import filter_pb2, rules_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key
-from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, FilterExpression, all_of, decode
 from server.gateway.rule_problems import BadRulesError, place_of, reason_of
 from server.gateway.rule_tables import (
     MAX_RULES,
@@ -27,6 +25,8 @@ from server.gateway.rule_tables import (
     RuleTables,
     normal_region,
 )
+from server.recommend.filters.declared import Declared
+from server.recommend.filters.expression import BadFilterError, FilterExpression, all_of, decode
 from server.releases.fields import shown
 
 MAX_BYTES = 1 << 20

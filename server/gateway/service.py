@@ -22,7 +22,6 @@ from vireo.v1.release_pb2 import GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.event_log.open import open_log
-from server.features.context import time_zones
 from server.gateway import degradations
 from server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
 from server.gateway.events import add_recording
@@ -43,12 +42,13 @@ from server.gateway.stages.retrieve import SHARE, RetrievalCall, UnknownSeedErro
 from server.gateway.stages.shadow import POOL, SECONDS, Shadow
 from server.gateway.turn import InnerPods
 from server.live.live import Live
-from server.live.overlay import Overlay
-from server.live.takedowns import Takedowns
 from server.pod.pod import Pod
 from server.pod.release_metrics import ReleaseFacts
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
+from server.recommend.catalogue.overlay import Overlay
+from server.recommend.catalogue.takedowns import Takedowns
+from server.recommend.features.context import time_zones
 from server.releases.layout import TAKEDOWNS
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import RpcError, invalid_argument, not_found

@@ -20,7 +20,7 @@ from vireo.v1.ranking_pb2 import RankCandidatesResponse
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.answer import sources_of
 from server.histogram import Histogram
-from server.pipeline.stage_metrics import SECONDS
+from server.recommend.stage_metrics import SECONDS
 
 _REGISTER_BITS = 12
 _REGISTERS = 1 << _REGISTER_BITS

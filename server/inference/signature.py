@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.features.content import CONTENT_LIMIT
-from server.features.ranking_inputs import (
+from server.recommend.features.content import CONTENT_LIMIT
+from server.recommend.features.ranking_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.releases.manifest import ReleaseError
 from server.signals import TASKS
 

@@ -17,17 +17,17 @@ from server.errors import VireoError
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, REMOVED, STATE, LogAwayError
 from server.event_log.position import Position
-from server.live.overlay import Overlay
 from server.live.settings import LiveSettings
-from server.live.takedowns import Takedowns
-from server.live.trends import Trends
+from server.recommend.catalogue.overlay import Overlay
+from server.recommend.catalogue.takedowns import Takedowns
+from server.recommend.catalogue.trends import Trends
 from server.releases.layout import TAKEDOWNS
 
 if TYPE_CHECKING:
     from vireo.v1.release_pb2 import GetServingReleaseResponse
 
     # It imports ONNX Runtime, which gateways don't have.
-    from server.live.side import SideTable
+    from server.recommend.catalogue.side import SideTable
 
 log = structlog.get_logger()
 

@@ -7,8 +7,8 @@ import time
 import numpy as np
 from vireo.v1 import viewer_pb2
 
-from server.features.context import received
-from server.features.viewer import ViewerFeatures
+from server.recommend.features.context import received
+from server.recommend.features.viewer import ViewerFeatures
 from server.rpc.errors import invalid_argument
 
 

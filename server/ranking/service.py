@@ -14,22 +14,22 @@ from vireo.v1 import ranking_pb2, ranking_pb2_grpc, viewer_pb2
 
 from server.arrays import Float32Array
 from server.columns import SCORE_COLUMNS, BadColumnError, decode_columns, encode_columns
-from server.features.ranking_inputs import RANKER_HISTORY
 from server.histogram import Histogram
 from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from server.inference.signature import BATCH, CANDIDATES, HISTORY
 from server.inference.tensors import Limits
 from server.live.live import Live
-from server.pipeline.caller import Caller
 from server.pod.pod import Pod, PodSettings, following
 from server.pod.release_metrics import ReleaseFacts
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
 from server.pod.viewer import decode_viewer
-from server.ranking.explain import ExplainedVideo, explain
-from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
-from server.ranking.query import PageRules
-from server.ranking.release import FILES, RankingRelease
+from server.recommend.caller import Caller
+from server.recommend.features.ranking_inputs import RANKER_HISTORY
+from server.recommend.ranking.explain import ExplainedVideo, explain
+from server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from server.recommend.ranking.query import PageRules
+from server.recommend.ranking.release import FILES, RankingRelease
 from server.releases.loader import ReleaseLoader
 from server.releases.manifest import MAX_CANDIDATES
 from server.rpc.errors import invalid_argument

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
-from server.filters.declared import Declared
+from server.recommend.filters.declared import Declared
 from server.releases.manifest import Manifest
 
 V = TypeVar("V")

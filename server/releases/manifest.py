@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from server import signals
 from server.errors import VireoError
 from server.event_log.position import BEGIN, StoredPosition
-from server.features.constants import feature_constants
-from server.features.context import CONTEXT, sizes
-from server.features.ranking_inputs import (
+from server.recommend.features.constants import feature_constants
+from server.recommend.features.context import CONTEXT, sizes
+from server.recommend.features.ranking_inputs import (
     LANGUAGE_MATCH,
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
@@ -110,7 +110,7 @@ class FeatureSchema(_Part):
     """What the last watch counts in EASE's score beside the 1 of every watch: EASE_RECENCY, and 0
     in releases of earlier builds, whose rankers learnt the score without it."""
     constants: dict[Label, float] = Field(max_length=256)
-    """Numbers that define the features; see `server.features.constants`."""
+    """Numbers that define the features; see `server.recommend.features.constants`."""
 
     @staticmethod
     def ours(

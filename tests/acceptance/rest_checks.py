@@ -22,12 +22,12 @@ from vireo.v1.recommendation_pb2 import (
     SimilarVideosRequest,
 )
 
-from server.features.context import BadTimeZoneError, time_zone
-from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, decode
 from server.gateway.catalog import violations
 from server.gateway.events import problems
 from server.gateway.settings import GatewaySettings
+from server.recommend.features.context import BadTimeZoneError, time_zone
+from server.recommend.filters.declared import Declared
+from server.recommend.filters.expression import BadFilterError, decode
 
 _RECORDED: dict[str, Any] = {
     "/v1/events": RecordEventsRequest,

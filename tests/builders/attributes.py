@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from server.filters.declared import Declared
+from server.recommend.filters.declared import Declared
 from server.releases import layout
 from server.releases.texts import write_texts
 

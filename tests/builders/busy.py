@@ -7,8 +7,8 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from server.pipeline.caller import Caller
 from server.pod.run_queue import RunQueue
+from server.recommend.caller import Caller
 from tests.builders.waiting import until
 
 

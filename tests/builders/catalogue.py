@@ -14,9 +14,9 @@ from server.event_log.log import Entry
 from server.event_log.settings import EventLogSettings
 from server.features.keys import video_key
 from server.live.live import Live
-from server.live.locales import normal_locale
-from server.live.overlay import Overlay
 from server.live.settings import LiveSettings
+from server.recommend.catalogue.locales import normal_locale
+from server.recommend.catalogue.overlay import Overlay
 
 
 def key_of(video_id: str) -> str:

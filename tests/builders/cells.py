@@ -8,10 +8,10 @@ from typing import Any
 import faiss
 
 from server.arrays import Float32Array
-from server.candidate.allowed import Filters
-from server.candidate.index import VideoIndex
-from server.candidate.release import CandidateRelease
-from server.filters.table import AttributeTable
+from server.recommend.filters.table import AttributeTable
+from server.recommend.retrieval.allowed import Filters
+from server.recommend.retrieval.index import VideoIndex
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.manifest import IndexDescription
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from vireo.v1 import event_pb2, log_pb2
 
-from server.features.activity import EventRules
+from server.recommend.features.activity import EventRules
 from training.data.as_events import interaction_events
 from training.features.online_store import OnlineStoreSettings
 from training.features.repository import apply_definitions, open_repository, write_configuration

@@ -8,8 +8,8 @@ from typing import Any
 
 from vireo.v1 import filter_pb2
 
-from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, FilterExpression, decode
+from server.recommend.filters.declared import Declared
+from server.recommend.filters.expression import BadFilterError, FilterExpression, decode
 from tests.builders.attributes import DECLARED
 
 

@@ -18,7 +18,7 @@ from server.event_log.settings import EventLogSettings
 from server.gateway.events import add_recording
 from server.gateway.log_room import LogRoom
 from server.gateway.settings import GatewaySettings
-from server.live.takedowns import Takedowns
+from server.recommend.catalogue.takedowns import Takedowns
 from server.rpc.server import RpcServer
 from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3

@@ -18,15 +18,15 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from server.features.content import CONTENT_LIMIT
 from server.features.keys import unique_video_keys, video_keys
-from server.features.ranking_inputs import (
+from server.recommend.features.content import CONTENT_LIMIT
+from server.recommend.features.ranking_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.releases import layout
 from server.releases.manifest import FeatureSchema, Manifest, describe_files
 from server.releases.texts import write_texts

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from server.ranking.release import RankingRelease
+from server.recommend.ranking.release import RankingRelease
 from server.releases import layout
 from server.releases.manifest import Manifest, describe_files
 from tests.builders.releases import save_golden

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from server.features.keys import video_keys
-from server.features.viewer import ViewerFeatures
+from server.recommend.features.viewer import ViewerFeatures
 
 
 def viewer_of_rows(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from vireo.v1 import recommendation_pb2, viewer_pb2
 
-from server.features.ranking_inputs import RETRIEVAL_FEATURES
+from server.recommend.features.ranking_inputs import RETRIEVAL_FEATURES
 from server.signals import EVERY_SOURCE, LIVE_SOURCES, ORDERING, SCORES, SOURCES, TASKS, Score
 
 

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from server.event_log.position import BEGIN, Position
-from server.features.constants import feature_constants
 from server.home import Home
-from server.live.takedowns import Takedowns
+from server.recommend.catalogue.takedowns import Takedowns
+from server.recommend.features.constants import feature_constants
 from server.releases import layout
 from server.releases.manifest import Manifest
 from tests.builders.fits import fit_measured

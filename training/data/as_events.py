@@ -9,7 +9,7 @@ import pandas as pd
 from vireo.v1 import event_pb2
 
 from server.arrays import Int64Array
-from server.features.context import COLUMNS
+from server.recommend.features.context import COLUMNS
 from training.data.schema import WATCH_EVENTS
 from training.data.split import LIKED_RATING, split_watches
 

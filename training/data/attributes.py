@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from server.errors import VireoError
-from server.filters.declared import (
+from server.recommend.filters.declared import (
     ATTRIBUTE_NAME,
     BUILT_IN_LABELS,
     BUILT_IN_NUMBERS,

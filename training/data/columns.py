@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from server.arrays import BoolArray, Float64Array
 from server.errors import VireoError
-from server.filters.declared import MAX_VALUE_BYTES
+from server.recommend.filters.declared import MAX_VALUE_BYTES
 from training.data.files import FilePart, is_text, present
 from training.data.problems import Problems
 from training.data.schema import MAX_VALUES

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from server.arrays import Int64Array
-from server.features.context import (
+from server.recommend.features.context import (
     COLUMNS,
     NAMES,
     UNKNOWN,

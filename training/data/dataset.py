@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.errors import VireoError
 from server.event_log.position import BEGIN, StoredPosition
-from server.features.activity import Bounce
 from server.home import Home
+from server.recommend.features.activity import Bounce
 from training.data.schema import VIDEOS, WATCH_EVENTS, AttributeKind
 
 DESCRIPTION = "dataset.json"

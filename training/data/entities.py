@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from server.arrays import Int64Array
 from server.errors import VireoError
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT
 from training.data.attributes import AttributeColumn, attribute_column, attribute_fields
 from training.data.columns import (
     ATTRIBUTE_BYTES,

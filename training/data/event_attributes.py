@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from vireo.v1 import catalog_pb2
 
-from server.filters.declared import ATTRIBUTE_NAME, MAX_ATTRIBUTES
+from server.recommend.filters.declared import ATTRIBUTE_NAME, MAX_ATTRIBUTES
 from training.data.attributes import attribute_column
 from training.data.schema import AttributeKind
 

@@ -23,9 +23,9 @@ from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, REMOVED
 from server.event_log.position import BEGIN, Start
 from server.event_log.up_to_end import up_to_end
-from server.features.activity import USUAL_BOUNCE, Bounce
 from server.home import Home
-from server.live.takedowns import Takedowns
+from server.recommend.catalogue.takedowns import Takedowns
+from server.recommend.features.activity import USUAL_BOUNCE, Bounce
 from server.releases.layout import TAKEDOWNS
 from training.data import schema
 from training.data.attributes import attribute_fields

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from server.arrays import Float32Array, Int32Array
 from server.errors import VireoError
-from server.features.activity import USUAL_BOUNCE, Bounce
-from server.features.context import COLUMNS as CONTEXT_COLUMNS
 from server.home import Home
+from server.recommend.features.activity import USUAL_BOUNCE, Bounce
+from server.recommend.features.context import COLUMNS as CONTEXT_COLUMNS
 from training.data.attributes import AttributeColumn, check_attributes
 from training.data.columns import Checked, IdColumn, numbers, texts
 from training.data.context import ContextTexts, Int16Array, context_places, is_time_zone

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from server.errors import VireoError
-from server.features.activity import Bounce
+from server.recommend.features.activity import Bounce
 from training.data.context import ContextTexts, Int16Array, context_places
 from training.data.schema import EVENTS, INTERACTIONS, MAX_RATING, TIME, WATCH_EVENTS
 

@@ -16,9 +16,9 @@ from vireo.v1 import event_pb2, log_pb2
 
 from server.arrays import BoolArray, Int64Array
 from server.event_log.log import Entry
-from server.features.activity import Bounce
-from server.features.context import COLUMNS
 from server.features.keys import video_keys
+from server.recommend.features.activity import Bounce
+from server.recommend.features.context import COLUMNS
 from training.data import schema
 from training.data.context import ContextTexts
 from training.data.interactions import Interactions

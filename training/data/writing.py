@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from server.errors import VireoError
-from server.features.activity import Bounce
 from server.features.keys import KeyCollisionError, unique_video_keys
 from server.home import Home, keep_private
+from server.recommend.features.activity import Bounce
 from training.data.attributes import attribute_fields
 from training.data.context import context_fields
 from training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset

@@ -19,14 +19,14 @@ import torch
 from rich.console import Console
 
 from server.arrays import Float32Array, Int64Array
-from server.candidate.release import CandidateRelease
 from server.errors import VireoError
-from server.features.ranking_inputs import (
+from server.recommend.features.ranking_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
+from server.recommend.retrieval.release import CandidateRelease
 from training.evaluation.comparison import means, paired_tests
 from training.evaluation.sources import NAMES as SOURCES
 from training.ranking.batches import Batches, chunks

@@ -13,12 +13,16 @@ import pandas as pd
 from rich.console import Console
 
 from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
-from server.candidate.release import CandidateRelease
-from server.features.context import ContextIds
-from server.features.viewer import ViewerFeatures
-from server.ranking.pipeline import RankingPipeline, RankingQuery
-from server.ranking.release import RankingRelease
+from server.recommend.features.context import ContextIds
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.pipeline import (
+    CandidatePipeline,
+    CandidateQuery,
+    RetrievedCandidates,
+)
+from server.recommend.retrieval.release import CandidateRelease
 from server.signals import OUTCOMES, SCORES
 from training.data.context import contexts_of
 from training.features.history import viewers_before

@@ -12,10 +12,10 @@ import pandas as pd
 from rich.console import Console
 
 from server.arrays import Int64Array
-from server.candidate.release import CandidateRelease
 from server.errors import VireoError
 from server.home import Home
-from server.ranking.release import RankingRelease
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.manifest import Manifest, ReleaseError
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore

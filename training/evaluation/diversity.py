@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from server.arrays import Float32Array, Int64Array
-from server.candidate.release import CandidateRelease
-from server.ranking.diversity import RERANK_WINDOW, diverse_order
-from server.ranking.release import RankingRelease
+from server.recommend.ranking.diversity import RERANK_WINDOW, diverse_order
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.weights import ScoreWeights
 from training.evaluation.chain import list_ranks, run_chain
 from training.evaluation.held_out import HeldOutWatches

@@ -11,8 +11,8 @@ import pandas as pd
 
 from server.arrays import Int64Array
 from server.features.keys import video_keys
-from server.features.video_rows import VideoRows
-from server.features.viewer import ViewerFeatures
+from server.recommend.features.video_rows import VideoRows
+from server.recommend.features.viewer import ViewerFeatures
 from training.features.history import viewers_before
 
 HeldOutPart = Literal["validation", "test"]

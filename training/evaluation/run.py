@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from server.arrays import BoolArray, Float64Array, Int64Array
-from server.candidate.release import CandidateRelease
-from server.ranking.release import RankingRelease
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.release import CandidateRelease
 from training.evaluation import report as files
 from training.evaluation.baselines.past import Past
 from training.evaluation.baselines.registry import QUICK

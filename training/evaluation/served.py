@@ -18,7 +18,7 @@ from vireo.v1.viewer_pb2 import Degradation
 
 from server.arrays import Int64Array
 from server.errors import VireoError
-from server.features.context import UNKNOWN, ContextIds, as_texts
+from server.recommend.features.context import UNKNOWN, ContextIds, as_texts
 from server.releases.manifest import Manifest
 from training.evaluation.chain import SLATE, TestViewers
 from training.features.watches import Split

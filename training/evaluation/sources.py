@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Console
 
 from server.arrays import BoolArray, Int64Array
-from server.candidate.pipeline import SOURCES, CandidateQuery, within
-from server.candidate.query import Retrieval
-from server.candidate.release import CandidateRelease
-from server.pipeline.candidates import Candidates
+from server.recommend.candidates import Candidates
+from server.recommend.retrieval.pipeline import SOURCES, CandidateQuery, within
+from server.recommend.retrieval.query import Retrieval
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.weights import Quotas
 from server.signals import SOURCES as DECLARED
 from training.evaluation.held_out import HeldOutWatches

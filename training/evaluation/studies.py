@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
 from server.errors import VireoError
-from server.features.context import UNKNOWN
-from server.features.viewer import ViewerFeatures
 from server.home import Home
-from server.ranking.release import RankingRelease
+from server.recommend.features.context import UNKNOWN
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.release import CandidateRelease
 from training.data.dataset import load_dataset
 from training.evaluation import report as files
 from training.evaluation.ablations import check_names, lists_of_test, study_ablations

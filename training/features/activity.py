@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from server.arrays import Int64Array
-from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from server.features.keys import video_keys
+from server.recommend.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from training.data.schema import TIME
 from training.features.definitions import file_schema, viewer_activity, viewer_profile
 

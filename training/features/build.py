@@ -17,9 +17,9 @@ from feast import FeatureStore
 from server.arrays import Int64Array
 from server.errors import VireoError
 from server.event_log.position import Position
-from server.features.activity import HIDDEN_LIMIT, Bounce, EventRules
 from server.features.keys import video_keys
 from server.home import Home
+from server.recommend.features.activity import HIDDEN_LIMIT, Bounce, EventRules
 from training.data.dataset import describe_dataset, load_dataset
 from training.data.schema import HIDE_EVENTS, TIME
 from training.data.split import LIKED_FRACTION, Holdout, hidden_videos, split_watches

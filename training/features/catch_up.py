@@ -24,9 +24,9 @@ from server.event_log.open import opened_log
 from server.event_log.position import BEGIN
 from server.event_log.settings import EventLogSettings
 from server.event_log.up_to_end import up_to_end
-from server.features.activity import EventRules
 from server.features.online_store import RedisSettings
 from server.home import Home
+from server.recommend.features.activity import EventRules
 from server.stack.nats import known_log
 from training.features.online_store import OnlineStoreSettings
 

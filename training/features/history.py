@@ -25,7 +25,7 @@ from feast import FeatureStore
 
 from server.arrays import BoolArray, Int64Array
 from server.errors import VireoError
-from server.features.viewer import ViewerFeatures
+from server.recommend.features.viewer import ViewerFeatures
 from training.data.context import contexts_of
 from training.features.activity import ROWS_KEPT
 from training.features.definitions import SERVED_ACTIVITY, TIMESTAMP

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from server.arrays import Float64Array
-from server.candidate.embargo import Embargo, Unpublished
-from server.candidate.release import CandidateRelease
-from server.filters.declared import PUBLISHED
-from server.filters.table import AttributeTable
+from server.recommend.filters.declared import PUBLISHED
+from server.recommend.filters.table import AttributeTable
+from server.recommend.retrieval.embargo import Embargo, Unpublished
+from server.recommend.retrieval.release import CandidateRelease
 
 
 def published_times(videos: pd.DataFrame) -> Float64Array:

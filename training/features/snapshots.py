@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from server.arrays import Int64Array
-from server.features.ranking_inputs import like_rate
+from server.recommend.features.ranking_inputs import like_rate
 from training.features.definitions import file_schema, video_statistics
 
 SNAPSHOTS = 64

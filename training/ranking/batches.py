@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from server.arrays import Float32Array
-from server.features.ranking_inputs import RETRIEVAL_FEATURES
+from server.recommend.features.ranking_inputs import RETRIEVAL_FEATURES
 from training.ranking.training_set import OutcomeLabels, ViewerColumns, WatchLists
 
 Places = npt.NDArray[np.intp]

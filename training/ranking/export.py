@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from server.arrays import Float32Array
-from server.features.ranking_inputs import (
+from server.inference.model import Model
+from server.inference.signature import ranker_signature
+from server.recommend.features.ranking_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
-from server.inference.model import Model
-from server.inference.signature import ranker_signature
+from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.releases.layout import GOLDEN_TOLERANCE
 from training.onnx_export import Inputs, check_outputs, export
 from training.ranking.model import Ranker

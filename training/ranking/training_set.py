@@ -23,11 +23,9 @@ import xxhash
 from rich.console import Console
 
 from server.arrays import BoolArray, Float32Array, Int64Array
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.features.context import NAMES, context_input
 from server.features.keys import video_keys
-from server.features.ranking_inputs import (
+from server.recommend.features.context import NAMES, context_input
+from server.recommend.features.ranking_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VideoTable,
@@ -35,9 +33,11 @@ from server.features.ranking_inputs import (
     retrieval_features,
     viewer_features,
 )
-from server.features.tower_inputs import attribute_ids
-from server.features.video_rows import VideoRows
-from server.features.viewer import ViewerFeatures
+from server.recommend.features.tower_inputs import attribute_ids
+from server.recommend.features.video_rows import VideoRows
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases import layout
 from server.releases.tables import VECTOR_TYPES, read_table
 from training.features.activity import ROWS_KEPT

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from server.arrays import Float64Array, Int32Array, Int64Array
-from server.filters.declared import MAX_VALUE_BYTES, label
+from server.recommend.filters.declared import MAX_VALUE_BYTES, label
 from server.releases import layout
 from server.releases.texts import write_texts
 from training.data.attributes import all_attributes, attribute_column

@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.features.ranking_inputs import (
+from server.recommend.features.ranking_inputs import (
     RANKER_HISTORY,
     VideoTable,
     ranking_inputs,
     retrieval_features,
 )
-from server.features.video_rows import VideoRows
-from server.features.viewer import ViewerFeatures
+from server.recommend.features.video_rows import VideoRows
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from server.recommend.retrieval.release import CandidateRelease
 from training.retrieval.content_tower import ContentTower, golden_videos, video_outputs
 from training.retrieval.data import RetrievalData
 from training.retrieval.model import TwoTower

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 
 from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
 from server.features.keys import video_keys
-from server.features.viewer import ViewerFeatures
-from server.ranking.query import Ranking
-from server.ranking.release import RankingRelease
-from server.ranking.stages import RankerScorer, RequestedSource
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.ranking.query import Ranking
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.ranking.stages import RankerScorer, RequestedSource
+from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.manifest import Manifest
 from server.signals import OUTCOMES
 from training.evaluation.chain import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from server.candidate.release import FILES as CANDIDATE_FILES
 from server.errors import VireoError
 from server.home import Home
-from server.ranking.release import FILES as RANKING_FILES
+from server.recommend.ranking.release import FILES as RANKING_FILES
+from server.recommend.retrieval.release import FILES as CANDIDATE_FILES
 from server.releases import layout
 from server.releases.cache import ReleaseCache
 from server.releases.channel_document import BestFigures

@@ -21,10 +21,10 @@ import pandas as pd
 import torch
 
 from server.arrays import Int64Array
-from server.candidate.release import CandidateRelease
 from server.event_log.position import BEGIN, Position
 from server.features.keys import video_keys
-from server.ranking.release import RankingRelease
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases import layout
 from server.releases.manifest import DATA_END, FeatureSchema, Manifest, describe_files
 from server.releases.texts import write_texts

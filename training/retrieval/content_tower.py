@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from server.arrays import Int64Array
-from server.features.content import CONTENT_LIMIT
+from server.recommend.features.content import CONTENT_LIMIT
 from training.onnx_export import ExportError, check_outputs, export
 from training.retrieval.data import RetrievalData
 from training.retrieval.export import TOLERANCE

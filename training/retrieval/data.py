@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from server.arrays import BoolArray, Int32Array, Int64Array
-from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
-from server.features.content import content_ids
-from server.features.context import NAMES, UNKNOWN, ContextIds
 from server.features.keys import unique_video_keys
-from server.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids, tower_inputs
-from server.features.video_rows import VideoRows
-from server.features.viewer import ViewerFeatures
+from server.recommend.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
+from server.recommend.features.content import content_ids
+from server.recommend.features.context import NAMES, UNKNOWN, ContextIds
+from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids, tower_inputs
+from server.recommend.features.video_rows import VideoRows
+from server.recommend.features.viewer import ViewerFeatures
 from training.data.context import context_names
 from training.features.publication import published_times
 from training.retrieval.content import catalogue_tokens, shared_vocabulary

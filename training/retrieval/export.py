@@ -14,9 +14,9 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from server.features.context import sizes
-from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from server.inference.signature import VIDEOS
+from server.recommend.features.context import sizes
+from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from server.releases import layout
 from training.onnx_export import ExportError, Inputs, check_outputs, export
 from training.retrieval.model import TwoTower

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor, nn
 
-from server.features.context import sizes
-from server.features.tower_inputs import GAP_BUCKETS
+from server.recommend.features.context import sizes
+from server.recommend.features.tower_inputs import GAP_BUCKETS
 from training.dropout import ByteDropout
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from server.arrays import Int64Array
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT
 from training.data.context import context_names, watch_column
 
 GROUP_WATCHES = 131_072

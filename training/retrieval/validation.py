@@ -14,7 +14,7 @@ from torch import Tensor
 
 from server.arrays import Float32Array, Int64Array
 from server.errors import VireoError
-from server.features.viewer import ViewerFeatures
+from server.recommend.features.viewer import ViewerFeatures
 from training.evaluation.comparison import paired_p
 from training.evaluation.full_ranking import full_ranking
 from training.evaluation.metrics import gains, hit_rate, hits, ndcg, recall

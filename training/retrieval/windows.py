@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from server.arrays import Int64Array
-from server.features.tower_inputs import gap_buckets
+from server.recommend.features.tower_inputs import gap_buckets
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.sequences import Group, SequenceFile, Watches
 

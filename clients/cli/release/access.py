@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from server.errors import VireoError
 
 if TYPE_CHECKING:
-    from server.filters.declared import Declared
+    from server.recommend.filters.declared import Declared
     from server.releases.manifest import Manifest
     from server.releases.store import ReleaseStore
 
@@ -43,7 +43,7 @@ def declared_by(store: ReleaseStore, manifest: Manifest) -> Declared:
         ReleaseError: they can't be read.
         StoreError: the store can't be read.
     """
-    from server.filters.declared import Declared
+    from server.recommend.filters.declared import Declared
     from server.releases.layout import ATTRIBUTES
 
     text = b"".join(store.read(manifest.release_id, ATTRIBUTES))

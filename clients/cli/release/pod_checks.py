@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.candidate.release import FILES as CANDIDATE_FILES
-from server.candidate.release import CandidateRelease
 from server.gateway.fallback import PopularList
 from server.gateway.release import FILES as GATEWAY_FILES
-from server.live.placement import Placement
-from server.ranking.release import FILES as RANKING_FILES
-from server.ranking.release import RankingRelease
+from server.recommend.catalogue.placement import Placement
+from server.recommend.ranking.release import FILES as RANKING_FILES
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.release import FILES as CANDIDATE_FILES
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.verify import PodCheck
 
 

@@ -12,7 +12,7 @@ from vireo.v1.viewer_pb2 import ScoreColumn
 
 from server.features.keys import video_key
 from server.gateway.rules import ActiveRules
-from server.pipeline.page import fill_page
+from server.recommend.page import fill_page
 from server.signals import ORDERING
 
 _TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)

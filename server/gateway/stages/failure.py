@@ -9,7 +9,7 @@ import structlog
 
 from server.gateway.features import UnfitRowError
 from server.gateway.stages.check import BadAnswerError
-from server.pipeline.stage_metrics import FAILURES
+from server.recommend.stage_metrics import FAILURES
 from server.rpc.trace import note_failure
 
 log = structlog.get_logger()

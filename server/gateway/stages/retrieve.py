@@ -10,12 +10,12 @@ from vireo.v1 import candidate_pb2 as pb
 from vireo.v1.rules_pb2 import LabelColumn, RuleColumns
 from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
-from server.features.context import sent
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.call import StageCall
 from server.gateway.stages.check import check_candidates
 from server.gateway.stages.failure import StageFailedError
-from server.live.overlay import Overlay
+from server.recommend.catalogue.overlay import Overlay
+from server.recommend.features.context import sent
 
 RetrievalCall = StageCall[pb.RetrieveCandidatesRequest, pb.RetrieveCandidatesResponse]
 

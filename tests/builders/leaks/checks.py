@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from server.arrays import Float32Array, Int32Array, Int64Array
-from server.features.ranking_inputs import VIDEO_FEATURES, VIEWER_FEATURES
+from server.recommend.features.ranking_inputs import VIDEO_FEATURES, VIEWER_FEATURES
 from server.releases import layout
 from server.signals import OUTCOMES
 from tests.builders.leaks.features import (

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from server.arrays import Float64Array, Int64Array
-from server.features.ranking_inputs import LIKE_PRIOR, LIKE_PRIOR_COUNT
-from server.features.video_rows import VideoRows
+from server.recommend.features.ranking_inputs import LIKE_PRIOR, LIKE_PRIOR_COUNT
+from server.recommend.features.video_rows import VideoRows
 from tests.builders.leaks.timeline import Timeline
 from training.features.snapshots import HALF_LIFE_DAYS
 

@@ -15,16 +15,16 @@ from clients.upgrades.homes import home_files, online_stores
 from clients.upgrades.previous import PREVIOUS
 from clients.upgrades.stored_releases import held_manifest
 from clients.upgrades.this_build import RELEASE, SCHEMA, this_build
-from server.candidate.release import CandidateRelease
 from server.consumer.apply import apply, read_batch
 from server.consumer.rows import OnlineRows
 from server.event_log.log import Entry
-from server.features.activity import EventRules
 from server.features.keys import video_keys
 from server.gateway.features import FeatureReader
 from server.gateway.release import GatewayRelease
 from server.home import Home
-from server.ranking.release import RankingRelease
+from server.recommend.features.activity import EventRules
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.channel_document import ChannelDocument, parse_record
 from server.releases.manifest import ReleaseError
 from tests.builders.tiny_home import VIEWER, WATCHED

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from server.candidate.release import CandidateRelease
+from server.recommend.retrieval.release import CandidateRelease
 from tests.builders.releases import build_release
 
 

@@ -14,12 +14,12 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1 import recommendation_pb2 as pb
 
-from server.candidate.explain import explain
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
 from server.features.keys import video_key
-from server.filters.declared import PUBLISHED
 from server.live.live import Live
+from server.recommend.filters.declared import PUBLISHED
+from server.recommend.retrieval.explain import explain
+from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases import layout
 from tests.builders.attributes import DECLARED
 from tests.builders.catalogue import followed, upserted

@@ -12,14 +12,14 @@ from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
-from server.candidate import allowed, index, pipeline
-from server.candidate.explain import explain
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.query import Retrieval
-from server.candidate.release import CandidateRelease
 from server.candidate.service import CANDIDATE_POD
-from server.candidate.sources import two_tower
 from server.features.keys import video_key, video_keys
+from server.recommend.retrieval import allowed, index, pipeline
+from server.recommend.retrieval.explain import explain
+from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from server.recommend.retrieval.query import Retrieval
+from server.recommend.retrieval.release import CandidateRelease
+from server.recommend.retrieval.sources import two_tower
 from server.releases.weights import Quotas
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.cells import release_in_cells
@@ -116,7 +116,7 @@ def test_sources_are_asked_for_few_videos_more_than_a_retrieval_needs(
         return two_tower.propose(query, limit)
 
     monkeypatch.setitem(pipeline._PROPOSE, "two_tower", noted)
-    monkeypatch.setattr("server.candidate.explain.MAX_CANDIDATES", 12)
+    monkeypatch.setattr("server.recommend.retrieval.explain.MAX_CANDIDATES", 12)
     last = int((release.vectors @ release.viewer_vector(viewer_of_rows(3, 9))).argmin())
     reason = told(release, f"video-{last}", 5).reason
     assert "two_tower ranked it after its first 12" in reason

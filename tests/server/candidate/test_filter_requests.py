@@ -19,12 +19,12 @@ from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
 from server.arrays import BoolArray
-from server.candidate import allowed
 from server.candidate.service import CANDIDATE_POD, _build
 from server.features.keys import video_key
-from server.filters.expression import FilterExpression
-from server.filters.mask import mask_of
-from server.filters.table import AttributeTable
+from server.recommend.filters.expression import FilterExpression
+from server.recommend.filters.mask import mask_of
+from server.recommend.filters.table import AttributeTable
+from server.recommend.retrieval import allowed
 from server.rpc.caller import CALLER
 from tests.builders.catalogue import followed, upserted
 from tests.builders.filters import condition, message

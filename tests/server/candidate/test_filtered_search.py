@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from server.arrays import BoolArray, Float32Array, Int64Array
-from server.candidate.allowed import Allowed, AppliedFilter
-from server.candidate.index import VideoIndex
-from server.candidate.pipeline import CandidateQuery
-from server.candidate.query import Retrieval
-from server.candidate.release import CandidateRelease
-from server.candidate.row_bits import add, remove
-from server.candidate.sources import popular, two_tower
+from server.recommend.retrieval.allowed import Allowed, AppliedFilter
+from server.recommend.retrieval.index import VideoIndex
+from server.recommend.retrieval.pipeline import CandidateQuery
+from server.recommend.retrieval.query import Retrieval
+from server.recommend.retrieval.release import CandidateRelease
+from server.recommend.retrieval.row_bits import add, remove
+from server.recommend.retrieval.sources import popular, two_tower
 from server.releases.manifest import IndexDescription
 from tests.builders.cells import index_in_cells
 from tests.builders.releases import build_release

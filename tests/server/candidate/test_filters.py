@@ -20,18 +20,22 @@ from vireo.v1 import viewer_pb2
 from vireo.v1.catalog_pb2 import Video
 
 from server.arrays import BoolArray
-from server.candidate import allowed, pipeline
-from server.candidate.allowed import Filters
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
-from server.candidate.release import CandidateRelease
-from server.candidate.sources import two_tower
 from server.features.keys import video_key
-from server.features.viewer import ViewerFeatures
-from server.filters.expression import MAX_TERMS, FilterExpression
-from server.filters.mask import mask_of
-from server.filters.table import AttributeTable
-from server.live.attributes import ChangedAttributes
 from server.live.live import Live
+from server.recommend.catalogue.attributes import ChangedAttributes
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.filters.expression import MAX_TERMS, FilterExpression
+from server.recommend.filters.mask import mask_of
+from server.recommend.filters.table import AttributeTable
+from server.recommend.retrieval import allowed, pipeline
+from server.recommend.retrieval.allowed import Filters
+from server.recommend.retrieval.pipeline import (
+    CandidatePipeline,
+    CandidateQuery,
+    RetrievedCandidates,
+)
+from server.recommend.retrieval.release import CandidateRelease
+from server.recommend.retrieval.sources import two_tower
 from server.releases import layout
 from server.signals import NEW, TRENDING
 from tests.builders.attributes import DAY, DECLARED, labels_of, numbers_of

@@ -7,8 +7,8 @@ import numpy as np
 import psutil
 import pytest
 
-from server.candidate.index import VideoIndex
-from server.candidate.row_bits import every_row, remove
+from server.recommend.retrieval.index import VideoIndex
+from server.recommend.retrieval.row_bits import every_row, remove
 from server.releases.manifest import IndexDescription
 
 COUNT, SIZE = 2000, 16

@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.candidate.pipeline import (
+from server.candidate.service import encode
+from server.features.keys import video_key, video_keys
+from server.live.live import Live
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
     UnknownSeedError,
 )
-from server.candidate.release import CandidateRelease
-from server.candidate.service import encode
-from server.candidate.sources import new
-from server.features.keys import video_key, video_keys
-from server.features.viewer import ViewerFeatures
-from server.live.live import Live
+from server.recommend.retrieval.release import CandidateRelease
+from server.recommend.retrieval.sources import new
 from server.signals import COLD_SHARE, NEW, SCORES, TRENDING
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.viewers import viewer_of_rows

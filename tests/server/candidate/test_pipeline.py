@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.candidate.index import VideoIndex
-from server.candidate.pipeline import SOURCES as PROPOSERS
-from server.candidate.pipeline import (
+from server.features.keys import video_key
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.retrieval.index import VideoIndex
+from server.recommend.retrieval.pipeline import SOURCES as PROPOSERS
+from server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
@@ -18,10 +20,8 @@ from server.candidate.pipeline import (
     UnknownSeedError,
     within,
 )
-from server.candidate.query import Retrieval
-from server.candidate.release import CandidateRelease
-from server.features.keys import video_key
-from server.features.viewer import ViewerFeatures
+from server.recommend.retrieval.query import Retrieval
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases import layout
 from server.releases.manifest import IndexDescription
 from server.releases.weights import Quotas

@@ -5,7 +5,7 @@ import faiss
 import numpy as np
 import pytest
 
-from server.candidate.release import CandidateRelease
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases import layout
 from server.releases.manifest import ReleaseError
 from server.releases.texts import write_texts

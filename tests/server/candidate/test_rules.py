@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from vireo.v1 import rules_pb2 as pb
 
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.candidate.rules import retrieval_rules, rule_columns
 from server.features.keys import video_key
-from server.filters.expression import BadFilterError
+from server.recommend.filters.expression import BadFilterError
+from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from server.recommend.retrieval.release import CandidateRelease
+from server.recommend.retrieval.rules import retrieval_rules, rule_columns
 from tests.builders.attributes import labels_of
 from tests.builders.catalogue import followed, upserted
 from tests.builders.filters import condition, message

@@ -8,11 +8,11 @@ import pytest
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
-from server.candidate.pipeline import CandidatePipeline
-from server.candidate.release import CandidateRelease
 from server.candidate.service import CANDIDATE_POD
 from server.features.keys import video_key, video_keys
-from server.filters.forward import ForwardIndex
+from server.recommend.filters.forward import ForwardIndex
+from server.recommend.retrieval.pipeline import CandidatePipeline
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases import layout
 from server.signals import SCORES
 from tests.builders.releases import build_release, poison_model

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from server.arrays import Float32Array
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.query import Retrieval
-from server.candidate.release import CandidateRelease
-from server.features.viewer import ViewerFeatures
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from server.recommend.retrieval.query import Retrieval
+from server.recommend.retrieval.release import CandidateRelease
 from tests.builders.viewers import viewer_of_rows
 
 VIDEOS = 40

@@ -23,8 +23,8 @@ from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import DEAD, EVENTS, STATE, Entry
 from server.features import active_build
 from server.features.active_build import active_key, series_of
-from server.features.activity import EventRules
 from server.features.keys import video_key
+from server.recommend.features.activity import EventRules
 from tests.builders.event_batches import empty_repository, message
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take

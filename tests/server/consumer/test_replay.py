@@ -16,8 +16,8 @@ from server.consumer.live_state import LiveState
 from server.consumer.rows import OnlineRows
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS
-from server.features.activity import EventRules
 from server.home import Home
+from server.recommend.features.activity import EventRules
 from tests.builders.datasets import START, write_small_dataset
 from tests.builders.event_batches import empty_repository, events_in_disorder, message, parts
 from tests.builders.nats import RunningNats, settings_of

@@ -16,7 +16,7 @@ from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, REMOVED
 from server.features.keys import video_key
 from server.gateway.catalog import catalog_key
-from server.live.takedowns import Takedowns
+from server.recommend.catalogue.takedowns import Takedowns
 from tests.builders.catalogue import restored
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take

@@ -14,10 +14,10 @@ from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.event_log.jetstream import JetStreamLog
-from server.filters.declared import Declared
 from server.gateway.release import GatewayRelease, digest_of
 from server.gateway.rules_file import RulesFile
 from server.gateway.service import request_cost
+from server.recommend.filters.declared import Declared
 from server.releases.layout import VIDEO_KEYS
 from server.rpc.caller import CALLER
 from tests.builders.nats import RunningNats, running_nats, settings_of

@@ -12,8 +12,8 @@ from vireo.v1 import viewer_pb2
 
 from server.features.keys import video_key
 from server.live.live import Live
-from server.live.takedowns import Takedowns
-from server.wording import ordinal
+from server.recommend.catalogue.takedowns import Takedowns
+from server.recommend.wording import ordinal
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids

@@ -14,7 +14,7 @@ from vireo.v1 import recommendation_pb2 as pb
 
 from server.features.keys import video_key
 from server.live.live import Live
-from server.live.overlay import Overlay
+from server.recommend.catalogue.overlay import Overlay
 from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.filters import condition, expression, message
 from tests.builders.relay import Relay, relaying

@@ -19,10 +19,10 @@ from prometheus_client import REGISTRY
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
-from server.candidate.pipeline import CandidatePipeline
 from server.candidate.service import CANDIDATE_POD
 from server.pod.admission import waited_seconds
 from server.ranking.service import RANKING_POD
+from server.recommend.retrieval.pipeline import CandidatePipeline
 from server.releases.manifest import Manifest
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving

@@ -20,7 +20,7 @@ from server.event_log.log import REMOVED
 from server.features.keys import video_key
 from server.gateway.service import gateway_pod
 from server.live.live import Live
-from server.live.takedowns import Takedowns
+from server.recommend.catalogue.takedowns import Takedowns
 from server.releases.layout import TAKEDOWNS
 from tests.builders.catalogue import change, key_of, removed
 from tests.builders.nats import running_nats, settings_of

@@ -15,17 +15,17 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
-from server.candidate.pipeline import CandidatePipeline
-from server.candidate.release import CandidateRelease
 from server.candidate.service import CANDIDATE_POD
 from server.features.keys import video_key
-from server.filters.declared import PUBLISHED, Declared
 from server.gateway import service
 from server.gateway.fallback import PopularList
 from server.gateway.pipeline import RecommendPipeline
 from server.gateway.query import RecommendQuery
 from server.gateway.release import GatewayRelease
-from server.live.overlay import Overlay
+from server.recommend.catalogue.overlay import Overlay
+from server.recommend.filters.declared import PUBLISHED, Declared
+from server.recommend.retrieval.pipeline import CandidatePipeline
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases import layout
 from server.releases.manifest import Manifest
 from tests.builders.attributes import DECLARED

@@ -22,11 +22,11 @@ from server.event_log.log import CATALOG, REMOVED, STATE, Entry, Stream
 from server.event_log.position import BEGIN
 from server.event_log.settings import EventLogSettings
 from server.features.keys import video_key
-from server.features.video_rows import VideoRows
 from server.live.live import Live
-from server.live.placement import Placement
 from server.live.settings import LiveSettings
-from server.live.side import BATCH, KnownVideos, SideTable
+from server.recommend.catalogue.placement import Placement
+from server.recommend.catalogue.side import BATCH, KnownVideos, SideTable
+from server.recommend.features.video_rows import VideoRows
 from server.releases import layout
 from server.releases.manifest import Manifest
 from tests.builders.catalogue import change, key_of

@@ -26,9 +26,9 @@ from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, REMOVED, Stream
 from server.features.keys import video_key
 from server.live.live import Live
-from server.live.takedowns import Takedowns
 from server.pod.pod import Pod, PodSettings
 from server.ranking.service import ranking_pod
+from server.recommend.catalogue.takedowns import Takedowns
 from server.releases import layout
 from server.releases.channels import Change
 from server.releases.s3 import S3Settings

@@ -12,8 +12,8 @@ import grpc
 import pytest
 from structlog.contextvars import bound_contextvars, get_contextvars
 
-from server.pipeline.caller import Caller, CallerGoneError
 from server.pod.run_queue import RunQueue
+from server.recommend.caller import Caller, CallerGoneError
 from server.rpc.errors import RpcError
 from tests.builders.busy import busy
 from tests.builders.waiting import until

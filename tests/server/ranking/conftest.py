@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from server.ranking.release import RankingRelease
+from server.recommend.ranking.release import RankingRelease
 from tests.builders.releases import build_release
 
 

@@ -13,14 +13,14 @@ from vireo.v1 import ranking_pb2, viewer_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 from server.features.keys import video_key, video_keys
-from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
-from server.features.viewer import ViewerFeatures
-from server.ranking.damping import DAMPING
-from server.ranking.explain import ExplainedVideo, explain
-from server.ranking.pipeline import RankingPipeline, RankingQuery
-from server.ranking.query import PageRules
-from server.ranking.release import RankingRelease
 from server.ranking.service import RANKING_POD
+from server.recommend.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.ranking.damping import DAMPING
+from server.recommend.ranking.explain import ExplainedVideo, explain
+from server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from server.recommend.ranking.query import PageRules
+from server.recommend.ranking.release import RankingRelease
 from server.releases.weights import ScoreWeights
 from tests.builders.catalogue import followed, upserted
 from tests.builders.releases import build_release, video_ids

@@ -11,15 +11,15 @@ import pytest
 
 from server.features.keys import video_keys
 from server.features.looked_up import looked_up
-from server.features.ranking_inputs import ranking_inputs, retrieval_features
-from server.features.viewer import ViewerFeatures
-from server.pipeline.page import fill_page
-from server.ranking.damping import DAMPED_DAYS, DAMPING
-from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
-from server.ranking.query import PageRules
-from server.ranking.release import RankingRelease
-from server.ranking.reserved import NEW_IMPRESSIONS, NEW_SHARE
 from server.ranking.service import encode
+from server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.page import fill_page
+from server.recommend.ranking.damping import DAMPED_DAYS, DAMPING
+from server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from server.recommend.ranking.query import PageRules
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.ranking.reserved import NEW_IMPRESSIONS, NEW_SHARE
 from server.signals import COLD_SHARE, TRENDING
 from tests.builders.catalogue import followed, upserted
 from tests.builders.viewers import viewer_of_rows

@@ -7,11 +7,11 @@ import pytest
 import structlog
 
 from server.features.keys import video_key, video_keys
-from server.features.ranking_inputs import ranking_inputs, retrieval_features
-from server.features.viewer import ViewerFeatures
 from server.inference.model import ModelOutputError
-from server.ranking.pipeline import RankingPipeline, RankingQuery
-from server.ranking.release import RankingRelease
+from server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
+from server.recommend.features.viewer import ViewerFeatures
+from server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from server.recommend.ranking.release import RankingRelease
 from server.releases import layout
 from server.releases.weights import ScoreWeights
 from tests.builders.releases import build_release

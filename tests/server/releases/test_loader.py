@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import structlog
 
-from server.ranking.pipeline import RankingPipeline
-from server.ranking.release import FILES, RankingRelease
+from server.recommend.ranking.pipeline import RankingPipeline
+from server.recommend.ranking.release import FILES, RankingRelease
 from server.releases import layout
 from server.releases.cache import ReleaseCache
 from server.releases.channels import Change

@@ -14,9 +14,9 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 from server.features.keys import video_key
-from server.ranking.pipeline import RankingPipeline
-from server.ranking.release import RankingRelease
 from server.ranking.service import RANKING_POD
+from server.recommend.ranking.pipeline import RankingPipeline
+from server.recommend.ranking.release import RankingRelease
 from server.releases import layout
 from tests.builders.columns import score_columns
 from tests.builders.releases import build_release, poison_model

@@ -16,9 +16,9 @@ import structlog
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 from server.errors import VireoError
-from server.ranking.pipeline import RankingPipeline
-from server.ranking.release import RankingRelease
 from server.ranking.service import RANKING_POD
+from server.recommend.ranking.pipeline import RankingPipeline
+from server.recommend.ranking.release import RankingRelease
 from server.releases import layout
 from server.rpc.trace import add_trace_id, begin_call, note_failure
 from server.tracing import spans

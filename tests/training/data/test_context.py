@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.features.context import COLUMNS, NAMES, context_ids
 from server.home import Home
+from server.recommend.features.context import COLUMNS, NAMES, context_ids
 from training.data.as_events import interaction_events
 from training.data.context import (
     ContextTexts,

@@ -17,10 +17,10 @@ from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, EVENTS, REMOVED, LogAwayError, Stream, partition_of
 from server.event_log.nats_connection import Connection
 from server.event_log.position import Position
-from server.features.activity import Bounce
 from server.features.keys import video_key
 from server.home import Home
-from server.live.takedowns import Takedowns
+from server.recommend.catalogue.takedowns import Takedowns
+from server.recommend.features.activity import Bounce
 from server.releases.layout import TAKEDOWNS
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message

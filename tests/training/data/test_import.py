@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from server.errors import VireoError
-from server.features.activity import Bounce
 from server.home import Home
+from server.recommend.features.activity import Bounce
 from training.data.dataset import (
     DatasetInfo,
     DatasetMissingError,

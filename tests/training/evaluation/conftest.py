@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
 from server.home import Home
+from server.recommend.retrieval.release import CandidateRelease
 from training.data.dataset import load_dataset
 from training.evaluation.studies import Studies
 from training.ranking.storage import load_ranking_set

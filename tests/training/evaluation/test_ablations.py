@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from server.errors import VireoError
-from server.features.ranking_inputs import RETRIEVAL_FEATURES
+from server.recommend.features.ranking_inputs import RETRIEVAL_FEATURES
 from training.evaluation.ablations import ablate, ablation_names, check_names
 from training.evaluation.studies import Studies
 from training.ranking.train import RankingTrainer

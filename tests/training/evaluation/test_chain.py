@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.candidate.release import CandidateRelease
 from server.errors import VireoError
 from server.home import Home
-from server.ranking.release import RankingRelease
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.manifest import Manifest
 from tests.builders.watches import watches_frame
 from training.evaluation import report as files

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from server.errors import VireoError
-from server.features.context import NAMES
 from server.home import Home
+from server.recommend.features.context import NAMES
 from tests.builders.fits import fit_measured
 from training.data.synth.world import WorldConfig
 from training.data.synth.writing import write_world

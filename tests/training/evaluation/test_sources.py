@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
 from server.home import Home
-from server.pipeline.candidates import Candidates
+from server.recommend.candidates import Candidates
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases.manifest import MANIFEST_NAME
 from server.releases.weights import Quotas
 from training.evaluation.held_out import HeldOutWatches, last_held_out
@@ -39,7 +39,7 @@ def proposals(release: CandidateRelease, held_out: HeldOutWatches) -> Proposals:
 def test_the_union_is_what_the_pipeline_retrieves(
     release: CandidateRelease, held_out: HeldOutWatches, proposals: Proposals
 ) -> None:
-    from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+    from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 
     past, embargo = of_the_past(release)
     pipeline = CandidatePipeline(past, fail_open=False)

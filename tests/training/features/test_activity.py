@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from server.features.keys import video_key
+from server.recommend.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from tests.builders.datasets import random_interactions
 from training.data.split import split_watches
 from training.features import activity as offline

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.features.activity import Bounce, EventRules
 from server.home import Home
+from server.recommend.features.activity import Bounce, EventRules
 from tests.builders.datasets import random_interactions, write_small_dataset
 from training.data.dataset import DESCRIPTION, describe_dataset
 from training.data.split import LIKED_FRACTION

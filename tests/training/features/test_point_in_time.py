@@ -10,8 +10,8 @@ import pytest
 
 from server.errors import VireoError
 from server.features.keys import video_key
-from server.features.viewer import ViewerFeatures
 from server.home import Home
+from server.recommend.features.viewer import ViewerFeatures
 from training.data.dataset import load_dataset
 from training.features.history import joined_at, viewers_at, viewers_before
 from training.features.online import read_online

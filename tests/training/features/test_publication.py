@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.candidate.release import CandidateRelease
+from server.recommend.retrieval.release import CandidateRelease
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
 from training.evaluation.chain import TestViewers

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from server.arrays import BoolArray, Float32Array
-from server.features.ranking_inputs import (
+from server.recommend.features.ranking_inputs import (
     MATCH_FEATURES,
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT
 from server.releases.manifest import FeatureSchema
 from server.signals import OUTCOMES
 from training.ranking.config import RankingConfig

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from server.features.ranking_inputs import RETRIEVAL_FEATURES
+from server.recommend.features.ranking_inputs import RETRIEVAL_FEATURES
 from server.releases.manifest import FeatureSchema
 from training.ranking.config import RankingConfig
 from training.ranking.export import example_inputs

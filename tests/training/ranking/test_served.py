@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 import torch
 
-from server.features.context import NAMES
-from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
+from server.recommend.features.context import NAMES
+from server.recommend.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
 from server.releases.manifest import FeatureSchema
 from training.ranking.config import RankingConfig
 from training.ranking.export import export_cases, torch_scores

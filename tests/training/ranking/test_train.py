@@ -12,7 +12,7 @@ import torch
 from rich.progress import Progress
 
 from server.errors import VireoError
-from server.features.ranking_inputs import VIDEO_FEATURES
+from server.recommend.features.ranking_inputs import VIDEO_FEATURES
 from server.signals import OUTCOMES
 from tests.training.ranking.conftest import ATTRIBUTES, CANDIDATES, LIKES, SCHEMA, ranking_set
 from training.checkpoint import Checkpoints

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
 from server.features.keys import video_keys
-from server.features.ranking_inputs import VideoTable, ranking_inputs, retrieval_features
 from server.home import Home
+from server.recommend.features.ranking_inputs import VideoTable, ranking_inputs, retrieval_features
+from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases import layout
 from server.signals import OUTCOMES
 from training.features.history import viewers_before

@@ -13,9 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from server.filters.declared import DURATION
-from server.filters.table import AttributeTable
 from server.home import Home
+from server.recommend.filters.declared import DURATION
+from server.recommend.filters.table import AttributeTable
 from server.releases import layout
 from server.releases.manifest import Manifest
 from tests.builders.datasets import random_interactions

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from server.home import Home
-from server.ranking.reserved import DiverseBestAndReserved
+from server.recommend.ranking.reserved import DiverseBestAndReserved
 from server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
 from server.releases.manifest import Manifest
 from training.evaluation.metrics import gains, hits

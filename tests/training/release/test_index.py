@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import pytest
 
-from server.candidate.index import VideoIndex
+from server.recommend.retrieval.index import VideoIndex
 from server.releases.manifest import IndexDescription
 from training.release.index import NEIGHBOURS, RECALL_WANTED, build_index, min_probes
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.candidate.release import CandidateRelease
 from server.features.keys import video_key
 from server.home import Home
-from server.ranking.release import RankingRelease
+from server.recommend.ranking.release import RankingRelease
+from server.recommend.retrieval.release import CandidateRelease
 from server.releases import layout
 from server.releases.manifest import (
     CANDIDATES,

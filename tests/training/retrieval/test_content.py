@@ -5,7 +5,12 @@ import unicodedata
 import pandas as pd
 import pytest
 
-from server.features.content import CONTENT_LIMIT, content_ids, content_tokens, title_words
+from server.recommend.features.content import (
+    CONTENT_LIMIT,
+    content_ids,
+    content_tokens,
+    title_words,
+)
 from training.retrieval.content import catalogue_tokens, shared_vocabulary
 
 

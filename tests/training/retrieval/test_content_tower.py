@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from server.features.content import CONTENT_LIMIT
+from server.recommend.features.content import CONTENT_LIMIT
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from training.onnx_export import ExportError
 from training.retrieval import content_tower as module

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from server.features.context import NAMES, UNKNOWN, sizes
-from server.features.tower_inputs import tower_inputs
-from server.features.viewer import ViewerFeatures
 from server.inference.model import Model
 from server.inference.signature import VIDEOS, tower_signature
+from server.recommend.features.context import NAMES, UNKNOWN, sizes
+from server.recommend.features.tower_inputs import tower_inputs
+from server.recommend.features.viewer import ViewerFeatures
 from tests.training.retrieval.conftest import Tables
 from training.data.context import watch_column
 from training.retrieval.config import RetrievalConfig

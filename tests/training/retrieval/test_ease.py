@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from server.features.summed import summed
+from server.recommend.features.summed import summed
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from tests.training.retrieval.conftest import VIDEOS
 from training.retrieval.co_watch import co_watch_neighbours

@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from server.features.tower_inputs import tower_inputs
+from server.recommend.features.tower_inputs import tower_inputs
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from training.onnx_export import ExportError
 from training.retrieval.config import RetrievalConfig

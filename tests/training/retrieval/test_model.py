@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
+from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from training.retrieval import towers
 from training.retrieval.config import RetrievalConfig

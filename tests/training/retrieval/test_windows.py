@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from server.features.tower_inputs import tower_inputs
-from server.features.viewer import ViewerFeatures
+from server.recommend.features.tower_inputs import tower_inputs
+from server.recommend.features.viewer import ViewerFeatures
 from training.retrieval.config import RetrievalConfig
 from training.retrieval.data import RetrievalData
 from training.retrieval.sequences import Watches

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from server.features.context import DEVICES
+from server.recommend.features.context import DEVICES
 from training.data.context import hours_and_weekdays
 from training.data.synth.world import REGIONS, World, hashed
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from server.errors import VireoError
-from server.features.context import COLUMNS, DEVICES
 from server.home import Home
+from server.recommend.features.context import COLUMNS, DEVICES
 from training.data.attributes import attribute_column, attribute_fields
 from training.data.context import context_fields
 from training.data.dataset import DatasetInfo, describe_dataset

@@ -17,8 +17,8 @@ import xxhash
 from rich.console import Console
 
 from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from server.features.activity import HISTORY_LIMIT
-from server.features.viewer import ViewerFeatures
+from server.recommend.features.activity import HISTORY_LIMIT
+from server.recommend.features.viewer import ViewerFeatures
 from training.evaluation.baselines.past import Past, history_matrix
 from training.evaluation.baselines.popularity import Popularity
 from training.evaluation.comparison import means

@@ -1,0 +1,168 @@
+"""The ranking model's inputs for one viewer and a list of candidates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from server import signals
+from server.arrays import Float32Array, Float64Array, Int64Array
+from server.features.looked_up import Column, looked_up
+from server.recommend.features.content_match import content_match
+from server.recommend.features.context import NAMES, ContextIds, context_input, language_match
+from server.recommend.features.tower_inputs import attribute_ids
+from server.recommend.features.viewer import ViewerFeatures
+
+RANKER_HISTORY = 50
+"""Number of last watched videos that the ranking model attends to."""
+VIDEO_FEATURES = ("log_watch_count", "log_recent_watch_count", "like_rate", "log_age_days")
+"""Columns of a release's video feature table, in order."""
+_BY_NUMBER = sorted(signals.SOURCES, key=lambda source: source.number)
+RETRIEVAL_FEATURES = (
+    *(score.name for score in signals.SCORES),
+    *(f"from_{source.name}" for source in _BY_NUMBER),
+)
+"""Columns of the retrieval features, in order: each score, then for each source whether it
+proposed the candidate, 0 or 1."""
+MATCH_FEATURES = ("content_match",)
+"""Columns of how a candidate matches the history, apart from retrieval, in order."""
+LANGUAGE_MATCH = "language_match"
+"""A further one, of releases that read the request's language and know those of videos: 1 if the
+candidate is in it, -1 if it is in another, 0 if one of them isn't known."""
+VIEWER_FEATURES = ("log_watch_count", "like_rate")
+"""Columns of the viewer's dense features, in order."""
+
+_NUMBERS = np.array([source.number for source in _BY_NUMBER])
+_FLAGS = (np.arange(2 << _NUMBERS.max())[:, None] >> _NUMBERS & 1).astype(np.float32)
+"""The flags of each mask in the order of RETRIEVAL_FEATURES, float32[masks, sources]."""
+
+LIKE_PRIOR_COUNT = 5.0
+"""Weight in watches of the prior in every like rate."""
+LIKE_PRIOR = 0.5
+"""Like rate of an unknown viewer or video."""
+
+
+@dataclass(frozen=True)
+class VideoTable:
+    """What a release knows of each video, by row."""
+
+    vectors: Column
+    """Video tower output, float32[n, d] or float16[n, d]."""
+    features: Column
+    """VIDEO_FEATURES, float32[n, f]."""
+    content: Column
+    """The video tower's content part at length 1, or 0 if nothing is known, float32[n, c] or
+    float16[n, c]."""
+    creators: Column
+    """Key of each video's creator, -1 if unknown, int64[n]."""
+    languages: Column | None = None
+    """`language_id` of each video, int16[n]; None if the ranker doesn't read LANGUAGE_MATCH."""
+
+
+def like_rate(likes: npt.ArrayLike, watches: npt.ArrayLike) -> Float64Array:
+    """Return the share of watches that were liked, shrunk towards LIKE_PRIOR if there are few."""
+    likes, watches = np.asarray(likes, np.float64), np.asarray(watches, np.float64)
+    return (likes + LIKE_PRIOR * LIKE_PRIOR_COUNT) / (watches + LIKE_PRIOR_COUNT)
+
+
+def video_features(
+    watch_count: npt.ArrayLike,
+    recent_watch_count: npt.ArrayLike,
+    rate: npt.ArrayLike,
+    age_days: npt.ArrayLike,
+) -> Float32Array:
+    """Return VIDEO_FEATURES from a video's statistics, float32[n, f]."""
+    columns = [np.log1p(watch_count), np.log1p(recent_watch_count), rate, np.log1p(age_days)]
+    return np.stack([np.asarray(column, np.float32) for column in columns], axis=-1)
+
+
+def viewer_features(viewer: ViewerFeatures) -> Float32Array:
+    """Return VIEWER_FEATURES of one viewer, float32[v]."""
+    rate = like_rate(viewer.like_count, viewer.watch_count)
+    return np.array([math.log1p(viewer.watch_count), rate], np.float32)
+
+
+def retrieval_features(
+    scores: Mapping[str, Float32Array], source_masks: npt.NDArray[np.uint32]
+) -> Float32Array:
+    """Return RETRIEVAL_FEATURES of n candidates, float32[n, r].
+
+    Args:
+        scores: each of `signals.SCORES` by name, float32[n].
+        source_masks: bit s is set if the source of number s proposed the candidate, uint32[n].
+    """
+    features = np.empty((len(source_masks), len(RETRIEVAL_FEATURES)), np.float32)
+    for place, score in enumerate(signals.SCORES):
+        features[:, place] = scores[score.name]
+    # Bits of sources that only newer builds know are left out.
+    features[:, len(signals.SCORES) :] = _FLAGS.take(source_masks & len(_FLAGS) - 1, axis=0)
+    return features
+
+
+def ranking_inputs(
+    viewer: ViewerFeatures,
+    history_rows: Int64Array,
+    candidate_rows: Int64Array,
+    retrieval: Float32Array,
+    table: VideoTable,
+    vocabulary: Mapping[str, int],
+    context: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+    """Return the ranking model's inputs for one viewer (b = 1) and n known candidates.
+
+    Args:
+        viewer: the viewer.
+        history_rows: rows of the known videos of the history, oldest first, int64[h].
+        candidate_rows: rows of the candidates, int64[n], all >= 0.
+        retrieval: RETRIEVAL_FEATURES of the candidates, float32[n, r].
+        table: the release's video table.
+        vocabulary: attribute text to id.
+        context: names of the context features that the model reads.
+
+    Returns:
+        `candidate_vectors` float32[1, n, d], `candidate_features` float32[1, n, f],
+        `retrieval_features` float32[1, n, r], `match_features` float32[1, n, m],
+        `history_vectors` float32[1, h, d] (the last RANKER_HISTORY, oldest first; one zero row
+        for an empty history),
+        `history_lengths` int64[1], `viewer_features` float32[1, v], `attributes` int64[1, a]; and
+        for a model that reads the context, `context` int64[1, c], the id of each of its features.
+    """
+    recent = history_rows[-RANKER_HISTORY:]
+    if len(recent):
+        history = looked_up(table.vectors, recent)
+    else:
+        history = np.zeros((1, table.vectors.shape[1]), np.float32)
+    inputs = {
+        "candidate_vectors": looked_up(table.vectors, candidate_rows)[None],
+        "candidate_features": table.features.take(candidate_rows, axis=0)[None],
+        "retrieval_features": retrieval[None],
+        "match_features": match_features(viewer.context, history_rows, candidate_rows, table)[None],
+        "history_vectors": history[None],
+        "history_lengths": np.array([len(recent)], np.int64),
+        "viewer_features": viewer_features(viewer)[None],
+        "attributes": attribute_ids(viewer.attributes, vocabulary)[None],
+    }
+    if context:
+        inputs["context"] = context_input(viewer.context, context)[None]
+    return inputs
+
+
+def match_features(
+    context: ContextIds, history_rows: Int64Array, candidate_rows: Int64Array, table: VideoTable
+) -> Float32Array:
+    """Return MATCH_FEATURES of n candidates, and LANGUAGE_MATCH if the table has languages.
+
+    Returns:
+        float32[n, m].
+    """
+    content = content_match(history_rows, candidate_rows, table.content)
+    if table.languages is None:
+        return content[:, None]
+    language = context[NAMES.index("language")]
+    return np.stack(
+        [content, language_match(language, table.languages.take(candidate_rows, axis=0))], 1
+    )
