@@ -24,7 +24,7 @@ from server.candidate.service import decode
 from server.errors import VireoError
 from server.gateway.features import FeatureReader
 from server.gateway.query import RecommendQuery
-from server.gateway.stages.retrieve import retrieve_request
+from server.gateway.stages.pods import retrieve_request
 from server.home import Home
 from server.recommend.retrieval.pipeline import CandidateQuery
 from server.rpc.guard import REQUEST_ID

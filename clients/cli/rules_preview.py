@@ -26,8 +26,8 @@ from server.gateway.release import FILES, GatewayRelease
 from server.gateway.rule_problems import BadRulesError
 from server.gateway.rules import ActiveRules, SiteRules
 from server.gateway.stages.call import StageCall
+from server.gateway.stages.pods import UnknownSeedError
 from server.gateway.stages.read_features import ReadFeatures
-from server.gateway.stages.retrieve import UnknownSeedError
 from server.home import Home
 from server.releases.cache import ReleaseCache
 from server.releases.s3 import S3Settings

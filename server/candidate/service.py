@@ -22,8 +22,8 @@ from server.pod.pod import Pod, PodSettings, following
 from server.pod.release_metrics import ReleaseFacts
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
+from server.pod.stage_metrics import StageMetrics
 from server.pod.viewer import decode_viewer
-from server.recommend.caller import Caller
 from server.recommend.filters.declared import Declared
 from server.recommend.filters.expression import BadFilterError, FilterExpression, all_of
 from server.recommend.filters.expression import decode as decode_filter
@@ -41,6 +41,7 @@ from server.recommend.retrieval.rules import (
     retrieval_rules,
     rule_columns,
 )
+from server.recommend.runner import Caller
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import invalid_argument, not_found
 from server.signals import EVERY_SOURCE, SOURCES
@@ -186,7 +187,8 @@ def _build(
     live: Live | None = None,
 ) -> CandidatePipeline:
     return CandidatePipeline(
-        CandidateRelease.load(folder, vector_cache_size, live, filter_cache_bytes)
+        CandidateRelease.load(folder, vector_cache_size, live, filter_cache_bytes),
+        observer=StageMetrics("candidate", traced=True),
     )
 
 

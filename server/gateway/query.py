@@ -13,7 +13,8 @@ from vireo.v1 import recommendation_pb2 as pb
 from server.features.keys import video_key
 from server.gateway.rules import ActiveRules
 from server.recommend.features.context import UNKNOWN, BadTimeZoneError, ContextIds, context_ids
-from server.recommend.filters.expression import FilterExpression
+from server.recommend.filters.declared import Declared
+from server.recommend.filters.expression import BadFilterError, FilterExpression, decode
 from server.rpc.errors import invalid_argument
 from server.rpc.guard import REQUEST_ID
 
@@ -36,6 +37,20 @@ _SESSION_WEIGHTS: Mapping[int, float] = {
 def viewer_bucket(viewer_id: str) -> int:
     """Return the viewer's bucket, uniform in [0, BUCKETS); it depends on the id alone."""
     return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=_SEED) % BUCKETS
+
+
+def decode_filter(message: filter_pb2.Filter, field: str, declared: Declared) -> FilterExpression:
+    """Return what a filter says; raise INVALID_ARGUMENT if a release can't be filtered so.
+
+    Args:
+        message: the filter.
+        field: its field in the caller's request.
+        declared: the release's attributes.
+    """
+    try:
+        return decode(message, field, declared)
+    except BadFilterError as error:
+        raise invalid_argument(error.violations) from error
 
 
 class RecommendQuery(NamedTuple):
@@ -61,8 +76,8 @@ class RecommendQuery(NamedTuple):
     """What the caller itself knows of the viewer."""
     filter: filter_pb2.Filter | None = None
     """Which videos may be returned; None for all."""
-    expression: FilterExpression | None = None
-    """What `filter` says."""
+    filter_field: str = "filter"
+    """Its field in the caller's request."""
     session: Sequence[tuple[int, float]] = ()
     """Keys of the videos that the viewer came upon in this session, oldest first, and how much each
     counts beside a watch."""
@@ -76,6 +91,8 @@ class RecommendQuery(NamedTuple):
     """Whether it begins a slate."""
     rules: ActiveRules | None = None
     """The site's rules for it; None if none applies."""
+    explained_key: int | None = None
+    """The video that pods explain too; None for none."""
 
     @staticmethod
     def of(
@@ -85,7 +102,6 @@ class RecommendQuery(NamedTuple):
         trace: tuple[tuple[str, str], ...] = (),
         *,
         field: str = "",
-        expression: FilterExpression | None = None,
         shown: Sequence[int] = (),
         next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
@@ -97,7 +113,6 @@ class RecommendQuery(NamedTuple):
             deadline: when the caller stops waiting, on the monotonic clock.
             trace: the caller's trace context.
             field: begin of its fields' paths in the caller's request, for example "request.".
-            expression: what the request's filter says, if it has one.
             shown: keys of the videos on the pages before.
             next_page: returns the token of the next page; it may change the request.
 
@@ -126,8 +141,8 @@ class RecommendQuery(NamedTuple):
             metadata=((REQUEST_ID, request_id), (BUCKET_HEADER, bucket), *trace),
             locale=request.context.locale,
             profile=request.profile if request.HasField("profile") else None,
-            filter=request.filter if expression is not None else None,
-            expression=expression,
+            filter=request.filter if request.HasField("filter") else None,
+            filter_field=f"{field}filter",
             next_page=next_page,
             session=[
                 (video_key(each.video_id), _SESSION_WEIGHTS.get(each.action, 1.0))
@@ -137,6 +152,18 @@ class RecommendQuery(NamedTuple):
             region=request.context.region,
             first_page=not request.page_token,
         )
+
+    def expression(self, declared: Declared) -> FilterExpression | None:
+        """Return what the filter says of a release that declares these attributes.
+
+        Pods decode filters: only a slate without them needs it.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT: the release can't be filtered so.
+        """
+        if self.filter is None:
+            return None
+        return decode_filter(self.filter, self.filter_field, declared)
 
     def budget(self, now: float, limit: float, share: float = 1.0) -> float:
         """Return the seconds that a stage may take.

@@ -14,7 +14,6 @@ from server.gateway.fallback import PopularList
 from server.gateway.features import FeatureReader
 from server.gateway.rules import ActiveRules
 from server.recommend.filters.declared import Declared
-from server.recommend.filters.expression import BadFilterError, FilterExpression, decode
 from server.releases.layout import (
     ATTRIBUTES,
     POPULAR_ATTRIBUTES,
@@ -23,7 +22,6 @@ from server.releases.layout import (
     VIDEO_KEYS,
 )
 from server.releases.manifest import Manifest
-from server.rpc.errors import invalid_argument
 
 FILES = (POPULAR_IDS, ATTRIBUTES, POPULAR_ATTRIBUTES, TAKEDOWNS)
 """The files that the gateway needs of a release."""
@@ -69,17 +67,6 @@ class GatewayRelease:
         manifest = Manifest.read(folder)
         reader = FeatureReader(features / manifest.dataset, timeout, redis)
         return GatewayRelease(manifest, PopularList.load(folder), reader, Declared.read(folder))
-
-    def expression(self, message: filter_pb2.Filter, name: str = "filter") -> FilterExpression:
-        """Return what the filter in the field `name` of a request says.
-
-        Raises:
-            RpcError: INVALID_ARGUMENT: the release can't be filtered by it.
-        """
-        try:
-            return decode(message, name, self.declared)
-        except BadFilterError as error:
-            raise invalid_argument(error.violations) from error
 
     def filter_cost(self, message: filter_pb2.Filter, rules: ActiveRules | None) -> float:
         """Return the cost of a filter in seconds; 0 if it is small, or pods have evaluated it."""

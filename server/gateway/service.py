@@ -22,7 +22,6 @@ from vireo.v1.release_pb2 import GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from server.event_log.open import open_log
-from server.gateway import degradations
 from server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
 from server.gateway.events import add_recording
 from server.gateway.explain import explain_video
@@ -35,10 +34,10 @@ from server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
 from server.gateway.release import FILES, GatewayRelease
 from server.gateway.rules_file import RulesFile
 from server.gateway.settings import GatewaySettings
+from server.gateway.slate_metrics import count_degradations
 from server.gateway.stages.call import StageCall
-from server.gateway.stages.rank import RankingCall
+from server.gateway.stages.pods import SHARE, RankingCall, RetrievalCall, UnknownSeedError
 from server.gateway.stages.read_features import ReadFeatures
-from server.gateway.stages.retrieve import SHARE, RetrievalCall, UnknownSeedError
 from server.gateway.stages.shadow import POOL, SECONDS, Shadow
 from server.gateway.turn import InnerPods
 from server.live.live import Live
@@ -140,7 +139,7 @@ class RecommendationServicer(RecommendationServiceServicer):
             reason = "must be empty: only the first page can be explained"
             raise invalid_argument([("request.page_token", reason)])
         release = served(self._loader).content
-        query = self._query(asked, context, release, "request.")
+        query = self._query(asked, context, "request.")
         try:
             return await explain_video(self._pipeline, query, release, request.video_id)
         except UnknownSeedError as error:
@@ -160,30 +159,26 @@ class RecommendationServicer(RecommendationServiceServicer):
         see `RecommendQuery`.
         """
         release = served(self._loader).content
-        query = self._query(request, context, release, "", shown, next_page)
+        query = self._query(request, context, "", shown, next_page)
         try:
             slate = await self._pipeline.recommend(query, release)
         except UnknownSeedError as error:
             raise _unknown_seed(seed_field, request) from error
-        degradations.count(slate.degradations)
+        count_degradations(slate.degradations)
         return slate
 
     def _query(
         self,
         request: pb.RecommendRequest,
         context: grpc.aio.ServicerContext[Any, Any],
-        release: GatewayRelease,
         field: str,
         shown: bytes = b"",
         next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
-        """Return the query of a request; raise INVALID_ARGUMENT if `release` can't be filtered so.
+        """Return the query of a request.
 
         `field` is that of `RecommendQuery.of`; `shown` and `next_page` are those of `_slate`.
         """
-        expression = None
-        if request.HasField("filter"):
-            expression = release.expression(request.filter, f"{field}filter")
         left = context.time_remaining()
         deadline = time.monotonic() + (self._default_deadline if left is None else left)
         return RecommendQuery.of(
@@ -192,7 +187,6 @@ class RecommendationServicer(RecommendationServiceServicer):
             deadline,
             current_call().headers,
             field=field,
-            expression=expression,
             shown=shown_keys(shown) if shown else (),
             next_page=next_page,
         )

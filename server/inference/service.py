@@ -19,7 +19,7 @@ from server.inference.tensors import Limits, metadata, read_inputs, write_output
 from server.pod.admission import Admission
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
-from server.recommend.caller import Caller
+from server.recommend.runner import Caller
 from server.releases.loader import ReleaseLoader
 from server.rpc.errors import RpcError, invalid_argument, not_found
 from server.rpc.guard import ServiceLimits

@@ -10,7 +10,7 @@ from typing import TypeVar
 import grpc
 from prometheus_client import Counter
 
-from server.recommend.caller import Caller, CallerGoneError
+from server.recommend.runner import Caller, CallerGoneError
 from server.rpc.errors import RpcError
 
 Result = TypeVar("Result")

@@ -23,13 +23,14 @@ from server.pod.pod import Pod, PodSettings, following
 from server.pod.release_metrics import ReleaseFacts
 from server.pod.release_service import served
 from server.pod.run_queue import RunQueue
+from server.pod.stage_metrics import StageMetrics
 from server.pod.viewer import decode_viewer
-from server.recommend.caller import Caller
 from server.recommend.features.ranking_inputs import RANKER_HISTORY
 from server.recommend.ranking.explain import ExplainedVideo, explain
 from server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from server.recommend.ranking.query import PageRules
 from server.recommend.ranking.release import FILES, RankingRelease
+from server.recommend.runner import Caller
 from server.releases.loader import ReleaseLoader
 from server.releases.manifest import MAX_CANDIDATES
 from server.rpc.errors import invalid_argument
@@ -198,7 +199,7 @@ def encode(
 
 
 def _build(folder: Path, live: Live | None = None) -> RankingPipeline:
-    return RankingPipeline(RankingRelease.load(folder, live))
+    return RankingPipeline(RankingRelease.load(folder, live), StageMetrics("ranking", traced=True))
 
 
 def _served_model(pipeline: RankingPipeline) -> ServedModel:

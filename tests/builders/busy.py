@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from server.pod.run_queue import RunQueue
-from server.recommend.caller import Caller
+from server.recommend.runner import Caller
 from tests.builders.waiting import until
 
 

@@ -15,7 +15,7 @@ from server.gateway.rules import ActiveRules
 from server.recommend.page import fill_page
 from server.signals import ORDERING
 
-_TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
+TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
 """Tasks of the API; pods of a later build may return others too."""
 
 
@@ -35,7 +35,7 @@ def ranked_slate(
     candidate pod's first page, which that pod has named, take their places.
     """
     slate = pb.RecommendResponse(release_id=ranked.release_id)
-    known = [column for column in ranked.task_scores if column.name in _TASKS]
+    known = [column for column in ranked.task_scores if column.name in TASKS]
     tasks = [column.name for column in known]
     probabilities = zip(*(column.values for column in known), strict=True)
     columns = ranked.ids, ranked.scores, ranked.source_masks, probabilities

@@ -45,6 +45,7 @@ def check_candidates(
         except BadRuleColumnError as error:
             raise BadAnswerError(f"rules: {error}") from error
     names = _check_columns(answer.scores, count, SCORE_COLUMNS)
+    _check_columns(answer.explained.scores, 1, SCORE_COLUMNS)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, named)
     keys = answer.keys[:]
@@ -83,6 +84,9 @@ def check_ranked(
     if TASKS[0].name not in _check_columns(answer.task_scores, count, TASK_COLUMNS):
         # Every build has it; pods of earlier ones may lack others.
         raise BadAnswerError(f"{TASKS[0].name} is missing")
+    _check_columns(answer.explained.task_scores, 1, TASK_COLUMNS)
+    if not math.isfinite(answer.explained.score):
+        raise BadAnswerError("the explained video's score isn't finite")
     _check_length("capped", answer.capped, len(request.rules.caps) if answer.capped else 0)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, count)

@@ -18,9 +18,14 @@ from vireo.v1.release_pb2 import GetServingReleaseResponse, ShadowComparison
 
 from server.gateway.query import RecommendQuery
 from server.gateway.stages.answer import ranked_slate
-from server.gateway.stages.failure import StageFailedError
-from server.gateway.stages.rank import RankingCall, rank
-from server.gateway.stages.retrieve import RetrievalCall, UnknownSeedError, retrieve
+from server.gateway.stages.call import StageFailedError
+from server.gateway.stages.pods import (
+    RankingCall,
+    RetrievalCall,
+    UnknownSeedError,
+    rank,
+    retrieve,
+)
 
 log = structlog.get_logger()
 

@@ -15,7 +15,7 @@ from server.arrays import BoolArray, Float32Array, Int64Array
 from server.event_log.position import Position
 from server.features.keys import video_key
 from server.features.looked_up import Vectors, looked_up
-from server.recommend.best import best
+from server.recommend.candidates import best
 from server.recommend.catalogue.attributes import ChangedAttributes
 from server.recommend.catalogue.overlay import Change, Overlay
 from server.recommend.catalogue.placement import Placement

@@ -6,8 +6,7 @@ import numpy as np
 
 from server.arrays import Float32Array, Int64Array
 from server.features.looked_up import looked_up
-from server.recommend.best import best
-from server.recommend.candidates import Candidates
+from server.recommend.candidates import Candidates, best
 from server.recommend.ranking.query import Ranking
 from server.recommend.ranking.stages import SCORE
 

@@ -10,12 +10,11 @@ import numpy.typing as npt
 import structlog
 
 from server.arrays import Float32Array, Int64Array
-from server.recommend.caller import Caller
 from server.recommend.ranking.query import Ranking, RankingQuery
 from server.recommend.ranking.release import RankingRelease
 from server.recommend.ranking.reserved import DiverseBestAndReserved
 from server.recommend.ranking.stages import SCORE, RankerScorer, RequestedSource
-from server.recommend.runner import Pipeline
+from server.recommend.runner import Caller, Observer, Pipeline, Run
 
 log = structlog.get_logger()
 
@@ -45,13 +44,14 @@ class RankedCandidates:
 class RankingPipeline:
     """Ranks with one release. Safe to use from several threads."""
 
-    def __init__(self, release: RankingRelease) -> None:
+    def __init__(self, release: RankingRelease, observer: Observer | None = None) -> None:
+        """Rank with `release`; `observer` is told of stages' times and failures."""
         self.release = release
+        self._observer = observer or Observer()
         self._pipeline: Pipeline[Ranking] = Pipeline(
             sources=(RequestedSource(),),
             scorers=(RankerScorer(),),
             selector=DiverseBestAndReserved(),
-            service="ranking",
         )
 
     def rank(self, query: RankingQuery, caller: Caller | None = None) -> RankedCandidates:
@@ -62,7 +62,7 @@ class RankingPipeline:
             ModelOutputError: a score isn't finite.
         """
         ranking = Ranking.of(self.release, query)
-        selected = self._pipeline.run(ranking, caller).selected
+        selected = self._pipeline.run(ranking, Run(self._observer, caller or Caller()))
         if unknown := int(np.count_nonzero(selected.rows < 0)):
             log.warning(
                 "page has candidates that the release doesn't know",

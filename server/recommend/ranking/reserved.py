@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import xxhash
 
 from server.arrays import BoolArray, Int64Array
-from server.recommend.best import best
-from server.recommend.candidates import Candidates
+from server.recommend.candidates import Candidates, best
 from server.recommend.page import fill_page
 from server.recommend.ranking.damping import damping
 from server.recommend.ranking.diversity import diverse_best

@@ -7,13 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import structlog
 
 from server import signals
 from server.arrays import BoolArray, Float32Array, Int64Array
-from server.recommend.caller import Caller
 from server.recommend.candidates import Candidates
-from server.recommend.retrieval.live import LiveVideos
 from server.recommend.retrieval.query import CandidateQuery, Retrieval, UnknownSeedError
 from server.recommend.retrieval.release import CandidateRelease
 from server.recommend.retrieval.sources import (
@@ -25,11 +22,8 @@ from server.recommend.retrieval.sources import (
     trending,
     two_tower,
 )
-from server.recommend.runner import Outcome, Pipeline
-from server.recommend.stage_metrics import FAILURES
+from server.recommend.runner import Caller, Observer, Pipeline, Run
 from server.releases.weights import Quotas
-
-log = structlog.get_logger()
 
 __all__ = [
     "CandidatePipeline",
@@ -181,7 +175,12 @@ class CandidatePipeline:
     """Retrieves candidates from one release. Safe to use from several threads."""
 
     def __init__(
-        self, release: CandidateRelease, quotas: Quotas | None = None, *, fail_open: bool = True
+        self,
+        release: CandidateRelease,
+        quotas: Quotas | None = None,
+        *,
+        fail_open: bool = True,
+        observer: Observer | None = None,
     ) -> None:
         """Build the chain.
 
@@ -190,27 +189,22 @@ class CandidatePipeline:
             quotas: shares of the sources. If None those of the release's manifest, which are
                 fitted to viewers' next watches, and the defaults for what is similar to a video.
             fail_open: False raises a source's failure instead of answering without it.
+            observer: is told of stages' times and failures.
         """
         self.release = release
-        sources = within(quotas or release.manifest.quotas)
-        if release.live is not None:
-            sources = (*LIVE, *sources)
-        self.sources = sources
-        self._pipeline: Pipeline[Retrieval] = Pipeline(
-            sources=sources,
-            filters=(BlockedFilter(),),
-            merge=Union(),
-            scorers=SCORERS,
-            selector=BestByOrdering(),
-            fail_open=fail_open,
-            service="candidate",
-        )
-        similar = sources if quotas else (*sources[: -len(SOURCES)], *within(Quotas()))
-        self._pipelines = {
-            (seeded, pinned): replace(
-                self._pipeline, sources=(PinnedSource(), *each) if pinned else each
+        self._fail_open, self._observer = fail_open, observer or Observer()
+        live = LIVE if release.live is not None else ()
+        self.sources = (*live, *within(quotas or release.manifest.quotas))
+        similar = self.sources if quotas else (*live, *within(Quotas()))
+        self._chains = {
+            (seeded, pinned): Pipeline[Retrieval](
+                sources=(PinnedSource(), *sources) if pinned else sources,
+                filters=(BlockedFilter(),),
+                merge=Union(),
+                scorers=SCORERS,
+                selector=BestByOrdering(),
             )
-            for seeded, each in ((False, sources), (True, similar))
+            for seeded, sources in ((False, self.sources), (True, similar))
             for pinned in (False, True)
         }
 
@@ -222,36 +216,28 @@ class CandidatePipeline:
             CallerGoneError: the caller has gone.
         """
         asked = Retrieval.of(self.release, query)
-        chosen = query.seed_key is not None, len(query.pinned_keys) > 0
-        outcome = self._pipelines[chosen].run(asked, caller)
-        if outcome.failures and len(outcome.selected) < query.count:
-            outcome = self._filled_up(asked, outcome, caller)
-        if asked.release.live is not None and asked.release.live.table.places:
-            outcome = self._with_new(asked, asked.release.live, outcome)
-        found = RetrievedCandidates(**vars(outcome.selected), failures=outcome.failures)
+        run = Run(self._observer, caller or Caller(), self._fail_open)
+        chain = self._chains[query.seed_key is not None, len(query.pinned_keys) > 0]
+        found = chain.run(asked, run)
+        if run.failures and len(found) < query.count:
+            found = self._filled_up(asked, found, chain, run)
+        live = self.release.live
+        # Without a vector there is nothing to search new videos by.
+        if live is not None and live.table.places and signals.ORDERING not in run.failures:
+            with run.stage(signals.NEW.name, Exception, "source"):
+                found = new.join(asked, live, found)
+        failures = {name: f"{type(each).__name__}: {each}" for name, each in run.failures.items()}
         if asked.applied is None:
-            return found
-        return replace(found, filtered=True, filter_share=asked.applied.share)
-
-    def _filled_up(self, asked: Retrieval, outcome: Outcome, caller: Caller | None) -> Outcome:
-        """Ask for more, beyond quotas: the source that takes what they leave has failed."""
-        found = outcome.selected
-        left = tuple(stage for stage in SOURCES if stage.name not in outcome.failures)
-        rest = asked.without(found.rows, asked.query.count - len(found))
-        more = replace(self._pipeline, sources=left).run(rest, caller)
-        both = Candidates.concatenate([found, more.selected])
-        return Outcome(
-            self._pipeline.selector.select(asked, both), {**more.failures, **outcome.failures}
+            return RetrievedCandidates(**vars(found), failures=failures)
+        return RetrievedCandidates(
+            **vars(found), failures=failures, filtered=True, filter_share=asked.applied.share
         )
 
-    def _with_new(self, asked: Retrieval, live: LiveVideos, outcome: Outcome) -> Outcome:
-        """Add videos beside the release; without them, as any source fails open, if that fails."""
-        if signals.ORDERING in outcome.failures:
-            return outcome  # there is no vector to search by
-        try:
-            return Outcome(new.join(asked, live, outcome.selected), outcome.failures)
-        except Exception as error:
-            log.exception("stage failed; left out of the answer", stage=signals.NEW.name)
-            FAILURES.labels("candidate", f"source.{signals.NEW.name}", "error").inc()
-            failure = {signals.NEW.name: f"{type(error).__name__}: {error}"}
-            return Outcome(outcome.selected, {**outcome.failures, **failure})
+    def _filled_up(
+        self, asked: Retrieval, found: Candidates, chain: Pipeline[Retrieval], run: Run
+    ) -> Candidates:
+        """Ask for more, beyond quotas: the source that takes what they leave has failed."""
+        left = tuple(stage for stage in SOURCES if stage.name not in run.failures)
+        rest = asked.without(found.rows, asked.query.count - len(found))
+        more = replace(chain, sources=left).run(rest, run)
+        return chain.selector.select(asked, Candidates.concatenate([found, more]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from server.arrays import BoolArray, Float32Array, Int64Array
-from server.recommend.best import best
+from server.recommend.candidates import best
 from server.recommend.features.viewer import ViewerFeatures
 from server.recommend.retrieval.release import CandidateRelease
 from server.recommend.retrieval.row_bits import RowBits, add, contains, every_row, mask_of, remove

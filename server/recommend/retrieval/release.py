@@ -19,7 +19,7 @@ from server.features.looked_up import Vectors, looked_up
 from server.inference.golden import replay
 from server.inference.model import Model
 from server.inference.signature import VIDEOS, tower_signature
-from server.recommend.best import best
+from server.recommend.candidates import best
 from server.recommend.catalogue import placement
 from server.recommend.features.tower_inputs import viewer_inputs
 from server.recommend.features.video_rows import VideoRows

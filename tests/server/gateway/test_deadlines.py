@@ -14,8 +14,7 @@ from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 from server.gateway.query import RecommendQuery
-from server.gateway.stages.call import StageCall
-from server.gateway.stages.failure import StageFailedError, StageSkippedError
+from server.gateway.stages.call import StageCall, StageFailedError, StageSkippedError
 from tests.builders.relay import Relay, relaying
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import gateway

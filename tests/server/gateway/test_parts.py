@@ -15,7 +15,7 @@ from server.features.keys import video_key
 from server.gateway.fallback import PopularList
 from server.gateway.query import ANSWER_SECONDS, RecommendQuery
 from server.gateway.stages.answer import ranked_slate, sources_of
-from server.gateway.stages.retrieve import retrieve_request
+from server.gateway.stages.pods import retrieve_request
 from server.pod.viewer import decode_viewer
 from server.recommend.features.context import UNKNOWN
 from server.releases.manifest import ReleaseError

@@ -37,9 +37,8 @@ from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
 
 if TYPE_CHECKING:
-    from server.gateway.stages.rank import RankingCall
+    from server.gateway.stages.pods import RankingCall, RetrievalCall
     from server.gateway.stages.read_features import ReadFeatures
-    from server.gateway.stages.retrieve import RetrievalCall
 
 NOON = 4_000_000_000
 SOON = [name for name in video_ids(40) if name not in WATCHED][:6:2]

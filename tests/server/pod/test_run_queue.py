@@ -13,7 +13,7 @@ import pytest
 from structlog.contextvars import bound_contextvars, get_contextvars
 
 from server.pod.run_queue import RunQueue
-from server.recommend.caller import Caller, CallerGoneError
+from server.recommend.runner import Caller, CallerGoneError
 from server.rpc.errors import RpcError
 from tests.builders.busy import busy
 from tests.builders.waiting import until

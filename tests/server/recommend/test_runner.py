@@ -8,9 +8,9 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
-from server.recommend.caller import Caller, CallerGoneError
+from server.pod.stage_metrics import StageMetrics
 from server.recommend.candidates import Candidates
-from server.recommend.runner import Pipeline, StageError
+from server.recommend.runner import Caller, CallerGoneError, Pipeline, Run, StageError
 
 
 def candidates(*keys: int) -> Candidates:
@@ -72,10 +72,11 @@ def test_stages_run_in_order() -> None:
         scorers=(Half(),),
         selector=Reversed(),
     )
-    outcome = chain.run(5)
-    assert outcome.selected.keys.tolist() == [3, 2, 1]
-    assert outcome.selected.scores["half"].tolist() == [1.5, 1.0, 0.5]
-    assert not outcome.failures
+    run = Run()
+    selected = chain.run(5, run)
+    assert selected.keys.tolist() == [3, 2, 1]
+    assert selected.scores["half"].tolist() == [1.5, 1.0, 0.5]
+    assert not run.failures
 
 
 def test_every_stage_is_timed_and_failures_are_counted_by_service() -> None:
@@ -87,10 +88,9 @@ def test_every_stage_is_timed_and_failures_are_counted_by_service() -> None:
         filters=(AtMost(),),
         scorers=(Half(),),
         selector=Reversed(),
-        service="test",
     )
-    chain.run(5)
-    chain.run(5)
+    chain.run(5, Run(StageMetrics("test")))
+    chain.run(5, Run(StageMetrics("test")))
     for stage in (
         "source.bad",
         "source.good",
@@ -108,19 +108,20 @@ def test_failed_source_is_left_out_logged_and_reported() -> None:
     chain = Pipeline(
         sources=(Fixed("bad", failure="no index"), Fixed("good", (1,))), selector=Reversed()
     )
+    run = Run()
     with structlog.testing.capture_logs() as logs:
-        outcome = chain.run(5)
-    assert outcome.selected.keys.tolist() == [1]
-    assert outcome.failures == {"bad": "RuntimeError: no index"}
+        selected = chain.run(5, run)
+    assert selected.keys.tolist() == [1]
+    assert str(run.failures["bad"]) == "no index"
     assert [(line["stage"], line["log_level"], line["exc_info"]) for line in logs] == [
-        ("bad", "error", True)
+        ("source.bad", "error", run.failures["bad"])
     ]
 
 
 def test_source_that_must_not_fail_fails_the_run() -> None:
     chain = Pipeline(sources=(Fixed("bad", failure="gone", fail_open=False),), selector=Reversed())
     with pytest.raises(RuntimeError, match="gone"):
-        chain.run(5)
+        chain.run(5, Run())
 
 
 def test_run_fails_when_every_source_failed() -> None:
@@ -128,17 +129,15 @@ def test_run_fails_when_every_source_failed() -> None:
         sources=(Fixed("a", failure="first"), Fixed("b", failure="second")), selector=Reversed()
     )
     with pytest.raises(RuntimeError, match="second"):
-        chain.run(5)
+        chain.run(5, Run())
 
 
 def test_a_strict_pipeline_raises_instead_of_failing_open() -> None:
     chain = Pipeline(
-        sources=(Fixed("bad", failure="broken"), Fixed("good", (1,))),
-        selector=Reversed(),
-        fail_open=False,
+        sources=(Fixed("bad", failure="broken"), Fixed("good", (1,))), selector=Reversed()
     )
     with pytest.raises(RuntimeError, match="broken"):
-        chain.run(5)
+        chain.run(5, Run(fail_open=False))
 
 
 def test_filter_of_the_wrong_length_fails_the_run() -> None:
@@ -146,21 +145,23 @@ def test_filter_of_the_wrong_length_fails_the_run() -> None:
         sources=(Fixed("a", (1, 2)),), filters=(AtMost(wrong_length=True),), selector=Reversed()
     )
     with pytest.raises(StageError, match="at_most returned bool"):
-        chain.run(5)
+        chain.run(5, Run())
 
 
 def test_failed_scorer_that_fails_open_leaves_its_neutral_value() -> None:
     chain = Pipeline(
         sources=(Fixed("a", (1, 2)),), scorers=(Half(failure="no model"),), selector=Reversed()
     )
-    outcome = chain.run(5)
-    assert outcome.selected.scores["half"].tolist() == [0.5, 0.5]
-    assert outcome.failures == {"half": "RuntimeError: no model"}
+    run = Run()
+    assert chain.run(5, run).scores["half"].tolist() == [0.5, 0.5]
+    assert str(run.failures["half"]) == "no model"
 
 
 def test_scorer_of_the_wrong_length_is_a_failure_of_that_scorer() -> None:
     chain = Pipeline(sources=(Fixed("a", (1, 2)),), scorers=(Half(length=1),), selector=Reversed())
-    assert "column half has 1 values for 2 candidates" in chain.run(5).failures["half"]
+    run = Run()
+    chain.run(5, run)
+    assert "column half has 1 values for 2 candidates" in str(run.failures["half"])
 
 
 @dataclass(frozen=True)
@@ -192,10 +193,10 @@ def test_no_stage_runs_past_the_callers_deadline_even_if_it_may_fail_open() -> N
         scorers=(Outlasts(caller), Tells()),
         selector=Reversed(),
     )
-    assert len(pipeline.run(5).selected) == 2
+    assert len(pipeline.run(5, Run())) == 2
     scored.clear()
     with pytest.raises(CallerGoneError):
-        pipeline.run(5, caller)
+        pipeline.run(5, Run(caller=caller))
     assert scored == []
 
 

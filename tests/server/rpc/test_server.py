@@ -14,7 +14,7 @@ from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from server.errors import VireoError
 from server.pod.run_queue import RunQueue
 from server.ranking.service import RANKING_POD
-from server.recommend.caller import Caller
+from server.recommend.runner import Caller
 from server.rpc.server import RpcServer
 from server.rpc.standard import MAX_STREAM_SECONDS
 from server.rpc.transport import CONNECTION_AGE_GRACE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from server.arrays import Int64Array
-from server.recommend.best import best
+from server.recommend.candidates import best
 from server.recommend.retrieval.query import Retrieval
 
 

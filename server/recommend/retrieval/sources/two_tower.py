@@ -8,7 +8,7 @@ import numpy as np
 
 from server.arrays import Float32Array, Int32Array, Int64Array
 from server.features.looked_up import looked_up
-from server.recommend.best import best
+from server.recommend.candidates import best
 from server.recommend.retrieval.query import Retrieval
 
 if TYPE_CHECKING:
