@@ -18,9 +18,9 @@ from typing import Any
 from pydantic import SecretStr
 
 from bench.stack import free_port_base
-from server.errors import VireoError
-from server.event_log.settings import EventLogSettings
-from server.stack.envoy import tool
+from vireo.ops.stack.envoy import tool
+from vireo.server.errors import VireoError
+from vireo.server.event_log.settings import EventLogSettings
 
 TOKEN = "the-log's-token-for-as-long-as-a-test"  # noqa: S105 (servers that last as long as a test)
 """Token that every server here asks for."""

@@ -16,9 +16,9 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.cores import allowed_cores
-from server.errors import VireoError
-from server.stack.die_with_parent import wrapped
+from vireo.ops.stack.die_with_parent import wrapped
+from vireo.server.cores import allowed_cores
+from vireo.server.errors import VireoError
 
 CAN_PIN = hasattr(os, "sched_setaffinity")
 """Whether this system can keep a process to some cores; macOS can't."""

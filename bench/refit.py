@@ -21,26 +21,26 @@ from rich.console import Console
 from scipy.stats import sem
 
 from bench.seeds import arguments, means, seed_home, write
-from server.arrays import Int64Array
-from server.home import Home
-from server.recommend.ranking.release import RankingRelease
-from server.recommend.retrieval.release import CandidateRelease
-from server.releases.manifest import Manifest
-from training.data.dataset import Dataset, load_dataset
-from training.evaluation.chain import features_before_test, run_chain
-from training.evaluation.comparison import PER_VIEWER
-from training.evaluation.ranker import ranker_measures
-from training.evaluation.run import TestBed
-from training.evaluation.systems import of_lists
-from training.features.publication import published_of
-from training.features.watches import load_watches
-from training.profile import load_profile
-from training.refit import refit_config
-from training.release.stage import Origin, stage_retrieval, take_ranker
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.train import train_retrieval
-from training.run import Run
+from vireo.server.arrays import Int64Array
+from vireo.server.home import Home
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.releases.manifest import Manifest
+from vireo.training.data.dataset import Dataset, load_dataset
+from vireo.training.evaluation.chain import features_before_test, run_chain
+from vireo.training.evaluation.comparison import PER_VIEWER
+from vireo.training.evaluation.ranker import ranker_measures
+from vireo.training.evaluation.run import TestBed
+from vireo.training.evaluation.systems import of_lists
+from vireo.training.features.publication import published_of
+from vireo.training.features.watches import load_watches
+from vireo.training.profile import load_profile
+from vireo.training.refit import refit_config
+from vireo.training.release.stage import Origin, stage_retrieval, take_ranker
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.train import train_retrieval
+from vireo.training.run import Run
 
 _COUNTED = ("hr_10", "ndcg_10", "recall_100")
 _PROBABILITIES = ("watch_predicted_over_observed", "like_predicted_over_observed")

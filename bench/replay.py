@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 import numpy as np
-from vireo.v1 import event_pb2, log_pb2
 
-from server.consumer.apply import read_batch
-from server.consumer.fold import ViewerEvents, ViewerRow, fold
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, Entry
-from server.event_log.up_to_end import up_to_end
-from server.recommend.features.activity import EventRules
+from vireo.server.consumer.apply import read_batch
+from vireo.server.consumer.fold import ViewerEvents, ViewerRow, fold
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS, Entry
+from vireo.server.event_log.up_to_end import up_to_end
+from vireo.server.recommend.features.activity import EventRules
+from vireo.v1 import event_pb2, log_pb2
 
 STORE_SECONDS = 5.0
 """Maximum seconds of a read of rows."""

@@ -20,17 +20,17 @@ from typing import TextIO
 import psutil
 
 from bench.process import running
-from clients import cli
-from server.errors import VireoError
-from server.home import Home
-from server.releases.channels import Change
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.stack.ports import PortTakenError, check_ports_free
-from server.stack.processes import ProcessSpec, pod_processes
-from server.stack.s3 import access, embedded_s3
-from server.stack.settings import PodKind, StackSettings
-from server.stack.state import ProcessState, StackState, running_stack
+from vireo.ops import cli
+from vireo.ops.stack.ports import PortTakenError, check_ports_free
+from vireo.ops.stack.processes import ProcessSpec, pod_processes
+from vireo.ops.stack.s3 import access, embedded_s3
+from vireo.ops.stack.settings import PodKind, StackSettings
+from vireo.ops.stack.state import ProcessState, StackState, running_stack
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.releases.channels import Change
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 
 VIREO = (sys.executable, "-m", cli.__name__)
 """The `vireo` command of this environment."""

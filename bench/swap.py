@@ -18,21 +18,21 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 from rich.console import Console
-from vireo.v1 import viewer_pb2
-from vireo.v1.release_pb2 import GetServingReleaseRequest
-from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 from bench.load import PAGE, Answer, SteadyLoad, p99
 from bench.stack import CHANNEL, OwnStack, own_home, own_stack
-from server.errors import VireoError
-from server.home import Home
-from server.releases.channels import Change
-from server.releases.manifest import Manifest
-from server.releases.store import ReleaseStore
-from server.releases.weights import Quotas
-from server.stack.s3 import embedded_s3
-from training.evaluation.served import ask_in_full
-from training.features.watches import load_watches
+from vireo.ops.stack.s3 import embedded_s3
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.releases.channels import Change
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.weights import Quotas
+from vireo.training.evaluation.served import ask_in_full
+from vireo.training.features.watches import load_watches
+from vireo.v1 import viewer_pb2
+from vireo.v1.release_pb2 import GetServingReleaseRequest
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 if TYPE_CHECKING:
     from vireo.v1.release_pb2_grpc import ReleaseServiceAsyncStub

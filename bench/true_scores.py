@@ -21,18 +21,18 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 
-from server.arrays import Float64Array, Int64Array
-from server.errors import VireoError
-from server.features.keys import video_keys
-from server.home import Home
-from server.recommend.retrieval.release import CandidateRelease
-from training.data.dataset import describe_dataset
-from training.data.synth.events import NEXT_EPISODE, STRAY
-from training.data.synth.world import HEAD, REGIONS, TASTE_SHARES, World, WorldConfig
-from training.features.history import viewers_before
-from training.features.watches import load_watches
-from training.heartbeat import tracked
-from training.ranking.training_set import draw_candidates
+from vireo.server.arrays import Float64Array, Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.features.keys import video_keys
+from vireo.server.home import Home
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.training.data.dataset import describe_dataset
+from vireo.training.data.synth.events import NEXT_EPISODE, STRAY
+from vireo.training.data.synth.world import HEAD, REGIONS, TASTE_SHARES, World, WorldConfig
+from vireo.training.features.history import viewers_before
+from vireo.training.features.watches import load_watches
+from vireo.training.heartbeat import tracked
+from vireo.training.ranking.training_set import draw_candidates
 
 _PAUSE = 5
 """Seconds between an event of a session and the next, beside the time that is watched."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.stack import free_port_base
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 _SECONDS = 30.0
 

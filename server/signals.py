@@ -2,7 +2,7 @@
 
 Pipelines, checks, the inner hops, manifests, training, evaluation and benchmarks iterate over these
 tables, and a release's manifest pins their names. `docs/extending.md` adds a row to each. The other
-features of the ranking model are declared in `server.recommend.features.ranking_inputs`.
+features of the ranking model are declared in `vireo.server.recommend.features.ranking_inputs`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.arrays import Float32Array
+from vireo.server.arrays import Float32Array
 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Proposes candidates; `server.recommend.retrieval.sources` has a module of its name."""
+    """Proposes candidates; `vireo.server.recommend.retrieval.sources` has a module of its name."""
 
     name: str
     number: int
@@ -58,7 +58,7 @@ class Column:
 class Score(Column):
     """Input of the ranking model.
 
-    Computed by the module of this name in `server.recommend.retrieval.sources`; a source of the
+    Computed by the module of this name in `vireo.server.recommend.retrieval.sources`; a source of the
     same name reports its failures.
     """
 

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 
 from bench.stack import VIREO, OwnStack
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 _SECONDS = 60.0
 

@@ -29,7 +29,7 @@ from bench.chaos.other_host import other_host
 from bench.chaos.small_disk import log_disk
 from bench.load import closed_load
 from bench.valkey import Valkey
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 _CONSUMER = "consumer-1"
 _HANGS = "ranking-1"

@@ -20,10 +20,10 @@ from bench.chaos.chain import Chain
 from bench.chaos.stacks import running_chain
 from bench.load import SteadyLoad
 from bench.speed.row import Row
-from clients.doctor.causes.processes import JUST_NOW
-from server.errors import VireoError
-from server.home import Home
-from server.stack.observe import check_programs, prometheus_url
+from vireo.ops.doctor.causes.processes import JUST_NOW
+from vireo.ops.stack.observe import check_programs, prometheus_url
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
 CASES = tuple(sorted({fault.case for fault in FAULTS}))
 """Numbers of the chaos cases that are run."""

@@ -21,11 +21,11 @@ from bench.load import SteadyLoad, closed_load
 from bench.process import running, serves
 from bench.stack import OwnStack
 from bench.valkey import Valkey
-from server.control.discovery.document import EndpointsDocument
-from server.errors import VireoError
-from server.stack.processes import ProcessSpec
-from server.stack.settings import POD_KINDS, PodKind, StackSettings
-from server.stack.state import ProcessState
+from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.settings import POD_KINDS, PodKind, StackSettings
+from vireo.ops.stack.state import ProcessState
+from vireo.server.control.discovery.document import EndpointsDocument
+from vireo.server.errors import VireoError
 
 _POLL = 0.05
 _CALLERS = 8

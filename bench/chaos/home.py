@@ -10,8 +10,8 @@ from rich.console import Console
 
 from bench.chaos.small_disk import take_away
 from bench.stack import OwnStack, own_stack, run_vireo, stack_environment
-from server.errors import VireoError
-from server.home import Home
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
 _FETCHED = "ml-100k"
 _PROFILE = "quick"

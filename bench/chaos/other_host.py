@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 _NOBODY = "02:00:00:00:00:01"
 """A hardware address that no host has."""

@@ -17,10 +17,10 @@ import grpc
 import grpc.aio
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
-from vireo.v1 import event_pb2, event_pb2_grpc
 
 from bench.replay import KINDS, PAST_SECONDS
-from server.errors import VireoError
+from vireo.server.errors import VireoError
+from vireo.v1 import event_pb2, event_pb2_grpc
 
 _WRITERS = 8
 """Batches on their way at a time."""

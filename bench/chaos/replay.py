@@ -13,13 +13,13 @@ from bench.chaos.chain import Chain
 from bench.chaos.findings import Findings
 from bench.chaos.recorder import Recorder
 from bench.replay import STORE_SECONDS, differing, event_ids, logged
-from server.consumer.rows import OnlineRows, StoreAwayError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, LogAwayError
-from server.event_log.open import opened_log
-from server.features.online_store import RedisSettings
-from server.recommend.features.activity import EventRules
-from server.stack.nats import reachable_log
+from vireo.ops.stack.nats import reachable_log
+from vireo.server.consumer.rows import OnlineRows, StoreAwayError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS, LogAwayError
+from vireo.server.event_log.open import opened_log
+from vireo.server.features.online_store import RedisSettings
+from vireo.server.recommend.features.activity import EventRules
 
 _PARTITION = 0
 """The only one of a stack under test."""

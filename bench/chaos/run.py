@@ -31,8 +31,8 @@ from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult
 from bench.chaos.plan import ChaosPlan
 from bench.chaos.stacks import running_chain
-from server.errors import VireoError
-from server.home import Home
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
 _MIN_RATE = 5.0
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from server.home import Home
+from vireo.server.home import Home
 
 _MIB = 256
 

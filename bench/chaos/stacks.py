@@ -14,8 +14,8 @@ from bench.chaos.plan import ChaosPlan
 from bench.chaos.small_disk import small_log_disk
 from bench.stack import OwnStack
 from bench.valkey import Valkey, running_valkey
-from server.home import Home
-from training.features.watches import load_watches
+from vireo.server.home import Home
+from vireo.training.features.watches import load_watches
 
 _KNOWN_VIDEOS, _UNKNOWN_VIDEOS = 200, 50
 

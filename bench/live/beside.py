@@ -7,13 +7,13 @@ import time
 from contextlib import AsyncExitStack
 
 import numpy as np
-from vireo.v1 import event_pb2
 
 from bench.live.site import event, opened_site, steady_events
 from bench.live.stack import LiveStack
 from bench.load import closed_load
 from bench.speed.row import Figures, Row
-from server.errors import VireoError
+from vireo.server.errors import VireoError
+from vireo.v1 import event_pb2
 
 _CALLERS = 1
 _INTAKE_CALLERS = 4

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from functools import partial
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from vireo.v1 import catalog_pb2, event_pb2
 
 from bench.live.site import Site, event, ids, in_batches, opened_site, until
 from bench.live.stack import LiveStack
 from bench.speed.pods import memory_of
 from bench.speed.row import Row
 from bench.stack import CHANNEL
-from server.releases.channels import Change
-from server.releases.store import ReleaseStore
-from server.stack.settings import METRICS_PORT_OFFSET
-from training.evaluation.served import serving_release
+from vireo.ops.stack.settings import METRICS_PORT_OFFSET
+from vireo.server.releases.channels import Change
+from vireo.server.releases.store import ReleaseStore
+from vireo.training.evaluation.served import serving_release
+from vireo.v1 import catalog_pb2, event_pb2
 
 _PAGE = 100
 _PLAYS = 5

@@ -7,17 +7,16 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from vireo.v1 import event_pb2
-
 from bench.live.site import Site, event, in_batches, opened_site, until
 from bench.live.stack import LiveStack
 from bench.replay import KINDS, PAST_SECONDS, STORE_SECONDS, differing, event_ids, logged
 from bench.speed.row import Row
-from server.consumer.rows import OnlineRows
-from server.event_log.log import EVENTS, LogAwayError
-from server.event_log.open import opened_log
-from server.event_log.settings import EventLogSettings
-from server.recommend.features.activity import EventRules
+from vireo.server.consumer.rows import OnlineRows
+from vireo.server.event_log.log import EVENTS, LogAwayError
+from vireo.server.event_log.open import opened_log
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.recommend.features.activity import EventRules
+from vireo.v1 import event_pb2
 
 _SEED = 20
 _VIEWERS = 2_000

@@ -16,10 +16,10 @@ from bench.live.plan import LivePlan
 from bench.live.site import until
 from bench.nats import RunningNats, running_cluster, running_nats, settings_of
 from bench.speed.row import Row
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, LogAwayError
-from server.event_log.nats_connection import Connection
-from server.event_log.settings import EventLogSettings
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS, LogAwayError
+from vireo.server.event_log.nats_connection import Connection
+from vireo.server.event_log.settings import EventLogSettings
 
 _WRITERS = 16
 _KILLS = 3

@@ -22,10 +22,10 @@ from bench.live.stack import LiveStack, live_stack
 from bench.nats import RunningNats, running_cluster, settings_of
 from bench.speed.row import Row
 from bench.valkey import running_valkey
-from server.errors import VireoError
-from server.event_log.settings import EventLogSettings
-from server.home import Home
-from server.stack.nats import reachable_log
+from vireo.ops.stack.nats import reachable_log
+from vireo.server.errors import VireoError
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.home import Home
 
 PARTS = ("log", "beside", "hide", "catalogue", "durable", "cluster", "effect")
 """In the order in which they are measured."""

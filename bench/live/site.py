@@ -9,6 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import grpc
+
+from bench.beside import beside
+from vireo.server.errors import VireoError
 from vireo.v1 import (
     catalog_pb2,
     catalog_pb2_grpc,
@@ -17,9 +20,6 @@ from vireo.v1 import (
     recommendation_pb2,
     recommendation_pb2_grpc,
 )
-
-from bench.beside import beside
-from server.errors import VireoError
 
 _CALL_SECONDS = 10.0
 _PAUSE = 0.1

@@ -17,10 +17,10 @@ from bench.live.plan import LivePlan
 from bench.live.site import until
 from bench.stack import OwnStack, own_stack, run_vireo, stack_environment
 from bench.swap import make_twin
-from server.errors import VireoError
-from server.home import Home
-from server.stack.state import ProcessState
-from training.features.watches import load_watches
+from vireo.ops.stack.state import ProcessState
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.features.watches import load_watches
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
-from server.recommend.ranking.release import RankingRelease
-from server.signals import SCORES
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.signals import SCORES
 
 RELEASE = "VIREO_BENCH_RELEASE"
 """Environment variable with the release's folder."""

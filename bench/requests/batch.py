@@ -15,13 +15,13 @@ from typing import Any
 import grpc
 import numpy as np
 from rich.console import Console
-from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 from bench.beside import beside
 from bench.load import Answer, SteadyLoad, closed_load, p99
 from bench.speed.row import Row
 from bench.stack import OwnStack
-from server.errors import VireoError
+from vireo.server.errors import VireoError
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 MAX_RATIO = 1.1
 _LOAD_SHARE = 0.6

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from vireo.server.home import Home
+from vireo.server.recommend.filters.declared import CREATOR, Declared, label
+from vireo.server.recommend.filters.expression import FilterExpression
+from vireo.training.data.attributes import all_attributes, attribute_column
+from vireo.training.data.dataset import load_dataset
 from vireo.v1 import filter_pb2
-
-from server.home import Home
-from server.recommend.filters.declared import CREATOR, Declared, label
-from server.recommend.filters.expression import FilterExpression
-from training.data.attributes import all_attributes, attribute_column
-from training.data.dataset import load_dataset
 
 _COMMON = 200
 """Labels and numbers that filters are made of: the commonest, and as many at random."""

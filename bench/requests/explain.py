@@ -8,12 +8,12 @@ from itertools import cycle, islice
 
 import grpc.aio
 import numpy as np
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import recommendation_pb2_grpc
 
 from bench.live.stack import LiveStack
 from bench.requests.plan import RequestsPlan
 from bench.speed.row import Row
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import recommendation_pb2_grpc
 
 MAX_RATIO = 3.0
 _ROUNDS = 5

@@ -7,9 +7,6 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
-
 from bench.beside import beside
 from bench.live.site import Site, ids, opened_site
 from bench.live.stack import LiveStack
@@ -17,8 +14,10 @@ from bench.requests.catalogue import Catalogue
 from bench.requests.faults import pods_killed
 from bench.requests.plan import RequestsPlan
 from bench.speed.row import Row
-from server.home import Home
-from server.recommend.filters.expression import BadFilterError, decode
+from vireo.server.home import Home
+from vireo.server.recommend.filters.expression import BadFilterError, decode
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 
 _SIZES = (10, 50, 200, 500)
 _MAX_PAGES = 4

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 from grpc_reflection.v1alpha import reflection_pb2
+
 from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import grpc
 from pydantic import SecretStr
-from vireo.v1 import event_pb2
-from vireo.v1 import recommendation_pb2 as pb
 
 from bench.beside import beside
 from bench.live.site import RefusedError, Site, event, ids, opened_site
@@ -18,8 +16,10 @@ from bench.live.stack import LiveStack
 from bench.requests.faults import swapped_and_killed
 from bench.requests.plan import RequestsPlan
 from bench.speed.row import Row
-from server.gateway.page_token import MAX_AGE_SECONDS, PageTokens, signing_keys
-from server.stack.page_keys import page_token_keys
+from vireo.ops.stack.page_keys import page_token_keys
+from vireo.server.gateway.page_token import MAX_AGE_SECONDS, PageTokens, signing_keys
+from vireo.v1 import event_pb2
+from vireo.v1 import recommendation_pb2 as pb
 
 _PAGE = 10
 _PLAYS_EVERY = 5

@@ -23,8 +23,8 @@ from bench.requests.plan import RequestsPlan
 from bench.requests.share import measure_share
 from bench.speed.models import measure_filtered_search
 from bench.speed.row import Row
-from server.errors import VireoError
-from server.home import Home
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
 PARTS = ("batch", "filters", "pages", "explain", "share", "search", "context")
 """In the order in which they are measured."""

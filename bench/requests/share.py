@@ -15,11 +15,11 @@ from itertools import cycle
 import grpc.aio
 import numpy as np
 from rich.console import Console
-from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 from bench.requests import greedy
 from bench.speed.row import Figures, Row
-from server.errors import VireoError
+from vireo.server.errors import VireoError
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 MAX_RATIO, MAX_LOST = 1.2, 0.01
 SETTINGS = {"VIREO_TRUSTED_HOPS": "1", "VIREO_OIP_HTTP": "true"}

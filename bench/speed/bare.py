@@ -10,12 +10,11 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from vireo.v1 import candidate_pb2, viewer_pb2
-
 from bench import bare
 from bench.process import running
 from bench.speed.asked import Question
 from bench.stack import free_port_base
+from vireo.v1 import candidate_pb2, viewer_pb2
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from bench.speed.plan import CALLERS, SpeedPlan
 from bench.speed.row import Figures, Row
 from bench.speed.served import Cost, Served
 from bench.speed.stand import Stand
-from server.cores import cores
+from vireo.server.cores import cores
 
 _DIRECT, _EDGE, _BARE = "Vireo", "Vireo behind Envoy", "the bare chain"
 _PODS = ("candidate", "ranking")

@@ -10,9 +10,9 @@ from rich.console import Console
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from bench.speed.stand import Stand, stand
-from server.home import Home
-from server.releases import layout
-from server.releases.tables import read_table
+from vireo.server.home import Home
+from vireo.server.releases import layout
+from vireo.server.releases.tables import read_table
 
 _MAX_TAIL = 4.0
 _CALLERS = 8

@@ -23,7 +23,7 @@ from bench.speed.pods import pods_rows
 from bench.speed.rank import measure_rank
 from bench.speed.row import Row
 from bench.speed.stand import Stand, stand
-from server.home import Home
+from vireo.server.home import Home
 
 OnStand: TypeAlias = Callable[[Stand, SpeedPlan, Console], list[Row]]
 OfHome: TypeAlias = Callable[[Home, str, SpeedPlan, Console], list[Row]]

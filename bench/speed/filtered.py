@@ -11,20 +11,20 @@ from rich.console import Console
 
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
-from server.arrays import Int64Array
-from server.features.looked_up import looked_up
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.filters.declared import Declared, label
-from server.recommend.filters.expression import Condition, FilterExpression
-from server.recommend.filters.table import AttributeTable
-from server.recommend.retrieval.allowed import Filters
-from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
-from server.recommend.retrieval.query import Retrieval
-from server.recommend.retrieval.release import FILTER_CACHE_BYTES, CandidateRelease
-from server.recommend.retrieval.sources import two_tower
-from server.releases import layout
-from server.releases.tables import VECTOR_TYPES, read_table
-from server.releases.texts import Texts
+from vireo.server.arrays import Int64Array
+from vireo.server.features.looked_up import looked_up
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.filters.declared import Declared, label
+from vireo.server.recommend.filters.expression import Condition, FilterExpression
+from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.retrieval.allowed import Filters
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import FILTER_CACHE_BYTES, CandidateRelease
+from vireo.server.recommend.retrieval.sources import two_tower
+from vireo.server.releases import layout
+from vireo.server.releases.tables import VECTOR_TYPES, read_table
+from vireo.server.releases.texts import Texts
 
 SHARES = (0.5, 0.1, 0.02, 0.005, 0.001)
 """Shares of the videos that filters hold for."""

@@ -21,18 +21,23 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
-from vireo.v1 import candidate_pb2
 
 from bench.process import pin
-from server.candidate.service import decode
-from server.errors import VireoError
-from server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
-from server.recommend.ranking.release import RankingRelease
-from server.recommend.retrieval.pipeline import SCORERS, SOURCES, CandidatePipeline, CandidateQuery
-from server.recommend.retrieval.query import Retrieval
-from server.recommend.retrieval.release import CandidateRelease
+from vireo.server.candidate.service import decode
+from vireo.server.errors import VireoError
+from vireo.server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.pipeline import (
+    SCORERS,
+    SOURCES,
+    CandidatePipeline,
+    CandidateQuery,
+)
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.v1 import candidate_pb2
 
 Answer: TypeAlias = Callable[[], list[str]]
 """Answers one request by a page of ids, best first."""

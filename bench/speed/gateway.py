@@ -19,8 +19,8 @@ from bench.speed.row import Figures, Row
 from bench.speed.served import Served
 from bench.speed.stand import SETTINGS, further_pod
 from bench.stack import own_home, own_stack
-from server.home import Home
-from server.stack.s3 import embedded_s3
+from vireo.ops.stack.s3 import embedded_s3
+from vireo.server.home import Home
 
 _OWN, _BARE = "gateway alone", "the bare gateway"
 _MAX_OVER_BARE = 1.4

@@ -13,8 +13,8 @@ from bench.speed.asked import asking, questions_of
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Row
 from bench.stack import OwnStack, own_home, own_stack
-from server.errors import VireoError
-from server.home import Home
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
 _SETTLE_SECONDS = 10.0
 """After the start and the first slate, whose last tasks would count."""

@@ -16,13 +16,13 @@ from bench.speed.asked import read_viewers
 from bench.speed.filtered import filtered_rows
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
-from server.errors import VireoError
-from server.home import Home
-from server.pod.viewer import decode_viewer
-from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.retrieval.release import CandidateRelease
-from training.features.watches import load_watches
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.pod.viewer import decode_viewer
+from vireo.server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.training.features.watches import load_watches
 
 _EVENTS = (20, 50, 100, 200)
 _MAX_TOWER_MS = {200: 0.8}

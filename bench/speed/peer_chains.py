@@ -16,7 +16,7 @@ from bench.speed.asked import Ask, Question, check_slate
 from bench.speed.h2load import Prepared, Target
 from bench.speed.peers import Environment, started
 from bench.speed.served import Served
-from server.home import Home
+from vireo.server.home import Home
 
 _JSON = "content-type: application/json"
 _ASK_SECONDS = 10.0

@@ -17,16 +17,16 @@ from typing import Any, TypeVar
 import grpc
 import numpy as np
 import numpy.typing as npt
-from inference import open_inference_pb2 as oip
 from rich.console import Console
+from vireo.inference import open_inference_pb2 as oip
 
 from bench.peers.ranker import PORT, RELEASE, arrays_of
 from bench.process import running
 from bench.speed.h2load import GRPC, Prepared, Target, frame
 from bench.stack import free_port_base
-from server.errors import VireoError
-from server.home import Home
-from server.recommend.ranking.pipeline import RankingQuery
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.recommend.ranking.pipeline import RankingQuery
 
 _ROOT = Path(__file__).parent.parent.parent
 _ASK_SECONDS = 10.0

@@ -15,7 +15,7 @@ from rich.console import Console
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from bench.speed.stand import Stand, further_pod
-from server.stack.settings import PodKind
+from vireo.ops.stack.settings import PodKind
 
 _MAX_START_SECONDS = 3.0
 _MAX_MEGABYTES: dict[PodKind, float] = {"candidate": 500.0, "ranking": 600.0}

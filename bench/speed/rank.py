@@ -14,7 +14,6 @@ from pathlib import Path
 
 import grpc
 from rich.console import Console
-from vireo.v1 import candidate_pb2, ranking_pb2, ranking_pb2_grpc
 
 from bench.process import first_core
 from bench.speed.asked import PAGE, Question, questions_of
@@ -25,11 +24,12 @@ from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from bench.speed.stand import further_pod
 from bench.stack import own_home, own_stack
-from server.columns import encode_columns
-from server.errors import VireoError
-from server.home import Home
-from server.recommend.ranking.pipeline import RankingQuery
-from server.stack.s3 import embedded_s3
+from vireo.ops.stack.s3 import embedded_s3
+from vireo.server.columns import encode_columns
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.recommend.ranking.pipeline import RankingQuery
+from vireo.v1 import candidate_pb2, ranking_pb2, ranking_pb2_grpc
 
 _OWN = "ranking pod"
 _MAX_OVER_RAW = 1.25

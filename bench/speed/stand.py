@@ -13,9 +13,9 @@ from bench.process import running, serves
 from bench.speed.asked import checked_target, questions_of
 from bench.speed.h2load import Target
 from bench.stack import OwnStack, own_home, own_stack
-from server.control.mesh import GRPC_SERVICES
-from server.home import Home
-from server.stack.settings import PodKind
+from vireo.ops.stack.settings import PodKind
+from vireo.server.control.mesh import GRPC_SERVICES
+from vireo.server.home import Home
 
 SETTINGS = {
     "VIREO_CANDIDATE_PODS": "1",

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from vireo.server.features.keys import video_key
+from vireo.server.gateway.pipeline import Made, RecommendPipeline
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.release import GatewayRelease
+from vireo.server.gateway.slate_metrics import kind_of
+from vireo.server.gateway.stages.answer import TASKS, sources_of
+from vireo.server.gateway.stages.check import blocked_keys
+from vireo.server.recommend.filters.unmet import unmet
+from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, ordinal, why_blocked
 from vireo.v1 import ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
-
-from server.features.keys import video_key
-from server.gateway.pipeline import Made, RecommendPipeline
-from server.gateway.query import RecommendQuery
-from server.gateway.release import GatewayRelease
-from server.gateway.slate_metrics import kind_of
-from server.gateway.stages.answer import TASKS, sources_of
-from server.gateway.stages.check import blocked_keys
-from server.recommend.filters.unmet import unmet
-from server.recommend.wording import REMOVED, UNPUBLISHED, ordinal, why_blocked
 
 
 async def explain_video(

@@ -10,21 +10,16 @@ from collections.abc import Awaitable, Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2 import RequestProfile
-from vireo.v1.viewer_pb2 import SOURCE_NEW, ViewerFeatures
-
-from server.features.keys import video_key
-from server.gateway.progress import Progress
-from server.gateway.query import RecommendQuery
-from server.gateway.release import GatewayRelease, digest_of
-from server.gateway.rules import ActiveRules
-from server.gateway.slate_metrics import FEATURE_AGE, count_slate
-from server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
-from server.gateway.stages.call import StageFailedError
-from server.gateway.stages.check import blocked_keys
-from server.gateway.stages.pods import (
+from vireo.server.features.keys import video_key
+from vireo.server.gateway.progress import Progress
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.release import GatewayRelease, digest_of
+from vireo.server.gateway.rules import ActiveRules
+from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate
+from vireo.server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
+from vireo.server.gateway.stages.call import StageFailedError
+from vireo.server.gateway.stages.check import blocked_keys
+from vireo.server.gateway.stages.pods import (
     RankingCall,
     RetrievalCall,
     rank,
@@ -32,13 +27,17 @@ from server.gateway.stages.pods import (
     retrieve_request,
     without,
 )
-from server.gateway.stages.read_features import ReadFeatures
-from server.gateway.stages.shadow import Shadow
-from server.pod.stage_metrics import StageMetrics
-from server.recommend.catalogue.overlay import Overlay
-from server.recommend.features.activity import HISTORY_LIMIT
-from server.recommend.filters.expression import all_of
-from server.recommend.runner import Run
+from vireo.server.gateway.stages.read_features import ReadFeatures
+from vireo.server.gateway.stages.shadow import Shadow
+from vireo.server.pod.stage_metrics import StageMetrics
+from vireo.server.recommend.catalogue.overlay import Overlay
+from vireo.server.recommend.features.activity import HISTORY_LIMIT
+from vireo.server.recommend.filters.expression import all_of
+from vireo.server.recommend.runner import Run
+from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2 import RequestProfile
+from vireo.v1.viewer_pb2 import SOURCE_NEW, ViewerFeatures
 
 _SHOWN, _UNSHOWN = StageMetrics("gateway"), StageMetrics("gateway", timed=False)
 

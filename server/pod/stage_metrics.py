@@ -7,10 +7,10 @@ import logging
 import structlog
 from prometheus_client import Counter
 
-from server.histogram import Histogram
-from server.recommend.runner import Observer
-from server.rpc.trace import note_failure
-from server.tracing import spans
+from vireo.server.histogram import Histogram
+from vireo.server.recommend.runner import Observer
+from vireo.server.rpc.trace import note_failure
+from vireo.server.tracing import spans
 
 log = structlog.get_logger()
 

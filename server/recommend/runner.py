@@ -16,8 +16,8 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import structlog
 
-from server.arrays import BoolArray, Float32Array
-from server.recommend.candidates import Candidates
+from vireo.server.arrays import BoolArray, Float32Array
+from vireo.server.recommend.candidates import Candidates
 
 log = structlog.get_logger()
 

@@ -12,8 +12,8 @@ from bench.alerts.plan import SHORT, SHORT_CASES
 from bench.alerts.prometheus import resolved_after
 from bench.alerts.run import CASES, measure_alerts
 from bench.chaos.run import CASES as CHAOS_CASES
-from server.stack.observe import FOLDER
 from tests.builders.tiny_home import DATASET, build_tiny_home
+from vireo.ops.stack.observe import FOLDER
 
 
 def test_each_chaos_case_has_a_fault() -> None:

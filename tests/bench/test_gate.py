@@ -6,9 +6,9 @@ import pytest
 from rich.console import Console
 
 from bench.gate import deviations, judged, likenesses, measured
-from server.home import Home
 from tests.builders.datasets import ring_interactions, write_small_dataset
-from training.train import train_all
+from vireo.server.home import Home
+from vireo.training.train import train_all
 
 pytestmark = pytest.mark.integration
 

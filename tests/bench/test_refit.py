@@ -5,14 +5,14 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.refit import gone_on, measures
-from server.home import Home
-from server.releases import layout
-from server.releases.manifest import Manifest
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.fits import fit_measured
-from training.data.dataset import load_dataset
-from training.profile import load_profile
-from training.refit import refit_config
+from vireo.server.home import Home
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.training.data.dataset import load_dataset
+from vireo.training.profile import load_profile
+from vireo.training.refit import refit_config
 
 
 def test_refitted_towers_are_measured_beside_the_first_fit(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bench.true_scores import TrueScores, config_of
-from server.errors import VireoError
-from training.data.synth.events import Events, all_events
-from training.data.synth.world import World, WorldConfig
+from vireo.server.errors import VireoError
+from vireo.training.data.synth.events import Events, all_events
+from vireo.training.data.synth.world import World, WorldConfig
 
 
 def test_the_probabilities_are_those_with_which_videos_come_next() -> None:

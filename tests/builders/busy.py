@@ -7,9 +7,9 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from server.pod.run_queue import RunQueue
-from server.recommend.runner import Caller
 from tests.builders.waiting import until
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.recommend.runner import Caller
 
 
 @asynccontextmanager

@@ -7,12 +7,12 @@ from typing import Any
 
 import faiss
 
-from server.arrays import Float32Array
-from server.recommend.filters.table import AttributeTable
-from server.recommend.retrieval.allowed import Filters
-from server.recommend.retrieval.index import VideoIndex
-from server.recommend.retrieval.release import CandidateRelease
-from server.releases.manifest import IndexDescription
+from vireo.server.arrays import Float32Array
+from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.retrieval.allowed import Filters
+from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.releases.manifest import IndexDescription
 
 
 def index_in_cells(vectors: Float32Array, cells: int) -> Any:

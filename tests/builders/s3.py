@@ -9,9 +9,9 @@ from pathlib import Path
 from minio import Minio
 
 from bench.stack import free_port_base
-from server.releases.s3 import S3Settings
-from server.stack.s3 import embedded_s3
-from server.stack.settings import StackSettings
+from vireo.ops.stack.s3 import embedded_s3
+from vireo.ops.stack.settings import StackSettings
+from vireo.server.releases.s3 import S3Settings
 
 
 @contextmanager

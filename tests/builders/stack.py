@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.stack import free_port_base
-from server.home import Home
-from server.stack.state import StackState
-from server.stack.state import running_stack as state_of
+from vireo.ops.stack.state import StackState
+from vireo.ops.stack.state import running_stack as state_of
+from vireo.server.home import Home
 
 _START_SECONDS = 240.0
 _STOP_SECONDS = 60.0

@@ -12,24 +12,24 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from server.recommend.features.context import ContextIds
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
-from server.recommend.ranking.release import RankingRelease
-from server.recommend.retrieval.pipeline import (
+from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from vireo.server.recommend.features.context import ContextIds
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
 )
-from server.recommend.retrieval.release import CandidateRelease
-from server.signals import OUTCOMES, SCORES
-from training.data.context import contexts_of
-from training.features.history import viewers_before
-from training.features.publication import of_the_past
-from training.features.statistics import Snapshots, just_before
-from training.features.watches import outcome_labels
-from training.heartbeat import tracked
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.signals import OUTCOMES, SCORES
+from vireo.training.data.context import contexts_of
+from vireo.training.features.history import viewers_before
+from vireo.training.features.publication import of_the_past
+from vireo.training.features.statistics import Snapshots, just_before
+from vireo.training.features.watches import outcome_labels
+from vireo.training.heartbeat import tracked
 
 SLATE = 100
 """Length of the list that is kept for each viewer."""

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from server.arrays import Float64Array
-from server.recommend.filters.declared import PUBLISHED
-from server.recommend.filters.table import AttributeTable
-from server.recommend.retrieval.embargo import Embargo, Unpublished
-from server.recommend.retrieval.release import CandidateRelease
+from vireo.server.arrays import Float64Array
+from vireo.server.recommend.filters.declared import PUBLISHED
+from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.retrieval.embargo import Embargo, Unpublished
+from vireo.server.recommend.retrieval.release import CandidateRelease
 
 
 def published_times(videos: pd.DataFrame) -> Float64Array:

@@ -13,18 +13,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from server.arrays import BoolArray, Int32Array, Int64Array
-from server.features.keys import unique_video_keys
-from server.recommend.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
-from server.recommend.features.content import content_ids
-from server.recommend.features.context import NAMES, UNKNOWN, ContextIds
-from server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids, tower_inputs
-from server.recommend.features.video_rows import VideoRows
-from server.recommend.features.viewer import ViewerFeatures
-from training.data.context import context_names
-from training.features.publication import published_times
-from training.retrieval.content import catalogue_tokens, shared_vocabulary
-from training.retrieval.sequences import (
+from vireo.server.arrays import BoolArray, Int32Array, Int64Array
+from vireo.server.features.keys import unique_video_keys
+from vireo.server.recommend.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
+from vireo.server.recommend.features.content import content_ids
+from vireo.server.recommend.features.context import NAMES, UNKNOWN, ContextIds
+from vireo.server.recommend.features.tower_inputs import (
+    ATTRIBUTE_LIMIT,
+    attribute_ids,
+    tower_inputs,
+)
+from vireo.server.recommend.features.video_rows import VideoRows
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.training.data.context import context_names
+from vireo.training.features.publication import published_times
+from vireo.training.retrieval.content import catalogue_tokens, shared_vocabulary
+from vireo.training.retrieval.sequences import (
     SequenceFile,
     SequenceWriter,
     Watches,

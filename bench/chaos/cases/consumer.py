@@ -7,17 +7,16 @@ import signal
 import time
 from dataclasses import replace
 
-from vireo.v1 import event_pb2
-
 from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult
 from bench.chaos.replay import opened_replay
 from bench.chaos.views import counted
 from bench.live.site import event, ids, opened_site
 from bench.load import PAGE
-from server.consumer.lease import LEASE_SECONDS
-from server.stack.nats import reachable_log
-from server.stack.processes import ProcessSpec, consumer_processes
+from vireo.ops.stack.nats import reachable_log
+from vireo.ops.stack.processes import ProcessSpec, consumer_processes
+from vireo.server.consumer.lease import LEASE_SECONDS
+from vireo.v1 import event_pb2
 
 _NAME = "consumer-1"
 _WAITS = "another consumer has the partition"

@@ -17,7 +17,7 @@ from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult
 from bench.process import serves
 from bench.stack import VIREO
-from server.stack.processes import ADS, control_process
+from vireo.ops.stack.processes import ADS, control_process
 
 _TAKES_UP_SECONDS = 2.0
 _KILLED = "ranking-1"

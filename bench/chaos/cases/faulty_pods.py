@@ -11,9 +11,9 @@ from bench.chaos import faulty_pod
 from bench.chaos.chain import Chain
 from bench.chaos.faulty_pod import SLOWER, UNAVAILABLE_SHARE
 from bench.chaos.findings import CaseResult
-from server.stack.probes import grpc_probe
-from server.stack.processes import ProcessSpec
-from server.stack.settings import POD_KINDS, PodKind
+from vireo.ops.stack.probes import grpc_probe
+from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.settings import POD_KINDS, PodKind
 
 _FAULTS: dict[str, tuple[str, tuple[PodKind, ...]]] = {
     "unavailable": (f"{UNAVAILABLE_SHARE:.0%} UNAVAILABLE", POD_KINDS),

@@ -14,7 +14,7 @@ from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult, degradations
 from bench.chaos.home import online_store
 from bench.load import SteadyLoad
-from server.stack.settings import PodKind
+from vireo.ops.stack.settings import PodKind
 
 _BACK_SECONDS = 5.0
 _LOCK_SECONDS = 5.0

@@ -10,8 +10,8 @@ from dataclasses import replace
 from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult
 from bench.chaos.other_host import NoNamespaceError, OtherHost, other_host
-from server.stack.processes import ProcessSpec
-from server.stack.settings import PodKind
+from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.settings import PodKind
 
 _KINDS: tuple[PodKind, ...] = ("candidate", "ranking")
 """What runs on the other host; a gateway would need an Envoy there."""

@@ -14,13 +14,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vireo.v1 import recommendation_pb2
-
 from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult, Findings
 from bench.chaos.views import counted
 from bench.load import PAGE, Answer, p99
 from bench.speed.h2load import LoadResult, Prepared, Target
+from vireo.v1 import recommendation_pb2
 
 TIMES = 4.0
 _LIGHT = 0.2

@@ -8,16 +8,16 @@ from itertools import chain, compress, repeat
 from typing import TypeVar
 
 import grpc
+
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.release import GatewayRelease
+from vireo.server.gateway.stages.call import StageCall, StageFailedError
+from vireo.server.gateway.stages.check import check_candidates, check_ranked
+from vireo.server.recommend.features.context import sent
 from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.rules_pb2 import LabelColumn, RuleColumns
 from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
-
-from server.gateway.query import RecommendQuery
-from server.gateway.release import GatewayRelease
-from server.gateway.stages.call import StageCall, StageFailedError
-from server.gateway.stages.check import check_candidates, check_ranked
-from server.recommend.features.context import sent
 
 RetrievalCall = StageCall[
     candidate_pb2.RetrieveCandidatesRequest, candidate_pb2.RetrieveCandidatesResponse

@@ -11,9 +11,9 @@ from threading import Lock
 
 import numpy as np
 
-from server.arrays import Int32Array, Int64Array
-from server.recommend.filters.declared import label
-from server.recommend.filters.table import AttributeTable
+from vireo.server.arrays import Int32Array, Int64Array
+from vireo.server.recommend.filters.declared import label
+from vireo.server.recommend.filters.table import AttributeTable
 
 
 class ForwardIndex:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
-from server.features.looked_up import looked_up
-from server.recommend.candidates import Candidates, best
-from server.recommend.ranking.query import Ranking
-from server.recommend.ranking.stages import SCORE
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.features.looked_up import looked_up
+from vireo.server.recommend.candidates import Candidates, best
+from vireo.server.recommend.ranking.query import Ranking
+from vireo.server.recommend.ranking.stages import SCORE
 
 RERANK_WINDOW = 100
 """Number of best candidates that are reordered. It doesn't depend on the page size, so that a

@@ -6,26 +6,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from vireo.v1 import ranking_pb2
-from vireo.v1.recommendation_pb2 import NamedValue
 
-from server.arrays import Float32Array
-from server.columns import encode_columns
-from server.recommend.candidates import Candidates
-from server.recommend.features.ranking_inputs import (
+from vireo.server.arrays import Float32Array
+from vireo.server.columns import encode_columns
+from vireo.server.recommend.candidates import Candidates
+from vireo.server.recommend.features.ranking_inputs import (
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.recommend.page import LabelsOf
-from server.recommend.ranking.damping import damping
-from server.recommend.ranking.diversity import diverse_best
-from server.recommend.ranking.pipeline import RankingPipeline
-from server.recommend.ranking.query import PageRules, Ranking, RankingQuery
-from server.recommend.ranking.reserved import DiverseBestAndReserved
-from server.recommend.ranking.stages import SCORE, RankerScorer, RequestedSource, model_inputs
-from server.recommend.wording import ordinal
-from server.signals import ORDERING, SOURCES
+from vireo.server.recommend.page import LabelsOf
+from vireo.server.recommend.ranking.damping import damping
+from vireo.server.recommend.ranking.diversity import diverse_best
+from vireo.server.recommend.ranking.pipeline import RankingPipeline
+from vireo.server.recommend.ranking.query import PageRules, Ranking, RankingQuery
+from vireo.server.recommend.ranking.reserved import DiverseBestAndReserved
+from vireo.server.recommend.ranking.stages import SCORE, RankerScorer, RequestedSource, model_inputs
+from vireo.server.recommend.wording import ordinal
+from vireo.server.signals import ORDERING, SOURCES
+from vireo.v1 import ranking_pb2
+from vireo.v1.recommendation_pb2 import NamedValue
 
 _FEATURES: Mapping[str, tuple[str, ...]] = {
     "retrieval_features": RETRIEVAL_FEATURES,

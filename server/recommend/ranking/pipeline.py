@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from server.arrays import Float32Array, Int64Array
-from server.recommend.ranking.query import Ranking, RankingQuery
-from server.recommend.ranking.release import RankingRelease
-from server.recommend.ranking.reserved import DiverseBestAndReserved
-from server.recommend.ranking.stages import SCORE, RankerScorer, RequestedSource
-from server.recommend.runner import Caller, Observer, Pipeline, Run
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.recommend.ranking.query import Ranking, RankingQuery
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.reserved import DiverseBestAndReserved
+from vireo.server.recommend.ranking.stages import SCORE, RankerScorer, RequestedSource
+from vireo.server.recommend.runner import Caller, Observer, Pipeline, Run
 
 log = structlog.get_logger()
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import Float32Array, Int64Array
-from server.recommend.features.ranking_inputs import VideoTable
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.page import NO_CAPS, Caps, LabelsOf
-from server.recommend.ranking.release import RankingRelease
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.recommend.features.ranking_inputs import VideoTable
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.page import NO_CAPS, Caps, LabelsOf
+from vireo.server.recommend.ranking.release import RankingRelease
 
 
 @dataclass(frozen=True)

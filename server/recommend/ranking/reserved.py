@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import xxhash
 
-from server.arrays import BoolArray, Int64Array
-from server.recommend.candidates import Candidates, best
-from server.recommend.page import fill_page
-from server.recommend.ranking.damping import damping
-from server.recommend.ranking.diversity import diverse_best
-from server.recommend.ranking.query import Ranking
-from server.recommend.ranking.stages import SCORE
-from server.signals import COLD_SHARE, TRENDING
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.recommend.candidates import Candidates, best
+from vireo.server.recommend.page import fill_page
+from vireo.server.recommend.ranking.damping import damping
+from vireo.server.recommend.ranking.diversity import diverse_best
+from vireo.server.recommend.ranking.query import Ranking
+from vireo.server.recommend.ranking.stages import SCORE
+from vireo.server.signals import COLD_SHARE, TRENDING
 
 NEW_SHARE = 0.05
 """Share of the positions that the best new videos get, until they were seen often enough; a rule of

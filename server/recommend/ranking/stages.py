@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from server.arrays import Float32Array
-from server.inference.model import ModelOutputError
-from server.recommend.candidates import Candidates
-from server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
-from server.recommend.ranking.damping import damping
-from server.recommend.ranking.query import Ranking
-from server.signals import TASKS
+from vireo.server.arrays import Float32Array
+from vireo.server.inference.model import ModelOutputError
+from vireo.server.recommend.candidates import Candidates
+from vireo.server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.recommend.ranking.damping import damping
+from vireo.server.recommend.ranking.query import Ranking
+from vireo.server.signals import TASKS
 
 SCORE = "score"
 """Column of the score that orders the page."""

@@ -12,12 +12,12 @@ from weakref import WeakValueDictionary
 import numpy as np
 from cachetools import LRUCache
 
-from server.arrays import BoolArray, Int32Array, Int64Array
-from server.recommend.catalogue.attributes import ChangedAttributes, ChangedVideos
-from server.recommend.filters.expression import FilterExpression
-from server.recommend.filters.table import AttributeTable
-from server.recommend.retrieval.index import VideoIndex
-from server.recommend.retrieval.row_bits import RowBits, contains
+from vireo.server.arrays import BoolArray, Int32Array, Int64Array
+from vireo.server.recommend.catalogue.attributes import ChangedAttributes, ChangedVideos
+from vireo.server.recommend.filters.expression import FilterExpression
+from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.recommend.retrieval.row_bits import RowBits, contains
 
 MAX_LISTED = 0.25
 """Maximum share of the videos for which a filter's rows are listed: if more pass, so many of them

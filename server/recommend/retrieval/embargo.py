@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from server.arrays import BoolArray, Int64Array
-from server.recommend.filters.declared import PUBLISHED
-from server.recommend.filters.table import AttributeTable
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.recommend.filters.declared import PUBLISHED
+from vireo.server.recommend.filters.table import AttributeTable
 
 if TYPE_CHECKING:
-    from server.recommend.catalogue.attributes import ChangedAttributes
+    from vireo.server.recommend.catalogue.attributes import ChangedAttributes
 
 
 class Unpublished(NamedTuple):

@@ -8,23 +8,27 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.columns import encode_columns
+from vireo.server.recommend.candidates import Candidates
+from vireo.server.recommend.catalogue.attributes import labels_of, numbers_of
+from vireo.server.recommend.catalogue.overlay import Change
+from vireo.server.recommend.filters.unmet import unmet
+from vireo.server.recommend.retrieval.pipeline import (
+    SCORERS,
+    CandidatePipeline,
+    RetrievedCandidates,
+)
+from vireo.server.recommend.retrieval.query import CandidateQuery, Retrieval
+from vireo.server.recommend.retrieval.sources import new, two_tower
+from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, listed, ordinal, why_blocked
+from vireo.server.releases.manifest import MAX_CANDIDATES
+from vireo.server.signals import EVERY_SOURCE, NEW, ORDERING, SCORES, SOURCES, TRENDING
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.candidate_pb2 import ExplainedRetrieval
 from vireo.v1.catalog_pb2 import Video
-
-from server.arrays import Float32Array, Int64Array
-from server.columns import encode_columns
-from server.recommend.candidates import Candidates
-from server.recommend.catalogue.attributes import labels_of, numbers_of
-from server.recommend.catalogue.overlay import Change
-from server.recommend.filters.unmet import unmet
-from server.recommend.retrieval.pipeline import SCORERS, CandidatePipeline, RetrievedCandidates
-from server.recommend.retrieval.query import CandidateQuery, Retrieval
-from server.recommend.retrieval.sources import new, two_tower
-from server.recommend.wording import REMOVED, UNPUBLISHED, listed, ordinal, why_blocked
-from server.releases.manifest import MAX_CANDIDATES
-from server.signals import EVERY_SOURCE, NEW, ORDERING, SCORES, SOURCES, TRENDING
 
 _FILLER = next(source for source in SOURCES if source.quota is None)
 """The source that takes the places that the quotas of others leave."""

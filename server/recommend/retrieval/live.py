@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from server.arrays import Int64Array
-from server.recommend.catalogue.locales import OVERALL, normal_locale
-from server.recommend.features.video_rows import VideoRows
+from vireo.server.arrays import Int64Array
+from vireo.server.recommend.catalogue.locales import OVERALL, normal_locale
+from vireo.server.recommend.features.video_rows import VideoRows
 
 if TYPE_CHECKING:
-    from server.recommend.catalogue.side import SideTable
-    from server.recommend.catalogue.trends import Lists, Trends
+    from vireo.server.recommend.catalogue.side import SideTable
+    from vireo.server.recommend.catalogue.trends import Lists, Trends
 
 
 @dataclass(frozen=True)

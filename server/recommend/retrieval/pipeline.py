@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from server import signals
-from server.arrays import BoolArray, Float32Array, Int64Array
-from server.recommend.candidates import Candidates
-from server.recommend.retrieval.query import CandidateQuery, Retrieval, UnknownSeedError
-from server.recommend.retrieval.release import CandidateRelease
-from server.recommend.retrieval.sources import (
+from vireo.server import signals
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.recommend.candidates import Candidates
+from vireo.server.recommend.retrieval.query import CandidateQuery, Retrieval, UnknownSeedError
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.sources import (
     co_watch,
     ease,
     fresh,
@@ -22,8 +22,8 @@ from server.recommend.retrieval.sources import (
     trending,
     two_tower,
 )
-from server.recommend.runner import Caller, Observer, Pipeline, Run
-from server.releases.weights import Quotas
+from vireo.server.recommend.runner import Caller, Observer, Pipeline, Run
+from vireo.server.releases.weights import Quotas
 
 __all__ = [
     "CandidatePipeline",

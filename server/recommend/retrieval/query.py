@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from server.arrays import BoolArray, Float32Array, Int64Array
-from server.recommend.candidates import best
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.retrieval.release import CandidateRelease
-from server.recommend.retrieval.row_bits import RowBits, add, contains, every_row, mask_of, remove
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.recommend.candidates import best
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.row_bits import (
+    RowBits,
+    add,
+    contains,
+    every_row,
+    mask_of,
+    remove,
+)
 
 if TYPE_CHECKING:
-    from server.recommend.filters.expression import FilterExpression
-    from server.recommend.retrieval.allowed import AppliedFilter
+    from vireo.server.recommend.filters.expression import FilterExpression
+    from vireo.server.recommend.retrieval.allowed import AppliedFilter
 
 T = TypeVar("T")
 

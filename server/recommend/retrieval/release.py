@@ -14,34 +14,39 @@ import xxhash
 from cachetools import LRUCache
 from prometheus_client import Counter
 
-from server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
-from server.features.looked_up import Vectors, looked_up
-from server.inference.golden import replay
-from server.inference.model import Model
-from server.inference.signature import VIDEOS, tower_signature
-from server.recommend.candidates import best
-from server.recommend.catalogue import placement
-from server.recommend.features.tower_inputs import viewer_inputs
-from server.recommend.features.video_rows import VideoRows
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.filters import table as attribute_table
-from server.recommend.filters.declared import Declared
-from server.recommend.filters.expression import FilterExpression
-from server.recommend.filters.forward import ForwardIndex
-from server.recommend.filters.table import AttributeTable
-from server.recommend.retrieval.allowed import Filters
-from server.recommend.retrieval.embargo import Embargo
-from server.recommend.retrieval.index import VideoIndex
-from server.recommend.retrieval.live import LiveVideos
-from server.releases import layout
-from server.releases.manifest import Manifest
-from server.releases.tables import VECTOR_TYPES, read_ids, read_rows, read_table, read_vocabulary
-from server.releases.texts import Texts
+from vireo.server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
+from vireo.server.features.looked_up import Vectors, looked_up
+from vireo.server.inference.golden import replay
+from vireo.server.inference.model import Model
+from vireo.server.inference.signature import VIDEOS, tower_signature
+from vireo.server.recommend.candidates import best
+from vireo.server.recommend.catalogue import placement
+from vireo.server.recommend.features.tower_inputs import viewer_inputs
+from vireo.server.recommend.features.video_rows import VideoRows
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.filters import table as attribute_table
+from vireo.server.recommend.filters.declared import Declared
+from vireo.server.recommend.filters.expression import FilterExpression
+from vireo.server.recommend.filters.forward import ForwardIndex
+from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.retrieval.allowed import Filters
+from vireo.server.recommend.retrieval.embargo import Embargo
+from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.recommend.retrieval.live import LiveVideos
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.tables import (
+    VECTOR_TYPES,
+    read_ids,
+    read_rows,
+    read_table,
+    read_vocabulary,
+)
+from vireo.server.releases.texts import Texts
 
 if TYPE_CHECKING:
+    from vireo.server.live.live import Live
     from vireo.v1.catalog_pb2 import Video
-
-    from server.live.live import Live
 
 LOOKUPS = Counter(
     "vireo_viewer_vector_lookups",
@@ -202,7 +207,7 @@ class CandidateRelease:
         beside = changed = None
         if live is not None:
             # Only with a log: it reads messages, for which benchmarks' environments lack stubs.
-            from server.recommend.catalogue.side import KnownVideos, SideTable
+            from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
 
             places = placement.Placement.load(folder, manifest, count)
             merged, declared = manifest.catalog_log_position, attributes.declared

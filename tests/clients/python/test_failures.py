@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from bench.stack import free_port_base
-from server.rpc.errors import RpcError, not_found, unavailable
 from tests.builders.gateway import FakeGateway, overloaded
 from tests.clients.python.conftest import Connect, Recommend
+from vireo.server.rpc.errors import RpcError, not_found, unavailable
 from vireo_client import (
     AccessDenied,
     DeadlineExceeded,

@@ -8,25 +8,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vireo.v1 import candidate_pb2, viewer_pb2
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
-from server.candidate.service import CANDIDATE_POD
-from server.features.keys import video_key, video_keys
-from server.recommend.retrieval import allowed, index, pipeline
-from server.recommend.retrieval.explain import explain
-from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
-from server.recommend.retrieval.query import Retrieval
-from server.recommend.retrieval.release import CandidateRelease
-from server.recommend.retrieval.sources import two_tower
-from server.releases.weights import Quotas
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.cells import release_in_cells
 from tests.builders.filters import condition, expression
 from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.features.keys import video_key, video_keys
+from vireo.server.recommend.retrieval import allowed, index, pipeline
+from vireo.server.recommend.retrieval.explain import explain
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.sources import two_tower
+from vireo.server.releases.weights import Quotas
+from vireo.v1 import candidate_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
 VIDEOS = 40
 
@@ -116,7 +116,7 @@ def test_sources_are_asked_for_few_videos_more_than_a_retrieval_needs(
         return two_tower.propose(query, limit)
 
     monkeypatch.setitem(pipeline._PROPOSE, "two_tower", noted)
-    monkeypatch.setattr("server.recommend.retrieval.explain.MAX_CANDIDATES", 12)
+    monkeypatch.setattr("vireo.server.recommend.retrieval.explain.MAX_CANDIDATES", 12)
     last = int((release.vectors @ release.viewer_vector(viewer_of_rows(3, 9))).argmin())
     reason = told(release, f"video-{last}", 5).reason
     assert "two_tower ranked it after its first 12" in reason

@@ -9,18 +9,18 @@ from typing import cast
 import numpy as np
 import pytest
 
-from server.arrays import BoolArray, Float32Array, Int64Array
-from server.recommend.retrieval.allowed import Allowed, AppliedFilter
-from server.recommend.retrieval.index import VideoIndex
-from server.recommend.retrieval.pipeline import CandidateQuery
-from server.recommend.retrieval.query import Retrieval
-from server.recommend.retrieval.release import CandidateRelease
-from server.recommend.retrieval.row_bits import add, remove
-from server.recommend.retrieval.sources import popular, two_tower
-from server.releases.manifest import IndexDescription
 from tests.builders.cells import index_in_cells
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.recommend.retrieval.allowed import Allowed, AppliedFilter
+from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.recommend.retrieval.pipeline import CandidateQuery
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.row_bits import add, remove
+from vireo.server.recommend.retrieval.sources import popular, two_tower
+from vireo.server.releases.manifest import IndexDescription
 
 COUNT, SIZE, CELLS = 4000, 16, 64
 NONE = np.empty(0, np.int64)

@@ -16,34 +16,34 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vireo.v1 import viewer_pb2
-from vireo.v1.catalog_pb2 import Video
 
-from server.arrays import BoolArray
-from server.features.keys import video_key
-from server.live.live import Live
-from server.recommend.catalogue.attributes import ChangedAttributes
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.filters.expression import MAX_TERMS, FilterExpression
-from server.recommend.filters.mask import mask_of
-from server.recommend.filters.table import AttributeTable
-from server.recommend.retrieval import allowed, pipeline
-from server.recommend.retrieval.allowed import Filters
-from server.recommend.retrieval.pipeline import (
-    CandidatePipeline,
-    CandidateQuery,
-    RetrievedCandidates,
-)
-from server.recommend.retrieval.release import CandidateRelease
-from server.recommend.retrieval.sources import two_tower
-from server.releases import layout
-from server.signals import NEW, TRENDING
 from tests.builders.attributes import DAY, DECLARED, labels_of, numbers_of
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.cells import index_in_cells, release_in_cells
 from tests.builders.filters import condition, expression, random_expression
 from tests.builders.releases import CREATORS, build_release, write_manifest
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.arrays import BoolArray
+from vireo.server.features.keys import video_key
+from vireo.server.live.live import Live
+from vireo.server.recommend.catalogue.attributes import ChangedAttributes
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.filters.expression import MAX_TERMS, FilterExpression
+from vireo.server.recommend.filters.mask import mask_of
+from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.retrieval import allowed, pipeline
+from vireo.server.recommend.retrieval.allowed import Filters
+from vireo.server.recommend.retrieval.pipeline import (
+    CandidatePipeline,
+    CandidateQuery,
+    RetrievedCandidates,
+)
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.sources import two_tower
+from vireo.server.releases import layout
+from vireo.server.signals import NEW, TRENDING
+from vireo.v1 import viewer_pb2
+from vireo.v1.catalog_pb2 import Video
 
 VIDEOS = 40
 LABELS = {

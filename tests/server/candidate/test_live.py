@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.candidate.service import encode
-from server.features.keys import video_key, video_keys
-from server.live.live import Live
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.retrieval.pipeline import (
+from tests.builders.catalogue import followed, removed, upserted
+from tests.builders.viewers import viewer_of_rows
+from vireo.server.candidate.service import encode
+from vireo.server.features.keys import video_key, video_keys
+from vireo.server.live.live import Live
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
     UnknownSeedError,
 )
-from server.recommend.retrieval.release import CandidateRelease
-from server.recommend.retrieval.sources import new
-from server.signals import COLD_SHARE, NEW, SCORES, TRENDING
-from tests.builders.catalogue import followed, removed, upserted
-from tests.builders.viewers import viewer_of_rows
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.sources import new
+from vireo.server.signals import COLD_SHARE, NEW, SCORES, TRENDING
 
 VIDEOS = 40
 

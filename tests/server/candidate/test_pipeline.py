@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.features.keys import video_key
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.retrieval.index import VideoIndex
-from server.recommend.retrieval.pipeline import SOURCES as PROPOSERS
-from server.recommend.retrieval.pipeline import (
+from tests.builders.releases import build_release, poison_model
+from tests.builders.viewers import viewer_of_rows
+from vireo.server.features.keys import video_key
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.recommend.retrieval.pipeline import SOURCES as PROPOSERS
+from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
@@ -20,14 +22,12 @@ from server.recommend.retrieval.pipeline import (
     UnknownSeedError,
     within,
 )
-from server.recommend.retrieval.query import Retrieval
-from server.recommend.retrieval.release import CandidateRelease
-from server.releases import layout
-from server.releases.manifest import IndexDescription
-from server.releases.weights import Quotas
-from server.signals import SOURCES
-from tests.builders.releases import build_release, poison_model
-from tests.builders.viewers import viewer_of_rows
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import IndexDescription
+from vireo.server.releases.weights import Quotas
+from vireo.server.signals import SOURCES
 
 VIDEOS = 40
 TWO_TOWER, CO_WATCH, EASE, POPULAR, FRESH = (source.bit for source in SOURCES)

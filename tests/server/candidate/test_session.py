@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.arrays import Float32Array
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
-from server.recommend.retrieval.query import Retrieval
-from server.recommend.retrieval.release import CandidateRelease
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.arrays import Float32Array
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import CandidateRelease
 
 VIDEOS = 40
 

@@ -9,23 +9,23 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from vireo.v1 import ranking_pb2, viewer_pb2
-from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
-from server.features.keys import video_key, video_keys
-from server.ranking.service import RANKING_POD
-from server.recommend.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.ranking.damping import DAMPING
-from server.recommend.ranking.explain import ExplainedVideo, explain
-from server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
-from server.recommend.ranking.query import PageRules
-from server.recommend.ranking.release import RankingRelease
-from server.releases.weights import ScoreWeights
 from tests.builders.catalogue import followed, upserted
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.features.keys import video_key, video_keys
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.recommend.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.ranking.damping import DAMPING
+from vireo.server.recommend.ranking.explain import ExplainedVideo, explain
+from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.query import PageRules
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.releases.weights import ScoreWeights
+from vireo.v1 import ranking_pb2, viewer_pb2
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 SCORES = ("two_tower", "co_watch", "ease")
 LOST = {name: np.full(1, 0.25, np.float32) for name in SCORES}

@@ -6,16 +6,16 @@ import numpy.typing as npt
 import pytest
 import structlog
 
-from server.features.keys import video_key, video_keys
-from server.inference.model import ModelOutputError
-from server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
-from server.recommend.features.viewer import ViewerFeatures
-from server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
-from server.recommend.ranking.release import RankingRelease
-from server.releases import layout
-from server.releases.weights import ScoreWeights
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.features.keys import video_key, video_keys
+from vireo.server.inference.model import ModelOutputError
+from vireo.server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.releases import layout
+from vireo.server.releases.weights import ScoreWeights
 
 
 def query(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from server.recommend.candidates import Candidates, best
+from vireo.server.recommend.candidates import Candidates, best
 
 KEYS = np.array([7, 3, 9, 1, 5], np.int64)
 

@@ -8,9 +8,9 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
-from server.pod.stage_metrics import StageMetrics
-from server.recommend.candidates import Candidates
-from server.recommend.runner import Caller, CallerGoneError, Pipeline, Run, StageError
+from vireo.server.pod.stage_metrics import StageMetrics
+from vireo.server.recommend.candidates import Candidates
+from vireo.server.recommend.runner import Caller, CallerGoneError, Pipeline, Run, StageError
 
 
 def candidates(*keys: int) -> Candidates:

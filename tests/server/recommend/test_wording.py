@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.recommend.wording import listed, ordinal, why_blocked
+from vireo.server.recommend.wording import listed, ordinal, why_blocked
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from contextlib import suppress
 import pytest
 
 from bench.stack import free_port_base
-from server.rpc import loop_lag
-from server.rpc.server import RpcServer
 from tests.builders.rpc import rpc_settings
+from vireo.server.rpc import loop_lag
+from vireo.server.rpc.server import RpcServer
 
 
 def asked(port: int, page: str) -> tuple[int, str]:

@@ -5,13 +5,13 @@ import unicodedata
 import pandas as pd
 import pytest
 
-from server.recommend.features.content import (
+from vireo.server.recommend.features.content import (
     CONTENT_LIMIT,
     content_ids,
     content_tokens,
     title_words,
 )
-from training.retrieval.content import catalogue_tokens, shared_vocabulary
+from vireo.training.retrieval.content import catalogue_tokens, shared_vocabulary
 
 
 def test_a_video_is_described_by_tags_time_length_and_words() -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from server.arrays import Float32Array, Int64Array
-from server.recommend.features.co_watch import co_watched
-from server.recommend.retrieval.query import Retrieval
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.recommend.features.co_watch import co_watched
+from vireo.server.recommend.retrieval.query import Retrieval
 
 
 def propose(query: Retrieval, limit: int) -> Int64Array:

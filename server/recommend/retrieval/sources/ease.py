@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
-from server.recommend.features.summed import summed
-from server.recommend.retrieval.query import Retrieval
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.recommend.features.summed import summed
+from vireo.server.recommend.retrieval.query import Retrieval
 
 RECENCY_HALF_LIFE = 3
 """Number of watches after which what a watch counts beside the 1 of each is halved; rankers learnt

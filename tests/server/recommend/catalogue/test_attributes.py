@@ -12,27 +12,27 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
-from server.event_log.position import Position
-from server.features.keys import video_key
-from server.recommend.catalogue.attributes import (
+from tests.builders.attributes import DECLARED
+from tests.builders.catalogue import removed, take, upserted
+from tests.builders.filters import condition, expression, random_expression
+from tests.builders.releases import build_release
+from vireo.server.event_log.position import Position
+from vireo.server.features.keys import video_key
+from vireo.server.recommend.catalogue.attributes import (
     ChangedAttributes,
     ChangedVideos,
     labels_of,
     numbers_of,
 )
-from server.recommend.catalogue.overlay import Overlay
-from server.recommend.catalogue.placement import Placement
-from server.recommend.catalogue.side import KnownVideos, SideTable
-from server.recommend.features.video_rows import VideoRows
-from server.recommend.filters.declared import Declared
-from server.releases import layout
-from server.releases.manifest import Manifest
-from tests.builders.attributes import DECLARED
-from tests.builders.catalogue import removed, take, upserted
-from tests.builders.filters import condition, expression, random_expression
-from tests.builders.releases import build_release
+from vireo.server.recommend.catalogue.overlay import Overlay
+from vireo.server.recommend.catalogue.placement import Placement
+from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
+from vireo.server.recommend.features.video_rows import VideoRows
+from vireo.server.recommend.filters.declared import Declared
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
 LABELS = {"creator": ["ann", "bob"], "language": ["de", "en"], "tag": ["a", "b", "c", "="]}
 NUMBERS = {"age_rating": [0.0, 16.0], "duration": [60.0, 600.0], "published": [-10.0, 1e9]}
@@ -108,7 +108,9 @@ def test_filters_follow_every_change(seed: int) -> None:
             known[key] = video
             attributes.put(key, own, video)
         for asked, each in draw.sample(kept, 2):
-            with patch("server.recommend.catalogue.attributes._PART_ENTRIES", draw.randrange(1, 9)):
+            with patch(
+                "vireo.server.recommend.catalogue.attributes._PART_ENTRIES", draw.randrange(1, 9)
+            ):
                 next(each.update(asked, attributes, base.take), None)  # others ask meanwhile
                 parts = sum(1 for _ in each.update(asked, attributes, base.take))
             most_parts = max(most_parts, parts)

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from vireo.v1.catalog_pb2 import Video
 
-from server.arrays import Int64Array
-from server.event_log.log import Entry
-from server.event_log.position import Position
-from server.features.keys import video_key
-from server.recommend.catalogue.overlay import Change, Overlay
-from server.recommend.catalogue.placement import Placement
-from server.recommend.catalogue.side import KnownVideos, SideTable
-from server.recommend.features.ranking_inputs import LIKE_PRIOR
-from server.recommend.features.video_rows import VideoRows
-from server.releases import layout
-from server.releases.manifest import Manifest
 from tests.builders.catalogue import removed, restored, take, upserted
 from tests.builders.releases import build_release
+from vireo.server.arrays import Int64Array
+from vireo.server.event_log.log import Entry
+from vireo.server.event_log.position import Position
+from vireo.server.features.keys import video_key
+from vireo.server.recommend.catalogue.overlay import Change, Overlay
+from vireo.server.recommend.catalogue.placement import Placement
+from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
+from vireo.server.recommend.features.ranking_inputs import LIKE_PRIOR
+from vireo.server.recommend.features.video_rows import VideoRows
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.v1.catalog_pb2 import Video
 
 DAY = 86_400
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.recommend.features.ranking_inputs import (
+from vireo.server.recommend.features.ranking_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VideoTable,
@@ -14,8 +14,8 @@ from server.recommend.features.ranking_inputs import (
     video_features,
     viewer_features,
 )
-from server.recommend.features.viewer import ViewerFeatures
-from server.signals import SCORES, SOURCES
+from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.signals import SCORES, SOURCES
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
 FEATURES = np.arange(16, dtype=np.float32).reshape(4, 4)

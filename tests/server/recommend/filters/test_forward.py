@@ -8,11 +8,11 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
-from server.recommend.filters.declared import label
-from server.recommend.filters.forward import ForwardIndex
-from server.recommend.filters.table import AttributeTable
 from tests.builders.attributes import labels_of
 from tests.builders.releases import CREATORS
+from vireo.server.recommend.filters.declared import label
+from vireo.server.recommend.filters.forward import ForwardIndex
+from vireo.server.recommend.filters.table import AttributeTable
 
 
 @pytest.fixture
