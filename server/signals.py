@@ -58,8 +58,8 @@ class Column:
 class Score(Column):
     """Input of the ranking model.
 
-    Computed by the module of this name in `vireo.server.recommend.retrieval.sources`; a source of the
-    same name reports its failures.
+    Computed by the module of this name in `vireo.server.recommend.retrieval.sources`; a source of
+    the same name reports its failures.
     """
 
 
