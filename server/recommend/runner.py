@@ -213,7 +213,7 @@ class Pipeline(Generic[Query]):
             candidates = _neutral(scorer, candidates) if scored is None else scored
         with run.stage(self.selector.name, kind="selector"):
             selected = self.selector.select(query, candidates)
-        return selected
+        return selected  # noqa: RET504  # a stage may swallow exceptions, which checkers fear
 
     def _propose(self, query: Query, run: Run) -> Candidates:
         parts = []
