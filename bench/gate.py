@@ -20,9 +20,9 @@ from rich.console import Console
 from bench.seeds import arguments, link, seed_home, train_seed, write
 from bench.stack import stack_environment
 from vireo.server.home import Home
+from vireo.server.releases.gate import judge
+from vireo.server.releases.gate_measures import LIKENESS, MEASURES, Measured
 from vireo.training.features.watches import load_watches
-from vireo.training.release.gate import judge
-from vireo.training.release.gate_measures import LIKENESS, MEASURES, Measured
 from vireo.training.release.measure import LoadedRelease, measure
 
 _VIEWERS = 2_000

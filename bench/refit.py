@@ -101,8 +101,8 @@ def gone_on(
     model = train_retrieval(data, config, folder / "checkpoints", console, start=run.checkpoints)
     release = folder / "release"
     origin = Origin(manifest.dataset, manifest.data_fingerprint, "last")
-    stage_retrieval(release, model, data, tables, repo, origin, manifest.quotas)
-    take_ranker(release, run.release, data)
+    staged = stage_retrieval(release, model, data, tables, repo, origin, manifest.quotas)
+    take_ranker(staged, run.release, data)
     return release
 
 

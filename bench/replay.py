@@ -8,10 +8,11 @@ from dataclasses import fields
 import numpy as np
 
 from vireo.server.consumer.apply import read_batch
-from vireo.server.consumer.fold import ViewerEvents, ViewerRow, fold
+from vireo.server.consumer.fold import ViewerEvents, fold
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS, Entry
 from vireo.server.event_log.up_to_end import up_to_end
+from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.recommend.features.activity import EventRules
 from vireo.v1 import event_pb2, log_pb2
 

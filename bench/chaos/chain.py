@@ -24,7 +24,7 @@ from bench.valkey import Valkey
 from vireo.ops.stack.processes import ProcessSpec
 from vireo.ops.stack.settings import POD_KINDS, PodKind, StackSettings
 from vireo.ops.stack.state import ProcessState
-from vireo.server.control.discovery.document import EndpointsDocument
+from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.errors import VireoError
 
 _POLL = 0.05

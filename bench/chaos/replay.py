@@ -14,11 +14,11 @@ from bench.chaos.findings import Findings
 from bench.chaos.recorder import Recorder
 from bench.replay import STORE_SECONDS, differing, event_ids, logged
 from vireo.ops.stack.nats import reachable_log
-from vireo.server.consumer.rows import OnlineRows, StoreAwayError
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS, LogAwayError
 from vireo.server.event_log.open import opened_log
-from vireo.server.features.online_store import RedisSettings
+from vireo.server.features.online_store import RedisSettings, open_rows
+from vireo.server.features.viewer_store import StoreAwayError, ViewerStore
 from vireo.server.recommend.features.activity import EventRules
 
 _PARTITION = 0
@@ -30,7 +30,7 @@ class Replay:
     """The stack's log and rows, to compare them."""
 
     log: JetStreamLog
-    rows: OnlineRows
+    rows: ViewerStore
     rules: EventRules
     findings: Findings
 
@@ -79,5 +79,5 @@ async def opened_replay(chain: Chain) -> AsyncIterator[Replay]:
     rules = EventRules.load(folder)
     redis = RedisSettings(url=SecretStr(chain.valkey.url)) if chain.valkey else None
     async with opened_log(reachable_log(chain.settings)) as log:
-        with closing(OnlineRows(folder, STORE_SECONDS, redis)) as rows:
+        with closing(open_rows(folder, STORE_SECONDS, redis)) as rows:
             yield Replay(log, rows, rules, chain.findings)

@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+
 from vireo.inference.open_inference_pb2 import (
     ModelConfigRequest,
     ModelInferRequest,
 )
-
 from vireo.server.signals import SCORES
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.catalog_pb2 import RemoveVideosRequest, UpsertVideosRequest, Video

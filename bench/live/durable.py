@@ -11,10 +11,10 @@ from bench.live.site import Site, event, in_batches, opened_site, until
 from bench.live.stack import LiveStack
 from bench.replay import KINDS, PAST_SECONDS, STORE_SECONDS, differing, event_ids, logged
 from bench.speed.row import Row
-from vireo.server.consumer.rows import OnlineRows
 from vireo.server.event_log.log import EVENTS, LogAwayError
 from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.features.online_store import open_rows
 from vireo.server.recommend.features.activity import EventRules
 from vireo.v1 import event_pb2
 
@@ -45,7 +45,7 @@ async def measure_durable(
     live.console.print(f"{len(events)} events recorded with {written} repeated calls")
     async with opened_log(log_settings) as log:
         partitions = range(log_settings.event_partitions)
-        rows = OnlineRows(live.features, STORE_SECONDS)
+        rows = open_rows(live.features, STORE_SECONDS)
 
         async def applied() -> bool:
             try:

@@ -18,12 +18,12 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from vireo.inference import open_inference_pb2 as oip
 
 from bench.peers.ranker import PORT, RELEASE, arrays_of
 from bench.process import running
 from bench.speed.h2load import GRPC, Prepared, Target, frame
 from bench.stack import free_port_base
+from vireo.inference import open_inference_pb2 as oip
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.recommend.ranking.pipeline import RankingQuery

@@ -15,7 +15,7 @@ from bench.live.site import event, ids, opened_site
 from bench.load import PAGE
 from vireo.ops.stack.nats import reachable_log
 from vireo.ops.stack.processes import ProcessSpec, consumer_processes
-from vireo.server.consumer.lease import LEASE_SECONDS
+from vireo.server.consumer.follow import STANDBY_SECONDS
 from vireo.v1 import event_pb2
 
 _NAME = "consumer-1"
@@ -45,7 +45,7 @@ async def _killed(chain: Chain) -> float:
     chain.send(_NAME, signal.SIGKILL)
     await _effect(chain)
     took = time.monotonic() - killed
-    limit = plan.within(LEASE_SECONDS)
+    limit = plan.within(STANDBY_SECONDS)
     findings.must(took <= limit, f"a play took effect only {took:.1f} s after a kill")
     findings.progress(f"{_NAME} was killed; a play took effect {took:.1f} s after it")
     await asyncio.sleep(plan.settle)
