@@ -60,8 +60,7 @@ class Overlay:
         self.takedowns = takedowns or Takedowns()
         self.position = 0
         """Position in the log up to which it has the changes, counted on from the last one if a log
-        has lost its data and begun anew. To miss no change in another thread, read it before
-        `since`."""
+        has lost its data and begun anew."""
         self.lost = 0
         """What to subtract from positions to have those in the log as it is now."""
         self.dropped = 0
@@ -95,7 +94,7 @@ class Overlay:
                 log.error("skipped a change of the catalogue", reason=str(error))
             else:
                 self._put(change, position)
-            self.position = position  # last: who reads it in another thread finds the change
+            self.position = position
 
     def take_takedowns(self, entries: Iterable[Entry]) -> None:
         """Take in messages of REMOVED, in order."""
@@ -119,9 +118,7 @@ class Overlay:
         return (change.position if change else self.dropped_position) > position
 
     def since(self, position: int) -> list[Change]:
-        """Return the changes after a position, in order. With 0 it is safe in any thread."""
-        if position <= 0:
-            return list(self._upserts.values())
+        """Return the changes after a position, in order."""
         newest = reversed(self._upserts.values())
         return [*takewhile(lambda each: each.position > position, newest)][::-1]
 

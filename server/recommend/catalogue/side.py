@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 BATCH = 32
 """Videos that are placed at once, in one to two milliseconds."""
+_PART = 256
+"""Changes that a new table takes in at once."""
 _DAY = 86_400.0
 
 
@@ -121,17 +123,23 @@ class SideTable:
         """Number of videos that wait for their place."""
         return len(self._waiting)
 
-    def take_takedowns(self) -> None:
-        """Take in all takedowns as they are now; `refresh` takes in later ones."""
+    def catch_up(self) -> Iterator[None]:
+        """Take in all takedowns and upserts as they are now, part by part.
+
+        `refresh` and `take_changes` may be called between two parts.
+        """
         rows = self.known.rows.find(self.overlay.takedowns.keys)
         self.removed_rows = np.sort(rows[rows >= 0])
         self.removed[self.removed_rows] = True
+        changes, self._position = self.overlay.since(0), self.overlay.position
+        for begin in range(0, len(changes), _PART):
+            self._wait_for_places(changes[begin : begin + _PART])
+            yield
 
     def take_changes(self) -> None:
         """Take in the overlay's upserts: they wait for `place_some`."""
-        position = self.overlay.position  # changes that come meanwhile are taken in once more
         changes = self.overlay.since(self._position)
-        self._position = position
+        self._position = self.overlay.position
         if changes:
             self._wait_for_places(changes)
 
@@ -150,6 +158,7 @@ class SideTable:
         self._wait_for_places([each for each in map(self.overlay.get, keys) if each is not None])
 
     def _wait_for_places(self, changes: Sequence[Change]) -> None:
+        changes = [each for each in changes if self.overlay.get(each.key) is each]
         keys = [change.key for change in changes]
         down = self.overlay.takedowns.among(keys)
         rows = self.known.rows.find(np.array(keys, np.int64))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
 
-from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.arrays import Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.event_log.log import Entry
 from vireo.server.event_log.position import BEGIN, Position
@@ -21,41 +21,40 @@ from vireo.v1.log_pb2 import CatalogChange
 
 log = structlog.get_logger()
 
-_MAX_RECENT = 10_000
-"""States that are looked up in a dictionary before they are sorted in with the others."""
-
 
 class _States(NamedTuple):
-    """The latest states of n videos, 16 bytes each, and on some more."""
+    """The latest states of n videos, 16 bytes each. Replaced as a whole."""
 
     keys: Int64Array
     """Sorted, int64[n]."""
     times: Int64Array
     """When each was taken down, Unix seconds; if it was restored since, when that was, negative."""
-    recent: dict[int, int]
-    """The same by key, of what came last."""
 
-    def find(self, keys: Int64Array) -> tuple[Int64Array, BoolArray]:
-        """Return the place of each key among the n, and whether it is there."""
-        places = self.keys.searchsorted(keys)
-        there = places < len(self.keys)
-        there[there] = self.keys[places[there]] == keys[there]
-        return places, there
+    @staticmethod
+    def of(states: Mapping[int, int]) -> _States:
+        """Return the states of some videos by key."""
+        keys = np.array(sorted(states), np.int64)
+        return _States(keys, np.array([states[key] for key in keys.tolist()], np.int64))
 
-    def merged(self) -> _States:
-        """Return the same states without recent ones."""
-        keys = np.array(sorted(self.recent), np.int64)
-        changed = np.array([self.recent[key] for key in keys.tolist()], np.int64)
-        return self.updated(_States(keys, changed, {})) if self.recent else self
+    def find(self, keys: Int64Array) -> Int64Array:
+        """Return the state of each key as `times` has it; 0 if there is none."""
+        places = np.minimum(self.keys.searchsorted(keys), max(0, len(self.keys) - 1))
+        if not len(self.keys):
+            return np.zeros(len(keys), np.int64)
+        return np.where(self.keys[places] == keys, self.times[places], 0)
 
     def updated(self, other: _States) -> _States:
         """Return the later of these states and others, which count if two are of one moment."""
-        places, there = self.find(other.keys)
-        times, changed = self.times.copy(), other.times[there]
-        before = times[places[there]]
-        times[places[there]] = np.where(np.abs(changed) >= np.abs(before), changed, before)
-        keys = np.insert(self.keys, places[~there], other.keys[~there])
-        return _States(keys, np.insert(times, places[~there], other.times[~there]), {})
+        before = self.find(other.keys)
+        later = np.abs(other.times) >= np.abs(before)
+        keys, times = other.keys[later], other.times[later]
+        places, times_now = self.keys.searchsorted(keys), self.times.copy()
+        known = before[later] != 0
+        times_now[places[known]] = times[known]
+        return _States(
+            np.insert(self.keys, places[~known], keys[~known]),
+            np.insert(times_now, places[~known], times[~known]),
+        )
 
 
 class Takedowns:
@@ -67,7 +66,7 @@ class Takedowns:
         """Unix seconds up to which none is missing; 0 if that is unknown."""
         self.position = BEGIN
         """Position in stream REMOVED up to which it was read."""
-        self._states = _States(np.empty(0, np.int64), np.empty(0, np.int64), {})
+        self._states = _States.of({})
         self._lock = threading.Lock()
 
     @staticmethod
@@ -88,14 +87,13 @@ class Takedowns:
         fits = keys.dtype == times.dtype == np.int64 and keys.shape == times.shape
         if not fits or keys.ndim != 1 or (keys[1:] <= keys[:-1]).any():
             raise VireoError(f"{path}: takedowns can't be read: they aren't sorted keys")
-        found._states = _States(keys, times, {})
+        found._states = _States(keys, times)
         return found
 
     def write(self, path: Path) -> None:
         """Write all states to a file, which is replaced in one step; raise OSError."""
         with self._lock:
-            states = self._states = self._states.merged()
-            as_of, position = self.as_of, str(self.position)
+            states, as_of, position = self._states, self.as_of, str(self.position)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}-{id(self)}")
         try:
@@ -111,7 +109,7 @@ class Takedowns:
         One that is older than the state that is known changes nothing: a log that was restored from
         a backup may lack what came after it.
         """
-        changed = list[int]()
+        changed = dict[int, int]()
         with self._lock:  # a copy has all states up to its position
             for entry in entries:
                 self.position = entry.position
@@ -121,57 +119,41 @@ class Takedowns:
                     log.error("skipped a takedown that can't be read", reason=str(error))
                     continue
                 key, at = video_key(change.video.video_id), max(1, change.received_at.seconds)
-                if at >= abs(self._find(key)):
-                    self._states.recent[key] = at if change.removed else -at
-                changed.append(key)
-            if len(self._states.recent) > _MAX_RECENT:
-                self._states = self._states.merged()
-        return changed
+                if at >= abs(changed.get(key, 0)):
+                    changed[key] = at if change.removed else -at
+            self._states = self._states.updated(_States.of(changed))
+        return [*changed]
 
     def merge_copy(self, copy: Takedowns) -> None:
         """Take in a copy's states where they are later."""
         with self._lock:
-            self._states = copy._states.merged().updated(self._states.merged())
+            self._states = copy._states.updated(self._states)
             self.as_of = max(self.as_of, copy.as_of)
 
     def take_removal(self, change: CatalogChange) -> None:
         """Take down the video of a change in CATALOG, unless its state is later."""
         key, at = video_key(change.video.video_id), max(1, change.received_at.seconds)
         with self._lock:
-            if at > abs(self._find(key)):
-                self._states.recent[key] = at
+            if at > abs(self._states.find(np.array([key]))[0]):
+                self._states = self._states.updated(_States.of({key: at}))
 
     def latest(self, keys: Iterable[int]) -> int:
         """Return when the last of some videos was removed or restored, Unix seconds; 0 if none."""
-        states, wanted = self._states, np.fromiter(keys, np.int64)
-        places, there = states.find(wanted)
-        recent = [abs(states.recent.get(key, 0)) for key in wanted.tolist()]
-        return max(int(np.abs(states.times[places[there]]).max(initial=0)), *recent, 0)
-
-    def _find(self, key: int) -> int:
-        """Return the state of a video as `_States.times` has it; 0 if there is none."""
-        places, there = self._states.find(np.array([key]))
-        return self._states.recent.get(key, int(self._states.times[places[0]]) if there[0] else 0)
+        return int(np.abs(self._states.find(np.fromiter(keys, np.int64))).max(initial=0))
 
     @property
     def keys(self) -> Int64Array:
         """Keys of the videos that are taken down, sorted, int64[m]."""
-        with self._lock:
-            states = self._states = self._states.merged()
+        states = self._states
         return states.keys[states.times > 0]
 
     def among(self, keys: Collection[int]) -> set[int]:
         """Return those of some keys whose videos are taken down."""
         states = self._states
-        if not len(states.keys) and not states.recent:
+        if not len(states.keys):
             return set()
         wanted = np.fromiter(keys, np.int64, len(keys))
-        places, there = states.find(wanted)
-        found = {*wanted[there][states.times[places[there]] > 0].tolist()}
-        if recent := states.recent:
-            found = {key for key in found if recent.get(key, 1) > 0}
-            found.update(key for key in keys if recent.get(key, 0) > 0)
-        return found
+        return {*wanted[states.find(wanted) > 0].tolist()}
 
     def __contains__(self, key: int) -> bool:
         """Return whether a video is taken down."""

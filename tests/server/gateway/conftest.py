@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,10 +83,36 @@ def gateway_settings(
     )
 
 
+@dataclass(frozen=True)
+class Chain:
+    """What a gateway has behind it."""
+
+    release: Path
+    features: Path
+    candidate: str
+    """host:port of the candidate pod."""
+    ranking: str
+
+    def gateway(
+        self, candidate: str = "", ranking: str = "", **changes: Any
+    ) -> AbstractAsyncContextManager[RecommendationServiceAsyncStub]:
+        """A gateway before these pods, or others, and a stub for it."""
+        return gateway(
+            self.release,
+            self.features,
+            candidate or self.candidate,
+            ranking or self.ranking,
+            **changes,
+        )
+
+
 @pytest.fixture
-async def whole(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
-) -> AsyncIterator[RecommendationServiceAsyncStub]:
+def chain(release: Path, features: Path, candidate_target: str, ranking_target: str) -> Chain:
+    return Chain(release, features, candidate_target, ranking_target)
+
+
+@pytest.fixture
+async def whole(chain: Chain) -> AsyncIterator[RecommendationServiceAsyncStub]:
     """A gateway whose every stage works."""
-    async with gateway(release, features, candidate_target, ranking_target) as stub:
+    async with chain.gateway() as stub:
         yield stub

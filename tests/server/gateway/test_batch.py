@@ -19,7 +19,7 @@ from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.builders.waiting import until
-from tests.server.gateway.conftest import NOWHERE, gateway, gateway_settings
+from tests.server.gateway.conftest import NOWHERE, Chain, gateway, gateway_settings
 from tests.server.rpc.test_guard import status_of, violations_of
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.gateway import batch
@@ -208,16 +208,13 @@ async def test_a_pod_with_more_urgent_calls_is_asked_again_until_it_has_time(
 
 @pytest.mark.parametrize("away", ["candidate", "ranking"])
 async def test_while_pods_are_away_a_batch_ends_instead_of_a_degraded_slate(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     away: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.2)
-    pods = {"candidate": candidate_target, "ranking": ranking_target, away: NOWHERE}
-    async with gateway(release, features, **pods) as stub:
+    pods = {"candidate": chain.candidate, "ranking": chain.ranking, away: NOWHERE}
+    async with gateway(chain.release, chain.features, **pods) as stub:
         error = await failure_of(stub.BatchRecommend(request_of()))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert "resume" in (error.details() or "")
@@ -225,13 +222,13 @@ async def test_while_pods_are_away_a_batch_ends_instead_of_a_degraded_slate(
 
 
 async def test_a_pod_that_is_back_is_asked_for_what_it_could_not_answer(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    relay = Relay(ranking_target, code=grpc.StatusCode.UNAVAILABLE)
+    relay = Relay(chain.ranking, code=grpc.StatusCode.UNAVAILABLE)
     retried = value("vireo_batch_retries_total", stage="ranking")
     async with (
         relaying(relay) as target,
-        gateway(release, features, candidate_target, target) as stub,
+        chain.gateway(ranking=target) as stub,
     ):
         batch = asyncio.create_task(received(stub.BatchRecommend(request_of())))
         await until(lambda: value("vireo_batch_retries_total", stage="ranking") > retried)
@@ -242,13 +239,13 @@ async def test_a_pod_that_is_back_is_asked_for_what_it_could_not_answer(
 
 
 async def test_a_gateway_that_shuts_down_ends_its_batches_and_another_continues_them(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    settings = gateway_settings(features, candidate_target, ranking_target)
+    settings = gateway_settings(chain.features, chain.candidate, chain.ranking)
     slates: list[Any] = []
     viewers = [f"viewer-{number}" for number in range(300)]
 
-    async with serving(gateway_pod(settings), release) as (first, channel):
+    async with serving(gateway_pod(settings), chain.release) as (first, channel):
         call = RecommendationServiceStub(channel).BatchRecommend(request_of(viewers))
         slates.append(await call.read())
         draining = asyncio.create_task(first.drain())
@@ -256,22 +253,19 @@ async def test_a_gateway_that_shuts_down_ends_its_batches_and_another_continues_
             slates.append(each)
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
         await draining
-    async with serving(gateway_pod(settings), release) as (_, channel):
+    async with serving(gateway_pod(settings), chain.release) as (_, channel):
         rest = request_of(viewers, resume_token=slates[-1].resume_token)
         slates += await received(RecommendationServiceStub(channel).BatchRecommend(rest))
     assert [each.viewer_id for each in slates] == viewers
 
 
 async def test_an_online_store_that_is_away_ends_a_batch_instead_of_slates_for_strangers(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.2)
-    pods = (candidate_target, ranking_target)
-    async with gateway(release, features, *pods, features_timeout=1e-6) as stub:
+    pods = (chain.candidate, chain.ranking)
+    async with gateway(chain.release, chain.features, *pods, features_timeout=1e-6) as stub:
         error = await failure_of(stub.BatchRecommend(request_of([VIEWER])))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert "features" in (error.details() or "")

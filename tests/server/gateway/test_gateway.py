@@ -20,7 +20,7 @@ from prometheus_client import REGISTRY
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway
+from tests.server.gateway.conftest import NOWHERE, Chain, gateway
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.admission import waited_seconds
 from vireo.server.ranking.service import RANKING_POD
@@ -191,9 +191,9 @@ async def test_every_violation_is_listed_by_field(whole: RecommendationServiceAs
 
 
 async def test_a_page_larger_than_the_candidate_count_is_filled(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    async with gateway(release, features, candidate_target, ranking_target, candidates=5) as stub:
+    async with chain.gateway(candidates=5) as stub:
         response = await stub.Recommend(pb.RecommendRequest(viewer_id="x", page_size=20))
         assert len(response.items) == 20
         response = await stub.Recommend(
@@ -274,16 +274,13 @@ def lock(online: Path) -> sqlite3.Connection:
 @pytest.mark.parametrize("damage", [drop_tables, lock])
 async def test_without_features_the_slate_is_that_of_a_cold_start(
     damage: Callable[[Path], sqlite3.Connection],
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     tmp_path: Path,
 ) -> None:
     copy = tmp_path / "features"
-    shutil.copytree(features, copy)
+    shutil.copytree(chain.features, copy)
     async with gateway(
-        release, copy, candidate_target, ranking_target, features_timeout=0.2
+        chain.release, copy, chain.candidate, chain.ranking, features_timeout=0.2
     ) as stub:
         cold = await stub.Recommend(pb.RecommendRequest(viewer_id="nobody"), timeout=60)
         connection = damage(copy / DATASET / "online.db")

@@ -17,7 +17,7 @@ from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway
+from tests.server.gateway.conftest import NOWHERE, Chain
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.rule_problems import BadRulesError
 from vireo.server.gateway.rules import SiteRules, parse_rules
@@ -74,11 +74,13 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pods(release: Path, features: Path, candidate_target: str, ranking_target: str) -> Any:
+def pods(
+    chain: Chain,
+) -> Any:
     def started(
-        file: Path, candidate: str = candidate_target, ranking: str = ranking_target, **changes: Any
+        file: Path, candidate: str = chain.candidate, ranking: str = chain.ranking, **changes: Any
     ) -> Any:
-        return gateway(release, features, candidate, ranking, rules=file, **changes)
+        return chain.gateway(candidate=candidate, ranking=ranking, rules=file, **changes)
 
     return started
 

@@ -12,10 +12,9 @@ import pytest
 from tests.builders.catalogue import removed, restored, take, upserted
 from tests.builders.releases import build_release
 from vireo.server.arrays import Int64Array
-from vireo.server.event_log.log import Entry
 from vireo.server.event_log.position import Position
 from vireo.server.features.keys import video_key
-from vireo.server.recommend.catalogue.overlay import Change, Overlay
+from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
 from vireo.server.recommend.features.ranking_inputs import LIKE_PRIOR
@@ -171,34 +170,27 @@ def test_takedowns_before_the_table_hold(folder: Path, overlay: Overlay) -> None
     take(overlay, removed(1, "video-7"), removed(2, "video-2"), removed(3, "of no release"))
     overlay.newly_touched()
     table = table_of(folder, overlay)
-    table.take_takedowns()
+    assert [*table.catch_up()] == [None]
     assert table.removed_rows.tolist() == [2, 7]
     assert table.removed.sum() == 2
 
 
-class _Slow(Overlay):
-    """An overlay that changes while another thread reads it."""
-
-    meanwhile: tuple[Entry, ...] = ()
-
-    def since(self, position: int) -> list[Change]:
-        changes, before = super().since(position), self.position
-        entries, self.meanwhile = self.meanwhile, ()
-        take(self, *entries)
-        return changes + super().since(before)[1:]  # it reads some of them
-
-
-def test_changes_that_come_while_a_table_reads_the_first_ones_arrive(folder: Path) -> None:
-    overlay = _Slow(10)
-    take(overlay, removed(1, "video-6"), upserted(2, "early", tags=["cat"]))
-    overlay.meanwhile = (
-        upserted(3, "late", tags=["cat"]),
-        upserted(4, "later", tags=["cat"]),
-        removed(5, "video-3"),
-    )
-    table = settled(settled(table_of(folder, overlay)))
-    assert table.places.keys() == {video_key(each) for each in ("early", "late", "later")}
-    assert table.removed_rows.tolist() == [3, 6]
+def test_changes_between_the_parts_of_a_catalogue_that_is_taken_in_count(
+    folder: Path, overlay: Overlay
+) -> None:
+    overlay.take([upserted(1 + each, f"new-{each}", tags=["cat"]) for each in range(600)])
+    take(overlay, removed(601, "video-6"))
+    table = table_of(folder, overlay)
+    parts = table.catch_up()
+    next(parts)
+    take(overlay, upserted(602, "new-599", tags=["dog"]), removed(603, "new-400"))
+    table.refresh(overlay.newly_touched())
+    table.take_changes()
+    assert len([*parts]) == 2
+    settled(table)
+    assert len(table.places) == 599
+    assert table.video(table.places[video_key("new-599")]).tags == ["dog"]
+    assert table.removed_rows.tolist() == [6]
 
 
 def test_a_removal_overtakes_an_upsert_that_waits(folder: Path, overlay: Overlay) -> None:

@@ -9,7 +9,6 @@ from tests.builders.catalogue import removed, restored
 from vireo.server.errors import VireoError
 from vireo.server.event_log.log import Entry
 from vireo.server.features.keys import video_key
-from vireo.server.recommend.catalogue import takedowns as module
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.v1.log_pb2 import CatalogChange
 
@@ -26,9 +25,7 @@ def down_of(takedowns: Takedowns, *names: str) -> list[str]:
     return down
 
 
-@pytest.mark.parametrize("recent", [0, 1, 3, 10_000])
-def test_the_latest_state_of_a_video_counts(recent: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_RECENT", recent)
+def test_the_latest_state_of_a_video_counts() -> None:
     takedowns = Takedowns()
     assert down_of(takedowns, "a", "b") == []
     assert takedowns.take([removed(1, "a"), removed(2, "b"), removed(3, "c")]) == keys(*"abc")
