@@ -12,8 +12,8 @@ from vireo.server.consumer.fold import ViewerEvents, fold
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS, Entry
 from vireo.server.event_log.up_to_end import up_to_end
+from vireo.server.features.activity import EventRules
 from vireo.server.features.viewer_rows import ViewerRow
-from vireo.server.recommend.features.activity import EventRules
 from vireo.v1 import event_pb2, log_pb2
 
 STORE_SECONDS = 5.0

@@ -17,9 +17,9 @@ from vireo.ops.stack.nats import reachable_log
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS, LogAwayError
 from vireo.server.event_log.open import opened_log
+from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import RedisSettings, open_rows
 from vireo.server.features.viewer_store import StoreAwayError, ViewerStore
-from vireo.server.recommend.features.activity import EventRules
 
 _PARTITION = 0
 """The only one of a stack under test."""

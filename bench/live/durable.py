@@ -14,8 +14,8 @@ from bench.speed.row import Row
 from vireo.server.event_log.log import EVENTS, LogAwayError
 from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
-from vireo.server.recommend.features.activity import EventRules
 from vireo.v1 import event_pb2
 
 _SEED = 20

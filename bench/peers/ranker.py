@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.signals import SCORES

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.peers import ranker
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease

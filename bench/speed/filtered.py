@@ -13,7 +13,7 @@ from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from vireo.server.arrays import Int64Array
 from vireo.server.features.looked_up import looked_up
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.filters.declared import Declared, label
 from vireo.server.recommend.filters.expression import Condition, FilterExpression
 from vireo.server.recommend.filters.table import AttributeTable

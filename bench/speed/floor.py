@@ -25,8 +25,8 @@ from threadpoolctl import threadpool_limits
 from bench.process import pin
 from vireo.server.candidate.service import decode
 from vireo.server.errors import VireoError
-from vireo.server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.pipeline import (

@@ -17,10 +17,10 @@ from bench.speed.filtered import filtered_rows
 from bench.speed.plan import SpeedPlan
 from bench.speed.row import Figures, Row
 from vireo.server.errors import VireoError
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.server.pod.viewer import decode_viewer
-from vireo.server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
-from vireo.server.recommend.features.viewer import ViewerFeatures
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.features.watches import load_watches
 

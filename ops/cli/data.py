@@ -102,7 +102,7 @@ def import_(
 
     vireo data import ... --attribute language --attribute region=countries --attribute age:number
     """
-    from vireo.server.recommend.features.activity import USUAL_BOUNCE, Bounce
+    from vireo.server.features.activity import USUAL_BOUNCE, Bounce
     from vireo.training.data.attributes import AttributeColumn
     from vireo.training.data.estimate import estimate_import
     from vireo.training.data.importing import ImportRequest, import_dataset
@@ -177,7 +177,7 @@ def from_events(
 
     from vireo.ops.stack.nats import reachable_log
     from vireo.server.event_log.open import open_log
-    from vireo.server.recommend.features.activity import Bounce
+    from vireo.server.features.activity import Bounce
     from vireo.training.data.from_events import data_from_events
 
     console, home = Console(), Home.current()

@@ -28,9 +28,9 @@ from vireo.server.event_log.log import (
 )
 from vireo.server.event_log.position import Position
 from vireo.server.event_log.up_to_end import up_to_end
+from vireo.server.features.activity import EventRules
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
-from vireo.server.recommend.features.activity import EventRules
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import NotInStoreError, StoreError

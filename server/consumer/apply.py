@@ -17,7 +17,7 @@ from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, fold
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import DEAD, EVENT_KINDS, Entry
 from vireo.server.event_log.position import BEGIN, Position
-from vireo.server.recommend.features.activity import EventRules
+from vireo.server.features.activity import EventRules
 from vireo.server.features.keys import video_key
 from vireo.server.features.viewer_rows import Change, ViewerRow
 from vireo.server.features.viewer_store import VIEWERS_AT_A_TIME, ViewerStore

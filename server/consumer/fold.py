@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vireo.server.arrays import BoolArray, Int64Array
-from vireo.server.recommend.features.activity import HIDDEN_LIMIT, WATCHED_LIMIT, EventRules
+from vireo.server.features.activity import HIDDEN_LIMIT, WATCHED_LIMIT, EventRules
 from vireo.server.features.keys import video_key
 from vireo.server.features.viewer_rows import Change, ViewerRow
 from vireo.v1 import event_pb2

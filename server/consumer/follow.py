@@ -25,7 +25,7 @@ from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS, PROGRESS, STATE, Entries, Entry, LogAwayError
 from vireo.server.event_log.position import Position
-from vireo.server.recommend.features.activity import EventRules
+from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import RedisSettings, open_rows
 from vireo.server.features.viewer_store import (
     PositionMovedError,

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.event_log.position import BEGIN, Position
-from vireo.server.recommend.features.activity import HISTORY_LIMIT
+from vireo.server.features.activity import HISTORY_LIMIT
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 if TYPE_CHECKING:

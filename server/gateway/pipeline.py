@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+from vireo.server.features.activity import HISTORY_LIMIT
 from vireo.server.features.keys import video_key
 from vireo.server.gateway.progress import Progress
 from vireo.server.gateway.query import RecommendQuery
@@ -31,7 +32,6 @@ from vireo.server.gateway.stages.read_features import ReadFeatures
 from vireo.server.gateway.stages.shadow import Shadow
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.features.activity import HISTORY_LIMIT
 from vireo.server.recommend.filters.expression import all_of
 from vireo.server.recommend.runner import Run
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2

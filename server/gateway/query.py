@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import xxhash
 
-from vireo.server.features.keys import video_key
-from vireo.server.gateway.rules import ActiveRules
-from vireo.server.recommend.features.context import (
+from vireo.server.features.context import (
     UNKNOWN,
     BadTimeZoneError,
     ContextIds,
     context_ids,
 )
+from vireo.server.features.keys import video_key
+from vireo.server.gateway.rules import ActiveRules
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.recommend.filters.expression import BadFilterError, FilterExpression, decode
 from vireo.server.rpc.errors import invalid_argument

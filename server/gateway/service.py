@@ -13,6 +13,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from vireo.server.event_log.open import open_log
+from vireo.server.features.context import time_zones
 from vireo.server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.explain import explain_video
@@ -38,7 +39,6 @@ from vireo.server.pod.release_service import served
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.takedowns import Takedowns
-from vireo.server.recommend.features.context import time_zones
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.rpc.errors import RpcError, invalid_argument, not_found

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vireo.server.recommend.features.content import CONTENT_LIMIT
-from vireo.server.recommend.features.ranking_inputs import (
+from vireo.server.features.content import CONTENT_LIMIT
+from vireo.server.features.ranking_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from vireo.server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.signals import TASKS
 

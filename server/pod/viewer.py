@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 
-from vireo.server.recommend.features.context import received
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.context import received
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.rpc.errors import invalid_argument
 from vireo.v1 import viewer_pb2
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from vireo.server.arrays import Float32Array
 from vireo.server.columns import SCORE_COLUMNS, BadColumnError, decode_columns, encode_columns
+from vireo.server.features.ranking_inputs import RANKER_HISTORY
 from vireo.server.histogram import Histogram
 from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
 from vireo.server.inference.signature import BATCH, CANDIDATES, HISTORY
@@ -24,7 +25,6 @@ from vireo.server.pod.release_service import served
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.pod.viewer import decode_viewer
-from vireo.server.recommend.features.ranking_inputs import RANKER_HISTORY
 from vireo.server.recommend.ranking.explain import ExplainedVideo, explain
 from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
 from vireo.server.recommend.ranking.query import PageRules

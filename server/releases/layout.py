@@ -72,7 +72,7 @@ POPULAR_IDS = "popular.json"
 VOCABULARY = "vocabulary.json"
 """Object: attribute text to id, from 1."""
 CONTENT_VOCABULARY = "content_vocabulary.json"
-"""Object: content token to id, from 1; see `vireo.server.recommend.features.content`."""
+"""Object: content token to id, from 1; see `vireo.server.features.content`."""
 TAKEDOWNS = "takedowns.npz"
 """Takedowns that the data set has, as `Takedowns.write` makes it; only if it is made from the
 log."""

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vireo.server import signals
 from vireo.server.errors import VireoError
 from vireo.server.event_log.position import BEGIN, StoredPosition
-from vireo.server.recommend.features.constants import feature_constants
-from vireo.server.recommend.features.context import CONTEXT, sizes
-from vireo.server.recommend.features.ranking_inputs import (
+from vireo.server.features.constants import feature_constants
+from vireo.server.features.context import CONTEXT, sizes
+from vireo.server.features.ranking_inputs import (
     LANGUAGE_MATCH,
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
@@ -110,7 +110,7 @@ class FeatureSchema(_Part):
     """What the last watch counts in EASE's score beside the 1 of every watch: EASE_RECENCY, and 0
     in releases of earlier builds, whose rankers learnt the score without it."""
     constants: dict[Label, float] = Field(max_length=256)
-    """Numbers that define the features; see `vireo.server.recommend.features.constants`."""
+    """Numbers that define the features; see `vireo.server.features.constants`."""
 
     @staticmethod
     def ours(

@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_features
-from vireo.server.recommend.features.activity import EventRules
 from vireo.training.data.as_events import interaction_events
 from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.training.features.repository import apply_definitions, write_configuration

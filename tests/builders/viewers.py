@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vireo.server.features.keys import video_keys
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.viewer import ViewerFeatures
 
 
 def viewer_of_rows(

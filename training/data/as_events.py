@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from vireo.server.arrays import Int64Array
-from vireo.server.recommend.features.context import COLUMNS
+from vireo.server.features.context import COLUMNS
 from vireo.training.data.schema import WATCH_EVENTS
 from vireo.training.data.split import LIKED_RATING, split_watches
 from vireo.v1 import event_pb2

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from vireo.server.arrays import Int64Array
-from vireo.server.recommend.features.context import (
+from vireo.server.features.context import (
     COLUMNS,
     NAMES,
     UNKNOWN,

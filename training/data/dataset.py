@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vireo.server.errors import VireoError
 from vireo.server.event_log.position import BEGIN, StoredPosition
+from vireo.server.features.activity import Bounce
 from vireo.server.home import Home
-from vireo.server.recommend.features.activity import Bounce
 from vireo.training.data.schema import VIDEOS, WATCH_EVENTS, AttributeKind
 
 DESCRIPTION = "dataset.json"

@@ -22,9 +22,9 @@ from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED
 from vireo.server.event_log.position import BEGIN, Start
 from vireo.server.event_log.up_to_end import up_to_end
+from vireo.server.features.activity import USUAL_BOUNCE, Bounce
 from vireo.server.home import Home
 from vireo.server.recommend.catalogue.takedowns import Takedowns
-from vireo.server.recommend.features.activity import USUAL_BOUNCE, Bounce
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.training.data import schema
 from vireo.training.data.attributes import attribute_fields

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from vireo.server.arrays import Float32Array, Int32Array
 from vireo.server.errors import VireoError
+from vireo.server.features.activity import USUAL_BOUNCE, Bounce
+from vireo.server.features.context import COLUMNS as CONTEXT_COLUMNS
 from vireo.server.home import Home
-from vireo.server.recommend.features.activity import USUAL_BOUNCE, Bounce
-from vireo.server.recommend.features.context import COLUMNS as CONTEXT_COLUMNS
 from vireo.training.data.attributes import AttributeColumn, check_attributes
 from vireo.training.data.columns import Checked, IdColumn, numbers, texts
 from vireo.training.data.context import ContextTexts, Int16Array, context_places, is_time_zone

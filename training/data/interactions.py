@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from vireo.server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from vireo.server.errors import VireoError
-from vireo.server.recommend.features.activity import Bounce
+from vireo.server.features.activity import Bounce
 from vireo.training.data.context import ContextTexts, Int16Array, context_places
 from vireo.training.data.schema import EVENTS, INTERACTIONS, MAX_RATING, TIME, WATCH_EVENTS
 

@@ -15,9 +15,9 @@ from google.protobuf.message import DecodeError
 
 from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.event_log.log import Entry
+from vireo.server.features.activity import Bounce
+from vireo.server.features.context import COLUMNS
 from vireo.server.features.keys import video_keys
-from vireo.server.recommend.features.activity import Bounce
-from vireo.server.recommend.features.context import COLUMNS
 from vireo.training.data import schema
 from vireo.training.data.context import ContextTexts
 from vireo.training.data.interactions import Interactions

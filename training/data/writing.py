@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vireo.server.errors import VireoError
+from vireo.server.features.activity import Bounce
 from vireo.server.features.keys import KeyCollisionError, unique_video_keys
 from vireo.server.home import Home, keep_private
-from vireo.server.recommend.features.activity import Bounce
 from vireo.training.data.attributes import attribute_fields
 from vireo.training.data.context import context_fields
 from vireo.training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset

@@ -13,8 +13,8 @@ import pandas as pd
 from rich.console import Console
 
 from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from vireo.server.recommend.features.context import ContextIds
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.context import ContextIds
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.pipeline import (

@@ -11,8 +11,8 @@ import pandas as pd
 
 from vireo.server.arrays import Int64Array
 from vireo.server.features.keys import video_keys
-from vireo.server.recommend.features.video_rows import VideoRows
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.features.history import viewers_before
 
 HeldOutPart = Literal["validation", "test"]

@@ -16,7 +16,7 @@ import pandas as pd
 
 from vireo.server.arrays import Int64Array
 from vireo.server.errors import VireoError
-from vireo.server.recommend.features.context import UNKNOWN, ContextIds, as_texts
+from vireo.server.features.context import UNKNOWN, ContextIds, as_texts
 from vireo.server.releases.manifest import Manifest
 from vireo.training.evaluation.chain import SLATE, TestViewers
 from vireo.training.features.watches import Split

@@ -12,9 +12,9 @@ import pandas as pd
 from rich.console import Console
 
 from vireo.server.errors import VireoError
+from vireo.server.features.context import UNKNOWN
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
-from vireo.server.recommend.features.context import UNKNOWN
-from vireo.server.recommend.features.viewer import ViewerFeatures
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.data.dataset import load_dataset

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vireo.server.arrays import Int64Array
+from vireo.server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from vireo.server.features.keys import video_keys
-from vireo.server.recommend.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from vireo.training.data.schema import TIME
 from vireo.training.features.definitions import file_schema, viewer_activity, viewer_profile
 

@@ -17,10 +17,10 @@ from feast import FeatureStore
 from vireo.server.arrays import Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.event_log.position import Position
+from vireo.server.features.activity import HIDDEN_LIMIT, Bounce, EventRules
 from vireo.server.features.keys import video_keys
 from vireo.server.features.online_store import open_features
 from vireo.server.home import Home
-from vireo.server.recommend.features.activity import HIDDEN_LIMIT, Bounce, EventRules
 from vireo.training.data.dataset import describe_dataset, load_dataset
 from vireo.training.data.schema import HIDE_EVENTS, TIME
 from vireo.training.data.split import LIKED_FRACTION, Holdout, hidden_videos, split_watches

@@ -22,11 +22,11 @@ from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.position import BEGIN
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.event_log.up_to_end import up_to_end
+from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
 from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.features.viewer_store import ViewerStore
 from vireo.server.home import Home
-from vireo.server.recommend.features.activity import EventRules
 from vireo.training.features.online_store import OnlineStoreSettings
 
 _log = structlog.get_logger(__name__)

@@ -26,8 +26,8 @@ from feast import FeatureStore
 from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import open_features
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.features.viewer_rows import ACTIVITY, SERVED
-from vireo.server.recommend.features.viewer import ViewerFeatures
 from vireo.training.data.context import contexts_of
 from vireo.training.features.activity import ROWS_KEPT
 from vireo.training.features.definitions import TIMESTAMP

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vireo.server.arrays import Int64Array
-from vireo.server.recommend.features.ranking_inputs import like_rate
+from vireo.server.features.ranking_inputs import like_rate
 from vireo.training.features.definitions import file_schema, video_statistics
 
 SNAPSHOTS = 64

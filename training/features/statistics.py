@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from vireo.server.arrays import Float32Array, Float64Array, Int64Array
-from vireo.server.recommend.features.ranking_inputs import LIKE_PRIOR, video_features
+from vireo.server.features.ranking_inputs import LIKE_PRIOR, video_features
 from vireo.training.features.definitions import TIMESTAMP, columns, video_statistics
 
 _COLUMNS = columns(video_statistics)

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 
 from vireo.server.arrays import Float32Array
-from vireo.server.inference.model import Model
-from vireo.server.inference.signature import ranker_signature
-from vireo.server.recommend.features.ranking_inputs import (
+from vireo.server.features.ranking_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from vireo.server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.inference.model import Model
+from vireo.server.inference.signature import ranker_signature
 from vireo.server.releases.layout import GOLDEN_TOLERANCE
 from vireo.training.onnx_export import Inputs, check_outputs, export
 from vireo.training.ranking.model import Ranker

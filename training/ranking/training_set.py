@@ -23,9 +23,9 @@ import xxhash
 from rich.console import Console
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.features.context import NAMES, context_input
 from vireo.server.features.keys import video_keys
-from vireo.server.recommend.features.context import NAMES, context_input
-from vireo.server.recommend.features.ranking_inputs import (
+from vireo.server.features.ranking_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VideoTable,
@@ -33,9 +33,9 @@ from vireo.server.recommend.features.ranking_inputs import (
     retrieval_features,
     viewer_features,
 )
-from vireo.server.recommend.features.tower_inputs import attribute_ids
-from vireo.server.recommend.features.video_rows import VideoRows
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.tower_inputs import attribute_ids
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout

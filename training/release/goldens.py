@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vireo.server.recommend.features.ranking_inputs import (
+from vireo.server.features.ranking_inputs import (
     RANKER_HISTORY,
     VideoTable,
     ranking_inputs,
     retrieval_features,
 )
-from vireo.server.recommend.features.video_rows import VideoRows
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.retrieval.content_tower import ContentTower, golden_videos, video_outputs

@@ -14,7 +14,7 @@ import pandas as pd
 
 from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from vireo.server.features.keys import video_keys
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.ranking.query import Ranking
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.ranking.stages import RankerScorer, RequestedSource

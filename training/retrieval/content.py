@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 
 from vireo.server.arrays import Float64Array
-from vireo.server.recommend.features.content import content_tokens
+from vireo.server.features.content import content_tokens
 
 VOCABULARY_LIMIT = 50_000
 """Maximum size of the vocabulary; rarer tokens are left out."""

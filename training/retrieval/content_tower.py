@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from vireo.server.arrays import Int64Array
-from vireo.server.recommend.features.content import CONTENT_LIMIT
+from vireo.server.features.content import CONTENT_LIMIT
 from vireo.training.onnx_export import ExportError, check_outputs, export
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.export import TOLERANCE

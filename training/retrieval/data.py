@@ -14,17 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vireo.server.arrays import BoolArray, Int32Array, Int64Array
+from vireo.server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
+from vireo.server.features.content import content_ids
+from vireo.server.features.context import NAMES, UNKNOWN, ContextIds
 from vireo.server.features.keys import unique_video_keys
-from vireo.server.recommend.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
-from vireo.server.recommend.features.content import content_ids
-from vireo.server.recommend.features.context import NAMES, UNKNOWN, ContextIds
-from vireo.server.recommend.features.tower_inputs import (
+from vireo.server.features.tower_inputs import (
     ATTRIBUTE_LIMIT,
     attribute_ids,
     tower_inputs,
 )
-from vireo.server.recommend.features.video_rows import VideoRows
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.data.context import context_names
 from vireo.training.features.publication import published_times
 from vireo.training.retrieval.content import catalogue_tokens, shared_vocabulary

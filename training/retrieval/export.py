@@ -14,9 +14,9 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from vireo.server.features.context import sizes
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from vireo.server.inference.signature import VIDEOS
-from vireo.server.recommend.features.context import sizes
-from vireo.server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from vireo.server.releases import layout
 from vireo.training.onnx_export import ExportError, Inputs, check_outputs, export
 from vireo.training.retrieval.model import TwoTower

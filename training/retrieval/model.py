@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor, nn
 
-from vireo.server.recommend.features.context import sizes
-from vireo.server.recommend.features.tower_inputs import GAP_BUCKETS
+from vireo.server.features.context import sizes
+from vireo.server.features.tower_inputs import GAP_BUCKETS
 from vireo.training.dropout import ByteDropout
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vireo.server.arrays import Int64Array
-from vireo.server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
 from vireo.training.data.context import context_names, watch_column
 
 GROUP_WATCHES = 131_072

@@ -30,7 +30,7 @@ def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Ar
     Args:
         towers: the trained towers.
         table: `readable(towers.video_vectors())`, shared by batches, float32[n + 1, d].
-        inputs: `vireo.server.recommend.features.tower_inputs.tower_inputs` of b viewers.
+        inputs: `vireo.server.features.tower_inputs.tower_inputs` of b viewers.
     """
     parts = []
     for start in range(0, max(1, len(inputs["lengths"])), VIEWERS_AT_ONCE):

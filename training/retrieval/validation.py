@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.errors import VireoError
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.evaluation.comparison import paired_p
 from vireo.training.evaluation.full_ranking import full_ranking
 from vireo.training.evaluation.metrics import gains, hit_rate, hits, ndcg, recall

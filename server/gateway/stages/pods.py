@@ -9,11 +9,11 @@ from typing import TypeVar
 
 import grpc
 
+from vireo.server.features.context import sent
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.stages.call import StageCall, StageFailedError
 from vireo.server.gateway.stages.check import check_candidates, check_ranked
-from vireo.server.recommend.features.context import sent
 from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.rules_pb2 import LabelColumn, RuleColumns

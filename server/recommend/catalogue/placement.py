@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.features.content import CONTENT_LIMIT, content_ids, content_tokens
 from vireo.server.inference.golden import replay
 from vireo.server.inference.model import Model
 from vireo.server.inference.signature import video_tower_signature
-from vireo.server.recommend.features.content import CONTENT_LIMIT, content_ids, content_tokens
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.tables import read_table, read_vocabulary

@@ -9,12 +9,12 @@ import numpy as np
 
 from vireo.server.arrays import Float32Array
 from vireo.server.columns import encode_columns
-from vireo.server.recommend.candidates import Candidates
-from vireo.server.recommend.features.ranking_inputs import (
+from vireo.server.features.ranking_inputs import (
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
+from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.page import LabelsOf
 from vireo.server.recommend.ranking.damping import damping
 from vireo.server.recommend.ranking.diversity import diverse_best

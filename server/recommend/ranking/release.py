@@ -13,12 +13,12 @@ import numpy.typing as npt
 
 from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.features.looked_up import Column, widened
+from vireo.server.features.ranking_inputs import VIDEO_FEATURES, VideoTable
+from vireo.server.features.video_rows import VideoRows
 from vireo.server.inference.golden import replay
 from vireo.server.inference.model import Model
 from vireo.server.inference.signature import ranker_signature
 from vireo.server.recommend.catalogue import placement
-from vireo.server.recommend.features.ranking_inputs import VIDEO_FEATURES, VideoTable
-from vireo.server.recommend.features.video_rows import VideoRows
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.tables import VECTOR_TYPES, read_ids, read_table, read_vocabulary

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from vireo.server.arrays import Float32Array
+from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
 from vireo.server.inference.model import ModelOutputError
 from vireo.server.recommend.candidates import Candidates
-from vireo.server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
 from vireo.server.recommend.ranking.damping import damping
 from vireo.server.recommend.ranking.query import Ranking
 from vireo.server.signals import TASKS

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vireo.server.arrays import Int64Array
+from vireo.server.features.video_rows import VideoRows
 from vireo.server.recommend.catalogue.locales import OVERALL, normal_locale
-from vireo.server.recommend.features.video_rows import VideoRows
 
 if TYPE_CHECKING:
     from vireo.server.recommend.catalogue.side import SideTable

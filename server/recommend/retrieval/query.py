@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.candidates import best
-from vireo.server.recommend.features.viewer import ViewerFeatures
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.recommend.retrieval.row_bits import (
     RowBits,

@@ -16,14 +16,14 @@ from prometheus_client import Counter
 
 from vireo.server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from vireo.server.features.looked_up import Vectors, looked_up
+from vireo.server.features.tower_inputs import viewer_inputs
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.inference.golden import replay
 from vireo.server.inference.model import Model
 from vireo.server.inference.signature import VIDEOS, tower_signature
 from vireo.server.recommend.candidates import best
 from vireo.server.recommend.catalogue import placement
-from vireo.server.recommend.features.tower_inputs import viewer_inputs
-from vireo.server.recommend.features.video_rows import VideoRows
-from vireo.server.recommend.features.viewer import ViewerFeatures
 from vireo.server.recommend.filters import table as attribute_table
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.recommend.filters.expression import FilterExpression

@@ -25,9 +25,9 @@ from tests.builders.releases import CREATORS, build_release, write_manifest
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.arrays import BoolArray
 from vireo.server.features.keys import video_key
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.live.live import Live
 from vireo.server.recommend.catalogue.attributes import ChangedAttributes
-from vireo.server.recommend.features.viewer import ViewerFeatures
 from vireo.server.recommend.filters.expression import MAX_TERMS, FilterExpression
 from vireo.server.recommend.filters.mask import mask_of
 from vireo.server.recommend.filters.table import AttributeTable

@@ -13,8 +13,8 @@ from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.candidate.service import encode
 from vireo.server.features.keys import video_key, video_keys
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.live.live import Live
-from vireo.server.recommend.features.viewer import ViewerFeatures
 from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.builders.releases import build_release, poison_model
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.retrieval.index import VideoIndex
 from vireo.server.recommend.retrieval.pipeline import SOURCES as PROPOSERS
 from vireo.server.recommend.retrieval.pipeline import (

@@ -10,7 +10,7 @@ import pytest
 
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.arrays import Float32Array
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import CandidateRelease

@@ -16,10 +16,10 @@ from tests.builders.event_batches import LIKED_BY_FRACTION, events_in_disorder, 
 from vireo.server.consumer import fold as folding
 from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, fold
 from vireo.server.errors import VireoError
+from vireo.server.features.activity import Bounce, EventRules
 from vireo.server.features.keys import video_key
 from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.home import Home
-from vireo.server.recommend.features.activity import Bounce, EventRules
 from vireo.training.features.build import build_features
 from vireo.v1 import event_pb2
 

@@ -17,7 +17,7 @@ from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS
-from vireo.server.recommend.features.activity import EventRules
+from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
 from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.home import Home

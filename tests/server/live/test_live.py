@@ -25,11 +25,11 @@ from vireo.server.event_log.log import CATALOG, REMOVED, STATE, Entry, Stream
 from vireo.server.event_log.position import BEGIN
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.keys import video_key
+from vireo.server.features.video_rows import VideoRows
 from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
 from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
-from vireo.server.recommend.features.video_rows import VideoRows
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.v1.log_pb2 import Trending, TrendingVideos

@@ -13,9 +13,9 @@ from tests.builders.catalogue import followed, upserted
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_keys
 from vireo.server.features.looked_up import looked_up
+from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.ranking.service import encode
-from vireo.server.recommend.features.ranking_inputs import ranking_inputs, retrieval_features
-from vireo.server.recommend.features.viewer import ViewerFeatures
 from vireo.server.recommend.page import fill_page
 from vireo.server.recommend.ranking.damping import DAMPED_DAYS, DAMPING
 from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery

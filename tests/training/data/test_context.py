@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vireo.server.features.context import COLUMNS, NAMES, context_ids
 from vireo.server.home import Home
-from vireo.server.recommend.features.context import COLUMNS, NAMES, context_ids
 from vireo.training.data.as_events import interaction_events
 from vireo.training.data.context import (
     ContextTexts,

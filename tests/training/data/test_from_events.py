@@ -19,10 +19,10 @@ from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED, LogAwayError, Stream, partition_of
 from vireo.server.event_log.nats_connection import Connection
 from vireo.server.event_log.position import Position
+from vireo.server.features.activity import Bounce
 from vireo.server.features.keys import video_key
 from vireo.server.home import Home
 from vireo.server.recommend.catalogue.takedowns import Takedowns
-from vireo.server.recommend.features.activity import Bounce
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.training.data.as_events import interaction_events
 from vireo.training.data.dataset import DatasetInfo, LogPositions, load_dataset

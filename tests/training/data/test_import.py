@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from vireo.server.errors import VireoError
+from vireo.server.features.activity import Bounce
 from vireo.server.home import Home
-from vireo.server.recommend.features.activity import Bounce
 from vireo.training.data.dataset import (
     DatasetInfo,
     DatasetMissingError,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vireo.server.errors import VireoError
-from vireo.server.recommend.features.ranking_inputs import RETRIEVAL_FEATURES
+from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
 from vireo.training.evaluation.ablations import ablate, ablation_names, check_names
 from vireo.training.evaluation.studies import Studies
 from vireo.training.ranking.train import RankingTrainer

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from tests.builders.fits import fit_measured
 from vireo.server.errors import VireoError
+from vireo.server.features.context import NAMES
 from vireo.server.home import Home
-from vireo.server.recommend.features.context import NAMES
 from vireo.training.data.synth.world import WorldConfig
 from vireo.training.data.synth.writing import write_world
 from vireo.training.evaluation.studies import ABSENT, OFF, WITH, study_context

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.builders.datasets import random_interactions
+from vireo.server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from vireo.server.features.keys import video_key
-from vireo.server.recommend.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from vireo.training.data.split import split_watches
 from vireo.training.features import activity as offline
 

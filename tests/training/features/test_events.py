@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.builders.datasets import random_interactions, write_small_dataset
+from vireo.server.features.activity import Bounce, EventRules
 from vireo.server.home import Home
-from vireo.server.recommend.features.activity import Bounce, EventRules
 from vireo.training.data.dataset import DESCRIPTION, describe_dataset
 from vireo.training.data.split import LIKED_FRACTION
 from vireo.training.features.build import build_features

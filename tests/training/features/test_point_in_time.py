@@ -11,7 +11,7 @@ import pytest
 from vireo.server.errors import VireoError
 from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import open_features, read_viewer
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.training.data.dataset import load_dataset
 from vireo.training.features.history import joined_at, viewers_at, viewers_before

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from vireo.server.arrays import BoolArray, Float32Array
-from vireo.server.recommend.features.ranking_inputs import (
+from vireo.server.features.ranking_inputs import (
     MATCH_FEATURES,
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from vireo.server.recommend.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.server.signals import OUTCOMES
 from vireo.training.ranking.config import RankingConfig

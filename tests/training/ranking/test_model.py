@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vireo.server.recommend.features.ranking_inputs import RETRIEVAL_FEATURES
+from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.training.ranking.config import RankingConfig
 from vireo.training.ranking.export import example_inputs

@@ -6,8 +6,8 @@ from typing import get_args
 import pytest
 import torch
 
-from vireo.server.recommend.features.context import NAMES
-from vireo.server.recommend.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
+from vireo.server.features.context import NAMES
+from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.training.ranking.config import RankingConfig
 from vireo.training.ranking.export import export_cases, torch_scores

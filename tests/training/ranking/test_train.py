@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from tests.training.ranking.conftest import ATTRIBUTES, CANDIDATES, LIKES, SCHEMA, ranking_set
 from vireo.server.errors import VireoError
-from vireo.server.recommend.features.ranking_inputs import VIDEO_FEATURES
+from vireo.server.features.ranking_inputs import VIDEO_FEATURES
 from vireo.server.signals import OUTCOMES
 from vireo.training.checkpoint import Checkpoints
 from vireo.training.evaluation.metrics import auc

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from vireo.server.features.keys import video_keys
-from vireo.server.home import Home
-from vireo.server.recommend.features.ranking_inputs import (
+from vireo.server.features.ranking_inputs import (
     VideoTable,
     ranking_inputs,
     retrieval_features,
 )
+from vireo.server.home import Home
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout

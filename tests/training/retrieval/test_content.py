@@ -5,7 +5,7 @@ import unicodedata
 import pandas as pd
 import pytest
 
-from vireo.server.recommend.features.content import (
+from vireo.server.features.content import (
     CONTENT_LIMIT,
     content_ids,
     content_tokens,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from vireo.server.recommend.features.content import CONTENT_LIMIT
+from vireo.server.features.content import CONTENT_LIMIT
 from vireo.training.onnx_export import ExportError
 from vireo.training.retrieval import content_tower as module
 from vireo.training.retrieval import unseen

@@ -8,7 +8,7 @@ from scipy import sparse
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from tests.training.retrieval.conftest import VIDEOS
-from vireo.server.recommend.features.summed import summed
+from vireo.server.features.summed import summed
 from vireo.training.retrieval.co_watch import co_watch_neighbours
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.ease import EASE_LAMBDA, closed_form, ease_table, ease_weights

@@ -11,7 +11,7 @@ import torch
 from onnx import numpy_helper
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from vireo.server.recommend.features.tower_inputs import tower_inputs
+from vireo.server.features.tower_inputs import tower_inputs
 from vireo.training.onnx_export import ExportError
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData

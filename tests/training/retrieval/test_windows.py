@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from vireo.server.recommend.features.tower_inputs import tower_inputs
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.tower_inputs import tower_inputs
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.sequences import Watches

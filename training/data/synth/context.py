@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vireo.server.recommend.features.context import DEVICES
+from vireo.server.features.context import DEVICES
 from vireo.training.data.context import hours_and_weekdays
 from vireo.training.data.synth.world import REGIONS, World, hashed
 

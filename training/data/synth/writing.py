@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vireo.server.errors import VireoError
+from vireo.server.features.context import COLUMNS, DEVICES
 from vireo.server.home import Home
-from vireo.server.recommend.features.context import COLUMNS, DEVICES
 from vireo.training.data.attributes import attribute_column, attribute_fields
 from vireo.training.data.context import context_fields
 from vireo.training.data.dataset import DatasetInfo, describe_dataset

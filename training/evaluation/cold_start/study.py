@@ -17,8 +17,8 @@ import xxhash
 from rich.console import Console
 
 from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from vireo.server.recommend.features.activity import HISTORY_LIMIT
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.activity import HISTORY_LIMIT
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.evaluation.baselines.past import Past, history_matrix
 from vireo.training.evaluation.baselines.popularity import Popularity
 from vireo.training.evaluation.comparison import means

@@ -19,6 +19,7 @@ from tests.builders.filters import condition, expression, random_expression
 from tests.builders.releases import build_release
 from vireo.server.event_log.position import Position
 from vireo.server.features.keys import video_key
+from vireo.server.features.video_rows import VideoRows
 from vireo.server.recommend.catalogue.attributes import (
     ChangedAttributes,
     ChangedVideos,
@@ -28,7 +29,6 @@ from vireo.server.recommend.catalogue.attributes import (
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
-from vireo.server.recommend.features.video_rows import VideoRows
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest

@@ -14,11 +14,11 @@ from tests.builders.releases import build_release
 from vireo.server.arrays import Int64Array
 from vireo.server.event_log.position import Position
 from vireo.server.features.keys import video_key
+from vireo.server.features.ranking_inputs import LIKE_PRIOR
+from vireo.server.features.video_rows import VideoRows
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
-from vireo.server.recommend.features.ranking_inputs import LIKE_PRIOR
-from vireo.server.recommend.features.video_rows import VideoRows
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.v1.catalog_pb2 import Video

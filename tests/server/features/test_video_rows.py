@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vireo.server.features.keys import KeyCollisionError
-from vireo.server.recommend.features.video_rows import VideoRows
+from vireo.server.features.video_rows import VideoRows
 
 KEYS = np.array([50, -7, 900], np.int64)
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from vireo.server import signals
 from vireo.server.arrays import Float32Array, Float64Array, Int64Array
+from vireo.server.features.content_match import content_match
+from vireo.server.features.context import NAMES, ContextIds, context_input, language_match
 from vireo.server.features.looked_up import Column, looked_up
-from vireo.server.recommend.features.content_match import content_match
-from vireo.server.recommend.features.context import NAMES, ContextIds, context_input, language_match
-from vireo.server.recommend.features.tower_inputs import attribute_ids
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.tower_inputs import attribute_ids
+from vireo.server.features.viewer import ViewerFeatures
 
 RANKER_HISTORY = 50
 """Number of last watched videos that the ranking model attends to."""

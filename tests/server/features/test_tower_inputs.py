@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vireo.server.recommend.features.tower_inputs import (
+from vireo.server.features.tower_inputs import (
     ATTRIBUTE_LIMIT,
     GAP_BUCKETS,
     gap_buckets,
     tower_inputs,
 )
-from vireo.server.recommend.features.video_rows import VideoRows
-from vireo.server.recommend.features.viewer import ViewerFeatures
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
 
 KEYS = np.array([50, -7, 900], np.int64)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vireo.server.recommend.features import context
-from vireo.server.recommend.features.context import (
+from vireo.server.features import context
+from vireo.server.features.context import (
     CONTEXT,
     NAMES,
     UNKNOWN,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.builders.co_watch import co_watch_scores
-from vireo.server.recommend.features.co_watch import (
+from vireo.server.features.co_watch import (
     CO_WATCH_HALF_LIFE,
     CO_WATCH_HISTORY,
     co_watched,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vireo.server.arrays import Int64Array
-from vireo.server.recommend.features.context import UNKNOWN, ContextIds
+from vireo.server.features.context import UNKNOWN, ContextIds
 
 
 def _no_keys() -> Int64Array:
