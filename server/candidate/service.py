@@ -14,9 +14,9 @@ from pydantic import Field
 
 from vireo.server.columns import encode_columns
 from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
-from vireo.server.inference.signature import BATCH, HISTORY
 from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
+from vireo.server.models.signature import BATCH, HISTORY
 from vireo.server.pod.pod import Pod, PodSettings, following
 from vireo.server.pod.release_metrics import ReleaseFacts
 from vireo.server.pod.release_service import served

@@ -16,9 +16,9 @@ from vireo.server.columns import SCORE_COLUMNS, BadColumnError, decode_columns, 
 from vireo.server.features.ranking_inputs import RANKER_HISTORY
 from vireo.server.histogram import Histogram
 from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
-from vireo.server.inference.signature import BATCH, CANDIDATES, HISTORY
 from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
+from vireo.server.models.signature import BATCH, CANDIDATES, HISTORY
 from vireo.server.pod.pod import Pod, PodSettings, following
 from vireo.server.pod.release_metrics import ReleaseFacts
 from vireo.server.pod.release_service import served

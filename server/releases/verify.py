@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vireo.server.errors import VireoError
-from vireo.server.inference.golden import GoldenMismatchError
+from vireo.server.models.golden import GoldenMismatchError
 from vireo.server.releases.bucket import PARALLEL
 from vireo.server.releases.download import Download
 from vireo.server.releases.layout import OPTIONAL

@@ -16,8 +16,8 @@ from vireo.server.features.ranking_inputs import (
     VIEWER_FEATURES,
 )
 from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
-from vireo.server.inference.model import Model
-from vireo.server.inference.signature import ranker_signature
+from vireo.server.models.model import Model
+from vireo.server.models.signature import ranker_signature
 from vireo.server.releases.layout import GOLDEN_TOLERANCE
 from vireo.training.onnx_export import Inputs, check_outputs, export
 from vireo.training.ranking.model import Ranker

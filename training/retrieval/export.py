@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vireo.server.features.context import sizes
 from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
-from vireo.server.inference.signature import VIDEOS
+from vireo.server.models.signature import VIDEOS
 from vireo.server.releases import layout
 from vireo.training.onnx_export import ExportError, Inputs, check_outputs, export
 from vireo.training.retrieval.model import TwoTower

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.features.content import CONTENT_LIMIT, content_ids, content_tokens
-from vireo.server.inference.golden import replay
-from vireo.server.inference.model import Model
-from vireo.server.inference.signature import video_tower_signature
+from vireo.server.models.golden import replay
+from vireo.server.models.model import Model
+from vireo.server.models.signature import video_tower_signature
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.tables import read_table, read_vocabulary

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import structlog
@@ -25,6 +27,7 @@ from vireo.server.recommend.candidates import best
 from vireo.server.recommend.catalogue.attributes import ChangedAttributes
 from vireo.server.recommend.catalogue.overlay import Change, Overlay
 from vireo.server.recommend.catalogue.placement import Placement
+from vireo.server.recommend.catalogue.trends import Trends
 from vireo.server.recommend.filters.declared import Declared
 from vireo.v1.catalog_pb2 import Video
 
@@ -53,6 +56,21 @@ class KnownVideos:
     """Key of each video's creator, -1 if unknown, int64[n], which ranking needs."""
     declared: Declared | None = None
     """Attributes that filters need; None if nothing is filtered."""
+
+
+class Follower(Protocol):
+    """What follows the log for tables."""
+
+    @property
+    def overlay(self) -> Overlay:
+        """The catalogue's changes."""
+
+    @property
+    def trends(self) -> Trends:
+        """What is trending."""
+
+    def complete(self, table: SideTable, folder: Path) -> SideTable:
+        """Bring the table of a release in `folder` up to date, and keep it so while it is used."""
 
 
 class SideTable:

@@ -15,9 +15,9 @@ from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.features.looked_up import Column, widened
 from vireo.server.features.ranking_inputs import VIDEO_FEATURES, VideoTable
 from vireo.server.features.video_rows import VideoRows
-from vireo.server.inference.golden import replay
-from vireo.server.inference.model import Model
-from vireo.server.inference.signature import ranker_signature
+from vireo.server.models.golden import replay
+from vireo.server.models.model import Model
+from vireo.server.models.signature import ranker_signature
 from vireo.server.recommend.catalogue import placement
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
@@ -25,8 +25,7 @@ from vireo.server.releases.tables import VECTOR_TYPES, read_ids, read_table, rea
 from vireo.server.releases.texts import Texts, read_mapped_texts
 
 if TYPE_CHECKING:
-    from vireo.server.live.live import Live
-    from vireo.server.recommend.catalogue.side import SideTable
+    from vireo.server.recommend.catalogue.side import Follower, SideTable
     from vireo.server.recommend.catalogue.trends import Trends
     from vireo.v1.catalog_pb2 import Video
 
@@ -154,7 +153,7 @@ class RankingRelease:
     """What the log adds; None without one."""
 
     @staticmethod
-    def load(folder: Path, live: Live | None = None) -> RankingRelease:
+    def load(folder: Path, live: Follower | None = None) -> RankingRelease:
         """Load the release in `folder`: its manifest and FILES except goldens.
 
         Digests aren't checked here but by the cache, when it returns the folder. `live` is what is

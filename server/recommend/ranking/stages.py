@@ -8,7 +8,7 @@ import numpy as np
 
 from vireo.server.arrays import Float32Array
 from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
-from vireo.server.inference.model import ModelOutputError
+from vireo.server.models.model import ModelOutputError
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.ranking.damping import damping
 from vireo.server.recommend.ranking.query import Ranking

@@ -19,9 +19,9 @@ from vireo.server.features.looked_up import Vectors, looked_up
 from vireo.server.features.tower_inputs import viewer_inputs
 from vireo.server.features.video_rows import VideoRows
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.inference.golden import replay
-from vireo.server.inference.model import Model
-from vireo.server.inference.signature import VIDEOS, tower_signature
+from vireo.server.models.golden import replay
+from vireo.server.models.model import Model
+from vireo.server.models.signature import VIDEOS, tower_signature
 from vireo.server.recommend.candidates import best
 from vireo.server.recommend.catalogue import placement
 from vireo.server.recommend.filters import table as attribute_table
@@ -45,7 +45,7 @@ from vireo.server.releases.tables import (
 from vireo.server.releases.texts import Texts
 
 if TYPE_CHECKING:
-    from vireo.server.live.live import Live
+    from vireo.server.recommend.catalogue.side import Follower
     from vireo.v1.catalog_pb2 import Video
 
 LOOKUPS = Counter(
@@ -171,7 +171,7 @@ class CandidateRelease:
     def load(
         folder: Path,
         vector_cache_size: int = 0,
-        live: Live | None = None,
+        live: Follower | None = None,
         filter_cache_bytes: int = FILTER_CACHE_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> CandidateRelease:

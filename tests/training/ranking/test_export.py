@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from vireo.server.inference.model import Model
-from vireo.server.inference.signature import ranker_signature
+from vireo.server.models.model import Model
+from vireo.server.models.signature import ranker_signature
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.training.onnx_export import ExportError
 from vireo.training.ranking.config import RankingConfig

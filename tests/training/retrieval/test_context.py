@@ -13,8 +13,8 @@ from tests.training.retrieval.conftest import Tables
 from vireo.server.features.context import NAMES, UNKNOWN, sizes
 from vireo.server.features.tower_inputs import tower_inputs
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.inference.model import Model
-from vireo.server.inference.signature import VIDEOS, tower_signature
+from vireo.server.models.model import Model
+from vireo.server.models.signature import VIDEOS, tower_signature
 from vireo.training.data.context import watch_column
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData

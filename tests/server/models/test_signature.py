@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from tests.builders.releases import save_model
-from vireo.server.inference.model import Model
-from vireo.server.inference.signature import tower_signature
+from vireo.server.models.model import Model
+from vireo.server.models.signature import tower_signature
 from vireo.server.releases.manifest import ReleaseError
 
 INPUTS: dict[str, tuple[int, list[str | int]]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vireo.server.inference.model import Model, ModelOutputError
+from vireo.server.models.model import Model, ModelOutputError
 from vireo.server.releases.layout import GOLDEN_TOLERANCE
 from vireo.server.releases.manifest import ReleaseError
 

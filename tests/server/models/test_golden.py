@@ -6,9 +6,9 @@ import numpy.typing as npt
 import pytest
 
 from tests.builders.releases import VECTOR_SIZE, build_release, poison_model, save_golden
-from vireo.server.inference.golden import GoldenMismatchError, replay
-from vireo.server.inference.model import Model, ModelOutputError
-from vireo.server.inference.signature import ranker_signature, tower_signature
+from vireo.server.models.golden import GoldenMismatchError, replay
+from vireo.server.models.model import Model, ModelOutputError
+from vireo.server.models.signature import ranker_signature, tower_signature
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.verify import ARCHITECTURE_NOISE

@@ -12,7 +12,7 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from vireo.server.arrays import Float32Array
-from vireo.server.inference.signature import Signature
+from vireo.server.models.signature import Signature
 from vireo.server.releases.manifest import ReleaseError
 
 Inputs = Mapping[str, npt.NDArray[Any]]
