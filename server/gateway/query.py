@@ -125,20 +125,13 @@ class RecommendQuery(NamedTuple):
             RpcError: INVALID_ARGUMENT if the time zone can't be parsed.
         """
         asked_at = _moment(request)
-        viewer_id = request.viewer_id
-        bucket = str(viewer_bucket(viewer_id))
-        excluded = [video_key(video_id) for video_id in request.excluded_video_ids]
-        seed_key = video_key(request.seed_video_id) if request.seed_video_id else None
-        if seed_key is not None and request.surface != pb.SURFACE_UP_NEXT:
-            # On HOME it leads to nothing: among the watched videos EASE would go by it.
-            excluded.append(seed_key)
-            seed_key = None
-        excluded += shown
+        bucket = str(viewer_bucket(request.viewer_id))
+        seed_key, excluded = _seed_and_excluded(request)
         return RecommendQuery(
-            viewer_id=viewer_id,
+            viewer_id=request.viewer_id,
             page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
             seed_key=seed_key,
-            excluded_keys=excluded,
+            excluded_keys=[*excluded, *shown],
             explain=request.explain,
             asked_at=asked_at,
             request_id=request_id,
@@ -179,6 +172,18 @@ class RecommendQuery(NamedTuple):
             share: share of the time left that it may use, so that later stages get theirs.
         """
         return min(limit, share * max(0.0, self.deadline - now - ANSWER_SECONDS))
+
+
+def _seed_and_excluded(request: pb.RecommendRequest) -> tuple[int | None, list[int]]:
+    """Return the key of the video that the slate follows, and of those that it must not have."""
+    excluded = [video_key(video_id) for video_id in request.excluded_video_ids]
+    if not request.seed_video_id:
+        return None, excluded
+    seed_key = video_key(request.seed_video_id)
+    if request.surface == pb.SURFACE_UP_NEXT:
+        return seed_key, excluded
+    # On HOME it leads to nothing: among the watched videos EASE would go by it.
+    return None, [*excluded, seed_key]
 
 
 def _moment(request: pb.RecommendRequest) -> int:

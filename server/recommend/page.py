@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -85,13 +85,7 @@ def fill_page(
             for share, queue in waiting
             if int(share * (position + 1) + offset) > int(share * position + offset)
         ]
-        found: int | None = None
-        for queue in (*turns, rest):
-            # What a cap refuses once, it refuses on the rest of the page.
-            free = (each for each in queue if each not in taken)
-            found = next((each for each in free if not caps or caps.admits(each)), None)
-            if found is not None:
-                break
+        found = _first_free((*turns, rest), taken, caps)
         if found is None:
             chosen += [pinned[position] for position in sorted(pinned)]
             break
@@ -100,3 +94,14 @@ def fill_page(
             caps.add(found)
         chosen.append(found)
     return np.array(chosen, np.int64)
+
+
+def _first_free(queues: Iterable[Iterator[int]], taken: Set[int], caps: Caps) -> int | None:
+    """Return the first place of the first queue with one that the page may have."""
+    for queue in queues:
+        # What a cap refuses once, it refuses on the rest of the page.
+        free = (each for each in queue if each not in taken)
+        found = next((each for each in free if not caps or caps.admits(each)), None)
+        if found is not None:
+            return found
+    return None

@@ -96,8 +96,17 @@ def check_ranked(
         raise BadAnswerError("a key occurs twice")
     if [candidates[key] for key in keys] != answer.source_masks:
         raise BadAnswerError("source_masks differ from those of the candidates")
-    if [*map(video_key, answer.ids)] == keys:
-        return answer
+    if [*map(video_key, answer.ids)] != keys:
+        _check_names(answer, request, keys)
+    return answer
+
+
+def _check_names(
+    answer: ranking_pb2.RankCandidatesResponse,
+    request: ranking_pb2.RankCandidatesRequest,
+    keys: Sequence[int],
+) -> None:
+    """Raise BadAnswerError unless the ids are those of their keys, or missing for a reason."""
     unnamed = answer.ids[:].count("")
     allowed = answer.unknown_candidates
     if answer.release_id == request.release_id:
@@ -107,7 +116,6 @@ def check_ranked(
         raise BadAnswerError("a video that the release knows has no id")
     if any(name and video_key(name) != key for name, key in zip(answer.ids, keys, strict=True)):
         raise BadAnswerError("an id isn't that of its key")
-    return answer
 
 
 def blocked_keys(request: candidate_pb2.RetrieveCandidatesRequest) -> Iterable[int]:

@@ -63,7 +63,7 @@ def _claims(query: Ranking, candidates: Candidates) -> list[tuple[float, BoolArr
     if live is None:
         return claims
     share = NEW_SHARE if rules is None or rules.new_share is None else rules.new_share
-    if share and live.side.places:
+    if share and live.table.places:
         claims.append((share, live.unseen(candidates.keys, candidates.rows, NEW_IMPRESSIONS)))
     if not len(query.viewer.history_keys):
         claims.append((COLD_SHARE, candidates.source_masks & TRENDING.bit > 0))

@@ -24,6 +24,7 @@ from vireo.server.models.model import Model
 from vireo.server.models.signature import VIDEOS, tower_signature
 from vireo.server.recommend.candidates import best
 from vireo.server.recommend.catalogue import placement
+from vireo.server.recommend.catalogue.live_videos import LiveVideos
 from vireo.server.recommend.filters import table as attribute_table
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.recommend.filters.expression import FilterExpression
@@ -32,7 +33,6 @@ from vireo.server.recommend.filters.table import AttributeTable
 from vireo.server.recommend.retrieval.allowed import Filters
 from vireo.server.recommend.retrieval.embargo import Embargo
 from vireo.server.recommend.retrieval.index import VideoIndex
-from vireo.server.recommend.retrieval.live import LiveVideos
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.tables import (
@@ -206,14 +206,9 @@ class CandidateRelease:
         index.prepare_filters()  # the first filtered request would on the pod's event loop
         beside = changed = None
         if live is not None:
-            # Only with a log: it reads messages, for which benchmarks' environments lack stubs.
-            from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
-
-            places = placement.Placement.load(folder, manifest, count)
-            merged, declared = manifest.catalog_log_position, attributes.declared
-            known = KnownVideos(rows, vectors, merged, places, declared=declared)
-            table = live.complete(SideTable(live.overlay, known, ranked=False), folder)
-            beside, changed = LiveVideos(table, live.trends, rows), table.attributes
+            declared = attributes.declared
+            beside = LiveVideos.followed(live, folder, manifest, rows, vectors, declared=declared)
+            changed = beside.table.attributes
         signature = tower_signature(size, len(manifest.feature_schema.context_features))
         tower = Model(folder / layout.VIEWER_TOWER, signature, {VIDEOS: vectors})
         return CandidateRelease(
@@ -279,7 +274,7 @@ class CandidateRelease:
         if row < len(self.keys):
             return self.ids[row]
         assert self.live is not None
-        return self.live.table.video(row - len(self.keys)).video_id
+        return self.live.video(row).video_id
 
     def replay_goldens(self) -> None:
         """Raise ReleaseError unless the towers reproduce their outputs of training."""

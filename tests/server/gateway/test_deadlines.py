@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 
-import grpc
 import pytest
 from prometheus_client import REGISTRY
 
@@ -47,29 +45,6 @@ async def test_with_too_little_time_for_pods_the_popular_list_comes_and_no_pod_i
         assert list(response.degradations) == [STALE, POPULAR]
         assert {item.video_id for item in response.items}.isdisjoint(WATCHED)
         assert (len(candidate.requests), len(ranking.requests)) == asked
-
-
-async def test_a_deadline_of_5_ms_ends_in_an_answer_that_says_so_or_in_deadline_exceeded(
-    chain: Chain,
-) -> None:
-    candidate = Relay(chain.candidate)
-    ends: Counter[object] = Counter()
-    async with (
-        relaying(candidate) as candidates_at,
-        chain.gateway(candidate=candidates_at) as stub,
-    ):
-        request = pb.RecommendRequest(viewer_id="nobody")
-        await stub.Recommend(request, timeout=60)
-        for _ in range(100):
-            try:
-                response = await stub.Recommend(request, timeout=0.005)
-            except grpc.aio.AioRpcError as error:
-                ends[error.code()] += 1
-            else:
-                ends[tuple(response.degradations)] += 1
-        assert set(ends) <= {grpc.StatusCode.DEADLINE_EXCEEDED, (MISSING, POPULAR)}
-        assert len(candidate.requests) == 1, "no pod has worked for them"
-        assert not (await stub.Recommend(request, timeout=60)).degradations
 
 
 async def test_without_candidates_in_time_no_ranking_pod_is_asked(

@@ -387,17 +387,6 @@ class SilentServer:
         writer.close()
 
 
-async def test_stages_that_hang_leave_time_to_answer_within_the_callers_deadline(
-    release: Path, features: Path
-) -> None:
-    async with (
-        SilentServer() as silent,
-        gateway(release, features, silent, silent) as stub,
-    ):
-        # The caller's deadline is far below the stages' own limits.
-        await answered_in_time(stub, 2, viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
-
-
 async def test_a_ranking_stage_that_hangs_leaves_time_to_answer(
     release: Path, features: Path, candidate_target: str
 ) -> None:

@@ -73,7 +73,7 @@ def test_new_videos_are_ranked_with_what_is_known_of_them(beside: RankingRelease
         beside.vocabulary,
     )
     assert beside.live is not None
-    side = beside.live.side
+    side = beside.live.table
     assert np.array_equal(inputs["candidate_vectors"][0, 1], side.vectors[rows[1] - 40])
     assert np.array_equal(inputs["candidate_features"][0, 1], side.features[rows[1] - 40])
     [own] = looked_up(beside.table.vectors, np.array([3]))

@@ -12,7 +12,7 @@ import numpy as np
 
 from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.recommend.candidates import Candidates, UInt32Array
-from vireo.server.recommend.retrieval.live import LiveVideos
+from vireo.server.recommend.catalogue.live_videos import LiveVideos
 from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.signals import NEW, ORDERING, SCORES, SOURCES, TRENDING
 
