@@ -18,7 +18,7 @@ from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
-from vireo.server.gateway.rule_problems import BadRulesError
+from vireo.server.gateway.rule_tables import BadRulesError
 from vireo.server.gateway.rules import ActiveRules, SiteRules
 from vireo.server.gateway.stages.call import StageCall
 from vireo.server.gateway.stages.pods import UnknownSeedError

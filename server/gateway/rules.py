@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from vireo.server.features.keys import video_key
-from vireo.server.gateway.rule_problems import BadRulesError, place_of, reason_of
 from vireo.server.gateway.rule_tables import (
     MAX_RULES,
+    BadRulesError,
     BoostRule,
     ConditionTable,
     FilterRule,
@@ -22,6 +22,8 @@ from vireo.server.gateway.rule_tables import (
     RuleTable,
     RuleTables,
     normal_region,
+    place_of,
+    reason_of,
 )
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.recommend.filters.expression import (

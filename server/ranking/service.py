@@ -12,7 +12,14 @@ import grpc.aio
 import numpy as np
 
 from vireo.server.arrays import Float32Array
-from vireo.server.columns import SCORE_COLUMNS, BadColumnError, decode_columns, encode_columns
+from vireo.server.columns import (
+    SCORE_COLUMNS,
+    BadColumnError,
+    BadRuleColumnError,
+    check_rule_columns,
+    decode_columns,
+    encode_columns,
+)
 from vireo.server.features.ranking_inputs import RANKER_HISTORY
 from vireo.server.histogram import Histogram
 from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
@@ -33,7 +40,6 @@ from vireo.server.recommend.runner import Caller
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.manifest import MAX_CANDIDATES
 from vireo.server.rpc.errors import invalid_argument
-from vireo.server.rule_columns import BadRuleColumnError, check_rule_columns
 from vireo.server.signals import ORDERING, TASKS
 from vireo.v1 import ranking_pb2, ranking_pb2_grpc, viewer_pb2
 

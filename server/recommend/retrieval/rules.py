@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 
 from vireo.server.arrays import Float32Array, Int32Array, Int64Array
+from vireo.server.columns import MAX_FACTOR, MAX_LABELS, MIN_FACTOR
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.catalogue.attributes import labels_of
 from vireo.server.recommend.filters.declared import Declared, label
@@ -20,7 +21,6 @@ from vireo.server.recommend.filters.expression import (
     decode,
 )
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.rule_columns import MAX_FACTOR, MAX_LABELS, MIN_FACTOR
 from vireo.v1 import rules_pb2
 
 _CACHED = 256

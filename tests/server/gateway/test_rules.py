@@ -19,7 +19,7 @@ from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, Chain
 from vireo.server.gateway.release import GatewayRelease
-from vireo.server.gateway.rule_problems import BadRulesError
+from vireo.server.gateway.rule_tables import BadRulesError
 from vireo.server.gateway.rules import SiteRules, parse_rules
 from vireo.server.gateway.rules_file import LOADS, VALID, RulesFile
 from vireo.v1 import recommendation_pb2 as pb
