@@ -16,6 +16,7 @@ MAX_COLUMNS, MAX_NAME_BYTES = 64, 64
 
 SCORE_COLUMNS: Mapping[str, Column] = {score.name: score for score in SCORES}
 TASK_COLUMNS: Mapping[str, Column] = {task.name: task for task in TASKS}
+_UNREAD = np.empty(0, np.float32)
 
 
 MIN_FACTOR, MAX_FACTOR = 0.01, 100.0
@@ -42,12 +43,12 @@ def encode_columns(columns: Mapping[str, Float32Array]) -> list[viewer_pb2.Score
 def check_columns(
     columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Mapping[str, Column]
 ) -> dict[str, Float32Array]:
-    """Return the columns by name, float32[count] each, those of other builds included.
+    """Return the columns by name, float32[count] each; those of other builds, unread, are empty.
 
     Raises:
         BadColumnError: there are too many columns, a name is empty, too long or occurs twice, or a
-            column differs from `count` in length or has a value that isn't finite or is out of its
-            declared bounds.
+            column differs from `count` in length, or a declared one has a value that isn't finite
+            or is out of its bounds.
     """
     if len(columns) > MAX_COLUMNS:
         raise BadColumnError(f"{len(columns)} columns, more than {MAX_COLUMNS}")
@@ -60,8 +61,11 @@ def check_columns(
             raise BadColumnError(f"{name} occurs twice")
         if len(column.values) != count:
             raise BadColumnError(f"{name} has {len(column.values)} values instead of {count}")
+        each = declared.get(name)
+        if each is None:
+            found[name] = _UNREAD
+            continue
         values = np.array(column.values, np.float32)
-        each = declared.get(name) or Column(name, "")
         if not each.admits(values):
             finite = np.isfinite(values).all()
             wrong = f"outside {each.low:g} to {each.high:g}" if finite else "that isn't finite"
