@@ -15,11 +15,11 @@ from google.rpc import error_details_pb2
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
+from tests.builders.chain import NOWHERE, Chain, gateway, gateway_settings
 from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.builders.waiting import until
-from tests.server.gateway.conftest import NOWHERE, Chain, gateway, gateway_settings
 from tests.server.rpc.test_guard import status_of, violations_of
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.gateway import batch

@@ -8,9 +8,9 @@ import time
 import pytest
 from prometheus_client import REGISTRY
 
+from tests.builders.chain import Chain
 from tests.builders.relay import Relay, relaying
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import Chain
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.stages.call import StageCall, StageFailedError, StageSkippedError
 from vireo.v1 import candidate_pb2, viewer_pb2

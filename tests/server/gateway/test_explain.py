@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, Chain, gateway
 from vireo.server.features.keys import video_key
 from vireo.server.live.live import Live
 from vireo.server.recommend.catalogue.takedowns import Takedowns

@@ -11,11 +11,11 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from tests.builders.attributes import labels_of, numbers_of
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.filters import condition, expression, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, Chain, gateway
 from vireo.server.features.keys import video_key
 from vireo.server.live.live import Live
 from vireo.server.recommend.catalogue.overlay import Overlay

@@ -13,10 +13,10 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
+from tests.builders.chain import Chain, gateway
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import Chain, gateway
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 

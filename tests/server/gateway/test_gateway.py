@@ -17,10 +17,10 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import REGISTRY
 
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, Chain, gateway
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.admission import waited_seconds
 from vireo.server.ranking.service import RANKING_POD

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from bench.stack import free_port_base
+from tests.builders.chain import Chain, gateway
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.tiny_home import VIEWER
-from tests.server.gateway.conftest import Chain, gateway
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.pod import Pod
 from vireo.server.ranking.service import RANKING_POD

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.builders.catalogue import change, key_of, removed
+from tests.builders.chain import NOWHERE, Chain, gateway, gateway_settings
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, Chain, gateway, gateway_settings
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import REMOVED
 from vireo.server.features.keys import video_key

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.builders.attributes import labels_of, numbers_of
+from tests.builders.chain import NOWHERE, Chain
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, Chain
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.rule_tables import BadRulesError
 from vireo.server.gateway.rules import SiteRules, parse_rules

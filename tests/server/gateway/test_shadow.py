@@ -12,9 +12,9 @@ import grpc
 import pytest
 import structlog
 
+from tests.builders.chain import Chain, gateway_settings
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
-from tests.server.gateway.conftest import Chain, gateway_settings
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.gateway.stages.call import TRY_HEADER
 from vireo.v1 import ranking_pb2

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import REGISTRY
 
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.tiny_home import VIEWER
-from tests.server.gateway.conftest import NOWHERE, Chain, gateway
 from vireo.server.gateway.slate_metrics import Coverage
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import Source

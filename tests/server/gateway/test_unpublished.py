@@ -15,11 +15,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.builders.attributes import DECLARED
 from tests.builders.catalogue import upserted
+from tests.builders.chain import NOWHERE, gateway
 from tests.builders.clock import Clock
 from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.features.keys import video_key
 from vireo.server.gateway import service
