@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from cachetools import TTLCache
+from cachetools import Cache, TTLCache
 from prometheus_client import Gauge
 
 from vireo.v1.viewer_pb2 import ViewerFeatures
@@ -37,8 +37,11 @@ class LastFeatures:
             max_bytes, max_age, clock, _size
         )
         """By data set and viewer."""
-        self.bytes = 0
-        """Memory of all entries after the last read."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all entries; in any thread, since nothing is removed, as TTLCache would."""
+        return int(Cache.currsize.fget(self._entries))  # type: ignore[attr-defined]
 
     def keep(self, dataset: str, viewer_id: str, viewer: ViewerFeatures) -> None:
         """Cache what was read of a viewer.
@@ -46,11 +49,13 @@ class LastFeatures:
         Unknown viewers are dropped: ids that nobody has would evict others.
         """
         key = dataset, viewer_id
-        self._entries.pop(key, None)
-        known = viewer.watched_keys or viewer.hidden_keys or viewer.attributes
-        if known and _size(viewer) <= self._entries.maxsize:
-            self._entries[key] = viewer
-        self.bytes = int(self._entries.currsize)  # which drops what is too old
+        if viewer.watched_keys or viewer.hidden_keys or viewer.attributes:
+            try:
+                self._entries[key] = viewer
+            except ValueError:  # it is larger than the cache
+                self._entries.pop(key, None)
+        else:
+            self._entries.pop(key, None)
 
     def find(self, dataset: str, viewer_id: str) -> ViewerFeatures | None:
         """Return what was last read of a viewer; None if nothing is cached."""
