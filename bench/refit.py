@@ -26,16 +26,15 @@ from vireo.server.home import Home
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest
+from vireo.training.comparison import PER_VIEWER
 from vireo.training.data.dataset import Dataset, load_dataset
-from vireo.training.evaluation.chain import features_before_test, run_chain
-from vireo.training.evaluation.comparison import PER_VIEWER
-from vireo.training.evaluation.ranker import ranker_measures
-from vireo.training.evaluation.run import TestBed
+from vireo.training.evaluation.chain import ranker_measures, run_chain
 from vireo.training.evaluation.systems import of_lists
+from vireo.training.evaluation.viewers import TestBed, features_before_test
 from vireo.training.features.publication import published_of
 from vireo.training.features.watches import load_watches
+from vireo.training.fit import refit_config
 from vireo.training.profile import load_profile
-from vireo.training.refit import refit_config
 from vireo.training.release.stage import Origin, stage_retrieval, take_ranker
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData

@@ -28,7 +28,7 @@ from vireo.server.releases.channels import Change
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.weights import Quotas
-from vireo.training.evaluation.served import ask_in_full
+from vireo.training.evaluation.served import Stack, ask_in_full
 from vireo.training.features.watches import load_watches
 from vireo.v1 import viewer_pb2
 from vireo.v1.release_pb2 import GetServingReleaseRequest
@@ -189,7 +189,7 @@ async def _run(
 async def _learned(stack: OwnStack, viewers: Sequence[str], moment: int, release_id: str) -> Slates:
     """Return every viewer's slate under the release that is served."""
     edge, moments = stack.settings.edge, [moment] * len(viewers)
-    answers = await ask_in_full(edge, viewers, moments, concurrency=_LEARNERS, deadline=5.0)
+    answers = await ask_in_full(Stack(edge, 5.0, _LEARNERS), viewers, moments)
     for answer in answers:
         if answer.failure or answer.degradations or answer.release_id != release_id:
             raise VireoError(f"the quiet stack did not answer in full: {answer}")

@@ -6,7 +6,6 @@ import asyncio
 import time
 import urllib.request
 from collections.abc import Sequence
-from functools import partial
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -18,7 +17,7 @@ from bench.stack import CHANNEL
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET
 from vireo.server.releases.channels import Change
 from vireo.server.releases.store import ReleaseStore
-from vireo.training.evaluation.served import serving_release
+from vireo.training.evaluation.served import Stack
 from vireo.v1 import catalog_pb2, event_pb2
 
 _PAGE = 100
@@ -139,8 +138,8 @@ async def promote(live: LiveStack, release: str) -> None:
 
     async def served() -> bool:
         for pod in live.stack.pods():
-            serves = partial(serving_release, f"127.0.0.1:{pod.port}", _CALL_SECONDS)
-            if await asyncio.to_thread(serves) != release:
+            edge = Stack(f"127.0.0.1:{pod.port}", _CALL_SECONDS)
+            if await asyncio.to_thread(edge.serving_release) != release:
                 return False
         return True
 

@@ -11,7 +11,7 @@ from bench.speed.row import Row
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases.manifest import Manifest
-from vireo.training.measuring import measuring_home
+from vireo.training.run import measuring_home
 
 _PROFILE = "demo"
 _SYSTEMS = {
@@ -47,7 +47,7 @@ def measure_context(home: Home, dataset: str, console: Console) -> list[Row]:
     found = _known(measured, dataset)
     if found is None:
         # Here: it imports torch, which other parts don't need.
-        from vireo.training.evaluation.studies import Studies
+        from vireo.training.studies import Studies
 
         found = Studies(measured, dataset, _PROFILE, console).context()
     return _rows(found, dataset)

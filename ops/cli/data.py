@@ -104,8 +104,8 @@ def import_(
     """
     from vireo.server.features.activity import USUAL_BOUNCE, Bounce
     from vireo.training.data.attributes import AttributeColumn
-    from vireo.training.data.estimate import estimate_import
     from vireo.training.data.importing import ImportRequest, import_dataset
+    from vireo.training.estimates import estimate_import
 
     console = Console()
     attributes = tuple(AttributeColumn.parse(text) for text in attribute or ())

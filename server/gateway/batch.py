@@ -24,9 +24,9 @@ from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.gateway.stages.call import StageFailedError, StageSkippedError
 from vireo.server.gateway.stages.read_features import ReadFeatures
-from vireo.server.pod.admission import LOW_PRIORITY
 from vireo.server.pod.release_service import served
 from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.rpc.admission import LOW_PRIORITY
 from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
 from vireo.server.rpc.guard import request_id
 from vireo.server.rpc.reading import Context
@@ -86,6 +86,8 @@ def _may_pass(stage: str, error: StageFailedError) -> bool:
     return error.code in _TEMPORARY or isinstance(error, StageSkippedError)
 
 
+MAX_BATCHES = 2
+"""Maximum concurrent calls of BatchRecommend on a gateway."""
 BATCH_RETRY = timedelta(seconds=5)
 """Delay before a batch that was one too many is tried again: batches take minutes."""
 VERSION = 1

@@ -11,8 +11,8 @@ from vireo.server.home import Home
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.training.data.dataset import load_dataset
+from vireo.training.fit import refit_config
 from vireo.training.profile import load_profile
-from vireo.training.refit import refit_config
 
 
 def test_refitted_towers_are_measured_beside_the_first_fit(

@@ -24,7 +24,7 @@ from vireo.server.home import Home
 from vireo.training.data.dataset import DESCRIPTION
 from vireo.training.data.schema import ATTRIBUTE_TYPES, VIDEOS
 from vireo.training.evaluation.report import CONTEXT
-from vireo.training.evaluation.studies import ABSENT, OFF, WITH, Studies
+from vireo.training.studies import ABSENT, OFF, WITH, Studies
 
 _VIDEOS = 600
 """Enough for 50 pages of 10, and for what is excluded."""

@@ -7,17 +7,17 @@ import pytest
 
 from bench.true_scores import TrueScores, config_of
 from vireo.server.errors import VireoError
-from vireo.training.data.synth.events import Events, all_events
+from vireo.training.data.synth.events import all_events
 from vireo.training.data.synth.world import World, WorldConfig
 
 
 def test_the_probabilities_are_those_with_which_videos_come_next() -> None:
     world = World.of(WorldConfig(viewers=40, videos=600, events=2_000, days=20))
-    scores, events = TrueScores(world), Events.joined(list(all_events(world)))
+    scores, events = TrueScores(world), np.concatenate(list(all_events(world)))
     last: dict[int, tuple[int, int]] = {}
     expected, came = [], []
     for viewer, video, micros in zip(
-        events.viewer.tolist(), events.video.tolist(), events.time.tolist(), strict=True
+        *(events[name].tolist() for name in ("viewer", "video", "time")), strict=True
     ):
         now = micros // 1_000_000
         before, before_at = last.get(viewer, (None, 0))

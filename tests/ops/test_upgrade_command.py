@@ -20,7 +20,7 @@ from vireo.ops.cli import upgrade
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, STATE
 from vireo.server.home import Home
-from vireo.server.releases.channel_document import ChannelPointer
+from vireo.server.releases.channels import ChannelPointer
 from vireo.server.releases.store import ReleaseStore
 from vireo.v1 import catalog_pb2, event_pb2, log_pb2
 

@@ -27,7 +27,7 @@ from vireo.server.home import Home
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.training.data import schema
-from vireo.training.data.attributes import attribute_fields
+from vireo.training.data.attributes import attribute_fields, attribute_kinds, attribute_values
 from vireo.training.data.context import ContextTexts
 from vireo.training.data.dataset import (
     Dataset,
@@ -36,7 +36,6 @@ from vireo.training.data.dataset import (
     describe_dataset,
     load_dataset,
 )
-from vireo.training.data.event_attributes import attribute_kinds, attribute_values
 from vireo.training.data.importing import check_name_is_free, check_size
 from vireo.training.data.interactions import Interactions, interaction_tables
 from vireo.training.data.log_events import UNREADABLE, Ids, LogEvents

@@ -23,15 +23,11 @@ from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.gate_measures import Measured, Predictions, in_both
 from vireo.server.releases.manifest import Manifest
 from vireo.server.signals import OUTCOMES
-from vireo.training.evaluation.chain import (
-    ChainAnswers,
-    features_before_test,
-    list_ranks,
-    ranking_query,
-    run_chain,
-)
-from vireo.training.evaluation.metrics import gains, hits
+from vireo.training.evaluation.chain import ChainAnswers, ranking_query, run_chain
+from vireo.training.evaluation.systems import list_ranks
+from vireo.training.evaluation.viewers import features_before_test
 from vireo.training.features.watches import outcome_labels
+from vireo.training.metrics import gains, hits
 
 _TIMED_VIEWERS = 200
 _WARM_UP = 5

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vireo.ops.stack.lock import LockTakenError, file_lock, holder
 from vireo.ops.stack.logs import last_lines
 from vireo.ops.stack.ports import PortTakenError, check_ports_free
+from vireo.server.file_lock import LockTakenError, file_lock, holder
 
 
 def test_a_lock_has_one_holder_and_names_it(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_a_lock_has_one_holder_and_names_it(tmp_path: Path) -> None:
 def test_a_lock_is_free_once_its_process_has_been_killed(tmp_path: Path) -> None:
     script = f"""
 import pathlib, time
-from vireo.ops.stack.lock import file_lock
+from vireo.server.file_lock import file_lock
 with file_lock(pathlib.Path({str(tmp_path / "lock")!r})):
     print("held", flush=True)
     time.sleep(60)

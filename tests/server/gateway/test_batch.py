@@ -15,14 +15,14 @@ from google.rpc import error_details_pb2
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
-from tests.builders.chain import NOWHERE, Chain, gateway, gateway_settings
+from tests.builders.chain import NOWHERE, gateway, gateway_settings
+from tests.builders.refusals import failure_of, status_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.builders.waiting import until
-from tests.server.rpc.test_guard import status_of, violations_of
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.gateway import batch
+from vireo.server.gateway import batch, service
 from vireo.server.gateway.batch import position_of, token_at
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.pod.run_queue import RunQueue
@@ -44,12 +44,6 @@ def request_of(viewers: Sequence[str] = VIEWERS, **changes: Any) -> pb.BatchReco
 
 async def received(call: Any) -> list[pb.BatchRecommendResponse]:
     return [each async for each in call]
-
-
-async def failure_of(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await received(call)
-    return caught.value
 
 
 async def until_end(call: Any) -> pb.BatchRecommendResponse | None:
@@ -145,9 +139,10 @@ async def gateway_with_pod(
 
 
 async def test_batches_beyond_the_limit_wait_and_their_places_are_free_again_at_once(
-    release: Path, features: Path, ranking_target: str
+    release: Path, features: Path, ranking_target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with gateway_with_pod(release, features, ranking_target, max_batches=1) as parts:
+    monkeypatch.setattr(service, "MAX_BATCHES", 1)
+    async with gateway_with_pod(release, features, ranking_target) as parts:
         stub, queue, _ = parts
         async with busy(queue):
             first = stub.BatchRecommend(request_of())
@@ -167,7 +162,7 @@ async def test_batches_beyond_the_limit_wait_and_their_places_are_free_again_at_
 async def test_a_caller_with_all_batches_gives_one_to_another_which_it_can_resume(
     release: Path, features: Path, ranking_target: str
 ) -> None:
-    async with gateway_with_pod(release, features, ranking_target, max_batches=2) as parts:
+    async with gateway_with_pod(release, features, ranking_target) as parts:
         stub, queue, _ = parts
         async with busy(queue):
             first, second = (
@@ -208,13 +203,16 @@ async def test_a_pod_with_more_urgent_calls_is_asked_again_until_it_has_time(
 
 @pytest.mark.parametrize("away", ["candidate", "ranking"])
 async def test_while_pods_are_away_a_batch_ends_instead_of_a_degraded_slate(
-    chain: Chain,
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
     away: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.2)
-    pods = {"candidate": chain.candidate, "ranking": chain.ranking, away: NOWHERE}
-    async with gateway(chain.release, chain.features, **pods) as stub:
+    pods = {"candidate": candidate_target, "ranking": ranking_target, away: NOWHERE}
+    async with gateway(release, features, **pods) as stub:
         error = await failure_of(stub.BatchRecommend(request_of()))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert "resume" in (error.details() or "")
@@ -222,13 +220,13 @@ async def test_while_pods_are_away_a_batch_ends_instead_of_a_degraded_slate(
 
 
 async def test_a_pod_that_is_back_is_asked_for_what_it_could_not_answer(
-    chain: Chain,
+    release: Path, features: Path, candidate_target: str, ranking_target: str
 ) -> None:
-    relay = Relay(chain.ranking, code=grpc.StatusCode.UNAVAILABLE)
+    relay = Relay(ranking_target, code=grpc.StatusCode.UNAVAILABLE)
     retried = value("vireo_batch_retries_total", stage="ranking")
     async with (
         relaying(relay) as target,
-        chain.gateway(ranking=target) as stub,
+        gateway(release, features, candidate_target, target) as stub,
     ):
         batch = asyncio.create_task(received(stub.BatchRecommend(request_of())))
         await until(lambda: value("vireo_batch_retries_total", stage="ranking") > retried)
@@ -239,13 +237,13 @@ async def test_a_pod_that_is_back_is_asked_for_what_it_could_not_answer(
 
 
 async def test_a_gateway_that_shuts_down_ends_its_batches_and_another_continues_them(
-    chain: Chain,
+    release: Path, features: Path, candidate_target: str, ranking_target: str
 ) -> None:
-    settings = gateway_settings(chain.features, chain.candidate, chain.ranking)
+    settings = gateway_settings(features, candidate_target, ranking_target)
     slates: list[Any] = []
     viewers = [f"viewer-{number}" for number in range(300)]
 
-    async with serving(gateway_pod(settings), chain.release) as (first, channel):
+    async with serving(gateway_pod(settings), release) as (first, channel):
         call = RecommendationServiceStub(channel).BatchRecommend(request_of(viewers))
         slates.append(await call.read())
         draining = asyncio.create_task(first.drain())
@@ -253,19 +251,22 @@ async def test_a_gateway_that_shuts_down_ends_its_batches_and_another_continues_
             slates.append(each)
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
         await draining
-    async with serving(gateway_pod(settings), chain.release) as (_, channel):
+    async with serving(gateway_pod(settings), release) as (_, channel):
         rest = request_of(viewers, resume_token=slates[-1].resume_token)
         slates += await received(RecommendationServiceStub(channel).BatchRecommend(rest))
     assert [each.viewer_id for each in slates] == viewers
 
 
 async def test_an_online_store_that_is_away_ends_a_batch_instead_of_slates_for_strangers(
-    chain: Chain,
+    release: Path,
+    features: Path,
+    candidate_target: str,
+    ranking_target: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.2)
-    pods = (chain.candidate, chain.ranking)
-    async with gateway(chain.release, chain.features, *pods, features_timeout=1e-6) as stub:
+    pods = (candidate_target, ranking_target)
+    async with gateway(release, features, *pods, features_timeout=1e-6) as stub:
         error = await failure_of(stub.BatchRecommend(request_of([VIEWER])))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
         assert "features" in (error.details() or "")

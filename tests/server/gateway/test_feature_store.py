@@ -18,6 +18,7 @@ import pytest
 from tests.builders.chain import gateway
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
+from vireo.server.gateway import service
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.stages.read_features import PAUSE_SECONDS
 from vireo.server.home import Home
@@ -146,6 +147,26 @@ async def test_while_the_store_is_locked_cached_features_are_used_and_declared(
         assert names(again) == names(whole)
 
 
+async def test_expired_features_are_not_used(
+    release: Path,
+    own_features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "STALE_FEATURES_SECONDS", 0)
+    async with gateway(
+        release,
+        own_features,
+        candidate_target,
+        ranking_target,
+        features_timeout=TIMEOUT,
+    ) as stub:
+        await ask_until(stub, [])
+        with locked(own_features):
+            assert list((await ask(stub)).degradations) == [MISSING]
+
+
 async def test_a_store_that_hangs_is_left_alone_and_used_again_once_it_is_back(
     release: Path,
     own_features: Path,
@@ -165,6 +186,57 @@ async def test_a_store_that_hangs_is_left_alone_and_used_again_once_it_is_back(
         assert sum(map(waited, responses)) <= most, "the read that hangs holds up no others"
         response = await ask_until(stub, [])
         assert response.explanation.history_length == len(WATCHED)
+
+
+async def test_a_store_that_hangs_is_left_alone_though_all_callers_are_in_a_hurry(
+    release: Path,
+    own_features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    reads: list[str],
+) -> None:
+    async with gateway(
+        release,
+        own_features,
+        candidate_target,
+        ranking_target,
+        features_timeout=TIMEOUT,
+        default_deadline=0.2,
+    ) as stub:
+        await ask_until(stub, [])
+        with locked(own_features):
+            before, began = len(reads), time.monotonic()
+            for _ in range(60):
+                await ask(stub, seconds=None)
+            # Until it counts as hanging, each of them may try; then three, and one in each pause.
+            most = tries_since(began, 0) + TIMEOUT / 0.05
+        assert len(reads) - before <= most
+
+
+async def test_a_store_that_fails_at_once_is_asked_only_now_and_then(
+    release: Path,
+    own_features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    reads: list[str],
+) -> None:
+    online = own_features / DATASET / "online.db"
+    async with gateway(
+        release, own_features, candidate_target, ranking_target, features_timeout=TIMEOUT
+    ) as stub:
+        await ask_until(stub, [])
+        with sqlite3.connect(online) as connection:
+            query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+            for (name,) in connection.execute(query).fetchall():
+                connection.execute(f'ALTER TABLE "{name}" RENAME TO "away_{name}"')
+        before, began = len(reads), time.monotonic()
+        for _ in range(60):
+            assert list((await ask(stub)).degradations) == [STALE]
+        assert len(reads) - before <= tries_since(began, 0)
+        with sqlite3.connect(online) as connection:
+            for (name,) in connection.execute(query).fetchall():
+                connection.execute(f'ALTER TABLE "{name}" RENAME TO "{name.removeprefix("away_")}"')
+        await ask_until(stub, [])
 
 
 async def test_one_viewers_bad_row_doesnt_open_the_circuit(

@@ -13,7 +13,7 @@ from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval, trained_weights
 from vireo.training.retrieval.trainer import RetrievalTrainer
-from vireo.training.retrieval.unseen import best_scores, fair_lift, fill_unseen, fit_ridge
+from vireo.training.retrieval.unseen import best_scores, fair_lift, fill_unseen
 from vireo.training.retrieval.validation import viewer_scores
 
 UNSEEN = ["new-cat", "new-dog"]
@@ -54,7 +54,7 @@ def test_an_embedding_is_drawn_to_the_estimate_by_its_watches(
     after = model.video_vectors()
 
     cat, new = (data.video_ids.index(name) for name in ("cat-0", "new-cat"))
-    watches = data.watch_counts()[cat]
+    watches = data.watch_counts[cat]
     assert watches > 0
     # Their content is the same, so that what the unseen one has is the estimate.
     estimate = after[new] - model.video_tower.unseen_step
@@ -75,7 +75,7 @@ def test_a_video_first_watched_later_goes_on_from_where_it_was_served(
     served = train_retrieval(first, replace(small, epochs=2), tmp_path).video_vectors()[-1]
     every = RetrievalData.build(watches_frame(walks, held_out=0), *tables)
     trainer = RetrievalTrainer(every, small, trained_weights(tmp_path))
-    assert every.watch_counts()[-1] == 1
+    assert every.watch_counts[-1] == 1
     with torch.no_grad():
         started = trainer.average.model.eval().video_vectors()[-1]
     assert torch.allclose(started, served, atol=1e-6)
@@ -90,14 +90,6 @@ def test_without_a_weight_of_the_estimate_only_unseen_videos_change(
     fill_unseen(model, data)
     changed = (model.video_vectors() != before).any(1)
     assert [data.video_ids[row] for row in torch.where(changed)[0]] == UNSEEN
-
-
-def test_an_embedding_is_guessed_from_what_videos_of_the_same_content_have() -> None:
-    content = np.array([[1, 3]] * 30 + [[2, 3]] * 30 + [[1, 0], [2, 0]])
-    counts = np.array([50] * 60 + [0, 0])
-    known = np.concatenate([np.full((30, 2), [1.0, 0.0]), np.full((30, 2), [0.0, 1.0])])
-    guessed = fit_ridge(content, counts, known).of(content)[counts == 0]
-    assert np.allclose(guessed, [[1, 0], [0, 1]], atol=0.2)
 
 
 def test_a_lift_gives_videos_their_share_of_places_and_no_more() -> None:
