@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.home import Home
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest
 from vireo.server.releases.memory import return_memory

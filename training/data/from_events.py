@@ -23,7 +23,7 @@ from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED
 from vireo.server.event_log.position import BEGIN, Start
 from vireo.server.features.activity import USUAL_BOUNCE, Bounce
 from vireo.server.home import Home
-from vireo.server.live.takedowns import Takedowns
+from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.training.data import schema
 from vireo.training.data.attributes import attribute_fields, attribute_kinds, attribute_values
