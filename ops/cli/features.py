@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.server.home import Home
 
 app = typer.Typer(no_args_is_help=True)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from vireo.ops.cli.output import AsJson, only_warnings, print_json
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import AsJson, only_warnings, print_json, print_table, table_of
 from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The online store of features: SQLite or Redis, as each feature repository says."""
+"""S3, and the online store of features: SQLite or Redis, as each feature repository says."""
 
 from __future__ import annotations
 
@@ -9,27 +9,83 @@ from functools import partial
 from pathlib import Path
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Facts, Fault, Part
-from vireo.ops.doctor.reach import reach, words
+from vireo.ops.doctor.facts import Channel, Facts, Fault, Part
+from vireo.ops.doctor.reach import UnansweredError, get, is_loopback, reach, split, words
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import CONFIGURATION, RedisSettings
+
+_PORTS = {False: 80, True: 443}
+
+
+def s3_probes(deployment: Deployment) -> Iterator[Probe]:
+    """Yield the probe of S3."""
+    if deployment.s3:
+        yield Probe("S3", partial(_ask_s3, deployment))
+    else:
+        yield Probe.unnamed("S3", "set VIREO_S3_ENDPOINT and its keys")
+
+
+def _ask_s3(deployment: Deployment) -> Facts:
+    from vireo.server.releases.store import ReleaseStore
+    from vireo.server.releases.store_errors import (
+        NotInStoreError,
+        StoreError,
+        StoreUnavailableError,
+    )
+
+    settings = deployment.s3
+    assert settings is not None
+    where = f"S3 at {settings.endpoint}"
+    address = settings.endpoint
+    if ":" not in address:
+        address = f"{address}:{_PORTS[settings.secure]}"
+    if fault := reach(address):
+        return Facts(parts=(Part("s3", where, fault, words(fault)),))
+    store = ReleaseStore(settings.with_patience(read_timeout=deployment.answer, retries=0))
+    try:
+        channel = store.read_channel(deployment.channel)
+    except NotInStoreError:
+        channel = None  # nothing was ever published
+    except StoreError as error:
+        away: Fault = "silent" if isinstance(error, StoreUnavailableError) else "failed"
+        return Facts(parts=(Part("s3", where, away, str(error)),))
+    named = Channel(
+        deployment.channel,
+        channel.release_id if channel else "",
+        channel.pointer.share if channel else 0.0,
+    )
+    clocks = Facts()
+    if not is_loopback(split(address)[0]):
+        clocks = _clock_s3(
+            f"http{'s' if settings.secure else ''}://{settings.endpoint}/", deployment
+        )
+    return Facts.merged([Facts(parts=(Part("s3", where),), channels=(named,)), clocks])
+
+
+def _clock_s3(url: str, deployment: Deployment) -> Facts:
+    try:
+        clock = get(url, deployment.answer).clock
+    except UnansweredError as error:
+        raise VireoError(f"its clock: {error}") from error
+    return Facts(clocks=(clock,) if clock else ())
+
 
 _VIEWS = ("viewer_activity", "viewer_hidden")
 _LOCKED_SECONDS = 1.5
 """Seconds for which a lock must be held to count: consumers hold it for moments."""
 
 
-def probes(deployment: Deployment) -> Iterator[Probe]:
+def store_probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield the probe of the online store."""
     if deployment.features:
-        yield Probe("the online store", partial(_ask, deployment))
+        yield Probe("the online store", partial(_ask_store, deployment))
     else:
         yield Probe.unnamed(
             "the online store", "set VIREO_FEATURES to the folder of the feature repositories"
         )
 
 
-def _ask(deployment: Deployment) -> Facts:
+def _ask_store(deployment: Deployment) -> Facts:
     assert deployment.features is not None
     dataset = _served(deployment)
     if dataset:
