@@ -151,7 +151,7 @@ def embedded_log(settings: StackSettings) -> Iterator[EventLogSettings]:
         return
     home = settings.home_folder
     with file_lock(stack_lock(home)):
-        check_ports_free({settings.log_port: "VIREO_LOG_PORT"})
+        check_ports_free({settings.log_port: "VIREO_PORT_BASE"})
         log, probe = prepare_log(settings), log_probe(settings)
         output, command = home.logs / "log.log", log_command(settings)
         with temporary_server(command, output, lambda: asyncio.run(probe()), ENVIRONMENT):

@@ -27,9 +27,9 @@ from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.gateway.stages.call import Answer, Checked, Request, StageCall
 from vireo.server.gateway.stages.failure import StageFailedError, StageSkippedError
 from vireo.server.gateway.stages.read_features import ReadFeatures
-from vireo.server.pod.admission import LOW_PRIORITY
 from vireo.server.pod.release_service import served
 from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.rpc.admission import LOW_PRIORITY
 from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
 from vireo.server.rpc.guard import request_id
 from vireo.server.rpc.reading import Context
@@ -138,6 +138,8 @@ def _is_of_the_store(error: StageFailedError) -> bool:
     return not isinstance(error.__cause__, UnfitRowError)
 
 
+MAX_BATCHES = 2
+"""Maximum concurrent calls of BatchRecommend on a gateway."""
 BATCH_RETRY = timedelta(seconds=5)
 """Delay before a batch that was one too many is tried again: batches take minutes."""
 VERSION = 1

@@ -16,7 +16,7 @@ from vireo.server.features.online_store import RedisSettings, identity, open_ser
 from vireo.server.features.sqlite_store import is_locked
 from vireo.server.features.viewer_rows import features_of
 from vireo.server.features.viewer_store import StoreAwayError
-from vireo.server.rpc.background_check import BackgroundCheck
+from vireo.server.rpc.tls import BackgroundCheck
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 log = structlog.get_logger()

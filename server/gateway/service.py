@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from vireo.server.event_log.open import open_log
 from vireo.server.features.context import time_zones
 from vireo.server.gateway import degradations
-from vireo.server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
+from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, Batches, patient
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.explain import explain_video
 from vireo.server.gateway.last_features import KEPT_BYTES, LastFeatures
@@ -45,7 +45,7 @@ from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.rpc.errors import RpcError, invalid_argument, not_found
 from vireo.server.rpc.guard import request_id
 from vireo.server.rpc.places import Places
-from vireo.server.rpc.renewed_channel import lasting_channel
+from vireo.server.rpc.tls import lasting_channel
 from vireo.server.rpc.trace import current_call
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
@@ -59,6 +59,8 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
+STALE_FEATURES_BYTES, STALE_FEATURES_SECONDS = 64 << 20, 3600
+"""Maximum memory and age of the features that are served while the online store fails."""
 _VIEWER_SECONDS = 1e-5
 """Cost of a viewer of a batch, whose slates are made while nobody else calls."""
 _CHANNEL_OPTIONS = (
@@ -267,13 +269,13 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         room = LogRoom(log, settings.event_log.event_retention)
     overlay = live.overlay if live else Overlay(0)
     rules = RulesFile(settings.rules) if settings.rules else None
-    places = Places(settings.max_batches, BATCH_RETRY)
+    places = Places(MAX_BATCHES, BATCH_RETRY)
     OPEN.set_function(lambda: places.taken)
 
     def register(
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
     ) -> None:
-        last = LastFeatures(settings.stale_features_max_bytes, settings.stale_features_max_age)
+        last = LastFeatures(STALE_FEATURES_BYTES, STALE_FEATURES_SECONDS)
         KEPT_BYTES.set_function(lambda: last.bytes)
         pipeline = RecommendPipeline(
             ReadFeatures(settings.features_timeout, last),

@@ -18,7 +18,7 @@ from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, REMOVED, STATE, LogAwayError
 from vireo.server.event_log.position import Position
 from vireo.server.live.overlay import Overlay
-from vireo.server.live.settings import LiveSettings
+from vireo.server.live.settings import TRENDING_HALF_LIFE, LiveSettings
 from vireo.server.live.takedowns import Takedowns
 from vireo.server.live.trends import Trends
 from vireo.server.releases.layout import TAKEDOWNS
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+MAX_BYTES = 256 << 20
+"""Maximum bytes of what is known of upserted videos: their size, and 48 bytes for each tag and
+label. Beyond it the oldest are dropped and counted."""
 FIRST_WAIT_SECONDS = 5.0
 """Seconds without a new message after which a process that starts counts the log as away."""
 _COPY_SECONDS, _IDLE_COPY_SECONDS = 1.0, 60.0
@@ -38,7 +41,7 @@ _COPY_SECONDS, _IDLE_COPY_SECONDS = 1.0, 60.0
 VIDEOS = Gauge("vireo_live_videos", "Changes of the catalogue that are remembered.", ["kind"])
 DROPPED = Gauge(
     "vireo_live_dropped_changes",
-    "Upserts that found no room; see VIREO_LIVE_VIDEOS and VIREO_LIVE_BYTES.",
+    "Upserts that found no room; see VIREO_LIVE_VIDEOS.",
 )
 WAITING = Gauge("vireo_live_waiting_videos", "Upserted videos that aren't placed yet.")
 UNPLACED = Gauge(
@@ -78,10 +81,8 @@ class Live:
             clock: monotonic seconds.
         """
         takedowns = _copied(copy)
-        self.overlay = Overlay(
-            settings.live_videos, settings.live_bytes, takedowns, contents=videos
-        )
-        self.trends = Trends(settings.trending_half_life)
+        self.overlay = Overlay(settings.live_videos, MAX_BYTES, takedowns, contents=videos)
+        self.trends = Trends(TRENDING_HALF_LIFE)
         self._log, self._copy, self._videos, self._clock = event_log, copy, videos, clock
         self._tables: weakref.WeakSet[SideTable] = weakref.WeakSet()
         self._touched: dict[SideTable, list[int]] = {}

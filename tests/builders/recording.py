@@ -68,7 +68,8 @@ def add_to(
         port=0,
         s3=unreachable_s3(),
         event_log=EventLogSettings(event_partitions=event_partitions),
-        **{"max_event_streams": 10, "shedding": False, **settings},
+        shedding=False,
+        **settings,
     )
     add_recording(server, gateway, log, room, takedowns)
 

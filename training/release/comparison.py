@@ -77,17 +77,22 @@ class Comparison:
             why = f"the current release can't be measured: {error}"
             return GateResult("not comparable", reason=why)
         served = self._load(candidate)
-        if (
-            now
-            and replaces
-            and now.dataset != candidate.dataset
-            and self._gives_way(now, candidate)
-        ):
+        if now and replaces and self._gives_way(now, candidate):
             return GateResult(
                 "nothing to compare",
                 reason=f"{now_id} was made from example data, {now.dataset}, and {candidate_id} "
                 f"from {candidate.dataset}; to take it back: vireo release rollback",
             )
+        return self._measured(now, candidate, served, best)
+
+    def _measured(
+        self,
+        now: Manifest | None,
+        candidate: Manifest,
+        served: LoadedRelease,
+        best: Sequence[BestFigures],
+    ) -> GateResult:
+        """Measure a release, which is loaded as `served`, and the current one if any; judge it."""
         try:
             pair = [self._measurable(each, served) for each in (now, candidate) if each]
             split = self._split(*(each.manifest for each in pair))
@@ -114,7 +119,9 @@ class Comparison:
         result = judge(found[0], found[1], best, *found[2:])
         if now.data_fingerprint == split.data_fingerprint:
             return result
-        return replace(result, reason=f"{now_id} was trained on an earlier state of the data")
+        return replace(
+            result, reason=f"{now.release_id} was trained on an earlier state of the data"
+        )
 
     def _load(self, manifest: Manifest) -> LoadedRelease:
         return LoadedRelease.load(self.cache.fetch(self.store, manifest.release_id, FILES))

@@ -259,32 +259,31 @@ def take_ranker(staged: CandidateRelease, other: Path, data: RetrievalData) -> R
     Raises:
         ReleaseError: the other release can't be read.
     """
-    taken = RankingRelease.load(other)
-    config = Path(layout.RANKER_CONFIG)
+    manifest, config = Manifest.read(other), Path(layout.RANKER_CONFIG)
     shutil.copytree((other / config).parent, (staged.folder / config).parent)
-    manifest = taken.manifest
     weights, tasks = manifest.score_weights, manifest.feature_schema.tasks
-    return _with_ranker(staged, taken.ranker.run, data, weights, manifest.candidates, tasks)
+    return _with_ranker(staged, None, data, weights, manifest.candidates, tasks)
 
 
 def _with_ranker(
     staged: CandidateRelease,
-    answer: Answer,
+    answer: Answer | None,
     data: RetrievalData,
     weights: ScoreWeights,
     candidate_count: int,
     tasks: tuple[str, ...],
 ) -> RankingRelease:
-    """Write a staged ranker's goldens and its entries in the manifest."""
+    """Write a staged ranker's goldens, which `answer` or it itself gives, and its settings."""
     folder, draft = staged.folder, staged.manifest
-    golden = folder / layout.GOLDEN_RANKER
-    write_ranker_goldens(answer, golden_viewers(data), staged, match_table(staged), golden)
     schema = draft.feature_schema.model_copy(update={"tasks": tasks})
     lacking = {task.name for task in OUTCOMES} - {*tasks}
     weights = ScoreWeights({name: w for name, w in weights.root.items() if name not in lacking})
     settings = {"score_weights": weights, "candidates": candidate_count, "feature_schema": schema}
     draft.model_copy(update=settings).write(folder)
     release = RankingRelease.load(folder)
+    golden = folder / layout.GOLDEN_RANKER
+    viewers, table = golden_viewers(data), match_table(staged)
+    write_ranker_goldens(answer or release.ranker.run, viewers, staged, table, golden)
     release.replay_goldens()
     return release
 

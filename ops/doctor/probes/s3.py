@@ -37,8 +37,7 @@ def _ask(deployment: Deployment) -> Facts:
         address = f"{address}:{_PORTS[settings.secure]}"
     if fault := reach(address):
         return Facts(parts=(Part("s3", where, fault, words(fault)),))
-    short_timeouts = {"connect_timeout": 1.0, "read_timeout": deployment.answer, "retries": 0}
-    store = ReleaseStore(settings.model_copy(update=short_timeouts))
+    store = ReleaseStore(settings.with_patience(read_timeout=deployment.answer, retries=0))
     try:
         channel = store.read_channel(deployment.channel)
     except NotInStoreError:

@@ -48,9 +48,9 @@ def _served(deployment: Deployment) -> str:
 
     if deployment.s3 is None:
         return ""
-    short_timeouts = {"connect_timeout": 0.5, "read_timeout": 1.0, "retries": 0}
     with suppress(VireoError):  # the probe of S3 says so
-        store = ReleaseStore(deployment.s3.model_copy(update=short_timeouts))
+        impatient = deployment.s3.with_patience(connect_timeout=0.5, read_timeout=1.0, retries=0)
+        store = ReleaseStore(impatient)
         if channel := store.read_channel(deployment.channel):
             return store.manifest(channel.release_id).dataset
     return ""

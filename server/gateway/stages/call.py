@@ -15,7 +15,6 @@ from prometheus_client import Counter
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.stages.check import BadAnswerError
 from vireo.server.gateway.stages.failure import StageFailedError, StageSkippedError
-from vireo.server.pod.admission import TIMEOUT_HEADER
 from vireo.server.tracing.spans import outgoing, span
 
 if TYPE_CHECKING:
@@ -115,8 +114,6 @@ class StageCall(Generic[Request, Answer]):
         one_try = 1000 * max(_MIN_TRY_SECONDS, _TRY_SHARE * left)
         metadata = grpc.aio.Metadata(
             *outgoing(query.metadata),
-            # Envoy replaces it: a pod must know how long a call has waited without Envoy, too.
-            (TIMEOUT_HEADER, f"{int(1000 * left)}m"),
             *(self.pool or ((TRY_HEADER, str(round(one_try))),)),
         )
         call = self.method(request, timeout=left, metadata=metadata)

@@ -163,7 +163,7 @@ def test_a_taken_port_is_reported_before_the_start(tmp_path: Path) -> None:
     base = free_port_base()
     with (
         embedded_s3(StackSettings(home=tmp_path / "one", port_base=base)),
-        pytest.raises(VireoError, match=f"port {base + 10} .*VIREO_S3_PORT"),
+        pytest.raises(VireoError, match=f"port {base + 10} .*VIREO_PORT_BASE"),
         embedded_s3(StackSettings(home=tmp_path / "other", port_base=base)),
     ):
         pass

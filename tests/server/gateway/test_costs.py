@@ -67,7 +67,7 @@ async def test_an_invalid_batch_is_charged_too(recorder: Recorder) -> None:
 
 async def test_a_stream_waits_for_its_turn_and_loses_nothing(recorder: Recorder) -> None:
     budget = recorder.server.budget
-    budget._used["page"] = 10.0, budget._clock()
+    budget._charge("page", 10.0, rests=False)
     budget._rested_at = budget._clock() + 1e9
     budget.light("another")
     call = recorder.events.StreamEvents(metadata=METADATA)

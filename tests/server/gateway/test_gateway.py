@@ -23,7 +23,6 @@ from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
 from vireo.server.candidate.pipeline import CandidatePipeline
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.pod.admission import waited_seconds
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.releases.manifest import Manifest
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, viewer_pb2
@@ -501,19 +500,6 @@ async def test_one_try_of_an_inner_call_gets_half_of_its_time_and_100_ms_at_leas
                 await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
     per_try_ms = int(recorder.metadata["x-envoy-upstream-rq-per-try-timeout-ms"])
     assert least <= per_try_ms <= most
-
-
-async def test_an_inner_call_says_how_long_it_may_take_so_that_a_pod_knows_how_long_it_has_waited(
-    release: Path, features: Path
-) -> None:
-    recorder = Recorder()
-    async with (
-        recording(recorder) as candidate,
-        gateway(release, features, candidate, NOWHERE, retrieval_timeout=20.0) as stub,
-    ):
-        await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    waited = waited_seconds(tuple(recorder.metadata.items()), left=10.0)
-    assert 5 < waited <= 10, "the stage had up to 20 s"
 
 
 async def test_the_inner_hop_gets_the_request_id_the_trace_and_the_viewers_row(

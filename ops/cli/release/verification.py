@@ -8,8 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from vireo.server.candidate.release import FILES as CANDIDATE_FILES
+from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
+from vireo.server.gateway.fallback import PopularList
+from vireo.server.gateway.release import FILES as GATEWAY_FILES
 from vireo.server.inference.golden import GoldenMismatchError
+from vireo.server.live.placement import Placement
+from vireo.server.ranking.release import FILES as RANKING_FILES
+from vireo.server.ranking.release import RankingRelease
 from vireo.server.releases.bucket import PARALLEL
 from vireo.server.releases.download import Download
 from vireo.server.releases.layout import OPTIONAL
@@ -23,13 +30,20 @@ ARCHITECTURE_NOISE = 1e-2
 value, or relative to a probability. On one kind, relative ones up to 4e-4 were measured."""
 
 
-@dataclass(frozen=True)
-class PodCheck:
-    """How one kind of pod loads a release before it serves it."""
+def _load_candidate(folder: Path) -> None:
+    release = CandidateRelease.load(folder)
+    release.replay_goldens()
+    # Pods load it only if they follow the log.
+    Placement.load(folder, release.manifest, len(release.keys)).replay_goldens()
 
-    files: Sequence[str]
-    load: Callable[[Path], object]
-    """Loads the release from a folder, goldens replayed; raises if anything is wrong."""
+
+PODS: Mapping[str, tuple[Sequence[str], Callable[[Path], object]]] = {
+    "candidate": (CANDIDATE_FILES, _load_candidate),
+    "ranking": (RANKING_FILES, lambda folder: RankingRelease.load(folder).replay_goldens()),
+    # Features aren't part of a release: they may be on another machine.
+    "gateway": (GATEWAY_FILES, PopularList.load),
+}
+"""The files that each kind of pod needs, and how it loads them before it serves a release."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +61,14 @@ class Verification:
     """Remarks that aren't problems of the release."""
 
 
-def verify_release(
-    store: ReleaseStore,
-    release_id: str,
-    pods: Mapping[str, PodCheck],
-    scratch: Path,
-) -> Verification:
+def verify_release(store: ReleaseStore, release_id: str, scratch: Path) -> Verification:
     """Read every file of a release from the store, and load it as every kind of pod does.
+
+    A kind of pod whose files are damaged isn't tried.
 
     Args:
         store: the store to read it from.
         release_id: the release.
-        pods: kinds of pod by name. A kind whose files are damaged isn't tried.
         scratch: an empty folder with room for the release.
 
     Raises:
@@ -81,15 +91,15 @@ def verify_release(
         found = threads.map(damage, manifest.files.keys(), manifest.files.values())
         damaged = {path: why for path, why in zip(manifest.files, found, strict=True) if why}
     problems, notes = list(damaged.values()), []
-    for kind, pod in pods.items():
-        lacking = [path for path in pod.files if path not in {*manifest.files, *OPTIONAL}]
-        unfit = [path for path in pod.files if path in damaged]
+    for kind, (files, load) in PODS.items():
+        lacking = [path for path in files if path not in {*manifest.files, *OPTIONAL}]
+        unfit = [path for path in files if path in damaged]
         problems += [f"{path} isn't in the manifest; {kind} pods need it" for path in lacking]
         if lacking or unfit:
             notes.append(f"not loaded as a {kind} pod: {', '.join(lacking + unfit)} is unfit")
             continue
         try:
-            pod.load(scratch)
+            load(scratch)
         except Exception as error:  # noqa: BLE001
             # Whatever a bad release makes a loader raise is what verification looks for.
             if note := _note_on_goldens(error, manifest.architecture):
