@@ -182,8 +182,8 @@ def import_(
 
 def _positions_in_log(lag: float, last: float) -> LogPositions:
     from vireo.ops.stack.nats import reachable_log
+    from vireo.server.event_log.jetstream import opened_log
     from vireo.server.event_log.log import EVENTS
-    from vireo.server.event_log.open import opened_log
     from vireo.training.data.dataset import LogPositions
 
     settings = reachable_log()
@@ -223,7 +223,7 @@ def from_events(
 ) -> None:
     """Make a data set of the events and the catalogue's changes in the log, up to now."""
     from vireo.ops.stack.nats import reachable_log
-    from vireo.server.event_log.open import open_log
+    from vireo.server.event_log.jetstream import open_log
     from vireo.server.features.activity import Bounce
     from vireo.training.data.from_events import data_from_events
 

@@ -27,9 +27,9 @@ from vireo.server.home import Home
 if TYPE_CHECKING:
     from vireo.ops.cli.dead_events import Letter
     from vireo.server.event_log.jetstream import JetStreamLog
-    from vireo.server.event_log.limits import Limits
     from vireo.server.event_log.log import Entry
     from vireo.server.event_log.position import Position
+    from vireo.server.event_log.streams import Limits
     from vireo.v1 import event_pb2
 
 app = typer.Typer(no_args_is_help=True)
@@ -306,8 +306,8 @@ def _log_settings() -> Any:
 @asynccontextmanager
 async def _opened_log(limits: Limits = "keep") -> AsyncIterator[JetStreamLog]:
     """Open the log of the settings, or of this home's stack; raise VireoError if it is away."""
+    from vireo.server.event_log.jetstream import opened_log
     from vireo.server.event_log.log import CATALOG, LogAwayError
-    from vireo.server.event_log.open import opened_log
 
     only_warnings()
     try:

@@ -27,8 +27,7 @@ def build(
     from vireo.ops.stack.state import running_stack
     from vireo.training.data.dataset import describe_dataset
     from vireo.training.estimates import features_memory
-    from vireo.training.features.build import build_features
-    from vireo.training.features.progress import progress_bars
+    from vireo.training.features.build import build_features, progress_bars
     from vireo.training.heartbeat import heartbeat
 
     home, console = Home.current(), Console()

@@ -88,7 +88,7 @@ def _log(home: Home) -> Part | None:
 
     from vireo.ops.cli.upgrade_check import Part, logged
     from vireo.ops.stack.nats import known_log
-    from vireo.server.event_log.open import opened_log
+    from vireo.server.event_log.jetstream import opened_log
 
     if (named := known_log(home)) is None:
         return None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vireo.server.candidate.release import FILES as CANDIDATE_FILES
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.ranking.release import FILES as RANKING_FILES
+from vireo.server.recommend.ranking.release import FILES as RANKING_FILES
+from vireo.server.recommend.retrieval.release import FILES as CANDIDATE_FILES
 from vireo.server.releases import layout
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.channels import BestFigures
@@ -17,7 +17,7 @@ from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatE
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import NotInStoreError
 from vireo.training.data.dataset import DatasetMissingError, describe_dataset, is_example
-from vireo.training.evaluation.served import check_dataset, check_split
+from vireo.training.evaluation.run import check_dataset, check_split
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 from vireo.training.release.measure import LoadedRelease, measure
 

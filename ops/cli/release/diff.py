@@ -14,7 +14,7 @@ from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.ops.cli.release.access import declared_by, open_store
 
 if TYPE_CHECKING:
-    from vireo.server.filters.declared import Declared
+    from vireo.server.recommend.filters.declared import Declared
     from vireo.server.releases.manifest import Manifest
 
 V = TypeVar("V")

@@ -140,8 +140,8 @@ def _fault_log(deployment: Deployment, settings: EventLogSettings) -> tuple[Faul
 
 
 async def _end(settings: EventLogSettings, seconds: float) -> None:
+    from vireo.server.event_log.jetstream import opened_log
     from vireo.server.event_log.log import CATALOG
-    from vireo.server.event_log.open import opened_log
 
     async with opened_log(settings, read_only=True) as log, asyncio.timeout(seconds):
         await log.end(CATALOG)

@@ -126,12 +126,7 @@ def _asked(repository: Path, seconds: float) -> Facts:
         raise VireoError(f"{repository / CONFIGURATION} can't be read: {error}") from error
     if kind == "redis":
         redis = RedisSettings.load()
-        if "connection_string" in online and "url" not in redis.model_fields_set:
-            raise VireoError(
-                f"{repository} was built by an earlier build and names Redis itself; "
-                "set VIREO_REDIS_URL for it to be asked"
-            )
-        address = redis.connection.partition(",")[0]
+        address = redis.address
         fault, problem = _redis(redis.url.get_secret_value(), address, seconds)
         return Facts(parts=(Part("store", f"Redis at {address}", fault, problem),))
     file = repository / online["path"]

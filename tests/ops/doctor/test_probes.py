@@ -382,15 +382,6 @@ def test_redis_is_well_hangs_and_is_gone(tmp_path: Path, monkeypatch: pytest.Mon
         assert store_part(features).fault == "refused"
 
 
-def test_redis_that_only_the_features_of_an_earlier_build_name_is_not_taken_for_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("VIREO_REDIS_URL", raising=False)
-    features = repository(tmp_path / "features", "{type: redis, connection_string: a:1}")
-    with pytest.raises(VireoError, match="set VIREO_REDIS_URL for it to be asked"):
-        store_part(features)
-
-
 def test_s3_that_is_away_is_told() -> None:
     facts = asked(stores.s3_probes(deployment(s3=unreachable_s3())))
     assert fault_of(facts, "s3") in ("refused", "unreachable")
