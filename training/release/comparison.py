@@ -17,7 +17,7 @@ from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatE
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import NotInStoreError
 from vireo.training.data.dataset import DatasetMissingError, describe_dataset, is_example
-from vireo.training.evaluation.served import check_dataset, check_split
+from vireo.training.evaluation.run import check_dataset, check_split
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 from vireo.training.release.measure import LoadedRelease, measure
 
