@@ -22,9 +22,9 @@ from scipy.stats import sem
 
 from bench.seeds import arguments, means, seed_home, write
 from vireo.server.arrays import Int64Array
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.home import Home
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest
 from vireo.training.comparison import PER_VIEWER
 from vireo.training.data.dataset import Dataset, load_dataset

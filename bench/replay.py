@@ -11,7 +11,6 @@ from vireo.server.consumer.apply import read_batch
 from vireo.server.consumer.fold import ViewerEvents, fold
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS, Entry
-from vireo.server.event_log.up_to_end import up_to_end
 from vireo.server.features.activity import EventRules
 from vireo.server.features.viewer_rows import ViewerRow
 from vireo.v1 import event_pb2, log_pb2
@@ -33,7 +32,7 @@ PAST_SECONDS = 6 * 86_400.0
 
 async def logged(log: JetStreamLog, partitions: Iterable[int]) -> list[Entry]:
     """Return all messages of some partitions, in each one's order."""
-    reads = (up_to_end(log, EVENTS, str(each)) for each in partitions)
+    reads = (log.up_to_end(EVENTS, str(each)) for each in partitions)
     return [entry for read in reads async for some in read for entry in some]
 
 

@@ -22,10 +22,10 @@ import numpy as np
 from rich.console import Console
 
 from vireo.server.arrays import Float64Array, Int64Array
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
 from vireo.server.features.keys import video_keys
 from vireo.server.home import Home
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.data.dataset import describe_dataset
 from vireo.training.data.synth.events import NEXT_EPISODE, STRAY
 from vireo.training.data.synth.world import HEAD, REGIONS, TASTE_SHARES, World, WorldConfig

@@ -23,8 +23,8 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.home import Home
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest
 from vireo.server.releases.memory import return_memory
@@ -36,9 +36,8 @@ from vireo.training.evaluation.report import flat
 from vireo.training.evaluation.run import evaluate_release
 from vireo.training.evaluation.sources import FIT_VIEWERS, Proposals, fit_quotas
 from vireo.training.evaluation.viewers import last_held_out
-from vireo.training.features.build import build_features
+from vireo.training.features.build import build_features, progress_bars
 from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.training.features.progress import progress_bars
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 from vireo.training.profile import Profile
 from vireo.training.ranking.storage import load_ranking_set, save_ranking_set

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
 from vireo.server.file_lock import LockTakenError, file_lock
 from vireo.server.home import Home
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest, ReleaseError
 from vireo.training.data.folder import replaced_folder
 

@@ -11,12 +11,12 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
 from vireo.server.features.context import UNKNOWN
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.comparison import CONFIDENCE, paired_tests, with_intervals
 from vireo.training.data.dataset import load_dataset
 from vireo.training.evaluation import report as files

@@ -14,9 +14,8 @@ from bench.chaos.findings import Findings
 from bench.chaos.recorder import Recorder
 from bench.replay import STORE_SECONDS, differing, event_ids, logged
 from vireo.ops.stack.nats import reachable_log
-from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.log import EVENTS, LogAwayError
-from vireo.server.event_log.open import opened_log
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import RedisSettings, open_rows
 from vireo.server.features.viewer_store import StoreAwayError, ViewerStore

@@ -11,8 +11,8 @@ from bench.live.site import Site, event, in_batches, opened_site, until
 from bench.live.stack import LiveStack
 from bench.replay import KINDS, PAST_SECONDS, STORE_SECONDS, differing, event_ids, logged
 from bench.speed.row import Row
+from vireo.server.event_log.jetstream import opened_log
 from vireo.server.event_log.log import EVENTS, LogAwayError
-from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.signals import SCORES
 
 RELEASE = "VIREO_BENCH_RELEASE"

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.peers import ranker
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.release import CandidateRelease
 
 VIEWERS = "VIREO_BENCH_VIEWERS"
 """Environment variable with the file of viewers' features."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from vireo.server.filters.declared import CREATOR, Declared, label
-from vireo.server.filters.expression import FilterExpression
 from vireo.server.home import Home
+from vireo.server.recommend.filters.declared import CREATOR, Declared, label
+from vireo.server.recommend.filters.expression import FilterExpression
 from vireo.training.data.attributes import all_attributes, attribute_column
 from vireo.training.data.dataset import load_dataset
 from vireo.v1 import filter_pb2

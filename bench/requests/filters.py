@@ -14,8 +14,8 @@ from bench.requests.catalogue import Catalogue
 from bench.requests.faults import pods_killed
 from bench.requests.plan import RequestsPlan
 from bench.speed.row import Row
-from vireo.server.filters.expression import BadFilterError, decode
 from vireo.server.home import Home
+from vireo.server.recommend.filters.expression import BadFilterError, decode
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 

@@ -19,13 +19,13 @@ from google.protobuf.message import Message
 
 from bench.speed.floor import InProcess
 from bench.speed.h2load import Prepared, Target
-from vireo.server.candidate.pipeline import CandidateQuery
 from vireo.server.candidate.service import decode
 from vireo.server.errors import VireoError
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.query import RecommendQuery
-from vireo.server.gateway.stages.retrieve import retrieve_request
+from vireo.server.gateway.stages.pods import retrieve_request
 from vireo.server.home import Home
+from vireo.server.recommend.retrieval.pipeline import CandidateQuery
 from vireo.server.rpc.guard import REQUEST_ID
 from vireo.training.features.watches import load_watches
 from vireo.v1 import candidate_pb2, recommendation_pb2, recommendation_pb2_grpc, viewer_pb2

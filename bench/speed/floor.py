@@ -23,15 +23,20 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 from bench.process import pin
-from vireo.server.candidate.pipeline import SCORERS, SOURCES, CandidatePipeline, CandidateQuery
-from vireo.server.candidate.query import Retrieval
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.candidate.service import decode
 from vireo.server.errors import VireoError
 from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.pipeline import (
+    SCORERS,
+    SOURCES,
+    CandidatePipeline,
+    CandidateQuery,
+)
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.v1 import candidate_pb2
 
 Answer: TypeAlias = Callable[[], list[str]]

@@ -26,7 +26,7 @@ from bench.stack import free_port_base
 from vireo.inference import open_inference_pb2 as oip
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.ranking.pipeline import RankingQuery
+from vireo.server.recommend.ranking.pipeline import RankingQuery
 
 _ROOT = Path(__file__).parent.parent.parent
 _ASK_SECONDS = 10.0

@@ -28,7 +28,7 @@ from vireo.ops.stack.s3 import embedded_s3
 from vireo.server.columns import encode_columns
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.ranking.pipeline import RankingQuery
+from vireo.server.recommend.ranking.pipeline import RankingQuery
 from vireo.v1 import candidate_pb2, ranking_pb2, ranking_pb2_grpc
 
 _OWN = "ranking pod"

@@ -11,8 +11,7 @@ import typer
 
 from vireo.ops.cli import bench_promises
 from vireo.ops.cli.bench_rows import DataOption, RowsAsJson, progress, show
-from vireo.ops.cli.output import only_warnings
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import only_warnings, print_table, table_of
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 

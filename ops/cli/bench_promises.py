@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from vireo.ops.cli.bench_rows import DataOption, RowsAsJson, progress, show
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import print_table, table_of
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import print_table, table_of
 
 if TYPE_CHECKING:
     from bench.speed.row import Row

@@ -7,18 +7,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
 from vireo.ops.cli import studies
 from vireo.ops.cli.edge import CaOption, Edge, TokenOption, edge_of
+from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.studies import DataOption, JsonOption
-from vireo.ops.cli.tables import print_table, table_of
 from vireo.server.errors import VireoError
 from vireo.server.signals import TASKS
 
@@ -32,21 +30,6 @@ _RANKER = {
     "ece": "calibration error",
     "predicted_over_observed": "predicted over observed",
 }
-_MOVED = {
-    **dict.fromkeys(
-        ("--served", "--lists", "--target", "--ca", "--token", "--concurrency", "--deadline"),
-        "served",
-    ),
-    "--sources": "study sources",
-    "--tune-quotas": "study quotas",
-    "--tune-baselines": "study baselines",
-    "--diversity": "study diversity",
-    "--without": "study ablations",
-    "--cold-start": "study cold-start",
-    "--report": "page",
-}
-"""Commands that replaced options, for the error message if an option is still used."""
-
 _Baselines = Annotated[
     bool,
     typer.Option(
@@ -57,16 +40,7 @@ _Baselines = Annotated[
 ]
 
 
-class _Evaluate(TyperGroup):
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        for arg in takewhile(lambda arg: arg not in self.commands, args):
-            option = arg.partition("=")[0]
-            if option in _MOVED:
-                raise VireoError(f"{option} has moved; see: vireo evaluate {_MOVED[option]} --help")
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(cls=_Evaluate, invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 app.add_typer(studies.app, name="study", help="Study one part of a release, or tune it.")
 
 

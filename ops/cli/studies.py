@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from vireo.ops.cli.output import print_json
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import print_json, print_table, table_of
 
 if TYPE_CHECKING:
     from vireo.training.studies import Studies

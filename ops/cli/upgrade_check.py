@@ -25,7 +25,6 @@ from vireo.server.event_log.log import (
     Stream,
 )
 from vireo.server.event_log.position import Position
-from vireo.server.event_log.up_to_end import up_to_end
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
 from vireo.server.gateway.features import FeatureReader
@@ -192,7 +191,7 @@ async def _logged(event_log: JetStreamLog, partitions: int) -> AsyncIterator[Hel
             yield _parsed(stream.name, "catalogue changes", entry, log_pb2.CatalogChange)
     if not await event_log.end(STATE):
         return
-    async for entry in (each async for some in up_to_end(event_log, STATE) for each in some):
+    async for entry in (each async for some in event_log.up_to_end(STATE) for each in some):
         if kind := _STATE_KINDS.get(entry.key.partition(".")[0]):
             yield _parsed(f"{STATE.name}.{entry.key}", kind[0], entry, kind[1])
 

@@ -11,8 +11,7 @@ from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.consumer.settings import ConsumerSettings
 from vireo.server.errors import VireoError
-from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.open import opened_log
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import identity
 from vireo.server.live.settings import TRENDING_HALF_LIFE

@@ -20,7 +20,7 @@ from vireo.server.gateway import catalog
 from vireo.server.gateway.appender import Appended, Appender
 from vireo.server.gateway.log_room import LogRoom
 from vireo.server.gateway.settings import GatewaySettings
-from vireo.server.live.takedowns import Takedowns
+from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.rpc.admission import Admission, Slots
 from vireo.server.rpc.caller import caller_of
 from vireo.server.rpc.errors import RpcError, ShedError

@@ -76,7 +76,7 @@ class FeatureReader:
         """
         self._rebuilt.start_if_due()
         try:
-            stored = await self._rows.stored_async(viewer_id, seconds)
+            stored = await self._rows.fetch_served(viewer_id, seconds)
         except sqlite3.Error as error:
             if is_locked(error):
                 raise
@@ -85,7 +85,7 @@ class FeatureReader:
             self._built = ()
             async with asyncio.timeout(seconds):
                 await asyncio.wrap_future(self._rebuilt.start())
-            stored = await self._rows.stored_async(viewer_id, seconds)
+            stored = await self._rows.fetch_served(viewer_id, seconds)
         return features_of(*stored)
 
     def _open_if_rebuilt(self) -> None:

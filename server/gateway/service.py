@@ -12,9 +12,8 @@ from typing import Any
 import grpc.aio
 from google.protobuf.message import Message
 
-from vireo.server.event_log.open import open_log
+from vireo.server.event_log.jetstream import open_log
 from vireo.server.features.context import time_zones
-from vireo.server.gateway import degradations
 from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, Batches, patient
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.explain import explain_video
@@ -27,19 +26,19 @@ from vireo.server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rules_file import RulesFile
 from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.gateway.slate_metrics import count_degradations
 from vireo.server.gateway.stages.call import StageCall
-from vireo.server.gateway.stages.rank import RankingCall
+from vireo.server.gateway.stages.pods import SHARE, RankingCall, RetrievalCall, UnknownSeedError
 from vireo.server.gateway.stages.read_features import ReadFeatures
-from vireo.server.gateway.stages.retrieve import SHARE, RetrievalCall, UnknownSeedError
 from vireo.server.gateway.stages.shadow import POOL, SECONDS, Shadow
 from vireo.server.gateway.turn import InnerPods
 from vireo.server.live.live import Live
-from vireo.server.live.overlay import Overlay
-from vireo.server.live.takedowns import Takedowns
 from vireo.server.pod.pod import Pod
 from vireo.server.pod.release_metrics import ReleaseFacts
 from vireo.server.pod.release_service import served
 from vireo.server.pod.run_queue import RunQueue
+from vireo.server.recommend.catalogue.overlay import Overlay
+from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.rpc.errors import RpcError, invalid_argument, not_found
@@ -142,7 +141,7 @@ class RecommendationServicer(RecommendationServiceServicer):
             reason = "must be empty: only the first page can be explained"
             raise invalid_argument([("request.page_token", reason)])
         release = served(self._loader).content
-        query = self._query(asked, context, release, "request.")
+        query = self._query(asked, context, "request.")
         try:
             return await explain_video(self._pipeline, query, release, request.video_id)
         except UnknownSeedError as error:
@@ -162,30 +161,26 @@ class RecommendationServicer(RecommendationServiceServicer):
         see `RecommendQuery`.
         """
         release = served(self._loader).content
-        query = self._query(request, context, release, "", shown, next_page)
+        query = self._query(request, context, "", shown, next_page)
         try:
             slate = await self._pipeline.recommend(query, release)
         except UnknownSeedError as error:
             raise _unknown_seed(seed_field, request) from error
-        degradations.count(slate.degradations)
+        count_degradations(slate.degradations)
         return slate
 
     def _query(
         self,
         request: pb.RecommendRequest,
         context: grpc.aio.ServicerContext[Any, Any],
-        release: GatewayRelease,
         field: str,
         shown: bytes = b"",
         next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
-        """Return the query of a request; raise INVALID_ARGUMENT if `release` can't be filtered so.
+        """Return the query of a request.
 
         `field` is that of `RecommendQuery.of`; `shown` and `next_page` are those of `_slate`.
         """
-        expression = None
-        if request.HasField("filter"):
-            expression = release.expression(request.filter, f"{field}filter")
         left = context.time_remaining()
         deadline = time.monotonic() + (self._default_deadline if left is None else left)
         return RecommendQuery.of(
@@ -194,7 +189,6 @@ class RecommendationServicer(RecommendationServiceServicer):
             deadline,
             current_call().headers,
             field=field,
-            expression=expression,
             shown=shown_keys(shown) if shown else (),
             next_page=next_page,
         )

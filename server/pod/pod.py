@@ -19,8 +19,7 @@ from prometheus_client.registry import Collector
 from pydantic import Field
 
 from vireo.server.errors import VireoError
-from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.open import open_log
+from vireo.server.event_log.jetstream import JetStreamLog, open_log
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.home import Home
 from vireo.server.live.live import Live

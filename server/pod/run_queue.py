@@ -11,7 +11,7 @@ from typing import TypeVar
 import grpc
 from prometheus_client import Counter
 
-from vireo.server.pipeline.caller import Caller, CallerGoneError
+from vireo.server.recommend.runner import Caller, CallerGoneError
 from vireo.server.rpc.admission import Slot, Slots
 from vireo.server.rpc.errors import RpcError
 

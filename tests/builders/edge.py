@@ -19,10 +19,9 @@ from tests.builders.control import ControlPlane, running_control
 from tests.builders.gateway import EXPLANATION
 from tests.builders.recording import add_to
 from tests.builders.rpc import rpc_settings
-from vireo.ops.stack.envoy import bootstrap, envoy_command
+from vireo.ops.stack.envoy import bootstrap, envoy_command, secure
 from vireo.ops.stack.probes import grpc_probe
 from vireo.ops.stack.processes import endpoints_document, operator_tls
-from vireo.ops.stack.secure import secure
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.control.mesh import POOLS, Pool
 from vireo.server.event_log.jetstream import JetStreamLog

@@ -11,12 +11,12 @@ import grpc
 import pytest
 import pytest_asyncio
 
+from tests.builders.chain import NOWHERE, gateway_settings
 from tests.builders.edge import Edge, running_edge
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, build_tiny_features
 from tests.builders.waiting import until
-from tests.server.gateway.conftest import NOWHERE, gateway_settings
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.home import Home
 from vireo.v1 import candidate_pb2, viewer_pb2

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.fits import fit_measured
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.home import Home
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest
 from vireo.training.features.watches import load_watches
 from vireo.training.ranking.storage import load_ranking_set

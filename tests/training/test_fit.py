@@ -16,7 +16,7 @@ from tests.builders.fits import fit_measured
 from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.features.constants import feature_constants
 from vireo.server.home import Home
-from vireo.server.live.takedowns import Takedowns
+from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.training import fit as fitting

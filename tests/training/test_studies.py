@@ -14,13 +14,13 @@ import pytest
 from rich.console import Console
 
 from tests.builders.fits import fit_measured
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
 from vireo.server.features.context import NAMES
 from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
 from vireo.server.home import Home
-from vireo.server.pipeline.candidates import Candidates
+from vireo.server.recommend.candidates import Candidates
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import MANIFEST_NAME
 from vireo.server.releases.weights import Quotas
 from vireo.training.data.synth.world import WorldConfig

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from vireo.server.errors import VireoError
-from vireo.server.filters.declared import (
+from vireo.server.recommend.filters.declared import (
     ATTRIBUTE_NAME,
     BUILT_IN_LABELS,
     BUILT_IN_NUMBERS,

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from vireo.server.arrays import BoolArray, Float64Array
 from vireo.server.errors import VireoError
-from vireo.server.filters.declared import MAX_VALUE_BYTES
+from vireo.server.recommend.filters.declared import MAX_VALUE_BYTES
 from vireo.training.data.files import FilePart, is_text, present, read_parts
 from vireo.training.data.problems import Problems
 from vireo.training.data.schema import MAX_VALUES

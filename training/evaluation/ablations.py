@@ -19,7 +19,6 @@ import torch
 from rich.console import Console
 
 from vireo.server.arrays import Float32Array, Int64Array
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
 from vireo.server.features.ranking_inputs import (
     MATCH_FEATURES,
@@ -27,6 +26,7 @@ from vireo.server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.comparison import means, paired_tests
 from vireo.training.evaluation.sources import NAMES as SOURCES
 from vireo.training.ranking.batches import Batches, chunks

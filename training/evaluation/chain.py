@@ -12,11 +12,15 @@ import numpy.typing as npt
 from rich.console import Console
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.pipeline import (
+    CandidatePipeline,
+    CandidateQuery,
+    RetrievedCandidates,
+)
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.signals import OUTCOMES, SCORES
 from vireo.training.evaluation.viewers import TestViewers
 from vireo.training.features.publication import of_the_past

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from vireo.server.arrays import Float32Array, Int64Array
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.ranking.diversity import RERANK_WINDOW, diverse_order
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.diversity import RERANK_WINDOW, diverse_order
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.weights import ScoreWeights
 from vireo.training.evaluation.chain import run_chain
 from vireo.training.evaluation.systems import list_ranks

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from vireo.server.arrays import Int64Array
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest, ReleaseError
 from vireo.training.comparison import compare
 from vireo.training.data.dataset import load_dataset

@@ -15,11 +15,11 @@ import pandas as pd
 from rich.console import Console
 
 from vireo.server.arrays import Int64Array
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
 from vireo.server.features.context import UNKNOWN, ContextIds, as_texts
 from vireo.server.home import Home
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest, ReleaseError
 from vireo.training.data.dataset import load_dataset
 from vireo.training.evaluation.baselines import QUICK

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vireo.server.candidate.release import FILES as CANDIDATE_FILES
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.ranking.release import FILES as RANKING_FILES
+from vireo.server.recommend.ranking.release import FILES as RANKING_FILES
+from vireo.server.recommend.retrieval.release import FILES as CANDIDATE_FILES
 from vireo.server.releases import layout
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.channels import BestFigures

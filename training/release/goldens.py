@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.ranking_inputs import (
     RANKER_HISTORY,
     VideoTable,
@@ -21,6 +19,8 @@ from vireo.server.features.ranking_inputs import (
 )
 from vireo.server.features.video_rows import VideoRows
 from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.export import ContentTower, golden_videos, video_outputs
 from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors

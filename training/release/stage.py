@@ -21,11 +21,11 @@ import pandas as pd
 import torch
 
 from vireo.server.arrays import Int64Array
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.features.keys import video_keys
-from vireo.server.live.placement import Placement
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.catalogue.placement import Placement
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import DATA_END, FeatureSchema, Manifest, describe_files
 from vireo.server.releases.texts import write_texts

@@ -21,7 +21,7 @@ from vireo.server.arrays import Int64Array
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.context import sizes
 from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
-from vireo.server.inference.signature import VIDEOS
+from vireo.server.models.signature import VIDEOS
 from vireo.server.releases import layout
 from vireo.training.onnx_export import Inputs, export
 from vireo.training.retrieval.content import TOKENS

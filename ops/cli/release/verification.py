@@ -8,15 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from vireo.server.candidate.release import FILES as CANDIDATE_FILES
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
 from vireo.server.gateway.fallback import PopularList
 from vireo.server.gateway.release import FILES as GATEWAY_FILES
-from vireo.server.inference.golden import GoldenMismatchError
-from vireo.server.live.placement import Placement
-from vireo.server.ranking.release import FILES as RANKING_FILES
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.models.golden import GoldenMismatchError
+from vireo.server.recommend.catalogue.placement import Placement
+from vireo.server.recommend.ranking.release import FILES as RANKING_FILES
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import FILES as CANDIDATE_FILES
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.bucket import PARALLEL
 from vireo.server.releases.download import Download
 from vireo.server.releases.layout import OPTIONAL

@@ -84,7 +84,7 @@ async def test_without_keys_the_store_is_inaccessible_at_every_port(
     # Other tests of this process may have S3 servers of their own.
     folder = str(served.home_folder.s3)
     [weed] = [each for each in psutil.Process().children() if each.cwd() == folder]
-    ports = served.s3_ports().keys()
+    ports = set(served.s3_ports())
     await until(lambda: {port for _, _, port in listening([weed])} == ports)
 
     # The attack: the filer knows no keys of S3, nor does what volumes and topology are asked.

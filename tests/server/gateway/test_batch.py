@@ -15,12 +15,12 @@ from google.rpc import error_details_pb2
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
+from tests.builders.chain import NOWHERE, gateway, gateway_settings
 from tests.builders.refusals import failure_of, status_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.builders.waiting import until
-from tests.server.gateway.conftest import NOWHERE, gateway, gateway_settings
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.gateway import batch, service
 from vireo.server.gateway.batch import position_of, token_at

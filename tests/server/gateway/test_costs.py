@@ -15,10 +15,10 @@ from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.recording import Recorder, batch, failure_of, play, recording
 from tests.builders.waiting import until
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.filters.declared import Declared
 from vireo.server.gateway.release import GatewayRelease, digest_of
 from vireo.server.gateway.rules_file import RulesFile
 from vireo.server.gateway.service import request_cost
+from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases.layout import VIDEO_KEYS
 from vireo.server.rpc.caller import CALLER
 from vireo.v1 import catalog_pb2, event_pb2, filter_pb2

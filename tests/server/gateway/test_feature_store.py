@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.builders.chain import gateway
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
-from tests.server.gateway.conftest import gateway
 from vireo.server.gateway import service
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.stages.read_features import PAUSE_SECONDS

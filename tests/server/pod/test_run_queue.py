@@ -14,8 +14,8 @@ from structlog.contextvars import bound_contextvars, get_contextvars
 from tests.builders.busy import busy
 from tests.builders.waiting import until
 from tests.builders.work_counts import WorkCounts
-from vireo.server.pipeline.caller import Caller, CallerGoneError
 from vireo.server.pod.run_queue import RunQueue
+from vireo.server.recommend.runner import Caller, CallerGoneError
 from vireo.server.rpc.errors import RpcError
 
 

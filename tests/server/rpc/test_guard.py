@@ -16,9 +16,9 @@ from tests.builders.columns import rank_request, score_columns
 from tests.builders.refusals import failure_of, refusal, retry_seconds, status_of, violations_of
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
-from vireo.server.ranking.pipeline import RankingPipeline
-from vireo.server.ranking.release import RankingRelease
 from vireo.server.ranking.service import RANKING_POD
+from vireo.server.recommend.ranking.pipeline import RankingPipeline
+from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases import layout
 from vireo.v1 import ranking_pb2, release_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub

@@ -20,9 +20,9 @@ from bench.fuzz.frames import exchange
 from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
-from vireo.server.pipeline.caller import Caller
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.ranking.service import RANKING_POD
+from vireo.server.recommend.runner import Caller
 from vireo.server.rpc.server import RpcServer
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse

@@ -19,9 +19,9 @@ from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
 from tests.otlp_sink import OtlpSink
 from vireo.server.errors import VireoError
-from vireo.server.ranking.pipeline import RankingPipeline
-from vireo.server.ranking.release import RankingRelease
 from vireo.server.ranking.service import RANKING_POD
+from vireo.server.recommend.ranking.pipeline import RankingPipeline
+from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases import layout
 from vireo.server.rpc.trace import add_trace_id, begin_call, note_failure
 from vireo.server.tracing import spans

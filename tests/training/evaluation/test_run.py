@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 
 from tests.builders.watches import watches_frame
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest
 from vireo.training.evaluation import report as files
 from vireo.training.evaluation.baselines import BASELINES

@@ -10,7 +10,7 @@ import pytest
 
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
-from vireo.server.candidate.release import CandidateRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.evaluation.sources import Proposals
 from vireo.training.evaluation.systems import of_chunks
 from vireo.training.evaluation.viewers import HeldOutWatches, TestViewers

@@ -18,8 +18,8 @@ from vireo.server.features.ranking_inputs import (
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
 )
-from vireo.server.inference.model import Model
-from vireo.server.inference.signature import ranker_signature
+from vireo.server.models.model import Model
+from vireo.server.models.signature import ranker_signature
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.training.ranking.config import RankingConfig
 from vireo.training.ranking.export import example_inputs, export_ranker, torch_scores

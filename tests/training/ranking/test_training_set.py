@@ -9,11 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.keys import video_keys
-from vireo.server.features.ranking_inputs import VideoTable, ranking_inputs, retrieval_features
+from vireo.server.features.ranking_inputs import (
+    VideoTable,
+    ranking_inputs,
+    retrieval_features,
+)
 from vireo.server.home import Home
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.signals import OUTCOMES
 from vireo.training.features.history import viewers_before

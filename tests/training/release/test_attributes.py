@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from tests.builders.datasets import random_interactions
-from vireo.server.filters.declared import DURATION
-from vireo.server.filters.table import AttributeTable
 from vireo.server.home import Home
+from vireo.server.recommend.filters.declared import DURATION
+from vireo.server.recommend.filters.table import AttributeTable
 from vireo.server.releases import layout
 from vireo.training.data.attributes import all_attributes, attribute_column
 from vireo.training.data.dataset import Dataset, load_dataset

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from vireo.server.home import Home
-from vireo.server.ranking.reserved import DiverseBestAndReserved
+from vireo.server.recommend.ranking.reserved import DiverseBestAndReserved
 from vireo.server.releases.gate import judge
 from vireo.server.releases.gate_measures import Measured
 from vireo.server.releases.manifest import Manifest

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from tests.builders.datasets import VIDEO_COUNT
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.keys import video_key
 from vireo.server.home import Home
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import (
     CANDIDATES,

@@ -14,8 +14,8 @@ import torch
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.context import NAMES, sizes
-from vireo.server.inference.model import Model
-from vireo.server.inference.signature import VIDEOS, tower_signature
+from vireo.server.models.model import Model
+from vireo.server.models.signature import VIDEOS, tower_signature
 from vireo.training.data.context import watch_column
 from vireo.training.retrieval import unseen
 from vireo.training.retrieval.config import RetrievalConfig
