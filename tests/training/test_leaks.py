@@ -167,7 +167,7 @@ def test_a_ranker_that_is_taught_the_test_watch_or_later_counts_is_found(
     leak = f"viewer '{target['viewer_id']}', video '{target['video_id']}'.*test part"
     counts = "features of the ranker's outcome labels"
     late = replace(ranking_set.watches, moment=ranking_set.watches.moment + 1)
-    plants = [
+    plants: list[tuple[dict[str, Any], str]] = [
         ({"rows": rows}, f"outcome labels: {leak}"),
         (
             {"viewers": replace(viewers, history_rows=history)},

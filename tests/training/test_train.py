@@ -53,7 +53,7 @@ def test_what_is_served_knows_every_watch_and_what_is_measured_not_those_held_ou
     newest = watches.drop_duplicates("viewer_id", keep="last").set_index("viewer_id")["video_id"]
     held_out = split.query("part == 'test'").set_index("viewer_id")["video_id"]
     for viewer_id, video_id in held_out.head(20).items():
-        assert newest[viewer_id] == video_id
+        assert newest.at[viewer_id] == video_id
         online = read_viewer(served.features(DATASET), str(viewer_id))
         assert online.history_keys[-1] == video_key(video_id)
         known = read_viewer(measured.features(DATASET), str(viewer_id))

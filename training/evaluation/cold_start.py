@@ -61,7 +61,7 @@ class Cases:
                 tuple(column[place] for place in places)
                 for column in (self.viewers, self.known, self.watched)
             )
-            yield Cases(viewers, known, watched, self.targets[places])  # type: ignore[arg-type]
+            yield Cases(viewers, known, watched, self.targets[places])
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from vireo.server.arrays import BoolArray, Int32Array, Int64Array
@@ -252,7 +254,12 @@ class RetrievalData:
     def fingerprint(self) -> str:
         """Return the SHA-256 of all that training reads, in hexadecimal."""
         digest = hashlib.sha256("".join(self.context).encode())
-        arrays = [self.keys, self.content, self.published_at, self.attributes]
+        arrays: list[npt.NDArray[Any]] = [
+            self.keys,
+            self.content,
+            self.published_at,
+            self.attributes,
+        ]
         arrays += [np.array([len(group) for group in self.groups])]
         for part in (self.train, self.held_out):
             arrays += [part.rows, part.times, part.offsets, part.context]

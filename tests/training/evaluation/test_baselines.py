@@ -39,7 +39,8 @@ def test_each_baseline_prefers_videos_watched_together(name: str) -> None:
         warnings.simplefilter("error")
         [(_, baseline)] = fitted([name], PAST)
         scores = baseline.scores([rows(0), rows(3, 4), rows()])
-    assert (scores.shape, scores.dtype) == ((3, 6), np.float32)
+    assert scores.shape == (3, 6)
+    assert scores.dtype == np.float32
     assert scores[0, [1, 2]].min() > scores[0, [3, 4, 5]].max()
     assert scores[1, 5] > scores[1, [0, 1, 2]].max()
     assert not scores[2].any()

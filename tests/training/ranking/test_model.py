@@ -42,7 +42,7 @@ def ranker(schema: FeatureSchema = SCHEMA) -> Ranker:
         torch.nn.init.normal_(parameter, std=0.3)
     with torch.no_grad():
         for embedding in model.context.features:
-            embedding.weight[0] = 0  # type: ignore[union-attr,operator,index]
+            embedding.weight[0] = 0  # type: ignore[operator]
         for part in (model.signals, model.viewer):
             part.mean.normal_()
             part.scale.uniform_(0.5, 2.0)

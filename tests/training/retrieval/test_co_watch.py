@@ -47,7 +47,8 @@ def test_followers_are_those_that_viewers_watched_soon_after(
 
 def test_weights_are_probabilities_by_step_damped_by_popularity() -> None:
     rows, weights = co_watch_table(data_of("abc", "abd", "abz"), k=4)
-    assert (rows.dtype, weights.dtype) == (np.int32, np.float32)
+    assert rows.dtype == np.int32
+    assert weights.dtype == np.float32
     assert weights[0, 0] == pytest.approx(1 / 3**POPULARITY_DAMPING)
     assert weights[0, 1:] == pytest.approx([STEP_DECAY / 3] * 3)
 

@@ -58,7 +58,7 @@ def test_what_a_catalogue_lacks_is_left_out() -> None:
     )
     bags = [["word=a"], ["tag=t", "decade=199", "year=1999", "word=b"], ["word=c"]]
     assert catalogue_tokens(videos) == bags
-    assert catalogue_tokens(videos.assign(creator=["ana", None, None]))[0] == [
+    assert catalogue_tokens(videos.assign(creator=pd.Series(["ana", None, None])))[0] == [
         "creator=ana",
         "word=a",
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +34,8 @@ def data_of(
 def matrix_of(table: tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]) -> Matrix:
     """A table as a matrix of all pairs."""
     rows, weights = table
-    assert (rows.dtype, weights.dtype) == (np.int32, np.float32)
+    assert rows.dtype == np.int32
+    assert weights.dtype == np.float32
     assert rows.shape == weights.shape
     assert rows.min() >= 0
     matrix = np.zeros((len(rows), len(rows)))
@@ -42,7 +44,7 @@ def matrix_of(table: tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]) -> M
     return matrix
 
 
-def of_strongest(matrix: Matrix, k: int) -> Matrix:
+def of_strongest(matrix: npt.NDArray[Any], k: int) -> npt.NDArray[Any]:
     """The matrix with the k entries of each row that have the largest absolute values."""
     order = np.argsort(-np.abs(matrix), axis=1, kind="stable")[:, :k]
     kept = np.zeros_like(matrix)

@@ -31,7 +31,8 @@ def test_videos_of_one_world_start_nearer_to_each_other_than_to_the_other_world(
     two_worlds: RetrievalData,
 ) -> None:
     vectors = vectors_of(two_worlds)
-    assert (vectors.shape, vectors.dtype) == ((21, 4), np.float32)
+    assert vectors.shape == (21, 4)
+    assert vectors.dtype == np.float32
     assert vectors.std() == pytest.approx(SPREAD, rel=0.1)
     likeness = vectors @ vectors.T
     even, odd = likeness[0, 2:20:2], likeness[0, 1:20:2]
