@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -178,3 +178,20 @@ def p99(answers: Sequence[Answer]) -> float:
     """Return the 99th percentile of the answers' latencies in seconds; NaN without answers."""
     seconds = [answer.seconds for answer in answers]
     return float(np.percentile(seconds, 99)) if seconds else float("nan")
+
+
+@asynccontextmanager
+async def beside(happens: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Let faults or load happen during the block; raise what ended them before it, if anything did.
+
+    Without them the figures of the block would say nothing.
+    """
+    happening = asyncio.create_task(happens)
+    try:
+        yield
+    finally:
+        ended = happening.done()
+        happening.cancel()
+        await asyncio.wait([happening])
+    if ended:
+        happening.result()

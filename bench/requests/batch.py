@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections import Counter
@@ -14,13 +13,11 @@ from typing import Any
 
 import grpc
 import numpy as np
-from rich.console import Console
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
-from bench.beside import beside
-from bench.load import Answer, SteadyLoad, closed_load, p99
-from bench.speed.row import Row
-from bench.stack import OwnStack
+from bench.live.stack import LiveStack
+from bench.load import Answer, SteadyLoad, beside, closed_load, p99
+from bench.rows import Row
 from server.errors import VireoError
 
 MAX_RATIO = 1.1
@@ -57,7 +54,6 @@ class BatchPlan:
     capacity_seconds: float = 8.0
     viewers: int = 3_000
     """Viewers of the batch whose gateways are killed."""
-    patience: float = 120.0
     timed: bool = True
     """Whether times are judged; a busy machine has none to judge."""
 
@@ -98,23 +94,19 @@ class Batch:
                 await asyncio.sleep(_PAUSE)
 
 
-async def measure_beside_batch(
-    stack: OwnStack, viewers: Sequence[str], plan: BatchPlan, console: Console
-) -> list[Row]:
+async def measure_batches(live: LiveStack, plan: BatchPlan) -> list[Row]:
+    """Measure slates beside a batch, and kill gateways in the middle of one."""
+    rows = await _beside(live, plan) + await _killed_gateways(live, plan)
+    await live.stack.until_healthy(live.plan.patience)
+    return rows
+
+
+async def _beside(live: LiveStack, plan: BatchPlan) -> list[Row]:
     """Ask for slates at 60% load, in turns with and without a batch beside them.
 
     The load never pauses, and turns are short: what else the machine does meets both alike.
-
-    Args:
-        stack: the running stack.
-        viewers: who asks, and whose slates are in the batch.
-        plan: how much to measure.
-        console: for progress.
-
-    Raises:
-        VireoError: slates failed.
     """
-    edge = stack.settings.edge
+    edge, viewers = live.edge, live.viewers
     capacity = await closed_load(edge, viewers, _CALLERS, plan.capacity_seconds)
     rate = _LOAD_SHARE * len(capacity) / plan.capacity_seconds
     turns = list[tuple[float, bool]]()
@@ -122,11 +114,11 @@ async def measure_beside_batch(
     async with SteadyLoad(edge, viewers, rate) as load:
         for number in range(2 * plan.turns):
             runs = number % 2 == 1
-            async with _batch_beside(edge, viewers, runs=runs, patience=plan.patience) as batch:
+            async with _batch_beside(edge, viewers, runs=runs, patience=live.plan.patience) as batch:
                 turns.append((time.monotonic(), runs))
                 await asyncio.sleep(plan.seconds)
             slates += batch.received.total()
-            console.print(f"turn {number + 1} of {2 * plan.turns} done")
+            live.console.print(f"turn {number + 1} of {2 * plan.turns} done")
     failed = [each.failure for each in load.answers if each.failure]
     if failed or not load.answers:
         count = f"{len(failed)} of {len(load.answers)}"
@@ -161,19 +153,18 @@ def _tails(
     return p99(seconds[0]), p99(seconds[1])
 
 
-async def measure_killed_gateways(stack: OwnStack, plan: BatchPlan, console: Console) -> list[Row]:
+async def _killed_gateways(live: LiveStack, plan: BatchPlan) -> list[Row]:
     """Kill -9 each gateway in the middle of a batch; count the viewers who didn't come once."""
-    console.print("killing gateways in the middle of a batch")
+    live.console.print("killing gateways in the middle of a batch")
     viewers = [f"mail-{number}" for number in range(plan.viewers)]
     batch = Batch()
-    running = asyncio.create_task(batch.run(stack.settings.edge, viewers, plan.patience))
-    gateways = [pod for pod in stack.pods() if pod.name.startswith("gateway-")]
+    running = asyncio.create_task(batch.run(live.edge, viewers, live.plan.patience))
+    gateways = live.stack.names("gateway")
     for number, gateway in enumerate(gateways, 1):
         due = len(viewers) * number // (len(gateways) + 1)
         while batch.received.total() < due and not running.done():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-        if gateway.pid is not None:
-            os.kill(gateway.pid, signal.SIGKILL)
+        live.stack.send(gateway, signal.SIGKILL)
     await running
     wrong = sum(batch.received[viewer] != 1 for viewer in viewers)
     return [

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from rich.console import Console
 
+from bench.rows import Figures, Row
 from bench.speed.plan import SpeedPlan
-from bench.speed.row import Figures, Row
 from server.arrays import Int64Array
 from server.candidate.allowed import Filters
 from server.candidate.pipeline import CandidatePipeline, CandidateQuery

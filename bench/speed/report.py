@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.rows import Row
 from bench.speed.profile import Profile
-from bench.speed.row import Row
 from server.cores import cores
 from server.errors import VireoError
 

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bench.beside import beside
 from rich.console import Console
 
-from bench.beside import beside
 from bench.requests.plan import SHORT, RequestsPlan
 from bench.requests.run import measure_requests
 from bench.speed.row import Row

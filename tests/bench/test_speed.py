@@ -6,11 +6,11 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+from bench.speed.floor import Floor
 from rich.console import Console
 
 from bench.speed.every import measure_all
 from bench.speed.filtered import SHARES
-from bench.speed.floor import Floor
 from bench.speed.h2load import Prepared, Target, frame
 from bench.speed.models import measure_search
 from bench.speed.plan import SpeedPlan

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from bench.swap import Counts, SwapPlan, count, measure_swaps
 from rich.console import Console
 from vireo.v1 import viewer_pb2
 
 from bench.load import Answer
-from bench.swap import Counts, SwapPlan, count, measure_swaps
 from tests.builders.tiny_home import DATASET, build_tiny_home
 
 SLATES = {("a", "viewer"): ("1", "2"), ("b", "viewer"): ("2", "1")}

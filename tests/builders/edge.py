@@ -26,13 +26,13 @@ from vireo.v1.recommendation_pb2_grpc import (
     add_RecommendationServiceServicer_to_server,
 )
 
-from bench.stack import free_port_base
 from server.control.mesh import POOLS, Pool
 from server.event_log.jetstream import JetStreamLog
 from server.pod.admission import waited_seconds
 from server.rpc.errors import RpcError, ShedError, ShedReason, unavailable
 from server.rpc.server import RpcServer
 from server.stack.envoy import bootstrap, envoy_command
+from server.stack.ports import free_port_base
 from server.stack.probes import grpc_probe
 from server.stack.processes import endpoints_document, operator_tls
 from server.stack.secure import secure

@@ -16,7 +16,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from bench.stack import free_port_base
+from server.stack.ports import free_port_base
 from tests.builders.chart import CHART, CHECKOUT
 from tests.builders.kubernetes_cluster import ADMIN, Cluster, RefusedError
 from tests.builders.waiting import wait_until

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from minio import Minio
 
-from bench.stack import free_port_base
 from server.releases.s3 import S3Settings
+from server.stack.ports import free_port_base
 from server.stack.s3 import embedded_s3
 from server.stack.settings import StackSettings
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.stack import free_port_base
 from server.home import Home
+from server.stack.ports import free_port_base
 from server.stack.state import StackState
 from server.stack.state import running_stack as state_of
 

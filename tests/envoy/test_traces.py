@@ -12,8 +12,8 @@ import pytest_asyncio
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from bench.stack import free_port_base
 from server.security.certificates import Certificates
+from server.stack.ports import free_port_base
 from tests.builders.edge import Edge, running_edge
 from tests.otlp_sink import OtlpSink, collector_credentials, listed, running_otlp_sink
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -20,8 +19,6 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from bench.stack import free_port_base
-from bench.valkey import running_valkey
 from clients.doctor.deployment import Deployment, Probe
 from clients.doctor.diagnose import diagnose
 from clients.doctor.facts import Facts, Part
@@ -31,8 +28,10 @@ from clients.doctor.reach import MAX_BYTES, UnansweredError, get, reach
 from server.errors import VireoError
 from server.rpc.metrics import MetricsEndpoint
 from server.security.certificates import Authority
+from server.stack.ports import free_port_base
 from tests.builders.control import running_control
 from tests.builders.nats import running_nats, settings_of
+from tests.builders.redis import running_redis
 from tests.builders.s3 import unreachable_s3
 from tests.builders.sqlite_lock import locked_for_writing
 from tests.builders.waiting import wait_until
@@ -372,14 +371,14 @@ def test_a_store_without_its_tables_or_file_has_no_features(sqlite_features: Pat
 
 
 def test_redis_is_well_hangs_and_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running_valkey(tmp_path / "valkey") as valkey:
-        monkeypatch.setenv("VIREO_REDIS_URL", valkey.url)
+    with running_redis(tmp_path / "redis") as server:
+        monkeypatch.setenv("VIREO_REDIS_URL", server.url)
         online = "{type: redis}"
         features = repository(tmp_path / "features", online)
         assert store_part(features).fault == ""
-        valkey.send(signal.SIGSTOP)
+        server.hang()
         assert store_part(features).fault == "silent"
-        valkey.kill()
+        server.kill()
         assert store_part(features).fault == "refused"
 
 

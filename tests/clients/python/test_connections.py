@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from bench.stack import free_port_base
+from server.stack.ports import free_port_base
 from tests.builders.gateway import SLATE, FakeGateway, fake_gateway
 from tests.builders.waiting import until
 from tests.clients.python.conftest import Connect, Recommend

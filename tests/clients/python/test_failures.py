@@ -9,8 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
-from bench.stack import free_port_base
 from server.rpc.errors import RpcError, not_found, unavailable
+from server.stack.ports import free_port_base
 from tests.builders.gateway import FakeGateway, overloaded
 from tests.clients.python.conftest import Connect, Recommend
 from vireo_client import (

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.stack import free_port_base
 from server.control.access import upstream_tls
 from server.control.settings import ControlSettings
 from server.control.templates import filled
 from server.security.folder import SecurityFolder
 from server.stack.envoy import envoy_command, tool
+from server.stack.ports import free_port_base
 from server.stack.secure import write_envoy_secrets
 from server.stack.settings import StackSettings
 from tests.builders.chart import VALUES, Document, render, rendered

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from vireo.v1 import event_pb2, log_pb2
 
-from bench.stack import free_port_base
 from server.consumer.apply import apply, read_batch
 from server.consumer.fold import ViewerRow
 from server.consumer.rows import OnlineRows
@@ -25,6 +24,7 @@ from server.releases.channels import Change
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.stack.nats import log_environment
+from server.stack.ports import free_port_base
 from tests.builders.datasets import random_interactions
 from tests.builders.event_batches import (
     LIKED_BY_FRACTION,

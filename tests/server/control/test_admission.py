@@ -11,10 +11,10 @@ import grpc
 import grpc.aio
 import pytest
 
-from bench.stack import free_port_base
 from server.control.admission import Admission
 from server.control.mesh import Endpoints, Members, Pool
 from server.control.settings import ControlSettings
+from server.stack.ports import free_port_base
 from tests.builders.control import SetDiscovery, local
 from tests.builders.edge import CandidatePod, serve_candidate
 from tests.builders.s3 import unreachable_s3

@@ -10,7 +10,6 @@ from xml.etree.ElementTree import ParseError
 import pytest
 from pydantic import SecretStr
 
-from bench.stack import free_port_base
 from server.control.attempts import Attempts
 from server.control.canary import Channels, follow_share
 from server.control.mesh import Pool
@@ -18,6 +17,7 @@ from server.releases.channels import Channel
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
 from server.releases.store_errors import StoreUnavailableError
+from server.stack.ports import free_port_base
 from tests.builders.control import SetShare, running_control
 from tests.builders.edge import CandidatePod, serve_candidate, serve_ranking
 from tests.builders.waiting import until

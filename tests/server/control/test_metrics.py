@@ -11,11 +11,11 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from bench.stack import free_port_base
 from server.control.control import ControlCollector
 from server.control.discovery.file import FileDiscovery
 from server.control.mesh import Pool
 from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, version_of
+from server.stack.ports import free_port_base
 from tests.builders.control import ControlPlane, SetShare, control_of, running_control
 from tests.builders.edge import CandidatePod, running_edge, serve_candidate
 from tests.builders.kubernetes_api import recorded_api

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2
 
-from bench.stack import free_port_base
 from server.releases.channels import Change
 from server.releases.manifest import Manifest
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
+from server.stack.ports import free_port_base
 from tests.builders.process import start, wait_for_health, watched_channel
 from vireo_client import AsyncClient
 

@@ -11,10 +11,10 @@ import pytest
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
-from bench.stack import free_port_base
 from server.candidate.service import CANDIDATE_POD
 from server.pod.pod import Pod
 from server.ranking.service import RANKING_POD
+from server.stack.ports import free_port_base
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.tiny_home import VIEWER
 from tests.server.gateway.conftest import gateway

@@ -20,7 +20,6 @@ from vireo.v1.ranking_pb2 import RankCandidatesRequest
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
-from bench.nats import RunningNats, settings_of
 from server.candidate.service import CandidateSettings, candidate_pod
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import CATALOG, REMOVED, Stream
@@ -36,6 +35,7 @@ from server.releases.store import ReleaseStore
 from server.signals import NEW
 from tests.builders.catalogue import change, key_of, removed
 from tests.builders.loading import serves
+from tests.builders.nats import RunningNats, settings_of
 from tests.builders.pods import RunningPod, running_pod
 from tests.builders.releases import build_release, write_manifest
 from tests.builders.waiting import until

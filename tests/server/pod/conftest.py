@@ -3,10 +3,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.stack import free_port_base
 from server.releases.channels import Change
 from server.releases.s3 import S3Settings
 from server.releases.store import ReleaseStore
+from server.stack.ports import free_port_base
 from tests.builders.releases import build_release
 
 

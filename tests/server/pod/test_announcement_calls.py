@@ -18,7 +18,6 @@ from vireo.v1.channel_pb2_grpc import (
     add_ChannelServiceServicer_to_server,
 )
 
-from bench.stack import free_port_base
 from server.control.channels import NAME
 from server.control.discovery.source import StaticDiscovery
 from server.control.mesh import GRPC_SERVICES
@@ -28,6 +27,7 @@ from server.pod.announcements import Announcements
 from server.rpc.server import RpcServer
 from server.security.certificates import Certificates
 from server.security.folder import SecurityFolder
+from server.stack.ports import free_port_base
 from tests.builders.control import control_of
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until

@@ -18,11 +18,11 @@ from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-from bench.stack import free_port_base
 from server.errors import VireoError
 from server.ranking.service import RANKING_POD
 from server.rpc import metrics
 from server.rpc.metrics import MAX_CONNECTIONS, MetricsEndpoint
+from server.stack.ports import free_port_base
 from tests.builders.rpc import rpc_settings, serving
 
 

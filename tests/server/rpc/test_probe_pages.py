@@ -8,9 +8,9 @@ from contextlib import suppress
 
 import pytest
 
-from bench.stack import free_port_base
 from server.rpc import loop_lag
 from server.rpc.server import RpcServer
+from server.stack.ports import free_port_base
 from tests.builders.rpc import rpc_settings
 
 

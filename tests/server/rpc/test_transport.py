@@ -17,8 +17,8 @@ from vireo.v1.release_pb2_grpc import (
     add_ReleaseServiceServicer_to_server,
 )
 
-from bench.fuzz.frames import exchange
 from server.rpc.server import RpcServer
+from tests.builders.http2 import http2
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
 
@@ -141,18 +141,11 @@ async def test_bytes_that_are_no_http2_end_only_their_connection(garbage: bytes)
 async def test_an_odd_request_ends_and_others_are_answered(
     changed: dict[str, str], body: bytes
 ) -> None:
-    headers = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": METHOD,
-        ":authority": "pod",
-        "content-type": "application/grpc",
-        "te": "trailers",
-    }
     async with handling(Handler()) as (server, channel):
-        async with asyncio.timeout(30):
-            ended = await exchange(f"127.0.0.1:{server.port}", headers | changed, body)
-        assert not ended.startswith("UNKNOWN")
+        async with asyncio.timeout(30), http2(f"127.0.0.1:{server.port}") as connection:
+            stream = connection.open(METHOD, body, changed)
+            await stream.ended.wait()
+        assert stream.code is not grpc.StatusCode.UNKNOWN
         assert (await ask(channel, timeout=30)).pod
 
 

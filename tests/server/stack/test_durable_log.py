@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from bench.stack import free_port_base
 from server.event_log.jetstream import JetStreamLog
 from server.event_log.log import EVENTS
 from server.event_log.settings import EventLogSettings
 from server.stack.nats import log_command, log_probe, prepare_log
+from server.stack.ports import free_port_base
 from server.stack.settings import METRICS_PORT_OFFSET, StackSettings
 
 MESSAGES = 20

@@ -14,11 +14,11 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from bench.stack import free_port_base
 from server.errors import VireoError
 from server.home import Home
 from server.stack import restart as module
 from server.stack.lock import file_lock
+from server.stack.ports import free_port_base
 from server.stack.processes import ProcessSpec
 from server.stack.restart import environment_file, restart
 from server.stack.settings import StackSettings

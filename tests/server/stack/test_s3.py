@@ -18,11 +18,11 @@ import pytest
 import urllib3
 from minio import Minio
 
-from bench.stack import free_port_base
 from server.errors import VireoError
 from server.releases.bucket import Bucket
 from server.releases.s3 import S3Settings
 from server.stack.envoy import tool
+from server.stack.ports import free_port_base
 from server.stack.s3 import access, answers, embedded_s3
 from server.stack.settings import StackSettings
 from tests.builders.listeners import answer, listening, unix_sockets

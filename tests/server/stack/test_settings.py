@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.stack import free_port_base
 from server.errors import VireoError
 from server.stack.envoy import bootstrap
-from server.stack.ports import PortTakenError, check_ports_free
+from server.stack.ports import PortTakenError, check_ports_free, free_port_base
 from server.stack.settings import StackSettings
 
 
