@@ -25,6 +25,14 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.message import Message
+
+from vireo.server.candidate import service as candidate
+from vireo.server.candidate.pipeline import CandidatePipeline
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.ranking import service as ranking
+from vireo.server.ranking.pipeline import RankingPipeline
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases.manifest import Manifest
 from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import (
@@ -42,14 +50,6 @@ from vireo.v1.recommendation_pb2_grpc import (
     add_RecommendationServiceServicer_to_server,
 )
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-from server.candidate import service as candidate
-from server.candidate.pipeline import CandidatePipeline
-from server.candidate.release import CandidateRelease
-from server.ranking import service as ranking
-from server.ranking.pipeline import RankingPipeline
-from server.ranking.release import RankingRelease
-from server.releases.manifest import Manifest
 
 
 class Candidate(CandidateServiceServicer):

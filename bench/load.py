@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import numpy as np
+
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 if TYPE_CHECKING:

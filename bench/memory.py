@@ -23,14 +23,14 @@ from rich.console import Console
 
 from bench.speed.row import Row
 from bench.stack import VIREO
-from server.errors import VireoError
-from server.home import Home
-from training.data.estimate import estimate_import
-from training.data.importing import ImportRequest
-from training.data.synth.world import WorldConfig
-from training.data.synth.writing import write_world
-from training.memory import features_memory, training_memory
-from training.profile import PROFILES, read_profile
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.data.estimate import estimate_import
+from vireo.training.data.importing import ImportRequest
+from vireo.training.data.synth.world import WorldConfig
+from vireo.training.data.synth.writing import write_world
+from vireo.training.memory import features_memory, training_memory
+from vireo.training.profile import PROFILES, read_profile
 
 EVENTS = (1_000_000, 10_000_000)
 MAX_GB = 4.0

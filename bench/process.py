@@ -14,8 +14,8 @@ import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.errors import VireoError
-from server.stack.die_with_parent import wrapped
+from vireo.ops.stack.die_with_parent import wrapped
+from vireo.server.errors import VireoError
 
 _POLL = 0.05
 _HEALTH_SECONDS = 2.0

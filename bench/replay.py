@@ -9,20 +9,20 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from pydantic import SecretStr
-from vireo.v1 import log_pb2
 
 from bench.site import Recorder
-from server.consumer.apply import read_batch
-from server.consumer.fold import ViewerEvents, ViewerRow, fold
-from server.consumer.rows import OnlineRows, StoreAwayError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, LogAwayError
-from server.event_log.open import opened_log
-from server.event_log.settings import EventLogSettings
-from server.event_log.up_to_end import up_to_end
-from server.features.activity import EventRules
-from server.features.online_store import RedisSettings
-from server.home import Home
+from vireo.server.consumer.apply import read_batch
+from vireo.server.consumer.fold import ViewerEvents, ViewerRow, fold
+from vireo.server.consumer.rows import OnlineRows, StoreAwayError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS, LogAwayError
+from vireo.server.event_log.open import opened_log
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.event_log.up_to_end import up_to_end
+from vireo.server.features.activity import EventRules
+from vireo.server.features.online_store import RedisSettings
+from vireo.server.home import Home
+from vireo.v1 import log_pb2
 
 _STORE_SECONDS = 5.0
 """Maximum seconds of a read of rows."""

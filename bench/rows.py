@@ -12,8 +12,8 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from clients.cli.tables import print_table, table_of
-from server.errors import VireoError
+from vireo.ops.cli.tables import print_table, table_of
+from vireo.server.errors import VireoError
 
 
 @dataclass(frozen=True)

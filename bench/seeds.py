@@ -28,10 +28,10 @@ from rich.console import Console
 from scipy import stats
 
 from bench.stack import run_vireo, stack_environment
-from server.errors import VireoError
-from server.home import Home
-from training.evaluation.comparison import PER_VIEWER
-from training.evaluation.report import RANKS
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.evaluation.comparison import PER_VIEWER
+from vireo.training.evaluation.report import RANKS
 
 REPORT = Path(__file__).parent / "report"
 _SYSTEMS = ("chain", "served")

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import grpc
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
+
+from vireo.server.errors import VireoError
 from vireo.v1 import (
     catalog_pb2,
     catalog_pb2_grpc,
@@ -24,8 +26,6 @@ from vireo.v1 import (
     recommendation_pb2,
     recommendation_pb2_grpc,
 )
-
-from server.errors import VireoError
 
 _CALL_SECONDS = 10.0
 _PAUSE = 0.1
@@ -208,9 +208,7 @@ class Recorder:
             try:
                 async with asyncio.TaskGroup() as writers:
                     for number in range(self._writers):
-                        writers.create_task(
-                            self._write(site, number / self._writers * self._pause)
-                        )
+                        writers.create_task(self._write(site, number / self._writers * self._pause))
             except ExceptionGroup as failed:
                 refused, other = failed.split(VireoError)
                 if other is not None or refused is None:

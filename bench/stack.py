@@ -18,20 +18,20 @@ import psutil
 from rich.console import Console
 
 from bench.process import running, serves
-from clients.cli.own_stack import CHANNEL, VIREO, OwnStack, stack_environment
-from server.control.mesh import GRPC_SERVICES
-from server.errors import VireoError
-from server.home import Home
-from server.releases.channels import Change
-from server.releases.manifest import Manifest
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.releases.weights import Quotas
-from server.stack.processes import ProcessSpec, pod_processes
-from server.stack.s3 import access
-from server.stack.settings import PodKind
-from server.stack.state import ProcessState, StackState, running_stack
-from training.evaluation.served import serving_release
+from vireo.ops.cli.own_stack import CHANNEL, VIREO, OwnStack, stack_environment
+from vireo.ops.stack.processes import ProcessSpec, pod_processes
+from vireo.ops.stack.s3 import access
+from vireo.ops.stack.settings import PodKind
+from vireo.ops.stack.state import ProcessState, StackState, running_stack
+from vireo.server.control.mesh import GRPC_SERVICES
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.releases.channels import Change
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.weights import Quotas
+from vireo.training.evaluation.served import serving_release
 
 _CALL_SECONDS = 5.0
 _FETCHED, _PROFILE = "ml-100k", "quick"

@@ -8,25 +8,25 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
-from server.candidate.service import CandidateSettings
-from server.consumer.settings import ConsumerSettings
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.settings import ControlSettings
-from server.event_log.settings import EventLogSettings
-from server.features.online_store import RedisSettings
-from server.gateway.settings import GatewaySettings
-from server.live.settings import LiveSettings
-from server.pod.pod import PodSettings
-from server.releases.s3 import BackupSettings, S3Settings
-from server.rpc.settings import RpcSettings
-from server.stack.settings import StackSettings
+from vireo.ops.stack.settings import StackSettings
+from vireo.server.candidate.service import CandidateSettings
+from vireo.server.consumer.settings import ConsumerSettings
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.settings import ControlSettings
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.features.online_store import RedisSettings
+from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.live.settings import LiveSettings
+from vireo.server.pod.pod import PodSettings
+from vireo.server.releases.s3 import BackupSettings, S3Settings
+from vireo.server.rpc.settings import RpcSettings
 
 PAGE = Path(__file__).parent / "settings.md"
 
 _INTRODUCTION = """# Settings
 
 Settings are environment variables; those of pods, consumers and the control plane are also flags
-(`VIREO_DRAIN_SECONDS=2` or `--drain-seconds 2`): see `python -m server.gateway --help`, or
+(`VIREO_DRAIN_SECONDS=2` or `--drain-seconds 2`): see `python -m vireo.server.gateway --help`, or
 `python -m vireo.server.gateway --help` if Vireo is installed as a wheel.
 Each process logs its settings at the start, without secrets. Durations are in seconds.
 

@@ -1,4 +1,4 @@
-"""Columns of the inner hops: a float32 for each candidate, by the names of `server.signals`."""
+"""Columns of the inner hops: a float32 for each candidate, by the names of `vireo.server.signals`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from google.protobuf.any_pb2 import Any
-from vireo.v1 import viewer_pb2
 
-from server.arrays import Float32Array
-from server.signals import SCORES, TASKS, Column
+from vireo.server.arrays import Float32Array
+from vireo.server.signals import SCORES, TASKS, Column
+from vireo.v1 import viewer_pb2
 
 MAX_COLUMNS, MAX_NAME_BYTES = 64, 64
 """Bounds that the protos declare. Requests are validated against those, responses are not."""

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 DATASET_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 """Pattern of data set names, here and in a release's manifest."""
@@ -73,7 +73,7 @@ class Home:
 
     @property
     def measuring(self) -> Home:
-        """The home of measured fits; see `training.measuring`."""
+        """The home of measured fits; see `vireo.training.measuring`."""
         return Home(self.root / "measuring")
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from vireo.v1 import rules_pb2
 
 MIN_FACTOR, MAX_FACTOR = 0.01, 100.0

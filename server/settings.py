@@ -7,7 +7,7 @@ from typing import Self
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 
 class EnvironmentSettings(BaseSettings):

@@ -2,7 +2,7 @@
 
 Pipelines, checks, the inner hops, manifests, training, evaluation and benchmarks iterate over these
 tables, and a release's manifest pins their names. `docs/extending.md` adds a row to each. The other
-features of the ranking model are declared in `server.features.ranking_inputs`.
+features of the ranking model are declared in `vireo.server.features.ranking_inputs`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.arrays import Float32Array
+from vireo.server.arrays import Float32Array
 
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Proposes candidates; computed by the stage of this name in `server.candidate.sources`."""
+    """Proposes candidates; computed by the stage of this name in `vireo.server.candidate.sources`."""
 
     name: str
     number: int
@@ -58,7 +58,7 @@ class Column:
 class Score(Column):
     """Input of the ranking model.
 
-    Computed by the stage of this name in `server.candidate.sources`; a source of the same name
+    Computed by the stage of this name in `vireo.server.candidate.sources`; a source of the same name
     reports its failures.
     """
 

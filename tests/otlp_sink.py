@@ -19,9 +19,9 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-from server.rpc.endpoint import COLLECTOR
-from server.rpc.tls import tls_name
-from server.security.certificates import Authority, certificate_pem
+from vireo.server.rpc.endpoint import COLLECTOR
+from vireo.server.rpc.tls import tls_name
+from vireo.server.security.certificates import Authority, certificate_pem
 
 _WAIT_SECONDS = 60.0
 

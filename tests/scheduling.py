@@ -6,7 +6,7 @@ from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
 STACKS = (
-    "tests/server/stack/",
+    "tests/ops/stack/",
     "tests/clients/python/test_wheel.py",
     "tests/acceptance/",
     "tests/bench/",

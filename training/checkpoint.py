@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 
 class CheckpointError(VireoError):

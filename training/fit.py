@@ -14,26 +14,26 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
-from server.home import Home
-from server.releases.manifest import Manifest
-from server.releases.memory import return_memory
-from server.releases.weights import Quotas, ScoreWeights
-from training.data.dataset import Dataset
-from training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
-from training.evaluation.held_out import last_held_out
-from training.evaluation.report import flat
-from training.evaluation.run import evaluate_release
-from training.evaluation.sources import FIT_VIEWERS, Proposals, fit_quotas
-from training.inputs import Inputs, ensure_features
-from training.profile import Profile
-from training.ranking.storage import load_ranking_set, save_ranking_set
-from training.ranking.train import TrainedRanker, calibrated, fit_ranker
-from training.ranking.training_set import RankingSet, build_ranking_set
-from training.release.stage import finish_release, stage_ranker
-from training.retrieval.train import train_retrieval
-from training.retrieval.validation import check_beats_popularity
-from training.run import fingerprint
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.home import Home
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.memory import return_memory
+from vireo.server.releases.weights import Quotas, ScoreWeights
+from vireo.training.data.dataset import Dataset
+from vireo.training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
+from vireo.training.evaluation.held_out import last_held_out
+from vireo.training.evaluation.report import flat
+from vireo.training.evaluation.run import evaluate_release
+from vireo.training.evaluation.sources import FIT_VIEWERS, Proposals, fit_quotas
+from vireo.training.inputs import Inputs, ensure_features
+from vireo.training.profile import Profile
+from vireo.training.ranking.storage import load_ranking_set, save_ranking_set
+from vireo.training.ranking.train import TrainedRanker, calibrated, fit_ranker
+from vireo.training.ranking.training_set import RankingSet, build_ranking_set
+from vireo.training.release.stage import finish_release, stage_ranker
+from vireo.training.retrieval.train import train_retrieval
+from vireo.training.retrieval.validation import check_beats_popularity
+from vireo.training.run import fingerprint
 
 
 def fit(

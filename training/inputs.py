@@ -9,22 +9,22 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
-from server.home import Home
-from server.releases.manifest import FORMAT_VERSION, FeatureSchema
-from server.releases.memory import return_memory
-from server.releases.weights import Quotas
-from training.data.dataset import Dataset, describe_dataset
-from training.data.split import Holdout
-from training.features.build import build_features
-from training.features.online_store import OnlineStoreSettings
-from training.features.progress import progress_bars
-from training.features.watches import FeaturesMissingError, Split, load_watches
-from training.profile import Profile
-from training.release.stage import Origin, stage_retrieval
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
-from training.run import Run, fingerprint
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.home import Home
+from vireo.server.releases.manifest import FORMAT_VERSION, FeatureSchema
+from vireo.server.releases.memory import return_memory
+from vireo.server.releases.weights import Quotas
+from vireo.training.data.dataset import Dataset, describe_dataset
+from vireo.training.data.split import Holdout
+from vireo.training.features.build import build_features
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.progress import progress_bars
+from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
+from vireo.training.profile import Profile
+from vireo.training.release.stage import Origin, stage_retrieval
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.run import Run, fingerprint
 
 
 def ensure_features(home: Home, dataset: Dataset, holdout: Holdout, console: Console) -> Split:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from server.home import Home
+from vireo.server.home import Home
 
 
 def measuring_home(home: Home) -> Home:

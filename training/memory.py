@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from training.data.dataset import DatasetInfo
-from training.profile import Profile
+from vireo.training.data.dataset import DatasetInfo
+from vireo.training.profile import Profile
 
 _GB = 1e9
 
@@ -59,9 +59,9 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
     Training's phases follow each other, and each frees what it took.
     """
     # Heavy, and of no use to other commands.
-    from training.evaluation.baselines.item_knn import MAX_NEIGHBOURS, ItemKnnConfig
-    from training.evaluation.run import MAX_SCORES, MAX_VIEWERS
-    from training.retrieval.first_vectors import PAIRS, STEPS
+    from vireo.training.evaluation.baselines.item_knn import MAX_NEIGHBOURS, ItemKnnConfig
+    from vireo.training.evaluation.run import MAX_SCORES, MAX_VIEWERS
+    from vireo.training.retrieval.first_vectors import PAIRS, STEPS
 
     retrieval, ranking = profile.retrieval, profile.ranking
     videos, watches = info.videos, info.watches

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from server.arrays import Float32Array
-from server.errors import VireoError
+from vireo.server.arrays import Float32Array
+from vireo.server.errors import VireoError
 
 Inputs = dict[str, npt.NDArray[Any]]
 """Arrays by the name of the model's input."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from server.errors import VireoError
-from training.ranking.config import RankingConfig
-from training.retrieval.config import RetrievalConfig
+from vireo.server.errors import VireoError
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.retrieval.config import RetrievalConfig
 
 PROFILES = Path(__file__).parent / "profiles"
 Config = TypeVar("Config", RetrievalConfig, RankingConfig)

@@ -16,16 +16,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from server.home import Home
-from server.releases import layout
-from server.releases.manifest import Manifest
-from training.data.dataset import Dataset
-from training.inputs import Inputs, ensure_features
-from training.profile import Profile
-from training.release.stage import finish_release, take_ranker
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.train import train_retrieval
-from training.run import Run, fingerprint
+from vireo.server.home import Home
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.training.data.dataset import Dataset
+from vireo.training.inputs import Inputs, ensure_features
+from vireo.training.profile import Profile
+from vireo.training.release.stage import finish_release, take_ranker
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.train import train_retrieval
+from vireo.training.run import Run, fingerprint
 
 EPOCHS_SHARE = 1 / 8
 """Epochs and steps as a share of the first fit's; at least one epoch."""

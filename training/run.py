@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.candidate.release import CandidateRelease
-from server.errors import VireoError
-from server.home import Home
-from server.releases.manifest import Manifest, ReleaseError
-from server.stack.lock import LockTakenError, file_lock
-from training.data.folder import replaced_folder
+from vireo.ops.stack.lock import LockTakenError, file_lock
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.releases.manifest import Manifest, ReleaseError
+from vireo.training.data.folder import replaced_folder
 
 
 def fingerprint(*parts: object) -> str:

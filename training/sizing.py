@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from training.data.dataset import DatasetInfo
+from vireo.training.data.dataset import DatasetInfo
 
 REFIT_SHARE = 0.2
 """Time of the second fit as a share of the first's, as measured on ml-100k and ml-1m."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from server.cores import cores
+from vireo.server.cores import cores
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Training end to end: a measured fit, then the fit that is served.
 
-The first (`training.fit`) holds out each viewer's last watch and is evaluated on it. The second
-(`training.refit`) continues it on every watch and is served. `training.refit` explains
+The first (`vireo.training.fit`) holds out each viewer's last watch and is evaluated on it. The second
+(`vireo.training.refit`) continues it on every watch and is served. `vireo.training.refit` explains
 how the two relate.
 """
 
@@ -11,16 +11,16 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from server.home import Home, keep_private
-from server.releases.manifest import Manifest
-from training.data.dataset import load_dataset
-from training.fit import fit
-from training.heartbeat import heartbeat
-from training.inputs import ensure_features
-from training.measuring import measuring_home
-from training.profile import Profile, load_profile
-from training.refit import refit as fit_to_every_watch
-from training.run import Run, only_training
+from vireo.server.home import Home, keep_private
+from vireo.server.releases.manifest import Manifest
+from vireo.training.data.dataset import load_dataset
+from vireo.training.fit import fit
+from vireo.training.heartbeat import heartbeat
+from vireo.training.inputs import ensure_features
+from vireo.training.measuring import measuring_home
+from vireo.training.profile import Profile, load_profile
+from vireo.training.refit import refit as fit_to_every_watch
+from vireo.training.run import Run, only_training
 
 
 def train_all(

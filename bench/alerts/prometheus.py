@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 _SECONDS = 10.0
 _STEP = 1.0

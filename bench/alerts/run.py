@@ -21,11 +21,11 @@ from bench.chaos.chain import Chain, running_chain
 from bench.chaos.plan import ChaosPlan
 from bench.load import SteadyLoad
 from bench.rows import Row
-from clients.cli.own_stack import VIREO
-from clients.doctor.causes.processes import JUST_NOW
-from server.errors import VireoError
-from server.home import Home
-from server.stack.observe import check_programs, prometheus_url
+from vireo.ops.cli.own_stack import VIREO
+from vireo.ops.doctor.causes.processes import JUST_NOW
+from vireo.ops.stack.observe import check_programs, prometheus_url
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
 SHORT_CASES = (3,)
 """What CI runs: a pod that hangs."""
@@ -265,7 +265,9 @@ async def _resolves(fault: Fault, since: float, bench: _Bench) -> Row:
 
     await bench.chain.findings.until(resolved, patience=bench.plan.resolves, poll=_POLL)
     figure = time.time() - since if took is None else took
-    return _row(_measure(bench, fault, f"s until {fault.alert} resolves"), figure, bench.plan.resolves)
+    return _row(
+        _measure(bench, fault, f"s until {fault.alert} resolves"), figure, bench.plan.resolves
+    )
 
 
 async def _fired(bench: _Bench, start: float) -> list[str]:

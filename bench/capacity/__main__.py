@@ -11,8 +11,8 @@ from bench.capacity.limits import limits
 from bench.capacity.page import PAGE, capacity_page
 from bench.capacity.plan import DAY_SECONDS, ROLES, Demand, Policy, Prices, plan
 from bench.capacity.published import published_costs
-from clients.cli.tables import print_table, table_of
-from server.errors import VireoError
+from vireo.ops.cli.tables import print_table, table_of
+from vireo.server.errors import VireoError
 
 _DEFAULT, _POLICY, _PRICES = Demand(0), Policy(), Prices()
 

@@ -14,7 +14,7 @@ from bench.capacity.plan import (
     Policy,
     role_milliseconds,
 )
-from server.event_log.settings import EventLogSettings
+from vireo.server.event_log.settings import EventLogSettings
 
 _MACHINE_GB = 64.0
 """Memory of a large machine, for what can't be spread over several."""

@@ -21,20 +21,20 @@ import numpy as np
 import psutil
 import yaml
 from pydantic import SecretStr
-from vireo.v1 import event_pb2, log_pb2
 
 from bench.capacity.plan import Demand
 from bench.capacity.published import CHECKOUT, OWN
 from bench.nats import running_nats, settings_of
 from bench.valkey import running_valkey
-from server.consumer.fold import Folded, ViewerRow
-from server.consumer.rows import OnlineRows
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS
-from server.features.online_store import CONFIGURATION, RedisSettings
-from server.gateway.features import FeatureReader
-from server.home import Home
-from server.stack.state import running_stack
+from vireo.ops.stack.state import running_stack
+from vireo.server.consumer.fold import Folded, ViewerRow
+from vireo.server.consumer.rows import OnlineRows
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS
+from vireo.server.features.online_store import CONFIGURATION, RedisSettings
+from vireo.server.gateway.features import FeatureReader
+from vireo.server.home import Home
+from vireo.v1 import event_pb2, log_pb2
 
 _READS = 4_000
 ROWS = {100: 2_000, 1_200: 200, 5_000: 200}

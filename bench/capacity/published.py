@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.capacity.plan import ROLES, Costs
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 CHECKOUT = Path(__file__).parents[2]
 SPEED = "bench/report/speed/speed.json"

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from vireo.v1.recommendation_pb2 import RecommendRequest
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 

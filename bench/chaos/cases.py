@@ -40,11 +40,7 @@ CASES = {
     ),
     3: Case(
         "a pod that hangs (SIGSTOP)",
-        (
-            Fault(
-                "a pod hangs", faults.hanging, alert="VireoPodHangs", cause="pod-hangs", order=3
-            ),
-        ),
+        (Fault("a pod hangs", faults.hanging, alert="VireoPodHangs", cause="pod-hangs", order=3),),
         measured.hanging_pods,
     ),
     4: Case(

@@ -24,14 +24,14 @@ from bench.process import running, serves
 from bench.replay import Replay, opened_replay
 from bench.site import Recorder
 from bench.stack import Stack, built_home, trained_home
-from server.control.discovery.document import EndpointsDocument
-from server.errors import VireoError
-from server.home import Home
-from server.stack.nats import reachable_log
-from server.stack.processes import ProcessSpec
-from server.stack.settings import POD_KINDS, PodKind, StackSettings
 from tests.builders.redis import RunningRedis, running_redis
-from training.features.watches import load_watches
+from vireo.ops.stack.nats import reachable_log
+from vireo.ops.stack.processes import ProcessSpec
+from vireo.ops.stack.settings import POD_KINDS, PodKind, StackSettings
+from vireo.server.control.discovery.document import EndpointsDocument
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.features.watches import load_watches
 
 _POLL = 0.05
 _CALLERS = 8

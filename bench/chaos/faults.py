@@ -23,11 +23,11 @@ from bench.chaos.chain import Chain
 from bench.chaos.places import filled, log_disk, other_host
 from bench.load import beside, closed_load
 from bench.process import serves
-from clients.cli.own_stack import VIREO
-from server.stack.probes import grpc_probe
-from server.stack.processes import ADS, ProcessSpec, control_process
-from server.stack.settings import POD_KINDS, PodKind
 from tests.builders.redis import RunningRedis
+from vireo.ops.cli.own_stack import VIREO
+from vireo.ops.stack.probes import grpc_probe
+from vireo.ops.stack.processes import ADS, ProcessSpec, control_process
+from vireo.ops.stack.settings import POD_KINDS, PodKind
 
 CONSUMER = "consumer-1"
 CROWD = 32

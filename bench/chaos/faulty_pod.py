@@ -19,9 +19,9 @@ from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor, Servic
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2
 
-from server.rpc.errors import unavailable
+from vireo.server.rpc.errors import unavailable
+from vireo.v1 import candidate_pb2, ranking_pb2, recommendation_pb2
 
 UNAVAILABLE_SHARE = 0.6
 SLOWER = 50

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from vireo.v1.viewer_pb2 import Degradation
-
 from bench.load import PAGE, Answer, SteadyLoad
+from vireo.v1.viewer_pb2 import Degradation
 
 _UNREAD = frozenset({"features_missing", "features_stale"})
 """Degradations under which a gateway may not know what has been watched."""

@@ -6,12 +6,10 @@ import asyncio
 import math
 import signal
 import time
-from contextlib import asynccontextmanager
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from statistics import median
-
-from vireo.v1 import event_pb2
 
 from bench.chaos.case import check_events, until_applied
 from bench.chaos.chain import Chain
@@ -21,9 +19,10 @@ from bench.chaos.views import counted
 from bench.load import PAGE, SteadyLoad, beside, p99
 from bench.replay import Replay
 from bench.site import Recorder, event, ids, opened_site
-from server.consumer.lease import LEASE_SECONDS
-from server.stack.nats import reachable_log
-from server.stack.processes import ProcessSpec, consumer_processes
+from vireo.ops.stack.nats import reachable_log
+from vireo.ops.stack.processes import ProcessSpec, consumer_processes
+from vireo.server.consumer.lease import LEASE_SECONDS
+from vireo.v1 import event_pb2
 
 _RECOVERED = 0.1
 """Maximum seconds by which p99 without the pod is above that before. A call to a pod that hangs

@@ -13,8 +13,6 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from vireo.v1 import recommendation_pb2
-
 from bench.chaos.attackers import Attackers
 from bench.chaos.chain import Chain
 from bench.chaos.faults import CROWD
@@ -22,6 +20,7 @@ from bench.chaos.findings import CaseResult, Findings
 from bench.chaos.views import active_requests, counted
 from bench.load import PAGE, Answer, beside, closed_load, p99
 from bench.speed.h2load import LoadResult, Prepared, Target
+from vireo.v1 import recommendation_pb2
 
 _TIMES = 4.0
 """Load of an overload over the sustainable one."""

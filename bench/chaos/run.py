@@ -14,8 +14,8 @@ from bench.chaos.chain import Chain, running_chain
 from bench.chaos.findings import CaseResult
 from bench.chaos.places import CannotRunError
 from bench.chaos.plan import ChaosPlan
-from server.errors import VireoError
-from server.home import Home
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
 _MIN_RATE = 5.0
 

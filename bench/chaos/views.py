@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.errors import VireoError
-from server.stack.settings import METRICS_PORT_OFFSET
+from vireo.ops.stack.settings import METRICS_PORT_OFFSET
+from vireo.server.errors import VireoError
 
 _TIMEOUT = 5.0
 

@@ -11,10 +11,12 @@ from typing import Any, TypeAlias
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from inference.open_inference_pb2 import (
+from vireo.inference.open_inference_pb2 import (
     ModelConfigRequest,
     ModelInferRequest,
 )
+
+from vireo.server.signals import SCORES
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.catalog_pb2 import RemoveVideosRequest, UpsertVideosRequest, Video
 from vireo.v1.event_pb2 import (
@@ -34,8 +36,6 @@ from vireo.v1.recommendation_pb2 import (
     SimilarVideosRequest,
 )
 from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
-
-from server.signals import SCORES
 
 _Make: TypeAlias = Callable[[Random], Message]
 

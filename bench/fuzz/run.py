@@ -14,8 +14,6 @@ import grpc
 import grpc.aio
 import psutil
 from rich.console import Console
-from vireo.v1.recommendation_pb2 import RecommendRequest
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from bench.chaos.home import prepared
 from bench.fuzz.drip import dripping, unanswered
@@ -23,9 +21,11 @@ from bench.fuzz.messages import UNKNOWN
 from bench.fuzz.storm import storm
 from bench.fuzz.targets import methods_of
 from bench.stack import OwnStack
-from server.home import Home
-from server.stack.settings import METRICS_PORT_OFFSET, POD_KINDS, StackSettings
-from server.stack.state import running_stack
+from vireo.ops.stack.settings import METRICS_PORT_OFFSET, POD_KINDS, StackSettings
+from vireo.ops.stack.state import running_stack
+from vireo.server.home import Home
+from vireo.v1.recommendation_pb2 import RecommendRequest
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 _MAX_GROWTH = 1.2
 """Memory at the end over that after the warm-up, of any process."""

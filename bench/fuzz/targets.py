@@ -10,7 +10,10 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from inference import open_inference_pb2
+from vireo.inference import open_inference_pb2
+
+from vireo.ops.stack.settings import POD_KINDS, StackSettings
+from vireo.server.rpc.reflection import v1_file
 from vireo.v1 import (
     candidate_pb2,
     catalog_pb2,
@@ -19,9 +22,6 @@ from vireo.v1 import (
     recommendation_pb2,
     release_pb2,
 )
-
-from server.rpc.reflection import v1_file
-from server.stack.settings import POD_KINDS, StackSettings
 
 
 @dataclass(frozen=True)

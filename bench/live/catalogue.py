@@ -7,14 +7,14 @@ import time
 import urllib.request
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from vireo.v1 import catalog_pb2, event_pb2
 
 from bench.live.stack import LiveStack
 from bench.process import memory_of
 from bench.rows import Row
 from bench.site import Site, event, ids
 from bench.stack import until
-from server.stack.settings import METRICS_PORT_OFFSET
+from vireo.ops.stack.settings import METRICS_PORT_OFFSET
+from vireo.v1 import catalog_pb2, event_pb2
 
 _PAGE = 100
 _PLAYS = 5

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from vireo.v1 import event_pb2
 
 from bench.live.stack import LiveStack
 from bench.rows import Row
 from bench.site import Site, event, ids
-from server.errors import VireoError
+from vireo.server.errors import VireoError
+from vireo.v1 import event_pb2
 
 _PAGE = 100
 _FIRST = 30

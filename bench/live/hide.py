@@ -7,14 +7,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from vireo.v1 import event_pb2
 
 from bench.live.stack import LiveStack
 from bench.rows import Row
 from bench.site import Site, event, for_each, ids
-from server.errors import VireoError
-from server.releases.layout import CONTENT_VECTORS, VIDEO_IDS, VIDEO_KEYS
-from server.releases.tables import read_ids
+from vireo.server.errors import VireoError
+from vireo.server.releases.layout import CONTENT_VECTORS, VIDEO_IDS, VIDEO_KEYS
+from vireo.server.releases.tables import read_ids
+from vireo.v1 import event_pb2
 
 _PAGE = 20
 _AT_A_TIME = 4

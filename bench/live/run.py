@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from rich.console import Console
-from vireo.v1 import event_pb2
 
 from bench.live import swap
 from bench.live.catalogue import measure_catalogue
@@ -25,12 +24,13 @@ from bench.replay import opened_replay
 from bench.rows import Figures, Row, attempted
 from bench.site import Recorder
 from bench.stack import until
-from server.errors import VireoError
-from server.event_log.nats_connection import Connection
-from server.event_log.settings import EventLogSettings
-from server.home import Home
 from tests.builders.nats import RunningNats, running_cluster, settings_of
 from tests.builders.redis import running_redis
+from vireo.server.errors import VireoError
+from vireo.server.event_log.nats_connection import Connection
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.home import Home
+from vireo.v1 import event_pb2
 
 PARTS = ("beside", "swap", "hide", "catalogue", "cluster", "effect")
 """In the order in which they are measured."""
@@ -176,9 +176,7 @@ async def _measure_durable(
 
                 await until(written, "recording", plan.patience)
                 await fault()
-            await until(
-                partial(written, plan.events), "recording", plan.patience
-            )
+            await until(partial(written, plan.events), "recording", plan.patience)
         live.console.print(f"{len(recorder.refusals)} calls were repeated")
         caught_up = await until(replay.applied, "the consumer", plan.patience, pause=0.2)
         found = await replay.compare(recorder)

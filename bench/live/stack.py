@@ -9,12 +9,12 @@ from functools import cached_property
 
 import pandas as pd
 from rich.console import Console
-from vireo.v1 import event_pb2
 
 from bench.site import Recorder, Site, opened_site
 from bench.stack import Stack, built_home, make_twin
-from server.home import Home
-from training.features.watches import load_watches
+from vireo.server.home import Home
+from vireo.training.features.watches import load_watches
+from vireo.v1 import event_pb2
 
 _FLOW_VIEWERS = 5_000
 

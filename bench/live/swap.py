@@ -12,13 +12,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vireo.v1 import viewer_pb2
-
 from bench.live.stack import LiveStack
 from bench.load import PAGE, Answer, SteadyLoad, p99
 from bench.rows import Row
-from server.errors import VireoError
-from training.evaluation.served import ask_in_full
+from vireo.server.errors import VireoError
+from vireo.training.evaluation.served import ask_in_full
+from vireo.v1 import viewer_pb2
 
 SETTINGS = {"VIREO_KEEP_PREVIOUS_SECONDS": "5"}
 """How long pods keep the previous release; the default is too long to wait for 20 times."""

@@ -23,11 +23,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from bench.peers import PORT, RELEASE, VIEWERS
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.features.viewer import ViewerFeatures
-from server.ranking.pipeline import RankingPipeline, RankingQuery
-from server.ranking.release import RankingRelease
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.ranking.release import RankingRelease
 
 _PORT = int(os.environ[PORT])
 # Ray reads them on import; the processes that it starts inherit them.

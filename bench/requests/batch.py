@@ -13,12 +13,12 @@ from typing import Any
 
 import grpc
 import numpy as np
-from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 from bench.live.stack import LiveStack
 from bench.load import Answer, SteadyLoad, beside, closed_load, p99
 from bench.rows import Row
-from server.errors import VireoError
+from vireo.server.errors import VireoError
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 MAX_RATIO = 1.1
 _LOAD_SHARE = 0.6
@@ -114,7 +114,9 @@ async def _beside(live: LiveStack, plan: BatchPlan) -> list[Row]:
     async with SteadyLoad(edge, viewers, rate) as load:
         for number in range(2 * plan.turns):
             runs = number % 2 == 1
-            async with _batch_beside(edge, viewers, runs=runs, patience=live.plan.patience) as batch:
+            async with _batch_beside(
+                edge, viewers, runs=runs, patience=live.plan.patience
+            ) as batch:
                 turns.append((time.monotonic(), runs))
                 await asyncio.sleep(plan.seconds)
             slates += batch.received.total()

@@ -15,8 +15,8 @@ from bench.requests.plan import RequestsPlan
 from bench.requests.slates import Catalogue, measure_explain, measure_filters, measure_pages
 from bench.rows import Row, attempted
 from bench.speed.models import measure_filtered_search
-from server.errors import VireoError
-from server.home import Home
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
 PARTS = ("batch", "filters", "pages", "explain", "share", "search")
 """In the order in which they are measured."""
@@ -42,7 +42,9 @@ def measure_requests(
         VireoError: the stack can't be set up or started.
     """
     large = home.staged_release(plan.large).exists()
-    chosen = parts or [name for name in PARTS if name != "search" or large or not plan.skips_missing]
+    chosen = parts or [
+        name for name in PARTS if name != "search" or large or not plan.skips_missing
+    ]
     steps: dict[str, Step] = {
         "batch": lambda live: measure_batches(live, plan.batch),
         "filters": lambda live: measure_filters(live, home, plan),

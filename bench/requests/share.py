@@ -30,13 +30,13 @@ import grpc.aio
 import numpy as np
 from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2
-from vireo.v1 import catalog_pb2, event_pb2, filter_pb2, recommendation_pb2_grpc
-from vireo.v1 import recommendation_pb2 as pb
 
 from bench.live.stack import LiveStack
 from bench.requests.plan import RequestsPlan
 from bench.rows import Figures, Row
-from server.errors import VireoError
+from vireo.server.errors import VireoError
+from vireo.v1 import catalog_pb2, event_pb2, filter_pb2, recommendation_pb2_grpc
+from vireo.v1 import recommendation_pb2 as pb
 
 SETTINGS = {"VIREO_TRUSTED_HOPS": "1", "VIREO_OIP_HTTP": "true"}
 """Settings of the measured stack: its edge knows callers by the address that they state."""

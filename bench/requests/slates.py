@@ -19,21 +19,21 @@ from itertools import cycle, islice
 import grpc.aio
 import numpy as np
 from pydantic import SecretStr
-from vireo.v1 import event_pb2, recommendation_pb2_grpc, viewer_pb2
-from vireo.v1 import recommendation_pb2 as pb
 
 from bench.live.stack import LiveStack
 from bench.load import beside
 from bench.requests.plan import RequestsPlan
 from bench.rows import Row
 from bench.site import RefusedError, Site, event, ids
-from server.filters.declared import CREATOR, label
-from server.gateway.page_token import MAX_AGE_SECONDS, PageTokens, signing_keys
-from server.home import Home
-from server.stack.page_keys import page_token_keys
 from tests.builders.filters import random_expression
-from training.data.attributes import all_attributes, attribute_column
-from training.data.dataset import load_dataset
+from vireo.ops.stack.page_keys import page_token_keys
+from vireo.server.filters.declared import CREATOR, label
+from vireo.server.gateway.page_token import MAX_AGE_SECONDS, PageTokens, signing_keys
+from vireo.server.home import Home
+from vireo.training.data.attributes import all_attributes, attribute_column
+from vireo.training.data.dataset import load_dataset
+from vireo.v1 import event_pb2, recommendation_pb2_grpc, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
 
 _COMMON = 200
 """Labels that filters are made of: the commonest, and as many at random."""

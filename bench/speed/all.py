@@ -18,7 +18,7 @@ from bench.speed.models import measure_search, measure_tower
 from bench.speed.plan import SpeedPlan
 from bench.speed.running import measure_catalogue, measure_idle, pods_rows, tail_rows
 from bench.speed.stand import Stand, stand
-from server.home import Home
+from vireo.server.home import Home
 
 _ON_STAND: Mapping[str, Callable[[Stand, SpeedPlan, Console], list[Row]]] = {
     "chain": chain_rows,

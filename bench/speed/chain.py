@@ -24,7 +24,7 @@ from bench.speed.peer import peer_python, serving_chain
 from bench.speed.plan import CALLERS, SpeedPlan
 from bench.speed.questions import Question, questions_of
 from bench.speed.stand import Cost, Served, Stand
-from server.stack.ports import free_port_base
+from vireo.ops.stack.ports import free_port_base
 
 _DIRECT, _EDGE, _BARE = "Vireo", "Vireo behind Envoy", "the bare chain"
 _PODS = ("candidate", "ranking")

@@ -11,20 +11,20 @@ from rich.console import Console
 
 from bench.rows import Figures, Row
 from bench.speed.plan import SpeedPlan
-from server.arrays import Int64Array
-from server.candidate.allowed import Filters
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.query import Retrieval
-from server.candidate.release import FILTER_CACHE_BYTES, CandidateRelease
-from server.candidate.sources import two_tower
-from server.features.looked_up import looked_up
-from server.features.viewer import ViewerFeatures
-from server.filters.declared import Declared, label
-from server.filters.expression import Condition, FilterExpression
-from server.filters.table import AttributeTable
-from server.releases import layout
-from server.releases.tables import VECTOR_TYPES, read_table
-from server.releases.texts import Texts
+from vireo.server.arrays import Int64Array
+from vireo.server.candidate.allowed import Filters
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.candidate.query import Retrieval
+from vireo.server.candidate.release import FILTER_CACHE_BYTES, CandidateRelease
+from vireo.server.candidate.sources import two_tower
+from vireo.server.features.looked_up import looked_up
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.filters.declared import Declared, label
+from vireo.server.filters.expression import Condition, FilterExpression
+from vireo.server.filters.table import AttributeTable
+from vireo.server.releases import layout
+from vireo.server.releases.tables import VECTOR_TYPES, read_table
+from vireo.server.releases.texts import Texts
 
 SHARES = (0.5, 0.1, 0.02, 0.005, 0.001)
 """Shares of the videos that filters hold for."""

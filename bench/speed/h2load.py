@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import Message
 
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 GRPC = ("content-type: application/grpc", "te: trailers")
 _WINDOW_BITS = 24

@@ -12,17 +12,17 @@ import numpy.typing as npt
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from bench.speed.questions import read_viewers
 from bench.rows import Figures, Row
 from bench.speed.filtered import filtered_rows
 from bench.speed.plan import SpeedPlan
-from server.candidate.release import CandidateRelease
-from server.errors import VireoError
-from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
-from server.features.viewer import ViewerFeatures
-from server.home import Home
-from server.pod.viewer import decode_viewer
-from training.features.watches import load_watches
+from bench.speed.questions import read_viewers
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.errors import VireoError
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.home import Home
+from vireo.server.pod.viewer import decode_viewer
+from vireo.training.features.watches import load_watches
 
 _EVENTS = (20, 50, 100, 200)
 _MAX_TOWER_MS = {200: 0.8}

@@ -17,8 +17,8 @@ from bench.process import running
 from bench.speed.h2load import Prepared, Target
 from bench.speed.questions import Ask, Question, check_slate
 from bench.speed.stand import Served
-from server.home import Home
-from server.stack.ports import free_port_base
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.home import Home
 
 _CHECKOUT = Path(__file__).parents[2]
 _TITLE = "Ray Serve's chain"

@@ -22,9 +22,9 @@ from bench.speed.h2load import Target
 from bench.speed.plan import SpeedPlan
 from bench.speed.questions import checked_target, questions_of
 from bench.speed.stand import Stand, stand
-from server.cores import allowed_cores
-from server.errors import VireoError
-from server.home import Home
+from vireo.server.cores import allowed_cores
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
 _SERVICES = {"gateway": "direct", "candidate": "candidate", "ranking": "ranking"}
 """Each service by the process of the stand that is sampled."""

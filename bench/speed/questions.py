@@ -16,22 +16,22 @@ from typing import TypeAlias
 import grpc
 import numpy as np
 from google.protobuf.message import Message
-from vireo.v1 import candidate_pb2, recommendation_pb2, recommendation_pb2_grpc, viewer_pb2
 
 from bench.load import PAGE
 from bench.speed.h2load import Prepared, Target
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.candidate.service import decode
-from server.errors import VireoError
-from server.gateway.features import FeatureReader
-from server.gateway.query import RecommendQuery
-from server.gateway.stages.retrieve import retrieve_request
-from server.home import Home
-from server.ranking.pipeline import RankingPipeline, RankingQuery
-from server.ranking.release import RankingRelease
-from server.rpc.guard import REQUEST_ID
-from training.features.watches import load_watches
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.candidate.service import decode
+from vireo.server.errors import VireoError
+from vireo.server.gateway.features import FeatureReader
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.stages.retrieve import retrieve_request
+from vireo.server.home import Home
+from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.rpc.guard import REQUEST_ID
+from vireo.training.features.watches import load_watches
+from vireo.v1 import candidate_pb2, recommendation_pb2, recommendation_pb2_grpc, viewer_pb2
 
 _REQUEST_ID = "bench"
 _TOLERANCE = 1e-5

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from bench.rows import Row
 from bench.speed.profile import Profile
-from server.cores import cores
-from server.errors import VireoError
+from vireo.server.cores import cores
+from vireo.server.errors import VireoError
 
 _TITLES = ("measure", "figure", "minimum", "maximum", "bound", "holds")
 _MANY, _SOME = 100, 10

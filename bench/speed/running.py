@@ -18,11 +18,11 @@ from bench.speed.plan import SpeedPlan
 from bench.speed.questions import asking, questions_of
 from bench.speed.stand import Stand, stand
 from bench.stack import Stack, linked_home
-from server.errors import VireoError
-from server.home import Home
-from server.releases import layout
-from server.releases.tables import read_table
-from server.stack.settings import PodKind
+from vireo.ops.stack.settings import PodKind
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.releases import layout
+from vireo.server.releases.tables import read_table
 
 _MAX_TAIL = 4.0
 _CALLERS = 8

@@ -13,7 +13,7 @@ from bench.process import cpu_seconds
 from bench.speed.h2load import LoadResult, Target
 from bench.speed.questions import Ask, Question, asking, checked_target, questions_of
 from bench.stack import Stack, linked_home
-from server.home import Home
+from vireo.server.home import Home
 
 SETTINGS = {
     "VIREO_CANDIDATE_PODS": "1",

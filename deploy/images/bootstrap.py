@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import yaml
+
 from vireo.server.control.templates import filled
 
 document = filled(

@@ -1,14 +1,14 @@
-"""The candidate pod's process: `python -m server.candidate --port 8120`."""
+"""The candidate pod's process: `python -m vireo.server.candidate --port 8120`."""
 
 import os
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
-from server.candidate.service import CandidateSettings, candidate_pod
-from server.pod.pod import serve_pod
-from server.rpc.server import run_process
-from server.rpc.settings import load_settings
+from vireo.server.candidate.service import CandidateSettings, candidate_pod
+from vireo.server.pod.pod import serve_pod
+from vireo.server.rpc.server import run_process
+from vireo.server.rpc.settings import load_settings
 
 
 async def main() -> None:

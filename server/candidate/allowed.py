@@ -12,12 +12,12 @@ from weakref import WeakValueDictionary
 import numpy as np
 from cachetools import LRUCache
 
-from server.arrays import BoolArray, Int32Array, Int64Array
-from server.candidate.index import VideoIndex
-from server.candidate.row_bits import RowBits, contains
-from server.filters.expression import FilterExpression
-from server.filters.table import AttributeTable
-from server.live.attributes import ChangedAttributes, ChangedVideos
+from vireo.server.arrays import BoolArray, Int32Array, Int64Array
+from vireo.server.candidate.index import VideoIndex
+from vireo.server.candidate.row_bits import RowBits, contains
+from vireo.server.filters.expression import FilterExpression
+from vireo.server.filters.table import AttributeTable
+from vireo.server.live.attributes import ChangedAttributes, ChangedVideos
 
 MAX_LISTED = 0.25
 """Maximum share of the videos for which a filter's rows are listed: if more pass, so many of them

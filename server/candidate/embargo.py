@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from server.arrays import BoolArray, Int64Array
-from server.filters.declared import PUBLISHED
-from server.filters.table import AttributeTable
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.filters.declared import PUBLISHED
+from vireo.server.filters.table import AttributeTable
 
 if TYPE_CHECKING:
-    from server.live.attributes import ChangedAttributes
+    from vireo.server.live.attributes import ChangedAttributes
 
 
 class Unpublished(NamedTuple):

@@ -8,23 +8,23 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.candidate.pipeline import SCORERS, CandidatePipeline, RetrievedCandidates
+from vireo.server.candidate.query import CandidateQuery, Retrieval
+from vireo.server.candidate.sources import new, two_tower
+from vireo.server.columns import encode_columns
+from vireo.server.filters.unmet import unmet
+from vireo.server.live.attributes import labels_of, numbers_of
+from vireo.server.live.overlay import Change
+from vireo.server.pipeline.candidates import Candidates
+from vireo.server.releases.manifest import MAX_CANDIDATES
+from vireo.server.signals import EVERY_SOURCE, NEW, ORDERING, SCORES, SOURCES, TRENDING
+from vireo.server.wording import REMOVED, UNPUBLISHED, listed, ordinal, why_blocked
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.candidate_pb2 import ExplainedRetrieval
 from vireo.v1.catalog_pb2 import Video
-
-from server.arrays import Float32Array, Int64Array
-from server.candidate.pipeline import SCORERS, CandidatePipeline, RetrievedCandidates
-from server.candidate.query import CandidateQuery, Retrieval
-from server.candidate.sources import new, two_tower
-from server.columns import encode_columns
-from server.filters.unmet import unmet
-from server.live.attributes import labels_of, numbers_of
-from server.live.overlay import Change
-from server.pipeline.candidates import Candidates
-from server.releases.manifest import MAX_CANDIDATES
-from server.signals import EVERY_SOURCE, NEW, ORDERING, SCORES, SOURCES, TRENDING
-from server.wording import REMOVED, UNPUBLISHED, listed, ordinal, why_blocked
 
 _FILLER = next(source for source in SOURCES if source.quota is None)
 """The source that takes the places that the quotas of others leave."""

@@ -14,10 +14,10 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import Float32Array, Int64Array
-from server.candidate.row_bits import RowBits
-from server.releases.manifest import IndexDescription, ReleaseError
-from server.releases.tables import check_rows
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.candidate.row_bits import RowBits
+from vireo.server.releases.manifest import IndexDescription, ReleaseError
+from vireo.server.releases.tables import check_rows
 
 _FILTERED_EFFORT = 0.7
 """Geometric mean of the videos that a filter holds for and of all, in the cells that a filtered

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from server.arrays import Int64Array
-from server.features.video_rows import VideoRows
-from server.live.locales import OVERALL, normal_locale
+from vireo.server.arrays import Int64Array
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.live.locales import OVERALL, normal_locale
 
 if TYPE_CHECKING:
-    from server.live.side import SideTable
-    from server.live.trends import Lists, Trends
+    from vireo.server.live.side import SideTable
+    from vireo.server.live.trends import Lists, Trends
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import structlog
 
-from server import signals
-from server.arrays import BoolArray, Float32Array, Int64Array
-from server.candidate.live import LiveVideos
-from server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
-from server.candidate.release import CandidateRelease
-from server.candidate.sources import co_watch, ease, fresh, new, popular, trending, two_tower
-from server.pipeline.caller import Caller
-from server.pipeline.candidates import Candidates
-from server.pipeline.runner import Outcome, Pipeline
-from server.pipeline.stage_metrics import FAILURES
-from server.releases.weights import Quotas
+from vireo.server import signals
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.candidate.live import LiveVideos
+from vireo.server.candidate.query import CandidateQuery, Retrieval, UnknownSeedError
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.candidate.sources import co_watch, ease, fresh, new, popular, trending, two_tower
+from vireo.server.pipeline.caller import Caller
+from vireo.server.pipeline.candidates import Candidates
+from vireo.server.pipeline.runner import Outcome, Pipeline
+from vireo.server.pipeline.stage_metrics import FAILURES
+from vireo.server.releases.weights import Quotas
 
 log = structlog.get_logger()
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from server.arrays import BoolArray, Float32Array, Int64Array
-from server.candidate.release import CandidateRelease
-from server.candidate.row_bits import RowBits, add, contains, every_row, mask_of, remove
-from server.features.viewer import ViewerFeatures
-from server.pipeline.best import best
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.candidate.row_bits import RowBits, add, contains, every_row, mask_of, remove
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.pipeline.best import best
 
 if TYPE_CHECKING:
-    from server.candidate.allowed import AppliedFilter
-    from server.filters.expression import FilterExpression
+    from vireo.server.candidate.allowed import AppliedFilter
+    from vireo.server.filters.expression import FilterExpression
 
 T = TypeVar("T")
 

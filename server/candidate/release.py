@@ -14,34 +14,39 @@ import xxhash
 from cachetools import LRUCache
 from prometheus_client import Counter
 
-from server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
-from server.candidate.allowed import Filters
-from server.candidate.embargo import Embargo
-from server.candidate.index import VideoIndex
-from server.candidate.live import LiveVideos
-from server.features.looked_up import Vectors, looked_up
-from server.features.tower_inputs import viewer_inputs
-from server.features.video_rows import VideoRows
-from server.features.viewer import ViewerFeatures
-from server.filters import table as attribute_table
-from server.filters.declared import Declared
-from server.filters.expression import FilterExpression
-from server.filters.forward import ForwardIndex
-from server.filters.table import AttributeTable
-from server.inference.golden import replay
-from server.inference.model import Model
-from server.inference.signature import VIDEOS, tower_signature
-from server.live import placement
-from server.pipeline.best import best
-from server.releases import layout
-from server.releases.manifest import Manifest
-from server.releases.tables import VECTOR_TYPES, read_ids, read_rows, read_table, read_vocabulary
-from server.releases.texts import Texts
+from vireo.server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
+from vireo.server.candidate.allowed import Filters
+from vireo.server.candidate.embargo import Embargo
+from vireo.server.candidate.index import VideoIndex
+from vireo.server.candidate.live import LiveVideos
+from vireo.server.features.looked_up import Vectors, looked_up
+from vireo.server.features.tower_inputs import viewer_inputs
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.filters import table as attribute_table
+from vireo.server.filters.declared import Declared
+from vireo.server.filters.expression import FilterExpression
+from vireo.server.filters.forward import ForwardIndex
+from vireo.server.filters.table import AttributeTable
+from vireo.server.inference.golden import replay
+from vireo.server.inference.model import Model
+from vireo.server.inference.signature import VIDEOS, tower_signature
+from vireo.server.live import placement
+from vireo.server.pipeline.best import best
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.tables import (
+    VECTOR_TYPES,
+    read_ids,
+    read_rows,
+    read_table,
+    read_vocabulary,
+)
+from vireo.server.releases.texts import Texts
 
 if TYPE_CHECKING:
+    from vireo.server.live.live import Live
     from vireo.v1.catalog_pb2 import Video
-
-    from server.live.live import Live
 
 LOOKUPS = Counter(
     "vireo_viewer_vector_lookups",
@@ -202,7 +207,7 @@ class CandidateRelease:
         beside = changed = None
         if live is not None:
             # Only with a log: it reads messages, for which benchmarks' environments lack stubs.
-            from server.live.side import KnownVideos, SideTable
+            from vireo.server.live.side import KnownVideos, SideTable
 
             places = placement.Placement.load(folder, manifest, count)
             merged, declared = manifest.catalog_log_position, attributes.declared

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import BoolArray, Int64Array
+from vireo.server.arrays import BoolArray, Int64Array
 
 RowBits = npt.NDArray[np.uint8]
 """uint8[ceil(n / 8)] for n rows; bits beyond them mean nothing, and no row may be negative."""

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from vireo.v1 import rules_pb2
 
-from server.arrays import Float32Array, Int32Array, Int64Array
-from server.candidate.release import CandidateRelease
-from server.filters.declared import Declared, label
-from server.filters.expression import BadFilterError, FilterExpression, all_of, decode
-from server.live.attributes import labels_of
-from server.pipeline.candidates import Candidates
-from server.rule_columns import MAX_FACTOR, MAX_LABELS, MIN_FACTOR
+from vireo.server.arrays import Float32Array, Int32Array, Int64Array
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.filters.declared import Declared, label
+from vireo.server.filters.expression import BadFilterError, FilterExpression, all_of, decode
+from vireo.server.live.attributes import labels_of
+from vireo.server.pipeline.candidates import Candidates
+from vireo.server.rule_columns import MAX_FACTOR, MAX_LABELS, MIN_FACTOR
+from vireo.v1 import rules_pb2
 
 _CACHED = 256
 """Number of surfaces and regions whose rules are kept decoded."""

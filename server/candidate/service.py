@@ -11,34 +11,34 @@ from typing import Any
 import grpc.aio
 import numpy as np
 from pydantic import Field
-from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2, viewer_pb2
 
-from server.candidate.explain import explain
-from server.candidate.pipeline import (
+from vireo.server.candidate.explain import explain
+from vireo.server.candidate.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
     UnknownSeedError,
 )
-from server.candidate.release import FILES, FILTER_CACHE_BYTES, CandidateRelease
-from server.candidate.rules import RetrievalRules, labels_made, retrieval_rules, rule_columns
-from server.columns import encode_columns
-from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, FilterExpression, all_of
-from server.filters.expression import decode as decode_filter
-from server.inference.service import MAX_BATCH, ServedModel, add_inference_service
-from server.inference.signature import BATCH, HISTORY
-from server.inference.tensors import Limits
-from server.live.live import Live
-from server.pipeline.caller import Caller
-from server.pod.pod import Pod, PodSettings, following
-from server.pod.release_metrics import ReleaseFacts
-from server.pod.release_service import served
-from server.pod.run_queue import RunQueue
-from server.pod.viewer import decode_viewer
-from server.releases.loader import ReleaseLoader
-from server.rpc.errors import invalid_argument, not_found
-from server.signals import EVERY_SOURCE, SOURCES
+from vireo.server.candidate.release import FILES, FILTER_CACHE_BYTES, CandidateRelease
+from vireo.server.candidate.rules import RetrievalRules, labels_made, retrieval_rules, rule_columns
+from vireo.server.columns import encode_columns
+from vireo.server.filters.declared import Declared
+from vireo.server.filters.expression import BadFilterError, FilterExpression, all_of
+from vireo.server.filters.expression import decode as decode_filter
+from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
+from vireo.server.inference.signature import BATCH, HISTORY
+from vireo.server.inference.tensors import Limits
+from vireo.server.live.live import Live
+from vireo.server.pipeline.caller import Caller
+from vireo.server.pod.pod import Pod, PodSettings, following
+from vireo.server.pod.release_metrics import ReleaseFacts
+from vireo.server.pod.release_service import served
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.pod.viewer import decode_viewer
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.rpc.errors import invalid_argument, not_found
+from vireo.server.signals import EVERY_SOURCE, SOURCES
+from vireo.v1 import candidate_pb2, candidate_pb2_grpc, recommendation_pb2, viewer_pb2
 
 NAME = candidate_pb2.DESCRIPTOR.services_by_name["CandidateService"].full_name
 _IN_API = {

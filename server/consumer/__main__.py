@@ -1,15 +1,15 @@
-"""The consumer's process: `python -m server.consumer --port 8160`."""
+"""The consumer's process: `python -m vireo.server.consumer --port 8160`."""
 
 import os
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
-from server.consumer.consumer import serve_consumer
-from server.consumer.settings import ConsumerSettings
-from server.features.lean_feast import prepare_lean_feast
-from server.rpc.server import run_process
-from server.rpc.settings import load_settings
+from vireo.server.consumer.consumer import serve_consumer
+from vireo.server.consumer.settings import ConsumerSettings
+from vireo.server.features.lean_feast import prepare_lean_feast
+from vireo.server.rpc.server import run_process
+from vireo.server.rpc.settings import load_settings
 
 
 async def main() -> None:

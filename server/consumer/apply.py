@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 import structlog
 import xxhash
 from google.protobuf.message import DecodeError
-from vireo.v1 import event_pb2, log_pb2
 
-from server.consumer.fold import Folded, UnfitEventError, ViewerEvents, ViewerRow, fold
-from server.consumer.lease import LeaseLostError
-from server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows, StoreAwayError, UnfitRowError
-from server.event_log.log import EVENT_KINDS, Entry
-from server.event_log.position import BEGIN, Position
-from server.features.activity import EventRules
-from server.features.keys import video_key
+from vireo.server.consumer.fold import Folded, UnfitEventError, ViewerEvents, ViewerRow, fold
+from vireo.server.consumer.lease import LeaseLostError
+from vireo.server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows, StoreAwayError, UnfitRowError
+from vireo.server.event_log.log import EVENT_KINDS, Entry
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.activity import EventRules
+from vireo.server.features.keys import video_key
+from vireo.v1 import event_pb2, log_pb2
 
 log = structlog.get_logger()
 

@@ -9,26 +9,26 @@ from pathlib import Path
 
 import structlog
 
-from server.backoff import backoff
-from server.consumer import metrics
-from server.consumer.follow import Follower, PositionMovedError, RebuiltError
-from server.consumer.lease import LeaseLostError, holder_name
-from server.consumer.live_state import LiveState
-from server.consumer.rows import StoreAwayError
-from server.consumer.settings import ConsumerSettings
-from server.errors import VireoError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.open import opened_log
-from server.event_log.settings import EventLogSettings
-from server.features.online_store import identity
-from server.pod.announcements import Announcements
-from server.pod.disk_metrics import export_disk
-from server.releases.manifest import ReleaseError
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import StoreError
-from server.rpc.logs import configure_logs
-from server.rpc.server import RpcServer
-from server.tracing.spans import start_export
+from vireo.server.backoff import backoff
+from vireo.server.consumer import metrics
+from vireo.server.consumer.follow import Follower, PositionMovedError, RebuiltError
+from vireo.server.consumer.lease import LeaseLostError, holder_name
+from vireo.server.consumer.live_state import LiveState
+from vireo.server.consumer.rows import StoreAwayError
+from vireo.server.consumer.settings import ConsumerSettings
+from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.open import opened_log
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.features.online_store import identity
+from vireo.server.pod.announcements import Announcements
+from vireo.server.pod.disk_metrics import export_disk
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import StoreError
+from vireo.server.rpc.logs import configure_logs
+from vireo.server.rpc.server import RpcServer
+from vireo.server.tracing.spans import start_export
 
 log = structlog.get_logger()
 

@@ -4,14 +4,14 @@ A watch is the first play or like of a viewer and video that the viewer doesn't 
 after; bounces are no plays. So a row follows from each video's first watch time and whether it was
 liked, and from each hidden video's first hide time. Those are minimums: events in any order,
 repeated, and split over any number of calls give the same row, which is the one that
-`training.features` builds from all of them.
+`vireo.training.features` builds from all of them.
 
 That holds for the last WATCHED_LIMIT watched and HIDDEN_LIMIT hidden videos of a viewer. Of those
 before, only the number of watches and likes is known: an event of such a video counts as a new
 watch if it is newer than all that are remembered, else it changes nothing.
 
 Watches at the same microsecond are in the order of their videos' keys; imported data keeps the
-order of its file, by moving such watches apart (`training.data.split`).
+order of its file, by moving such watches apart (`vireo.training.data.split`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from vireo.v1 import event_pb2
 
-from server.arrays import BoolArray, Int64Array
-from server.features.activity import HIDDEN_LIMIT, WATCHED_LIMIT, EventRules
-from server.features.keys import video_key
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.features.activity import HIDDEN_LIMIT, WATCHED_LIMIT, EventRules
+from vireo.server.features.keys import video_key
+from vireo.v1 import event_pb2
 
 _PLAY, _FINISH = event_pb2.EVENT_KIND_PLAY, event_pb2.EVENT_KIND_FINISH
 _LIKE = event_pb2.EVENT_KIND_LIKE

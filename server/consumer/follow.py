@@ -13,17 +13,17 @@ from typing import Any, TypeVar
 
 import structlog
 
-from server.consumer import metrics
-from server.consumer.apply import Batch, apply, read_batch
-from server.consumer.lease import Lease, LeaseLostError, lease_of
-from server.consumer.live_state import LiveState
-from server.consumer.rows import OnlineRows, StoreAwayError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import DEAD, EVENTS, Entry, LogAwayError
-from server.event_log.position import BEGIN, Position
-from server.features.activity import EventRules
-from server.features.online_store import RedisSettings, identity
-from server.tracing.spans import consumer_spans
+from vireo.server.consumer import metrics
+from vireo.server.consumer.apply import Batch, apply, read_batch
+from vireo.server.consumer.lease import Lease, LeaseLostError, lease_of
+from vireo.server.consumer.live_state import LiveState
+from vireo.server.consumer.rows import OnlineRows, StoreAwayError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import DEAD, EVENTS, Entry, LogAwayError
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.activity import EventRules
+from vireo.server.features.online_store import RedisSettings, identity
+from vireo.server.tracing.spans import consumer_spans
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
-from server.consumer.rows import OnlineRows, store_errors_as_away
+from vireo.server.consumer.rows import OnlineRows, store_errors_as_away
 
 LEASE_SECONDS = 15.0
 """Seconds after which the lease in Redis of a consumer that is gone may be taken."""

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 import structlog
 from google.protobuf.message import DecodeError
-from vireo.v1 import log_pb2
 
-from server.consumer import metrics
-from server.consumer.apply import Batch
-from server.consumer.trending import TrendingCounts
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, STATE, Entry, LogAwayError
-from server.event_log.position import BEGIN, Position
-from server.features.keys import video_key
+from vireo.server.consumer import metrics
+from vireo.server.consumer.apply import Batch
+from vireo.server.consumer.trending import TrendingCounts
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, EVENTS, STATE, Entry, LogAwayError
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.keys import video_key
+from vireo.v1 import log_pb2
 
 log = structlog.get_logger()
 

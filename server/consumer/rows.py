@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
-from server.arrays import Int64Array
-from server.consumer.fold import Folded, ViewerRow
-from server.errors import VireoError
-from server.event_log.position import BEGIN, Position
-from server.features.active_build import ActiveBuild
-from server.features.activity import HISTORY_LIMIT
-from server.features.online_store import CONFIGURATION, RedisSettings, open_features
+from vireo.server.arrays import Int64Array
+from vireo.server.consumer.fold import Folded, ViewerRow
+from vireo.server.errors import VireoError
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.active_build import ActiveBuild
+from vireo.server.features.activity import HISTORY_LIMIT
+from vireo.server.features.online_store import CONFIGURATION, RedisSettings, open_features
 
 if TYPE_CHECKING:
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey

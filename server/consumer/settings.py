@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from server.features.online_store import RedisSettings
-from server.home import Home
-from server.live.settings import LiveSettings
-from server.releases.s3 import S3Settings
-from server.rpc.settings import RpcSettings
+from vireo.server.features.online_store import RedisSettings
+from vireo.server.home import Home
+from vireo.server.live.settings import LiveSettings
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.rpc.settings import RpcSettings
 
 
 class ConsumerSettings(RpcSettings):

@@ -11,10 +11,9 @@ import math
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.live.locales import normal_locale
 from vireo.v1 import log_pb2
-
-from server.event_log.position import BEGIN, Position
-from server.live.locales import normal_locale
 
 MAX_VIDEOS = 5_000
 """Videos that are counted for each locale; twice as many between two clean-ups. The lightest are

@@ -1,11 +1,11 @@
-"""The control plane's process: `python -m server.control --port 8104`."""
+"""The control plane's process: `python -m vireo.server.control --port 8104`."""
 
 import sys
 
-from server.control.control import serve_control
-from server.control.settings import ControlSettings
-from server.rpc.server import run_process
-from server.rpc.settings import load_settings
+from vireo.server.control.control import serve_control
+from vireo.server.control.settings import ControlSettings
+from vireo.server.rpc.server import run_process
+from vireo.server.rpc.settings import load_settings
 
 
 async def main() -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import grpc
 from google.rpc import error_details_pb2
 
-from server.control.settings import ControlSettings
-from server.control.templates import filled
-from server.rpc.errors import RpcError
+from vireo.server.control.settings import ControlSettings
+from vireo.server.control.templates import filled
+from vireo.server.rpc.errors import RpcError
 
 Document = dict[str, Any]
 

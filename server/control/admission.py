@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import structlog
 
-from server.control.attempts import Attempts
-from server.control.discovery.source import Discovery
-from server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Members, Pool
-from server.control.settings import ControlSettings
-from server.rpc.health import health_problem
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.discovery.source import Discovery
+from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Members, Pool
+from vireo.server.control.settings import ControlSettings
+from vireo.server.rpc.health import health_problem
 
 log = structlog.get_logger()
 

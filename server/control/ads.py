@@ -16,10 +16,10 @@ from envoy.service.discovery.v3 import ads_pb2, ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 from prometheus_client import Counter
 
-from server.control.clients import Clients
-from server.control.session import Session
-from server.control.snapshot import WARMING_ORDER, Snapshot
-from server.control.subscription import ClientLimitError, Push
+from vireo.server.control.clients import Clients
+from vireo.server.control.session import Session
+from vireo.server.control.snapshot import WARMING_ORDER, Snapshot
+from vireo.server.control.subscription import ClientLimitError, Push
 
 log = structlog.get_logger()
 

@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import structlog
 
-from server.backoff import backoff
-from server.errors import VireoError
+from vireo.server.backoff import backoff
+from vireo.server.errors import VireoError
 
 log = structlog.get_logger()
 

@@ -9,9 +9,9 @@ from datetime import datetime
 import structlog
 from prometheus_client import Gauge
 
-from server.errors import VireoError
-from server.releases.bucket import Bucket
-from server.releases.s3 import BackupSettings
+from vireo.server.errors import VireoError
+from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.s3 import BackupSettings
 
 log = structlog.get_logger()
 

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import structlog
 
-from server.control.attempts import Attempts, follow
-from server.releases.channels import Channel
+from vireo.server.control.attempts import Attempts, follow
+from vireo.server.releases.channels import Channel
 
 log = structlog.get_logger()
 

@@ -12,14 +12,14 @@ from functools import partial
 from typing import Any
 
 import grpc
+
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.canary import Channels
+from vireo.server.releases.fields import CHANNEL_NAME
+from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
+from vireo.server.rpc.server import RpcServer
 from vireo.v1 import channel_pb2 as pb
 from vireo.v1 import channel_pb2_grpc
-
-from server.control.attempts import Attempts
-from server.control.canary import Channels
-from server.releases.fields import CHANNEL_NAME
-from server.rpc.errors import RpcError, invalid_argument, unavailable
-from server.rpc.server import RpcServer
 
 NAME = pb.DESCRIPTOR.services_by_name["ChannelService"].full_name
 MAX_CHANNELS = 16

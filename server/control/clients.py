@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from server.control.nodes import Node
-from server.control.session import Session
+from vireo.server.control.nodes import Node
+from vireo.server.control.session import Session
 
 MAX_GONE_NODES = 1000
 """Maximum remembered nodes without a stream; the limit of streams bounds the others."""

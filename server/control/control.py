@@ -15,25 +15,25 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from server.control import ads, csds, resources
-from server.control.admission import Admission
-from server.control.ads import DiscoveryServicer, Limits
-from server.control.attempts import Attempts
-from server.control.backup_age import follow_backups
-from server.control.canary import Channels, follow_share
-from server.control.channels import ChannelWatch, add_channel_service
-from server.control.clients import Clients
-from server.control.csds import StatusServicer
-from server.control.discovery.file import FileDiscovery
-from server.control.discovery.source import Discovery, StaticDiscovery
-from server.control.keys import follow_keys
-from server.control.mesh import Mesh
-from server.control.settings import ControlSettings
-from server.control.snapshot import KINDS, version_of
-from server.errors import VireoError
-from server.releases.store import ReleaseStore
-from server.rpc.logs import configure_logs
-from server.rpc.server import RpcServer
+from vireo.server.control import ads, csds, resources
+from vireo.server.control.admission import Admission
+from vireo.server.control.ads import DiscoveryServicer, Limits
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.backup_age import follow_backups
+from vireo.server.control.canary import Channels, follow_share
+from vireo.server.control.channels import ChannelWatch, add_channel_service
+from vireo.server.control.clients import Clients
+from vireo.server.control.csds import StatusServicer
+from vireo.server.control.discovery.file import FileDiscovery
+from vireo.server.control.discovery.source import Discovery, StaticDiscovery
+from vireo.server.control.keys import follow_keys
+from vireo.server.control.mesh import Mesh
+from vireo.server.control.settings import ControlSettings
+from vireo.server.control.snapshot import KINDS, version_of
+from vireo.server.errors import VireoError
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.rpc.logs import configure_logs
+from vireo.server.rpc.server import RpcServer
 
 log = structlog.get_logger()
 
@@ -205,7 +205,7 @@ def discovery_of(settings: ControlSettings) -> Discovery:
             )
         try:
             # Imported here, since no other source needs the client.
-            from server.control.discovery.kubernetes import KubernetesDiscovery
+            from vireo.server.control.discovery.kubernetes import KubernetesDiscovery
         except ModuleNotFoundError as error:
             raise VireoError(
                 f"VIREO_DISCOVERY=kubernetes needs the module {error.name}; install it with: "

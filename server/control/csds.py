@@ -10,10 +10,10 @@ from envoy.config.core.v3.base_pb2 import Node as NodeMessage
 from envoy.service.status.v3 import csds_pb2 as pb
 from envoy.service.status.v3 import csds_pb2_grpc
 
-from server.control.clients import Client, Clients
-from server.control.nodes import Node
-from server.control.snapshot import WARMING_ORDER
-from server.control.subscription import Subscription
+from vireo.server.control.clients import Client, Clients
+from vireo.server.control.nodes import Node
+from vireo.server.control.snapshot import WARMING_ORDER
+from vireo.server.control.subscription import Subscription
 
 NAME: str = pb.DESCRIPTOR.services_by_name["ClientStatusDiscoveryService"].full_name
 CONNECTED = "connected"

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from server.control.attempts import Attempts, follow, read_bounded
-from server.errors import VireoError
+from vireo.server.control.attempts import Attempts, follow, read_bounded
+from vireo.server.errors import VireoError
 
 log = structlog.get_logger()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from server.control.snapshot import WARMING_ORDER, Resource, Snapshot
+from vireo.server.control.snapshot import WARMING_ORDER, Resource, Snapshot
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.message import Message
 
-from server.control import access, inference, tracing
-from server.control.mesh import GRPC_SERVICES, INNER, POOLS, Members, Mesh, Pool, Service
-from server.control.settings import ControlSettings
-from server.control.snapshot import Snapshot
-from server.control.templates import FOLDER, filled, message
+from vireo.server.control import access, inference, tracing
+from vireo.server.control.mesh import GRPC_SERVICES, INNER, POOLS, Members, Mesh, Pool, Service
+from vireo.server.control.settings import ControlSettings
+from vireo.server.control.snapshot import Snapshot
+from vireo.server.control.templates import FOLDER, filled, message
 
 # By default a pool with one of two pods unhealthy spills 30% of its calls over to the next
 # priority; with this factor it keeps them as long as one pod is healthy.

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import structlog
 from prometheus_client import Counter
 
-from server.control.nodes import Nack, Node, now
-from server.control.snapshot import (
+from vireo.server.control.nodes import Nack, Node, now
+from vireo.server.control.snapshot import (
     CLUSTER,
     ENDPOINTS,
     KINDS,
@@ -20,7 +20,7 @@ from server.control.snapshot import (
     Snapshot,
     version_of,
 )
-from server.control.subscription import WILDCARD, Push, Subscription
+from vireo.server.control.subscription import WILDCARD, Push, Subscription
 
 log = structlog.get_logger()
 

@@ -7,11 +7,11 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from server.control.discovery.document import EndpointsDocument
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.keys import check_source
-from server.releases.s3 import S3Settings
-from server.rpc.settings import RpcSettings
+from vireo.server.control.discovery.document import EndpointsDocument
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.keys import check_source
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.rpc.settings import RpcSettings
 
 
 class ControlSettings(RpcSettings):

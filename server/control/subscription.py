@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from server.control.nodes import now
-from server.control.snapshot import CLUSTER, LISTENER, Resource
-from server.errors import VireoError
+from vireo.server.control.nodes import now
+from vireo.server.control.snapshot import CLUSTER, LISTENER, Resource
+from vireo.server.errors import VireoError
 
 WILDCARD = "*"
 MAX_NAMES = 1000

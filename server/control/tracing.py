@@ -8,10 +8,10 @@ from typing import Any
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from google.protobuf.message import Message
 
-from server.control import access
-from server.control.settings import ControlSettings
-from server.control.templates import filled, message
-from server.rpc.endpoint import COLLECTOR, Endpoint
+from vireo.server.control import access
+from vireo.server.control.settings import ControlSettings
+from vireo.server.control.templates import filled, message
+from vireo.server.rpc.endpoint import COLLECTOR, Endpoint
 
 Document = dict[str, Any]
 

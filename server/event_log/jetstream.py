@@ -19,9 +19,9 @@ from nats.errors import NoRespondersError
 from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Counter
 
-from server.errors import VireoError
-from server.event_log.limits import Limits, check_nothing_lost, limits_of
-from server.event_log.log import (
+from vireo.server.errors import VireoError
+from vireo.server.event_log.limits import Limits, check_nothing_lost, limits_of
+from vireo.server.event_log.log import (
     EVENTS,
     STREAMS,
     Entries,
@@ -30,10 +30,10 @@ from server.event_log.log import (
     Stream,
     check_size,
 )
-from server.event_log.nats_connection import CONNECTED, Connection
-from server.event_log.position import BEGIN, Position, Start, fingerprint_of
-from server.event_log.pull import pull
-from server.event_log.settings import EventLogSettings
+from vireo.server.event_log.nats_connection import CONNECTED, Connection
+from vireo.server.event_log.position import BEGIN, Position, Start, fingerprint_of
+from vireo.server.event_log.pull import pull
+from vireo.server.event_log.settings import EventLogSettings
 
 log = structlog.get_logger()
 

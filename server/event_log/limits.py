@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from server.errors import VireoError
-from server.event_log.log import EVENTS, Stream
-from server.event_log.settings import EventLogSettings
+from vireo.server.errors import VireoError
+from vireo.server.event_log.log import EVENTS, Stream
+from vireo.server.event_log.settings import EventLogSettings
 
 Limits = Literal["keep", "set", "force"]
 """Whether streams that are there keep their limits, get those of the settings unless that loses

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import xxhash
-from vireo.v1.event_pb2 import EventKind
 
-from server.errors import VireoError
-from server.event_log.position import Position, fingerprint_of
+from vireo.server.errors import VireoError
+from vireo.server.event_log.position import Position, fingerprint_of
+from vireo.v1.event_pb2 import EventKind
 
 MAX_MESSAGE_BYTES = 1_000_000
 """Maximum size of a message: NATS takes 1 MiB with all that it adds, unless told else."""

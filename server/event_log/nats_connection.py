@@ -16,7 +16,7 @@ from nats.errors import ConnectionClosedError, Error, NoRespondersError, SecureC
 from nats.js.errors import APIError
 from prometheus_client import Gauge
 
-from server.event_log.settings import EventLogSettings
+from vireo.server.event_log.settings import EventLogSettings
 
 log = structlog.get_logger()
 

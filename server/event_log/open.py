@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from server.errors import VireoError
-from server.event_log.settings import EventLogSettings
+from vireo.server.errors import VireoError
+from vireo.server.event_log.settings import EventLogSettings
 
 if TYPE_CHECKING:
-    from server.event_log.jetstream import JetStreamLog
-    from server.event_log.limits import Limits
+    from vireo.server.event_log.jetstream import JetStreamLog
+    from vireo.server.event_log.limits import Limits
 
 
 def open_log(
@@ -31,7 +31,7 @@ def open_log(
     if not settings.named:
         return None
     try:
-        from server.event_log.jetstream import JetStreamLog
+        from vireo.server.event_log.jetstream import JetStreamLog
     except ImportError as error:
         raise VireoError("VIREO_NATS_URL needs nats-py: pip install nats-py") from error
 

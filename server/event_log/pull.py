@@ -13,7 +13,7 @@ from contextlib import suppress
 from nats.aio.msg import Msg
 from nats.errors import Error
 
-from server.event_log.nats_connection import Connection
+from vireo.server.event_log.nats_connection import Connection
 
 _BATCH = 500
 """Maximum messages of a request: what a reader that is slow has in memory."""

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_serializer, field_validator
 
-from server.settings import EnvironmentSettings
+from vireo.server.settings import EnvironmentSettings
 
 GIB = 1 << 30
 _DAY = 86_400.0

@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from typing import cast
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import Entries, LogAwayError, Stream
-from server.event_log.position import BEGIN, Position
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import Entries, LogAwayError, Stream
+from vireo.server.event_log.position import BEGIN, Position
 
 _SILENT_SECONDS = 30.0
 

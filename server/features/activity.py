@@ -1,4 +1,4 @@
-"""Bounds of a viewer's rows, which `training.features` writes, and by which rules events count."""
+"""Bounds of a viewer's rows, which `vireo.training.features` writes, and by which rules events count."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.arrays import BoolArray, Float32Array
-from server.errors import VireoError
+from vireo.server.arrays import BoolArray, Float32Array
+from vireo.server.errors import VireoError
 
 HISTORY_LIMIT = 200
 """Number of last watched videos, with times, that models read of a viewer's row."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.arrays import Float32Array, Int32Array, Int64Array
-from server.features.summed import summed
+from vireo.server.arrays import Float32Array, Int32Array, Int64Array
+from vireo.server.features.summed import summed
 
 CO_WATCH_HISTORY = 20
 """Number of last watched videos that count."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
-from server.features.co_watch import CO_WATCH_HALF_LIFE, CO_WATCH_HISTORY
-from server.features.content_match import CONTENT_HALF_LIFE, CONTENT_HISTORY
-from server.features.ranking_inputs import LIKE_PRIOR, LIKE_PRIOR_COUNT, RANKER_HISTORY
-from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from vireo.server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
+from vireo.server.features.co_watch import CO_WATCH_HALF_LIFE, CO_WATCH_HISTORY
+from vireo.server.features.content_match import CONTENT_HALF_LIFE, CONTENT_HISTORY
+from vireo.server.features.ranking_inputs import LIKE_PRIOR, LIKE_PRIOR_COUNT, RANKER_HISTORY
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 
 
 def feature_constants() -> dict[str, float]:

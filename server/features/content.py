@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from server.arrays import Int32Array
+from vireo.server.arrays import Int32Array
 
 CONTENT_LIMIT = 24
 """Maximum tokens of a video that a model reads; further ones are ignored."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
-from server.features.looked_up import Column, looked_up
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.features.looked_up import Column, looked_up
 
 CONTENT_HISTORY = 50
 """Number of last watched videos that count, at most RANKER_HISTORY: the ranker's training set

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
 
-from server.arrays import Int64Array
+from vireo.server.arrays import Int64Array
 
 if TYPE_CHECKING:
     from vireo.v1 import viewer_pb2

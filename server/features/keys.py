@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
-from server.arrays import Int64Array
+from vireo.server.arrays import Int64Array
 
 
 def video_key(video_id: str) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import Float32Array, Int64Array
+from vireo.server.arrays import Float32Array, Int64Array
 
 Vectors = npt.NDArray[Any]
 """float32 or float16."""

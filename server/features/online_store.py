@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from server.settings import EnvironmentSettings
+from vireo.server.settings import EnvironmentSettings
 
 if TYPE_CHECKING:
     from feast import FeatureStore

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from server import signals
-from server.arrays import Float32Array, Float64Array, Int64Array
-from server.features.content_match import content_match
-from server.features.context import NAMES, ContextIds, context_input, language_match
-from server.features.looked_up import Column, looked_up
-from server.features.tower_inputs import attribute_ids
-from server.features.viewer import ViewerFeatures
+from vireo.server import signals
+from vireo.server.arrays import Float32Array, Float64Array, Int64Array
+from vireo.server.features.content_match import content_match
+from vireo.server.features.context import NAMES, ContextIds, context_input, language_match
+from vireo.server.features.looked_up import Column, looked_up
+from vireo.server.features.tower_inputs import attribute_ids
+from vireo.server.features.viewer import ViewerFeatures
 
 RANKER_HISTORY = 50
 """Number of last watched videos that the ranking model attends to."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import Float32Array, Int32Array, Int64Array
+from vireo.server.arrays import Float32Array, Int32Array, Int64Array
 
 DENSE_LIMIT = 50_000
 """Up to this many videos, a dense sum takes less time than sorting the rows."""

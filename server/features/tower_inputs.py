@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from server.arrays import Int64Array
-from server.features.context import context_input
-from server.features.video_rows import VideoRows
-from server.features.viewer import ViewerFeatures
+from vireo.server.arrays import Int64Array
+from vireo.server.features.context import context_input
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
 
 ATTRIBUTE_LIMIT = 16
 """Maximum profile attributes that a model reads; further ones are ignored."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.arrays import Int64Array
-from server.features.keys import KeyCollisionError
+from vireo.server.arrays import Int64Array
+from vireo.server.features.keys import KeyCollisionError
 
 _MULTIPLIER = 0x9E3779B97F4A7C15
 """2**64 over the golden ratio, odd: its multiples spread over all upper bits (Knuth, The Art of

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from server.arrays import Int64Array
-from server.features.context import UNKNOWN, ContextIds
+from vireo.server.arrays import Int64Array
+from vireo.server.features.context import UNKNOWN, ContextIds
 
 
 def _no_keys() -> Int64Array:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.releases import layout
-from server.releases.fields import first_problem
-from server.releases.manifest import ReleaseError
+from vireo.server.releases import layout
+from vireo.server.releases.fields import first_problem
+from vireo.server.releases.manifest import ReleaseError
 
 ATTRIBUTE_NAME = r"^[a-z][a-z0-9_]{0,63}$"
 """Without "=", which separates name and value in a label."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from server.errors import VireoError
-from server.filters.declared import Declared, label
+from vireo.server.errors import VireoError
+from vireo.server.filters.declared import Declared, label
 
 if TYPE_CHECKING:  # benchmarks' environments lack stubs
     from vireo.v1 import filter_pb2

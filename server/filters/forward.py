@@ -11,9 +11,9 @@ from threading import Lock
 
 import numpy as np
 
-from server.arrays import Int32Array, Int64Array
-from server.filters.declared import label
-from server.filters.table import AttributeTable
+from vireo.server.arrays import Int32Array, Int64Array
+from vireo.server.filters.declared import label
+from vireo.server.filters.table import AttributeTable
 
 
 class ForwardIndex:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import BoolArray, Float64Array
-from server.filters.expression import Condition, FilterExpression
+from vireo.server.arrays import BoolArray, Float64Array
+from vireo.server.filters.expression import Condition, FilterExpression
 
 
 class AttributeColumns(Protocol):

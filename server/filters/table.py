@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from server.arrays import BoolArray, Float64Array, Int32Array, Int64Array
-from server.filters.declared import Declared
-from server.filters.expression import FilterExpression
-from server.filters.mask import mask_of
-from server.releases import layout
-from server.releases.manifest import ReleaseError
-from server.releases.tables import read_rows, read_table
-from server.releases.texts import Texts, read_mapped_texts
+from vireo.server.arrays import BoolArray, Float64Array, Int32Array, Int64Array
+from vireo.server.filters.declared import Declared
+from vireo.server.filters.expression import FilterExpression
+from vireo.server.filters.mask import mask_of
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.tables import read_rows, read_table
+from vireo.server.releases.texts import Texts, read_mapped_texts
 
 FILES = layout.ATTRIBUTE_TABLES
 

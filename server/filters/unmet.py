@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Set
 from datetime import UTC, datetime
 
-from server.filters.declared import PUBLISHED, label
-from server.filters.expression import Condition, FilterExpression
-from server.wording import listed
+from vireo.server.filters.declared import PUBLISHED, label
+from vireo.server.filters.expression import Condition, FilterExpression
+from vireo.server.wording import listed
 
 _MIN_TIME, _MAX_TIME = -62_135_596_800, 253_402_300_799
 """Unix seconds that are written as a date: those of the years 1 to 9999."""

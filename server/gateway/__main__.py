@@ -1,16 +1,16 @@
-"""The gateway's process: `python -m server.gateway --port 8140`."""
+"""The gateway's process: `python -m vireo.server.gateway --port 8140`."""
 
 import os
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
-from server.features.lean_feast import prepare_lean_feast
-from server.gateway.service import gateway_pod
-from server.gateway.settings import GatewaySettings
-from server.pod.pod import serve_pod
-from server.rpc.server import run_process
-from server.rpc.settings import load_settings
+from vireo.server.features.lean_feast import prepare_lean_feast
+from vireo.server.gateway.service import gateway_pod
+from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.pod.pod import serve_pod
+from vireo.server.rpc.server import run_process
+from vireo.server.rpc.settings import load_settings
 
 
 async def main() -> None:

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import grpc
 from prometheus_client import Histogram
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import LogAwayError, Stream
-from server.rpc.errors import RpcError, unavailable
-from server.tracing.spans import current_traceparent, span
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import LogAwayError, Stream
+from vireo.server.rpc.errors import RpcError, unavailable
+from vireo.server.tracing.spans import current_traceparent, span
 
 APPEND_SECONDS = Histogram(
     "vireo_log_append_seconds",

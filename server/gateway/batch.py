@@ -16,26 +16,26 @@ from typing import TypeVar
 
 import grpc
 from prometheus_client import Counter, Gauge
+
+from vireo.server.gateway.features import FeatureReader, UnfitRowError
+from vireo.server.gateway.last_features import LastFeatures
+from vireo.server.gateway.pipeline import RecommendPipeline
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.release import GatewayRelease
+from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.gateway.stages.call import Answer, Checked, Request, StageCall
+from vireo.server.gateway.stages.failure import StageFailedError, StageSkippedError
+from vireo.server.gateway.stages.read_features import ReadFeatures
+from vireo.server.pod.admission import LOW_PRIORITY
+from vireo.server.pod.release_service import served
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
+from vireo.server.rpc.guard import request_id
+from vireo.server.rpc.reading import Context
+from vireo.server.rpc.standard import MAX_STREAM_SECONDS
+from vireo.server.rpc.trace import current_call
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-from server.gateway.features import FeatureReader, UnfitRowError
-from server.gateway.last_features import LastFeatures
-from server.gateway.pipeline import RecommendPipeline
-from server.gateway.query import RecommendQuery
-from server.gateway.release import GatewayRelease
-from server.gateway.settings import GatewaySettings
-from server.gateway.stages.call import Answer, Checked, Request, StageCall
-from server.gateway.stages.failure import StageFailedError, StageSkippedError
-from server.gateway.stages.read_features import ReadFeatures
-from server.pod.admission import LOW_PRIORITY
-from server.pod.release_service import served
-from server.releases.loader import ReleaseLoader
-from server.rpc.errors import RpcError, invalid_argument, unavailable
-from server.rpc.guard import request_id
-from server.rpc.reading import Context
-from server.rpc.standard import MAX_STREAM_SECONDS
-from server.rpc.trace import current_call
 
 PATIENCE_SECONDS = 10.0
 """Seconds for which a stage of one viewer is tried before the batch ends."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prometheus_client import Counter
+
 from vireo.v1 import viewer_pb2
 
 DEGRADATIONS = Counter(

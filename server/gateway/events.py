@@ -14,6 +14,22 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import error_details_pb2
 from prometheus_client import Counter
+
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENT_KINDS, EVENTS, partition_of
+from vireo.server.gateway import catalog
+from vireo.server.gateway.appender import Appended, Appender
+from vireo.server.gateway.log_room import LogRoom
+from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.live.takedowns import Takedowns
+from vireo.server.pod.admission import Admission
+from vireo.server.pod.slots import Slots
+from vireo.server.rpc.caller import caller_of
+from vireo.server.rpc.errors import RpcError, ShedError
+from vireo.server.rpc.guard import ServiceLimits
+from vireo.server.rpc.places import STREAM_RETRY, Places
+from vireo.server.rpc.reading import Context
+from vireo.server.rpc.server import RpcServer
 from vireo.v1 import event_pb2 as pb
 from vireo.v1.catalog_pb2_grpc import add_CatalogServiceServicer_to_server
 from vireo.v1.event_pb2_grpc import (
@@ -21,22 +37,6 @@ from vireo.v1.event_pb2_grpc import (
     add_EventServiceServicer_to_server,
 )
 from vireo.v1.log_pb2 import RecordedEvents
-
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENT_KINDS, EVENTS, partition_of
-from server.gateway import catalog
-from server.gateway.appender import Appended, Appender
-from server.gateway.log_room import LogRoom
-from server.gateway.settings import GatewaySettings
-from server.live.takedowns import Takedowns
-from server.pod.admission import Admission
-from server.pod.slots import Slots
-from server.rpc.caller import caller_of
-from server.rpc.errors import RpcError, ShedError
-from server.rpc.guard import ServiceLimits
-from server.rpc.places import STREAM_RETRY, Places
-from server.rpc.reading import Context
-from server.rpc.server import RpcServer
 
 NAME = pb.DESCRIPTOR.services_by_name["EventService"].full_name
 

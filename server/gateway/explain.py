@@ -10,21 +10,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from vireo.server.columns import SCORE_COLUMNS, TASK_COLUMNS, BadColumnError, check_columns
+from vireo.server.features.keys import video_key
+from vireo.server.filters.unmet import unmet
+from vireo.server.gateway.degradations import kind_of
+from vireo.server.gateway.pipeline import RecommendPipeline
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.release import GatewayRelease
+from vireo.server.gateway.stages.answer import sources_of
+from vireo.server.gateway.stages.call import Answer, Checked, Request, StageCall
+from vireo.server.gateway.stages.check import BadAnswerError, blocked_keys
+from vireo.server.signals import Column
+from vireo.server.wording import REMOVED, UNPUBLISHED, ordinal, why_blocked
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
-
-from server.columns import SCORE_COLUMNS, TASK_COLUMNS, BadColumnError, check_columns
-from server.features.keys import video_key
-from server.filters.unmet import unmet
-from server.gateway.degradations import kind_of
-from server.gateway.pipeline import RecommendPipeline
-from server.gateway.query import RecommendQuery
-from server.gateway.release import GatewayRelease
-from server.gateway.stages.answer import sources_of
-from server.gateway.stages.call import Answer, Checked, Request, StageCall
-from server.gateway.stages.check import BadAnswerError, blocked_keys
-from server.signals import Column
-from server.wording import REMOVED, UNPUBLISHED, ordinal, why_blocked
 
 _TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
 

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from vireo.v1 import rules_pb2
 
-from server.features.keys import video_key
-from server.filters.declared import PUBLISHED, label
-from server.filters.expression import FilterExpression
-from server.gateway.rules import ActiveRules
-from server.pipeline.page import Caps, fill_page
-from server.releases.fields import first_problem
-from server.releases.layout import POPULAR_ATTRIBUTES, POPULAR_IDS
-from server.releases.manifest import ReleaseError
-from server.releases.tables import read_texts
+from vireo.server.features.keys import video_key
+from vireo.server.filters.declared import PUBLISHED, label
+from vireo.server.filters.expression import FilterExpression
+from vireo.server.gateway.rules import ActiveRules
+from vireo.server.pipeline.page import Caps, fill_page
+from vireo.server.releases.fields import first_problem
+from vireo.server.releases.layout import POPULAR_ATTRIBUTES, POPULAR_IDS
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.tables import read_texts
+from vireo.v1 import rules_pb2
 
 
 class PopularVideo(BaseModel):

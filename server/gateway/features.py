@@ -12,11 +12,10 @@ from typing import Any
 
 import structlog
 from prometheus_client import Gauge
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.errors import VireoError
-from server.features.online_store import CONFIGURATION, RedisSettings, identity, open_features
-from server.gateway.online_rows import (
+from vireo.server.errors import VireoError
+from vireo.server.features.online_store import CONFIGURATION, RedisSettings, identity, open_features
+from vireo.server.gateway.online_rows import (
     FEATURE_SERVICE,
     FeastRows,
     Row,
@@ -24,7 +23,8 @@ from server.gateway.online_rows import (
     is_locked,
     views_of,
 )
-from server.rpc.background_check import BackgroundCheck
+from vireo.server.rpc.background_check import BackgroundCheck
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 log = structlog.get_logger()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from prometheus_client import Gauge
+
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 _ENTRY_BYTES = 1000

@@ -13,10 +13,10 @@ import structlog
 from google.rpc import error_details_pb2
 from prometheus_client import Gauge
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import DEAD, EVENTS, LogAwayError
-from server.rpc.caller import MAX_CALLERS
-from server.rpc.errors import RpcError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import DEAD, EVENTS, LogAwayError
+from vireo.server.rpc.caller import MAX_CALLERS
+from vireo.server.rpc.errors import RpcError
 
 log = structlog.get_logger()
 

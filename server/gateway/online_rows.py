@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from server.features.active_build import ASK_SECONDS, ActiveBuild
-from server.rpc.background_check import BackgroundCheck
+from vireo.server.features.active_build import ASK_SECONDS, ActiveBuild
+from vireo.server.rpc.background_check import BackgroundCheck
 
 if TYPE_CHECKING:
     from feast import FeatureStore, FeatureView

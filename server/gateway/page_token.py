@@ -13,6 +13,7 @@ from hmac import compare_digest
 
 import xxhash
 from pydantic import SecretStr
+
 from vireo.v1 import recommendation_pb2 as pb
 
 MAX_SHOWN = 2_500

@@ -9,28 +9,27 @@ import time
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 
+from vireo.server.features.activity import HISTORY_LIMIT
+from vireo.server.features.keys import video_key
+from vireo.server.filters.expression import all_of
+from vireo.server.gateway.features import FeatureReader
+from vireo.server.gateway.progress import Progress
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.release import GatewayRelease, digest_of
+from vireo.server.gateway.rules import ActiveRules
+from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate, time_stages
+from vireo.server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
+from vireo.server.gateway.stages.check import blocked_keys
+from vireo.server.gateway.stages.failure import StageFailedError, log_failure
+from vireo.server.gateway.stages.rank import RankingCall, rank
+from vireo.server.gateway.stages.read_features import ReadFeatures
+from vireo.server.gateway.stages.retrieve import RetrievalCall, retrieve, retrieve_request
+from vireo.server.gateway.stages.shadow import Shadow
+from vireo.server.live.overlay import Overlay
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2 import RequestProfile
 from vireo.v1.viewer_pb2 import SOURCE_NEW, ViewerFeatures
-
-from server.features.activity import HISTORY_LIMIT
-from server.features.keys import video_key
-from server.filters.expression import all_of
-from server.gateway.features import FeatureReader
-from server.gateway.progress import Progress
-from server.gateway.query import RecommendQuery
-from server.gateway.release import GatewayRelease, digest_of
-from server.gateway.rules import ActiveRules
-from server.gateway.slate_metrics import FEATURE_AGE, count_slate, time_stages
-from server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
-from server.gateway.stages.check import blocked_keys
-from server.gateway.stages.failure import StageFailedError, log_failure
-from server.gateway.stages.rank import RankingCall, rank
-from server.gateway.stages.read_features import ReadFeatures
-from server.gateway.stages.retrieve import RetrievalCall, retrieve, retrieve_request
-from server.gateway.stages.shadow import Shadow
-from server.live.overlay import Overlay
 
 
 def applied_rules(

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import structlog
 from google.protobuf.message import DecodeError
 from prometheus_client import Gauge
-from vireo.v1.log_pb2 import ConsumerProgress
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import STATE, partition_of
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import STATE, partition_of
+from vireo.v1.log_pb2 import ConsumerProgress
 
 log = structlog.get_logger()
 

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import xxhash
+
+from vireo.server.features.context import UNKNOWN, BadTimeZoneError, ContextIds, context_ids
+from vireo.server.features.keys import video_key
+from vireo.server.filters.expression import FilterExpression
+from vireo.server.gateway.rules import ActiveRules
+from vireo.server.rpc.errors import invalid_argument
+from vireo.server.rpc.guard import REQUEST_ID
 from vireo.v1 import filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
-
-from server.features.context import UNKNOWN, BadTimeZoneError, ContextIds, context_ids
-from server.features.keys import video_key
-from server.filters.expression import FilterExpression
-from server.gateway.rules import ActiveRules
-from server.rpc.errors import invalid_argument
-from server.rpc.guard import REQUEST_ID
 
 BUCKETS = 10_000
 BUCKET_HEADER = "x-vireo-bucket"

@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cachetools import LRUCache
-from vireo.v1 import filter_pb2
 
-from server.features.online_store import RedisSettings
-from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, FilterExpression, decode
-from server.gateway.fallback import PopularList
-from server.gateway.features import FeatureReader
-from server.gateway.rules import ActiveRules
-from server.releases.layout import (
+from vireo.server.features.online_store import RedisSettings
+from vireo.server.filters.declared import Declared
+from vireo.server.filters.expression import BadFilterError, FilterExpression, decode
+from vireo.server.gateway.fallback import PopularList
+from vireo.server.gateway.features import FeatureReader
+from vireo.server.gateway.rules import ActiveRules
+from vireo.server.releases.layout import (
     ATTRIBUTES,
     POPULAR_ATTRIBUTES,
     POPULAR_IDS,
     TAKEDOWNS,
     VIDEO_KEYS,
 )
-from server.releases.manifest import Manifest
-from server.rpc.errors import invalid_argument
+from vireo.server.releases.manifest import Manifest
+from vireo.server.rpc.errors import invalid_argument
+from vireo.v1 import filter_pb2
 
 FILES = (POPULAR_IDS, ATTRIBUTES, POPULAR_ATTRIBUTES, TAKEDOWNS)
 """The files that the gateway needs of a release."""

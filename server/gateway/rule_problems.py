@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from server.errors import VireoError
-from server.releases.fields import shown
+from vireo.server.errors import VireoError
+from vireo.server.releases.fields import shown
 
 _MAX_PROBLEMS = 20
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from server.filters.declared import ATTRIBUTE_NAME
-from server.rule_columns import MAX_FACTOR, MIN_FACTOR
+from vireo.server.filters.declared import ATTRIBUTE_NAME
+from vireo.server.rule_columns import MAX_FACTOR, MIN_FACTOR
 
 MAX_RULES = 1_000
 """Maximum rules of a kind in a file."""

@@ -10,14 +10,12 @@ from itertools import product
 from typing import Any
 
 from pydantic import ValidationError
-from vireo.v1 import filter_pb2, rules_pb2
-from vireo.v1 import recommendation_pb2 as pb
 
-from server.features.keys import video_key
-from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, FilterExpression, all_of, decode
-from server.gateway.rule_problems import BadRulesError, place_of, reason_of
-from server.gateway.rule_tables import (
+from vireo.server.features.keys import video_key
+from vireo.server.filters.declared import Declared
+from vireo.server.filters.expression import BadFilterError, FilterExpression, all_of, decode
+from vireo.server.gateway.rule_problems import BadRulesError, place_of, reason_of
+from vireo.server.gateway.rule_tables import (
     MAX_RULES,
     BoostRule,
     ConditionTable,
@@ -27,7 +25,9 @@ from server.gateway.rule_tables import (
     RuleTables,
     normal_region,
 )
-from server.releases.fields import shown
+from vireo.server.releases.fields import shown
+from vireo.v1 import filter_pb2, rules_pb2
+from vireo.v1 import recommendation_pb2 as pb
 
 MAX_BYTES = 1 << 20
 """Maximum bytes of a file."""

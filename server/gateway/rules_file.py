@@ -9,10 +9,10 @@ from pathlib import Path
 import structlog
 from prometheus_client import Counter, Gauge
 
-from server.gateway.query import RecommendQuery
-from server.gateway.release import GatewayRelease
-from server.gateway.rule_problems import BadRulesError
-from server.gateway.rules import MAX_BYTES, ActiveRules, SiteRules, parse_rules
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.release import GatewayRelease
+from vireo.server.gateway.rule_problems import BadRulesError
+from vireo.server.gateway.rules import MAX_BYTES, ActiveRules, SiteRules, parse_rules
 
 log = structlog.get_logger()
 

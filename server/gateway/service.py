@@ -11,6 +11,42 @@ from typing import Any
 
 import grpc.aio
 from google.protobuf.message import Message
+
+from vireo.server.event_log.open import open_log
+from vireo.server.features.context import time_zones
+from vireo.server.gateway import degradations
+from vireo.server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
+from vireo.server.gateway.events import add_recording
+from vireo.server.gateway.explain import explain_video
+from vireo.server.gateway.last_features import KEPT_BYTES, LastFeatures
+from vireo.server.gateway.log_room import LogRoom
+from vireo.server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
+from vireo.server.gateway.pipeline import RecommendPipeline
+from vireo.server.gateway.progress import Progress
+from vireo.server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
+from vireo.server.gateway.release import FILES, GatewayRelease
+from vireo.server.gateway.rules_file import RulesFile
+from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.gateway.stages.call import StageCall
+from vireo.server.gateway.stages.rank import RankingCall
+from vireo.server.gateway.stages.read_features import ReadFeatures
+from vireo.server.gateway.stages.retrieve import SHARE, RetrievalCall, UnknownSeedError
+from vireo.server.gateway.stages.shadow import POOL, SECONDS, Shadow
+from vireo.server.gateway.turn import InnerPods
+from vireo.server.live.live import Live
+from vireo.server.live.overlay import Overlay
+from vireo.server.live.takedowns import Takedowns
+from vireo.server.pod.pod import Pod
+from vireo.server.pod.release_metrics import ReleaseFacts
+from vireo.server.pod.release_service import served
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.releases.layout import TAKEDOWNS
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.rpc.errors import RpcError, invalid_argument, not_found
+from vireo.server.rpc.guard import request_id
+from vireo.server.rpc.places import Places
+from vireo.server.rpc.renewed_channel import lasting_channel
+from vireo.server.rpc.trace import current_call
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
@@ -20,42 +56,6 @@ from vireo.v1.recommendation_pb2_grpc import (
 )
 from vireo.v1.release_pb2 import GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
-
-from server.event_log.open import open_log
-from server.features.context import time_zones
-from server.gateway import degradations
-from server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
-from server.gateway.events import add_recording
-from server.gateway.explain import explain_video
-from server.gateway.last_features import KEPT_BYTES, LastFeatures
-from server.gateway.log_room import LogRoom
-from server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
-from server.gateway.pipeline import RecommendPipeline
-from server.gateway.progress import Progress
-from server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
-from server.gateway.release import FILES, GatewayRelease
-from server.gateway.rules_file import RulesFile
-from server.gateway.settings import GatewaySettings
-from server.gateway.stages.call import StageCall
-from server.gateway.stages.rank import RankingCall
-from server.gateway.stages.read_features import ReadFeatures
-from server.gateway.stages.retrieve import SHARE, RetrievalCall, UnknownSeedError
-from server.gateway.stages.shadow import POOL, SECONDS, Shadow
-from server.gateway.turn import InnerPods
-from server.live.live import Live
-from server.live.overlay import Overlay
-from server.live.takedowns import Takedowns
-from server.pod.pod import Pod
-from server.pod.release_metrics import ReleaseFacts
-from server.pod.release_service import served
-from server.pod.run_queue import RunQueue
-from server.releases.layout import TAKEDOWNS
-from server.releases.loader import ReleaseLoader
-from server.rpc.errors import RpcError, invalid_argument, not_found
-from server.rpc.guard import request_id
-from server.rpc.places import Places
-from server.rpc.renewed_channel import lasting_channel
-from server.rpc.trace import current_call
 
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator
 
-from server.features.online_store import RedisSettings
-from server.gateway.page_token import signing_keys
-from server.home import Home
-from server.pod.pod import PodSettings
-from server.releases.manifest import MAX_CANDIDATES
+from vireo.server.features.online_store import RedisSettings
+from vireo.server.gateway.page_token import signing_keys
+from vireo.server.home import Home
+from vireo.server.pod.pod import PodSettings
+from vireo.server.releases.manifest import MAX_CANDIDATES
 
 
 class GatewaySettings(PodSettings):

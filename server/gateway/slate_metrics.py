@@ -12,15 +12,15 @@ import numpy.typing as npt
 from prometheus_client import REGISTRY, Gauge
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
+
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.stages.answer import sources_of
+from vireo.server.histogram import Histogram
+from vireo.server.pipeline.stage_metrics import SECONDS
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.candidate_pb2 import RetrieveCandidatesResponse
 from vireo.v1.ranking_pb2 import RankCandidatesResponse
-
-from server.gateway.query import RecommendQuery
-from server.gateway.stages.answer import sources_of
-from server.histogram import Histogram
-from server.pipeline.stage_metrics import SECONDS
 
 _REGISTER_BITS = 12
 _REGISTERS = 1 << _REGISTER_BITS

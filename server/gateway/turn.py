@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import grpc.aio
 import structlog
+
 from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from server.inference.model import Model, ModelOutputError
-from server.releases.layout import GOLDEN_TOLERANCE
-from server.releases.manifest import ReleaseError
+from vireo.server.inference.model import Model, ModelOutputError
+from vireo.server.releases.layout import GOLDEN_TOLERANCE
+from vireo.server.releases.manifest import ReleaseError
 
 _MIN_PROBABILITY = 1e-4
 """Differences are relative to at least this: below it, the sigmoid is exact to about 1e-8."""

@@ -16,11 +16,11 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import numpy as np
 import pydantic_core
 from google.protobuf.message import Message
-from inference import open_inference_pb2 as pb
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from vireo.inference import open_inference_pb2 as pb
 
-from server.inference.tensors import DATATYPES, shown
-from server.rpc.errors import RpcError, invalid_argument
+from vireo.server.inference.tensors import DATATYPES, shown
+from vireo.server.rpc.errors import RpcError, invalid_argument
 
 JSON_LENGTH = "Inference-Header-Content-Length"
 """Header: number of bytes of the JSON, if binary tensors follow it."""

@@ -17,24 +17,24 @@ import structlog
 from aiohttp import hdrs, web
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from inference import open_inference_pb2 as pb
+from vireo.inference import open_inference_pb2 as pb
 
-from server.errors import VireoError
-from server.inference.http_messages import (
+from vireo.server.errors import VireoError
+from vireo.server.inference.http_messages import (
     JSON_LENGTH,
     InferRequest,
     as_json,
     encode,
 )
-from server.inference.service import NAME
-from server.pod.admission import timeout_seconds
-from server.rpc import reading
-from server.rpc.caller import CALLER
-from server.rpc.errors import RpcError, invalid_argument
-from server.rpc.guard import REQUEST_ID
-from server.rpc.reading import NoMessageError
-from server.rpc.server import RpcServer
-from server.rpc.settings import RpcSettings
+from vireo.server.inference.service import NAME
+from vireo.server.pod.admission import timeout_seconds
+from vireo.server.rpc import reading
+from vireo.server.rpc.caller import CALLER
+from vireo.server.rpc.errors import RpcError, invalid_argument
+from vireo.server.rpc.guard import REQUEST_ID
+from vireo.server.rpc.reading import NoMessageError
+from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.settings import RpcSettings
 
 log = structlog.get_logger()
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
-from server.arrays import Float32Array
-from server.inference.signature import Signature
-from server.releases.manifest import ReleaseError
+from vireo.server.arrays import Float32Array
+from vireo.server.inference.signature import Signature
+from vireo.server.releases.manifest import ReleaseError
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 

@@ -9,22 +9,22 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 from google.protobuf.message import Message
-from inference import model_config_pb2 as config_pb
-from inference import open_inference_pb2 as pb
-from inference import open_inference_pb2_grpc
+from vireo.inference import model_config_pb2 as config_pb
+from vireo.inference import open_inference_pb2 as pb
+from vireo.inference import open_inference_pb2_grpc
 
-from server.inference.model import Model, ModelInputError, ModelOutputError
-from server.inference.signature import Tensor
-from server.inference.tensors import Limits, metadata, read_inputs, write_output
-from server.pipeline.caller import Caller
-from server.pod.admission import Admission
-from server.pod.release_service import served
-from server.pod.run_queue import RunQueue
-from server.releases.loader import ReleaseLoader
-from server.rpc.errors import RpcError, invalid_argument, not_found
-from server.rpc.guard import ServiceLimits
-from server.rpc.reading import Context
-from server.rpc.server import RpcServer
+from vireo.server.inference.model import Model, ModelInputError, ModelOutputError
+from vireo.server.inference.signature import Tensor
+from vireo.server.inference.tensors import Limits, metadata, read_inputs, write_output
+from vireo.server.pipeline.caller import Caller
+from vireo.server.pod.admission import Admission
+from vireo.server.pod.release_service import served
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.rpc.errors import RpcError, invalid_argument, not_found
+from vireo.server.rpc.guard import ServiceLimits
+from vireo.server.rpc.reading import Context
+from vireo.server.rpc.server import RpcServer
 
 PLATFORM = "onnxruntime_onnx"
 _BACKEND = "onnxruntime"

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from server.features.content import CONTENT_LIMIT
-from server.features.ranking_inputs import (
+from vireo.server.features.content import CONTENT_LIMIT
+from vireo.server.features.ranking_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
-from server.releases.manifest import ReleaseError
-from server.signals import TASKS
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.signals import TASKS
 
 BATCH = "batch"
 """Name of the dimension that is the number of viewers."""

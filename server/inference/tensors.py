@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from inference import open_inference_pb2 as pb
+from vireo.inference import open_inference_pb2 as pb
 
-from server.arrays import Float32Array
-from server.inference.model import Model
-from server.inference.signature import Tensor
-from server.rpc.errors import invalid_argument
+from vireo.server.arrays import Float32Array
+from vireo.server.inference.model import Model
+from vireo.server.inference.signature import Tensor
+from vireo.server.rpc.errors import invalid_argument
 
 _Violations = Iterator[tuple[str, str]]
 """Field of the request and what is wrong with it; callers' names in it are truncated."""

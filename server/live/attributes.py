@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from server.arrays import BoolArray, Float64Array, Int32Array, Int64Array
-from server.features.keys import video_key
-from server.filters.declared import CREATOR, DURATION, PUBLISHED, TAG, Declared, label
-from server.filters.expression import FilterExpression
-from server.filters.mask import mask_of
+from vireo.server.arrays import BoolArray, Float64Array, Int32Array, Int64Array
+from vireo.server.features.keys import video_key
+from vireo.server.filters.declared import CREATOR, DURATION, PUBLISHED, TAG, Declared, label
+from vireo.server.filters.expression import FilterExpression
+from vireo.server.filters.mask import mask_of
 
 if TYPE_CHECKING:
     from vireo.v1.catalog_pb2 import Video

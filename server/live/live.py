@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING
 import structlog
 from prometheus_client import Gauge
 
-from server.errors import VireoError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, REMOVED, STATE, LogAwayError
-from server.event_log.position import Position
-from server.live.overlay import Overlay
-from server.live.settings import LiveSettings
-from server.live.takedowns import Takedowns
-from server.live.trends import Trends
-from server.releases.layout import TAKEDOWNS
+from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, REMOVED, STATE, LogAwayError
+from vireo.server.event_log.position import Position
+from vireo.server.live.overlay import Overlay
+from vireo.server.live.settings import LiveSettings
+from vireo.server.live.takedowns import Takedowns
+from vireo.server.live.trends import Trends
+from vireo.server.releases.layout import TAKEDOWNS
 
 if TYPE_CHECKING:
-    from vireo.v1.release_pb2 import GetServingReleaseResponse
-
     # It imports ONNX Runtime, which gateways don't have.
-    from server.live.side import SideTable
+    from vireo.server.live.side import SideTable
+    from vireo.v1.release_pb2 import GetServingReleaseResponse
 
 log = structlog.get_logger()
 

@@ -9,11 +9,11 @@ from itertools import takewhile
 
 import structlog
 from google.protobuf.message import DecodeError
-from vireo.v1.log_pb2 import CatalogChange
 
-from server.event_log.log import Entry
-from server.features.keys import video_key
-from server.live.takedowns import Takedowns
+from vireo.server.event_log.log import Entry
+from vireo.server.features.keys import video_key
+from vireo.server.live.takedowns import Takedowns
+from vireo.v1.log_pb2 import CatalogChange
 
 log = structlog.get_logger()
 

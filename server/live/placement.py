@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import Float32Array, Int64Array
-from server.features.content import CONTENT_LIMIT, content_ids, content_tokens
-from server.inference.golden import replay
-from server.inference.model import Model
-from server.inference.signature import video_tower_signature
-from server.releases import layout
-from server.releases.manifest import Manifest
-from server.releases.tables import read_table, read_vocabulary
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.features.content import CONTENT_LIMIT, content_ids, content_tokens
+from vireo.server.inference.golden import replay
+from vireo.server.inference.model import Model
+from vireo.server.inference.signature import video_tower_signature
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.tables import read_table, read_vocabulary
 
 if TYPE_CHECKING:
     from vireo.v1.catalog_pb2 import Video

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from server.settings import EnvironmentSettings
+from vireo.server.settings import EnvironmentSettings
 
 
 class LiveSettings(EnvironmentSettings):

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import structlog
-from vireo.v1.catalog_pb2 import Video
 
-from server.arrays import BoolArray, Float32Array, Int64Array
-from server.event_log.position import Position
-from server.features.context import language_id
-from server.features.keys import video_key
-from server.features.looked_up import Vectors, looked_up
-from server.features.ranking_inputs import LIKE_PRIOR, VIDEO_FEATURES, video_features
-from server.features.video_rows import VideoRows
-from server.filters.declared import Declared
-from server.live.attributes import ChangedAttributes
-from server.live.overlay import Change, Overlay
-from server.live.placement import Placement
-from server.pipeline.best import best
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.event_log.position import Position
+from vireo.server.features.context import language_id
+from vireo.server.features.keys import video_key
+from vireo.server.features.looked_up import Vectors, looked_up
+from vireo.server.features.ranking_inputs import LIKE_PRIOR, VIDEO_FEATURES, video_features
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.filters.declared import Declared
+from vireo.server.live.attributes import ChangedAttributes
+from vireo.server.live.overlay import Change, Overlay
+from vireo.server.live.placement import Placement
+from vireo.server.pipeline.best import best
+from vireo.v1.catalog_pb2 import Video
 
 log = structlog.get_logger()
 

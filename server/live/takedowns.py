@@ -11,13 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
-from vireo.v1.log_pb2 import CatalogChange
 
-from server.arrays import BoolArray, Int64Array
-from server.errors import VireoError
-from server.event_log.log import Entry
-from server.event_log.position import BEGIN, Position
-from server.features.keys import video_key
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.event_log.log import Entry
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.keys import video_key
+from vireo.v1.log_pb2 import CatalogChange
 
 log = structlog.get_logger()
 

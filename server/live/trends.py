@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 from google.protobuf.message import DecodeError
-from vireo.v1.log_pb2 import Trending
 
-from server.arrays import Float64Array, Int64Array
-from server.live.locales import OVERALL
+from vireo.server.arrays import Float64Array, Int64Array
+from vireo.server.live.locales import OVERALL
+from vireo.v1.log_pb2 import Trending
 
 log = structlog.get_logger()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
+from vireo.server.arrays import Float32Array, Int64Array
 
 
 def best(rows: Int64Array, scores: Float32Array, keys: Int64Array, limit: int) -> Int64Array:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import Float32Array, Int64Array
+from vireo.server.arrays import Float32Array, Int64Array
 
 UInt32Array = npt.NDArray[np.uint32]
 

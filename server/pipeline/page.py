@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from server.arrays import Int64Array
+from vireo.server.arrays import Int64Array
 
 LabelsOf = Callable[[int], Iterable[Hashable]]
 """Returns the labels of the candidate at a place."""

@@ -11,11 +11,11 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import structlog
 
-from server.arrays import BoolArray, Float32Array
-from server.pipeline.caller import Caller, CallerGoneError
-from server.pipeline.candidates import Candidates
-from server.pipeline.stage_metrics import FAILURES, SECONDS
-from server.tracing import spans
+from vireo.server.arrays import BoolArray, Float32Array
+from vireo.server.pipeline.caller import Caller, CallerGoneError
+from vireo.server.pipeline.candidates import Candidates
+from vireo.server.pipeline.stage_metrics import FAILURES, SECONDS
+from vireo.server.tracing import spans
 
 log = structlog.get_logger()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import Counter
 
-from server.histogram import Histogram
+from vireo.server.histogram import Histogram
 
 SECONDS = Histogram(
     "vireo_stage_seconds",

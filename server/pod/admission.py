@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from server.pod.run_queue import RunQueue
-from server.pod.slots import Slot, Slots
-from server.rpc.caller import caller_in
-from server.rpc.errors import ShedError, ShedReason
-from server.rpc.reading import Metadata
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.pod.slots import Slot, Slots
+from vireo.server.rpc.caller import caller_in
+from vireo.server.rpc.errors import ShedError, ShedReason
+from vireo.server.rpc.reading import Metadata
 
 TIMEOUT_HEADER = "x-vireo-timeout"
 """Metadata key of a copy of the call's grpc-timeout, which gateways make, and Envoy: see

@@ -8,11 +8,11 @@ import random
 
 import grpc.aio
 import structlog
+
+from vireo.server.rpc.renewed_channel import lasting_channel
+from vireo.server.rpc.tls import TlsFiles
 from vireo.v1.channel_pb2 import AwaitReleaseRequest, AwaitReleaseResponse
 from vireo.v1.channel_pb2_grpc import ChannelServiceStub
-
-from server.rpc.renewed_channel import lasting_channel
-from server.rpc.tls import TlsFiles
 
 log = structlog.get_logger()
 

@@ -17,34 +17,34 @@ from prometheus_client import REGISTRY
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import Field
-from vireo.v1 import release_pb2, release_pb2_grpc
 
-from server.errors import VireoError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.open import open_log
-from server.event_log.settings import EventLogSettings
-from server.home import Home
-from server.live.live import Live
-from server.live.settings import LiveSettings
-from server.pod import release_service
-from server.pod.admission import QUEUE_TARGET, Admission
-from server.pod.announcements import Announcements
-from server.pod.disk_metrics import export_disk
-from server.pod.release_metrics import ReleaseCollector, ReleaseFacts
-from server.pod.release_service import ReleaseServicer
-from server.pod.run_queue import RunQueue
-from server.pod.slots import Slots
-from server.releases.cache import ReleaseCache
-from server.releases.layout import TAKEDOWNS
-from server.releases.loader import ReleaseLoader
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.rpc.guard import ServiceLimits, Work
-from server.rpc.logs import configure_logs
-from server.rpc.places import Places
-from server.rpc.server import RpcServer
-from server.rpc.settings import RpcSettings
-from server.tracing.spans import start_export
+from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.open import open_log
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.home import Home
+from vireo.server.live.live import Live
+from vireo.server.live.settings import LiveSettings
+from vireo.server.pod import release_service
+from vireo.server.pod.admission import QUEUE_TARGET, Admission
+from vireo.server.pod.announcements import Announcements
+from vireo.server.pod.disk_metrics import export_disk
+from vireo.server.pod.release_metrics import ReleaseCollector, ReleaseFacts
+from vireo.server.pod.release_service import ReleaseServicer
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.pod.slots import Slots
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.layout import TAKEDOWNS
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.rpc.guard import ServiceLimits, Work
+from vireo.server.rpc.logs import configure_logs
+from vireo.server.rpc.places import Places
+from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.settings import RpcSettings
+from vireo.server.tracing.spans import start_export
+from vireo.v1 import release_pb2, release_pb2_grpc
 
 log = structlog.get_logger()
 
@@ -240,7 +240,7 @@ def _http(server: RpcServer, settings: PodSettings) -> Callable[[], Coroutine[An
         VireoError: aiohttp isn't installed.
     """
     try:
-        from server.inference.http_server import serve_http
+        from vireo.server.inference.http_server import serve_http
     except ModuleNotFoundError as error:
         raise VireoError(
             "VIREO_OIP_HTTP_PORT needs aiohttp: pip install 'vireo[http]', or set it to 0"

@@ -9,10 +9,10 @@ from typing import Any
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from server.releases import layout
-from server.releases.loader import ReleaseLoader
-from server.releases.manifest import DATA_END, Manifest
-from server.releases.progress import Stage
+from vireo.server.releases import layout
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.releases.manifest import DATA_END, Manifest
+from vireo.server.releases.progress import Stage
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from vireo.server.releases.loader import ReleaseLoader, Serving
+from vireo.server.releases.progress import Stage
+from vireo.server.rpc.errors import unavailable
 from vireo.v1 import release_pb2, release_pb2_grpc
-
-from server.releases.loader import ReleaseLoader, Serving
-from server.releases.progress import Stage
-from server.rpc.errors import unavailable
 
 T = TypeVar("T")
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 import grpc
 from prometheus_client import Counter
 
-from server.pipeline.caller import Caller, CallerGoneError
-from server.rpc.errors import RpcError
+from vireo.server.pipeline.caller import Caller, CallerGoneError
+from vireo.server.rpc.errors import RpcError
 
 Result = TypeVar("Result")
 

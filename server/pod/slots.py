@@ -12,7 +12,7 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass
 
-from server.rpc.errors import ShedError, ShedReason
+from vireo.server.rpc.errors import ShedError, ShedReason
 
 HOLD_SECONDS = 0.2
 """Maximum seconds for which a slate holds its slot: with 0.5 a pod that was 50 times slower than

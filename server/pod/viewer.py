@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from vireo.v1 import viewer_pb2
 
-from server.features.context import received
-from server.features.viewer import ViewerFeatures
-from server.rpc.errors import invalid_argument
+from vireo.server.features.context import received
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.rpc.errors import invalid_argument
+from vireo.v1 import viewer_pb2
 
 
 def decode_viewer(viewer: viewer_pb2.ViewerFeatures) -> ViewerFeatures:

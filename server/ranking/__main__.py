@@ -1,14 +1,14 @@
-"""The ranking pod's process: `python -m server.ranking --port 8130`."""
+"""The ranking pod's process: `python -m vireo.server.ranking --port 8130`."""
 
 import os
 import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
-from server.pod.pod import PodSettings, serve_pod
-from server.ranking.service import ranking_pod
-from server.rpc.server import run_process
-from server.rpc.settings import load_settings
+from vireo.server.pod.pod import PodSettings, serve_pod
+from vireo.server.ranking.service import ranking_pod
+from vireo.server.rpc.server import run_process
+from vireo.server.rpc.settings import load_settings
 
 
 async def main() -> None:

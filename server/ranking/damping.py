@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.arrays import BoolArray, Float32Array, Int64Array
-from server.features.looked_up import looked_up
-from server.features.ranking_inputs import VideoTable
-from server.ranking.query import Ranking
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.features.looked_up import looked_up
+from vireo.server.features.ranking_inputs import VideoTable
+from vireo.server.ranking.query import Ranking
 
 DAMPED_DAYS = 30.0
 """Days after a hide until videos like the hidden one have all of their score again."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
-from server.features.looked_up import looked_up
-from server.pipeline.best import best
-from server.pipeline.candidates import Candidates
-from server.ranking.query import Ranking
-from server.ranking.stages import SCORE
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.features.looked_up import looked_up
+from vireo.server.pipeline.best import best
+from vireo.server.pipeline.candidates import Candidates
+from vireo.server.ranking.query import Ranking
+from vireo.server.ranking.stages import SCORE
 
 RERANK_WINDOW = 100
 """Number of best candidates that are reordered. It doesn't depend on the page size, so that a

@@ -6,26 +6,26 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from vireo.v1 import ranking_pb2
-from vireo.v1.recommendation_pb2 import NamedValue
 
-from server.arrays import Float32Array
-from server.columns import encode_columns
-from server.features.ranking_inputs import (
+from vireo.server.arrays import Float32Array
+from vireo.server.columns import encode_columns
+from vireo.server.features.ranking_inputs import (
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.pipeline.candidates import Candidates
-from server.pipeline.page import LabelsOf
-from server.ranking.damping import damping
-from server.ranking.diversity import diverse_best
-from server.ranking.pipeline import RankingPipeline
-from server.ranking.query import PageRules, Ranking, RankingQuery
-from server.ranking.reserved import DiverseBestAndReserved
-from server.ranking.stages import SCORE, RankerScorer, RequestedSource, model_inputs
-from server.signals import ORDERING, SOURCES
-from server.wording import ordinal
+from vireo.server.pipeline.candidates import Candidates
+from vireo.server.pipeline.page import LabelsOf
+from vireo.server.ranking.damping import damping
+from vireo.server.ranking.diversity import diverse_best
+from vireo.server.ranking.pipeline import RankingPipeline
+from vireo.server.ranking.query import PageRules, Ranking, RankingQuery
+from vireo.server.ranking.reserved import DiverseBestAndReserved
+from vireo.server.ranking.stages import SCORE, RankerScorer, RequestedSource, model_inputs
+from vireo.server.signals import ORDERING, SOURCES
+from vireo.server.wording import ordinal
+from vireo.v1 import ranking_pb2
+from vireo.v1.recommendation_pb2 import NamedValue
 
 _FEATURES: Mapping[str, tuple[str, ...]] = {
     "retrieval_features": RETRIEVAL_FEATURES,

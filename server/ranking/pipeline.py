@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from server.arrays import Float32Array, Int64Array
-from server.pipeline.caller import Caller
-from server.pipeline.runner import Pipeline
-from server.ranking.query import Ranking, RankingQuery
-from server.ranking.release import RankingRelease
-from server.ranking.reserved import DiverseBestAndReserved
-from server.ranking.stages import SCORE, RankerScorer, RequestedSource
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.pipeline.caller import Caller
+from vireo.server.pipeline.runner import Pipeline
+from vireo.server.ranking.query import Ranking, RankingQuery
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.ranking.reserved import DiverseBestAndReserved
+from vireo.server.ranking.stages import SCORE, RankerScorer, RequestedSource
 
 log = structlog.get_logger()
 

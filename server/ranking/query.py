@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import Float32Array, Int64Array
-from server.features.ranking_inputs import VideoTable
-from server.features.viewer import ViewerFeatures
-from server.pipeline.page import NO_CAPS, Caps, LabelsOf
-from server.ranking.release import RankingRelease
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.features.ranking_inputs import VideoTable
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.pipeline.page import NO_CAPS, Caps, LabelsOf
+from vireo.server.ranking.release import RankingRelease
 
 
 @dataclass(frozen=True)

@@ -11,25 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import BoolArray, Int64Array
-from server.features.looked_up import Column, widened
-from server.features.ranking_inputs import VIDEO_FEATURES, VideoTable
-from server.features.video_rows import VideoRows
-from server.inference.golden import replay
-from server.inference.model import Model
-from server.inference.signature import ranker_signature
-from server.live import placement
-from server.releases import layout
-from server.releases.manifest import Manifest
-from server.releases.tables import VECTOR_TYPES, read_ids, read_table, read_vocabulary
-from server.releases.texts import Texts, read_mapped_texts
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.features.looked_up import Column, widened
+from vireo.server.features.ranking_inputs import VIDEO_FEATURES, VideoTable
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.inference.golden import replay
+from vireo.server.inference.model import Model
+from vireo.server.inference.signature import ranker_signature
+from vireo.server.live import placement
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.tables import VECTOR_TYPES, read_ids, read_table, read_vocabulary
+from vireo.server.releases.texts import Texts, read_mapped_texts
 
 if TYPE_CHECKING:
+    from vireo.server.live.live import Live
+    from vireo.server.live.side import SideTable
+    from vireo.server.live.trends import Trends
     from vireo.v1.catalog_pb2 import Video
-
-    from server.live.live import Live
-    from server.live.side import SideTable
-    from server.live.trends import Trends
 
 FILES = (
     layout.RANKER,
@@ -185,7 +184,7 @@ class RankingRelease:
         beside = None
         if live is not None:
             # Only with a log: it reads messages, for which benchmarks' environments lack stubs.
-            from server.live.side import KnownVideos, SideTable
+            from vireo.server.live.side import KnownVideos, SideTable
 
             places = placement.Placement.load(folder, manifest, count)
             merged = manifest.catalog_log_position

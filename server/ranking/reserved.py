@@ -6,15 +6,15 @@ from collections.abc import Mapping
 
 import xxhash
 
-from server.arrays import BoolArray, Int64Array
-from server.pipeline.best import best
-from server.pipeline.candidates import Candidates
-from server.pipeline.page import fill_page
-from server.ranking.damping import damping
-from server.ranking.diversity import diverse_best
-from server.ranking.query import Ranking
-from server.ranking.stages import SCORE
-from server.signals import COLD_SHARE, TRENDING
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.pipeline.best import best
+from vireo.server.pipeline.candidates import Candidates
+from vireo.server.pipeline.page import fill_page
+from vireo.server.ranking.damping import damping
+from vireo.server.ranking.diversity import diverse_best
+from vireo.server.ranking.query import Ranking
+from vireo.server.ranking.stages import SCORE
+from vireo.server.signals import COLD_SHARE, TRENDING
 
 NEW_SHARE = 0.05
 """Share of the positions that the best new videos get, until they were seen often enough; a rule of

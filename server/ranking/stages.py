@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from server.arrays import Float32Array
-from server.features.ranking_inputs import ranking_inputs, retrieval_features
-from server.inference.model import ModelOutputError
-from server.pipeline.candidates import Candidates
-from server.ranking.damping import damping
-from server.ranking.query import Ranking
-from server.signals import TASKS
+from vireo.server.arrays import Float32Array
+from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.inference.model import ModelOutputError
+from vireo.server.pipeline.candidates import Candidates
+from vireo.server.ranking.damping import damping
+from vireo.server.ranking.query import Ranking
+from vireo.server.signals import TASKS
 
 SCORE = "score"
 """Column of the score that orders the page."""

@@ -13,9 +13,9 @@ from minio import Minio
 from minio.credentials import Credentials, IamAwsProvider, Provider, StaticProvider
 from minio.error import S3Error
 
-from server.releases.fields import shown
-from server.releases.s3 import S3Settings
-from server.releases.store_errors import StoreUnavailableError, explained, refusal
+from vireo.server.releases.fields import shown
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store_errors import StoreUnavailableError, explained, refusal
 
 PARALLEL = 4
 """Concurrent transfers."""

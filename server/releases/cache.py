@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from server.releases.download import PART, CacheError, Download, in_use, is_sound
-from server.releases.layout import OPTIONAL
-from server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
-from server.releases.progress import LoadProgress, Stage
-from server.releases.pruning import prune
-from server.releases.store import ReleaseStore, check_release_id
+from vireo.server.releases.download import PART, CacheError, Download, in_use, is_sound
+from vireo.server.releases.layout import OPTIONAL
+from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
+from vireo.server.releases.progress import LoadProgress, Stage
+from vireo.server.releases.pruning import prune
+from vireo.server.releases.store import ReleaseStore, check_release_id
 
 __all__ = ["CacheError", "ReleaseCache"]
 

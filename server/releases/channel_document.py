@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.releases.fields import (
+from vireo.server.releases.fields import (
     Label,
     ReleaseId,
     Revision,
@@ -19,7 +19,7 @@ from server.releases.fields import (
     parse_json,
     shown,
 )
-from server.releases.store_errors import StoreError
+from vireo.server.releases.store_errors import StoreError
 
 Action = Literal["promote", "rollback", "share"]
 

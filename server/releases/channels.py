@@ -5,7 +5,7 @@ also kept, under its revision, in an append-only history. The history is written
 channel; if a process ends in between, the next change writes what is missing first.
 
 A change first notes in the channel, beside what it names, which release it is about to name: so a
-removal of that release finds out in time, see `server.releases.markers`. The note of a process that
+removal of that release finds out in time, see `vireo.server.releases.markers`. The note of a process that
 died stays until the next change.
 """
 
@@ -24,9 +24,9 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from server.errors import VireoError
-from server.releases.bucket import PARALLEL, Bucket
-from server.releases.channel_document import (
+from vireo.server.errors import VireoError
+from vireo.server.releases.bucket import PARALLEL, Bucket
+from vireo.server.releases.channel_document import (
     MAX_DOCUMENT_BYTES,
     MAX_FINDING,
     MAX_FINDINGS,
@@ -38,8 +38,8 @@ from server.releases.channel_document import (
     with_note,
     without_note,
 )
-from server.releases.fields import CHANNEL_NAME, first_problem
-from server.releases.store_errors import ChannelChangedError, StoreError
+from vireo.server.releases.fields import CHANNEL_NAME, first_problem
+from vireo.server.releases.store_errors import ChannelChangedError, StoreError
 
 log = structlog.get_logger()
 

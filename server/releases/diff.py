@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
-from server.filters.declared import Declared
-from server.releases.manifest import Manifest
+from vireo.server.filters.declared import Declared
+from vireo.server.releases.manifest import Manifest
 
 V = TypeVar("V")
 

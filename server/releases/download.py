@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from server.errors import VireoError
-from server.releases.manifest import FileEntry, ReleaseError
-from server.releases.progress import LoadProgress
-from server.releases.store import ReleaseStore
+from vireo.server.errors import VireoError
+from vireo.server.releases.manifest import FileEntry, ReleaseError
+from vireo.server.releases.progress import LoadProgress
+from vireo.server.releases.store import ReleaseStore
 
 PART = ".part"
 """Suffix of incomplete files."""

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import structlog
 from prometheus_client import Counter
 
-from server.errors import VireoError
-from server.releases.progress import Failure, Stage
+from vireo.server.errors import VireoError
+from vireo.server.releases.progress import Failure, Stage
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from server.home import DATASET_NAME
+from vireo.server.home import DATASET_NAME
 
 RELEASE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 CHANNEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"

@@ -1,6 +1,6 @@
 """Which releases of the store are no longer needed, and how they are removed.
 
-`server.releases.markers` says how removals, uploads and promotions keep out of each other's way.
+`vireo.server.releases.markers` says how removals, uploads and promotions keep out of each other's way.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from server.releases.bucket import StoredObject
-from server.releases.fields import CHANNEL_NAME, RELEASE_ID
-from server.releases.markers import (
+from vireo.server.releases.bucket import StoredObject
+from vireo.server.releases.fields import CHANNEL_NAME, RELEASE_ID
+from vireo.server.releases.markers import (
     ABANDONED,
     LEASE_SECONDS,
     ManifestObject,
@@ -24,8 +24,8 @@ from server.releases.markers import (
     manifest_place,
     read_manifest_object,
 )
-from server.releases.store import ReleaseStore, release_object
-from server.releases.store_errors import StoreError, StoreUnavailableError
+from vireo.server.releases.store import ReleaseStore, release_object
+from vireo.server.releases.store_errors import StoreError, StoreUnavailableError
 
 
 @dataclass(frozen=True)

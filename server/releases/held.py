@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, TypeVar
 
-from server.releases.loading_threads import LoadingThreads
-from server.releases.memory import return_memory
+from vireo.server.releases.loading_threads import LoadingThreads
+from vireo.server.releases.memory import return_memory
 
 T = TypeVar("T")
 Origin = Literal["s3", "cache"]

@@ -13,17 +13,17 @@ from typing import BinaryIO, Generic, TypeVar
 
 import structlog
 
-from server.releases.cache import ReleaseCache
-from server.releases.download import try_lock
-from server.releases.failures import LoadFailures
-from server.releases.held import HeldReleases, Origin, Serving
-from server.releases.loading_threads import LoadingThreads
-from server.releases.manifest import ReleaseError
-from server.releases.progress import LoadProgress, Progress, Stage
-from server.releases.retries import Retries
-from server.releases.served_record import ServedRecord
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import StoreError
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.download import try_lock
+from vireo.server.releases.failures import LoadFailures
+from vireo.server.releases.held import HeldReleases, Origin, Serving
+from vireo.server.releases.loading_threads import LoadingThreads
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.progress import LoadProgress, Progress, Stage
+from vireo.server.releases.retries import Retries
+from vireo.server.releases.served_record import ServedRecord
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import StoreError
 
 log = structlog.get_logger()
 

@@ -9,19 +9,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from server import signals
-from server.errors import VireoError
-from server.event_log.position import BEGIN, StoredPosition
-from server.features.constants import feature_constants
-from server.features.context import CONTEXT, sizes
-from server.features.ranking_inputs import (
+from vireo.server import signals
+from vireo.server.errors import VireoError
+from vireo.server.event_log.position import BEGIN, StoredPosition
+from vireo.server.features.constants import feature_constants
+from vireo.server.features.context import CONTEXT, sizes
+from vireo.server.features.ranking_inputs import (
     LANGUAGE_MATCH,
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.releases.fields import (
+from vireo.server.releases.fields import (
     Count,
     DatasetName,
     FilePath,
@@ -35,7 +35,7 @@ from server.releases.fields import (
     parse_json,
     shown,
 )
-from server.releases.weights import Quotas, ScoreWeights, Share
+from vireo.server.releases.weights import Quotas, ScoreWeights, Share
 
 FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
@@ -88,7 +88,7 @@ class FileEntry(_Part):
 class FeatureSchema(_Part):
     """Names of what a release's models read and predict, in their order.
 
-    `retrieval_features` are the scores and sources of `server.signals`.
+    `retrieval_features` are the scores and sources of `vireo.server.signals`.
     """
 
     video_features: Labels
@@ -110,7 +110,7 @@ class FeatureSchema(_Part):
     """What the last watch counts in EASE's score beside the 1 of every watch: EASE_RECENCY, and 0
     in releases of earlier builds, whose rankers learnt the score without it."""
     constants: dict[Label, float] = Field(max_length=256)
-    """Numbers that define the features; see `server.features.constants`."""
+    """Numbers that define the features; see `vireo.server.features.constants`."""
 
     @staticmethod
     def ours(

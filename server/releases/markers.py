@@ -30,10 +30,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.releases.bucket import Bucket
-from server.releases.channels import this_user
-from server.releases.fields import parse_json
-from server.releases.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
+from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.channels import this_user
+from vireo.server.releases.fields import parse_json
+from vireo.server.releases.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES
 
 ABANDONED = timedelta(hours=1)
 """Age after which the removal of a tombstone counts as abandoned."""

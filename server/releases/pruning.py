@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from server.releases.download import PART, open_folder, try_lock
+from vireo.server.releases.download import PART, open_folder, try_lock
 
 log = structlog.get_logger()
 

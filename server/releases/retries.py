@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from server.backoff import backoff
+from vireo.server.backoff import backoff
 
 
 class Retries:

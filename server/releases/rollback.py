@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from server.errors import VireoError
-from server.releases.channels import CANARY, Change, Channel, ChannelPointer
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import NotInStoreError
+from vireo.server.errors import VireoError
+from vireo.server.releases.channels import CANARY, Change, Channel, ChannelPointer
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import NotInStoreError
 
 
 class NothingToReturnToError(VireoError):

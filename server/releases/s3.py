@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_core.core_schema import ValidationInfo
 from pydantic_settings import SettingsConfigDict
 
-from server.settings import EnvironmentSettings
+from vireo.server.settings import EnvironmentSettings
 
 _SHORT_READ_SECONDS = 1.25
 _BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"

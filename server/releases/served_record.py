@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import structlog
 
-from server.releases.cache import CacheError, ReleaseCache
-from server.releases.loading_threads import LoadingThreads
-from server.releases.manifest import ReleaseError
-from server.releases.retries import Retries
-from server.releases.store_errors import StoreError
+from vireo.server.releases.cache import CacheError, ReleaseCache
+from vireo.server.releases.loading_threads import LoadingThreads
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.retries import Retries
+from vireo.server.releases.store_errors import StoreError
 
 log = structlog.get_logger()
 

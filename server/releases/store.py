@@ -12,19 +12,28 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from server.releases.bucket import PARALLEL, Bucket
-from server.releases.channels import Change, Channel, ChannelPointer, Channels
-from server.releases.fields import RELEASE_ID, DatasetName, first_problem, parse_json, shown
-from server.releases.manifest import (
+from vireo.server.releases.bucket import PARALLEL, Bucket
+from vireo.server.releases.channels import Change, Channel, ChannelPointer, Channels
+from vireo.server.releases.fields import RELEASE_ID, DatasetName, first_problem, parse_json, shown
+from vireo.server.releases.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     FileEntry,
     Manifest,
     ReleaseError,
 )
-from server.releases.markers import ManifestObject, Marker, manifest_place, read_manifest_object
-from server.releases.s3 import S3Settings
-from server.releases.store_errors import BeingRemovedError, NotInStoreError, StoreUnavailableError
+from vireo.server.releases.markers import (
+    ManifestObject,
+    Marker,
+    manifest_place,
+    read_manifest_object,
+)
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store_errors import (
+    BeingRemovedError,
+    NotInStoreError,
+    StoreUnavailableError,
+)
 
 _DOING = {"uploading": "is being uploaded", "removing": "is being removed by `vireo release gc`"}
 

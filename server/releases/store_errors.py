@@ -10,9 +10,9 @@ import urllib3
 from minio.error import MinioException, S3Error
 from prometheus_client import Counter
 
-from server.errors import VireoError
-from server.releases.fields import shown
-from server.releases.s3 import S3Settings
+from vireo.server.errors import VireoError
+from vireo.server.releases.fields import shown
+from vireo.server.releases.s3 import S3Settings
 
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden")
 _MISREAD = (ParseError, ValueError, LookupError, TypeError, AttributeError)

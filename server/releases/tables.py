@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
-from server.features.keys import video_key
-from server.releases.fields import first_problem, shown
-from server.releases.manifest import ReleaseError
-from server.releases.texts import Texts, read_mapped_texts
+from vireo.server.features.keys import video_key
+from vireo.server.releases.fields import first_problem, shown
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.texts import Texts, read_mapped_texts
 
 _COMPARED_IDS = 1000
 _CHECKED_AT_A_TIME = 1 << 20

@@ -14,7 +14,7 @@ from typing import overload
 import numpy as np
 import numpy.typing as npt
 
-from server.releases.manifest import ReleaseError
+from vireo.server.releases.manifest import ReleaseError
 
 _NUMBER = np.dtype("<i8")
 

@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.errors import VireoError
-from server.inference.golden import GoldenMismatchError
-from server.releases.bucket import PARALLEL
-from server.releases.layout import OPTIONAL
-from server.releases.manifest import MANIFEST_NAME, FileEntry, ReleaseError
-from server.releases.store import ReleaseStore, release_object
-from server.releases.store_errors import BeingRemovedError, NotInStoreError
+from vireo.server.errors import VireoError
+from vireo.server.inference.golden import GoldenMismatchError
+from vireo.server.releases.bucket import PARALLEL
+from vireo.server.releases.layout import OPTIONAL
+from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry, ReleaseError
+from vireo.server.releases.store import ReleaseStore, release_object
+from vireo.server.releases.store_errors import BeingRemovedError, NotInStoreError
 
 ARCHITECTURE_NOISE = 1e-2
 """Maximum difference from the goldens that another kind of processor may explain: of a vector's

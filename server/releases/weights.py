@@ -9,9 +9,9 @@ from typing import Annotated
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, RootModel
 
-from server import signals
-from server.arrays import Float32Array
-from server.releases.fields import Label
+from vireo.server import signals
+from vireo.server.arrays import Float32Array
+from vireo.server.releases.fields import Label
 
 Share = Annotated[float, Field(ge=0, le=1)]
 TaskWeight = Annotated[float, Field(ge=0, le=100)]
@@ -55,7 +55,7 @@ _Weights = Annotated[dict[Label, TaskWeight], AfterValidator(_of_every_task)]
 class Quotas(RootModel[_Shares]):
     """Shares of the candidates kept for the best of each source; two-tower gets the remainder.
 
-    Training fits them to validation, see `training.evaluation.sources`. Fresh videos lower recall,
+    Training fits them to validation, see `vireo.training.evaluation.sources`. Fresh videos lower recall,
     and get a few places nonetheless, or they would never be watched.
     """
 
@@ -71,7 +71,7 @@ class ScoreWeights(RootModel[_Weights]):
 
     @property
     def diversity(self) -> float:
-        """Strength of the diversity re-ranking, 0 for none; see `server.ranking.diversity`."""
+        """Strength of the diversity re-ranking, 0 for none; see `vireo.server.ranking.diversity`."""
         return self.root[_DIVERSITY]
 
     def with_diversity(self, strength: float) -> ScoreWeights:

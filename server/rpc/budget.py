@@ -18,8 +18,8 @@ from contextlib import asynccontextmanager
 
 from prometheus_client import Counter, Gauge
 
-from server.rpc.caller import MAX_CALLERS
-from server.rpc.errors import ShedError, ShedReason
+from vireo.server.rpc.caller import MAX_CALLERS
+from vireo.server.rpc.errors import ShedError, ShedReason
 
 OWN_SHARE = 0.1
 """Share of the time that a caller has without waiting."""

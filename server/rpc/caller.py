@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from server.rpc.reading import Context, Metadata
+from vireo.server.rpc.reading import Context, Metadata
 
 CALLER = "x-vireo-caller"
 """Metadata key: the subject of the caller's token, or its address, as the edge knows it."""

@@ -20,13 +20,13 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
-from server.histogram import Histogram
-from server.rpc import standard
-from server.rpc.budget import REFUSAL_SECONDS, Budget
-from server.rpc.caller import caller_of
-from server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
-from server.rpc.places import STREAM_RETRY, Places
-from server.rpc.reading import (
+from vireo.server.histogram import Histogram
+from vireo.server.rpc import standard
+from vireo.server.rpc.budget import REFUSAL_SECONDS, Budget
+from vireo.server.rpc.caller import caller_of
+from vireo.server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
+from vireo.server.rpc.places import STREAM_RETRY, Places
+from vireo.server.rpc.reading import (
     COMPRESSED,
     Context,
     Handler,
@@ -35,11 +35,11 @@ from server.rpc.reading import (
     decompressed,
     only_message,
 )
-from server.rpc.streams import Streams
-from server.rpc.token_viewer import check_viewer
-from server.rpc.trace import begin_call, sampled_trace_id, sendable
-from server.rpc.validation import Rules, validate
-from server.tracing.spans import begin_server_span, end_server_span
+from vireo.server.rpc.streams import Streams
+from vireo.server.rpc.token_viewer import check_viewer
+from vireo.server.rpc.trace import begin_call, sampled_trace_id, sendable
+from vireo.server.rpc.validation import Rules, validate
+from vireo.server.tracing.spans import begin_server_span, end_server_span
 
 log = structlog.get_logger()
 

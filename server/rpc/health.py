@@ -6,8 +6,8 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 
-from server.errors import VireoError
-from server.rpc.tls import TlsFiles, open_channel
+from vireo.server.errors import VireoError
+from vireo.server.rpc.tls import TlsFiles, open_channel
 
 # Without a pool of its own, a new channel to an address inherits the old one's backoff.
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)

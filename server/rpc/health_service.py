@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.rpc.reading import Context
+from vireo.server.rpc.reading import Context
 
 Status = health_pb2.HealthCheckResponse
 

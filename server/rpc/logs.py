@@ -8,8 +8,8 @@ from typing import Any
 
 import structlog
 
-from server.rpc import log_limit
-from server.rpc.trace import add_trace_id
+from vireo.server.rpc import log_limit
+from vireo.server.rpc.trace import add_trace_id
 
 
 def configure_logs(level: str, **every_line: str) -> None:

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 # By default each counter has a second series with the time of its first event.
 disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-from server.rpc.errors import ShedError, ShedReason, unavailable
+from vireo.server.rpc.errors import ShedError, ShedReason, unavailable
 
 STREAM_RETRY = timedelta(milliseconds=100)
 """Delay before a stream is opened again: many end soon."""

@@ -16,7 +16,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_reflection.v1alpha import _async as reflection
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from server.rpc.transport import Methods
+from vireo.server.rpc.transport import Methods
 
 _ALPHA = "grpc.reflection.v1alpha"
 _V1 = "grpc.reflection.v1"

@@ -8,9 +8,9 @@ from typing import Any, cast
 import grpc.aio
 import structlog
 
-from server.errors import VireoError
-from server.rpc.background_check import BackgroundCheck
-from server.rpc.tls import Options, Stamp, TlsFiles, open_channel, secure_channel
+from vireo.server.errors import VireoError
+from vireo.server.rpc.background_check import BackgroundCheck
+from vireo.server.rpc.tls import Options, Stamp, TlsFiles, open_channel, secure_channel
 
 log = structlog.get_logger()
 

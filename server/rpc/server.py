@@ -15,18 +15,18 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_channelz.v1._async import ChannelzServicer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from server.errors import VireoError
-from server.rpc import log_limit, loop_lag
-from server.rpc.budget import WAITING, Budget
-from server.rpc.guard import Guard, ServiceLimits
-from server.rpc.health_service import HealthServicer
-from server.rpc.metrics import MetricsEndpoint
-from server.rpc.places import Places
-from server.rpc.reading import Handler
-from server.rpc.reflection import add_reflection
-from server.rpc.settings import RpcSettings
-from server.rpc.transport import Methods, accept_loop_ended, grpc_server
-from server.tracing.spans import end_export
+from vireo.server.errors import VireoError
+from vireo.server.rpc import log_limit, loop_lag
+from vireo.server.rpc.budget import WAITING, Budget
+from vireo.server.rpc.guard import Guard, ServiceLimits
+from vireo.server.rpc.health_service import HealthServicer
+from vireo.server.rpc.metrics import MetricsEndpoint
+from vireo.server.rpc.places import Places
+from vireo.server.rpc.reading import Handler
+from vireo.server.rpc.reflection import add_reflection
+from vireo.server.rpc.settings import RpcSettings
+from vireo.server.rpc.transport import Methods, accept_loop_ended, grpc_server
+from vireo.server.tracing.spans import end_export
 
 log = structlog.get_logger()
 

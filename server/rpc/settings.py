@@ -10,9 +10,9 @@ import structlog
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from server.errors import VireoError
-from server.rpc.endpoint import check_endpoint
-from server.rpc.tls import TlsFiles
+from vireo.server.errors import VireoError
+from vireo.server.rpc.endpoint import check_endpoint
+from vireo.server.rpc.tls import TlsFiles
 
 log = structlog.get_logger()
 

@@ -15,11 +15,11 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from server.rpc.budget import Budget
-from server.rpc.caller import caller_of
-from server.rpc.errors import RpcError
-from server.rpc.places import Places
-from server.rpc.reading import Context, Handler, NoMessageError, decompressed, only_message
+from vireo.server.rpc.budget import Budget
+from vireo.server.rpc.caller import caller_of
+from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.places import Places
+from vireo.server.rpc.reading import Context, Handler, NoMessageError, decompressed, only_message
 
 PREFIX = "/grpc."
 """Prefix of the paths of their methods."""

@@ -11,9 +11,9 @@ from typing import Any
 import grpc.aio
 from google.protobuf.message import Message
 
-from server.rpc.errors import RpcError, unavailable
-from server.rpc.reading import Context
-from server.rpc.standard import MAX_STREAM_SECONDS
+from vireo.server.rpc.errors import RpcError, unavailable
+from vireo.server.rpc.reading import Context
+from vireo.server.rpc.standard import MAX_STREAM_SECONDS
 
 MAX_SILENCE_SECONDS = 30.0
 """Maximum seconds between two messages of a caller's stream."""

@@ -13,8 +13,8 @@ import grpc.aio
 import structlog
 from prometheus_client import Counter, Gauge
 
-from server.errors import VireoError
-from server.rpc.background_check import BackgroundCheck
+from vireo.server.errors import VireoError
+from vireo.server.rpc.background_check import BackgroundCheck
 
 log = structlog.get_logger()
 

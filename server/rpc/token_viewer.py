@@ -9,8 +9,8 @@ from urllib.parse import unquote
 import grpc
 from google.protobuf.message import Message
 
-from server.rpc.errors import RpcError
-from server.rpc.reading import Metadata
+from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.reading import Metadata
 
 VIEWER = "x-vireo-viewer"
 """Metadata key: the viewer that the caller's token names, percent-encoded, as the edge knows it."""

@@ -46,7 +46,7 @@ class CallTrace:
         self.trace_id, self.parent_id, self.headers = trace_id, parent_id, headers
         self.sampled = sampled
         self.span: Any = None
-        """The call's span, if this process exports one; see `server.tracing.spans`."""
+        """The call's span, if this process exports one; see `vireo.server.tracing.spans`."""
         self.notes: list[tuple[str, dict[str, str]]] = []
         """What went wrong in the call, and the details of each."""
 
@@ -93,7 +93,7 @@ def sampled_trace_id() -> str:
 def note_failure(what: str, **details: str) -> None:
     """Record that something went wrong in the current call, so that its trace shows it.
 
-    A call with a note is exported even if its trace isn't sampled; see `server.tracing.spans`.
+    A call with a note is exported even if its trace isn't sampled; see `vireo.server.tracing.spans`.
     """
     trace = _call.get()
     if trace is not _NO_CALL and len(trace.notes) < _MAX_NOTES:

@@ -11,9 +11,9 @@ import grpc
 import grpc.aio
 import structlog
 
-from server.rpc.reading import Handler
-from server.rpc.settings import RpcSettings
-from server.rpc.standard import MAX_STREAM_SECONDS
+from vireo.server.rpc.reading import Handler
+from vireo.server.rpc.settings import RpcSettings
+from vireo.server.rpc.standard import MAX_STREAM_SECONDS
 
 log = structlog.get_logger()
 

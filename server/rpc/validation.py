@@ -7,11 +7,11 @@ from functools import cache
 from typing import Any, TypeAlias
 
 import protovalidate
-from buf.validate import validate_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from vireo.buf.validate import validate_pb2
 
-from server.rpc.errors import invalid_argument
+from vireo.server.rpc.errors import invalid_argument
 
 MAX_NESTED_BYTES = 16 << 10
 """Maximum bytes of a message whose type may hold itself, as filters do: its lists may be short and

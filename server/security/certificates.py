@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from server.errors import VireoError
-from server.rpc.tls import tls_name
-from server.security.folder import SecurityFolder
+from vireo.server.errors import VireoError
+from vireo.server.rpc.tls import tls_name
+from vireo.server.security.folder import SecurityFolder
 
 log = structlog.get_logger()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.rpc.tls import TlsFiles
+from vireo.server.rpc.tls import TlsFiles
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from server.errors import VireoError
-from server.security.certificates import Key, key_pem, load_key, write_private
-from server.security.folder import SecurityFolder
+from vireo.server.errors import VireoError
+from vireo.server.security.certificates import Key, key_pem, load_key, write_private
+from vireo.server.security.folder import SecurityFolder
 
 ALGORITHM = "ES256"
 

@@ -29,13 +29,13 @@ from opentelemetry.trace import (
 )
 from prometheus_client import Counter
 
-from server.errors import VireoError
-from server.rpc.endpoint import COLLECTOR, Endpoint
-from server.rpc.tls import TlsFiles, tls_name
-from server.rpc.trace import CallTrace, Headers
+from vireo.server.errors import VireoError
+from vireo.server.rpc.endpoint import COLLECTOR, Endpoint
+from vireo.server.rpc.tls import TlsFiles, tls_name
+from vireo.server.rpc.trace import CallTrace, Headers
 
 if TYPE_CHECKING:
-    from server.tracing.spans import Kind
+    from vireo.server.tracing.spans import Kind
 
 EXPORTED = Counter("vireo_trace_spans_exported", "Spans that the collector has received.")
 DROPPED = Counter(

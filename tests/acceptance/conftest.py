@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from server.home import Home
 from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
+from vireo.server.home import Home
 
 CHECKOUT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

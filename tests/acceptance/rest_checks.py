@@ -14,6 +14,13 @@ import protovalidate
 import schemathesis
 from google.protobuf.json_format import ParseDict, ParseError
 from schemathesis import Case, CheckContext, GenerationMode, Response
+
+from vireo.server.features.context import BadTimeZoneError, time_zone
+from vireo.server.filters.declared import Declared
+from vireo.server.filters.expression import BadFilterError, decode
+from vireo.server.gateway.catalog import violations
+from vireo.server.gateway.events import problems
+from vireo.server.gateway.settings import GatewaySettings
 from vireo.v1.catalog_pb2 import RemoveVideosRequest, UpsertVideosRequest
 from vireo.v1.event_pb2 import RecordEventsRequest
 from vireo.v1.recommendation_pb2 import (
@@ -21,13 +28,6 @@ from vireo.v1.recommendation_pb2 import (
     RecommendRequest,
     SimilarVideosRequest,
 )
-
-from server.features.context import BadTimeZoneError, time_zone
-from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, decode
-from server.gateway.catalog import violations
-from server.gateway.events import problems
-from server.gateway.settings import GatewaySettings
 
 _RECORDED: dict[str, Any] = {
     "/v1/events": RecordEventsRequest,

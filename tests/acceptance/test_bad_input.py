@@ -11,10 +11,10 @@ import pytest
 import urllib3
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 from tests.builders.stack import Stack
 from tests.builders.waiting import wait_until
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 SECONDS = 20.0
 """For a call: of a busy machine."""

@@ -10,9 +10,9 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.stack.settings import METRICS_PORT_OFFSET
 from tests.builders.metrics_table import PROCESSES, documented
 from tests.builders.stack import BIN, Stack
+from vireo.ops.stack.settings import METRICS_PORT_OFFSET
 
 
 @pytest.fixture(scope="module")

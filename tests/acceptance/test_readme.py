@@ -12,14 +12,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from clients.cli.up import show_endpoints
-from server.home import Home
 from tests.acceptance.conftest import BIN, CHECKOUT
 from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
 from tests.builders.viewing import FUTURE_ROW, VIDEOS, watched_by, write_viewing_csv
 from tests.builders.waiting import until
-from training.features.watches import load_watches
+from vireo.ops.cli.up import show_endpoints
+from vireo.server.home import Home
+from vireo.training.features.watches import load_watches
 
 README = (CHECKOUT / "README.md").read_text()
 

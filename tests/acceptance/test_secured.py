@@ -26,15 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import load_pem_x509_certificates
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from clients.cli.up import show_endpoints
-from server.home import Home
-from server.rpc.tls import TlsFiles, tls_name
-from server.security.certificates import Authority, Certificates
-from server.security.folder import SecurityFolder
-from server.security.tokens import public_jwk
 from tests.acceptance.conftest import CHECKOUT
 from tests.builders.asking import asking
 from tests.builders.certificates import role_files, serial, shown_serial
@@ -57,6 +49,14 @@ from tests.otlp_sink import (
     running_otlp_sink,
     sampled,
 )
+from vireo.ops.cli.up import show_endpoints
+from vireo.server.home import Home
+from vireo.server.rpc.tls import TlsFiles, tls_name
+from vireo.server.security.certificates import Authority, Certificates
+from vireo.server.security.folder import SecurityFolder
+from vireo.server.security.tokens import public_jwk
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 RATE = 20
 PASSWORD = "first"

@@ -16,11 +16,11 @@ import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.home import Home
 from tests.acceptance.conftest import CHECKOUT
 from tests.builders.environments import build_wheel, new_environment
 from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
+from vireo.server.home import Home
 
 SERVICES = {
     "candidate-1": ("vireo.v1.CandidateService", "import faiss, grpc, minio, onnxruntime", 5),

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
-
 from bench.alerts.faults import FAULTS
 from bench.alerts.plan import SHORT, SHORT_CASES
+from rich.console import Console
+
 from bench.alerts.prometheus import resolved_after
 from bench.alerts.run import CASES, measure_alerts
 from bench.chaos.run import CASES as CHAOS_CASES
-from server.stack.observe import FOLDER
 from tests.builders.tiny_home import DATASET, build_tiny_home
+from vireo.ops.stack.observe import FOLDER
 
 
 def test_each_chaos_case_has_a_fault() -> None:

@@ -14,9 +14,9 @@ from bench.capacity.measure import ROWS, event_bytes, store
 from bench.capacity.page import PAGE, capacity_page
 from bench.capacity.plan import DAY_SECONDS, Costs, Demand, Policy, Prices, plan
 from bench.capacity.published import CHECKOUT, MEMORY, OWN, SPEED, published_costs
-from server.errors import VireoError
-from server.home import Home
 from tests.builders.tiny_home import DATASET, build_tiny_features
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
 COSTS = Costs(
     slate_ms={"envoy": 0.6, "gateway": 1.0, "candidate": 2.0, "ranking": 1.5},

@@ -11,18 +11,18 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from rich.console import Console
-from vireo.v1 import event_pb2, event_pb2_grpc, viewer_pb2
-
 from bench.chaos.cases.log_away import check_refused
+from bench.chaos.recorder import Recorder
+from rich.console import Console
+
 from bench.chaos.findings import Findings, Judge
 from bench.chaos.plan import SHORT
-from bench.chaos.recorder import Recorder
 from bench.chaos.run import CASES, run_chaos
 from bench.load import PAGE, Answer, SteadyLoad
-from server.errors import VireoError
-from server.rpc.errors import unavailable
 from tests.builders.tiny_home import DATASET, build_tiny_home
+from vireo.server.errors import VireoError
+from vireo.server.rpc.errors import unavailable
+from vireo.v1 import event_pb2, event_pb2_grpc, viewer_pb2
 
 SLATE = tuple(f"video-{number}" for number in range(PAGE))
 SCORES = (0.5,) * PAGE
@@ -143,7 +143,7 @@ async def test_events_that_are_refused_for_too_long_end_the_recording_with_the_r
 @pytest.mark.timeout(900)
 def test_no_request_is_lost_when_parts_of_the_stack_are_hurt(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
-    # Those that no other test causes: 1, 6 and 13 are in tests/server/stack.
+    # Those that no other test causes: 1, 6 and 13 are in tests/ops/stack.
     cases = [2, 3, 5, 9, 10, 11, 16, 18]
     results = list(run_chaos(home, DATASET, cases, SHORT, Console()))
     assert [result.case for result in results] == cases

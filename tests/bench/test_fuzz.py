@@ -14,8 +14,6 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from rich.console import Console
-from vireo.v1.event_pb2 import RecordEventsRequest
-from vireo.v1.recommendation_pb2 import RecommendRequest
 
 from bench.fuzz import drip
 from bench.fuzz.frames import BROKEN, ask_spoilt
@@ -24,8 +22,10 @@ from bench.fuzz.rest import OVERRIDDEN, ask_with_query, query, rules
 from bench.fuzz.run import _with_unknown_fields, run_fuzz
 from bench.fuzz.storm import Counts
 from bench.fuzz.targets import methods
-from server.gateway.page_token import BadPageTokenError, PageTokens
 from tests.builders.tiny_home import DATASET, build_tiny_home
+from vireo.server.gateway.page_token import BadPageTokenError, PageTokens
+from vireo.v1.event_pb2 import RecordEventsRequest
+from vireo.v1.recommendation_pb2 import RecommendRequest
 
 PLACES = ("edge", "gateway", "candidate", "ranking")
 METHODS = methods({place: f"{place}:1" for place in PLACES})

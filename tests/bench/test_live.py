@@ -8,19 +8,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rich.console import Console
-from vireo.v1 import event_pb2
-
 from bench.live.durable import shuffled
-from bench.live.hide import nearest
 from bench.live.log import measure_log
 from bench.live.plan import SHORT
-from bench.live.run import measure_live
 from bench.live.site import event, in_batches
-from server.releases.layout import CONTENT_VECTORS
+from rich.console import Console
+
+from bench.live.hide import nearest
+from bench.live.run import measure_live
 from tests.builders.releases import build_release, video_ids
 from tests.builders.tiny_home import DATASET, build_tiny_home
-from training.data.schema import VIDEOS
+from vireo.server.releases.layout import CONTENT_VECTORS
+from vireo.training.data.schema import VIDEOS
+from vireo.v1 import event_pb2
 
 _VIDEOS = 200
 

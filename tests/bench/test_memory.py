@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 from bench import memory
 from bench.memory import measure_import, measure_training, peak_memory, peak_rows, write_profile
-from clients.cli.bench import app
-from server.errors import VireoError
-from server.home import Home
-from training.profile import load_profile, read_profile
+from vireo.ops.cli.bench import app
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.profile import load_profile, read_profile
 
 QUIET = Console(quiet=True)
 

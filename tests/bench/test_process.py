@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from bench.process import cpu_seconds, running
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 BUSY = 0.5
 CHILD = "import subprocess, sys, time; subprocess.Popen(['sleep', '60']); print('up', flush=True)"

@@ -11,20 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from bench.beside import beside
+from bench.speed.row import Row
 from rich.console import Console
 
 from bench.requests.plan import SHORT, RequestsPlan
 from bench.requests.run import measure_requests
-from bench.speed.row import Row
-from server.errors import VireoError
-from server.home import Home
 from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.releases import CREATORS, build_release, video_ids
 from tests.builders.tiny_home import DATASET, build_tiny_home
-from training.data.dataset import DESCRIPTION
-from training.data.schema import ATTRIBUTE_TYPES, VIDEOS
-from training.evaluation.report import CONTEXT
-from training.evaluation.studies import ABSENT, OFF, WITH, Studies
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.data.dataset import DESCRIPTION
+from vireo.training.data.schema import ATTRIBUTE_TYPES, VIDEOS
+from vireo.training.evaluation.report import CONTEXT
+from vireo.training.evaluation.studies import ABSENT, OFF, WITH, Studies
 
 _VIDEOS = 600
 """Enough for 50 pages of 10, and for what is excluded."""

@@ -9,8 +9,8 @@ import pytest
 
 from bench import stack
 from bench.seeds import mean, result_of, summary, train_seed, viewer_errors
-from server.errors import VireoError
-from server.home import Home
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
 MEASURES = {"hr_10": 0.2, "ndcg_10": 0.1}
 

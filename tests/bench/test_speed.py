@@ -6,21 +6,21 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+from bench.speed.every import measure_all
 from bench.speed.floor import Floor
+from bench.speed.row import Figures, Row
 from rich.console import Console
 
-from bench.speed.every import measure_all
 from bench.speed.filtered import SHARES
 from bench.speed.h2load import Prepared, Target, frame
 from bench.speed.models import measure_search
 from bench.speed.plan import SpeedPlan
 from bench.speed.report import write_report
-from bench.speed.row import Figures, Row
-from server.errors import VireoError
-from server.releases import layout
-from server.releases.manifest import Manifest
 from tests.builders.tiny_home import DATASET, build_tiny_home
-from training.release.index import build_index
+from vireo.server.errors import VireoError
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.training.release.index import build_index
 
 needs_h2load = pytest.mark.skipif(
     shutil.which("h2load") is None, reason="h2load is missing: make h2load"

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from bench.swap import Counts, SwapPlan, count, measure_swaps
 from rich.console import Console
-from vireo.v1 import viewer_pb2
 
 from bench.load import Answer
 from tests.builders.tiny_home import DATASET, build_tiny_home
+from vireo.v1 import viewer_pb2
 
 SLATES = {("a", "viewer"): ("1", "2"), ("b", "viewer"): ("2", "1")}
 

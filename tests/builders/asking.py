@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import grpc
+
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from server.filters.declared import Declared
-from server.releases import layout
-from server.releases.texts import write_texts
+from vireo.server.filters.declared import Declared
+from vireo.server.releases import layout
+from vireo.server.releases.texts import write_texts
 
 DECLARED = Declared(("creator", "language", "tag"), ("age_rating", "duration", "published"))
 """What tiny releases declare."""

@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from server.releases import layout
-from server.releases.manifest import MANIFEST_NAME, Manifest, describe_files
 from tests.builders.releases import build_release, poison_model
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, describe_files
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from vireo.v1 import recommendation_pb2 as pb
 
-from server.rpc.server import RpcServer
 from tests.builders.rpc import rpc_settings
+from vireo.server.rpc.server import RpcServer
+from vireo.v1 import recommendation_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 

@@ -7,9 +7,9 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from server.pipeline.caller import Caller
-from server.pod.run_queue import RunQueue
 from tests.builders.waiting import until
+from vireo.server.pipeline.caller import Caller
+from vireo.server.pod.run_queue import RunQueue
 
 
 @asynccontextmanager

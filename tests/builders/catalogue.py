@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import Entry
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.features.keys import video_key
+from vireo.server.live.live import Live
+from vireo.server.live.locales import normal_locale
+from vireo.server.live.overlay import Overlay
+from vireo.server.live.settings import LiveSettings
 from vireo.v1.catalog_pb2 import Video
 from vireo.v1.log_pb2 import CatalogChange, Trending, TrendingVideos
-
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import Entry
-from server.event_log.settings import EventLogSettings
-from server.features.keys import video_key
-from server.live.live import Live
-from server.live.locales import normal_locale
-from server.live.overlay import Overlay
-from server.live.settings import LiveSettings
 
 
 def key_of(video_id: str) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 
 import faiss
 
-from server.arrays import Float32Array
-from server.candidate.allowed import Filters
-from server.candidate.index import VideoIndex
-from server.candidate.release import CandidateRelease
-from server.filters.table import AttributeTable
-from server.releases.manifest import IndexDescription
+from vireo.server.arrays import Float32Array
+from vireo.server.candidate.allowed import Filters
+from vireo.server.candidate.index import VideoIndex
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.filters.table import AttributeTable
+from vireo.server.releases.manifest import IndexDescription
 
 
 def index_in_cells(vectors: Float32Array, cells: int) -> Any:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cryptography import x509
 
-from server.rpc.tls import TlsFiles, tls_name
-from server.security.certificates import Authority
+from vireo.server.rpc.tls import TlsFiles, tls_name
+from vireo.server.security.certificates import Authority
 
 _NEW = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from vireo.server.features.keys import video_key
+from vireo.server.signals import SCORES
 from vireo.v1 import ranking_pb2, viewer_pb2
-
-from server.features.keys import video_key
-from server.signals import SCORES
 
 
 def score_columns(values: Iterable[float]) -> list[viewer_pb2.ScoreColumn]:

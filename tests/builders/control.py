@@ -13,16 +13,16 @@ from typing import Any
 import grpc.aio
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
-from server.control.ads import DiscoveryServicer
-from server.control.attempts import Attempts
-from server.control.canary import Channels
-from server.control.channels import add_channel_service
-from server.control.control import Control, control_server
-from server.control.discovery.source import Discovery
-from server.control.mesh import Endpoint, Endpoints, Mesh, Pool
-from server.control.settings import ControlSettings
-from server.releases.channels import Channel
 from tests.builders.s3 import unreachable_s3
+from vireo.server.control.ads import DiscoveryServicer
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.canary import Channels
+from vireo.server.control.channels import add_channel_service
+from vireo.server.control.control import Control, control_server
+from vireo.server.control.discovery.source import Discovery
+from vireo.server.control.mesh import Endpoint, Endpoints, Mesh, Pool
+from vireo.server.control.settings import ControlSettings
+from vireo.server.releases.channels import Channel
 
 
 class SetDiscovery:

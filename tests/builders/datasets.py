@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from server.home import Home
-from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
-from training.data.writing import Tables, write_dataset
+from vireo.server.home import Home
+from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
+from vireo.training.data.writing import Tables, write_dataset
 
 VIEWER_COUNT, VIDEO_COUNT = 40, 60
 START = pd.Timestamp("2024-01-01", tz="UTC")

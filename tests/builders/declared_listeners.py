@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from server.stack.settings import (
+from vireo.ops.stack.settings import (
     METRICS_PORT_OFFSET,
     OIP_HTTP_PORT_OFFSET,
     POD_KINDS,

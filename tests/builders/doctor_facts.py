@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from clients.doctor.facts import (
+from vireo.ops.doctor.facts import (
     Certificate,
     Channel,
     Clock,
@@ -19,7 +19,7 @@ from clients.doctor.facts import (
     Process,
     Slate,
 )
-from clients.doctor.page import Labels, Page
+from vireo.ops.doctor.page import Labels, Page
 
 DAY = 86_400.0
 _KINDS = ("candidate", "ranking", "gateway")

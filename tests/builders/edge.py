@@ -14,6 +14,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.builders.control import ControlPlane, running_control
+from tests.builders.gateway import EXPLANATION
+from tests.builders.recording import add_to
+from tests.builders.rpc import rpc_settings
+from vireo.ops.stack.envoy import bootstrap, envoy_command
+from vireo.ops.stack.ports import free_port_base
+from vireo.ops.stack.probes import grpc_probe
+from vireo.ops.stack.processes import endpoints_document, operator_tls
+from vireo.ops.stack.secure import secure
+from vireo.ops.stack.settings import StackSettings
+from vireo.server.control.mesh import POOLS, Pool
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.pod.admission import waited_seconds
+from vireo.server.rpc.errors import RpcError, ShedError, ShedReason, unavailable
+from vireo.server.rpc.server import RpcServer
 from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import (
@@ -25,22 +40,6 @@ from vireo.v1.recommendation_pb2_grpc import (
     RecommendationServiceServicer,
     add_RecommendationServiceServicer_to_server,
 )
-
-from server.control.mesh import POOLS, Pool
-from server.event_log.jetstream import JetStreamLog
-from server.pod.admission import waited_seconds
-from server.rpc.errors import RpcError, ShedError, ShedReason, unavailable
-from server.rpc.server import RpcServer
-from server.stack.envoy import bootstrap, envoy_command
-from server.stack.ports import free_port_base
-from server.stack.probes import grpc_probe
-from server.stack.processes import endpoints_document, operator_tls
-from server.stack.secure import secure
-from server.stack.settings import StackSettings
-from tests.builders.control import ControlPlane, running_control
-from tests.builders.gateway import EXPLANATION
-from tests.builders.recording import add_to
-from tests.builders.rpc import rpc_settings
 
 GATEWAY = "vireo.v1.RecommendationService"
 CANDIDATE = "vireo.v1.CandidateService"

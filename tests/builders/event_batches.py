@@ -7,12 +7,15 @@ import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from vireo.server.features.activity import EventRules
+from vireo.training.data.as_events import interaction_events
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.repository import (
+    apply_definitions,
+    open_repository,
+    write_configuration,
+)
 from vireo.v1 import event_pb2, log_pb2
-
-from server.features.activity import EventRules
-from training.data.as_events import interaction_events
-from training.features.online_store import OnlineStoreSettings
-from training.features.repository import apply_definitions, open_repository, write_configuration
 
 import pandas as pd  # isort: skip
 

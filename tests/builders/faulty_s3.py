@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from server.releases.s3 import S3Settings
+from vireo.server.releases.s3 import S3Settings
 
 Fault = Literal["none", "stops", "hangs", "silent", "refuses", "fails", "busy", "meets"]
 """stops: closes in mid-answer; hangs: goes quiet in mid-answer; silent: accepts, never answers;

@@ -6,11 +6,10 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vireo.v1 import filter_pb2
-
-from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, FilterExpression, decode
 from tests.builders.attributes import DECLARED
+from vireo.server.filters.declared import Declared
+from vireo.server.filters.expression import BadFilterError, FilterExpression, decode
+from vireo.v1 import filter_pb2
 
 
 def message(*conditions: filter_pb2.Condition, **parts: Any) -> filter_pb2.Filter:

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from rich.console import Console
 
-from server.home import Home
-from server.releases.manifest import Manifest
 from tests.builders.datasets import VIDEO_COUNT
-from training.data.dataset import load_dataset
-from training.fit import fit
-from training.profile import load_profile
+from vireo.server.home import Home
+from vireo.server.releases.manifest import Manifest
+from vireo.training.data.dataset import load_dataset
+from vireo.training.fit import fit
+from vireo.training.profile import load_profile
 
 
 def fit_measured(

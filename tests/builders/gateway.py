@@ -12,18 +12,18 @@ from typing import Any
 
 import grpc.aio
 from google.rpc import error_details_pb2
+
+from tests.builders.rpc import rpc_settings
+from vireo.server.rpc.errors import RpcError, not_found
+from vireo.server.rpc.guard import Guard
+from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.transport import Methods
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2_grpc import (
     RecommendationServiceServicer,
     add_RecommendationServiceServicer_to_server,
 )
-
-from server.rpc.errors import RpcError, not_found
-from server.rpc.guard import Guard
-from server.rpc.server import RpcServer
-from server.rpc.transport import Methods
-from tests.builders.rpc import rpc_settings
 
 GATEWAY = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 EXPLANATION = pb.ExplainVideoResponse(

@@ -12,11 +12,11 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from server.inference.http_server import http_endpoint
-from server.pod.pod import Pod
-from server.rpc.server import RpcServer
 from tests.builders.inference import Array
 from tests.builders.rpc import rpc_settings, serving
+from vireo.server.inference.http_server import http_endpoint
+from vireo.server.pod.pod import Pod
+from vireo.server.rpc.server import RpcServer
 
 LENGTH = "Inference-Header-Content-Length"
 

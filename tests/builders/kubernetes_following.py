@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from server.control.discovery.kubernetes import KubernetesDiscovery
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.mesh import Endpoint, Endpoints, Pool
 from tests.builders.kubernetes_api import RecordedApi
+from vireo.server.control.discovery.kubernetes import KubernetesDiscovery
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.mesh import Endpoint, Endpoints, Pool
 
 CANDIDATE, GATEWAY, RANKING = Pool("candidate"), Pool("gateway"), Pool("ranking")
 CANARY = Pool("candidate", "canary")

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from server.releases.loader import ReleaseLoader
+from vireo.server.releases.loader import ReleaseLoader
 
 
 @asynccontextmanager

@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from server.errors import VireoError
-from server.event_log.settings import EventLogSettings
-from server.stack.envoy import tool
-from server.stack.ports import free_port_base
+from vireo.ops.stack.envoy import tool
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.errors import VireoError
+from vireo.server.event_log.settings import EventLogSettings
 
 TOKEN = "the-log's-token-for-as-long-as-a-test"
 """Token that every server here asks for."""

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
-from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-from server.pod.pod import Pod, add_pod_service, add_release_service, pod_admission
-from server.pod.run_queue import RunQueue
-from server.releases.cache import ReleaseCache
-from server.releases.loader import ReleaseLoader
-from server.releases.store import ReleaseStore
-from server.rpc.server import RpcServer
 from tests.builders.loading import running
 from tests.builders.rpc import rpc_settings
+from vireo.server.pod.pod import Pod, add_pod_service, add_release_service, pod_admission
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.rpc.server import RpcServer
+from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 
 @dataclass(frozen=True)

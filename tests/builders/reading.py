@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import cast
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, Entries, Entry, LogAwayError, Stream
-from server.event_log.position import Position
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS, Entries, Entry, LogAwayError, Stream
+from vireo.server.event_log.position import Position
 
 _SECONDS = 60.0
 

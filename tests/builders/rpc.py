@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 
-from server.pod.pod import Pod, add_pod_service, add_release_service, pod_admission
-from server.pod.run_queue import RunQueue
-from server.releases.cache import ReleaseCache
-from server.releases.loader import ReleaseLoader, Serving
-from server.releases.manifest import Manifest
-from server.releases.store import ReleaseStore
-from server.rpc.server import RpcServer
-from server.rpc.settings import RpcSettings
 from tests.builders.s3 import unreachable_s3
+from vireo.server.pod.pod import Pod, add_pod_service, add_release_service, pod_admission
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.loader import ReleaseLoader, Serving
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.settings import RpcSettings
 
 T = TypeVar("T")
 

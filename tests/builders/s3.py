@@ -8,10 +8,10 @@ from pathlib import Path
 
 from minio import Minio
 
-from server.releases.s3 import S3Settings
-from server.stack.ports import free_port_base
-from server.stack.s3 import embedded_s3
-from server.stack.settings import StackSettings
+from vireo.ops.stack.ports import free_port_base
+from vireo.ops.stack.s3 import embedded_s3
+from vireo.ops.stack.settings import StackSettings
+from vireo.server.releases.s3 import S3Settings
 
 
 @contextmanager

@@ -12,14 +12,14 @@ from typing import Any
 import grpc
 import urllib3
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.home import Home
-from server.rpc.tls import TlsFiles, open_blocking_channel
-from server.security.folder import SecurityFolder
 from tests.builders.stack import Stack, running_stack
 from tests.builders.tokens import Tokens
+from vireo.server.home import Home
+from vireo.server.rpc.tls import TlsFiles, open_blocking_channel
+from vireo.server.security.folder import SecurityFolder
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 ONE_POD_EACH = {f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")}
 SECONDS = 20.0

@@ -11,8 +11,8 @@ from typing import Any
 
 import kmock
 
-from server.control.discovery.kubernetes_settings import KubernetesSettings
 from tests.builders.kubernetes_api import endpoint_slice, write_kubeconfig
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
 
 SLICES = kmock.resource("discovery.k8s.io", "v1", "endpointslices")
 _PATH = "/apis/discovery.k8s.io/v1/namespaces/vireo/endpointslices"

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from server.home import Home
-from server.stack.ports import free_port_base
-from server.stack.state import StackState
-from server.stack.state import running_stack as state_of
+from vireo.ops.stack.ports import free_port_base
+from vireo.ops.stack.state import StackState
+from vireo.ops.stack.state import running_stack as state_of
+from vireo.server.home import Home
 
 _START_SECONDS = 240.0
 _STOP_SECONDS = 60.0

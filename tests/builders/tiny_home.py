@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from server.home import Home
 from tests.builders.releases import build_release, video_ids
-from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
-from training.data.writing import Tables, write_dataset
-from training.features.build import build_features
+from vireo.server.home import Home
+from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
+from vireo.training.data.writing import Tables, write_dataset
+from vireo.training.features.build import build_features
 
 DATASET = "tiny"
 VIEWER = "a/b é?"

@@ -10,8 +10,8 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from server.security.folder import SecurityFolder
-from server.security.tokens import TokenSigner, public_jwk
+from vireo.server.security.folder import SecurityFolder
+from vireo.server.security.tokens import TokenSigner, public_jwk
 
 
 @dataclass(frozen=True)

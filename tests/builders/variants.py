@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from server.ranking.release import RankingRelease
-from server.releases import layout
-from server.releases.manifest import Manifest, describe_files
 from tests.builders.releases import save_golden
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest, describe_files
 
 
 def changed_copy(release: Path, folder: Path, **fields: object) -> Path:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from server.features.keys import video_keys
-from server.features.viewer import ViewerFeatures
+from vireo.server.features.keys import video_keys
+from vireo.server.features.viewer import ViewerFeatures
 
 
 def viewer_of_rows(

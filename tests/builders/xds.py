@@ -14,7 +14,7 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 from google.rpc.status_pb2 import Status
 
-from server.control.snapshot import CLUSTER, ENDPOINTS
+from vireo.server.control.snapshot import CLUSTER, ENDPOINTS
 
 _QUIET_SECONDS = 0.3
 

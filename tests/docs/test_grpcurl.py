@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from server.candidate.service import CANDIDATE_POD
-from server.event_log.jetstream import JetStreamLog
-from server.ranking.service import RANKING_POD
 from tests.builders.edge import running_edge
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.ranking.service import RANKING_POD
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

@@ -6,14 +6,14 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
 # All that processes import; metrics are registered at import.
-import server.candidate.service
-import server.consumer.consumer
-import server.control.control
-import server.event_log.jetstream
-import server.gateway.service
-import server.ranking.service
-from server.histogram import Histogram
+import vireo.server.candidate.service
+import vireo.server.consumer.consumer
+import vireo.server.control.control
+import vireo.server.event_log.jetstream
+import vireo.server.gateway.service
+import vireo.server.ranking.service
 from tests.builders.metrics_table import PROCESSES, documented
+from vireo.server.histogram import Histogram
 
 IMPORTED = (
     server.candidate.service,

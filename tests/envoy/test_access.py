@@ -19,21 +19,21 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
+
+from tests.builders.edge import GATEWAY, Edge, running_edge
+from tests.builders.http2 import http2
+from tests.builders.recording import batch, play
+from tests.builders.tokens import Tokens
+from vireo.server.rpc import guard
+from vireo.server.rpc.caller import caller_of
+from vireo.server.security.folder import SecurityFolder
+from vireo.server.security.tokens import TokenSigner
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.catalog_pb2 import RemoveVideosRequest
 from vireo.v1.catalog_pb2_grpc import CatalogServiceStub
 from vireo.v1.event_pb2 import StreamEventsRequest
 from vireo.v1.event_pb2_grpc import EventServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-
-from server.rpc import guard
-from server.rpc.caller import caller_of
-from server.security.folder import SecurityFolder
-from server.security.tokens import TokenSigner
-from tests.builders.edge import GATEWAY, Edge, running_edge
-from tests.builders.http2 import http2
-from tests.builders.recording import batch, play
-from tests.builders.tokens import Tokens
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

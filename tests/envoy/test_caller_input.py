@@ -10,12 +10,12 @@ from typing import TypeVar
 import grpc
 import pytest
 import pytest_asyncio
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.control.templates import FOLDER
 from tests.builders.edge import GATEWAY, Edge, counter, running_edge
 from tests.builders.http2 import grpc_frame, http2
+from vireo.server.control.templates import FOLDER
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 T = TypeVar("T")
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -101,7 +101,7 @@ async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
     assert limit in text
     (scripts / "edge_request.lua").write_text(text.replace(limit, "local MAX_TRY = 60000"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("server.control.resources.FOLDER", scripts)
+        patch.setattr("vireo.server.control.resources.FOLDER", scripts)
         async with running_edge(tmp_path_factory.mktemp("edge"), gateway_count=2) as edge:
             for gateway in edge.gateways:
                 gateway.delay = ANSWER_SECONDS

@@ -12,15 +12,15 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
-from server.control.mesh import POOLS, Mesh
-from server.control.resources import snapshot
-from server.control.settings import ControlSettings
-from server.control.snapshot import WARMING_ORDER
-from server.stack.envoy import bootstrap, tool
-from server.stack.secure import secure
-from server.stack.settings import StackSettings
 from tests.builders.edge import running_edge
 from tests.builders.s3 import unreachable_s3
+from vireo.ops.stack.envoy import bootstrap, tool
+from vireo.ops.stack.secure import secure
+from vireo.ops.stack.settings import StackSettings
+from vireo.server.control.mesh import POOLS, Mesh
+from vireo.server.control.resources import snapshot
+from vireo.server.control.settings import ControlSettings
+from vireo.server.control.snapshot import WARMING_ORDER
 
 
 @pytest.mark.parametrize("changes", [{}, {"secure": True}, {"admin_port": 0}])

@@ -14,13 +14,13 @@ import grpc
 import pytest
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
-from vireo.v1 import candidate_pb2, viewer_pb2
-from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
-from server.control.mesh import Pool
-from server.control.snapshot import ENDPOINTS, ROUTES, Snapshot
 from tests.builders.edge import CandidatePod, Edge, running_edge, serve_candidate, serve_ranking
 from tests.builders.waiting import until
+from vireo.server.control.mesh import Pool
+from vireo.server.control.snapshot import ENDPOINTS, ROUTES, Snapshot
+from vireo.v1 import candidate_pb2, viewer_pb2
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
 pytestmark = pytest.mark.integration
 

@@ -9,13 +9,13 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
+
+from tests.builders.edge import Edge, running_edge
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-from tests.builders.edge import Edge, running_edge
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

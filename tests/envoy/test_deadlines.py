@@ -10,19 +10,19 @@ from pathlib import Path
 import grpc
 import pytest
 import pytest_asyncio
-from vireo.v1 import candidate_pb2, viewer_pb2
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.gateway.service import gateway_pod
-from server.home import Home
 from tests.builders.edge import Edge, running_edge
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, build_tiny_features
 from tests.builders.waiting import until
 from tests.server.gateway.conftest import NOWHERE, gateway_settings
+from vireo.server.gateway.service import gateway_pod
+from vireo.server.home import Home
+from vireo.v1 import candidate_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

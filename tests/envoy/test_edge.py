@@ -17,14 +17,14 @@ import pytest
 import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from protos.generate import OPENAPI
-from server.rpc.caller import CALLER
-from server.rpc.errors import invalid_argument
 from tests.builders.edge import GATEWAY, Edge, running_edge
 from tests.builders.http2 import grpc_frame
+from vireo.server.rpc.caller import CALLER
+from vireo.server.rpc.errors import invalid_argument
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

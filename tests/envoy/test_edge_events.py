@@ -13,6 +13,17 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+
+from tests.builders.edge import Edge, counter, running_edge
+from tests.builders.http2 import grpc_frame, http2
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.reading import take
+from tests.builders.recording import batch, failure_of, play
+from tests.builders.waiting import until
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, EVENTS
+from vireo.server.rpc import guard
+from vireo.server.rpc.caller import caller_of
 from vireo.v1 import event_pb2 as pb
 from vireo.v1.catalog_pb2 import RemoveVideosRequest
 from vireo.v1.catalog_pb2_grpc import CatalogServiceStub
@@ -20,17 +31,6 @@ from vireo.v1.event_pb2_grpc import EventServiceStub
 from vireo.v1.log_pb2 import CatalogChange, RecordedEvents
 from vireo.v1.recommendation_pb2 import RecommendRequest
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS
-from server.rpc import guard
-from server.rpc.caller import caller_of
-from tests.builders.edge import Edge, counter, running_edge
-from tests.builders.http2 import grpc_frame, http2
-from tests.builders.nats import RunningNats, running_nats, settings_of
-from tests.builders.reading import take
-from tests.builders.recording import batch, failure_of, play
-from tests.builders.waiting import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

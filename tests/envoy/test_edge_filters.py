@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from vireo.v1 import filter_pb2
-from vireo.v1 import recommendation_pb2 as pb
 
-from server.gateway.page_token import MAX_SHOWN, PageTokens
 from tests.builders.edge import Edge, running_edge
 from tests.envoy.test_edge import ask
+from vireo.server.gateway.page_token import MAX_SHOWN, PageTokens
+from vireo.v1 import filter_pb2
+from vireo.v1 import recommendation_pb2 as pb
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

@@ -13,20 +13,20 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from server.candidate.service import CANDIDATE_POD
-from server.inference.http_server import http_endpoint
-from server.ranking.service import RANKING_POD
-from server.releases import layout
-from server.rpc.server import RpcServer
-from server.security.folder import SecurityFolder
-from server.security.tokens import TokenSigner
-from server.stack.settings import OIP_HTTP_PORT_OFFSET
 from tests.builders.edge import Edge, running_edge
 from tests.builders.inference import golden
 from tests.builders.inference_http import LENGTH, HttpPod, binary_request, json_request
 from tests.builders.releases import build_release
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.tokens import Tokens
+from vireo.ops.stack.settings import OIP_HTTP_PORT_OFFSET
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.inference.http_server import http_endpoint
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
+from vireo.server.rpc.server import RpcServer
+from vireo.server.security.folder import SecurityFolder
+from vireo.server.security.tokens import TokenSigner
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

@@ -12,15 +12,15 @@ import grpc
 import grpc.aio
 import pytest
 import pytest_asyncio
+
+from tests.builders.certificates import role_files, serial, shown_serial
+from tests.builders.edge import Edge, running_edge
+from vireo.server.rpc.tls import TlsFiles, open_channel
+from vireo.server.security.certificates import Authority, Certificates
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-
-from server.rpc.tls import TlsFiles, open_channel
-from server.security.certificates import Authority, Certificates
-from tests.builders.certificates import role_files, serial, shown_serial
-from tests.builders.edge import Edge, running_edge
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

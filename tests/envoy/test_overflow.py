@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import urllib3
 
-from server.control import resources, templates
 from tests.builders.edge import running_edge
+from vireo.server.control import resources, templates
 
 pytestmark = pytest.mark.integration
 

@@ -13,16 +13,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from vireo.v1 import candidate_pb2, viewer_pb2
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.candidate_pb2_grpc import (
-    CandidateServiceStub,
-    add_CandidateServiceServicer_to_server,
-)
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.control.mesh import Pool
-from server.rpc.server import RpcServer
 from tests.builders.edge import (
     CANDIDATE,
     CandidatePod,
@@ -33,6 +24,15 @@ from tests.builders.edge import (
 )
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
+from vireo.server.control.mesh import Pool
+from vireo.server.rpc.server import RpcServer
+from vireo.v1 import candidate_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import (
+    CandidateServiceStub,
+    add_CandidateServiceServicer_to_server,
+)
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 pytestmark = pytest.mark.integration
 

@@ -14,12 +14,12 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+
+from tests.builders.edge import Edge, running_edge
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-
-from tests.builders.edge import Edge, running_edge
 
 pytestmark = pytest.mark.integration
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import grpc
 import pytest
 import urllib3
+
+from tests.builders.edge import Edge, running_edge
+from vireo.server.control.mesh import Pool
+from vireo.server.rpc.errors import invalid_argument
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-
-from server.control.mesh import Pool
-from server.rpc.errors import invalid_argument
-from tests.builders.edge import Edge, running_edge
 
 pytestmark = pytest.mark.integration
 

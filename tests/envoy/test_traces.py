@@ -9,13 +9,13 @@ from pathlib import Path
 import grpc.aio
 import pytest
 import pytest_asyncio
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.security.certificates import Certificates
-from server.stack.ports import free_port_base
 from tests.builders.edge import Edge, running_edge
 from tests.otlp_sink import OtlpSink, collector_credentials, listed, running_otlp_sink
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.security.certificates import Certificates
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 

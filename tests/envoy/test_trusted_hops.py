@@ -10,10 +10,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from tests.builders.edge import Edge, running_edge
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 pytestmark = pytest.mark.integration
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import protovalidate
 import pytest
 from google.protobuf.message import Message
+
 from vireo.v1 import recommendation_pb2
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.descriptor import Descriptor
-from inference import model_config_pb2
-from inference import open_inference_pb2 as pb
+from vireo.inference import model_config_pb2
+from vireo.inference import open_inference_pb2 as pb
 
 MESSAGES = {
     **pb.DESCRIPTOR.message_types_by_name,

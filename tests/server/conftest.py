@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from server.releases.s3 import S3Settings
 from tests.builders.releases import build_release
 from tests.builders.s3 import running_s3
+from vireo.server.releases.s3 import S3Settings
 
 
 @pytest.fixture(scope="session")

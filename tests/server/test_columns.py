@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vireo.v1.viewer_pb2 import ScoreColumn
 
-from server.columns import (
+from vireo.server.columns import (
     MAX_COLUMNS,
     BadColumnError,
     check_columns,
     decode_columns,
     encode_columns,
 )
-from server.signals import Column
+from vireo.server.signals import Column
+from vireo.v1.viewer_pb2 import ScoreColumn
 
 DECLARED = {"near": Column("near", "", low=0.0), "far": Column("far", "", high=9.0, neutral=-1.0)}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cores import allowed_cores, cores, cpu_quota
+from vireo.server.cores import allowed_cores, cores, cpu_quota
 
 CHECKOUT = Path(__file__).parents[2]
 TEN = frozenset(range(10))

@@ -1,7 +1,7 @@
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.openmetrics.exposition import generate_latest
 
-from server import histogram
+from vireo.server import histogram
 
 BUCKETS = (0.1, 0.5, 1)
 VALUES = (0.05, 0.1, 0.1001, 0.7, 1, 3)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from server.errors import VireoError
-from server.home import Home
-from server.releases.fields import DatasetName
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.releases.fields import DatasetName
 
 
 @pytest.mark.parametrize(

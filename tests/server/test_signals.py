@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from vireo.v1 import recommendation_pb2, viewer_pb2
 
-from server.features.ranking_inputs import RETRIEVAL_FEATURES
-from server.signals import EVERY_SOURCE, LIVE_SOURCES, ORDERING, SCORES, SOURCES, TASKS, Score
+from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
+from vireo.server.signals import EVERY_SOURCE, LIVE_SOURCES, ORDERING, SCORES, SOURCES, TASKS, Score
+from vireo.v1 import recommendation_pb2, viewer_pb2
 
 
 def test_sources_have_the_numbers_of_the_api() -> None:

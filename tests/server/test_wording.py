@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.wording import listed, ordinal, why_blocked
+from vireo.server.wording import listed, ordinal, why_blocked
 
 
 @pytest.mark.parametrize(

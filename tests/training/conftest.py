@@ -9,12 +9,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from server.home import Home
-from server.releases.manifest import Manifest
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.fits import fit_measured
-from training.features.watches import load_watches
-from training.train import train_all
+from vireo.server.home import Home
+from vireo.server.releases.manifest import Manifest
+from vireo.training.features.watches import load_watches
+from vireo.training.train import train_all
 
 TRAINED = "trained"
 REFITTED = "refitted"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 
 
 def test_a_state_is_read_back_unchanged(tmp_path: Path) -> None:

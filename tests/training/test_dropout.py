@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.dropout import ByteDropout
+from vireo.training.dropout import ByteDropout
 
 
 def test_the_share_asked_for_is_dropped_and_the_mean_kept() -> None:

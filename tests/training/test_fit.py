@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from server.event_log.position import BEGIN, Position
-from server.features.constants import feature_constants
-from server.home import Home
-from server.live.takedowns import Takedowns
-from server.releases import layout
-from server.releases.manifest import Manifest
 from tests.builders.fits import fit_measured
-from training import fit as fitting
-from training import inputs
-from training.data.dataset import LogPositions, describe_dataset
-from training.release.stage import stage_retrieval
-from training.run import Run
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.constants import feature_constants
+from vireo.server.home import Home
+from vireo.server.live.takedowns import Takedowns
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.training import fit as fitting
+from vireo.training import inputs
+from vireo.training.data.dataset import LogPositions, describe_dataset
+from vireo.training.release.stage import stage_retrieval
+from vireo.training.run import Run
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ def test_features_that_are_computed_otherwise_make_a_new_training_set(
     home: Home, manifest: Manifest, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     constants = feature_constants() | {"co_watch.history": 3.0}
-    monkeypatch.setattr("server.releases.manifest.feature_constants", lambda: constants)
+    monkeypatch.setattr("vireo.server.releases.manifest.feature_constants", lambda: constants)
     ranking_set = Run(home.run("trained")).ranking_set
     before = ranking_set.stat().st_mtime_ns
     assert fit_measured(home, "trained", console=console) != manifest

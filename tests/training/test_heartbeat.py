@@ -5,7 +5,7 @@ import time
 
 from rich.console import Console
 
-from training.heartbeat import Bars, heartbeat, tracked
+from vireo.training.heartbeat import Bars, heartbeat, tracked
 
 
 def printed(console: Console) -> str:

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from training.data.dataset import DatasetInfo
-from training.memory import MemoryEstimate, features_memory, training_memory
-from training.profile import load_profile
+from vireo.training.data.dataset import DatasetInfo
+from vireo.training.memory import MemoryEstimate, features_memory, training_memory
+from vireo.training.profile import load_profile
 
 MEASURED = {
     (1_000_000, 100_000): (0.97, 2.39),

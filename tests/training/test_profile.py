@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from training.profile import PROFILES, ProfileError, load_profile, read_profile
-from training.ranking.config import RankingConfig
-from training.retrieval.config import RetrievalConfig
+from vireo.training.profile import PROFILES, ProfileError, load_profile, read_profile
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.retrieval.config import RetrievalConfig
 
 
 @pytest.mark.parametrize("name", ["demo", "large", "quick", "quality"])

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from server.home import Home
-from server.releases import layout
-from server.releases.manifest import Manifest
 from tests.training.conftest import REFITTED as DATASET
-from training import refit as refitting
-from training.checkpoint import CheckpointError
-from training.data.dataset import load_dataset
-from training.features.watches import load_watches
-from training.profile import load_profile
-from training.refit import refit, refit_config
-from training.retrieval.data import RetrievalData
-from training.retrieval.sequences import SequenceFile
-from training.run import Run
-from training.train import train_all
+from vireo.server.home import Home
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.training import refit as refitting
+from vireo.training.checkpoint import CheckpointError
+from vireo.training.data.dataset import load_dataset
+from vireo.training.features.watches import load_watches
+from vireo.training.profile import load_profile
+from vireo.training.refit import refit, refit_config
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.sequences import SequenceFile
+from vireo.training.run import Run
+from vireo.training.train import train_all
 
 pytestmark = pytest.mark.slow
 

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from server.errors import VireoError
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
-from training.run import only_training
-from training.train import train_all
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.run import only_training
+from vireo.training.train import train_all
 
 HOLDER = """
 import pathlib, sys
-from server.home import Home
-from training.run import only_training
+from vireo.server.home import Home
+from vireo.training.run import only_training
 with only_training(Home(pathlib.Path(sys.argv[1])), "small"):
     print("holds", flush=True)
     sys.stdin.read()

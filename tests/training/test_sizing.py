@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from training.data.dataset import DatasetInfo
-from training.profile import PROFILES
-from training.sizing import SIZES, choose_profile
+from vireo.training.data.dataset import DatasetInfo
+from vireo.training.profile import PROFILES
+from vireo.training.sizing import SIZES, choose_profile
 
 
 def described(watches: int, videos: int) -> DatasetInfo:

@@ -10,15 +10,15 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from server.features.keys import video_key
-from server.home import Home
-from server.releases import layout
-from server.releases.manifest import Manifest
 from tests.training.conftest import REFITTED as DATASET
-from training.data.dataset import DatasetMissingError
-from training.features.online import read_online
-from training.features.watches import Split, load_watches
-from training.train import train_all
+from vireo.server.features.keys import video_key
+from vireo.server.home import Home
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.training.data.dataset import DatasetMissingError
+from vireo.training.features.online import read_online
+from vireo.training.features.watches import Split, load_watches
+from vireo.training.train import train_all
 
 pytestmark = pytest.mark.slow
 

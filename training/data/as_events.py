@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from vireo.v1 import event_pb2
 
-from server.arrays import Int64Array
-from server.features.context import COLUMNS
-from training.data.schema import WATCH_EVENTS
-from training.data.split import LIKED_RATING, split_watches
+from vireo.server.arrays import Int64Array
+from vireo.server.features.context import COLUMNS
+from vireo.training.data.schema import WATCH_EVENTS
+from vireo.training.data.split import LIKED_RATING, split_watches
+from vireo.v1 import event_pb2
 
 _KINDS = {
     "play": event_pb2.EVENT_KIND_PLAY,
@@ -32,7 +32,7 @@ def interaction_events(name: str, interactions: pd.DataFrame) -> Iterator[event_
 
     Args:
         name: the data set's name: event ids are `<name>:<row>`.
-        interactions: rows as in `training.data.schema.INTERACTIONS`.
+        interactions: rows as in `vireo.training.data.schema.INTERACTIONS`.
     """
     rows = zip(
         interactions["viewer_id"],

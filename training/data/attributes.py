@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from server.errors import VireoError
-from server.filters.declared import (
+from vireo.server.errors import VireoError
+from vireo.server.filters.declared import (
     ATTRIBUTE_NAME,
     BUILT_IN_LABELS,
     BUILT_IN_NUMBERS,
@@ -20,7 +20,7 @@ from server.filters.declared import (
     TAG,
     Declared,
 )
-from training.data.schema import ATTRIBUTE_PREFIX, ATTRIBUTE_TYPES, AttributeKind
+from vireo.training.data.schema import ATTRIBUTE_PREFIX, ATTRIBUTE_TYPES, AttributeKind
 
 _BUILT_IN = {TAG: "tags", CREATOR: "creator", PUBLISHED: "published", DURATION: "duration"}
 """Column of each attribute that every data set has."""

@@ -12,12 +12,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from server.arrays import BoolArray, Float64Array
-from server.errors import VireoError
-from server.filters.declared import MAX_VALUE_BYTES
-from training.data.files import FilePart, is_text, present
-from training.data.problems import Problems
-from training.data.schema import MAX_VALUES
+from vireo.server.arrays import BoolArray, Float64Array
+from vireo.server.errors import VireoError
+from vireo.server.filters.declared import MAX_VALUE_BYTES
+from vireo.training.data.files import FilePart, is_text, present
+from vireo.training.data.problems import Problems
+from vireo.training.data.schema import MAX_VALUES
 
 ID_BYTES = 128
 """Maximum length of an id in UTF-8."""

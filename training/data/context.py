@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from server.arrays import Int64Array
-from server.features.context import (
+from vireo.server.arrays import Int64Array
+from vireo.server.features.context import (
     COLUMNS,
     NAMES,
     UNKNOWN,
@@ -119,7 +119,7 @@ def context_columns(
     A time zone that can't be parsed counts as unknown.
 
     Args:
-        interactions: rows as in `training.data.schema.INTERACTIONS`.
+        interactions: rows as in `vireo.training.data.schema.INTERACTIONS`.
         chosen: positions of m of them.
     """
     some = interactions.iloc[np.asarray(chosen)]

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from server.errors import VireoError
-from server.event_log.position import BEGIN, StoredPosition
-from server.features.activity import Bounce
-from server.home import Home
-from training.data.schema import VIDEOS, WATCH_EVENTS, AttributeKind
+from vireo.server.errors import VireoError
+from vireo.server.event_log.position import BEGIN, StoredPosition
+from vireo.server.features.activity import Bounce
+from vireo.server.home import Home
+from vireo.training.data.schema import VIDEOS, WATCH_EVENTS, AttributeKind
 
 DESCRIPTION = "dataset.json"
 _REMEDY = "fetch or import the data set again with --force"
@@ -80,7 +80,7 @@ class DatasetInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set on disk; its tables have the schemas of `training.data.schema`.
+    """A data set on disk; its tables have the schemas of `vireo.training.data.schema`.
 
     A table is read on each access, as large ones would fill the memory; VireoError if it can't be.
     """

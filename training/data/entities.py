@@ -14,11 +14,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from server.arrays import Int64Array
-from server.errors import VireoError
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
-from training.data.attributes import AttributeColumn, attribute_column, attribute_fields
-from training.data.columns import (
+from vireo.server.arrays import Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.training.data.attributes import AttributeColumn, attribute_column, attribute_fields
+from vireo.training.data.columns import (
     ATTRIBUTE_BYTES,
     ID_BYTES,
     Checked,
@@ -28,10 +28,10 @@ from training.data.columns import (
     tags,
     texts,
 )
-from training.data.files import FilePart, read_parts
-from training.data.problems import Problems
-from training.data.schema import VIDEOS, VIEWERS
-from training.data.times import published_times
+from vireo.training.data.files import FilePart, read_parts
+from vireo.training.data.problems import Problems
+from vireo.training.data.schema import VIDEOS, VIEWERS
+from vireo.training.data.times import published_times
 
 _VIDEO_COLUMNS = VIDEOS.names
 

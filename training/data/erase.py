@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from server.errors import VireoError
-from server.home import Home
-from training.data.dataset import DESCRIPTION, describe_dataset
-from training.data.folder import replaced_folder
-from training.data.writing import describe_tables
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.data.dataset import DESCRIPTION, describe_dataset
+from vireo.training.data.folder import replaced_folder
+from vireo.training.data.writing import describe_tables
 
 _VIEWER = "viewer_id"
 

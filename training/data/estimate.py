@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset
 
-from training.data.files import is_parquet
-from training.data.importing import ImportRequest
-from training.memory import MemoryEstimate, import_memory
+from vireo.training.data.files import is_parquet
+from vireo.training.data.importing import ImportRequest
+from vireo.training.memory import MemoryEstimate, import_memory
 
 _SAMPLE_BYTES = 1 << 20
 

@@ -7,11 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from vireo.server.filters.declared import ATTRIBUTE_NAME, MAX_ATTRIBUTES
+from vireo.training.data.attributes import attribute_column
+from vireo.training.data.schema import AttributeKind
 from vireo.v1 import catalog_pb2
-
-from server.filters.declared import ATTRIBUTE_NAME, MAX_ATTRIBUTES
-from training.data.attributes import attribute_column
-from training.data.schema import AttributeKind
 
 LEFT_OUT = "attributes of videos left out: of another kind, or too many"
 

@@ -16,9 +16,9 @@ import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet
 
-from server.arrays import BoolArray, Int64Array
-from server.errors import VireoError
-from training.data.problems import Problems
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.errors import VireoError
+from vireo.training.data.problems import Problems
 
 BLOCK_BYTES = 32 << 20
 """Bytes of a CSV file parsed at a time; no row may be longer."""

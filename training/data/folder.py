@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from server.errors import VireoError
-from server.home import keep_private
+from vireo.server.errors import VireoError
+from vireo.server.home import keep_private
 
 _DRAFT = ".draft."
 _WORKING_FOLDER, _EXCHANGE = -100, 2

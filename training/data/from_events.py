@@ -15,27 +15,33 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from google.protobuf.message import DecodeError
-from vireo.v1 import catalog_pb2, log_pb2
 
-from server.arrays import Int64Array
-from server.errors import VireoError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, REMOVED
-from server.event_log.position import BEGIN, Start
-from server.event_log.up_to_end import up_to_end
-from server.features.activity import USUAL_BOUNCE, Bounce
-from server.home import Home
-from server.live.takedowns import Takedowns
-from server.releases.layout import TAKEDOWNS
-from training.data import schema
-from training.data.attributes import attribute_fields
-from training.data.context import ContextTexts
-from training.data.dataset import Dataset, DatasetInfo, LogPositions, describe_dataset, load_dataset
-from training.data.event_attributes import attribute_kinds, attribute_values
-from training.data.importing import check_name_is_free, check_size
-from training.data.interactions import Interactions, interaction_tables
-from training.data.log_events import UNREADABLE, Ids, LogEvents
-from training.data.writing import dataset_writer
+from vireo.server.arrays import Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED
+from vireo.server.event_log.position import BEGIN, Start
+from vireo.server.event_log.up_to_end import up_to_end
+from vireo.server.features.activity import USUAL_BOUNCE, Bounce
+from vireo.server.home import Home
+from vireo.server.live.takedowns import Takedowns
+from vireo.server.releases.layout import TAKEDOWNS
+from vireo.training.data import schema
+from vireo.training.data.attributes import attribute_fields
+from vireo.training.data.context import ContextTexts
+from vireo.training.data.dataset import (
+    Dataset,
+    DatasetInfo,
+    LogPositions,
+    describe_dataset,
+    load_dataset,
+)
+from vireo.training.data.event_attributes import attribute_kinds, attribute_values
+from vireo.training.data.importing import check_name_is_free, check_size
+from vireo.training.data.interactions import Interactions, interaction_tables
+from vireo.training.data.log_events import UNREADABLE, Ids, LogEvents
+from vireo.training.data.writing import dataset_writer
+from vireo.v1 import catalog_pb2, log_pb2
 
 Progress = Callable[[int, int], None]
 """Called with the messages of the log that were read, and about how many there are."""

@@ -15,18 +15,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from server.arrays import Float32Array, Int32Array
-from server.errors import VireoError
-from server.features.activity import USUAL_BOUNCE, Bounce
-from server.features.context import COLUMNS as CONTEXT_COLUMNS
-from server.home import Home
-from training.data.attributes import AttributeColumn, check_attributes
-from training.data.columns import Checked, IdColumn, numbers, texts
-from training.data.context import ContextTexts, Int16Array, context_places, is_time_zone
-from training.data.dataset import DatasetInfo, LogPositions, describe_dataset
-from training.data.entities import note_ignored, read_videos, read_viewers
-from training.data.files import present, read_parts
-from training.data.interactions import (
+from vireo.server.arrays import Float32Array, Int32Array
+from vireo.server.errors import VireoError
+from vireo.server.features.activity import USUAL_BOUNCE, Bounce
+from vireo.server.features.context import COLUMNS as CONTEXT_COLUMNS
+from vireo.server.home import Home
+from vireo.training.data.attributes import AttributeColumn, check_attributes
+from vireo.training.data.columns import Checked, IdColumn, numbers, texts
+from vireo.training.data.context import ContextTexts, Int16Array, context_places, is_time_zone
+from vireo.training.data.dataset import DatasetInfo, LogPositions, describe_dataset
+from vireo.training.data.entities import note_ignored, read_videos, read_viewers
+from vireo.training.data.files import present, read_parts
+from vireo.training.data.interactions import (
     MAX_GAP,
     Interactions,
     far_from_others,
@@ -36,11 +36,11 @@ from training.data.interactions import (
     rescaled,
     viewers_in,
 )
-from training.data.problems import Problems
-from training.data.schema import EVENTS, MAX_RATING, VIEWERS
-from training.data.split import MIN_WATCHES
-from training.data.times import check_years, event_times
-from training.data.writing import dataset_writer
+from vireo.training.data.problems import Problems
+from vireo.training.data.schema import EVENTS, MAX_RATING, VIEWERS
+from vireo.training.data.split import MIN_WATCHES
+from vireo.training.data.times import check_years, event_times
+from vireo.training.data.writing import dataset_writer
 
 _COLUMNS = ("viewer_id", "video_id", "timestamp", "event", "watched_fraction", "rating")
 

@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
-from server.errors import VireoError
-from server.features.activity import Bounce
-from training.data.context import ContextTexts, Int16Array, context_places
-from training.data.schema import EVENTS, INTERACTIONS, MAX_RATING, TIME, WATCH_EVENTS
+from vireo.server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.features.activity import Bounce
+from vireo.training.data.context import ContextTexts, Int16Array, context_places
+from vireo.training.data.schema import EVENTS, INTERACTIONS, MAX_RATING, TIME, WATCH_EVENTS
 
 MAX_GAP = timedelta(days=730)
 """Pause that separates groups of events; see `far_from_others`."""

@@ -12,16 +12,16 @@ import pandas as pd
 import pyarrow as pa
 import xxhash
 from google.protobuf.message import DecodeError
-from vireo.v1 import event_pb2, log_pb2
 
-from server.arrays import BoolArray, Int64Array
-from server.event_log.log import Entry
-from server.features.activity import Bounce
-from server.features.context import COLUMNS
-from server.features.keys import video_keys
-from training.data import schema
-from training.data.context import ContextTexts
-from training.data.interactions import Interactions
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.event_log.log import Entry
+from vireo.server.features.activity import Bounce
+from vireo.server.features.context import COLUMNS
+from vireo.server.features.keys import video_keys
+from vireo.training.data import schema
+from vireo.training.data.context import ContextTexts
+from vireo.training.data.interactions import Interactions
+from vireo.v1 import event_pb2, log_pb2
 
 UNREADABLE = "messages of the log that can't be read left out"
 _MAX_AHEAD_SECONDS = 600

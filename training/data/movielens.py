@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from server.errors import VireoError
-from server.home import Home
-from training.data.dataset import DatasetInfo, describe_dataset
-from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
-from training.data.writing import Tables, write_dataset
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.data.dataset import DatasetInfo, describe_dataset
+from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
+from vireo.training.data.writing import Tables, write_dataset
 
 TERMS = (
     "MovieLens data is GroupLens Research's, University of Minnesota: use it for research, "

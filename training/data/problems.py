@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.arrays import BoolArray, Int64Array
-from server.errors import VireoError
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.errors import VireoError
 
 SHOWN = 20
 """Number of problems listed; the rest are only counted."""

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from server.arrays import BoolArray, Float32Array, Int64Array
-from training.data.context import context_columns
-from training.data.schema import HIDE_EVENTS, WATCH_EVENTS
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.training.data.context import context_columns
+from vireo.training.data.schema import HIDE_EVENTS, WATCH_EVENTS
 
 Holdout = Literal["last", "none"]
 PARTS = ("train", "validation", "test")
@@ -42,7 +42,7 @@ def split_watches(interactions: pd.DataFrame, holdout: Holdout) -> pd.DataFrame:
     """Return one row per (viewer, video): the first watch and its part of the split.
 
     Args:
-        interactions: rows as in `training.data.schema.INTERACTIONS`; texts may be categories.
+        interactions: rows as in `vireo.training.data.schema.INTERACTIONS`; texts may be categories.
         holdout: "last": each viewer's last watch is for test (or the packaged test part, if the
             data set has one), the VALIDATION_WATCHES before it for validation. "none": every
             watch is for training.
@@ -98,7 +98,7 @@ def hidden_videos(interactions: pd.DataFrame, watches: pd.DataFrame) -> pd.DataF
     test watch isn't known by then, and left out.
 
     Args:
-        interactions: rows as in `training.data.schema.INTERACTIONS`; texts may be categories.
+        interactions: rows as in `vireo.training.data.schema.INTERACTIONS`; texts may be categories.
         watches: what `split_watches` returns for them.
     """
     viewers, videos = (_in_order(interactions[name]) for name in ("viewer_id", "video_id"))

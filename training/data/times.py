@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from server.arrays import BoolArray, Float64Array, Int64Array
-from server.errors import VireoError
-from training.data.columns import Checked, column_numbers
-from training.data.files import is_text, present
-from training.data.schema import TIME
+from vireo.server.arrays import BoolArray, Float64Array, Int64Array
+from vireo.server.errors import VireoError
+from vireo.training.data.columns import Checked, column_numbers
+from vireo.training.data.files import is_text, present
+from vireo.training.data.schema import TIME
 
 MAX_CLOCK_SKEW = timedelta(days=1)
 """Maximum time of an event in the future: clocks and local time zones differ."""

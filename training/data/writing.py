@@ -15,22 +15,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from server.errors import VireoError
-from server.features.activity import Bounce
-from server.features.keys import KeyCollisionError, unique_video_keys
-from server.home import Home, keep_private
-from training.data.attributes import attribute_fields
-from training.data.context import context_fields
-from training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset
-from training.data.folder import replaced_folder
-from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS, AttributeKind
+from vireo.server.errors import VireoError
+from vireo.server.features.activity import Bounce
+from vireo.server.features.keys import KeyCollisionError, unique_video_keys
+from vireo.server.home import Home, keep_private
+from vireo.training.data.attributes import attribute_fields
+from vireo.training.data.context import context_fields
+from vireo.training.data.dataset import DESCRIPTION, DatasetInfo, LogPositions, describe_dataset
+from vireo.training.data.folder import replaced_folder
+from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS, AttributeKind
 
 _TABLES = ("interactions", "videos", "viewers")
 
 
 @dataclass(frozen=True)
 class Tables:
-    """A data set's three tables in memory; schemas as in `training.data.schema`."""
+    """A data set's three tables in memory; schemas as in `vireo.training.data.schema`."""
 
     interactions: pa.Table
     videos: pa.Table

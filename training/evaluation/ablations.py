@@ -18,28 +18,28 @@ import pandas as pd
 import torch
 from rich.console import Console
 
-from server.arrays import Float32Array, Int64Array
-from server.candidate.release import CandidateRelease
-from server.errors import VireoError
-from server.features.ranking_inputs import (
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.errors import VireoError
+from vireo.server.features.ranking_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from training.evaluation.comparison import means, paired_tests
-from training.evaluation.sources import NAMES as SOURCES
-from training.ranking.batches import Batches, chunks
-from training.ranking.config import RankingConfig
-from training.ranking.model import Ranker
-from training.ranking.train import fit_ranker
-from training.ranking.training_set import (
+from vireo.training.evaluation.comparison import means, paired_tests
+from vireo.training.evaluation.sources import NAMES as SOURCES
+from vireo.training.ranking.batches import Batches, chunks
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.model import Ranker
+from vireo.training.ranking.train import fit_ranker
+from vireo.training.ranking.training_set import (
     OutcomeLabels,
     RankingSet,
     WatchLists,
     build_ranking_set,
 )
-from training.run import fingerprint
+from vireo.training.run import fingerprint
 
 FULL = "full"
 GROUPS = ("attributes", "history")

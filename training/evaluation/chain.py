@@ -12,20 +12,20 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
-from server.candidate.release import CandidateRelease
-from server.features.context import ContextIds
-from server.features.viewer import ViewerFeatures
-from server.ranking.pipeline import RankingPipeline, RankingQuery
-from server.ranking.release import RankingRelease
-from server.signals import OUTCOMES, SCORES
-from training.data.context import contexts_of
-from training.features.history import viewers_before
-from training.features.publication import of_the_past
-from training.features.statistics import Snapshots, just_before
-from training.features.watches import outcome_labels
-from training.heartbeat import tracked
+from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.context import ContextIds
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.signals import OUTCOMES, SCORES
+from vireo.training.data.context import contexts_of
+from vireo.training.features.history import viewers_before
+from vireo.training.features.publication import of_the_past
+from vireo.training.features.statistics import Snapshots, just_before
+from vireo.training.features.watches import outcome_labels
+from vireo.training.heartbeat import tracked
 
 SLATE = 100
 """Length of the list that is kept for each viewer."""

@@ -11,22 +11,22 @@ import grpc
 import pandas as pd
 from rich.console import Console
 
-from server.arrays import Int64Array
-from server.candidate.release import CandidateRelease
-from server.errors import VireoError
-from server.home import Home
-from server.ranking.release import RankingRelease
-from server.releases.manifest import Manifest, ReleaseError
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.stack.s3 import access, external_endpoint
-from server.stack.settings import StackSettings
-from training.data.dataset import load_dataset
-from training.evaluation.baselines.registry import BASELINES, QUICK
-from training.evaluation.chain import TestViewers, features_before_test, run_chain
-from training.evaluation.page import write_page
-from training.evaluation.report import COMPARISON, SERVED, write_json
-from training.evaluation.run import (
+from vireo.ops.stack.s3 import access, external_endpoint
+from vireo.ops.stack.settings import StackSettings
+from vireo.server.arrays import Int64Array
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases.manifest import Manifest, ReleaseError
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.training.data.dataset import load_dataset
+from vireo.training.evaluation.baselines.registry import BASELINES, QUICK
+from vireo.training.evaluation.chain import TestViewers, features_before_test, run_chain
+from vireo.training.evaluation.page import write_page
+from vireo.training.evaluation.report import COMPARISON, SERVED, write_json
+from vireo.training.evaluation.run import (
     Metrics,
     TestBed,
     add_systems,
@@ -34,7 +34,7 @@ from training.evaluation.run import (
     evaluate_release,
     measured_baselines,
 )
-from training.evaluation.served import (
+from vireo.training.evaluation.served import (
     Agreement,
     ServedAnswer,
     ask_in_full,
@@ -46,11 +46,11 @@ from training.evaluation.served import (
     serving_release,
     write_lists,
 )
-from training.evaluation.systems import of_lists
-from training.features.publication import published_times
-from training.features.watches import Split, load_watches
-from training.heartbeat import Bars
-from training.run import Run
+from vireo.training.evaluation.systems import of_lists
+from vireo.training.features.publication import published_times
+from vireo.training.features.watches import Split, load_watches
+from vireo.training.heartbeat import Bars
+from vireo.training.run import Run
 
 
 @dataclass(frozen=True)

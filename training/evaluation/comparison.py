@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from server.arrays import Float64Array, Int64Array
-from training.evaluation.metrics import gains, hits
+from vireo.server.arrays import Float64Array, Int64Array
+from vireo.training.evaluation.metrics import gains, hits
 
 CONFIDENCE = 0.95
 _RESAMPLES = 2_000

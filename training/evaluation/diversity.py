@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from server.arrays import Float32Array, Int64Array
-from server.candidate.release import CandidateRelease
-from server.ranking.diversity import RERANK_WINDOW, diverse_order
-from server.ranking.release import RankingRelease
-from server.releases.weights import ScoreWeights
-from training.evaluation.chain import list_ranks, run_chain
-from training.evaluation.held_out import HeldOutWatches
-from training.evaluation.metrics import coverage, hit_rate, intra_list_distance, ndcg
-from training.ranking.batches import Batches, chunks
-from training.ranking.model import Ranker
-from training.ranking.training_set import RankingSet, WatchLists
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.ranking.diversity import RERANK_WINDOW, diverse_order
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases.weights import ScoreWeights
+from vireo.training.evaluation.chain import list_ranks, run_chain
+from vireo.training.evaluation.held_out import HeldOutWatches
+from vireo.training.evaluation.metrics import coverage, hit_rate, intra_list_distance, ndcg
+from vireo.training.ranking.batches import Batches, chunks
+from vireo.training.ranking.model import Ranker
+from vireo.training.ranking.training_set import RankingSet, WatchLists
 
 STRENGTHS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0)
 ALLOWED_LOSS = 0.005

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
+from vireo.server.arrays import Float32Array, Int64Array
 
 _CHUNK_SCORES = 20_000_000
 """Maximum scores in memory at a time."""

@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from server.arrays import Int64Array
-from server.features.keys import video_keys
-from server.features.video_rows import VideoRows
-from server.features.viewer import ViewerFeatures
-from training.features.history import viewers_before
+from vireo.server.arrays import Int64Array
+from vireo.server.features.keys import video_keys
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.features.history import viewers_before
 
 HeldOutPart = Literal["validation", "test"]
 
@@ -37,7 +37,7 @@ def last_held_out(
     """Return each viewer's last watch of a part, with the features of a request at its time.
 
     Args:
-        watches: as in `training.features.watches.WATCHES`.
+        watches: as in `vireo.training.features.watches.WATCHES`.
         repo: the feature folder.
         rows: the release's rows.
         part: "validation" to choose by, "test" to report.

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from server.arrays import BoolArray, Float64Array
+from vireo.server.arrays import BoolArray, Float64Array
 
 IntArray = npt.NDArray[np.integer]
 FloatArray = npt.NDArray[np.floating]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import jinja2
 
-from server.errors import VireoError
-from server.releases.manifest import Manifest
-from server.signals import TASKS
-from training.evaluation.baselines.settings import described
-from training.evaluation.report import METRICS, read_json
-from training.evaluation.systems import SYSTEMS
+from vireo.server.errors import VireoError
+from vireo.server.releases.manifest import Manifest
+from vireo.server.signals import TASKS
+from vireo.training.evaluation.baselines.settings import described
+from vireo.training.evaluation.report import METRICS, read_json
+from vireo.training.evaluation.systems import SYSTEMS
 
 INDEX = "index.html"
 MEASURES = {

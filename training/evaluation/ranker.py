@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import BoolArray, Int64Array
-from server.signals import OUTCOMES
-from training.evaluation.chain import ChainAnswers, TestViewers
-from training.evaluation.metrics import auc, calibration_measures
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.signals import OUTCOMES
+from vireo.training.evaluation.chain import ChainAnswers, TestViewers
+from vireo.training.evaluation.metrics import auc, calibration_measures
 
 FloatArray = npt.NDArray[np.floating]
 _BINS = 10

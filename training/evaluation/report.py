@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import Int64Array
-from training.evaluation.systems import SYSTEMS, SystemReport
+from vireo.server.arrays import Int64Array
+from vireo.training.evaluation.systems import SYSTEMS, SystemReport
 
 METRICS = "metrics.json"
 RECALL = "recall.json"

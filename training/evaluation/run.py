@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from server.arrays import BoolArray, Float64Array, Int64Array
-from server.candidate.release import CandidateRelease
-from server.ranking.release import RankingRelease
-from training.evaluation import report as files
-from training.evaluation.baselines.past import Past
-from training.evaluation.baselines.registry import QUICK
-from training.evaluation.baselines.settings import add_to_report, tuned_for
-from training.evaluation.chain import (
+from vireo.server.arrays import BoolArray, Float64Array, Int64Array
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.ranking.release import RankingRelease
+from vireo.training.evaluation import report as files
+from vireo.training.evaluation.baselines.past import Past
+from vireo.training.evaluation.baselines.registry import QUICK
+from vireo.training.evaluation.baselines.settings import add_to_report, tuned_for
+from vireo.training.evaluation.chain import (
     TestViewers,
     features_before_test,
     load_test_viewers,
@@ -27,15 +27,15 @@ from training.evaluation.chain import (
     tower_scores,
     with_fewer_tested,
 )
-from training.evaluation.comparison import compare, with_intervals
-from training.evaluation.metrics import recall
-from training.evaluation.ranker import calibration, ranker_measures
-from training.evaluation.report import Systems, read_json, write_json
-from training.evaluation.systems import SystemReport, baseline_systems, of_chunks, of_lists
-from training.features.publication import published_of
-from training.ranking.train import CALIBRATION as RANKING_CALIBRATION
-from training.ranking.train import CURVE as RANKING_CURVE
-from training.retrieval.train import CURVE as RETRIEVAL_CURVE
+from vireo.training.evaluation.comparison import compare, with_intervals
+from vireo.training.evaluation.metrics import recall
+from vireo.training.evaluation.ranker import calibration, ranker_measures
+from vireo.training.evaluation.report import Systems, read_json, write_json
+from vireo.training.evaluation.systems import SystemReport, baseline_systems, of_chunks, of_lists
+from vireo.training.features.publication import published_of
+from vireo.training.ranking.train import CALIBRATION as RANKING_CALIBRATION
+from vireo.training.ranking.train import CURVE as RANKING_CURVE
+from vireo.training.retrieval.train import CURVE as RETRIEVAL_CURVE
 
 _CUTOFFS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pandas as pd
+
+from vireo.server.arrays import Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.features.context import UNKNOWN, ContextIds, as_texts
+from vireo.server.releases.manifest import Manifest
+from vireo.training.evaluation.chain import SLATE, TestViewers
+from vireo.training.features.watches import Split
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
 from vireo.v1.viewer_pb2 import Degradation
-
-from server.arrays import Int64Array
-from server.errors import VireoError
-from server.features.context import UNKNOWN, ContextIds, as_texts
-from server.releases.manifest import Manifest
-from training.evaluation.chain import SLATE, TestViewers
-from training.features.watches import Split
 
 _MAX_ATTEMPTS = 3
 """Maximum requests for a viewer."""

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from server.arrays import BoolArray, Int64Array
-from server.candidate.pipeline import SOURCES, CandidateQuery, within
-from server.candidate.query import Retrieval
-from server.candidate.release import CandidateRelease
-from server.pipeline.candidates import Candidates
-from server.releases.weights import Quotas
-from server.signals import SOURCES as DECLARED
-from training.evaluation.held_out import HeldOutWatches
-from training.features.publication import of_the_past
-from training.heartbeat import tracked
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.candidate.pipeline import SOURCES, CandidateQuery, within
+from vireo.server.candidate.query import Retrieval
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.pipeline.candidates import Candidates
+from vireo.server.releases.weights import Quotas
+from vireo.server.signals import SOURCES as DECLARED
+from vireo.training.evaluation.held_out import HeldOutWatches
+from vireo.training.features.publication import of_the_past
+from vireo.training.heartbeat import tracked
 
 CUTOFFS = (100, 200, 500)
 NAMES = tuple(source.name for source in SOURCES)

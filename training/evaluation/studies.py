@@ -11,33 +11,33 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
-from server.errors import VireoError
-from server.features.context import UNKNOWN
-from server.features.viewer import ViewerFeatures
-from server.home import Home
-from server.ranking.release import RankingRelease
-from training.data.dataset import load_dataset
-from training.evaluation import report as files
-from training.evaluation.ablations import check_names, lists_of_test, study_ablations
-from training.evaluation.baselines.settings import described, write_settings
-from training.evaluation.baselines.tuning import tune_baselines
-from training.evaluation.chain import features_before_test, run_chain
-from training.evaluation.cold_start.study import study_cold_start
-from training.evaluation.comparison import CONFIDENCE, paired_tests, with_intervals
-from training.evaluation.diversity import study_diversity
-from training.evaluation.held_out import HeldOutPart, HeldOutWatches, last_held_out
-from training.evaluation.report import write_json
-from training.evaluation.run import TestBed
-from training.evaluation.sources import MAX_VIEWERS, Proposals, fit_quotas, study_sources
-from training.evaluation.systems import SystemReport, of_lists
-from training.features.publication import published_of
-from training.features.watches import load_watches
-from training.fit import fit
-from training.profile import Profile, load_profile
-from training.ranking.storage import load_ranking_set
-from training.ranking.training_set import RankingSet
-from training.run import Run
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.errors import VireoError
+from vireo.server.features.context import UNKNOWN
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.home import Home
+from vireo.server.ranking.release import RankingRelease
+from vireo.training.data.dataset import load_dataset
+from vireo.training.evaluation import report as files
+from vireo.training.evaluation.ablations import check_names, lists_of_test, study_ablations
+from vireo.training.evaluation.baselines.settings import described, write_settings
+from vireo.training.evaluation.baselines.tuning import tune_baselines
+from vireo.training.evaluation.chain import features_before_test, run_chain
+from vireo.training.evaluation.cold_start.study import study_cold_start
+from vireo.training.evaluation.comparison import CONFIDENCE, paired_tests, with_intervals
+from vireo.training.evaluation.diversity import study_diversity
+from vireo.training.evaluation.held_out import HeldOutPart, HeldOutWatches, last_held_out
+from vireo.training.evaluation.report import write_json
+from vireo.training.evaluation.run import TestBed
+from vireo.training.evaluation.sources import MAX_VIEWERS, Proposals, fit_quotas, study_sources
+from vireo.training.evaluation.systems import SystemReport, of_lists
+from vireo.training.features.publication import published_of
+from vireo.training.features.watches import load_watches
+from vireo.training.fit import fit
+from vireo.training.profile import Profile, load_profile
+from vireo.training.ranking.storage import load_ranking_set
+from vireo.training.ranking.training_set import RankingSet
+from vireo.training.run import Run
 
 WITH = "with context"
 ABSENT = "absent in requests"

@@ -8,12 +8,12 @@ from types import MappingProxyType
 
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
-from training.evaluation.baselines.past import Past
-from training.evaluation.baselines.registry import BASELINES, QUICK, Config, fitted
-from training.evaluation.chain import SLATE, TestViewers, list_ranks
-from training.evaluation.full_ranking import full_ranking, viewer_chunks
-from training.evaluation.metrics import coverage, hit_rate, ndcg, recall
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.training.evaluation.baselines.past import Past
+from vireo.training.evaluation.baselines.registry import BASELINES, QUICK, Config, fitted
+from vireo.training.evaluation.chain import SLATE, TestViewers, list_ranks
+from vireo.training.evaluation.full_ranking import full_ranking, viewer_chunks
+from vireo.training.evaluation.metrics import coverage, hit_rate, ndcg, recall
 
 SYSTEMS = (*BASELINES, "two_tower", "chain", "served")
 """Every system that an evaluation may have, in the order of reports."""

@@ -13,11 +13,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from server.arrays import Int64Array
-from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
-from server.features.keys import video_keys
-from training.data.schema import TIME
-from training.features.definitions import file_schema, viewer_activity, viewer_profile
+from vireo.server.arrays import Int64Array
+from vireo.server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
+from vireo.server.features.keys import video_keys
+from vireo.training.data.schema import TIME
+from vireo.training.features.definitions import file_schema, viewer_activity, viewer_profile
 
 ROWS_KEPT = 12
 """Number of each viewer's last watches that get a row; labels are drawn from these."""

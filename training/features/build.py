@@ -14,33 +14,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from feast import FeatureStore
 
-from server.arrays import Int64Array
-from server.errors import VireoError
-from server.event_log.position import Position
-from server.features.activity import HIDDEN_LIMIT, Bounce, EventRules
-from server.features.keys import video_keys
-from server.home import Home
-from training.data.dataset import describe_dataset, load_dataset
-from training.data.schema import HIDE_EVENTS, TIME
-from training.data.split import LIKED_FRACTION, Holdout, hidden_videos, split_watches
-from training.features.activity import write_viewer_activity, write_viewer_profile
-from training.features.catch_up import catch_up
-from training.features.definitions import (
+from vireo.server.arrays import Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.event_log.position import Position
+from vireo.server.features.activity import HIDDEN_LIMIT, Bounce, EventRules
+from vireo.server.features.keys import video_keys
+from vireo.server.home import Home
+from vireo.training.data.dataset import describe_dataset, load_dataset
+from vireo.training.data.schema import HIDE_EVENTS, TIME
+from vireo.training.data.split import LIKED_FRACTION, Holdout, hidden_videos, split_watches
+from vireo.training.features.activity import write_viewer_activity, write_viewer_profile
+from vireo.training.features.catch_up import catch_up
+from vireo.training.features.definitions import (
     ONLINE_VIEWS,
     consumer_position,
     file_schema,
     viewer_hidden,
 )
-from training.features.online_store import OnlineStoreSettings
-from training.features.replaced_build import replaced_build
-from training.features.repository import (
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.replaced_build import replaced_build
+from vireo.training.features.repository import (
     apply_definitions,
     fill_online,
     open_repository,
     write_configuration,
 )
-from training.features.snapshots import write_video_statistics
-from training.features.watches import HIDDEN, Split, write_watches
+from vireo.training.features.snapshots import write_video_statistics
+from vireo.training.features.watches import HIDDEN, Split, write_watches
 
 _MICROS = 1_000_000
 _EPOCH = 0

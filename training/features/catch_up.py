@@ -14,21 +14,21 @@ from pathlib import Path
 
 import structlog
 
-from server.consumer.apply import apply, read_batch
-from server.consumer.fold import ViewerEvents, ViewerRow, fold
-from server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows, UnfitRowError
-from server.errors import VireoError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import DEAD, EVENTS, LogAwayError
-from server.event_log.open import opened_log
-from server.event_log.position import BEGIN
-from server.event_log.settings import EventLogSettings
-from server.event_log.up_to_end import up_to_end
-from server.features.activity import EventRules
-from server.features.online_store import RedisSettings
-from server.home import Home
-from server.stack.nats import known_log
-from training.features.online_store import OnlineStoreSettings
+from vireo.ops.stack.nats import known_log
+from vireo.server.consumer.apply import apply, read_batch
+from vireo.server.consumer.fold import ViewerEvents, ViewerRow, fold
+from vireo.server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows, UnfitRowError
+from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import DEAD, EVENTS, LogAwayError
+from vireo.server.event_log.open import opened_log
+from vireo.server.event_log.position import BEGIN
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.event_log.up_to_end import up_to_end
+from vireo.server.features.activity import EventRules
+from vireo.server.features.online_store import RedisSettings
+from vireo.server.home import Home
+from vireo.training.features.online_store import OnlineStoreSettings
 
 _log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Bool, FeastType, Float32, Int64, String, from_feast_to_pyarrow_type
 
-from training.data.schema import TIME
+from vireo.training.data.schema import TIME
 
 TIMESTAMP = "event_timestamp"
 """Column of the time from which a row of an offline file is valid."""

@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 from dask.tokenize import normalize_token
 from feast import FeatureStore
 
-from server.arrays import BoolArray, Int64Array
-from server.errors import VireoError
-from server.features.viewer import ViewerFeatures
-from training.data.context import contexts_of
-from training.features.activity import ROWS_KEPT
-from training.features.definitions import SERVED_ACTIVITY, TIMESTAMP
-from training.features.repository import open_repository
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.data.context import contexts_of
+from vireo.training.features.activity import ROWS_KEPT
+from vireo.training.features.definitions import SERVED_ACTIVITY, TIMESTAMP
+from vireo.training.features.repository import open_repository
 
 # Dask's own way comes first, or it would replace the one below.
 normalize_token.dispatch(pd.DataFrame)  # type: ignore[no-untyped-call]

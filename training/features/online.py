@@ -8,15 +8,15 @@ from typing import Any
 
 from feast.infra.online_stores.helpers import get_online_store_from_config
 
-from server.features.active_build import ActiveBuild
-from training.features.definitions import (
+from vireo.server.features.active_build import ActiveBuild
+from vireo.training.features.definitions import (
     SERVED_ACTIVITY,
     columns,
     viewer_activity,
     viewer_hidden,
     viewer_profile,
 )
-from training.features.repository import open_repository
+from vireo.training.features.repository import open_repository
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.errors import VireoError
-from server.features.online_store import RedisSettings
+from vireo.server.errors import VireoError
+from vireo.server.features.online_store import RedisSettings
 
 _REDIS_IS_HERE = importlib.util.find_spec("redis") is not None
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 
-from training.features.build import Progress
-from training.heartbeat import Bars
+from vireo.training.features.build import Progress
+from vireo.training.heartbeat import Bars
 
 
 @contextmanager

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from server.arrays import Float64Array
-from server.candidate.embargo import Embargo, Unpublished
-from server.candidate.release import CandidateRelease
-from server.filters.declared import PUBLISHED
-from server.filters.table import AttributeTable
+from vireo.server.arrays import Float64Array
+from vireo.server.candidate.embargo import Embargo, Unpublished
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.filters.declared import PUBLISHED
+from vireo.server.filters.table import AttributeTable
 
 
 def published_times(videos: pd.DataFrame) -> Float64Array:

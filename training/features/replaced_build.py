@@ -17,12 +17,12 @@ from typing import Any, TextIO
 
 import structlog
 
-from server.errors import VireoError
-from server.features.active_build import BUILD_MARK, GRACE_SECONDS, active_key, series_of
-from server.features.online_store import CONFIGURATION
-from training.data.folder import cannot_write, replaced_folder
-from training.features.online_store import OnlineStoreSettings, store_errors
-from training.features.repository import open_repository
+from vireo.server.errors import VireoError
+from vireo.server.features.active_build import BUILD_MARK, GRACE_SECONDS, active_key, series_of
+from vireo.server.features.online_store import CONFIGURATION
+from vireo.training.data.folder import cannot_write, replaced_folder
+from vireo.training.features.online_store import OnlineStoreSettings, store_errors
+from vireo.training.features.repository import open_repository
 
 _log = structlog.get_logger(__name__)
 

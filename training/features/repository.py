@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import yaml
 from feast import FeatureStore
 
-from server.errors import VireoError
-from server.features.online_store import CONFIGURATION, RedisSettings, open_features
-from training.features.definitions import DEFINITIONS, ONLINE_VIEWS, viewer
-from training.features.online_store import OnlineStoreSettings
+from vireo.server.errors import VireoError
+from vireo.server.features.online_store import CONFIGURATION, RedisSettings, open_features
+from vireo.training.features.definitions import DEFINITIONS, ONLINE_VIEWS, viewer
+from vireo.training.features.online_store import OnlineStoreSettings
 
 _ROWS_AT_A_TIME = 4096
 _VIEWER = viewer.join_key

@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from server.arrays import Int64Array
-from server.features.ranking_inputs import like_rate
-from training.features.definitions import file_schema, video_statistics
+from vireo.server.arrays import Int64Array
+from vireo.server.features.ranking_inputs import like_rate
+from vireo.training.features.definitions import file_schema, video_statistics
 
 SNAPSHOTS = 64
 """Number of snapshots, evenly spread over the watches, besides the last one."""

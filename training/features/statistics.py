@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow.parquet as pq
 
-from server.arrays import Float32Array, Float64Array, Int64Array
-from server.features.ranking_inputs import LIKE_PRIOR, video_features
-from training.features.definitions import TIMESTAMP, columns, video_statistics
+from vireo.server.arrays import Float32Array, Float64Array, Int64Array
+from vireo.server.features.ranking_inputs import LIKE_PRIOR, video_features
+from vireo.training.features.definitions import TIMESTAMP, columns, video_statistics
 
 _COLUMNS = columns(video_statistics)
 _UNKNOWN = (0.0, 0.0, LIKE_PRIOR, 0.0)

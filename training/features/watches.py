@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from server.arrays import Float32Array
-from server.errors import VireoError
-from server.home import Home
-from server.signals import OUTCOMES
-from training.data.context import context_names, watch_column
-from training.data.dataset import read_frame
-from training.data.schema import TIME
-from training.data.split import VALIDATION_WATCHES, Holdout
+from vireo.server.arrays import Float32Array
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.signals import OUTCOMES
+from vireo.training.data.context import context_names, watch_column
+from vireo.training.data.dataset import read_frame
+from vireo.training.data.schema import TIME
+from vireo.training.data.split import VALIDATION_WATCHES, Holdout
 
 WATCHES = pa.schema(
     [
@@ -30,10 +30,10 @@ WATCHES = pa.schema(
         pa.field("part", pa.string(), nullable=False),
     ]
 )
-"""See `training.data.split.split_watches`; with an int16 column for each feature of the context
+"""See `vireo.training.data.split.split_watches`; with an int16 column for each feature of the context
 that the watches have, named as in `watch_column`."""
 HIDDEN = "hidden.parquet"
-"""File of the videos that viewers hid; see `training.data.split.hidden_videos`."""
+"""File of the videos that viewers hid; see `vireo.training.data.split.hidden_videos`."""
 _TEXTS = ("viewer_id", "video_id", "part")
 _ROWS_AT_A_TIME = 1_000_000
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from server.arrays import Float32Array
-from server.features.ranking_inputs import RETRIEVAL_FEATURES
-from training.ranking.training_set import OutcomeLabels, ViewerColumns, WatchLists
+from vireo.server.arrays import Float32Array
+from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
+from vireo.training.ranking.training_set import OutcomeLabels, ViewerColumns, WatchLists
 
 Places = npt.NDArray[np.intp]
 

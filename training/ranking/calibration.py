@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor
 
-from training.evaluation.metrics import calibration_measures
-from training.ranking.batches import Batches, chunks
-from training.ranking.model import Ranker
-from training.ranking.training_set import RankingSet
+from vireo.training.evaluation.metrics import calibration_measures
+from vireo.training.ranking.batches import Batches, chunks
+from vireo.training.ranking.model import Ranker
+from vireo.training.ranking.training_set import RankingSet
 
 _SHRINKAGE = 1e-3
 """L2 regularisation towards scale 1, so that a few labels can't distort it."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.releases.manifest import CANDIDATES
-from server.signals import TASKS
+from vireo.server.releases.manifest import CANDIDATES
+from vireo.server.signals import TASKS
 
 _WEIGHTS = {task.name: task.weight for task in TASKS}
 

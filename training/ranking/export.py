@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from server.arrays import Float32Array
-from server.features.ranking_inputs import (
+from vireo.server.arrays import Float32Array
+from vireo.server.features.ranking_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
-from server.inference.model import Model
-from server.inference.signature import ranker_signature
-from server.releases.layout import GOLDEN_TOLERANCE
-from training.onnx_export import Inputs, check_outputs, export
-from training.ranking.model import Ranker
-from training.ranking.served import ServedRanker
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.inference.model import Model
+from vireo.server.inference.signature import ranker_signature
+from vireo.server.releases.layout import GOLDEN_TOLERANCE
+from vireo.training.onnx_export import Inputs, check_outputs, export
+from vireo.training.ranking.model import Ranker
+from vireo.training.ranking.served import ServedRanker
 
 OPSET = 20
 AXES = {

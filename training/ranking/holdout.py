@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from training.evaluation.metrics import ndcg
-from training.ranking.batches import Batches, Places
-from training.ranking.loss import listwise_loss, outcome_loss
-from training.ranking.model import Ranker
-from training.ranking.training_set import RankingSet
+from vireo.training.evaluation.metrics import ndcg
+from vireo.training.ranking.batches import Batches, Places
+from vireo.training.ranking.loss import listwise_loss, outcome_loss
+from vireo.training.ranking.model import Ranker
+from vireo.training.ranking.training_set import RankingSet
 
 
 @dataclass(frozen=True)

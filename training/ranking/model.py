@@ -13,16 +13,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from server.features.ranking_inputs import (
+from vireo.server.features.ranking_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.releases.manifest import FeatureSchema
-from server.signals import UNWANTED
-from training.dropout import ByteDropout
-from training.ranking.config import RankingConfig
+from vireo.server.releases.manifest import FeatureSchema
+from vireo.server.signals import UNWANTED
+from vireo.training.dropout import ByteDropout
+from vireo.training.ranking.config import RankingConfig
 
 WatchPart = Literal["retrieval", "linear", "full"]
 """Part of the model that orders watches: the two-tower score alone, the linear part, or all."""

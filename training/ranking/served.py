@@ -11,13 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from server.features.ranking_inputs import (
+from vireo.server.features.ranking_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from training.ranking.model import (
+from vireo.training.ranking.model import (
     MASKED,
     MIN_RATE,
     RECENT_DECAY,

@@ -9,8 +9,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from server.signals import OUTCOMES
-from training.ranking.training_set import OutcomeLabels, RankingSet, ViewerColumns, WatchLists
+from vireo.server.signals import OUTCOMES
+from vireo.training.ranking.training_set import OutcomeLabels, RankingSet, ViewerColumns, WatchLists
 
 
 def save_ranking_set(path: Path, data: RankingSet, fingerprint: str) -> None:

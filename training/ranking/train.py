@@ -24,19 +24,19 @@ from rich.progress import (
 )
 from torch import Tensor
 
-from server.arrays import Float32Array
-from server.releases.manifest import FeatureSchema
-from server.signals import OUTCOMES, TASKS
-from training.checkpoint import Checkpoints
-from training.heartbeat import Bars
-from training.ranking.batches import Batches, Places, chunks
-from training.ranking.calibration import calibrate
-from training.ranking.config import RankingConfig
-from training.ranking.holdout import HeldOut, measure
-from training.ranking.loss import level_loss, listwise_loss, outcome_loss
-from training.ranking.model import OutcomePart, Ranker, WatchPart
-from training.ranking.training_set import RankingSet
-from training.threads import torch_threads
+from vireo.server.arrays import Float32Array
+from vireo.server.releases.manifest import FeatureSchema
+from vireo.server.signals import OUTCOMES, TASKS
+from vireo.training.checkpoint import Checkpoints
+from vireo.training.heartbeat import Bars
+from vireo.training.ranking.batches import Batches, Places, chunks
+from vireo.training.ranking.calibration import calibrate
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.holdout import HeldOut, measure
+from vireo.training.ranking.loss import level_loss, listwise_loss, outcome_loss
+from vireo.training.ranking.model import OutcomePart, Ranker, WatchPart
+from vireo.training.ranking.training_set import RankingSet
+from vireo.training.threads import torch_threads
 
 CURVE = "ranking_curve.jsonl"
 CALIBRATION = "ranking_calibration.json"

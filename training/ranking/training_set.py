@@ -22,12 +22,12 @@ import pandas as pd
 import xxhash
 from rich.console import Console
 
-from server.arrays import BoolArray, Float32Array, Int64Array
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.features.context import NAMES, context_input
-from server.features.keys import video_keys
-from server.features.ranking_inputs import (
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.context import NAMES, context_input
+from vireo.server.features.keys import video_keys
+from vireo.server.features.ranking_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VideoTable,
@@ -35,18 +35,18 @@ from server.features.ranking_inputs import (
     retrieval_features,
     viewer_features,
 )
-from server.features.tower_inputs import attribute_ids
-from server.features.video_rows import VideoRows
-from server.features.viewer import ViewerFeatures
-from server.releases import layout
-from server.releases.tables import VECTOR_TYPES, read_table
-from training.features.activity import ROWS_KEPT
-from training.features.history import viewers_before_by_part
-from training.features.publication import of_the_past
-from training.features.statistics import just_before, video_features_at
-from training.features.watches import load_hidden, outcome_labels
-from training.heartbeat import tracked
-from training.ranking.config import RankingConfig
+from vireo.server.features.tower_inputs import attribute_ids
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.releases import layout
+from vireo.server.releases.tables import VECTOR_TYPES, read_table
+from vireo.training.features.activity import ROWS_KEPT
+from vireo.training.features.history import viewers_before_by_part
+from vireo.training.features.publication import of_the_past
+from vireo.training.features.statistics import just_before, video_features_at
+from vireo.training.features.watches import load_hidden, outcome_labels
+from vireo.training.heartbeat import tracked
+from vireo.training.ranking.config import RankingConfig
 
 OUTCOME_WATCHES = ROWS_KEPT - 1
 """Number of a viewer's last non-test watches that are outcome labels: the feature store keeps the

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from server.arrays import Float64Array, Int32Array, Int64Array
-from server.filters.declared import MAX_VALUE_BYTES, label
-from server.releases import layout
-from server.releases.texts import write_texts
-from training.data.attributes import all_attributes, attribute_column
-from training.data.dataset import Dataset
+from vireo.server.arrays import Float64Array, Int32Array, Int64Array
+from vireo.server.filters.declared import MAX_VALUE_BYTES, label
+from vireo.server.releases import layout
+from vireo.server.releases.texts import write_texts
+from vireo.training.data.attributes import all_attributes, attribute_column
+from vireo.training.data.dataset import Dataset
 
 _MICROS = 1e6
 

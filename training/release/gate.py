@@ -26,9 +26,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from server.arrays import Int64Array
-from server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
-from training.release.gate_measures import LIKENESS, MEASURES, Measure, Measured
+from vireo.server.arrays import Int64Array
+from vireo.server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
+from vireo.training.release.gate_measures import LIKENESS, MEASURES, Measure, Measured
 
 MAX_FALSE_REFUSALS = 0.05
 """Maximum probability of refusing a release that lost no more than the margins."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.arrays import Float64Array, Int64Array
-from server.signals import OUTCOMES, TASKS
-from training.release.predictions import Predictions, in_both
+from vireo.server.arrays import Float64Array, Int64Array
+from vireo.server.signals import OUTCOMES, TASKS
+from vireo.training.release.predictions import Predictions, in_both
 
 
 @dataclass(frozen=True)

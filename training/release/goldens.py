@@ -11,20 +11,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.features.ranking_inputs import (
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.ranking_inputs import (
     RANKER_HISTORY,
     VideoTable,
     ranking_inputs,
     retrieval_features,
 )
-from server.features.video_rows import VideoRows
-from server.features.viewer import ViewerFeatures
-from training.retrieval.content_tower import ContentTower, golden_videos, video_outputs
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
-from training.retrieval.towers import readable, viewer_vectors
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.retrieval.content_tower import ContentTower, golden_videos, video_outputs
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.towers import readable, viewer_vectors
 
 GOLDEN_VIEWERS = 8
 GOLDEN_CANDIDATES = 32
@@ -123,7 +123,7 @@ def ranker_batch(
 
 
 def save_golden(path: Path, inputs: Arrays, outputs: Arrays) -> None:
-    """Write requests and outputs in the format of `server.releases.layout`."""
+    """Write requests and outputs in the format of `vireo.server.releases.layout`."""
     arrays = {f"input/{name}": array for name, array in inputs.items()}
     arrays |= {f"output/{name}": array for name, array in outputs.items()}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,8 @@ from typing import Any
 import faiss
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
-from server.releases.manifest import IndexDescription
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.releases.manifest import IndexDescription
 
 EXACT_LIMIT = 50_000
 """Maximum catalogue for exact search, which takes under half a millisecond up to this size."""

@@ -12,27 +12,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.features.keys import video_keys
-from server.features.viewer import ViewerFeatures
-from server.ranking.query import Ranking
-from server.ranking.release import RankingRelease
-from server.ranking.stages import RankerScorer, RequestedSource
-from server.releases.manifest import Manifest
-from server.signals import OUTCOMES
-from training.evaluation.chain import (
+from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.keys import video_keys
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.ranking.query import Ranking
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.ranking.stages import RankerScorer, RequestedSource
+from vireo.server.releases.manifest import Manifest
+from vireo.server.signals import OUTCOMES
+from vireo.training.evaluation.chain import (
     ChainAnswers,
     features_before_test,
     list_ranks,
     ranking_query,
     run_chain,
 )
-from training.evaluation.metrics import gains, hits
-from training.features.watches import outcome_labels
-from training.release.gate_measures import Measured
-from training.release.predictions import Predictions, in_both
+from vireo.training.evaluation.metrics import gains, hits
+from vireo.training.features.watches import outcome_labels
+from vireo.training.release.gate_measures import Measured
+from vireo.training.release.predictions import Predictions, in_both
 
 _TIMED_VIEWERS = 200
 _WARM_UP = 5

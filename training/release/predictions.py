@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from server.arrays import BoolArray, Float64Array, Int64Array
+from vireo.server.arrays import BoolArray, Float64Array, Int64Array
 
 FloatArray = npt.NDArray[np.floating]
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from server.candidate.release import FILES as CANDIDATE_FILES
-from server.errors import VireoError
-from server.home import Home
-from server.ranking.release import FILES as RANKING_FILES
-from server.releases import layout
-from server.releases.cache import ReleaseCache
-from server.releases.channel_document import BestFigures
-from server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatError, ReleaseError
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import NotInStoreError
-from training.data.dataset import DatasetMissingError, describe_dataset, is_example
-from training.evaluation.served import check_dataset, check_split
-from training.features.watches import FeaturesMissingError, Split, load_watches
-from training.release.gate import FIRST, GateResult, judge, judge_first
-from training.release.measure import LoadedRelease, measure
+from vireo.server.candidate.release import FILES as CANDIDATE_FILES
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.ranking.release import FILES as RANKING_FILES
+from vireo.server.releases import layout
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.channel_document import BestFigures
+from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatError, ReleaseError
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import NotInStoreError
+from vireo.training.data.dataset import DatasetMissingError, describe_dataset, is_example
+from vireo.training.evaluation.served import check_dataset, check_split
+from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
+from vireo.training.release.gate import FIRST, GateResult, judge, judge_first
+from vireo.training.release.measure import LoadedRelease, measure
 
 FILES = tuple(dict.fromkeys((*CANDIDATE_FILES, *RANKING_FILES)))
 """The files of a release that recommending needs."""

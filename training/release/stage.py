@@ -20,41 +20,41 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from server.arrays import Int64Array
-from server.candidate.release import CandidateRelease
-from server.event_log.position import BEGIN, Position
-from server.features.keys import video_keys
-from server.ranking.release import RankingRelease
-from server.releases import layout
-from server.releases.manifest import DATA_END, FeatureSchema, Manifest, describe_files
-from server.releases.texts import write_texts
-from server.releases.weights import Quotas, ScoreWeights
-from server.signals import OUTCOMES
-from training.data.attributes import attribute_column
-from training.data.context import video_languages
-from training.data.dataset import Dataset
-from training.data.folder import replaced_folder
-from training.features.statistics import latest_popularity, latest_video_features
-from training.ranking.export import export_ranker, torch_scores
-from training.ranking.model import Ranker
-from training.ranking.training_set import match_table
-from training.release.attributes import write_attributes
-from training.release.goldens import (
+from vireo.server.arrays import Int64Array
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.keys import video_keys
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import DATA_END, FeatureSchema, Manifest, describe_files
+from vireo.server.releases.texts import write_texts
+from vireo.server.releases.weights import Quotas, ScoreWeights
+from vireo.server.signals import OUTCOMES
+from vireo.training.data.attributes import attribute_column
+from vireo.training.data.context import video_languages
+from vireo.training.data.dataset import Dataset
+from vireo.training.data.folder import replaced_folder
+from vireo.training.features.statistics import latest_popularity, latest_video_features
+from vireo.training.ranking.export import export_ranker, torch_scores
+from vireo.training.ranking.model import Ranker
+from vireo.training.ranking.training_set import match_table
+from vireo.training.release.attributes import write_attributes
+from vireo.training.release.goldens import (
     Answer,
     golden_viewers,
     write_ranker_goldens,
     write_tower_goldens,
     write_video_goldens,
 )
-from training.release.index import EXACT_LIMIT, build_index
-from training.release.triton import write_triton_config
-from training.retrieval.co_watch import co_watch_neighbours, co_watch_table
-from training.retrieval.content_tower import content_tower, export_video_tower
-from training.retrieval.data import RetrievalData
-from training.retrieval.ease import ease_table
-from training.retrieval.export import export_viewer_tower
-from training.retrieval.model import TwoTower
-from training.retrieval.validation import viewer_queries
+from vireo.training.release.index import EXACT_LIMIT, build_index
+from vireo.training.release.triton import write_triton_config
+from vireo.training.retrieval.co_watch import co_watch_neighbours, co_watch_table
+from vireo.training.retrieval.content_tower import content_tower, export_video_tower
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.ease import ease_table
+from vireo.training.retrieval.export import export_viewer_tower
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.validation import viewer_queries
 
 FRESH_DAYS = 30
 """Days after publication during which a video is new."""

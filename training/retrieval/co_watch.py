@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from server.arrays import Float32Array, Int32Array, Int64Array
-from training.retrieval.data import RetrievalData
+from vireo.server.arrays import Float32Array, Int32Array, Int64Array
+from vireo.training.retrieval.data import RetrievalData
 
 STEPS = 10
 """Number of next watches that count as following a video."""

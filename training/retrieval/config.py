@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from server.features.activity import HISTORY_LIMIT
+from vireo.server.features.activity import HISTORY_LIMIT
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from server.arrays import Float64Array
-from server.features.content import content_tokens
+from vireo.server.arrays import Float64Array
+from vireo.server.features.content import content_tokens
 
 VOCABULARY_LIMIT = 50_000
 """Maximum size of the vocabulary; rarer tokens are left out."""

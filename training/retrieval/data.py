@@ -13,18 +13,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from server.arrays import BoolArray, Int32Array, Int64Array
-from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
-from server.features.content import content_ids
-from server.features.context import NAMES, UNKNOWN, ContextIds
-from server.features.keys import unique_video_keys
-from server.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids, tower_inputs
-from server.features.video_rows import VideoRows
-from server.features.viewer import ViewerFeatures
-from training.data.context import context_names
-from training.features.publication import published_times
-from training.retrieval.content import catalogue_tokens, shared_vocabulary
-from training.retrieval.sequences import (
+from vireo.server.arrays import BoolArray, Int32Array, Int64Array
+from vireo.server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
+from vireo.server.features.content import content_ids
+from vireo.server.features.context import NAMES, UNKNOWN, ContextIds
+from vireo.server.features.keys import unique_video_keys
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, attribute_ids, tower_inputs
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.data.context import context_names
+from vireo.training.features.publication import published_times
+from vireo.training.retrieval.content import catalogue_tokens, shared_vocabulary
+from vireo.training.retrieval.sequences import (
     SequenceFile,
     SequenceWriter,
     Watches,

@@ -16,11 +16,11 @@ import numpy as np
 from scipy import sparse
 from scipy.linalg import get_lapack_funcs
 
-from server.arrays import Float32Array, Int32Array
-from training.retrieval.co_watch import co_watch_neighbours
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.local_ease import local_ease_table
+from vireo.server.arrays import Float32Array, Int32Array
+from vireo.training.retrieval.co_watch import co_watch_neighbours
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.local_ease import local_ease_table
 
 EASE_LAMBDA = 300.0
 """L2 regularisation. Summed with two-tower, on validation of ml-1m, Recall@500 is .915 with 100,

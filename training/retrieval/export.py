@@ -14,13 +14,13 @@ import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from server.features.context import sizes
-from server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
-from server.inference.signature import VIDEOS
-from server.releases import layout
-from training.onnx_export import ExportError, Inputs, check_outputs, export
-from training.retrieval.model import TwoTower
-from training.retrieval.towers import readable, viewer_vectors
+from vireo.server.features.context import sizes
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from vireo.server.inference.signature import VIDEOS
+from vireo.server.releases import layout
+from vireo.training.onnx_export import ExportError, Inputs, check_outputs, export
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.towers import readable, viewer_vectors
 
 TOLERANCE = 1e-4
 """Maximum absolute difference of an export's outputs from PyTorch's."""

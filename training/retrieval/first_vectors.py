@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from server.arrays import Float32Array
-from training.retrieval.data import RetrievalData
+from vireo.server.arrays import Float32Array
+from vireo.training.retrieval.data import RetrievalData
 
 STEPS = 10
 """Maximum steps between two watches that co-occur; k steps apart weigh 1/k."""

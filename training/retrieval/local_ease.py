@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from server.arrays import Float32Array, Int32Array
-from training.retrieval.co_watch import parts, strongest
-from training.retrieval.data import RetrievalData
+from vireo.server.arrays import Float32Array, Int32Array
+from vireo.training.retrieval.co_watch import parts, strongest
+from vireo.training.retrieval.data import RetrievalData
 
 REGRESSORS = 50
 PAIRS = 32_000_000

@@ -9,8 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from training.retrieval.model import TwoTower
-from training.retrieval.towers import readable
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.towers import readable
 
 CHUNK = 512
 """Positions whose logits are held in memory at once."""

@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor, nn
 
-from server.features.context import sizes
-from server.features.tower_inputs import GAP_BUCKETS
-from training.dropout import ByteDropout
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
+from vireo.server.features.context import sizes
+from vireo.server.features.tower_inputs import GAP_BUCKETS
+from vireo.training.dropout import ByteDropout
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
 
 if TYPE_CHECKING:
-    from training.retrieval.unseen import Ridge
+    from vireo.training.retrieval.unseen import Ridge
 
 CONVOLUTION_REACH = 3
 """Number of states before each that a block's attention reads with it."""
@@ -42,7 +42,7 @@ class VideoTower(nn.Module):
     """Weight of each id embedding, float32[n, 1]."""
     unseen_step: Tensor
     """Added to the estimated id embedding of unwatched videos, float32[d]; see
-    `training.retrieval.unseen`."""
+    `vireo.training.retrieval.unseen`."""
     ridge: Ridge | None = None
     """Estimates id embeddings once training has ended; None without content."""
     estimate: Tensor | None = None

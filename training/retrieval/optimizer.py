@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.model import TwoTower
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.model import TwoTower
 
 MOMENTUM = 0.95
 _STEPS = 5

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from server.arrays import Int64Array
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
-from training.data.context import context_names, watch_column
+from vireo.server.arrays import Int64Array
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.training.data.context import context_names, watch_column
 
 GROUP_WATCHES = 131_072
 """Watches in a row group; more if a single viewer has more."""

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor
 
-from server.arrays import Int64Array
+from vireo.server.arrays import Int64Array
 
 if TYPE_CHECKING:
-    from training.retrieval.model import TwoTower
+    from vireo.training.retrieval.model import TwoTower
 
 
 VIEWERS_AT_ONCE = 128
@@ -30,7 +30,7 @@ def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Ar
     Args:
         towers: the trained towers.
         table: `readable(towers.video_vectors())`, shared by batches, float32[n + 1, d].
-        inputs: `server.features.tower_inputs.tower_inputs` of b viewers.
+        inputs: `vireo.server.features.tower_inputs.tower_inputs` of b viewers.
     """
     parts = []
     for start in range(0, max(1, len(inputs["lengths"])), VIEWERS_AT_ONCE):

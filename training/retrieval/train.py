@@ -16,15 +16,15 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from server.errors import VireoError
-from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from training.heartbeat import Bars
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
-from training.retrieval.trainer import RetrievalTrainer
-from training.retrieval.unseen import fill_unseen
-from training.threads import torch_threads
+from vireo.server.errors import VireoError
+from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from vireo.training.heartbeat import Bars
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.trainer import RetrievalTrainer
+from vireo.training.retrieval.unseen import fill_unseen
+from vireo.training.threads import torch_threads
 
 CHECKPOINT = "retrieval.pt"
 RESULT = "towers.pt"

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.checkpoint import CheckpointError
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.first_vectors import first_vectors
-from training.retrieval.loss import SampledSoftmax, full_softmax_loss
-from training.retrieval.model import ROWS_AT_ONCE, TwoTower
-from training.retrieval.optimizer import TowerOptimizer
-from training.retrieval.validation import validation_metrics
-from training.retrieval.windows import Batch, epoch_batches
+from vireo.training.checkpoint import CheckpointError
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.first_vectors import first_vectors
+from vireo.training.retrieval.loss import SampledSoftmax, full_softmax_loss
+from vireo.training.retrieval.model import ROWS_AT_ONCE, TwoTower
+from vireo.training.retrieval.optimizer import TowerOptimizer
+from vireo.training.retrieval.validation import validation_metrics
+from vireo.training.retrieval.windows import Batch, epoch_batches
 
 PROGRESS = (
     "best_ndcg", "curve", "epoch", "batch", "step", "tokens", "loss_sum", "seconds",

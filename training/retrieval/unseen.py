@@ -20,11 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from server.arrays import Float64Array, Int64Array
-from training.retrieval.content import token_weights, weighted_bags
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
-from training.retrieval.towers import readable, viewer_vectors
+from vireo.server.arrays import Float64Array, Int64Array
+from vireo.training.retrieval.content import token_weights, weighted_bags
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.towers import readable, viewer_vectors
 
 RIDGE = 3.0
 """L2 regularisation of the regression, in videos of weight 1."""

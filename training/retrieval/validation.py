@@ -12,15 +12,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from server.arrays import Float32Array, Int64Array
-from server.errors import VireoError
-from server.features.viewer import ViewerFeatures
-from training.evaluation.comparison import paired_p
-from training.evaluation.full_ranking import full_ranking
-from training.evaluation.metrics import gains, hit_rate, hits, ndcg, recall
-from training.retrieval.data import HeldOut, RetrievalData
-from training.retrieval.model import TwoTower
-from training.retrieval.towers import readable, viewer_vectors
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.evaluation.comparison import paired_p
+from vireo.training.evaluation.full_ranking import full_ranking
+from vireo.training.evaluation.metrics import gains, hit_rate, hits, ndcg, recall
+from vireo.training.retrieval.data import HeldOut, RetrievalData
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.towers import readable, viewer_vectors
 
 SCORES_AT_ONCE = 8_000_000
 """Scores (videos x viewers) computed at once; bounds memory."""

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from server.arrays import Int64Array
-from server.features.tower_inputs import gap_buckets
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.sequences import Group, SequenceFile, Watches
+from vireo.server.arrays import Int64Array
+from vireo.server.features.tower_inputs import gap_buckets
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.sequences import Group, SequenceFile, Watches
 
 
 class WindowBatch(NamedTuple):

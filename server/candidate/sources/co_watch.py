@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from server.arrays import Float32Array, Int64Array
-from server.candidate.query import Retrieval
-from server.features.co_watch import co_watched
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.candidate.query import Retrieval
+from vireo.server.features.co_watch import co_watched
 
 
 def propose(query: Retrieval, limit: int) -> Int64Array:

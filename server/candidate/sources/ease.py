@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
-from server.candidate.query import Retrieval
-from server.features.summed import summed
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.candidate.query import Retrieval
+from vireo.server.features.summed import summed
 
 RECENCY_HALF_LIFE = 3
 """Number of watches after which what a watch counts beside the 1 of each is halved; rankers learnt

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from server.arrays import Int64Array
-from server.candidate.query import Retrieval
-from server.candidate.sources import two_tower
+from vireo.server.arrays import Int64Array
+from vireo.server.candidate.query import Retrieval
+from vireo.server.candidate.sources import two_tower
 
 
 def propose(query: Retrieval, limit: int) -> Int64Array:

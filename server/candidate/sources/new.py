@@ -10,11 +10,11 @@ import math
 
 import numpy as np
 
-from server.arrays import BoolArray, Int64Array
-from server.candidate.live import LiveVideos
-from server.candidate.query import Retrieval
-from server.pipeline.candidates import Candidates, UInt32Array
-from server.signals import NEW, ORDERING, SCORES, SOURCES, TRENDING
+from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.candidate.live import LiveVideos
+from vireo.server.candidate.query import Retrieval
+from vireo.server.pipeline.candidates import Candidates, UInt32Array
+from vireo.server.signals import NEW, ORDERING, SCORES, SOURCES, TRENDING
 
 _FILLER = next(source.bit for source in SOURCES if source.quota is None)
 """Bit of the source that fills what the quotas leave."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from server.arrays import Int64Array
-from server.candidate.query import Retrieval
-from server.pipeline.best import best
+from vireo.server.arrays import Int64Array
+from vireo.server.candidate.query import Retrieval
+from vireo.server.pipeline.best import best
 
 
 def propose(query: Retrieval, limit: int) -> Int64Array:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.arrays import Int64Array
-from server.candidate.query import Retrieval
-from server.signals import COLD_SHARE
+from vireo.server.arrays import Int64Array
+from vireo.server.candidate.query import Retrieval
+from vireo.server.signals import COLD_SHARE
 
 
 def propose(query: Retrieval, limit: int) -> Int64Array:

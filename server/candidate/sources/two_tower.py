@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from server.arrays import Float32Array, Int32Array, Int64Array
-from server.candidate.query import Retrieval
-from server.features.looked_up import looked_up
-from server.pipeline.best import best
+from vireo.server.arrays import Float32Array, Int32Array, Int64Array
+from vireo.server.candidate.query import Retrieval
+from vireo.server.features.looked_up import looked_up
+from vireo.server.pipeline.best import best
 
 if TYPE_CHECKING:
-    from server.candidate.allowed import AppliedFilter
+    from vireo.server.candidate.allowed import AppliedFilter
 
 MAX_LOOKED_UP = 3_000
 """Maximum videos of a filtered search whose vectors are looked up one by one: to scan their cells,

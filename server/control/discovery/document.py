@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from server.control.mesh import POOLS, Endpoint, Endpoints
+from vireo.server.control.mesh import POOLS, Endpoint, Endpoints
 
 
 def _endpoint(text: str) -> Endpoint:

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from server.control.attempts import Attempts, read_bounded
-from server.control.discovery.document import EndpointsDocument
-from server.control.mesh import Endpoints
-from server.errors import VireoError
+from vireo.server.control.attempts import Attempts, read_bounded
+from vireo.server.control.discovery.document import EndpointsDocument
+from vireo.server.control.mesh import Endpoints
+from vireo.server.errors import VireoError
 
 _POLL_SECONDS = 1.0
 _MAX_BYTES = 1 << 20

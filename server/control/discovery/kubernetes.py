@@ -10,17 +10,17 @@ from contextlib import aclosing
 
 import structlog
 
-from server.backoff import backoff
-from server.control.attempts import Attempts
-from server.control.discovery.kubernetes_api import (
+from vireo.server.backoff import backoff
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.discovery.kubernetes_api import (
     KubernetesApiError,
     SliceView,
     VersionExpiredError,
     slice_view,
 )
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.discovery.slices import merged
-from server.control.mesh import Endpoints
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.discovery.slices import merged
+from vireo.server.control.mesh import Endpoints
 
 log = structlog.get_logger()
 

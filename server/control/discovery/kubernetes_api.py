@@ -14,14 +14,14 @@ from kubernetes.aio import client, config
 from kubernetes.aio.config import incluster_config
 from pydantic import AliasPath, BaseModel, Field, ValidationError
 
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.discovery.slices import (
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.discovery.slices import (
     SERVICE_LABEL,
     EndpointSlice,
     SlicePods,
     slice_pods,
 )
-from server.errors import VireoError
+from vireo.server.errors import VireoError
 
 _OK = 200
 _GONE = 410

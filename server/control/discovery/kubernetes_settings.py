@@ -9,8 +9,8 @@ from typing import Annotated
 from pydantic import Field, StringConstraints, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from server.control.mesh import POOLS, Pool
-from server.settings import EnvironmentSettings
+from vireo.server.control.mesh import POOLS, Pool
+from vireo.server.settings import EnvironmentSettings
 
 _POOLS = {pool.cluster: pool for pool in POOLS}
 

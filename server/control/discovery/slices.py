@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
-from server.control.mesh import Endpoint, Endpoints, Pool
+from vireo.server.control.mesh import Endpoint, Endpoints, Pool
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 """Label of a slice with the name of its Service."""

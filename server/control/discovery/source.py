@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from server.control.attempts import Attempts
-from server.control.mesh import Endpoints
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.mesh import Endpoints
 
 
 class Discovery(Protocol):

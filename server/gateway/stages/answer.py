@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from functools import lru_cache
 from itertools import zip_longest
 
+from vireo.server.features.keys import video_key
+from vireo.server.gateway.rules import ActiveRules
+from vireo.server.pipeline.page import fill_page
+from vireo.server.signals import ORDERING
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import ScoreColumn
-
-from server.features.keys import video_key
-from server.gateway.rules import ActiveRules
-from server.pipeline.page import fill_page
-from server.signals import ORDERING
 
 _TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
 """Tasks of the API; pods of a later build may return others too."""

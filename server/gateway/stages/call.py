@@ -12,11 +12,11 @@ import grpc.aio
 import structlog
 from prometheus_client import Counter
 
-from server.gateway.query import RecommendQuery
-from server.gateway.stages.check import BadAnswerError
-from server.gateway.stages.failure import StageFailedError, StageSkippedError
-from server.pod.admission import TIMEOUT_HEADER
-from server.tracing.spans import outgoing, span
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.stages.check import BadAnswerError
+from vireo.server.gateway.stages.failure import StageFailedError, StageSkippedError
+from vireo.server.pod.admission import TIMEOUT_HEADER
+from vireo.server.tracing.spans import outgoing, span
 
 if TYPE_CHECKING:
     from grpc.aio import UnaryUnaryMultiCallable

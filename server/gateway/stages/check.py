@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
+from vireo.server.columns import SCORE_COLUMNS, TASK_COLUMNS, BadColumnError, check_columns
+from vireo.server.features.keys import video_key
+from vireo.server.releases.manifest import MAX_CANDIDATES
+from vireo.server.rule_columns import BadRuleColumnError, check_rule_columns
+from vireo.server.signals import LIVE_SOURCES, ORDERING, TASKS, Column
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
-
-from server.columns import SCORE_COLUMNS, TASK_COLUMNS, BadColumnError, check_columns
-from server.features.keys import video_key
-from server.releases.manifest import MAX_CANDIDATES
-from server.rule_columns import BadRuleColumnError, check_rule_columns
-from server.signals import LIVE_SOURCES, ORDERING, TASKS, Column
 
 _OF_THE_LOG = sum(source.bit for source in LIVE_SOURCES)
 """Mask of the sources that propose such videos."""

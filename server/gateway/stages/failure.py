@@ -7,10 +7,10 @@ import logging
 import grpc
 import structlog
 
-from server.gateway.features import UnfitRowError
-from server.gateway.stages.check import BadAnswerError
-from server.pipeline.stage_metrics import FAILURES
-from server.rpc.trace import note_failure
+from vireo.server.gateway.features import UnfitRowError
+from vireo.server.gateway.stages.check import BadAnswerError
+from vireo.server.pipeline.stage_metrics import FAILURES
+from vireo.server.rpc.trace import note_failure
 
 log = structlog.get_logger()
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.stages.call import StageCall
+from vireo.server.gateway.stages.check import check_ranked
 from vireo.v1 import ranking_pb2 as pb
 from vireo.v1.candidate_pb2 import RetrieveCandidatesResponse
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-from server.gateway.query import RecommendQuery
-from server.gateway.stages.call import StageCall
-from server.gateway.stages.check import check_ranked
 
 RankingCall = StageCall[pb.RankCandidatesRequest, pb.RankCandidatesResponse]
 

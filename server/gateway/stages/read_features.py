@@ -8,14 +8,18 @@ from collections.abc import Callable
 
 import structlog
 from prometheus_client import Gauge
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.gateway.features import FeatureReader, UnfitRowError
-from server.gateway.last_features import LastFeatures
-from server.gateway.query import RecommendQuery
-from server.gateway.stages.failure import StageFailedError, StageSkippedError, StoreSkippedError
-from server.histogram import Histogram
-from server.tracing.spans import span
+from vireo.server.gateway.features import FeatureReader, UnfitRowError
+from vireo.server.gateway.last_features import LastFeatures
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.stages.failure import (
+    StageFailedError,
+    StageSkippedError,
+    StoreSkippedError,
+)
+from vireo.server.histogram import Histogram
+from vireo.server.tracing.spans import span
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 log = structlog.get_logger()
 

@@ -6,16 +6,16 @@ from collections.abc import Sequence, Set
 from itertools import accumulate, chain
 
 import grpc
+
+from vireo.server.features.context import sent
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.stages.call import StageCall
+from vireo.server.gateway.stages.check import check_candidates
+from vireo.server.gateway.stages.failure import StageFailedError
+from vireo.server.live.overlay import Overlay
 from vireo.v1 import candidate_pb2 as pb
 from vireo.v1.rules_pb2 import LabelColumn, RuleColumns
 from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
-
-from server.features.context import sent
-from server.gateway.query import RecommendQuery
-from server.gateway.stages.call import StageCall
-from server.gateway.stages.check import check_candidates
-from server.gateway.stages.failure import StageFailedError
-from server.live.overlay import Overlay
 
 RetrievalCall = StageCall[pb.RetrieveCandidatesRequest, pb.RetrieveCandidatesResponse]
 

@@ -7,10 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from server.arrays import Float32Array, Int32Array, Int64Array
-from server.features.ranking_inputs import VIDEO_FEATURES, VIEWER_FEATURES
-from server.releases import layout
-from server.signals import OUTCOMES
 from tests.builders.leaks.features import (
     check_activity,
     check_statistics,
@@ -18,18 +14,22 @@ from tests.builders.leaks.features import (
     require_recent,
 )
 from tests.builders.leaks.timeline import LeakError, Timeline
-from training.ranking.config import RankingConfig
-from training.ranking.training_set import (
+from vireo.server.arrays import Float32Array, Int32Array, Int64Array
+from vireo.server.features.ranking_inputs import VIDEO_FEATURES, VIEWER_FEATURES
+from vireo.server.releases import layout
+from vireo.server.signals import OUTCOMES
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.training_set import (
     OUTCOME_WATCHES,
     OutcomeLabels,
     RankingSet,
     ViewerColumns,
     chosen_viewers,
 )
-from training.retrieval.co_watch import co_watch_table
-from training.retrieval.data import RetrievalData
-from training.retrieval.ease import EASE_NEIGHBOURS, ease_table
-from training.retrieval.sequences import Watches
+from vireo.training.retrieval.co_watch import co_watch_table
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.ease import EASE_NEIGHBOURS, ease_table
+from vireo.training.retrieval.sequences import Watches
 
 __all__ = ["LeakError", "check_inputs", "check_made"]
 
@@ -206,7 +206,7 @@ def check_inputs(watches: pd.DataFrame, data: RetrievalData, repo: Path) -> None
     """Check the inputs of training: split, towers' data and feature tables.
 
     Args:
-        watches: as in `training.features.watches.WATCHES`.
+        watches: as in `vireo.training.features.watches.WATCHES`.
         data: the towers' data.
         repo: the feature folder.
 
@@ -231,7 +231,7 @@ def check_made(
     """Check the results of training: a release's tables, and the ranker's training set.
 
     Args:
-        watches: as in `training.features.watches.WATCHES`.
+        watches: as in `vireo.training.features.watches.WATCHES`.
         data: the towers' data.
         release: its folder, with or without the ranker.
         ranking_set: the ranking set drawn from it; None to check the tables alone.

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from server.arrays import Float64Array, Int64Array
-from server.features.ranking_inputs import LIKE_PRIOR, LIKE_PRIOR_COUNT
-from server.features.video_rows import VideoRows
 from tests.builders.leaks.timeline import Timeline
-from training.features.snapshots import HALF_LIFE_DAYS
+from vireo.server.arrays import Float64Array, Int64Array
+from vireo.server.features.ranking_inputs import LIKE_PRIOR, LIKE_PRIOR_COUNT
+from vireo.server.features.video_rows import VideoRows
+from vireo.training.features.snapshots import HALF_LIFE_DAYS
 
 _HALF_LIFE = HALF_LIFE_DAYS * 86_400 * 1_000_000
 """Microseconds."""

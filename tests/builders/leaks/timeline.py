@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from server.arrays import BoolArray, Int64Array
+from vireo.server.arrays import BoolArray, Int64Array
 
 _NEVER = np.iinfo(np.int64).max
 
@@ -49,7 +49,7 @@ class Timeline:
     """
 
     def __init__(self, watches: pd.DataFrame, video_ids: Sequence[str]) -> None:
-        """Index watches as in `training.features.watches.WATCHES`; `video_ids` are by row."""
+        """Index watches as in `vireo.training.features.watches.WATCHES`; `video_ids` are by row."""
         self._videos = pd.Index(list(video_ids))
         numbers, names = pd.factorize(watches["viewer_id"])
         self._names = pd.Index(names)

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from server.rpc.errors import unavailable
 from tests.builders.batches import Batches, served
 from tests.builders.example_clients import GO, JAVA, NODE, ExampleClient, Target
+from vireo.server.rpc.errors import unavailable
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

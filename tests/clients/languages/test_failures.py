@@ -13,11 +13,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from server.rpc.errors import unavailable
 from tests.builders.certificates import Certificate, authority, signed
 from tests.builders.edge import running_edge
 from tests.builders.example_clients import BROWSER, ExampleClient, Target
 from tests.builders.gateway import SLATE, fake_gateway, overloaded, secure_gateway
+from vireo.server.rpc.errors import unavailable
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

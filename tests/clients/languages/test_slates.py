@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.filter_pb2 import Condition, Filter
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from clients.cli.edge import Edge
-from server.home import Home
 from tests.builders.example_clients import BROWSER, CHECKOUT, PYTHON, ExampleClient, Target
 from tests.builders.secured_stack import ONE_POD_EACH, running_secured_stack
 from tests.builders.stack import BIN, running_stack, stack_environment
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_home
 from tests.builders.waiting import until
+from vireo.ops.cli.edge import Edge
+from vireo.server.home import Home
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.filter_pb2 import Condition, Filter
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 import grpc
 import pytest
 
-from server.rpc.errors import RpcError, invalid_argument, unavailable
 from tests.builders.batches import Batches, served
 from tests.builders.gateway import overloaded
+from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
 from vireo_client import AsyncClient, Client, InvalidRequest, Slate, Unavailable, VireoError
 from vireo_client.batch import MAX_VIEWERS
 from vireo_client.filter import Condition, Filter

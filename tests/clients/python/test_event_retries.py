@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 
 import pytest
 import pytest_asyncio
+
+from tests.builders.rpc import rpc_settings
+from vireo.server.gateway.events import NAME
+from vireo.server.rpc.errors import RpcError, unavailable
+from vireo.server.rpc.server import RpcServer
 from vireo.v1 import event_pb2 as pb
 from vireo.v1.event_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
-
-from server.gateway.events import NAME
-from server.rpc.errors import RpcError, unavailable
-from server.rpc.server import RpcServer
-from tests.builders.rpc import rpc_settings
 from vireo_client import AsyncClient, Client, Event, Unavailable
 
 EVENT = Event.like("viewer", "video")

@@ -10,14 +10,14 @@ from typing import Any, TypeAlias
 
 import pytest
 import pytest_asyncio
-from vireo.v1 import catalog_pb2, event_pb2
-from vireo.v1.log_pb2 import CatalogChange, RecordedEvents
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, REMOVED
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import recording
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED
+from vireo.v1 import catalog_pb2, event_pb2
+from vireo.v1.log_pb2 import CatalogChange, RecordedEvents
 from vireo_client import (
     AsyncClient,
     Client,

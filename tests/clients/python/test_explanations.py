@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
 
 from tests.builders.gateway import FakeGateway, fake_gateway
+from vireo.v1 import recommendation_pb2 as pb
 from vireo_client import (
     AsyncClient,
     Client,

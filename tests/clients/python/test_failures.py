@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 import pytest
 
-from server.rpc.errors import RpcError, not_found, unavailable
-from server.stack.ports import free_port_base
 from tests.builders.gateway import FakeGateway, overloaded
 from tests.clients.python.conftest import Connect, Recommend
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.rpc.errors import RpcError, not_found, unavailable
 from vireo_client import (
     AccessDenied,
     DeadlineExceeded,

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from vireo.v1 import filter_pb2
-from vireo.v1 import recommendation_pb2 as pb
 
 from tests.builders.gateway import FakeGateway
 from tests.clients.python.conftest import Recommend
+from vireo.v1 import filter_pb2
+from vireo.v1 import recommendation_pb2 as pb
 from vireo_client import (
     AsyncClient,
     Client,

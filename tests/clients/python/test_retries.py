@@ -7,9 +7,9 @@ from datetime import timedelta
 import grpc
 import pytest
 
-from server.rpc.errors import RpcError, unavailable
 from tests.builders.gateway import SLATE, FakeGateway, overloaded
 from tests.clients.python.conftest import Connect, Recommend
+from vireo.server.rpc.errors import RpcError, unavailable
 from vireo_client import Overloaded, Unavailable, VireoError
 
 SOON = timedelta(milliseconds=20)

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
 from tests.builders.gateway import FakeGateway
 from tests.clients.python.conftest import Recommend
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 from vireo_client import (
     Degradation,
     Explanation,

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import grpc
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 from tests.builders.environments import build_wheel, new_environment, pip_of
 from tests.builders.stack import Stack
 from tests.builders.tiny_home import VIEWER, WATCHED
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 PACKAGE = Path(__file__).parents[3] / "clients" / "python"
 DRIVER = Path(__file__).with_name("driver.py")

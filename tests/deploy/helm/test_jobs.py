@@ -9,10 +9,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from clients.cli.__main__ import app
-from clients.cli.release.promote import PromotionRefusedError
-from server.errors import VireoError
 from tests.builders.chart import CHART, CHECKOUT, Document, flags, render, rendered
+from vireo.ops.cli.__main__ import app
+from vireo.ops.cli.release.promote import PromotionRefusedError
+from vireo.server.errors import VireoError
 
 pytestmark = pytest.mark.integration
 

@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 from pydantic_settings import BaseSettings
 
-from server.candidate.service import CandidateSettings
-from server.consumer.settings import ConsumerSettings
-from server.control import ads
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.mesh import GRPC_SERVICES, POOLS
-from server.control.settings import ControlSettings
-from server.event_log.settings import EventLogSettings
-from server.features.online_store import RedisSettings
-from server.gateway.settings import GatewaySettings
-from server.live.settings import LiveSettings
-from server.pod.pod import PodSettings
-from server.releases.s3 import S3Settings
-from server.rpc.settings import RpcSettings, load_settings
 from tests.builders.chart import VALUES, Document, flags, render, rendered
 from tests.builders.s3 import unreachable_s3
+from vireo.server.candidate.service import CandidateSettings
+from vireo.server.consumer.settings import ConsumerSettings
+from vireo.server.control import ads
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.mesh import GRPC_SERVICES, POOLS
+from vireo.server.control.settings import ControlSettings
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.features.online_store import RedisSettings
+from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.live.settings import LiveSettings
+from vireo.server.pod.pod import PodSettings
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.rpc.settings import RpcSettings, load_settings
 
 pytestmark = pytest.mark.integration
 

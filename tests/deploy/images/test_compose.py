@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from deploy.images import build
-from server.control.discovery.document import EndpointsDocument
 from tests.builders.stack import BIN
 from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
 from tests.deploy.images.compose import Compose, composed, read_compose
+from vireo.server.control.discovery.document import EndpointsDocument
 
 VARIABLES = {
     "VIREO_TAG": build.tag(),

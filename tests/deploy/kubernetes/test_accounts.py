@@ -9,11 +9,11 @@ import pytest
 import structlog
 from kubernetes.aio import client
 
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.mesh import Pool
 from tests.builders.kubernetes_cluster import Cluster
 from tests.builders.kubernetes_following import following, reasons
 from tests.builders.waiting import until
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.mesh import Pool
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 RANKING = Pool("ranking")

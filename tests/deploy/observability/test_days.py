@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import yaml
 
-from server.stack.observe import FOLDER
 from tests.builders.chart import render
 from tests.deploy.observability.days import (
     EDGE,
@@ -29,6 +28,7 @@ from tests.deploy.observability.days import (
     away,
     recorded,
 )
+from vireo.ops.stack.observe import FOLDER
 
 pytestmark = pytest.mark.integration
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from server.stack.observe import FOLDER
 from tests.builders.waiting import wait_until
 from tests.deploy.observability.test_rules import rules
+from vireo.ops.stack.observe import FOLDER
 
 pytestmark = pytest.mark.integration
 

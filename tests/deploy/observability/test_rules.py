@@ -14,9 +14,9 @@ import pytest
 import typer
 import yaml
 
-from clients.cli.__main__ import app
-from server.stack.observe import FOLDER
 from tests.builders.metrics_table import documented
+from vireo.ops.cli.__main__ import app
+from vireo.ops.stack.observe import FOLDER
 
 ROOT = Path(__file__).parents[3]
 RUNBOOKS = ROOT / "docs" / "runbooks"

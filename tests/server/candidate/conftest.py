@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from server.candidate.release import CandidateRelease
 from tests.builders.releases import build_release
+from vireo.server.candidate.release import CandidateRelease
 
 
 @pytest.fixture(scope="session")

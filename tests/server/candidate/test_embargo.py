@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from vireo.v1 import recommendation_pb2 as pb
 
-from server.candidate.explain import explain
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.features.keys import video_key
-from server.filters.declared import PUBLISHED
-from server.live.live import Live
-from server.releases import layout
 from tests.builders.attributes import DECLARED
 from tests.builders.catalogue import followed, upserted
 from tests.builders.cells import release_in_cells
 from tests.builders.clock import Clock
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.candidate.explain import explain
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.keys import video_key
+from vireo.server.filters.declared import PUBLISHED
+from vireo.server.live.live import Live
+from vireo.server.releases import layout
+from vireo.v1 import recommendation_pb2 as pb
 
 VIDEOS = 40
 NOON = 4_000_000_000

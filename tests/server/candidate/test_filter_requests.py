@@ -14,22 +14,22 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from vireo.v1 import candidate_pb2, filter_pb2, rules_pb2, viewer_pb2
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
-from server.arrays import BoolArray
-from server.candidate import allowed
-from server.candidate.service import CANDIDATE_POD, _build
-from server.features.keys import video_key
-from server.filters.expression import FilterExpression
-from server.filters.mask import mask_of
-from server.filters.table import AttributeTable
-from server.rpc.caller import CALLER
 from tests.builders.catalogue import followed, upserted
 from tests.builders.filters import condition, message
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
+from vireo.server.arrays import BoolArray
+from vireo.server.candidate import allowed
+from vireo.server.candidate.service import CANDIDATE_POD, _build
+from vireo.server.features.keys import video_key
+from vireo.server.filters.expression import FilterExpression
+from vireo.server.filters.mask import mask_of
+from vireo.server.filters.table import AttributeTable
+from vireo.server.rpc.caller import CALLER
+from vireo.v1 import candidate_pb2, filter_pb2, rules_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
 VIDEOS = 40
 METADATA = ((CALLER, "page"),)

@@ -9,18 +9,18 @@ from typing import cast
 import numpy as np
 import pytest
 
-from server.arrays import BoolArray, Float32Array, Int64Array
-from server.candidate.allowed import Allowed, AppliedFilter
-from server.candidate.index import VideoIndex
-from server.candidate.pipeline import CandidateQuery
-from server.candidate.query import Retrieval
-from server.candidate.release import CandidateRelease
-from server.candidate.row_bits import add, remove
-from server.candidate.sources import popular, two_tower
-from server.releases.manifest import IndexDescription
 from tests.builders.cells import index_in_cells
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.candidate.allowed import Allowed, AppliedFilter
+from vireo.server.candidate.index import VideoIndex
+from vireo.server.candidate.pipeline import CandidateQuery
+from vireo.server.candidate.query import Retrieval
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.candidate.row_bits import add, remove
+from vireo.server.candidate.sources import popular, two_tower
+from vireo.server.releases.manifest import IndexDescription
 
 COUNT, SIZE, CELLS = 4000, 16, 64
 NONE = np.empty(0, np.int64)

@@ -16,30 +16,30 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from vireo.v1 import viewer_pb2
-from vireo.v1.catalog_pb2 import Video
 
-from server.arrays import BoolArray
-from server.candidate import allowed, pipeline
-from server.candidate.allowed import Filters
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
-from server.candidate.release import CandidateRelease
-from server.candidate.sources import two_tower
-from server.features.keys import video_key
-from server.features.viewer import ViewerFeatures
-from server.filters.expression import MAX_TERMS, FilterExpression
-from server.filters.mask import mask_of
-from server.filters.table import AttributeTable
-from server.live.attributes import ChangedAttributes
-from server.live.live import Live
-from server.releases import layout
-from server.signals import NEW, TRENDING
 from tests.builders.attributes import DAY, DECLARED, labels_of, numbers_of
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.cells import index_in_cells, release_in_cells
 from tests.builders.filters import condition, expression, random_expression
 from tests.builders.releases import CREATORS, build_release, write_manifest
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.arrays import BoolArray
+from vireo.server.candidate import allowed, pipeline
+from vireo.server.candidate.allowed import Filters
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.candidate.sources import two_tower
+from vireo.server.features.keys import video_key
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.filters.expression import MAX_TERMS, FilterExpression
+from vireo.server.filters.mask import mask_of
+from vireo.server.filters.table import AttributeTable
+from vireo.server.live.attributes import ChangedAttributes
+from vireo.server.live.live import Live
+from vireo.server.releases import layout
+from vireo.server.signals import NEW, TRENDING
+from vireo.v1 import viewer_pb2
+from vireo.v1.catalog_pb2 import Video
 
 VIDEOS = 40
 LABELS = {

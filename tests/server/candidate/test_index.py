@@ -7,9 +7,9 @@ import numpy as np
 import psutil
 import pytest
 
-from server.candidate.index import VideoIndex
-from server.candidate.row_bits import every_row, remove
-from server.releases.manifest import IndexDescription
+from vireo.server.candidate.index import VideoIndex
+from vireo.server.candidate.row_bits import every_row, remove
+from vireo.server.releases.manifest import IndexDescription
 
 COUNT, SIZE = 2000, 16
 NONE = np.empty(0, np.int64)

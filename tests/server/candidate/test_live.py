@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.candidate.pipeline import (
+from tests.builders.catalogue import followed, removed, upserted
+from tests.builders.viewers import viewer_of_rows
+from vireo.server.candidate.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
     UnknownSeedError,
 )
-from server.candidate.release import CandidateRelease
-from server.candidate.service import encode
-from server.candidate.sources import new
-from server.features.keys import video_key, video_keys
-from server.features.viewer import ViewerFeatures
-from server.live.live import Live
-from server.signals import COLD_SHARE, NEW, SCORES, TRENDING
-from tests.builders.catalogue import followed, removed, upserted
-from tests.builders.viewers import viewer_of_rows
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.candidate.service import encode
+from vireo.server.candidate.sources import new
+from vireo.server.features.keys import video_key, video_keys
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.live.live import Live
+from vireo.server.signals import COLD_SHARE, NEW, SCORES, TRENDING
 
 VIDEOS = 40
 

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.candidate.index import VideoIndex
-from server.candidate.pipeline import SOURCES as PROPOSERS
-from server.candidate.pipeline import (
+from tests.builders.releases import build_release, poison_model
+from tests.builders.viewers import viewer_of_rows
+from vireo.server.candidate.index import VideoIndex
+from vireo.server.candidate.pipeline import SOURCES as PROPOSERS
+from vireo.server.candidate.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
@@ -18,16 +20,14 @@ from server.candidate.pipeline import (
     UnknownSeedError,
     within,
 )
-from server.candidate.query import Retrieval
-from server.candidate.release import CandidateRelease
-from server.features.keys import video_key
-from server.features.viewer import ViewerFeatures
-from server.releases import layout
-from server.releases.manifest import IndexDescription
-from server.releases.weights import Quotas
-from server.signals import SOURCES
-from tests.builders.releases import build_release, poison_model
-from tests.builders.viewers import viewer_of_rows
+from vireo.server.candidate.query import Retrieval
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.keys import video_key
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import IndexDescription
+from vireo.server.releases.weights import Quotas
+from vireo.server.signals import SOURCES
 
 VIDEOS = 40
 TWO_TOWER, CO_WATCH, EASE, POPULAR, FRESH = (source.bit for source in SOURCES)

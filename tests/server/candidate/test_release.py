@@ -5,11 +5,11 @@ import faiss
 import numpy as np
 import pytest
 
-from server.candidate.release import CandidateRelease
-from server.releases import layout
-from server.releases.manifest import ReleaseError
-from server.releases.texts import write_texts
 from tests.builders.releases import build_release
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.texts import write_texts
 
 
 def test_release_needs_no_ranker_and_no_goldens(tmp_path: Path) -> None:

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vireo.v1 import rules_pb2 as pb
 
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.candidate.rules import retrieval_rules, rule_columns
-from server.features.keys import video_key
-from server.filters.expression import BadFilterError
 from tests.builders.attributes import labels_of
 from tests.builders.catalogue import followed, upserted
 from tests.builders.filters import condition, message
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.candidate.rules import retrieval_rules, rule_columns
+from vireo.server.features.keys import video_key
+from vireo.server.filters.expression import BadFilterError
+from vireo.v1 import rules_pb2 as pb
 
 CATS = message(condition("tag", any_of=["cat"]))
 

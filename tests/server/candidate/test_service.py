@@ -5,18 +5,18 @@ from threading import current_thread, main_thread
 import grpc
 import grpc.aio
 import pytest
-from vireo.v1 import candidate_pb2, viewer_pb2
-from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
-from server.candidate.pipeline import CandidatePipeline
-from server.candidate.release import CandidateRelease
-from server.candidate.service import CANDIDATE_POD
-from server.features.keys import video_key, video_keys
-from server.filters.forward import ForwardIndex
-from server.releases import layout
-from server.signals import SCORES
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import serving
+from vireo.server.candidate.pipeline import CandidatePipeline
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.features.keys import video_key, video_keys
+from vireo.server.filters.forward import ForwardIndex
+from vireo.server.releases import layout
+from vireo.server.signals import SCORES
+from vireo.v1 import candidate_pb2, viewer_pb2
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
 
 def request(count: int, page_size: int, *watched: int) -> candidate_pb2.RetrieveCandidatesRequest:

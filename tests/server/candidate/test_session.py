@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.arrays import Float32Array
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.query import Retrieval
-from server.candidate.release import CandidateRelease
-from server.features.viewer import ViewerFeatures
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.arrays import Float32Array
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.candidate.query import Retrieval
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.viewer import ViewerFeatures
 
 VIDEOS = 40
 

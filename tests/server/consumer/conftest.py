@@ -7,7 +7,7 @@ import pytest
 
 from tests.builders.nats import RunningNats, running_nats
 from tests.builders.redis import RunningRedis, running_redis
-from training.features.online_store import OnlineStoreSettings
+from vireo.training.features.online_store import OnlineStoreSettings
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from vireo.v1 import event_pb2, log_pb2
 
-from server.consumer.apply import Batch, apply, read_batch
-from server.consumer.fold import ViewerRow
-from server.consumer.lease import FileLease, RedisLease, holder_name, lease_of
-from server.consumer.rows import OnlineRows, StoreAwayError
-from server.errors import VireoError
-from server.event_log.log import Entry
-from server.event_log.position import BEGIN, Position
-from server.features.keys import video_key
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import (
     LIKED_BY_FRACTION,
@@ -32,9 +22,19 @@ from tests.builders.event_batches import (
     parts,
 )
 from tests.builders.redis import RunningRedis
-from training.features.build import build_features
-from training.features.online import OnlineViewer, read_online
-from training.features.online_store import OnlineStoreSettings
+from vireo.server.consumer.apply import Batch, apply, read_batch
+from vireo.server.consumer.fold import ViewerRow
+from vireo.server.consumer.lease import FileLease, RedisLease, holder_name, lease_of
+from vireo.server.consumer.rows import OnlineRows, StoreAwayError
+from vireo.server.errors import VireoError
+from vireo.server.event_log.log import Entry
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.keys import video_key
+from vireo.server.home import Home
+from vireo.training.features.build import build_features
+from vireo.training.features.online import OnlineViewer, read_online
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.v1 import event_pb2, log_pb2
 
 VIEWERS = [f"w{number}" for number in range(42)]
 YEAR = 365 * 86_400
@@ -114,7 +114,7 @@ def age(repo: Path, viewers: str, seconds: float) -> None:
 def test_viewers_who_were_not_seen_for_long_leave_sqlite_a_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.consumer.rows.VIEWERS_AT_A_TIME", 7)
+    monkeypatch.setattr("vireo.server.consumer.rows.VIEWERS_AT_A_TIME", 7)
     home = Home(tmp_path)
     write_small_dataset(home, "small", random_interactions())
     build_features(home, "small", holdout="none")
@@ -334,7 +334,7 @@ def test_a_lease_that_was_lost_is_noticed_when_it_is_renewed(
     assert isinstance(lease, RedisLease)
     assert lease.hold()
     rows.redis.set(f"vireo:consumer:{rows.project}:0", "another:1")
-    monkeypatch.setattr("server.consumer.lease.RENEW_SECONDS", 0.0)
+    monkeypatch.setattr("vireo.server.consumer.lease.RENEW_SECONDS", 0.0)
     assert not lease.hold()
     # A process that was killed has its lease back at once: it has the same name.
     assert lease_of(rows, 0, "another:1").hold()

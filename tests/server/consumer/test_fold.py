@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from vireo.v1 import event_pb2
 
-from server.consumer import fold as folding
-from server.consumer.fold import UnfitEventError, ViewerEvents, ViewerRow, fold
-from server.errors import VireoError
-from server.features.activity import Bounce, EventRules
-from server.features.keys import video_key
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import LIKED_BY_FRACTION, events_in_disorder, parts
-from training.features.build import build_features
+from vireo.server.consumer import fold as folding
+from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, ViewerRow, fold
+from vireo.server.errors import VireoError
+from vireo.server.features.activity import Bounce, EventRules
+from vireo.server.features.keys import video_key
+from vireo.server.home import Home
+from vireo.training.features.build import build_features
+from vireo.v1 import event_pb2
 
 RATED = EventRules(liked_fraction=None)
 

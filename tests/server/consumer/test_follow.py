@@ -11,25 +11,25 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from vireo.v1 import event_pb2, log_pb2
 
-from server.consumer.apply import Batch, apply, read_batch
-from server.consumer.fold import Folded, ViewerRow
-from server.consumer.follow import Follower, PositionMovedError, RebuiltError
-from server.consumer.lease import LeaseLostError
-from server.consumer.live_state import LiveState
-from server.consumer.rows import OnlineRows
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import DEAD, EVENTS, STATE, Entry
-from server.features import active_build
-from server.features.active_build import active_key, series_of
-from server.features.activity import EventRules
-from server.features.keys import video_key
 from tests.builders.event_batches import empty_repository, message
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.redis import RunningRedis
-from training.features.online_store import OnlineStoreSettings
+from vireo.server.consumer.apply import Batch, apply, read_batch
+from vireo.server.consumer.fold import Folded, ViewerRow
+from vireo.server.consumer.follow import Follower, PositionMovedError, RebuiltError
+from vireo.server.consumer.lease import LeaseLostError
+from vireo.server.consumer.live_state import LiveState
+from vireo.server.consumer.rows import OnlineRows
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import DEAD, EVENTS, STATE, Entry
+from vireo.server.features import active_build
+from vireo.server.features.active_build import active_key, series_of
+from vireo.server.features.activity import EventRules
+from vireo.server.features.keys import video_key
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.v1 import event_pb2, log_pb2
 
 
 @pytest.fixture
@@ -133,13 +133,13 @@ async def test_rows_are_not_written_once_the_lease_is_lost(
     settings = OnlineStoreSettings(online_store="redis")
     repo = empty_repository(folder / "a", settings)
     rows, partition = OnlineRows(repo, timeout=5), 2
-    monkeypatch.setattr("server.consumer.lease.RENEW_SECONDS", 0.0)
+    monkeypatch.setattr("vireo.server.consumer.lease.RENEW_SECONDS", 0.0)
 
     def taken(entries: Sequence[Entry], rules: EventRules) -> Batch:
         rows.redis.set(f"vireo:consumer:{rows.project}:{partition}", "another:1")
         return read_batch(entries, rules)
 
-    monkeypatch.setattr("server.consumer.follow.read_batch", taken)
+    monkeypatch.setattr("vireo.server.consumer.follow.read_batch", taken)
     await log.append(EVENTS, str(partition), message([hide("a")]))
     async with following(follower_of(log, repo, partition, "here:1")) as task:
         with pytest.raises(LeaseLostError):

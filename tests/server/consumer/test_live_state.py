@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from vireo.v1 import catalog_pb2, log_pb2
 
-from server.consumer.apply import Batch, Watched
-from server.consumer.live_state import LiveState
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, STATE, Entry, Stream
-from server.event_log.position import BEGIN, Position
-from server.features.keys import video_key
 from tests.builders.event_batches import message
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
+from vireo.server.consumer.apply import Batch, Watched
+from vireo.server.consumer.live_state import LiveState
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, EVENTS, STATE, Entry, Stream
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.keys import video_key
+from vireo.v1 import catalog_pb2, log_pb2
 
 HALF_LIFE = 3600.0
 

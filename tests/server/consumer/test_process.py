@@ -12,19 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vireo.v1 import event_pb2, log_pb2
 
-from server.consumer.apply import apply, read_batch
-from server.consumer.fold import ViewerRow
-from server.consumer.rows import OnlineRows
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import DEAD, EVENTS, STATE, Entry, LogAwayError
-from server.event_log.position import Position
-from server.releases.channels import Change
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.stack.nats import log_environment
-from server.stack.ports import free_port_base
 from tests.builders.datasets import random_interactions
 from tests.builders.event_batches import (
     LIKED_BY_FRACTION,
@@ -36,7 +24,19 @@ from tests.builders.event_batches import (
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.process import start
 from tests.builders.redis import RunningRedis
-from training.features.online_store import OnlineStoreSettings
+from vireo.ops.stack.nats import log_environment
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.consumer.apply import apply, read_batch
+from vireo.server.consumer.fold import ViewerRow
+from vireo.server.consumer.rows import OnlineRows
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import DEAD, EVENTS, STATE, Entry, LogAwayError
+from vireo.server.event_log.position import Position
+from vireo.server.releases.channels import Change
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.v1 import event_pb2, log_pb2
 
 VIEWERS = [f"w{number}" for number in range(40)]
 
@@ -55,7 +55,7 @@ class Site:
         self.consumers += 1
         log = self.folder / f"consumer-{self.consumers}.log"
         flags = ("--port", str(free_port_base()), "--poll-seconds", "0.2", "--store-timeout", "1")
-        return start("server.consumer", log, self.environment, *flags)
+        return start("vireo.server.consumer", log, self.environment, *flags)
 
     @contextmanager
     def consumer(self) -> Iterator[subprocess.Popen[bytes]]:

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from server.consumer.fold import ViewerRow
-from server.consumer.follow import Follower
-from server.consumer.live_state import LiveState
-from server.consumer.rows import OnlineRows
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS
-from server.features.activity import EventRules
-from server.home import Home
 from tests.builders.datasets import START, write_small_dataset
 from tests.builders.event_batches import empty_repository, events_in_disorder, message, parts
 from tests.builders.nats import RunningNats, settings_of
-from training.features.build import build_features
+from vireo.server.consumer.fold import ViewerRow
+from vireo.server.consumer.follow import Follower
+from vireo.server.consumer.live_state import LiveState
+from vireo.server.consumer.rows import OnlineRows
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS
+from vireo.server.features.activity import EventRules
+from vireo.server.home import Home
+from vireo.training.features.build import build_features
 
 VIEWERS = 200
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from server.consumer.consumer import ServedDataset
-from server.consumer.settings import ConsumerSettings
-from server.releases.channels import Change
-from server.releases.manifest import ReleaseError
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
+from vireo.server.consumer.consumer import ServedDataset
+from vireo.server.consumer.settings import ConsumerSettings
+from vireo.server.releases.channels import Change
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 
 
 async def test_features_of_a_release_that_only_another_build_serves_are_followed(

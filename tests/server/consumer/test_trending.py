@@ -4,11 +4,11 @@ import math
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from vireo.v1 import log_pb2
 
-from server.consumer import trending
-from server.consumer.trending import TrendingCounts
-from server.event_log.position import Position
+from vireo.server.consumer import trending
+from vireo.server.consumer.trending import TrendingCounts
+from vireo.server.event_log.position import Position
+from vireo.v1 import log_pb2
 
 HOUR = 3600.0
 NOW = 1_700_000_000.0

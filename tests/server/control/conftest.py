@@ -7,13 +7,13 @@ from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
-from server.control import attempts
-from server.control.ads import DiscoveryServicer
-from server.control.control import control_server
-from server.control.discovery import file
-from server.control.settings import ControlSettings
-from server.control.snapshot import Snapshot
 from tests.builders.s3 import unreachable_s3
+from vireo.server.control import attempts
+from vireo.server.control.ads import DiscoveryServicer
+from vireo.server.control.control import control_server
+from vireo.server.control.discovery import file
+from vireo.server.control.settings import ControlSettings
+from vireo.server.control.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

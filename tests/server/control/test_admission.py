@@ -11,14 +11,14 @@ import grpc
 import grpc.aio
 import pytest
 
-from server.control.admission import Admission
-from server.control.mesh import Endpoints, Members, Pool
-from server.control.settings import ControlSettings
-from server.stack.ports import free_port_base
 from tests.builders.control import SetDiscovery, local
 from tests.builders.edge import CandidatePod, serve_candidate
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.control.admission import Admission
+from vireo.server.control.mesh import Endpoints, Members, Pool
+from vireo.server.control.settings import ControlSettings
 
 PRODUCTION, CANARY = Pool("candidate"), Pool("candidate", "canary")
 Published = list[Mapping[Pool, Members]]
@@ -132,7 +132,7 @@ async def test_members_that_cannot_be_passed_on_are_passed_on_again() -> None:
 async def test_pods_found_later_are_admitted_at_once_and_those_that_are_gone_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.control.admission._SETTLED_SECONDS", 3600.0)
+    monkeypatch.setattr("vireo.server.control.admission._SETTLED_SECONDS", 3600.0)
     first = free_port_base()
     async with AsyncExitStack() as stack:
         for port in (first, first + 1):

@@ -7,9 +7,9 @@ import pytest
 from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
-from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from tests.builders.xds import XdsClient, xds_client
 from tests.server.control.conftest import Server
+from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 
 
 async def follow(client: XdsClient) -> None:

@@ -10,17 +10,17 @@ from xml.etree.ElementTree import ParseError
 import pytest
 from pydantic import SecretStr
 
-from server.control.attempts import Attempts
-from server.control.canary import Channels, follow_share
-from server.control.mesh import Pool
-from server.releases.channels import Channel
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import StoreUnavailableError
-from server.stack.ports import free_port_base
 from tests.builders.control import SetShare, running_control
 from tests.builders.edge import CandidatePod, serve_candidate, serve_ranking
 from tests.builders.waiting import until
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.canary import Channels, follow_share
+from vireo.server.control.mesh import Pool
+from vireo.server.releases.channels import Channel
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import StoreUnavailableError
 
 
 class FailingShare(SetShare):

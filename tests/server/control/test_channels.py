@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 import pytest
-from vireo.v1.channel_pb2 import AwaitReleaseRequest
-from vireo.v1.channel_pb2_grpc import ChannelServiceStub
 
-from server.control.channels import MAX_CHANNELS
-from server.control.discovery.source import StaticDiscovery
-from server.releases.channels import Channel
-from server.releases.store_errors import StoreUnavailableError
 from tests.builders.control import control_of
 from tests.builders.waiting import until
+from vireo.server.control.channels import MAX_CHANNELS
+from vireo.server.control.discovery.source import StaticDiscovery
+from vireo.server.releases.channels import Channel
+from vireo.server.releases.store_errors import StoreUnavailableError
+from vireo.v1.channel_pb2 import AwaitReleaseRequest
+from vireo.v1.channel_pb2_grpc import ChannelServiceStub
 
 if TYPE_CHECKING:
     from vireo.v1.channel_pb2_grpc import ChannelServiceAsyncStub
@@ -165,7 +165,7 @@ async def test_channels_beyond_the_limit_are_refused_and_the_others_continue() -
 async def test_a_channel_that_nobody_follows_any_more_is_not_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.control.channels._FORGET_SECONDS", 0.1)
+    monkeypatch.setattr("vireo.server.control.channels._FORGET_SECONDS", 0.1)
     channels = SetChannels()
     channels.releases["canary"] = "b"
     async with serving(channels) as stub:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from server.control.clients import Clients
+from vireo.server.control.clients import Clients
 
 
 @pytest.fixture

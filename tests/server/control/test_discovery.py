@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from server.control import resources
-from server.control.control import discovery_of
-from server.control.discovery.file import EndpointsFileError, FileDiscovery, parse
-from server.control.mesh import Endpoint, Endpoints, Mesh, Pool
-from server.control.settings import ControlSettings
-from server.control.snapshot import Snapshot
-from server.errors import VireoError
 from tests.builders.control import SetDiscovery, SetShare, control_of, local, running_control
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.server.control import resources
+from vireo.server.control.control import discovery_of
+from vireo.server.control.discovery.file import EndpointsFileError, FileDiscovery, parse
+from vireo.server.control.mesh import Endpoint, Endpoints, Mesh, Pool
+from vireo.server.control.settings import ControlSettings
+from vireo.server.control.snapshot import Snapshot
+from vireo.server.errors import VireoError
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_file_polls")]
 

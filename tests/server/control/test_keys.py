@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from server.control.attempts import Attempts
-from server.control.keys import KeysError, checked, follow_keys
-from server.control.settings import ControlSettings
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.server.control.attempts import Attempts
+from vireo.server.control.keys import KeysError, checked, follow_keys
+from vireo.server.control.settings import ControlSettings
 
 KEY = {"kty": "EC", "crv": "P-256", "x": "x", "y": "y", "kid": "first"}
 
@@ -62,7 +62,7 @@ def key_server() -> Iterator[KeyServer]:
 @asynccontextmanager
 async def following(source: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[str]]:
     """Yield the keys that are published from a source."""
-    monkeypatch.setattr("server.control.keys._FILE_SECONDS", 0.02)
+    monkeypatch.setattr("vireo.server.control.keys._FILE_SECONDS", 0.02)
     published: list[str] = []
     attempts = Attempts("keys")
     task = asyncio.create_task(follow_keys(source, 0.02, published.append, attempts))
@@ -159,7 +159,7 @@ async def test_an_endless_or_special_file_of_keys_doesnt_block(
 async def test_an_answer_that_comes_byte_by_byte_is_given_up_in_time(
     part: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.control.keys._FETCH_SECONDS", 0.2)
+    monkeypatch.setattr("vireo.server.control.keys._FETCH_SECONDS", 0.2)
     dripping, text = [0], jwks(KEY)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -189,7 +189,7 @@ async def test_an_answer_that_comes_byte_by_byte_is_given_up_in_time(
 async def test_a_handshake_that_comes_byte_by_byte_is_given_up_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.control.keys._SILENT_SECONDS", 0.2)
+    monkeypatch.setattr("vireo.server.control.keys._SILENT_SECONDS", 0.2)
     given_up = asyncio.Event()
 
     async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

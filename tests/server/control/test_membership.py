@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from server.control.admission import Membership
-from server.control.mesh import Members
 from tests.builders.control import local
+from vireo.server.control.admission import Membership
+from vireo.server.control.mesh import Members
 
 NOBODY = Members()
 

@@ -11,11 +11,6 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from server.control.control import ControlCollector
-from server.control.discovery.file import FileDiscovery
-from server.control.mesh import Pool
-from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, version_of
-from server.stack.ports import free_port_base
 from tests.builders.control import ControlPlane, SetShare, control_of, running_control
 from tests.builders.edge import CandidatePod, running_edge, serve_candidate
 from tests.builders.kubernetes_api import recorded_api
@@ -24,6 +19,11 @@ from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from tests.builders.xds import xds_client
 from tests.server.rpc.test_metrics import page
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.control.control import ControlCollector
+from vireo.server.control.discovery.file import FileDiscovery
+from vireo.server.control.mesh import Pool
+from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, version_of
 
 CANDIDATE = Pool("candidate")
 
@@ -185,7 +185,7 @@ async def test_members_that_no_snapshot_can_be_made_of_are_counted(
     async with running_control({}) as control:
         registry = registry_of(control)
         with monkeypatch.context() as patched:
-            patched.setattr("server.control.resources.snapshot", fail)
+            patched.setattr("vireo.server.control.resources.snapshot", fail)
             control.discovery.set(CANDIDATE, 1)
             await until(
                 lambda: (sample(registry, "discovery_failures_total", source="members") or 0) >= 2
@@ -209,7 +209,7 @@ async def test_a_process_that_follows_kubernetes_exports_them_and_stops_on_sigte
             "VIREO_KUBERNETES_CONFIG": str(api.kubeconfig(tmp_path)),
             **unreachable_s3().environment(),
         }
-        process = start("server.control", tmp_path / "log", environment)
+        process = start("vireo.server.control", tmp_path / "log", environment)
         try:
             with watched_channel(port) as channel:
                 await asyncio.to_thread(wait_for_health, channel, HealthCheckResponse.SERVING)

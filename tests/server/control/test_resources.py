@@ -10,12 +10,12 @@ from envoy.config.core.v3.health_check_pb2 import HealthStatus
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
-from server.control.mesh import Members, Mesh, Pool
-from server.control.resources import snapshot
-from server.control.settings import ControlSettings
-from server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 from tests.builders.control import local, running_control
 from tests.builders.s3 import unreachable_s3
+from vireo.server.control.mesh import Members, Mesh, Pool
+from vireo.server.control.resources import snapshot
+from vireo.server.control.settings import ControlSettings
+from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, ROUTES
 
 SETTINGS = ControlSettings(s3=unreachable_s3())
 PRODUCTION, CANARY = Pool("ranking"), Pool("ranking", "canary")

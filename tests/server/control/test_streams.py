@@ -9,14 +9,14 @@ import pytest
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 from google.rpc.status_pb2 import Status
 
-from server.control.ads import Limits
-from server.control.clients import MAX_GONE_NODES, Clients
-from server.control.session import MAX_MESSAGE_LENGTH, Session
-from server.control.snapshot import CLUSTER, ROUTES
-from server.control.subscription import MAX_NAME_LENGTH, MAX_NAMES
 from tests.builders.waiting import until
 from tests.builders.xds import XdsClient, xds_client
 from tests.server.control.conftest import Server
+from vireo.server.control.ads import Limits
+from vireo.server.control.clients import MAX_GONE_NODES, Clients
+from vireo.server.control.session import MAX_MESSAGE_LENGTH, Session
+from vireo.server.control.snapshot import CLUSTER, ROUTES
+from vireo.server.control.subscription import MAX_NAME_LENGTH, MAX_NAMES
 
 
 @pytest.mark.parametrize("limits", [Limits(all=2), Limits(all=9, address=2)])

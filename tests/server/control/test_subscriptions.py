@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 
-from server.control.snapshot import CLUSTER, LISTENER, ROUTES
 from tests.builders.xds import xds_client
 from tests.server.control.conftest import Server
+from vireo.server.control.snapshot import CLUSTER, LISTENER, ROUTES
 
 
 @pytest.mark.parametrize("acknowledged", ["first", "after it was left", "in the end"])

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, Entry, LogAwayError
 from tests.builders.nats import RunningNats, running_cluster, settings_of
 from tests.builders.waiting import until
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS, Entry, LogAwayError
 
 
 @pytest.fixture(scope="module")

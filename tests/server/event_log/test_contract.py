@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, DEAD, EVENTS, MAX_MESSAGE_BYTES, STATE
-from server.event_log.open import open_log
-from server.event_log.position import Position
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import append, take
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, MAX_MESSAGE_BYTES, STATE
+from vireo.server.event_log.open import open_log
+from vireo.server.event_log.position import Position
 
 
 @pytest.fixture

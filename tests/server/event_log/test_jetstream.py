@@ -18,13 +18,13 @@ import structlog
 from prometheus_client import REGISTRY
 from pydantic import SecretStr
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, STATE, Entries, Entry, LogAwayError
-from server.event_log.nats_connection import Connection
 from tests.builders.certificates import authority, signed
 from tests.builders.nats import RunningNats, ServerFiles, running_nats, settings_of
 from tests.builders.reading import append, take
 from tests.builders.waiting import until
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, EVENTS, STATE, Entries, Entry, LogAwayError
+from vireo.server.event_log.nats_connection import Connection
 
 
 @pytest.fixture

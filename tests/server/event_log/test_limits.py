@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from server.errors import VireoError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.limits import check_nothing_lost
-from server.event_log.log import CATALOG, DEAD, EVENTS, LogAwayError
-from server.event_log.position import BEGIN
 from tests.builders.nats import RunningNats, running_cluster, running_nats, settings_of
+from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.limits import check_nothing_lost
+from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, LogAwayError
+from vireo.server.event_log.position import BEGIN
 
 DAY = 86_400.0
 MIB = 1 << 20

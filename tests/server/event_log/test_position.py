@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 import structlog
 
-from server.errors import VireoError
-from server.event_log.jetstream import MISSED, JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, LogAwayError, Stream
-from server.event_log.nats_connection import Connection
-from server.event_log.position import BEGIN, Position, Start
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.waiting import until
+from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import MISSED, JetStreamLog
+from vireo.server.event_log.log import CATALOG, EVENTS, LogAwayError, Stream
+from vireo.server.event_log.nats_connection import Connection
+from vireo.server.event_log.position import BEGIN, Position, Start
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 from nats.aio.msg import Msg
 
-from server.event_log.nats_connection import Connection
-from server.event_log.pull import pull
+from vireo.server.event_log.nats_connection import Connection
+from vireo.server.event_log.pull import pull
 
 Heard = Callable[[Any], Awaitable[None]]
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
-from server.errors import VireoError
-from server.event_log.open import open_log
-from server.event_log.settings import EventLogSettings
-from server.stack.nats import log_environment
+from vireo.ops.stack.nats import log_environment
+from vireo.server.errors import VireoError
+from vireo.server.event_log.open import open_log
+from vireo.server.event_log.settings import EventLogSettings
 
 
 def test_several_servers_are_named_with_commas() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import VireoError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, LogAwayError
 from tests.builders.nats import RunningNats, running_cluster, running_nats, settings_of
 from tests.builders.reading import append, take
+from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, EVENTS, LogAwayError
 
 
 @contextmanager

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.features.co_watch import (
+from tests.builders.co_watch import co_watch_scores
+from vireo.server.features.co_watch import (
     CO_WATCH_HALF_LIFE,
     CO_WATCH_HISTORY,
     co_watched,
 )
-from tests.builders.co_watch import co_watch_scores
 
 ROWS = np.array([[1, 2], [2, -1], [0, -1], [-1, -1]], np.int32)
 WEIGHTS = np.array([[0.5, 0.25], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]], np.float32)

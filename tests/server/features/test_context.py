@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vireo.v1 import viewer_pb2
 
-from server.features import context
-from server.features.context import (
+from vireo.server.features import context
+from vireo.server.features.context import (
     CONTEXT,
     NAMES,
     UNKNOWN,
@@ -28,6 +27,7 @@ from server.features.context import (
     time_zone,
     time_zones,
 )
+from vireo.v1 import viewer_pb2
 
 SUMMER = int(datetime(2024, 7, 7, 22, 30, tzinfo=UTC).timestamp())
 """A Sunday in UTC."""

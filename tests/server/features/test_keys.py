@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.features.keys import KeyCollisionError, unique_video_keys, video_key, video_keys
+from vireo.server.features.keys import KeyCollisionError, unique_video_keys, video_key, video_keys
 
 
 def test_keys_never_change_between_versions() -> None:

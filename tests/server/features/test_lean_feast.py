@@ -3,7 +3,7 @@ import sys
 
 SCRIPT = """
 import sys
-from server.features.lean_feast import prepare_lean_feast
+from vireo.server.features.lean_feast import prepare_lean_feast
 prepare_lean_feast()
 from feast import Entity, FeatureStore, ValueType
 assert sys.modules["torch"] is None

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.features.looked_up import looked_up
+from vireo.server.features.looked_up import looked_up
 
 
 def test_every_finite_half_becomes_the_same_number() -> None:

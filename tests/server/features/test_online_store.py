@@ -8,16 +8,16 @@ import redis
 import yaml
 from pydantic import SecretStr
 
-from server.consumer.fold import ViewerRow
-from server.consumer.rows import OnlineRows
-from server.errors import VireoError
-from server.features.online_store import CONFIGURATION, RedisSettings, open_features
-from server.gateway.features import FeatureReader
-from server.home import Home
 from tests.builders.redis import running_redis
 from tests.builders.tiny_home import VIEWER, build_tiny_features
-from training.features.online_store import OnlineStoreSettings
-from training.features.repository import write_configuration
+from vireo.server.consumer.fold import ViewerRow
+from vireo.server.consumer.rows import OnlineRows
+from vireo.server.errors import VireoError
+from vireo.server.features.online_store import CONFIGURATION, RedisSettings, open_features
+from vireo.server.gateway.features import FeatureReader
+from vireo.server.home import Home
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.repository import write_configuration
 
 
 @pytest.mark.parametrize(

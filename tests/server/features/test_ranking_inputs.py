@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.features.ranking_inputs import (
+from vireo.server.features.ranking_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VideoTable,
@@ -14,8 +14,8 @@ from server.features.ranking_inputs import (
     video_features,
     viewer_features,
 )
-from server.features.viewer import ViewerFeatures
-from server.signals import SCORES, SOURCES
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.signals import SCORES, SOURCES
 
 VECTORS = np.arange(12, dtype=np.float32).reshape(4, 3)
 FEATURES = np.arange(16, dtype=np.float32).reshape(4, 4)

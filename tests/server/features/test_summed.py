@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.features import summed as summing
-from server.features.summed import summed
+from vireo.server.features import summed as summing
+from vireo.server.features.summed import summed
 
 ROWS = np.array([[1, 2], [2, 0], [0, 1], [3, -1]], np.int32)
 WEIGHTS = np.array([[0.5, -0.25], [1.0, 0.0], [2.0, 0.5], [0.0, 0.0]], np.float32)

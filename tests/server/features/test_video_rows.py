@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from server.features.keys import KeyCollisionError
-from server.features.video_rows import VideoRows
+from vireo.server.features.keys import KeyCollisionError
+from vireo.server.features.video_rows import VideoRows
 
 KEYS = np.array([50, -7, 900], np.int64)
 

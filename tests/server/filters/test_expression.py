@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vireo.v1 import filter_pb2
 
-from server.filters.declared import Declared
-from server.filters.expression import BadFilterError, decode
 from tests.builders.attributes import DECLARED
 from tests.builders.filters import condition, expression, message, random_expression
+from vireo.server.filters.declared import Declared
+from vireo.server.filters.expression import BadFilterError, decode
+from vireo.v1 import filter_pb2
 
 LABELS = {
     "tag": ["news", "pets", "sport", "=", "Pets"],

@@ -8,11 +8,11 @@ from threading import Event, Thread
 import numpy as np
 import pytest
 
-from server.filters.declared import label
-from server.filters.forward import ForwardIndex
-from server.filters.table import AttributeTable
 from tests.builders.attributes import labels_of
 from tests.builders.releases import CREATORS
+from vireo.server.filters.declared import label
+from vireo.server.filters.forward import ForwardIndex
+from vireo.server.filters.table import AttributeTable
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.filters.declared import Declared
-from server.filters.table import AttributeTable
-from server.releases import layout
-from server.releases.manifest import ReleaseError
-from server.releases.texts import write_texts
 from tests.builders.attributes import labels_of, numbers_of, write_attributes
 from tests.builders.filters import condition, expression, random_expression
 from tests.builders.releases import CREATORS, build_release, write_manifest
+from vireo.server.filters.declared import Declared
+from vireo.server.filters.table import AttributeTable
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.texts import write_texts
 
 COUNT = 40
 LABELS = {"tag": ["", "=", "a", "ä", "b", "\U0001f431"], "creator": ["ann", "bob", "cy"]}

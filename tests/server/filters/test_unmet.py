@@ -6,10 +6,10 @@ import math
 import random
 
 import pytest
-from vireo.v1 import filter_pb2
 
-from server.filters.unmet import unmet
 from tests.builders.filters import condition, expression, message, random_expression
+from vireo.server.filters.unmet import unmet
+from vireo.v1 import filter_pb2
 
 LABELS = {"tag=cat", "tag=a=b", "language=de"}
 NUMBERS = {"age_rating": 16.0, "duration": 1234.5, "published": 86_400.0}

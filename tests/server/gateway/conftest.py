@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.candidate.service import CANDIDATE_POD
-from server.gateway.service import gateway_pod
-from server.gateway.settings import GatewaySettings
-from server.home import Home
-from server.ranking.service import RANKING_POD
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
 from tests.builders.s3 import unreachable_s3
 from tests.builders.tiny_home import build_tiny_features
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.gateway.service import gateway_pod
+from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.home import Home
+from vireo.server.ranking.service import RANKING_POD
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub

@@ -13,18 +13,7 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
 from prometheus_client import REGISTRY
-from vireo.v1 import candidate_pb2
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.candidate.service import CANDIDATE_POD
-from server.gateway import batch
-from server.gateway.batch import position_of, token_at
-from server.gateway.service import gateway_pod
-from server.pod.run_queue import RunQueue
-from server.rpc.errors import RpcError
 from tests.builders.busy import busy
 from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import serving
@@ -32,6 +21,17 @@ from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.builders.waiting import until
 from tests.server.gateway.conftest import NOWHERE, gateway, gateway_settings
 from tests.server.rpc.test_guard import status_of, violations_of
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.gateway import batch
+from vireo.server.gateway.batch import position_of, token_at
+from vireo.server.gateway.service import gateway_pod
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.rpc.errors import RpcError
+from vireo.v1 import candidate_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 VIEWERS = [VIEWER, *(f"stranger-{number}" for number in range(7))]
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.gateway.query import BUCKETS, viewer_bucket
+from vireo.server.gateway.query import BUCKETS, viewer_bucket
 
 
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5])

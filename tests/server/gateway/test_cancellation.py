@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 from prometheus_client import REGISTRY
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-from vireo.v1.release_pb2 import GetServingReleaseRequest
-from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-from server.candidate.service import CANDIDATE_POD
-from server.gateway.service import gateway_pod
-from server.pod.run_queue import RunQueue
-from server.ranking.service import RANKING_POD
 from tests.builders.busy import busy
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
 from tests.server.gateway.conftest import gateway_settings
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.gateway.service import gateway_pod
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.ranking.service import RANKING_POD
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from vireo.v1.release_pb2 import GetServingReleaseRequest
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub

@@ -9,18 +9,18 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from vireo.v1 import catalog_pb2 as pb
-from vireo.v1.log_pb2 import CatalogChange
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, REMOVED
-from server.features.keys import video_key
-from server.gateway.catalog import catalog_key
-from server.live.takedowns import Takedowns
 from tests.builders.catalogue import restored
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import Recorder, failure_of, recording
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, REMOVED
+from vireo.server.features.keys import video_key
+from vireo.server.gateway.catalog import catalog_key
+from vireo.server.live.takedowns import Takedowns
+from vireo.v1 import catalog_pb2 as pb
+from vireo.v1.log_pb2 import CatalogChange
 
 
 @pytest.fixture(scope="module")

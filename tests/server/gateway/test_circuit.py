@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from server.gateway.stages.read_features import PAUSE_SECONDS, Circuit
 from tests.builders.clock import Clock
+from vireo.server.gateway.stages.read_features import PAUSE_SECONDS, Circuit
 
 
 def opened(clock: Clock) -> Circuit:

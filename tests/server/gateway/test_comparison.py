@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.gateway.stages.shadow import Comparisons, Slate, compare
+from vireo.server.gateway.stages.shadow import Comparisons, Slate, compare
 
 TEN = tuple(f"video-{number}" for number in range(10))
 

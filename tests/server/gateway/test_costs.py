@@ -10,19 +10,19 @@ from typing import Any, cast
 import grpc.aio
 import pytest
 from google.protobuf.message import Message
-from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
-from vireo.v1 import recommendation_pb2 as pb
 
-from server.event_log.jetstream import JetStreamLog
-from server.filters.declared import Declared
-from server.gateway.release import GatewayRelease, digest_of
-from server.gateway.rules_file import RulesFile
-from server.gateway.service import request_cost
-from server.releases.layout import VIDEO_KEYS
-from server.rpc.caller import CALLER
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.recording import Recorder, batch, failure_of, play, recording
 from tests.builders.waiting import until
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.filters.declared import Declared
+from vireo.server.gateway.release import GatewayRelease, digest_of
+from vireo.server.gateway.rules_file import RulesFile
+from vireo.server.gateway.service import request_cost
+from vireo.server.releases.layout import VIDEO_KEYS
+from vireo.server.rpc.caller import CALLER
+from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
+from vireo.v1 import recommendation_pb2 as pb
 
 METADATA = ((CALLER, "page"),)
 

@@ -3,8 +3,8 @@ from collections.abc import Callable
 
 import pytest
 
-from server.gateway.slate_metrics import Coverage
 from tests.builders.clock import Clock
+from vireo.server.gateway.slate_metrics import Coverage
 
 
 def keys(count: int, seed: int = 1) -> list[int]:

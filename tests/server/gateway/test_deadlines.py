@@ -10,15 +10,15 @@ from pathlib import Path
 import grpc
 import pytest
 from prometheus_client import REGISTRY
-from vireo.v1 import candidate_pb2, viewer_pb2
-from vireo.v1 import recommendation_pb2 as pb
 
-from server.gateway.query import RecommendQuery
-from server.gateway.stages.call import StageCall
-from server.gateway.stages.failure import StageFailedError, StageSkippedError
 from tests.builders.relay import Relay, relaying
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import gateway
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.stages.call import StageCall
+from vireo.server.gateway.stages.failure import StageFailedError, StageSkippedError
+from vireo.v1 import candidate_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
 
 POPULAR = viewer_pb2.DEGRADATION_POPULAR_FALLBACK
 STALE = viewer_pb2.DEGRADATION_FEATURES_STALE

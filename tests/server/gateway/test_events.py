@@ -14,15 +14,15 @@ import grpc.aio
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import REGISTRY
-from vireo.v1 import event_pb2 as pb
-from vireo.v1.log_pb2 import RecordedEvents
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS, partition_of
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import Recorder, batch, failure_of, play, recording
 from tests.builders.waiting import until
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS, partition_of
+from vireo.v1 import event_pb2 as pb
+from vireo.v1.log_pb2 import RecordedEvents
 
 PLAY, FOLLOW = pb.EVENT_KIND_PLAY, pb.EVENT_KIND_FOLLOW
 OK, EXHAUSTED = grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED

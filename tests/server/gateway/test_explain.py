@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
-from server.features.keys import video_key
-from server.live.live import Live
-from server.live.takedowns import Takedowns
-from server.wording import ordinal
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
+from vireo.server.features.keys import video_key
+from vireo.server.live.live import Live
+from vireo.server.live.takedowns import Takedowns
+from vireo.server.wording import ordinal
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub

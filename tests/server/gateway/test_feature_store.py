@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
-from server.gateway.features import FeatureReader
-from server.gateway.stages.read_features import PAUSE_SECONDS
-from server.home import Home
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 from tests.server.gateway.conftest import gateway
+from vireo.server.gateway.features import FeatureReader
+from vireo.server.gateway.stages.read_features import PAUSE_SECONDS
+from vireo.server.home import Home
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
-from server.errors import VireoError
-from server.features.keys import video_keys
-from server.gateway.features import (
-    FeatureReader,
-    UnfitRowError,
-    viewer_from_row,
-)
-from server.gateway.online_rows import FEATURE_SERVICE, SqliteRows, Views, views_of
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.hanging import hanging
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 from tests.builders.waiting import wait_until
-from training.features.build import build_features
+from vireo.server.errors import VireoError
+from vireo.server.features.keys import video_keys
+from vireo.server.gateway.features import (
+    FeatureReader,
+    UnfitRowError,
+    viewer_from_row,
+)
+from vireo.server.gateway.online_rows import FEATURE_SERVICE, SqliteRows, Views, views_of
+from vireo.server.home import Home
+from vireo.training.features.build import build_features
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -106,7 +106,7 @@ def test_a_file_is_opened_once(features: Path, monkeypatch: pytest.MonkeyPatch) 
         opened.append(file)
         return SqliteRows(store, views, file)
 
-    monkeypatch.setattr("server.gateway.features.SqliteRows", noted)
+    monkeypatch.setattr("vireo.server.gateway.features.SqliteRows", noted)
     read(FeatureReader(features / DATASET, 1.0), VIEWER)
     assert len(opened) == 1
 
@@ -150,7 +150,7 @@ def test_a_store_that_lost_its_file_is_read_again_once_it_has_it_back(
 def test_features_that_are_built_again_are_read_from_then_on(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.gateway.features._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("vireo.server.gateway.features._LOOK_SECONDS", 0.0)
     home = Home(tmp_path)
     build_tiny_features(home)
     repo = home.features(DATASET)
@@ -173,7 +173,7 @@ def test_features_that_are_built_again_are_read_from_then_on(
 def test_viewers_are_read_while_the_volume_of_the_configuration_hangs(
     features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.gateway.features._LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("vireo.server.gateway.features._LOOK_SECONDS", 0.0)
     repo = shutil.copytree(features, tmp_path / "copy") / DATASET
     reader, before = FeatureReader(repo, 1.0), threading.active_count()
     with hanging(repo / "feature_store.yaml"):

@@ -9,18 +9,18 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from vireo.v1 import filter_pb2, viewer_pb2
-from vireo.v1 import recommendation_pb2 as pb
 
-from server.features.keys import video_key
-from server.live.live import Live
-from server.live.overlay import Overlay
 from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.filters import condition, expression, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
+from vireo.server.features.keys import video_key
+from vireo.server.live.live import Live
+from vireo.server.live.overlay import Overlay
+from vireo.v1 import filter_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub

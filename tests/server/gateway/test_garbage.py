@@ -12,13 +12,13 @@ import grpc
 import pytest
 import structlog
 from prometheus_client import REGISTRY
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import gateway
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 
 SKIPPED = [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
 POPULAR = [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]

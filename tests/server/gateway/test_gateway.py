@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import REGISTRY
-from vireo.v1 import candidate_pb2, candidate_pb2_grpc, viewer_pb2
-from vireo.v1 import recommendation_pb2 as pb
 
-from server.candidate.pipeline import CandidatePipeline
-from server.candidate.service import CANDIDATE_POD
-from server.pod.admission import waited_seconds
-from server.ranking.service import RANKING_POD
-from server.releases.manifest import Manifest
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
+from vireo.server.candidate.pipeline import CandidatePipeline
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.pod.admission import waited_seconds
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases.manifest import Manifest
+from vireo.v1 import candidate_pb2, candidate_pb2_grpc, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2
 
-from server.releases.channels import Change
-from server.releases.manifest import Manifest
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.stack.ports import free_port_base
 from tests.builders.process import start, wait_for_health, watched_channel
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.releases.channels import Change
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 from vireo_client import AsyncClient
 
 pytestmark = pytest.mark.integration
@@ -58,7 +58,7 @@ async def test_each_viewer_comes_once_although_the_gateway_is_killed(
     try:
         for port in ports:
             log = tmp_path / f"{port}.log"
-            gateways.append(start("server.gateway", log, environment, "--port", str(port)))
+            gateways.append(start("vireo.server.gateway", log, environment, "--port", str(port)))
         for port in ports:
             await asyncio.to_thread(wait_until_serving, port)
         target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)

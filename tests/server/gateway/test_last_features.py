@@ -5,9 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from vireo.server.gateway.last_features import LastFeatures
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-from server.gateway.last_features import LastFeatures
 
 
 def viewer(watched: int) -> ViewerFeatures:

@@ -9,20 +9,20 @@ from typing import Any
 import grpc
 import pytest
 from prometheus_client import REGISTRY
-from vireo.v1 import catalog_pb2
-from vireo.v1 import event_pb2 as pb
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, DEAD, EVENTS
-from server.gateway import log_room
-from server.gateway.log_room import RESERVED_FOR_HIDES, LogRoom
-from server.rpc.caller import CALLER
-from server.rpc.errors import RpcError
 from tests.builders.clock import Clock
 from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import Failure, Recorder, batch, failure_of, play, recording
 from tests.builders.waiting import until
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, DEAD, EVENTS
+from vireo.server.gateway import log_room
+from vireo.server.gateway.log_room import RESERVED_FOR_HIDES, LogRoom
+from vireo.server.rpc.caller import CALLER
+from vireo.server.rpc.errors import RpcError
+from vireo.v1 import catalog_pb2
+from vireo.v1 import event_pb2 as pb
 
 DAY = 86_400.0
 MAX_BYTES = 4 << 20

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from vireo.v1 import recommendation_pb2 as pb
 
-from server.features.keys import video_key
-from server.gateway.page_token import (
+from vireo.server.features.keys import video_key
+from vireo.server.gateway.page_token import (
     MAX_AGE_SECONDS,
     MAX_SHOWN,
     BadPageTokenError,
@@ -19,6 +18,7 @@ from server.gateway.page_token import (
     shown_keys,
     signing_keys,
 )
+from vireo.v1 import recommendation_pb2 as pb
 
 NOW = 1_800_000_000
 NEW, OLD = b"n" * 32, b"o" * 16

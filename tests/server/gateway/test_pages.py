@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
-from server.candidate.service import CANDIDATE_POD
-from server.ranking.service import RANKING_POD
 from tests.builders.filters import condition, message
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.ranking.service import RANKING_POD
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub

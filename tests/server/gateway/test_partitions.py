@@ -7,17 +7,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import EVENTS
-from server.event_log.settings import EventLogSettings
-from server.stack.nats import log_environment
 from tests.builders.nats import running_nats, settings_of
+from vireo.ops.stack.nats import log_environment
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import EVENTS
+from vireo.server.event_log.settings import EventLogSettings
 
 _GATEWAY = """
-from server.event_log.open import open_log
-from server.gateway.settings import GatewaySettings
-from server.live.live import Live
-from server.rpc.server import run_process
+from vireo.server.event_log.open import open_log
+from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.live.live import Live
+from vireo.server.rpc.server import run_process
 
 async def serve():
     settings = GatewaySettings(port=1)

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import grpc
 import pytest
+
+from tests.builders.filters import condition, expression
+from vireo.server.features.context import UNKNOWN
+from vireo.server.features.keys import video_key
+from vireo.server.gateway.fallback import PopularList
+from vireo.server.gateway.query import ANSWER_SECONDS, RecommendQuery
+from vireo.server.gateway.stages.answer import ranked_slate, sources_of
+from vireo.server.gateway.stages.retrieve import retrieve_request
+from vireo.server.pod.viewer import decode_viewer
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.rpc.errors import RpcError
 from vireo.v1 import candidate_pb2, filter_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
-
-from server.features.context import UNKNOWN
-from server.features.keys import video_key
-from server.gateway.fallback import PopularList
-from server.gateway.query import ANSWER_SECONDS, RecommendQuery
-from server.gateway.stages.answer import ranked_slate, sources_of
-from server.gateway.stages.retrieve import retrieve_request
-from server.pod.viewer import decode_viewer
-from server.releases.manifest import ReleaseError
-from server.rpc.errors import RpcError
-from tests.builders.filters import condition, expression
 
 
 def query(**fields: object) -> RecommendQuery:

@@ -1,10 +1,10 @@
 from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
-from vireo.v1.log_pb2 import ConsumerProgress
 
-from server.event_log.log import partition_of
-from server.gateway.progress import MAX_SILENCE, Progress
 from tests.builders.clock import Clock
+from vireo.server.event_log.log import partition_of
+from vireo.server.gateway.progress import MAX_SILENCE, Progress
+from vireo.v1.log_pb2 import ConsumerProgress
 
 
 def progress_of(clock: Clock, partitions: int = 1) -> Progress:

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+
+from tests.builders.waiting import until
+from vireo.server.gateway import batch
+from vireo.server.gateway.batch import PatientRead
+from vireo.server.gateway.last_features import LastFeatures
+from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.stages import read_features
+from vireo.server.gateway.stages.failure import StageFailedError
+from vireo.server.gateway.stages.read_features import ReadFeatures
+from vireo.server.rpc.errors import RpcError
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-from server.gateway import batch
-from server.gateway.batch import PatientRead
-from server.gateway.last_features import LastFeatures
-from server.gateway.query import RecommendQuery
-from server.gateway.stages import read_features
-from server.gateway.stages.failure import StageFailedError
-from server.gateway.stages.read_features import ReadFeatures
-from server.rpc.errors import RpcError
-from tests.builders.waiting import until
 
 
 class Store:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
-from server.candidate.service import CANDIDATE_POD
-from server.pod.pod import Pod
-from server.ranking.service import RANKING_POD
-from server.stack.ports import free_port_base
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.tiny_home import VIEWER
 from tests.server.gateway.conftest import gateway
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.pod.pod import Pod
+from vireo.server.ranking.service import RANKING_POD
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub

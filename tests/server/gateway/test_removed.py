@@ -9,25 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-from vireo.v1.release_pb2 import GetServingReleaseRequest
-from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import REMOVED
-from server.features.keys import video_key
-from server.gateway.service import gateway_pod
-from server.live.live import Live
-from server.live.takedowns import Takedowns
-from server.releases.layout import TAKEDOWNS
 from tests.builders.catalogue import change, key_of, removed
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway, gateway_settings
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import REMOVED
+from vireo.server.features.keys import video_key
+from vireo.server.gateway.service import gateway_pod
+from vireo.server.live.live import Live
+from vireo.server.live.takedowns import Takedowns
+from vireo.server.releases.layout import TAKEDOWNS
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+from vireo.v1.release_pb2 import GetServingReleaseRequest
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 SLATE = pb.RecommendRequest(viewer_id=VIEWER, page_size=10)
 WHOLE = pb.RecommendRequest(viewer_id=VIEWER, page_size=37)

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
-from server.gateway.release import GatewayRelease
-from server.gateway.rule_problems import BadRulesError
-from server.gateway.rules import SiteRules, parse_rules
-from server.gateway.rules_file import LOADS, VALID, RulesFile
 from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
+from vireo.server.gateway.release import GatewayRelease
+from vireo.server.gateway.rule_problems import BadRulesError
+from vireo.server.gateway.rules import SiteRules, parse_rules
+from vireo.server.gateway.rules_file import LOADS, VALID, RulesFile
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
@@ -391,7 +391,7 @@ async def test_a_file_whose_volume_hangs_holds_nothing_up(
 ) -> None:
     put(file, GERMAN)
     rules, hangs = RulesFile(file), threading.Event()
-    monkeypatch.setattr("server.gateway.rules_file._version", lambda _: hangs.wait(15))
+    monkeypatch.setattr("vireo.server.gateway.rules_file._version", lambda _: hangs.wait(15))
     looking = asyncio.ensure_future(rules.look())
     try:
         await asyncio.sleep(0.05)

@@ -11,6 +11,12 @@ from typing import Any
 import grpc
 import pytest
 import structlog
+
+from tests.builders.rpc import serving
+from tests.builders.tiny_home import VIEWER
+from tests.server.gateway.conftest import gateway_settings
+from vireo.server.gateway.service import gateway_pod
+from vireo.server.gateway.stages.call import TRY_HEADER
 from vireo.v1 import ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.ranking_pb2_grpc import (
@@ -21,12 +27,6 @@ from vireo.v1.ranking_pb2_grpc import (
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest, ShadowComparison
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
-
-from server.gateway.service import gateway_pod
-from server.gateway.stages.call import TRY_HEADER
-from tests.builders.rpc import serving
-from tests.builders.tiny_home import VIEWER
-from tests.server.gateway.conftest import gateway_settings
 
 
 async def shadow_of(channel: grpc.aio.Channel) -> ShadowComparison:

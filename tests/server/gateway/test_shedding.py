@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.candidate.service import CANDIDATE_POD
-from server.gateway.service import NAME, gateway_pod
-from server.gateway.settings import GatewaySettings
-from server.pod import pod
-from server.pod.admission import QUEUE_TARGET, Admission
-from server.pod.run_queue import RunQueue
-from server.pod.slots import Slots
-from server.rpc.caller import CALLER
 from tests.builders.busy import busy
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
 from tests.server.gateway.conftest import gateway_settings
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.gateway.service import NAME, gateway_pod
+from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.pod import pod
+from vireo.server.pod.admission import QUEUE_TARGET, Admission
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.pod.slots import Slots
+from vireo.server.rpc.caller import CALLER
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub

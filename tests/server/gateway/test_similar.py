@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 
-from server.features.keys import video_key
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.server.gateway.conftest import NOWHERE, gateway
+from vireo.server.features.keys import video_key
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import REGISTRY
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.viewer_pb2 import Source
 
-from server.gateway.slate_metrics import Coverage
 from tests.builders.tiny_home import VIEWER
 from tests.server.gateway.conftest import NOWHERE, gateway
+from vireo.server.gateway.slate_metrics import Coverage
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.viewer_pb2 import Source
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
@@ -58,7 +58,7 @@ async def test_a_slate_its_videos_and_its_stages_are_counted(
     whole: RecommendationServiceAsyncStub, grown: Grown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = Coverage()  # without what other tests have shown
-    monkeypatch.setattr("server.gateway.slate_metrics._COVERAGE", shown)
+    monkeypatch.setattr("vireo.server.gateway.slate_metrics._COVERAGE", shown)
     slate = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=7))
     assert grown("vireo_slates_total", surface="home", degraded="no") == 1
     assert grown("vireo_videos_shown_total") == 7

@@ -13,6 +13,18 @@ import grpc
 import grpc.aio
 import pytest
 import structlog
+
+from tests.builders.loading import serves
+from tests.builders.pods import running_pod
+from tests.builders.releases import build_release
+from tests.builders.waiting import until
+from tests.server.gateway.conftest import NOWHERE
+from vireo.server.gateway.turn import InnerPods
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases.channels import Change
+from vireo.server.releases.progress import Stage
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 from vireo.v1.release_pb2 import (
     GetServingReleaseRequest,
     GetServingReleaseResponse,
@@ -23,18 +35,6 @@ from vireo.v1.release_pb2_grpc import (
     ReleaseServiceStub,
     add_ReleaseServiceServicer_to_server,
 )
-
-from server.gateway.turn import InnerPods
-from server.ranking.service import RANKING_POD
-from server.releases.channels import Change
-from server.releases.progress import Stage
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from tests.builders.loading import serves
-from tests.builders.pods import running_pod
-from tests.builders.releases import build_release
-from tests.builders.waiting import until
-from tests.server.gateway.conftest import NOWHERE
 
 pytestmark = pytest.mark.slow
 

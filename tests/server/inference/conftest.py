@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from server.ranking.service import RANKING_POD
-from server.releases import layout
 from tests.builders.inference import Array, golden
 from tests.builders.inference_http import HttpPod, serving_http
 from tests.builders.releases import build_release
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
 
 
 @pytest.fixture(scope="session")

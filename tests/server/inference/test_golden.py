@@ -5,13 +5,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from server.inference.golden import GoldenMismatchError, replay
-from server.inference.model import Model, ModelOutputError
-from server.inference.signature import ranker_signature, tower_signature
-from server.releases import layout
-from server.releases.manifest import ReleaseError
-from server.releases.verify import ARCHITECTURE_NOISE
 from tests.builders.releases import VECTOR_SIZE, build_release, poison_model, save_golden
+from vireo.server.inference.golden import GoldenMismatchError, replay
+from vireo.server.inference.model import Model, ModelOutputError
+from vireo.server.inference.signature import ranker_signature, tower_signature
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.verify import ARCHITECTURE_NOISE
 
 
 @pytest.fixture

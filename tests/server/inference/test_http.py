@@ -14,13 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf import json_format
-from inference import model_config_pb2
 from prometheus_client import REGISTRY
+from vireo.inference import model_config_pb2
 
-from server.candidate.service import CANDIDATE_POD
-from server.inference.http_messages import InferRequest
-from server.pod.run_queue import RunQueue
-from server.ranking.service import RANKING_POD
 from tests.builders.busy import busy
 from tests.builders.inference import Array
 from tests.builders.inference_http import (
@@ -32,6 +28,10 @@ from tests.builders.inference_http import (
 )
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.inference.http_messages import InferRequest
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.ranking.service import RANKING_POD
 
 INFER = "/v2/models/ranker/infer"
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -175,8 +175,8 @@ async def test_a_caller_that_leaves_ends_its_call(
 
 
 def test_pods_without_http_dont_load_its_server() -> None:
-    module = "server.inference.http_server"
-    script = f"import sys, server.ranking.__main__; assert {module!r} not in sys.modules"
+    module = "vireo.server.inference.http_server"
+    script = f"import sys, vireo.server.ranking.__main__; assert {module!r} not in sys.modules"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -188,7 +188,7 @@ import sys
 
 sys.modules["aiohttp"] = None
 sys.argv[1:] = ["--port", "0", "--oip-http-port", "10130"]
-runpy.run_module("server.ranking", run_name="__main__")
+runpy.run_module("vireo.server.ranking", run_name="__main__")
 """
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -11,11 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.inference import http_server
-from server.pod.run_queue import RunQueue
-from server.ranking.service import RANKING_POD
-from server.releases import layout
-from server.rpc import reading
 from tests.builders.busy import busy
 from tests.builders.inference import Array
 from tests.builders.inference_http import (
@@ -27,6 +22,11 @@ from tests.builders.inference_http import (
 )
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings
+from vireo.server.inference import http_server
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
+from vireo.server.rpc import reading
 
 INFER = "/v2/models/ranker/infer"
 

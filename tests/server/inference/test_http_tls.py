@@ -12,15 +12,15 @@ import pytest
 import structlog
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from server.errors import VireoError
-from server.inference.http_server import http_endpoint, serve_http
-from server.ranking.service import RANKING_POD
-from server.rpc.server import RpcServer
-from server.rpc.tls import TlsFiles
-from server.security.certificates import Authority, Certificates
-from server.security.folder import SecurityFolder
 from tests.builders.certificates import role_files, serial, shown_serial
 from tests.builders.rpc import rpc_settings, serving
+from vireo.server.errors import VireoError
+from vireo.server.inference.http_server import http_endpoint, serve_http
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.tls import TlsFiles
+from vireo.server.security.certificates import Authority, Certificates
+from vireo.server.security.folder import SecurityFolder
 
 
 @pytest.fixture

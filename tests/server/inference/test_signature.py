@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from server.inference.model import Model
-from server.inference.signature import tower_signature
-from server.releases.manifest import ReleaseError
 from tests.builders.releases import save_model
+from vireo.server.inference.model import Model
+from vireo.server.inference.signature import tower_signature
+from vireo.server.releases.manifest import ReleaseError
 
 INPUTS: dict[str, tuple[int, list[str | int]]] = {
     "history": (TensorProto.INT64, ["b", "l"]),

@@ -10,16 +10,16 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf import text_format
-from inference import model_config_pb2
-from inference import open_inference_pb2 as pb
-from inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from vireo.inference import model_config_pb2
+from vireo.inference import open_inference_pb2 as pb
+from vireo.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
-from server.candidate.service import CANDIDATE_POD
-from server.pod.pod import Pod
-from server.ranking.service import RANKING_POD
-from server.releases import layout
 from tests.builders.inference import golden, infer_request
 from tests.builders.rpc import serving
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.pod.pod import Pod
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
 
 
 def stub_of(channel: grpc.aio.Channel) -> Any:

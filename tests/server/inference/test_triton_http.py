@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.ranking.service import RANKING_POD
-from server.releases import layout
 from tests.builders.inference import golden
 from tests.builders.inference_http import serving_http
 from tests.builders.triton import output, triton_environment
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
 
 SCRIPT = Path(__file__).with_name("triton_http_client.py")
 

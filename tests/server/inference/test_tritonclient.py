@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.ranking.service import RANKING_POD
-from server.releases import layout
 from tests.builders.inference import golden
 from tests.builders.rpc import serving
 from tests.builders.triton import CHECKOUT, output, triton_environment
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
 
 SCRIPT = Path(__file__).with_name("triton_client.py")
 DOCUMENT = CHECKOUT / "docs" / "inference-protocol.md"

@@ -12,22 +12,22 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
-from server.event_log.position import Position
-from server.features.keys import video_key
-from server.features.video_rows import VideoRows
-from server.filters.declared import Declared
-from server.live.attributes import ChangedAttributes, ChangedVideos, labels_of, numbers_of
-from server.live.overlay import Overlay
-from server.live.placement import Placement
-from server.live.side import KnownVideos, SideTable
-from server.releases import layout
-from server.releases.manifest import Manifest
 from tests.builders.attributes import DECLARED
 from tests.builders.catalogue import removed, take, upserted
 from tests.builders.filters import condition, expression, random_expression
 from tests.builders.releases import build_release
+from vireo.server.event_log.position import Position
+from vireo.server.features.keys import video_key
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.filters.declared import Declared
+from vireo.server.live.attributes import ChangedAttributes, ChangedVideos, labels_of, numbers_of
+from vireo.server.live.overlay import Overlay
+from vireo.server.live.placement import Placement
+from vireo.server.live.side import KnownVideos, SideTable
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
 LABELS = {"creator": ["ann", "bob"], "language": ["de", "en"], "tag": ["a", "b", "c", "="]}
 NUMBERS = {"age_rating": [0.0, 16.0], "duration": [60.0, 600.0], "published": [-10.0, 1e9]}
@@ -103,7 +103,7 @@ def test_filters_follow_every_change(seed: int) -> None:
             known[key] = video
             attributes.put(key, own, video)
         for asked, each in draw.sample(kept, 2):
-            with patch("server.live.attributes._PART_ENTRIES", draw.randrange(1, 9)):
+            with patch("vireo.server.live.attributes._PART_ENTRIES", draw.randrange(1, 9)):
                 next(each.update(asked, attributes, base.take), None)  # others ask meanwhile
                 parts = sum(1 for _ in each.update(asked, attributes, base.take))
             most_parts = max(most_parts, parts)

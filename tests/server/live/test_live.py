@@ -15,25 +15,25 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from vireo.v1.log_pb2 import Trending, TrendingVideos
 
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, REMOVED, STATE, Entry, Stream
-from server.event_log.position import BEGIN
-from server.event_log.settings import EventLogSettings
-from server.features.keys import video_key
-from server.features.video_rows import VideoRows
-from server.live.live import Live
-from server.live.placement import Placement
-from server.live.settings import LiveSettings
-from server.live.side import BATCH, KnownVideos, SideTable
-from server.releases import layout
-from server.releases.manifest import Manifest
 from tests.builders.catalogue import change, key_of
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.releases import build_release
 from tests.builders.waiting import until
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, REMOVED, STATE, Entry, Stream
+from vireo.server.event_log.position import BEGIN
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.features.keys import video_key
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.live.live import Live
+from vireo.server.live.placement import Placement
+from vireo.server.live.settings import LiveSettings
+from vireo.server.live.side import BATCH, KnownVideos, SideTable
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.v1.log_pb2 import Trending, TrendingVideos
 
 NO_RELEASE = Path("no release")
 """Folder of a release without takedowns."""

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from server.features.keys import video_key
-from server.live.overlay import Overlay
 from tests.builders.catalogue import removed, take, upserted
+from vireo.server.features.keys import video_key
+from vireo.server.live.overlay import Overlay
 
 
 def test_the_last_change_of_a_video_counts() -> None:

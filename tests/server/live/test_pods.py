@@ -14,31 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest, RetrieveCandidatesResponse
-from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
-from vireo.v1.ranking_pb2 import RankCandidatesRequest
-from vireo.v1.ranking_pb2_grpc import RankingServiceStub
-from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
-from server.candidate.service import CandidateSettings, candidate_pod
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, REMOVED, Stream
-from server.features.keys import video_key
-from server.live.live import Live
-from server.live.takedowns import Takedowns
-from server.pod.pod import Pod, PodSettings
-from server.ranking.service import ranking_pod
-from server.releases import layout
-from server.releases.channels import Change
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.signals import NEW
 from tests.builders.catalogue import change, key_of, removed
 from tests.builders.loading import serves
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.pods import RunningPod, running_pod
 from tests.builders.releases import build_release, write_manifest
 from tests.builders.waiting import until
+from vireo.server.candidate.service import CandidateSettings, candidate_pod
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, REMOVED, Stream
+from vireo.server.features.keys import video_key
+from vireo.server.live.live import Live
+from vireo.server.live.takedowns import Takedowns
+from vireo.server.pod.pod import Pod, PodSettings
+from vireo.server.ranking.service import ranking_pod
+from vireo.server.releases import layout
+from vireo.server.releases.channels import Change
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.signals import NEW
+from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest, RetrieveCandidatesResponse
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1.ranking_pb2 import RankCandidatesRequest
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
+from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
 _numbers = itertools.count(1)
 

@@ -8,21 +8,21 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from vireo.v1.catalog_pb2 import Video
 
-from server.arrays import Int64Array
-from server.event_log.log import Entry
-from server.event_log.position import Position
-from server.features.keys import video_key
-from server.features.ranking_inputs import LIKE_PRIOR
-from server.features.video_rows import VideoRows
-from server.live.overlay import Change, Overlay
-from server.live.placement import Placement
-from server.live.side import KnownVideos, SideTable
-from server.releases import layout
-from server.releases.manifest import Manifest
 from tests.builders.catalogue import removed, restored, take, upserted
 from tests.builders.releases import build_release
+from vireo.server.arrays import Int64Array
+from vireo.server.event_log.log import Entry
+from vireo.server.event_log.position import Position
+from vireo.server.features.keys import video_key
+from vireo.server.features.ranking_inputs import LIKE_PRIOR
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.live.overlay import Change, Overlay
+from vireo.server.live.placement import Placement
+from vireo.server.live.side import KnownVideos, SideTable
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.v1.catalog_pb2 import Video
 
 DAY = 86_400
 

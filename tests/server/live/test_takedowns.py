@@ -4,14 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vireo.v1.log_pb2 import CatalogChange
 
-from server.errors import VireoError
-from server.event_log.log import Entry
-from server.features.keys import video_key
-from server.live import takedowns as module
-from server.live.takedowns import Takedowns
 from tests.builders.catalogue import removed, restored
+from vireo.server.errors import VireoError
+from vireo.server.event_log.log import Entry
+from vireo.server.features.keys import video_key
+from vireo.server.live import takedowns as module
+from vireo.server.live.takedowns import Takedowns
+from vireo.v1.log_pb2 import CatalogChange
 
 
 def keys(*names: str) -> list[int]:

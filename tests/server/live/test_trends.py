@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from vireo.v1.log_pb2 import Trending, TrendingVideos
 
-from server.live.locales import OVERALL
-from server.live.trends import MERGE_SECONDS, MIN_LOCALE_WEIGHT, Trends
 from tests.builders.clock import Clock
+from vireo.server.live.locales import OVERALL
+from vireo.server.live.trends import MERGE_SECONDS, MIN_LOCALE_WEIGHT, Trends
+from vireo.v1.log_pb2 import Trending, TrendingVideos
 
 HALF_LIFE = 3600.0
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from server.pipeline.best import best
+from vireo.server.pipeline.best import best
 
 KEYS = np.array([7, 3, 9, 1, 5], np.int64)
 

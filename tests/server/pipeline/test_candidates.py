@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from server.pipeline.candidates import Candidates
+from vireo.server.pipeline.candidates import Candidates
 
 
 def some(count: int) -> Candidates:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from server.pipeline.page import Caps, fill_page
+from vireo.server.pipeline.page import Caps, fill_page
 
 
 def caps(most: int, labels: str) -> Caps:

@@ -8,9 +8,9 @@ import pytest
 import structlog
 from prometheus_client import REGISTRY
 
-from server.pipeline.caller import Caller, CallerGoneError
-from server.pipeline.candidates import Candidates
-from server.pipeline.runner import Pipeline, StageError
+from vireo.server.pipeline.caller import Caller, CallerGoneError
+from vireo.server.pipeline.candidates import Candidates
+from vireo.server.pipeline.runner import Pipeline, StageError
 
 
 def candidates(*keys: int) -> Candidates:

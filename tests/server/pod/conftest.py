@@ -3,11 +3,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.releases.channels import Change
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.stack.ports import free_port_base
 from tests.builders.releases import build_release
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.releases.channels import Change
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 
 
 @pytest.fixture

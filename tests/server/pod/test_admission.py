@@ -8,14 +8,14 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.pod.admission import INTERVAL, MIN_CALLS_AHEAD, Admission, waited_seconds
-from server.pod.pod import LoadCollector
-from server.pod.run_queue import RunQueue
-from server.rpc.errors import ShedError, ShedReason
-from server.rpc.server import RpcServer
 from tests.builders.busy import busy
 from tests.builders.clock import Clock
 from tests.builders.rpc import rpc_settings
+from vireo.server.pod.admission import INTERVAL, MIN_CALLS_AHEAD, Admission, waited_seconds
+from vireo.server.pod.pod import LoadCollector
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.rpc.errors import ShedError, ShedReason
+from vireo.server.rpc.server import RpcServer
 
 TARGET = 0.01
 

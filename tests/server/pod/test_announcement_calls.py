@@ -12,26 +12,26 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+
+from tests.builders.control import control_of
+from tests.builders.rpc import rpc_settings
+from tests.builders.waiting import until
+from tests.server.control.test_channels import SetChannels
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.control.channels import NAME
+from vireo.server.control.discovery.source import StaticDiscovery
+from vireo.server.control.mesh import GRPC_SERVICES
+from vireo.server.control.settings import ControlSettings
+from vireo.server.pod import announcements as module
+from vireo.server.pod.announcements import Announcements
+from vireo.server.rpc.server import RpcServer
+from vireo.server.security.certificates import Certificates
+from vireo.server.security.folder import SecurityFolder
 from vireo.v1.channel_pb2 import AwaitReleaseRequest, AwaitReleaseResponse
 from vireo.v1.channel_pb2_grpc import (
     ChannelServiceServicer,
     add_ChannelServiceServicer_to_server,
 )
-
-from server.control.channels import NAME
-from server.control.discovery.source import StaticDiscovery
-from server.control.mesh import GRPC_SERVICES
-from server.control.settings import ControlSettings
-from server.pod import announcements as module
-from server.pod.announcements import Announcements
-from server.rpc.server import RpcServer
-from server.security.certificates import Certificates
-from server.security.folder import SecurityFolder
-from server.stack.ports import free_port_base
-from tests.builders.control import control_of
-from tests.builders.rpc import rpc_settings
-from tests.builders.waiting import until
-from tests.server.control.test_channels import SetChannels
 
 BEGIN, END = (
     "the control plane announces changes of the channel",
@@ -189,7 +189,7 @@ async def test_pods_read_at_different_moments_after_a_change(
         drawn.append((low, high))
         return low
 
-    monkeypatch.setattr("server.pod.announcements.random.uniform", uniform)
+    monkeypatch.setattr("vireo.server.pod.announcements.random.uniform", uniform)
     announcer = Announcer(["a", "b"])
     async with announced_by(announcer) as pod:
         await pod.wait("a", 0.01)

@@ -13,21 +13,21 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from vireo.v1.channel_pb2 import AwaitReleaseRequest, AwaitReleaseResponse
-from vireo.v1.channel_pb2_grpc import ChannelServiceStub
 
-from server.pod.announcements import Announcements
-from server.ranking.service import RANKING_POD
-from server.releases.cache import ReleaseCache
-from server.releases.channels import Change
-from server.releases.loader import ReleaseLoader
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
 from tests.builders.faulty_s3 import FaultyS3, faulty_s3
 from tests.builders.loading import running, serves
 from tests.builders.process import start, wait_for_health, watched_channel
 from tests.builders.releases import build_release
 from tests.builders.waiting import until
+from vireo.server.pod.announcements import Announcements
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.channels import Change
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.v1.channel_pb2 import AwaitReleaseRequest, AwaitReleaseResponse
+from vireo.v1.channel_pb2_grpc import ChannelServiceStub
 
 pytestmark = pytest.mark.integration
 SERVING = 1
@@ -44,7 +44,7 @@ class ControlProcess:
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self.process = start("server.control", self.log, self.environment)
+        self.process = start("vireo.server.control", self.log, self.environment)
         with watched_channel(self.port) as channel:
             wait_for_health(channel, SERVING)
 
@@ -211,8 +211,8 @@ async def test_a_pod_reads_the_channel_now_and_then_whatever_the_control_plane_s
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.pod.announcements._READ_SECONDS", 0.5)
-    monkeypatch.setattr("server.pod.announcements._WAIT_SECONDS", 0.1)
+    monkeypatch.setattr("vireo.server.pod.announcements._READ_SECONDS", 0.5)
+    monkeypatch.setattr("vireo.server.pod.announcements._WAIT_SECONDS", 0.1)
     first = publish("anyway-a")
     async with following(control, s3, tmp_path / "cache", "anyway", first) as pod:
         before = pod.reads

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from server.pod.disk_metrics import export_disk
+from vireo.server.pod.disk_metrics import export_disk
 
 
 def shown(name: str, folder: str) -> float:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from server.pod import admission as module
-from server.pod.admission import LOW_PRIORITY, MAX_LOW_PRIORITY_WAITING, Admission
-from server.pod.run_queue import RunQueue
-from server.pod.slots import Slots
-from server.rpc.errors import ShedError, ShedReason
+from vireo.server.pod import admission as module
+from vireo.server.pod.admission import LOW_PRIORITY, MAX_LOW_PRIORITY_WAITING, Admission
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.pod.slots import Slots
+from vireo.server.rpc.errors import ShedError, ShedReason
 
 
 def of_a_pod() -> Admission:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from server.pod.pod import PodSettings
 from tests.builders.s3 import unreachable_s3
+from vireo.server.pod.pod import PodSettings
 
 
 @pytest.mark.parametrize(

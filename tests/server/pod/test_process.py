@@ -13,14 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
-from vireo.v1 import candidate_pb2, ranking_pb2, release_pb2
-from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
-from vireo.v1.ranking_pb2_grpc import RankingServiceStub
-from vireo.v1.release_pb2_grpc import ReleaseServiceStub
-from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
-from server.features.keys import video_keys
-from server.releases.s3 import S3Settings
 from tests.builders.columns import score_columns
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.http2 import grpc_frame, http2
@@ -32,9 +25,16 @@ from tests.builders.process import (
     watched_channel,
 )
 from tests.builders.s3 import unreachable_s3
+from vireo.server.features.keys import video_keys
+from vireo.server.releases.s3 import S3Settings
+from vireo.v1 import candidate_pb2, ranking_pb2, release_pb2
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
+from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
 
 pytestmark = pytest.mark.integration
-MODULES = ("server.candidate", "server.ranking")
+MODULES = ("vireo.server.candidate", "vireo.server.ranking")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -135,14 +135,16 @@ def test_process_without_s3_serves_from_the_cache_of_one_before(
     port: int,
     tmp_path: Path,
 ) -> None:
-    first = start("server.ranking", tmp_path / "first", environment, "--port", str(port))
+    first = start("vireo.server.ranking", tmp_path / "first", environment, "--port", str(port))
     processes.append(first)
     with watched_channel(port) as channel:
         wait_for_health(channel, SERVING)
     first.terminate()
     assert first.wait(60) == 0
     without_s3 = {**environment, **unreachable_s3().environment()}
-    processes.append(start("server.ranking", tmp_path / "log", without_s3, "--port", str(port)))
+    processes.append(
+        start("vireo.server.ranking", tmp_path / "log", without_s3, "--port", str(port))
+    )
     with watched_channel(port) as channel:
         wait_for_health(channel, SERVING)
         state = ReleaseServiceStub(channel).GetServingRelease(
@@ -165,7 +167,7 @@ def test_process_without_s3_and_cache_says_why_and_recovers_by_itself(
         "VIREO_S3_ENDPOINT": f"127.0.0.1:{later}",
         "VIREO_CACHE": str(tmp_path / "cache"),
     }
-    processes.append(start("server.ranking", tmp_path / "log", settings, "--port", str(port)))
+    processes.append(start("vireo.server.ranking", tmp_path / "log", settings, "--port", str(port)))
     with watched_channel(port) as channel:
         stub = ReleaseServiceStub(channel)
 
@@ -192,7 +194,7 @@ def test_process_shows_its_release_to_prometheus(
 ) -> None:
     metrics = port + 1
     shown = {**environment, "VIREO_METRICS_PORT": str(metrics)}
-    process = start("server.candidate", tmp_path / "log", shown, "--port", str(port))
+    process = start("vireo.server.candidate", tmp_path / "log", shown, "--port", str(port))
     processes.append(process)
     with watched_channel(port) as channel:
         wait_for_health(channel, SERVING)
@@ -214,7 +216,7 @@ def test_a_process_that_stops_answers_until_it_refuses_and_then_exits(
     tmp_path: Path,
 ) -> None:
     settings = {**environment, "VIREO_DRAIN_SECONDS": "4"}
-    process = start("server.ranking", tmp_path / "log", settings, "--port", str(port))
+    process = start("vireo.server.ranking", tmp_path / "log", settings, "--port", str(port))
     processes.append(process)
     keys = video_keys([f"video-{number}" for number in range(40)]).tolist()
     request = ranking_pb2.RankCandidatesRequest(
@@ -249,7 +251,7 @@ def test_second_signal_ends_the_process_at_once(
     tmp_path: Path,
 ) -> None:
     slow = {**environment, "VIREO_DRAIN_SECONDS": "600"}
-    process = start("server.ranking", tmp_path / "log", slow, "--port", str(port))
+    process = start("vireo.server.ranking", tmp_path / "log", slow, "--port", str(port))
     processes.append(process)
     with watched_channel(port) as channel:
         health = health_of(channel)
@@ -263,7 +265,7 @@ def test_second_signal_ends_the_process_at_once(
 def test_bad_settings_end_the_process_with_one_line(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    process = start("server.candidate", tmp_path / "log", environment, "--port", "many")
+    process = start("vireo.server.candidate", tmp_path / "log", environment, "--port", "many")
     assert process.wait(60) == 1
     [line] = (tmp_path / "log").read_text().splitlines()
     assert line.startswith("error: bad settings: VIREO_PORT or --port: Input should be")
@@ -276,7 +278,7 @@ def test_port_that_is_taken_ends_the_process_with_one_line(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         number = str(taken.getsockname()[1])
-        process = start("server.candidate", tmp_path / "log", environment, "--port", number)
+        process = start("vireo.server.candidate", tmp_path / "log", environment, "--port", number)
         assert process.wait(60) == 1
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last.startswith(f"error: can't listen on 127.0.0.1:{number}: the port is taken")
@@ -301,7 +303,7 @@ async def test_a_process_that_accepts_no_calls_exits_to_be_restarted(
     tmp_path: Path,
 ) -> None:
     log = tmp_path / "log"
-    process = start("server.candidate", log, environment, "--port", str(port))
+    process = start("vireo.server.candidate", log, environment, "--port", str(port))
     processes.append(process)
     with watched_channel(port) as channel:
         wait_for_status(health_of(channel), SERVING)

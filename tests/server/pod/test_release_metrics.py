@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.candidate.service import CANDIDATE_POD
-from server.pod.pod import Pod
-from server.pod.release_metrics import ReleaseCollector
-from server.ranking.service import RANKING_POD
-from server.releases import layout
-from server.releases.manifest import DATA_END, Manifest
 from tests.builders.releases import build_release
 from tests.builders.rpc import idle_loader
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.pod.pod import Pod
+from vireo.server.pod.release_metrics import ReleaseCollector
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import DATA_END, Manifest
 
 
 @pytest.fixture(scope="module")

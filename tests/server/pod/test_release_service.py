@@ -5,21 +5,21 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from vireo.v1 import release_pb2
 
-from server.pod.release_metrics import ReleaseCollector
-from server.pod.release_service import _stage
-from server.ranking.service import RANKING_POD
-from server.releases.channels import Change
-from server.releases.manifest import Manifest
-from server.releases.progress import Stage
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.loading import serves
 from tests.builders.pods import RunningPod, running_pod
 from tests.builders.releases import build_release
 from tests.builders.waiting import until
+from vireo.server.pod.release_metrics import ReleaseCollector
+from vireo.server.pod.release_service import _stage
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases.channels import Change
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.progress import Stage
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.v1 import release_pb2
 
 pytestmark = pytest.mark.integration
 CHANNEL = "of-release-service"

@@ -12,12 +12,12 @@ import grpc
 import pytest
 from structlog.contextvars import bound_contextvars, get_contextvars
 
-from server.pipeline.caller import Caller, CallerGoneError
-from server.pod.run_queue import RunQueue
-from server.rpc.errors import RpcError
 from tests.builders.busy import busy
 from tests.builders.waiting import until
 from tests.builders.work_counts import WorkCounts
+from vireo.server.pipeline.caller import Caller, CallerGoneError
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.rpc.errors import RpcError
 
 
 def started(queue: RunQueue, work: Callable[[], object]) -> asyncio.Task[object]:

@@ -13,17 +13,17 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import REGISTRY
-from vireo.v1.ranking_pb2_grpc import RankingServiceStub
-from vireo.v1.release_pb2 import GetServingReleaseRequest
-from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-from server.pod.admission import MIN_CALLS_AHEAD
-from server.pod.run_queue import RunQueue
-from server.ranking.service import RANKING_POD
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
+from vireo.server.pod.admission import MIN_CALLS_AHEAD
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.ranking.service import RANKING_POD
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
+from vireo.v1.release_pb2 import GetServingReleaseRequest
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 pytestmark = pytest.mark.slow
 

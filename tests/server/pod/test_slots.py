@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from server.pod.slots import Slot, Slots
-from server.rpc.errors import ShedError, ShedReason
 from tests.builders.waiting import until
+from vireo.server.pod.slots import Slot, Slots
+from vireo.server.rpc.errors import ShedError, ShedReason
 
 SIZE = 3
 PATIENT = 3600.0

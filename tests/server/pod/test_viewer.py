@@ -6,10 +6,10 @@ import time
 
 import grpc
 import pytest
-from vireo.v1 import viewer_pb2
 
-from server.pod.viewer import decode_viewer
-from server.rpc.errors import RpcError
+from vireo.server.pod.viewer import decode_viewer
+from vireo.server.rpc.errors import RpcError
+from vireo.v1 import viewer_pb2
 
 
 def test_a_request_without_a_moment_is_for_now() -> None:

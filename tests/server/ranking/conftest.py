@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from server.ranking.release import RankingRelease
 from tests.builders.releases import build_release
+from vireo.server.ranking.release import RankingRelease
 
 
 @pytest.fixture(scope="session")

@@ -9,23 +9,23 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from vireo.v1 import ranking_pb2, viewer_pb2
-from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
-from server.features.keys import video_key, video_keys
-from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
-from server.features.viewer import ViewerFeatures
-from server.ranking.damping import DAMPING
-from server.ranking.explain import ExplainedVideo, explain
-from server.ranking.pipeline import RankingPipeline, RankingQuery
-from server.ranking.query import PageRules
-from server.ranking.release import RankingRelease
-from server.ranking.service import RANKING_POD
-from server.releases.weights import ScoreWeights
 from tests.builders.catalogue import followed, upserted
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.features.keys import video_key, video_keys
+from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.ranking.damping import DAMPING
+from vireo.server.ranking.explain import ExplainedVideo, explain
+from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.ranking.query import PageRules
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases.weights import ScoreWeights
+from vireo.v1 import ranking_pb2, viewer_pb2
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 SCORES = ("two_tower", "co_watch", "ease")
 LOST = {name: np.full(1, 0.25, np.float32) for name in SCORES}

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.features.keys import video_keys
-from server.features.looked_up import looked_up
-from server.features.ranking_inputs import ranking_inputs, retrieval_features
-from server.features.viewer import ViewerFeatures
-from server.pipeline.page import fill_page
-from server.ranking.damping import DAMPED_DAYS, DAMPING
-from server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
-from server.ranking.query import PageRules
-from server.ranking.release import RankingRelease
-from server.ranking.reserved import NEW_IMPRESSIONS, NEW_SHARE
-from server.ranking.service import encode
-from server.signals import COLD_SHARE, TRENDING
 from tests.builders.catalogue import followed, upserted
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.features.keys import video_keys
+from vireo.server.features.looked_up import looked_up
+from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.pipeline.page import fill_page
+from vireo.server.ranking.damping import DAMPED_DAYS, DAMPING
+from vireo.server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from vireo.server.ranking.query import PageRules
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.ranking.reserved import NEW_IMPRESSIONS, NEW_SHARE
+from vireo.server.ranking.service import encode
+from vireo.server.signals import COLD_SHARE, TRENDING
 
 DAY = 86_400
 OWN = [f"video-{row}" for row in range(40)]

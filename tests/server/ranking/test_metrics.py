@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
-from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
-from server.ranking.service import RANKING_POD
 from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import serving
+from vireo.server.ranking.service import RANKING_POD
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 NAMES = (
     "vireo_ranking_score_count",

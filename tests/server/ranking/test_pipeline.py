@@ -6,16 +6,16 @@ import numpy.typing as npt
 import pytest
 import structlog
 
-from server.features.keys import video_key, video_keys
-from server.features.ranking_inputs import ranking_inputs, retrieval_features
-from server.features.viewer import ViewerFeatures
-from server.inference.model import ModelOutputError
-from server.ranking.pipeline import RankingPipeline, RankingQuery
-from server.ranking.release import RankingRelease
-from server.releases import layout
-from server.releases.weights import ScoreWeights
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
+from vireo.server.features.keys import video_key, video_keys
+from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.inference.model import ModelOutputError
+from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases import layout
+from vireo.server.releases.weights import ScoreWeights
 
 
 def query(

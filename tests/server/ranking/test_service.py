@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from vireo.v1 import ranking_pb2, viewer_pb2
 
-from server.ranking.service import decode
-from server.rpc.errors import RpcError
+from vireo.server.ranking.service import decode
+from vireo.server.rpc.errors import RpcError
+from vireo.v1 import ranking_pb2, viewer_pb2
 
 
 def test_source_masks_that_differ_from_the_keys_in_number_are_refused_by_name() -> None:

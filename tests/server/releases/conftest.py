@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
 from tests.builders.releases import build_release
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 
 _numbers = itertools.count(1)
 

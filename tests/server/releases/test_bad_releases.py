@@ -12,19 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vireo.v1 import candidate_pb2, ranking_pb2, release_pb2, viewer_pb2
-from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
-from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
-from server.candidate.service import CANDIDATE_POD
-from server.features.keys import video_key
-from server.pod.pod import Pod
-from server.ranking.service import RANKING_POD
-from server.releases import layout
-from server.releases.cache import CacheError, ReleaseCache
-from server.releases.channels import Change
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
 from tests.builders.bad_releases import BAD_RELEASES, BadRelease, bad_name
 from tests.builders.columns import score_columns
 from tests.builders.faulty_s3 import Fault, faulty_s3
@@ -33,6 +21,18 @@ from tests.builders.pods import RunningPod, running_pod
 from tests.builders.releases import build_release
 from tests.builders.s3 import client_of, unreachable_s3
 from tests.builders.waiting import until
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.features.keys import video_key
+from vireo.server.pod.pod import Pod
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
+from vireo.server.releases.cache import CacheError, ReleaseCache
+from vireo.server.releases.channels import Change
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.v1 import candidate_pb2, ranking_pb2, release_pb2, viewer_pb2
+from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 pytestmark = pytest.mark.integration
 Publish = Callable[[str], Path]

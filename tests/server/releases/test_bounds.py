@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.releases.channel_document import (
+from tests.builders.releases import build_release
+from vireo.server.releases.channel_document import (
     MAX_DOCUMENT_BYTES,
     ChannelDocument,
     parse_record,
     with_note,
 )
-from server.releases.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ReleaseError
-from server.releases.store_errors import StoreError
-from tests.builders.releases import build_release
+from vireo.server.releases.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, Manifest, ReleaseError
+from vireo.server.releases.store_errors import StoreError
 
 Document = dict[str, Any]
 Place = tuple[str, ...]

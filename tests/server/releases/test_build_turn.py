@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from server.releases import loader as module
-from server.releases.loader import build_turn
 from tests.builders.waiting import until
+from vireo.server.releases import loader as module
+from vireo.server.releases.loader import build_turn
 
 
 async def test_pods_that_share_a_cache_build_one_after_another(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from server.releases import layout
-from server.releases.cache import CacheError, ReleaseCache
-from server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import NotInStoreError
 from tests.builders.s3 import client_of
+from vireo.server.releases import layout
+from vireo.server.releases.cache import CacheError, ReleaseCache
+from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import NotInStoreError
 
 pytestmark = pytest.mark.integration
 Publish = Callable[[str], Path]

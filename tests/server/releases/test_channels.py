@@ -6,17 +6,24 @@ from threading import Barrier
 
 import pytest
 
-from server.releases.channels import CANARY, BestFigures, Change, Channel, ChannelPointer, Channels
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import (
+from tests.builders.faulty_s3 import Fault, faulty_s3
+from tests.builders.s3 import client_of
+from vireo.server.releases.channels import (
+    CANARY,
+    BestFigures,
+    Change,
+    Channel,
+    ChannelPointer,
+    Channels,
+)
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import (
     ChannelChangedError,
     NotInStoreError,
     StoreError,
     StoreUnavailableError,
 )
-from tests.builders.faulty_s3 import Fault, faulty_s3
-from tests.builders.s3 import client_of
 
 pytestmark = pytest.mark.integration
 Publish = Callable[[str], Path]

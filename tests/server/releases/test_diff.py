@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from server.releases.diff import FileChange, diff_releases
-from server.releases.manifest import FileEntry, Manifest
 from tests.builders.releases import build_release
+from vireo.server.releases.diff import FileChange, diff_releases
+from vireo.server.releases.manifest import FileEntry, Manifest
 
 
 def test_files_metrics_and_settings_of_only_one_release_are_listed(tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from server.releases.cache import ReleaseCache
-from server.releases.manifest import Manifest, ReleaseError
-from server.releases.progress import LoadProgress, LoadStoppedError, Stage
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import StoreError, StoreUnavailableError
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.releases import build_release, write_manifest
 from tests.builders.s3 import client_of
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.manifest import Manifest, ReleaseError
+from vireo.server.releases.progress import LoadProgress, LoadStoppedError, Stage
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import StoreError, StoreUnavailableError
 
 pytestmark = pytest.mark.integration
 BIG = "videos/big.bin"

@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 import structlog
 
-from server.ranking.pipeline import RankingPipeline
-from server.ranking.release import FILES, RankingRelease
-from server.releases import layout
-from server.releases.cache import ReleaseCache
-from server.releases.channels import Change
-from server.releases.loader import ReleaseLoader
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
 from tests.builders.loading import running, serves
 from tests.builders.releases import build_release, write_manifest
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.server.ranking.pipeline import RankingPipeline
+from vireo.server.ranking.release import FILES, RankingRelease
+from vireo.server.releases import layout
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.channels import Change
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 
 pytestmark = pytest.mark.integration
 Publish = Callable[[str], Path]

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from server.event_log.position import BEGIN
-from server.releases.manifest import (
+from tests.builders.releases import build_release
+from vireo.server.event_log.position import BEGIN
+from vireo.server.releases.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
     FeatureSchema,
     Manifest,
     ReleaseError,
 )
-from tests.builders.releases import build_release
 
 Document = dict[str, Any]
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from server.releases import layout, pruning
-from server.releases.cache import ReleaseCache
-from server.releases.store import ReleaseStore
 from tests.builders.faulty_s3 import faulty_s3
+from vireo.server.releases import layout, pruning
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.store import ReleaseStore
 
 pytestmark = pytest.mark.integration
 Publish = Callable[[str], Path]

@@ -16,20 +16,20 @@ from threading import Lock
 
 import pytest
 
-from server.errors import VireoError
-from server.releases import garbage, layout
-from server.releases.cache import CacheError, ReleaseCache
-from server.releases.channels import Change
-from server.releases.garbage import Garbage, collect, plan_collection
-from server.releases.manifest import MANIFEST_NAME, Manifest
-from server.releases.markers import Marker
-from server.releases.rollback import roll_back
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import NotInStoreError, StoreError, StoreUnavailableError
-from server.releases.verify import dangling_channels
 from tests.builders.faulty_s3 import FaultyS3, faulty_s3
 from tests.builders.releases import build_release, write_manifest
+from vireo.server.errors import VireoError
+from vireo.server.releases import garbage, layout
+from vireo.server.releases.cache import CacheError, ReleaseCache
+from vireo.server.releases.channels import Change
+from vireo.server.releases.garbage import Garbage, collect, plan_collection
+from vireo.server.releases.manifest import MANIFEST_NAME, Manifest
+from vireo.server.releases.markers import Marker
+from vireo.server.releases.rollback import roll_back
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import NotInStoreError, StoreError, StoreUnavailableError
+from vireo.server.releases.verify import dangling_channels
 
 pytestmark = pytest.mark.integration
 
@@ -523,7 +523,7 @@ def test_an_upload_that_was_overtaken_writes_no_further_file(
     staged: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.releases.store.PARALLEL", 1)
+    monkeypatch.setattr("vireo.server.releases.store.PARALLEL", 1)
     folder = staged(name)
     overtaken: list[bool] = []
 

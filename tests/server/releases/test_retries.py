@@ -1,4 +1,4 @@
-from server.releases.retries import Retries
+from vireo.server.releases.retries import Retries
 
 
 def test_retries_are_frequent_while_nothing_is_served() -> None:

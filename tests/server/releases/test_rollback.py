@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from server.releases.channels import CANARY, BestFigures, Change
-from server.releases.manifest import MANIFEST_NAME
-from server.releases.rollback import NothingToReturnToError, roll_back
-from server.releases.s3 import S3Settings
-from server.releases.store import ReleaseStore
 from tests.builders.s3 import client_of
+from vireo.server.releases.channels import CANARY, BestFigures, Change
+from vireo.server.releases.manifest import MANIFEST_NAME
+from vireo.server.releases.rollback import NothingToReturnToError, roll_back
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 
 pytestmark = pytest.mark.integration
 Publish = Callable[[str], Path]

@@ -10,21 +10,21 @@ from threading import Thread
 import pytest
 from pydantic import SecretStr
 
-from server.errors import VireoError
-from server.releases import layout
-from server.releases.bucket import Bucket
-from server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
-from server.releases.s3 import BackupSettings, S3Settings
-from server.releases.store import ReleaseStore
-from server.releases.store_errors import (
+from tests.builders.faulty_s3 import faulty_s3
+from tests.builders.releases import build_release
+from tests.builders.s3 import client_of, unreachable_s3
+from vireo.server.errors import VireoError
+from vireo.server.releases import layout
+from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
+from vireo.server.releases.s3 import BackupSettings, S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import (
     REQUESTS,
     NotInStoreError,
     StoreError,
     StoreUnavailableError,
 )
-from tests.builders.faulty_s3 import faulty_s3
-from tests.builders.releases import build_release
-from tests.builders.s3 import client_of, unreachable_s3
 
 pytestmark = pytest.mark.integration
 Publish = Callable[[str], Path]

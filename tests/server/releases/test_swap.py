@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
-from server.candidate.service import CANDIDATE_POD
-from server.pod.pod import Pod
-from server.pod.release_service import served
-from server.ranking.service import RANKING_POD
-from server.releases.cache import ReleaseCache
-from server.releases.channels import Change
-from server.releases.layout import RANKER
-from server.releases.loader import ReleaseLoader
-from server.releases.manifest import Manifest
-from server.releases.progress import Progress, Stage
-from server.releases.store import ReleaseStore
 from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.loading import running, serves
 from tests.builders.releases import build_release
 from tests.builders.waiting import until
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.pod.pod import Pod
+from vireo.server.pod.release_service import served
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.channels import Change
+from vireo.server.releases.layout import RANKER
+from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.progress import Progress, Stage
+from vireo.server.releases.store import ReleaseStore
 
 pytestmark = pytest.mark.integration
 Publish = Callable[[str], Path]

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.releases.manifest import ReleaseError
-from server.releases.tables import read_table, read_texts, read_vocabulary
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.tables import read_table, read_texts, read_vocabulary
 
 
 def table_bytes() -> bytes:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.releases.manifest import ReleaseError
-from server.releases.texts import read_mapped_texts, write_texts
+from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.texts import read_mapped_texts, write_texts
 
 
 @settings(deadline=None)

@@ -8,11 +8,11 @@ from typing import Any
 import grpc
 import pytest
 
-from server.rpc import budget as module
-from server.rpc.budget import LANE_SHARE, MAX_WAITING_OF_CALLER, OWN_SHARE, Budget
-from server.rpc.errors import ShedError
 from tests.builders.clock import Clock
 from tests.builders.waiting import until
+from vireo.server.rpc import budget as module
+from vireo.server.rpc.budget import LANE_SHARE, MAX_WAITING_OF_CALLER, OWN_SHARE, Budget
+from vireo.server.rpc.errors import ShedError
 
 SHARE = OWN_SHARE * 1.0
 

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from server.rpc.errors import RpcError, invalid_argument, unavailable
+from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
 
 TYPOS = [
     (f"filter.conditions[{place}].attribute", f"the release declares no {'é' * 60!r} but tag")

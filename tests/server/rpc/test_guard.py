@@ -8,19 +8,19 @@ import grpc.aio
 import pytest
 import structlog
 from google.rpc import error_details_pb2, status_pb2
+
+from tests.builders.columns import score_columns
+from tests.builders.releases import build_release, poison_model
+from tests.builders.rpc import rpc_settings, serving
+from vireo.server.features.keys import video_key
+from vireo.server.ranking.pipeline import RankingPipeline
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
 from vireo.v1 import ranking_pb2, release_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-from server.features.keys import video_key
-from server.ranking.pipeline import RankingPipeline
-from server.ranking.release import RankingRelease
-from server.ranking.service import RANKING_POD
-from server.releases import layout
-from tests.builders.columns import score_columns
-from tests.builders.releases import build_release, poison_model
-from tests.builders.rpc import rpc_settings, serving
 
 METHOD = "/vireo.v1.RankingService/RankCandidates"
 

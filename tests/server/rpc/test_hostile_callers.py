@@ -14,17 +14,17 @@ import h2.connection
 import h2.settings
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
-from server.pod.run_queue import RunQueue
-from server.ranking.service import RANKING_POD
-from server.rpc import standard
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
 from tests.builders.http2 import grpc_frame, http2
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 from tests.server.pod.test_shedding import METHOD
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.rpc import standard
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 WATCH = "/grpc.health.v1.Health/Watch"
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from server.rpc.log_limit import MAX_LINES, SUPPRESSED, LineLimit
+from vireo.server.rpc.log_limit import MAX_LINES, SUPPRESSED, LineLimit
 
 OUTAGE = f"""
 import logging, threading, time
 import structlog
-from server.rpc import log_limit
+from vireo.server.rpc import log_limit
 log_limit.WINDOW_SECONDS = 600
-from server.rpc.logs import configure_logs
+from vireo.server.rpc.logs import configure_logs
 configure_logs("info", pod="gateway-1")
 log = structlog.get_logger()
 for number in range({MAX_LINES} + 980):
@@ -92,7 +92,7 @@ def test_a_window_ends_by_the_next_line_if_no_thread_could_be_started_for_its_en
 def test_a_signal_that_logs_while_a_line_is_counted_does_not_stop_the_process() -> None:
     script = """
 import signal, threading
-from server.rpc.log_limit import LineLimit
+from vireo.server.rpc.log_limit import LineLimit
 
 limit = LineLimit(lambda *_: None, lines=1, seconds=600)
 
@@ -114,8 +114,8 @@ print("ended")
 def test_a_server_process_reports_what_was_suppressed_before_it_ends() -> None:
     script = f"""
 import structlog
-from server.rpc.logs import configure_logs
-from server.rpc.server import run_process
+from vireo.server.rpc.logs import configure_logs
+from vireo.server.rpc.server import run_process
 
 async def serve():
     configure_logs("info", pod="gateway-1")

@@ -1,7 +1,7 @@
 import asyncio
 import threading
 
-from server.rpc import loop_lag
+from vireo.server.rpc import loop_lag
 
 
 async def test_a_loop_that_is_free_answers_soon() -> None:

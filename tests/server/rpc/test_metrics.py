@@ -13,17 +13,17 @@ import grpc
 import grpc.aio
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
+
+from tests.builders.rpc import rpc_settings, serving
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.errors import VireoError
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.rpc import metrics
+from vireo.server.rpc.metrics import MAX_CONNECTIONS, MetricsEndpoint
 from vireo.v1 import ranking_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
-
-from server.errors import VireoError
-from server.ranking.service import RANKING_POD
-from server.rpc import metrics
-from server.rpc.metrics import MAX_CONNECTIONS, MetricsEndpoint
-from server.stack.ports import free_port_base
-from tests.builders.rpc import rpc_settings, serving
 
 
 def page(port: int, host: str = "127.0.0.1", accept: str = "*/*") -> str:

@@ -8,8 +8,8 @@ from datetime import timedelta
 import grpc
 import pytest
 
-from server.rpc.errors import RpcError, ShedError
-from server.rpc.places import Places
+from vireo.server.rpc.errors import RpcError, ShedError
+from vireo.server.rpc.places import Places
 
 RETRY = timedelta(seconds=3)
 

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 import pytest
 
-from server.rpc import loop_lag
-from server.rpc.server import RpcServer
-from server.stack.ports import free_port_base
 from tests.builders.rpc import rpc_settings
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.rpc import loop_lag
+from vireo.server.rpc.server import RpcServer
 
 
 def asked(port: int, page: str) -> tuple[int, str]:

@@ -11,11 +11,11 @@ from pathlib import Path
 import grpc
 import pytest
 
-from server.ranking.service import RANKING_POD
-from server.rpc.reading import decompressed
 from tests.builders.columns import request_for_one_video
 from tests.builders.http2 import http2
 from tests.builders.rpc import rpc_settings, serving
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.rpc.reading import decompressed
 
 METHOD = "/vireo.v1.RankingService/RankCandidates"
 CHECK = "/grpc.health.v1.Health/Check"

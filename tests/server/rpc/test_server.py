@@ -9,18 +9,18 @@ import pytest
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
-from server.errors import VireoError
-from server.pipeline.caller import Caller
-from server.pod.run_queue import RunQueue
-from server.ranking.service import RANKING_POD
-from server.rpc.server import RpcServer
-from server.rpc.standard import MAX_STREAM_SECONDS
-from server.rpc.transport import CONNECTION_AGE_GRACE
 from tests.builders.columns import request_for_one_video
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
+from vireo.server.errors import VireoError
+from vireo.server.pipeline.caller import Caller
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.standard import MAX_STREAM_SECONDS
+from vireo.server.rpc.transport import CONNECTION_AGE_GRACE
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import VireoError
-from server.pod.pod import PodSettings
-from server.releases.s3 import S3Settings
-from server.rpc.settings import load_settings
 from tests.builders.s3 import unreachable_s3
+from vireo.server.errors import VireoError
+from vireo.server.pod.pod import PodSettings
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.rpc.settings import load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -13,11 +13,11 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from server.candidate.service import CANDIDATE_POD
-from server.rpc.caller import CALLER
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
 from tests.builders.waiting import until
+from vireo.server.candidate.service import CANDIDATE_POD
+from vireo.server.rpc.caller import CALLER
 
 NO_MESSAGE = b"\xff\xff"
 METHODS = (

@@ -12,21 +12,21 @@ import grpc
 import grpc.aio
 import pytest
 from prometheus_client import REGISTRY
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.event_pb2 import StreamEventsRequest
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-from server.pod.admission import Admission
-from server.pod.slots import Slots
-from server.rpc.errors import RpcError, not_found
-from server.rpc.guard import ServiceLimits
-from server.rpc.reading import Context
-from server.rpc.server import RpcServer
-from server.rpc.streams import Streams
 from tests.builders.batches import SERVICE, batch_handlers
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
 from tests.server.rpc.test_guard import violations_of
+from vireo.server.pod.admission import Admission
+from vireo.server.pod.slots import Slots
+from vireo.server.rpc.errors import RpcError, not_found
+from vireo.server.rpc.guard import ServiceLimits
+from vireo.server.rpc.reading import Context
+from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.streams import Streams
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.event_pb2 import StreamEventsRequest
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 METHOD = "/vireo.v1.RecommendationService/BatchRecommend"
 REQUEST = pb.BatchRecommendRequest(viewer_ids=["a", "b", "c"])

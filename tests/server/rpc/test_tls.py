@@ -19,16 +19,16 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
-from server.errors import VireoError
-from server.rpc.health import health_problem
-from server.rpc.renewed_channel import RenewedChannel
-from server.rpc.server import RpcServer
-from server.rpc.tls import TlsFiles, tls_name
-from server.security.certificates import Authority, Certificates
-from server.security.folder import SecurityFolder
 from tests.builders.certificates import role_files, serial, shown_serial
 from tests.builders.hanging import hanging
 from tests.builders.rpc import rpc_settings
+from vireo.server.errors import VireoError
+from vireo.server.rpc.health import health_problem
+from vireo.server.rpc.renewed_channel import RenewedChannel
+from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.tls import TlsFiles, tls_name
+from vireo.server.security.certificates import Authority, Certificates
+from vireo.server.security.folder import SecurityFolder
 
 SERVICE = "vireo.v1.RankingService"
 
@@ -156,7 +156,7 @@ async def test_a_long_lived_channel_adopts_a_renewed_certificate_without_losing_
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.rpc.renewed_channel._CHECK_SECONDS", 0)
+    monkeypatch.setattr("vireo.server.rpc.renewed_channel._CHECK_SECONDS", 0)
     channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
@@ -183,7 +183,7 @@ async def test_while_the_volume_of_certificates_hangs_calls_go_on_and_new_ones_a
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("server.rpc.renewed_channel._CHECK_SECONDS", 0)
+    monkeypatch.setattr("vireo.server.rpc.renewed_channel._CHECK_SECONDS", 0)
     client = folder.tls("envoy")
     channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
     check = channel.unary_unary(
@@ -229,8 +229,8 @@ import sys
 from pathlib import Path
 
 sys.modules.update(cryptography=None, jwt=None)
-import server.{process}.__main__
-from server.rpc.tls import TlsFiles
+import vireo.server.{process}.__main__
+from vireo.server.rpc.tls import TlsFiles
 
 files = TlsFiles(*map(Path, sys.argv[1:]))
 assert files.server_credentials() and files.channel_credentials()

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import grpc
 import pytest
 from google.protobuf.descriptor import Descriptor
-from vireo.v1 import catalog_pb2, event_pb2, recommendation_pb2, release_pb2
 
-from server.rpc.errors import RpcError
-from server.rpc.token_viewer import VIEWER, VIEWERS, check_viewer
+from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.token_viewer import VIEWER, VIEWERS, check_viewer
+from vireo.v1 import catalog_pb2, event_pb2, recommendation_pb2, release_pb2
 
 PUBLIC = (recommendation_pb2, event_pb2, catalog_pb2, release_pb2)
 METHODS = {

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from server.rpc.trace import trace_context
+from vireo.server.rpc.trace import trace_context
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -10,17 +10,17 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+
+from tests.builders.http2 import http2
+from tests.builders.rpc import rpc_settings
+from tests.builders.waiting import until
+from vireo.server.rpc.server import RpcServer
 from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import (
     ReleaseServiceServicer,
     ReleaseServiceStub,
     add_ReleaseServiceServicer_to_server,
 )
-
-from server.rpc.server import RpcServer
-from tests.builders.http2 import http2
-from tests.builders.rpc import rpc_settings
-from tests.builders.waiting import until
 
 SERVICE = "vireo.v1.ReleaseService"
 METHOD = f"/{SERVICE}/GetServingRelease"

@@ -10,6 +10,10 @@ import protovalidate
 import pytest
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
+
+from tests.builders.columns import score_columns
+from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.validation import MAX_NESTED_BYTES, validate
 from vireo.v1 import (
     candidate_pb2,
     event_pb2,
@@ -18,10 +22,6 @@ from vireo.v1 import (
     recommendation_pb2,
     viewer_pb2,
 )
-
-from server.rpc.errors import RpcError
-from server.rpc.validation import MAX_NESTED_BYTES, validate
-from tests.builders.columns import score_columns
 
 Change = Callable[[Any], object]
 

@@ -13,17 +13,17 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.message import Message
-from vireo.v1 import filter_pb2
-from vireo.v1 import recommendation_pb2 as pb
 
-from server.rpc import budget as budget_module
-from server.rpc import guard as guard_module
-from server.rpc.budget import REFUSAL_SECONDS, Budget
-from server.rpc.caller import CALLER
-from server.rpc.errors import ShedError
-from server.rpc.validation import validate
 from tests.builders.recording import Recorder, batch, play, recording
 from tests.builders.waiting import until
+from vireo.server.rpc import budget as budget_module
+from vireo.server.rpc import guard as guard_module
+from vireo.server.rpc.budget import REFUSAL_SECONDS, Budget
+from vireo.server.rpc.caller import CALLER
+from vireo.server.rpc.errors import ShedError
+from vireo.server.rpc.validation import validate
+from vireo.v1 import filter_pb2
+from vireo.v1 import recommendation_pb2 as pb
 
 METHOD = "/vireo.v1.EventService/RecordEvents"
 GREEDY, OTHER = ((CALLER, "greedy"),), ((CALLER, "other"),)

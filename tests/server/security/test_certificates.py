@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from structlog.testing import capture_logs
 
-from server.errors import VireoError
-from server.security import certificates as module
-from server.security.certificates import LOOPBACK, ROLES, Certificates
-from server.security.folder import SecurityFolder
+from vireo.server.errors import VireoError
+from vireo.server.security import certificates as module
+from vireo.server.security.certificates import LOOPBACK, ROLES, Certificates
+from vireo.server.security.folder import SecurityFolder
 
 SERVER = ExtendedKeyUsageOID.SERVER_AUTH
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import jwt
 import pytest
 
-from server.errors import VireoError
-from server.security.folder import SecurityFolder
-from server.security.tokens import TokenSigner
+from vireo.server.errors import VireoError
+from vireo.server.security.folder import SecurityFolder
+from vireo.server.security.tokens import TokenSigner
 
 
 @pytest.fixture

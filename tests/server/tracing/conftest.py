@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.tracing import export
-from server.tracing.spans import end_export, start_export
 from tests.builders.rpc import rpc_settings
 from tests.otlp_sink import OtlpSink, running_otlp_sink
+from vireo.server.tracing import export
+from vireo.server.tracing.spans import end_export, start_export
 
 
 @pytest.fixture

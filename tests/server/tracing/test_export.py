@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
-from server.rpc.tls import TlsFiles
-from server.security.certificates import Authority, certificate_pem
-from server.tracing import export
-from server.tracing.export import SpanExport
 from tests.builders.certificates import role_files
 from tests.otlp_sink import collector_credentials, running_otlp_sink
+from vireo.server.rpc.tls import TlsFiles
+from vireo.server.security.certificates import Authority, certificate_pem
+from vireo.server.tracing import export
+from vireo.server.tracing.export import SpanExport
 
 PARENT = ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]
 

@@ -13,16 +13,19 @@ import grpc
 import grpc.aio
 import pytest
 import structlog
-from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
-from server.errors import VireoError
-from server.ranking.pipeline import RankingPipeline
-from server.ranking.release import RankingRelease
-from server.ranking.service import RANKING_POD
-from server.releases import layout
-from server.rpc.trace import add_trace_id, begin_call, note_failure
-from server.tracing import spans
-from server.tracing.spans import (
+from tests.builders.releases import build_release, poison_model
+from tests.builders.rpc import rpc_settings, serving
+from tests.otlp_sink import OtlpSink
+from tests.server.rpc.test_guard import request
+from vireo.server.errors import VireoError
+from vireo.server.ranking.pipeline import RankingPipeline
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases import layout
+from vireo.server.rpc.trace import add_trace_id, begin_call, note_failure
+from vireo.server.tracing import spans
+from vireo.server.tracing.spans import (
     Allowance,
     consumer_spans,
     current_traceparent,
@@ -30,10 +33,7 @@ from server.tracing.spans import (
     span,
     start_export,
 )
-from tests.builders.releases import build_release, poison_model
-from tests.builders.rpc import rpc_settings, serving
-from tests.otlp_sink import OtlpSink
-from tests.server.rpc.test_guard import request
+from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = (f"00-{TRACE}-{CALLER}-{flags}" for flags in ("01", "00"))
@@ -172,9 +172,9 @@ def test_log_lines_of_a_call_have_its_trace_id() -> None:
 
 def test_nothing_of_opentelemetry_is_imported_without_a_collector() -> None:
     program = (
-        "import sys, server.gateway.service, server.consumer.consumer, server.candidate.service\n"
-        "from server.tracing.spans import start_export\n"
-        "from server.rpc.settings import RpcSettings\n"
+        "import sys, vireo.server.gateway.service, server.consumer.consumer, server.candidate.service\n"
+        "from vireo.server.tracing.spans import start_export\n"
+        "from vireo.server.rpc.settings import RpcSettings\n"
         "start_export(RpcSettings(port=0), 'gateway', 'g')\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
@@ -187,7 +187,7 @@ def test_nothing_of_opentelemetry_is_imported_without_a_collector() -> None:
 def test_without_opentelemetry_a_collector_is_refused_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(sys.modules, "server.tracing.export", raising=False)
+    monkeypatch.delitem(sys.modules, "vireo.server.tracing.export", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(VireoError, match=r"pip install 'vireo\[tracing\]'"):
         start_export(rpc_settings(otlp_endpoint="http://127.0.0.1:1"), "test", "t")

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from server.errors import VireoError
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
-from training.data.attributes import AttributeColumn, all_attributes, check_attributes
-from training.data.dataset import DESCRIPTION, DatasetInfo, describe_dataset, load_dataset
-from training.data.importing import ImportRequest, import_dataset
-from training.data.problems import BadRowsError
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.data.attributes import AttributeColumn, all_attributes, check_attributes
+from vireo.training.data.dataset import DESCRIPTION, DatasetInfo, describe_dataset, load_dataset
+from vireo.training.data.importing import ImportRequest, import_dataset
+from vireo.training.data.problems import BadRowsError
 
 VIDEOS = """video_id,title,tags,language,countries,age
 007,Seven,a,de,CH|DE|CH,16

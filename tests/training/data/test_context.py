@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.features.context import COLUMNS, NAMES, context_ids
-from server.home import Home
-from training.data.as_events import interaction_events
-from training.data.context import (
+from vireo.server.features.context import COLUMNS, NAMES, context_ids
+from vireo.server.home import Home
+from vireo.training.data.as_events import interaction_events
+from vireo.training.data.context import (
     ContextTexts,
     context_columns,
     context_names,
@@ -19,12 +19,12 @@ from training.data.context import (
     video_languages,
     watch_column,
 )
-from training.data.dataset import load_dataset
-from training.data.importing import ImportRequest, import_dataset
-from training.data.problems import BadRowsError
-from training.data.split import split_watches
-from training.data.synth.world import WorldConfig
-from training.data.synth.writing import write_world
+from vireo.training.data.dataset import load_dataset
+from vireo.training.data.importing import ImportRequest, import_dataset
+from vireo.training.data.problems import BadRowsError
+from vireo.training.data.split import split_watches
+from vireo.training.data.synth.world import WorldConfig
+from vireo.training.data.synth.writing import write_world
 
 ZONES = ("Europe/Zurich", "+05:45", "America/St_Johns", "no zone", "")
 DEVICES = ("TV", "phone", "toaster", "")
@@ -131,7 +131,7 @@ def test_a_data_set_as_events_brings_its_context() -> None:
 
 
 def test_more_texts_than_are_kept_count_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.data.context.MAX_TEXTS", 3)
+    monkeypatch.setattr("vireo.training.data.context.MAX_TEXTS", 3)
     assert ContextTexts().places(1, ["a", "b", "c", "a", "c"]).tolist() == [1, 2, 0, 1, 0]
 
 

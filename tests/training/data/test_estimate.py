@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.data.estimate import ImportEstimate, estimate_import
-from training.data.importing import ImportRequest
+from vireo.training.data.estimate import ImportEstimate, estimate_import
+from vireo.training.data.importing import ImportRequest
 
 
 def test_rows_are_counted_before_they_are_read(tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from vireo.training.data.event_attributes import LEFT_OUT, attribute_kinds, attribute_values
 from vireo.v1.catalog_pb2 import Video, VideoAttribute
-
-from training.data.event_attributes import LEFT_OUT, attribute_kinds, attribute_values
 
 
 def labels(name: str, *values: str) -> VideoAttribute:

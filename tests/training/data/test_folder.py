@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from server.home import Home, keep_private
 from tests.builders.datasets import random_interactions, write_small_dataset
-from training.data.folder import remove_abandoned_drafts, replaced_folder
-from training.train import train_all
+from vireo.server.home import Home, keep_private
+from vireo.training.data.folder import remove_abandoned_drafts, replaced_folder
+from vireo.training.train import train_all
 
 
 def test_ctrl_c_between_the_two_renames_leaves_the_old_folder(
@@ -28,7 +28,7 @@ def test_ctrl_c_between_the_two_renames_leaves_the_old_folder(
             raise KeyboardInterrupt
         return moved
 
-    monkeypatch.setattr("training.data.folder._exchanged", lambda *_: False)
+    monkeypatch.setattr("vireo.training.data.folder._exchanged", lambda *_: False)
     monkeypatch.setattr(Path, "rename", stopped)
     with pytest.raises(KeyboardInterrupt), replaced_folder(target) as draft:
         (draft / "new.txt").touch()
@@ -51,7 +51,7 @@ def test_all_of_a_home_is_for_its_owner_only(
     of_data = home.data("small")
     assert {mode(home.root), mode(of_data), mode(of_data.parent)} == {0o700}
     home.root.chmod(0o755)
-    monkeypatch.setattr("training.train.measuring_home", lambda _: 1 / 0)
+    monkeypatch.setattr("vireo.training.train.measuring_home", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train_all(home, "small", "quick", console=Console(file=io.StringIO()))
     assert mode(home.root) == 0o700
@@ -71,7 +71,7 @@ def test_a_home_that_is_somebody_elses_or_everybodys_stays_as_it_is(
 
 KILLED = """
 import os, pathlib, sys
-from training.data.folder import replaced_folder
+from vireo.training.data.folder import replaced_folder
 with replaced_folder(pathlib.Path(sys.argv[1])) as draft:
     (draft / "draft.txt").touch()
     os.kill(os.getpid(), 9)
@@ -108,7 +108,7 @@ def test_the_last_copy_of_a_folder_is_put_back(tmp_path: Path) -> None:
 
 KILLED_AFTER_A_RENAME = """
 import os, pathlib, sys
-from training.data import folder
+from vireo.training.data import folder
 def rename(path, to, moved=pathlib.Path.rename):
     moved(path, to)
     os.kill(os.getpid(), 9)

@@ -10,25 +10,25 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from vireo.v1 import catalog_pb2, event_pb2, log_pb2
 
-from server.errors import VireoError
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import CATALOG, EVENTS, REMOVED, LogAwayError, Stream, partition_of
-from server.event_log.nats_connection import Connection
-from server.event_log.position import Position
-from server.features.activity import Bounce
-from server.features.keys import video_key
-from server.home import Home
-from server.live.takedowns import Takedowns
-from server.releases.layout import TAKEDOWNS
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
 from tests.builders.nats import RunningNats, running_nats, settings_of
-from training.data.as_events import interaction_events
-from training.data.dataset import DatasetInfo, LogPositions, load_dataset
-from training.data.from_events import data_from_events
-from training.features.build import build_features
+from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED, LogAwayError, Stream, partition_of
+from vireo.server.event_log.nats_connection import Connection
+from vireo.server.event_log.position import Position
+from vireo.server.features.activity import Bounce
+from vireo.server.features.keys import video_key
+from vireo.server.home import Home
+from vireo.server.live.takedowns import Takedowns
+from vireo.server.releases.layout import TAKEDOWNS
+from vireo.training.data.as_events import interaction_events
+from vireo.training.data.dataset import DatasetInfo, LogPositions, load_dataset
+from vireo.training.data.from_events import data_from_events
+from vireo.training.features.build import build_features
+from vireo.v1 import catalog_pb2, event_pb2, log_pb2
 
 PARTITIONS = 2
 

@@ -11,18 +11,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from server.errors import VireoError
-from server.features.activity import Bounce
-from server.home import Home
-from training.data.dataset import (
+from vireo.server.errors import VireoError
+from vireo.server.features.activity import Bounce
+from vireo.server.home import Home
+from vireo.training.data.dataset import (
     DatasetInfo,
     DatasetMissingError,
     describe_dataset,
     list_datasets,
     load_dataset,
 )
-from training.data.importing import ImportRequest, import_dataset
-from training.data.problems import BadRowsError
+from vireo.training.data.importing import ImportRequest, import_dataset
+from vireo.training.data.problems import BadRowsError
 
 VIDEOS = "video_id,title\n007,Seven\n0,Zero\nü,Umlaut\n"
 INTERACTIONS = "viewer_id,video_id,timestamp\na,007,100\na,0,200\na,ü,300\n"
@@ -318,9 +318,9 @@ def test_files_with_times_of_another_unit_are_refused(home: Home, folder: Path) 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have files read and written a few rows at a time."""
-    monkeypatch.setattr("training.data.files.BLOCK_BYTES", 64)
-    monkeypatch.setattr("training.data.files.ROWS_AT_A_TIME", 3)
-    monkeypatch.setattr("training.data.interactions.ROWS_AT_A_TIME", 4)
+    monkeypatch.setattr("vireo.training.data.files.BLOCK_BYTES", 64)
+    monkeypatch.setattr("vireo.training.data.files.ROWS_AT_A_TIME", 3)
+    monkeypatch.setattr("vireo.training.data.interactions.ROWS_AT_A_TIME", 4)
 
 
 def test_rows_keep_their_numbers_from_part_to_part(

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from server.errors import VireoError
-from server.home import Home
-from training.data.movielens import (
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.data.movielens import (
     fetch_movielens,
     ml_1m_tables,
     ml_100k_tables,

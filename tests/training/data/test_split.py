@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from training.data.split import Holdout, hidden_videos, split_watches
+from vireo.training.data.split import Holdout, hidden_videos, split_watches
 
 Row = tuple[Any, ...]
 

@@ -8,10 +8,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from clients.cli import data
-from server.errors import VireoError
-from server.home import Home
-from training.data.dataset import load_dataset
+from vireo.ops.cli import data
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.data.dataset import load_dataset
 
 app = typer.Typer()
 app.add_typer(data.app, name="data")

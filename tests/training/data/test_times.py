@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from server.errors import VireoError
-from training.data.columns import Checked
-from training.data.files import FilePart
-from training.data.interactions import far_from_others
-from training.data.problems import Problems
-from training.data.times import MAX_CLOCK_SKEW, check_years, event_times, published_times
+from vireo.server.errors import VireoError
+from vireo.training.data.columns import Checked
+from vireo.training.data.files import FilePart
+from vireo.training.data.interactions import far_from_others
+from vireo.training.data.problems import Problems
+from vireo.training.data.times import MAX_CLOCK_SKEW, check_years, event_times, published_times
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = 86_400_000_000

@@ -4,14 +4,14 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
-from server.home import Home
-from training.data.dataset import load_dataset
-from training.evaluation.studies import Studies
-from training.ranking.storage import load_ranking_set
-from training.ranking.training_set import RankingSet
-from training.retrieval.data import RetrievalData
-from training.run import Run
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.home import Home
+from vireo.training.data.dataset import load_dataset
+from vireo.training.evaluation.studies import Studies
+from vireo.training.ranking.storage import load_ranking_set
+from vireo.training.ranking.training_set import RankingSet
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.run import Run
 
 
 @pytest.fixture(scope="module")

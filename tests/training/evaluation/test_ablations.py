@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.errors import VireoError
-from server.features.ranking_inputs import RETRIEVAL_FEATURES
-from training.evaluation.ablations import ablate, ablation_names, check_names
-from training.evaluation.studies import Studies
-from training.ranking.train import RankingTrainer
-from training.ranking.training_set import RankingSet
+from vireo.server.errors import VireoError
+from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
+from vireo.training.evaluation.ablations import ablate, ablation_names, check_names
+from vireo.training.evaluation.studies import Studies
+from vireo.training.ranking.train import RankingTrainer
+from vireo.training.ranking.training_set import RankingSet
 
 
 def test_a_source_is_taken_out_whole(ranking_set: RankingSet) -> None:

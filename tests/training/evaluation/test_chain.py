@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.candidate.release import CandidateRelease
-from server.errors import VireoError
-from server.home import Home
-from server.ranking.release import RankingRelease
-from server.releases.manifest import Manifest
 from tests.builders.watches import watches_frame
-from training.evaluation import report as files
-from training.evaluation.baselines.registry import BASELINES
-from training.evaluation.baselines.settings import read_settings
-from training.evaluation.chain import (
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases.manifest import Manifest
+from vireo.training.evaluation import report as files
+from vireo.training.evaluation.baselines.registry import BASELINES
+from vireo.training.evaluation.baselines.settings import read_settings
+from vireo.training.evaluation.chain import (
     ChainAnswers,
     TestViewers,
     features_before_test,
@@ -27,12 +27,12 @@ from training.evaluation.chain import (
     run_chain,
     tower_scores,
 )
-from training.evaluation.commands import evaluate_staged
-from training.evaluation.ranker import ranker_measures
-from training.evaluation.report import Systems, flat, read_json
-from training.evaluation.systems import best_unwatched, of_chunks, of_lists
-from training.features.publication import of_the_past
-from training.features.statistics import just_before, video_features_at
+from vireo.training.evaluation.commands import evaluate_staged
+from vireo.training.evaluation.ranker import ranker_measures
+from vireo.training.evaluation.report import Systems, flat, read_json
+from vireo.training.evaluation.systems import best_unwatched, of_chunks, of_lists
+from vireo.training.features.publication import of_the_past
+from vireo.training.features.statistics import just_before, video_features_at
 
 SYSTEMS = {"popularity", "item_knn", "ease", "two_tower", "chain", "ranker"}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from training.evaluation.comparison import compare, holm, intervals, paired_p
-from training.evaluation.metrics import gains, hit_rate, ndcg
+from vireo.training.evaluation.comparison import compare, holm, intervals, paired_p
+from vireo.training.evaluation.metrics import gains, hit_rate, ndcg
 
 RANDOM = np.random.default_rng(7)
 RANKS = RANDOM.geometric(0.02, 400).astype(np.int64) - 1

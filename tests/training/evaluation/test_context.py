@@ -5,14 +5,14 @@ import io
 import pytest
 from rich.console import Console
 
-from server.errors import VireoError
-from server.features.context import NAMES
-from server.home import Home
 from tests.builders.fits import fit_measured
-from training.data.synth.world import WorldConfig
-from training.data.synth.writing import write_world
-from training.evaluation.studies import ABSENT, OFF, WITH, study_context
-from training.profile import load_profile
+from vireo.server.errors import VireoError
+from vireo.server.features.context import NAMES
+from vireo.server.home import Home
+from vireo.training.data.synth.world import WorldConfig
+from vireo.training.data.synth.writing import write_world
+from vireo.training.evaluation.studies import ABSENT, OFF, WITH, study_context
+from vireo.training.profile import load_profile
 
 QUIET = Console(file=io.StringIO())
 

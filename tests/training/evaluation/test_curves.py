@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.evaluation.run import popularity_shares, recall_curves
+from vireo.training.evaluation.run import popularity_shares, recall_curves
 
 
 def test_popularity_shares_count_places_by_decile() -> None:

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from server.home import Home
-from training.evaluation.diversity import Point, ScoredLists, diversity_curve, worth_it
-from training.evaluation.studies import Studies
+from vireo.server.home import Home
+from vireo.training.evaluation.diversity import Point, ScoredLists, diversity_curve, worth_it
+from vireo.training.evaluation.studies import Studies
 
 
 def test_the_chosen_strength_is_the_last_before_the_loss_is_too_large() -> None:

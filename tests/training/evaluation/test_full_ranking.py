@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.evaluation.full_ranking import full_ranking
+from vireo.training.evaluation.full_ranking import full_ranking
 
 
 def rows(*values: int) -> np.ndarray:

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from server.features.keys import video_key
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.leaks.checks import LeakError, check_inputs
-from training.data.dataset import load_dataset
-from training.features.build import build_features
-from training.features.watches import load_watches
-from training.retrieval.data import RetrievalData
+from vireo.server.features.keys import video_key
+from vireo.server.home import Home
+from vireo.training.data.dataset import load_dataset
+from vireo.training.features.build import build_features
+from vireo.training.features.watches import load_watches
+from vireo.training.retrieval.data import RetrievalData
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.home import Home
-from server.releases import layout
 from tests.builders.leaks.checks import LeakError, check_inputs, check_made
-from training.ranking.training_set import RankingSet
-from training.retrieval.data import RetrievalData
+from vireo.server.home import Home
+from vireo.server.releases import layout
+from vireo.training.ranking.training_set import RankingSet
+from vireo.training.retrieval.data import RetrievalData
 
 
 def test_nothing_of_a_test_watch_reaches_training(

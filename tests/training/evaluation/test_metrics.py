@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.evaluation.metrics import (
+from vireo.training.evaluation.metrics import (
     auc,
     coverage,
     expected_calibration_error,

@@ -10,21 +10,21 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from server.errors import VireoError
-from server.releases.manifest import FeatureSchema, Manifest
-from server.releases.weights import ScoreWeights
-from training.evaluation import report as files
-from training.evaluation.baselines.past import Setting
-from training.evaluation.baselines.settings import (
+from vireo.server.errors import VireoError
+from vireo.server.releases.manifest import FeatureSchema, Manifest
+from vireo.server.releases.weights import ScoreWeights
+from vireo.training.evaluation import report as files
+from vireo.training.evaluation.baselines.past import Setting
+from vireo.training.evaluation.baselines.settings import (
     BaselineSettings,
     Trial,
     TunedBaselines,
     write_settings,
 )
-from training.evaluation.comparison import compare
-from training.evaluation.page import render_page, ticks, write_page
-from training.evaluation.report import write_json
-from training.evaluation.run import recall_curves
+from vireo.training.evaluation.comparison import compare
+from vireo.training.evaluation.page import render_page, ticks, write_page
+from vireo.training.evaluation.report import write_json
+from vireo.training.evaluation.run import recall_curves
 
 MANIFEST = Manifest(
     release_id="r-1",

@@ -9,16 +9,14 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
-from vireo.v1.viewer_pb2 import Degradation
 
-from server.errors import VireoError
-from server.home import Home
-from server.releases.manifest import FeatureSchema, Manifest
-from server.releases.weights import ScoreWeights
-from training.evaluation.chain import TestViewers
-from training.evaluation.commands import staged_as, stored_manifest
-from training.evaluation.served import (
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.releases.manifest import FeatureSchema, Manifest
+from vireo.server.releases.weights import ScoreWeights
+from vireo.training.evaluation.chain import TestViewers
+from vireo.training.evaluation.commands import staged_as, stored_manifest
+from vireo.training.evaluation.served import (
     Agreement,
     ServedAnswer,
     ask_in_full,
@@ -31,7 +29,9 @@ from training.evaluation.served import (
     serving_release,
     write_lists,
 )
-from training.features.watches import Split
+from vireo.training.features.watches import Split
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
+from vireo.v1.viewer_pb2 import Degradation
 
 
 def manifest(**changes: object) -> Manifest:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from training.evaluation.chain import TestViewers
-from training.evaluation.run import sliced, slicings
+from vireo.training.evaluation.chain import TestViewers
+from vireo.training.evaluation.run import sliced, slicings
 
 DAY = pd.Timestamp("2024-01-01", tz="UTC")
 

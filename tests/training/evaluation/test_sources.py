@@ -11,16 +11,16 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from server.candidate.release import CandidateRelease
-from server.home import Home
-from server.pipeline.candidates import Candidates
-from server.releases.manifest import MANIFEST_NAME
-from server.releases.weights import Quotas
-from training.evaluation.held_out import HeldOutWatches, last_held_out
-from training.evaluation.sources import CUTOFFS, FIT_VIEWERS, NAMES, Proposals, fit_quotas
-from training.evaluation.studies import Studies
-from training.features.publication import of_the_past
-from training.fit import with_quotas
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.home import Home
+from vireo.server.pipeline.candidates import Candidates
+from vireo.server.releases.manifest import MANIFEST_NAME
+from vireo.server.releases.weights import Quotas
+from vireo.training.evaluation.held_out import HeldOutWatches, last_held_out
+from vireo.training.evaluation.sources import CUTOFFS, FIT_VIEWERS, NAMES, Proposals, fit_quotas
+from vireo.training.evaluation.studies import Studies
+from vireo.training.features.publication import of_the_past
+from vireo.training.fit import with_quotas
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def proposals(release: CandidateRelease, held_out: HeldOutWatches) -> Proposals:
 def test_the_union_is_what_the_pipeline_retrieves(
     release: CandidateRelease, held_out: HeldOutWatches, proposals: Proposals
 ) -> None:
-    from server.candidate.pipeline import CandidatePipeline, CandidateQuery
+    from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
 
     past, embargo = of_the_past(release)
     pipeline = CandidatePipeline(past, fail_open=False)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
-from training.features.build import build_features
-from training.features.watches import load_watches
+from vireo.server.home import Home
+from vireo.training.features.build import build_features
+from vireo.training.features.watches import load_watches
 
 
 @pytest.fixture(scope="session")

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
-from server.features.keys import video_key
 from tests.builders.datasets import random_interactions
-from training.data.split import split_watches
-from training.features import activity as offline
+from vireo.server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
+from vireo.server.features.keys import video_key
+from vireo.training.data.split import split_watches
+from vireo.training.features import activity as offline
 
 SECOND = 1_000_000
 

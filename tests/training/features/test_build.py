@@ -7,13 +7,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from server.errors import VireoError
-from server.home import Home
 from tests.builders.datasets import write_small_dataset
-from training.features.build import build_features
-from training.features.history import viewers_at
-from training.features.online import read_online
-from training.features.watches import FeaturesMissingError, Split, load_watches
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.features.build import build_features
+from vireo.training.features.history import viewers_at
+from vireo.training.features.online import read_online
+from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 
 TABLES = ("viewer_profile", "viewer_activity", "video_statistics")
 

@@ -10,26 +10,26 @@ from typing import Any
 import pandas as pd
 import pytest
 import structlog
-from vireo.v1 import event_pb2, log_pb2
 
-from server.consumer.apply import apply, read_batch
-from server.consumer.rows import OnlineRows
-from server.event_log.jetstream import JetStreamLog
-from server.event_log.log import DEAD, EVENTS, Entry
-from server.event_log.nats_connection import Connection
-from server.features.keys import video_key
-from server.home import Home
-from server.stack.nats import log_environment
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import LIKED_BY_FRACTION, message
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
 from tests.builders.redis import running_redis
-from training.data.from_events import data_from_events
-from training.features import replaced_build
-from training.features.build import build_features
-from training.features.online import OnlineViewer, read_online
-from training.features.online_store import OnlineStoreSettings
-from training.features.watches import load_watches
+from vireo.ops.stack.nats import log_environment
+from vireo.server.consumer.apply import apply, read_batch
+from vireo.server.consumer.rows import OnlineRows
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import DEAD, EVENTS, Entry
+from vireo.server.event_log.nats_connection import Connection
+from vireo.server.features.keys import video_key
+from vireo.server.home import Home
+from vireo.training.data.from_events import data_from_events
+from vireo.training.features import replaced_build
+from vireo.training.features.build import build_features
+from vireo.training.features.online import OnlineViewer, read_online
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.watches import load_watches
+from vireo.v1 import event_pb2, log_pb2
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.features.activity import Bounce, EventRules
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
-from training.data.dataset import DESCRIPTION, describe_dataset
-from training.data.split import LIKED_FRACTION
-from training.features.build import build_features
+from vireo.server.features.activity import Bounce, EventRules
+from vireo.server.home import Home
+from vireo.training.data.dataset import DESCRIPTION, describe_dataset
+from vireo.training.data.split import LIKED_FRACTION
+from vireo.training.features.build import build_features
 
 
 def test_events_count_by_the_rules_of_the_data_set(tmp_path: Path) -> None:

@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.errors import VireoError
-from server.features.keys import video_key
-from server.features.viewer import ViewerFeatures
-from server.home import Home
-from training.data.dataset import load_dataset
-from training.features.history import joined_at, viewers_at, viewers_before
-from training.features.online import read_online
-from training.features.repository import open_repository
-from training.features.snapshots import snapshot_moments
-from training.features.statistics import (
+from vireo.server.errors import VireoError
+from vireo.server.features.keys import video_key
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.home import Home
+from vireo.training.data.dataset import load_dataset
+from vireo.training.features.history import joined_at, viewers_at, viewers_before
+from vireo.training.features.online import read_online
+from vireo.training.features.repository import open_repository
+from vireo.training.features.snapshots import snapshot_moments
+from vireo.training.features.statistics import (
     latest_popularity,
     latest_video_features,
     video_features_at,

@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.candidate.release import CandidateRelease
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
-from training.evaluation.chain import TestViewers
-from training.evaluation.held_out import HeldOutWatches
-from training.evaluation.sources import Proposals
-from training.evaluation.systems import of_chunks
-from training.features.publication import of_the_past, published_of, published_times
-from training.ranking.training_set import draw_candidates
+from vireo.server.candidate.release import CandidateRelease
+from vireo.training.evaluation.chain import TestViewers
+from vireo.training.evaluation.held_out import HeldOutWatches
+from vireo.training.evaluation.sources import Proposals
+from vireo.training.evaluation.systems import of_chunks
+from vireo.training.features.publication import of_the_past, published_of, published_times
+from vireo.training.ranking.training_set import draw_candidates
 
 
 @pytest.fixture(scope="module")

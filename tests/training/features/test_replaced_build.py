@@ -25,21 +25,21 @@ import redis
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from server.consumer.rows import OnlineRows
-from server.errors import VireoError
-from server.features.active_build import active_key
-from server.features.online_store import CONFIGURATION, RedisSettings
-from server.gateway.features import FeatureReader
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.waiting import wait_until
-from training.data import folder
-from training.features import build, replaced_build
-from training.features.build import build_features
-from training.features.online import read_online
-from training.features.online_store import OnlineStoreSettings
-from training.features.repository import fill_online
+from vireo.server.consumer.rows import OnlineRows
+from vireo.server.errors import VireoError
+from vireo.server.features.active_build import active_key
+from vireo.server.features.online_store import CONFIGURATION, RedisSettings
+from vireo.server.gateway.features import FeatureReader
+from vireo.server.home import Home
+from vireo.training.data import folder
+from vireo.training.features import build, replaced_build
+from vireo.training.features.build import build_features
+from vireo.training.features.online import read_online
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.repository import fill_online
 
 pytestmark = pytest.mark.integration
 
@@ -100,7 +100,7 @@ def vireo_features_build(environment: Mapping[str, str], moment: str = "") -> No
     vars(replaced_build)["GRACE_SECONDS"] = 0.1  # nobody reads what is deleted here
     os.environ.update(environment)
     sys.argv = ["vireo", "features", "build", "small"]
-    runpy.run_module("clients.cli", run_name="__main__")
+    runpy.run_module("vireo.ops.cli", run_name="__main__")
 
 
 def connected(server: RunningRedis) -> Any:

@@ -5,9 +5,9 @@ from pathlib import Path
 import yaml
 from pydantic import SecretStr
 
-from server.features.online_store import RedisSettings
-from training.features.online_store import OnlineStoreSettings
-from training.features.repository import write_configuration
+from vireo.server.features.online_store import RedisSettings
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.repository import write_configuration
 
 
 def test_features_in_redis_say_neither_where_it_is_nor_how_to_sign_in(tmp_path: Path) -> None:

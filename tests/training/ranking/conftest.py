@@ -3,19 +3,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from server.arrays import BoolArray, Float32Array
-from server.features.ranking_inputs import (
+from vireo.server.arrays import BoolArray, Float32Array
+from vireo.server.features.ranking_inputs import (
     MATCH_FEATURES,
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
-from server.releases.manifest import FeatureSchema
-from server.signals import OUTCOMES
-from training.ranking.config import RankingConfig
-from training.ranking.training_set import OutcomeLabels, RankingSet, ViewerColumns, WatchLists
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.releases.manifest import FeatureSchema
+from vireo.server.signals import OUTCOMES
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.training_set import OutcomeLabels, RankingSet, ViewerColumns, WatchLists
 
 VIDEOS, VECTOR_SIZE, LISTS, CANDIDATES, LIKES, ATTRIBUTES = 50, 8, 200, 20, 600, 3
 SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)

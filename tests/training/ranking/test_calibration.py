@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tests.training.ranking.conftest import ATTRIBUTES, SCHEMA, ranking_set
-from training.ranking.batches import Batches
-from training.ranking.calibration import FOLDS, calibrate, fit_platt
-from training.ranking.config import RankingConfig
-from training.ranking.model import Ranker
-from training.ranking.train import calibrated, fit_ranker
-from training.ranking.training_set import RankingSet
+from vireo.training.ranking.batches import Batches
+from vireo.training.ranking.calibration import FOLDS, calibrate, fit_platt
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.model import Ranker
+from vireo.training.ranking.train import calibrated, fit_ranker
+from vireo.training.ranking.training_set import RankingSet
 
 pytestmark = pytest.mark.slow
 

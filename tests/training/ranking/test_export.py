@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 import torch
 
-from server.inference.model import Model
-from server.inference.signature import ranker_signature
-from server.releases.manifest import FeatureSchema
-from training.onnx_export import ExportError
-from training.ranking.config import RankingConfig
-from training.ranking.export import (
+from vireo.server.inference.model import Model
+from vireo.server.inference.signature import ranker_signature
+from vireo.server.releases.manifest import FeatureSchema
+from vireo.training.onnx_export import ExportError
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.export import (
     check_ranker,
     example_inputs,
     export_cases,
     export_ranker,
     torch_scores,
 )
-from training.ranking.model import Ranker, WatchPart
+from vireo.training.ranking.model import Ranker, WatchPart
 
 pytestmark = pytest.mark.slow
 

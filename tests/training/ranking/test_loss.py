@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.ranking.calibration import fit_platt
-from training.ranking.loss import level_loss, listwise_loss, outcome_loss
+from vireo.training.ranking.calibration import fit_platt
+from vireo.training.ranking.loss import level_loss, listwise_loss, outcome_loss
 
 REAL = torch.tensor([[True, True, True], [True, True, False]])
 

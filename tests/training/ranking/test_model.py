@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from server.features.ranking_inputs import RETRIEVAL_FEATURES
-from server.releases.manifest import FeatureSchema
-from training.ranking.config import RankingConfig
-from training.ranking.export import example_inputs
-from training.ranking.model import Ranker
+from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
+from vireo.server.releases.manifest import FeatureSchema
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.export import example_inputs
+from vireo.training.ranking.model import Ranker
 
 VECTOR_SIZE = 8
 SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)

@@ -6,13 +6,13 @@ from typing import get_args
 import pytest
 import torch
 
-from server.features.context import NAMES
-from server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
-from server.releases.manifest import FeatureSchema
-from training.ranking.config import RankingConfig
-from training.ranking.export import export_cases, torch_scores
-from training.ranking.model import OutcomePart, Ranker, WatchPart
-from training.ranking.served import ServedRanker
+from vireo.server.features.context import NAMES
+from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
+from vireo.server.releases.manifest import FeatureSchema
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.export import export_cases, torch_scores
+from vireo.training.ranking.model import OutcomePart, Ranker, WatchPart
+from vireo.training.ranking.served import ServedRanker
 
 VECTOR_SIZE = 8
 SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)

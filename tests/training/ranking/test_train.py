@@ -11,17 +11,17 @@ import pytest
 import torch
 from rich.progress import Progress
 
-from server.errors import VireoError
-from server.features.ranking_inputs import VIDEO_FEATURES
-from server.signals import OUTCOMES
 from tests.training.ranking.conftest import ATTRIBUTES, CANDIDATES, LIKES, SCHEMA, ranking_set
-from training.checkpoint import Checkpoints
-from training.evaluation.metrics import auc
-from training.ranking.batches import Batches
-from training.ranking.config import RankingConfig
-from training.ranking.holdout import HeldOut
-from training.ranking.storage import load_ranking_set, save_ranking_set
-from training.ranking.train import (
+from vireo.server.errors import VireoError
+from vireo.server.features.ranking_inputs import VIDEO_FEATURES
+from vireo.server.signals import OUTCOMES
+from vireo.training.checkpoint import Checkpoints
+from vireo.training.evaluation.metrics import auc
+from vireo.training.ranking.batches import Batches
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.holdout import HeldOut
+from vireo.training.ranking.storage import load_ranking_set, save_ranking_set
+from vireo.training.ranking.train import (
     CURVE,
     RankingTrainer,
     TrainedRanker,
@@ -30,7 +30,7 @@ from training.ranking.train import (
     fit_ranker,
     with_known_tasks,
 )
-from training.ranking.training_set import RankingSet
+from vireo.training.ranking.training_set import RankingSet
 
 pytestmark = pytest.mark.slow
 

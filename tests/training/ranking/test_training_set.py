@@ -9,21 +9,21 @@ import pandas as pd
 import pytest
 import torch
 
-from server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from server.candidate.release import CandidateRelease
-from server.features.keys import video_keys
-from server.features.ranking_inputs import VideoTable, ranking_inputs, retrieval_features
-from server.home import Home
-from server.releases import layout
-from server.signals import OUTCOMES
-from training.features.history import viewers_before
-from training.features.publication import of_the_past
-from training.features.statistics import just_before, video_features_at
-from training.features.watches import HIDDEN, load_hidden, write_watches
-from training.ranking import training_set
-from training.ranking.batches import Batches
-from training.ranking.config import RankingConfig
-from training.ranking.training_set import RankingSet, build_ranking_set, is_held_out
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.keys import video_keys
+from vireo.server.features.ranking_inputs import VideoTable, ranking_inputs, retrieval_features
+from vireo.server.home import Home
+from vireo.server.releases import layout
+from vireo.server.signals import OUTCOMES
+from vireo.training.features.history import viewers_before
+from vireo.training.features.publication import of_the_past
+from vireo.training.features.statistics import just_before, video_features_at
+from vireo.training.features.watches import HIDDEN, load_hidden, write_watches
+from vireo.training.ranking import training_set
+from vireo.training.ranking.batches import Batches
+from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.training_set import RankingSet, build_ranking_set, is_held_out
 
 CONFIG = RankingConfig(candidates=20, holdout_share=0.3)
 HIDE = [task.name for task in OUTCOMES].index("hide")

@@ -13,21 +13,21 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from server.filters.declared import DURATION
-from server.filters.table import AttributeTable
-from server.home import Home
-from server.releases import layout
-from server.releases.manifest import Manifest
 from tests.builders.datasets import random_interactions
 from tests.builders.filters import random_expression
 from tests.builders.releases import build_release
-from training.data.attributes import all_attributes, attribute_column
-from training.data.dataset import Dataset, load_dataset
-from training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
-from training.data.synth.world import WorldConfig
-from training.data.synth.writing import write_world
-from training.data.writing import Tables, write_dataset
-from training.release.attributes import write_attributes
+from vireo.server.filters.declared import DURATION
+from vireo.server.filters.table import AttributeTable
+from vireo.server.home import Home
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.training.data.attributes import all_attributes, attribute_column
+from vireo.training.data.dataset import Dataset, load_dataset
+from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
+from vireo.training.data.synth.world import WorldConfig
+from vireo.training.data.synth.writing import write_world
+from vireo.training.data.writing import Tables, write_dataset
+from vireo.training.release.attributes import write_attributes
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from tests.builders.watches import EPOCH, videos_frame, viewers_frame, watches_frame
-from training.release import stage
-from training.release.stage import FRESH_DAYS, FRESH_WATCHES, fresh_rows
-from training.retrieval.data import RetrievalData
+from vireo.training.release import stage
+from vireo.training.release.stage import FRESH_DAYS, FRESH_WATCHES, fresh_rows
+from vireo.training.retrieval.data import RetrievalData
 
 
 def catalogue(

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.home import Home
-from server.ranking.reserved import DiverseBestAndReserved
-from server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
-from server.releases.manifest import Manifest
-from training.evaluation.metrics import gains, hits
-from training.release.gate import MAX_FALSE_REFUSALS, Check, GateResult, judge, judge_first
-from training.release.gate_measures import LIKENESS, Measured
-from training.release.measure import LoadedRelease, measure
-from training.release.predictions import Predictions, in_both
+from vireo.server.home import Home
+from vireo.server.ranking.reserved import DiverseBestAndReserved
+from vireo.server.releases.channel_document import MAX_BEST_FIGURES, BestFigures
+from vireo.server.releases.manifest import Manifest
+from vireo.training.evaluation.metrics import gains, hits
+from vireo.training.release.gate import MAX_FALSE_REFUSALS, Check, GateResult, judge, judge_first
+from vireo.training.release.gate_measures import LIKENESS, Measured
+from vireo.training.release.measure import LoadedRelease, measure
+from vireo.training.release.predictions import Predictions, in_both
 
 VIEWERS, VIDEOS, TIMED = 400, 50, 100
 CANDIDATES, BASE_RATE = 300, 0.003

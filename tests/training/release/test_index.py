@@ -6,9 +6,9 @@ import faiss
 import numpy as np
 import pytest
 
-from server.candidate.index import VideoIndex
-from server.releases.manifest import IndexDescription
-from training.release.index import NEIGHBOURS, RECALL_WANTED, build_index, min_probes
+from vireo.server.candidate.index import VideoIndex
+from vireo.server.releases.manifest import IndexDescription
+from vireo.training.release.index import NEIGHBOURS, RECALL_WANTED, build_index, min_probes
 
 
 def sample(count: int, seed: int) -> np.ndarray:

@@ -10,27 +10,27 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.candidate.release import CandidateRelease
-from server.features.keys import video_key
-from server.home import Home
-from server.ranking.release import RankingRelease
-from server.releases import layout
-from server.releases.manifest import (
+from tests.builders.datasets import VIDEO_COUNT
+from vireo.server.candidate.release import CandidateRelease
+from vireo.server.features.keys import video_key
+from vireo.server.home import Home
+from vireo.server.ranking.release import RankingRelease
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import (
     CANDIDATES,
     DATA_END,
     Manifest,
     ReleaseError,
     describe_files,
 )
-from server.releases.texts import read_mapped_texts
-from server.releases.weights import Quotas
-from tests.builders.datasets import VIDEO_COUNT
-from training.data.dataset import describe_dataset, load_dataset
-from training.features.statistics import latest_popularity, latest_video_features
-from training.ranking.storage import load_ranking_set
-from training.release.stage import DRAFT, creator_keys, finish_release
-from training.retrieval.ease import EASE_NEIGHBOURS
-from training.run import Run
+from vireo.server.releases.texts import read_mapped_texts
+from vireo.server.releases.weights import Quotas
+from vireo.training.data.dataset import describe_dataset, load_dataset
+from vireo.training.features.statistics import latest_popularity, latest_video_features
+from vireo.training.ranking.storage import load_ranking_set
+from vireo.training.release.stage import DRAFT, creator_keys, finish_release
+from vireo.training.retrieval.ease import EASE_NEIGHBOURS
+from vireo.training.run import Run
 
 
 @pytest.fixture(scope="module")

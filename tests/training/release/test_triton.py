@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from server.releases import layout
 from tests.builders.releases import build_release
+from vireo.server.releases import layout
 
 FIELD = descriptor_pb2.FieldDescriptorProto
 _KINDS = "INVALID BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 STRING BF16"

@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from training.retrieval import sequences
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
+from vireo.training.retrieval import sequences
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
 
 VIDEOS = 30
 Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]

@@ -5,14 +5,14 @@ import pytest
 
 from tests.builders.co_watch import co_watch_scores
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from training.retrieval.co_watch import (
+from vireo.training.retrieval.co_watch import (
     POPULARITY_DAMPING,
     STEP_DECAY,
     STEPS,
     co_watch_neighbours,
     co_watch_table,
 )
-from training.retrieval.data import RetrievalData
+from vireo.training.retrieval.data import RetrievalData
 
 
 def data_of(*sequences: str) -> RetrievalData:
@@ -96,7 +96,7 @@ def test_the_table_is_the_same_however_little_of_it_is_made_at_a_time(
 ) -> None:
     whole = co_watch_table(ring, k=6)
 
-    monkeypatch.setattr("training.retrieval.co_watch.PAIRS_AT_A_TIME", 25)
+    monkeypatch.setattr("vireo.training.retrieval.co_watch.PAIRS_AT_A_TIME", 25)
     parted = co_watch_table(ring, k=6)
     some = co_watch_table(ring, k=6, videos=range(3, 8))
 

@@ -5,8 +5,8 @@ import unicodedata
 import pandas as pd
 import pytest
 
-from server.features.content import CONTENT_LIMIT, content_ids, content_tokens, title_words
-from training.retrieval.content import catalogue_tokens, shared_vocabulary
+from vireo.server.features.content import CONTENT_LIMIT, content_ids, content_tokens, title_words
+from vireo.training.retrieval.content import catalogue_tokens, shared_vocabulary
 
 
 def test_a_video_is_described_by_tags_time_length_and_words() -> None:

@@ -7,16 +7,16 @@ import onnxruntime
 import pytest
 import torch
 
-from server.features.content import CONTENT_LIMIT
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from training.onnx_export import ExportError
-from training.retrieval import content_tower as module
-from training.retrieval import unseen
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.content_tower import content_tower, export_video_tower
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
-from training.retrieval.unseen import fill_unseen
+from vireo.server.features.content import CONTENT_LIMIT
+from vireo.training.onnx_export import ExportError
+from vireo.training.retrieval import content_tower as module
+from vireo.training.retrieval import unseen
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.content_tower import content_tower, export_video_tower
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.unseen import fill_unseen
 
 pytestmark = pytest.mark.slow
 

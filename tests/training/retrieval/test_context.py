@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from server.features.context import NAMES, UNKNOWN, sizes
-from server.features.tower_inputs import tower_inputs
-from server.features.viewer import ViewerFeatures
-from server.inference.model import Model
-from server.inference.signature import VIDEOS, tower_signature
 from tests.training.retrieval.conftest import Tables
-from training.data.context import watch_column
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.export import export_viewer_tower
-from training.retrieval.model import TwoTower
-from training.retrieval.sequences import Watches
-from training.retrieval.towers import readable, viewer_vectors
-from training.retrieval.windows import Windows
+from vireo.server.features.context import NAMES, UNKNOWN, sizes
+from vireo.server.features.tower_inputs import tower_inputs
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.inference.model import Model
+from vireo.server.inference.signature import VIDEOS, tower_signature
+from vireo.training.data.context import watch_column
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.export import export_viewer_tower
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.sequences import Watches
+from vireo.training.retrieval.towers import readable, viewer_vectors
+from vireo.training.retrieval.windows import Windows
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from training.retrieval.loss import CHUNK, Later, cross_entropy, sampled_cross_entropy
+from vireo.training.retrieval.loss import CHUNK, Later, cross_entropy, sampled_cross_entropy
 
 POSITIONS, VIDEOS, SIZE = CHUNK + 100, 300, 16
 

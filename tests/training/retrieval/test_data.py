@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from tests.builders.watches import EPOCH, videos_frame, viewers_frame, watches_frame
-from training.retrieval.data import RetrievalData
+from vireo.training.retrieval.data import RetrievalData
 
 
 def targets(data: RetrievalData) -> list[int]:

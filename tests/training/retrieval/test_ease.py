@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from server.features.summed import summed
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from tests.training.retrieval.conftest import VIDEOS
-from training.retrieval.co_watch import co_watch_neighbours
-from training.retrieval.data import RetrievalData
-from training.retrieval.ease import EASE_LAMBDA, closed_form, ease_table, ease_weights
-from training.retrieval.local_ease import local_ease_table
+from vireo.server.features.summed import summed
+from vireo.training.retrieval.co_watch import co_watch_neighbours
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.ease import EASE_LAMBDA, closed_form, ease_table, ease_weights
+from vireo.training.retrieval.local_ease import local_ease_table
 
 
 def test_kept_are_the_weights_of_largest_absolute_value(ring: RetrievalData) -> None:

@@ -10,14 +10,14 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from server.features.tower_inputs import tower_inputs
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from training.onnx_export import ExportError
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.export import check_export, export_viewer_tower, trial_batches
-from training.retrieval.model import TwoTower
-from training.retrieval.towers import readable, viewer_vectors
+from vireo.server.features.tower_inputs import tower_inputs
+from vireo.training.onnx_export import ExportError
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.export import check_export, export_viewer_tower, trial_batches
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.towers import readable, viewer_vectors
 
 pytestmark = pytest.mark.slow
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from training.retrieval import first_vectors as module
-from training.retrieval.data import RetrievalData
-from training.retrieval.first_vectors import SPREAD, first_vectors, mutual_information
+from vireo.training.retrieval import first_vectors as module
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.first_vectors import SPREAD, first_vectors, mutual_information
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import pytest
 from scipy import sparse
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from training.retrieval import local_ease
-from training.retrieval.data import RetrievalData
-from training.retrieval.ease import closed_form
-from training.retrieval.local_ease import local_ease_table
+from vireo.training.retrieval import local_ease
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.ease import closed_form
+from vireo.training.retrieval.local_ease import local_ease_table
 
 Matrix = npt.NDArray[np.float64]
 VIDEOS = 12
@@ -91,7 +91,7 @@ def test_the_table_is_the_same_however_little_of_it_is_made_at_a_time(
 ) -> None:
     data = data_of(sequences)
     expected = local_ease_table(data, 5)
-    monkeypatch.setattr("training.retrieval.co_watch.PAIRS_AT_A_TIME", 40)
+    monkeypatch.setattr("vireo.training.retrieval.co_watch.PAIRS_AT_A_TIME", 40)
     monkeypatch.setattr(local_ease, "_AT_A_TIME", 5)
     for table, same in zip(local_ease_table(data, 5), expected, strict=True):
         np.testing.assert_array_equal(table, same)

@@ -6,11 +6,11 @@ from functools import partial
 import pytest
 import torch
 
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.loss import SampledSoftmax, full_softmax_loss
-from training.retrieval.model import TwoTower
-from training.retrieval.windows import epoch_batches
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.loss import SampledSoftmax, full_softmax_loss
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.windows import epoch_batches
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from server.features.tower_inputs import ATTRIBUTE_LIMIT
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from training.retrieval import towers
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower, VideoTower, ages_of
-from training.retrieval.towers import readable, viewer_vectors
+from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.training.retrieval import towers
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower, VideoTower, ages_of
+from vireo.training.retrieval.towers import readable, viewer_vectors
 
 Inputs = dict[str, npt.NDArray[np.int64]]
 
@@ -232,7 +232,7 @@ def test_the_whole_table_is_made_a_part_at_a_time(
 
     whole = VideoTower.forward
     monkeypatch.setattr(VideoTower, "forward", forward)
-    monkeypatch.setattr("training.retrieval.model.ROWS_AT_ONCE", 8)
+    monkeypatch.setattr("vireo.training.retrieval.model.ROWS_AT_ONCE", 8)
     with torch.no_grad():
         parts = model.video_vectors()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.retrieval.optimizer import Muon, orthogonalised
+from vireo.training.retrieval.optimizer import Muon, orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (48, 16), (16, 48)])

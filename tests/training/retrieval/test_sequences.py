@@ -9,10 +9,10 @@ import pytest
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from tests.training.retrieval.conftest import Tables
-from training.features.watches import write_watches
-from training.retrieval import data as retrieval_data
-from training.retrieval import sequences
-from training.retrieval.data import RetrievalData
+from vireo.training.features.watches import write_watches
+from vireo.training.retrieval import data as retrieval_data
+from vireo.training.retrieval import sequences
+from vireo.training.retrieval.data import RetrievalData
 
 
 def test_row_groups_end_at_viewer_boundaries_and_cover_everything(

@@ -15,14 +15,14 @@ from rich.console import Console
 
 from tests.builders.watches import videos_frame, viewers_frame
 from tests.training.retrieval.conftest import Tables
-from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from training.profile import load_profile
-from training.retrieval import train
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.first_vectors import first_vectors
-from training.retrieval.model import TwoTower
-from training.retrieval.train import (
+from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from vireo.training.profile import load_profile
+from vireo.training.retrieval import train
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.first_vectors import first_vectors
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.train import (
     CHECKPOINT,
     CURVE,
     EmptyTrainingSetError,
@@ -30,8 +30,8 @@ from training.retrieval.train import (
     train_retrieval,
     trained_weights,
 )
-from training.retrieval.trainer import RetrievalTrainer
-from training.retrieval.validation import validation_metrics
+from vireo.training.retrieval.trainer import RetrievalTrainer
+from vireo.training.retrieval.validation import validation_metrics
 
 
 def weights(model: TwoTower) -> torch.Tensor:

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
-from training.retrieval.train import train_retrieval, trained_weights
-from training.retrieval.trainer import RetrievalTrainer
-from training.retrieval.unseen import best_scores, fair_lift, fill_unseen, fit_ridge
-from training.retrieval.validation import viewer_scores
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.train import train_retrieval, trained_weights
+from vireo.training.retrieval.trainer import RetrievalTrainer
+from vireo.training.retrieval.unseen import best_scores, fair_lift, fill_unseen, fit_ridge
+from vireo.training.retrieval.validation import viewer_scores
 
 UNSEEN = ["new-cat", "new-dog"]
 
@@ -129,7 +129,7 @@ def test_the_best_scores_are_of_some_videos_that_the_viewer_has_not_watched(
     some = torch.arange(300) % 2 == 0
     watched = [np.arange(viewer, viewer + 20) for viewer in range(7)]
     whole = best_scores(states, vectors, some, watched)
-    monkeypatch.setattr("training.retrieval.unseen.SCORES_AT_ONCE", 900)
+    monkeypatch.setattr("vireo.training.retrieval.unseen.SCORES_AT_ONCE", 900)
     assert torch.allclose(best_scores(states, vectors, some, watched), whole, atol=1e-5)
     scores = states @ vectors.T
     free = sorted(set(range(0, 300, 2)) - set(watched[3].tolist()))

@@ -9,11 +9,11 @@ import torch
 from rich.console import Console
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
-from training.retrieval.train import train_retrieval
-from training.retrieval.validation import (
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.train import train_retrieval
+from vireo.training.retrieval.validation import (
     WorseThanPopularityError,
     check_beats_popularity,
     validation_ranks,

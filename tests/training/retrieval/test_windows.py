@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from server.features.tower_inputs import tower_inputs
-from server.features.viewer import ViewerFeatures
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.data import RetrievalData
-from training.retrieval.sequences import Watches
-from training.retrieval.windows import Windows, epoch_batches
+from vireo.server.features.tower_inputs import tower_inputs
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.sequences import Watches
+from vireo.training.retrieval.windows import Windows, epoch_batches
 
 
 def windows_of(data: RetrievalData, history_limit: int, batch_tokens: int = 64) -> Windows:

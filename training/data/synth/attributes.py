@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from training.data.schema import AttributeKind
-from training.data.synth.world import REGIONS, hashed, unit
+from vireo.training.data.schema import AttributeKind
+from vireo.training.data.synth.world import REGIONS, hashed, unit
 
 Int64Array = npt.NDArray[np.int64]
 

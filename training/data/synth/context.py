@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from server.features.context import DEVICES
-from training.data.context import hours_and_weekdays
-from training.data.synth.world import REGIONS, World, hashed
+from vireo.server.features.context import DEVICES
+from vireo.training.data.context import hours_and_weekdays
+from vireo.training.data.synth.world import REGIONS, World, hashed
 
 Int64Array = npt.NDArray[np.int64]
 Int8Array = npt.NDArray[np.int8]

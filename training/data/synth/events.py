@@ -9,8 +9,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from training.data.synth.context import SessionContext, fitting, sessions_in_context
-from training.data.synth.world import DAY, FAVOURITES, REGIONS, START, TASTE_SHARES, World
+from vireo.training.data.synth.context import SessionContext, fitting, sessions_in_context
+from vireo.training.data.synth.world import DAY, FAVOURITES, REGIONS, START, TASTE_SHARES, World
 
 SESSIONS_PER_BLOCK = 32_768
 """Sessions drawn together, which bounds the memory. Each block has its own random generator, so it
@@ -54,7 +54,7 @@ class Events:
     fraction: Float32Array
     """Watched fraction of the video, float32[m]."""
     zone: Int8Array
-    """Index in ZONES of `training.data.synth.context`, -1 if it isn't logged, int8[m]."""
+    """Index in ZONES of `vireo.training.data.synth.context`, -1 if it isn't logged, int8[m]."""
     locale: Int8Array
     """Index in LOCALES, likewise."""
     device: Int8Array

@@ -9,14 +9,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from server.errors import VireoError
-from server.features.context import COLUMNS, DEVICES
-from server.home import Home
-from training.data.attributes import attribute_column, attribute_fields
-from training.data.context import context_fields
-from training.data.dataset import DatasetInfo, describe_dataset
-from training.data.schema import INTERACTIONS, TIME, VIDEOS, VIEWERS
-from training.data.synth.attributes import (
+from vireo.server.errors import VireoError
+from vireo.server.features.context import COLUMNS, DEVICES
+from vireo.server.home import Home
+from vireo.training.data.attributes import attribute_column, attribute_fields
+from vireo.training.data.context import context_fields
+from vireo.training.data.dataset import DatasetInfo, describe_dataset
+from vireo.training.data.schema import INTERACTIONS, TIME, VIDEOS, VIEWERS
+from vireo.training.data.synth.attributes import (
     ATTRIBUTES,
     COUNTRIES,
     age_ratings,
@@ -24,10 +24,10 @@ from training.data.synth.attributes import (
     languages,
     regions,
 )
-from training.data.synth.context import LOCALES, ZONES, Int8Array
-from training.data.synth.events import HIDE, KINDS, Events, all_events
-from training.data.synth.world import REGIONS, SERIES, World, WorldConfig, hashed
-from training.data.writing import dataset_writer
+from vireo.training.data.synth.context import LOCALES, ZONES, Int8Array
+from vireo.training.data.synth.events import HIDE, KINDS, Events, all_events
+from vireo.training.data.synth.world import REGIONS, SERIES, World, WorldConfig, hashed
+from vireo.training.data.writing import dataset_writer
 
 VIDEOS_AT_A_TIME = 131_072
 WORDS_PER_TOPIC = 12

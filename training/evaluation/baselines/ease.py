@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
-from training.evaluation.baselines.past import Grid, history_matrix
-from training.retrieval.ease import EASE_LAMBDA
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.training.evaluation.baselines.past import Grid, history_matrix
+from vireo.training.retrieval.ease import EASE_LAMBDA
 
 GRID: Grid = {"regularisation": (30.0, 100.0, 200.0, 300.0, 500.0, 1000.0, 3000.0)}
 RECENCY_GRID: Grid = {

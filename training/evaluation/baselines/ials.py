@@ -10,8 +10,8 @@ from implicit.cpu.als import AlternatingLeastSquares
 from scipy import sparse
 from threadpoolctl import threadpool_limits
 
-from server.arrays import Float32Array, Int64Array
-from training.evaluation.baselines.past import Grid, Past, history_matrix
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.training.evaluation.baselines.past import Grid, Past, history_matrix
 
 GRID: Grid = {
     "half_life": (None, 10.0, 5.0, 4.0, 3.0, 2.0, 1.0),

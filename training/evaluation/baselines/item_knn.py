@@ -9,8 +9,8 @@ import numpy as np
 from implicit.nearest_neighbours import ItemItemRecommender
 from scipy import sparse
 
-from server.arrays import Float32Array, Int64Array
-from training.evaluation.baselines.past import Grid, Past, history_matrix
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.training.evaluation.baselines.past import Grid, Past, history_matrix
 
 GRID: Grid = {
     "neighbours": (20, 50, 100, 200, 500, 2000),

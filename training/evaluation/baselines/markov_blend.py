@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from server.arrays import Float32Array, Int64Array
-from training.evaluation.baselines.past import Baseline, Grid, Past
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.training.evaluation.baselines.past import Baseline, Grid, Past
 
 GRID: Grid = {
     "weight": (1.0, 2.0, 4.0, 6.0, 9.0, 13.0),

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from scipy import sparse
 
-from server.arrays import Float32Array, Int64Array
+from vireo.server.arrays import Float32Array, Int64Array
 
 Setting = int | float | tuple[float, ...] | None
 """A value of a baseline's configuration."""

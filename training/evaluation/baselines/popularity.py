@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.arrays import Float32Array, Int64Array
-from training.evaluation.baselines.past import Grid, Past, history_matrix
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.training.evaluation.baselines.past import Grid, Past, history_matrix
 
 GRID: Grid = {"half_life": (None, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.5, 0.25)}
 

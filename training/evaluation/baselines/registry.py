@@ -9,15 +9,15 @@ from types import MappingProxyType
 
 from rich.console import Console
 
-from training.evaluation.baselines import ease, ials, item_knn, markov_blend, popularity
-from training.evaluation.baselines.ease import Ease, EaseConfig
-from training.evaluation.baselines.ials import Ials, IalsConfig, factorised
-from training.evaluation.baselines.item_knn import ItemKnn, ItemKnnConfig
-from training.evaluation.baselines.markov_blend import MarkovBlend, MarkovConfig
-from training.evaluation.baselines.past import Baseline, Grid, Past, Setting
-from training.evaluation.baselines.popularity import Popularity, PopularityConfig
-from training.heartbeat import Bars
-from training.retrieval.ease import closed_form
+from vireo.training.evaluation.baselines import ease, ials, item_knn, markov_blend, popularity
+from vireo.training.evaluation.baselines.ease import Ease, EaseConfig
+from vireo.training.evaluation.baselines.ials import Ials, IalsConfig, factorised
+from vireo.training.evaluation.baselines.item_knn import ItemKnn, ItemKnnConfig
+from vireo.training.evaluation.baselines.markov_blend import MarkovBlend, MarkovConfig
+from vireo.training.evaluation.baselines.past import Baseline, Grid, Past, Setting
+from vireo.training.evaluation.baselines.popularity import Popularity, PopularityConfig
+from vireo.training.heartbeat import Bars
+from vireo.training.retrieval.ease import closed_form
 
 Config = PopularityConfig | ItemKnnConfig | EaseConfig | IalsConfig | MarkovConfig
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from server.errors import VireoError
-from training.evaluation.baselines.past import Past, Setting
-from training.evaluation.baselines.registry import DECLARED, Config, changed
+from vireo.server.errors import VireoError
+from vireo.training.evaluation.baselines.past import Past, Setting
+from vireo.training.evaluation.baselines.registry import DECLARED, Config, changed
 
 SETTINGS_FILE = "baselines.json"
 """In the folder of a data set's features, in a run's report and in `bench/report/<data set>`."""

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from server.arrays import Int64Array
-from training.evaluation.baselines.past import Baseline, Grid, Past, Setting
-from training.evaluation.baselines.registry import (
+from vireo.server.arrays import Int64Array
+from vireo.training.evaluation.baselines.past import Baseline, Grid, Past, Setting
+from vireo.training.evaluation.baselines.registry import (
     BASELINES,
     DECLARED,
     Config,
@@ -29,11 +29,11 @@ from training.evaluation.baselines.registry import (
     changed,
     possible,
 )
-from training.evaluation.baselines.settings import BaselineSettings, Trial, TunedBaselines
-from training.evaluation.chain import past_watches
-from training.evaluation.full_ranking import full_ranking, viewer_chunks
-from training.evaluation.metrics import ndcg
-from training.heartbeat import Bars
+from vireo.training.evaluation.baselines.settings import BaselineSettings, Trial, TunedBaselines
+from vireo.training.evaluation.chain import past_watches
+from vireo.training.evaluation.full_ranking import full_ranking, viewer_chunks
+from vireo.training.evaluation.metrics import ndcg
+from vireo.training.heartbeat import Bars
 
 MAX_ROUNDS = 5
 MAX_WHOLE = 2
@@ -84,7 +84,7 @@ def tune_baselines(watches: pd.DataFrame, video_ids: list[str], console: Console
     """Tune every baseline that is possible for the size of the catalogue, behind a progress bar.
 
     Args:
-        watches: the split, as in `training.features.watches.WATCHES`.
+        watches: the split, as in `vireo.training.features.watches.WATCHES`.
         video_ids: the catalogue.
         console: where the bar is shown.
     """

@@ -16,20 +16,20 @@ import pandas as pd
 import xxhash
 from rich.console import Console
 
-from server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from server.features.activity import HISTORY_LIMIT
-from server.features.viewer import ViewerFeatures
-from training.evaluation.baselines.past import Past, history_matrix
-from training.evaluation.baselines.popularity import Popularity
-from training.evaluation.comparison import means
-from training.evaluation.full_ranking import full_ranking
-from training.evaluation.metrics import gains
-from training.retrieval.config import RetrievalConfig
-from training.retrieval.content import weighted_bags
-from training.retrieval.data import RetrievalData
-from training.retrieval.model import TwoTower
-from training.retrieval.train import train_retrieval
-from training.retrieval.validation import SCORES_AT_ONCE, viewer_scores
+from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+from vireo.server.features.activity import HISTORY_LIMIT
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.evaluation.baselines.past import Past, history_matrix
+from vireo.training.evaluation.baselines.popularity import Popularity
+from vireo.training.evaluation.comparison import means
+from vireo.training.evaluation.full_ranking import full_ranking
+from vireo.training.evaluation.metrics import gains
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.content import weighted_bags
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.train import train_retrieval
+from vireo.training.retrieval.validation import SCORES_AT_ONCE, viewer_scores
 
 VIEWER_SHARE = 0.10
 """Share of viewers that the study's towers never see."""
@@ -101,7 +101,7 @@ def cold_sets(
     """Return a study's data from a split, whose test part is dropped first.
 
     Args:
-        watches: as in `training.features.watches.WATCHES`.
+        watches: as in `vireo.training.features.watches.WATCHES`.
         videos: the catalogue.
         viewers: profiles of the viewers.
         fold: which videos are unseen, of FOLDS parts; the viewers are the same in each.

@@ -9,11 +9,6 @@ from pathlib import Path
 import pytest
 from kubernetes.aio.config import incluster_config
 
-from server.control.control import discovery_of
-from server.control.discovery.kubernetes import KubernetesDiscovery
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.mesh import Pool
-from server.control.settings import ControlSettings
 from tests.builders.kubernetes_api import (
     RecordedApi,
     recorded_lines,
@@ -28,6 +23,11 @@ from tests.builders.kubernetes_following import (
 )
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.server.control.control import discovery_of
+from vireo.server.control.discovery.kubernetes import KubernetesDiscovery
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.mesh import Pool
+from vireo.server.control.settings import ControlSettings
 
 pytestmark = pytest.mark.slow
 

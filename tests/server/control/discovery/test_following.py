@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from server.control.mesh import Endpoint
 from tests.builders.kubernetes_api import (
     RecordedApi,
     Refusal,
@@ -28,6 +27,7 @@ from tests.builders.kubernetes_following import (
     quick,
 )
 from tests.builders.waiting import until
+from vireo.server.control.mesh import Endpoint
 
 pytestmark = pytest.mark.slow
 

@@ -9,10 +9,6 @@ import pytest
 from envoy.config.core.v3.health_check_pb2 import DRAINING, UNKNOWN
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 
-from server.control.discovery.kubernetes import KubernetesDiscovery
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.snapshot import ENDPOINTS
-from server.stack.ports import free_port_base
 from tests.builders.control import SetShare, control_of
 from tests.builders.edge import CandidatePod, serve_candidate
 from tests.builders.kubernetes_api import (
@@ -25,6 +21,10 @@ from tests.builders.kubernetes_api import (
 )
 from tests.builders.waiting import until
 from tests.builders.xds import XdsClient, xds_client
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.control.discovery.kubernetes import KubernetesDiscovery
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.snapshot import ENDPOINTS
 
 pytestmark = pytest.mark.slow
 

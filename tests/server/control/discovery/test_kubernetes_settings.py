@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from server.control.control import discovery_of
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.settings import ControlSettings
-from server.errors import VireoError
 from tests.builders.s3 import unreachable_s3
+from vireo.server.control.control import discovery_of
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.settings import ControlSettings
+from vireo.server.errors import VireoError
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_without_the_client_the_error_names_the_package(
 ) -> None:
     settings = ControlSettings(discovery="kubernetes", s3=unreachable_s3())
     for module in ("kubernetes", "kubernetes_api"):
-        monkeypatch.delitem(sys.modules, f"server.control.discovery.{module}", raising=False)
+        monkeypatch.delitem(sys.modules, f"vireo.server.control.discovery.{module}", raising=False)
     monkeypatch.setitem(sys.modules, "kubernetes.aio", None)
     with pytest.raises(VireoError, match=r"pip install 'vireo\[kubernetes\]'"):
         discovery_of(settings)
@@ -54,5 +54,5 @@ def test_a_list_beside_the_cluster_is_refused() -> None:
 
 
 def test_other_sources_import_nothing_of_the_client() -> None:
-    code = "import server.control.control, sys; assert 'kubernetes' not in sys.modules"
+    code = "import vireo.server.control.control, sys; assert 'kubernetes' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

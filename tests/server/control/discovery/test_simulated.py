@@ -10,8 +10,6 @@ import kmock
 import pytest
 from kmock import KubernetesError
 
-from server.control.discovery import kubernetes_api
-from server.control.mesh import Endpoint
 from tests.builders.kubernetes_following import RANKING, Logs, following, reasons
 from tests.builders.simulated_kubernetes import (
     READY,
@@ -21,6 +19,8 @@ from tests.builders.simulated_kubernetes import (
     simulated_kubernetes,
 )
 from tests.builders.waiting import until
+from vireo.server.control.discovery import kubernetes_api
+from vireo.server.control.mesh import Endpoint
 
 pytestmark = pytest.mark.slow
 

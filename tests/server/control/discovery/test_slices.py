@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from server.control.discovery.kubernetes_settings import KubernetesSettings
-from server.control.discovery.slices import EndpointSlice, Found, merged, slice_pods
-from server.control.mesh import Endpoint, Pool
 from tests.builders.kubernetes_api import recorded
+from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.discovery.slices import EndpointSlice, Found, merged, slice_pods
+from vireo.server.control.mesh import Endpoint, Pool
 
 RANKING = Pool("ranking")
 POOLS = KubernetesSettings().pools

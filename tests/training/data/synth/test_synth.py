@@ -7,22 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.errors import VireoError
-from server.home import Home
-from training.data.dataset import (
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.data.dataset import (
     Dataset,
     DatasetInfo,
     is_example,
     load_dataset,
 )
-from training.data.split import split_watches
-from training.data.synth.events import KINDS, Events, all_events
-from training.data.synth.world import DAY, REGIONS, START, World, WorldConfig
-from training.data.synth.writing import write_world
-from training.evaluation.baselines.registry import fitted
-from training.evaluation.metrics import hit_rate
-from training.evaluation.run import TestBed
-from training.evaluation.systems import of_chunks
+from vireo.training.data.split import split_watches
+from vireo.training.data.synth.events import KINDS, Events, all_events
+from vireo.training.data.synth.world import DAY, REGIONS, START, World, WorldConfig
+from vireo.training.data.synth.writing import write_world
+from vireo.training.evaluation.baselines.registry import fitted
+from vireo.training.evaluation.metrics import hit_rate
+from vireo.training.evaluation.run import TestBed
+from vireo.training.evaluation.systems import of_chunks
 
 SMALL = WorldConfig(viewers=400, videos=600, events=16_000, seed=3)
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.evaluation.baselines.ease import Ease
-from training.evaluation.baselines.past import Past
-from training.retrieval.ease import closed_form
+from vireo.training.evaluation.baselines.ease import Ease
+from vireo.training.evaluation.baselines.past import Past
+from vireo.training.retrieval.ease import closed_form
 
 
 def rows(*values: int) -> np.ndarray:

@@ -5,14 +5,14 @@ import warnings
 import numpy as np
 import pytest
 
-from training.evaluation.baselines import item_knn, registry
-from training.evaluation.baselines.ease import EaseConfig
-from training.evaluation.baselines.ials import IalsConfig
-from training.evaluation.baselines.item_knn import ItemKnnConfig
-from training.evaluation.baselines.markov_blend import MarkovBlend, MarkovConfig
-from training.evaluation.baselines.past import Past
-from training.evaluation.baselines.popularity import Popularity, PopularityConfig
-from training.evaluation.baselines.registry import (
+from vireo.training.evaluation.baselines import item_knn, registry
+from vireo.training.evaluation.baselines.ease import EaseConfig
+from vireo.training.evaluation.baselines.ials import IalsConfig
+from vireo.training.evaluation.baselines.item_knn import ItemKnnConfig
+from vireo.training.evaluation.baselines.markov_blend import MarkovBlend, MarkovConfig
+from vireo.training.evaluation.baselines.past import Past
+from vireo.training.evaluation.baselines.popularity import Popularity, PopularityConfig
+from vireo.training.evaluation.baselines.registry import (
     BASELINES,
     QUICK,
     Config,

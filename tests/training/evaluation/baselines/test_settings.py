@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from server.errors import VireoError
-from training.evaluation.baselines import settings as module
-from training.evaluation.baselines.ease import EaseConfig
-from training.evaluation.baselines.markov_blend import MarkovConfig
-from training.evaluation.baselines.past import Past
-from training.evaluation.baselines.registry import BASELINES, DECLARED
-from training.evaluation.baselines.settings import (
+from vireo.server.errors import VireoError
+from vireo.training.evaluation.baselines import settings as module
+from vireo.training.evaluation.baselines.ease import EaseConfig
+from vireo.training.evaluation.baselines.markov_blend import MarkovConfig
+from vireo.training.evaluation.baselines.past import Past
+from vireo.training.evaluation.baselines.registry import BASELINES, DECLARED
+from vireo.training.evaluation.baselines.settings import (
     SETTINGS_FILE,
     SHIPPED,
     BaselineSettings,

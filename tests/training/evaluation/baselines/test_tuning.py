@@ -8,11 +8,17 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from training.evaluation.baselines.ease import EaseConfig
-from training.evaluation.baselines.ials import IalsConfig
-from training.evaluation.baselines.past import Grid, Past
-from training.evaluation.baselines.registry import BASELINES, DECLARED, Config, Fitter, changed
-from training.evaluation.baselines.tuning import (
+from vireo.training.evaluation.baselines.ease import EaseConfig
+from vireo.training.evaluation.baselines.ials import IalsConfig
+from vireo.training.evaluation.baselines.past import Grid, Past
+from vireo.training.evaluation.baselines.registry import (
+    BASELINES,
+    DECLARED,
+    Config,
+    Fitter,
+    changed,
+)
+from vireo.training.evaluation.baselines.tuning import (
     HeldOut,
     best_of,
     search,

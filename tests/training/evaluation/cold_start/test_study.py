@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from server.home import Home
 from tests.builders.datasets import random_interactions, write_small_dataset
-from training.data.dataset import Dataset, load_dataset
-from training.data.split import split_watches
-from training.evaluation.cold_start.study import (
+from vireo.server.home import Home
+from vireo.training.data.dataset import Dataset, load_dataset
+from vireo.training.data.split import split_watches
+from vireo.training.evaluation.cold_start.study import (
     FOLDS,
     ColdSets,
     ContentKnn,
@@ -20,7 +20,7 @@ from training.evaluation.cold_start.study import (
     random_measures,
     study_cold_start,
 )
-from training.profile import load_profile
+from vireo.training.profile import load_profile
 
 
 @pytest.fixture(scope="module")

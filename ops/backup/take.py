@@ -1,0 +1,180 @@
+"""Makes a backup, while everything serves."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import os
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import typer
+from google.protobuf.message import DecodeError
+
+from vireo.ops.backup.archive import ERASED, Archive, Manifest, bury
+from vireo.server.consumer.rows import OnlineRows
+from vireo.server.control.backup_age import MARKER
+from vireo.server.errors import VireoError
+from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, REMOVED, STATE
+from vireo.server.event_log.open import opened_log
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.event_log.up_to_end import up_to_end
+from vireo.server.features.online_store import CONFIGURATION
+from vireo.server.home import Home
+from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.garbage import needed_releases
+from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry
+from vireo.server.releases.markers import manifest_place
+from vireo.server.releases.store import ReleaseStore, release_object
+from vireo.training.data.dataset import DESCRIPTION
+from vireo.v1.log_pb2 import RecordedEvents
+
+RULES = "home/rules.toml"
+"""The file that VIREO_RULES names, in a backup."""
+STREAMS = {f"log/{each.name}": each for each in (STATE, DEAD, CATALOG, REMOVED, EVENTS)}
+"""In this order, so that what a stream says of a later one is in that one's copy, too."""
+STORE_SECONDS = 60.0
+"""Maximum seconds to wait for the online store."""
+_Files = dict[str, FileEntry]
+
+
+def take_backup(
+    home: Home, store: ReleaseStore, log: EventLogSettings, archive: Archive
+) -> Manifest:
+    """Make a backup, complete it, and note it in the bucket of releases.
+
+    Raises:
+        VireoError: something can't be read or stored. Repeat it: what was stored stays.
+    """
+    began = datetime.now(UTC)
+    archive.bucket.make()
+    archive.scratch.write_text("\n".join(archive.tombstones()))
+    erased = {ERASED: archive.put(archive.scratch)}
+    before = archive.manifest("") if archive.names() else None
+    known = before.files if before else {}
+    channels: _Files | None = None
+    # They may change while the releases that they name are copied.
+    while channels != (channels := _objects(archive, store.bucket, "channels/")):
+        files, datasets = _releases(store, archive, known)
+    typer.echo(f"{len(channels)} objects of channels, {len(files)} of releases")
+    paths = {"home/security": home.security, "home/page_token_keys": home.root / "page_token_keys"}
+    paths |= {f"home/data/{name}": home.data(name) for name in datasets}
+    if rules := os.environ.get("VIREO_RULES"):
+        paths[RULES] = Path(rules)
+    for name, root in paths.items():
+        if root.exists() or name == RULES or datasets.get(root.name):
+            files |= _files(archive, name, root)
+    for name in datasets:
+        if (home.features(name) / CONFIGURATION).exists():
+            files[f"hides/{name}"] = _hides(archive, home.features(name))
+    typer.echo(f"{home.root}: data sets {', '.join(datasets)}, hides, keys and rules")
+    position = asyncio.run(_log(log, archive, files, before.position if before else BEGIN))
+    typer.echo(f"log: events up to {position.sequence:,}")
+    manifest = Manifest(
+        name=f"{began:%Y%m%dT%H%M%S%fZ}",
+        began=began,
+        build=version("vireo"),
+        files={**erased, **files, **channels},
+        position=position,
+    )
+    archive.finish(manifest)
+    note(store.bucket, manifest)
+    return manifest
+
+
+def note(bucket: Bucket, manifest: Manifest) -> None:
+    """Note in the bucket of releases when the last backup began."""
+    found = bucket.get(MARKER)
+    bucket.swap(MARKER, manifest.began.isoformat().encode(), found[1] if found else None)
+
+
+def _objects(archive: Archive, bucket: Bucket, prefix: str) -> _Files:
+    """Store the objects below a prefix; the manifest of a release comes last: it makes one."""
+    names = [each.name for each in bucket.objects(prefix, recursive=True)]
+    names.sort(key=lambda name: name == f"{prefix}{MANIFEST_NAME}")
+    return {f"bucket/{name}": archive.put_object(bucket, name) for name in names}
+
+
+def _releases(
+    store: ReleaseStore, archive: Archive, known: _Files
+) -> tuple[_Files, dict[str, bool]]:
+    """Store the releases that channels need, and return whether a channel names each data set's.
+
+    What a backup of before has of one isn't read again.
+    """
+    files, datasets = _Files(), dict[str, bool]()
+    named = {one.pointer.release_id for one in store.channels.documents().values() if one.pointer}
+    for release_id in needed_releases(store):
+        store.check_published(release_id)
+        dataset, place = store.dataset(release_id), f"bucket/{manifest_place(release_id)}"
+        datasets[dataset] = datasets.get(dataset, False) or release_id in named
+        folder = release_object(release_id, "")
+        found = {path: each for path, each in known.items() if path.startswith(f"bucket/{folder}")}
+        if found.get(place) != archive.put_object(store.bucket, manifest_place(release_id)):
+            found = _objects(archive, store.bucket, folder)
+        files |= found
+    return files, datasets
+
+
+def _files(archive: Archive, name: str, root: Path) -> _Files:
+    """Store a file, or those of a folder; raise VireoError if it is missing or is replaced."""
+    try:
+        before = root.stat().st_ino
+        # The description last: it makes a data set.
+        paths = sorted(root.rglob("*"), key=lambda each: (each.name == DESCRIPTION, each))
+        files = {
+            f"{name}/{path.relative_to(root)}": archive.put(path)
+            for path in paths
+            if path.is_file() and not path.name.startswith(".") and path.suffix != ".new"
+        }
+        if root.stat().st_ino == before:
+            return files if root.is_dir() else {name: archive.put(root)}
+    except FileNotFoundError as error:
+        raise VireoError(f"{error.filename} is missing; run vireo backup where it is") from error
+    raise VireoError(f"{root} was replaced while it was read; repeat this")
+
+
+def _hides(archive: Archive, repo: Path) -> FileEntry:
+    """Store what viewers have hidden, as JSON lines: viewer, and keys with times."""
+    with closing(OnlineRows(repo, STORE_SECONDS)) as rows:
+        # Equal content is one object: without the time.
+        with gzip.GzipFile(archive.scratch, "wb", 1, mtime=0) as file:
+            for viewer, times in rows.hides():
+                file.write(json.dumps((viewer, [*times.items()])).encode() + b"\n")
+        if rows.superseded():
+            raise VireoError("features were built while hides were read; repeat this")
+    return archive.put(archive.scratch)
+
+
+async def _log(
+    settings: EventLogSettings, archive: Archive, files: _Files, read: Position
+) -> Position:
+    """Add the streams to `files`, and write tombstones of who was erased since a position.
+
+    Return the position after the last event that was read.
+    """
+    async with opened_log(settings, read_only=True) as event_log:
+        for path, stream in STREAMS.items():
+            if await event_log.end(stream):
+                with archive.scratch.open("wb") as file:
+                    await event_log.save(stream, file)
+                files[path] = await asyncio.to_thread(archive.put, archive.scratch)
+        if f"log/{EVENTS.name}" in files:
+            async for entries in up_to_end(event_log, EVENTS, after=read):
+                for viewer, at in (each for entry in entries for each in _erased(entry.data)):
+                    await asyncio.to_thread(bury, archive.bucket, viewer, at)
+                read = entries.position
+    return read
+
+
+def _erased(recorded: bytes) -> list[tuple[str, int]]:
+    """Return who is erased by a message, and when, Unix nanoseconds."""
+    try:
+        message = RecordedEvents.FromString(recorded)
+    except DecodeError:  # consumers set it aside
+        return []
+    return [(viewer, message.received_at.ToNanoseconds()) for viewer in message.erased]

@@ -1,0 +1,258 @@
+"""`vireo data`: fetch, import and show data sets."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vireo.ops.cli import data_synth
+from vireo.ops.cli.output import AsJson, print_json
+from vireo.ops.cli.tables import print_table, table_of
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+
+if TYPE_CHECKING:
+    from vireo.server.event_log.position import Position
+    from vireo.training.data.dataset import DatasetInfo, LogPositions
+
+app = typer.Typer(no_args_is_help=True)
+app.command()(data_synth.synth)
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="ml-100k or ml-1m.")],
+    force: Annotated[bool, typer.Option(help="Download again if it is already there.")] = False,
+) -> None:
+    """Download MovieLens and import it."""
+    from vireo.training.data.movielens import fetch_movielens
+
+    console = Console()
+    with console.status(f"fetching {name}"):
+        info, fetched = fetch_movielens(Home.current(), name, force)
+    console.print(
+        data_synth.summary(info) if fetched else f"{name} is here already.", highlight=False
+    )
+    console.print(info.terms, style="dim", highlight=False)
+
+
+@app.command("import")
+def import_(
+    interactions: Annotated[
+        Path, typer.Option(help="Who watched what when: CSV or Parquet.", show_default=False)
+    ],
+    videos: Annotated[Path, typer.Option(help="The catalogue.", show_default=False)],
+    viewers: Annotated[
+        Path | None, typer.Option(help="Attributes of viewers, if there are any.")
+    ] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=COLUMN][:number]",
+            help="Declare an attribute of videos for filters, from a column of the same name "
+            "unless one is given; once for each.",
+            show_default=False,
+        ),
+    ] = None,
+    bounce: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FRACTION|SECONDSs",
+            help="Plays of less than this fraction of a video, or of fewer seconds, as in 10s, are "
+            "no watches: 0.05 by default, 0 for none.",
+            show_default=False,
+        ),
+    ] = None,
+    rating_scale: Annotated[
+        float | None,
+        typer.Option(help="The best rating; by default 5, 10 or 100, as the ratings are.", min=1),
+    ] = None,
+    log_lag: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=366 * 86_400,
+            help="The files have all that the log received until so long before their last "
+            "interaction, so that builds of features read the log from there; not for a sample.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the data set.")] = "mine",
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Drop and count bad rows.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a data set of that name.")
+    ] = False,
+) -> None:
+    """Import your own data; docs/data.md describes the files.
+
+    Requests can be filtered by tag, creator, published and duration of the videos, and by the
+    attributes that --attribute declares. A video has any number of labels of one: a list, or text
+    with | between them, for example CH|DE. With :number it has a number, to compare by bounds.
+
+    vireo data import ... --attribute language --attribute region=countries --attribute age:number
+    """
+    from vireo.server.features.activity import USUAL_BOUNCE, Bounce
+    from vireo.training.data.attributes import AttributeColumn
+    from vireo.training.data.estimate import estimate_import
+    from vireo.training.data.importing import ImportRequest, import_dataset
+
+    console = Console()
+    attributes = tuple(AttributeColumn.parse(text) for text in attribute or ())
+    request = ImportRequest(
+        name,
+        interactions,
+        videos,
+        viewers,
+        skip_bad_rows,
+        force,
+        attributes,
+        Bounce.parse(bounce) if bounce else USUAL_BOUNCE,
+        rating_scale,
+    )
+    console.print(f"{name}: {estimate_import(request)}", highlight=False, markup=False)
+    with console.status("checking and importing"):
+        if log_lag is not None and math.isnan(log_lag):
+            raise VireoError("--log-lag is a number of seconds")
+        positions = None if log_lag is None else partial(_positions_in_log, log_lag)
+        info = import_dataset(Home.current(), request, positions)
+    console.print(data_synth.summary(info), highlight=False)
+    for what, count in info.problems.items():
+        console.print(f"  {count:,} {what}", highlight=False, markup=False)
+
+
+def _positions_in_log(lag: float, last: float) -> LogPositions:
+    from vireo.ops.stack.nats import reachable_log
+    from vireo.server.event_log.log import EVENTS
+    from vireo.server.event_log.open import opened_log
+    from vireo.training.data.dataset import LogPositions
+
+    settings = reachable_log()
+
+    async def find() -> Position:
+        async with opened_log(settings) as event_log:
+            return await event_log.position_at(EVENTS, last - lag)
+
+    position, partitions = asyncio.run(find()), range(settings.event_partitions)
+    if not position.sequence:
+        print("the log doesn't have all since then, so builds of features read all of it")
+    return LogPositions(partitions=dict.fromkeys(partitions, position))
+
+
+@app.command("from-events")
+def from_events(
+    name: Annotated[str, typer.Option(help="Name of the data set.", show_default=False)],
+    base: Annotated[
+        str | None,
+        typer.Option(help="The data set to begin with; may be the one that is replaced."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a data set of that name.")
+    ] = False,
+    accept_gap: Annotated[
+        bool,
+        typer.Option("--accept-gap", help="Go on without events that the log keeps no longer."),
+    ] = False,
+    bounce: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FRACTION|SECONDSs",
+            help="As for an import; that of the base by default.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Make a data set of the events and the catalogue's changes in the log, up to now."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from vireo.ops.stack.nats import reachable_log
+    from vireo.server.event_log.open import open_log
+    from vireo.server.features.activity import Bounce
+    from vireo.training.data.from_events import data_from_events
+
+    console, home = Console(), Home.current()
+    settings = reachable_log()
+    event_log = open_log(settings)
+    assert event_log is not None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console) as bars:
+        task = bars.add_task("messages of the log", total=None)
+        info = data_from_events(
+            home,
+            name,
+            base,
+            event_log,
+            settings.event_partitions,
+            force=force,
+            accept_gap=accept_gap,
+            bounce=Bounce.parse(bounce) if bounce else None,
+            progress=lambda done, total: bars.update(task, completed=done, total=total),
+        )
+    console.print(data_synth.summary(info), highlight=False)
+    for what, count in info.problems.items():
+        console.print(f"  {count:,} {what}", highlight=False, markup=False)
+
+
+@app.command("list")
+def list_(as_json: AsJson = False) -> None:
+    """List the data sets."""
+    from vireo.training.data.dataset import list_datasets
+
+    infos = list_datasets(Home.current())
+    if as_json:
+        print_json([info.model_dump(mode="json") for info in infos])
+        return
+    console = Console()
+    if not infos:
+        console.print("No data sets yet; get one with: vireo data fetch ml-100k", highlight=False)
+        return
+    numbers = ("interactions", "videos", "viewers")
+    table = table_of("data set", *numbers, "from", "to", numbers=numbers)
+    for info in infos:
+        counts = (f"{count:,}" for count in (info.interactions, info.videos, info.viewers))
+        table.add_row(info.name, *counts, f"{info.first:%Y-%m-%d}", f"{info.last:%Y-%m-%d}")
+    print_table(table, console)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Which data set.")], as_json: AsJson = False
+) -> None:
+    """Show the contents of a data set, and what the import repaired or dropped."""
+    from vireo.training.data.dataset import describe_dataset
+
+    info = describe_dataset(Home.current(), name)
+    if as_json:
+        print(info.model_dump_json(indent=2))
+        return
+    table = Table(show_header=False)
+    events = ", ".join(f"{count:,} {event}" for event, count in info.events.items())
+    for label, value in (
+        ("data set", info.name),
+        ("source", info.source),
+        ("interactions", f"{info.interactions:,} ({events})"),
+        ("videos", f"{info.videos:,}"),
+        ("viewers", f"{info.viewers:,}"),
+        ("attributes", _declared(info) or "none declared"),
+        ("from", f"{info.first:%Y-%m-%d %H:%M:%S} UTC"),
+        ("to", f"{info.last:%Y-%m-%d %H:%M:%S} UTC"),
+        ("problems", "\n".join(f"{n:,} {what}" for what, n in info.problems.items()) or "none"),
+        *([("terms", info.terms)] if info.terms else []),
+        ("fingerprint", info.fingerprint),
+    ):
+        table.add_row(label, Text(value))
+    Console().print(table)
+
+
+def _declared(info: DatasetInfo) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in info.attributes.items())

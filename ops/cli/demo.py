@@ -1,0 +1,145 @@
+"""`vireo demo`: from an empty home to a slate of real videos, in one command."""
+
+from __future__ import annotations
+
+import signal
+import time
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from vireo.server.errors import VireoError
+
+if TYPE_CHECKING:
+    from vireo.ops.stack.state import StackState
+    from vireo.v1 import recommendation_pb2 as pb
+
+DATASET = "ml-100k"
+PROFILE = "demo"
+VIEWER = "1"
+_PLAYED = 3
+_EFFECT_SECONDS, _POLL_SECONDS = 10.0, 0.1
+"""Maximum seconds until events show in a slate, usually less than one; and between two looks."""
+
+
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="Stop after the slates instead of staying up.")
+    ] = False,
+) -> None:
+    """Fetch MovieLens-100K, train, publish, serve, and show two slates: one follows events.
+
+    Each step is a command of its own, shown as it runs. Steps that an earlier demo finished are
+    skipped.
+    """
+    from vireo.ops.cli import data, train, up
+    from vireo.ops.cli.evaluate import measure_offline
+    from vireo.ops.cli.release.promote import PromotionRefusedError
+    from vireo.ops.cli.release.publish import publish
+
+    console = Console(highlight=False)
+
+    def announce(command: str) -> None:
+        console.print(f"\n[bold green]$[/] [bold]vireo {command}[/]")
+
+    announce(f"data fetch {DATASET}")
+    data.fetch(DATASET)
+    announce(f"train --data {DATASET} --profile {PROFILE}")
+    train.train(DATASET, PROFILE)
+    announce(f"evaluate --data {DATASET}")
+    measure_offline(DATASET)
+    announce(f"release publish --data {DATASET}")
+    try:
+        publish(DATASET)
+    except PromotionRefusedError as error:
+        raise PromotionRefusedError(
+            f"{error}; to run the demo separately, set VIREO_HOME to another folder"
+        ) from error
+
+    def ready(state: StackState) -> None:
+        announce(f"recommend --viewer {VIEWER}")
+        _show_slate_and_events(console)
+        if once:
+            # The stack's own handler stops it, as on Ctrl-C.
+            signal.raise_signal(signal.SIGINT)
+        else:
+            up.show_endpoints(state)
+
+    announce("up")
+    up.run_stack_in_terminal(ready)
+    typer.echo("stopped; everything is kept, so the next demo starts at once")
+
+
+def _show_slate_and_events(console: Console) -> None:
+    """Show a slate, record what the viewer does with it, and show the slate that follows."""
+    from vireo.ops.cli.recommend import print_slate
+
+    before = _slate()
+    print_slate(before)
+    videos = {item.video_id: item.title for item in before.items}
+    *played, hidden = list(videos)[: _PLAYED + 1]
+    console.print(f"\n[bold]viewer {VIEWER} plays three of them, and hides one[/]")
+    for video_id in played:
+        console.print(f"  play  {videos[video_id]}", markup=False)
+    console.print(f"  hide  {videos[hidden]}", markup=False)
+    began = time.monotonic()
+    _record(played, hidden, before.request_id)
+    gone = {*played, hidden}
+    after = _slate()
+    while not gone.isdisjoint(item.video_id for item in after.items):
+        if time.monotonic() - began > _EFFECT_SECONDS:
+            raise VireoError(
+                f"the slate didn't change within {_EFFECT_SECONDS:.0f} s; look into the log of "
+                "consumer-1, or at its state: vireo status"
+            )
+        time.sleep(_POLL_SECONDS)
+        after = _slate()
+    console.print(f"\n[bold]the slate {time.monotonic() - began:.1f} s later[/]")
+    print_slate(after)
+    new = [item.title for item in after.items if item.video_id not in videos]
+    console.print(f"gone: the {len(gone)} videos; new: {', '.join(new)}", markup=False)
+
+
+def _slate() -> pb.RecommendResponse:
+    from vireo.ops.cli.edge import edge_of
+    from vireo.ops.cli.recommend import ask
+    from vireo.v1 import recommendation_pb2
+
+    request = recommendation_pb2.RecommendRequest(viewer_id=VIEWER, page_size=10, explain=True)
+    return ask(request, edge_of())
+
+
+def _record(played: Sequence[str], hidden: str, request_id: str) -> None:
+    """Record plays and a hide, as a site would that showed the slate of `request_id`.
+
+    Raises:
+        VireoError: they weren't recorded; the message says why.
+    """
+    import grpc
+
+    from vireo.ops.cli.edge import edge_of
+    from vireo.v1 import event_pb2
+    from vireo.v1.event_pb2_grpc import EventServiceStub
+
+    kinds = [*((video, event_pb2.EVENT_KIND_PLAY) for video in played)]
+    kinds.append((hidden, event_pb2.EVENT_KIND_HIDE))
+    events = [
+        event_pb2.Event(
+            event_id=uuid.uuid4().hex,
+            viewer_id=VIEWER,
+            kind=kind,
+            video_id=video_id,
+            request_id=request_id,
+            position=position,
+        )
+        for position, (video_id, kind) in enumerate(kinds, start=1)
+    ]
+    edge, request = edge_of(), event_pb2.RecordEventsRequest(events=events)
+    with edge.channel() as channel:
+        try:
+            EventServiceStub(channel).RecordEvents(request, timeout=5)
+        except grpc.RpcError as error:
+            raise edge.failure(error, "vireo.events") from error

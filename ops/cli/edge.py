@@ -1,0 +1,176 @@
+"""Connections of commands to an edge, plain text or TLS, and to the processes behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+
+if TYPE_CHECKING:
+    import grpc
+
+    from vireo.ops.stack.settings import StackSettings
+    from vireo.ops.stack.state import StackState
+    from vireo.server.rpc.tls import TlsFiles
+
+_LOCAL_SECONDS = 3600
+_LOCAL_SCOPES = (
+    "vireo.read",
+    "vireo.batch",
+    "vireo.explain",
+    "vireo.events",
+    "vireo.catalog",
+    "vireo.admin",
+)
+
+CaOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="VIREO_CA",
+        help="CA of the edge's certificate, PEM; the connection then uses TLS.",
+    ),
+]
+TokenOption = Annotated[
+    str,
+    typer.Option(
+        envvar="VIREO_TOKEN",
+        show_envvar=True,
+        help="Bearer token. Prefer the variable: other users can see a command's options.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An edge and the credentials to call it."""
+
+    target: str
+    """host:port."""
+    ca: Path | None = None
+    """CA of its certificate; None if it uses plain text."""
+    token: str = field(default="", repr=False)
+
+    def channel(self) -> grpc.Channel:
+        """Open a channel to the edge; raise VireoError if the CA can't be read."""
+        import grpc
+
+        credentials = self.credentials()
+        if credentials is None:
+            return grpc.insecure_channel(self.target)
+        return grpc.secure_channel(self.target, credentials)
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """Return channel credentials, None if the edge uses plain text.
+
+        Raises:
+            VireoError: the CA can't be read, or a token would be sent in plain text.
+        """
+        import grpc
+
+        if self.ca is None:
+            if self.token:
+                raise VireoError(
+                    "the token would be sent in plain text; set the CA of the edge's certificate "
+                    "with --ca or VIREO_CA"
+                )
+            return None
+        try:
+            credentials = grpc.ssl_channel_credentials(self.ca.read_bytes())
+        except OSError as error:
+            raise VireoError(f"{self.ca}: {error.strerror}; it must be a PEM file") from error
+        if self.token:
+            token = grpc.access_token_call_credentials(self.token)
+            credentials = grpc.composite_channel_credentials(credentials, token)
+        return credentials
+
+    def failure(self, error: grpc.RpcError, scope: str) -> VireoError:
+        """Return what to raise if a call failed that asks for a token of a scope."""
+        return VireoError(_explain(cast("grpc.Call", error), self.target, scope))
+
+
+def edge_of(target: str = "", ca: Path | None = None, token: str = "") -> Edge:
+    """Return the edge to call.
+
+    Args:
+        target: host:port; by default that of the stack running on this home, or of the settings
+            if none runs. A secured stack of this home is called with its own CA and a token
+            signed here.
+        ca: CA of the edge's certificate.
+        token: bearer token to send.
+    """
+    from vireo.ops.stack.settings import StackSettings
+    from vireo.ops.stack.state import running_stack
+
+    if target:
+        return Edge(target, ca, token)
+    state = running_stack(Home.current())
+    settings = StackSettings.load()
+    stack = state or settings
+    if not stack.secure:
+        return Edge(stack.edge, ca, token)
+    return Edge(stack.edge, ca or settings.security.authority, token or _local_token(settings))
+
+
+def _explain(error: grpc.Call, target: str, scope: str) -> str:
+    """Return one line for the user: the field violations, or what to do."""
+    import grpc
+    from google.rpc import error_details_pb2
+    from grpc_status import rpc_status
+
+    status = rpc_status.from_call(error)  # type: ignore[no-untyped-call]
+    bad = error_details_pb2.BadRequest()
+    for detail in status.details if status else ():
+        if detail.Unpack(bad) and bad.field_violations:
+            return "; ".join(f"{each.field}: {each.description}" for each in bad.field_violations)
+    if error.code() == grpc.StatusCode.UNAVAILABLE:
+        return (
+            f"nothing serves at {target} ({error.details()}); "
+            "start the stack with: vireo up, or name another with --target; a secured one needs "
+            "--ca"
+        )
+    if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return (
+            f"{target} answered {error.code().name}: {error.details()}; set VIREO_TOKEN to a token "
+            f"with the scope {scope}"
+        )
+    return f"{target} answered {error.code().name}: {error.details()}"
+
+
+def require_stack(alternative: str) -> StackState:
+    """Return the stack that runs on this home.
+
+    Raises:
+        VireoError: none does; the message offers `alternative` besides `vireo up`.
+    """
+    from vireo.ops.stack.state import running_stack
+
+    state = running_stack(Home.current())
+    if state is None:
+        raise VireoError(
+            f"no stack runs on {Home.current().root}; start it with: vireo up, or {alternative}"
+        )
+    return state
+
+
+def operator_tls(state: StackState) -> TlsFiles | None:
+    """Return TLS files to call a stack's processes with; None if it isn't secured."""
+    from vireo.server.security.folder import SecurityFolder
+
+    return SecurityFolder(Home.current().security).tls("operator") if state.secure else None
+
+
+def _local_token(settings: StackSettings) -> str:
+    from vireo.server.security.tokens import TokenSigner
+
+    return TokenSigner(settings.security).token(
+        subject="operator",
+        scopes=_LOCAL_SCOPES,
+        issuer=settings.jwt_issuer,
+        audience=settings.jwt_audience,
+        seconds=_LOCAL_SECONDS,
+    )

@@ -1,0 +1,227 @@
+"""`vireo evaluate`: measure a release on each viewer's held-out watch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from vireo.ops.cli import studies
+from vireo.ops.cli.edge import CaOption, Edge, TokenOption, edge_of
+from vireo.ops.cli.studies import DataOption, JsonOption
+from vireo.ops.cli.tables import print_table, table_of
+from vireo.server.errors import VireoError
+from vireo.server.signals import TASKS
+
+if TYPE_CHECKING:
+    from vireo.server.home import Home
+    from vireo.training.evaluation.commands import Evaluated
+
+_RANKER = {
+    "auc": "AUC",
+    "ece": "calibration error",
+    "predicted_over_observed": "predicted over observed",
+}
+_MOVED = {
+    **dict.fromkeys(
+        ("--served", "--lists", "--target", "--ca", "--token", "--concurrency", "--deadline"),
+        "served",
+    ),
+    "--sources": "study sources",
+    "--tune-quotas": "study quotas",
+    "--tune-baselines": "study baselines",
+    "--diversity": "study diversity",
+    "--without": "study ablations",
+    "--cold-start": "study cold-start",
+    "--report": "page",
+}
+"""Commands that replaced options, for the error message if an option is still used."""
+
+_Baselines = Annotated[
+    bool,
+    typer.Option(
+        "--baselines",
+        help="Compare with every baseline, with confidence intervals, paired tests and slices; "
+        "by default only with popularity, item-kNN and, up to 20,000 videos, EASE.",
+    ),
+]
+
+
+class _Evaluate(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for arg in takewhile(lambda arg: arg not in self.commands, args):
+            option = arg.partition("=")[0]
+            if option in _MOVED:
+                raise VireoError(f"{option} has moved; see: vireo evaluate {_MOVED[option]} --help")
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_Evaluate, invoke_without_command=True)
+app.add_typer(studies.app, name="study", help="Study one part of a release, or tune it.")
+
+
+@app.callback()
+def evaluate(
+    context: typer.Context,
+    data: DataOption = "ml-100k",
+    baselines: _Baselines = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure the newest release on held-out watches, beside popularity, item-kNN and EASE."""
+    command = context.invoked_subcommand
+    if command is None:
+        measure_offline(data, baselines=baselines, as_json=as_json)
+    elif (data, baselines, as_json) != ("ml-100k", False, False):
+        raise VireoError(f"options of {command} go after its name: vireo evaluate {command} …")
+
+
+def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = False) -> None:
+    """Measure the newest release of a data set in this process, and print the results.
+
+    Raises:
+        VireoError: there is no release, or it can't be measured.
+    """
+    from vireo.server.home import Home
+    from vireo.training.evaluation import commands
+    from vireo.training.heartbeat import heartbeat
+    from vireo.training.measuring import measuring_home
+
+    # The served release has seen every watch: measure its twin, which has not.
+    home = measuring_home(Home.current())
+    with heartbeat(Console(stderr=True), f"evaluating {dataset}"):
+        found = commands.evaluate_staged(home, dataset, _names(baselines))
+    _print(found, as_json)
+    if not as_json:
+        typer.echo(f"report: {home.run(dataset) / 'report' / 'index.html'}")
+
+
+@app.command()
+def served(
+    data: DataOption = "ml-100k",
+    lists: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write each viewer's top 100 to, as JSON lines; by default served.jsonl "
+            "in the run's report."
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="host:port of the edge of a running stack that serves a measured release and "
+            "its features; by default a stack is started for the evaluation."
+        ),
+    ] = "",
+    ca: CaOption = None,
+    token: TokenOption = "",
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=256, help="Maximum concurrent requests.")
+    ] = 8,
+    deadline: Annotated[
+        float, typer.Option(min=0.01, help="Deadline of each request in seconds.")
+    ] = 5.0,
+    baselines: _Baselines = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure end to end: request every viewer's recommendations from a stack, through Envoy."""
+    from vireo.server.home import Home
+    from vireo.training.evaluation import commands
+    from vireo.training.heartbeat import heartbeat
+    from vireo.training.measuring import measuring_home
+
+    home, errors = measuring_home(Home.current()), Console(stderr=True)
+    report = home.run(data) / "report"
+    path = lists or report / "served.jsonl"
+    with (
+        heartbeat(errors, f"evaluating {data}"),
+        _asked_edge(home, data, target, ca, token) as edge,
+    ):
+        options = commands.ServedOptions(
+            edge.target, path, concurrency, deadline, edge.credentials()
+        )
+        found = commands.evaluate_served(home, data, options, errors, _names(baselines))
+    _print(found, as_json)
+    if not as_json:
+        typer.echo(f"lists: {path}")
+        if found.agreement:
+            typer.echo(f"report: {report / 'index.html'}")
+
+
+@app.command()
+def page(
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="File to write; by default index.html in the run's report."),
+    ] = None,
+    data: DataOption = "ml-100k",
+) -> None:
+    """Write one page with the results of all evaluations so far."""
+    from vireo.server.home import Home
+    from vireo.training.evaluation import commands
+    from vireo.training.measuring import measuring_home
+
+    home = measuring_home(Home.current())
+    typer.echo(f"page: {commands.write_report_page(home, data, file)}")
+
+
+def _names(every: bool) -> Sequence[str]:
+    from vireo.training.evaluation.baselines.registry import BASELINES, QUICK
+
+    return BASELINES if every else QUICK
+
+
+@contextmanager
+def _asked_edge(
+    home: Home, dataset: str, target: str, ca: Path | None, token: str
+) -> Iterator[Edge]:
+    """Yield the edge at `target`, or that of a temporary stack that serves `home`'s release."""
+    from vireo.ops.cli.own_stack import served_release
+
+    if target:
+        yield edge_of(target, ca, token)
+        return
+    with served_release(home, dataset) as own:
+        yield edge_of(own, None, "")
+
+
+def _print(evaluated: Evaluated, as_json: bool) -> None:
+    """Print JSON, or a table of the systems and a line for each other result."""
+    if as_json:
+        typer.echo(json.dumps(asdict(evaluated), indent=2))
+        return
+    from vireo.training.evaluation.page import MEASURES
+
+    console = Console(highlight=False)
+    title = f"{evaluated.release_id}: held-out watches, all unwatched videos ranked"
+    columns = tuple(MEASURES.values())
+    table = table_of("", *columns, numbers=columns, title=title)
+    systems = dict(evaluated.metrics)
+    ranker = systems.pop("ranker", None)
+    for name, measures in systems.items():
+        style = "bold" if name in ("chain", "served") else None
+        table.add_row(name, *(f"{measures[column]:.3f}" for column in MEASURES), style=style)
+    print_table(table, console)
+    if ranker:
+        for task in (each.name for each in TASKS):
+            found = [
+                f"{title} {ranker[f'{task}_{name}']:.4f}"
+                for name, title in _RANKER.items()
+                if f"{task}_{name}" in ranker
+            ]
+            if found:
+                console.print(f"ranker, {task}: {', '.join(found)}")
+        console.print(f"candidates hold {ranker['candidate_recall']:.1%} of the held-out videos")
+    if evaluated.answers:
+        counts = (f"{n} {name.replace('_', ' ')}" for name, n in evaluated.answers.items())
+        console.print(f"answers: {', '.join(counts)}")
+    if evaluated.agreement:
+        same, differing = evaluated.agreement.same_top_10, evaluated.agreement.differing_viewers
+        console.print(f"same ten best as in process: {same:.2%} of viewers, {differing} differ")

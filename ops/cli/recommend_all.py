@@ -1,0 +1,248 @@
+"""`vireo recommend --all`: the slates of many viewers, into a Parquet file."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from vireo.ops.cli.edge import Edge
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+
+if TYPE_CHECKING:
+    import grpc
+
+    from vireo.v1 import recommendation_pb2 as pb
+
+MAX_VIEWERS = 10_000
+"""Maximum viewers of one call of BatchRecommend."""
+_CALL_SECONDS = 320.0
+"""Deadline of one call: more than the 300 s after which a gateway ends a batch."""
+_PATIENCE_SECONDS = 120.0
+"""Maximum seconds without any slate."""
+_FIRST_PAUSE, _MAX_PAUSE = 0.1, 5.0
+"""Seconds before the first and before later calls that continue one that failed."""
+_ROW_GROUP = 5_000
+"""Viewers of a row group."""
+
+
+AllOption = Annotated[
+    bool,
+    typer.Option("--all", help="Slates of all viewers of a data set instead, into --out."),
+]
+DataOption = Annotated[
+    str, typer.Option(help="Data set of --all; this home's if there is only one.")
+]
+ViewersOption = Annotated[
+    Path | None, typer.Option(help="Slates of the viewers in a file, one id a line, into --out.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Parquet file to write, with a row a viewer.", dir_okay=False)
+]
+
+
+def chosen_viewers(dataset: str, path: Path | None) -> list[str]:
+    """Return the ids in a file, or those of a data set if there is no file; each once."""
+    return viewers_of(dataset) if path is None else viewers_in(path)
+
+
+def recommend_all(
+    viewers: Sequence[str], request: pb.BatchRecommendRequest, edge: Edge, out: Path
+) -> None:
+    """Write a row for each viewer to `out`, which is there only once it is whole.
+
+    Args:
+        viewers: their ids.
+        request: what to ask for each.
+        edge: where.
+        out: the Parquet file.
+
+    Raises:
+        VireoError: a call failed, and repeating it didn't help; or `out` has no folder.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    if not out.parent.is_dir():
+        raise VireoError(f"{out.parent} is no folder; make it, or name another file with --out")
+    schema = pa.schema(
+        [
+            ("viewer_id", pa.string()),
+            ("video_ids", pa.list_(pa.string())),
+            ("scores", pa.list_(pa.float32())),
+            ("release_id", pa.string()),
+            ("degradations", pa.list_(pa.string())),
+        ]
+    )
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    degraded = Counter[str]()
+    unmet = 0
+    began = time.monotonic()
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        with bar, pq.ParquetWriter(partial, schema) as writer:
+            task = bar.add_task("viewers", total=len(viewers))
+            rows: list[dict[str, Any]] = []
+            for response in batched(viewers, request, edge):
+                rows.append(_row(response))
+                degraded.update(rows[-1]["degradations"])
+                unmet += response.slate.filter_unmet
+                bar.advance(task)
+                if len(rows) == _ROW_GROUP:
+                    writer.write_table(pa.Table.from_pylist(rows, schema))
+                    rows.clear()
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    seconds = time.monotonic() - began
+    typer.echo(f"wrote the slates of {len(viewers):,} viewers to {out} in {seconds:.1f} s")
+    if unmet:
+        typer.echo(f"no video meets the filter and the site's rules: {unmet:,} empty slates")
+    for kind, count in degraded.most_common():
+        typer.echo(f"degraded: {kind.replace('_', ' ')}, {count:,} slates")
+
+
+def batched(
+    viewers: Sequence[str], request: pb.BatchRecommendRequest, edge: Edge
+) -> Iterator[pb.BatchRecommendResponse]:
+    """Yield the response for each viewer, in their order; `request` is changed.
+
+    A call that ends early is continued on another gateway.
+
+    Raises:
+        VireoError: a call failed for good, or without any slate for two minutes.
+    """
+    import grpc
+
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+    with edge.channel() as channel:
+        call = RecommendationServiceStub(channel).BatchRecommend
+        for begin in range(0, len(viewers), MAX_VIEWERS):
+            request.viewer_ids[:] = viewers[begin : begin + MAX_VIEWERS]
+            request.resume_token = ""
+            pause, ends = _FIRST_PAUSE, time.monotonic() + _PATIENCE_SECONDS
+            while True:
+                try:
+                    for response in call(request, timeout=_CALL_SECONDS):
+                        yield response
+                        request.resume_token = response.resume_token
+                        pause, ends = _FIRST_PAUSE, time.monotonic() + _PATIENCE_SECONDS
+                except grpc.RpcError as error:
+                    pause = max(pause, _retry_delay(error))
+                    if not _resumed(error) or time.monotonic() + pause > ends:
+                        raise edge.failure(error, "vireo.batch") from error
+                else:
+                    break
+                time.sleep(pause * random.uniform(1.0, 1.2))  # noqa: S311
+                pause = min(2 * pause, _MAX_PAUSE)
+
+
+def viewers_of(dataset: str) -> list[str]:
+    """Return the ids of a data set's viewers, each once; of the only one if the name is empty.
+
+    Raises:
+        VireoError: there is no such data set, or several and none is named.
+    """
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    from vireo.training.data.dataset import list_datasets, load_dataset
+
+    home = Home.current()
+    if not dataset:
+        names = [each.name for each in list_datasets(home)]
+        if len(names) != 1:
+            there = f"there are {', '.join(names)}" if names else "there is none"
+            raise VireoError(f"say whose viewers with --data NAME: {there} in {home.root}")
+        [dataset] = names
+    folder = load_dataset(home, dataset).folder
+    found: dict[str, None] = {}
+    for table in ("interactions", "viewers"):
+        path = folder / f"{table}.parquet"
+        try:
+            column = pq.read_table(path, columns=["viewer_id"], read_dictionary=["viewer_id"])
+        except (OSError, ValueError) as error:
+            raise VireoError(f"cannot read {path}: {error}") from error
+        found.update(dict.fromkeys(map(str, pc.unique(column["viewer_id"]).to_pylist())))
+    return list(found)
+
+
+def viewers_in(path: Path) -> list[str]:
+    """Return the ids in a file, one a line, each once; raise VireoError if it can't be read."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise VireoError(f"cannot read {path}: {error}; it has an id a line, in UTF-8") from error
+    found = list(dict.fromkeys(filter(None, lines)))
+    if not found:
+        raise VireoError(f"{path} has no ids; write one a line")
+    return found
+
+
+def _row(response: pb.BatchRecommendResponse) -> dict[str, Any]:
+    from vireo.v1 import viewer_pb2
+
+    slate = response.slate
+    known = {number: name for name, number in viewer_pb2.Degradation.items()}
+    return {
+        "viewer_id": response.viewer_id,
+        "video_ids": [item.video_id for item in slate.items],
+        "scores": [item.score for item in slate.items],
+        "release_id": slate.release_id,
+        "degradations": [
+            # A gateway of a later build may send values that are unknown here.
+            known.get(each, f"unknown_{each}").removeprefix("DEGRADATION_").lower()
+            for each in slate.degradations
+        ],
+    }
+
+
+def _resumed(error: grpc.RpcError) -> bool:
+    """Return whether a call that failed so is continued by another one."""
+    import grpc
+
+    return cast("grpc.Call", error).code() in (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        # What becomes of a stream whose gateway is killed.
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.CANCELLED,
+    )
+
+
+def _retry_delay(error: grpc.RpcError) -> float:
+    """Return the seconds after which the server wants to be called again; 0 if it doesn't say."""
+    from google.rpc import error_details_pb2
+    from grpc_status import rpc_status
+
+    status = rpc_status.from_call(cast("grpc.Call", error))  # type: ignore[no-untyped-call]
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details if status else ():
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.ToTimedelta().total_seconds())
+    return 0.0

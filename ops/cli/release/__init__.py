@@ -1,0 +1,32 @@
+"""`vireo release`: publish releases and choose which one each channel serves."""
+
+from __future__ import annotations
+
+import typer
+
+from vireo.ops.cli.release.diff import diff
+from vireo.ops.cli.release.gc import gc
+from vireo.ops.cli.release.history import history
+from vireo.ops.cli.release.listing import list_, show
+from vireo.ops.cli.release.promote import promote
+from vireo.ops.cli.release.publish import publish
+from vireo.ops.cli.release.rollback import rollback
+from vireo.ops.cli.release.status import status
+from vireo.ops.cli.release.verify import verify
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Publish releases and choose which one is served.\n\n"
+    "`publish` uploads a trained release, `promote` points a channel at it if the gate agrees, "
+    "`rollback` undoes the last promotion. Pods follow their channel within seconds.",
+)
+app.command()(publish)
+app.command()(promote)
+app.command()(rollback)
+app.command()(status)
+app.command()(history)
+app.command("list")(list_)
+app.command()(show)
+app.command()(diff)
+app.command()(verify)
+app.command()(gc)

@@ -1,0 +1,93 @@
+"""`vireo rules check`: checks a file of rules, and shows what it would change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vireo.ops.cli.edge import require_stack
+from vireo.ops.cli.recommend_all import DataOption, ViewersOption, chosen_viewers
+from vireo.server.errors import VireoError
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def rules() -> None:
+    """Check rules of the site."""
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="TOML file of rules.")],
+    against: Annotated[
+        Path | None, typer.Option(help="Rules to compare with; none at all if absent.")
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Check the file alone, without a running stack.")
+    ] = False,
+    data: DataOption = "",
+    viewers: ViewersOption = None,
+    sample: Annotated[int, typer.Option(min=1, help="Number of viewers to compare for.")] = 200,
+    region: Annotated[str, typer.Option(help="Region of the requests.")] = "",
+    seed: Annotated[str, typer.Option(help="Video that they follow, for surface up_next.")] = "",
+    target: Annotated[
+        str, typer.Option(help="CANDIDATE,RANKING: host:port of pods; the stack's if absent.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Check a file of rules; with a running stack, show what it would change.
+
+    Slates of some viewers are made by the stack's pods with the rules and without, or with those of
+    --against. Nothing that the stack serves changes.
+    """
+    import random
+
+    from vireo.ops.cli.rules_preview import preview
+    from vireo.server.gateway.rule_problems import BadRulesError
+    from vireo.server.gateway.rules import SiteRules
+    from vireo.server.gateway.rules_file import read_rules
+
+    def read(path: Path) -> SiteRules:
+        try:
+            return read_rules(path)
+        except BadRulesError as error:
+            raise VireoError("\n".join(f"{path}: {each}" for each in error.problems)) from error
+
+    asked, before = read(file), read(against) if against else None
+    if offline:
+        result: dict[str, Any] = {"file": str(file), "rules": len(asked)}
+    else:
+        targets = target.split(",") if target else _targets()
+        if len(targets) != 2:
+            raise typer.BadParameter("--target must be CANDIDATE,RANKING")
+        ids = chosen_viewers(data, viewers)
+        chosen = random.Random(0).sample(ids, min(sample, len(ids)))  # noqa: S311
+        found = preview(asked, before, chosen, targets, region=region, seed=seed)
+        result = {"file": str(file), "rules": len(asked), **found}
+    if as_json:
+        typer.echo(json.dumps(result))
+        return
+    typer.echo(f"{file}: {len(asked)} rules, valid")
+    if offline:
+        return
+    typer.echo(
+        f"release {result['release']}, {result['viewers']} viewers: the top 10 keep "
+        f"{result['overlap']:.1%} of their videos; {result['forbidden']:.1%} of the release's "
+        f"videos are forbidden; {result['shortened']} pages are shorter; {result['degraded']} "
+        "are degraded"
+    )
+    for name, count in result["applied"].items():
+        typer.echo(f"{name}: {count:g} videos a slate")
+
+
+def _targets() -> list[str]:
+    """Return host:port of a candidate and a ranking pod of the running stack."""
+    state = require_stack("name its pods with --target, or check the file alone with --offline")
+    if state.secure:
+        raise VireoError("pods of a secured stack ask for certificates; use --offline")
+    ports = {each.name.partition("-")[0]: each.port for each in state.processes}
+    return [f"127.0.0.1:{ports[kind]}" for kind in ("candidate", "ranking")]

@@ -1,0 +1,81 @@
+"""`vireo certificates` and `vireo token`: credentials of a secured stack."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.security.folder import SecurityFolder
+
+
+def certificates(
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Host name or address of the edge for callers, besides localhost."),
+    ] = None,
+    new_authority: Annotated[
+        bool,
+        typer.Option(
+            "--new-authority",
+            help="Make another CA, trusted beside the one in use; renew twice to finish.",
+        ),
+    ] = False,
+) -> None:
+    """Make certificates for `vireo up --secure`, or renew them while it runs.
+
+    Each kind of process gets a certificate signed by this home's CA. Running processes reload
+    renewed ones. Keys are readable only by their owner.
+    """
+    from vireo.ops.stack.secure import write_envoy_secrets
+    from vireo.server.security.certificates import DAYS, Certificates
+    from vireo.server.security.tokens import TokenSigner
+
+    folder = SecurityFolder(Home.current().security)
+    if new_authority:
+        Certificates(folder).replace_authority()
+        typer.echo(f"callers and processes trust {folder.authority}, which has both authorities")
+        return
+    try:
+        Certificates(folder).renew(host or [])
+    except ValueError as error:
+        raise VireoError(f"invalid host name or address: {error}") from error
+    TokenSigner(folder).ensure()
+    write_envoy_secrets(folder)
+    typer.echo(f"made for {DAYS} days: {folder.current}\ncallers trust {folder.authority}")
+
+
+def token(
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Scope of the caller: vireo.read, vireo.batch, vireo.explain, vireo.events, "
+            "vireo.catalog, vireo.inference, vireo.admin."
+        ),
+    ] = None,
+    subject: Annotated[
+        str, typer.Option(help="Identity of the caller; the edge counts calls by it.")
+    ] = "local",
+    viewer: Annotated[
+        str, typer.Option(help="The only viewer that the token is for; any if absent.")
+    ] = "",
+    minutes: Annotated[float, typer.Option(min=0, help="Lifetime in minutes.")] = 60.0,
+    issuer: Annotated[str, typer.Option(help="The stack's VIREO_JWT_ISSUER if absent.")] = "",
+    audience: Annotated[str, typer.Option(help="The stack's VIREO_JWT_AUDIENCE if absent.")] = "",
+) -> None:
+    """Print a token for this home's secured stack: `export VIREO_TOKEN=$(vireo token)`."""
+    from vireo.ops.stack.settings import StackSettings
+    from vireo.server.security.tokens import TokenSigner
+
+    settings = StackSettings.load()
+    made = TokenSigner(settings.security).token(
+        subject=subject,
+        scopes=scope or ["vireo.read"],
+        issuer=issuer or settings.jwt_issuer,
+        audience=audience or settings.jwt_audience,
+        seconds=60 * minutes,
+        more={settings.viewer_claim: viewer} if viewer else None,
+    )
+    typer.echo(made)

@@ -1,0 +1,233 @@
+"""`vireo up`: run the whole stack on this machine until Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from vireo.ops.cli.tables import table_of
+from vireo.server.home import Home
+from vireo.server.security.folder import SecurityFolder
+
+if TYPE_CHECKING:
+    from vireo.ops.stack.state import ProcessState, StackState
+
+_STYLES = {
+    "starting": "yellow",
+    "healthy": "green",
+    "unhealthy": "red",
+    "restarting": "red",
+    "stopped": "dim",
+}
+
+
+def up(
+    secure: Annotated[
+        bool,
+        typer.Option(
+            "--secure",
+            help="Require certificates of processes and tokens of callers; creates certificates.",
+        ),
+    ] = False,
+    observe: Annotated[
+        bool,
+        typer.Option(
+            "--observe",
+            help="Run Prometheus and Alertmanager too, with the rules of deploy/observability.",
+        ),
+    ] = False,
+    durable: Annotated[
+        bool,
+        typer.Option("--durable", help="Have each event on disk before it is acknowledged."),
+    ] = False,
+) -> None:
+    """Serve the channel's release: S3, pods, gateway and Envoy, supervised, until Ctrl-C.
+
+    It goes on if its terminal is closed: end it with `kill` and the process id in `vireo status`.
+
+    Ports and pod counts are settings, for example VIREO_EDGE_PORT, VIREO_PORT_BASE and
+    VIREO_CANDIDATE_PODS. Each process logs to its own file below VIREO_HOME/logs.
+    """
+    run_stack_in_terminal(ready=show_endpoints, secure=secure, observe=observe, durable=durable)
+    typer.echo("stopped")
+
+
+def run_stack_in_terminal(ready: Callable[[StackState], None], **switched_on: bool) -> None:
+    """Run a stack until a signal, showing one line per process.
+
+    Args:
+        ready: called once the stack serves.
+        switched_on: fields of StackSettings that are true even if the settings say otherwise.
+    """
+    import asyncio
+
+    from vireo.ops.stack.settings import StackSettings
+    from vireo.ops.stack.stack import Stack
+
+    settings = StackSettings.load()
+    settings = settings.model_copy(update={name: True for name, on in switched_on.items() if on})
+    console = Console()
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+
+            def show(state: StackState) -> None:
+                live.update(process_lines(state.processes), refresh=True)
+
+            def ready_above_table(state: StackState) -> None:
+                ready(state)
+                live.refresh()
+
+            asyncio.run(Stack(settings, _while_seen(show), _while_seen(ready_above_table)).run())
+            if not os.isatty(1):  # closed since, and the table writes once more as it ends
+                _show_nothing()
+    else:
+        asyncio.run(Stack(settings, _while_seen(_ChangePrinter()), _while_seen(ready)).run())
+
+
+def _while_seen(show: Callable[[StackState], None]) -> Callable[[StackState], None]:
+    """Return a function that shows a state, and from then on nothing once the terminal is gone."""
+
+    def show_or_leave(state: StackState) -> None:
+        try:
+            show(state)
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                raise
+            _show_nothing()
+
+    return show_or_leave
+
+
+def _show_nothing() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in (1, 2):
+        os.dup2(nowhere, output)
+    os.close(nowhere)
+
+
+def restart(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Processes, or kinds: gateway-1, candidate; all but S3, log, Envoy."),
+    ] = None,
+) -> None:
+    """Restart processes of the running stack one after the other: of two of a kind one serves.
+
+    `VIREO_…` variables that are set here replace those that the stack was started with.
+    """
+    from vireo.ops.stack import restart
+    from vireo.ops.stack.settings import StackSettings
+
+    settings = StackSettings.load()
+    restart.restart(settings.home_folder, names or [], settings.start_timeout)
+    typer.echo("restarted")
+
+
+class _ChangePrinter:
+    """Prints a line for each change of a process's state, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def __call__(self, state: StackState) -> None:
+        for process in state.processes:
+            if self._known.get(process.name) != process.state:
+                self._known[process.name] = process.state
+                failed = process.problem and process.state != "starting"
+                detail = f": {process.problem}" if failed else ""
+                typer.echo(f"{process.name} {process.state}{detail}")
+
+
+def process_lines(processes: tuple[ProcessState, ...]) -> Group:
+    """Return a line per process, followed by their problems."""
+    numbers = ("pid", "port", "restarts")
+    table = table_of("process", "state", *numbers, numbers=numbers)
+    for process in processes:
+        table.add_row(
+            process.name,
+            state_text(process.state),
+            str(process.pid or ""),
+            str(process.port),
+            str(process.restarts or ""),
+        )
+    problems = [
+        Text(f"{process.name}: {process.problem}", style="dim")
+        for process in processes
+        if process.problem and process.state != "starting"
+    ]
+    return Group(table, *problems)
+
+
+def state_text(state: str) -> Text:
+    """Return a process's state in its colour."""
+    return Text(state, style=_STYLES[state])
+
+
+def show_endpoints(state: StackState) -> None:
+    """Print the stack's endpoints, with example requests to paste into a shell in this folder."""
+    host, _, port = state.edge.rpartition(":")
+    edge = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
+    vireo, grpcurl, python = map(_as_typed, ("vireo", "grpcurl", "python"))
+    logs = f"Logs: {state.processes[0].log.parent}. Stop with Ctrl-C.\n"
+    admin = f"; Envoy's admin at 127.0.0.1:{state.admin_port}" if state.admin_port else ""
+    ready = f"\nReady. gRPC, gRPC-Web and REST answer at {edge}{admin}."
+    if state.prometheus:
+        ready += f"\nPrometheus is at {state.prometheus}, Alertmanager at {state.alertmanager}."
+    if state.durable is not None:
+        lost = "and a power cut" if state.durable else "not a power cut (see --durable)"
+        ready += f"\nEvents that were acknowledged outlive a crash of every process, {lost}."
+    if state.secure:
+        ca = SecurityFolder(Home.current().security).authority
+        # Not by reflection, which needs another scope.
+        descriptors = _from_here(Path(str(files("vireo") / "descriptors.binpb")))
+        typer.echo(f"""{ready}
+They use TLS, and everything but health checks needs a token.
+
+  export VIREO_CA={ca} VIREO_TOKEN=$({vireo} token --scope vireo.read)
+  {vireo} recommend --viewer 1 --target {edge}
+  curl --cacert $VIREO_CA -H "authorization: Bearer $VIREO_TOKEN" \\
+    'https://{edge}/v1/viewers/1/recommendations?page_size=10'
+  {grpcurl} -cacert $VIREO_CA -H 'authorization: Bearer ${{VIREO_TOKEN}}' -expand-headers \\
+    -protoset {descriptors} -d '{{"viewer_id": "1"}}' \\
+    {edge} vireo.v1.RecommendationService/Recommend
+
+{logs}""")
+        return
+    typer.echo(f"""{ready}
+
+  {vireo} recommend --viewer 1
+  curl 'http://{edge}/v1/viewers/1/recommendations?page_size=10'
+  {grpcurl} -plaintext -d '{{"viewer_id": "1"}}' {edge} vireo.v1.RecommendationService/Recommend
+  {python} -c '
+import grpc
+from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
+stub = recommendation_pb2_grpc.RecommendationServiceStub(grpc.insecure_channel("{edge}"))
+print(stub.Recommend(recommendation_pb2.RecommendRequest(viewer_id="1"), timeout=1))'
+
+{logs}""")
+
+
+def _as_typed(program: str) -> str:
+    """Return how to call this environment's program from here: by name if it is on PATH."""
+    beside = Path(sys.executable).parent / program
+    found = shutil.which(program)
+    if not beside.exists() or (found and Path(found) == beside):
+        return program
+    return _from_here(beside)
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as typed in the current folder."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

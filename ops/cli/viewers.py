@@ -1,0 +1,271 @@
+"""`vireo viewers`: erase a viewer from the online store, the data sets, and all later builds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from vireo.ops.cli.output import only_warnings
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+
+if TYPE_CHECKING:
+    from vireo.server.event_log.jetstream import JetStreamLog
+    from vireo.server.event_log.log import Entries
+    from vireo.server.event_log.settings import EventLogSettings
+
+app = typer.Typer(no_args_is_help=True)
+
+_CONSUMER_SECONDS = 30.0
+"""Seconds to wait until the consumer has come past the erasure."""
+_STORE_SECONDS = 10.0
+_DAY = 86_400
+_MARKS = {"data": "dataset.json", "features": "feature_store.yaml", "runs": "checkpoints"}
+"""What each kind of folder has in it."""
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `erase` a command of its own name."""
+
+
+@app.command()
+def erase(
+    viewer: Annotated[str, typer.Argument(help="The viewer's id, as events have it.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Erase from this data set and its features; repeat it. Default: all."),
+    ] = None,
+) -> None:
+    """Erase a viewer: from the online store, the data sets, and all that is built from the log.
+
+    Events that come later count anew. It may be repeated, and should be if it fails halfway. What
+    it can't erase from doesn't keep it from the rest.
+    """
+    from vireo.ops.stack.nats import known_log
+    from vireo.training.data.columns import ID_BYTES
+
+    home = Home.current()
+    if not 0 < len(viewer.encode()) <= ID_BYTES:  # its tombstone would have no valid name
+        raise VireoError(f"{viewer!r} is no viewer's id: these have 1 to {ID_BYTES} bytes")
+    if not yes:
+        typer.confirm(f"erase all that {home.root} and its log know of {viewer!r}?", abort=True)
+    only_warnings()
+    settings = known_log(home)
+    failures: list[str] = []
+    # Rows first: what viewers do after the log's word counts anew.
+    for folder in _folders((home, home.measuring), "features", data):
+        with _noted(failures):
+            _say(folder, "removed from the online store" if _erased(folder, viewer) else "")
+    at = time.time_ns()
+    try:
+        position = asyncio.run(_record(settings, {viewer: at})) if settings else 0
+    except VireoError as error:
+        raise VireoError("; ".join([*failures, str(error)])) from error
+    _erase_from_files(home, [viewer], data, failures)
+    with _noted(failures):
+        _say_to_backups(viewer, at)
+    if settings is None:
+        typer.echo("log: there is none whose events could bring the viewer back")
+    else:
+        with _noted(failures):
+            asyncio.run(_after(settings, viewer, position))
+    _print_what_remains(settings)
+    if failures:
+        raise VireoError(f"not erased everywhere; mend this and repeat it: {'; '.join(failures)}")
+
+
+@contextmanager
+def _noted(failures: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except VireoError as error:
+        failures.append(str(error))
+
+
+def _say_to_backups(viewer: str, at: int) -> None:
+    """Have restores of backups leave the viewer out; last, since a backup knows what is done."""
+    from vireo.ops.backup.archive import bury
+    from vireo.server.releases.bucket import Bucket
+    from vireo.server.releases.s3 import BackupSettings
+
+    if BackupSettings.named():
+        bucket = Bucket(BackupSettings.load())
+        bucket.make()
+        bury(bucket, viewer, at)
+        typer.echo("backups: a restore of any leaves the viewer out")
+
+
+def erase_again(home: Home, settings: EventLogSettings, erased: Mapping[str, int]) -> None:
+    """Erase viewers from what was restored, by when they were erased: from its log and data sets.
+
+    Raises:
+        VireoError: they can't be erased everywhere.
+    """
+    failures: list[str] = []
+    asyncio.run(_record(settings, erased))
+    asyncio.run(_delete_letters(settings, range(settings.event_partitions), erased))
+    _erase_from_files(home, erased, None, failures)
+    if failures:
+        raise VireoError(f"not erased everywhere; mend this and repeat it: {'; '.join(failures)}")
+
+
+def _erase_from_files(
+    home: Home, viewers: Collection[str], names: list[str] | None, failures: list[str]
+) -> None:
+    from vireo.training.data.erase import erase_from_dataset, erase_from_tables
+    from vireo.training.data.folder import remove_abandoned_drafts
+
+    for folder in _folders([home], "data", names):
+        with _noted(failures):
+            rows = erase_from_dataset(home, folder.name, viewers)
+            _say(folder, f"{rows:,} rows removed" if rows else "")
+    for kind, below in (("features", ""), ("runs", "checkpoints")):
+        for folder in _folders((home, home.measuring), kind, names):
+            with _noted(failures):
+                rows = erase_from_tables(folder / below, viewers)
+                _say(folder, f"{rows:,} rows removed from tables" if rows else "")
+    for each in (home, home.measuring):
+        for kind in ("data", "features"):
+            remove_abandoned_drafts(each.root / kind)
+
+
+def _folders(homes: Sequence[Home], kind: str, names: list[str] | None) -> Iterator[Path]:
+    """Yield the folders of data sets, features or runs; of some data sets alone if `names` are."""
+    for home in homes:
+        for found in sorted((home.root / kind).glob(f"[!.]*/{_MARKS[kind]}")):
+            if not names or found.parent.name in names:
+                yield found.parent
+
+
+def _erased(repo: Path, viewer: str) -> bool:
+    """Delete a viewer's rows of the online store; return whether there were any."""
+    from vireo.server.consumer.rows import OnlineRows
+
+    rows = OnlineRows(repo, _STORE_SECONDS)
+    try:
+        return rows.erase([viewer])
+    finally:
+        rows.close()
+
+
+async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
+    """Record in the log who is erased, and when, Unix nanoseconds; return the last position."""
+    from vireo.server.event_log.log import EVENTS, LogAwayError, partition_of
+    from vireo.server.event_log.open import opened_log
+    from vireo.v1 import log_pb2
+
+    position = 0
+    try:
+        async with opened_log(settings) as event_log:
+            for viewer, at in erased.items():
+                message = log_pb2.RecordedEvents(erased=[viewer])
+                message.received_at.FromNanoseconds(at)
+                key = str(partition_of(viewer, settings.event_partitions))
+                position = await event_log.append(EVENTS, key, message.SerializeToString())
+            return position
+    except LogAwayError as error:
+        raise VireoError(
+            f"{error}; without the log's word its events would bring the viewer back: start the "
+            "stack with vireo up, and repeat this"
+        ) from error
+
+
+async def _after(settings: EventLogSettings, viewer: str, position: int) -> None:
+    """Wait for the consumer, then delete the viewer's events that were set aside."""
+    from vireo.server.event_log.log import partition_of
+    from vireo.server.event_log.open import opened_log
+
+    partition = partition_of(viewer, settings.event_partitions)
+    async with opened_log(settings) as event_log:
+        passed = await _passed(event_log, partition, position)
+    typer.echo(f"log: erased at position {position} of partition {partition}")
+    await _delete_letters(settings, [partition], [viewer])
+    if not passed:
+        typer.echo(
+            f"log: no consumer came to it within {_CONSUMER_SECONDS:g} s; once one runs it drops "
+            "what was recorded before. Repeat this then, for what it sets aside until it does"
+        )
+
+
+async def _delete_letters(
+    settings: EventLogSettings, partitions: Iterable[int], viewers: Collection[str]
+) -> None:
+    """Delete viewers' events that were set aside, which a replay would bring back."""
+    from vireo.ops.cli.dead_events import dead_letters, mark_replayed
+    from vireo.server.event_log.log import DEAD
+    from vireo.server.event_log.open import opened_log
+
+    async with opened_log(settings) as event_log:
+        letters = await dead_letters(event_log, map(str, partitions))
+        own = [each for each in letters if any(one.viewer_id in viewers for one in each.events)]
+        if own:  # the last that was replayed may be among them
+            others = [letter for letter in letters if letter.replayed and letter not in own]
+            await mark_replayed(event_log, others)
+        for letter in own:
+            await event_log.delete(DEAD, letter.place.sequence)
+    if own:
+        typer.echo(f"log: {len(own):,} messages of events that had been set aside deleted")
+
+
+async def _passed(event_log: JetStreamLog, partition: int, position: int) -> bool:
+    """Return whether the consumer of a partition comes past a position in time.
+
+    What it told before isn't read: that may be a position in a log that was replaced.
+    """
+    from vireo.server.event_log.log import STATE
+    from vireo.server.event_log.position import Position
+    from vireo.v1.log_pb2 import ConsumerProgress
+
+    key, told = f"progress.{partition}", Position(await event_log.end(STATE))
+    reading = cast("AsyncGenerator[Entries, None]", event_log.read(STATE, key, told))
+    try:
+        async with asyncio.timeout(_CONSUMER_SECONDS), aclosing(reading) as some:
+            async for entries in some:
+                for entry in entries:
+                    if ConsumerProgress.FromString(entry.data).position >= position:
+                        return True
+    except TimeoutError:
+        pass
+    return False
+
+
+def _say(folder: Path, what: str) -> None:
+    typer.echo(f"{folder}: {what or 'nothing of this viewer'}")
+
+
+def _print_what_remains(settings: EventLogSettings | None) -> None:
+    from vireo.server.releases.s3 import BackupSettings
+
+    typer.echo("what remains:")
+    if settings is not None:
+        days = settings.event_retention / _DAY
+        typer.echo(
+            "- in the log the events themselves, and the id with this erasure, until they are "
+            f"{days:g} days old; nothing reads them any more"
+        )
+    typer.echo(
+        "- releases, and models and reports below runs/: they learned from this viewer among "
+        "others; train and publish anew to replace them"
+    )
+    typer.echo(
+        "- what commands that run now have read before: repeat this when builds of features, "
+        "trainings and vireo data from-events have ended"
+    )
+    typer.echo("- gateways' memory of rows, until they are read again or an hour old; their logs")
+    if not BackupSettings.named():
+        typer.echo(
+            "- backups, if there are any: name their bucket by VIREO_BACKUP_S3_ENDPOINT and repeat "
+            "this, so that none brings the viewer back"
+        )
+    typer.echo(
+        "- files that you import, and data sets elsewhere: those made from this log lose the "
+        "viewer with their next vireo data from-events"
+    )

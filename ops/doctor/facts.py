@@ -1,0 +1,272 @@
+"""What the probes found out: values without any judgement, which `diagnose` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+
+from vireo.ops.doctor.page import Fault, Page
+
+POD_KINDS = ("candidate", "ranking", "gateway")
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of a stack's processes, as its supervisor and the kernel see it."""
+
+    name: str
+    state: str
+    """The supervisor's word, for example "healthy" or "restarting"."""
+    problem: str = ""
+    restarts: int = 0
+    ended: str = ""
+    """How it ended last, for example "ended with signal SIGKILL"; empty if it never did."""
+    ended_ago: float | None = None
+    """Seconds since then."""
+    stopped: bool = False
+    """Whether the kernel has it stopped, as by SIGSTOP."""
+    busy: float | None = None
+    """Cores that it used during the window; None if unknown."""
+    log: str = ""
+    """Its log file."""
+
+    @property
+    def kind(self) -> str:
+        """Its kind: the name without number and pool."""
+        return self.name.split("-")[0]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that was asked whether it works."""
+
+    name: str
+    """"edge", "envoy", "control", "log", "store" or "s3"."""
+    where: str
+    fault: Fault = ""
+    problem: str = ""
+    """The fault in words."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A pod as Envoy sees it."""
+
+    cluster: str
+    address: str
+    """host:port."""
+    name: str
+    """The pod's name; its address if that is all that is known."""
+    flags: frozenset[str] = frozenset()
+    """Why it gets no calls, in Envoy's words, for example "failed_active_health_check"."""
+    timed_out: bool = False
+    """Whether the last health check had no answer in time, rather than a bad one."""
+    reach: Fault = ""
+    """What a connection from here meets."""
+    calls: float = 0
+    """Calls within the window."""
+    errors: float = 0
+    """Those among them that were answered with an error."""
+    timeouts: float = 0
+    """Those among them that got no answer in time."""
+    occupied: float = 0
+    """Share of the window in which it had a call under way."""
+    latency: float = 0
+    """Mean seconds of a call, by Little's law; 0 without calls."""
+    all_calls: float = 0
+    """Calls since Envoy knows it; the two counts below likewise."""
+    all_errors: float = 0
+    all_timeouts: float = 0
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it gets calls."""
+        return not self.flags
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Envoy's own counts at the edge, within the window."""
+
+    open_requests: float = 0
+    """Requests and streams open now."""
+    requests: float = 0
+    resets: float = 0
+    """Requests that their callers ended before they were answered."""
+    deadlines: float = 0
+    """Requests that Envoy ended at their callers' deadlines."""
+    refused_streams: float = 0
+    """Streams beyond the limit of an address, or of all."""
+    refused_calls: float = 0
+    """Calls beyond the limit of a caller, or of the cluster."""
+    silent: float = 0
+    """Requests that were ended since no message arrived."""
+    knows_control: bool = True
+    """Whether it is connected to the control plane."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A resource that an Envoy refuses."""
+
+    envoy: str
+    kind: str
+    name: str
+    words: str
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod's own word."""
+
+    name: str
+    pool: str = "production"
+    problem: str = ""
+    """Why its health check failed; empty if it serves."""
+    fault: Fault = ""
+    release: str = ""
+    """Id of the release that it serves; empty if none, or unknown."""
+    channel: str = ""
+    origin: str = ""
+    """"s3" or "cache"."""
+    failure: str = ""
+    """Why the latest attempt to load a release failed."""
+    loading: str = ""
+    """What it loads, and how far it is."""
+
+    @property
+    def kind(self) -> str:
+        """Its kind: the name without number and pool."""
+        return self.name.split("-")[0]
+
+
+@dataclass(frozen=True)
+class Slate:
+    """A slate that was asked for at the edge."""
+
+    seconds: float
+    degradations: tuple[str, ...] = ()
+    release: str = ""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """What a channel in S3 names."""
+
+    name: str
+    release: str
+    """Empty if it was never set."""
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate's file."""
+
+    file: str
+    ends_in: float
+    """Seconds until it ends; negative once it has."""
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Another machine's clock."""
+
+    source: str
+    ahead: float
+    """Seconds by which it is ahead of this one's."""
+    uncertainty: float
+    """Seconds by which that may be wrong."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A folder that a part writes to."""
+
+    what: str
+    """What lies there, for example "the log of events"."""
+    folder: str
+    free: float
+    """Free bytes of its file system."""
+    size: float
+    """All bytes of its file system."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """This machine during the window."""
+
+    busy: float
+    """Share of its cores in use."""
+    free_memory: float
+    """Share of its memory that is available."""
+
+
+@dataclass(frozen=True)
+class Unasked:
+    """What couldn't be found out."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What probes found out; the facts of several are merged into one value."""
+
+    processes: tuple[Process, ...] = ()
+    parts: tuple[Part, ...] = ()
+    pages: tuple[Page, ...] = ()
+    hosts: tuple[Host, ...] = ()
+    edges: tuple[Edge, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    slates: tuple[Slate, ...] = ()
+    channels: tuple[Channel, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    clocks: tuple[Clock, ...] = ()
+    disks: tuple[Disk, ...] = ()
+    machines: tuple[Machine, ...] = ()
+    unasked: tuple[Unasked, ...] = ()
+
+    @staticmethod
+    def merged(many: Iterable[Facts]) -> Facts:
+        """Return all facts of several probes as one."""
+        some = list(many)
+        return Facts(
+            **{
+                each.name: tuple(item for facts in some for item in getattr(facts, each.name))
+                for each in fields(Facts)
+            }
+        )
+
+    def answered(self) -> bool:
+        """Return whether any part was asked, be its answer good or bad."""
+        return any(getattr(self, each.name) for each in fields(self) if each.name != "unasked")
+
+    def part(self, name: str) -> Part | None:
+        """Return a part; None if it wasn't asked."""
+        return next((each for each in self.parts if each.name == name), None)
+
+    def ill(self, name: str) -> Part | None:
+        """Return a part that didn't answer well; None if it did, or wasn't asked."""
+        part = self.part(name)
+        return part if part is not None and part.fault else None
+
+    def of_kind(self, *kinds: str) -> Iterator[Process]:
+        """Yield the processes of some kinds."""
+        return (each for each in self.processes if each.kind in kinds)
+
+    def value(self, metric: str, **labels: str) -> float:
+        """Return the sum of a metric over all pages."""
+        return sum(page.value(metric, **labels) for page in self.pages)
+
+    def increase(self, metric: str, **labels: str) -> float:
+        """Return by how much that sum grew within the window."""
+        return sum(page.increase(metric, **labels) for page in self.pages)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the window of metrics; 0 without one."""
+        return max((page.seconds for page in self.pages), default=0.0)

@@ -1,0 +1,137 @@
+"""What `vireo top` shows: rates, percentiles and degradations, from pages of metrics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vireo.ops.doctor.histogram import quantile
+from vireo.ops.doctor.page import Page
+
+_SLATES = "/vireo.v1.RecommendationService/Recommend"
+_SECONDS = "vireo_rpc_seconds"
+_GOOD = ("OK", "CANCELLED", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED")
+"""Statuses that aren't a failure of ours; shed calls have a column of their own."""
+
+
+@dataclass(frozen=True)
+class ProcessRow:
+    """One process."""
+
+    name: str
+    state: str
+    """By its supervisor; else "answers", or why it doesn't."""
+    release: str
+    """The release that it serves; empty if it serves none."""
+    calls: float
+    """Calls a second, as the following; NaN if its metrics aren't known, as all numbers."""
+    failures: float
+    shed: float
+    p50: float
+    """Seconds; NaN without calls, as the following."""
+    p99: float
+    in_flight: float
+    memory: float
+    """Resident bytes."""
+    cores: float
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A deployment at one moment."""
+
+    slates: float
+    """Slates a second, by the gateways."""
+    p50: float
+    """Seconds of a slate; NaN without any, as the following."""
+    p95: float
+    p99: float
+    failures: float
+    """Calls of viewers that failed, a second."""
+    shed: float
+    degradations: Mapping[str, float]
+    """Degraded slates a second, by kind."""
+    events: float
+    """Recorded events a second."""
+    applied: float
+    """Events applied to features a second."""
+    lag: float
+    """Seconds since the oldest event that isn't applied came in."""
+    releases: Mapping[str, int]
+    """Number of processes that serve each release."""
+    processes: tuple[ProcessRow, ...]
+
+
+def overview(pages: Sequence[Page], states: Mapping[str, str]) -> Overview:
+    """Return what the pages tell.
+
+    Args:
+        pages: each read twice.
+        states: the supervisor's word for each process, by name; empty if there is none.
+    """
+    gateways = [page for page in pages if page.has("vireo_degradations_total")]
+    seconds = max((page.seconds for page in pages), default=0.0) or 1.0
+
+    def rate(metric: str, among: Sequence[Page], **labels: str) -> float:
+        return sum(page.increase(metric, **labels) for page in among) / seconds
+
+    kinds = sorted(
+        {
+            labels["kind"]
+            for page in gateways
+            for labels, _ in page.samples("vireo_degradations_total")
+        }
+    )
+    degradations = {kind: rate("vireo_degradations_total", gateways, kind=kind) for kind in kinds}
+    rows = [_row(page, states.get(page.source, "")) for page in pages]
+    known = {row.name for row in rows}
+    rows += [_row(Page(name), state) for name, state in states.items() if name not in known]
+    releases: dict[str, int] = {}
+    for row in rows:
+        if row.release:
+            releases[row.release] = releases.get(row.release, 0) + 1
+    return Overview(
+        slates=rate("vireo_rpcs_total", gateways, method=_SLATES),
+        p50=quantile(gateways, _SECONDS, 0.5, method=_SLATES),
+        p95=quantile(gateways, _SECONDS, 0.95, method=_SLATES),
+        p99=quantile(gateways, _SECONDS, 0.99, method=_SLATES),
+        failures=sum(_failures(page) for page in gateways) / seconds,
+        shed=rate("vireo_rpcs_shed_total", gateways),
+        degradations={kind: each for kind, each in degradations.items() if each},
+        events=rate("vireo_events_recorded_total", gateways),
+        applied=rate("vireo_consumer_events_total", pages),
+        lag=max((page.value("vireo_consumer_lag_seconds") for page in pages), default=0.0),
+        releases=releases,
+        processes=tuple(rows),
+    )
+
+
+def _row(page: Page, state: str) -> ProcessRow:
+    if not page.now:
+        shown = state if state not in ("", "healthy") else page.problem or state
+        return ProcessRow(page.source, shown, "", *[math.nan] * 8)
+    seconds = page.seconds or 1.0
+    serving = [
+        labels["release"]
+        for labels, value in page.samples("vireo_release_info", role="serving")
+        if value
+    ]
+    return ProcessRow(
+        name=page.source,
+        state=state or "answers",
+        release=serving[0] if serving else "",
+        calls=page.increase("vireo_rpcs_total") / seconds,
+        failures=_failures(page) / seconds,
+        shed=page.increase("vireo_rpcs_shed_total") / seconds,
+        p50=quantile([page], _SECONDS, 0.5),
+        p99=quantile([page], _SECONDS, 0.99),
+        in_flight=page.value("vireo_rpcs_in_flight"),
+        memory=page.value("process_resident_memory_bytes"),
+        cores=page.increase("process_cpu_seconds_total") / seconds,
+    )
+
+
+def _failures(page: Page) -> float:
+    total = page.increase("vireo_rpcs_total")
+    return total - sum(page.increase("vireo_rpcs_total", code=code) for code in _GOOD)

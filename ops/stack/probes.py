@@ -1,0 +1,95 @@
+"""Health probes of processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
+
+import grpc.aio
+
+from vireo.ops.stack.s3 import answers, stores
+from vireo.server.errors import VireoError
+from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.rpc.health import health_problem_on
+from vireo.server.rpc.renewed_channel import lasting_channel
+from vireo.server.rpc.tls import TlsFiles
+
+Probe: TypeAlias = Callable[[], Coroutine[Any, Any, str]]
+"""Returns why the process is not healthy; an empty string if it is."""
+
+_TIMEOUT = 2.0
+_MAX_ANSWER_BYTES = 4096
+# A process that is started again is found at once. Without a pool of its own, the channel would
+# share the backoff of others to the same address.
+_OPTIONS = (
+    ("grpc.http2.bdp_probe", 0),  # see server/rpc/transport.py
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+)
+
+
+def grpc_probe(
+    port: int,
+    service: str,
+    host: str = "127.0.0.1",
+    tls: TlsFiles | None = None,
+    role: str = "",
+) -> Probe:
+    """Return a probe that checks a service by grpc.health.v1, on one connection.
+
+    Args:
+        port: the port to connect to.
+        service: its full name.
+        host: the host to connect to; IPv6 in brackets.
+        tls: this process's own files; None if the port doesn't use mutual TLS.
+        role: the role that the server's certificate must name.
+    """
+    channel: grpc.aio.Channel | None = None
+
+    async def probe() -> str:
+        nonlocal channel
+        if channel is None:
+            try:
+                channel = lasting_channel(f"{host}:{port}", tls, role, _OPTIONS)
+            except VireoError as error:
+                return str(error)
+        problem = await health_problem_on(channel, service, _TIMEOUT)
+        return f"{service or 'the server'} on port {port}: {problem}" if problem else ""
+
+    return probe
+
+
+def http_probe(port: int, path: str) -> Probe:
+    """Return a probe that expects a GET of this path on loopback to succeed; it tells the body."""
+
+    async def probe() -> str:
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                try:
+                    writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+                    answer = await reader.read(_MAX_ANSWER_BYTES)
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError) as error:
+            return f"port {port}: {str(error) or 'no answer'}"
+        head, _, body = answer.decode(errors="replace").partition("\r\n\r\n")
+        status = head.partition("\r\n")[0]
+        return "" if " 200 " in status else f"port {port} answers {path} with: {status} {body}"
+
+    return probe
+
+
+def s3_probe(server: S3Settings) -> Probe:
+    """Return a probe that stores an object in the S3 server once, and then checks the bucket."""
+    bucket, stored = Bucket(server.with_short_timeouts()), False
+
+    async def probe() -> str:
+        nonlocal stored
+        stored = await asyncio.to_thread(answers if stored else stores, bucket)
+        return "" if stored else f"it stores nothing yet at {server.endpoint}"
+
+    return probe

@@ -1,0 +1,269 @@
+"""The processes of a stack, each with its command, environment and health probe."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vireo.ops.stack import nats, page_keys, s3
+from vireo.ops.stack.envoy import envoy_command
+from vireo.ops.stack.nats import MAX_UNHEALTHY_SECONDS, log_command, log_environment, log_probe
+from vireo.ops.stack.probes import Probe, grpc_probe, s3_probe
+from vireo.ops.stack.s3 import s3_command
+from vireo.ops.stack.settings import METRICS_PORT_OFFSET, OIP_HTTP_PORT_OFFSET, StackSettings
+from vireo.server.control.discovery.document import EndpointsDocument
+from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Pool
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.rpc.tls import TlsFiles
+
+ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
+"""The service under which the control plane reports its health."""
+
+_SERVICES = __name__.removesuffix(".stack.processes")
+"""The package of the services; a wheel has it under another name."""
+
+POD_TUNABLES = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in (("arena_max", 1), ("mmap_threshold", 1 << 20), ("trim_threshold", 8 << 20))
+)
+"""How a pod's malloc keeps memory: an arena for each of gRPC's threads would take 30 MB more, and
+a model's largest batch as much for ever; what a slate needs stays on the heap."""
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """One process to run."""
+
+    name: str
+    """The name, for example "ranking-1"."""
+    command: list[str]
+    port: int
+    """The port that it listens on."""
+    probe: Probe
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that are added to this process's own environment."""
+    pool: str = ""
+    """The pool that a pod belongs to."""
+    awaited: bool = True
+    """Whether the stack is ready only once it is healthy, and ends if it never is."""
+    folder: Path | None = None
+    """Its working directory; None for that of the stack."""
+    max_unhealthy_seconds: float = math.inf
+    """Seconds for which it may be unhealthy, once it was healthy, before it is started again."""
+
+
+def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
+    """Return the embedded S3 server."""
+    return ProcessSpec(
+        name="s3",
+        command=s3_command(settings),
+        port=settings.s3_port,
+        probe=s3_probe(server),
+        environment=s3.ENVIRONMENT,
+        folder=settings.home_folder.s3,
+    )
+
+
+def log_process(settings: StackSettings) -> ProcessSpec:
+    """Return the embedded log of events, once it is prepared."""
+    return ProcessSpec(
+        name="log",
+        command=log_command(settings),
+        port=settings.log_port,
+        probe=log_probe(settings),
+        environment=nats.ENVIRONMENT,
+        max_unhealthy_seconds=MAX_UNHEALTHY_SECONDS,
+    )
+
+
+def pod_processes(
+    settings: StackSettings,
+    server: S3Settings,
+    log: EventLogSettings | None = None,
+    page_token_keys: str = "",
+) -> list[ProcessSpec]:
+    """Return every candidate, ranking and gateway pod of every pool.
+
+    Args:
+        settings: the stack's.
+        server: S3.
+        log: the log of events; None if pods serve without one.
+        page_token_keys: what gateways sign page tokens with; empty if slates have one page.
+    """
+    return [
+        _pod_process(settings, server, log, page_token_keys, pool, number, port)
+        for pool in POOLS
+        for number, port in enumerate(settings.pod_ports(pool.service, pool.name), start=1)
+    ]
+
+
+def _pod_process(
+    settings: StackSettings,
+    server: S3Settings,
+    log: EventLogSettings | None,
+    page_token_keys: str,
+    pool: Pool,
+    number: int,
+    port: int,
+) -> ProcessSpec:
+    name = f"{pool.cluster}-{number}"
+    home = settings.home_folder
+    return ProcessSpec(
+        name=name,
+        command=[sys.executable, "-m", f"{_SERVICES}.{pool.service}"],
+        port=port,
+        probe=grpc_probe(
+            port, GRPC_SERVICES[pool.service], tls=operator_tls(settings), role=pool.service
+        ),
+        pool=pool.name,
+        # The channel of another pool may name no release yet; the stack doesn't wait for it.
+        awaited=pool.name == "production",
+        environment={
+            **_server_environment(settings, server, name, port, pool.service),
+            "VIREO_HOME": str(home.root),
+            "VIREO_CONTROL_TARGET": f"127.0.0.1:{settings.control_port}",
+            "VIREO_CHANNEL": settings.channel if pool.name == "production" else pool.name,
+            "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(home.cache),
+            "VIREO_FEATURES": str(home.root / "features"),
+            "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
+            "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
+            "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
+            **(log_environment(log) if log else {}),
+            **({page_keys.VARIABLE: page_token_keys} if pool.service == "gateway" else {}),
+            "VIREO_OIP_HTTP_PORT": str(_oip_http_port(settings, pool, port)),
+            # A pod has one core: its libraries' threads would only compete for it.
+            "OMP_NUM_THREADS": "1",
+            "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", POD_TUNABLES),
+        },
+    )
+
+
+def _oip_http_port(settings: StackSettings, pool: Pool, port: int) -> int:
+    """Return the port on which a pod serves the Open Inference Protocol by HTTP; 0 for none."""
+    serves = settings.oip_http and pool.service != "gateway"
+    return port + OIP_HTTP_PORT_OFFSET if serves else 0
+
+
+def _server_environment(
+    settings: StackSettings, server: S3Settings, name: str, port: int, role: str
+) -> dict[str, str]:
+    """Return the variables of every server process: S3, ports, and its certificate if secured."""
+    environment = server.environment() | {
+        "VIREO_HOST": "127.0.0.1",
+        "VIREO_PORT": str(port),
+        "VIREO_POD_NAME": name,
+        "VIREO_METRICS_PORT": str(port + METRICS_PORT_OFFSET),
+    }
+    if settings.secure:
+        files = settings.security.tls(role)
+        environment["VIREO_TLS_CERTIFICATE"] = str(files.certificate)
+        environment["VIREO_TLS_KEY"] = str(files.key)
+        environment["VIREO_TLS_CA"] = str(files.authority)
+    return environment
+
+
+def operator_tls(settings: StackSettings) -> TlsFiles | None:
+    """Return the TLS files with which the operator calls pods, the control plane and the edge."""
+    return settings.security.tls("operator") if settings.secure else None
+
+
+def _edge_access(settings: StackSettings) -> dict[str, str]:
+    """Return the control plane's settings of what the edge requires of callers."""
+    if not settings.secure:
+        return {"VIREO_JWKS": "", "VIREO_RATE_LIMIT": "0"}  # for secured stacks only
+    return {
+        "VIREO_ENVOY_SECRETS": str(settings.security.secrets),
+        "VIREO_JWKS": settings.jwks or str(settings.security.jwks),
+        "VIREO_JWT_ISSUER": settings.jwt_issuer,
+        "VIREO_JWT_AUDIENCE": settings.jwt_audience,
+        "VIREO_VIEWER_CLAIM": settings.viewer_claim,
+        "VIREO_RATE_LIMIT": str(settings.rate_limit),
+    }
+
+
+def endpoints_document(settings: StackSettings) -> EndpointsDocument:
+    """Return the addresses of all pods, for the control plane."""
+    document: dict[str, dict[str, list[str]]] = {}
+    for pool in POOLS:
+        ports = settings.pod_ports(pool.service, pool.name)
+        document.setdefault(pool.service, {})[pool.name] = [f"127.0.0.1:{port}" for port in ports]
+    return EndpointsDocument.model_validate(document)
+
+
+def consumer_processes(
+    settings: StackSettings, server: S3Settings, log: EventLogSettings
+) -> list[ProcessSpec]:
+    """Return the consumer of each partition of the log."""
+    return [
+        _consumer_process(settings, server, log, partition, port)
+        for partition, port in enumerate(settings.consumer_ports(log.event_partitions))
+    ]
+
+
+def _consumer_process(
+    settings: StackSettings,
+    server: S3Settings,
+    log: EventLogSettings,
+    partition: int,
+    port: int,
+) -> ProcessSpec:
+    name = f"consumer-{partition + 1}"
+    return ProcessSpec(
+        name=name,
+        command=[sys.executable, "-m", f"{_SERVICES}.consumer"],
+        port=port,
+        probe=grpc_probe(port, "", tls=operator_tls(settings), role="consumer"),
+        environment={
+            **_server_environment(settings, server, name, port, "consumer"),
+            **log_environment(log),
+            "VIREO_EVENT_PARTITION": str(partition),
+            "VIREO_HOME": str(settings.home_folder.root),
+            "VIREO_CONTROL_TARGET": f"127.0.0.1:{settings.control_port}",
+            "VIREO_CHANNEL": settings.channel,
+            "VIREO_FEATURES": str(settings.home_folder.root / "features"),
+            "OMP_NUM_THREADS": "1",
+        },
+    )
+
+
+def control_process(settings: StackSettings, server: S3Settings, endpoints: Path) -> ProcessSpec:
+    """Return the control plane; it reads the pods' addresses from the file `endpoints`."""
+    return ProcessSpec(
+        name="control",
+        command=[sys.executable, "-m", f"{_SERVICES}.control"],
+        port=settings.control_port,
+        probe=grpc_probe(settings.control_port, ADS, tls=operator_tls(settings), role="control"),
+        environment={
+            **_server_environment(settings, server, "control", settings.control_port, "control"),
+            "VIREO_MAX_CONNECTION_AGE": "0",  # the setting is for pods
+            "VIREO_ENDPOINTS_FILE": str(endpoints),
+            "VIREO_EDGE_HOST": settings.edge_host,
+            "VIREO_EDGE_PORT": str(settings.edge_port),
+            "VIREO_CANDIDATE_PORT": str(settings.candidate_port),
+            "VIREO_RANKING_PORT": str(settings.ranking_port),
+            "VIREO_OIP_HTTP_OFFSET": str(OIP_HTTP_PORT_OFFSET if settings.oip_http else 0),
+            "VIREO_CORS_ORIGINS": settings.cors_origins,
+            **_edge_access(settings),
+        },
+    )
+
+
+def envoy_process(settings: StackSettings, bootstrap: Path) -> ProcessSpec:
+    """Return Envoy; it is healthy once calls through its edge reach a gateway that serves."""
+    return ProcessSpec(
+        name="envoy",
+        command=envoy_command(bootstrap, settings),
+        port=settings.edge_port,
+        probe=grpc_probe(
+            settings.edge_port,
+            GRPC_SERVICES["gateway"],
+            settings.edge_reached_at,
+            operator_tls(settings),
+            "edge",
+        ),
+    )

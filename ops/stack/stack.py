@@ -1,0 +1,275 @@
+"""A stack from start to end: checks, S3 and log, control plane, pods, Envoy, and the shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+
+import structlog
+
+from vireo.ops.stack.envoy import bootstrap
+from vireo.ops.stack.lock import LockTakenError, file_lock
+from vireo.ops.stack.nats import external_log, prepare_log, reachable_log
+from vireo.ops.stack.observe import alertmanager_url, check_programs, observers, prometheus_url
+from vireo.ops.stack.page_keys import page_token_keys
+from vireo.ops.stack.ports import check_ports_free
+from vireo.ops.stack.processes import (
+    ProcessSpec,
+    consumer_processes,
+    control_process,
+    endpoints_document,
+    envoy_process,
+    log_process,
+    pod_processes,
+    s3_process,
+)
+from vireo.ops.stack.restart import environment_file
+from vireo.ops.stack.s3 import access, external_endpoint, lock_path, prepare
+from vireo.ops.stack.secure import secure
+from vireo.ops.stack.settings import StackSettings
+from vireo.ops.stack.state import StackState, running_stack, stack_lock
+from vireo.ops.stack.supervisor import Supervisor
+from vireo.server.errors import VireoError
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.home import keep_private
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import NotInStoreError
+
+log = structlog.get_logger()
+
+_STOP_SECONDS = 4.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class AlreadyRunningError(VireoError):
+    """A stack runs on this home already."""
+
+
+class NoReleaseError(VireoError):
+    """The channel names no release that could be served."""
+
+
+class Stack:
+    """One run of a stack."""
+
+    def __init__(
+        self,
+        settings: StackSettings,
+        changed: Callable[[StackState], None],
+        ready: Callable[[StackState], None],
+    ) -> None:
+        """Make a stack; nothing is started yet.
+
+        Args:
+            settings: what to run.
+            changed: called with the stack's state whenever that of a process changes.
+            ready: called once, when every process is healthy.
+        """
+        self._settings = settings
+        self._home = settings.home_folder
+        self._endpoints = self._home.stack / "endpoints.json"
+        self._on_change = changed
+        self._on_ready = ready
+        self._ready = False
+        self._supervisor = Supervisor(self._home.logs, self._write_state, self._fresh)
+        self._base = StackState(
+            pid=os.getpid(),
+            started_at=datetime.now(UTC),
+            ready=False,
+            channel=settings.channel,
+            edge=settings.edge,
+            admin_port=settings.admin_port,
+            secure=settings.secure,
+            durable=settings.durable if external_log() is None else None,
+            prometheus=prometheus_url(settings),
+            alertmanager=alertmanager_url(settings),
+        )
+
+    async def run(self) -> None:
+        """Run until SIGINT or SIGTERM; a second one kills everything at once.
+
+        SIGHUP is ignored: the stack outlives its terminal.
+
+        Raises:
+            AlreadyRunningError: another one runs on this home.
+            PortTakenError: a port that it needs is taken.
+            NoReleaseError: there is nothing to serve.
+            StartError: a process ended while it started.
+            VireoError: S3 can't be used, the release's features are missing, or a program is.
+        """
+        if self._settings.observe:
+            check_programs()
+        path = lock_path(self._settings)
+        s3_lock = file_lock(path) if external_endpoint() is None else nullcontext()
+        with _alone(self._settings), s3_lock:
+            keep_private(self._home.root)
+            check_ports_free(_ports(self._settings))
+            stopped = asyncio.ensure_future(self._stop_signal().wait())
+            serving = asyncio.ensure_future(self._serve())
+            environment_file(self._home).unlink(missing_ok=True)  # of a stack that was killed
+            try:
+                await asyncio.wait({stopped, serving}, return_when=asyncio.FIRST_COMPLETED)
+                if serving.done():
+                    serving.result()
+            finally:
+                for task in (stopped, serving):
+                    task.cancel()
+                await asyncio.gather(stopped, serving, return_exceptions=True)
+                await self._supervisor.stop(_STOP_SECONDS)
+
+    async def _serve(self) -> None:
+        settings = self._settings
+        external = {"s3": external_endpoint(), "log": external_log()}
+        if stores := [self._store(name) for name, given in external.items() if given is None]:
+            await self._supervisor.start(stores, settings.start_timeout)
+        # Before what a stack keeps is made: a restore of a backup refuses to replace it.
+        await asyncio.to_thread(_check_release, settings, _s3(settings))
+        processes = self._specs()
+        if settings.secure:
+            await asyncio.to_thread(secure, settings)
+        config = self._home.stack / "envoy.yaml"
+        config.write_text(bootstrap(settings))
+        self._endpoints.write_text(endpoints_document(settings).model_dump_json(indent=2) + "\n")
+        processes.append(envoy_process(settings, config))
+        await self._supervisor.start(processes, settings.start_timeout)
+        if settings.observe:
+            # Once all serve: the start is no outage.
+            await self._supervisor.start(observers(settings, processes), settings.start_timeout)
+        self._ready = True
+        self._write_state()
+        self._on_ready(self._state())
+        await self._supervisor.watch()
+
+    def _store(self, name: str) -> ProcessSpec:
+        """Return an embedded store to start, "s3" or "log"; its keys are made if missing."""
+        settings = self._settings
+        if name == "log":
+            prepare_log(settings)
+            return log_process(settings)
+        prepare(settings)
+        server = access(settings)
+        assert server is not None, "prepare made it"
+        return s3_process(settings, server)
+
+    def _specs(self) -> list[ProcessSpec]:
+        """Return the clients of S3, by the environment and the files of now."""
+        settings = self._settings
+        server, log = _s3(settings), external_log() or reachable_log(settings)
+        return [
+            control_process(settings, server, self._endpoints),
+            *pod_processes(settings, server, log, page_token_keys(settings)),
+            *consumer_processes(settings, server, log),
+        ]
+
+    def _fresh(self, spec: ProcessSpec) -> ProcessSpec:
+        """Return what to run instead of a process that ended, by the settings of now."""
+        file, before = environment_file(self._home), dict(os.environ)
+        try:
+            if file.exists():
+                os.environ.update(json.loads(file.read_bytes()))
+            fresh = [self._store(spec.name)] if spec.name in ("s3", "log") else self._specs()
+            file.unlink(missing_ok=True)
+        except (VireoError, OSError, ValueError) as error:
+            # Declared policy: what ran before goes on running until the settings are right, or
+            # the disk has room.
+            os.environ.clear()
+            os.environ.update(before)
+            log.error("settings refused", process=spec.name, reason=str(error))
+            return spec
+        return next((each for each in fresh if each.name == spec.name), spec)
+
+    def _state(self) -> StackState:
+        processes = tuple(self._supervisor.statuses)
+        return self._base.model_copy(update={"processes": processes, "ready": self._ready})
+
+    def _write_state(self) -> None:
+        state = self._state()
+        self._on_change(state)
+        try:
+            state.write(self._home)
+        except OSError as error:
+            # Declared policy: a full disk stops `vireo status`, not the stack.
+            log.warning("the state file can't be written", reason=str(error))
+
+    def _stop_signal(self) -> asyncio.Event:
+        """Return an event that the first signal sets; the second kills everything and exits."""
+        stop = asyncio.Event()
+
+        def on_signal(number: signal.Signals) -> None:
+            if stop.is_set():
+                self._supervisor.kill()
+                os._exit(128 + number)
+            stop.set()
+
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, on_signal, number)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        return stop
+
+
+@contextmanager
+def _alone(settings: StackSettings) -> Iterator[None]:
+    """Hold the stack's lock; raise AlreadyRunningError if another stack holds it."""
+    home = settings.home_folder
+    try:
+        with file_lock(stack_lock(home)):
+            yield
+    except LockTakenError as error:
+        other = running_stack(home)
+        serving = (
+            f"; its edge is {other.edge}, and it serves what channel {other.channel} names within "
+            "seconds of a promotion"
+            if other
+            else ""
+        )
+        raise AlreadyRunningError(
+            f"a stack runs on {home.root} already (process {error.holder}){serving}. Stop it with "
+            "Ctrl-C before you start it again, or run another beside it: set VIREO_HOME, "
+            "VIREO_EDGE_PORT and VIREO_PORT_BASE"
+        ) from error
+
+
+def _s3(settings: StackSettings) -> S3Settings:
+    """Return how to reach S3, by the environment and the files of now."""
+    server = access(settings) if external_endpoint() is None else S3Settings.load()
+    if server is None:
+        raise VireoError("the keys of S3 are gone; make others with: vireo restart s3")
+    return server
+
+
+def _ports(settings: StackSettings) -> dict[int, str]:
+    """Return every port that the stack binds, with the setting that moves it."""
+    log = external_log()
+    return settings.ports(
+        embedded_s3=external_endpoint() is None,
+        embedded_log=log is None,
+        partitions=(log or EventLogSettings.load()).event_partitions,
+    )
+
+
+def _check_release(settings: StackSettings, server: S3Settings) -> None:
+    """Raise NoReleaseError, or VireoError without features, before pods wait in vain."""
+    store = ReleaseStore(server)
+    try:
+        channel = store.read_channel(settings.channel)
+    except NotInStoreError:
+        channel = None  # nothing was ever published: the bucket isn't there yet
+    if channel is None:
+        raise NoReleaseError(
+            f"channel {settings.channel} names no release yet; "
+            "publish what you trained with: vireo release publish"
+        )
+    dataset = store.manifest(channel.release_id).dataset
+    folder = settings.home_folder.features(dataset)
+    if not (folder / "feature_store.yaml").exists():
+        raise VireoError(
+            f"release {channel.release_id} needs the features of data set {dataset}, and "
+            f"{folder} has none; build them with: vireo features build {dataset}"
+        )

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.builders.releases import build_release
+from tests.ops.release.conftest import Publish, Vireo
+from vireo.server.releases.channels import Change
+from vireo.server.releases.rollback import NothingToReturnToError
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.weights import Quotas, ScoreWeights
+
+pytestmark = pytest.mark.integration
+
+
+def test_one_command_rolls_back_and_the_history_records_it(
+    publish: Publish, store: ReleaseStore, vireo: Vireo
+) -> None:
+    publish("a")
+    publish("b")
+    store.change_channel("production", Change("a"), None)
+    store.change_channel("production", Change("b"), store.read_channel("production"))
+
+    done = vireo("rollback", "--reason", "[red]too slow", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {
+        "channel": "production",
+        "release_id": "a",
+        "previous": "b",
+        "revision": 3,
+        "share": 0.0,
+        "gone": [],
+    }
+    nothing = vireo("rollback")
+    assert isinstance(nothing.exception, NothingToReturnToError)
+    records = json.loads(vireo("history", "--json").stdout)
+    assert [(each["revision"], each["action"], each["release_id"]) for each in records] == [
+        (3, "rollback", "a"),
+        (2, "promote", "b"),
+        (1, "promote", "a"),
+    ]
+    assert (records[0]["updated_by"], records[0]["reason"]) == ("ada@here", "[red]too slow")
+    assert len(json.loads(vireo("history", "--last", "1", "--json").stdout)) == 1
+    table = vireo("history").stdout
+    assert "[red]too slow" in table
+    assert "rollback" in table
+    assert "channel shadow was never set" in vireo("history", "--channel", "shadow").stdout
+
+
+def test_list_shows_every_release_and_problems_of_invalid_ones(
+    publish: Publish, store: ReleaseStore, vireo: Vireo
+) -> None:
+    assert "publish one with: vireo release publish" in vireo("list").stdout
+    publish("good")
+    publish("unfit")
+    store.change_channel("production", Change("good"), None)
+    assert store.bucket.swap("releases/odd/manifest.json", b"{}", None)
+    done = vireo("list", "--json")
+    assert done.exit_code == 0, done.output
+    listed = {each["release_id"]: each for each in json.loads(done.stdout)}
+    assert set(listed) == {"good", "unfit", "odd"}
+    assert listed["good"]["channels"] == ["production"]
+    assert listed["good"]["dataset"] == "tiny"
+    assert "format_version is None" in listed["odd"]["problem"]
+    assert "format_version is None" in vireo("list").stdout
+    assert "good" in vireo("show", "good").stdout
+
+
+def test_show_lists_the_attributes_that_a_release_can_be_filtered_by(
+    publish: Publish, store: ReleaseStore, vireo: Vireo, tmp_path: Path
+) -> None:
+    publish("new")
+    assert "creator, language, tag; numbers: age_rating, duration, published" in (
+        vireo("show", "new").stdout
+    )
+    declared = {
+        "labels": ["creator", "language", "tag"],
+        "numbers": ["age_rating", "duration", "published"],
+    }
+    assert json.loads(vireo("show", "new", "--json").stdout)["attributes"] == declared
+
+
+def test_diff_shows_files_metrics_and_settings(
+    publish: Publish, store: ReleaseStore, vireo: Vireo, tmp_path: Path
+) -> None:
+    publish("a")
+    folder = build_release(
+        tmp_path / "b",
+        release_id="b",
+        seed=sum(b"a"),
+        videos=41,
+        quotas=Quotas({"fresh": 0.1}),
+        weights=ScoreWeights({"watch": 1.0, "like": 0.25}),
+    )
+    store.publish(folder)
+    found = json.loads(vireo("diff", "a", "b", "--json").stdout)
+    assert found["settings"] == {"quotas.fresh": [0.02, 0.1], "score_weights.like": [0.5, 0.25]}
+    changed = {file["path"]: file for file in found["files"]}
+    assert changed["videos/keys.npy"]["kind"] == "changed"
+    assert changed["videos/keys.npy"]["after"] - changed["videos/keys.npy"]["before"] == 8
+    assert "vocabulary.json" not in changed
+    table = vireo("diff", "a", "b").stdout
+    assert "quotas.fresh" in table
+    assert "videos/keys.npy" in table
+    same = vireo("diff", "a", "a").stdout
+    assert same.count("no difference") == 3
+
+
+def test_status_shows_channels_without_a_running_stack(
+    publish: Publish, store: ReleaseStore, vireo: Vireo
+) -> None:
+    publish("a")
+    store.change_channel("production", Change("a", updated_by="bob@there"), None)
+    done = vireo("status")
+    assert done.exit_code == 0, done.output
+    assert "bob@there" in done.stdout
+    assert "no stack runs on" in done.stdout
+    document = json.loads(vireo("status", "--json").stdout)
+    assert document["channels"]["production"]["release_id"] == "a"
+    assert document["pods"] is None
+
+
+def test_a_missing_store_is_reported(
+    vireo: Vireo, s3: S3Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_S3_ENDPOINT", "127.0.0.1:1")
+    assert "can't be reached" in str(vireo("list").exception)

@@ -1,0 +1,122 @@
+"""A stack with a canary and a shadow pool: who is answered by whom, and what a shadow can't do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.builders.releases import build_release
+from tests.builders.stack import Stack, running_stack
+from tests.builders.tiny_home import DATASET, build_tiny_home
+from vireo.server.gateway.query import BUCKETS, viewer_bucket
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+pytestmark = pytest.mark.integration
+
+SHARE = 0.1
+VIEWERS = [f"viewer-{number}" for number in range(500)]
+POOLS = {
+    **{f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")},
+    "VIREO_CANARY_PODS": "1",
+    "VIREO_SHADOW_PODS": "1",
+    "VIREO_SHADOW_SHARE": "1",
+}
+# Made up as they are, the releases can't be tested on the data set.
+FORCE = "--force --reason 'a test'"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    home = build_tiny_home(tmp_path_factory.mktemp("pools"))
+    build_release(home.root / "other", release_id="tiny-2", seed=1)
+    staged = home.staged_release(DATASET)
+    prepare = f"""
+        vireo release publish --data {DATASET}
+        rm -r '{staged}' && mv '{home.root / "other"}' '{staged}'
+        vireo release publish --data {DATASET} --no-promote
+        vireo release promote tiny-2 --channel canary --share {SHARE} {FORCE}
+        vireo release promote tiny-2 --channel shadow {FORCE}
+    """
+    with running_stack(home.root, prepare=prepare, settings=POOLS) as stack:
+        yield stack
+
+
+async def ask(stack: Stack, viewers: list[str]) -> list[pb.RecommendResponse]:
+    """Everyone's slate, some at a time."""
+    free = asyncio.Semaphore(8)
+    async with grpc.aio.insecure_channel(stack.edge) as channel:
+        stub: Any = RecommendationServiceStub(channel)
+
+        async def one(viewer: str) -> pb.RecommendResponse:
+            async with free:
+                answer: pb.RecommendResponse = await stub.Recommend(
+                    pb.RecommendRequest(viewer_id=viewer), timeout=20
+                )
+                return answer
+
+        return list(await asyncio.gather(*map(one, viewers)))
+
+
+def status(stack: Stack) -> dict[str, Any]:
+    done = subprocess.run(
+        ["vireo", "release", "status", "--json"],
+        env=stack.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+async def test_the_canary_answers_exactly_its_share_of_the_viewers_each_time(stack: Stack) -> None:
+    wanted = [
+        "tiny-2" if viewer_bucket(viewer) < SHARE * BUCKETS else "tiny-1" for viewer in VIEWERS
+    ]
+
+    async with asyncio.timeout(60):
+        # The canary's pods may load their release after the stack has become ready.
+        while [each.release_id for each in await ask(stack, VIEWERS[:100])] != wanted[:100]:
+            pass
+    for _ in range(2):
+        answers = await ask(stack, VIEWERS)
+        assert [answer.release_id for answer in answers] == wanted
+        assert not {kind for answer in answers for kind in answer.degradations}
+    assert 0.09 <= wanted.count("tiny-2") / len(wanted) <= 0.11
+    shown = status(stack)
+    assert shown["channels"]["canary"]["share"] == SHARE
+    assert shown["pods"]["ranking-canary-1"]["release_id"] == "tiny-2"
+
+
+async def test_killed_shadow_pods_change_no_answer_and_cost_none(stack: Stack) -> None:
+    viewers = VIEWERS[:200]
+    before = [list(answer.items) for answer in await ask(stack, viewers)]
+
+    def overlap() -> float:
+        """Overlap of the shadow's and the served slates; 1 before any comparison."""
+        shadow = status(stack)["pods"]["gateway-1"]["shadow"]
+        assert shadow.get("release_id", "tiny-2") == "tiny-2"
+        return float(shadow.get("mean_overlap_10", 1))
+
+    # A busy stack compares few answers, and of a few viewers two releases may have the same ten
+    # best; of many they can't.
+    async with asyncio.timeout(60):
+        while overlap() == 1:
+            await ask(stack, viewers)
+    assert 0 <= overlap() < 1
+
+    for name in ("candidate-shadow-1", "ranking-shadow-1"):
+        os.kill(stack.pid(name), signal.SIGKILL)
+    answers = await ask(stack, viewers)
+
+    assert [list(answer.items) for answer in answers] == before
+    assert not any(answer.degradations for answer in answers)

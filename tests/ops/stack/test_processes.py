@@ -1,0 +1,157 @@
+"""The settings that the processes of a stack get."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from tests.builders.rpc import rpc_settings
+from tests.builders.s3 import unreachable_s3
+from vireo.ops.stack.nats import log_probe, prepare_log, reachable_log
+from vireo.ops.stack.page_keys import VARIABLE, page_token_keys
+from vireo.ops.stack.processes import endpoints_document, envoy_process, pod_processes
+from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
+from vireo.server.control.mesh import Pool
+from vireo.server.errors import VireoError
+from vireo.server.gateway.page_token import signing_keys
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.rpc.server import RpcServer
+
+
+@pytest.fixture(autouse=True)
+def _no_external_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIREO_NATS_URL", raising=False)
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_pods_cache_releases_in_vireo_cache_or_below_the_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, elsewhere: bool
+) -> None:
+    monkeypatch.delenv("VIREO_CACHE", raising=False)
+    if elsewhere:
+        monkeypatch.setenv("VIREO_CACHE", "/another/disk")
+    server = S3Settings(endpoint="127.0.0.1:1", access_key="a", secret_key="s")  # type: ignore[arg-type]
+    pods = pod_processes(StackSettings(home=tmp_path), server)
+    wanted = "/another/disk" if elsewhere else str(tmp_path / "cache")
+    assert {pod.environment["VIREO_CACHE"] for pod in pods} == {wanted}
+
+
+async def test_envoys_health_probe_uses_the_edges_address(tmp_path: Path) -> None:
+    server = RpcServer(rpc_settings(host="127.0.0.2"))
+    server.add("vireo.v1.RecommendationService", lambda _: None)
+    await server.start()
+    await server.set_serving(True)
+    settings = StackSettings(home=tmp_path, edge_host="127.0.0.2", edge_port=server.port)
+    problem = await envoy_process(settings, tmp_path / "envoy.yaml").probe()
+    await server.drain()
+    assert not problem
+
+
+def test_pods_of_each_pool_follow_its_channel_and_only_productions_are_awaited(
+    tmp_path: Path,
+) -> None:
+    settings = StackSettings(home=tmp_path, port_base=20000, canary_pods=1, shadow_pods=1)
+    pods = {pod.name: pod for pod in pod_processes(settings, unreachable_s3())}
+    assert {
+        name: (pod.pool, pod.environment["VIREO_CHANNEL"], pod.port, pod.awaited)
+        for name, pod in pods.items()
+        if name.startswith("ranking")
+    } == {
+        "ranking-1": ("production", "production", 20030, True),
+        "ranking-2": ("production", "production", 20031, True),
+        "ranking-canary-1": ("canary", "canary", 20060, False),
+        "ranking-shadow-1": ("shadow", "shadow", 20080, False),
+    }
+
+
+def test_pods_reach_the_log_and_without_one_get_no_address(tmp_path: Path) -> None:
+    settings = StackSettings(home=tmp_path, port_base=20000)
+    log = prepare_log(settings)
+    assert log == reachable_log(settings)
+    pods = pod_processes(settings, unreachable_s3(), log)
+    assert {pod.environment["VIREO_NATS_URL"] for pod in pods} == {"nats://127.0.0.1:20005"}
+    assert {pod.environment["VIREO_NATS_TOKEN"] for pod in pods} == {
+        log.nats_token.get_secret_value()
+    }
+    alone = pod_processes(settings, unreachable_s3())
+    assert not any("VIREO_NATS_URL" in pod.environment for pod in alone)
+
+
+def test_the_logs_token_stays_and_only_the_owner_reads_it(tmp_path: Path) -> None:
+    settings = StackSettings(home=tmp_path)
+    first, second = prepare_log(settings), prepare_log(settings)
+    assert first.nats_token == second.nats_token
+    private = [tmp_path / "log" / name for name in ("token", "nats.conf")]
+    assert [path.stat().st_mode & 0o777 for path in private] == [0o600, 0o600]
+
+
+@pytest.mark.parametrize("written", ["", "\n", "short", " " * 40, "x" * 40 + "\n"])
+def test_a_log_whose_token_is_none_is_not_served(tmp_path: Path, written: str) -> None:
+    settings = StackSettings(home=tmp_path)
+    prepare_log(settings)
+    (tmp_path / "log" / "nats.conf").unlink()
+    (tmp_path / "log" / "token").write_text(written)
+    for open_log in (prepare_log, reachable_log):
+        with pytest.raises(VireoError, match=r"log/token has no token .*delete the file"):
+            open_log(settings)
+    assert not (tmp_path / "log" / "nats.conf").exists()
+
+
+def test_gateways_alone_get_the_keys_of_page_tokens_which_stay_and_are_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    settings = StackSettings(home=tmp_path / "home")
+    made = page_token_keys(settings)
+    assert made == page_token_keys(settings)
+    assert len(signing_keys(SecretStr(made))) == 1
+    assert (tmp_path / "home" / "page_token_keys").stat().st_mode & 0o777 == 0o600
+    pods = pod_processes(settings, unreachable_s3(), page_token_keys=made)
+    given = {pod.name: pod.environment.get(VARIABLE) for pod in pods}
+    assert given["gateway-1"] == given["gateway-2"] == made
+    assert [name for name, keys in given.items() if keys] == ["gateway-1", "gateway-2"]
+
+
+def test_the_operators_keys_of_page_tokens_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "mine:abc")
+    assert page_token_keys(StackSettings(home=tmp_path)) == "mine:abc"
+    assert not (tmp_path / "page_token_keys").exists()
+
+
+def test_the_embedded_log_is_one_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIREO_EVENT_REPLICAS", "3")
+    with pytest.raises(VireoError, match=r"^VIREO_EVENT_REPLICAS=3: .*VIREO_NATS_URL"):
+        prepare_log(StackSettings(home=tmp_path))
+
+
+def test_without_a_log_a_command_says_how_to_have_one(tmp_path: Path) -> None:
+    with pytest.raises(VireoError, match=r"vireo up.*VIREO_NATS_URL"):
+        reachable_log(StackSettings(home=tmp_path))
+
+
+async def test_a_log_that_says_that_it_stores_nothing_is_unhealthy() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'HTTP/1.0 503 Service Unavailable\r\n\r\n{"error": "no space left"}')
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    settings = StackSettings(log_port=port - METRICS_PORT_OFFSET)
+    problem = await log_probe(settings)()
+    assert problem.endswith('503 Service Unavailable {"error": "no space left"}')
+    server.close()
+    await server.wait_closed()
+    assert "Connect call failed" in await log_probe(settings)()
+
+
+def test_the_control_plane_gets_every_pod(tmp_path: Path) -> None:
+    settings = StackSettings(home=tmp_path, canary_pods=2)
+    ports = {pod.port for pod in pod_processes(settings, unreachable_s3())}
+    found = endpoints_document(settings).endpoints()
+    assert {each.port for endpoints in found.values() for each in endpoints} == ports
+    assert len(found[Pool("candidate", "canary")]) == 2

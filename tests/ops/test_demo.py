@@ -1,0 +1,40 @@
+"""What `vireo demo` says if events can't be recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.builders.rpc import rpc_settings
+from vireo.ops.cli import demo, edge
+from vireo.server.errors import VireoError
+from vireo.server.gateway.events import NAME
+from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.server import RpcServer
+from vireo.v1.event_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
+
+
+class Refusing(EventServiceServicer):
+    """Refuses every call."""
+
+    async def RecordEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
+        raise RpcError(grpc.StatusCode.PERMISSION_DENIED, "not for you")
+
+    async def StreamEvents(self, requests: Any, context: Any) -> Any:  # noqa: N802
+        raise NotImplementedError
+
+
+async def test_a_failed_recording_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = RpcServer(rpc_settings())
+    server.add(NAME, partial(add_EventServiceServicer_to_server, Refusing()))
+    await server.start()
+    monkeypatch.setattr(edge, "edge_of", lambda: edge.Edge(f"127.0.0.1:{server.port}"))
+    with pytest.raises(VireoError, match=r"not for you.* with the scope vireo\.events"):
+        await asyncio.to_thread(demo._record, ["50"], "181", "request")
+    await server.drain()
+    with pytest.raises(VireoError, match="start the stack with: vireo up"):
+        await asyncio.to_thread(demo._record, ["50"], "181", "request")

@@ -1,0 +1,196 @@
+"""What `vireo recommend`, `similar` and `explain` ask for, and print of an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from tests.builders.gateway import FakeGateway, fake_gateway
+from vireo.ops.cli.__main__ import app
+from vireo.ops.cli.explain import print_explanation
+from vireo.ops.cli.recommend import print_slate
+from vireo.server.errors import VireoError
+from vireo.v1 import filter_pb2, viewer_pb2
+from vireo.v1 import recommendation_pb2 as pb
+
+
+def test_a_slate_names_the_sources_of_each_video_and_their_counts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    item = pb.SlateItem(
+        video_id="7",
+        position=1,
+        score=0.5,
+        sources=[viewer_pb2.SOURCE_EASE, viewer_pb2.SOURCE_FRESH],
+    )
+    reports = [
+        pb.SourceReport(source=viewer_pb2.SOURCE_TWO_TOWER, proposed=300),
+        pb.SourceReport(source=viewer_pb2.SOURCE_EASE, proposed=45),
+    ]
+    explanation = pb.Explanation(sources=reports, candidates=300, history_length=3)
+    print_slate(pb.RecommendResponse(items=[item], explanation=explanation))
+    printed = capsys.readouterr().out
+    assert "ease, fresh" in printed
+    assert "proposed by: two tower 300, ease 45" in printed
+
+
+def test_a_slate_names_the_rules_that_apply(capsys: pytest.CaptureFixture[str]) -> None:
+    rules = [pb.AppliedRule(name="rights", count=7), pb.AppliedRule(name="premiere")]
+    print_slate(pb.RecommendResponse(explanation=pb.Explanation(rules=rules)))
+    assert "rules, and videos that each concerned: rights 7, premiere 0" in capsys.readouterr().out
+
+
+def test_a_slate_without_candidates_says_nothing_of_sources(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_slate(pb.RecommendResponse(degradations=[viewer_pb2.DEGRADATION_POPULAR_FALLBACK]))
+    printed = capsys.readouterr().out
+    assert "proposed by" not in printed
+    assert "degraded: popular fallback" in printed
+
+
+@pytest.mark.parametrize("degradation", [each for each in viewer_pb2.Degradation.values() if each])
+def test_every_degradation_is_printed(
+    degradation: viewer_pb2.Degradation.ValueType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_slate(pb.RecommendResponse(degradations=[degradation]))
+    name = viewer_pb2.Degradation.Name(degradation).removeprefix("DEGRADATION_")
+    assert f"degraded: {name.lower().replace('_', ' ')}" in capsys.readouterr().out
+
+
+def test_an_unknown_degradation_is_printed_by_its_number(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    answer = pb.RecommendResponse.FromString(b"\x22\x01\x63")  # degradations: 99
+    print_slate(answer)
+    assert "degraded: unknown kind 99" in capsys.readouterr().out
+
+
+def test_a_viewer_whose_features_could_not_be_read_is_no_cold_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_slate(pb.RecommendResponse())
+    assert "a cold start" in capsys.readouterr().out
+    print_slate(pb.RecommendResponse(degradations=[viewer_pb2.DEGRADATION_FEATURES_MISSING]))
+    assert "a cold start" not in capsys.readouterr().out
+
+
+FILTER = '{"conditions": [{"attribute": "tag", "anyOf": ["a"]}], "none": [{}]}'
+
+
+async def run(gateway: FakeGateway, *arguments: str) -> str:
+    arguments = (*arguments, "--target", gateway.address)
+    result = await asyncio.to_thread(CliRunner().invoke, app, arguments)
+    if result.exception is not None:
+        raise result.exception
+    return result.stdout
+
+
+async def test_pages_are_asked_for_by_token_until_there_are_no_more() -> None:
+    async with fake_gateway() as gateway:
+        gateway.answers = [
+            pb.RecommendResponse(items=[pb.SlateItem(video_id=name)], next_page_token=token)
+            for name, token in (("video-1", "one"), ("video-2", "two"), ("video-3", ""))
+        ]
+        printed = await run(gateway, "recommend", "--viewer", "1", "--pages", "9")
+        assert [request.page_token for request in gateway.requests] == ["", "one", "two"]
+    assert printed.index("video-1") < printed.index("video-2") < printed.index("video-3")
+
+
+async def test_a_filter_is_json_of_its_message() -> None:
+    asked = filter_pb2.Filter(
+        conditions=[filter_pb2.Condition(attribute="tag", any_of=["a"])],
+        none=[filter_pb2.Filter()],
+    )
+    async with fake_gateway() as gateway:
+        await run(gateway, "recommend", "--viewer", "1", "--filter", FILTER)
+        await run(gateway, "similar", "v", "--filter", FILTER, "--page-size", "3")
+        [request], [similar] = gateway.requests, gateway.similar
+    assert request.filter == asked
+    assert similar == pb.SimilarVideosRequest(video_id="v", page_size=3, filter=asked)
+
+
+@pytest.mark.parametrize("text", ["{", '{"condition": []}', '{"conditions": 3}', "3"])
+async def test_a_filter_that_is_none_is_refused_before_anything_is_asked(text: str) -> None:
+    async with fake_gateway() as gateway:
+        for command in (("recommend", "--viewer", "1"), ("similar", "v")):
+            with pytest.raises(VireoError, match=r"^--filter isn't a Filter message"):
+                await run(gateway, *command, "--filter", text)
+        assert not gateway.requests
+        assert not gateway.similar
+
+
+async def test_similar_videos_are_printed_with_their_degradations() -> None:
+    async with fake_gateway() as gateway:
+        printed = await run(gateway, "similar", "v")
+        document = json.loads(await run(gateway, "similar", "v", "--json"))
+        with pytest.raises(VireoError, match="'nowhere' is not in the release"):
+            await run(gateway, "similar", "nowhere")
+    assert "degraded: ranking skipped" in printed
+    assert "release r" in printed
+    assert document["items"] == [{"videoId": "v", "position": 1}]
+
+
+def test_the_share_of_videos_that_meet_the_filter_is_printed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_slate(pb.RecommendResponse(explanation=pb.Explanation(filter_share=0.125)))
+    assert "the filter is met by 12.50% of the videos" in capsys.readouterr().out
+    print_slate(pb.RecommendResponse())
+    assert "filter" not in capsys.readouterr().out
+
+
+def test_a_filter_that_no_video_meets_is_said_in_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_slate(pb.RecommendResponse(filter_unmet=True))
+    said = "no video of the catalogue meets the filter and the site's rules"
+    assert said in capsys.readouterr().out
+    popular = [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
+    print_slate(pb.RecommendResponse(filter_unmet=True, degradations=popular))
+    assert "no video of the popular list meets" in capsys.readouterr().out
+
+
+async def test_an_explanation_is_printed_with_ranks_scores_and_inputs() -> None:
+    async with fake_gateway() as gateway:
+        printed = await run(
+            gateway, "explain", "w", "--viewer", "1", "--seed", "v", "--filter", FILTER
+        )
+        document = json.loads(await run(gateway, "explain", "w", "--viewer", "1", "--json"))
+        [asked, _] = gateway.explained
+    assert asked.video_id == "w"
+    assert asked.request.viewer_id == "1"
+    assert asked.request.seed_video_id == "v"
+    assert asked.request.surface == pb.SURFACE_UP_NEXT
+    assert asked.request.filter.conditions[0].attribute == "tag"
+    words = " ".join(printed.split())
+    assert "lost at retrieval: No source proposed it: two_tower ranked it 812th" in words
+    assert "two tower" in printed
+    assert "812" in printed
+    assert "ranking features: content_match" in words
+    assert "task: watch" in words
+    assert "release r; 450 candidates" in printed
+    assert document["lostAt"] == "LOST_AT_RETRIEVAL"
+
+
+async def test_a_video_on_the_page_is_printed_with_its_place() -> None:
+    console = Console(width=80)
+    with console.capture() as captured:
+        print_explanation(pb.ExplainVideoResponse(position=3, reason="It is good."), console)
+    assert captured.get().strip() == "on the page at 3: It is good."
+
+
+async def test_a_region_is_asked_for_by_each_command() -> None:
+    region = ("--region", "CH")
+    async with fake_gateway() as gateway:
+        await run(gateway, "recommend", "--viewer", "1", *region)
+        await run(gateway, "similar", "v", *region)
+        await run(gateway, "explain", "w", "--viewer", "1", *region)
+        contexts = [request.context for request in gateway.requests]
+        contexts += [request.context for request in gateway.similar]
+        contexts += [request.request.context for request in gateway.explained]
+    assert contexts == 3 * [pb.RequestContext(region="CH")]

@@ -1,0 +1,370 @@
+"""`vireo viewers erase` with a real log, real online stores and a follower."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner, Result
+
+from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.event_batches import message
+from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
+from tests.builders.redis import running_redis
+from vireo.ops.cli import viewers
+from vireo.ops.cli.__main__ import app
+from vireo.ops.cli.dead_events import dead_letters, mark_replayed
+from vireo.server.consumer.follow import Follower
+from vireo.server.consumer.live_state import LiveState
+from vireo.server.consumer.rows import OnlineRows
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import DEAD, EVENTS, STATE, partition_of
+from vireo.server.home import Home
+from vireo.training.data.dataset import describe_dataset, load_dataset
+from vireo.training.data.from_events import data_from_events
+from vireo.training.features.build import build_features
+from vireo.training.features.online import OnlineViewer, read_online
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.repository import open_repository
+from vireo.v1 import event_pb2
+from vireo.v1.log_pb2 import ConsumerProgress, DeadEvents, RecordedEvents
+
+pytestmark = pytest.mark.usefixtures("logs_of_a_command")
+
+VIEWER, OTHER, PARTITIONS = "w1", "w2", 2
+OWN = partition_of(VIEWER, PARTITIONS)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, OnlineStoreSettings]]:
+    if request.param == "sqlite":
+        yield "", OnlineStoreSettings(online_store="sqlite")
+        return
+    (tmp_path / "redis").mkdir()
+    with running_redis(tmp_path / "redis") as server:
+        url = server.url
+        monkeypatch.setenv("VIREO_REDIS_URL", url)
+        yield url, OnlineStoreSettings(online_store="redis")
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[RunningNats]:
+    """A log of its own for each test, since erasures stay in it."""
+    with running_nats(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    monkeypatch.setattr("vireo.ops.cli.viewers._CONSUMER_SECONDS", 0.2)
+    home = Home(tmp_path / "home")
+    write_small_dataset(home, "small", random_interactions())
+    return home
+
+
+def environment(home: Home, nats: RunningNats | None) -> dict[str, str]:
+    return {
+        "VIREO_HOME": str(home.root),
+        "VIREO_NATS_URL": nats.url if nats else "",
+        "VIREO_NATS_TOKEN": TOKEN,
+        "VIREO_EVENT_PARTITIONS": str(PARTITIONS),
+    }
+
+
+def erase(home: Home, nats: RunningNats | None, *more: str) -> Result:
+    return CliRunner(env=environment(home, nats)).invoke(
+        app, ["viewers", "erase", VIEWER, "--yes", *more]
+    )
+
+
+def opened(nats: RunningNats) -> JetStreamLog:
+    return JetStreamLog(settings_of(nats).model_copy(update={"event_partitions": PARTITIONS}))
+
+
+def with_log(nats: RunningNats, work: Callable[[JetStreamLog], Any]) -> Any:
+    async def run() -> Any:
+        log = opened(nats)
+        try:
+            return await work(log)
+        finally:
+            await log.close()
+
+    return asyncio.run(run())
+
+
+def event(viewer: str, video: str, number: int = 0, **more: Any) -> event_pb2.Event:
+    made = event_pb2.Event(
+        event_id=f"{video}-{number}",
+        viewer_id=viewer,
+        video_id=video,
+        **{"kind": event_pb2.EVENT_KIND_PLAY, **more},
+    )
+    made.time.FromSeconds(1_800_000_000 + number)
+    return made
+
+
+def record(nats: RunningNats, *events: event_pb2.Event) -> int:
+    """Append events of one viewer each; return the last position."""
+
+    async def append(log: JetStreamLog) -> int:
+        position = 0
+        for each in events:
+            key = str(partition_of(each.viewer_id, PARTITIONS))
+            position = await log.append(EVENTS, key, message([each]))
+        return position
+
+    position: int = with_log(nats, append)
+    return position
+
+
+def follow(nats: RunningNats, repo: Path) -> None:
+    """Apply all that both partitions have."""
+
+    async def run(log: JetStreamLog) -> None:
+        rows = OnlineRows(repo, timeout=5)
+        for partition in range(PARTITIONS):
+            end = await log.end(EVENTS, str(partition))
+            state = LiveState(log, partition, 3600.0)
+            follower = Follower(log, repo, partition, state, holder=f"here:{partition}", timeout=5)
+            task = asyncio.create_task(follower.run())
+            async with asyncio.timeout(30):
+                while rows.position(partition).sequence < end and not task.done():  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        rows.close()
+
+    with_log(nats, run)
+
+
+def as_text(path: Path) -> bytes:
+    return b"".join(each.read_bytes() for each in sorted(path.rglob("*")) if each.is_file())
+
+
+def test_a_viewer_is_gone_from_the_store_the_data_and_all_later_builds(
+    nats: RunningNats, home: Home, store: tuple[str, OnlineStoreSettings],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name, value in environment(home, nats).items():
+        monkeypatch.setenv(name, value)
+    build_features(home, "small", "none", settings=store[1])
+    repo = home.features("small")
+    before = read_online(repo, OTHER)
+    assert read_online(repo, VIEWER).watched_keys
+    assert read_online(repo, VIEWER).attributes
+    record(nats, event(VIEWER, "v50"), event(OTHER, "v51"))
+    follow(nats, repo)
+    record(nats, event(VIEWER, "v52", kind=event_pb2.EVENT_KIND_HIDE))  # the consumer is behind
+    done = erase(home, nats)
+    assert done.exit_code == 0, done.output
+    assert f"{repo}: removed from the online store" in done.output
+    assert "no consumer came to it" in done.output
+    assert "what remains" in done.output
+    follow(nats, repo)
+    assert read_online(repo, VIEWER) == OnlineViewer()
+    # Data set and description agree, and others are as they were.
+    info, data = describe_dataset(home, "small"), load_dataset(home, "small")
+    assert (info.interactions, info.viewers) == (len(data.interactions), len(data.viewers))
+    assert sum(info.events.values()) == info.interactions
+    for frame in (data.interactions, data.viewers):
+        assert VIEWER not in set(frame["viewer_id"])
+        assert OTHER in set(frame["viewer_id"])
+    for table in ("viewer_activity", "viewer_hidden", "viewer_profile", "watches"):
+        assert VIEWER not in set(pd.read_parquet(repo / f"{table}.parquet")["viewer_id"])
+    assert len(read_online(repo, OTHER).watched_keys) == len(before.watched_keys) + 1
+    # Features that are built again, and data that is made of the log.
+    build_features(home, "small", "none", settings=store[1])
+    assert read_online(repo, VIEWER) == OnlineViewer()
+    log = opened(nats)
+    data_from_events(home, "live", "small", log, PARTITIONS)
+    live = load_dataset(home, "live")
+    assert VIEWER not in {*live.interactions["viewer_id"], *live.viewers["viewer_id"]}
+    # Who comes back counts anew.
+    record(nats, event(VIEWER, "v53", 9))
+    follow(nats, repo)
+    again = read_online(repo, VIEWER)
+    assert (again.viewer_watch_count, again.attributes, again.hidden_keys) == (1, (), ())
+    log = opened(nats)
+    data_from_events(home, "live", "live", log, PARTITIONS, force=True)
+    live = load_dataset(home, "live")
+    own = live.interactions[live.interactions["viewer_id"] == VIEWER]
+    assert own["video_id"].tolist() == ["v53"]
+    profile = live.viewers.set_index("viewer_id")["attributes"]
+    assert list(profile[VIEWER]) == []
+
+
+def test_a_data_set_elsewhere_loses_the_viewer_with_its_next_build(
+    nats: RunningNats, home: Home
+) -> None:
+    elsewhere = Home(home.root.parent / "elsewhere")
+    write_small_dataset(elsewhere, "small", random_interactions())
+    record(nats, event(VIEWER, "v50", 20), event(VIEWER, "v50", 21))
+    assert erase(home, nats).exit_code == 0
+    record(nats, event(VIEWER, "v50", 20))  # sent again with the same id, but later
+    log = opened(nats)
+    info = data_from_events(elsewhere, "live", "small", log, PARTITIONS)
+    own = load_dataset(elsewhere, "live").interactions.query("viewer_id == @VIEWER")
+    assert len(own) == 1
+    assert info.problems["events of viewers who were erased left out"] >= 2
+
+
+def test_a_message_read_with_the_events_before_and_after_it_leaves_the_later_ones(
+    nats: RunningNats, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_features(home, "small", "none")
+    repo = home.features("small")
+
+    async def append(log: JetStreamLog) -> None:
+        bad = event(VIEWER, "v1", 3)
+        bad.ClearField("time")
+        marker = RecordedEvents(erased=[VIEWER])
+        late = event(VIEWER, "v54", 5)
+        for data in (
+            message([event(VIEWER, "v50"), bad]),
+            marker.SerializeToString(),
+            message([late]),
+        ):
+            await log.append(EVENTS, str(OWN), data)
+
+    with_log(nats, append)
+    dead = with_log(nats, lambda log: log.end(DEAD))
+    follow(nats, repo)
+    row = read_online(repo, VIEWER)
+    assert (row.viewer_watch_count, row.attributes) == (1, ())
+    assert with_log(nats, lambda log: log.end(DEAD)) == dead
+
+
+def test_what_was_set_aside_of_the_viewer_is_deleted_alone(nats: RunningNats, home: Home) -> None:
+    letters = [
+        DeadEvents(recorded=message([event(viewer, "v1")]), reason="a reason", position=1)
+        for viewer in (OTHER, VIEWER, OTHER)
+    ]
+
+    async def set_aside(log: JetStreamLog) -> None:
+        for letter in letters[:2]:
+            await log.append(DEAD, str(OWN), letter.SerializeToString())
+        await mark_replayed(log, await dead_letters(log, [str(OWN)]))
+        await log.append(DEAD, str(OWN), letters[2].SerializeToString())
+
+    with_log(nats, set_aside)
+    done = erase(home, nats)
+    assert "1 messages of events that had been set aside deleted" in done.output
+    left = with_log(nats, lambda log: dead_letters(log, [str(OWN)]))
+    assert [letter.content for letter in left] == [letters[0], letters[2]]
+    assert [letter.replayed for letter in left] == [True, False]
+    assert "deleted" not in erase(home, nats).output
+
+
+def test_without_a_log_the_home_is_cleaned_and_nothing_of_the_id_is_left(home: Home) -> None:
+    alone = random_interactions()
+    alone.loc[alone["viewer_id"] == VIEWER, "viewer_id"] = "nobody-else"
+    write_small_dataset(home, "small", alone)
+    build_features(home, "small", "none")
+    assert b"nobody-else" in as_text(home.root)
+    runner = CliRunner(env=environment(home, None))
+    done = runner.invoke(app, ["viewers", "erase", "nobody-else", "--yes"])
+    assert done.exit_code == 0, done.output
+    assert "log: there is none" in done.output
+    with sqlite3.connect(home.features("small") / "online.db") as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert b"nobody-else" not in as_text(home.root)
+
+
+def test_a_log_that_is_away_stops_it_before_files_are_changed(home: Home, closed_port: int) -> None:
+    before = describe_dataset(home, "small")
+    variables = environment(home, None) | {"VIREO_NATS_URL": f"nats://127.0.0.1:{closed_port}"}
+    failed = CliRunner(env=variables).invoke(app, ["viewers", "erase", VIEWER, "--yes"])
+    assert "repeat this" in str(failed.exception)
+    assert describe_dataset(home, "small") == before
+
+
+def test_it_asks_first_and_may_be_for_some_data_sets_alone(home: Home) -> None:
+    write_small_dataset(home, "other", random_interactions())
+    for kind in ("data", "features", "runs"):
+        (home.root / kind / "lost+found").mkdir(parents=True)
+    runner = CliRunner(env=environment(home, None))
+    assert runner.invoke(app, ["viewers", "erase", VIEWER], input="n\n").exit_code == 1
+    assert VIEWER in set(load_dataset(home, "other").viewers["viewer_id"])
+    assert erase(home, None, "--data", "other").exit_code == 0
+    assert VIEWER not in set(load_dataset(home, "other").viewers["viewer_id"])
+    assert VIEWER in set(load_dataset(home, "small").viewers["viewer_id"])
+
+
+def test_a_data_set_of_one_viewer_is_not_emptied(home: Home) -> None:
+    interactions = random_interactions()
+    alone = interactions[interactions["viewer_id"] == VIEWER].reset_index(drop=True)
+    write_small_dataset(home, "alone", alone)
+    before = json.loads(describe_dataset(home, "alone").model_dump_json())
+    failed = erase(home, None, "--data", "alone")
+    assert "delete it with: rm -r" in str(failed.exception)
+    assert json.loads(describe_dataset(home, "alone").model_dump_json()) == before
+
+
+def test_progress_in_a_log_that_was_replaced_says_nothing_of_an_erasure(
+    nats: RunningNats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(viewers, "_CONSUMER_SECONDS", 1.0)
+    told, ours = (ConsumerProgress(partition=OWN, position=each) for each in (5_000, 7))
+
+    async def passed(log: JetStreamLog, *, alive: bool) -> bool:
+        await log.append(STATE, f"progress.{OWN}", told.SerializeToString())
+        waiting = asyncio.create_task(viewers._passed(log, OWN, 7))
+        await asyncio.sleep(0.3)
+        if alive:
+            await log.append(STATE, f"progress.{OWN}", ours.SerializeToString())
+        return await waiting
+
+    assert not with_log(nats, partial(passed, alive=False))
+    assert with_log(nats, partial(passed, alive=True))
+
+
+def test_what_it_cannot_erase_from_keeps_it_from_nothing_else(
+    nats: RunningNats, home: Home
+) -> None:
+    interactions = random_interactions()
+    alone = interactions[interactions["viewer_id"] == VIEWER].reset_index(drop=True)
+    write_small_dataset(home, "alone", alone)
+    for name in ("alone", "small"):
+        build_features(home, name, "none")
+    repo = home.features("aged")  # its registry has no view consumer_position
+    shutil.copytree(home.features("small"), repo)
+    registry = open_repository(repo)
+    registry.registry.delete_feature_view("consumer_position", registry.project)
+    write_small_dataset(home, "aged", interactions)
+    (home.data("aged") / "dataset.json").write_text('{"log_position": 7}')
+    (home.features("alone") / "watches.parquet").write_bytes(b"")
+    draft = home.root / "features" / ".small.draft.1"
+    shutil.copytree(home.features("small"), draft)
+    end = with_log(nats, lambda log: log.end(EVENTS, str(OWN)))
+    failed = erase(home, nats)
+    for each in (repo, home.data("aged") / "dataset.json", home.data("alone"), "watches.parquet"):
+        assert str(each) in str(failed.exception)
+    assert with_log(nats, lambda log: log.end(EVENTS, str(OWN))) == end + 1
+    assert "log: erased at position" in failed.output
+    assert "repeat this when builds" in failed.output
+    assert VIEWER not in set(load_dataset(home, "small").viewers["viewer_id"])
+    assert read_online(home.features("small"), VIEWER) == OnlineViewer()
+    for table in repo.glob("viewer_*.parquet"):
+        assert VIEWER not in set(pd.read_parquet(table)["viewer_id"])
+    assert not draft.exists()
+
+
+@pytest.mark.parametrize("viewer", ["", "v" * 129])
+def test_what_is_no_viewers_id_is_not_recorded_in_the_log(
+    home: Home, nats: RunningNats, viewer: str
+) -> None:
+    """Each later backup would fail to store its tombstone."""
+    arguments = ["viewers", "erase", viewer, "--yes"]
+    done = CliRunner(env=environment(home, nats)).invoke(app, arguments)
+    assert "is no viewer's id" in str(done.exception)
+    assert with_log(nats, lambda log: log.end(EVENTS)) == 0
