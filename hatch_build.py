@@ -7,7 +7,6 @@ that `make setup` made. Nothing that it writes is committed.
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,15 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from protos.generate import GENERATED, generate
+from protos.generate import generate
 from protos.python_client import generate_client
-from wheel_layout import PACKAGE, lay_out
-
-ROOT = Path(__file__).parent
 
 
-class WheelHook(BuildHookInterface[Any]):
-    """Decides what is in a wheel; an editable install reads the checkout instead."""
+class StubsHook(BuildHookInterface[Any]):
+    """Generates what `vireo` links to before files are collected."""
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Write protos/gen/ afresh; give a wheel, unless it is editable, its one package."""
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+        """Write protos/gen/ afresh, and for an editable install what the Python client has."""
         generate()
         if version == "editable":
             generate_client()
-            return
-        self._scratch = tempfile.TemporaryDirectory()
-        package = Path(self._scratch.name) / PACKAGE
-        lay_out(ROOT, GENERATED, package)
-        build_data["force_include"][str(package)] = PACKAGE
-        scripts = self.metadata.core.scripts
-        scripts.update({name: f"{PACKAGE}.{target}" for name, target in scripts.items()})

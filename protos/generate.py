@@ -6,6 +6,7 @@ And what the Python client has of them, see `protos/python_client.py`.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from protos.python_client import generate_client
 GENERATED = SOURCES / "gen"
 DESCRIPTOR_SET = GENERATED / "vireo" / "descriptors.binpb"
 OPENAPI = GENERATED / "vireo" / "openapi.json"
+_OUTSIDE = re.compile(r"^(from |import )(inference|buf)(?=[. ])", re.M)
+"""Imports of packages that protoc names by the folders of their protos; ours lie below `vireo`."""
 
 
 def generate() -> None:
@@ -51,9 +54,12 @@ def _generate(folder: Path, imported: Path) -> None:
     describe(descriptors, imported)
     document = openapi(FileDescriptorSet.FromString(descriptors.read_bytes()))
     (folder / "vireo" / OPENAPI.name).write_text(json.dumps(document, indent=1) + "\n")
-    for package in ("vireo", "vireo/v1", "inference", "buf", "buf/validate"):
-        (folder / package / "__init__.py").write_text('"""Generated; do not edit."""\n')
-        (folder / package / "py.typed").touch()
+    for package in ("inference", "buf"):
+        (folder / package).rename(folder / "vireo" / package)
+    for module in (*folder.rglob("*.py"), *folder.rglob("*.pyi")):
+        module.write_text(_OUTSIDE.sub(r"\1vireo.\2", module.read_text()))
+    for package in ("v1", "inference", "buf", "buf/validate"):
+        (folder / "vireo" / package / "__init__.py").write_text('"""Generated; do not edit."""\n')
 
 
 if __name__ == "__main__":

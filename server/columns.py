@@ -1,4 +1,4 @@
-"""Columns of the inner hops: a float32 for each candidate, by the names of `vireo.server.signals`."""
+"""Columns of the inner hops: a float32 a candidate, by the names of `vireo.server.signals`."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Home:
         By default `.vireo` in the checkout that this code runs from, so that checkouts don't
         share it; in the working directory if this is an installed wheel.
         """
-        checkout = Path(__file__).parent.parent
+        checkout = Path(__file__).parents[2]
         base = checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
         return Home(Path(os.environ.get("VIREO_HOME") or base / ".vireo").absolute())
 

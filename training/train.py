@@ -1,7 +1,7 @@
 """Training end to end: a measured fit, then the fit that is served.
 
-The first (`vireo.training.fit`) holds out each viewer's last watch and is evaluated on it. The second
-(`vireo.training.refit`) continues it on every watch and is served. `vireo.training.refit` explains
+The first (`vireo.training.fit`) holds out each viewer's last watch and is evaluated on it. The
+second (`vireo.training.refit`) continues it on every watch and is served; its docstring explains
 how the two relate.
 """
 

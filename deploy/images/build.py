@@ -125,7 +125,8 @@ def context_files(root: Path) -> Iterator[Path]:
                 for each in folders
                 if each != "__pycache__" and Path(folder, each) not in left_out
             )
-            yield from (Path(folder, name) for name in sorted(names))
+            paths = (Path(folder, name) for name in sorted(names))
+            yield from (path for path in paths if not path.is_symlink())
         if place.is_file():
             yield place
 

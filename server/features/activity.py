@@ -1,4 +1,4 @@
-"""Bounds of a viewer's rows, which `vireo.training.features` writes, and by which rules events count."""
+"""Bounds of a viewer's rows, and by which rules events count."""
 
 from __future__ import annotations
 

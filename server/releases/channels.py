@@ -5,8 +5,8 @@ also kept, under its revision, in an append-only history. The history is written
 channel; if a process ends in between, the next change writes what is missing first.
 
 A change first notes in the channel, beside what it names, which release it is about to name: so a
-removal of that release finds out in time, see `vireo.server.releases.markers`. The note of a process that
-died stays until the next change.
+removal of that release finds out in time, see `vireo.server.releases.markers`. The note of a
+process that died stays until the next change.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Which releases of the store are no longer needed, and how they are removed.
 
-`vireo.server.releases.markers` says how removals, uploads and promotions keep out of each other's way.
+`vireo.server.releases.markers` says how removals, uploads and promotions keep out of each other's
+way.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ _Weights = Annotated[dict[Label, TaskWeight], AfterValidator(_of_every_task)]
 class Quotas(RootModel[_Shares]):
     """Shares of the candidates kept for the best of each source; two-tower gets the remainder.
 
-    Training fits them to validation, see `vireo.training.evaluation.sources`. Fresh videos lower recall,
-    and get a few places nonetheless, or they would never be watched.
+    Training fits them to validation, see `vireo.training.evaluation.sources`. Fresh videos lower
+    recall, and get a few places nonetheless, or they would never be watched.
     """
 
     model_config = ConfigDict(frozen=True, validate_default=True)
@@ -71,7 +71,7 @@ class ScoreWeights(RootModel[_Weights]):
 
     @property
     def diversity(self) -> float:
-        """Strength of the diversity re-ranking, 0 for none; see `vireo.server.ranking.diversity`."""
+        """Strength of diversity re-ranking, 0 for none; see `vireo.server.ranking.diversity`."""
         return self.root[_DIVERSITY]
 
     def with_diversity(self, strength: float) -> ScoreWeights:

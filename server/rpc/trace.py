@@ -93,7 +93,8 @@ def sampled_trace_id() -> str:
 def note_failure(what: str, **details: str) -> None:
     """Record that something went wrong in the current call, so that its trace shows it.
 
-    A call with a note is exported even if its trace isn't sampled; see `vireo.server.tracing.spans`.
+    A call with a note is exported even if its trace isn't sampled: see
+    `vireo.server.tracing.spans`.
     """
     trace = _call.get()
     if trace is not _NO_CALL and len(trace.notes) < _MAX_NOTES:

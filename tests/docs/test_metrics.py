@@ -16,12 +16,12 @@ from tests.builders.metrics_table import PROCESSES, documented
 from vireo.server.histogram import Histogram
 
 IMPORTED = (
-    server.candidate.service,
-    server.consumer.consumer,
-    server.control.control,
-    server.event_log.jetstream,
-    server.gateway.service,
-    server.ranking.service,
+    vireo.server.candidate.service,
+    vireo.server.consumer.consumer,
+    vireo.server.control.control,
+    vireo.server.event_log.jetstream,
+    vireo.server.gateway.service,
+    vireo.server.ranking.service,
 )
 
 

@@ -30,8 +30,8 @@ WATCHES = pa.schema(
         pa.field("part", pa.string(), nullable=False),
     ]
 )
-"""See `vireo.training.data.split.split_watches`; with an int16 column for each feature of the context
-that the watches have, named as in `watch_column`."""
+"""See `vireo.training.data.split.split_watches`; with an int16 column for each feature of the
+context that the watches have, named as in `watch_column`."""
 HIDDEN = "hidden.parquet"
 """File of the videos that viewers hid; see `vireo.training.data.split.hidden_videos`."""
 _TEXTS = ("viewer_id", "video_id", "part")

@@ -321,7 +321,7 @@ def finish_release(folder: Path, target: Path, metrics: Mapping[str, float]) -> 
 
 def code_commit() -> str:
     """Return this checkout's commit, with "-dirty" if modified; "unknown" without git."""
-    checkout = Path(__file__).parents[2]
+    checkout = Path(__file__).parents[3]
     if not (checkout / ".git").exists():
         return "unknown"
     try:

@@ -11,7 +11,6 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-import wheel_layout
 from deploy.images import build, lock
 
 OTHER_BASE = "registry.test/base@sha256:" + "0" * 64
@@ -122,7 +121,12 @@ def test_docker_is_given_the_same_files_as_buildah() -> None:
 
 def test_images_are_given_every_folder_of_a_wheel() -> None:
     lines = (build.ROOT / ".containerignore").read_text().splitlines()
-    assert {f"!{folder}" for folder in wheel_layout._CHECKED_IN} <= set(lines)
+    links = [each.readlink() for each in (build.ROOT / "vireo").rglob("*") if each.is_symlink()]
+    folders = {str(link).lstrip("./") for link in links}
+    missing = {
+        each for each in folders if not each.startswith("protos/gen") and f"!{each}" not in lines
+    }
+    assert not missing
 
 
 def test_an_image_is_built_again_if_a_file_of_it_changes_and_only_then(tmp_path: Path) -> None:

@@ -172,7 +172,8 @@ def test_log_lines_of_a_call_have_its_trace_id() -> None:
 
 def test_nothing_of_opentelemetry_is_imported_without_a_collector() -> None:
     program = (
-        "import sys, vireo.server.gateway.service, server.consumer.consumer, server.candidate.service\n"
+        "import sys, vireo.server.gateway.service, vireo.server.consumer.consumer\n"
+        "import vireo.server.candidate.service\n"
         "from vireo.server.tracing.spans import start_export\n"
         "from vireo.server.rpc.settings import RpcSettings\n"
         "start_export(RpcSettings(port=0), 'gateway', 'g')\n"

@@ -15,7 +15,7 @@ from vireo.training.evaluation.baselines.registry import DECLARED, Config, chang
 
 SETTINGS_FILE = "baselines.json"
 """In the folder of a data set's features, in a run's report and in `bench/report/<data set>`."""
-SHIPPED = Path(__file__).parents[3] / "bench" / "report"
+SHIPPED = Path(__file__).parents[4] / "bench" / "report"
 """Reports of a checkout; a wheel has none."""
 
 Settings = dict[str, Setting]
