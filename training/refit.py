@@ -3,8 +3,8 @@
 The towers start from the measured fit's weights and train a few more epochs on every watch,
 validation and test watches included. The tables are recounted. The ranker is kept: its labels
 must be unseen by the towers, and now no watch is. A few epochs at a low learning rate hardly move
-the vectors that it reads. No watch is left to measure the result on; `bench/refit.py` measures the
-same step one watch earlier.
+the vectors that it reads. No watch is left to measure the result on: docs/recommendations.md
+has what the same step did one watch earlier.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import json
 import math
 import subprocess
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bench.alerts.prometheus import Prometheus
 from bench.chaos.case import Fault
-from bench.chaos.cases import CASES
+from bench.chaos.cases import ALERTS, CASES
 from bench.chaos.chain import Chain, running_chain
 from bench.chaos.plan import ChaosPlan
 from bench.load import SteadyLoad
@@ -80,18 +80,33 @@ SHORT = AlertsPlan(
 """For CI: half a minute of clean load; no time is judged."""
 
 
-def faults_of(cases: Collection[int], *, on_redis: bool) -> dict[Fault, int]:
-    """Return the faults of chaos cases, in the order in which none hides the next.
+@dataclass(frozen=True)
+class _Expected:
+    """A fault of a chaos case, and what it must lead to."""
 
-    What processes die of comes last. The values are the numbers of their cases.
-    """
-    found = {
+    case: int
+    fault: Fault
+    alert: str
+    """What must fire; empty if nothing may."""
+    cause: str
+    """What `vireo doctor` must name first, as long as it lasts."""
+    needs_peace: bool
+    """Whether a process that died shortly before would rightly be named first."""
+
+    def measure(self, what: str) -> str:
+        """Return the name of a row."""
+        return f"case {self.case}, {self.fault.title}: {what}"
+
+
+def expected_of(cases: Collection[int], *, on_redis: bool) -> list[_Expected]:
+    """Return the faults of chaos cases, in the order in which none hides the next."""
+    numbers = {
         fault: number
         for number, case in CASES.items()
         for fault in case.faults
-        if number in cases and case.on_redis == on_redis and fault.alert is not None
+        if number in cases and case.on_redis == on_redis
     }
-    return dict(sorted(found.items(), key=lambda each: each[0].order))
+    return [_Expected(numbers[fault], fault, *rest) for fault, *rest in ALERTS if fault in numbers]
 
 
 @dataclass(frozen=True)
@@ -127,7 +142,7 @@ def measure_alerts(
     """
     check_programs()
     for on_redis in (False, True):
-        chosen = faults_of(cases, on_redis=on_redis)
+        chosen = expected_of(cases, on_redis=on_redis)
         clean = 0.0 if on_redis else plan.clean
         if chosen or clean:
             opened = running_chain(
@@ -144,9 +159,9 @@ def measure_alerts(
 
 
 def _measured(
-    chain: Chain, faults: Mapping[Fault, int], plan: AlertsPlan, clean: float, console: Console
+    chain: Chain, faults: Sequence[_Expected], plan: AlertsPlan, clean: float, console: Console
 ) -> Iterator[Row]:
-    prometheus, ended = Prometheus(prometheus_url(chain.settings)), dict[Fault, float]()
+    prometheus, ended = Prometheus(prometheus_url(chain.settings)), dict[_Expected, float]()
     with asyncio.Runner() as runner:
         loads = AsyncExitStack()
         load = runner.run(loads.enter_async_context(chain.load()))
@@ -157,19 +172,18 @@ def _measured(
             if clean:
                 console.print(f"{clean:.0f} s without a fault")
                 yield from runner.run(_without_fault(bench, clean, console))
-            for fault, number in faults.items():
-                case = _Bench(chain.for_case(number, console), prometheus, plan, load)
-                case.chain.findings.progress(fault.title)
+            for each in faults:
+                case = _Bench(chain.for_case(each.case, console), prometheus, plan, load)
+                case.chain.findings.progress(each.fault.title)
                 try:
-                    yield from runner.run(_with(fault, case))
+                    yield from runner.run(_with(each, case))
                 except VireoError as error:
-                    yield _broken(case, fault, str(error))
+                    yield Row(each.measure(str(error)), 0, None, 1, True, _SECTION)
                 else:
-                    ended[fault] = time.time()
-            for fault, since in ended.items():
-                if fault.alert:
-                    case = _Bench(chain.for_case(faults[fault], console), prometheus, plan, load)
-                    yield runner.run(_resolves(fault, since, case))
+                    ended[each] = time.time()
+            for each, since in ended.items():
+                if each.alert:
+                    yield runner.run(_resolves(each, since, bench))
         finally:
             runner.run(loads.aclose())
 
@@ -195,79 +209,77 @@ async def _without_fault(bench: _Bench, seconds: float, console: Console) -> lis
     ]
 
 
-async def _with(fault: Fault, bench: _Bench) -> list[Row]:
+async def _with(each: _Expected, bench: _Bench) -> list[Row]:
     """Return when a fault's alert fires, and whether doctor names its cause meanwhile."""
-    await _until_peace(fault, bench)
-    if not fault.alert:
-        return await _tolerated(fault, bench)
+    await _until_peace(each, bench)
+    if not each.alert:
+        return await _tolerated(each, bench)
     chain, plan = bench.chain, bench.plan
 
     async def fires() -> bool:
-        return fault.alert in await bench.prometheus.firing()
+        return each.alert in await bench.prometheus.firing()
 
-    async with fault.begin(chain):
+    async with each.fault.begin(chain):
         took = await chain.findings.until(fires, patience=plan.watched, poll=_POLL)
-        found = [each.cause for each in await _doctor(bench)]
+        found = [finding.cause for finding in await _doctor(bench)]
         firing = await bench.prometheus.firing()
     chain.findings.progress(
-        f"{fault.alert} after {took:.1f} s; doctor: {', '.join(found) or 'nothing'}; "
+        f"{each.alert} after {took:.1f} s; doctor: {', '.join(found) or 'nothing'}; "
         f"{', '.join(sorted(firing)) or 'nothing'} fires"
     )
     return [
-        _row(_measure(bench, fault, f"s until {fault.alert}"), min(took, plan.watched), plan.fires),
-        _named(bench, fault, bool(found) and found[0] == fault.cause),
+        _row(each.measure(f"s until {each.alert}"), min(took, plan.watched), plan.fires),
+        _named(each, bool(found) and found[0] == each.cause),
     ]
 
 
-async def _tolerated(fault: Fault, bench: _Bench) -> list[Row]:
+async def _tolerated(each: _Expected, bench: _Bench) -> list[Row]:
     """Return how many alerts fire for what is no fault, and whether doctor says what it is."""
     start = time.time()
-    async with fault.begin(bench.chain):
+    async with each.fault.begin(bench.chain):
         found = await _doctor(bench)
         await asyncio.sleep(bench.plan.tolerated)
     fired = await _fired(bench, start)
     bench.chain.findings.progress(
         f"fired: {', '.join(fired) or 'nothing'}; doctor: "
-        f"{', '.join(each.cause for each in found) or 'nothing'}"
+        f"{', '.join(finding.cause for finding in found) or 'nothing'}"
     )
-    alarmed = any(each.level == "failing" for each in found)
-    named = any(each.cause == fault.cause for each in found)
+    alarmed = any(finding.level == "failing" for finding in found)
+    named = any(finding.cause == each.cause for finding in found)
     return [
-        _row(_measure(bench, fault, "alerts that fire"), len(fired), 0),
-        _named(bench, fault, named and not alarmed),
+        _row(each.measure("alerts that fire"), len(fired), 0),
+        _named(each, named and not alarmed),
     ]
 
 
-async def _until_peace(fault: Fault, bench: _Bench) -> None:
+async def _until_peace(each: _Expected, bench: _Bench) -> None:
     """Return once nothing is left of the fault before that would be taken for this one."""
     await bench.chain.until_well()
 
     async def peace() -> bool:
         processes = bench.chain.stack.state().processes
         now = datetime.now(UTC)
-        ages = [(now - each.ended_at).total_seconds() for each in processes if each.ended_at]
-        recent = fault.needs_peace and min(ages, default=math.inf) <= JUST_NOW
-        return not recent and fault.alert not in await bench.prometheus.firing()
+        ages = [(now - one.ended_at).total_seconds() for one in processes if one.ended_at]
+        recent = each.needs_peace and min(ages, default=math.inf) <= JUST_NOW
+        return not recent and each.alert not in await bench.prometheus.firing()
 
     patience = bench.plan.resolves
     if math.isinf(await bench.chain.findings.until(peace, patience=patience, poll=_POLL)):
-        raise VireoError(f"{fault.alert} fires already")
+        raise VireoError(f"{each.alert} fires already")
 
 
-async def _resolves(fault: Fault, since: float, bench: _Bench) -> Row:
+async def _resolves(each: _Expected, since: float, bench: _Bench) -> Row:
     """Return how long after a fault's end its alert fired."""
     took: float | None = None
 
     async def resolved() -> bool:
         nonlocal took
-        took = await bench.prometheus.resolved(fault.alert or "", since)
+        took = await bench.prometheus.resolved(each.alert, since)
         return took is not None
 
     await bench.chain.findings.until(resolved, patience=bench.plan.resolves, poll=_POLL)
     figure = time.time() - since if took is None else took
-    return _row(
-        _measure(bench, fault, f"s until {fault.alert} resolves"), figure, bench.plan.resolves
-    )
+    return _row(each.measure(f"s until {each.alert} resolves"), figure, bench.plan.resolves)
 
 
 async def _fired(bench: _Bench, start: float) -> list[str]:
@@ -276,21 +288,12 @@ async def _fired(bench: _Bench, start: float) -> list[str]:
     return sorted(fired.keys() - bench.plan.disregarded)
 
 
-def _measure(bench: _Bench, fault: Fault, what: str) -> str:
-    return f"case {bench.chain.findings.case}, {fault.title}: {what}"
-
-
 def _row(measure: str, figure: float, bound: float) -> Row:
     return Row(measure, figure, bound=bound, section=_SECTION)
 
 
-def _named(bench: _Bench, fault: Fault, holds: bool) -> Row:
-    measure = _measure(bench, fault, f"doctor names {fault.cause} first")
-    return Row(measure, float(holds), bound=1, at_least=True, section=_SECTION)
-
-
-def _broken(bench: _Bench, fault: Fault, why: str) -> Row:
-    return Row(_measure(bench, fault, why), 0, bound=1, at_least=True, section=_SECTION)
+def _named(each: _Expected, holds: bool) -> Row:
+    return Row(each.measure(f"doctor names {each.cause} first"), holds, None, 1, True, _SECTION)
 
 
 @dataclass(frozen=True)

@@ -53,15 +53,6 @@ class Fault:
     idle: bool = False
     """Whether it comes once no more events do."""
 
-    alert: str | None = None
-    """What must fire; empty if nothing may, None if `bench alerts` doesn't measure it."""
-    cause: str = ""
-    """What `vireo doctor` must name first, as long as it lasts."""
-    order: int = 0
-    """Place in `bench alerts`, such that none hides the next."""
-    needs_peace: bool = False
-    """Whether a process that died shortly before would rightly be named first."""
-
 
 @dataclass(frozen=True)
 class Case:
@@ -139,7 +130,8 @@ class _Suffering:
 
     def _refused_since(self, gone: float) -> Callable[[], Awaitable[bool]]:
         async def refused() -> bool:
-            return bool(self.recorder) and any(r.at >= gone for r in self.recorder.refusals)
+            assert self.recorder is not None, "a case whose events are recorded"
+            return any(each.at >= gone for each in self.recorder.refusals)
 
         return refused
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,10 +99,8 @@ def small_log_disk(home: Home) -> Iterator[None]:
     folder = log_disk(home)
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={_DISK_MIB}m", "vireo-chaos", str(folder)]
-    try:
+    with suppress(FileNotFoundError):
         subprocess.run(mount, capture_output=True, check=False)
-    except FileNotFoundError:
-        pass
     try:
         yield
     finally:
@@ -118,7 +116,7 @@ def unmount_log_disk(home: Home) -> None:
 @asynccontextmanager
 async def filled(disk: Path) -> AsyncIterator[None]:
     """Fill a disk until the block ends; raise CannotRunError if it isn't one of its own."""
-    if not disk.is_mount():
+    if not await asyncio.to_thread(disk.is_mount):
         raise CannotRunError("the log has no disk of its own: that needs root on Linux")
     ballast = disk / "ballast"
     try:

@@ -10,8 +10,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
-from vireo.inference import open_inference_pb2
 
+from vireo.inference import open_inference_pb2
 from vireo.ops.stack.settings import POD_KINDS, StackSettings
 from vireo.server.rpc.reflection import v1_file
 from vireo.v1 import (

@@ -84,7 +84,8 @@ def _bare_server(role: str, stand: Stand, *upstreams: str) -> Iterator[tuple[str
             return True
         return False
 
-    command = [sys.executable, "-m", bare.__name__, str(port), stand.release, role, *upstreams]
+    served = [str(port), str(stand.release), role, *upstreams]
+    command = [sys.executable, "-m", bare.__name__, *served]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with running(command, stand.folder / f"bare-{role}.log", listens, environment) as pid:
         yield f"127.0.0.1:{port}", pid

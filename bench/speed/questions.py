@@ -68,12 +68,16 @@ def read_viewers(features: Path, viewer_ids: Iterable[str]) -> list[viewer_pb2.V
     # Feast imports torch if it is installed, which takes seconds.
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 
-    async def read() -> list[viewer_pb2.ViewerFeatures]:
+    def read() -> list[viewer_pb2.ViewerFeatures]:
         reader = FeatureReader(features, _SECONDS)
-        return [await reader.read(viewer_id, _SECONDS) for viewer_id in viewer_ids]
+
+        async def every() -> list[viewer_pb2.ViewerFeatures]:
+            return [await reader.read(viewer_id, _SECONDS) for viewer_id in viewer_ids]
+
+        return asyncio.run(every())
 
     with ThreadPoolExecutor(1) as thread:  # this one may have an event loop that runs
-        return thread.submit(lambda: asyncio.run(read())).result()
+        return thread.submit(read).result()
 
 
 def questions_of(home: Home, dataset: str, viewers: int) -> list[Question]:

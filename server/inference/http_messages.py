@@ -17,8 +17,8 @@ import numpy as np
 import pydantic_core
 from google.protobuf.message import Message
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from vireo.inference import open_inference_pb2 as pb
 
+from vireo.inference import open_inference_pb2 as pb
 from vireo.server.inference.tensors import DATATYPES, shown
 from vireo.server.rpc.errors import RpcError, invalid_argument
 

@@ -17,8 +17,8 @@ import structlog
 from aiohttp import hdrs, web
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
-from vireo.inference import open_inference_pb2 as pb
 
+from vireo.inference import open_inference_pb2 as pb
 from vireo.server.errors import VireoError
 from vireo.server.inference.http_messages import (
     JSON_LENGTH,

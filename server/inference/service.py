@@ -9,10 +9,10 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 from google.protobuf.message import Message
+
 from vireo.inference import model_config_pb2 as config_pb
 from vireo.inference import open_inference_pb2 as pb
 from vireo.inference import open_inference_pb2_grpc
-
 from vireo.server.inference.model import Model, ModelInputError, ModelOutputError
 from vireo.server.inference.signature import Tensor
 from vireo.server.inference.tensors import Limits, metadata, read_inputs, write_output

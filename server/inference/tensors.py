@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from vireo.inference import open_inference_pb2 as pb
 
+from vireo.inference import open_inference_pb2 as pb
 from vireo.server.arrays import Float32Array
 from vireo.server.inference.model import Model
 from vireo.server.inference.signature import Tensor

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import protovalidate
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from vireo.buf.validate import validate_pb2
 
+from vireo.buf.validate import validate_pb2
 from vireo.server.rpc.errors import invalid_argument
 
 MAX_NESTED_BYTES = 16 << 10

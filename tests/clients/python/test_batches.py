@@ -13,9 +13,17 @@ import pytest
 from tests.builders.batches import Batches, served
 from tests.builders.gateway import overloaded
 from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
-from vireo_client import AsyncClient, Client, InvalidRequest, Slate, Unavailable, VireoError
-from vireo_client.batch import MAX_VIEWERS
-from vireo_client.filter import Condition, Filter
+from vireo_client import (
+    AsyncClient,
+    Client,
+    Condition,
+    Filter,
+    InvalidRequest,
+    Slate,
+    Unavailable,
+    VireoError,
+)
+from vireo_client.calls import MAX_VIEWERS
 
 Received: TypeAlias = list[tuple[str, Slate]]
 Batch: TypeAlias = Callable[..., Awaitable[Received]]

@@ -130,8 +130,9 @@ async def test_a_request_id_that_the_server_replaced_is_the_servers(
 
 
 def test_details_that_are_spoiled_leave_the_error_itself() -> None:
-    trailing = [("grpc-status-details-bin", b"\xff")]
-    error = error_of(grpc.StatusCode.INVALID_ARGUMENT, "why", trailing, "id")
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", b"\xff"))
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    error = error_of(grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailing, "why"), "id")
     assert isinstance(error, InvalidRequest)
     assert (error.message, error.violations) == ("why", ())
 

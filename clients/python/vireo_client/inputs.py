@@ -1,4 +1,4 @@
-"""What a viewer did, and what a video is: what a client tells a stack."""
+"""What callers give: what viewers did, what videos are, and what a request says of a viewer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,25 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self, TypedDict, Unpack
 
-from vireo_client._generated.enums import EVENT_KIND_NUMBERS, EventKind
-from vireo_client.messages import EventMessage, VideoMessage
-from vireo_client.times import check_zone
+from vireo_client import messages as pb
+from vireo_client._generated.enums import (
+    EVENT_KIND_NUMBERS,
+    PROFILE_USE_NUMBERS,
+    SESSION_ACTION_NUMBERS,
+    EventKind,
+    ProfileUse,
+    SessionAction,
+)
 
-_NUMBERS = {kind: number for number, kind in EVENT_KIND_NUMBERS.items()}
+_KINDS = {kind: number for number, kind in EVENT_KIND_NUMBERS.items()}
+_USES = {use: number for number, use in PROFILE_USE_NUMBERS.items()}
+_ACTIONS = {action: number for number, action in SESSION_ACTION_NUMBERS.items()}
+
+
+def check_zone(time: datetime | None) -> None:
+    """Raise ValueError if a time has no time zone."""
+    if time is not None and time.tzinfo is None:
+        raise ValueError(f"the time {time} has no time zone")
 
 
 class EventDetails(TypedDict, total=False):
@@ -105,12 +119,12 @@ class Event:
         """Return that a creator was followed."""
         return cls(EventKind.FOLLOW, viewer_id, "", creator, **more)
 
-    def message(self) -> EventMessage:
+    def message(self) -> pb.Event:
         """Return the message; raise ValueError for a value that none can hold."""
-        message = EventMessage(
+        message = pb.Event(
             event_id=self.event_id,
             viewer_id=self.viewer_id,
-            kind=_NUMBERS[EventKind(self.kind)],  # type: ignore[arg-type]
+            kind=_KINDS[EventKind(self.kind)],  # type: ignore[arg-type]
             video_id=self.video_id,
             watched_seconds=self.watched_seconds,
             watched_fraction=self.watched_fraction,
@@ -147,9 +161,9 @@ class Video:
     def __post_init__(self) -> None:
         check_zone(self.published)
 
-    def message(self) -> VideoMessage:
+    def message(self) -> pb.Video:
         """Return the message; raise ValueError for a value that none can hold."""
-        message = VideoMessage(
+        message = pb.Video(
             video_id=self.video_id,
             title=self.title,
             tags=self.tags,
@@ -165,3 +179,109 @@ class Video:
                 labels = [value] if isinstance(value, str) else value
                 message.attributes.add(name=name, labels=labels)
         return message
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must be true of one attribute; all that is set must hold.
+
+    Labels, for example `tag`, `creator` or `language`, are compared by `any_of`, `all_of` and
+    `none_of`; numbers, for example `duration` in seconds or `published` in Unix seconds, by `min`
+    and `max`. A video of which the attribute isn't known meets `none_of` alone.
+    """
+
+    attribute: str
+    """Name of the attribute, as the release declares it."""
+    any_of: Iterable[str] = ()
+    """The video has at least one of these labels."""
+    all_of: Iterable[str] = ()
+    """The video has all of these labels."""
+    none_of: Iterable[str] = ()
+    """The video has none of these labels."""
+    min: float | None = None
+    """The video's number is at least this."""
+    max: float | None = None
+    """The video's number is at most this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Holds for a video if all of `conditions` hold, one of `any` unless empty, and no `none`.
+
+    At most 64 values and bounds in all, and at most 4 filters within one another.
+    """
+
+    conditions: Iterable[Condition] = ()
+    any: Iterable[Filter] = ()
+    """Filters of which at least one must hold."""
+    none: Iterable[Filter] = ()
+    """Filters of which none may hold."""
+
+    def message(self) -> pb.Filter:
+        """Return the message; raise ValueError for a value that none can hold."""
+        message = pb.Filter(
+            any=[each.message() for each in self.any],
+            none=[each.message() for each in self.none],
+        )
+        for each in self.conditions:
+            message.conditions.add(
+                attribute=each.attribute,
+                any_of=each.any_of,
+                all_of=each.all_of,
+                none_of=each.none_of,
+                min=each.min,
+                max=each.max,
+            )
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedVideo:
+    """A video that the viewer watched."""
+
+    video_id: str
+    """Your own id of the video; unknown ones are ignored."""
+    time: datetime | None = None
+    """When, with its time zone; the time of the request if None."""
+
+    def __post_init__(self) -> None:
+        check_zone(self.time)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestProfile:
+    """What you know of an anonymous or new viewer. Nothing of it is stored."""
+
+    history: Iterable[WatchedVideo] = ()
+    """Videos that were watched, in any order: at most 200. They are not returned."""
+    attributes: Iterable[str] = ()
+    """Attributes as "name=value", as in the viewers of the training data: at most 16."""
+    use: ProfileUse = ProfileUse.ADDED
+    """Whether it counts on top of what is stored of the viewer, or instead of it."""
+
+    def message(self) -> pb.RequestProfile:
+        """Return the message; raise ValueError for a value that none can hold."""
+        message = pb.RequestProfile(
+            attributes=self.attributes,
+            use=_USES[ProfileUse(self.use)],  # type: ignore[arg-type]
+        )
+        for each in self.history:
+            watched = message.history.add(video_id=each.video_id)
+            if each.time is not None:
+                watched.time.FromDatetime(each.time)
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class SessionVideo:
+    """A video that the viewer came upon in this session. It counts for one request alone."""
+
+    video_id: str
+    """Your own id of the video; unknown ones are ignored."""
+    action: SessionAction = SessionAction.OPENED
+    """How; what was opened counts more than what was searched or hovered over."""
+
+    @property
+    def action_number(self) -> int:
+        """Number of the action in messages."""
+        return _ACTIONS[SessionAction(self.action)]
