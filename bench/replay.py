@@ -12,15 +12,16 @@ from pydantic import SecretStr
 
 from bench.site import Recorder
 from vireo.server.consumer.apply import read_batch
-from vireo.server.consumer.fold import ViewerEvents, ViewerRow, fold
-from vireo.server.consumer.rows import OnlineRows, StoreAwayError
+from vireo.server.consumer.fold import ViewerEvents, fold
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS, LogAwayError
 from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.event_log.up_to_end import up_to_end
 from vireo.server.features.activity import EventRules
-from vireo.server.features.online_store import RedisSettings
+from vireo.server.features.online_store import RedisSettings, open_rows
+from vireo.server.features.viewer_rows import ViewerRow
+from vireo.server.features.viewer_store import StoreAwayError, ViewerStore
 from vireo.server.home import Home
 from vireo.v1 import log_pb2
 
@@ -46,7 +47,7 @@ class Replay:
 
     log: JetStreamLog
     partitions: int
-    rows: OnlineRows
+    rows: ViewerStore
     rules: EventRules
 
     async def end(self) -> int:
@@ -103,6 +104,6 @@ async def opened_replay(
     folder = home.features(dataset)
     redis = RedisSettings(url=SecretStr(redis_url)) if redis_url else None
     async with opened_log(log_settings) as log:
-        with closing(OnlineRows(folder, _STORE_SECONDS, redis)) as rows:
+        with closing(open_rows(folder, _STORE_SECONDS, redis)) as rows:
             partitions = log_settings.event_partitions
             yield Replay(log, partitions, rows, EventRules.load(folder))

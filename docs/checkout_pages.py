@@ -35,6 +35,17 @@ _CODE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
 
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Add the runbooks to the navigation, after their list."""
+    pages = sorted(page.stem for page in (ROOT / "docs" / "runbooks").glob("Vireo*.md"))
+    for section in config.nav or ():
+        for entries in section.values():
+            for entry in entries if isinstance(entries, list) else ():
+                if isinstance(entry, dict) and "Runbooks" in entry:
+                    entry["Runbooks"] += [{name: f"runbooks/{name}.md"} for name in pages]
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the files outside `docs/`."""
     for path in OUTSIDE:

@@ -1,4 +1,7 @@
-"""Write docs/settings.md from the settings classes: `python -m docs.generate`."""
+"""Write what is made from code and tables: `python -m docs.generate`.
+
+That is docs/settings.md, from the settings classes, and what `docs.conditions` makes.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
+from docs.conditions import condition_files
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.candidate.service import CandidateSettings
 from vireo.server.consumer.settings import ConsumerSettings
-from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
-from vireo.server.control.settings import ControlSettings
+from vireo.server.control.settings import ControlSettings, KubernetesSettings
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import RedisSettings
 from vireo.server.gateway.settings import GatewaySettings
@@ -99,3 +102,5 @@ def _default(field: FieldInfo) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(settings_page())
+    for path, text in condition_files().items():
+        path.write_text(text)

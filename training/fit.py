@@ -153,9 +153,7 @@ def _ranker(
         chosen = choose_diversity(ranker.model, ranking_set, vectors, weights)
         console.print(f"diversity of strength {chosen:g} costs less than {ALLOWED_LOSS:.1%}")
         weights = weights.with_diversity(chosen)
-    stage_ranker(
-        inputs.run.draft, ranker.model, inputs.data, weights, ranking_set.watches.rows.shape[1]
-    )
+    stage_ranker(release, ranker.model, inputs.data, weights, ranking_set.watches.rows.shape[1])
     return ranker
 
 

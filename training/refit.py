@@ -82,8 +82,8 @@ def refit(
     model = train_retrieval(
         inputs.data, config, run.checkpoints, console, start=measured.checkpoints
     )
-    inputs.stage_retrieval(model, twin.quotas)
-    take_ranker(run.draft, measured.release, inputs.data)
+    staged = inputs.stage_retrieval(model, twin.quotas)
+    take_ranker(staged, measured.release, inputs.data)
     metrics = add_measured(run.draft, measured.release)
     manifest = finish_release(run.draft, run.release, metrics)
     run.mark_finished(made_of, manifest)

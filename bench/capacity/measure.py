@@ -27,11 +27,11 @@ from bench.capacity.published import CHECKOUT, OWN
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.redis import running_redis
 from vireo.ops.stack.state import running_stack
-from vireo.server.consumer.fold import Folded, ViewerRow
-from vireo.server.consumer.rows import OnlineRows
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS
-from vireo.server.features.online_store import CONFIGURATION, RedisSettings
+from vireo.server.features.online_store import CONFIGURATION, RedisSettings, open_rows
+from vireo.server.features.redis_store import RedisStore
+from vireo.server.features.viewer_rows import Change, ViewerRow
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
 from vireo.v1 import event_pb2, log_pb2
@@ -77,11 +77,12 @@ def store(features: Path, scratch: Path, watches: int, reads: int = _READS) -> t
         configuration["online_store"] = {"type": "redis"}
         (repo / CONFIGURATION).write_text(yaml.safe_dump(configuration))
         redis = RedisSettings(url=SecretStr(server.url))
-        rows = OnlineRows(repo, 10.0, redis)
+        rows = open_rows(repo, 10.0, redis)
+        assert isinstance(rows, RedisStore)
         before = rows.redis.info()["used_memory"]
         for start in range(0, viewers, 100):
             some = range(start, start + 100)
-            rows.write({f"viewer-{each:012}": _folded(each, watches) for each in some})
+            rows.write({f"viewer-{each:012}": _change(each, watches) for each in some})
         row_bytes = (rows.redis.info()["used_memory"] - before) / viewers
         reader = FeatureReader(repo, 10.0, redis)
         before = _processor_seconds(rows.redis.info())
@@ -91,12 +92,12 @@ def store(features: Path, scratch: Path, watches: int, reads: int = _READS) -> t
     return row_bytes, spent / reads * 1000
 
 
-def _folded(viewer: int, watches: int) -> Folded:
+def _change(viewer: int, watches: int) -> Change:
     random = np.random.default_rng(viewer)
     keys = random.integers(-(2**63), 2**63 - 1, watches)
     times = np.sort(random.integers(1_600_000_000, 1_700_000_000, watches)) * 1_000_000
     row = ViewerRow(keys, times, random.random(watches) < 0.3, watches, 30)
-    return Folded(row, activity_changed=True, hidden_changed=True)
+    return Change(row)
 
 
 def _processor_seconds(info: dict[str, float]) -> float:

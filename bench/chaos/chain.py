@@ -28,7 +28,7 @@ from tests.builders.redis import RunningRedis, running_redis
 from vireo.ops.stack.nats import reachable_log
 from vireo.ops.stack.processes import ProcessSpec
 from vireo.ops.stack.settings import POD_KINDS, PodKind, StackSettings
-from vireo.server.control.discovery.document import EndpointsDocument
+from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.training.features.watches import load_watches

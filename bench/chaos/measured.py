@@ -21,7 +21,7 @@ from bench.replay import Replay
 from bench.site import Recorder, event, ids, opened_site
 from vireo.ops.stack.nats import reachable_log
 from vireo.ops.stack.processes import ProcessSpec, consumer_processes
-from vireo.server.consumer.lease import LEASE_SECONDS
+from vireo.server.consumer.follow import STANDBY_SECONDS
 from vireo.v1 import event_pb2
 
 _RECOVERED = 0.1
@@ -96,7 +96,7 @@ async def _killed_consumer(chain: Chain) -> float:
     chain.stack.send(CONSUMER, signal.SIGKILL)
     await _effect(chain)
     took = time.monotonic() - killed
-    limit = plan.within(LEASE_SECONDS)
+    limit = plan.within(STANDBY_SECONDS)
     findings.must(took <= limit, f"a play took effect only {took:.1f} s after a kill")
     findings.progress(f"{CONSUMER} was killed; a play took effect {took:.1f} s after it")
     await asyncio.sleep(plan.settle)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 
 import typer
@@ -18,10 +18,10 @@ import typer
 from vireo.ops.backup.archive import ERASED, Archive, Manifest, buried
 from vireo.ops.backup.take import RULES, STORE_SECONDS, STREAMS, note
 from vireo.ops.cli.viewers import erase_again
-from vireo.server.consumer.fold import ViewerEvents, ViewerRow, fold
-from vireo.server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows
+from vireo.server.consumer.apply import hide
 from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.features.online_store import open_rows
 from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.manifest import FileEntry
@@ -136,18 +136,9 @@ class Restore:
     def _hide(self, repo: Path, stored: FileEntry) -> None:
         """Hide what was hidden, except by viewers who were erased since."""
         with (
-            closing(OnlineRows(repo, STORE_SECONDS)) as rows,
+            closing(open_rows(repo, STORE_SECONDS)) as rows,
             gzip.open(self.archive.fetch(stored)) as file,
         ):
-            found = (each for each in map(json.loads, file) if each[0] not in self.erased)
-            while some := {
-                viewer: dict(times) for viewer, times in islice(found, VIEWERS_AT_A_TIME)
-            }:
-                known = zip(some.items(), rows.read([*some]), strict=True)
-                rows.write(
-                    {
-                        viewer: fold(row, ViewerEvents(hides=times))
-                        for (viewer, times), row in known
-                        if isinstance(row, ViewerRow)
-                    }
-                )
+            found = map(json.loads, file)
+            hides = ((who, dict(times), True) for who, times in found if who not in self.erased)
+            hide(rows, hides)

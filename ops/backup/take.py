@@ -15,21 +15,19 @@ import typer
 from google.protobuf.message import DecodeError
 
 from vireo.ops.backup.archive import ERASED, Archive, Manifest, bury
-from vireo.server.consumer.rows import OnlineRows
-from vireo.server.control.backup_age import MARKER
+from vireo.server.control.channels import MARKER
 from vireo.server.errors import VireoError
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, REMOVED, STATE
 from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.event_log.up_to_end import up_to_end
-from vireo.server.features.online_store import CONFIGURATION
+from vireo.server.features.online_store import CONFIGURATION, open_rows
 from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.garbage import needed_releases
 from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry
-from vireo.server.releases.markers import manifest_place
-from vireo.server.releases.store import ReleaseStore, release_object
+from vireo.server.releases.store import ReleaseStore, manifest_place, release_object
 from vireo.training.data.dataset import DESCRIPTION
 from vireo.v1.log_pb2 import RecordedEvents
 
@@ -107,7 +105,7 @@ def _releases(
     What a backup of before has of one isn't read again.
     """
     files, datasets = _Files(), dict[str, bool]()
-    named = {one.pointer.release_id for one in store.channels.documents().values() if one.pointer}
+    named = {channel.release_id for channel in store.channels.all().values()}
     for release_id in needed_releases(store):
         store.check_published(release_id)
         dataset, place = store.dataset(release_id), f"bucket/{manifest_place(release_id)}"
@@ -140,11 +138,11 @@ def _files(archive: Archive, name: str, root: Path) -> _Files:
 
 def _hides(archive: Archive, repo: Path) -> FileEntry:
     """Store what viewers have hidden, as JSON lines: viewer, and keys with times."""
-    with closing(OnlineRows(repo, STORE_SECONDS)) as rows:
+    with closing(open_rows(repo, STORE_SECONDS)) as rows:
         # Equal content is one object: without the time.
         with gzip.GzipFile(archive.scratch, "wb", 1, mtime=0) as file:
-            for viewer, times in rows.hides():
-                file.write(json.dumps((viewer, [*times.items()])).encode() + b"\n")
+            for viewer, row in rows.hides():
+                file.write(json.dumps((viewer, [*row.hides.items()])).encode() + b"\n")
         if rows.superseded():
             raise VireoError("features were built while hides were read; repeat this")
     return archive.put(archive.scratch)

@@ -86,7 +86,7 @@ _MISSING_EXTRA = {
         "torch",
     },
     "serving": {"onnxruntime", "faiss", "minio", "feast"},
-    "control": {"envoy", "yaml"},
+    "control": {"envoy"},
     "security": {"cryptography", "jwt"},
 }
 

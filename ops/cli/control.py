@@ -130,7 +130,7 @@ def envoys_of(
     from envoy.service.status.v3.csds_pb2 import ClientStatusRequest
     from envoy.service.status.v3.csds_pb2_grpc import ClientStatusDiscoveryServiceStub
 
-    from vireo.server.control.csds import CONNECTED
+    from vireo.server.control.ads import CONNECTED
     from vireo.server.control.snapshot import KINDS, version_of
     from vireo.server.rpc.tls import open_blocking_channel
 

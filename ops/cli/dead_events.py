@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING
 import typer
 from google.protobuf.message import DecodeError
 
-from vireo.server.event_log.log import DEAD, STATE, Entry, Stream
+from vireo.server.event_log.log import DEAD, REPLAYED, STATE, Entry, Stream
 from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.event_log.up_to_end import up_to_end
 from vireo.v1 import event_pb2, log_pb2
 
 if TYPE_CHECKING:
     from vireo.server.event_log.jetstream import JetStreamLog
-
-_REPLAYED = "replayed."
-"""Begin of the keys in STATE that have the last position in DEAD that was replayed; the partition
-follows."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ async def dead_letters(event_log: JetStreamLog, partitions: Iterable[str]) -> li
     """Return what is in DEAD, each partition's in order; name on stderr what can't be read."""
     letters = []
     for key in partitions:
-        told = await _all_of(event_log, STATE, _REPLAYED + key)
+        told = await _all_of(event_log, STATE, REPLAYED + key)
         replayed = Position.parse(told[-1].data.decode()) if told else BEGIN
         # Those of a log that was replaced since are none of this one.
         last = (await event_log.resume(DEAD, replayed)).after
@@ -57,7 +53,7 @@ async def dead_letters(event_log: JetStreamLog, partitions: Iterable[str]) -> li
 async def mark_replayed(event_log: JetStreamLog, letters: Iterable[Letter]) -> None:
     """Remember in the log that these letters, and those before them, were replayed."""
     for partition, place in {each.partition: each.place for each in letters}.items():
-        await event_log.append(STATE, _REPLAYED + partition, str(place).encode())
+        await event_log.append(STATE, REPLAYED + partition, str(place).encode())
 
 
 def note_unreadable(entry: Entry) -> None:

@@ -37,8 +37,8 @@ def demo(
     """
     from vireo.ops.cli import data, train, up
     from vireo.ops.cli.evaluate import measure_offline
-    from vireo.ops.cli.release.promote import PromotionRefusedError
-    from vireo.ops.cli.release.publish import publish
+    from vireo.ops.cli.release.promote import publish
+    from vireo.server.releases.promotion import PromotionRefusedError
 
     console = Console(highlight=False)
 

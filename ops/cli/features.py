@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -51,13 +50,13 @@ def show(
 ) -> None:
     """Show a viewer's values in the online store."""
     from vireo.server.features.keys import video_keys
+    from vireo.server.features.online_store import read_viewer
     from vireo.training.data.dataset import load_dataset
-    from vireo.training.features.online import read_online
 
     home = Home.current()
-    found = read_online(home.features(name), viewer)
+    found = read_viewer(home.features(name), viewer)
     ids = dict[int, str]()
-    if found.viewer_watch_count or found.hidden_keys:
+    if found.watch_count or found.hidden_keys:
         videos = load_dataset(home, name).videos
         known = videos["video_id"].tolist()
         ids = dict(zip(video_keys(known).tolist(), known, strict=True))
@@ -65,18 +64,29 @@ def show(
     history_ids = [ids.get(key, str(key)) for key in found.history_keys]
     hidden_ids = [ids.get(key, str(key)) for key in found.hidden_keys]
     if as_json:
-        shown = {"viewer_id": viewer, "history_ids": history_ids, "hidden_ids": hidden_ids}
-        print_json(shown | asdict(found))
+        shown = {
+            "viewer_id": viewer,
+            "history_ids": history_ids,
+            "hidden_ids": hidden_ids,
+            "attributes": [*found.attributes],
+            "history_times": [*found.history_times],
+            "watched_keys": [*found.watched_keys],
+            "viewer_watch_count": found.watch_count,
+            "viewer_like_count": found.like_count,
+            "hidden_keys": [*found.hidden_keys],
+            "hidden_times": [*found.hidden_times],
+        }
+        print_json(shown)
         return
     console = Console()
-    if not (found.viewer_watch_count or found.attributes or found.hidden_keys):
+    if not (found.watch_count or found.attributes or found.hidden_keys):
         console.print(Text(f"Viewer {viewer} is unknown: a cold start."))
         return
     summary = Table(show_header=False)
     summary.add_row("viewer", Text(viewer))
     summary.add_row("attributes", Text(", ".join(found.attributes) or "none"))
-    summary.add_row("watched", f"{found.viewer_watch_count:,}")
-    summary.add_row("liked", f"{found.viewer_like_count:,}")
+    summary.add_row("watched", f"{found.watch_count:,}")
+    summary.add_row("liked", f"{found.like_count:,}")
     summary.add_row("hidden", f"{len(found.hidden_keys):,}")
     console.print(summary)
     if not ids:

@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from vireo.server.errors import VireoError
-from vireo.server.features.lean_feast import prepare_lean_feast
+from vireo.server.features.online_store import prepare_lean_feast
 from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.query import RecommendQuery

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -147,13 +147,10 @@ def _folders(homes: Sequence[Home], kind: str, names: list[str] | None) -> Itera
 
 def _erased(repo: Path, viewer: str) -> bool:
     """Delete a viewer's rows of the online store; return whether there were any."""
-    from vireo.server.consumer.rows import OnlineRows
+    from vireo.server.features.online_store import open_rows
 
-    rows = OnlineRows(repo, _STORE_SECONDS)
-    try:
+    with closing(open_rows(repo, _STORE_SECONDS)) as rows:
         return rows.erase([viewer])
-    finally:
-        rows.close()
 
 
 async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
@@ -220,11 +217,11 @@ async def _passed(event_log: JetStreamLog, partition: int, position: int) -> boo
 
     What it told before isn't read: that may be a position in a log that was replaced.
     """
-    from vireo.server.event_log.log import STATE
+    from vireo.server.event_log.log import PROGRESS, STATE
     from vireo.server.event_log.position import Position
     from vireo.v1.log_pb2 import ConsumerProgress
 
-    key, told = f"progress.{partition}", Position(await event_log.end(STATE))
+    key, told = f"{PROGRESS}{partition}", Position(await event_log.end(STATE))
     reading = cast("AsyncGenerator[Entries, None]", event_log.read(STATE, key, told))
     try:
         async with asyncio.timeout(_CONSUMER_SECONDS), aclosing(reading) as some:

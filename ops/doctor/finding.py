@@ -1,13 +1,11 @@
-"""A finding: a cause, why it is believed, and what to do about it."""
+"""A finding: a condition that is there, why it is believed, and what to do about it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
-Level = Literal["failing", "risk", "note"]
-"""Something fails now; it soon will, or a safeguard is gone; it is over, or was meant."""
+from vireo.ops.doctor.conditions import Level, conditions
 
 _RUNBOOKS = "docs/runbooks"
 
@@ -20,7 +18,6 @@ class Finding:
     """One cause."""
 
     cause: str
-    """A name for programs, for example "log-down"."""
     level: Level
     title: str
     """What is wrong, a sentence without its full stop."""
@@ -41,7 +38,26 @@ class Finding:
         return f"{_RUNBOOKS}/{self.alert}.md" if self.alert else ""
 
 
-def shown(evidence: Iterable[str]) -> tuple[str, ...]:
+def found(
+    cause: str, evidence: Iterable[str], variant: str = "", since: float = 0.0, **words: str
+) -> Finding:
+    """Return the finding of a condition.
+
+    Args:
+        cause: the condition's.
+        evidence: what was seen; of many lines the first, and a count.
+        variant: name of the case in which it is; empty for the usual one.
+        since: seconds since it was seen last; 0 if it lasts.
+        words: for the title.
+    """
+    condition = conditions()[cause].in_case(variant)
+    title = condition.title.format(**words)
+    return Finding(
+        cause, condition.level, title, _shown(evidence), condition.fix, condition.alert, since
+    )
+
+
+def _shown(evidence: Iterable[str]) -> tuple[str, ...]:
     """Return evidence without repetitions, and of many the first lines and a count."""
     lines = list(dict.fromkeys(evidence))
     if len(lines) <= MAX_EVIDENCE:

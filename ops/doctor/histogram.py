@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from vireo.ops.doctor.page import Page
+from vireo.ops.doctor.facts import Page
 
 
 def quantile(pages: Iterable[Page], metric: str, share: float, **labels: str) -> float:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vireo.ops.doctor.facts import Page
 from vireo.ops.doctor.histogram import quantile
-from vireo.ops.doctor.page import Page
 
 _SLATES = "/vireo.v1.RecommendationService/Recommend"
 _SECONDS = "vireo_rpc_seconds"

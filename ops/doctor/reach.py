@@ -10,8 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from vireo.ops.doctor.facts import Clock
-from vireo.ops.doctor.page import Fault
+from vireo.ops.doctor.facts import Clock, Fault
 
 CONNECT_SECONDS = 1.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from vireo.ops.doctor.page import Labels, Samples
+from vireo.ops.doctor.facts import Labels, Samples
 
 
 def parse(text: str) -> Samples:

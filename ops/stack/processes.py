@@ -15,7 +15,7 @@ from vireo.ops.stack.nats import MAX_UNHEALTHY_SECONDS, log_command, log_environ
 from vireo.ops.stack.probes import Probe, grpc_probe, s3_probe
 from vireo.ops.stack.s3 import s3_command
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, OIP_HTTP_PORT_OFFSET, StackSettings
-from vireo.server.control.discovery.document import EndpointsDocument
+from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Pool
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.releases.s3 import S3Settings

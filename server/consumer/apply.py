@@ -1,22 +1,26 @@
-"""Applies a batch of the log's messages to viewers' rows."""
+"""Applies some of the log's messages to viewers' rows."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from itertools import islice
 
 import structlog
 import xxhash
 from google.protobuf.message import DecodeError
 
-from vireo.server.consumer.fold import Folded, UnfitEventError, ViewerEvents, ViewerRow, fold
-from vireo.server.consumer.lease import LeaseLostError
-from vireo.server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows, StoreAwayError, UnfitRowError
-from vireo.server.event_log.log import EVENT_KINDS, Entry
+from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, fold
+from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.log import DEAD, EVENT_KINDS, Entry
 from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.features.activity import EventRules
 from vireo.server.features.keys import video_key
+from vireo.server.features.viewer_rows import Change, ViewerRow
+from vireo.server.features.viewer_store import VIEWERS_AT_A_TIME, ViewerStore
 from vireo.v1 import event_pb2, log_pb2
 
 log = structlog.get_logger()
@@ -39,7 +43,7 @@ class Watched:
 
 @dataclass
 class Batch:
-    """Some messages' events by viewer, and what came of them."""
+    """Some messages' events by viewer, and what comes of them."""
 
     position: Position = BEGIN
     """In the log, after the last message."""
@@ -53,7 +57,9 @@ class Batch:
     was shown it, whether the site says so or not."""
     watched: list[Watched] = field(default_factory=list)
     erased: set[str] = field(default_factory=set)
-    """Viewers who were erased: their rows go before `events` are applied, which came later."""
+    """Viewers who were erased: their rows go before `changes`, which came later."""
+    changes: dict[str, Change] = field(default_factory=dict)
+    """What to store, by viewer."""
     dead: list[log_pb2.DeadEvents] = field(default_factory=list)
     """Events that can't be applied."""
 
@@ -83,7 +89,7 @@ class Batch:
         for _, event in self.events.pop(viewer, ()):
             self.kinds[EVENT_KINDS[event.kind]] -= 1
         self.shown = {pair for pair in self.shown if pair[0] != viewer}
-        self.dead = [letter for letter in self.dead if not is_about(letter, viewer)]
+        self.dead = [letter for letter in self.dead if not _is_about(letter, viewer)]
         self.erased.add(viewer)
 
     def set_viewer_aside(self, viewer: str, reason: str) -> None:
@@ -96,6 +102,14 @@ class Batch:
             for start in range(0, len(events), _DEAD_AT_A_TIME):
                 some = log_pb2.RecordedEvents(events=events[start : start + _DEAD_AT_A_TIME])
                 self.set_aside(some.SerializeToString(), f"viewer {viewer!r}: {reason}", position)
+
+    def change(self, viewer: str, row: ViewerRow) -> None:
+        """Fold a viewer's events into the row that is stored."""
+        events = self.viewers[viewer]
+        change = self.changes[viewer] = fold(row, events)
+        self.shown.update((viewer, key) for key in change.watched)
+        for keys, times in ((change.watched, events.watches), (change.liked, events.likes)):
+            self.watched += [Watched(key, times[key] / 1e6, events.locale) for key in keys]
 
 
 def read_batch(entries: Sequence[Entry], rules: EventRules) -> Batch:
@@ -114,15 +128,6 @@ def read_batch(entries: Sequence[Entry], rules: EventRules) -> Batch:
     if entries:
         batch.position = entries[-1].position
     return batch
-
-
-def is_about(letter: log_pb2.DeadEvents, viewer: str) -> bool:
-    """Return whether events that were set aside are a viewer's; those of a letter are of one."""
-    try:
-        events = log_pb2.RecordedEvents.FromString(letter.recorded).events
-    except DecodeError:
-        return False
-    return any(event.viewer_id == viewer for event in events)
 
 
 def _add(batch: Batch, event: event_pb2.Event, position: int, rules: EventRules) -> None:
@@ -145,63 +150,87 @@ def _add(batch: Batch, event: event_pb2.Event, position: int, rules: EventRules)
         batch.shown.add((viewer, video_key(event.video_id)))
 
 
-def _no_lease() -> None:
-    pass
+def _is_about(letter: log_pb2.DeadEvents, viewer: str) -> bool:
+    """Return whether events that were set aside are a viewer's; those of a letter are of one."""
+    try:
+        events = log_pb2.RecordedEvents.FromString(letter.recorded).events
+    except DecodeError:
+        return False
+    return any(event.viewer_id == viewer for event in events)
 
 
-def apply(rows: OnlineRows, batch: Batch, renew_lease: Callable[[], None] = _no_lease) -> None:
-    """Bring the rows of a batch's viewers up to date, and note what is new in the batch.
-
-    Args:
-        rows: the rows.
-        batch: the batch.
-        renew_lease: called before each write; raises LeaseLostError if another consumer may write.
-
-    Raises:
-        StoreAwayError: some rows may be written, others not; apply the same messages again.
-        LeaseLostError: some rows may be written, others not.
-    """
-    if batch.erased:
-        renew_lease()
-        rows.erase(batch.erased)
+def folded(rows: ViewerStore, entries: Sequence[Entry], rules: EventRules) -> Batch:
+    """Return what some messages change in the rows; raise StoreAwayError."""
+    batch = read_batch(entries, rules)
     viewers = [viewer for viewer, events in batch.viewers.items() if events.watches or events.hides]
     for start in range(0, len(viewers), VIEWERS_AT_A_TIME):
-        part = viewers[start : start + VIEWERS_AT_A_TIME]
-        try:
-            _apply_to(rows, batch, part, renew_lease)
-        except (StoreAwayError, LeaseLostError):
-            raise
-        except Exception:  # noqa: BLE001  # one viewer's row is at fault: the others go on
-            for viewer in part:
-                try:
-                    _apply_to(rows, batch, [viewer], renew_lease)
-                except (StoreAwayError, LeaseLostError):
-                    raise
-                except Exception as error:  # noqa: BLE001
-                    batch.set_viewer_aside(viewer, _reason(error))
+        some = viewers[start : start + VIEWERS_AT_A_TIME]
+        for viewer, row in zip(some, rows.read(some), strict=True):
+            known = ViewerRow() if viewer in batch.erased else row
+            try:
+                if not isinstance(known, ViewerRow):
+                    raise known
+                batch.change(viewer, known)
+            except Exception as error:  # noqa: BLE001  # of one viewer: the others go on
+                batch.set_viewer_aside(viewer, _reason(error))
+    return batch
 
 
-def _apply_to(
-    rows: OnlineRows, batch: Batch, viewers: Sequence[str], renew_lease: Callable[[], None]
-) -> None:
-    changes: dict[str, Folded] = {}
-    unfit: dict[str, UnfitRowError] = {}
-    for viewer, row in zip(viewers, rows.read(viewers), strict=True):
-        if isinstance(row, ViewerRow):
-            changes[viewer] = fold(row, batch.viewers[viewer])
-        else:
-            unfit[viewer] = row
-    renew_lease()
-    rows.write(changes)
-    for viewer, change in changes.items():
-        events = batch.viewers[viewer]
-        for key in change.watched:
-            batch.watched.append(Watched(key, events.watches[key] / 1e6, events.locale))
-            batch.shown.add((viewer, key))
-        for key in change.liked:
-            batch.watched.append(Watched(key, events.likes[key] / 1e6, events.locale))
-    for viewer, error in unfit.items():
-        batch.set_viewer_aside(viewer, _reason(error))
+def hide(rows: ViewerStore, hides: Iterable[tuple[str, Mapping[int, int], bool]]) -> None:
+    """Hide videos, whatever the log says.
+
+    Args:
+        rows: the rows, which no consumer brings up to date meanwhile.
+        hides: viewers, when they hid each video in Unix seconds by its key, and whether they get a
+            row if they have none.
+    """
+    left = iter(hides)
+    while some := [*islice(left, VIEWERS_AT_A_TIME)]:
+        known = zip(some, rows.read([viewer for viewer, _, _ in some]), strict=True)
+        rows.write(
+            {
+                viewer: fold(row, ViewerEvents(hides=dict(times)))
+                for (viewer, times, adds), row in known
+                if isinstance(row, ViewerRow) and (adds or len(row.keys) or len(row.hidden_keys))
+            }
+        )
+
+
+async def apply(
+    event_log: JetStreamLog,
+    rows: ViewerStore,
+    partition: int,
+    before: Position,
+    entries: Sequence[Entry],
+    rules: EventRules,
+    executor: Executor | None = None,
+) -> Batch:
+    """Apply messages of a partition to the rows, and move its position: all of it or nothing.
+
+    What can't be applied is set aside in the log first: after a crash it is so again, under the
+    same id.
+
+    Args:
+        event_log: the log.
+        rows: the rows.
+        partition: the partition.
+        before: its position.
+        entries: the messages after it.
+        rules: how events count.
+        executor: where `rows` may be used; the loop's own threads if None.
+
+    Raises:
+        StoreAwayError, LogAwayError: apply the same messages again, from the position that is
+            stored then.
+        PositionMovedError, RebuiltError: as of `ViewerStore.commit`.
+    """
+    loop = asyncio.get_running_loop()
+    batch = await loop.run_in_executor(executor, folded, rows, entries, rules)
+    for data, dedup_id in batch.letters():
+        await event_log.append(DEAD, str(partition), data, dedup_id)
+    after, changes, erased = batch.position, batch.changes, batch.erased
+    await loop.run_in_executor(executor, rows.commit, partition, before, after, changes, erased)
+    return batch
 
 
 def _reason(error: Exception) -> str:

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
-from pathlib import Path
 
 import structlog
 
-from vireo.server.backoff import backoff
-from vireo.server.consumer import metrics
-from vireo.server.consumer.follow import Follower, PositionMovedError, RebuiltError
-from vireo.server.consumer.lease import LeaseLostError, holder_name
+from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
-from vireo.server.consumer.rows import StoreAwayError
 from vireo.server.consumer.settings import ConsumerSettings
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -34,10 +28,8 @@ log = structlog.get_logger()
 
 _NICE = 10
 """Niceness of the process: slates come first, also while a million events are caught up with."""
-_MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
-"""Seconds to wait for an online store that is away: twice as long each time."""
-_LOOK_SECONDS = 5.0
-"""Seconds after which an unused folder of features is looked at again."""
+_LOOK_SECONDS = 1.0
+"""Seconds between two looks whether other features are served, or were built."""
 
 
 class ServedDataset:
@@ -59,12 +51,8 @@ class ServedDataset:
         self._problem = ""
         self.name = ""
         """The data set; empty until a release is known."""
-        self._changed = asyncio.Event()
-
-    async def await_change(self) -> None:
-        """Return once the name has changed since this returned last."""
-        await self._changed.wait()
-        self._changed.clear()
+        self.known = asyncio.Event()
+        """Set once a release is known."""
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -92,7 +80,7 @@ class ServedDataset:
         if dataset != self.name:
             log.info("features to follow", dataset=dataset, release=channel.release_id)
             self.name = dataset
-            self._changed.set()
+            self.known.set()
 
 
 async def serve_consumer(settings: ConsumerSettings) -> None:
@@ -135,68 +123,34 @@ async def consume(
 ) -> None:
     """Apply events to the features of the served data set, whichever that is, until cancelled."""
     await server.set_serving(True)
-    await dataset.await_change()
-    holder = holder_name(settings.port)
-    failures = 0
+    await dataset.known.wait()
     while True:
-        repo = settings.features / dataset.name
+        name, repo = dataset.name, settings.features / dataset.name
+        seen = identity(repo)
         follower = Follower(
             event_log,
             repo,
             settings.event_partition,
             state,
-            holder=holder,
             timeout=settings.store_timeout,
             expiry=settings.viewer_expiry,
             redis=settings.redis,
         )
-        seen = identity(repo)
-        following = asyncio.ensure_future(follower.run())
-        # Once either is done, there is something else to follow.
-        elsewhere = [
-            asyncio.ensure_future(dataset.await_change()),
-            asyncio.ensure_future(_rebuilt(repo, seen)),
-        ]
+        following = asyncio.create_task(_follow(follower))
         try:
-            await asyncio.wait([following, *elsewhere], return_when=asyncio.FIRST_COMPLETED)
-            if not following.done():
-                state.end()
-            elif await _failed(following, elsewhere, state):
-                failures = 1 if follower.applied else failures + 1
-                await asyncio.sleep(backoff(failures, _MIN_PAUSE, _MAX_PAUSE))
+            # Others are served, or were built.
+            while (dataset.name, identity(repo)) == (name, seen):
+                if following.done():
+                    following.result()
+                await asyncio.sleep(_LOOK_SECONDS)
         finally:
-            for task in (following, *elsewhere):
-                task.cancel()
-            await asyncio.gather(following, *elsewhere, return_exceptions=True)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
 
 
-async def _failed(
-    following: asyncio.Future[None],
-    elsewhere: Sequence[asyncio.Future[None]],
-    state: LiveState,
-) -> bool:
-    """Log why nothing is followed any more; return whether the online store failed.
-
-    While it fails, the number of events that wait is published. Features that can't be brought up
-    to date are waited for: until others are built or served.
-    """
+async def _follow(follower: Follower) -> None:
+    """Follow; features that can't be brought up to date are left until there are others."""
     try:
-        following.result()
-    except StoreAwayError as error:
-        metrics.RETRIES.inc()
-        log.warning("the online store is away", reason=str(error))
-        return True
-    except (RebuiltError, LeaseLostError, PositionMovedError) as reason:
-        log.warning("following anew", reason=str(reason))
-        state.end()
+        await follower.run()
     except VireoError as error:
         log.error("events can't be applied", reason=str(error))
-        state.end()
-        await asyncio.wait(elsewhere, return_when=asyncio.FIRST_COMPLETED)
-    return False
-
-
-async def _rebuilt(repo: Path, seen: tuple[int, ...]) -> None:
-    """Return once another repository is in the folder."""
-    while identity(repo) == seen:  # noqa: ASYNC110  # nobody tells of a build
-        await asyncio.sleep(_LOOK_SECONDS)

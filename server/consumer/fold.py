@@ -24,6 +24,7 @@ import numpy as np
 from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.features.activity import HIDDEN_LIMIT, WATCHED_LIMIT, EventRules
 from vireo.server.features.keys import video_key
+from vireo.server.features.viewer_rows import Change, ViewerRow
 from vireo.v1 import event_pb2
 
 _PLAY, _FINISH = event_pb2.EVENT_KIND_PLAY, event_pb2.EVENT_KIND_FINISH
@@ -37,30 +38,6 @@ _MAX_SECONDS = 253_402_300_800
 
 class UnfitEventError(ValueError):
     """An event can't be applied; the message says why."""
-
-
-def _no_keys() -> Int64Array:
-    return np.empty(0, np.int64)
-
-
-@dataclass(frozen=True)
-class ViewerRow:
-    """What the online store has of a viewer, apart from the profile; by default nothing."""
-
-    keys: Int64Array = field(default_factory=_no_keys)
-    """The last watched videos by (time, key), oldest first, int64[n]."""
-    times: Int64Array = field(default_factory=_no_keys)
-    """When each was watched first, Unix microseconds, int64[n]."""
-    liked: BoolArray = field(default_factory=lambda: np.empty(0, np.bool_))
-    """Whether each was liked, bool[n]."""
-    watches: int = 0
-    """Number of videos watched; more than n if some aren't remembered."""
-    likes: int = 0
-    """Number of them that were liked."""
-    hidden_keys: Int64Array = field(default_factory=_no_keys)
-    """The last hidden videos by (time, key), oldest first, int64[h]."""
-    hidden_times: Int64Array = field(default_factory=_no_keys)
-    """When each was hidden first, Unix seconds, int64[h]."""
 
 
 @dataclass(slots=True)
@@ -124,20 +101,7 @@ def is_bounce(event: event_pb2.Event, rules: EventRules) -> bool:
     return bool(rules.bounce.among(*known)[0])
 
 
-@dataclass(frozen=True)
-class Folded:
-    """A row after some events, and what they changed in it."""
-
-    row: ViewerRow
-    watched: tuple[int, ...] = ()
-    """Keys of the videos that weren't watched before."""
-    liked: tuple[int, ...] = ()
-    """Keys of the videos that weren't liked before."""
-    activity_changed: bool = False
-    hidden_changed: bool = False
-
-
-def fold(row: ViewerRow, events: ViewerEvents) -> Folded:
+def fold(row: ViewerRow, events: ViewerEvents) -> Change:
     """Return the row after some events; the given one isn't changed."""
     before, hidden = row, _with_hides(row, events.hides)
     row = _without(row, events.hides)
@@ -150,7 +114,7 @@ def fold(row: ViewerRow, events: ViewerEvents) -> Folded:
     activity_changed = (
         keys is not before.keys or times is not before.times or liked is not before.liked
     )
-    return Folded(
+    return Change(
         ViewerRow(
             keys[-WATCHED_LIMIT:],
             times[-WATCHED_LIMIT:],

@@ -13,7 +13,15 @@ from vireo.server.consumer import metrics
 from vireo.server.consumer.apply import Batch
 from vireo.server.consumer.trending import TrendingCounts
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import CATALOG, EVENTS, STATE, Entry, LogAwayError
+from vireo.server.event_log.log import (
+    CATALOG,
+    EVENTS,
+    PROGRESS,
+    STATE,
+    TRENDING,
+    Entry,
+    LogAwayError,
+)
 from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.features.keys import video_key
 from vireo.v1 import log_pb2
@@ -55,7 +63,7 @@ class LiveState:
         Raises:
             LogAwayError: the log can't be read now.
         """
-        async for entries in self._log.read(STATE, f"trending.{self._partition}"):
+        async for entries in self._log.read(STATE, f"{TRENDING}{self._partition}"):
             for entry in entries:
                 try:
                     published = TrendingCounts.restored(
@@ -151,13 +159,13 @@ class LiveState:
         progress = self._progress(end)
         if progress is None:
             return
-        await self._log.append(STATE, f"progress.{self._partition}", progress.SerializeToString())
+        await self._log.append(STATE, f"{PROGRESS}{self._partition}", progress.SerializeToString())
         if self._trending_changed:
             self._trending_changed = False
             trending = self._trending.message(time.time())
             try:
                 await self._log.append(
-                    STATE, f"trending.{self._partition}", trending.SerializeToString()
+                    STATE, f"{TRENDING}{self._partition}", trending.SerializeToString()
                 )
             except LogAwayError:
                 self._trending_changed = True

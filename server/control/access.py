@@ -1,4 +1,4 @@
-"""Access control of the edge, inner listeners and clusters: TLS, tokens and rate limits."""
+"""Access to the edge, inner listeners and clusters: TLS, tokens, scopes and rate limits."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _RETRY_SECONDS = 1
 """Seconds after which a caller's token bucket has refilled."""
 _TOKENS = "envoy.filters.http.jwt_authn"
 _RATE_LIMIT = "envoy.filters.http.local_ratelimit"
+_SCOPES = "envoy.filters.http.rbac"
 _WATCH_SECONDS = 30
 """Seconds after which an address may open another health watch; see `edge_routes.yaml`."""
 _TOO_MANY_STREAMS = "limit of health checks, watches or reflection streams exceeded"
@@ -79,6 +80,18 @@ def guard_edge_routes(routes: Document, settings: ControlSettings) -> None:
                 route["route"]["rate_limits"] = [{"actions": [action]}]
         policy = host["typed_per_filter_config"]["envoy.filters.http.cors"]
         policy["expose_headers"] += ", retry-after"
+
+
+def open_inference(listener: Document, routes: Document) -> None:
+    """Add the routes of the Open Inference Protocol by HTTP, its errors, and the scope it needs."""
+    document = filled("edge_inference", {})
+    for host in routes["virtual_hosts"]:
+        host["routes"][-1:-1] = document["routes"]  # before the one for all other paths
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["local_reply_config"]["mappers"].insert(0, document["reply"])
+    for each in manager["http_filters"]:
+        if each["name"] == _SCOPES:  # only with tokens
+            each["typed_config"]["rules"]["policies"]["vireo.inference"] = document["scope"]
 
 
 def guard_inner(listener: Document, settings: ControlSettings) -> None:

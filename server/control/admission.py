@@ -6,33 +6,30 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from typing import NamedTuple
 
 import structlog
+from prometheus_client import Gauge
 
 from vireo.server.control.attempts import Attempts
-from vireo.server.control.discovery.source import Discovery
-from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Members, Pool
+from vireo.server.control.discovery import Discovery
+from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Endpoint, Endpoints, Members, Pool
 from vireo.server.control.settings import ControlSettings
 from vireo.server.rpc.health import health_problem
 
 log = structlog.get_logger()
 
-_RETRY_SECONDS = 0.25
+ENDPOINTS = Gauge(
+    "vireo_endpoints",
+    "Pods of each cluster: admitted, unadmitted (found, but not healthy yet) or draining.",
+    ["cluster", "state"],
+)
 _CHECK_SECONDS = 0.5
+_INTERVAL_SECONDS = 0.25
+"""Seconds between health checks of a pod that has not been healthy yet."""
 _PARALLEL_CHECKS = 64
 _SETTLED_SECONDS = 10.0
 """Seconds between looks at the members while only discovery can change them, which ends the wait at
 once. Each look renews the age of the last success in the metrics."""
-
-
-class Counts(NamedTuple):
-    """Number of pods of a pool in each state."""
-
-    admitted: int
-    unadmitted: int
-    """Pods found that have not been healthy yet."""
-    draining: int
 
 
 class Membership:
@@ -98,10 +95,11 @@ class Membership:
             active = self._present
         return Members(active, draining)
 
-    def counts(self, members: Members) -> Counts:
-        """Return the number of pods in each state, given the result of `members`."""
-        admitted = members.active & self._admitted
-        return Counts(len(admitted), len(self.waiting), len(members.draining))
+    def export(self, cluster: str, members: Members) -> None:
+        """Export the number of pods in each state, given the result of `members`."""
+        ENDPOINTS.labels(cluster, "admitted").set(len(members.active & self._admitted))
+        ENDPOINTS.labels(cluster, "unadmitted").set(len(self.waiting))
+        ENDPOINTS.labels(cluster, "draining").set(len(members.draining))
 
 
 class Admission:
@@ -137,32 +135,19 @@ class Admission:
         self._checked = False
         self._published: Mapping[Pool, Members] | None = None
         self._checks = asyncio.Semaphore(_PARALLEL_CHECKS)
-        self._unintelligible: set[tuple[Pool, Endpoint]] = set()
-        """Pods whose invalid responses to a health check have been logged."""
-        self.attempts = (discovery.attempts, self._publishing)
-        """Attempts to find pods, and to publish their pools' members."""
-        self.counts: Mapping[Pool, Counts] = {}
-        """Pods of each pool by state, as last published; replaced, never mutated."""
 
     async def run(self) -> None:
         """Follow discovery and check pods until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow())
+            group.create_task(self._discovery.follow(self._update))
             group.create_task(self._check())
 
-    async def _follow(self) -> None:
-        attempts = self._discovery.attempts
-        while True:
-            # Sources handle their own failures; any exception that escapes counts as one, too.
-            with attempts.contained():
-                async for endpoints in self._discovery.watch():
-                    for pool, membership in self._pools.items():
-                        membership.found(endpoints.get(pool, frozenset()), time.monotonic())
-                    counts = {pool.cluster: len(each) for pool, each in endpoints.items()}
-                    log.info("pods found", **counts)
-                    self._found.set()
-                    self._publish()
-            await asyncio.sleep(attempts.pause(_RETRY_SECONDS))
+    def _update(self, endpoints: Endpoints) -> None:
+        for pool, membership in self._pools.items():
+            membership.found(endpoints.get(pool, frozenset()), time.monotonic())
+        log.info("pods found", **{pool.cluster: len(each) for pool, each in endpoints.items()})
+        self._found.set()
+        self._publish()
 
     async def _check(self) -> None:
         await self._found.wait()
@@ -175,7 +160,7 @@ class Admission:
     async def _pause(self) -> None:
         """Return after the interval of checks; if all pods are admitted, once others are found."""
         if not all(each.is_settled() for each in self._pools.values()) or self._publishing.failing:
-            await asyncio.sleep(self._settings.admission_interval)
+            await asyncio.sleep(_INTERVAL_SECONDS)
             return
         self._found.clear()
         with suppress(TimeoutError):
@@ -194,7 +179,7 @@ class Admission:
         end = time.monotonic() + self._settings.initial_admission_timeout
         await self._check_once()
         while (missing := first & self._waiting()) and time.monotonic() < end:
-            await asyncio.sleep(self._settings.admission_interval)
+            await asyncio.sleep(_INTERVAL_SECONDS)
             await self._check_once()
         for pool, endpoint in sorted(missing):
             log.warning("unhealthy pod admitted", pool=pool.cluster, endpoint=str(endpoint))
@@ -205,37 +190,24 @@ class Admission:
         return {(pool, endpoint) for pool, each in self._pools.items() for endpoint in each.waiting}
 
     async def _check_once(self) -> None:
-        waiting = self._waiting()
-        self._unintelligible &= waiting
         async with asyncio.TaskGroup() as group:
-            for pool, endpoint in waiting:
+            for pool, endpoint in self._waiting():
                 group.create_task(self._admit_if_healthy(pool, endpoint))
 
     async def _admit_if_healthy(self, pool: Pool, endpoint: Endpoint) -> None:
+        service, tls = GRPC_SERVICES[pool.service], self._settings.tls
         async with self._checks:
-            if await self._is_healthy(pool, endpoint):
+            if not await health_problem(str(endpoint), service, _CHECK_SECONDS, tls, pool.service):
                 log.info("pod admitted", pool=pool.cluster, endpoint=str(endpoint))
                 self._pools[pool].admit(endpoint)
-
-    async def _is_healthy(self, pool: Pool, endpoint: Endpoint) -> bool:
-        service, tls = GRPC_SERVICES[pool.service], self._settings.tls
-        try:
-            return not await health_problem(
-                str(endpoint), service, _CHECK_SECONDS, tls, pool.service
-            )
-        except Exception:
-            # Declared policy: an invalid response makes this pod unhealthy and affects no other.
-            if (pool, endpoint) not in self._unintelligible:
-                self._unintelligible.add((pool, endpoint))
-                log.exception("health check failed", pool=pool.cluster, endpoint=str(endpoint))
-            return False
 
     def _publish(self) -> None:
         if not self._checked:
             return
         now = time.monotonic()
         members = {pool: membership.members(now) for pool, membership in self._pools.items()}
-        self.counts = {pool: each.counts(members[pool]) for pool, each in self._pools.items()}
+        for pool, membership in self._pools.items():
+            membership.export(pool.cluster, members[pool])
         with self._publishing.contained():
             if members != self._published:
                 self._changed(members)

@@ -1,66 +1,87 @@
-"""The aggregated discovery service: one stream per Envoy, in the delta (incremental) variant."""
+"""The xDS services: one aggregated delta stream per Envoy, and the status of every client."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter as Counts
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 import structlog
+from envoy.admin.v3.config_dump_shared_pb2 import ClientResourceStatus
+from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3 import ads_pb2, ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as pb
-from prometheus_client import Counter
+from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
+from prometheus_client import Counter, Gauge
 
-from vireo.server.control.clients import Clients
-from vireo.server.control.session import Session
-from vireo.server.control.snapshot import WARMING_ORDER, Snapshot
-from vireo.server.control.subscription import ClientLimitError, Push
+from vireo.server.control.clients import Client, ClientLimitError, Clients, Push, Session
+from vireo.server.control.snapshot import KINDS, WARMING_ORDER, Snapshot, version_of
+from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.places import STREAM_RETRY, Places
+from vireo.server.rpc.server import RpcServer
 
 log = structlog.get_logger()
 
 SNAPSHOTS = Counter("vireo_xds_snapshots", "Snapshots that were published.")
+INFO = Gauge(
+    "vireo_xds_snapshot_info",
+    "1 for the version of each kind of resource in the newest snapshot.",
+    ["kind", "version"],
+)
+CLIENTS = Gauge("vireo_xds_clients", "Connected clients, by kind: envoy or other.", ["client"])
 REFUSED = Counter(
     "vireo_xds_streams_refused", "Streams refused by the limit of their address, or of all streams."
 )
+REFUSED_RESOURCES = Gauge(
+    "vireo_xds_refused_resources",
+    "Resources of the newest snapshot that a connected client has refused, over all clients; "
+    "`vireo control snapshot` shows the reasons.",
+    ["kind"],
+)
 MAX_NODE_LENGTH = 256
 """Maximum characters of a node's id; its cluster and user agent are truncated to this."""
-Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+CONNECTED = "connected"
+"""Key of a node's metadata, in its status, for whether it has an open stream."""
 NAME: str = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of concurrent streams, below the server's limit of concurrent RPCs."""
-
-    all: int
-    address: int = 300
-    """Maximum streams of one address, which Envoys behind a proxy share."""
-    first_request_seconds: float = 10.0
-    """Maximum seconds until a stream's first request, which identifies its node."""
+_STATUS: str = csds_pb2.DESCRIPTOR.services_by_name["ClientStatusDiscoveryService"].full_name
+_FIRST_REQUEST_SECONDS = 10.0
+"""Maximum seconds until a stream's first request, which identifies its client."""
+Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
 
 class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
     """Keeps every client up to date with the newest snapshot."""
 
-    def __init__(self, clients: Clients, limits: Limits) -> None:
-        """Start without a snapshot; `clients` is the registry of what each client has."""
+    def __init__(self, max_streams: int) -> None:
+        """Start without a snapshot, and export what clients have."""
         self.snapshot: Snapshot | None = None
         """The newest snapshot; None before the first."""
-        self.clients = clients
-        self.limits = limits
-        self.streams: Counts[str] = Counts()
-        """Number of open streams of each address."""
+        self.clients = Clients()
+        self.streams = Places(max_streams, STREAM_RETRY)
         self._wakes: set[asyncio.Event] = set()
+        for kind in ("envoy", "other"):
+            CLIENTS.labels(kind).set_function(partial(self._count, envoys=kind == "envoy"))
+        for kind, word in KINDS.items():
+            REFUSED_RESOURCES.labels(word).set_function(partial(self._count_nacks, kind))
+
+    def _count(self, *, envoys: bool) -> int:
+        agents = [each.user_agent.lower() for each in self.clients.all() if each.streams]
+        return sum(agent.startswith("envoy") == envoys for agent in agents)
+
+    def _count_nacks(self, kind: str) -> int:
+        return sum(len(each.nacks[kind]) for each in self.clients.all() if each.streams)
 
     def publish(self, snapshot: Snapshot) -> None:
         """Make `snapshot` the newest one, and wake all streams."""
         self.snapshot = snapshot
         SNAPSHOTS.inc()
+        INFO.clear()
+        for kind, resources in snapshot.resources.items():
+            version = version_of({name: each.version for name, each in resources.items()})
+            INFO.labels(KINDS[kind], version).set(1)
         for wake in self._wakes:
             wake.set()
 
@@ -71,56 +92,24 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         self, request_iterator: AsyncIterator[Any], context: Context
     ) -> None:
         """Serve a stream."""
+        address = context.peer().rpartition(":")[0]
         try:
-            with self._counted(context.peer()):
-                first = await self._first(request_iterator, context)
+            async with self.streams.place(address):
+                first = await _first(request_iterator, context)
                 if first is not None:
                     await self._bring_up_to_date(first, request_iterator, context)
+        except RpcError as error:
+            REFUSED.inc()
+            await context.abort(error.code, error.message)
         except ClientLimitError as error:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
-
-    @contextmanager
-    def _counted(self, peer: str) -> Iterator[None]:
-        """Count a stream during the block, or raise ClientLimitError; `peer` ends with the port."""
-        address = peer.rpartition(":")[0]
-        reached = ""
-        if self.streams.total() >= self.limits.all:
-            reached = f"all {self.limits.all} streams are in use"
-        elif self.streams[address] >= self.limits.address:
-            reached = f"this address has the maximum of {self.limits.address} streams"
-        if reached:
-            REFUSED.inc()
-            raise ClientLimitError(f"{reached}; retry later")
-        self.streams[address] += 1
-        try:
-            yield
-        finally:
-            self.streams[address] -= 1
-            if not self.streams[address]:
-                del self.streams[address]
-
-    async def _first(self, requests: AsyncIterator[Any], context: Context) -> Any:
-        """Return the first request, which identifies the node; None if the client has left."""
-        seconds = self.limits.first_request_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                first = await anext(aiter(requests), None)
-        except TimeoutError:
-            await context.abort(
-                grpc.StatusCode.DEADLINE_EXCEEDED, f"no request was received in {seconds:g} s"
-            )
-        problem = _node_problem(first.node.id) if first is not None else ""
-        if problem:
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
-        return first
 
     async def _bring_up_to_date(
         self, first: Any, requests: AsyncIterator[Any], context: Context
     ) -> None:
-        sender = first.node
-        session = self.clients.begin(sender.id, _shown(sender.cluster), _shown(_user_agent(sender)))
-        node = session.node
-        log.info("stream started", node=node.identity, agent=node.user_agent)
+        node = first.node
+        session = self.clients.begin(node.id, _shown(node.cluster), _shown(_user_agent(node)))
+        log.info("stream started", node=node.id, agent=session.client.user_agent)
         wake = asyncio.Event()
         self._wakes.add(wake)
         reader = asyncio.create_task(_read(session, first, requests, wake))
@@ -136,9 +125,29 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         finally:
             self._wakes.discard(wake)
             self.clients.end(session)
-            log.info("stream ended", node=node.identity)
+            log.info("stream ended", node=node.id)
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
+
+
+async def _first(requests: AsyncIterator[Any], context: Context) -> Any:
+    """Return the first request, which identifies the node; None if the client has left."""
+    try:
+        async with asyncio.timeout(_FIRST_REQUEST_SECONDS):
+            first = await anext(aiter(requests), None)
+    except TimeoutError:
+        await context.abort(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            f"no request was received in {_FIRST_REQUEST_SECONDS:g} s",
+        )
+    if first is not None and not (0 < len(first.node.id) <= MAX_NODE_LENGTH):
+        await context.abort(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"the first request's node.id must have 1 to {MAX_NODE_LENGTH} characters",
+        )
+    if first is not None and not first.node.id.isprintable():
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "node.id must be printable")
+    return first
 
 
 async def _read(
@@ -185,15 +194,6 @@ def _response(push: Push) -> Any:
     )
 
 
-def _node_problem(identity: str) -> str:
-    """Return why a node's id is unusable; an empty string if it isn't."""
-    if not identity:
-        return "the first request has no node.id"
-    if len(identity) > MAX_NODE_LENGTH or not identity.isprintable():
-        return f"node.id must have at most {MAX_NODE_LENGTH} characters, all of them printable"
-    return ""
-
-
 def _user_agent(node: Any) -> str:
     version = node.user_agent_build_version.version
     numbers = f"{version.major_number}.{version.minor_number}.{version.patch}"
@@ -204,3 +204,66 @@ def _user_agent(node: Any) -> str:
 def _shown(text: str) -> str:
     """Return a client's text, truncated and without unprintable characters, for display."""
     return "".join(filter(str.isprintable, text[:MAX_NODE_LENGTH]))
+
+
+class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[misc]
+    """Serves the status of clients: what each has accepted and rejected, and why."""
+
+    def __init__(self, clients: Clients) -> None:
+        """Serve the status of these clients."""
+        self._clients = clients
+
+    async def FetchClientStatus(self, request: Any, context: Context) -> Any:  # noqa: N802
+        """Return the status of all clients, or of those that match a node id."""
+        ids = set()
+        for matcher in request.node_matchers:
+            if matcher.node_id.WhichOneof("match_pattern") != "exact" or matcher.node_metadatas:
+                await context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT,
+                    "node_matchers: only node_id with an exact match is supported",
+                )
+            ids.add(matcher.node_id.exact)
+        return csds_pb2.ClientStatusResponse(
+            config=[
+                _status(client, with_bodies=not request.exclude_resource_contents)
+                for client in self._clients.all()
+                if not ids or client.identity in ids
+            ]
+        )
+
+
+def _status(client: Client, *, with_bodies: bool) -> Any:
+    node = Node(id=client.identity, cluster=client.cluster, user_agent_name=client.user_agent)
+    node.metadata.update({CONNECTED: client.streams > 0})
+    config = csds_pb2.ClientConfig(node=node)
+    for kind, known in client.session.subscriptions.items():
+        pending = known.pending.resources if known.pending else {}
+        nacks, good = client.nacks[kind], client.good[kind]
+        for name in sorted({*known.has, *pending, *nacks}):
+            each = config.generic_xds_configs.add(type_url=kind, name=name)
+            each.version_info = known.has.get(name, "")
+            if with_bodies and name in good:
+                each.xds_config.CopyFrom(good[name].body)
+            if name in known.acked_at:
+                each.last_updated.FromDatetime(known.acked_at[name])
+            each.config_status, each.client_status = csds_pb2.SYNCED, ClientResourceStatus.ACKED
+            if nack := nacks.get(name):
+                each.config_status, each.client_status = csds_pb2.ERROR, ClientResourceStatus.NACKED
+                each.error_state.details = nack.message
+                each.error_state.version_info = nack.version
+                each.error_state.last_update_attempt.FromDatetime(nack.at)
+            elif name in pending and pending[name].version != known.has.get(name):
+                each.config_status = csds_pb2.STALE if name in known.has else csds_pb2.NOT_SENT
+                each.client_status = ClientResourceStatus.REQUESTED
+    config.generic_xds_configs.sort(key=lambda each: WARMING_ORDER.index(each.type_url))
+    return config
+
+
+def add_xds_services(server: RpcServer, max_streams: int) -> DiscoveryServicer:
+    """Add both xDS services to a server; return the one to publish snapshots to."""
+    servicer = DiscoveryServicer(max_streams)
+    add_ads = ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server
+    add_status = csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server
+    server.add(NAME, partial(add_ads, servicer), ads_pb2.DESCRIPTOR)
+    server.add(_STATUS, partial(add_status, StatusServicer(servicer.clients)), csds_pb2.DESCRIPTOR)
+    return servicer

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
+from prometheus_client import Counter, Gauge
 
 from vireo.server.backoff import backoff
 from vireo.server.errors import VireoError
@@ -18,6 +19,16 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
+FAILURES = Counter(
+    "vireo_discovery_failures",
+    "Failed attempts to read a source, plus invalid parts of successful ones.",
+    ["source"],
+)
+AGE = Gauge(
+    "vireo_discovery_success_age_seconds",
+    "Time since the last successful read of the source, or since the start if none.",
+    ["source"],
+)
 _MAX_PAUSE_SECONDS = 2.0
 _MAX_REASON = 500
 """Maximum characters of a logged reason, which may quote the source."""
@@ -54,6 +65,8 @@ class Attempts:
         self._succeeded_at = time.monotonic()
         self._reason = ""
         self._flaws: frozenset[str] = frozenset()
+        self._counter = FAILURES.labels(source)
+        AGE.labels(source).set_function(lambda: self.age)
 
     @contextmanager
     def contained(self) -> Iterator[None]:
@@ -75,13 +88,13 @@ class Attempts:
             log.info("source recovered", source=self.source)
             self._reason = ""
         fresh, self._flaws = sorted(flaws - self._flaws), flaws
-        self.failures += len(fresh)
+        self._count(len(fresh))
         for flaw in fresh:
             log.error("part of a source ignored", source=self.source, reason=flaw[:_MAX_REASON])
 
     def failed(self, error: Exception) -> None:
         """Record a failure; the source's last known value stays in use."""
-        self.failures += 1
+        self._count(1)
         self._in_a_row += 1
         expected = isinstance(error, VireoError)
         reason = (str(error) if expected else f"{type(error).__name__}: {error}")[:_MAX_REASON]
@@ -93,6 +106,10 @@ class Attempts:
                 reason=reason,
                 exc_info=None if expected else error,
             )
+
+    def _count(self, failures: int) -> None:
+        self.failures += failures
+        self._counter.inc(failures)
 
     @property
     def failing(self) -> bool:
@@ -114,7 +131,6 @@ async def follow(
     read: Callable[[], T],
     changed: Callable[[T], None],
     pause: Callable[[], Awaitable[None]],
-    fallback: T | None = None,
 ) -> None:
     """Poll a source until cancelled, and pass on each change.
 
@@ -124,7 +140,6 @@ async def follow(
         changed: called with the first value and on each change. If it raises, the attempt has
             failed and the same value is passed on again.
         pause: returns when it is time for the next attempt.
-        fallback: value passed on if the first attempt fails; None for nothing.
     """
     known: T | None = None
     while True:
@@ -134,8 +149,4 @@ async def follow(
                 changed(value)
                 known = value
             attempts.succeeded()
-        if known is None and fallback is not None and attempts.failing:
-            with attempts.contained():
-                changed(fallback)
-                known = fallback
         await pause()

@@ -1,88 +1,118 @@
-"""ChannelService: the control plane reads the channels that pods follow, and announces changes."""
+"""What the control plane reads from the bucket of releases: channels, the canary's share, backups.
+
+Pods are told as soon as their channel changes, by ChannelService.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
+import structlog
+from prometheus_client import Gauge
 
 from vireo.server.control.attempts import Attempts
-from vireo.server.control.canary import Channels
+from vireo.server.errors import VireoError
+from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.channels import Channel
 from vireo.server.releases.fields import CHANNEL_NAME
+from vireo.server.releases.s3 import BackupSettings
 from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
 from vireo.server.rpc.server import RpcServer
 from vireo.v1 import channel_pb2 as pb
 from vireo.v1 import channel_pb2_grpc
 
+log = structlog.get_logger()
+
 NAME = pb.DESCRIPTOR.services_by_name["ChannelService"].full_name
+CANARY = "canary"
 MAX_CHANNELS = 16
-"""Maximum channels that are read at a time."""
+"""Maximum channels that are read for pods."""
 _FORGET_SECONDS = 30.0
 """A channel without a call for this long is no longer read."""
+_UNUSED_SECONDS = 30.0
+"""Seconds between reads of the canary's share while no viewer could go to the canary."""
 _STALE_SECONDS = 2.0
 """Age from which on a read no longer vouches for what the channel names."""
 _RETRY_AFTER = timedelta(seconds=1)
 
+MARKER = "backups/latest"
+"""Object of the bucket of releases: when the last complete backup began, ISO 8601."""
+BACKUP_BEGAN = Gauge(
+    "vireo_last_backup_timestamp_seconds",
+    "When the last complete backup began: all before is in it. NaN if there is none, 0 if there "
+    "should be.",
+)
+BACKUP_BEGAN.set(math.nan)
+_BACKUP_POLL_SECONDS = 60.0
 
-@dataclass
-class _Watched:
-    """One channel; times are of the monotonic clock."""
 
-    asked_at: float = field(default_factory=time.monotonic)
-    read_at: float = float("-inf")
-    release_id: str = ""
-    reading: bool = False
-    read: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set after each read, and then replaced."""
-    failure: Exception | None = None
-    """Error of the last read."""
+class Channels(Protocol):
+    """Interface of the release store for reading channels."""
 
-    @property
-    def readable(self) -> bool:
-        """Whether the last read succeeded; false before the first."""
-        return self.failure is None and self.read_at > float("-inf")
+    def read_channel(self, name: str) -> Channel | None:
+        """Return the channel, or None if it was never set."""
+        ...
 
 
 class ChannelWatch:
-    """The release that each channel names, read for as long as calls ask for it.
+    """The canary's share, and the release that each channel names for which calls ask.
 
-    Use it from one event loop.
+    Use it from one event loop. Times are of the monotonic clock.
     """
 
-    def __init__(self, channels: Channels, poll_seconds: float) -> None:
-        """Start without channels; each one that is asked for is read every `poll_seconds`."""
+    def __init__(
+        self,
+        channels: Channels,
+        poll_seconds: float,
+        changed: Callable[[float], None],
+        used: Callable[[], bool],
+    ) -> None:
+        """Start without channels.
+
+        Args:
+            channels: reads them.
+            poll_seconds: seconds between two reads.
+            changed: called with the canary's share, 0 to 1, once it is known and on each change.
+            used: returns whether the share matters now; else it is read rarely.
+        """
         self.attempts = Attempts("channels")
         """Attempts to read channels; one fails if no channel can be read."""
         self._channels = channels
         self._poll_seconds = poll_seconds
-        self._watched: dict[str, _Watched] = {}
-        self._added = asyncio.Event()
+        self._changed, self._used = changed, used
+        self._share: float | None = None
+        self._share_read_at = float("-inf")
+        self._asked_at: dict[str, float] = {}
+        """When each channel was last asked for."""
+        self._found: dict[str, tuple[float, str]] = {}
+        """When each channel was last read, and the release that it named."""
+        self._wake = asyncio.Event()
+        self._read = asyncio.Event()
+        """Set after the channels were read, and then replaced."""
 
     async def run(self) -> None:
-        """Read the channels until cancelled; a new one at once.
+        """Read the channels until cancelled."""
+        while True:
+            self._wake.clear()
+            await self._read_all()
+            self._read.set()
+            self._read = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.attempts.pause(self._poll_seconds)):
+                    await self._wake.wait()
 
-        Each has a read of its own, so that one that takes long leaves the others fresh.
-        """
-        async with asyncio.TaskGroup() as group:
-            while True:
-                self._added.clear()
-                self._forget()
-                if not self._watched:
-                    self.attempts.succeeded()
-                for name, watched in self._watched.items():
-                    if not watched.reading:
-                        watched.reading = True
-                        group.create_task(self._read_one(name, watched))
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(self.attempts.pause(self._poll_seconds)):
-                        await self._added.wait()
+    def wake(self) -> None:
+        """Read the channels at once."""
+        self._wake.set()
 
     def release_id(self, name: str) -> str | None:
         """Return the release that a channel names, empty if none; None if that isn't known now.
@@ -90,53 +120,59 @@ class ChannelWatch:
         Raises:
             RpcError: RESOURCE_EXHAUSTED if this is one channel too many.
         """
-        watched = self._watched.get(name)
-        if watched is None:
-            if len(self._watched) >= MAX_CHANNELS:
+        if name not in self._asked_at:
+            if len(self._asked_at) >= MAX_CHANNELS:
                 raise RpcError(
                     grpc.StatusCode.RESOURCE_EXHAUSTED,
                     f"{MAX_CHANNELS} other channels are followed already; read this one yourself",
                 )
-            watched = self._watched[name] = _Watched()
-            self._added.set()
-        watched.asked_at = now = time.monotonic()
-        return watched.release_id if now - watched.read_at < _STALE_SECONDS else None
+            self.wake()
+        self._asked_at[name] = now = time.monotonic()
+        read_at, release_id = self._found.get(name, (float("-inf"), ""))
+        return release_id if now - read_at < _STALE_SECONDS else None
 
-    async def next_read(self, name: str, seconds: float) -> None:
-        """Return after the next read of a channel that was asked for, or once the time is over."""
+    async def next_read(self, seconds: float) -> None:
+        """Return after the channels have been read again, or once the time is over."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._watched[name].read.wait()
+                await self._read.wait()
 
-    def _forget(self) -> None:
-        oldest = time.monotonic() - _FORGET_SECONDS
-        self._watched = {
-            name: watched for name, watched in self._watched.items() if watched.asked_at >= oldest
+    async def _read_all(self) -> None:
+        began = time.monotonic()
+        self._asked_at = {
+            name: at for name, at in self._asked_at.items() if at >= began - _FORGET_SECONDS
         }
-
-    async def _read_one(self, name: str, watched: _Watched) -> None:
-        try:
-            channel = await asyncio.to_thread(self._channels.read_channel, name)
-        except Exception as error:  # noqa: BLE001
-            # Declared policy: pods poll a channel that can't be read here by themselves.
-            watched.failure = error
-        else:
-            watched.failure = None
-            watched.release_id = channel.release_id if channel else ""
-            watched.read_at = time.monotonic()
-        watched.reading = False
-        self._note()
-        watched.read.set()
-        watched.read = asyncio.Event()
-
-    def _note(self) -> None:
-        """Record the outcome of the last read of each channel."""
-        watched = self._watched.values()
-        failures = [each.failure for each in watched if each.failure]
-        if failures and not any(each.readable for each in watched):
+        names = set(self._asked_at)
+        if self._used() or began - self._share_read_at >= _UNUSED_SECONDS:
+            names.add(CANARY)
+        failures: list[Exception] = []
+        results = await asyncio.gather(*map(self._read_one, names))
+        for name, result in zip(names, results, strict=True):
+            if isinstance(result, Exception):
+                failures.append(result)
+                continue
+            self._found[name] = time.monotonic(), result.release_id if result else ""
+            if name == CANARY:
+                self._share_read_at = began
+                with self.attempts.contained():
+                    self._publish(result.pointer.share if result else 0.0)
+        if names and len(failures) == len(names):
             self.attempts.failed(failures[0])
         else:
             self.attempts.succeeded(frozenset(map(str, failures)))
+
+    async def _read_one(self, name: str) -> Channel | Exception | None:
+        try:
+            return await asyncio.to_thread(self._channels.read_channel, name)
+        except Exception as error:  # noqa: BLE001
+            # Declared policy: the last known share stays, and pods poll their channel themselves.
+            return error
+
+    def _publish(self, share: float) -> None:
+        if share != self._share:
+            self._changed(share)
+            self._share = share
+            log.info("canary share", share=share)
 
 
 class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
@@ -156,10 +192,10 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
         end = loop.time() + request.max_wait_milliseconds / 1000
         release_id = self._watch.release_id(request.channel)
         if release_id is None:  # a new one is read at once
-            await self._watch.next_read(request.channel, _STALE_SECONDS)
+            await self._watch.next_read(_STALE_SECONDS)
             release_id = self._watch.release_id(request.channel)
         while release_id == request.known_release_id and loop.time() < end and self._server.serving:
-            await self._watch.next_read(request.channel, end - loop.time())
+            await self._watch.next_read(end - loop.time())
             release_id = self._watch.release_id(request.channel)
         if release_id is None:
             raise unavailable(f"channel {request.channel} can't be read", _RETRY_AFTER)
@@ -172,3 +208,20 @@ def add_channel_service(server: RpcServer, watch: ChannelWatch) -> None:
     """Add ChannelService to a server."""
     add = channel_pb2_grpc.add_ChannelServiceServicer_to_server
     server.add(NAME, partial(add, ChannelServicer(watch, server)))
+
+
+async def follow_backups(bucket: Bucket) -> None:
+    """Export when the last backup began until cancelled; an unreadable marker changes nothing.
+
+    Without any it is 0 if backups are set up, so that the alert fires.
+    """
+    none = 0.0 if BackupSettings.named() else math.nan
+    while True:
+        try:
+            found = await asyncio.to_thread(bucket.get, MARKER, 64)
+            BACKUP_BEGAN.set(
+                datetime.fromisoformat(found[0].decode()).timestamp() if found else none
+            )
+        except (VireoError, ValueError) as error:
+            log.warning("the age of the last backup isn't known", reason=str(error))
+        await asyncio.sleep(_BACKUP_POLL_SECONDS)

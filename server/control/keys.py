@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
-from threading import Timer
 from typing import Any, Never
 from urllib.parse import urlsplit
 
@@ -29,9 +26,9 @@ _BASE64URL = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 _WORDS = ("kty", "kid", "alg", "use", "crv")
 _FILE_SECONDS = 0.5
 _SILENT_SECONDS = 5.0
-"""Read timeout of a connection."""
+"""Timeout of each step: the connection, the handshake, and each read."""
 _FETCH_SECONDS = 10.0
-"""Timeout of a whole response, which also bounds one that trickles in byte by byte."""
+"""Maximum seconds for a whole body, which may arrive byte by byte."""
 _MAX_BYTES = 1 << 20
 _MAX_KEYS = 100
 _MAX_SHOWN = 64
@@ -131,49 +128,25 @@ def check_source(source: str) -> None:
 
 
 def _fetch(url: str) -> bytes:
-    """Return the body of a URL's response; redirects aren't followed.
-
-    Uses the standard library's client, whose socket a watchdog can shut down: read timeouts of
-    clients restart with each read, so a trickling server never hits them. Earlier steps are
-    bounded already: the handshake and the connection to each address by _SILENT_SECONDS, a DNS
-    lookup by the resolver's own timeout.
-    """
+    """Return the body of a URL's response; redirects aren't followed."""
     parts = urlsplit(url)
     kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=_SILENT_SECONDS)
+    path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+    body, end = b"", time.monotonic() + _FETCH_SECONDS
     try:
-        connection.connect()
-        end = time.monotonic() + _FETCH_SECONDS
-        with _shut_down_in_time(connection.sock):
-            path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-            connection.request("GET", path, headers={"Accept": "application/json"})
-            answer = connection.getresponse()
-            body = answer.read(_MAX_BYTES + 1) if answer.status == 200 else b""
-        if time.monotonic() >= end:
-            raise TimeoutError(f"the response took longer than {_FETCH_SECONDS:g} s")
+        connection.request("GET", path, headers={"Accept": "application/json"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise KeysError(f"{url} answered {response.status}")
+        while part := response.read1(_MAX_BYTES):  # what has arrived, so that the time is checked
+            body += part
+            if len(body) > _MAX_BYTES:
+                raise KeysError(f"{url} answered more than {_MAX_BYTES} bytes")
+            if time.monotonic() > end:
+                raise TimeoutError(f"the response took longer than {_FETCH_SECONDS:g} s")
     except (OSError, HTTPException) as error:
         raise KeysError(f"{url} can't be fetched: {str(error) or type(error).__name__}") from error
     finally:
         connection.close()
-    if answer.status != 200:
-        raise KeysError(f"{url} answered {answer.status}")
-    if len(body) > _MAX_BYTES:
-        raise KeysError(f"{url} answered more than {_MAX_BYTES} bytes")
     return body
-
-
-@contextmanager
-def _shut_down_in_time(connected: socket.socket) -> Iterator[None]:
-    """Shut down a socket if the block takes longer than _FETCH_SECONDS."""
-
-    def shut_down() -> None:
-        with suppress(OSError):  # already closed
-            connected.shutdown(socket.SHUT_RDWR)
-
-    watchdog = Timer(_FETCH_SECONDS, shut_down)
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        yield
-    finally:
-        watchdog.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import importlib.resources
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from string import Template
 from typing import Any
 
@@ -14,13 +14,25 @@ from envoy.config.core.v3.health_check_pb2 import DRAINING, UNKNOWN
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
-from google.protobuf.message import Message
 
-from vireo.server.control import access, inference, tracing
-from vireo.server.control.mesh import GRPC_SERVICES, INNER, POOLS, Members, Mesh, Pool, Service
+from vireo.server.control import access
+from vireo.server.control.mesh import (
+    GRPC_SERVICES,
+    INNER,
+    POOLS,
+    Endpoint,
+    Members,
+    Mesh,
+    Pool,
+    Service,
+)
 from vireo.server.control.settings import ControlSettings
-from vireo.server.control.snapshot import Snapshot
-from vireo.server.control.templates import FOLDER, filled, message
+from vireo.server.control.snapshot import Resource, Snapshot
+from vireo.server.control.templates import FOLDER, filled, resource
+from vireo.server.rpc.endpoint import COLLECTOR
+from vireo.server.rpc.endpoint import Endpoint as CollectorEndpoint
+
+Document = dict[str, Any]
 
 # By default a pool with one of two pods unhealthy spills 30% of its calls over to the next
 # priority; with this factor it keeps them as long as one pod is healthy.
@@ -28,14 +40,24 @@ _OVERPROVISIONED = 100_000
 _RARELY = "30s"
 """Interval of health checks of canary and shadow pools before their first call: most get none, and
 canary pools contain production's pods too, which are checked in their own."""
+_HTTP_PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
 def snapshot(settings: ControlSettings, mesh: Mesh) -> Snapshot:
     """Return the snapshot of all resources of a mesh."""
-    return Snapshot.of(_resources(settings, mesh))
+    return Snapshot.of(
+        [
+            *_pools(settings, mesh),
+            *_pools_by_http(settings, mesh),
+            *_collector(settings),
+            *_edge(settings, mesh),
+            *_inner(settings, mesh),
+        ]
+    )
 
 
-def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
+def _pools(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
+    """Yield the cluster and the endpoints of each pool; a canary fails over to production."""
     for pool in POOLS:
         values = {
             "name": pool.cluster,
@@ -44,31 +66,79 @@ def _resources(settings: ControlSettings, mesh: Mesh) -> Iterator[Message]:
         }
         cluster = filled("cluster", values)
         access.guard_cluster(cluster, pool.service, settings)
-        yield message(Cluster, cluster)
-        yield _load_assignment(pool, mesh)
-    if settings.oip_http_offset:
-        yield from inference.clusters(settings)
-        for service in INNER:
-            members = inference.by_http(mesh.of(Pool(service)), settings.oip_http_offset)
-            yield _assignment(inference.name(service), [members])
-    yield from tracing.clusters(settings)
-    edge = _edge_values(settings)
-    listener = filled("edge_listener", edge)
-    tracing.trace_edge(listener, settings)
-    access.guard_edge(listener, settings, mesh.jwks)
-    routes = filled("edge_routes", edge)
-    if settings.oip_http_offset:
-        inference.open_edge(listener, routes)
-    yield message(Listener, listener)
-    access.guard_edge_routes(routes, settings)
-    yield message(RouteConfiguration, routes)
+        yield resource(Cluster, cluster)
+        if pool.name == "canary":
+            yield _assignment(pool.cluster, mesh.of(pool), mesh.of(Pool(pool.service)))
+        else:
+            yield _assignment(pool.cluster, mesh.of(pool))
+
+
+def _assignment(cluster: str, *priorities: Members) -> Resource:
+    """Return the endpoints of a cluster by priority.
+
+    They are sorted, so that the same ones yield the same resource, and made without a document,
+    which would take ten times as long: there may be thousands.
+    """
+    assignment = ClusterLoadAssignment(cluster_name=cluster)
+    if len(priorities) > 1:
+        assignment.policy.overprovisioning_factor.value = _OVERPROVISIONED
+    for priority, members in enumerate(priorities):
+        locality = assignment.endpoints.add(priority=priority)
+        for status, endpoints in ((UNKNOWN, members.active), (DRAINING, members.draining)):
+            for each in sorted(endpoints):
+                added = locality.lb_endpoints.add(health_status=status)
+                address = added.endpoint.address.socket_address
+                address.address, address.port_value = each.host, each.port
+    return Resource.of(assignment)
+
+
+def _pools_by_http(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
+    """Yield production's pools by HTTP/1.1, for the Open Inference Protocol, if it is enabled."""
+    if not settings.oip_http_offset:
+        return
     for service in INNER:
-        port = getattr(settings, f"{service}_port")
-        listener = filled("inner_listener", {"name": service, "port": port})
-        access.guard_inner(listener, settings)
-        tracing.trace_inner(listener, settings)
-        yield message(Listener, listener)
-        yield _inner_routes(service, mesh)
+        name = f"{service}-http"
+        values = {"name": name, "service": "", "no_traffic_healthy_interval": "3s"}
+        cluster = filled("cluster", values)
+        options = cluster["typed_extension_protocol_options"][_HTTP_PROTOCOL]
+        options["explicit_http_config"] = {"http_protocol_options": {}}
+        for check in cluster["health_checks"]:
+            del check["grpc_health_check"]
+            check["http_health_check"] = {"path": "/v2/health/ready"}
+        access.guard_cluster(cluster, service, settings)
+        if "transport_socket" in cluster:
+            tls = cluster["transport_socket"]["typed_config"]["common_tls_context"]
+            tls["alpn_protocols"] = ["http/1.1"]
+        yield resource(Cluster, cluster)
+        members = mesh.of(Pool(service))
+        active, draining = (
+            frozenset(_moved(each, settings.oip_http_offset))
+            for each in (members.active, members.draining)
+        )
+        yield _assignment(name, Members(active, draining))
+
+
+def _moved(endpoints: frozenset[Endpoint], offset: int) -> Iterator[Endpoint]:
+    """Yield endpoints at their ports of HTTP; one whose port would be too high is left out."""
+    for each in endpoints:
+        if each.port + offset < 65536:
+            yield Endpoint(each.host, each.port + offset)
+
+
+def _edge(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
+    """Yield the edge's listener and routes."""
+    values = _edge_values(settings)
+    listener, routes = filled("edge_listener", values), filled("edge_routes", values)
+    manager = _trace(listener, settings, settings.trace_share)
+    if settings.otlp_endpoint and not settings.trace_callers:
+        mutations = _tracing(settings, 0.0)["foreign_traces"]
+        manager["early_header_mutation_extensions"] = mutations
+    access.guard_edge(listener, settings, mesh.jwks)
+    if settings.oip_http_offset:
+        access.open_inference(listener, routes)
+    yield resource(Listener, listener)
+    access.guard_edge_routes(routes, settings)
+    yield resource(RouteConfiguration, routes)
 
 
 def _edge_values(settings: ControlSettings) -> dict[str, object]:
@@ -108,43 +178,52 @@ def _rest_methods(openapi: Mapping[str, Any]) -> Iterator[str]:
             yield f"'{verb.upper()} {path} {parameters} /vireo.v1.{method}',"
 
 
-def _load_assignment(pool: Pool, mesh: Mesh) -> Message:
-    """Return the endpoints of a pool; a canary pool fails over to production's pods."""
-    canary = pool.name == "canary"
-    priorities = [mesh.of(pool), *([mesh.of(Pool(pool.service))] if canary else ())]
-    policy = {"overprovisioning_factor": _OVERPROVISIONED} if canary else {}
-    return _assignment(pool.cluster, priorities, policy)
+def _inner(settings: ControlSettings, mesh: Mesh) -> Iterator[Resource]:
+    """Yield the listener and routes of each service that gateways call."""
+    for service in INNER:
+        port = getattr(settings, f"{service}_port")
+        listener = filled("inner_listener", {"name": service, "port": port})
+        access.guard_inner(listener, settings)
+        _trace(listener, settings, 0.0)  # calls that the edge has sampled
+        yield resource(Listener, listener)
+        yield _inner_routes(service, mesh)
 
 
-def _assignment(
-    cluster: str, priorities: Sequence[Members], policy: Mapping[str, object] | None = None
-) -> Message:
-    """Return the endpoints of a cluster by priority."""
-    endpoints = [{"priority": priority} for priority in range(len(priorities))]
-    document = {"cluster_name": cluster, "policy": policy or {}, "endpoints": endpoints}
-    assignment = message(ClusterLoadAssignment, document)
-    _add_endpoints(assignment, priorities)
-    return assignment
-
-
-def _add_endpoints(assignment: ClusterLoadAssignment, priorities: Sequence[Members]) -> None:
-    """Add the pods of each priority, sorted so that the same ones yield the same resource.
-
-    Without a document in between, which would take ten times as long: there may be thousands.
-    """
-    for locality, members in zip(assignment.endpoints, priorities, strict=True):
-        for status, endpoints in ((UNKNOWN, members.active), (DRAINING, members.draining)):
-            for each in sorted(endpoints):
-                added = locality.lb_endpoints.add(health_status=status)
-                address = added.endpoint.address.socket_address
-                address.address, address.port_value = each.host, each.port
-
-
-def _inner_routes(service: Service, mesh: Mesh) -> Message:
+def _inner_routes(service: Service, mesh: Mesh) -> Resource:
     """Return the routes to a service's pools, without the canary's while it has no buckets."""
     buckets = mesh.canary_buckets
     document = filled("inner_routes", {"name": service, "canary_buckets": buckets})
     if not buckets:
         for host in document["virtual_hosts"]:
             host["routes"] = [route for route in host["routes"] if route["name"] != "canary"]
-    return message(RouteConfiguration, document)
+    return resource(RouteConfiguration, document)
+
+
+def _collector(settings: ControlSettings) -> Iterator[Resource]:
+    """Yield the cluster of the collector of spans, if there is one."""
+    if settings.otlp_endpoint:
+        cluster = _tracing(settings, 0.0)["cluster"]
+        if CollectorEndpoint.of(settings.otlp_endpoint).secure:
+            access.guard_cluster(cluster, COLLECTOR, settings)
+        yield resource(Cluster, cluster)
+
+
+def _trace(listener: Document, settings: ControlSettings, share: float) -> Document:
+    """Trace a listener's calls, if there is a collector; return its connection manager.
+
+    `share` is that of the calls of callers who don't trace themselves.
+    """
+    manager: Document = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    if settings.otlp_endpoint:
+        manager["tracing"] = _tracing(settings, share)["tracing"]
+    return manager
+
+
+def _tracing(settings: ControlSettings, share: float) -> Document:
+    collector = CollectorEndpoint.of(settings.otlp_endpoint)
+    values = {
+        "collector_host": collector.host,
+        "collector_port": collector.port,
+        "sampled_per_million": round(share * 1e6),
+    }
+    return filled("tracing", values)

@@ -2,16 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
-from vireo.server.control.discovery.document import EndpointsDocument
-from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.control.keys import check_source
+from vireo.server.control.mesh import POOLS, Pool
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.rpc.settings import RpcSettings
+from vireo.server.settings import EnvironmentSettings
+
+_CLUSTERS = {pool.cluster: pool for pool in POOLS}
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+"""A valid name of a namespace or a Service in Kubernetes, also as the value of a label."""
+
+
+class KubernetesSettings(EnvironmentSettings):
+    """Services of the pods, and how their EndpointSlices are watched."""
+
+    model_config = SettingsConfigDict(env_prefix="VIREO_KUBERNETES_")
+
+    config: Path | None = None
+    """A kubeconfig file. By default the service account in a pod; elsewhere the file that
+    KUBECONFIG names, or ~/.kube/config."""
+    namespace: Name | None = None
+    """Namespace of the Services; by default the service account's, or the kubeconfig's."""
+    services: dict[str, Name] = Field(default={})
+    """Names of Services, as JSON by cluster: {"candidate-canary": "next"}; by default vireo- and
+    the cluster."""
+    port_name: str = "grpc"
+    """Name of the port that the pods of all Services serve on."""
+
+    @field_validator("services")
+    @classmethod
+    def _known_clusters(cls, services: dict[str, str]) -> dict[str, str]:
+        unknown = services.keys() - _CLUSTERS.keys()
+        if unknown:
+            raise ValueError(f"no cluster is called {min(unknown)!r}; there are {[*_CLUSTERS]}")
+        names = list(_named(services))
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two clusters can't both be Service {name!r}")
+        return services
+
+    @property
+    def pools(self) -> Mapping[str, Pool]:
+        """The pool of each Service, by the Service's name."""
+        return dict(zip(_named(self.services), POOLS, strict=True))
+
+
+def _named(services: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the name of each pool's Service, in the order of POOLS."""
+    return tuple(services.get(cluster, f"vireo-{cluster}") for cluster in _CLUSTERS)
 
 
 class ControlSettings(RpcSettings):
@@ -77,8 +124,6 @@ class ControlSettings(RpcSettings):
     """The pods, as JSON: {"candidate": {"production": ["address:port"]}}; used without a file."""
     endpoints_file: Path | None = None
     """A JSON or YAML file with the same content; it is watched for changes."""
-    admission_interval: float = Field(default=0.25, gt=0)
-    """Seconds between health checks of a pod that has not been healthy yet."""
     initial_admission_timeout: float = Field(default=5.0, ge=0)
     """Maximum seconds to wait at the start for production's pods to be healthy; then all of them
     are published, healthy or not."""
@@ -86,11 +131,8 @@ class ControlSettings(RpcSettings):
     """Seconds for which a pod that discovery no longer lists is published as draining."""
     empty_pool_grace_seconds: float = Field(default=30.0, ge=0)
     """Seconds for which discovery must find no pods before a pool is emptied."""
-    canary_poll_seconds: float = Field(default=0.5, gt=0)
-    """Seconds between reads of the canary's share from its channel; sixty times that while there
-    are no canary pods."""
     channel_poll_seconds: float = Field(default=0.75, gt=0, le=1)
-    """Seconds between reads of each channel that pods follow."""
+    """Seconds between reads of each channel that pods follow, and of the canary's share."""
     kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings.load)
     """Settings of discovery in a Kubernetes cluster."""
     s3: S3Settings = Field(default_factory=S3Settings.load)

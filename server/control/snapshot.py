@@ -38,6 +38,20 @@ class Resource:
     """Digest of the content: equal resources have equal versions, also after a restart."""
     body: any_pb2.Any
 
+    @staticmethod
+    def of(message: Message, content: bytes | None = None) -> Resource:
+        """Return the resource of a message.
+
+        Args:
+            message: the message of Envoy's API.
+            content: what it was made from, if its own bytes aren't the same in each process, as
+                with maps in a nested Any.
+        """
+        body = any_pb2.Any()
+        body.Pack(message, deterministic=True)
+        name: str = getattr(message, "cluster_name", "") or getattr(message, "name", "")
+        return Resource(name, xxhash.xxh3_64_hexdigest(content or body.value), body)
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -47,21 +61,18 @@ class Snapshot:
     """Resources by type URL, then name."""
 
     @staticmethod
-    def of(messages: Iterable[Message]) -> Snapshot:
-        """Return the snapshot of these messages.
+    def of(found: Iterable[Resource]) -> Snapshot:
+        """Return the snapshot of these resources.
 
         Raises:
             ValueError: two of a kind have the same name, or a kind isn't served.
         """
         resources: dict[str, dict[str, Resource]] = {kind: {} for kind in WARMING_ORDER}
-        for message in messages:
-            body = any_pb2.Any()
-            body.Pack(message, deterministic=True)
-            name: str = getattr(message, "cluster_name", "") or getattr(message, "name", "")
-            if body.type_url not in resources or name in resources[body.type_url]:
-                raise ValueError(f"{body.type_url} {name!r} is duplicate or of an unknown kind")
-            version = xxhash.xxh3_64_hexdigest(body.value)
-            resources[body.type_url][name] = Resource(name, version, body)
+        for each in found:
+            kind = each.body.type_url
+            if kind not in resources or each.name in resources[kind]:
+                raise ValueError(f"{kind} {each.name!r} is duplicate or of an unknown kind")
+            resources[kind][each.name] = each
         return Snapshot(MappingProxyType(resources))
 
 

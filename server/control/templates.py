@@ -1,22 +1,26 @@
-"""Read the YAML templates of `envoy/`, fill in placeholders, and parse them into protobufs."""
+"""Read the YAML templates of `envoy/`, fill in placeholders, and parse them into resources."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf import json_format
 from google.protobuf.message import Message
+
+from vireo.server.control.snapshot import Resource
 
 FOLDER = Path(__file__).parents[2] / "envoy"
 
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
+_TYPE = re.compile(r"type\.googleapis\.com/(envoy\.[\w.]+)\.\w+")
 
 
 def filled(name: str, values: Mapping[str, object]) -> dict[str, Any]:
@@ -32,56 +36,16 @@ def filled(name: str, values: Mapping[str, object]) -> dict[str, Any]:
     return document
 
 
-def message(kind: type[Message], document: Mapping[str, Any]) -> Message:
-    """Parse a document into a message of Envoy's API.
+def resource(kind: type[Message], document: Mapping[str, Any]) -> Resource:
+    """Return the resource that a document describes, of a kind of message of Envoy's API.
 
     Raises:
         google.protobuf.json_format.ParseError: it has a field or type unknown to the API.
     """
-    _import_types(document)
-    parsed = kind()
-    json_format.ParseDict(dict(document), parsed)
-    _settle(parsed)
-    return parsed
+    parsed = json_format.ParseDict(dict(document), kind())
+    return Resource.of(parsed, json.dumps(document, sort_keys=True).encode())
 
 
-def _settle(node: Message) -> None:
-    """Serialise each nested Any deterministically, with sorted maps.
-
-    The order of maps otherwise differs between processes, so that resources would get new versions
-    after a restart of the control plane.
-    """
-    if isinstance(node, any_pb2.Any):
-        descriptor = descriptor_pool.Default().FindMessageTypeByName(node.TypeName())
-        inner = message_factory.GetMessageClass(descriptor).FromString(node.value)
-        _settle(inner)
-        node.value = inner.SerializeToString(deterministic=True)
-        return
-    for field, value in node.ListFields():
-        if field.message_type is None:
-            continue
-        if isinstance(value, Message):
-            nested: Iterable[Any] = [value]
-        else:  # a map, or a repeated field
-            nested = value.values() if field.message_type.GetOptions().map_entry else value
-        for each in nested:
-            if isinstance(each, Message):
-                _settle(each)
-
-
-def _import_types(node: Any) -> None:
-    """Import the module of each `@type` of a document: only then protobuf knows the type."""
-    if isinstance(node, dict):
-        package = node.get("@type", "").rpartition("/")[2].rpartition(".")[0]
-        if package.startswith("envoy."):
-            _import_package(package)
-        node = [*node.values()]
-    if isinstance(node, list):
-        for each in node:
-            _import_types(each)
-
-
-@cache
 def _import_package(package: str) -> None:
     for each in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if each.name.endswith("_pb2"):
@@ -90,7 +54,10 @@ def _import_package(package: str) -> None:
 
 @cache
 def _parsed(name: str) -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    text = (FOLDER / f"{name}.yaml").read_text()
+    for package in {*_TYPE.findall(text)}:  # protobuf knows a type only once it is imported
+        _import_package(package)
+    document: dict[str, Any] = yaml.safe_load(text)
     return document
 
 

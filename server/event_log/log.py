@@ -38,8 +38,9 @@ REMOVED = Stream("removed", compacted=True)
 """`CatalogChange` of each video that was taken down, or restored since; keys are those of CATALOG.
 It is small, so that processes read it whole before they serve."""
 STATE = Stream("state", compacted=True)
-"""What consumers publish: the keys are `trending.<partition>` and `progress.<partition>`; and up to
-where `vireo events replay` has replayed DEAD: `replayed.<partition>`."""
+"""What consumers publish, and up to where `vireo events replay` has replayed DEAD: the keys are
+TRENDING, PROGRESS or REPLAYED, each with the partition."""
+TRENDING, PROGRESS, REPLAYED = "trending.", "progress.", "replayed."
 STREAMS = (EVENTS, DEAD, CATALOG, REMOVED, STATE)
 EVENT_KINDS = {number: name[len("EVENT_KIND_") :].lower() for name, number in EventKind.items()}
 """Names of the kinds of events in metrics, by their numbers, for example "play"."""

@@ -1,4 +1,4 @@
-"""The Feast repository of a data set's features, and the online store that has viewers' rows.
+"""The Feast repository of a data set's features, and where its online store is.
 
 A repository says which kind its online store is. Where Redis is, and how one signs in, is this
 process's setting: so a password can change, and a server move, while the features stay.
@@ -7,19 +7,27 @@ process's setting: so a password can change, and a server move, while the featur
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
 
+from vireo.server.errors import VireoError
+from vireo.server.features.sqlite_store import SqliteStore
+from vireo.server.features.viewer_store import ViewerStore
 from vireo.server.settings import EnvironmentSettings
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    from feast import FeatureStore, RepoConfig
 
 CONFIGURATION = "feature_store.yaml"
+_SECONDS = 10.0
+"""Maximum seconds of a read that nobody else waits for."""
 
 
 class RedisSettings(EnvironmentSettings):
@@ -84,32 +92,122 @@ def identity(repo: Path) -> tuple[int, ...]:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def open_features(
-    repo: Path, redis: RedisSettings | None = None, timeout: float | None = None
-) -> FeatureStore:
-    """Return the Feast store of a repository, independent of the working directory.
+def load_config(repo: Path) -> RepoConfig:
+    """Return a repository's configuration; raise VireoError if there is none, or it is invalid."""
+    # Imported late: Feast takes seconds, and only a process that uses features needs it.
+    from feast.repo_config import load_repo_config
 
-    By default Feast waits for Redis forever, and its client retries with a backoff of seconds. With
-    a timeout, reads aren't retried: requests have no time for it.
+    if not (repo / CONFIGURATION).exists():
+        raise VireoError(
+            f"there are no features in {repo}; build them with: vireo features build {repo.name}"
+        )
+    repo = repo.absolute()
+    try:
+        return load_repo_config(repo, repo / CONFIGURATION)
+    except Exception as error:
+        # Feast raises errors of any type.
+        raise VireoError(f"cannot read {repo / CONFIGURATION}: {error}; build it again") from error
+
+
+def open_features(repo: Path, redis: RedisSettings | None = None) -> FeatureStore:
+    """Return the Feast store of a repository, independent of the working directory.
 
     Args:
         repo: the folder; it has a CONFIGURATION.
         redis: where Redis is; of this process's environment if None.
-        timeout: maximum seconds for Redis to connect, and for each response.
+
+    Raises:
+        VireoError: there is none, or it is invalid.
     """
     from feast import FeatureStore
-    from feast.repo_config import load_repo_config
 
-    repo = repo.absolute()
-    config = load_repo_config(repo, repo / CONFIGURATION)
+    config = load_config(repo)
+    if config.online_store.type == "redis":
+        config.online_store.connection_string = (redis or RedisSettings.load()).connection
+    return FeatureStore(repo_path=str(repo.absolute()), config=config)
+
+
+def open_rows(
+    repo: Path, timeout: float, redis: RedisSettings | None = None, *, announced: bool = True
+) -> ViewerStore:
+    """Open the viewers' rows of a feature folder.
+
+    Args:
+        repo: the folder.
+        timeout: maximum seconds to wait for the store.
+        redis: where Redis is; of this process's environment if None.
+        announced: whether rows are those of the build that Redis announces, rather than the
+            folder's own, which may not be announced yet.
+
+    Raises:
+        StoreAwayError: the online store can't be opened now.
+        VireoError: there are no features.
+    """
+    rows = _rows(repo, timeout, redis, announced=announced)
+    rows.prepare()
+    return rows
+
+
+def read_viewer(repo: Path, viewer: str) -> ViewerFeatures:
+    """Return what a request would read of a viewer now, without the time of the last change.
+
+    Raises:
+        UnfitRowError: the viewer's row can't be used.
+        VireoError: there are no features, or the store can't be read.
+    """
+    with closing(open_rows(repo, _SECONDS)) as rows:
+        found = rows.features(viewer)
+    found.ClearField("updated_at")
+    return found
+
+
+def open_served_rows(repo: Path, timeout: float, redis: RedisSettings | None = None) -> ViewerStore:
+    """Open the rows of a feature folder to read them in an event loop; the store isn't asked yet.
+
+    Raises:
+        VireoError: there are no features.
+    """
+    return _rows(repo, timeout, redis, announced=True, wait_for_locks=False)
+
+
+def _rows(
+    repo: Path,
+    timeout: float,
+    redis: RedisSettings | None,
+    *,
+    announced: bool,
+    wait_for_locks: bool = True,
+) -> ViewerStore:
+    config = load_config(repo)
     online = config.online_store
-    if online.type == "redis":
-        redis = redis or RedisSettings.load()
-        # The build before wrote where Redis is into the file: that counts if no setting says it.
-        if "url" in redis.model_fields_set or "connection_string" not in online.model_fields_set:
-            online.connection_string = redis.connection
-        if timeout is not None:
-            online.connection_string += (
-                f",socket_connect_timeout={timeout},socket_timeout={timeout},retry=null"
-            )
-    return FeatureStore(repo_path=str(repo), config=config)
+    if online.type != "redis":
+        built_at = (repo / CONFIGURATION).stat().st_mtime
+        wait = timeout if wait_for_locks else 0.0
+        return SqliteStore(repo, repo / online.path, config.project, wait, built_at)
+    # Imported late: without Redis its client needn't be installed.
+    from vireo.server.features.redis_store import RedisStore
+
+    url, expiry = (redis or RedisSettings.load()).url, online.key_ttl_seconds or 0
+    return RedisStore(
+        repo, config.project, expiry, url.get_secret_value(), timeout, announced=announced
+    )
+
+
+def prepare_lean_feast() -> None:
+    """Leave out what Feast imports or does at its import and servers don't need.
+
+    Call it before Feast is imported, in a process of its own.
+    """
+    # If torch is installed, Feast imports it: a second and 180 MB. None in its place makes that
+    # import fail, which Feast expects.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    # Feast has typeguard check the arguments of its classes, and the decorator compiles each of
+    # them again: three quarters of the processor time of the import.
+    import typeguard
+
+    typeguard.typechecked = _unchanged
+
+
+def _unchanged(target: Any = None, **_: Any) -> Any:
+    """Stand in for `typeguard.typechecked`, with and without arguments."""
+    return (lambda decorated: decorated) if target is None else target

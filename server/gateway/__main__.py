@@ -5,7 +5,7 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core a process; read at import
 
-from vireo.server.features.lean_feast import prepare_lean_feast
+from vireo.server.features.online_store import prepare_lean_feast
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.pod.pod import serve_pod

@@ -17,7 +17,8 @@ from typing import TypeVar
 import grpc
 from prometheus_client import Counter, Gauge
 
-from vireo.server.gateway.features import FeatureReader, UnfitRowError
+from vireo.server.features.viewer_rows import UnfitRowError
+from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.query import RecommendQuery

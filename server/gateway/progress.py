@@ -10,16 +10,14 @@ from google.protobuf.message import DecodeError
 from prometheus_client import Gauge
 
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import STATE, partition_of
+from vireo.server.event_log.log import PROGRESS, STATE, partition_of
 from vireo.v1.log_pb2 import ConsumerProgress
 
 log = structlog.get_logger()
 
-KEY = "progress."
-"""Begin of the keys in STATE; the partition follows."""
 MAX_SILENCE = 15.0
 """Seconds without a word of a consumer, who speaks every 5 s, after which its events count as not
-applied. A consumer that restarts, or whose lease has to end first, is back by then."""
+applied. A consumer that restarts, or takes over, is back by then."""
 
 BEHIND = Gauge(
     "vireo_features_behind",
@@ -59,10 +57,10 @@ class Progress:
     async def run(self) -> None:
         """Read what consumers tell, until cancelled."""
         # What is trending need not come here, too; several keys would take a reader each.
-        key = f"{KEY}0" if len(self._updated_at) == 1 else ""
+        key = f"{PROGRESS}0" if len(self._updated_at) == 1 else ""
         async for entries in self._log.read(STATE, key):
             for entry in entries:
-                if entry.key.startswith(KEY):
+                if entry.key.startswith(PROGRESS):
                     self.update(entry.data)
 
     def update(self, data: bytes) -> None:

@@ -237,9 +237,13 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         lasting_channel(target, settings.tls, "envoy", _CHANNEL_OPTIONS)
         for target in (settings.candidate_target, settings.ranking_target)
     )
-    inner = InnerPods(
-        [ReleaseServiceStub(candidate), ReleaseServiceStub(ranking)], settings.release_swap_timeout
-    )
+    ready = None  # without a control plane nobody knows the pods
+    if settings.control_target:
+        control = lasting_channel(
+            settings.control_target, settings.tls, "control", _CHANNEL_OPTIONS
+        )
+        pods = InnerPods(ReleaseServiceStub(control), settings.release_swap_timeout)
+        ready = pods.serving
 
     find = CandidateServiceStub(candidate).RetrieveCandidates
     order = RankingServiceStub(ranking).RankCandidates
@@ -314,7 +318,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         build=build,
         max_slates=settings.max_slates,
         register=register,
-        ready=inner.serving,
+        ready=ready,
         places=places,
         work=lambda loader: partial(request_cost, loader, rules),
         background=[each.run for each in (shadow, live, progress, rules, room) if each],

@@ -104,8 +104,8 @@ class PodSettings(RpcSettings):
     cache_releases: int = Field(default=3, ge=1)
     """Number of releases kept in the cache besides those that the machine's pods served last."""
     control_target: str = ""
-    """host:port of the control plane, which announces changes of the channel; if empty, or while it
-    doesn't answer, the channel is polled."""
+    """host:port of the control plane, which announces changes of the channel and tells gateways
+    which release all pods serve; if empty, or while it doesn't answer, the channel is polled."""
     poll_seconds: float = Field(default=0.5, gt=0)
     """Seconds between reads of the channel without announcements."""
     keep_previous_seconds: float = Field(default=60.0, ge=0)

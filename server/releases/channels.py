@@ -3,10 +3,6 @@
 A channel is one small object that holds the whole record of its latest change. Every record is
 also kept, under its revision, in an append-only history. The history is written after the
 channel; if a process ends in between, the next change writes what is missing first.
-
-A change first notes in the channel, beside what it names, which release it is about to name: so a
-removal of that release finds out in time, see `vireo.server.releases.markers`. The note of a
-process that died stays until the next change.
 """
 
 from __future__ import annotations
@@ -20,38 +16,114 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated, Literal
 
 import structlog
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import PARALLEL, Bucket
-from vireo.server.releases.channel_document import (
-    MAX_DOCUMENT_BYTES,
-    MAX_FINDING,
-    MAX_FINDINGS,
-    Action,
-    BestFigures,
-    ChannelDocument,
-    ChannelPointer,
-    parse_record,
-    with_note,
-    without_note,
+from vireo.server.releases.fields import (
+    CHANNEL_NAME,
+    Label,
+    ReleaseId,
+    Revision,
+    Sha256,
+    Time,
+    first_problem,
+    parse_json,
+    shown,
 )
-from vireo.server.releases.fields import CHANNEL_NAME, first_problem
-from vireo.server.releases.store_errors import ChannelChangedError, StoreError
+from vireo.server.releases.store_errors import ChannelChangedError, NotInStoreError, StoreError
 
 log = structlog.get_logger()
 
-__all__ = ["CANARY", "BestFigures", "Change", "Channel", "ChannelPointer", "Channels", "this_user"]
-
 CANARY = "canary"
 """The channel that gets a share of the viewers."""
+HISTORY = "channels/history/"
+MAX_FINDINGS = 16
+MAX_FINDING = 4000
+"""Characters."""
+MAX_BEST_FIGURES = 8
+"""Sets of held-out watches whose best figures a channel keeps."""
+MAX_DOCUMENT_BYTES = 1 << 20
+
+Action = Literal["promote", "rollback", "share"]
+
+
+class BestFigures(BaseModel):
+    """The best figures that a channel's releases have reached on the same held-out watches."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    held_out: Sha256
+    """Fingerprint of these watches."""
+    figures: dict[Label, float] = Field(max_length=64)
+    """Figure by measure of the gate."""
+
+
+class ChannelPointer(BaseModel):
+    """One change of a channel, and therefore what it names from then on.
+
+    Records of older builds lack the fields from `reason` on; unknown fields are ignored.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    release_id: ReleaseId
+    updated_at: Time
+    updated_by: str = Field(max_length=256)
+    reason: str = Field(default="", max_length=16_000)
+    """The reason, as given by whoever made the change."""
+    revision: Revision = 0
+    """Grows by one with each change."""
+    share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the viewers who get this release; for the canary channel only."""
+    action: Action = "promote"
+    previous: ReleaseId | None = None
+    """The release named before; None for the first change."""
+    returns_to: Revision | None = None
+    """Revision that a rollback from here returns to; None if there is no good one."""
+    forced: bool = False
+    """Whether the gate's refusal was overridden."""
+    findings: tuple[Annotated[str, Field(max_length=MAX_FINDING)], ...] = Field(
+        default=(), max_length=MAX_FINDINGS
+    )
+    """The gate's objections, if they were overridden."""
+    best_figures: tuple[BestFigures, ...] = Field(default=(), max_length=MAX_BEST_FIGURES)
+    """Figures that the next release is compared with besides this one's, latest measured first."""
+
+    @staticmethod
+    def parse_channel(body: bytes, source: str) -> ChannelPointer:
+        """Return what a channel's object holds; raise StoreError, with `source`, if it is none."""
+        fix = "isn't a channel; remove it, and set it again with `vireo release promote`"
+        return _parsed(body, f"{source} {fix}")
+
+    @staticmethod
+    def parse_record(body: bytes, source: str) -> ChannelPointer:
+        """Return a record of the history; raise StoreError, with `source`, if it isn't one."""
+        fix = (
+            "isn't a record of a channel's change; remove it: the channel keeps what it names, "
+            "but no rollback goes back to that change or beyond it"
+        )
+        return _parsed(body, f"{source} {fix}")
+
+    def body(self) -> bytes:
+        """Return it as it is stored."""
+        return self.model_dump_json(indent=2).encode()
+
+
+def _parsed(body: bytes, refusal: str) -> ChannelPointer:
+    try:
+        return ChannelPointer.model_validate(parse_json(body, MAX_DOCUMENT_BYTES))
+    except ValidationError as error:
+        raise StoreError(f"{refusal} ({first_problem(error)})") from error
+    except ValueError as error:
+        raise StoreError(f"{refusal} ({shown(str(error))})") from error
 
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel as it was read; pass it to `Channels.set` to change it."""
+    """A channel as it was read; pass it to `ReleaseStore.change_channel` to change it."""
 
     name: str
     pointer: ChannelPointer
@@ -95,23 +167,21 @@ class Channels:
         Raises:
             NotInStoreError: the bucket isn't there.
         """
-        found = self._document(name)
-        if found is None or found.pointer is None:
+        place = _object(name)
+        found = self._bucket.get(place, MAX_DOCUMENT_BYTES)
+        if found is None:
             return None
-        return Channel(name, found.pointer, found.etag)
+        body, etag = found
+        return Channel(name, ChannelPointer.parse_channel(body, self._source(place)), etag)
 
     def all(self) -> dict[str, Channel]:
-        """Return every channel by name."""
-        return {
-            name: Channel(name, found.pointer, found.etag)
-            for name, found in self.documents().items()
-            if found.pointer is not None
-        }
-
-    def documents(self) -> dict[str, ChannelDocument]:
-        """Return what is stored of each channel, including channels that were never set."""
-        found = {name: self._document(name) for name in self._names()}
-        return {name: document for name, document in found.items() if document is not None}
+        """Return every channel by name; other objects beside them are ignored."""
+        if not self._bucket.exists():
+            return {}
+        paths = [Path(entry.name) for entry in self._bucket.objects("channels/")]
+        names = [path.stem for path in paths if path.suffix == ".json"]
+        found = {name: self.read(name) for name in names if re.fullmatch(CHANNEL_NAME, name)}
+        return {name: channel for name, channel in found.items() if channel is not None}
 
     def set(
         self, name: str, change: Change, expected: Channel | None, confirm: Callable[[], None]
@@ -122,8 +192,8 @@ class Channels:
             name: the channel.
             change: what it is to hold.
             expected: the channel as `read` returned it; None if it was never set.
-            confirm: called once the note of what the channel will name is written; if it raises,
-                the channel stays as it was.
+            confirm: called once the channel is written, see `ReleaseStore.change_channel`; if it
+                raises NotInStoreError, the channel is set back.
 
         Raises:
             StoreError: a share is given for a channel other than the canary, or a text is too long.
@@ -135,24 +205,21 @@ class Channels:
         pointer = self._next(name, change, expected)
         if expected is not None:
             self._record(name, expected.pointer)
-        before = self._document(name)
-        never_set = before is None or before.pointer is None
-        if not (never_set if expected is None else before and before.etag == expected.etag):
-            raise _changed(name)
-        body = before.body if before else b"{}"
-        note = with_note(body, change.release_id)
-        noted = self._bucket.swap(_object(name), note, before.etag if before else None)
-        if noted is None:
-            raise _changed(name)
+        etag = self._bucket.swap(_object(name), pointer.body(), expected.etag if expected else None)
+        if etag is None:
+            raise ChannelChangedError(
+                f"channel {name} was changed by somebody else in the meantime; "
+                f"look at it with `vireo release history --channel {name}`, and decide again"
+            )
         try:
             confirm()
-        except VireoError:
-            self._take_note_back(name, body, noted)
-            raise
-        if self._bucket.swap(_object(name), _body(pointer), noted) is None:
-            raise _changed(name)
-        try:
             self._record(name, pointer)
+        except NotInStoreError:
+            if expected is None:
+                self._bucket.remove_if(_object(name), etag)
+            else:
+                self._bucket.swap(_object(name), expected.pointer.body(), etag)
+            raise
         except StoreError as error:
             # Declared policy: the change is made, and must not look failed, or it would be made
             # twice. The next change records it; until then the channel itself holds it.
@@ -203,54 +270,23 @@ class Channels:
         except ValidationError as error:
             raise StoreError(f"channel {name} can't hold that: {first_problem(error)}") from error
 
-    def _take_note_back(self, name: str, before: bytes, noted: str) -> None:
-        """Restore what a channel names, after a change that wasn't made.
-
-        Another process's note goes too: if the stored object matched that note again, its change
-        would be made, though a removal may have missed the note meanwhile.
-        """
-        try:
-            self._bucket.swap(_object(name), without_note(before), noted)
-        except StoreError as error:
-            # Declared policy: a surplus note only keeps a release from being removed.
-            log.warning("a change that wasn't made is still noted", channel=name, cause=str(error))
-
     def _record(self, name: str, pointer: ChannelPointer) -> None:
         """Add a change to the history; keep the record if there is one."""
-        self._bucket.swap(_history_object(name, pointer.revision), _body(pointer), None)
+        self._bucket.swap(_history_object(name, pointer.revision), pointer.body(), None)
 
     def _record_at(self, place: str) -> ChannelPointer | None:
         found = self._bucket.get(place, MAX_DOCUMENT_BYTES)
-        return None if found is None else parse_record(found[0], self._source(place))
+        return None if found is None else ChannelPointer.parse_record(found[0], self._source(place))
 
     def _recorded(self, name: str) -> list[str]:
         """Return the objects of a channel's history, oldest first."""
-        if not self._bucket.exists():
-            return []
-        prefix = f"channels/history/{_checked(name)}/"
-        names = (entry.name for entry in self._bucket.objects(prefix))
+        names = (entry.name for entry in self._bucket.objects(f"{HISTORY}{_checked(name)}/"))
         return sorted(name for name in names if re.fullmatch(r"\d{8}\.json", Path(name).name))
 
     def _last_revision(self, name: str) -> int:
         """Return the last revision in the history of a channel whose object was removed."""
         records = self._recorded(name)
         return int(Path(records[-1]).stem) if records else 0
-
-    def _names(self) -> list[str]:
-        """Return the channels that have an object; other objects beside them are ignored."""
-        if not self._bucket.exists():
-            return []
-        paths = [Path(entry.name) for entry in self._bucket.objects("channels/")]
-        return [
-            path.stem
-            for path in paths
-            if path.suffix == ".json" and re.fullmatch(CHANNEL_NAME, path.stem)
-        ]
-
-    def _document(self, name: str) -> ChannelDocument | None:
-        """Return a channel's object; None if there is none."""
-        found = self._bucket.get(_object(name), MAX_DOCUMENT_BYTES)
-        return found and ChannelDocument.parse(*found, self._source(_object(name)))
 
     def _source(self, place: str) -> str:
         return f"{place} in bucket {self._bucket.name}"
@@ -265,23 +301,12 @@ def this_user() -> str:
     return os.environ.get("VIREO_USER") or f"{user}@{socket.gethostname()}"
 
 
-def _changed(name: str) -> ChannelChangedError:
-    return ChannelChangedError(
-        f"channel {name} was changed by somebody else in the meantime; "
-        f"look at it with `vireo release history --channel {name}`, and decide again"
-    )
-
-
-def _body(pointer: ChannelPointer) -> bytes:
-    return pointer.model_dump_json(indent=2).encode()
-
-
 def _object(name: str) -> str:
     return f"channels/{_checked(name)}.json"
 
 
 def _history_object(name: str, revision: int) -> str:
-    return f"channels/history/{_checked(name)}/{revision:08d}.json"
+    return f"{HISTORY}{_checked(name)}/{revision:08d}.json"
 
 
 def _checked(name: str) -> str:

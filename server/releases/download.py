@@ -1,4 +1,4 @@
-"""Fetches one file of a release into the cache: resumable, and once for all pods of a machine."""
+"""Downloads one file of a release: resumable, and once for all pods of a machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -35,17 +35,17 @@ class Download:
     release_id: str
     path: str
     entry: FileEntry
-    blob: Path
-    """Final path, named by its digest. `<blob>.part` is what has arrived of it."""
+    target: Path
+    """Final path. `<target>.part` is what has arrived of it; whoever writes that holds its lock."""
     progress: LoadProgress
 
     @property
     def part(self) -> Path:
-        """Path of what has arrived so far; whoever writes it holds its lock."""
-        return self.blob.with_name(self.blob.name + PART)
+        """Path of what has arrived so far."""
+        return self.target.with_name(self.target.name + PART)
 
     def run(self) -> None:
-        """Download the file to `blob`, and verify its size and digest.
+        """Download the file to `target`, and verify its size and digest.
 
         If another pod of this machine is fetching the file, wait for it.
 
@@ -56,6 +56,7 @@ class Download:
             CacheError: another pod's download of it has stalled.
             OSError: the disk can't hold it; what arrived was deleted to free the space.
         """
+        self.target.parent.mkdir(parents=True, exist_ok=True)
         with self._locked() as file:
             if file is None:  # another pod was first
                 return
@@ -64,15 +65,17 @@ class Download:
                 if had and not is_sound(self.part, self.entry):
                     # The leftover of an earlier attempt may be to blame, not the store.
                     file.truncate(0)
-                    had = self._resume(file)
+                    self._resume(file)
                 if not is_sound(self.part, self.entry):
                     raise self._mismatch(file)
-            except Exception as error:
-                broke_off = not isinstance(error, (ReleaseError, OSError))
-                if not (broke_off and self.part.stat().st_size):
-                    self.part.unlink(missing_ok=True)
+            except (ReleaseError, OSError):
+                self.part.unlink(missing_ok=True)
                 raise
-            self.part.replace(self.blob)
+            except Exception:
+                if not self.part.stat().st_size:
+                    self.part.unlink()
+                raise
+            self.part.replace(self.target)
 
     def _resume(self, file: BinaryIO) -> int:
         """Fetch the rest of the part; return how many bytes of it were here before."""
@@ -86,7 +89,6 @@ class Download:
         for chunk in self.store.read(self.release_id, self.path, offset=had):
             size += len(chunk)
             if size > self.entry.size:
-                file.truncate(0)
                 raise ReleaseError(
                     f"{self.path} of release {self.release_id} is larger in the store than the "
                     f"{self.entry.size} bytes that the manifest lists; publish the release again "
@@ -119,7 +121,7 @@ class Download:
                 if try_lock(file):
                     if not _is_at(file, self.part):  # renamed or deleted before it was locked
                         continue
-                    if is_sound(self.blob, self.entry):
+                    if is_sound(self.target, self.entry):
                         self.part.unlink()
                         self.progress.arrived(self.path, self.entry.size)
                         yield None
@@ -139,15 +141,15 @@ class Download:
             time.sleep(_LOOK_SECONDS)
 
 
-def is_sound(blob: Path, entry: FileEntry) -> bool:
+def is_sound(path: Path, entry: FileEntry) -> bool:
     """Return whether the file exists and matches its digest."""
     try:
-        return blob.stat().st_size == entry.size and FileEntry.of(blob) == entry
+        return path.stat().st_size == entry.size and FileEntry.of(path) == entry
     except FileNotFoundError:
         return False
 
 
-def try_lock(file: BinaryIO | int) -> bool:
+def try_lock(file: BinaryIO) -> bool:
     """Lock an open file until it is closed; return False if another process holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,38 +158,8 @@ def try_lock(file: BinaryIO | int) -> bool:
     return True
 
 
-@contextmanager
-def in_use(folder: Path) -> Iterator[None]:
-    """Keep other processes from pruning a release's folder meanwhile; create it if missing."""
-    while True:
-        with open_folder(folder) as opened:
-            if opened is None:
-                folder.mkdir(parents=True, exist_ok=True)
-                continue
-            with suppress(OSError):  # if folders can't be locked, pruning doesn't wait either
-                fcntl.flock(opened, fcntl.LOCK_SH)
-            if _is_at(opened, folder):  # else it was pruned before it was locked
-                yield
-                return
-
-
-@contextmanager
-def open_folder(folder: Path) -> Iterator[int | None]:
-    """Open a folder to lock it; None if it isn't there."""
+def _is_at(file: BinaryIO, path: Path) -> bool:
     try:
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
-        yield None
-        return
-    try:
-        yield opened
-    finally:
-        os.close(opened)
-
-
-def _is_at(file: BinaryIO | int, path: Path) -> bool:
-    try:
-        descriptor = file if isinstance(file, int) else file.fileno()
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False

@@ -1,13 +1,15 @@
 """Which releases of the store are no longer needed, and how they are removed.
 
-`vireo.server.releases.markers` says how removals, uploads and promotions keep out of each other's
-way.
+A release is kept if a channel needs it or if it was written recently; age keeps removals and
+uploads apart. A promotion of an old release may meet its removal: each first writes (the one
+removes the manifest, the other names the release), then reads what the other writes. So at least
+one finds out: the removal puts the manifest back, or the promotion sets the channel back. Files
+are removed after that.
 """
 
 from __future__ import annotations
 
 import re
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,17 +18,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 from vireo.server.releases.bucket import StoredObject
+from vireo.server.releases.channels import HISTORY
 from vireo.server.releases.fields import CHANNEL_NAME, RELEASE_ID
-from vireo.server.releases.markers import (
-    ABANDONED,
-    LEASE_SECONDS,
-    ManifestObject,
-    Marker,
-    manifest_place,
-    read_manifest_object,
-)
-from vireo.server.releases.store import ReleaseStore, release_object
-from vireo.server.releases.store_errors import StoreError, StoreUnavailableError
+from vireo.server.releases.store import ReleaseStore, manifest_place, release_object
+from vireo.server.releases.store_errors import StoreError
 
 
 @dataclass(frozen=True)
@@ -34,15 +29,17 @@ class Garbage:
     """A release, or what is left of one, that is no longer needed."""
 
     release_id: str
-    kind: Literal["release", "leftover", "to restore"]
-    """A leftover has no manifest: it was never finished, or half removed. A release to restore
-    is needed, but has the tombstone of a removal that never ended."""
-    found: ManifestObject | None
-    """The object in the manifest's place; the release is removed only if it is unchanged."""
+    manifest: tuple[bytes, str] | None
+    """Content and ETag of its manifest; the release is removed only if it is unchanged."""
     size: int
     """Bytes."""
     newest: datetime
     """When its latest file was written."""
+
+    @property
+    def kind(self) -> Literal["release", "leftover"]:
+        """A leftover has no manifest: it was never completed, or its removal was interrupted."""
+        return "release" if self.manifest else "leftover"
 
 
 @dataclass(frozen=True)
@@ -74,23 +71,13 @@ def plan_collection(store: ReleaseStore, history_kept: int, grace: timedelta) ->
     now = datetime.now(UTC)
     for release_id, objects in sorted(by_release.items()):
         newest = max(entry.modified for entry in objects)
-        age = now - newest
-        found = read_manifest_object(store.bucket, release_id)
-        if found is not None and found.removal is not None:
-            # A needed release gets its manifest back by being collected.
-            why = f"is being removed by {found.removal.by}" if age < ABANDONED else ""
-        else:
-            why = needed.get(release_id) or ("written recently" if age < grace else "")
-        if why:
+        recent = "written recently" if now - newest < grace else ""
+        if why := needed.get(release_id, recent):
             kept[release_id] = why
             continue
-        kind: Literal["release", "leftover", "to restore"] = "leftover"
-        if release_id in needed:
-            kind = "to restore"
-        elif found is not None and found.marker is None:
-            kind = "release"
         size = sum(entry.size for entry in objects)
-        garbage.append(Garbage(release_id, kind, found, size, newest))
+        manifest = store.bucket.get(manifest_place(release_id))
+        garbage.append(Garbage(release_id, manifest, size, newest))
     return Plan(kept, tuple(garbage))
 
 
@@ -105,65 +92,43 @@ def collect(store: ReleaseStore, garbage: Garbage, history_kept: int = 0) -> boo
     Raises:
         StoreError: S3 fails. What is left isn't a release; a later collection removes it.
     """
-    since = time.time()
-    release_id, place = garbage.release_id, manifest_place(garbage.release_id)
-    found = garbage.found
-    before = found.before_removal if found else None
-    tombstone = Marker.removing(before)
-    etag = store.bucket.swap(place, tombstone.body(), found.etag if found else None)
-    if etag is None:
+    place, manifest = manifest_place(garbage.release_id), garbage.manifest
+    if manifest is not None and not store.bucket.remove_if(place, manifest[1]):
         return False
     try:
-        needed = release_id in needed_releases(store, history_kept)
-        objects = store.bucket.objects(release_object(release_id, ""), recursive=True)
+        needed = garbage.release_id in needed_releases(store, history_kept)
+        objects = store.bucket.objects(release_object(garbage.release_id, ""), recursive=True)
     except StoreError:
-        # If an earlier removal never ended, files may be missing: its tombstone stays.
-        if found is None or found.removal is None:
-            with suppress(StoreError):  # the next collection tries again
-                _put_back(store, place, before, etag)
+        with suppress(StoreError):  # the next collection, or publishing it again, heals that
+            _put_back(store, place, manifest)
         raise
-    # A manifest that was published again since has the same ETag, but newer files.
-    newer = any(each.modified > garbage.newest for each in objects if each.name != place)
-    if needed or newer:
-        _put_back(store, place, before, etag)
+    # Published again since: files are newer, or the manifest is there again.
+    if needed or any(each.name == place or each.modified > garbage.newest for each in objects):
+        _put_back(store, place, manifest)
         return False
     for entry in objects:
-        if time.time() - since > LEASE_SECONDS:
-            raise StoreUnavailableError(
-                f"removing {release_id} takes too long, another process may have taken over; run "
-                "`vireo release gc --yes` again in an hour"
-            )
-        if entry.name != place:
-            store.bucket.remove(entry.name)
-    store.bucket.remove_if(place, etag)
+        store.bucket.remove(entry.name)
     return True
 
 
-def _put_back(store: ReleaseStore, place: str, before: bytes | None, etag: str) -> None:
-    if before is None:
-        store.bucket.remove_if(place, etag)
-    else:
-        store.bucket.swap(place, before, etag)
+def _put_back(store: ReleaseStore, place: str, manifest: tuple[bytes, str] | None) -> None:
+    if manifest is not None:
+        store.bucket.swap(place, manifest[0], None)
 
 
 def needed_releases(store: ReleaseStore, history_kept: int = 0) -> dict[str, str]:
     """Return why a channel needs each release that one needs; the strongest reason counts."""
     reasons: dict[str, str] = {}
-    # One read of each channel: it holds either the note of what it is about to name, or the name.
-    channels = store.channels.documents()
-    pointers = {name: each.pointer for name, each in channels.items() if each.pointer is not None}
-    for name, pointer in pointers.items():
-        reasons.setdefault(pointer.release_id, f"{name} names it")
+    channels = store.channels.all()
     for name, channel in channels.items():
-        if channel.pending is not None:
-            reasons.setdefault(channel.pending.release_id, f"{name} is about to name it")
-    for name, pointer in pointers.items():
-        if pointer.returns_to is not None:
-            earlier = store.channels.recorded(name, pointer.returns_to)
+        reasons.setdefault(channel.release_id, f"{name} names it")
+    for name, channel in channels.items():
+        if channel.pointer.returns_to is not None:
+            earlier = store.channels.recorded(name, channel.pointer.returns_to)
             if earlier is not None:
                 reasons.setdefault(earlier.release_id, f"{name} would roll back to it")
     # A channel whose object was removed still has its history.
-    folders = store.bucket.folders("channels/history/") if history_kept else []
+    folders = store.bucket.folders(HISTORY) if history_kept else []
     named = {*channels, *(each for each in folders if re.fullmatch(CHANNEL_NAME, each))}
     for name in named if history_kept else ():
         for record in store.channels.history(name, history_kept):

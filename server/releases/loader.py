@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import structlog
 
-from vireo.server.releases.cache import ReleaseCache
-from vireo.server.releases.download import try_lock
-from vireo.server.releases.failures import LoadFailures
+from vireo.server.backoff import backoff
+from vireo.server.releases.cache import CacheError, ReleaseCache
 from vireo.server.releases.held import HeldReleases, Origin, Serving
-from vireo.server.releases.loading_threads import LoadingThreads
+from vireo.server.releases.loading_threads import LoadingThreads, build_turn
 from vireo.server.releases.manifest import ReleaseError
-from vireo.server.releases.progress import LoadProgress, Progress, Stage
-from vireo.server.releases.retries import Retries
-from vireo.server.releases.served_record import ServedRecord
+from vireo.server.releases.progress import LoadFailures, LoadProgress, Progress, Stage
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import StoreError
 
@@ -29,44 +25,13 @@ log = structlog.get_logger()
 
 __all__ = ["ChannelUnsetError", "ReleaseLoader", "Serving"]
 
-LOCK = "build.lock"
-_LOOK_SECONDS = 0.02
-_REST_SECONDS = 0.15
-"""Between two pods: requests that the one delayed are answered before the next one begins."""
-_MAX_WAIT_SECONDS = 10.0
-"""A pod then builds without a turn: the one before it may hang."""
+_MAX_UNSERVED_BACKOFF = 3.0
+_MAX_LOOK_BACKOFF = 5.0
+_MAX_LOAD_BACKOFF = 30.0
+"""Maximum seconds between attempts: with nothing to serve, to read the channel, to load."""
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-@asynccontextmanager
-async def build_turn(cache: Path) -> AsyncIterator[None]:
-    """Wait until no other pod that shares the cache is building, for at most ten seconds.
-
-    It then pauses a moment: requests that another pod's building delayed go first.
-    """
-    file = await asyncio.to_thread(_lock_file, cache)
-    if file is None:
-        yield
-        return
-    with file:
-        end = time.monotonic() + _MAX_WAIT_SECONDS
-        # In a thread, since a volume may hang; in a loop, since others are other processes.
-        while not await asyncio.to_thread(try_lock, file) and time.monotonic() < end:  # noqa: ASYNC110
-            # Random each time, so that pods that began to wait together don't retry together.
-            await asyncio.sleep(random.uniform(_LOOK_SECONDS, 2 * _LOOK_SECONDS))  # noqa: S311
-        await asyncio.sleep(_REST_SECONDS)
-        yield
-
-
-def _lock_file(cache: Path) -> BinaryIO | None:
-    """Return the file to lock; None if the cache can't be written: then there are no turns."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        return (cache / LOCK).open("ab")
-    except OSError:
-        return None
 
 
 class ChannelUnsetError(ReleaseError):
@@ -133,16 +98,11 @@ class ReleaseLoader(Generic[T]):
         self._wait = wait
         self._poll_seconds = poll_seconds
         self._progress = LoadProgress()
-        self._retries = Retries(poll_seconds)
+        self._failed = 0  # consecutive attempts
+        self._put_off = ("", 0.0)  # a release that failed to load, and when it is due again
+        self._recorded = ""  # the release that the cache has as the one that is served
+        self._unrecorded = ""  # the release of which a warning says that it can't be recorded
         self._threads = LoadingThreads()
-        self._record = ServedRecord(
-            cache,
-            lambda release_id: cache.fetch(store, release_id, files),
-            self._threads,
-            pod,
-            channel,
-            poll_seconds,
-        )
         self.held: HeldReleases[T] = HeldReleases(self._threads, keep_previous_seconds)
         """Releases in memory."""
 
@@ -183,16 +143,31 @@ class ReleaseLoader(Generic[T]):
         except Exception as error:  # noqa: BLE001
             # Declared policy: whatever goes wrong with a release, the old one stays.
             await self._fail(error, wanted)
-            if self.serving is None:
-                return self._retries.unserved_failed()
-            return self._retries.load_failed(wanted) if wanted else self._retries.look_failed()
+            return self._retry_after(wanted)
         finally:
             serving = self.serving.release_id if self.serving else ""
             self._progress.begin(Stage.SERVING if serving else Stage.LOOKING, serving)
         if settled:
             self.failures.ended()
-            self._retries.succeeded()
+            self._failed, self._put_off = 0, ("", 0.0)
         return self._poll_seconds
+
+    def _retry_after(self, wanted: str) -> float:
+        """Count a failure, which puts the release `wanted` off; return the delay of the next look.
+
+        With nothing to serve, everything is tried again soon.
+        """
+        self._failed += 1
+        poll = self._poll_seconds
+        if self.serving is None:
+            return backoff(self._failed, 0.25, _MAX_UNSERVED_BACKOFF)
+        if not wanted:
+            return backoff(self._failed, poll, max(poll, _MAX_LOOK_BACKOFF))
+        if wanted != self._put_off[0]:
+            self._failed = 1
+        delay = backoff(self._failed, poll, max(poll, _MAX_LOAD_BACKOFF))
+        self._put_off = (wanted, time.monotonic() + delay)
+        return poll
 
     async def _pause(self, seconds: float) -> None:
         """Return when it is time for the next attempt, at the latest after `seconds` if one failed.
@@ -200,7 +175,7 @@ class ReleaseLoader(Generic[T]):
         Only the channel's next change is news to a pod that serves what it names.
         """
         serving = self.serving.release_id if self.serving else ""
-        settled = not self._retries.failures and self._record.release_id == serving
+        settled = not self._failed and self._recorded == serving
         if self._wait is not None and serving and settled:
             await self._wait(serving, seconds)
         else:
@@ -222,12 +197,33 @@ class ReleaseLoader(Generic[T]):
             held = self.held.find(wanted)
             if held is not None:
                 await self._swap(held.content, wanted, held.origin)
-            elif self.serving is not None and self._retries.is_put_off(wanted):
+            elif self._put_off[0] == wanted and time.monotonic() < self._put_off[1]:
                 return False
             else:
                 await self._load(wanted, "s3", await self._fetch(wanted))
-        await self._record.update(wanted)
+        await self._record(wanted)
         return True
+
+    async def _record(self, release_id: str) -> None:
+        """Record in the cache which release is served, so that it stays there and is found again.
+
+        Declared policy: if that fails, the release is served nonetheless, and the next look at the
+        channel tries again: a pod that starts while S3 is down needs the record.
+        """
+        if self._recorded == release_id:
+            return
+        try:
+            await self._threads.run(
+                lambda: self._cache.remember(self._pod, self.channel, release_id)
+            )
+            await self._threads.run(self._cache.prune)
+        except CacheError as error:
+            if self._unrecorded != release_id:
+                self._unrecorded = release_id
+                reason = str(error)
+                log.warning("release not recorded in the cache", release=release_id, reason=reason)
+        else:
+            self._recorded = release_id
 
     async def _fetch(self, release_id: str) -> Path:
         """Return the folder of a release; give up once the channel names another.
@@ -236,7 +232,7 @@ class ReleaseLoader(Generic[T]):
         """
         self._progress.begin(Stage.VERIFYING, release_id)
         store = self._store
-        if self.serving is None and not self._retries.failures and await self._last():
+        if self.serving is None and not self._failed and await self._last():
             store = self._fail_fast_store
         fetching = asyncio.ensure_future(
             self._work(lambda: self._cache.fetch(store, release_id, self._files, self._progress))
@@ -308,7 +304,7 @@ class ReleaseLoader(Generic[T]):
                 if last := await self._last():
                     self._progress.begin(Stage.VERIFYING, last)
                     folder = await self._threads.run(
-                        lambda: self._cache.open(last, self._files, self._progress)
+                        lambda: self._cache.fetch(None, last, self._files, self._progress)
                     )
                     await self._load(last, "cache", folder)
             except Exception as second:  # noqa: BLE001

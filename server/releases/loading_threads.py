@@ -1,16 +1,29 @@
-"""The threads in which releases are loaded, so that requests don't wait for it."""
+"""How loading gives way to requests: in threads of low priority, and one pod after another."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from vireo.server.releases.download import try_lock
 
 R = TypeVar("R")
+
+LOCK = "build.lock"
+_LOOK_SECONDS = 0.02
+_REST_SECONDS = 0.15
+"""Between two pods: requests that the one delayed are answered before the next one begins."""
+_MAX_WAIT_SECONDS = 10.0
+"""A pod then builds without a turn: the one before it may hang."""
 
 _CLOSE_SECONDS = 1.0
 _NICE = 19
@@ -47,3 +60,32 @@ class LoadingThreads:
         """Stop the threads, waiting at most a second: S3 requests have timeouts of their own."""
         ended = asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
         await asyncio.wait([ended], timeout=_CLOSE_SECONDS)
+
+
+@asynccontextmanager
+async def build_turn(cache: Path) -> AsyncIterator[None]:
+    """Wait until no other pod that shares the cache is building, for at most ten seconds.
+
+    It then pauses a moment: requests that another pod's building delayed go first.
+    """
+    file = await asyncio.to_thread(_lock_file, cache)
+    if file is None:
+        yield
+        return
+    with file:
+        end = time.monotonic() + _MAX_WAIT_SECONDS
+        # In a thread, since a volume may hang; in a loop, since others are other processes.
+        while not await asyncio.to_thread(try_lock, file) and time.monotonic() < end:  # noqa: ASYNC110
+            # Random each time, so that pods that began to wait together don't retry together.
+            await asyncio.sleep(random.uniform(_LOOK_SECONDS, 2 * _LOOK_SECONDS))  # noqa: S311
+        await asyncio.sleep(_REST_SECONDS)
+        yield
+
+
+def _lock_file(cache: Path) -> BinaryIO | None:
+    """Return the file to lock; None if the cache can't be written: then there are no turns."""
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        return (cache / LOCK).open("ab")
+    except OSError:
+        return None

@@ -1,11 +1,24 @@
-"""Progress of a load: anybody may read it while threads update it."""
+"""Progress and failures of loads, as pods report them."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+
+import structlog
+from prometheus_client import Counter
+
+from vireo.server.errors import VireoError
+
+log = structlog.get_logger()
+
+FAILURES = Counter(
+    "vireo_release_load_failures",
+    "Loads of a release, or reads of the channel, that failed, by stage.",
+    ["stage"],
+)
 
 
 class Stage(StrEnum):
@@ -94,3 +107,56 @@ class LoadProgress:
         """Stop the load at its next byte; the next one begins as usual."""
         with self._lock:
             self._stopped = True
+
+
+class LoadFailures:
+    """The failures of one loader: logged once, always counted, reported while they last."""
+
+    def __init__(self, channel: str) -> None:
+        """Start without failures of `channel`, the channel that is followed."""
+        self.latest: Failure | None = None
+        """The latest failure; kept after a later success."""
+        self.reason = ""
+        """Why the latest attempt failed; empty if it succeeded."""
+        self._channel = channel
+        self._logged: set[str] = set()
+        """Failures since the last success that are in the log."""
+
+    def ended(self) -> None:
+        """Record that an attempt succeeded."""
+        self.reason = ""
+        self._logged.clear()
+
+    def report(
+        self,
+        error: Exception,
+        stage: Stage,
+        release_id: str,
+        still_serving: str | None,
+        before: str = "",
+    ) -> None:
+        """Report a failed attempt.
+
+        Args:
+            error: why it failed.
+            stage: the stage that failed.
+            release_id: the release to be loaded; empty if it wasn't known yet.
+            still_serving: the release that is still served, if any.
+            before: why the attempt before this one failed, reported with it.
+        """
+        expected = isinstance(error, VireoError)
+        reason = str(error) if expected else f"{type(error).__name__}: {error}"
+        FAILURES.labels(stage).inc()
+        if reason not in self._logged:
+            self._logged.add(reason)
+            log.error(
+                "release not loaded",
+                channel=self._channel,
+                stage=stage.value,
+                reason=reason,
+                still_serving=still_serving,
+                exc_info=not expected,
+            )
+        shown = f"{before}; {reason}" if before else reason
+        self.latest = Failure(shown, stage, release_id, datetime.now(UTC))
+        self.reason = shown

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -22,20 +20,8 @@ from vireo.server.releases.manifest import (
     Manifest,
     ReleaseError,
 )
-from vireo.server.releases.markers import (
-    ManifestObject,
-    Marker,
-    manifest_place,
-    read_manifest_object,
-)
 from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store_errors import (
-    BeingRemovedError,
-    NotInStoreError,
-    StoreUnavailableError,
-)
-
-_DOING = {"uploading": "is being uploaded", "removing": "is being removed by `vireo release gc`"}
+from vireo.server.releases.store_errors import NotInStoreError, StoreUnavailableError
 
 
 class _Origin(BaseModel):
@@ -82,8 +68,8 @@ class ReleaseStore:
     def publish(self, folder: Path, progress: Callable[[int], None] | None = None) -> Manifest:
         """Upload the release in `folder`; the manifest goes last, and completes the release.
 
-        Publishing the same release again does nothing. The files of an interrupted upload are
-        uploaded again.
+        Files that the store has aren't uploaded again once the release is published; those of an
+        interrupted upload are.
 
         Args:
             folder: a release with its manifest.
@@ -91,34 +77,33 @@ class ReleaseStore:
 
         Raises:
             ReleaseError: the folder doesn't match its manifest, or another release has its id.
-            StoreError: S3 fails, or another process publishes or removes the release.
+            StoreError: S3 fails; publish it again.
         """
         manifest = Manifest.read(folder)
         release_id = manifest.release_id
-        if self._is_published(manifest):
-            return manifest
-        missing = [path for path in manifest.files if not (folder / path).is_file()]
+        lacking = self._lacking(manifest)
+        missing = [path for path in lacking if not (folder / path).is_file()]
         if missing:
             raise ReleaseError(f"{folder / missing[0]} is missing; the manifest lists it")
-        self.bucket.make()
-        body = (folder / MANIFEST_NAME).read_bytes()
-        claim = self._claim(release_id, body)
 
         def upload(path: str, entry: FileEntry) -> None:
             if FileEntry.of(folder / path) != entry:
                 raise ReleaseError(f"{folder / path} isn't the file that the manifest describes")
-            found = self._found(release_id)
-            if found is None or found.etag != claim:
-                raise self._meets_another(release_id)
             self.bucket.put_file(release_object(release_id, path), folder / path)
             if progress is not None:
                 progress(entry.size)
 
         with ThreadPoolExecutor(PARALLEL) as threads:
-            list(threads.map(upload, manifest.files.keys(), manifest.files.values()))
-        written = self.bucket.swap(manifest_place(release_id), body, claim)
-        if written is None and not self._is_published(manifest):
-            raise self._meets_another(release_id)
+            list(threads.map(upload, lacking.keys(), lacking.values()))
+        place, body = manifest_place(release_id), (folder / MANIFEST_NAME).read_bytes()
+        if self.bucket.swap(place, body, None) is None:
+            try:
+                self._check_same(manifest)
+            except NotInStoreError as error:
+                raise StoreUnavailableError(
+                    f"S3 at {self.settings.endpoint} did not accept the manifest of {release_id}; "
+                    "publish it again"
+                ) from error
         return manifest
 
     def list(self) -> tuple[ListedRelease, ...]:
@@ -154,22 +139,8 @@ class ReleaseStore:
         return trained_on(self._manifest_body(release_id), manifest_place(release_id))
 
     def check_published(self, release_id: str) -> None:
-        """Return if a release is in the store, complete and not being removed.
-
-        Raises:
-            NotInStoreError: it was never published, or is being uploaded or removed.
-        """
-        found = self._found(release_id)
-        if found is not None and found.marker is None:
-            return
-        why = _DOING[found.marker.marker] if found and found.marker else "isn't there"
-        message = (
-            f"release {release_id} isn't in bucket {self.bucket.name}: it {why}; "
-            "`vireo release list` shows what is"
-        )
-        if found is not None and found.removal is not None:
-            raise BeingRemovedError(message, found.removal.by)
-        raise NotInStoreError(message)
+        """Return if a release is in the store; raise NotInStoreError if it isn't."""
+        self._manifest_body(release_id)
 
     def read(self, release_id: str, path: str, offset: int = 0) -> Iterator[bytes]:
         """Yield the content of one file of a release in chunks, from byte `offset` on.
@@ -206,89 +177,69 @@ class ReleaseStore:
             ReleaseError: what is to be promoted is unfit for this build.
             ChannelChangedError: the channel isn't as expected; read it and decide again.
         """
-        self.check_published(change.release_id)
+
+        def confirm() -> None:
+            self.check_published(change.release_id)
+
+        confirm()
         if change.action == "promote":
             self.manifest(change.release_id)
-        check = partial(self.check_published, change.release_id)
-        return self.channels.set(name, change, expected, confirm=check)
-
-    def _found(self, release_id: str) -> ManifestObject | None:
-        check_release_id(release_id)
-        return read_manifest_object(self.bucket, release_id)
+        # A removal may have begun meanwhile, see `vireo.server.releases.garbage`.
+        return self.channels.set(name, change, expected, confirm)
 
     def _manifest_body(self, release_id: str) -> bytes:
-        found = self._found(release_id)
-        body = found.manifest if found else None
-        if body is None:
+        check_release_id(release_id)
+        found = self.bucket.get(manifest_place(release_id))
+        if found is None:
             raise NotInStoreError(
-                f"{manifest_place(release_id)} isn't in bucket {self.bucket.name}; "
+                f"release {release_id} isn't in bucket {self.bucket.name}; "
                 "`vireo release list` shows what is"
             )
-        return body
+        return found[0]
 
-    def _is_published(self, manifest: Manifest) -> bool:
-        """Return whether a release is published; raise ReleaseError if another one has its id."""
+    def _lacking(self, manifest: Manifest) -> dict[str, FileEntry]:
+        """Return the files to upload; raise ReleaseError if another release has the id."""
+        self.bucket.make()
         try:
-            found = self._found(manifest.release_id)
+            self._check_same(manifest)
         except NotInStoreError:
-            return False  # there is no bucket either
-        if found is None or found.marker is not None:
-            return False
-        if Manifest.parse(found.body, manifest_place(manifest.release_id)) != manifest:
-            raise ReleaseError(
-                f"another release is already published as {manifest.release_id}; "
-                "releases don't change: give the new one an id of its own"
-            )
-        return True
+            return manifest.files
+        prefix = release_object(manifest.release_id, "")
+        stored = {each.name: each.size for each in self.bucket.objects(prefix, recursive=True)}
+        return {
+            path: entry
+            for path, entry in manifest.files.items()
+            if stored.get(prefix + path) != entry.size
+        }
 
-    def _claim(self, release_id: str, body: bytes) -> str:
-        """Claim the place of a manifest to come; return the claim's ETag.
+    def _check_same(self, manifest: Manifest) -> None:
+        """Raise ReleaseError if another release is published under this one's id.
 
         Raises:
-            ReleaseError: another release is being uploaded under this id.
-            StoreError: the release is being removed, or another process claims it at the same time.
+            NotInStoreError: none is.
         """
-        digest = hashlib.sha256(body).hexdigest()
-        found = self._found(release_id)
-        there = found.marker if found else None
-        if found is not None and found.removal is not None:
-            raise StoreUnavailableError(
-                f"release {release_id} is being removed by {found.removal.by}; publish it again "
-                "when that is done. If it isn't within an hour: vireo release gc --yes"
-            )
-        if there is not None and there.digest != digest:
+        release_id = manifest.release_id
+        body = self._manifest_body(release_id)
+        if Manifest.parse(body, manifest_place(release_id)) != manifest:
             raise ReleaseError(
-                f"another release is being uploaded as {release_id} by {there.by}; give this one "
-                "an id of its own. If that one broke off, `vireo release gc --yes` removes what is "
-                "left of it from 24 hours later on"
+                f"another release is already published as {release_id}; "
+                "releases don't change: give the new one an id of its own"
             )
-        etag = None
-        if found is None or there is not None:
-            claim = Marker.uploading(digest).body()
-            place = manifest_place(release_id)
-            etag = self.bucket.swap(place, claim, found.etag if found else None)
-        if etag is None:
-            raise self._meets_another(release_id)
-        return etag
-
-    def _meets_another(self, release_id: str) -> StoreUnavailableError:
-        return StoreUnavailableError(
-            f"S3 at {self.settings.endpoint} did not accept the manifest of {release_id}: another "
-            "process publishes or removes this release; publish it again"
-        )
 
     def _listed(self, release_id: str) -> ListedRelease | None:
         """Return a folder of the store as a release; None if it has no manifest."""
         try:
-            found = self._found(release_id)
-            if found is None or found.manifest is None:
-                return None
-            if found.marker is not None:
-                return ListedRelease(release_id, None, f"it {_DOING[found.marker.marker]}")
-            return ListedRelease(release_id, _parsed(release_id, found.body))
+            return ListedRelease(release_id, self.manifest(release_id))
+        except NotInStoreError:
+            return None
         except ReleaseError as error:
             # One unfit release doesn't hide the others.
             return ListedRelease(release_id, None, str(error))
+
+
+def manifest_place(release_id: str) -> str:
+    """Return the name of the object that makes a release: written last, and removed first."""
+    return release_object(release_id, MANIFEST_NAME)
 
 
 def release_object(release_id: str, path: str) -> str:

@@ -42,15 +42,6 @@ class NotInStoreError(StoreError):
     """The release or object isn't there."""
 
 
-class BeingRemovedError(NotInStoreError):
-    """The release is being removed, or its removal never ended."""
-
-    def __init__(self, message: str, by: str) -> None:
-        """Make the error; `by` is who removes the release."""
-        super().__init__(message)
-        self.by = by
-
-
 class ChannelChangedError(StoreError):
     """Somebody else changed the channel in the meantime; nothing was written."""
 

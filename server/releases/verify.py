@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +11,12 @@ from pathlib import Path
 from vireo.server.errors import VireoError
 from vireo.server.inference.golden import GoldenMismatchError
 from vireo.server.releases.bucket import PARALLEL
+from vireo.server.releases.download import Download
 from vireo.server.releases.layout import OPTIONAL
 from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry, ReleaseError
+from vireo.server.releases.progress import LoadProgress
 from vireo.server.releases.store import ReleaseStore, release_object
-from vireo.server.releases.store_errors import BeingRemovedError, NotInStoreError
+from vireo.server.releases.store_errors import NotInStoreError
 
 ARCHITECTURE_NOISE = 1e-2
 """Maximum difference from the goldens that another kind of processor may explain: of a vector's
@@ -51,7 +52,6 @@ def verify_release(
     release_id: str,
     pods: Mapping[str, PodCheck],
     scratch: Path,
-    progress: Callable[[int], None] = lambda _: None,
 ) -> Verification:
     """Read every file of a release from the store, and load it as every kind of pod does.
 
@@ -60,20 +60,22 @@ def verify_release(
         release_id: the release.
         pods: kinds of pod by name. A kind whose files are damaged isn't tried.
         scratch: an empty folder with room for the release.
-        progress: called with the bytes of each chunk, from any thread.
 
     Raises:
         StoreError: the store can't be read.
     """
     try:
-        store.check_published(release_id)
         manifest = store.manifest(release_id)
     except (NotInStoreError, ReleaseError) as error:
         return Verification(release_id, problems=(str(error),))
     manifest.write(scratch)
 
     def damage(path: str, entry: FileEntry) -> str:
-        return _damage(store, release_id, path, entry, scratch, progress)
+        try:
+            Download(store, release_id, path, entry, scratch / path, LoadProgress()).run()
+        except (NotInStoreError, ReleaseError) as error:
+            return str(error)
+        return ""
 
     with ThreadPoolExecutor(PARALLEL) as threads:
         found = threads.map(damage, manifest.files.keys(), manifest.files.values())
@@ -105,63 +107,32 @@ def verify_release(
     return Verification(release_id, len(manifest.files), size, tuple(problems), tuple(notes))
 
 
-def dangling_channels(store: ReleaseStore, names: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return what is wrong with channels that name what isn't in the store, a line each.
+def named_releases(
+    store: ReleaseStore, channel: str = ""
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return what is wrong with channels, a line each, and the published releases that they name.
 
     Args:
         store: the store to read them from.
-        names: the channels; all of them if empty.
+        channel: the one channel to read; all of them if empty.
     """
-    problems = []
+    problems: list[str] = []
+    releases: set[str] = set()
     channels = store.channels.all()
-    for name in names or sorted(channels):
+    for name in [channel] if channel else sorted(channels):
         if name not in channels:
             problems.append(f"channel {name} was never set")
             continue
         release_id = channels[name].release_id
         try:
             store.check_published(release_id)
-        except BeingRemovedError as error:
-            problems.append(
-                f"channel {name} names {release_id}, which {error.by} began to remove; if that "
-                "takes more than an hour, restore it with: vireo release gc --yes"
-            )
+            releases.add(release_id)
         except NotInStoreError:
             problems.append(
                 f"channel {name} names {release_id}, which isn't in the store; point it at one "
                 f"that is: vireo release promote ID --channel {name}"
             )
-    return tuple(problems)
-
-
-def _damage(
-    store: ReleaseStore,
-    release_id: str,
-    path: str,
-    entry: FileEntry,
-    scratch: Path,
-    progress: Callable[[int], None],
-) -> str:
-    """Read one file, at most as long as listed; return what is wrong with it, empty if nothing."""
-    target = scratch / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest, size = hashlib.sha256(), 0
-    try:
-        with target.open("wb") as file:
-            for chunk in store.read(release_id, path):
-                size += len(chunk)
-                if size > entry.size:  # more must not fill the disk
-                    return f"{path} has more than the {entry.size:,} bytes that the manifest lists"
-                digest.update(chunk)
-                file.write(chunk)
-                progress(len(chunk))
-    except NotInStoreError:
-        return f"{path} is missing from the store"
-    if size != entry.size:
-        return f"{path} has {size:,} bytes, the manifest lists {entry.size:,}"
-    if digest.hexdigest() != entry.sha256:
-        return f"{path} doesn't have the SHA-256 in the manifest: its content was changed"
-    return ""
+    return tuple(problems), tuple(sorted(releases))
 
 
 def _note_on_goldens(error: Exception, made_on: str) -> str:

@@ -18,8 +18,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from tests.builders.releases import build_release, poison_model
+from tests.builders.s3 import client_of
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, describe_files
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.texts import write_texts
 
 
 @dataclass(frozen=True)
@@ -27,13 +30,13 @@ class BadRelease:
     """One way to be bad."""
 
     name: str
-    damage: Callable[[Path], None]
+    damage: Callable[[Path], object]
     reason: str
     """What a pod that needs the damaged part says, as a regular expression."""
     described: bool = False
     """Whether the manifest describes the damaged files: the digests are all right."""
     pod: str = "ranking"
-    """A kind of pod that needs the damaged part."""
+    """What needs the damaged part, a kind of pod for example."""
 
     def build(self, folder: Path, release_id: str, seed: int = 0) -> Path:
         """A release that is bad in this way."""
@@ -96,6 +99,35 @@ def _another_input(folder: Path) -> None:
 def _golden_of_another(folder: Path) -> None:
     other = build_release(folder.with_name("other"), seed=1)
     (other / layout.GOLDEN_RANKER).replace(folder / layout.GOLDEN_RANKER)
+
+
+def _table(path: str, change: Callable[[Any], None]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        table = np.load(folder / path)
+        change(table)
+        np.save(folder / path, table)
+
+    return damage
+
+
+def _nan_vector(vectors: Any) -> None:
+    vectors[3, 1] = np.nan
+
+
+def _row_40(rows: Any) -> None:
+    rows[3] = 40
+
+
+def _unsorted_labels(folder: Path) -> None:
+    count = len(np.load(folder / layout.LABEL_OFFSETS)) - 1
+    write_texts(folder / layout.LABELS, [f"tag={count - place:06}" for place in range(count)])
+
+
+def _text(path: str, content: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / path).write_text(content)
+
+    return damage
 
 
 def _ids_beyond_the_table(folder: Path) -> None:
@@ -167,7 +199,64 @@ BAD_RELEASES = (
         described=True,
         pod="candidate",
     ),
+    BadRelease(
+        "nan_in_the_vectors",
+        _table(layout.VIDEO_VECTORS, _nan_vector),
+        r"viewer_tower/1/vectors\.npy: has values that aren't finite",
+        described=True,
+        pod="candidate",
+    ),
+    BadRelease(
+        "nan_in_the_video_tower",
+        lambda folder: poison_model(folder, layout.VIDEO_TOWER, "table"),
+        r"golden/video_tower\.npz: replay failed",
+        described=True,
+        pod="video tower",
+    ),
+    BadRelease(
+        "unsorted_labels",
+        _unsorted_labels,
+        r"videos/labels\.bin: 'tag=",
+        described=True,
+        pod="candidate",
+    ),
+    BadRelease(
+        "label_of_no_video",
+        _table(layout.LABEL_ROWS, _row_40),
+        r"videos/label_rows\.npy: names row 40",
+        described=True,
+        pod="candidate",
+    ),
+    BadRelease(
+        "a_file_that_isnt_listed",
+        _manifest(lambda document: document["files"].pop(layout.POPULAR_IDS)),
+        r"popular\.json isn't in the manifest; gateway pods need it",
+        pod="gateway",
+    ),
+    BadRelease(
+        "no_list_of_videos",
+        _text(layout.POPULAR_IDS, "{}"),
+        r"as a gateway pod: popular\.json",
+        described=True,
+        pod="gateway",
+    ),
+    BadRelease(
+        "list_of_no_attributes",
+        _text(layout.POPULAR_ATTRIBUTES, "[]"),
+        r"as a gateway pod: popular_attributes\.json: has 0 videos",
+        described=True,
+        pod="gateway",
+    ),
 )
+
+
+def upload(settings: S3Settings, folder: Path, release_id: str) -> None:
+    """Put a release's files into the store as they are: `publish` would refuse a bad one."""
+    client = client_of(settings)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            name = f"releases/{release_id}/{file.relative_to(folder).as_posix()}"
+            client.fput_object(settings.bucket, name, str(file))
 
 
 def bad_name(bad: BadRelease) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,13 +17,14 @@ from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 from tests.builders.s3 import unreachable_s3
 from vireo.server.control.ads import DiscoveryServicer
 from vireo.server.control.attempts import Attempts
-from vireo.server.control.canary import Channels
-from vireo.server.control.channels import add_channel_service
-from vireo.server.control.control import Control, control_server
-from vireo.server.control.discovery.source import Discovery
+from vireo.server.control.channels import Channels
+from vireo.server.control.control import Control
+from vireo.server.control.discovery import Discovery
 from vireo.server.control.mesh import Endpoint, Endpoints, Mesh, Pool
 from vireo.server.control.settings import ControlSettings
 from vireo.server.releases.channels import Channel
+from vireo.server.releases.store_errors import StoreUnavailableError
+from vireo.server.rpc.server import RpcServer
 
 
 class SetDiscovery:
@@ -38,22 +40,39 @@ class SetDiscovery:
         self.endpoints[pool] = local(*ports)
         self._changed.set()
 
-    async def watch(self) -> AsyncIterator[Endpoints]:
+    async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         while True:
             self._changed.clear()
             self.attempts.succeeded()
-            yield dict(self.endpoints)
+            changed(dict(self.endpoints))
             await self._changed.wait()
 
 
-class SetShare:
-    """Channels of which the canary's has a share."""
+class SetChannels:
+    """Channels that a test sets, or makes unreadable."""
 
-    share = 0.0
+    def __init__(self) -> None:
+        self.releases = {"production": "a", "canary": "a"}
+        self.share = 0.0
+        """The canary's."""
+        self.failure: Exception | None = None
+        """Raised by each read."""
+        self.unreadable: set[str] = set()
+        self.reads: Counter[str] = Counter()
 
     def read_channel(self, name: str) -> Channel | None:
+        self.reads[name] += 1
+        if self.failure is not None:
+            raise self.failure
+        if name in self.unreadable:
+            raise StoreUnavailableError(f"{name} can't be read")
+        if name not in self.releases:
+            return None
         pointer: Any = SimpleNamespace(
-            release_id="r", updated_at=datetime.now(UTC), updated_by="test", share=self.share
+            release_id=self.releases[name],
+            updated_at=datetime.now(UTC),
+            updated_by="test",
+            share=self.share,
         )
         return Channel(name, pointer, "etag")
 
@@ -64,9 +83,13 @@ class ControlPlane:
 
     port: int
     discovery: SetDiscovery
-    channels: SetShare
-    servicer: DiscoveryServicer
+    channels: SetChannels
     control: Control
+
+    @property
+    def servicer(self) -> DiscoveryServicer:
+        """What serves Envoys."""
+        return self.control.servicer
 
     @property
     def mesh(self) -> Mesh:
@@ -95,39 +118,36 @@ def local(*ports: int) -> frozenset[Endpoint]:
 @asynccontextmanager
 async def running_control(endpoints: Endpoints, **settings: Any) -> AsyncIterator[ControlPlane]:
     """A control plane that serves its first snapshot, patient for tenths of a second only."""
-    discovery, channels = SetDiscovery(endpoints), SetShare()
-    async with control_of(discovery, channels, **settings) as (port, servicer, control):
-        yield ControlPlane(port, discovery, channels, servicer, control)
+    discovery, channels = SetDiscovery(endpoints), SetChannels()
+    async with control_of(discovery, channels, **settings) as (port, control):
+        yield ControlPlane(port, discovery, channels, control)
 
 
 @asynccontextmanager
 async def control_of(
     discovery: Discovery, channels: Channels, **settings: Any
-) -> AsyncIterator[tuple[int, DiscoveryServicer, Control]]:
-    """The same with any source of endpoints: its port, and what serves and makes snapshots."""
+) -> AsyncIterator[tuple[int, Control]]:
+    """The same with any source of endpoints: its port, and what makes snapshots."""
     quick = {
         "port": 0,
         "drain_seconds": 0.0,
         "grace_seconds": 5.0,
-        "admission_interval": 0.05,
         "initial_admission_timeout": 0.0,
-        "canary_poll_seconds": 0.05,
         "channel_poll_seconds": 0.05,
         "endpoint_drain_seconds": 0.2,
         "s3": unreachable_s3(),
     }
     used = ControlSettings(**{**quick, **settings})
-    server, servicer = control_server(used)
-    control = Control(used, discovery, channels, servicer)
-    add_channel_service(server, control.channel_watch)
+    server = RpcServer(used)
+    control = Control(used, discovery, channels, server)
     await server.start()
-    running = asyncio.ensure_future(control.run(server))
+    running = asyncio.ensure_future(control.run())
     try:
-        while servicer.snapshot is None:
+        while control.servicer.snapshot is None:
             if running.done():
                 running.result()
             await asyncio.sleep(0.01)
-        yield server.port, servicer, control
+        yield server.port, control
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -13,13 +13,14 @@ from vireo.ops.doctor.facts import (
     Edge,
     Facts,
     Host,
+    Labels,
     Machine,
+    Page,
     Part,
     Pod,
     Process,
     Slate,
 )
-from vireo.ops.doctor.page import Labels, Page
 
 DAY = 86_400.0
 _KINDS = ("candidate", "ranking", "gateway")

@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from tests.builders.kubernetes_api import RecordedApi
-from vireo.server.control.discovery.kubernetes import KubernetesDiscovery
-from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.kubernetes import KubernetesDiscovery
 from vireo.server.control.mesh import Endpoint, Endpoints, Pool
+from vireo.server.control.settings import KubernetesSettings
 
 CANDIDATE, GATEWAY, RANKING = Pool("candidate"), Pool("gateway"), Pool("ranking")
 CANARY = Pool("candidate", "canary")
@@ -58,23 +56,14 @@ class Following:
     def failures(self) -> int:
         return self.discovery.attempts.failures
 
-    async def run(self) -> None:
-        async for endpoints in self.discovery.watch():
-            self.published.append(endpoints)
-
 
 @asynccontextmanager
 async def following(settings: KubernetesSettings) -> AsyncIterator[Following]:
     follower = Following(KubernetesDiscovery(settings))
-    running = asyncio.create_task(follower.run())
+    running = asyncio.create_task(follower.discovery.follow(follower.published.append))
     try:
         yield follower
         assert not running.done(), "it goes on for as long as it is asked"
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-
-
-def quick(api: RecordedApi, folder: Path, **changes: Any) -> KubernetesSettings:
-    used = {"config": api.kubeconfig(folder), "max_backoff": 0.05, **changes}
-    return KubernetesSettings(**used)

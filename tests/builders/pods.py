@@ -12,11 +12,10 @@ from typing import Any
 
 import grpc.aio
 
-from tests.builders.loading import running
+from tests.builders.loading import loader_of, running
 from tests.builders.rpc import rpc_settings
 from vireo.server.pod.pod import Pod, add_pod_service, add_release_service, pod_admission
 from vireo.server.pod.run_queue import RunQueue
-from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.rpc.server import RpcServer
@@ -43,16 +42,7 @@ async def running_pod(
     pod: Pod[Any], store: ReleaseStore, cache: Path, channel: str, **changes: Any
 ) -> AsyncIterator[RunningPod]:
     """A pod that looks at its channel often; `changes` are to its loader's arguments."""
-    arguments: dict[str, Any] = {
-        "channel": channel,
-        "pod": pod.kind,
-        "files": pod.files,
-        "build": pod.build,
-        "replay": pod.replay,
-        "poll_seconds": 0.02,
-        **changes,
-    }
-    loader: ReleaseLoader[Any] = ReleaseLoader(store, ReleaseCache(cache), **arguments)
+    loader = loader_of(pod, store, cache, channel, **changes)
     server = RpcServer(rpc_settings())
     queue = RunQueue()
     add_pod_service(server, pod, loader, queue, pod_admission(pod, queue, 500, math.inf))

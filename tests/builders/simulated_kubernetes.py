@@ -12,7 +12,7 @@ from typing import Any
 import kmock
 
 from tests.builders.kubernetes_api import endpoint_slice, write_kubeconfig
-from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
+from vireo.server.control.settings import KubernetesSettings
 
 SLICES = kmock.resource("discovery.k8s.io", "v1", "endpointslices")
 _PATH = "/apis/discovery.k8s.io/v1/namespaces/vireo/endpointslices"
@@ -38,12 +38,9 @@ class SimulatedKubernetes:
         """Number of watches that were asked for."""
         return len(list(self.server[kmock.action.WATCH, SLICES]))
 
-    def settings(self, folder: Path, **changes: Any) -> KubernetesSettings:
+    def settings(self, folder: Path) -> KubernetesSettings:
         """Settings that lead here."""
-        path = write_kubeconfig(folder / "kubeconfig", self.url, "token")
-        return KubernetesSettings(
-            **{"config": path, "max_backoff": 0.05, "watch_seconds": 300, **changes}
-        )
+        return KubernetesSettings(config=write_kubeconfig(folder / "kubeconfig", self.url, "token"))
 
     async def create(
         self,

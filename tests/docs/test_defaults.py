@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from vireo.ops.cli.release.gc import gc
-from vireo.ops.cli.release.options import MAX_VIEWERS
+from vireo.ops.cli.release.promote import MAX_VIEWERS
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.gateway.query import DEFAULT_PAGE_SIZE
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.home import Home
 from vireo.server.pod.pod import PodSettings
+from vireo.server.releases.gate_measures import LIKENESS, MEASURES
 from vireo.server.releases.manifest import CANDIDATES, Manifest
 from vireo.training.profile import PROFILES, read_profile
 from vireo.training.ranking.config import RankingConfig
-from vireo.training.release.gate_measures import LIKENESS, MEASURES
 from vireo_client import Client
 
 CHECKOUT = Path(__file__).parents[2]

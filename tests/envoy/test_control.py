@@ -18,7 +18,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from tests.builders.edge import CandidatePod, Edge, running_edge, serve_candidate, serve_ranking
 from tests.builders.waiting import until
 from vireo.server.control.mesh import Pool
-from vireo.server.control.snapshot import ENDPOINTS, ROUTES, Snapshot
+from vireo.server.control.snapshot import ENDPOINTS, ROUTES, Resource, Snapshot
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 
@@ -152,11 +152,8 @@ def with_bad_regex(snapshot: Snapshot) -> Snapshot:
     """The snapshot with candidate routes that hold no regular expression."""
     routes = RouteConfiguration.FromString(snapshot.resources[ROUTES]["candidate"].body.value)
     routes.virtual_hosts[0].routes[0].match.safe_regex.regex = "("
-    bad = Snapshot.of([routes]).resources[ROUTES]
-    return replace(
-        snapshot,
-        resources={**snapshot.resources, ROUTES: {**snapshot.resources[ROUTES], **bad}},
-    )
+    changed = {**snapshot.resources[ROUTES], "candidate": Resource.of(routes)}
+    return replace(snapshot, resources={**snapshot.resources, ROUTES: changed})
 
 
 async def test_the_canary_gets_its_share_of_the_buckets_and_a_viewer_stays_on_one_side(

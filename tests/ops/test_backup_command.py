@@ -27,9 +27,10 @@ from vireo.ops.backup.archive import Archive, Manifest
 from vireo.ops.cli.__main__ import app
 from vireo.ops.stack.lock import file_lock
 from vireo.ops.stack.state import stack_lock
-from vireo.server.control.backup_age import BEGAN, follow_backups
+from vireo.server.control.channels import BACKUP_BEGAN, follow_backups
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, STREAMS, partition_of
+from vireo.server.features.online_store import read_viewer
 from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.channels import Change
@@ -37,8 +38,8 @@ from vireo.server.releases.garbage import needed_releases
 from vireo.server.releases.s3 import BackupSettings, S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.training.data.dataset import load_dataset
-from vireo.training.features.online import OnlineViewer, read_online
 from vireo.v1 import event_pb2, log_pb2
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
@@ -153,11 +154,11 @@ class Site:
 
     async def exported(self) -> float:
         """What the control plane exports as the begin of the last backup."""
-        BEGAN.set(0)
+        BACKUP_BEGAN.set(0)
         following = asyncio.create_task(follow_backups(Bucket(self.releases)))
-        await until(lambda: BEGAN._value.get() != 0)
+        await until(lambda: BACKUP_BEGAN._value.get() != 0)
         following.cancel()
-        return float(BEGAN._value.get())
+        return float(BACKUP_BEGAN._value.get())
 
     def interactions(self) -> int:
         return len(load_dataset(self.home, DATASET).interactions)
@@ -225,8 +226,8 @@ def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> 
     assert not {VIEWER, OTHER} & site.viewers()
     repo = site.home.features(DATASET)
     for viewer in (VIEWER, OTHER):
-        assert read_online(repo, viewer) == OnlineViewer()
-    assert read_online(repo, "w3").watched_keys
+        assert read_viewer(repo, viewer) == ViewerFeatures()
+    assert read_viewer(repo, "w3").watched_keys
     [(_, _, left)] = site.stored(DEAD)
     assert b"w3" in left
     # Who comes back counts anew, and stays through the next restore.
@@ -234,7 +235,7 @@ def test_an_older_backup_brings_nobody_back_who_was_erased_since(site: Site) -> 
     site.backup()
     site.lose()
     assert "viewers to erase again: 0" in site.restore()
-    assert read_online(site.home.features(DATASET), VIEWER).viewer_watch_count == 1
+    assert read_viewer(site.home.features(DATASET), VIEWER).watch_count == 1
 
 
 def test_what_was_interrupted_is_no_backup_and_a_restore_goes_on(
@@ -259,7 +260,7 @@ def test_what_was_interrupted_is_no_backup_and_a_restore_goes_on(
     channel = ReleaseStore(site.releases).read_channel("production")
     assert channel is not None
     assert channel.release_id == RELEASE
-    assert read_online(site.home.features(DATASET), VIEWER).watched_keys
+    assert read_viewer(site.home.features(DATASET), VIEWER).watched_keys
 
 
 def _fails(*_arguments: Any) -> None:
@@ -364,8 +365,8 @@ async def test_before_a_first_backup_its_age_is_that_of_time_if_backups_are_set(
 ) -> None:
     monkeypatch.setenv("VIREO_BACKUP_S3_ENDPOINT", site.backups.endpoint)
     following = asyncio.create_task(follow_backups(Bucket(site.releases)))
-    BEGAN.set(1)
-    await until(lambda: BEGAN._value.get() == 0)
+    BACKUP_BEGAN.set(1)
+    await until(lambda: BACKUP_BEGAN._value.get() == 0)
     following.cancel()
 
 

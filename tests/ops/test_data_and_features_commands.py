@@ -17,7 +17,7 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS
 from vireo.server.features.keys import video_key
-from vireo.training.features.online import read_online
+from vireo.server.features.online_store import read_viewer
 from vireo.v1 import event_pb2
 
 app = typer.Typer()
@@ -169,7 +169,7 @@ def test_an_import_that_names_its_place_in_the_log_has_builds_read_what_came_sin
         """Build the features; return what viewer 00 has watched."""
         done = vireo("features", "build", "mine")
         assert done.exit_code == 0, done.output
-        return set(read_online(tmp_path / "home/features/mine", "00").watched_keys)
+        return set(read_viewer(tmp_path / "home/features/mine", "00").watched_keys)
 
     imports = ["data", "import", *files, "--force", "--log-lag", "0"]
     with running_nats(tmp_path / "nats") as nats:

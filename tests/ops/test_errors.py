@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vireo.ops.cli.__main__ import main
-from vireo.ops.cli.release.promote import PromotionRefusedError
+from vireo.server.releases.promotion import PromotionRefusedError
 
 
 def error_of(home: Path, *arguments: str | bytes) -> str:

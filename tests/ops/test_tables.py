@@ -15,8 +15,7 @@ from tests.builders.releases import build_release
 from vireo.ops.cli.control import EnvoyStatus, ResourceStatus, resource_table, summary
 from vireo.ops.cli.recommend import print_slate
 from vireo.ops.cli.release.gate_table import print_gate
-from vireo.ops.cli.release.history import print_history
-from vireo.ops.cli.release.listing import print_releases
+from vireo.ops.cli.release.listing import print_history, print_releases
 from vireo.ops.cli.release.status import print_channels, print_comparisons, print_pods
 from vireo.ops.cli.status import print_status
 from vireo.ops.cli.studies import print_study
@@ -24,9 +23,9 @@ from vireo.ops.cli.tables import print_table, table_of
 from vireo.ops.cli.up import process_lines
 from vireo.ops.stack.state import ProcessState, StackState, State
 from vireo.server.releases.channels import Channel, ChannelPointer
+from vireo.server.releases.gate import Check, GateResult, Verdict
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ListedRelease
-from vireo.training.release.gate import Check, GateResult, Verdict
 from vireo.v1 import recommendation_pb2, viewer_pb2
 from vireo.v1.release_pb2 import GetServingReleaseResponse
 

@@ -24,18 +24,17 @@ from vireo.ops.cli.__main__ import app
 from vireo.ops.cli.dead_events import dead_letters, mark_replayed
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
-from vireo.server.consumer.rows import OnlineRows
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import DEAD, EVENTS, STATE, partition_of
+from vireo.server.features.online_store import open_features, open_rows, read_viewer
 from vireo.server.home import Home
 from vireo.training.data.dataset import describe_dataset, load_dataset
 from vireo.training.data.from_events import data_from_events
 from vireo.training.features.build import build_features
-from vireo.training.features.online import OnlineViewer, read_online
 from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.training.features.repository import open_repository
 from vireo.v1 import event_pb2
 from vireo.v1.log_pb2 import ConsumerProgress, DeadEvents, RecordedEvents
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
@@ -131,11 +130,11 @@ def follow(nats: RunningNats, repo: Path) -> None:
     """Apply all that both partitions have."""
 
     async def run(log: JetStreamLog) -> None:
-        rows = OnlineRows(repo, timeout=5)
+        rows = open_rows(repo, 5)
         for partition in range(PARTITIONS):
             end = await log.end(EVENTS, str(partition))
             state = LiveState(log, partition, 3600.0)
-            follower = Follower(log, repo, partition, state, holder=f"here:{partition}", timeout=5)
+            follower = Follower(log, repo, partition, state, timeout=5)
             task = asyncio.create_task(follower.run())
             async with asyncio.timeout(30):
                 while rows.position(partition).sequence < end and not task.done():  # noqa: ASYNC110
@@ -159,9 +158,9 @@ def test_a_viewer_is_gone_from_the_store_the_data_and_all_later_builds(
         monkeypatch.setenv(name, value)
     build_features(home, "small", "none", settings=store[1])
     repo = home.features("small")
-    before = read_online(repo, OTHER)
-    assert read_online(repo, VIEWER).watched_keys
-    assert read_online(repo, VIEWER).attributes
+    before = read_viewer(repo, OTHER)
+    assert read_viewer(repo, VIEWER).watched_keys
+    assert read_viewer(repo, VIEWER).attributes
     record(nats, event(VIEWER, "v50"), event(OTHER, "v51"))
     follow(nats, repo)
     record(nats, event(VIEWER, "v52", kind=event_pb2.EVENT_KIND_HIDE))  # the consumer is behind
@@ -171,7 +170,7 @@ def test_a_viewer_is_gone_from_the_store_the_data_and_all_later_builds(
     assert "no consumer came to it" in done.output
     assert "what remains" in done.output
     follow(nats, repo)
-    assert read_online(repo, VIEWER) == OnlineViewer()
+    assert read_viewer(repo, VIEWER) == ViewerFeatures()
     # Data set and description agree, and others are as they were.
     info, data = describe_dataset(home, "small"), load_dataset(home, "small")
     assert (info.interactions, info.viewers) == (len(data.interactions), len(data.viewers))
@@ -181,10 +180,10 @@ def test_a_viewer_is_gone_from_the_store_the_data_and_all_later_builds(
         assert OTHER in set(frame["viewer_id"])
     for table in ("viewer_activity", "viewer_hidden", "viewer_profile", "watches"):
         assert VIEWER not in set(pd.read_parquet(repo / f"{table}.parquet")["viewer_id"])
-    assert len(read_online(repo, OTHER).watched_keys) == len(before.watched_keys) + 1
+    assert len(read_viewer(repo, OTHER).watched_keys) == len(before.watched_keys) + 1
     # Features that are built again, and data that is made of the log.
     build_features(home, "small", "none", settings=store[1])
-    assert read_online(repo, VIEWER) == OnlineViewer()
+    assert read_viewer(repo, VIEWER) == ViewerFeatures()
     log = opened(nats)
     data_from_events(home, "live", "small", log, PARTITIONS)
     live = load_dataset(home, "live")
@@ -192,8 +191,8 @@ def test_a_viewer_is_gone_from_the_store_the_data_and_all_later_builds(
     # Who comes back counts anew.
     record(nats, event(VIEWER, "v53", 9))
     follow(nats, repo)
-    again = read_online(repo, VIEWER)
-    assert (again.viewer_watch_count, again.attributes, again.hidden_keys) == (1, (), ())
+    again = read_viewer(repo, VIEWER)
+    assert (again.watch_count, again.attributes, again.hidden_keys) == (1, [], [])
     log = opened(nats)
     data_from_events(home, "live", "live", log, PARTITIONS, force=True)
     live = load_dataset(home, "live")
@@ -239,8 +238,8 @@ def test_a_message_read_with_the_events_before_and_after_it_leaves_the_later_one
     with_log(nats, append)
     dead = with_log(nats, lambda log: log.end(DEAD))
     follow(nats, repo)
-    row = read_online(repo, VIEWER)
-    assert (row.viewer_watch_count, row.attributes) == (1, ())
+    row = read_viewer(repo, VIEWER)
+    assert (row.watch_count, row.attributes) == (1, [])
     assert with_log(nats, lambda log: log.end(DEAD)) == dead
 
 
@@ -338,7 +337,7 @@ def test_what_it_cannot_erase_from_keeps_it_from_nothing_else(
         build_features(home, name, "none")
     repo = home.features("aged")  # its registry has no view consumer_position
     shutil.copytree(home.features("small"), repo)
-    registry = open_repository(repo)
+    registry = open_features(repo)
     registry.registry.delete_feature_view("consumer_position", registry.project)
     write_small_dataset(home, "aged", interactions)
     (home.data("aged") / "dataset.json").write_text('{"log_position": 7}')
@@ -353,7 +352,7 @@ def test_what_it_cannot_erase_from_keeps_it_from_nothing_else(
     assert "log: erased at position" in failed.output
     assert "repeat this when builds" in failed.output
     assert VIEWER not in set(load_dataset(home, "small").viewers["viewer_id"])
-    assert read_online(home.features("small"), VIEWER) == OnlineViewer()
+    assert read_viewer(home.features("small"), VIEWER) == ViewerFeatures()
     for table in repo.glob("viewer_*.parquet"):
         assert VIEWER not in set(pd.read_parquet(table)["viewer_id"])
     assert not draft.exists()

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from tests.training.conftest import REFITTED as DATASET
 from vireo.server.features.keys import video_key
+from vireo.server.features.online_store import read_viewer
 from vireo.server.home import Home
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.training.data.dataset import DatasetMissingError
-from vireo.training.features.online import read_online
 from vireo.training.features.watches import Split, load_watches
 from vireo.training.train import train_all
 
@@ -36,14 +36,14 @@ def test_viewers_are_served_with_their_newest_watch(refitted_home: Home) -> None
         zip(newest["viewer_id"], newest["video_id"], strict=True)
     )
     for viewer_id, video_id in newest[["viewer_id", "video_id"]].head(20).itertuples(index=False):
-        online = read_online(refitted_home.features(DATASET), viewer_id)
+        online = read_viewer(refitted_home.features(DATASET), viewer_id)
         assert online.history_keys[-1] == video_key(video_id)
 
 
 def test_measuring_knows_nothing_of_the_held_out_watches(refitted_home: Home) -> None:
     held_out = load_watches(refitted_home.measuring, DATASET).query("part == 'test'")
     for viewer_id, video_id in held_out[["viewer_id", "video_id"]].head(20).itertuples(index=False):
-        online = read_online(refitted_home.measuring.features(DATASET), viewer_id)
+        online = read_viewer(refitted_home.measuring.features(DATASET), viewer_id)
         assert video_key(video_id) not in online.watched_keys
 
 

@@ -19,6 +19,7 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.position import Position
 from vireo.server.features.activity import HIDDEN_LIMIT, Bounce, EventRules
 from vireo.server.features.keys import video_keys
+from vireo.server.features.online_store import open_features
 from vireo.server.home import Home
 from vireo.training.data.dataset import describe_dataset, load_dataset
 from vireo.training.data.schema import HIDE_EVENTS, TIME
@@ -36,7 +37,6 @@ from vireo.training.features.replaced_build import replaced_build
 from vireo.training.features.repository import (
     apply_definitions,
     fill_online,
-    open_repository,
     write_configuration,
 )
 from vireo.training.features.snapshots import write_video_statistics
@@ -161,7 +161,7 @@ def build_features(
         # What is measured must not know of later events, and isn't served.
         served = partial(catch_up, home, folder, target, settings)
         then = served if holdout == "none" else None
-        _fill_online_store(open_repository(folder, settings.redis), progress, left_out, then)
+        _fill_online_store(open_features(folder, settings.redis), progress, left_out, then)
 
 
 def _fill_online_store(

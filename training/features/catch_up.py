@@ -7,26 +7,25 @@ as long as the consumer takes to apply those events again.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from itertools import islice
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import structlog
 
 from vireo.ops.stack.nats import known_log
-from vireo.server.consumer.apply import apply, read_batch
-from vireo.server.consumer.fold import ViewerEvents, ViewerRow, fold
-from vireo.server.consumer.rows import VIEWERS_AT_A_TIME, OnlineRows, UnfitRowError
+from vireo.server.consumer.apply import apply, hide
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import DEAD, EVENTS, LogAwayError
+from vireo.server.event_log.log import EVENTS, LogAwayError
 from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.position import BEGIN
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.event_log.up_to_end import up_to_end
 from vireo.server.features.activity import EventRules
-from vireo.server.features.online_store import RedisSettings
+from vireo.server.features.online_store import open_rows
+from vireo.server.features.viewer_rows import ViewerRow
+from vireo.server.features.viewer_store import ViewerStore
 from vireo.server.home import Home
 from vireo.training.features.online_store import OnlineStoreSettings
 
@@ -51,54 +50,31 @@ def catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings)
         VireoError: the online store of the new features can't be written, or a setting is invalid.
     """
     settings = known_log(home)
-    old = _opened(replaced, store.redis)
-    if old is None and settings is None:
-        return
-    rows = OnlineRows(repo, _STORE_SECONDS, store.redis, announced=False)
-    try:
+    with ExitStack() as opened:
+        new = open_rows(repo, _STORE_SECONDS, store.redis, announced=False)
+        opened.enter_context(closing(new))
+        try:
+            old = open_rows(replaced, _STORE_SECONDS, store.redis) if replaced.exists() else None
+        except VireoError as error:  # of an earlier version, for example, which had no hides
+            _log.warning("hides_not_kept", features=str(replaced), reason=str(error))
+            old = None
         if old is not None:
-            _keep_hides(old, rows, time.time() - store.viewer_expiry)
+            opened.enter_context(closing(old))
+            # The log may not have them any more. Not of viewers of whom the data set has nothing
+            # recent, and who weren't seen since.
+            since = time.time() - store.viewer_expiry
+            kept = ((who, row.hides, _last_seen(row) >= since) for who, row in old.hides())
+            hide(new, kept)
         if settings is not None:
-            asyncio.run(_apply_events(settings, rows))
-    finally:
-        rows.close()
-        if old is not None:
-            old.close()
+            asyncio.run(_apply_events(settings, new))
 
 
-def _opened(repo: Path, redis: RedisSettings) -> OnlineRows | None:
-    try:
-        return OnlineRows(repo, _STORE_SECONDS, redis) if repo.exists() else None
-    except VireoError as error:  # a build of an earlier version, for example, which had no hides
-        _log.warning("hides_not_kept", features=str(repo), reason=str(error))
-        return None
-
-
-def _keep_hides(old: OnlineRows, rows: OnlineRows, since: float) -> None:
-    """Hide what was hidden: the log may not have it any more.
-
-    Not of viewers of whom the data set has nothing recent, and who weren't seen since then.
-    """
-    found = old.hides()
-    while some := dict(islice(found, VIEWERS_AT_A_TIME)):
-        changes = {
-            viewer: fold(row, ViewerEvents(hides=hides))
-            for (viewer, hides), before, row in zip(
-                some.items(), old.read(list(some)), rows.read(list(some)), strict=True
-            )
-            if isinstance(row, ViewerRow) and (_last_seen(row) or _last_seen(before) >= since)
-        }
-        rows.write(changes)
-
-
-def _last_seen(row: ViewerRow | UnfitRowError) -> float:
+def _last_seen(row: ViewerRow) -> float:
     """Return the time of a row's last watch or hide, Unix seconds; 0 if there is none."""
-    if isinstance(row, UnfitRowError):
-        return math.inf
     return max([*(row.times[-1:] / 1e6), *row.hidden_times[-1:]], default=0)
 
 
-async def _apply_events(settings: EventLogSettings, rows: OnlineRows) -> None:
+async def _apply_events(settings: EventLogSettings, rows: ViewerStore) -> None:
     try:
         async with opened_log(settings) as event_log:
             for _ in range(_ROUNDS):
@@ -108,17 +84,14 @@ async def _apply_events(settings: EventLogSettings, rows: OnlineRows) -> None:
         _log.warning("log_away", reason=str(error), then="the consumer applies its events")
 
 
-async def _apply_partition(event_log: JetStreamLog, partition: int, rows: OnlineRows) -> None:
+async def _apply_partition(event_log: JetStreamLog, partition: int, rows: ViewerStore) -> None:
     """Apply a partition's events up to the log's end as it is now, as the consumer does."""
-    rules, key, position = EventRules.load(rows.repo), str(partition), rows.position(partition)
+    rules, position = EventRules.load(rows.repo), rows.position(partition)
     missing = (await event_log.resume(EVENTS, position)).missing
     if missing:
         _log.error("events_missed", partition=partition, first=missing[0], last=missing[-1])
         if position != BEGIN:
             return  # so that the consumer counts them
-    async for entries in up_to_end(event_log, EVENTS, key, position):
-        batch = read_batch(entries, rules)
-        apply(rows, batch)
-        for data, dedup_id in batch.letters():
-            await event_log.append(DEAD, key, data, dedup_id)
-        rows.write_position(partition, entries.position)
+    async for entries in up_to_end(event_log, EVENTS, str(partition), position):
+        await apply(event_log, rows, partition, position, entries, rules)
+        position = entries.position

@@ -13,6 +13,7 @@ import pyarrow as pa
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Bool, FeastType, Float32, Int64, String, from_feast_to_pyarrow_type
 
+from vireo.server.features.viewer_rows import FEATURE_SERVICE, SERVED
 from vireo.training.data.schema import TIME
 
 TIMESTAMP = "event_timestamp"
@@ -107,14 +108,11 @@ video_statistics = _view(
     video_like_rate=(Float32, "Share of watches that were liked, shrunk towards the prior"),
     video_age_days=(Float32, "Days since publication or first watch"),
 )
-SERVED_ACTIVITY = ("history_times", "watched_keys", "viewer_watch_count", "viewer_like_count")
-"""Features of viewer_activity that requests and models read. The others are what the consumer of
-events needs besides, to bring the row up to date."""
 viewer_serving = FeatureService(
-    name="viewer_serving",
+    name=FEATURE_SERVICE,
     features=[
         viewer_profile,
-        viewer_activity[list(SERVED_ACTIVITY)],
+        viewer_activity[list(SERVED[viewer_activity.name])],
         viewer_hidden,
     ],
     description="A viewer's row, as a request reads it",

@@ -25,11 +25,12 @@ from feast import FeatureStore
 
 from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.errors import VireoError
+from vireo.server.features.online_store import open_features
 from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.features.viewer_rows import ACTIVITY, SERVED
 from vireo.training.data.context import contexts_of
 from vireo.training.features.activity import ROWS_KEPT
-from vireo.training.features.definitions import SERVED_ACTIVITY, TIMESTAMP
-from vireo.training.features.repository import open_repository
+from vireo.training.features.definitions import TIMESTAMP
 
 # Dask's own way comes first, or it would replace the one below.
 normalize_token.dispatch(pd.DataFrame)  # type: ignore[no-untyped-call]
@@ -40,7 +41,7 @@ JUST_BEFORE = pd.Timedelta(1, "us")
 """Subtracted from an event's time to get what was known before it: the resolution of times."""
 
 _Activity: TypeAlias = tuple[Int64Array, Int64Array, int, int]
-"""SERVED_ACTIVITY: times of the history, keys of all watched videos, watch count, like count."""
+"""SERVED[ACTIVITY]: times of the history, keys of all watched videos, watch count, like count."""
 
 
 @normalize_token.register(pd.DataFrame)  # type: ignore[no-untyped-call,untyped-decorator]
@@ -119,7 +120,7 @@ def viewers_at(repo: Path, moments: pd.DataFrame, size: int) -> Iterator[list[Vi
         VireoError: a time is before the viewer's earliest stored activity.
     """
     profiles, _ = joined_at(
-        open_repository(repo), ["viewer_profile:attributes"], "viewer_id", moments
+        open_features(repo), ["viewer_profile:attributes"], "viewer_id", moments
     )
     attributes = profiles["attributes"].tolist()
     rows = _rows_at(repo / _FILE, moments)
@@ -187,8 +188,8 @@ def _activities(path: Path, rows: Int64Array) -> dict[int, _Activity]:
         end = start + file.metadata.row_group(group).num_rows
         inside = needed[np.searchsorted(needed, start) : np.searchsorted(needed, end)]
         if len(inside):
-            table = file.read_row_group(group, list(SERVED_ACTIVITY)).take(inside - start)
-            read = [table.combine_chunks()[name].chunk(0) for name in SERVED_ACTIVITY]
+            table = file.read_row_group(group, list(SERVED[ACTIVITY])).take(inside - start)
+            read = [table.combine_chunks()[name].chunk(0) for name in SERVED[ACTIVITY]]
             lists = [_lists(column) for column in read[:2]]
             counts = [column.to_pylist() for column in read[2:]]
             found.update(zip(inside.tolist(), zip(*lists, *counts, strict=True), strict=True))

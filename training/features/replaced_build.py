@@ -18,11 +18,10 @@ from typing import Any, TextIO
 import structlog
 
 from vireo.server.errors import VireoError
-from vireo.server.features.active_build import BUILD_MARK, GRACE_SECONDS, active_key, series_of
-from vireo.server.features.online_store import CONFIGURATION
+from vireo.server.features.online_store import CONFIGURATION, open_features
+from vireo.server.features.viewer_store import BUILD_MARK, active_key, series_of
 from vireo.training.data.folder import cannot_write, replaced_folder
 from vireo.training.features.online_store import OnlineStoreSettings, store_errors
-from vireo.training.features.repository import open_repository
 
 _log = structlog.get_logger(__name__)
 
@@ -46,7 +45,7 @@ def replaced_build(target: Path, settings: OnlineStoreSettings) -> Iterator[tupl
         with (target.parent / f".{target.name}.builds").open("a+") as file:
             _lock(file, target)
             built = (target / CONFIGURATION).exists()
-            old = open_repository(target, settings.redis).config if built else None
+            old = open_features(target, settings.redis).config if built else None
             file.seek(0)
             begun = file.read()
             name = re.sub("[^a-z0-9]", "_", target.name)
@@ -134,10 +133,7 @@ def _clean(redis: Any, series: str, *ended: str, project: str = "") -> None:
 
 
 def _delete_dead_rows(redis: Any, series: str) -> None:
-    """Delete the rows of dead builds, once nobody can read them any more.
-
-    A build that is dead stays so, however long this process is stopped meanwhile.
-    """
+    """Delete the rows of dead builds: a build that is dead stays so."""
     dead = dict[bytes, bool]()
     ending = re.compile(f"{series}({BUILD_MARK}[0-9a-f]+)?\\Z".encode())
     with redis.pipeline(transaction=False) as pipe:
@@ -145,7 +141,6 @@ def _delete_dead_rows(redis: Any, series: str) -> None:
             build = ending.search(key)
             if build and build[0] not in dead:
                 dead[build[0]] = build[0] not in redis.mget(active_key(series), _building(series))
-                time.sleep(GRACE_SECONDS if dead[build[0]] else 0)
             if build and dead[build[0]]:
                 pipe.unlink(key)
             if len(pipe) >= _KEYS_AT_A_TIME:

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 from feast import FeatureStore
 
-from vireo.server.errors import VireoError
-from vireo.server.features.online_store import CONFIGURATION, RedisSettings, open_features
+from vireo.server.features.online_store import CONFIGURATION
 from vireo.training.features.definitions import DEFINITIONS, ONLINE_VIEWS, viewer
 from vireo.training.features.online_store import OnlineStoreSettings
 
@@ -36,19 +35,6 @@ def write_configuration(folder: Path, project: str, settings: OnlineStoreSetting
         "entity_key_serialization_version": 3,
     }
     (folder / CONFIGURATION).write_text(yaml.safe_dump(configuration, sort_keys=False))
-
-
-def open_repository(folder: Path, redis: RedisSettings | None = None) -> FeatureStore:
-    """Open the Feast store of a feature folder; see `open_features`.
-
-    Raises:
-        VireoError: there is none.
-    """
-    if not (folder / CONFIGURATION).exists():
-        raise VireoError(
-            f"{folder} has no {CONFIGURATION}; build it with: vireo features build {folder.name}"
-        )
-    return open_features(folder, redis)
 
 
 def apply_definitions(store: FeatureStore) -> None:

@@ -20,6 +20,7 @@ from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.ranking.query import Ranking
 from vireo.server.ranking.release import RankingRelease
 from vireo.server.ranking.stages import RankerScorer, RequestedSource
+from vireo.server.releases.gate_measures import Measured, Predictions, in_both
 from vireo.server.releases.manifest import Manifest
 from vireo.server.signals import OUTCOMES
 from vireo.training.evaluation.chain import (
@@ -31,8 +32,6 @@ from vireo.training.evaluation.chain import (
 )
 from vireo.training.evaluation.metrics import gains, hits
 from vireo.training.features.watches import outcome_labels
-from vireo.training.release.gate_measures import Measured
-from vireo.training.release.predictions import Predictions, in_both
 
 _TIMED_VIEWERS = 200
 _WARM_UP = 5

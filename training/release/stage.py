@@ -223,7 +223,7 @@ def creator_keys(creators: pd.Series[str]) -> npt.NDArray[np.int64]:
 
 
 def stage_ranker(
-    folder: Path,
+    staged: CandidateRelease,
     model: Ranker,
     data: RetrievalData,
     weights: ScoreWeights,
@@ -232,7 +232,7 @@ def stage_ranker(
     """Add the ranker, its goldens, the task weights and the number of candidates to rank.
 
     Args:
-        folder: the staged release.
+        staged: the staged retrieval part.
         model: the trained ranker.
         data: the towers' training data.
         weights: weights of the tasks' probabilities in the score.
@@ -241,17 +241,17 @@ def stage_ranker(
     Raises:
         ExportError: the exported ranker's outputs differ from the trained one's.
     """
-    export_ranker(model, folder / layout.RANKER)
-    write_triton_config(folder / layout.RANKER)
+    export_ranker(model, staged.folder / layout.RANKER)
+    write_triton_config(staged.folder / layout.RANKER)
     answer = partial(torch_scores, model)
-    return _with_ranker(folder, answer, data, weights, candidate_count, model.schema.tasks)
+    return _with_ranker(staged, answer, data, weights, candidate_count, model.schema.tasks)
 
 
-def take_ranker(folder: Path, other: Path, data: RetrievalData) -> RankingRelease:
+def take_ranker(staged: CandidateRelease, other: Path, data: RetrievalData) -> RankingRelease:
     """Copy the ranker of another release, with its task weights and number of candidates.
 
     Args:
-        folder: the staged release.
+        staged: the staged retrieval part.
         other: folder of a release whose vectors share the same space.
         data: the towers' training data.
 
@@ -259,20 +259,15 @@ def take_ranker(folder: Path, other: Path, data: RetrievalData) -> RankingReleas
         ReleaseError: the other release can't be read.
     """
     taken = RankingRelease.load(other)
-    shutil.copytree((other / layout.RANKER_CONFIG).parent, (folder / layout.RANKER_CONFIG).parent)
+    config = Path(layout.RANKER_CONFIG)
+    shutil.copytree((other / config).parent, (staged.folder / config).parent)
     manifest = taken.manifest
-    return _with_ranker(
-        folder,
-        taken.ranker.run,
-        data,
-        manifest.score_weights,
-        manifest.candidates,
-        manifest.feature_schema.tasks,
-    )
+    weights, tasks = manifest.score_weights, manifest.feature_schema.tasks
+    return _with_ranker(staged, taken.ranker.run, data, weights, manifest.candidates, tasks)
 
 
 def _with_ranker(
-    folder: Path,
+    staged: CandidateRelease,
     answer: Answer,
     data: RetrievalData,
     weights: ScoreWeights,
@@ -280,10 +275,9 @@ def _with_ranker(
     tasks: tuple[str, ...],
 ) -> RankingRelease:
     """Write a staged ranker's goldens and its entries in the manifest."""
-    candidates = CandidateRelease.load(folder)
-    golden, table = folder / layout.GOLDEN_RANKER, match_table(candidates)
-    write_ranker_goldens(answer, golden_viewers(data), candidates, table, golden)
-    draft = Manifest.read(folder)
+    folder, draft = staged.folder, staged.manifest
+    golden = folder / layout.GOLDEN_RANKER
+    write_ranker_goldens(answer, golden_viewers(data), staged, match_table(staged), golden)
     schema = draft.feature_schema.model_copy(update={"tasks": tasks})
     lacking = {task.name for task in OUTCOMES} - {*tasks}
     weights = ScoreWeights({name: w for name, w in weights.root.items() if name not in lacking})

@@ -6,11 +6,8 @@ import typer
 
 from vireo.ops.cli.release.diff import diff
 from vireo.ops.cli.release.gc import gc
-from vireo.ops.cli.release.history import history
-from vireo.ops.cli.release.listing import list_, show
-from vireo.ops.cli.release.promote import promote
-from vireo.ops.cli.release.publish import publish
-from vireo.ops.cli.release.rollback import rollback
+from vireo.ops.cli.release.listing import history, list_, show
+from vireo.ops.cli.release.promote import promote, publish, rollback
 from vireo.ops.cli.release.status import status
 from vireo.ops.cli.release.verify import verify
 

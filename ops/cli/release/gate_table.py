@@ -10,7 +10,7 @@ from rich.text import Text
 from vireo.ops.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
-    from vireo.training.release.gate import Check, GateResult
+    from vireo.server.releases.gate import Check, GateResult
 
 _TITLES = {
     "ndcg_10": "NDCG@10",

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _PLANNED = {
     "release": "to remove: nothing needs it",
     "leftover": "to remove: incomplete upload or removal",
-    "to restore": "to restore: a channel needs it, and its removal is incomplete",
 }
 
 
@@ -83,12 +82,10 @@ def _print_report(
             done = f"failed: {failed[each.release_id]}"
         elif each.release_id in removed:
             done = "removed"
-        elif each.kind == "to restore":
-            done = "kept: put back, since a channel needs it"
         else:
             done = "kept: needed or changed just now"
         table.add_row(each.release_id, f"{each.size / 1e6:,.1f} MB", done)
     print_table(table)
-    size = sum(each.size for each in plan.garbage if each.kind != "to restore")
+    size = sum(each.size for each in plan.garbage)
     if plan.garbage and not yes:
         typer.echo(f"{size / 1e6:,.1f} MB would be freed; do it with the same options and --yes")

@@ -1,10 +1,10 @@
-"""`vireo release list` and `show`: the releases in the store."""
+"""`vireo release list`, `show` and `history`: what the store and its channels hold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,10 +13,11 @@ from rich.text import Text
 
 from vireo.ops.cli.output import AsJson, print_json
 from vireo.ops.cli.release.access import declared_by, open_store
-from vireo.ops.cli.release.options import ReleaseId
+from vireo.ops.cli.release.promote import ReleaseId
 from vireo.ops.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
+    from vireo.server.releases.channels import ChannelPointer
     from vireo.server.releases.manifest import Manifest
     from vireo.server.releases.store import ListedRelease
 
@@ -102,3 +103,37 @@ def show(release_id: ReleaseId, as_json: AsJson = False) -> None:
 def megabytes(manifest: Manifest) -> str:
     """Return the total size of a release's files."""
     return f"{sum(entry.size for entry in manifest.files.values()) / 1e6:,.1f} MB"
+
+
+def history(
+    channel: Annotated[
+        str, typer.Option(envvar="VIREO_CHANNEL", help="Name of the channel.")
+    ] = "production",
+    last: Annotated[int, typer.Option(min=1, help="Number of changes to show.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the changes of a channel, newest first: who, when, from, to and why."""
+    with open_store() as store:
+        records = tuple(reversed(store.channels.history(channel, last)))
+    if as_json:
+        print_json([record.model_dump(mode="json") for record in records])
+        return
+    if not records:
+        typer.echo(f"channel {channel} was never set")
+        return
+    print_history(records)
+
+
+def print_history(records: Sequence[ChannelPointer]) -> None:
+    """Print two lines per change: time, release and action; who, previous release and reason."""
+    for record in records:
+        when = f"{record.updated_at:%Y-%m-%d %H:%M:%S}"
+        typer.echo(f"{record.revision:4}  {when}  {record.release_id}  {_what(record)}")
+        instead = f", instead of {record.previous}" if record.previous else ""
+        why = "; ".join(filter(None, (record.reason, *record.findings)))
+        typer.echo(f"      by {record.updated_by}{instead}{f': {why}' if why else ''}")
+
+
+def _what(record: ChannelPointer) -> str:
+    action = f"{record.action}, forced" if record.forced else record.action
+    return f"{action} {record.share:.1%}" if record.share else action

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from vireo.ops.cli.output import AsJson, print_json
 from vireo.ops.cli.release.access import open_store
@@ -18,7 +17,7 @@ from vireo.server.home import Home
 
 if TYPE_CHECKING:
     from vireo.server.releases.store import ReleaseStore
-    from vireo.server.releases.verify import Verification
+    from vireo.server.releases.verify import PodCheck, Verification
 
 
 def verify(
@@ -38,8 +37,13 @@ def verify(
     Small golden differences on another processor architecture than the release was built on are
     reported, but don't fail the release.
     """
+    from vireo.server.releases.verify import named_releases
+
     with open_store() as store:
-        problems, releases = _which(store, release_id, channel)
+        problems: tuple[str, ...] = ()
+        releases: tuple[str, ...] = (release_id,)
+        if not release_id:
+            problems, releases = named_releases(store, channel)
         found = [_verified(store, each, quiet=as_json) for each in releases]
     failed = bool(problems) or any(each.problems for each in found)
     if as_json:
@@ -55,45 +59,46 @@ def verify(
         raise typer.Exit(1)
 
 
-def _which(store: ReleaseStore, release_id: str, channel: str) -> tuple[tuple[str, ...], list[str]]:
-    """Return the channels' problems, and the releases to verify."""
-    from vireo.server.releases.verify import dangling_channels
-
-    if release_id:
-        return (), [release_id]
-    problems = dangling_channels(store, [channel] if channel else [])
-    published = {each.release_id for each in store.list()}
-    named = {
-        each.release_id
-        for name, each in store.channels.all().items()
-        if channel in ("", name) and each.release_id in published
-    }
-    return problems, sorted(named)
-
-
 def _verified(store: ReleaseStore, release_id: str, *, quiet: bool) -> Verification:
-    from vireo.ops.cli.release.pod_checks import pod_checks
     from vireo.server.releases.verify import verify_release
 
     # In VIREO_HOME: a release may be larger than the system's temporary folder.
     root = Home.current().root
     root.mkdir(parents=True, exist_ok=True)
-    bar = Progress(
-        TextColumn(f"reading {release_id}"),
-        BarColumn(),
-        DownloadColumn(),
-        console=Console(stderr=True, quiet=quiet),
-        transient=True,
-    )
-    with bar, tempfile.TemporaryDirectory(prefix=".verify-", dir=root) as scratch:
-        task = bar.add_task("read", total=None)
-        return verify_release(
-            store,
-            release_id,
-            pod_checks(),
-            Path(scratch),
-            lambda count: bar.advance(task, count),
-        )
+    console = Console(stderr=True, quiet=quiet)
+    with (
+        console.status(f"reading {release_id}"),
+        tempfile.TemporaryDirectory(prefix=".verify-", dir=root) as scratch,
+    ):
+        return verify_release(store, release_id, _pod_checks(), Path(scratch))
+
+
+def _pod_checks() -> dict[str, PodCheck]:
+    """Return what each kind of pod checks before it serves a release."""
+    from vireo.server.candidate.release import FILES as CANDIDATE_FILES
+    from vireo.server.candidate.release import CandidateRelease
+    from vireo.server.gateway.fallback import PopularList
+    from vireo.server.gateway.release import FILES as GATEWAY_FILES
+    from vireo.server.live.placement import Placement
+    from vireo.server.ranking.release import FILES as RANKING_FILES
+    from vireo.server.ranking.release import RankingRelease
+    from vireo.server.releases.verify import PodCheck
+
+    def check_candidate(folder: Path) -> None:
+        release = CandidateRelease.load(folder)
+        release.replay_goldens()
+        # Pods load it only if they follow the log.
+        Placement.load(folder, release.manifest, len(release.keys)).replay_goldens()
+
+    def check_ranking(folder: Path) -> None:
+        RankingRelease.load(folder).replay_goldens()
+
+    return {
+        "candidate": PodCheck(CANDIDATE_FILES, check_candidate),
+        "ranking": PodCheck(RANKING_FILES, check_ranking),
+        # Features aren't part of a release: they may be on another machine.
+        "gateway": PodCheck(GATEWAY_FILES, PopularList.load),
+    }
 
 
 def _print(problems: tuple[str, ...], found: list[Verification]) -> None:

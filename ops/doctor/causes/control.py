@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from vireo.ops.doctor.causes.processes import last_seen, state_of
 from vireo.ops.doctor.facts import Facts
-from vireo.ops.doctor.finding import Finding, ago, listed, shown
+from vireo.ops.doctor.finding import Finding, ago, found, listed
 
 
 def configuration_refused(facts: Facts) -> Iterator[Finding]:
@@ -22,15 +22,7 @@ def configuration_refused(facts: Facts) -> Iterator[Finding]:
                     names.append(labels.get("kind", ""))
                     lines.append(f"{count:.0f} {labels.get('kind', '')} refused")
     if lines:
-        yield Finding(
-            "configuration-refused",
-            "failing",
-            f"Envoy refuses the control plane's configuration: {listed(names)}",
-            shown(lines),
-            "It goes on with the last good one. Set back the setting that the message is about "
-            "(CORS, TLS, rate limits) and restart the control plane: vireo control snapshot",
-            "VireoEnvoyRefusesConfiguration",
-        )
+        yield found("configuration-refused", lines, names=listed(names))
 
 
 def control_down(facts: Facts) -> Iterator[Finding]:
@@ -46,16 +38,7 @@ def control_down(facts: Facts) -> Iterator[Finding]:
         evidence.append(f"{part.where}: {part.problem}")
     if any(not each.knows_control for each in facts.edges):
         evidence.append("Envoy isn't connected to it")
-    yield Finding(
-        "control-down",
-        "failing",
-        "The control plane died a moment ago" if since else "The control plane is down",
-        shown(evidence),
-        "Envoy goes on with the pods that it knows: calls are answered, but new pods get none, and "
-        "promotions take VIREO_POLL_SECONDS longer. Read the end of its log",
-        "VireoControlPlaneDown",
-        since,
-    )
+    yield found("control-down", evidence, "over" if since else "", since)
 
 
 def discovery_fails(facts: Facts) -> Iterator[Finding]:
@@ -65,15 +48,8 @@ def discovery_fails(facts: Facts) -> Iterator[Finding]:
             source = labels.get("source", "")
             failed = page.increase("vireo_discovery_failures_total", source=source)
             if failed and source != "members" and age > 0:
-                yield Finding(
-                    "discovery-fails",
-                    "risk",
-                    f"The control plane can't read where pods are: {source}",
-                    (f"{failed:.0f} failed attempts just now, the last success {ago(age)} ago",),
-                    "It keeps the pods that it knows. Its log has the reason: a file that isn't "
-                    "JSON, or an API server that doesn't answer",
-                    "VireoDiscoveryFails",
-                )
+                seen = f"{failed:.0f} failed attempts just now, the last success {ago(age)} ago"
+                yield found("discovery-fails", [seen], what=source)
 
 
 def envoy_alone(facts: Facts) -> Iterator[Finding]:
@@ -82,12 +58,8 @@ def envoy_alone(facts: Facts) -> Iterator[Finding]:
     if control is None or control.fault or state_of(facts.of_kind("control")):
         return
     if any(not each.knows_control for each in facts.edges):
-        yield Finding(
-            "envoy-alone",
-            "risk",
-            "Envoy isn't connected to the control plane, which answers",
-            (f"Envoy's control_plane.connected_state is 0; {control.where} answers",),
-            "Envoy retries by itself within seconds. If it lasts: certificates, network, or too "
-            "many streams of its address (vireo_xds_streams_refused_total)",
-            "VireoControlPlaneDown",
-        )
+        seen = f"Envoy's control_plane.connected_state is 0; {control.where} answers"
+        yield found("envoy-alone", [seen])
+
+
+CAUSES = (configuration_refused, control_down, discovery_fails, envoy_alone)

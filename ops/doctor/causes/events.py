@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from vireo.ops.doctor.causes.processes import dying, last_seen, state_of
 from vireo.ops.doctor.facts import Facts
-from vireo.ops.doctor.finding import Finding, ago, listed, shown
+from vireo.ops.doctor.finding import Finding, ago, found, listed
 
 _LATE_SECONDS = 15.0
 """Lag from which gateways declare that features may lack events."""
@@ -38,16 +38,7 @@ def log_down(facts: Facts) -> Iterator[Finding]:
             f"gateways refused {refused:.0f} events within {facts.seconds:.0f} s since it is away"
         )
     if evidence:
-        yield Finding(
-            "log-down",
-            "failing",
-            "The log of events died a moment ago" if since else "The log of events is away",
-            shown(evidence),
-            "Slates go on and declare FEATURES_BEHIND; callers keep events and repeat them. Start "
-            "it, or read the end of its log; sites lose nothing if they repeat what was refused",
-            "VireoLogDown",
-            since,
-        )
+        yield found("log-down", evidence, "over" if since else "", since)
 
 
 def consumer_down(facts: Facts) -> Iterator[Finding]:
@@ -61,16 +52,8 @@ def consumer_down(facts: Facts) -> Iterator[Finding]:
         if page.source.startswith("consumer") and page.fault == "silent"
     ]
     if evidence:
-        yield Finding(
-            "consumer-down",
-            "failing",
-            "A consumer of events dies: what viewers do reaches slates late, or not at all",
-            shown([*evidence, *_lag(facts)]),
-            "Events stay in the log and are applied once it is back. Read the end of its log: it "
-            "dies of what it reads, or its memory is too small",
-            "VireoConsumerDown",
-            last_seen(facts.of_kind("consumer")),
-        )
+        since = last_seen(facts.of_kind("consumer"))
+        yield found("consumer-down", [*evidence, *_lag(facts)], since=since)
 
 
 def consumer_waits(facts: Facts) -> Iterator[Finding]:
@@ -83,37 +66,17 @@ def consumer_waits(facts: Facts) -> Iterator[Finding]:
     away = facts.ill("store") is not None or facts.ill("log") is not None
     if not waiting or away or state_of(facts.of_kind("consumer", "log")):
         return
-    yield Finding(
-        "consumer-waits",
-        "risk",
-        f"Another consumer has the partition of {listed(waiting)}",
-        shown(f"{each} doesn't hold its lease (vireo_consumer_lease_held)" for each in waiting),
-        "One consumer applies a partition and others wait, so nothing is lost. If only one was "
-        "meant, find the other: each needs its own VIREO_EVENT_PARTITION. After a crash the lease "
-        "ends by itself within 15 s",
-        "VireoConsumerDown",
-    )
+    seen = (f"{each} doesn't hold its lease (vireo_consumer_lease_held)" for each in waiting)
+    yield found("consumer-waits", seen, names=listed(waiting))
 
 
 def consumer_behind(facts: Facts) -> Iterator[Finding]:
     """A consumer that works and is far behind."""
     if _late(facts):
         applied = facts.increase("vireo_consumer_events_total")
-        yield Finding(
-            "consumer-behind",
-            "failing",
-            "The consumer of events is behind: slates lack what viewers did lately",
-            shown(
-                [
-                    *_lag(facts),
-                    f"{applied:.0f} events applied within {facts.seconds:.0f} s",
-                    *state_of(facts.of_kind("consumer")),
-                ]
-            ),
-            "It catches up by itself if that number is large. If it lasts: a faster online store, "
-            "or a new log with more partitions (docs/event-log.md)",
-            "VireoConsumerBehind",
-        )
+        applies = f"{applied:.0f} events applied within {facts.seconds:.0f} s"
+        evidence = [*_lag(facts), applies, *state_of(facts.of_kind("consumer"))]
+        yield found("consumer-behind", evidence)
 
 
 def _is_back(facts: Facts) -> bool:
@@ -152,27 +115,7 @@ def features_behind(facts: Facts) -> Iterator[Finding]:
             evidence.append(f"the events of {partitions:.0f} partitions reach the features late")
         if declared or asked:
             evidence.append(f"slates declare features_behind ({declared:.0f} just now)")
-        yield Finding(
-            "features-behind",
-            "failing",
-            "Features are stale: events of the last seconds or minutes aren't in them",
-            shown([*evidence, *_lag(facts)]),
-            "Look at the consumers of events, then at the log",
-            "VireoConsumerBehind",
-        )
-
-
-def events_set_aside(facts: Facts) -> Iterator[Finding]:
-    """Events that couldn't be applied."""
-    if dead := facts.increase("vireo_consumer_dead_events_total"):
-        yield Finding(
-            "events-set-aside",
-            "risk",
-            "Events can't be applied and are set aside",
-            (f"{dead:.0f} messages within {facts.seconds:.0f} s",),
-            "vireo events dead lists the reasons; once they are mended: vireo events replay --dead",
-            "VireoEventsSetAside",
-        )
+        yield found("features-behind", [*evidence, *_lag(facts)])
 
 
 def log_filling(facts: Facts) -> Iterator[Finding]:
@@ -185,37 +128,8 @@ def log_filling(facts: Facts) -> Iterator[Finding]:
     refused = facts.increase("vireo_events_refused_total", reason="full")
     full = [f"stream {stream} is {share:.0%} full" for stream, share in used.items()]
     if max(used.values(), default=0.0) > _FILLED or refused:
-        yield Finding(
-            "log-filling",
-            "risk",
-            "The log of events is filling up"
-            if not refused
-            else "A caller is refused events: it has taken its share of the log",
-            shown([*full, f"{refused:.0f} events were refused just now"]),
-            "See whose events these are (vireo events tail). If they are yours, raise "
-            "VIREO_EVENT_MAX_BYTES and restart the consumers, which apply it. Stream dead has a "
-            "limit of its own: see why events are there (vireo events dead), and replay them",
-            "VireoLogFilling",
-        )
-
-
-def events_missed(facts: Facts) -> Iterator[Finding]:
-    """Events that the log kept no longer when they were to be applied."""
-    missed = [
-        f"{page.source}: {page.value('vireo_log_missed_messages_total'):.0f} messages"
-        for page in facts.pages
-        if page.value("vireo_log_missed_messages_total")
-    ]
-    if missed:
-        yield Finding(
-            "events-missed",
-            "risk",
-            "A consumer came later than the log keeps events: what viewers did then has no effect",
-            shown(missed),
-            "Make a data set (vireo data from-events) and build its features; restart the "
-            "consumer. Keep events for longer than consumers may stand still",
-            "VireoEventsMissed",
-        )
+        evidence = [*full, f"{refused:.0f} events were refused just now"]
+        yield found("log-filling", evidence, "refusing" if refused else "")
 
 
 def events_of_other_times(facts: Facts) -> Iterator[Finding]:
@@ -223,11 +137,16 @@ def events_of_other_times(facts: Facts) -> Iterator[Finding]:
     future = facts.increase("vireo_events_refused_total", reason="future")
     past = facts.increase("vireo_events_refused_total", reason="past")
     if future or past:
-        yield Finding(
-            "callers-clock-off",
-            "risk",
-            "Events are refused for their time: the clock of a site, or of a gateway, is off",
-            (f"{future:.0f} lie in the future and {past:.0f} too far in the past",),
-            "Compare the sites' clocks with the gateways'; VIREO_EVENT_MAX_PAST bounds their age",
-            "VireoEventsRefused",
-        )
+        seen = f"{future:.0f} lie in the future and {past:.0f} too far in the past"
+        yield found("callers-clock-off", [seen])
+
+
+CAUSES = (
+    log_down,
+    consumer_down,
+    consumer_waits,
+    consumer_behind,
+    features_behind,
+    log_filling,
+    events_of_other_times,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vireo.ops.doctor.facts import Facts
-from vireo.ops.doctor.finding import Finding, shown
+from vireo.ops.doctor.finding import Finding, found
 
 _BUSY = 0.9
 _MIN_RATE = 0.5
@@ -34,15 +34,7 @@ def overload(facts: Facts) -> Iterator[Finding]:
     if standing := _queue_stands(facts):
         evidence.append(f"a queue stands at {', '.join(standing[:3])}")
     evidence += _machine(facts)
-    yield Finding(
-        "overload",
-        "failing",
-        "There are more calls than the pods can answer: they shed load",
-        shown(evidence),
-        "Add pods of the kind that is busy (vireo top), or cores; or limit the caller who sends "
-        "more than usual. What is shed gets RESOURCE_EXHAUSTED at once, so that the rest is quick",
-        "VireoShedding",
-    )
+    yield found("overload", evidence)
 
 
 def short_deadlines(facts: Facts) -> Iterator[Finding]:
@@ -62,34 +54,17 @@ def short_deadlines(facts: Facts) -> Iterator[Finding]:
         return
     if shed_calls(facts) > hurried or _queue_stands(facts) or _wasting(facts):
         return
-    yield Finding(
-        "short-deadlines",
-        "failing",
-        "Callers give up before a slate can be there: their deadlines are too short",
-        shown(
-            [
-                f"within {facts.seconds:.0f} s {hurried:.0f} of {total:.0f} calls ended at their "
-                "caller's deadline or left no time for candidates, and no queue stands",
-                *_slate_time(facts),
-            ]
-        ),
-        "Find who it is (the edge's access log) and have it wait for 100 ms or more",
-        "VireoShortDeadlines",
+    seen = (
+        f"within {facts.seconds:.0f} s {hurried:.0f} of {total:.0f} calls ended at their "
+        "caller's deadline or left no time for candidates, and no queue stands"
     )
+    yield found("short-deadlines", [seen, *_slate_time(facts)])
 
 
 def hostile_callers(facts: Facts) -> Iterator[Finding]:
     """Callers who hold streams, stay silent, or abandon calls by the hundred."""
     if lines := _wasting(facts):
-        yield Finding(
-            "hostile-callers",
-            "failing",
-            "Callers hold or waste calls and streams at the edge",
-            shown(lines),
-            "The edge bounds them, and others get their answers. Find their addresses in its "
-            "access log, and block them in front of it; vireo up --secure asks for tokens",
-            "VireoHostileCallers",
-        )
+        yield found("hostile-callers", lines)
 
 
 def _wasting(facts: Facts) -> list[str]:
@@ -115,13 +90,7 @@ def rate_limited(facts: Facts) -> Iterator[Finding]:
     """Callers beyond the edge's limit."""
     refused = sum(each.refused_calls for each in facts.edges)
     if _often(facts, refused) and not shed_calls(facts):
-        yield Finding(
-            "rate-limited",
-            "risk",
-            "The edge refuses a caller's calls beyond its limit",
-            (f"{refused:.0f} calls within {facts.seconds:.0f} s",),
-            "Tell the caller, or raise VIREO_RATE_LIMIT",
-        )
+        yield found("rate-limited", [f"{refused:.0f} calls within {facts.seconds:.0f} s"])
 
 
 def calls_refused(facts: Facts) -> Iterator[Finding]:
@@ -131,21 +100,12 @@ def calls_refused(facts: Facts) -> Iterator[Finding]:
     refused, calls = by_edge + by_gateways, by_edge + _callers_calls(facts)
     if refused < _MIN_REFUSED or refused <= _MAX_REFUSED_SHARE * calls:
         return
-    yield Finding(
-        "calls-refused",
-        "failing" if by_gateways > by_edge else "risk",
-        "Callers are refused more often than now and then",
-        shown(
-            [
-                f"{refused:.0f} of {calls:.0f} calls within {facts.seconds:.0f} s got "
-                f"RESOURCE_EXHAUSTED, {by_edge:.0f} of them at the edge",
-                *_shed_for(facts),
-            ]
-        ),
-        "See who calls, and how often (vireo top, the edge's access log). If it is as usual, add "
-        "pods or raise the limit that refuses",
-        "VireoShedding",
+    seen = (
+        f"{refused:.0f} of {calls:.0f} calls within {facts.seconds:.0f} s got "
+        f"RESOURCE_EXHAUSTED, {by_edge:.0f} of them at the edge"
     )
+    variant = "by-gateways" if by_gateways > by_edge else ""
+    yield found("calls-refused", [seen, *_shed_for(facts)], variant)
 
 
 def _callers_calls(facts: Facts, **labels: str) -> float:
@@ -190,7 +150,7 @@ def hurried_calls(facts: Facts) -> float:
 
 def _queue_stands(facts: Facts) -> list[str]:
     """Return where a queue stands."""
-    return [page.source for page in facts.pages if page.value("vireo_queue_standing")]
+    return facts.sources("vireo_queue_standing")
 
 
 def _often(facts: Facts, count: float) -> bool:
@@ -208,3 +168,6 @@ def _machine(facts: Facts) -> list[str]:
         for each in facts.machines
         if each.busy >= _BUSY
     ]
+
+
+CAUSES = (overload, short_deadlines, hostile_callers, rate_limited, calls_refused)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vireo.ops.doctor.facts import POD_KINDS, Facts, Process
-from vireo.ops.doctor.finding import Finding, ago, listed, shown
+from vireo.ops.doctor.finding import Finding, ago, found, listed
 
 JUST_NOW = 45.0
 """Seconds for which the end of a process counts as something that goes on: a process that keeps
@@ -13,10 +13,6 @@ dying is started again after up to 10 s, and then loads its release."""
 _RECENT = 900.0
 """Seconds for which it is worth a note."""
 _ORDERLY = "ended with exit code 0"
-_WHO_KILLS = (
-    "SIGKILL comes from the kernel if memory is short (dmesg | grep -i 'killed process'), from a "
-    "container's memory limit, or from an operator. Others answer its calls meanwhile"
-)
 _IDLE_CORES = 0.005
 """Cores below which a process that owes an answer counts as stuck rather than busy."""
 
@@ -69,15 +65,12 @@ def state_of(processes: Iterable[Process]) -> list[str]:
 def pods_die(facts: Facts) -> Iterator[Finding]:
     """Pods that end by themselves, or are killed."""
     if many := dying(facts.of_kind(*POD_KINDS)):
-        killed = any("SIGKILL" in each.ended for each in many)
-        yield Finding(
+        yield found(
             "pod-dies",
-            "failing",
-            f"Pods die and are started again: {listed(each.name for each in many)}",
-            shown(map(obituary, many)),
-            _WHO_KILLS if killed else "Read the end of the log; others answer its calls meanwhile",
-            "VireoPodCrashes",
+            map(obituary, many),
+            "killed" if any("SIGKILL" in each.ended for each in many) else "",
             last_seen(many),
+            names=listed(each.name for each in many),
         )
 
 
@@ -86,14 +79,8 @@ def pods_gone(facts: Facts) -> Iterator[Finding]:
     if facts.processes:
         return
     if gone := [page for page in facts.pages if page.fault in ("refused", "unreachable")]:
-        yield Finding(
-            "pod-dies",
-            "failing",
-            f"No process answers at {listed(page.source for page in gone)}",
-            shown(f"{page.source}: {page.problem}" for page in gone),
-            "Look whether it runs, and why it ended: kubectl describe pod shows the last state",
-            "VireoPodDown",
-        )
+        evidence = (f"{page.source}: {page.problem}" for page in gone)
+        yield found("pod-dies", evidence, "gone", names=listed(page.source for page in gone))
 
 
 def restarted(facts: Facts) -> Iterator[Finding]:
@@ -107,55 +94,35 @@ def restarted(facts: Facts) -> Iterator[Finding]:
     ]
     orderly = [each for each in recent if each.ended.startswith(_ORDERLY)]
     died = [each for each in recent if each not in orderly and (each.ended_ago or 0.0) >= JUST_NOW]
-    if orderly:
-        yield Finding(
-            "restarted",
-            "note",
-            f"Restarted in order within {ago(_RECENT)}: {listed(each.name for each in orderly)}",
-            shown(map(obituary, orderly)),
-            "Nothing, if somebody restarts processes one after the other (a rolling restart)",
-        )
-    if died:
-        yield Finding(
-            "died-before",
-            "note",
-            f"Died within {ago(_RECENT)} and ran since: {listed(each.name for each in died)}",
-            shown(map(obituary, died)),
-            "Read the end of the log of then; if it happens again and again, it is no accident",
-            "VireoPodRestarts",
-        )
+    for cause, many in (("restarted", orderly), ("died-before", died)):
+        if many:
+            names = listed(each.name for each in many)
+            yield found(cause, map(obituary, many), within=ago(_RECENT), names=names)
 
 
 def pods_hang(facts: Facts) -> Iterator[Finding]:
     """Pods that accept connections and never answer."""
-    found = {
+    hanging = {
         each.name: f"the kernel has {each.name} stopped (SIGSTOP, or a debugger)"
         for each in stopped(facts.of_kind(*POD_KINDS))
     }
     processes = {each.name: each for each in facts.processes}
     for pod in facts.pods:
         if pod.fault == "silent" and _stuck(processes.get(pod.name)):
-            found.setdefault(pod.name, f"{pod.name} accepts connections: {pod.problem}")
+            hanging.setdefault(pod.name, f"{pod.name} accepts connections: {pod.problem}")
     if not facts.processes:
         for host in facts.hosts:
             if host.timed_out and not host.reach:
                 seen = (
                     f"Envoy's health checks of {host.name} ({host.cluster}) get no answer in time"
                 )
-                found.setdefault(host.name, seen)
+                hanging.setdefault(host.name, seen)
         for page in facts.pages:
             if page.fault == "silent":
-                found.setdefault(page.source, f"{page.source} accepts connections: {page.problem}")
-    if found:
-        yield Finding(
-            "pod-hangs",
-            "failing",
-            f"{listed(found)} hangs: it accepts calls and never answers",
-            shown(found.values()),
-            "Envoy calls the others. Continue it (kill -CONT) if somebody stopped it; else keep a "
-            "stack dump (py-spy dump --pid PID) and kill it: it is started again",
-            "VireoPodHangs",
-        )
+                seen = f"{page.source} accepts connections: {page.problem}"
+                hanging.setdefault(page.source, seen)
+    if hanging:
+        yield found("pod-hangs", hanging.values(), names=listed(hanging))
 
 
 def _stuck(process: Process | None) -> bool:
@@ -166,19 +133,12 @@ def _stuck(process: Process | None) -> bool:
 def pods_unreachable(facts: Facts) -> Iterator[Finding]:
     """Pods whose host answers no packet. What Envoy still calls, only this machine can't reach."""
     if cut := [each for each in facts.hosts if each.reach == "unreachable" and not each.healthy]:
-        yield Finding(
-            "pod-unreachable",
-            "failing",
-            f"The network to {listed(each.name for each in cut)} drops every packet",
-            shown(
-                f"{each.name} ({each.cluster}): no packet comes back, neither here nor to Envoy "
-                f"({', '.join(sorted(each.flags))})"
-                for each in cut
-            ),
-            "Look at that host and the network between (ip neigh, firewalls, NetworkPolicy); "
-            "Envoy calls the others, and these again once they pass a check",
-            "VireoEndpointsMissing",
+        evidence = (
+            f"{each.name} ({each.cluster}): no packet comes back, neither here nor to Envoy "
+            f"({', '.join(sorted(each.flags))})"
+            for each in cut
         )
+        yield found("pod-unreachable", evidence, names=listed(each.name for each in cut))
 
 
 def endpoints_refused(facts: Facts) -> Iterator[Finding]:
@@ -189,14 +149,8 @@ def endpoints_refused(facts: Facts) -> Iterator[Finding]:
         for each in facts.hosts
         if each.reach == "refused" and not each.healthy and each.name not in names
     ]:
-        yield Finding(
-            "endpoint-dead",
-            "failing",
-            f"Nothing listens at {listed(each.name for each in gone)}, which discovery names",
-            shown(f"{each.name} ({each.cluster}): connection refused" for each in gone),
-            "Start the pod, or take it out of discovery (VIREO_ENDPOINTS_FILE, Kubernetes)",
-            "VireoEndpointsMissing",
-        )
+        evidence = (f"{each.name} ({each.cluster}): connection refused" for each in gone)
+        yield found("endpoint-dead", evidence, names=listed(each.name for each in gone))
 
 
 def no_stack(facts: Facts) -> Iterator[Finding]:
@@ -206,42 +160,32 @@ def no_stack(facts: Facts) -> Iterator[Finding]:
         return
     many = list(facts.of_kind("envoy"))
     if edge.fault in ("refused", "unreachable") or state_of(many):
-        yield Finding(
-            "edge-down",
-            "failing",
-            f"Nothing answers callers at the edge, {edge.where}",
-            shown([*state_of(many), edge.problem]),
-            "Start it (vireo up), or read the end of Envoy's log: the first line says what it "
-            "couldn't do, for example bind the port"
-            if not many
-            else "Read the end of Envoy's log; it is started again by itself",
-            "VireoEdgeDown",
-        )
+        evidence = [*state_of(many), edge.problem]
+        yield found("edge-down", evidence, "supervised" if many else "", where=edge.where)
 
 
 def edge_fails(facts: Facts) -> Iterator[Finding]:
     """An edge that is there and doesn't answer a slate."""
     edge = facts.ill("edge")
     if edge is not None and edge.fault in ("failed", "silent"):
-        yield Finding(
-            "edge-fails",
-            "failing",
-            "Viewers get errors instead of slates",
-            (f"a slate asked for at {edge.where}: {edge.problem}",),
-            "What else is listed here is the cause; if nothing is, read the gateways' logs and "
-            "Envoy's list of failures (docs/control.md)",
-            "VireoSlatesFail",
-        )
+        yield found("edge-fails", [f"a slate asked for at {edge.where}: {edge.problem}"])
 
 
 def envoy_silent(facts: Facts) -> Iterator[Finding]:
     """An admin interface that doesn't answer, while the edge does."""
     envoy, edge = facts.ill("envoy"), facts.part("edge")
     if envoy is not None and edge is not None and not edge.fault:
-        yield Finding(
-            "envoy-unseen",
-            "risk",
-            "Envoy's admin interface doesn't answer, so its view of pods and callers is missing",
-            (f"{envoy.where}: {envoy.problem}",),
-            "Calls are answered. Look whether --envoy, or VIREO_ADMIN_PORT, is its admin port",
-        )
+        yield found("envoy-unseen", [f"{envoy.where}: {envoy.problem}"])
+
+
+CAUSES = (
+    pods_die,
+    pods_gone,
+    restarted,
+    pods_hang,
+    pods_unreachable,
+    endpoints_refused,
+    no_stack,
+    edge_fails,
+    envoy_silent,
+)

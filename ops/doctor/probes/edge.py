@@ -8,8 +8,7 @@ from functools import partial
 from typing import cast
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Facts, Part, Slate
-from vireo.ops.doctor.page import Fault
+from vireo.ops.doctor.facts import Facts, Fault, Part, Slate
 from vireo.ops.doctor.reach import reach, words
 
 _VIEWER = "vireo-doctor"

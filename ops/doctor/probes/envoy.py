@@ -13,8 +13,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import POD_KINDS, Edge, Facts, Host, Part
-from vireo.ops.doctor.page import Fault
+from vireo.ops.doctor.facts import POD_KINDS, Edge, Facts, Fault, Host, Part
 from vireo.ops.doctor.reach import UnansweredError, get, reach
 
 _HTTP = "http.edge"

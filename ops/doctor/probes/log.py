@@ -8,8 +8,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Facts, Part
-from vireo.ops.doctor.page import Fault
+from vireo.ops.doctor.facts import Facts, Fault, Part
 from vireo.ops.doctor.reach import UnansweredError, get, reach, words
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings

@@ -8,8 +8,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Certificate, Clock, Disk, Facts
-from vireo.ops.doctor.page import Page, Samples
+from vireo.ops.doctor.facts import Certificate, Clock, Disk, Facts, Page, Samples
 from vireo.ops.doctor.reach import UnansweredError, get, is_loopback
 from vireo.ops.doctor.samples import parse
 

@@ -7,8 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import POD_KINDS, Facts, Pod
-from vireo.ops.doctor.page import Fault
+from vireo.ops.doctor.facts import POD_KINDS, Facts, Fault, Pod
 from vireo.ops.doctor.reach import reach, words
 from vireo.ops.stack.state import ProcessState
 

@@ -11,8 +11,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import POD_KINDS, Edge, Facts, Host
-from vireo.ops.doctor.page import Labels, Page, Samples
+from vireo.ops.doctor.facts import POD_KINDS, Edge, Facts, Host, Labels, Page, Samples
 from vireo.ops.doctor.probes.envoy import COUNTED, OPEN
 from vireo.ops.doctor.probes.metrics import further
 from vireo.ops.doctor.reach import MAX_BYTES, UnansweredError, get

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Channel, Facts, Part
-from vireo.ops.doctor.page import Fault
+from vireo.ops.doctor.facts import Channel, Facts, Fault, Part
 from vireo.ops.doctor.reach import UnansweredError, get, is_loopback, reach, split, words
 from vireo.server.errors import VireoError
 

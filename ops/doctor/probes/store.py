@@ -9,8 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Facts, Part
-from vireo.ops.doctor.page import Fault
+from vireo.ops.doctor.facts import Facts, Fault, Part
 from vireo.ops.doctor.reach import reach, words
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import CONFIGURATION, RedisSettings

@@ -7,7 +7,7 @@ import logging
 import grpc
 import structlog
 
-from vireo.server.gateway.features import UnfitRowError
+from vireo.server.features.viewer_rows import UnfitRowError
 from vireo.server.gateway.stages.check import BadAnswerError
 from vireo.server.pipeline.stage_metrics import FAILURES
 from vireo.server.rpc.trace import note_failure

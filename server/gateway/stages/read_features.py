@@ -9,7 +9,8 @@ from collections.abc import Callable
 import structlog
 from prometheus_client import Gauge
 
-from vireo.server.gateway.features import FeatureReader, UnfitRowError
+from vireo.server.features.viewer_rows import UnfitRowError
+from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.stages.failure import (

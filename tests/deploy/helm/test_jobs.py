@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from tests.builders.chart import CHART, CHECKOUT, Document, flags, render, rendered
 from vireo.ops.cli.__main__ import app
-from vireo.ops.cli.release.promote import PromotionRefusedError
 from vireo.server.errors import VireoError
+from vireo.server.releases.promotion import PromotionRefusedError
 
 pytestmark = pytest.mark.integration
 

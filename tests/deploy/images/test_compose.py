@@ -11,7 +11,7 @@ from deploy.images import build
 from tests.builders.stack import BIN
 from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
 from tests.deploy.images.compose import Compose, composed, read_compose
-from vireo.server.control.discovery.document import EndpointsDocument
+from vireo.server.control.discovery import EndpointsDocument
 
 VARIABLES = {
     "VIREO_TAG": build.tag(),

@@ -12,8 +12,8 @@ from kubernetes.aio import client
 from tests.builders.kubernetes_cluster import Cluster
 from tests.builders.kubernetes_following import following, reasons
 from tests.builders.waiting import until
-from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
 from vireo.server.control.mesh import Pool
+from vireo.server.control.settings import KubernetesSettings
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 RANKING = Pool("ranking")

@@ -25,7 +25,8 @@ from tests.builders.doctor_facts import (
     with_pods,
     with_process,
 )
-from vireo.ops.doctor.diagnose import CAUSES, EXPLAINS, diagnose
+from vireo.ops.doctor.conditions import conditions
+from vireo.ops.doctor.diagnose import diagnose
 from vireo.ops.doctor.facts import (
     Certificate,
     Channel,
@@ -34,10 +35,10 @@ from vireo.ops.doctor.facts import (
     Facts,
     Host,
     Machine,
+    Page,
     Process,
     Refusal,
 )
-from vireo.ops.doctor.page import Page
 
 _DEADLINE = "DEADLINE_EXCEEDED"
 _EVENTS = "/vireo.v1.EventService/RecordEvents"
@@ -496,16 +497,11 @@ def test_refused_calls_follow_from_the_overload_that_sheds_them() -> None:
 
 def test_what_explains_other_causes_is_listed_before_them() -> None:
     """A cause that comes first by order and last by what it explains would never explain it."""
-    order = {
-        finding.cause: number
-        for number, cause in enumerate(CAUSES)
-        for _, facts in CASES.values()
-        for finding in cause(facts)
-    }
+    table = conditions()
     late = [
-        (cause, other)
-        for cause, others in EXPLAINS.items()
-        for other in others
-        if cause in order and other in order and order[cause] > order[other]
+        (each.cause, other)
+        for each in table.values()
+        for other in each.explains
+        if table[other].level == each.level and table[other].order < each.order
     ]
     assert late == []

@@ -18,9 +18,9 @@ from tests.builders.doctor_facts import (
 from vireo.ops.doctor.diagnose import diagnose
 from vireo.ops.doctor.facts import (
     Facts,
+    Page,
     Refusal,
 )
-from vireo.ops.doctor.page import Page
 
 
 def test_an_independent_fault_comes_before_what_follows_from_the_first() -> None:

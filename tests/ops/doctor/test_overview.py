@@ -6,9 +6,9 @@ import math
 
 import pytest
 
+from vireo.ops.doctor.facts import Page
 from vireo.ops.doctor.histogram import quantile
 from vireo.ops.doctor.overview import overview
-from vireo.ops.doctor.page import Page
 from vireo.ops.doctor.samples import parse
 
 _RECOMMEND = "/vireo.v1.RecommendationService/Recommend"

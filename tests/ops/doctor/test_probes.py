@@ -28,8 +28,7 @@ from tests.builders.waiting import wait_until
 from tests.builders.xds import refuse_endpoints, xds_client
 from vireo.ops.doctor.deployment import Deployment, Probe
 from vireo.ops.doctor.diagnose import diagnose
-from vireo.ops.doctor.facts import Facts, Part
-from vireo.ops.doctor.page import Fault
+from vireo.ops.doctor.facts import Facts, Fault, Part
 from vireo.ops.doctor.probes import control, log, machine, metrics, prometheus, s3, store
 from vireo.ops.doctor.reach import MAX_BYTES, UnansweredError, get, reach
 from vireo.ops.stack.ports import free_port_base

@@ -8,7 +8,7 @@ import pytest
 from tests.builders.releases import build_release
 from tests.ops.release.conftest import Publish, Vireo
 from vireo.server.releases.channels import Change
-from vireo.server.releases.rollback import NothingToReturnToError
+from vireo.server.releases.promotion import NothingToReturnToError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.weights import Quotas, ScoreWeights

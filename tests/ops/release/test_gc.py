@@ -113,7 +113,7 @@ def test_a_release_that_cannot_be_removed_is_reported_and_others_are_removed(
     for release_id in "abc":
         publish(release_id)
     with faulty_s3(s3) as proxy:
-        proxy.fault, proxy.only = "refuses", f"PUT /{s3.bucket}/releases/b/".encode()
+        proxy.fault, proxy.only = "refuses", f"DELETE /{s3.bucket}/releases/b/".encode()
         monkeypatch.setenv("VIREO_S3_ENDPOINT", proxy.settings.endpoint)
         done = vireo("gc", "--grace-hours", "0", "--yes")
         asked = vireo("gc", "--grace-hours", "0", "--yes", "--json")

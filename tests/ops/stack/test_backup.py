@@ -18,16 +18,16 @@ from tests.builders.releases import build_release, video_ids
 from tests.builders.s3 import running_s3
 from tests.builders.stack import Stack, running_stack
 from tests.builders.waiting import wait_until
-from vireo.server.consumer.fold import ViewerEvents, ViewerRow, fold
-from vireo.server.consumer.rows import OnlineRows
+from vireo.server.consumer import apply
 from vireo.server.features.keys import video_key
+from vireo.server.features.online_store import open_rows, read_viewer
 from vireo.server.home import Home
 from vireo.server.releases.s3 import S3Settings
 from vireo.training.data.dataset import load_dataset
 from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
 from vireo.training.data.writing import Tables, write_dataset
 from vireo.training.features.build import build_features
-from vireo.training.features.online import OnlineViewer, read_online
+from vireo.v1.viewer_pb2 import ViewerFeatures
 from vireo_client import AsyncClient, Client, Event, EventKind, Video, VireoError
 
 pytestmark = pytest.mark.integration
@@ -86,10 +86,8 @@ def build_home(root: Path) -> Home:
 
 def hide(repo: Path, viewer: str, video: str) -> None:
     """As a consumer once did: neither the log nor the data set has it any more."""
-    rows = OnlineRows(repo, timeout=5)
-    [row] = rows.read([viewer])
-    assert isinstance(row, ViewerRow)
-    rows.write({viewer: fold(row, ViewerEvents(hides={video_key(video): 1_700_000_000}))})
+    rows = open_rows(repo, 5)
+    apply.hide(rows, [(viewer, {video_key(video): 1_700_000_000}, True)])
     rows.close()
 
 
@@ -134,7 +132,7 @@ def live(stack: Stack) -> None:
         client.upsert_videos([Video("newcomer", "token-1")])
         client.remove_videos(TAKEN_DOWN)
     last = EVERYBODY[399]
-    wait_until(lambda: len(read_online(repo, last).hidden_keys) == 1)
+    wait_until(lambda: len(read_viewer(repo, last).hidden_keys) == 1)
 
 
 async def test_all_that_is_lost_comes_back_but_for_viewers_who_were_erased(
@@ -181,7 +179,7 @@ async def test_all_that_is_lost_comes_back_but_for_viewers_who_were_erased(
         assert rules.read_text() == RULES
         assert all(slate[2] == "video-33" for slate in after.values())
         for viewer in (ERASED_BEFORE, ERASED_AFTER):
-            assert read_online(home.features(DATASET), viewer) == OnlineViewer()
+            assert read_viewer(home.features(DATASET), viewer) == ViewerFeatures()
             assert viewer not in set(load_dataset(home, DATASET).interactions["viewer_id"])
         assert secret_files(home) == secrets
 

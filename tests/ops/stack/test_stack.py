@@ -12,8 +12,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,9 @@ from google.protobuf.json_format import Parse
 
 from tests.builders.asking import asking
 from tests.builders.releases import build_release
+from tests.builders.slate_load import Answers, slates_during
 from tests.builders.stack import Stack, running_stack, stack_environment
 from tests.builders.tiny_home import DATASET, VIEWER, build_tiny_home
-from tests.builders.waiting import until as until_holds
 from tests.builders.waiting import wait_until
 from vireo.ops.stack.state import ProcessState
 from vireo.ops.stack.state import running_stack as state_of
@@ -169,38 +168,15 @@ def all_pods_serve(stack: Stack, release_id: str) -> bool:
     return False
 
 
-async def load(edge: str, seconds: float, disturb: Callable[[], None]) -> Counter[str]:
-    """Eight callers at a time; counts answers and codes of failures.
+def killing(*pids: int) -> Callable[[Answers], Awaitable[None]]:
+    """A fault: processes are killed, and a hundred slates are asked for."""
 
-    For `seconds`, or for longer on a slow machine: until a hundred responses after `disturb`.
-    """
-    counts: Counter[str] = Counter()
-    over = asyncio.Event()
+    async def fault(answers: Answers) -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        await answers.until_more(100)
 
-    async def caller(stub: RecommendationServiceStub, first: int) -> None:
-        while not over.is_set():
-            request = pb.RecommendRequest(viewer_id=str(first))
-            try:
-                answer = await stub.Recommend(request, timeout=10)  # type: ignore[misc]
-            except grpc.aio.AioRpcError as error:
-                counts[f"{error.code().name}: {error.details()}"] += 1
-                continue
-            counts["answered" if len(answer.items) == 10 else "short"] += 1
-
-    async def disturber() -> None:
-        await asyncio.sleep(seconds / 4)
-        disturb()
-        enough = counts["answered"] + 100
-        await asyncio.sleep(3 * seconds / 4)
-        try:
-            await until_holds(lambda: counts["answered"] >= enough, seconds=120)
-        finally:
-            over.set()
-
-    async with grpc.aio.insecure_channel(edge) as channel:
-        stub = RecommendationServiceStub(channel)
-        await asyncio.gather(disturber(), *(caller(stub, first) for first in range(8)))
-    return counts
+    return fault
 
 
 async def test_killing_a_candidate_and_a_ranking_pod_under_load_loses_no_request(
@@ -210,12 +186,8 @@ async def test_killing_a_candidate_and_a_ranking_pod_under_load_loses_no_request
     before = {name: stack.pid(name) for name in names}
     earlier = _restarts(stack)
 
-    def kill() -> None:
-        for pid in before.values():
-            os.kill(pid, signal.SIGKILL)
-
-    counts = await load(stack.edge, 4, kill)
-    assert counts.keys() == {"answered"}
+    answers = await slates_during(stack.edge, killing(*before.values()))
+    assert not answers.failures
     for name, pid in before.items():
         back = await asyncio.to_thread(
             until,
@@ -237,8 +209,8 @@ async def test_without_its_control_plane_the_stack_serves_and_is_found_by_the_ne
     stack: Stack,
 ) -> None:
     before = stack.pid("control")
-    counts = await load(stack.edge, 3, lambda: os.kill(before, signal.SIGKILL))
-    assert counts.keys() == {"answered"}
+    answers = await slates_during(stack.edge, killing(before))
+    assert not answers.failures
     await asyncio.to_thread(
         until, stack, "control", lambda it: it.state == "healthy" and it.pid != before
     )

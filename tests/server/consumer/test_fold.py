@@ -14,10 +14,11 @@ import pytest
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import LIKED_BY_FRACTION, events_in_disorder, parts
 from vireo.server.consumer import fold as folding
-from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, ViewerRow, fold
+from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, fold
 from vireo.server.errors import VireoError
 from vireo.server.features.activity import Bounce, EventRules
 from vireo.server.features.keys import video_key
+from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.home import Home
 from vireo.training.features.build import build_features
 from vireo.v1 import event_pb2
@@ -168,7 +169,7 @@ def test_a_hide_of_a_watched_video_changes_both_rows() -> None:
     hides = ViewerEvents()
     hides.add(event("v", "a", 9, event_pb2.EVENT_KIND_HIDE), LIKED_BY_FRACTION)
     after = fold(row_of(event("v", "a", 2)), hides)
-    assert (after.activity_changed, after.hidden_changed, after.row.watches) == (True, True, 0)
+    assert (after.activity, after.hidden, after.row.watches) == (True, True, 0)
 
 
 @pytest.mark.parametrize(
@@ -204,15 +205,15 @@ def test_impressions_and_follows_change_nothing() -> None:
     events.add(event("v", "a", 9, event_pb2.EVENT_KIND_IMPRESSION), LIKED_BY_FRACTION)
     events.add(event("v", "", 9, event_pb2.EVENT_KIND_FOLLOW), LIKED_BY_FRACTION)
     after = fold(ViewerRow(), events)
-    assert not after.activity_changed
-    assert not after.hidden_changed
+    assert not after.activity
+    assert not after.hidden
 
 
 def test_an_event_that_is_known_changes_nothing() -> None:
     again = ViewerEvents()
     again.add(event("v", "a", 9, event_pb2.EVENT_KIND_LIKE), LIKED_BY_FRACTION)
     after = fold(row_of(event("v", "a", 9, event_pb2.EVENT_KIND_LIKE)), again)
-    assert not after.activity_changed
+    assert not after.activity
     assert after.watched == after.liked == ()
 
 

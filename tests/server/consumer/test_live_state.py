@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.builders.event_batches import message
-from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 from vireo.server.consumer.apply import Batch, Watched
 from vireo.server.consumer.live_state import LiveState
@@ -20,13 +18,6 @@ from vireo.server.features.keys import video_key
 from vireo.v1 import catalog_pb2, log_pb2
 
 HALF_LIFE = 3600.0
-
-
-@pytest.fixture
-async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
-    opened = JetStreamLog(settings_of(nats))
-    yield opened
-    await opened.close()
 
 
 async def last(log: JetStreamLog, stream: Stream, key: str) -> bytes:

@@ -26,12 +26,12 @@ from tests.builders.process import start
 from tests.builders.redis import RunningRedis
 from vireo.ops.stack.nats import log_environment
 from vireo.ops.stack.ports import free_port_base
-from vireo.server.consumer.apply import apply, read_batch
-from vireo.server.consumer.fold import ViewerRow
-from vireo.server.consumer.rows import OnlineRows
+from vireo.server.consumer.apply import folded
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import DEAD, EVENTS, STATE, Entry, LogAwayError
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features.online_store import open_rows
+from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.releases.channels import Change
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
@@ -111,7 +111,7 @@ async def reached(log: JetStreamLog, position: int, seconds: float = 240) -> Non
 
 
 def stored(repo: Path) -> list[list[Any]]:
-    rows = OnlineRows(repo, timeout=5)
+    rows = open_rows(repo, 5)
     names = [each.name for each in fields(ViewerRow)]
     found = rows.read(VIEWERS)
     rows.close()
@@ -120,8 +120,8 @@ def stored(repo: Path) -> list[list[Any]]:
 
 def replayed(folder: Path, events: Sequence[event_pb2.Event]) -> list[list[Any]]:
     """The rows after a clean replay."""
-    rows = OnlineRows(empty_repository(folder), timeout=5)
-    apply(rows, read_batch([Entry(1, "0", message(events))], LIKED_BY_FRACTION))
+    rows = open_rows(empty_repository(folder), 5)
+    rows.write(folded(rows, [Entry(1, "0", message(events))], LIKED_BY_FRACTION).changes)
     rows.close()
     return stored(folder)
 
@@ -164,7 +164,7 @@ async def test_kills_leave_the_rows_of_a_clean_replay(
     assert stored(site.repo) == replayed(site.folder / "clean", events)
 
 
-async def test_a_second_consumer_waits_and_takes_over_and_bad_events_are_set_aside(
+async def test_a_second_consumer_stands_by_and_goes_on_and_bad_events_are_set_aside(
     site: Site,
 ) -> None:
     empty_repository(site.repo)
@@ -202,9 +202,9 @@ async def test_features_that_are_built_again_are_followed_from_their_own_positio
         empty_repository(site.repo)
         await reached(log, position)
         other = empty_repository(site.folder / "other" / "tiny")
-        rows = OnlineRows(other, timeout=5)
-        apply(rows, read_batch([Entry(1, "0", message(events[:30]))], LIKED_BY_FRACTION))
-        rows.write_position(0, Position(position))
+        rows = open_rows(other, 5)
+        batch = folded(rows, [Entry(1, "0", message(events[:30]))], LIKED_BY_FRACTION)
+        rows.commit(0, BEGIN, Position(position), batch.changes)
         rows.close()
         site.repo.rename(site.folder / "retired")
         other.rename(site.repo)

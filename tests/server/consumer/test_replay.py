@@ -13,13 +13,13 @@ import pandas as pd
 from tests.builders.datasets import START, write_small_dataset
 from tests.builders.event_batches import empty_repository, events_in_disorder, message, parts
 from tests.builders.nats import RunningNats, settings_of
-from vireo.server.consumer.fold import ViewerRow
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
-from vireo.server.consumer.rows import OnlineRows
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS
 from vireo.server.features.activity import EventRules
+from vireo.server.features.online_store import open_rows
+from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.home import Home
 from vireo.training.features.build import build_features
 
@@ -53,7 +53,7 @@ def rated_interactions() -> pd.DataFrame:
 
 
 def stored(repo: Path, viewers: list[str]) -> dict[str, list[Any]]:
-    rows = OnlineRows(repo, timeout=5)
+    rows = open_rows(repo, 5)
     found = rows.read(viewers)
     rows.close()
     names = [each.name for each in fields(ViewerRow)]
@@ -75,9 +75,7 @@ async def test_a_rated_data_set_as_events_gives_the_rows_that_are_built_of_it(
     for some in parts(events_in_disorder(interactions, 9), 100):
         last = await log.append(EVENTS, str(partition), message(some))
     state = LiveState(log, partition, 3600.0)
-    following = asyncio.create_task(
-        Follower(log, repo, partition, state, holder="here:1", timeout=5).run()
-    )
+    following = asyncio.create_task(Follower(log, repo, partition, state, timeout=5).run())
     async with asyncio.timeout(60):
         while state.counted < last and not following.done():  # noqa: ASYNC110  # no event
             await asyncio.sleep(0.02)

@@ -34,7 +34,7 @@ async def test_features_of_a_release_that_only_another_build_serves_are_followed
     following = asyncio.create_task(dataset.run())
     try:
         async with asyncio.timeout(20):
-            await dataset.await_change()
+            await dataset.known.wait()
     finally:
         following.cancel()
     assert dataset.name == "newer"

@@ -1,4 +1,4 @@
-"""Publication of the pods that exist when a control plane starts."""
+"""Which pods are published: those that exist at the start, come, go, and are unhealthy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.builders.edge import CandidatePod, serve_candidate
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from vireo.ops.stack.ports import free_port_base
-from vireo.server.control.admission import Admission
+from vireo.server.control.admission import Admission, Membership
 from vireo.server.control.mesh import Endpoints, Members, Pool
 from vireo.server.control.settings import ControlSettings
 
@@ -24,10 +24,13 @@ PRODUCTION, CANARY = Pool("candidate"), Pool("candidate", "canary")
 Published = list[Mapping[Pool, Members]]
 
 
+@pytest.fixture(autouse=True)
+def frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vireo.server.control.admission._INTERVAL_SECONDS", 0.02)
+
+
 def quick(first_seconds: float) -> ControlSettings:
-    return ControlSettings(
-        admission_interval=0.02, initial_admission_timeout=first_seconds, s3=unreachable_s3()
-    )
+    return ControlSettings(initial_admission_timeout=first_seconds, s3=unreachable_s3())
 
 
 @asynccontextmanager
@@ -147,3 +150,76 @@ async def test_pods_found_later_are_admitted_at_once_and_those_that_are_gone_are
             await until(partial(lambda now: published[-1][PRODUCTION] == now, expected))
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+def serving(*ports: int) -> Membership:
+    """A pool whose pods have all been seen healthy."""
+    pool = Membership(drain_seconds=3, empty_seconds=30, trusting=True)
+    pool.found(local(*ports), 0)
+    for endpoint in local(*ports):
+        pool.admit(endpoint)
+    return pool
+
+
+def test_a_pod_is_admitted_when_it_is_healthy() -> None:
+    pool = serving(1)
+    pool.found(local(1, 2), 1)
+    assert pool.members(1) == Members(local(1))
+    [waiting] = pool.waiting
+    pool.admit(waiting)
+    assert pool.members(2) == Members(local(1, 2))
+
+
+@pytest.mark.parametrize("trusting", [True, False])
+def test_without_a_healthy_pod_only_a_trusting_pool_publishes_all(*, trusting: bool) -> None:
+    pool = Membership(drain_seconds=3, empty_seconds=30, trusting=trusting)
+    pool.found(local(1, 2), 0)
+    assert pool.members(0).active == (local(1, 2) if trusting else local())
+
+
+def test_pods_that_are_all_replaced_serve_until_a_new_one_is_healthy() -> None:
+    pool = serving(1, 2)
+    pool.found(local(3), 10)
+    assert pool.members(100) == Members(local(1, 2))
+    [fresh] = local(3)
+    pool.admit(fresh)
+    assert pool.members(101) == Members(local(3), local(1, 2))
+    assert pool.members(104) == Members(local(3))
+
+
+@pytest.mark.parametrize(
+    ("found", "members"),
+    [
+        ({10: [1]}, {10: ([1], [2]), 12.9: ([1], [2]), 13: ([1], [])}),
+        ({10: [1], 11: [1, 2]}, {10: ([1], [2]), 11: ([1, 2], []), 20: ([1, 2], [])}),
+        ({10: []}, {39.9: ([1, 2], []), 40: ([], [])}),
+        ({10: [], 20: [1, 2], 39: []}, {60: ([1, 2], []), 69: ([], [])}),
+    ],
+    ids=["drains", "returns while draining", "all gone", "all gone and back in time"],
+)
+def test_pods_that_are_gone_are_left_out_after_a_time(
+    found: dict[float, list[int]], members: dict[float, tuple[list[int], list[int]]]
+) -> None:
+    pool = serving(1, 2)
+    for now in sorted({*found, *members}):
+        if now in found:
+            pool.found(local(*found[now]), now)
+        if now in members:
+            active, draining = members[now]
+            assert pool.members(now) == Members(local(*active), local(*draining)), now
+
+
+def test_a_pool_is_settled_unless_a_pod_waits_drains_or_all_are_gone() -> None:
+    pool = serving(1, 2)
+    assert pool.is_settled()
+    pool.found(local(1, 2, 3), 1)
+    assert not pool.is_settled(), "a pod waits"
+    pool.found(local(1), 2)
+    pool.members(2)
+    assert not pool.is_settled(), "a pod drains"
+    pool.members(6)
+    assert pool.is_settled()
+    pool.found(local(), 7)
+    assert not pool.is_settled(), "all are gone"
+    pool.members(40)
+    assert pool.is_settled()

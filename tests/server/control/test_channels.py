@@ -1,24 +1,28 @@
-"""ChannelService of a control plane: what it tells callers that follow a channel."""
+"""What the control plane reads from channels: releases for pods, and the canary's share."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from types import SimpleNamespace
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import ParseError
 
 import grpc
 import grpc.aio
 import pytest
+from pydantic import SecretStr
 
-from tests.builders.control import control_of
+from tests.builders.control import SetChannels, control_of, running_control
+from tests.builders.edge import CandidatePod, serve_candidate, serve_ranking
 from tests.builders.waiting import until
-from vireo.server.control.channels import MAX_CHANNELS
-from vireo.server.control.discovery.source import StaticDiscovery
-from vireo.server.releases.channels import Channel
+from vireo.ops.stack.ports import free_port_base
+from vireo.server.control import channels as module
+from vireo.server.control.channels import CANARY, MAX_CHANNELS, Channels, ChannelWatch
+from vireo.server.control.discovery import StaticDiscovery
+from vireo.server.control.mesh import Pool
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import StoreUnavailableError
 from vireo.v1.channel_pb2 import AwaitReleaseRequest
 from vireo.v1.channel_pb2_grpc import ChannelServiceStub
@@ -30,33 +34,11 @@ LONG = 10_000
 """Milliseconds; the maximum."""
 
 
-class SetChannels:
-    """Channels that a test sets, or makes unreadable."""
-
-    def __init__(self) -> None:
-        self.releases = {"production": "a"}
-        self.unreadable: set[str] = set()
-        self.hanging: dict[str, threading.Event] = {}
-        """Channels whose reads hang until the event is set."""
-        self.reads: Counter[str] = Counter()
-
-    def read_channel(self, name: str) -> Channel | None:
-        self.reads[name] += 1
-        if name in self.hanging:
-            self.hanging[name].wait(600)
-        if name in self.unreadable:
-            raise StoreUnavailableError(f"{name} can't be read")
-        if name not in self.releases:
-            return None
-        pointer: Any = SimpleNamespace(release_id=self.releases[name], share=0.0)
-        return Channel(name, pointer, "etag")
-
-
 @asynccontextmanager
 async def serving(channels: SetChannels, **settings: Any) -> AsyncIterator[ChannelServiceAsyncStub]:
     """Yield a stub of a control plane that reads these channels."""
     async with (
-        control_of(StaticDiscovery({}), channels, **settings) as (port, _, _control),
+        control_of(StaticDiscovery({}), channels, **settings) as (port, _control),
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         yield ChannelServiceStub(channel)
@@ -78,10 +60,11 @@ async def named(stub: ChannelServiceAsyncStub, sent: AwaitReleaseRequest) -> str
                     raise
 
 
-async def test_a_call_returns_once_the_channel_names_another_release() -> None:
+async def test_a_call_returns_once_the_channel_names_another_release_or_its_wait_is_over() -> None:
     channels = SetChannels()
     async with serving(channels) as stub:
         assert await named(stub, request("")) == "a"
+        assert await named(stub, request("a", 100)) == "a"
         waiting = asyncio.ensure_future(stub.AwaitRelease(request("a", LONG), timeout=30))
         reads = channels.reads["production"]
         await until(lambda: channels.reads["production"] > reads + 2)
@@ -90,55 +73,28 @@ async def test_a_call_returns_once_the_channel_names_another_release() -> None:
         assert (await waiting).release_id == "b"
 
 
-async def test_a_call_returns_after_its_wait_while_nothing_changes() -> None:
-    async with serving(SetChannels()) as stub:
-        assert await named(stub, request("a")) == "a"
-        assert await named(stub, request("a", 100)) == "a"
-
-
 async def test_a_channel_that_was_never_set_names_no_release_until_it_is() -> None:
     channels = SetChannels()
     async with serving(channels) as stub:
-        assert await named(stub, request("", channel="canary")) == ""
-        waiting = asyncio.ensure_future(named(stub, request("", LONG, "canary")))
-        channels.releases["canary"] = "b"
+        assert await named(stub, request("", channel="next")) == ""
+        waiting = asyncio.ensure_future(named(stub, request("", LONG, "next")))
+        channels.releases["next"] = "b"
         assert await waiting == "b"
 
 
 async def test_a_channel_that_can_no_longer_be_read_fails_and_others_continue() -> None:
     channels = SetChannels()
-    channels.releases["canary"] = "b"
+    channels.releases["next"] = "b"
     async with serving(channels) as stub:
         assert await named(stub, request("a")) == "a"
-        assert await named(stub, request("", channel="canary")) == "b"
+        assert await named(stub, request("", channel="next")) == "b"
         channels.unreadable.add("production")
         with pytest.raises(grpc.aio.AioRpcError, match="production can't be read") as raised:
             await stub.AwaitRelease(request("a", LONG), timeout=30)
         assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
-        assert await named(stub, request("b", 100, "canary")) == "b"
+        assert await named(stub, request("b", 100, "next")) == "b"
         channels.unreadable.clear()
         assert await named(stub, request("a")) == "a"
-
-
-async def test_a_channel_whose_read_hangs_leaves_the_others_fresh() -> None:
-    channels, hanging = SetChannels(), threading.Event()
-    channels.hanging["other"] = hanging
-    try:
-        async with serving(channels) as stub:
-            with pytest.raises(grpc.aio.AioRpcError, match="other can't be read"):
-                await stub.AwaitRelease(request("", channel="other"), timeout=30)
-            assert await named(stub, request("")) == "a"
-            waiting = asyncio.ensure_future(stub.AwaitRelease(request("a", LONG), timeout=30))
-            reads = channels.reads["production"]
-            await until(lambda: channels.reads["production"] > reads + 2)
-            channels.releases["production"] = "b"
-            assert (await waiting).release_id == "b"
-            assert channels.reads["other"] == 1, "one read at a time"
-            channels.releases["other"] = "c"
-            hanging.set()
-            assert await named(stub, request("", channel="other")) == "c"
-    finally:
-        hanging.set()  # the loop's threads end with it
 
 
 @pytest.mark.parametrize("name", ["Production", "../a", "a b", "ü"])
@@ -149,7 +105,9 @@ async def test_a_name_that_no_channel_can_have_is_refused(name: str) -> None:
         assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_channels_beyond_the_limit_are_refused_and_the_others_continue() -> None:
+async def test_channels_beyond_the_limit_are_refused_until_others_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     channels = SetChannels()
     async with serving(channels) as stub:
         for number in range(MAX_CHANNELS - 1):
@@ -158,36 +116,134 @@ async def test_channels_beyond_the_limit_are_refused_and_the_others_continue() -
         with pytest.raises(grpc.aio.AioRpcError, match="followed already") as raised:
             await stub.AwaitRelease(request("", channel="another"), timeout=30)
         assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert await named(stub, request("")) == "a"
-    assert "another" not in channels.reads
+        assert "another" not in channels.reads
+        monkeypatch.setattr(module, "_FORGET_SECONDS", 0.2)
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    assert await named(stub, request("", channel="another")) == ""
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.05)
+                else:
+                    break
 
 
-async def test_a_channel_that_nobody_follows_any_more_is_not_read(
+class Shares(list[float]):
+    """The canary's shares that are passed on, each once."""
+
+    refusals = 0
+    """How many are refused, with an error, before one is accepted."""
+
+    def accept(self, share: float) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise ValueError("nothing can be made of it")
+        self.append(share)
+
+
+@asynccontextmanager
+async def following(
+    channels: Channels, shares: Shares, *, used: bool = True
+) -> AsyncIterator[ChannelWatch]:
+    watch = ChannelWatch(channels, 0.01, shares.accept, lambda: used)
+    task = asyncio.create_task(watch.run())
+    try:
+        yield watch
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_each_share_is_passed_on_once_and_again_if_it_was_refused() -> None:
+    channels, shares = SetChannels(), Shares()
+    shares.refusals = 2
+    async with following(channels, shares) as watch:
+        await until(lambda: shares == [0.0])
+        assert watch.attempts.failures == 2
+        channels.share = 0.25
+        await until(lambda: len(shares) == 2)
+        reads = channels.reads[CANARY]
+        await until(lambda: channels.reads[CANARY] > reads + 3)
+    assert shares == [0.0, 0.25]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        StoreUnavailableError("S3 can't be reached"),
+        ParseError("no XML"),
+        RecursionError("too deep"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_any_error_of_reading_the_channel_keeps_the_share(error: Exception) -> None:
+    channels, shares = SetChannels(), Shares()
+    channels.share = 0.25
+    async with following(channels, shares) as watch:
+        await until(lambda: shares == [0.25])
+        channels.failure = error
+        await until(lambda: watch.attempts.failures >= 2)
+        assert shares == [0.25]
+        channels.failure, channels.share = None, 0.5
+        await until(lambda: shares == [0.25, 0.5])
+
+
+async def test_a_channel_that_was_never_set_has_no_share() -> None:
+    channels, shares = SetChannels(), Shares()
+    channels.releases.clear()
+    async with following(channels, shares):
+        await until(lambda: shares == [0.0])
+
+
+async def test_the_share_is_read_rarely_while_there_are_no_canary_pods_and_at_once_when_they_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vireo.server.control.channels._FORGET_SECONDS", 0.1)
+    monkeypatch.setattr(module, "_UNUSED_SECONDS", 3600)
+    async with AsyncExitStack() as stack, running_control({}) as control:
+        await until(lambda: control.channels.reads[CANARY] == 1)
+        control.channels.share = 0.25
+        base = free_port_base()
+        await serve_candidate(CandidatePod("canary"), base, stack)
+        await serve_ranking(base + 1, stack)
+        assert control.mesh.canary_share == 0
+        assert control.channels.reads[CANARY] == 1
+        control.discovery.set(Pool("candidate", "canary"), base)
+        control.discovery.set(Pool("ranking", "canary"), base + 1)
+        await until(lambda: control.mesh.canary_share == 0.25)
+
+
+async def test_with_the_store_down_from_the_start_no_viewer_goes_to_the_canary(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("vireo.server.control.control._SHARE_SECONDS", 0.1)
     channels = SetChannels()
-    channels.releases["canary"] = "b"
-    async with serving(channels) as stub:
-        assert await named(stub, request("", channel="other")) == ""
-        before = channels.reads["other"]
-        for _ in range(8):
-            assert await named(stub, request("a", 100)) == "a"
-        # It is read for a tenth of a second more, every twentieth.
-        assert channels.reads["other"] < before + 8
-        assert channels.reads["production"] > before + 8
+    channels.failure, channels.share = StoreUnavailableError("S3 can't be reached"), 0.25
+    async with control_of(StaticDiscovery({}), channels) as (_, control):
+        assert control.mesh.canary_share == 0.0
+        channels.failure = None
+        await until(lambda: control.mesh.canary_share == 0.25)
 
 
-async def test_calls_beyond_the_limit_of_calls_are_shed() -> None:
-    async with serving(SetChannels(), max_concurrent_rpcs=2) as stub:
-        assert await named(stub, request("")) == "a"
-        waiting = [stub.AwaitRelease(request("a", LONG), timeout=30) for _ in range(3)]
-        done, pending = await asyncio.wait(
-            [asyncio.ensure_future(call) for call in waiting], return_when=asyncio.FIRST_COMPLETED
-        )
-        [shed] = done
-        error = shed.exception()
-        assert isinstance(error, grpc.aio.AioRpcError)
-        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        for call in pending:
-            call.cancel()
+@pytest.fixture
+async def garbage_s3() -> AsyncIterator[S3Settings]:
+    """A server that answers every request with an error whose body is no XML."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = b"<html><p>Bad gateway"
+        head = f"HTTP/1.1 403 No\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}"
+        writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + body)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        yield S3Settings(endpoint=f"127.0.0.1:{port}", access_key="a", secret_key=SecretStr("b"))
+
+
+async def test_an_error_of_s3_that_is_no_xml_is_shown_and_the_channel_read_again(
+    garbage_s3: S3Settings,
+) -> None:
+    async with following(ReleaseStore(garbage_s3), Shares()) as watch:
+        await until(lambda: watch.attempts.failures >= 2)

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.builders.control import SetDiscovery, SetShare, control_of, local, running_control
+from tests.builders.control import local, running_control
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from vireo.server.control import resources
 from vireo.server.control.control import discovery_of
-from vireo.server.control.discovery.file import EndpointsFileError, FileDiscovery, parse
+from vireo.server.control.discovery import Discovery, EndpointsFileError, FileDiscovery, parse
 from vireo.server.control.mesh import Endpoint, Endpoints, Mesh, Pool
 from vireo.server.control.settings import ControlSettings
 from vireo.server.control.snapshot import Snapshot
 from vireo.server.errors import VireoError
+
+CANDIDATE = Pool("candidate")
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_file_polls")]
 
@@ -34,28 +37,32 @@ def listing(*ports: int) -> str:
     return json.dumps({"candidate": {"production": [f"127.0.0.1:{port}" for port in ports]}})
 
 
-async def following(found: AsyncIterator[Endpoints]) -> Endpoints:
-    async with asyncio.timeout(30):
-        return await anext(found)
+@asynccontextmanager
+async def following(discovery: Discovery) -> AsyncIterator[list[Endpoints]]:
+    """Yield what a source finds, the latest last."""
+    found: list[Endpoints] = []
+    task = asyncio.create_task(discovery.follow(found.append))
+    try:
+        await until(lambda: bool(found))
+        yield found
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_file_is_followed_through_replacements_and_bad_content(tmp_path: Path) -> None:
+async def test_a_file_is_followed_through_replacements_and_its_absence(tmp_path: Path) -> None:
     path = tmp_path / "endpoints.json"
     path.write_text(listing(1))
-    found = FileDiscovery(path).watch()
-    pool = Pool("candidate")
-    assert (await following(found))[pool] == local(1)
-    replace(path, listing(1, 2))
-    assert (await following(found))[pool] == local(1, 2)
-    upcoming = asyncio.ensure_future(following(found))
-    for bad in ("{", "[]", '{"candidates": {}}'):
-        replace(path, bad)
-        await asyncio.sleep(0.15)
-    path.unlink()
-    await asyncio.sleep(0.15)
-    assert not upcoming.done(), "what can't be read takes no pod away"
-    replace(path, listing(3))
-    assert (await upcoming)[pool] == local(3)
+    discovery = FileDiscovery(path)
+    async with following(discovery) as found:
+        replace(path, listing(1, 2))
+        await until(lambda: len(found) == 2)
+        path.unlink()
+        await until(lambda: discovery.attempts.failures >= 2)
+        replace(path, listing(3))
+        await until(lambda: len(found) == 3)
+    assert [each[CANDIDATE] for each in found] == [local(1), local(1, 2), local(3)]
 
 
 MERGED = "a: &a {b: c}\n" + "".join(
@@ -98,35 +105,12 @@ async def test_invalid_file_content_removes_no_pod_and_is_reported_until_it_is_f
     path = tmp_path / "endpoints.json"
     path.write_text(listing(1))
     discovery = FileDiscovery(path)
-    found = discovery.watch()
-    assert (await following(found))[Pool("candidate")] == local(1)
-    path.write_bytes(HOSTILE[name])
-    upcoming = asyncio.ensure_future(following(found))
-    await until(lambda: discovery.attempts.failures >= 2 or upcoming.done())
-    assert not upcoming.done(), "what can't be read takes no pod away"
-    replace(path, listing(2))
-    assert (await upcoming)[Pool("candidate")] == local(2)
-
-
-async def test_the_control_plane_outlives_a_source_that_raises_anything() -> None:
-    class Raising(SetDiscovery):
-        """A source with a mistake in it."""
-
-        def __init__(self) -> None:
-            super().__init__({})
-            self.watched = 0
-
-        async def watch(self) -> AsyncIterator[Endpoints]:
-            self.watched += 1
-            yield dict(self.endpoints)
-            if self.watched < 3:
-                raise RuntimeError("a mistake")
-            self.endpoints[Pool("candidate")] = local(2)
-            yield dict(self.endpoints)
-            await asyncio.Event().wait()
-
-    async with control_of(Raising(), SetShare(), empty_pool_grace_seconds=60) as (_, _, control):
-        await until(lambda: control.mesh.of(Pool("candidate")).active == local(2))
+    async with following(discovery) as found:
+        path.write_bytes(HOSTILE[name])
+        await until(lambda: discovery.attempts.failures >= 2)
+        replace(path, listing(2))
+        await until(lambda: len(found) == 2)
+    assert [each[CANDIDATE] for each in found] == [local(1), local(2)]
 
 
 async def test_a_mesh_without_a_valid_snapshot_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +125,7 @@ async def test_a_mesh_without_a_valid_snapshot_is_dropped(monkeypatch: pytest.Mo
             return make(settings, mesh)
 
         monkeypatch.setattr(resources, "snapshot", refuse)
+        monkeypatch.setattr("vireo.server.control.channels._UNUSED_SECONDS", 0.0)
         control.channels.share = 0.5
         await until(lambda: len(attempts) >= 2)
         assert control.mesh == before
@@ -178,9 +163,8 @@ def test_invalid_content_is_reported_with_its_location(
 
 async def test_a_list_can_be_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIREO_ENDPOINTS", listing(1, 2))
-    settings = ControlSettings(s3=unreachable_s3())
-    found = await following(discovery_of(settings).watch())
-    assert found[Pool("candidate")] == local(1, 2)
+    async with following(discovery_of(ControlSettings(s3=unreachable_s3()))) as found:
+        assert found[0][CANDIDATE] == local(1, 2)
 
 
 def test_without_a_source_the_error_names_the_settings() -> None:

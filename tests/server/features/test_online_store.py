@@ -5,19 +5,15 @@ from pathlib import Path
 
 import pytest
 import redis
-import yaml
 from pydantic import SecretStr
 
 from tests.builders.redis import running_redis
 from tests.builders.tiny_home import VIEWER, build_tiny_features
-from vireo.server.consumer.fold import ViewerRow
-from vireo.server.consumer.rows import OnlineRows
 from vireo.server.errors import VireoError
-from vireo.server.features.online_store import CONFIGURATION, RedisSettings, open_features
+from vireo.server.features.online_store import RedisSettings, open_rows
+from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
-from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.training.features.repository import write_configuration
 
 
 @pytest.mark.parametrize(
@@ -54,13 +50,9 @@ def test_features_are_read_where_redis_is_now_with_its_password_of_now(
         monkeypatch.setenv("VIREO_ONLINE_STORE", "redis")
         monkeypatch.setenv("VIREO_REDIS_URL", server.url)
         repo = build_tiny_features(Home(tmp_path / "home"))
-        # As builds before wrote it into the features: a server that is no more.
-        written = yaml.safe_load((repo / CONFIGURATION).read_text())
-        written["online_store"]["connection_string"] = "127.0.0.1:1,db=0"
-        (repo / CONFIGURATION).write_text(yaml.safe_dump(written))
         redis.Redis(port=server.port).config_set("requirepass", "new")
         now = RedisSettings(url=SecretStr(server.url.replace("//", "//:new@")))
-        rows = OnlineRows(repo, 5, now)
+        rows = open_rows(repo, 5, now)
         [row] = rows.read([VIEWER])
         rows.close()
         assert isinstance(row, ViewerRow)
@@ -69,20 +61,6 @@ def test_features_are_read_where_redis_is_now_with_its_password_of_now(
         assert list(viewer.watched_keys) == row.keys.tolist()
         with pytest.raises(VireoError, match="AuthenticationError"):
             FeatureReader(repo, 5)
-
-
-def test_the_server_that_features_of_the_build_before_name_counts_without_a_setting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_configuration(tmp_path, "tiny", OnlineStoreSettings(online_store="redis"))
-    file = tmp_path / CONFIGURATION
-    file.write_text(
-        file.read_text().replace("type: redis", "type: redis\n  connection_string: a:1")
-    )
-    monkeypatch.delenv("VIREO_REDIS_URL", raising=False)
-    assert open_features(tmp_path).config.online_store.connection_string == "a:1"
-    monkeypatch.setenv("VIREO_REDIS_URL", "redis://b:2")
-    assert open_features(tmp_path).config.online_store.connection_string == "b:2,db=0"
 
 
 def test_a_bad_url_is_in_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

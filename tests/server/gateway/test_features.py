@@ -9,7 +9,7 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import structlog
@@ -20,18 +20,11 @@ from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_featur
 from tests.builders.waiting import wait_until
 from vireo.server.errors import VireoError
 from vireo.server.features.keys import video_keys
-from vireo.server.gateway.features import (
-    FeatureReader,
-    UnfitRowError,
-    viewer_from_row,
-)
-from vireo.server.gateway.online_rows import FEATURE_SERVICE, SqliteRows, Views, views_of
+from vireo.server.features.viewer_rows import FEATURE_SERVICE, SERVED, UnfitRowError, features_of
+from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
 from vireo.training.features.build import build_features
 from vireo.v1.viewer_pb2 import ViewerFeatures
-
-if TYPE_CHECKING:
-    from feast import FeatureStore
 
 
 def read(reader: FeatureReader, viewer_id: str) -> ViewerFeatures:
@@ -64,7 +57,7 @@ def test_a_row_is_the_one_that_feast_itself_reads(features: Path, viewer_id: str
     )
     found = response.proto
     stored = zip(found.metadata.feature_names.val, found.results, strict=True)
-    wanted = viewer_from_row({name: result.values[0] for name, result in stored})
+    wanted = features_of({name: result.values[0].SerializeToString() for name, result in stored})
     got = read(FeatureReader(features / DATASET, 1.0), viewer_id)
     assert (got.updated_at > 0) == (viewer_id == VIEWER)
     wanted.updated_at = got.updated_at
@@ -89,7 +82,8 @@ def test_the_time_of_the_last_change_is_the_same_in_every_time_zone(
         rows: list[tuple[EntityKey, dict[str, Value], datetime, datetime | None]] = [
             (key, {"viewer_watch_count": Value(int64_val=1)}, at, None)
         ]
-        for view, _ in views_of(store):
+        for name in SERVED:
+            view = store.get_feature_view(name)
             store._get_provider().online_write_batch(store.config, view, rows, None)
         got = read(FeatureReader(tmp_path / "copy" / DATASET, 1.0), "new")
     finally:
@@ -97,18 +91,6 @@ def test_the_time_of_the_last_change_is_the_same_in_every_time_zone(
         time.tzset()
     assert got.watch_count == 1
     assert got.updated_at == at.timestamp()
-
-
-def test_a_file_is_opened_once(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[Path] = []
-
-    def noted(store: FeatureStore, views: Views, file: Path) -> SqliteRows:
-        opened.append(file)
-        return SqliteRows(store, views, file)
-
-    monkeypatch.setattr("vireo.server.gateway.features.SqliteRows", noted)
-    read(FeatureReader(features / DATASET, 1.0), VIEWER)
-    assert len(opened) == 1
 
 
 def test_missing_features_are_reported_with_the_command_that_builds_them(tmp_path: Path) -> None:
@@ -161,9 +143,7 @@ def test_features_that_are_built_again_are_read_from_then_on(
     wait_until(lambda: read(reader, "w1").watch_count > 0)
     assert read(reader, VIEWER).watch_count == 0
     # Features that can't be used leave those before.
-    (repo / "registry.db").write_bytes(b"")
-    configuration = repo / "feature_store.yaml"
-    configuration.write_text(configuration.read_text())
+    (repo / "feature_store.yaml").write_text("project: [")
     with structlog.testing.capture_logs() as logs:
         wait_until(lambda: bool(read(reader, "w1") and logs))
     assert "can't open the features" in logs[0]["event"]
@@ -199,9 +179,11 @@ def test_an_unusable_row_is_distinguished_from_a_failing_store(odd: dict[str, An
     from feast.protos.feast.types.Value_pb2 import NULL, Value
 
     row = {"viewer_watch_count": Value(int64_val=3), "watched_keys": Value(null_val=NULL)}
-    assert viewer_from_row(row).watch_count == 3
+    stored = {name: value.SerializeToString() for name, value in row.items()}
+    assert features_of(stored).watch_count == 3
+    stored |= {name: Value(**value).SerializeToString() for name, value in odd.items()}
     with pytest.raises(UnfitRowError):
-        viewer_from_row({**row, **{name: Value(**value) for name, value in odd.items()}})
+        features_of(stored)
 
 
 def test_the_history_is_the_end_of_what_was_watched() -> None:
@@ -209,9 +191,11 @@ def test_the_history_is_the_end_of_what_was_watched() -> None:
 
     def viewer(times: list[int]) -> ViewerFeatures:
         columns = {"watched_keys": [5, 6, 7], "history_times": times}
-        return viewer_from_row(
-            {name: Value(int64_list_val=Int64List(val=val)) for name, val in columns.items()}
-        )
+        stored = {
+            name: Value(int64_list_val=Int64List(val=val)).SerializeToString()
+            for name, val in columns.items()
+        }
+        return features_of(stored)
 
     assert list(viewer([1, 2]).history_keys) == [6, 7]
     assert list(viewer([1, 2, 3]).history_keys) == [5, 6, 7]

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from google.protobuf import text_format
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -23,6 +24,7 @@ from tests.builders.inference import golden, infer_request, output_of
 from tests.builders.releases import VECTOR_SIZE, build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
+from vireo.inference import model_config_pb2
 from vireo.inference import open_inference_pb2 as pb
 from vireo.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from vireo.server.candidate.service import CANDIDATE_POD
@@ -108,18 +110,13 @@ async def test_a_response_has_model_version_id_and_release(
 async def test_metadata_equals_the_releases_triton_config(release_folder: Path, case: Case) -> None:
     async with serving(case.pod, release_folder) as (_, channel):
         metadata = await stub_of(channel).ModelMetadata(pb.ModelMetadataRequest(name=case.model))
-    config = (release_folder / case.model / "config.pbtxt").read_text()
-    blocks = re.findall(
-        r'(input|output) \{\s+name: "(\w+)"\s+data_type: TYPE_(\w+)\s+dims: \[(.*?)\]', config
-    )
-    assert [
-        (kind, tensor.name, tensor.datatype, list(tensor.shape))
-        for kind, tensors in (("input", metadata.inputs), ("output", metadata.outputs))
-        for tensor in tensors
-    ] == [
-        (kind, name, datatype, [int(size) for size in sizes.split(",")])
-        for kind, name, datatype, sizes in blocks
-    ]
+    text = (release_folder / case.model / "config.pbtxt").read_text()
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    for tensors, declared in ((metadata.inputs, config.input), (metadata.outputs, config.output)):
+        assert [(each.name, f"TYPE_{each.datatype}", list(each.shape)) for each in tensors] == [
+            (each.name, model_config_pb2.DataType.Name(each.data_type), list(each.dims))
+            for each in declared
+        ]
     assert (metadata.name, list(metadata.versions), metadata.platform) == (
         case.model,
         ["1"],

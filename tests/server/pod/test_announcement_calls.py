@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.builders.control import control_of
+from tests.builders.control import SetChannels, control_of
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
-from tests.server.control.test_channels import SetChannels
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.control.channels import NAME
-from vireo.server.control.discovery.source import StaticDiscovery
+from vireo.server.control.discovery import StaticDiscovery
 from vireo.server.control.mesh import GRPC_SERVICES
 from vireo.server.control.settings import ControlSettings
 from vireo.server.pod import announcements as module
@@ -119,7 +118,7 @@ async def test_pods_of_each_role_get_announcements_under_mutual_tls(
         "envoy_secrets": folder.secrets,
     }
     with capture_logs() as logs:
-        async with control_of(StaticDiscovery({}), channels, **settings) as (port, _, _control):
+        async with control_of(StaticDiscovery({}), channels, **settings) as (port, _):
             pod = Announcements(f"127.0.0.1:{port}", folder.tls(role), "production")
 
             async def follow() -> None:
@@ -152,7 +151,7 @@ async def test_a_host_that_vanished_is_found_again_on_another_connection(
     monkeypatch.setattr(module, "_CHANNEL_OPTIONS", quicker)
     with capture_logs() as logs:
         async with (
-            control_of(StaticDiscovery({}), SetChannels()) as (port, _, _control),
+            control_of(StaticDiscovery({}), SetChannels()) as (port, _),
             network_to(f"127.0.0.1:{port}") as (target, lost),
         ):
             pod = Announcements(target, None, "production")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders.loading import Followed
 from tests.builders.releases import build_release
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
@@ -32,3 +33,8 @@ def publish(store: ReleaseStore, tmp_path: Path) -> Callable[[str], Path]:
         return folder
 
     return build_and_publish
+
+
+@pytest.fixture
+def followed(store: ReleaseStore, name: str, tmp_path: Path) -> Followed:
+    return Followed(name, store, tmp_path)

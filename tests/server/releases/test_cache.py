@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.s3 import client_of
 from vireo.server.releases import layout
 from vireo.server.releases.cache import CacheError, ReleaseCache
@@ -26,17 +28,31 @@ def cache(tmp_path: Path) -> ReleaseCache:
     return ReleaseCache(tmp_path / "cache")
 
 
-def test_fetched_folder_has_the_files_and_shares_them_with_the_blobs(
+def test_fetched_folder_has_the_files_that_were_asked_for(
     store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
 ) -> None:
     staged = publish(name)
     folder = cache.fetch(store, name, FILES)
-    manifest = Manifest.read(folder)
-    assert manifest == Manifest.read(staged)
+    assert Manifest.read(folder) == Manifest.read(staged)
     for path in FILES:
         assert (folder / path).read_bytes() == (staged / path).read_bytes()
-        assert (folder / path).samefile(cache.root / "blobs" / manifest.files[path].sha256)
-    assert not (folder / layout.VIDEO_INDEX).exists(), "only what was asked for is fetched"
+    assert not (folder / layout.VIDEO_INDEX).exists()
+
+
+def test_files_of_another_release_here_are_shared_unless_they_are_damaged(
+    store: ReleaseStore, s3: S3Settings, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    publish(f"{name}-a")
+    publish(f"{name}-b")
+    first = cache.fetch(store, f"{name}-a", FILES)
+    (first / layout.RANKER).write_bytes(b"damaged")
+    with faulty_s3(s3) as proxy:
+        second = cache.fetch(ReleaseStore(proxy.settings), f"{name}-b", FILES)
+        fetched = [line for line in proxy.requests if b"manifest.json" not in line]
+    assert [layout.RANKER.encode() in line for line in fetched] == [True]
+    assert (second / layout.VIDEO_IDS).samefile(first / layout.VIDEO_IDS)
+    shutil.rmtree(first)
+    assert cache.fetch(None, f"{name}-b", FILES) == second
 
 
 def test_files_that_are_here_are_not_downloaded_again(
@@ -60,7 +76,7 @@ def test_damaged_blob_is_downloaded_again(
     content = (staged / layout.RANKER).read_bytes()
     (folder / layout.RANKER).write_bytes(content[::-1])
     with pytest.raises(CacheError, match=r"ranker/1/model\.onnx of release .* damaged"):
-        cache.open(name, FILES)
+        cache.fetch(None, name, FILES)
     folder = cache.fetch(store, name, FILES)
     assert (folder / layout.RANKER).read_bytes() == content
 
@@ -74,7 +90,7 @@ def test_file_that_was_changed_in_the_store_is_refused(
         cache.fetch(store, name, FILES)
     assert not list(cache.root.rglob("*.part"))
     with pytest.raises(CacheError):
-        cache.open(name, FILES)
+        cache.fetch(None, name, FILES)
 
 
 def test_release_opens_without_the_store_once_fetched(
@@ -82,10 +98,10 @@ def test_release_opens_without_the_store_once_fetched(
 ) -> None:
     publish(name)
     with pytest.raises(CacheError, match=f"release {name} isn't in the cache"):
-        cache.open(name, FILES)
-    assert cache.fetch(store, name, FILES) == cache.open(name, FILES)
+        cache.fetch(None, name, FILES)
+    assert cache.fetch(store, name, FILES) == cache.fetch(None, name, FILES)
     with pytest.raises(CacheError, match=r"videos/titles\.bin of release .* is missing"):
-        cache.open(name, (layout.VIDEO_TITLES,))
+        cache.fetch(None, name, (layout.VIDEO_TITLES,))
 
 
 def test_pods_that_fetch_at_the_same_time_all_get_the_release(
@@ -95,7 +111,7 @@ def test_pods_that_fetch_at_the_same_time_all_get_the_release(
     with ThreadPoolExecutor(6) as threads:
         folders = list(threads.map(lambda _: cache.fetch(store, name, FILES), range(6)))
     assert len(set(folders)) == 1
-    assert cache.open(name, FILES) == folders[0]
+    assert cache.fetch(None, name, FILES) == folders[0]
     assert not list(cache.root.rglob("*.part"))
 
 
@@ -114,21 +130,6 @@ def make_too_large(s3: S3Settings, staged: Path) -> None:
     body = json.dumps(manifest).encode()
     place = f"releases/{manifest['release_id']}/{MANIFEST_NAME}"
     client_of(s3).put_object(s3.bucket, place, BytesIO(body), len(body))
-
-
-def test_files_that_a_load_has_found_here_are_not_deleted_to_make_space_for_it(
-    store: ReleaseStore, s3: S3Settings, cache: ReleaseCache, publish: Publish, name: str
-) -> None:
-    staged = publish(name)
-    here = [path for path in FILES if path != layout.RANKER]
-    cache.fetch(store, name, here)
-    shutil.rmtree(cache.root / "releases" / name)
-    for blob in (cache.root / "blobs").iterdir():
-        os.utime(blob, (0, 0))
-    make_too_large(s3, staged)
-    with pytest.raises(CacheError, match="free some disk"):
-        cache.fetch(store, name, FILES)
-    assert len(list((cache.root / "blobs").iterdir())) == len(here)
 
 
 def test_release_larger_than_the_disk_is_refused_before_the_download(
@@ -155,3 +156,38 @@ def test_last_release_is_remembered_by_kind_of_pod_and_channel(cache: ReleaseCac
     cache.remember("ranking", "canary", "r3")
     assert cache.last("ranking", "production") == "r2"
     assert cache.last("candidate", "production") is None
+
+
+def aged(cache: ReleaseCache, store: ReleaseStore, publish: Publish, name: str) -> list[str]:
+    """Fetch five releases, used 0 to 8 hours ago; return their ids."""
+    ids = [f"{name}-{letter}" for letter in "abcde"]
+    for number, release_id in enumerate(ids):
+        publish(release_id)
+        then = time.time() - 7200 * number
+        os.utime(cache.fetch(store, release_id, FILES), (then, then))
+    return ids
+
+
+def test_releases_used_last_and_those_that_were_served_last_stay(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    ids = aged(cache, store, publish, name)
+    cache = ReleaseCache(cache.root, keep=2)
+    cache.remember("ranking", "production", ids[4])
+    assert set(cache.prune()) == {ids[2], ids[3]}
+    assert {each.name for each in (cache.root / "releases").iterdir()} == {ids[0], ids[1], ids[4]}
+    cache.remember("ranking", "production", ids[0])
+    assert cache.prune() == [], "what was served until now stays for a rollback"
+    cache.fetch(None, ids[4], FILES)
+
+
+def test_releases_that_may_be_in_use_stay(
+    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+) -> None:
+    ids = aged(cache, store, publish, name)
+    cache.fetch(None, ids[3], FILES)
+    assert set(ReleaseCache(cache.root, keep=0).prune()) == {ids[1], ids[2], ids[4]}
+
+
+def test_nothing_is_pruned_without_a_cache(tmp_path: Path) -> None:
+    assert ReleaseCache(tmp_path / "none").prune() == []

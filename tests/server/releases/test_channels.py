@@ -8,14 +8,7 @@ import pytest
 
 from tests.builders.faulty_s3 import Fault, faulty_s3
 from tests.builders.s3 import client_of
-from vireo.server.releases.channels import (
-    CANARY,
-    BestFigures,
-    Change,
-    Channel,
-    ChannelPointer,
-    Channels,
-)
+from vireo.server.releases.channels import CANARY, BestFigures, Change, ChannelPointer
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import (
@@ -262,57 +255,3 @@ def test_a_text_that_a_channel_cannot_hold_is_refused_and_changes_nothing(
     made = store.change_channel(name, Change(name, forced=True, findings=findings), None)
     assert made == getattr(store.read_channel(name), "pointer", None)
     assert (len(made.findings), len(made.findings[0])) == (16, 4000)
-
-
-def test_a_promotion_that_came_to_nothing_leaves_a_channel_that_was_never_set_so(
-    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
-) -> None:
-    publish(name)
-
-    def unpublishes() -> None:
-        if proxy.requests[-1].startswith(f"PUT /{s3.bucket}/channels/{name}.json".encode()):
-            proxy.before_answer = None
-            store.bucket.remove(f"releases/{name}/manifest.json")
-
-    with faulty_s3(s3) as proxy:
-        proxy.before_answer = unpublishes
-        with pytest.raises(NotInStoreError):
-            ReleaseStore(proxy.settings).change_channel(name, Change(name), None)
-    assert store.read_channel(name) is None
-    assert name not in store.channels.all()
-    assert store.channels.history(name) == ()
-    publish(f"{name}-b")
-    assert store.change_channel(name, Change(f"{name}-b"), None).revision == 1
-
-
-def test_of_two_changes_that_overlap_the_one_whose_note_was_overwritten_is_refused(
-    store: ReleaseStore, publish: Publish, name: str
-) -> None:
-    """Else a removal that came between would have seen the other's note alone."""
-    for release_id in ("old", "first", "second"):
-        publish(f"{name}-{release_id}")
-    store.change_channel(name, Change(f"{name}-old"), None)
-    channels = Channels(store.bucket)
-    before = channels.read(name)
-
-    def fails() -> None:
-        raise NotInStoreError("gone")
-
-    def meanwhile() -> None:
-        store.bucket.remove(f"releases/{name}-first/manifest.json")
-        with pytest.raises(NotInStoreError):
-            channels.set(name, Change(f"{name}-second"), before_note(), fails)
-
-    def before_note() -> Channel:
-        document = channels.documents()[name]
-        assert document.pointer is not None
-        return Channel(name, document.pointer, document.etag)
-
-    with pytest.raises(ChannelChangedError):
-        channels.set(name, Change(f"{name}-first"), before, meanwhile)
-    document = channels.documents()[name]
-    assert document.pending is None
-    assert document.pointer == (before and before.pointer)
-    assert (
-        store.change_channel(name, Change(f"{name}-second"), store.read_channel(name)).revision == 2
-    )

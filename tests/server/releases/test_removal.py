@@ -1,4 +1,4 @@
-"""Removals against promotions and uploads: however they meet, a release is whole or refused.
+"""Removals against promotions: however they meet, a channel names a whole release.
 
 Each test lets one party run through a proxy and, before each of its requests in turn, runs the
 other party from beginning to end. So every order of two parties' steps that one interruption can
@@ -19,30 +19,35 @@ import pytest
 from tests.builders.faulty_s3 import FaultyS3, faulty_s3
 from tests.builders.releases import build_release, write_manifest
 from vireo.server.errors import VireoError
-from vireo.server.releases import garbage, layout
+from vireo.server.releases import layout
 from vireo.server.releases.cache import CacheError, ReleaseCache
 from vireo.server.releases.channels import Change
 from vireo.server.releases.garbage import Garbage, collect, plan_collection
-from vireo.server.releases.manifest import MANIFEST_NAME, Manifest
-from vireo.server.releases.markers import Marker
-from vireo.server.releases.rollback import roll_back
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.promotion import roll_back
 from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import NotInStoreError, StoreError, StoreUnavailableError
-from vireo.server.releases.verify import dangling_channels
+from vireo.server.releases.store import ReleaseStore, manifest_place, release_object
+from vireo.server.releases.store_errors import NotInStoreError, StoreError
 
 pytestmark = pytest.mark.integration
 
+CHANNEL = "production"
 FILES = (layout.POPULAR_IDS, layout.VOCABULARY)
 Party = Callable[[ReleaseStore], object]
 
 
 @pytest.fixture
 def store(s3: S3Settings) -> ReleaseStore:
-    """A bucket of its own: a collection looks at all of it."""
+    """An empty bucket of its own: a collection looks at all of it."""
     store = ReleaseStore(s3.model_copy(update={"bucket": "removals"}))
     store.bucket.make()
+    empty(store)
     return store
+
+
+def empty(store: ReleaseStore) -> None:
+    for entry in store.bucket.objects("", recursive=True):
+        store.bucket.remove(entry.name)
 
 
 @pytest.fixture
@@ -72,7 +77,7 @@ def planned(store: ReleaseStore, release_id: str) -> list[Garbage]:
 
 
 def gc(store: ReleaseStore, release_id: str) -> None:
-    """One collection; of one release alone, since the others are other tests'."""
+    """One collection, of one release alone."""
     for each in planned(store, release_id):
         collect(store, each)
 
@@ -94,10 +99,13 @@ def assert_whole(store: ReleaseStore, release_id: str) -> None:
         assert there.get(prefix + path) == entry.size, f"{path} is missing"
 
 
-def assert_nothing_dangles(store: ReleaseStore, channel: str) -> None:
-    named = store.read_channel(channel)
-    if named is not None:
-        assert_whole(store, named.release_id)
+def named_by(store: ReleaseStore) -> str | None:
+    """The release that the channel names, which must be whole."""
+    channel = store.read_channel(CHANNEL)
+    if channel is None:
+        return None
+    assert_whole(store, channel.release_id)
+    return channel.release_id
 
 
 def interrupted(
@@ -126,445 +134,190 @@ def interrupted(
     return bool(reached), succeeded
 
 
-def promotion(channel: str, release_id: str) -> Party:
+def promotion(release_id: str) -> Party:
     def promote(store: ReleaseStore) -> None:
-        store.change_channel(channel, Change(release_id), store.read_channel(channel))
+        store.change_channel(CHANNEL, Change(release_id), store.read_channel(CHANNEL))
 
     return promote
-
-
-def upload(folder: Path) -> Party:
-    def publish(store: ReleaseStore) -> None:
-        store.publish(folder)
-
-    return publish
 
 
 def every_place(store: ReleaseStore) -> Iterator[int]:
     """0, 1, …, each with an empty bucket; a test ends at the first that isn't reached."""
     for place in range(100):
-        for entry in store.bucket.objects("", recursive=True):
-            store.bucket.remove(entry.name)
+        empty(store)
         yield place
     raise AssertionError("no end of it")
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first promotion", "later promotion"])
 def test_a_promotion_ends_in_a_refusal_or_a_whole_release_wherever_gc_comes_between(
-    store: ReleaseStore, proxy: FaultyS3, name: str, staged: Callable[[str], Path], first: bool
+    store: ReleaseStore, proxy: FaultyS3, staged: Callable[[str], Path], first: bool
 ) -> None:
     outcomes = set()
     for place in every_place(store):
-        channel, release_id, other = f"{name}-{place}", f"{name}-{place}", f"{name}-{place}-other"
-        store.publish(staged(release_id))
+        store.publish(staged("new"))
         if not first:
-            store.publish(staged(other))
-            promotion(channel, other)(store)
-        before = store.read_channel(channel)
-        old_plan = planned(store, release_id)
+            store.publish(staged("old"))
+            promotion("old")(store)
+        before = named_by(store)
+        plan = planned(store, "new")
 
-        def removes(old_plan: list[Garbage] = old_plan) -> None:
-            for each in old_plan:
+        def removes(plan: list[Garbage] = plan) -> None:
+            for each in plan:
                 collect(store, each)
 
-        party = promotion(channel, release_id)
-        reached, succeeded = interrupted(proxy, party, place, removes, dies=False)
-        assert_nothing_dangles(store, channel)
-        after = store.read_channel(channel)
-        assert (after is not None and after.release_id == release_id) == succeeded
-        if not succeeded:
-            assert (after and after.pointer) == (before and before.pointer)
+        reached, succeeded = interrupted(proxy, promotion("new"), place, removes, dies=False)
+        assert named_by(store) == ("new" if succeeded else before)
         outcomes.add(succeeded)
         if not reached:
             break
     assert outcomes == {True, False}, "either is met on the way"
 
 
-def test_a_removal_ends_in_a_refusal_or_a_whole_release_wherever_a_promotion_comes_between(
-    store: ReleaseStore, proxy: FaultyS3, name: str, staged: Callable[[str], Path]
+@pytest.mark.parametrize("dies", [True, False], ids=["gc dies there", "gc goes on"])
+def test_a_removal_leaves_what_a_promotion_that_comes_between_names(
+    store: ReleaseStore, proxy: FaultyS3, staged: Callable[[str], Path], dies: bool
 ) -> None:
     outcomes = set()
     for place in every_place(store):
-        release_id = channel = f"{name}-{place}"
-        store.publish(staged(release_id))
+        store.publish(staged("r"))
         promoted: list[bool] = []
 
-        def promotes(
-            release_id: str = release_id, channel: str = channel, promoted: list[bool] = promoted
-        ) -> None:
-            promoted.append(tried(promotion(channel, release_id), store))
+        def promotes(promoted: list[bool] = promoted) -> None:
+            promoted.append(tried(promotion("r"), store))
 
-        def party(through: ReleaseStore, release_id: str = release_id) -> None:
-            gc(through, release_id)
-
-        reached, _ = interrupted(proxy, party, place, promotes, dies=False)
-        assert_nothing_dangles(store, channel)
+        reached, _ = interrupted(proxy, lambda to: gc(to, "r"), place, promotes, dies=dies)
+        assert named_by(store) == ("r" if promoted == [True] else None)
+        outcomes.update(promoted)
+        if promoted != [True]:
+            gc(store, "r")
+            assert not store.bucket.objects("releases/r/", recursive=True)
+        store.publish(staged("r"))
+        promotion("r")(store)
+        assert named_by(store) == "r"
         if not reached:
             break
-        assert (store.read_channel(channel) is not None) == promoted[0]
-        outcomes.add(promoted[0])
     assert outcomes == {True, False}
 
 
-@pytest.mark.parametrize(
-    ("broke_off", "second_gc"),
-    [(True, False), (False, True)],
-    ids=["after one that broke off", "anew, beside a second gc"],
-)
-def test_a_removal_never_deletes_a_file_of_a_successful_upload(
-    store: ReleaseStore,
-    proxy: FaultyS3,
-    name: str,
-    staged: Callable[[str], Path],
-    broke_off: bool,
-    second_gc: bool,
-) -> None:
-    for place in every_place(store):
-        release_id = f"{name}-{place}"
-        store.publish(staged(release_id))
-        if broke_off:
-            store.bucket.remove(f"releases/{release_id}/{MANIFEST_NAME}")
-
-        def publishes(release_id: str = release_id) -> None:
-            if second_gc:
-                gc(store, release_id)
-            tried(upload(staged(release_id)), store)
-
-        def party(through: ReleaseStore, release_id: str = release_id) -> None:
-            gc(through, release_id)
-
-        reached, _ = interrupted(proxy, party, place, publishes, dies=False)
-        if not reached:
-            break
-        if store.list() and release_id in {each.release_id for each in store.list()}:
-            assert_whole(store, release_id)
-        # It is no dead end: what was refused can be published when the removal is over.
-        store.publish(staged(release_id))
-        assert_whole(store, release_id)
-
-
-@pytest.mark.parametrize("old", [True, False], ids=["by an old plan", "by a new plan"])
-def test_an_upload_ends_in_a_refusal_or_a_whole_release_wherever_gc_comes_between(
-    store: ReleaseStore, proxy: FaultyS3, name: str, staged: Callable[[str], Path], old: bool
-) -> None:
-    outcomes = set()
-    for place in every_place(store):
-        release_id = f"{name}-{place}"
-        folder = staged(release_id)
-        store.publish(folder)
-        store.bucket.remove(f"releases/{release_id}/{MANIFEST_NAME}")
-        old_plan = planned(store, release_id)
-
-        def removes(release_id: str = release_id, old_plan: list[Garbage] = old_plan) -> None:
-            for each in old_plan if old else planned(store, release_id):
-                collect(store, each)
-
-        reached, succeeded = interrupted(proxy, upload(folder), place, removes, dies=False)
-        outcomes.add(succeeded)
-        if succeeded:
-            # Unless it was removed right after it had ended.
-            if release_id in {each.release_id for each in store.list()}:
-                assert_whole(store, release_id)
-        else:
-            with pytest.raises(NotInStoreError):
-                store.manifest(release_id)
-            store.publish(folder)
-            assert_whole(store, release_id)
-        if not reached:
-            break
-    assert outcomes == ({True} if old else {True, False}), "an old plan doesn't disturb it"
-
-
-@pytest.mark.parametrize("promoted_meanwhile", [True, False], ids=["promoted", "not promoted"])
-def test_wherever_a_removal_dies_nothing_dangles_and_the_next_one_ends_it(
-    store: ReleaseStore,
-    proxy: FaultyS3,
-    name: str,
-    staged: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-    promoted_meanwhile: bool,
-) -> None:
-    for place in every_place(store):
-        release_id = channel = f"{name}-{place}"
-        store.publish(staged(release_id))
-
-        def promotes(release_id: str = release_id, channel: str = channel) -> None:
-            tried(promotion(channel, release_id), store)
-
-        def party(through: ReleaseStore, release_id: str = release_id) -> None:
-            gc(through, release_id)
-
-        meanwhile: Callable[[], object] = promotes if promoted_meanwhile else list
-        reached, _ = interrupted(proxy, party, place, meanwhile, dies=True)
-        assert_nothing_dangles(store, channel)
-        promoted = tried(promotion(channel, release_id), store)
-        assert_nothing_dangles(store, channel)
-        with monkeypatch.context() as patch:
-            patch.setattr(garbage, "ABANDONED", timedelta(0), raising=False)
-            gc(store, release_id)
-        assert_nothing_dangles(store, channel)
-        if promoted:
-            store.publish(staged(release_id))  # it is there, which changes nothing
-        elif store.read_channel(channel) is None:
-            assert not store.bucket.objects(f"releases/{release_id}/", recursive=True)
-        store.publish(staged(release_id))
-        promotion(channel, release_id)(store)
-        assert_nothing_dangles(store, channel)
-        if not reached:
-            break
-
-
 def test_wherever_an_upload_dies_the_same_can_be_published_again(
-    store: ReleaseStore, proxy: FaultyS3, name: str, staged: Callable[[str], Path]
+    store: ReleaseStore, proxy: FaultyS3, staged: Callable[[str], Path]
 ) -> None:
+    folder = staged("r")
     for place in every_place(store):
-        release_id = f"{name}-{place}"
-        folder = staged(release_id)
-        reached, succeeded = interrupted(proxy, upload(folder), place, lambda: None, dies=True)
+        publish: Party = lambda to: to.publish(folder)  # noqa: E731
+        reached, succeeded = interrupted(proxy, publish, place, lambda: None, dies=True)
         assert succeeded != reached
         if not succeeded:
             with pytest.raises(NotInStoreError):
-                store.manifest(release_id)
-            assert release_id not in {each.release_id for each in store.list()}
+                store.manifest("r")
+            assert store.list() == ()
         if place % 2:
-            gc(store, release_id)
-            assert not store.bucket.objects(f"releases/{release_id}/", recursive=True)
+            gc(store, "r")
+            assert not store.bucket.objects("releases/r/", recursive=True)
         store.publish(folder)
-        assert_whole(store, release_id)
+        assert_whole(store, "r")
         if not reached:
             break
 
 
 def test_wherever_a_promotion_dies_the_channel_is_as_before_or_names_a_whole_release(
-    store: ReleaseStore, proxy: FaultyS3, name: str, staged: Callable[[str], Path]
+    store: ReleaseStore, proxy: FaultyS3, staged: Callable[[str], Path]
 ) -> None:
     for place in every_place(store):
-        channel = f"{name}-{place}"
-        old, new = f"{channel}-old", f"{channel}-new"
-        for release_id in (old, new):
+        for release_id in ("old", "new"):
             store.publish(staged(release_id))
-        promotion(channel, old)(store)
-        reached, succeeded = interrupted(
-            proxy, promotion(channel, new), place, lambda: None, dies=True
-        )
-        named = store.read_channel(channel)
-        assert named is not None
-        assert named.release_id in ((new,) if succeeded else (old, new))
-        gc(store, new)
-        assert_nothing_dangles(store, channel)
+        promotion("old")(store)
+        reached, succeeded = interrupted(proxy, promotion("new"), place, lambda: None, dies=True)
+        assert named_by(store) in (("new",) if succeeded else ("old", "new"))
+        gc(store, "new")
         # Whoever comes next isn't held up by what it left.
-        store.publish(staged(new))
-        promotion(channel, new)(store)
-        assert_nothing_dangles(store, channel)
-        gc(store, old)
-        assert_whole(store, old)  # a rollback needs it
-        if not reached:
-            break
-
-
-def test_a_rollback_ends_in_a_refusal_or_a_whole_release_wherever_gc_comes_between(
-    store: ReleaseStore, proxy: FaultyS3, name: str, staged: Callable[[str], Path]
-) -> None:
-    for place in every_place(store):
-        channel = f"{name}-{place}"
-        old, new = f"{channel}-old", f"{channel}-new"
-        store.publish(staged(old))
-        old_plan = planned(store, old)  # before any channel needs it
-        store.publish(staged(new))
-        for release_id in (old, new):
-            promotion(channel, release_id)(store)
-
-        def removes(old_plan: list[Garbage] = old_plan) -> None:
-            for each in old_plan:
-                collect(store, each)
-
-        def party(through: ReleaseStore, channel: str = channel) -> None:
-            roll_back(through, channel)
-
-        reached, succeeded = interrupted(proxy, party, place, removes, dies=False)
-        assert_nothing_dangles(store, channel)
-        assert succeeded, "what a rollback goes back to is kept by what channels say now"
+        store.publish(staged("new"))
+        promotion("new")(store)
+        assert named_by(store) == "new"
+        gc(store, "old")
+        assert roll_back(store, CHANNEL).pointer.release_id == "old"
+        assert named_by(store) == "old"
         if not reached:
             break
 
 
 def test_only_the_planned_version_is_removed(
-    store: ReleaseStore, name: str, staged: Callable[[str], Path]
+    store: ReleaseStore, staged: Callable[[str], Path]
 ) -> None:
-    folder = staged(name)
+    folder = staged("r")
     store.publish(folder)
-    store.bucket.remove(f"releases/{name}/{MANIFEST_NAME}")
-    [leftover] = planned(store, name)
+    [release] = planned(store, "r")
+    store.bucket.remove(manifest_place("r"))
+    [leftover] = planned(store, "r")
     store.publish(folder)
     assert not collect(store, leftover)
-    assert_whole(store, name)
+    assert_whole(store, "r")
+    time.sleep(1.1)  # S3 has times in whole seconds
+    store.bucket.put_file(release_object("r", layout.POPULAR_IDS), folder / layout.POPULAR_IDS)
+    assert not collect(store, release), "it was published again since"
+    assert_whole(store, "r")
+    gc(store, "r")
+    assert store.list() == (), "by a plan of now it goes"
 
 
-def test_a_removal_that_was_held_up_deletes_nothing_any_more(
-    store: ReleaseStore, name: str, staged: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+def test_a_removal_that_s3_interrupts_leaves_the_release_or_a_leftover(
+    store: ReleaseStore, proxy: FaultyS3, staged: Callable[[str], Path]
 ) -> None:
-    store.publish(staged(name))
-    [release] = planned(store, name)
-    monkeypatch.setattr(garbage, "LEASE_SECONDS", -1.0)
-    with pytest.raises(StoreUnavailableError, match="again in an hour"):
-        collect(store, release)
-    assert_whole(store, name)
-    assert planned(store, name) == [], "another one leaves it alone until it is abandoned"
-    with pytest.raises(StoreUnavailableError, match="is being removed by"):
-        store.publish(staged(name))
-    [listed] = [each for each in store.list() if each.release_id == name]
-    assert listed.problem == "it is being removed by `vireo release gc`"
-
-
-def test_another_release_under_an_id_that_is_being_uploaded_is_refused(
-    store: ReleaseStore, proxy: FaultyS3, name: str, staged: Callable[[str], Path], tmp_path: Path
-) -> None:
-    proxy.only, proxy.fault = f"PUT /removals/releases/{name}/vocabulary".encode(), "fails"
-    with pytest.raises(StoreUnavailableError):
-        ReleaseStore(proxy.settings).publish(staged(name))
-    with pytest.raises(
-        VireoError, match=r"another release is being uploaded as .* from 24 hours later"
-    ):
-        store.publish(build_release(tmp_path / "other", release_id=name, seed=1))
+    store.publish(staged("r"))
+    [release] = planned(store, "r")
+    proxy.only, proxy.fault = b"GET /removals?", "fails"
+    with pytest.raises(StoreError):
+        collect(ReleaseStore(proxy.settings), release)
+    assert_whole(store, "r")
+    proxy.only, proxy.fault = b"DELETE /removals/releases/r/vocabulary", "fails"
+    with pytest.raises(StoreError):
+        collect(ReleaseStore(proxy.settings), release)
+    [leftover] = planned(store, "r")
+    assert leftover.kind == "leftover"
+    assert collect(store, leftover)
+    assert not store.bucket.objects("releases/r/", recursive=True)
 
 
 def test_a_download_that_gc_overtakes_fails_and_leaves_no_release_in_the_cache(
-    store: ReleaseStore, proxy: FaultyS3, name: str, staged: Callable[[str], Path], tmp_path: Path
+    store: ReleaseStore, proxy: FaultyS3, staged: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    store.publish(staged(name))
+    store.publish(staged("r"))
     cache = ReleaseCache(tmp_path / "cache")
-    removed: list[bool] = []
-
-    def removes() -> None:
-        if not removed:
-            removed.append(True)
-            gc(store, name)
-
-    proxy.only, proxy.before_answer = layout.VOCABULARY.encode(), removes
+    proxy.only, proxy.before_answer = layout.VOCABULARY.encode(), lambda: gc(store, "r")
     with pytest.raises(NotInStoreError):
-        cache.fetch(ReleaseStore(proxy.settings), name, FILES)
+        cache.fetch(ReleaseStore(proxy.settings), "r", FILES)
     with pytest.raises(CacheError, match="isn't in the cache"):
-        cache.open(name, FILES)
-    folder = staged(name)
+        cache.fetch(None, "r", FILES)
+    folder = staged("r")
     store.publish(folder)
-    assert Manifest.read(cache.fetch(store, name, FILES)) == Manifest.read(folder)
-
-
-def test_a_release_republished_after_planning_is_kept(
-    store: ReleaseStore, name: str, staged: Callable[[str], Path]
-) -> None:
-    folder = staged(name)
-    store.publish(folder)
-    [old] = planned(store, name)
-    gc(store, name)
-    time.sleep(1.1)  # S3 has times in whole seconds
-    store.publish(folder)
-    assert not collect(store, old)
-    assert_whole(store, name)
-    gc(store, name)
-    assert name not in {each.release_id for each in store.list()}, "by a plan of now it goes"
+    assert Manifest.read(cache.fetch(store, "r", FILES)) == Manifest.read(folder)
 
 
 @pytest.mark.parametrize("size", [1_600_000, 3 << 20])
-def test_a_manifest_of_any_size_is_removed(store: ReleaseStore, name: str, size: int) -> None:
-    store.bucket.swap(f"releases/{name}/{MANIFEST_NAME}", b" " * size, None)
-    gc(store, name)
-    assert not store.bucket.objects(f"releases/{name}/", recursive=True)
-
-
-def test_a_removal_that_never_ended_is_planned_to_be_undone_if_a_channel_needs_the_release(
-    store: ReleaseStore,
-    name: str,
-    staged: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    store.publish(staged(name))
-    promotion(name, name)(store)
-    place = f"releases/{name}/{MANIFEST_NAME}"
-    body, etag = store.bucket.get(place) or (b"", "")
-    assert store.bucket.swap(place, Marker.removing(body).body(), etag)
-    [problem] = dangling_channels(store, [name])
-    assert "restore it with: vireo release gc --yes" in problem
-    monkeypatch.setattr(garbage, "ABANDONED", timedelta(0))
-    [found] = planned(store, name)
-    assert found.kind == "to restore"
-    assert not collect(store, found)
-    assert_whole(store, name)
-    assert dangling_channels(store, [name]) == ()
-
-
-def test_a_failed_removal_doesnt_restore_files_of_an_interrupted_one(
-    store: ReleaseStore,
-    proxy: FaultyS3,
-    name: str,
-    staged: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    store.publish(staged(name))
-    place = f"releases/{name}/{MANIFEST_NAME}"
-    body, etag = store.bucket.get(place) or (b"", "")
-    assert store.bucket.swap(place, Marker.removing(body).body(), etag)
-    store.bucket.remove(f"releases/{name}/{layout.VOCABULARY}")
-    monkeypatch.setattr(garbage, "ABANDONED", timedelta(0))
-    [leftover] = planned(store, name)
-    proxy.only, proxy.fault = b"GET /removals?", "fails"
-    with pytest.raises(StoreUnavailableError):
-        collect(ReleaseStore(proxy.settings), leftover)
-    with pytest.raises(NotInStoreError):
-        store.check_published(name)
-    gc(store, name)
-    assert not store.bucket.objects(f"releases/{name}/", recursive=True)
-
-
-def test_an_upload_that_was_overtaken_writes_no_further_file(
-    store: ReleaseStore,
-    proxy: FaultyS3,
-    name: str,
-    staged: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("vireo.server.releases.store.PARALLEL", 1)
-    folder = staged(name)
-    overtaken: list[bool] = []
-
-    def overtakes() -> None:
-        if not overtaken:
-            overtaken.append(True)
-            store.bucket.remove(f"releases/{name}/{MANIFEST_NAME}")
-            store.publish(folder)
-
-    proxy.only = f"PUT /removals/releases/{name}/{FILES[0].partition('/')[0]}".encode()
-    proxy.before_answer = overtakes
-    with pytest.raises(StoreUnavailableError, match="publish it again"):
-        ReleaseStore(proxy.settings).publish(folder)
-    prefix = f"PUT /removals/releases/{name}/".encode()
-    files = [each for each in proxy.requests if each.startswith(prefix)]
-    assert len([each for each in files if MANIFEST_NAME.encode() not in each]) == 1
-    assert_whole(store, name)
+def test_a_manifest_of_any_size_is_removed(store: ReleaseStore, size: int) -> None:
+    store.bucket.swap(manifest_place("r"), b" " * size, None)
+    gc(store, "r")
+    assert not store.bucket.objects("releases/r/", recursive=True)
 
 
 def test_a_folder_of_the_history_that_is_no_channels_stops_no_gc(
-    store: ReleaseStore, name: str, staged: Callable[[str], Path]
+    store: ReleaseStore, staged: Callable[[str], Path]
 ) -> None:
-    odd = "channels/history/No Channel/00000001.json"
-    store.bucket.swap(odd, b"?", None)
-    store.publish(staged(name))
-    try:
-        plan = plan_collection(store, 5, timedelta(0))
-    finally:
-        store.bucket.remove(odd)
-    assert name in {each.release_id for each in plan.garbage}
+    store.bucket.swap("channels/history/No Channel/00000001.json", b"?", None)
+    store.publish(staged("r"))
+    assert [each.release_id for each in plan_collection(store, 5, timedelta(0)).garbage] == ["r"]
 
 
 def test_an_unfit_record_of_the_history_comes_with_advice_that_can_be_followed(
-    store: ReleaseStore, name: str, staged: Callable[[str], Path]
+    store: ReleaseStore, staged: Callable[[str], Path]
 ) -> None:
-    store.publish(staged(name))
-    promotion(name, name)(store)
-    place = f"channels/history/{name}/00000001.json"
+    store.publish(staged("r"))
+    promotion("r")(store)
+    place = f"channels/history/{CHANNEL}/00000001.json"
     store.bucket.remove(place)
     store.bucket.swap(place, b"{}", None)
     with pytest.raises(StoreError, match="isn't a record of a channel's change; remove it"):
-        store.channels.history(name)
+        store.channels.history(CHANNEL)
     store.bucket.remove(place)
-    assert [each.revision for each in store.channels.history(name)] == [1]
+    assert [each.revision for each in store.channels.history(CHANNEL)] == [1]

@@ -46,13 +46,16 @@ def test_published_release_reads_back_as_it_was(
     assert manifest in [each.manifest for each in store.list()]
 
 
-def test_publishing_the_same_release_again_does_nothing(
+def test_publishing_the_same_release_again_uploads_only_what_is_missing(
     store: ReleaseStore, publish: Publish, name: str
 ) -> None:
     folder = publish(name)
     uploaded: list[int] = []
     store.publish(folder, uploaded.append)
     assert uploaded == []
+    store.bucket.remove(f"releases/{name}/{layout.RANKER}")
+    store.publish(folder, uploaded.append)
+    assert uploaded == [(folder / layout.RANKER).stat().st_size]
 
 
 def test_a_failed_upload_of_the_manifest_is_no_success(

@@ -9,10 +9,10 @@ import pytest
 
 from tests.builders.datasets import write_small_dataset
 from vireo.server.errors import VireoError
+from vireo.server.features.online_store import read_viewer
 from vireo.server.home import Home
 from vireo.training.features.build import build_features
 from vireo.training.features.history import viewers_at
-from vireo.training.features.online import read_online
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 
 TABLES = ("viewer_profile", "viewer_activity", "video_statistics")
@@ -39,7 +39,7 @@ def test_test_watches_influence_no_feature(
     assert set(after.loc[after["part"] == "test", "video_id"]) == {"v59"}
     assert contents(other.features("small")) == contents(repo)
     for viewer in test.index[:5]:
-        assert read_online(other.features("small"), viewer) == read_online(repo, viewer)
+        assert read_viewer(other.features("small"), viewer) == read_viewer(repo, viewer)
 
 
 def test_training_watches_do_influence_features(
@@ -63,7 +63,7 @@ def test_a_rebuild_gives_the_same_tables_and_values(
     rebuilt = home.features("small")
     assert contents(rebuilt) == contents(repo)
     for viewer in ("w0", "w1", "w2"):
-        assert read_online(rebuilt, viewer) == read_online(repo, viewer)
+        assert read_viewer(rebuilt, viewer) == read_viewer(repo, viewer)
     assert {path.name for path in rebuilt.parent.iterdir()} == {"small", ".small.builds"}
 
 
@@ -90,7 +90,7 @@ def test_features_can_be_moved_and_read_from_any_working_directory(
 ) -> None:
     shutil.copytree(repo, tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
-    assert read_online(Path("moved"), "w1") == read_online(repo, "w1")
+    assert read_viewer(Path("moved"), "w1") == read_viewer(repo, "w1")
     last = watches.groupby("viewer_id").tail(1)[["viewer_id", "time"]]
     moments = last.rename(columns={"time": "event_timestamp"})
     here, there = (next(viewers_at(folder, moments, 9)) for folder in (Path("moved"), repo))
@@ -101,7 +101,7 @@ def test_features_can_be_moved_and_read_from_any_working_directory(
 def test_a_gateway_needs_three_files_alone(repo: Path, tmp_path: Path) -> None:
     for name in ("feature_store.yaml", "registry.db", "online.db"):
         shutil.copy(repo / name, tmp_path / name)
-    assert read_online(tmp_path, "w1") == read_online(repo, "w1")
+    assert read_viewer(tmp_path, "w1") == read_viewer(repo, "w1")
 
 
 def test_progress_reaches_the_end_of_every_step(interactions: pd.DataFrame, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_missing_features_name_the_command_that_builds_them(tmp_path: Path) -> N
     with pytest.raises(FeaturesMissingError, match=r"vireo features build small"):
         Split.load(home, "small")
     with pytest.raises(VireoError, match=r"vireo features build small"):
-        read_online(home.features("small"), "w1")
+        read_viewer(home.features("small"), "w1")
 
 
 def test_activity_rows_are_kept_for_the_last_twelve_watches(

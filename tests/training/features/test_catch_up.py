@@ -16,20 +16,19 @@ from tests.builders.event_batches import LIKED_BY_FRACTION, message
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
 from tests.builders.redis import running_redis
 from vireo.ops.stack.nats import log_environment
-from vireo.server.consumer.apply import apply, read_batch
-from vireo.server.consumer.rows import OnlineRows
+from vireo.server.consumer.apply import folded
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import DEAD, EVENTS, Entry
 from vireo.server.event_log.nats_connection import Connection
 from vireo.server.features.keys import video_key
+from vireo.server.features.online_store import open_rows, read_viewer
 from vireo.server.home import Home
 from vireo.training.data.from_events import data_from_events
-from vireo.training.features import replaced_build
 from vireo.training.features.build import build_features
-from vireo.training.features.online import OnlineViewer, read_online
 from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.training.features.watches import load_watches
 from vireo.v1 import event_pb2, log_pb2
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 
 @pytest.fixture
@@ -49,7 +48,6 @@ def store(
     if request.param == "sqlite":
         yield OnlineStoreSettings(online_store="sqlite")
         return
-    monkeypatch.setattr(replaced_build, "GRACE_SECONDS", 0.0)
     (tmp_path / "redis").mkdir()
     with running_redis(tmp_path / "redis") as server:
         monkeypatch.setenv("VIREO_REDIS_URL", server.url)
@@ -98,18 +96,18 @@ def test_features_have_the_events_of_the_log_before_they_are_served(
     )
     build_features(home, "small", "none", settings=store)
     repo = home.features("small")
-    viewer = read_online(repo, "w0")
+    viewer = read_viewer(repo, "w0")
     assert viewer.watched_keys[-1] == video_key("v57")
     assert video_key("v58") in viewer.hidden_keys
-    assert read_online(repo, "n").hidden_keys == (video_key("v1"),)
-    rows = OnlineRows(repo, timeout=5)
+    assert read_viewer(repo, "n").hidden_keys == [video_key("v1")]
+    rows = open_rows(repo, 5)
     assert rows.position(0).sequence == last, "the consumer goes on from there"
     rows.close()
     [letter] = asyncio.run(letters(nats))
     assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]
     # Nothing is measured on what came later.
     build_features(home, "small", "last", settings=store)
-    assert video_key("v57") not in read_online(repo, "w0").watched_keys
+    assert video_key("v57") not in read_viewer(repo, "w0").watched_keys
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -134,7 +132,7 @@ def test_what_the_log_keeps_no_longer_is_left_to_the_consumer_to_count(
         build_features(home, "small", "none")
     gap = next(each for each in logs if each["event"] == "events_missed")
     assert (gap["first"], gap["last"]) == ((2, 2) if known else (1, 2))
-    rows = OnlineRows(home.features("small"), timeout=5)
+    rows = open_rows(home.features("small"), 5)
     # From the begin the consumer would count nothing as missed.
     assert rows.position(0).sequence == (1 if known else last)
     rows.close()
@@ -146,16 +144,16 @@ def test_what_was_hidden_stays_hidden_when_the_log_has_forgotten_it(
     home = Home(tmp_path)
     write_small_dataset(home, "small", random_interactions())
     build_features(home, "small", "none", settings=store)
-    rows = OnlineRows(home.features("small"), timeout=5)
+    rows = open_rows(home.features("small"), 5)
     hides = [event("w0", "v58", HIDE), event("n", "v1", HIDE)]
-    before = {viewer: read_online(rows.repo, viewer) for viewer in ("w0", "w1")}
-    apply(rows, read_batch([Entry(1, "0", message(hides))], LIKED_BY_FRACTION))
+    before = {viewer: read_viewer(rows.repo, viewer) for viewer in ("w0", "w1")}
+    rows.write(folded(rows, [Entry(1, "0", message(hides))], LIKED_BY_FRACTION).changes)
     rows.close()
     build_features(home, "small", "none", settings=store)
     repo = home.features("small")
-    assert read_online(repo, "w0").hidden_keys[-1] == video_key("v58")
-    assert read_online(repo, "n").hidden_keys == (video_key("v1"),)
-    again = {viewer: read_online(repo, viewer) for viewer in before}
+    assert read_viewer(repo, "w0").hidden_keys[-1] == video_key("v58")
+    assert read_viewer(repo, "n").hidden_keys == [video_key("v1")]
+    again = {viewer: read_viewer(repo, viewer) for viewer in before}
     assert again["w1"] == before["w1"]
     assert again["w0"].watched_keys == before["w0"].watched_keys
     assert set(again["w0"].hidden_keys) == {*before["w0"].hidden_keys, video_key("v58")}
@@ -172,17 +170,17 @@ def test_who_was_not_seen_for_long_is_left_out_of_the_store(
     interactions = interactions.sort_values(["timestamp", "row"], ignore_index=True)
     write_small_dataset(home, "small", interactions, terms)
     build_features(home, "small", "none", settings=store)
-    rows = OnlineRows(home.features("small"), timeout=5)
+    rows = open_rows(home.features("small"), 5)
     events = [event(viewer, "v58", HIDE) for viewer in ("w2", "w1", "w3", "n", "lately")]
     for each in events[1:]:
         each.time.seconds -= 400 * 86_400
     events.append(event("lately", "v57", PLAY))
-    apply(rows, read_batch([Entry(1, "0", message(events))], LIKED_BY_FRACTION))
+    rows.write(folded(rows, [Entry(1, "0", message(events))], LIKED_BY_FRACTION).changes)
     rows.close()
     build_features(home, "small", "none", settings=store)
-    kept = {viewer: read_online(home.features("small"), viewer) for viewer in ("w1", "w2", "w3")}
-    assert read_online(home.features("small"), "n") == OnlineViewer()
-    assert read_online(home.features("small"), "lately").hidden_keys == (video_key("v58"),)
+    kept = {viewer: read_viewer(home.features("small"), viewer) for viewer in ("w1", "w2", "w3")}
+    assert read_viewer(home.features("small"), "n") == ViewerFeatures()
+    assert read_viewer(home.features("small"), "lately").hidden_keys == [video_key("v58")]
     assert video_key("v58") in kept["w2"].hidden_keys
     assert video_key("v58") in kept["w3"].hidden_keys
     assert kept["w3"].watched_keys
@@ -190,8 +188,8 @@ def test_who_was_not_seen_for_long_is_left_out_of_the_store(
     if terms:
         assert kept["w1"].watched_keys
     else:
-        assert kept["w1"] == OnlineViewer()
-        assert kept["w2"] == OnlineViewer(
+        assert kept["w1"] == ViewerFeatures()
+        assert kept["w2"] == ViewerFeatures(
             hidden_keys=kept["w2"].hidden_keys, hidden_times=kept["w2"].hidden_times
         )
     # What is learned from and measured is all the same.
@@ -207,7 +205,7 @@ def test_the_log_of_the_homes_stack_is_found(tmp_path: Path) -> None:
         (tmp_path / "log" / "port").write_text(str(nats.port))
         append(nats, [event("w0", "v57", PLAY)])
         build_features(home, "small", "none")
-    assert read_online(home.features("small"), "w0").watched_keys[-1] == video_key("v57")
+    assert read_viewer(home.features("small"), "w0").watched_keys[-1] == video_key("v57")
 
 
 def test_a_log_that_is_away_stops_no_build(nats: RunningNats, tmp_path: Path) -> None:
@@ -215,4 +213,4 @@ def test_a_log_that_is_away_stops_no_build(nats: RunningNats, tmp_path: Path) ->
     write_small_dataset(home, "small", random_interactions())
     nats.kill()
     build_features(home, "small", "none")
-    assert read_online(home.features("small"), "w0").watched_keys
+    assert read_viewer(home.features("small"), "w0").watched_keys

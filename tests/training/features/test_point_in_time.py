@@ -10,12 +10,11 @@ import pytest
 
 from vireo.server.errors import VireoError
 from vireo.server.features.keys import video_key
+from vireo.server.features.online_store import open_features, read_viewer
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.training.data.dataset import load_dataset
 from vireo.training.features.history import joined_at, viewers_at, viewers_before
-from vireo.training.features.online import read_online
-from vireo.training.features.repository import open_repository
 from vireo.training.features.snapshots import snapshot_moments
 from vireo.training.features.statistics import (
     latest_popularity,
@@ -118,13 +117,15 @@ def test_offline_now_and_online_are_the_same(home: Home, repo: Path, watches: pd
         repo, pd.DataFrame({"viewer_id": viewers["viewer_id"], "event_timestamp": now})
     )
     for viewer, features in zip(viewers.itertuples(), offline, strict=True):
-        online = read_online(repo, str(viewer.viewer_id))
+        online = read_viewer(repo, str(viewer.viewer_id))
         assert list(online.history_keys) == features.history_keys.tolist()
         assert list(online.history_times) == features.history_times.tolist()
         assert list(online.watched_keys) == features.watched_keys.tolist()
-        assert online.viewer_watch_count == features.watch_count
-        assert online.viewer_like_count == features.like_count
-        assert online.attributes == features.attributes == tuple(np.asarray(viewer.attributes))
+        assert online.watch_count == features.watch_count
+        assert online.like_count == features.like_count
+        assert (
+            tuple(online.attributes) == features.attributes == tuple(np.asarray(viewer.attributes))
+        )
         assert_same_activity(features, recomputed(watches, str(viewer.viewer_id), now))
 
 
@@ -137,7 +138,7 @@ def test_an_unknown_viewer_gets_the_default(repo: Path) -> None:
     assert known.watch_count > 0
     assert_same_activity(idle, ViewerFeatures())
     assert idle.attributes == ("plan=free", "group=1")
-    assert read_online(repo, "nobody").history_keys == ()
+    assert not read_viewer(repo, "nobody").history_keys
     assert viewer_features_at(repo, moments[:0]) == []
 
 
@@ -164,7 +165,7 @@ def test_a_moment_whose_activity_was_not_kept_is_refused(repo: Path, watches: pd
 def test_the_activity_is_that_which_feast_joins(repo: Path, watches: pd.DataFrame) -> None:
     moments = moments_before(watches.groupby("viewer_id").tail(8).sample(frac=1, random_state=1))
     features = ["viewer_activity:viewer_watch_count", "viewer_activity:viewer_like_count"]
-    joined, _ = joined_at(open_repository(repo), features, "viewer_id", moments)
+    joined, _ = joined_at(open_features(repo), features, "viewer_id", moments)
     found = viewer_features_at(repo, moments)
     watched, liked = (joined[name.partition(":")[2]].fillna(0).tolist() for name in features)
     assert [features.watch_count for features in found] == watched
@@ -248,7 +249,7 @@ def test_statistics_are_those_that_feast_joins(home: Home, repo: Path) -> None:
             ],
         }
     )
-    store = open_repository(repo)
+    store = open_features(repo)
     names = ("video_watch_count", "video_like_rate")
     features = [f"video_statistics:{name}" for name in names]
     joined, _ = joined_at(store, features, "video_id", moments)

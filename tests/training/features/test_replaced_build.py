@@ -28,16 +28,14 @@ from structlog.testing import capture_logs
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.waiting import wait_until
-from vireo.server.consumer.rows import OnlineRows
 from vireo.server.errors import VireoError
-from vireo.server.features.active_build import active_key
-from vireo.server.features.online_store import CONFIGURATION, RedisSettings
+from vireo.server.features.online_store import CONFIGURATION, RedisSettings, open_rows, read_viewer
+from vireo.server.features.viewer_store import active_key
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
 from vireo.training.data import folder
 from vireo.training.features import build, replaced_build
 from vireo.training.features.build import build_features
-from vireo.training.features.online import read_online
 from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.training.features.repository import fill_online
 
@@ -97,7 +95,6 @@ def vireo_features_build(environment: Mapping[str, str], moment: str = "") -> No
     }
     if moment:
         setattr(*at[moment])
-    vars(replaced_build)["GRACE_SECONDS"] = 0.1  # nobody reads what is deleted here
     os.environ.update(environment)
     sys.argv = ["vireo", "features", "build", "small"]
     runpy.run_module("vireo.ops.cli", run_name="__main__")
@@ -142,7 +139,7 @@ def test_builds_that_are_killed_or_overlap_leave_one_copy(
         killed = kind == "redis" or moment != "announced"
         assert process.exitcode == (-signal.SIGKILL if killed else 0), moment
         if moment not in ("before", "amid"):
-            assert read_online(home.features("small"), "w1").viewer_watch_count
+            assert read_viewer(home.features("small"), "w1").watch_count
         elif kind == "redis":
             assert len(stored_builds(server)) == (moment == "amid")
     both = [processes.Process(target=vireo_features_build, args=(environment,)) for _ in range(2)]
@@ -151,7 +148,7 @@ def test_builds_that_are_killed_or_overlap_leave_one_copy(
     for process in both:
         process.join()
         assert process.exitcode == 0
-    assert read_online(home.features("small"), "w1").viewer_watch_count
+    assert read_viewer(home.features("small"), "w1").watch_count
     assert stored_builds(server) == announced(server)
     assert len(announced(server)) == (kind == "redis")
     left = {each.name for each in home.features("small").parent.iterdir()}
@@ -195,8 +192,8 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
     (home.root / "features" / ".small.builds").unlink()
     # As NFS may show it to another node for a minute.
     stale = shutil.copytree(home.features("small"), tmp_path / "stale" / "small")
-    rows = OnlineRows(stale, timeout=5)
-    before = read_online(stale, "w1").viewer_watch_count
+    rows = open_rows(stale, 5)
+    before = read_viewer(stale, "w1").watch_count
     readers = list[tuple[ForkServerProcess, Connection]]()
     try:
         for _ in range(2):
@@ -243,7 +240,6 @@ def test_a_build_that_waits_for_another_says_so(
 def test_a_build_that_another_overtook_is_not_announced(
     server: RunningRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replaced_build, "GRACE_SECONDS", 0.1)
     monkeypatch.setenv("VIREO_REDIS_URL", server.url)
     home, settings = Home(tmp_path / "home"), OnlineStoreSettings(online_store="redis")
     write_small_dataset(home, "small", random_interactions())
@@ -262,6 +258,6 @@ def test_a_build_that_another_overtook_is_not_announced(
     assert client.get(building) == "another", "the other build is still under way"
     configuration = (home.features("small") / CONFIGURATION).read_text()
     assert any(project in configuration for project in first), "the folder wasn't replaced"
-    assert read_online(home.features("small"), "w1").viewer_watch_count
+    assert read_viewer(home.features("small"), "w1").watch_count
     build_features(home, "small", "none", settings=OnlineStoreSettings(online_store="sqlite"))
     wait_until(lambda: not stored_builds(server) | announced(server))

@@ -7,6 +7,7 @@ import structlog
 
 from tests.builders.kubernetes_api import RecordedApi, recorded_api
 from tests.builders.kubernetes_following import Logs
+from vireo.server.control import kubernetes
 
 
 @pytest.fixture
@@ -20,3 +21,8 @@ def logs() -> Iterator[Logs]:
 async def api() -> AsyncIterator[RecordedApi]:
     async with recorded_api() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "_MAX_BACKOFF_SECONDS", 0.05)

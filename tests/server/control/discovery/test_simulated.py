@@ -19,7 +19,7 @@ from tests.builders.simulated_kubernetes import (
     simulated_kubernetes,
 )
 from tests.builders.waiting import until
-from vireo.server.control.discovery import kubernetes_api
+from vireo.server.control import kubernetes
 from vireo.server.control.mesh import Endpoint
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,8 @@ THROTTLED = b'{"kind": "Status", "message": "too many requests, please try again
 
 
 @pytest.fixture
-async def cluster() -> AsyncIterator[SimulatedKubernetes]:
+async def cluster(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[SimulatedKubernetes]:
+    monkeypatch.setattr(kubernetes, "_WATCH_SECONDS", 300)
     async with simulated_kubernetes() as running:
         yield running
 
@@ -124,7 +125,7 @@ async def test_a_time_to_wait_that_is_none_leaves_the_backoff(
 
 
 async def test_nobody_is_made_to_wait_for_longer_than_a_minute() -> None:
-    assert kubernetes_api._seconds("86400") == 60
+    assert kubernetes._seconds("86400") == 60
 
 
 MANY_SLICES, PODS_OF_EACH = 100, 100

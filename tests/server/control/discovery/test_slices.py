@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.builders.kubernetes_api import recorded
-from vireo.server.control.discovery.kubernetes_settings import KubernetesSettings
-from vireo.server.control.discovery.slices import EndpointSlice, Found, merged, slice_pods
-from vireo.server.control.mesh import Endpoint, Pool
+from vireo.server.control.mesh import Endpoint, Endpoints, Pool
+from vireo.server.control.settings import KubernetesSettings
+from vireo.server.control.slices import EndpointSlice, SlicePods, merged
 
 RANKING = Pool("ranking")
 POOLS = KubernetesSettings().pools
 
 
+class Found(NamedTuple):
+    """What slices come to."""
+
+    endpoints: Endpoints
+    flaws: frozenset[str]
+
+
 def pods_of(slices: Iterable[EndpointSlice], port_name: str = "grpc") -> Found:
-    parts = (slice_pods(each, POOLS[each.service], port_name) for each in slices)
-    return merged(parts, POOLS.values())
+    parts = (SlicePods.of(each, POOLS[each.service], port_name) for each in slices)
+    return Found(*merged(parts, POOLS.values()))
 
 
 def endpoint(address: str, pod: str | None = None, **conditions: bool | None) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""The table of conditions: what may be wrong, the alert on it, its cause and its fix.
+
+It lies in `deploy/observability/conditions`, a file for each file of rules. Rules of Prometheus and
+runbooks are made from it (`python -m docs.generate`); doctor and benches read it as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "observability" / "conditions"
+
+Level = Literal["failing", "risk", "note"]
+"""Something fails now; it soon will, or a safeguard is gone; it is over, or was meant."""
+LEVELS: tuple[Level, ...] = ("failing", "risk", "note")
+
+
+class Fault(NamedTuple):
+    """A fault that proves a condition: doctor names its cause first, and an alert fires."""
+
+    case: int
+    """Number of the chaos case."""
+    title: str
+    alert: str
+    """What must fire; empty if nothing may."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One cause that doctor names."""
+
+    cause: str
+    """A name for programs, for example "log-down"."""
+    order: int
+    """Place among the findings of its level: what explains others comes before them."""
+    level: Level
+    title: str
+    """What is wrong, a sentence without its full stop; words in braces are filled in."""
+    fix: str
+    """What to do."""
+    alert: str = ""
+    """The alert that fires for it; empty if none does."""
+    increase: str = ""
+    """A counter whose growth alone is the condition; empty for conditions that code finds."""
+    value: str = ""
+    """A metric that is above 0 in a process alone if the condition is there; empty likewise."""
+    evidence: str = ""
+    """With either: what was seen, with {count}, {seconds}, and {process} for a value."""
+    variants: Mapping[str, Mapping[str, Any]] | None = None
+    """What differs in some cases, by their names."""
+    explains: frozenset[str] = frozenset()
+    """Causes that this one leads to."""
+    faults: tuple[Fault, ...] = ()
+
+    def in_case(self, variant: str) -> Condition:
+        """Return what holds in one of its variants; itself if that is empty."""
+        if not variant:
+            return self
+        assert self.variants is not None
+        return replace(self, **self.variants[variant])
+
+
+@cache
+def tables() -> Mapping[str, Any]:
+    """Return the table's files as they are, by name: the groups of rules, and `causes`."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    files = sorted(FOLDER.glob("*.yaml"))
+    return {file.stem: yaml.load(file.read_bytes(), loader) for file in files}  # noqa: S506
+
+
+@cache
+def conditions() -> Mapping[str, Condition]:
+    """Return every condition by its cause, in order."""
+    found = sorted(_conditions(), key=lambda each: each.order)
+    return {each.cause: each for each in found}
+
+
+def alerts() -> Iterator[Mapping[str, Any]]:
+    """Yield each rule that alerts, as the table has it."""
+    for table in tables().values():
+        for group in table["groups"]:
+            yield from (rule for rule in group["rules"] if "alert" in rule)
+
+
+def _conditions() -> Iterator[Condition]:
+    for rule in alerts():
+        yield from (_condition(each, rule["alert"]) for each in rule.get("causes", ()))
+    for table in tables().values():
+        yield from (_condition(each, "") for each in table.get("causes", ()))
+
+
+def _condition(document: Mapping[str, Any], alert: str) -> Condition:
+    faults = tuple(Fault(**{"alert": alert, **each}) for each in document.get("faults", ()))
+    explains = frozenset(document.get("explains", ()))
+    return Condition(**{**document, "alert": alert, "explains": explains, "faults": faults})

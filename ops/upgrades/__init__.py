@@ -1,1 +1,0 @@
-"""Formats that outlive a process, and whether two builds read each other's."""

@@ -1,0 +1,186 @@
+"""Discovery of pods: the document that lists them, in a setting or in a file that is watched."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from vireo.server.control.attempts import Attempts, follow, read_bounded
+from vireo.server.control.mesh import POOLS, Endpoint, Endpoints
+from vireo.server.errors import VireoError
+
+_POLL_SECONDS = 1.0
+_AGE_SECONDS = 10.0
+_MAX_BYTES = 1 << 20
+"""Maximum size of the file: room for some 40,000 pods."""
+
+
+class Discovery(Protocol):
+    """A source of endpoints."""
+
+    @property
+    def attempts(self) -> Attempts:
+        """Outcomes of reading the source."""
+        ...
+
+    async def follow(self, changed: Callable[[Endpoints], None]) -> None:
+        """Call `changed` with all pods, and again on each change, until cancelled.
+
+        Failures are recorded in `attempts`; the last known pods stay in use.
+        """
+        ...
+
+
+class StaticDiscovery:
+    """The pods that a setting lists."""
+
+    def __init__(self, endpoints: Endpoints) -> None:
+        """Hold the pods."""
+        self.attempts = Attempts("list")
+        self._endpoints = endpoints
+
+    async def follow(self, changed: Callable[[Endpoints], None]) -> None:
+        """Call `changed` with the pods, once."""
+        changed(self._endpoints)
+        while True:
+            self.attempts.succeeded()  # the age of the last success must not grow
+            await asyncio.sleep(_AGE_SECONDS)
+
+
+class FileDiscovery:
+    """The pods that a file lists. Replace the file by a rename, so that it is never incomplete."""
+
+    def __init__(self, path: Path) -> None:
+        """Hold the file's path; nothing is read yet."""
+        self.attempts = Attempts("file")
+        self._path = path
+        self._text: bytes | None = None
+        self._parsed: Endpoints | EndpointsFileError = {}
+        """What the last content comes to, so that the same one isn't parsed on every poll."""
+
+    async def follow(self, changed: Callable[[Endpoints], None]) -> None:
+        """Call `changed` with the pods, and after each change; invalid content is ignored."""
+
+        async def pause() -> None:
+            await asyncio.sleep(self.attempts.pause(_POLL_SECONDS))
+
+        await follow(self.attempts, self._read, changed, pause)
+
+    def _read(self) -> Endpoints:
+        text = read_bounded(self._path, _MAX_BYTES)
+        if text != self._text:
+            try:
+                self._parsed = parse(text, self._path)
+            except EndpointsFileError as error:
+                self._parsed = error
+            self._text = text
+        if isinstance(self._parsed, EndpointsFileError):
+            raise self._parsed
+        return self._parsed
+
+
+def _endpoint(text: str) -> Endpoint:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or len(port) > 5 or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is not address:port")
+    return Endpoint.checked(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def _checked(text: str) -> str:
+    _endpoint(text)
+    return text
+
+
+Address = Annotated[str, AfterValidator(_checked)]
+
+
+class GatewayPools(BaseModel):
+    """The gateways, which have a single pool."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    production: tuple[Address, ...] = ()
+
+
+class InnerPools(GatewayPools):
+    """The pods of a service that gateways call."""
+
+    canary: tuple[Address, ...] = ()
+    shadow: tuple[Address, ...] = ()
+
+
+class EndpointsDocument(BaseModel):
+    """IP address and port of every pod, by service and pool; an IPv6 address in brackets."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    gateway: GatewayPools = GatewayPools()
+    candidate: InnerPools = InnerPools()
+    ranking: InnerPools = InnerPools()
+
+    def endpoints(self) -> Endpoints:
+        """Return the endpoints of each pool."""
+        return {
+            pool: frozenset(map(_endpoint, getattr(getattr(self, pool.service), pool.name)))
+            for pool in POOLS
+        }
+
+
+class EndpointsFileError(VireoError):
+    """The file of endpoints is invalid; the message names the problem."""
+
+
+def parse(text: bytes, path: Path) -> Endpoints:
+    """Parse the pods that a file lists, in JSON or YAML.
+
+    Raises:
+        EndpointsFileError: the document is invalid; the message names the first problem.
+    """
+    try:
+        content = _load(text)
+    except Exception as error:
+        # Parsers raise more than they declare: ValueError for a date, RecursionError for depth.
+        words = f"{type(error).__name__}: {error}"
+        raise EndpointsFileError(f"{path} is neither JSON nor YAML: {words}") from error
+    try:
+        document = EndpointsDocument.model_validate(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the document"
+        raise EndpointsFileError(f"{path}: {place}: {first['msg']}") from error
+    return document.endpoints()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML loader that rejects aliases, which can expand a small file hugely, and repeated keys."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not supported")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        found = super().construct_mapping(node, deep)
+        if len(found) != len(node.value):
+            raise yaml.YAMLError(f"duplicate key, {node.start_mark}".strip())
+        return found
+
+
+def _load(text: bytes) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
+    except ValueError:
+        return yaml.load(text, _Loader)  # noqa: S506 (it is a SafeLoader)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise yaml.YAMLError("duplicate key")
+    return found

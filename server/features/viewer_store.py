@@ -1,0 +1,191 @@
+"""The store of viewers' rows: the only door to Feast's online store in a process that serves.
+
+Rows are stored as Feast's own SQLite and Redis stores have them, which fill them when features are
+built. Here a viewer's views are read at once, and written together with the consumer's position:
+Feast's stores do one view at a time, and know no transaction.
+
+A partition's rows change only together with its position, from the one that was read before to the
+next. So of two consumers of a partition one alone can write, and rows never have events that the
+position doesn't.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vireo.server.errors import VireoError
+from vireo.server.event_log.position import Position
+from vireo.server.features.viewer_rows import (
+    SERVED,
+    STATE,
+    Change,
+    Stored,
+    UnfitRowError,
+    ViewerRow,
+    features_of,
+    row_of,
+)
+
+if TYPE_CHECKING:
+    from vireo.v1.viewer_pb2 import ViewerFeatures
+
+BUILD_MARK = "_B"
+"""In a project, after its series; nothing else in a project is upper-case."""
+VIEWERS_AT_A_TIME = 500
+"""Viewers whose rows are read at a time; bounds the memory."""
+
+
+class StoreAwayError(VireoError):
+    """The online store can't be read or written now; the same may be tried again."""
+
+
+class PositionMovedError(Exception):
+    """The store has another position: of another consumer, or from before it lost something."""
+
+
+class RebuiltError(Exception):
+    """The features were built again: these rows aren't read any more."""
+
+
+class ViewerStore(ABC):
+    """The rows of one build of a data set's features. Use it from one thread.
+
+    All methods raise StoreAwayError if the store can't be read or written now.
+    """
+
+    repo: Path
+    """The feature folder."""
+    project: str
+    """Names the build in the store."""
+
+    def read(self, viewers: Sequence[str]) -> list[ViewerRow | UnfitRowError]:
+        """Return the viewers' rows, each as it is stored or why it can't be used."""
+        rows: list[ViewerRow | UnfitRowError] = []
+        for stored in self.stored(viewers, STATE):
+            try:
+                rows.append(row_of(stored.values))
+            except UnfitRowError as error:
+                rows.append(error)
+        return rows
+
+    def features(self, viewer: str) -> ViewerFeatures:
+        """Return the features of a viewer as a request reads them; raise UnfitRowError."""
+        [stored] = self.stored([viewer], SERVED)
+        return features_of(*stored)
+
+    def hides(self) -> Iterator[tuple[str, ViewerRow]]:
+        """Yield each viewer who has hidden a video, with the row."""
+        viewers = self.viewers()
+        while some := [*islice(viewers, VIEWERS_AT_A_TIME)]:
+            for viewer, row in zip(some, self.read(some), strict=True):
+                if isinstance(row, ViewerRow) and len(row.hidden_keys):
+                    yield viewer, row
+
+    @abstractmethod
+    def stored(self, viewers: Sequence[str], views: Mapping[str, Sequence[str]]) -> list[Stored]:
+        """Return what is stored of viewers, of some features at least."""
+
+    @abstractmethod
+    async def stored_async(self, viewer: str, seconds: float) -> Stored:
+        """Return what is stored of a viewer's SERVED features.
+
+        Raises:
+            TimeoutError: it takes more than `seconds`.
+            Exception: what the store raises if it can't be read.
+        """
+
+    @abstractmethod
+    def viewers(self) -> Iterator[str]:
+        """Yield viewers who have rows: all who have hidden a video at least."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Prepare to write; the store answers then."""
+
+    @abstractmethod
+    def write(self, changes: Mapping[str, Change], erased: Collection[str] = ()) -> None:
+        """Store rows by viewer, after all of those who were erased was deleted."""
+
+    @abstractmethod
+    def commit(
+        self,
+        partition: int,
+        before: Position,
+        after: Position,
+        changes: Mapping[str, Change],
+        erased: Collection[str] = (),
+    ) -> None:
+        """Write as `write` does and move a partition's position, all of it or nothing.
+
+        Raises:
+            PositionMovedError: the position isn't `before`.
+            RebuiltError: the rows of another build are announced.
+        """
+
+    @abstractmethod
+    def position(self, partition: int) -> Position:
+        """Return up to where the log's events are in the rows."""
+
+    @abstractmethod
+    def erase(self, viewers: Iterable[str]) -> bool:
+        """Delete all that is stored of some viewers; return whether anything was."""
+
+    def expire(self, seconds: float, after: bytes = b"") -> bytes:
+        """Delete viewers of whom nothing was written for some seconds, a few at a time.
+
+        Args:
+            seconds: for how long nothing was written; the build of the features counts for all.
+            after: what the call before returned, to go on from there.
+        """
+        del seconds, after
+        return b""
+
+    @abstractmethod
+    def superseded(self) -> bool:
+        """Return whether another build's rows are announced now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection to the store."""
+
+
+def entity_key(name: str, value: str) -> bytes:
+    """Return Feast's key of an entity; it ends with the value's length, 4 bytes, and the value."""
+    from feast.infra.key_encoding_utils import serialize_entity_key
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    key = EntityKey(join_keys=[name], entity_values=[Value(string_val=value)])
+    return serialize_entity_key(key, entity_key_serialization_version=3)
+
+
+def viewer_key(viewer: str) -> bytes:
+    """Return the key of a viewer, in a fraction of the time that Feast takes."""
+    name = viewer.encode()
+    return viewer_prefix() + len(name).to_bytes(4, "little") + name
+
+
+@cache
+def viewer_prefix() -> bytes:
+    """Return what the keys of all viewers begin with."""
+    return entity_key("viewer_id", "")[:-4]
+
+
+def viewer_of(key: bytes) -> str:
+    """Return whose key it is."""
+    return key[len(viewer_prefix()) + 4 :].decode()
+
+
+def series_of(project: str) -> str:
+    """Return what the builds of a feature folder have in common; of an earlier Vireo's, all."""
+    return project.partition(BUILD_MARK)[0]
+
+
+def active_key(series: str) -> str:
+    """Return the key in Redis that has the project of the build that is read."""
+    return f"vireo:features:{series}:active"

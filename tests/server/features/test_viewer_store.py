@@ -1,0 +1,364 @@
+"""Viewers' rows in real online stores."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.event_batches import empty_repository
+from tests.builders.redis import RunningRedis
+from vireo.server.errors import VireoError
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.features import sqlite_store
+from vireo.server.features.online_store import open_rows, read_viewer
+from vireo.server.features.redis_store import RedisStore
+from vireo.server.features.sqlite_store import SqliteStore
+from vireo.server.features.viewer_rows import Change, ViewerRow
+from vireo.server.features.viewer_store import (
+    PositionMovedError,
+    RebuiltError,
+    StoreAwayError,
+    ViewerStore,
+    active_key,
+    series_of,
+)
+from vireo.server.home import Home
+from vireo.training.features.build import build_features
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.v1.viewer_pb2 import ViewerFeatures
+
+YEAR = 365 * 86_400
+
+
+def watched(*keys: int) -> Change:
+    """A row of a viewer who watched these videos."""
+    times = np.arange(1, len(keys) + 1) * 1_000_000
+    liked = np.zeros(len(keys), np.bool_)
+    row = ViewerRow(np.array(keys, np.int64), times, liked, len(keys))
+    return Change(row, hidden=False)
+
+
+def hidden(*keys: int) -> Change:
+    """A row of a viewer who hid these videos."""
+    row = ViewerRow(hidden_keys=np.array(keys, np.int64), hidden_times=np.arange(len(keys)))
+    return Change(row, activity=False)
+
+
+def write(rows: ViewerStore, **changes: Change) -> None:
+    rows.write(changes)
+
+
+def test_a_transaction_moves_a_partitions_position_together_with_its_rows(
+    store: OnlineStoreSettings, folder: Path
+) -> None:
+    rows, other = (open_rows(repo, 5) for repo in [empty_repository(folder / "a", store)] * 2)
+    first, second = Position(5, "log", 5), Position(6, "log", 6)
+    assert rows.position(0) == BEGIN
+    write(other, gone=watched(8), back=watched(9))
+    rows.commit(0, BEGIN, first, {"v": watched(1), "back": hidden(2)}, ["gone", "back"])
+    assert (other.position(0), other.position(1)) == (first, BEGIN)
+    assert list(other.features("v").watched_keys) == [1]
+    assert (other.features("gone"), list(other.features("back").watched_keys)) == (
+        ViewerFeatures(),
+        [],
+    )
+    other.commit(1, BEGIN, second, {"w": watched(3)})
+    with pytest.raises(PositionMovedError):
+        other.commit(0, BEGIN, second, {"v": watched(1, 2)}, ["v"])
+    assert list(rows.features("v").watched_keys) == [1]
+    assert (rows.position(0), rows.position(1)) == (first, second)
+
+
+class Consumers(RuleBasedStateMachine):
+    """Two consumers of a partition, each of which may stop or die at any moment.
+
+    Event n of the log is that a viewer watches video n; a row is the list of them. A log that is
+    replaced begins anew, and so do its consumers, from whatever position is stored.
+    """
+
+    open_store: Any = None
+    """Opens the store; set by the test."""
+
+    def __init__(self) -> None:
+        """Start with an empty store and an empty log."""
+        super().__init__()
+        self.rows = [self.open_store() for _ in range(2)]
+        self.read: list[tuple[Position, Position, Mapping[str, Change]] | None] = [None, None]
+        """What each consumer has read and folded, and not written yet."""
+        self.log, self.end = "log-0", 0
+        self.logged: dict[str, list[int]] = {"v": [], "w": []}
+        self.rows[0].commit(0, self.rows[0].position(0), BEGIN, {}, ["v", "w"])
+
+    @rule(viewer=st.sampled_from(["v", "w"]))
+    def record(self, viewer: str) -> None:
+        """A viewer watches another video."""
+        self.end += 1
+        self.logged[viewer].append(self.end)
+
+    @rule()
+    def replace_log(self) -> None:
+        """The log loses all; its rows are erased with it, so that they can be compared."""
+        self.log, self.end = f"log-{int(self.log[4:]) + 1}", 0
+        self.logged = {"v": [], "w": []}
+
+    @rule(who=st.sampled_from([0, 1]), count=st.integers(1, 3))
+    def prepare(self, who: int, count: int) -> None:
+        """A consumer reads its position, events, and rows."""
+        rows = self.rows[who]
+        before = rows.position(0)
+        begin = before.sequence if before.log == self.log else 0
+        last = min(self.end, begin + count)
+        changes: dict[str, Change] = {}
+        for viewer, row in zip(self.logged, rows.read([*self.logged]), strict=True):
+            assert isinstance(row, ViewerRow)
+            known = row.keys.tolist() if begin else []
+            new = [each for each in self.logged[viewer] if begin < each <= last]
+            changes[viewer] = watched(*known, *new)
+        self.read[who] = before, Position(last, self.log), changes
+
+    @rule(who=st.sampled_from([0, 1]))
+    def commit(self, who: int) -> None:
+        """A consumer writes what it has prepared, however long ago."""
+        if (prepared := self.read[who]) is not None:
+            before, after, changes = prepared
+            moved = self.rows[1 - who].position(0) != before
+            try:
+                self.rows[who].commit(0, before, after, changes)
+                assert not moved
+            except PositionMovedError:
+                assert moved
+        self.read[who] = None
+
+    @rule(who=st.sampled_from([0, 1]))
+    def die(self, who: int) -> None:
+        """A consumer is killed, and starts anew."""
+        self.rows[who].close()
+        self.rows[who], self.read[who] = self.open_store(), None
+
+    @invariant()
+    def rows_have_each_event_up_to_the_position_once(self) -> None:
+        """Also while the other one has prepared something else."""
+        position = self.rows[0].position(0)
+        if position.log == self.log:
+            for viewer, row in zip(self.logged, self.rows[1].read([*self.logged]), strict=True):
+                assert isinstance(row, ViewerRow)
+                known = [each for each in self.logged[viewer] if each <= position.sequence]
+                assert row.keys.tolist() == known
+
+    def teardown(self) -> None:
+        """Close the store."""
+        for rows in self.rows:
+            rows.close()
+
+
+def test_no_event_is_lost_or_counted_twice_whatever_becomes_of_two_consumers(
+    store: OnlineStoreSettings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = empty_repository(folder / "a", store)
+    monkeypatch.setattr(Consumers, "open_store", staticmethod(lambda: open_rows(repo, 5)))
+    run_state_machine_as_test(
+        Consumers,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=[*HealthCheck],
+        ),
+    )
+
+
+def test_rows_are_not_written_to_a_build_that_another_replaced(
+    redis: RunningRedis, folder: Path
+) -> None:
+    repo = empty_repository(folder / "a", OnlineStoreSettings(online_store="redis"))
+    rows, unannounced = open_rows(repo, 5), open_rows(repo, 5, announced=False)
+    rows.commit(0, BEGIN, Position(1), {"v": watched(1)})
+    assert isinstance(rows, RedisStore)
+    # The folder is the one before, as NFS may show it to another node.
+    rows.redis.set(active_key(series_of(rows.project)), "another")
+    assert rows.superseded()
+    with pytest.raises(RebuiltError):
+        rows.commit(0, Position(1), Position(2), {"v": watched(1, 2)})
+    assert list(rows.features("v").watched_keys) == [1]
+    assert open_rows(repo, 5).project == "another"
+    # A build's own rows, before it is announced.
+    unannounced.commit(0, Position(1), Position(2), {"v": watched(1, 2)})
+    assert list(rows.features("v").watched_keys) == [1, 2]
+
+
+def test_all_who_have_hidden_a_video_are_found(
+    store: OnlineStoreSettings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vireo.server.features.viewer_store.VIEWERS_AT_A_TIME", 2)
+    rows = open_rows(empty_repository(folder / "a", store), 5)
+    names = [f"viewer-{number}-ü" for number in range(5)]
+    rows.write({name: hidden(number) for number, name in enumerate(names)})
+    write(rows, watcher=watched(1))
+    assert {viewer: row.hides for viewer, row in rows.hides()} == {
+        name: {number: 0} for number, name in enumerate(names)
+    }
+
+
+def age(repo: Path, viewers: str, seconds: float) -> SqliteStore:
+    """Make the features of some viewers, and their build, older; open them."""
+    with sqlite3.connect(repo / "online.db") as connection:
+        for (table,) in connection.execute(
+            "SELECT name FROM sqlite_master WHERE name LIKE '%_viewer_%' AND type = 'table'"
+        ).fetchall():
+            connection.execute(
+                f'UPDATE "{table}" SET created_ts = created_ts - ? '
+                "WHERE instr(entity_key, CAST(? AS BLOB))",
+                (seconds, viewers),
+            )
+    configuration = repo / "feature_store.yaml"
+    built = configuration.stat().st_mtime - seconds
+    os.utime(configuration, (built, built))
+    rows = open_rows(repo, 5)
+    assert isinstance(rows, SqliteStore)
+    return rows
+
+
+def test_viewers_who_were_not_seen_for_long_leave_sqlite_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_store, "VIEWERS_AT_A_TIME", 7)
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", random_interactions())
+    build_features(home, "small", holdout="none")
+    repo = home.features("small")
+    rows = open_rows(repo, 5)
+    assert rows.expire(1_000) == b"", "they were built just now"
+    write(rows, w3=watched(1), old=watched(1), new=watched(1))
+    rows.close()
+    rows = age(repo, "old", 2_000)
+    after, looks = rows.expire(1_000), 1
+    while after:
+        after, looks = rows.expire(1_000, after), looks + 1
+    assert looks > 5
+    assert read_viewer(repo, "w3").watch_count
+    assert read_viewer(repo, "w3").attributes, "a viewer who was seen keeps the profile"
+    assert read_viewer(repo, "new").watch_count == 1
+    assert read_viewer(repo, "old") == read_viewer(repo, "w4") == ViewerFeatures()
+    assert rows.position(0) == BEGIN
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+def test_when_a_viewer_was_seen_is_the_same_in_every_time_zone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        repo = empty_repository(folder / "a")
+        write(open_rows(repo, 5), old=watched(1), new=watched(1))
+        assert age(repo, "old", 1_100).expire(1_000)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert read_viewer(repo, "old") == ViewerFeatures()
+    assert read_viewer(repo, "new").watch_count == 1
+
+
+def test_a_viewer_who_is_seen_while_others_are_deleted_stays(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = empty_repository(folder / "a")
+    write(open_rows(repo, 5), old=watched(1), back=watched(1))
+    rows, other = age(repo, "", 2_000), open_rows(repo, 5)
+    transaction = rows._transaction
+
+    def delayed() -> Any:
+        write(other, back=watched(1))  # which changes nothing in the row
+        return transaction()
+
+    monkeypatch.setattr(rows, "_transaction", delayed)
+    assert rows.expire(1_000)
+    assert read_viewer(repo, "old") == ViewerFeatures()
+    assert read_viewer(repo, "back").watch_count == 1
+
+
+def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, folder: Path) -> None:
+    settings = OnlineStoreSettings(online_store="redis", viewer_expiry=YEAR)
+    home = Home(folder)
+    write_small_dataset(home, "small", random_interactions())
+    build_features(home, "small", holdout="none", settings=settings)
+    rows = open_rows(home.features("small"), 5)
+    assert isinstance(rows, RedisStore)
+    rows.commit(0, BEGIN, Position(5), {})
+    kept = {}
+    for key in rows.redis.scan_iter(b"*" + rows.project.encode()):
+        kept[key] = rows.redis.ttl(key)
+        rows.redis.expire(key, 500)
+    assert sorted({*kept.values()} - {YEAR - 1, YEAR}) == [-1], "the position alone stays for ever"
+    assert len(kept) == 42
+    rows.commit(0, Position(5), Position(6), {"w3": watched(1)})
+    again = [rows.redis.ttl(key) for key in kept]
+    assert sum(left > 900 for left in again) == 1, "an event makes a viewer's row new"
+    assert again.count(-1) == 1
+    assert rows.expire(1) == b""
+
+
+def test_a_store_that_is_away_is_said_to_be(redis: RunningRedis, folder: Path) -> None:
+    rows = open_rows(
+        empty_repository(folder / "a", OnlineStoreSettings(online_store="redis")), timeout=0.3
+    )
+    redis.hang()
+    try:
+        with pytest.raises(StoreAwayError):
+            rows.commit(0, BEGIN, Position(1), {})
+    finally:
+        redis.go_on()
+    rows.commit(0, BEGIN, Position(1), {})
+    sqlite = open_rows(empty_repository(folder / "b"), timeout=0.1)
+    with sqlite3.connect(folder / "b" / "online.db") as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreAwayError, match="locked"):
+            sqlite.commit(0, BEGIN, Position(1), {})
+    sqlite.commit(0, BEGIN, Position(1), {})
+
+
+def test_gateways_can_read_while_rows_are_written(folder: Path) -> None:
+    repo = empty_repository(folder / "a")
+    rows = open_rows(repo, 5)
+    write(rows, v=watched(1))
+    writer = sqlite3.connect(repo / "online.db")
+    writer.execute("BEGIN IMMEDIATE")
+    with sqlite3.connect(repo / "online.db", timeout=0) as reader:
+        table = f"{rows.project}_viewer_activity"
+        [(count,)] = reader.execute(f'SELECT count(*) FROM "{table}"')
+    assert count == 6
+    writer.rollback()
+
+
+def test_a_folder_without_features_is_named_with_the_command_that_builds_them(folder: Path) -> None:
+    with pytest.raises(VireoError, match=r"there are no features in .*vireo features build none"):
+        open_rows(folder / "none", 5)
+
+
+_LEAN = """
+import sys
+from vireo.server.features.online_store import prepare_lean_feast
+prepare_lean_feast()
+from feast import Entity, ValueType
+assert sys.modules["torch"] is None
+# typeguard would refuse the name.
+print(Entity(name=3, join_keys=["viewer_id"], value_type=ValueType.STRING).name)
+"""
+
+
+def test_feast_works_without_torch_and_without_checks_of_its_types() -> None:
+    ran = subprocess.run([sys.executable, "-c", _LEAN], capture_output=True, text=True, check=False)
+    assert ran.stdout == "3\n", ran.stderr

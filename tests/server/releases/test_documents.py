@@ -1,0 +1,378 @@
+"""Whatever a manifest or a channel holds, it is read, or refused by the field, and nothing else."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.builders.releases import build_release
+from vireo.server.errors import VireoError
+from vireo.server.event_log.position import BEGIN
+from vireo.server.releases.channels import MAX_DOCUMENT_BYTES, ChannelPointer
+from vireo.server.releases.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    FeatureSchema,
+    Manifest,
+    ReleaseError,
+)
+from vireo.server.releases.store_errors import StoreError
+
+Document = dict[str, Any]
+Place = tuple[str, ...]
+FILE = {"size": 1, "sha256": "0" * 64}
+BEST = {"held_out": "0" * 64, "figures": {"ndcg_10": 0.1}}
+
+
+def of(place: Place, *values: Any) -> list[tuple[Place, Any]]:
+    return [(place, value) for value in values]
+
+
+UNFIT = [
+    *of(("release_id",), "", "../up", "a/b", ".hidden", "x" * 129, "a\n", 7),
+    *of(("dataset",), "", "../../etc", "/etc", "a/b", ".", "A", "x" * 65),
+    *of(("created_at",), "", "soon", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", 1e300, None),
+    *of(("created_at",), "2024-01-01T00:00:00", -1),
+    *of(("code_commit",), "a\nb"),
+    *of(("architecture",), "x" * 129),
+    *of(("data_fingerprint",), "\x00"),
+    *of(("holdout",), "first"),
+    *of(("feature_schema", "history_limit"), 0, -1, 10**400, 1.5, "many"),
+    *of(("feature_schema", "vector_size"), 0, -1, 1 << 40, None),
+    *of(("feature_schema", "video_features"), ["f"] * 300, "abc"),
+    *of(("feature_schema", "constants"), {str(number): 1 for number in range(300)}),
+    *of(("feature_schema", "constants", "co_watch.history"), 10**400),
+    *of(("quotas", "ease"), -0.1, 1.1, "x", None),
+    *of(("candidates",), 0, 2001, 1.5, None),
+    *of(("score_weights", "watch"), -1, 1e6, 10**400, "x", None, []),
+    *of(("score_weights", "like"), -0.5, 101),
+    *of(("score_weights", "diversity"), -1, 1e30),
+    *of(("index", "kind"), "guess"),
+    *of(("index", "probes"), -1, 10**30, 1.5),
+    *of(("index", "recall"), -0.1, 1.1),
+    *of(("metrics", "chain.ndcg_10"), "much"),
+    *of(("metrics",), {str(number): 1 for number in range(1001)}),
+    *of(("metrics", "x" * 200), 1),
+    *of(("files", "popular.json", "size"), 1 << 54),
+    *of(("files", "popular.json", "sha256"), "", "0" * 63, "G" * 64, None),
+    *of(("files",), {f"f{number}": FILE for number in range(1001)}),
+    *(
+        (("files", path), FILE)
+        for path in ("", "/etc/passwd", "../up", "a/../../up", "a//b", "a/", "./a", "a\\b", "a\nb")
+    ),
+    *of(("files", MANIFEST_NAME), FILE),
+    *of(("files", "videos"), FILE),
+    *of(("files", "popular.json/x"), FILE),
+    *of(("something_new",), 1),
+]
+
+
+UNFIT_CHANNEL = [
+    *of(("release_id",), "", "../up", "a/b", "x" * 129, None, 7),
+    *of(("updated_at",), "soon", "0001-01-01T00:00:00Z", "2024-01-01T00:00:00", 1e300),
+    *of(("updated_by",), "x" * 257, 7),
+    *of(("reason",), "x" * 20_000, None),
+    *of(("revision",), -1, 10**9, 1.5, "many"),
+    *of(("share",), -0.1, 1.1, "much"),
+    *of(("action",), "explode"),
+    *of(("previous",), "../up"),
+    *of(("returns_to",), -1, 10**30),
+    *of(("findings",), ["x"] * 17, ["x" * 5000], "worse"),
+    *of(("best_figures",), None, BEST, [BEST] * 9, [BEST | {"held_out": "0" * 63}]),
+    *of(("best_figures",), [BEST | {"figures": {str(number): 1 for number in range(65)}}]),
+    *of(("best_figures",), *([BEST | {"figures": each}] for each in ({"x" * 129: 1}, {"x": "1e"}))),
+]
+
+
+@cache
+def _manifest_text() -> bytes:
+    with TemporaryDirectory() as folder:
+        return (build_release(Path(folder)) / MANIFEST_NAME).read_bytes()
+
+
+def manifest() -> Document:
+    """A sound one."""
+    document: Document = json.loads(_manifest_text())
+    return document
+
+
+def changed(document: Document, place: Place, value: Any) -> Document:
+    part = document
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = value
+    return document
+
+
+def channel() -> Document:
+    """A sound one."""
+    pointer = {"release_id": "r", "updated_at": "2024-01-01T00:00:00Z", "updated_by": "ada"}
+    more = {"revision": 1, "share": 0.5, "previous": "q", "returns_to": 0, "findings": ["worse"]}
+    return pointer | more | {"best_figures": [BEST]}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of document, and how it is read or refused."""
+
+    sound: Callable[[], Document]
+    parse: Callable[[bytes, str], object]
+    refusal: type[VireoError]
+
+
+MANIFEST = Kind(manifest, Manifest.parse, ReleaseError)
+CHANNEL = Kind(channel, ChannelPointer.parse_channel, StoreError)
+RECORD = Kind(channel, ChannelPointer.parse_record, StoreError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "value"),
+    [*((MANIFEST, *each) for each in UNFIT), *((CHANNEL, *each) for each in UNFIT_CHANNEL)],
+)
+def test_a_document_with_an_unfit_field_is_refused_by_the_field(
+    kind: Kind, place: Place, value: Any
+) -> None:
+    text = json.dumps(changed(kind.sound(), place, value)).encode()
+    with pytest.raises(kind.refusal) as refusal:
+        kind.parse(text, "here")
+    assert place[0] in str(refusal.value)
+    assert len(str(refusal.value)) < 500
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("score_weights", "watch"),
+        ("score_weights", "diversity"),
+        ("quotas", "fresh"),
+        ("index", "recall"),
+        ("feature_schema", "constants", "co_watch.history"),
+        ("metrics", "chain.ndcg_10"),
+        ("created_at",),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(
+    place: Place, number: str
+) -> None:
+    text = json.dumps(changed(manifest(), place, "@")).replace('"@"', number)
+    with pytest.raises(ReleaseError):
+        Manifest.parse(text.encode(), "here")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"[" * 100_000, "recursion limit exceeded"),
+        (b" " * (MAX_MANIFEST_BYTES + 1), "has more than 1,048,576 bytes"),
+        (b"\x1f\x8b\x00", "isn't a manifest"),
+        (b'{"format_version": 4.0}', "format_version is 4.0"),
+        (b'"format_version"', "format_version is None"),
+    ],
+)
+def test_a_document_that_is_no_manifest_is_refused_with_the_reason(
+    text: bytes, reason: str
+) -> None:
+    with pytest.raises(ReleaseError, match=reason) as refusal:
+        Manifest.parse(text, "here")
+    assert len(str(refusal.value)) < 400
+
+
+def test_a_manifest_that_cannot_be_read_is_refused_and_only_so_much_of_it_is_read(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "folder" / MANIFEST_NAME).mkdir(parents=True)
+    with pytest.raises(ReleaseError, match="can't be read"):
+        Manifest.read(tmp_path / "folder")
+    with (tmp_path / MANIFEST_NAME).open("wb") as file:
+        file.truncate(1 << 40)  # sparse: to read it all would take a terabyte
+    with pytest.raises(ReleaseError, match="has more than 1,048,576 bytes"):
+        Manifest.read(tmp_path)
+
+
+def test_the_largest_values_that_are_allowed_are_read_and_written_again(tmp_path: Path) -> None:
+    document = manifest()
+    document["score_weights"] = {"watch": 0, "like": 100, "diversity": 100}
+    document["files"] = {f"f{number}/a-b_c.d": FILE for number in range(1000)}
+    document["metrics"] = {str(number): -1e308 for number in range(1000)}
+    read = Manifest.parse(json.dumps(document).encode(), "here")
+    read.write(tmp_path)
+    assert Manifest.read(tmp_path) == read
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def places(document: Any, above: Place = ()) -> list[Place]:
+    """Every place in a document."""
+    if not isinstance(document, dict):
+        return [above]
+    below = [place for name in document for place in places(document[name], (*above, name))]
+    return [above, *below] if above else below
+
+
+def read_or_refused(parse: Callable[[], object], refusal: type[Exception]) -> None:
+    """Anything else than the typed error fails the test."""
+    message = ""
+    try:
+        parse()
+    except refusal as error:
+        message = str(error)
+    assert message.isprintable()
+    assert len(message) < 20_000
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"null", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [
+        (CHANNEL, "isn't a channel; remove it, and set it again"),
+        (RECORD, "isn't a record of a channel's change; remove it"),
+    ],
+)
+def test_a_document_that_is_no_channel_is_refused(kind: Kind, advice: str, text: bytes) -> None:
+    with pytest.raises(StoreError, match=advice):
+        kind.parse(text, "here")
+    with pytest.raises(StoreError, match="has more than"):
+        kind.parse(b" " * (MAX_DOCUMENT_BYTES + 1), "here")
+
+
+kinds = st.sampled_from([MANIFEST, CHANNEL, RECORD])
+
+
+@given(kinds, st.data(), json_values)
+def test_any_value_in_any_field_is_read_or_refused(
+    kind: Kind, data: st.DataObject, value: Any
+) -> None:
+    place = data.draw(st.sampled_from(places(kind.sound())))
+    text = json.dumps(changed(kind.sound(), place, value)).encode()
+    read_or_refused(lambda: kind.parse(text, "here"), kind.refusal)
+
+
+@given(kinds, st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
+def test_any_bytes_are_read_or_refused(kind: Kind, text: bytes) -> None:
+    read_or_refused(lambda: kind.parse(text, "here"), kind.refusal)
+
+
+@given(kinds, st.data())
+def test_a_document_with_bytes_changed_is_read_or_refused(kind: Kind, data: st.DataObject) -> None:
+    text = bytearray(json.dumps(kind.sound()).encode())
+    for _ in range(data.draw(st.integers(1, 4))):
+        text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
+    read_or_refused(lambda: kind.parse(bytes(text), "here"), kind.refusal)
+
+
+def schema(document: Document) -> Document:
+    part: Document = document["feature_schema"]
+    return part
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        # A later format may have other fields too: the error is about the version.
+        (
+            lambda it: (it.update(format_version=99, something_new=True), it.pop("quotas")),
+            f"format_version is 99, this build serves {FORMAT_VERSION}; train the release again",
+        ),
+        (
+            lambda it: it.pop("format_version"),
+            f"format_version is None, this build serves {FORMAT_VERSION}",
+        ),
+        (
+            lambda it: schema(it)["constants"].update({"co_watch.half_life": 4.5}),
+            r"feature_schema\.constants\[co_watch\.half_life\] is 4\.5, this build computes "
+            r"with 3\.0",
+        ),
+        (
+            lambda it: schema(it)["constants"].pop("co_watch.history"),
+            r"constants\[co_watch\.history\] is None, this build computes with 20\b",
+        ),
+        (
+            lambda it: schema(it)["constants"].update({"mood.half_life": 1}),
+            r"constants\[mood\.half_life\] is 1\.0, this build computes with None",
+        ),
+        (
+            lambda it: schema(it)["viewer_features"].reverse(),
+            r"feature_schema\.viewer_features is \['like_rate', .*this build",
+        ),
+        # Other fields of such a release may go by the name too.
+        (
+            lambda it: (
+                schema(it)["retrieval_features"].extend(["mood", "from_mood"]),
+                it["quotas"].update(mood=0.1),
+            ),
+            r"feature_schema\.retrieval_features names mood, from_mood, which this build lacks; "
+            "train the release again, or serve it with the build that it was made for",
+        ),
+        (
+            lambda it: (schema(it)["tasks"].append("share"), it["score_weights"].update(share=1)),
+            r"feature_schema\.tasks names share, which this build lacks; train the",
+        ),
+        (
+            lambda it: schema(it)["retrieval_features"].remove("ease"),
+            r"feature_schema\.retrieval_features lacks ease, which this build has; train",
+        ),
+        (
+            lambda it: schema(it)["tasks"].remove("like"),
+            r"feature_schema\.tasks lacks like, which this build has; train the release",
+        ),
+        (
+            lambda it: schema(it).update(context_features={"hour": 25, "mood": 3}),
+            r"feature_schema\.context_features names mood, which this build lacks",
+        ),
+        (
+            lambda it: schema(it).update(context_features={"device": 9}),
+            r"context_features\[device\] is 9, this build has 5 ids; train",
+        ),
+        (
+            lambda it: schema(it)["match_features"].append("language_match"),
+            r"match_features names language_match, which this build lacks",
+        ),
+        *(
+            (lambda it, name=name: schema(it).pop(name), rf"feature_schema\.{name}: Field required")
+            for name in ("video_features", "constants")
+        ),
+        (lambda it: it.pop("metrics"), "manifest field metrics: Field required"),
+    ],
+)
+def test_a_manifest_of_another_build_is_refused_by_what_differs(
+    change: Callable[[Document], object], message: str
+) -> None:
+    document = manifest()
+    change(document)
+    with pytest.raises(ReleaseError, match=message):
+        Manifest.parse(json.dumps(document).encode(), "here")
+
+
+def test_a_position_in_an_unknown_log_is_read_and_never_written() -> None:
+    """The build before wrote it."""
+    text = json.dumps(manifest() | {"catalog_position": 42}).encode()
+    read = Manifest.parse(text, "here")
+    assert read.catalog_log_position == BEGIN
+    assert "catalog_position" not in json.loads(read.model_dump_json())
+
+
+def test_a_release_says_which_context_its_models_read() -> None:
+    document = manifest()
+    assert "context_features" not in schema(document)
+    known = FeatureSchema.ours(9, 8, ("hour", "language"), languages=True)
+    document["feature_schema"] = known.model_dump(mode="json")
+    found = Manifest.parse(json.dumps(document).encode(), "here").feature_schema
+    assert found.context_features == {"hour": 25, "language": 677}
+    assert found.match_features == ("content_match", "language_match")

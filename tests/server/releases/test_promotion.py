@@ -1,0 +1,224 @@
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from tests.builders.releases import build_release
+from tests.builders.s3 import client_of
+from vireo.server.errors import VireoError
+from vireo.server.releases.channels import CANARY, BestFigures, Change, Channel
+from vireo.server.releases.gate import Check, GateResult
+from vireo.server.releases.manifest import MANIFEST_NAME
+from vireo.server.releases.promotion import (
+    NothingToReturnToError,
+    PromotionRefusedError,
+    PromotionRequest,
+    promote,
+    roll_back,
+)
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store_errors import NotInStoreError
+
+pytestmark = pytest.mark.integration
+Publish = Callable[[str], Path]
+WORSE = Check("ndcg_10", 0.2, 0.1, -0.1, 0.004, 0.01, 0.03, "worse", refused=True)
+REFUSED = GateResult("refused", (WORSE,), 9, "0" * 64)
+PASSED = GateResult("passed", (), 9, "0" * 64)
+
+
+@pytest.fixture
+def own(s3: S3Settings, name: str) -> ReleaseStore:
+    """A bucket of the test's own, with releases a, b and c: promotions look at production."""
+    return ReleaseStore(s3.model_copy(update={"bucket": f"promotions-{name}"}))
+
+
+@pytest.mark.parametrize(
+    ("channel", "release_id", "named", "compared"),
+    [
+        ("production", "c", {}, None),
+        ("production", "c", {"production": "a", "canary": "b"}, ("a", True)),
+        ("canary", "c", {"production": "a"}, ("a", False)),
+        ("canary", "c", {"production": "a", "canary": "b"}, ("a", False)),
+        ("canary", "c", {"canary": "b"}, ("b", True)),
+        ("canary", "a", {"production": "a"}, None),
+        ("other", "c", {"production": "a"}, ("a", False)),
+        ("other", "c", {"production": "a", "other": "b"}, ("b", True)),
+        ("shadow", "c", {"production": "a", "shadow": "b"}, None),
+    ],
+)
+def test_a_release_is_compared_with_the_one_that_its_viewers_would_get(
+    own: ReleaseStore,
+    tmp_path: Path,
+    channel: str,
+    release_id: str,
+    named: dict[str, str],
+    compared: tuple[str, bool] | None,
+) -> None:
+    for letter in "abc":
+        own.publish(build_release(tmp_path / letter, release_id=letter))
+    for name, current in named.items():
+        own.change_channel(name, Change(current), None)
+    asked: list[tuple[str, bool]] = []
+
+    def gate(current: Channel | None, replaces: bool) -> GateResult:
+        assert current is not None
+        asked.append((current.release_id, replaces))
+        return PASSED
+
+    done = promote(own, release_id, PromotionRequest(channel), gate)
+    done.check()
+    assert asked == ([compared] if compared else [])
+    assert done.as_json()["promoted"]
+    after = own.read_channel(channel)
+    assert after is not None
+    assert after.release_id == release_id
+
+
+def test_a_refused_release_is_promoted_only_with_a_reason(
+    own: ReleaseStore, tmp_path: Path
+) -> None:
+    for letter in "ab":
+        own.publish(build_release(tmp_path / letter, release_id=letter))
+    own.change_channel("production", Change("a"), None)
+    refused = promote(own, "b", PromotionRequest("production"), lambda *_: REFUSED)
+    with pytest.raises(PromotionRefusedError, match="refuses b, and production still names a"):
+        refused.check()
+    assert not refused.as_json()["promoted"]
+    assert own.channels.history("production")[-1].release_id == "a"
+    with pytest.raises(VireoError, match="give a reason with --reason"):
+        PromotionRequest("production", force=True)
+    request = PromotionRequest("production", force=True, reason="to see")
+    forced = promote(own, "b", request, lambda *_: REFUSED)
+    forced.check()
+    record = own.channels.history("production")[-1]
+    assert (record.release_id, record.forced, record.reason) == ("b", True, "to see")
+    assert record.findings == REFUSED.findings
+    with pytest.raises(NotInStoreError):
+        promote(own, "nowhere", request, lambda *_: PASSED)
+
+
+def test_of_a_release_that_the_channel_names_only_the_share_changes(
+    own: ReleaseStore, tmp_path: Path
+) -> None:
+    own.publish(build_release(tmp_path, release_id="a"))
+
+    def shares(share: float | None = None) -> list[tuple[str, float]]:
+        promote(own, "a", PromotionRequest(CANARY, share), lambda *_: REFUSED).check()
+        return [(each.action, each.share) for each in own.channels.history(CANARY)]
+
+    assert shares() == [("promote", 0.0)]
+    assert shares(0.1) == shares(0.1) == shares() == [("promote", 0.0), ("share", 0.1)]
+    with pytest.raises(VireoError, match="only the canary has a share"):
+        PromotionRequest("production", 0.1)
+
+
+@pytest.fixture
+def promoted(store: ReleaseStore, publish: Publish) -> Callable[..., None]:
+    def change(channel: str, release_id: str, share: float | None = None) -> None:
+        publish(release_id)
+        before = store.read_channel(channel)
+        store.change_channel(channel, Change(release_id, share=share), before)
+
+    return change
+
+
+def test_each_rollback_undoes_one_promotion(
+    store: ReleaseStore, promoted: Callable[..., None], name: str
+) -> None:
+    a, b, c, d = (f"{name}-{letter}" for letter in "abcd")
+    for release_id in (a, b, c):
+        promoted(name, release_id)
+    assert roll_back(store, name, "slow").pointer.release_id == b
+    # What was rolled back from is passed over, and a promotion counts from where it was made.
+    promoted(name, d)
+    assert [roll_back(store, name).pointer.release_id for _ in range(2)] == [b, a]
+    with pytest.raises(NothingToReturnToError, match=f"before {a}; choose one of"):
+        roll_back(store, name)
+    assert [
+        (each.action, each.release_id, each.reason) for each in store.channels.history(name)
+    ] == [
+        ("promote", a, ""),
+        ("promote", b, ""),
+        ("promote", c, ""),
+        ("rollback", b, "slow"),
+        ("promote", d, ""),
+        ("rollback", b, ""),
+        ("rollback", a, ""),
+    ]
+
+
+def test_the_best_figures_are_again_those_of_then(
+    store: ReleaseStore, publish: Publish, name: str
+) -> None:
+    figures = [(BestFigures(held_out="0" * 64, figures={"ndcg_10": best}),) for best in (0.1, 0.2)]
+    for best in figures:
+        publish(name)
+        store.change_channel(name, Change(name, best_figures=best), store.read_channel(name))
+        publish(f"{name}-b")
+        change = Change(f"{name}-b", best_figures=())
+        store.change_channel(name, change, store.read_channel(name))
+        assert roll_back(store, name).pointer.best_figures == best
+
+
+def test_promoting_the_current_release_adds_no_rollback_step(
+    store: ReleaseStore, promoted: Callable[..., None], name: str
+) -> None:
+    a, b = f"{name}-a", f"{name}-b"
+    for release_id in (a, b, b):
+        promoted(name, release_id)
+    assert roll_back(store, name).pointer.release_id == a
+
+
+def test_a_removed_release_is_skipped_and_reported(
+    store: ReleaseStore, s3: S3Settings, promoted: Callable[..., None], name: str
+) -> None:
+    a, b, c = (f"{name}-{letter}" for letter in "abc")
+    for release_id in (a, b, c):
+        promoted(name, release_id)
+    client_of(s3).remove_object(s3.bucket, f"releases/{b}/{MANIFEST_NAME}")
+    done = roll_back(store, name)
+    assert (done.before.release_id, done.pointer.release_id, done.gone) == (c, a, (b,))
+
+
+def test_a_history_that_leads_in_a_circle_ends_a_rollback(
+    store: ReleaseStore, s3: S3Settings, promoted: Callable[..., None], name: str
+) -> None:
+    for release_id in (f"{name}-a", f"{name}-b"):
+        promoted(name, release_id)
+    record = store.channels.recorded(name, 1)
+    assert record is not None
+    gone = record.model_copy(update={"release_id": "gone", "returns_to": 1})
+    body = gone.model_dump_json().encode()
+    place = f"channels/history/{name}/00000001.json"
+    client_of(s3).put_object(s3.bucket, place, BytesIO(body), len(body))
+    with pytest.raises(NothingToReturnToError, match="gone was removed from the store"):
+        roll_back(store, name)
+
+
+def test_a_release_that_this_build_does_not_understand_can_be_gone_back_to(
+    store: ReleaseStore, s3: S3Settings, promoted: Callable[..., None], name: str
+) -> None:
+    a, b = f"{name}-a", f"{name}-b"
+    for release_id in (a, b):
+        promoted(name, release_id)
+    older = b'{"format_version": 1}'
+    place = f"releases/{a}/{MANIFEST_NAME}"
+    client_of(s3).put_object(s3.bucket, place, BytesIO(older), len(older))
+    assert roll_back(store, name).pointer.release_id == a
+    client_of(s3).remove_object(s3.bucket, place)
+
+
+def test_the_canary_gets_the_share_back_that_it_had(
+    store: ReleaseStore, promoted: Callable[..., None], name: str
+) -> None:
+    promoted(CANARY, f"{name}-a", 0.05)
+    promoted(CANARY, f"{name}-b", 0.4)
+    pointer = roll_back(store, CANARY).pointer
+    assert (pointer.release_id, pointer.share) == (f"{name}-a", 0.05)
+
+
+def test_a_channel_that_was_never_set_says_how_to_set_it(store: ReleaseStore, name: str) -> None:
+    with pytest.raises(NothingToReturnToError, match=f"promote ID --channel {name}"):
+        roll_back(store, name)

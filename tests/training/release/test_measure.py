@@ -1,0 +1,90 @@
+"""Measurements of a trained release for the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from vireo.server.home import Home
+from vireo.server.ranking.reserved import DiverseBestAndReserved
+from vireo.server.releases.gate import judge
+from vireo.server.releases.gate_measures import Measured
+from vireo.server.releases.manifest import Manifest
+from vireo.training.release.measure import LoadedRelease, measure
+
+
+@pytest.fixture(scope="module")
+def release(trained_home: Home) -> LoadedRelease:
+    return LoadedRelease.load(trained_home.staged_release("trained"))
+
+
+@pytest.fixture
+def measured(
+    release: LoadedRelease, trained_home: Home, trained_watches: pd.DataFrame
+) -> Callable[..., list[Measured]]:
+    """Return a function that measures the trained release beside another, by default itself."""
+
+    def both(other: LoadedRelease = release, max_viewers: int = 1000) -> list[Measured]:
+        repo = trained_home.features("trained")
+        found = measure([release, other], trained_watches, repo, max_viewers=max_viewers)
+        assert found is not None
+        return found
+
+    return both
+
+
+def test_the_gate_measures_what_the_evaluation_does(
+    measured: Callable[..., list[Measured]], manifest: Manifest
+) -> None:
+    checks = {check.measure: check for check in judge(*measured()).checks}
+    for ours in ("ndcg_10", "recall_100", "coverage_10"):
+        assert checks[ours].now == checks[ours].candidate
+        assert checks[ours].now == pytest.approx(manifest.metrics[f"chain.{ours}"])
+    assert 0 < checks["inference_p50"].now < 1
+
+
+def test_inference_time_is_that_of_tower_and_ranker_alone(
+    measured: Callable[..., list[Measured]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    selections = []
+    select = DiverseBestAndReserved.select
+
+    def counted(*args: Any) -> Any:
+        selections.append(1)
+        return select(*args)
+
+    monkeypatch.setattr(DiverseBestAndReserved, "select", counted)
+    assert len(measured(max_viewers=10)[0].seconds) == 10
+    assert len(selections) == 2 * 10 * 2, "one of the list and one of the target, in both releases"
+
+
+def test_of_many_viewers_the_same_are_drawn_every_time(
+    measured: Callable[..., list[Measured]],
+) -> None:
+    first, second = (measured(max_viewers=10)[0] for _ in range(2))
+    assert first.gains.shape == (10,)
+    assert np.array_equal(first.slates, second.slates)
+
+
+def test_a_later_snapshot_changes_no_measure_of_watches_before_it(
+    release: LoadedRelease, measured: Callable[..., list[Measured]]
+) -> None:
+    table = replace(release.ranking.table, features=np.asarray(release.ranking.table.features) + 2)
+    later = replace(release, ranking=replace(release.ranking, table=table))
+    found = measured(later, max_viewers=30)
+    assert np.array_equal(found[0].slates, found[1].slates)
+    for task, predictions in found[0].predictions.items():
+        assert np.array_equal(predictions.predicted, found[1].predictions[task].predicted)
+
+
+def test_where_no_held_out_video_is_known_nothing_is_measured(
+    release: LoadedRelease, trained_home: Home, trained_watches: pd.DataFrame
+) -> None:
+    unknown = trained_watches.assign(video_id="nobody knows it")
+    repo = trained_home.features("trained")
+    assert measure([release, release], unknown, repo, max_viewers=9) is None
