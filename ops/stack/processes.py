@@ -24,8 +24,8 @@ from vireo.server.rpc.tls import TlsFiles
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 """The service under which the control plane reports its health."""
 
-_SERVICES = __name__.removesuffix(".stack.processes")
-"""The package of the services; a wheel has it under another name."""
+_SERVICES = "vireo.server"
+"""The package of the services."""
 
 POD_TUNABLES = ":".join(
     f"glibc.malloc.{name}={value}"
