@@ -163,7 +163,7 @@ CASES = {
 }
 """By number."""
 
-ALERTS = (
+ALERTS: tuple[tuple[Fault, str, str, bool], ...] = (
     # Fault, alert (none may fire if it is empty), cause that `vireo doctor` must name first, and
     # whether a process that died shortly before would rightly be named instead.
     (_RESTARTED, "", "restarted", False),
