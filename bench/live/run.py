@@ -32,7 +32,7 @@ from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.home import Home
 from vireo.v1 import event_pb2
 
-PARTS = ("beside", "swap", "hide", "catalogue", "cluster", "effect")
+PARTS = ("swap", "effect", "beside", "hide", "catalogue", "cluster")
 """In the order in which they are measured."""
 _MAX_RATIO = 1.1
 _INTAKE = 500
@@ -60,11 +60,13 @@ def measure_live(
     """
     folder, release = home.root / "bench" / "live", home.trained_release(dataset)
     for store in plan.stores:
-        steps: dict[str, Step] = {"effect": partial(measure_effect, store=store)}
-        if store == plan.stores[0]:
+        first = store == plan.stores[0]
+        # Swaps come first: what is trending changes slates, and there were no events yet.
+        steps: dict[str, Step] = {"swap": swap.measure_swaps} if first else {}
+        steps["effect"] = partial(measure_effect, store=store)
+        if first:
             steps |= {
                 "beside": _measure_beside,
-                "swap": swap.measure_swaps,
                 "hide": lambda live: measure_hides(live, release),
                 "catalogue": measure_catalogue,
             }

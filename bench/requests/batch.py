@@ -8,17 +8,15 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import grpc
 import numpy as np
 
 from bench.live.stack import LiveStack
 from bench.load import Answer, SteadyLoad, beside, closed_load, p99
 from bench.rows import Row
 from vireo.server.errors import VireoError
-from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
+from vireo_client import AsyncClient
 
 MAX_RATIO = 1.1
 _LOAD_SHARE = 0.6
@@ -30,17 +28,6 @@ _SETTLING = 0.2
 _PARTS = 3
 """Parts of the turns whose ratios are the spread."""
 _VIEWERS_OF_A_CALL = 2_000
-_CALL_SECONDS = 320.0
-_PAUSE = 0.1
-_RESUMED = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.CANCELLED,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -60,38 +47,6 @@ class BatchPlan:
 
 SHORT = BatchPlan(turns=2, capacity_seconds=2.0, viewers=300, timed=False)
 """For CI: everything once and briefly."""
-
-
-@dataclass
-class Batch:
-    """A batch under way, which is resumed whenever its call ends early."""
-
-    received: Counter[str] = field(default_factory=Counter)
-    """How often each viewer's slate came."""
-    degraded: int = 0
-    resumed: int = 0
-
-    async def run(self, target: str, viewers: Sequence[str], patience: float) -> None:
-        """Receive the slates of up to 10,000 viewers from the edge at host:port."""
-        request = recommendation_pb2.BatchRecommendRequest(viewer_ids=viewers)
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(target, options) as channel:
-            stub: Any = recommendation_pb2_grpc.RecommendationServiceStub(channel)
-            until = time.monotonic() + patience
-            while True:
-                try:
-                    async for response in stub.BatchRecommend(request, timeout=_CALL_SECONDS):
-                        self.received[response.viewer_id] += 1
-                        self.degraded += bool(response.slate.degradations)
-                        request.resume_token = response.resume_token
-                        until = time.monotonic() + patience
-                except grpc.aio.AioRpcError as error:
-                    if error.code() not in _RESUMED or time.monotonic() > until:
-                        raise VireoError(f"{error.code().name}: {error.details()}") from error
-                else:
-                    return
-                self.resumed += 1
-                await asyncio.sleep(_PAUSE)
 
 
 async def measure_batches(live: LiveStack, plan: BatchPlan) -> list[Row]:
@@ -114,12 +69,10 @@ async def _beside(live: LiveStack, plan: BatchPlan) -> list[Row]:
     async with SteadyLoad(edge, viewers, rate) as load:
         for number in range(2 * plan.turns):
             runs = number % 2 == 1
-            async with _batch_beside(
-                edge, viewers, runs=runs, patience=live.plan.patience
-            ) as batch:
+            async with _batch_beside(live, runs=runs) as received:
                 turns.append((time.monotonic(), runs))
                 await asyncio.sleep(plan.seconds)
-            slates += batch.received.total()
+            slates += received.total()
             live.console.print(f"turn {number + 1} of {2 * plan.turns} done")
     failed = [each.failure for each in load.answers if each.failure]
     if failed or not load.answers:
@@ -159,37 +112,37 @@ async def _killed_gateways(live: LiveStack, plan: BatchPlan) -> list[Row]:
     """Kill -9 each gateway in the middle of a batch; count the viewers who didn't come once."""
     live.console.print("killing gateways in the middle of a batch")
     viewers = [f"mail-{number}" for number in range(plan.viewers)]
-    batch = Batch()
-    running = asyncio.create_task(batch.run(live.edge, viewers, live.plan.patience))
     gateways = live.stack.names("gateway")
-    for number, gateway in enumerate(gateways, 1):
-        due = len(viewers) * number // (len(gateways) + 1)
-        while batch.received.total() < due and not running.done():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        live.stack.send(gateway, signal.SIGKILL)
-    await running
-    wrong = sum(batch.received[viewer] != 1 for viewer in viewers)
+    due = {len(viewers) * n // (len(gateways) + 1): name for n, name in enumerate(gateways, 1)}
+    received: Counter[str] = Counter()
+    degraded = 0
+    async with AsyncClient(live.edge) as client:
+        async for viewer, slate in client.batch(viewers, patience=live.plan.patience):
+            received[viewer] += 1
+            degraded += bool(slate.degradations)
+            if gateway := due.get(received.total()):
+                live.stack.send(gateway, signal.SIGKILL)
+    wrong = sum(received[viewer] != 1 for viewer in viewers)
     return [
         Row("viewers of a batch with killed gateways who didn't come exactly once", wrong, bound=0),
-        Row("calls by which it was resumed", batch.resumed, bound=1, at_least=True),
-        Row("degraded slates in it", batch.degraded, bound=0),
+        Row("degraded slates in it", degraded, bound=0),
     ]
 
 
 @asynccontextmanager
-async def _batch_beside(
-    edge: str, viewers: Sequence[str], *, runs: bool, patience: float
-) -> AsyncIterator[Batch]:
-    """Yield a batch that is under way until the block ends, if it is to run."""
-    batch = Batch()
+async def _batch_beside(live: LiveStack, *, runs: bool) -> AsyncIterator[Counter[str]]:
+    """Yield how often slates came of a batch under way until the block ends, if it is to run."""
+    received: Counter[str] = Counter()
     if not runs:
-        yield batch
+        yield received
         return
-    many = [viewers[number % len(viewers)] for number in range(_VIEWERS_OF_A_CALL)]
+    many = [live.viewers[number % len(live.viewers)] for number in range(_VIEWERS_OF_A_CALL)]
 
     async def flow() -> None:
-        while True:
-            await batch.run(edge, many, patience)
+        async with AsyncClient(live.edge) as client:
+            while True:
+                async for viewer, _ in client.batch(many, patience=live.plan.patience):
+                    received[viewer] += 1
 
     async with beside(flow()):
-        yield batch
+        yield received

@@ -18,17 +18,14 @@ from itertools import cycle, islice
 
 import grpc.aio
 import numpy as np
-from pydantic import SecretStr
 
 from bench.live.stack import LiveStack
 from bench.load import beside
 from bench.requests.plan import RequestsPlan
 from bench.rows import Row
-from bench.site import RefusedError, Site, event, ids
+from bench.site import Site, event, ids
 from tests.builders.filters import random_expression
-from vireo.ops.stack.page_keys import page_token_keys
 from vireo.server.filters.declared import CREATOR, label
-from vireo.server.gateway.page_token import MAX_AGE_SECONDS, PageTokens, signing_keys
 from vireo.server.home import Home
 from vireo.training.data.attributes import all_attributes, attribute_column
 from vireo.training.data.dataset import load_dataset
@@ -207,11 +204,10 @@ async def _ask_filtered(
 
 
 async def measure_pages(live: LiveStack, plan: RequestsPlan) -> list[Row]:
-    """Follow the pages of many viewers, and offer tokens that continue nothing."""
+    """Follow the pages of many viewers."""
     counts = _Counts()
     waiting = iter([f"reader-{number}" for number in range(plan.viewers)])
     async with live.site() as site:
-        wrong = await _accepted(site, live)
         async with beside(_swapped_and_killed(live, plan)), asyncio.TaskGroup() as callers:
             for _ in range(2 * plan.callers):
                 callers.create_task(_read(site, waiting, plan.pages, counts))
@@ -223,7 +219,6 @@ async def measure_pages(live: LiveStack, plan: RequestsPlan) -> list[Row]:
         Row("pages that failed", counts.slates - plan.viewers * plan.pages, bound=0),
         Row("pages that were asked for again, since a gateway died", retried),
         Row("degraded pages", counts.degraded),
-        Row("bad page tokens that were accepted", wrong, bound=0),
     ]
 
 
@@ -243,42 +238,6 @@ async def _read(site: Site, waiting: Iterator[str], pages: int, counts: _Counts)
             if number % _PLAYS_EVERY == 0 and shown:
                 play = f"{viewer}-{number}"
                 await site.record([event(play, viewer, event_pb2.EVENT_KIND_PLAY, shown[0])])
-
-
-async def _accepted(site: Site, live: LiveStack) -> int:
-    """Return how many of some tokens were accepted that continue nothing."""
-    first = pb.RecommendRequest(viewer_id="reader", page_size=_PAGE)
-    slate = await site.recommend(first)
-    token = slate.next_page_token
-    middle, other = len(token) // 2, "A" if token[len(token) // 2] != "A" else "B"
-    spoilt = (token[:-1], token[:middle], token + "A", token[:middle] + other + token[middle + 1 :])
-    keys = signing_keys(SecretStr(page_token_keys(live.stack.settings)))
-    long_ago = PageTokens(keys, lambda: time.time() - MAX_AGE_SECONDS - 60)
-    stranger = PageTokens({"home": b"?" * 32})
-    # `issue` changes its request.
-    old, foreign = (each.issue(_with(first), b"", ids(slate)) for each in (long_ago, stranger))
-    requests = [_with(first, page_token=each) for each in (*spoilt, old, foreign)]
-    requests += [
-        _with(first, page_token=token, viewer_id="somebody"),
-        _with(first, page_token=token, surface=pb.SURFACE_UP_NEXT, seed_video_id=ids(slate)[0]),
-        _with(first, page_token=token, excluded_video_ids=ids(slate)[:1]),
-    ]
-    return sum([not await _refused(site, each) for each in requests])
-
-
-def _with(request: pb.RecommendRequest, **changes: object) -> pb.RecommendRequest:
-    merged = pb.RecommendRequest()
-    merged.CopyFrom(request)
-    merged.MergeFrom(pb.RecommendRequest(**changes))  # type: ignore[arg-type]
-    return merged
-
-
-async def _refused(site: Site, request: pb.RecommendRequest) -> bool:
-    try:
-        await site.recommend(request)
-    except RefusedError as error:
-        return error.code is grpc.StatusCode.INVALID_ARGUMENT and "page_token" in str(error)
-    return False
 
 
 async def measure_explain(live: LiveStack, plan: RequestsPlan) -> list[Row]:
