@@ -20,7 +20,6 @@ def bench(context: typer.Context) -> None:
             "vireo bench measures a checkout of the source, which this isn't: run it in one, after "
             "make setup"
         )
-    client = _CHECKOUT / "clients" / "python"
-    paths = (str(_CHECKOUT), str(client), os.environ.get("PYTHONPATH"))
+    paths = (str(_CHECKOUT), os.environ.get("PYTHONPATH"))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     os.execve(sys.executable, [sys.executable, "-m", "bench", *context.args], environment)  # noqa: S606
