@@ -172,14 +172,23 @@ def linked_home(home: Home, name: str) -> Home:
     return own
 
 
-def built_home(home: Home, name: str, dataset: str, settings: Mapping[str, str]) -> Home:
+def built_home(
+    home: Home, name: str, source: Home, dataset: str, settings: Mapping[str, str]
+) -> Home:
     """Return an empty home below another's, with features that are built anew: events change them.
+
+    Args:
+        home: below which it is.
+        name: of its folder.
+        source: home of the data set.
+        dataset: its name.
+        settings: variables of the build.
 
     Raises:
         VireoError: they can't be built.
     """
     own = _emptied(home, name)
-    (own.root / "data").symlink_to((home.root / "data").absolute(), target_is_directory=True)
+    (own.root / "data").symlink_to((source.root / "data").absolute(), target_is_directory=True)
     run_vireo(["features", "build", dataset], {**stack_environment(own), **settings})
     return own
 

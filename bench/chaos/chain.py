@@ -295,15 +295,15 @@ def running_chain(
         VireoError: it can't be set up or started.
     """
     source, name = trained_home(home, dataset, console), f"{bench}/stack"
-    unmount_log_disk(Home(source.root / "bench" / name))
+    unmount_log_disk(Home(home.root / "bench" / name))
     with contextlib.ExitStack() as resources:
         redis, variables = None, dict(settings or {})
         if on_redis:
-            folder = source.root / "bench" / bench / "redis"
+            folder = home.root / "bench" / bench / "redis"
             shutil.rmtree(folder, ignore_errors=True)
             redis = resources.enter_context(running_redis(folder))
             variables |= {"VIREO_ONLINE_STORE": "redis", "VIREO_REDIS_URL": redis.url}
-        own = built_home(source, name, dataset, variables)
+        own = built_home(home, name, source, dataset, variables)
         stack = Stack.of(own, source.staged_release(dataset), settings=variables)
         if redis:
             redis.save()

@@ -107,7 +107,7 @@ def run_fuzz(home: Home, dataset: str, requests: int, seed: int, console: Consol
         VireoError: the stack can't be set up or started.
     """
     source = trained_home(home, dataset, console)
-    own = built_home(source, "fuzz/stack", dataset, {})
+    own = built_home(home, "fuzz/stack", source, dataset, {})
     with Stack.of(own, source.staged_release(dataset)).running() as stack:
         return asyncio.run(_run(stack, requests, seed, console))
 

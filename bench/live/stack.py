@@ -146,7 +146,7 @@ def live_stack(
     """
     release = home.trained_release(dataset)
     console.print(f"building the features of {dataset} and starting a stack")
-    own = built_home(home, f"live/{name}", dataset, settings or {})
+    own = built_home(home, f"live/{name}", home, dataset, settings or {})
     watches = load_watches(own, dataset)["viewer_id"].drop_duplicates()
     viewers = [str(each) for each in watches.head(plan.hiding)]
     viewers += [f"stranger-{number}" for number in range(plan.hiding - len(viewers))]
