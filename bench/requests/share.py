@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache, partial
-from itertools import cycle
 from typing import Any, TypeAlias
 
 import grpc
@@ -32,10 +31,11 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha import reflection_pb2
 
 from bench.live.stack import LiveStack
+from bench.load import closed_load
 from bench.requests.plan import RequestsPlan
 from bench.rows import Figures, Row
 from vireo.server.errors import VireoError
-from vireo.v1 import catalog_pb2, event_pb2, filter_pb2, recommendation_pb2_grpc
+from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 SETTINGS = {"VIREO_TRUSTED_HOPS": "1", "VIREO_OIP_HTTP": "true"}
@@ -118,25 +118,12 @@ async def _slates(
     edge: str, viewers: Sequence[str], seconds: float, begun: asyncio.Event | None = None
 ) -> tuple[list[float], int]:
     """Return the latencies in seconds of one caller's slates, and how many failed."""
-    latencies, failed = list[float](), 0
-    async with grpc.aio.insecure_channel(edge, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-        stub = recommendation_pb2_grpc.RecommendationServiceStub(channel)
-        if begun is not None:
-            await begun.wait()
-            await asyncio.sleep(_SETTLING)
-        until = time.monotonic() + seconds
-        for viewer in cycle(viewers):
-            at = time.monotonic()
-            if at > until:
-                break
-            request = pb.RecommendRequest(viewer_id=viewer, page_size=10)
-            try:
-                await stub.Recommend(request, timeout=5, metadata=_ADDRESS)
-            except grpc.aio.AioRpcError:
-                failed += 1
-            else:
-                latencies.append(time.monotonic() - at)
-    return latencies, failed
+    if begun is not None:
+        await begun.wait()
+        await asyncio.sleep(_SETTLING)
+    answers = await closed_load(edge, viewers, 1, seconds, deadline=lambda: 5.0, metadata=_ADDRESS)
+    good = [each.seconds for each in answers if not each.failure]
+    return good, len(answers) - len(good)
 
 
 async def _greedy(
