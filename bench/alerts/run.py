@@ -106,7 +106,11 @@ def expected_of(cases: Collection[int], *, on_redis: bool) -> list[_Expected]:
         for fault in case.faults
         if number in cases and case.on_redis == on_redis
     }
-    return [_Expected(numbers[fault], fault, *rest) for fault, *rest in ALERTS if fault in numbers]
+    return [
+        _Expected(numbers[fault], fault, alert, cause, needs_peace)
+        for fault, alert, cause, needs_peace in ALERTS
+        if fault in numbers
+    ]
 
 
 @dataclass(frozen=True)
