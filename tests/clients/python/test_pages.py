@@ -18,17 +18,10 @@ from vireo_client import (
     InvalidRequest,
     NotFound,
     RequestProfile,
-    SessionAction,
     SessionVideo,
     Slate,
     SlateItem,
     WatchedVideo,
-)
-
-CALM = Filter(
-    conditions=[Condition("duration", min=60, max=600), Condition("tag", all_of=["a", "b"])],
-    any=[Filter([Condition("language", any_of=[each])]) for each in ("de", "fr")],
-    none=[Filter([Condition("creator", none_of=["c"])])],
 )
 
 
@@ -36,56 +29,16 @@ def page(name: str, token: str) -> pb.RecommendResponse:
     return pb.RecommendResponse(items=[pb.SlateItem(video_id=name)], next_page_token=token)
 
 
-async def test_a_filter_and_a_session_become_messages(
-    gateway: FakeGateway, recommend: Recommend
-) -> None:
-    session = [SessionVideo("s"), SessionVideo("h", SessionAction.HOVERED)]
-    await recommend("1", filter=CALM, session=session, page_token="token")
-    [request] = gateway.requests
-    assert request == pb.RecommendRequest(
-        viewer_id="1",
-        surface=pb.SURFACE_HOME,
-        filter=filter_pb2.Filter(
-            conditions=[
-                filter_pb2.Condition(attribute="duration", min=60, max=600),
-                filter_pb2.Condition(attribute="tag", all_of=["a", "b"]),
-            ],
-            any=[
-                filter_pb2.Filter(
-                    conditions=[filter_pb2.Condition(attribute="language", any_of=[each])]
-                )
-                for each in ("de", "fr")
-            ],
-            none=[
-                filter_pb2.Filter(
-                    conditions=[filter_pb2.Condition(attribute="creator", none_of=["c"])]
-                )
-            ],
-        ),
-        session=[
-            pb.SessionVideo(video_id="s", action=pb.SESSION_ACTION_OPENED),
-            pb.SessionVideo(video_id="h", action=pb.SESSION_ACTION_HOVERED),
-        ],
-        page_token="token",
-    )
-
-
-async def test_an_explanation_says_how_many_videos_meet_the_filter(
+async def test_a_slate_says_how_many_videos_meet_the_filter_and_that_none_does(
     gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [
-        pb.RecommendResponse(explanation=pb.Explanation(filter_share=0)),
+        pb.RecommendResponse(explanation=pb.Explanation(filter_share=0), filter_unmet=True),
         pb.RecommendResponse(explanation=pb.Explanation()),
     ]
-    shares = [(await recommend("1", explain=True)).explanation for _ in range(2)]
-    assert [each and each.filter_share for each in shares] == [0, None]
-
-
-async def test_a_slate_says_that_no_video_meets_the_filter(
-    gateway: FakeGateway, recommend: Recommend
-) -> None:
-    gateway.answers = [pb.RecommendResponse(filter_unmet=True), pb.RecommendResponse()]
-    assert [(await recommend("1")).filter_unmet for _ in range(2)] == [True, False]
+    slates = [await recommend("1", explain=True) for _ in range(2)]
+    assert [each.explanation and each.explanation.filter_share for each in slates] == [0, None]
+    assert [each.filter_unmet for each in slates] == [True, False]
 
 
 async def test_pages_follow_the_tokens_with_the_same_request(
