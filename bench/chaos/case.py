@@ -121,7 +121,8 @@ class _Suffering:
             await asyncio.sleep(fault.lasts(chain.plan))
             chain.findings.must(await self._row() == row, "rows were written despite it")
             over = time.monotonic()
-        seen = [f"{over - gone:.0f} s", *await self._after(over)]
+        # What ends may take a while to be back, as pods do.
+        seen = [f"{over - gone:.0f} s", *await self._after(time.monotonic())]
         self._check_declared(gone, over, seen)
         chain.findings.note(f"{fault.title}: {', '.join(seen)}")
 
@@ -135,17 +136,17 @@ class _Suffering:
 
         return refused
 
-    async def _after(self, over: float) -> list[str]:
-        """Return how soon all was as before."""
+    async def _after(self, back: float) -> list[str]:
+        """Return how soon after a moment all was as before."""
         chain, fault, seen = self.chain, self.fault, []
         if self.recorder and fault.recorded_within is not None:
-            took = await _until_recorded(chain, self.recorder, over)
+            took = await _until_recorded(chain, self.recorder, back)
             seen.append(self._judged("events were taken again", took, fault.recorded_within))
         if fault.applied_within is not None:
             took = await until_applied(chain, self.replay)
             seen.append(self._judged("events were applied again", took, fault.applied_within))
         if fault.full_within is not None:
-            took = await chain.findings.until_full(self.load, over)
+            took = await chain.findings.until_full(self.load, back)
             seen.append(self._judged("slates were full", took, fault.full_within))
         return seen
 
