@@ -16,8 +16,7 @@ from rich.text import Text
 from bench.rows import check_bounds, show
 from bench.speed.plan import SpeedPlan
 from vireo.ops.cli.__main__ import main
-from vireo.ops.cli.output import only_warnings
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import only_warnings, print_table, table_of
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 

@@ -23,11 +23,11 @@ import grpc
 import grpc.aio
 
 from vireo.server.candidate import service as candidate
-from vireo.server.candidate.pipeline import CandidatePipeline
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.ranking import service as ranking
-from vireo.server.ranking.pipeline import RankingPipeline
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.pipeline import RankingPipeline
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest
 from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb

@@ -25,11 +25,10 @@ from bench.rows import Row
 from vireo.ops.cli.own_stack import VIREO
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.training.data.estimate import estimate_import
 from vireo.training.data.importing import ImportRequest
 from vireo.training.data.synth.world import WorldConfig
 from vireo.training.data.synth.writing import write_world
-from vireo.training.memory import features_memory, training_memory
+from vireo.training.estimates import estimate_import, features_memory, training_memory
 from vireo.training.profile import PROFILES, read_profile
 
 EVENTS = (1_000_000, 10_000_000)

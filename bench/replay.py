@@ -9,15 +9,14 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from pydantic import SecretStr
+from vireo.server.event_log.open import opened_log
 
 from bench.site import Recorder
 from vireo.server.consumer.apply import read_batch
 from vireo.server.consumer.fold import ViewerEvents, fold
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS, LogAwayError
-from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.settings import EventLogSettings
-from vireo.server.event_log.up_to_end import up_to_end
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import RedisSettings, open_rows
 from vireo.server.features.viewer_rows import ViewerRow
@@ -70,7 +69,7 @@ class Replay:
 
     async def compare(self, *recorders: Recorder) -> Compared:
         """Compare what recorders had acknowledged, and their viewers' rows, with the log."""
-        reads = (up_to_end(self.log, EVENTS, str(each)) for each in range(self.partitions))
+        reads = (self.log.up_to_end(EVENTS, str(each)) for each in range(self.partitions))
         entries = [entry for read in reads async for some in read for entry in some]
         logged = {
             event.event_id

@@ -12,7 +12,7 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import print_table, table_of
 from vireo.server.errors import VireoError
 
 

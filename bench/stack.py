@@ -31,7 +31,7 @@ from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.weights import Quotas
-from vireo.training.evaluation.served import serving_release
+from vireo.training.evaluation.served import Stack as ServedStack
 
 _CALL_SECONDS = 5.0
 _FETCHED, _PROFILE = "ml-100k", "quick"
@@ -128,16 +128,16 @@ class Stack(OwnStack):
             store = ReleaseStore(self.s3)
             store.change_channel(CHANNEL, Change(release), store.read_channel(CHANNEL))
 
-        async def served() -> bool:
+        async def all_serve() -> bool:
             for pod in self.pods():
-                serving = partial(serving_release, f"127.0.0.1:{pod.port}", _CALL_SECONDS)
-                if await asyncio.to_thread(serving) != release:
+                served = ServedStack(f"127.0.0.1:{pod.port}", _CALL_SECONDS)
+                if await asyncio.to_thread(served.serving_release) != release:
                     return False
             return True
 
         begun = time.monotonic()
         await asyncio.to_thread(change)
-        await until(served, f"the swap to {release}", patience, pause=0.1)
+        await until(all_serve, f"the swap to {release}", patience, pause=0.1)
         return time.monotonic() - begun
 
     def further(self, kind: PodKind) -> ProcessSpec:

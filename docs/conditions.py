@@ -7,6 +7,7 @@ alert what a viewer notices, what the alert means, how to find its cause, and ho
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ _RULES, _RUNBOOKS, _DOCTOR = FOLDER.parent / "rules", _DOCS / "runbooks", _DOCS 
 _OWN = ("viewers", "means", "find", "mend", "causes")
 """Fields of the table that Prometheus doesn't know."""
 _ALERTS = "| alert | what a viewer notices |\n|---|---|\n"
+_METRIC = re.compile(r"\b(?:vireo|envoy)[:_][\w:]+")
 _CAUSES = "| cause | case | what is wrong | alert |\n|---|---|---|---|\n"
 
 
@@ -74,9 +76,33 @@ def _runbook(alert: Mapping[str, Any]) -> str:
     first = textwrap.fill(f"**What a viewer notices:** {alert['viewers']}", 120)
     return (
         f"# {alert['alert']}\n\n{first}\n\n"
-        f"## What it means\n\n{alert['means']}\n## Find the cause\n\n{alert['find']}\n"
+        f"## What it means\n\n{alert['means']}{_dashboards(alert)}\n"
+        f"## Find the cause\n\n{alert['find']}\n"
         f"## Mend it\n\n{alert['mend']}"
     )
+
+
+def _dashboards(alert: Mapping[str, Any]) -> str:
+    """Return a line with the dashboards that show what an alert's expression reads."""
+    records = {
+        rule["record"]: rule["expr"]
+        for table in tables().values()
+        for group in table["groups"]
+        for rule in group["rules"]
+        if "record" in rule
+    }
+    found, left = set[str](), {alert["expr"]}
+    while left:
+        names = {name for text in left for name in _METRIC.findall(text)} - found
+        found |= names
+        left = {records[name] for name in names & records.keys()}
+    titles = [
+        document["title"]
+        for file in sorted((FOLDER.parent / "dashboards").glob("*.json"))
+        for document in [json.loads(file.read_text())]
+        if found & set(_METRIC.findall(json.dumps(document["panels"])))
+    ]
+    return f"\nDashboards: {', '.join(titles)}.\n" if titles else ""
 
 
 def _with_table(page: Path, header: str, rows: list[str]) -> str:

@@ -73,7 +73,7 @@ def settings_page() -> str:
         rows = [
             _row(prefix + name.upper(), field)
             for name, field in kind.model_fields.items()
-            if name not in ("s3", "home", "kubernetes", "event_log", "live", "redis")
+            if name not in ("s3", "home", "kubernetes", "event_log", "live", "redis", "patience")
             and (name not in known or known[name].get_default() != field.get_default())
         ]
         parts.append(

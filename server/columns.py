@@ -1,4 +1,4 @@
-"""Columns of the inner hops: a float32 a candidate, by the names of `vireo.server.signals`."""
+"""Columns of the inner hops: scores by name, and what retrieval says of the site's rules."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from google.protobuf.any_pb2 import Any
 
 from vireo.server.arrays import Float32Array
 from vireo.server.signals import SCORES, TASKS, Column
-from vireo.v1 import viewer_pb2
+from vireo.v1 import rules_pb2, viewer_pb2
 
 MAX_COLUMNS, MAX_NAME_BYTES = 64, 64
 """Bounds that the protos declare. Requests are validated against those, responses are not."""
 
 SCORE_COLUMNS: Mapping[str, Column] = {score.name: score for score in SCORES}
 TASK_COLUMNS: Mapping[str, Column] = {task.name: task for task in TASKS}
+_UNREAD = np.empty(0, np.float32)
+
+
+MIN_FACTOR, MAX_FACTOR = 0.01, 100.0
+"""Bounds of a rule's factor of scores, and of the product of several."""
+MAX_LABELS = 32
+"""Maximum labels of one candidate that a cap counts."""
 
 
 class BadColumnError(Exception):
@@ -36,12 +43,12 @@ def encode_columns(columns: Mapping[str, Float32Array]) -> list[viewer_pb2.Score
 def check_columns(
     columns: Sequence[viewer_pb2.ScoreColumn], count: int, declared: Mapping[str, Column]
 ) -> dict[str, Float32Array]:
-    """Return the columns by name, float32[count] each, those of other builds included.
+    """Return the columns by name, float32[count] each; those of other builds, unread, are empty.
 
     Raises:
         BadColumnError: there are too many columns, a name is empty, too long or occurs twice, or a
-            column differs from `count` in length or has a value that isn't finite or is out of its
-            declared bounds.
+            column differs from `count` in length, or a declared one has a value that isn't finite
+            or is out of its bounds.
     """
     if len(columns) > MAX_COLUMNS:
         raise BadColumnError(f"{len(columns)} columns, more than {MAX_COLUMNS}")
@@ -54,8 +61,11 @@ def check_columns(
             raise BadColumnError(f"{name} occurs twice")
         if len(column.values) != count:
             raise BadColumnError(f"{name} has {len(column.values)} values instead of {count}")
+        each = declared.get(name)
+        if each is None:
+            found[name] = _UNREAD
+            continue
         values = np.array(column.values, np.float32)
-        each = declared.get(name) or Column(name, "")
         if not each.admits(values):
             finite = np.isfinite(values).all()
             wrong = f"outside {each.low:g} to {each.high:g}" if finite else "that isn't finite"
@@ -80,3 +90,42 @@ def decode_columns(
     if found:
         raise BadColumnError(f"{next(iter(found))!r} is none of {', '.join(decoded)}")
     return decoded
+
+
+class BadRuleColumnError(Exception):
+    """Columns for the rules break the contract; the message names the column."""
+
+
+def check_rule_columns(
+    columns: rules_pb2.RuleColumns, rules: rules_pb2.SlateRules, count: int
+) -> None:
+    """Check what retrieval answered for some rules of its `count` candidates.
+
+    A build that knows no rules answers none of the columns.
+
+    Raises:
+        BadRuleColumnError: a column differs in length from the candidates or the rules, or a factor
+            is out of its bounds.
+    """
+    if columns.factors:
+        _check_rule_length("factors", len(columns.factors), count)
+        factors = np.array(columns.factors, np.float32)
+        if not ((factors >= np.float32(MIN_FACTOR)) & (factors <= MAX_FACTOR)).all():
+            raise BadRuleColumnError(
+                f"factors has a value outside {MIN_FACTOR:g} to {MAX_FACTOR:g}"
+            )
+    for name, values, asked in (
+        ("labels", columns.labels, rules.caps),
+        ("forbidden", columns.forbidden, rules.filters),
+        ("boosted", columns.boosted, rules.boosts),
+    ):
+        if len(values):
+            _check_rule_length(name, len(values), len(asked))
+    for place, column in enumerate(columns.labels):
+        _check_rule_length(f"labels[{place}].counts", len(column.counts), count)
+        _check_rule_length(f"labels[{place}].labels", len(column.labels), sum(column.counts))
+
+
+def _check_rule_length(name: str, values: int, wanted: int) -> None:
+    if values != wanted:
+        raise BadRuleColumnError(f"{name} has {values} values instead of {wanted}")

@@ -73,7 +73,7 @@ class Home:
 
     @property
     def measuring(self) -> Home:
-        """The home of measured fits; see `vireo.training.measuring`."""
+        """The home of measured fits; see `vireo.training.run`."""
         return Home(self.root / "measuring")
 
     @property

@@ -19,7 +19,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as SpanMessage
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
-from vireo.server.rpc.endpoint import COLLECTOR
+from vireo.server.rpc.settings import COLLECTOR
 from vireo.server.rpc.tls import tls_name
 from vireo.server.security.certificates import Authority, certificate_pem
 

@@ -1,4 +1,11 @@
-"""The measured fit of both models: from a data set's features to a staged release, in five steps.
+"""The two fits of a run: a measured one, and the one that is served.
+
+The measured fit holds out each viewer's last watch, and is evaluated on it. The second one
+continues the towers from its weights for a few more epochs on every watch, validation and test
+watches included, and recounts the tables. The ranker is kept: its labels must be unseen by the
+towers, and now no watch is. A few epochs at a low learning rate hardly move the vectors that it
+reads. No watch is left to measure the result on; `bench/refit.py` measures the same step one watch
+earlier.
 
 Each step stores its result under a fingerprint of its inputs, so that an interrupted run resumes,
 and a run whose data or settings changed starts afresh.
@@ -6,34 +13,140 @@ and a run whose data or settings changed starts afresh.
 
 from __future__ import annotations
 
+import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.home import Home
-from vireo.server.releases.manifest import Manifest
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest
 from vireo.server.releases.memory import return_memory
 from vireo.server.releases.weights import Quotas, ScoreWeights
-from vireo.training.data.dataset import Dataset
+from vireo.training.data.dataset import Dataset, describe_dataset
+from vireo.training.data.split import Holdout
 from vireo.training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
-from vireo.training.evaluation.held_out import last_held_out
 from vireo.training.evaluation.report import flat
 from vireo.training.evaluation.run import evaluate_release
 from vireo.training.evaluation.sources import FIT_VIEWERS, Proposals, fit_quotas
-from vireo.training.inputs import Inputs, ensure_features
+from vireo.training.evaluation.viewers import last_held_out
+from vireo.training.features.build import build_features, progress_bars
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 from vireo.training.profile import Profile
 from vireo.training.ranking.storage import load_ranking_set, save_ranking_set
 from vireo.training.ranking.train import TrainedRanker, calibrated, fit_ranker
 from vireo.training.ranking.training_set import RankingSet, build_ranking_set
-from vireo.training.release.stage import finish_release, stage_ranker
+from vireo.training.release.stage import (
+    Origin,
+    finish_release,
+    stage_ranker,
+    stage_retrieval,
+    take_ranker,
+)
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval
 from vireo.training.retrieval.validation import check_beats_popularity
-from vireo.training.run import fingerprint
+from vireo.training.run import Run, fingerprint
+
+REFIT_EPOCHS = 1 / 8
+"""Epochs and steps of the second fit as a share of the first's; at least one epoch."""
+REFIT_RATE = 1 / 4
+"""Its learning rate as a share of the first's; it decays to zero from the start."""
+
+
+def ensure_features(home: Home, dataset: Dataset, holdout: Holdout, console: Console) -> Split:
+    """Return the features' split; build the features if missing or built from other data."""
+    wanted = Split.of(holdout, dataset.fingerprint)
+    try:
+        split = Split.load(home, dataset.name)
+    except FeaturesMissingError:
+        split = None
+    if split != wanted:
+        console.rule(f"features of {dataset.name}")
+        with progress_bars(console) as progress:
+            # Measuring stays local; a shared store holds only what serving reads.
+            own = OnlineStoreSettings(online_store="sqlite") if holdout == "last" else None
+            build_features(home, dataset.name, holdout, progress, own)
+    return wanted
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of a fit: a split of a data set, its features and its watches."""
+
+    home: Home
+    dataset: Dataset
+    settings: Profile
+    split: Split
+    data: RetrievalData
+
+    @staticmethod
+    def of(
+        home: Home, dataset: Dataset, settings: Profile, holdout: Holdout, console: Console
+    ) -> Inputs:
+        """Return the inputs; build the features if need be."""
+        split = ensure_features(home, dataset, holdout, console)
+        watches, context = load_watches(home, dataset.name), settings.retrieval.context
+        data = RetrievalData.build(watches, dataset.videos, dataset.viewers, context=context)
+        del watches
+        return_memory()  # Freed strings of the tables lie between strings that are kept.
+        return Inputs(home, dataset, settings, split, data)
+
+    @property
+    def repo(self) -> Path:
+        """The feature folder."""
+        return self.home.features(self.dataset.name)
+
+    @property
+    def run(self) -> Run:
+        """The run's folder."""
+        return Run(self.home.run(self.dataset.name))
+
+    @property
+    def watches(self) -> pd.DataFrame:
+        """The split's watches, read on each use: keeping them takes too much memory."""
+        return load_watches(self.home, self.dataset.name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of everything that determines the retrieval part."""
+        retrieval = self.settings.retrieval
+        return fingerprint(
+            FORMAT_VERSION,
+            # Without the tasks and their outcomes, which the ranker alone learns.
+            FeatureSchema.ours(
+                retrieval.history_limit, retrieval.dimension, self.data.context
+            ).model_dump(exclude={"tasks"}),
+            self.split.model_dump(exclude={"outcomes", "features_format"}),
+            self.data.fingerprint(),
+            asdict(retrieval),
+        )
+
+    def stage_retrieval(self, model: TwoTower, quotas: Quotas | None = None) -> CandidateRelease:
+        """Stage the release's retrieval part with the trained towers and return it.
+
+        `quotas` are those of its sources; the defaults if None.
+        """
+        described = describe_dataset(self.home, self.dataset.name)
+        origin = Origin(
+            self.dataset.name,
+            self.split.data_fingerprint,
+            self.split.holdout,
+            described.log_positions.catalogue,
+            described.last.timestamp(),
+        )
+        return stage_retrieval(
+            self.run.draft, model, self.data, self.dataset, self.repo, origin, quotas
+        )
 
 
 def fit(
@@ -48,44 +161,42 @@ def fit(
         WorseThanPopularityError: the towers are worse than popularity, unless `force`.
         VireoError: any other error that the user can fix.
     """
-    inputs = Inputs.of(home, dataset, settings, ensure_features(home, dataset, "last", console))
-    ranking_inputs = fingerprint(
-        inputs.fingerprint, inputs.split.outcomes, asdict(settings.ranking)
-    )
-    manifest = inputs.run.finished(ranking_inputs)
-    if manifest:
+    inputs = Inputs.of(home, dataset, settings, "last", console)
+    run, ranking = inputs.run, settings.ranking
+    made_of = fingerprint(inputs.fingerprint, inputs.split.outcomes, asdict(ranking))
+    if manifest := run.finished(made_of):
         console.print(f"nothing to do: {manifest.release_id} was trained with these settings")
         return manifest
-    release = _retrieval(inputs, console, force)
+    release = run.drafted(inputs.fingerprint) or _retrieval(inputs, console, force)
     console.rule("3 of 5  the ranker's training set, drawn by the candidate pipeline")
-    ranking_set = _ranking_set(inputs, release, ranking_inputs)
+    ranking_set = load_ranking_set(run.ranking_set, made_of)
+    if ranking_set is None:
+        ranking_set = build_ranking_set(inputs.watches, inputs.repo, release, ranking)
+        save_ranking_set(run.ranking_set, ranking_set, made_of)
     console.rule("4 of 5  the ranker")
-    ranker = _ranker(inputs, release, ranking_set, ranking_inputs, console)
+    ranker = _ranker(inputs, release, ranking_set, made_of, console)
     del release, ranking_set  # Evaluation loads the release anew, and needs no training set.
     console.rule("5 of 5  evaluation and release")
     metrics = _evaluated(inputs, ranker)
-    inputs.run.unmark_draft()
-    manifest = finish_release(inputs.run.draft, inputs.run.release, metrics)
-    inputs.run.mark_finished(ranking_inputs, manifest)
+    run.unmark_draft()
+    manifest = finish_release(run.draft, run.release, metrics)
+    run.mark_finished(made_of, manifest)
     return manifest
 
 
 def _retrieval(inputs: Inputs, console: Console, force: bool) -> CandidateRelease:
-    """Return the staged retrieval part; train it unless an earlier run did."""
-    run = inputs.run
-    release = run.drafted(inputs.fingerprint)
-    if release is not None:
-        return release
+    """Train the towers, stage the retrieval part, and return it."""
+    run, settings = inputs.run, inputs.settings
     console.rule("1 of 5  retrieval: the two towers")
-    model = train_retrieval(inputs.data, inputs.settings.retrieval, run.checkpoints, console)
+    model = train_retrieval(inputs.data, settings.retrieval, run.checkpoints, console)
     check_beats_popularity(model, inputs.data, console, force=force)
     console.rule("2 of 5  exporting the viewer tower, building index and tables")
     run.unmark_draft()
     release = inputs.stage_retrieval(model)
     del model
     return_memory()
-    candidates = inputs.settings.ranking.candidates
-    release = with_quotas(release, inputs.watches, inputs.repo, candidates, console)
+    count = settings.ranking.candidates
+    release = with_quotas(release, inputs.watches, inputs.repo, count, console)
     run.mark_draft(inputs.fingerprint)
     return release
 
@@ -113,16 +224,6 @@ def with_quotas(
     return replace(release, manifest=manifest)
 
 
-def _ranking_set(inputs: Inputs, release: CandidateRelease, made_of: str) -> RankingSet:
-    """Return the ranker's training set, from disk if it was built from these inputs."""
-    settings, run = inputs.settings.ranking, inputs.run
-    data = load_ranking_set(run.ranking_set, made_of)
-    if data is None:
-        data = build_ranking_set(inputs.watches, inputs.repo, release, settings)
-        save_ranking_set(run.ranking_set, data, made_of)
-    return data
-
-
 def _ranker(
     inputs: Inputs,
     release: CandidateRelease,
@@ -131,18 +232,17 @@ def _ranker(
     console: Console,
 ) -> TrainedRanker:
     """Train the ranker, stage it with its score weights, and return it."""
-    settings = inputs.settings.ranking
+    settings, run = inputs.settings.ranking, inputs.run
     vectors = release.vectors.astype(np.float32, copy=False)
-    attributes = len(inputs.data.vocabulary)
     # The trainer, which holds a copy of the vectors, is freed here.
     ranker = calibrated(
         *fit_ranker(
             ranking_set,
             vectors,
             release.manifest.feature_schema,
-            attributes,
+            len(inputs.data.vocabulary),
             settings,
-            inputs.run.checkpoints,
+            run.checkpoints,
             made_of,
             console,
         )
@@ -174,3 +274,70 @@ def _evaluated(inputs: Inputs, ranker: TrainedRanker) -> dict[str, float]:
         )
         metrics |= flat(found)
     return metrics
+
+
+def refit(
+    home: Home, measuring: Home, dataset: Dataset, settings: Profile, console: Console
+) -> Manifest:
+    """Fit to every watch, stage the release in `home`, and return its manifest.
+
+    `measuring` is the home of the measured fit, whose release becomes part of this one; `settings`
+    are that fit's.
+
+    Raises:
+        TrainingInterruptedError: Ctrl-C; the same call resumes.
+        VireoError: any other error that the user can fix.
+    """
+    measured = Run(measuring.run(dataset.name))
+    twin = Manifest.read(measured.release)
+    inputs = Inputs.of(home, dataset, settings, "none", console)
+    run, made_of = inputs.run, fingerprint(inputs.fingerprint, twin.release_id)
+    if manifest := run.finished(made_of):
+        console.print(f"nothing to do: {manifest.release_id} goes on from {twin.release_id}")
+        return manifest
+    config = refit_config(settings.retrieval)
+    model = train_retrieval(
+        inputs.data, config, run.checkpoints, console, start=measured.checkpoints
+    )
+    staged = inputs.stage_retrieval(model, twin.quotas)
+    take_ranker(staged, measured.release, inputs.data)
+    metrics = add_measured(run.draft, measured.release)
+    manifest = finish_release(run.draft, run.release, metrics)
+    run.mark_finished(made_of, manifest)
+    return manifest
+
+
+def refit_config(config: RetrievalConfig) -> RetrievalConfig:
+    """Return the settings that continue a training with `config`."""
+    return replace(
+        config,
+        epochs=max(1, round(config.epochs * REFIT_EPOCHS)),
+        min_steps=round(config.min_steps * REFIT_EPOCHS),
+        max_minutes=None,
+        learning_rate=config.learning_rate * REFIT_RATE,
+        constant_share=0.0,
+    )
+
+
+def add_measured(folder: Path, measured: Path) -> dict[str, float]:
+    """Add the measured twin to a staged release and return its metrics.
+
+    The files of `measured`, the twin's finished release, are hard-linked if possible, else copied.
+
+    Raises:
+        ReleaseError: the twin is missing or can't be read.
+    """
+    manifest = Manifest.read(measured)
+    place = folder / layout.MEASURED
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(measured, place, copy_function=_link)
+    staged = Manifest.read(folder)
+    staged.model_copy(update={"measured": manifest.release_id}).write(folder)
+    return dict(manifest.metrics)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

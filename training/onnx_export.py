@@ -1,4 +1,4 @@
-"""Export of modules to ONNX, and the comparison of their outputs with PyTorch's."""
+"""Export of modules to ONNX; staging compares their outputs with PyTorch's."""
 
 from __future__ import annotations
 
@@ -8,21 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 from torch.export import Dim
 
-from vireo.server.arrays import Float32Array
-from vireo.server.errors import VireoError
-
 Inputs = dict[str, npt.NDArray[Any]]
 """Arrays by the name of the model's input."""
-
-
-class ExportError(VireoError):
-    """An exported model's outputs differ from the trained model's."""
 
 
 def export(
@@ -61,26 +53,4 @@ def export(
             dynamo=True,
             external_data=False,
             verbose=False,
-        )
-
-
-def check_outputs(
-    path: Path,
-    case: str,
-    given: Float32Array,
-    wanted: Float32Array,
-    tolerance: float,
-) -> None:
-    """Raise ExportError if the outputs of the model at `path` aren't PyTorch's, `wanted`."""
-    if given.shape != wanted.shape:
-        raise ExportError(
-            f"{path}: ONNX Runtime returns {given.shape}, not {wanted.shape}, for {case}; "
-            "check the model's dynamic axes"
-        )
-    difference = float(np.abs(given - wanted).max())
-    # Negated so that NaN fails too.
-    if not difference <= tolerance:
-        raise ExportError(
-            f"{path}: ONNX Runtime and PyTorch differ by {difference:.2g} for {case}, more than "
-            f"{tolerance:g}; don't publish it, and report the versions of both"
         )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vireo.ops.stack.lock import LockTakenError, file_lock
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
+from vireo.server.file_lock import LockTakenError, file_lock
 from vireo.server.home import Home
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest, ReleaseError
 from vireo.training.data.folder import replaced_folder
 
@@ -23,7 +23,20 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-@contextmanager
+def measuring_home(home: Home) -> Home:
+    """Return the home of `home`'s measured fits; create it if missing.
+
+    It shares the data sets but not the features: measuring needs what was known before the
+    held-out watches, serving needs everything known now.
+    """
+    measuring = home.measuring
+    measuring.root.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (measuring.root / "data").symlink_to(Path("..") / "data", target_is_directory=True)
+    return measuring
+
+
+@contextlib.contextmanager
 def only_training(home: Home, dataset: str) -> Iterator[None]:
     """Keep other processes from training on a data set of this home.
 
@@ -53,11 +66,6 @@ class Run:
     def checkpoints(self) -> Path:
         """Checkpoints, the ranking set and learning curves."""
         return self.folder / "checkpoints"
-
-    @property
-    def sequences(self) -> Path:
-        """Each viewer's watches, in the form that the towers train on."""
-        return self.checkpoints / "sequences.parquet"
 
     @property
     def ranking_set(self) -> Path:

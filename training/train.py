@@ -1,9 +1,4 @@
-"""Training end to end: a measured fit, then the fit that is served.
-
-The first (`vireo.training.fit`) holds out each viewer's last watch and is evaluated on it. The
-second (`vireo.training.refit`) continues it on every watch and is served; its docstring explains
-how the two relate.
-"""
+"""Training end to end: a measured fit, then the fit that is served; see `vireo.training.fit`."""
 
 from __future__ import annotations
 
@@ -14,13 +9,11 @@ from rich.console import Console
 from vireo.server.home import Home, keep_private
 from vireo.server.releases.manifest import Manifest
 from vireo.training.data.dataset import load_dataset
-from vireo.training.fit import fit
+from vireo.training.fit import ensure_features, fit
+from vireo.training.fit import refit as fit_to_every_watch
 from vireo.training.heartbeat import heartbeat
-from vireo.training.inputs import ensure_features
-from vireo.training.measuring import measuring_home
 from vireo.training.profile import Profile, load_profile
-from vireo.training.refit import refit as fit_to_every_watch
-from vireo.training.run import Run, only_training
+from vireo.training.run import Run, measuring_home, only_training
 
 
 def train_all(

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from bench.capacity.plan import DAY_SECONDS, ROLES, Demand, Policy, Prices, limits, plan
 from bench.capacity.published import PAGE, capacity_page, published_costs
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import print_table, table_of
 from vireo.server.errors import VireoError
 
 _DEFAULT, _POLICY, _PRICES = Demand(0), Policy(), Prices()

@@ -150,8 +150,7 @@ async def event_bytes(scratch: Path) -> float:
             for number, each in enumerate([impressions] + [one] * int(demand.plays)):
                 once = f"0.{batch:032}.{number}"
                 await log.append(EVENTS, "0", each.SerializeToString(), once)
-        connection = await log._connected()
-        stored = (await log._info(connection, EVENTS))["state"]["bytes"]
+        stored = (await log.describe(EVENTS))["state"]["bytes"]
         await log.close()
     return float(stored / (_BATCHES * demand.events))
 

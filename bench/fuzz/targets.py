@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from vireo.inference import open_inference_pb2
 from vireo.ops.stack.settings import POD_KINDS, StackSettings
-from vireo.server.rpc.reflection import v1_file
+from vireo.server.rpc.standard import v1_file
 from vireo.v1 import (
     candidate_pb2,
     catalog_pb2,

@@ -16,6 +16,7 @@ from bench.live.stack import LiveStack
 from bench.load import PAGE, Answer, SteadyLoad, p99
 from bench.rows import Row
 from vireo.server.errors import VireoError
+from vireo.training.evaluation.served import Stack as ServedStack
 from vireo.training.evaluation.served import ask_in_full
 from vireo.v1 import viewer_pb2
 
@@ -103,7 +104,8 @@ async def measure_swaps(live: LiveStack) -> list[Row]:
 async def _learned(live: LiveStack, viewers: Sequence[str], moment: int, release: str) -> Slates:
     """Return every viewer's slate under the release that is served."""
     moments = [moment] * len(viewers)
-    answers = await ask_in_full(live.edge, viewers, moments, concurrency=_LEARNERS, deadline=5.0)
+    edge = ServedStack(live.edge, concurrency=_LEARNERS)
+    answers = await ask_in_full(edge, viewers, moments)
     for answer in answers:
         if answer.failure or answer.degradations or answer.release_id != release:
             raise VireoError(f"the quiet stack did not answer in full: {answer}")

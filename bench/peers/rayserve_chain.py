@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
 
 from bench.peers import PORT, RELEASE, VIEWERS
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 
 _PORT = int(os.environ[PORT])
 # Ray reads them on import; the processes that it starts inherit them.

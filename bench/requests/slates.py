@@ -18,6 +18,7 @@ from itertools import cycle, islice
 
 import grpc.aio
 import numpy as np
+from vireo.server.filters.declared import CREATOR, label
 
 from bench.live.stack import LiveStack
 from bench.load import beside
@@ -25,7 +26,6 @@ from bench.requests.plan import RequestsPlan
 from bench.rows import Row
 from bench.site import Site, event, ids
 from tests.builders.filters import random_expression
-from vireo.server.filters.declared import CREATOR, label
 from vireo.server.home import Home
 from vireo.training.data.attributes import all_attributes, attribute_column
 from vireo.training.data.dataset import load_dataset

@@ -12,16 +12,16 @@ from rich.console import Console
 from bench.rows import Figures, Row
 from bench.speed.plan import SpeedPlan
 from vireo.server.arrays import Int64Array
-from vireo.server.candidate.allowed import Filters
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.query import Retrieval
-from vireo.server.candidate.release import FILTER_CACHE_BYTES, CandidateRelease
-from vireo.server.candidate.sources import two_tower
 from vireo.server.features.looked_up import looked_up
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.filters.declared import Declared, label
-from vireo.server.filters.expression import Condition, FilterExpression
-from vireo.server.filters.table import AttributeTable
+from vireo.server.recommend.filters.declared import Declared, label
+from vireo.server.recommend.filters.expression import Condition, FilterExpression
+from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.retrieval.allowed import Filters
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import FILTER_CACHE_BYTES, CandidateRelease
+from vireo.server.recommend.retrieval.sources import two_tower
 from vireo.server.releases import layout
 from vireo.server.releases.tables import VECTOR_TYPES, read_table
 from vireo.server.releases.texts import Texts

@@ -16,12 +16,12 @@ from bench.rows import Figures, Row
 from bench.speed.filtered import filtered_rows
 from bench.speed.plan import SpeedPlan
 from bench.speed.questions import read_viewers
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
 from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.server.pod.viewer import decode_viewer
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.features.watches import load_watches
 
 _EVENTS = (20, 50, 100, 200)

@@ -16,19 +16,19 @@ from typing import TypeAlias
 import grpc
 import numpy as np
 from google.protobuf.message import Message
+from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.gateway.stages.retrieve import retrieve_request
+from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
 
 from bench.load import PAGE
 from bench.speed.h2load import Prepared, Target
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.candidate.service import decode
 from vireo.server.errors import VireoError
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.query import RecommendQuery
-from vireo.server.gateway.stages.retrieve import retrieve_request
 from vireo.server.home import Home
-from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.rpc.guard import REQUEST_ID
 from vireo.training.features.watches import load_watches
 from vireo.v1 import candidate_pb2, recommendation_pb2, recommendation_pb2_grpc, viewer_pb2

@@ -19,7 +19,7 @@ from vireo.ops.backup.archive import ERASED, Archive, Manifest, buried
 from vireo.ops.backup.take import RULES, STORE_SECONDS, STREAMS, note
 from vireo.ops.cli.viewers import erase_again
 from vireo.server.consumer.apply import hide
-from vireo.server.event_log.open import opened_log
+from vireo.server.event_log.jetstream import opened_log
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import open_rows
 from vireo.server.home import Home

@@ -17,11 +17,10 @@ from google.protobuf.message import DecodeError
 from vireo.ops.backup.archive import ERASED, Archive, Manifest, bury
 from vireo.server.control.channels import MARKER
 from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import opened_log
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, REMOVED, STATE
-from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.event_log.settings import EventLogSettings
-from vireo.server.event_log.up_to_end import up_to_end
 from vireo.server.features.online_store import CONFIGURATION, open_rows
 from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
@@ -162,7 +161,7 @@ async def _log(
                     await event_log.save(stream, file)
                 files[path] = await asyncio.to_thread(archive.put, archive.scratch)
         if f"log/{EVENTS.name}" in files:
-            async for entries in up_to_end(event_log, EVENTS, after=read):
+            async for entries in event_log.up_to_end(EVENTS, after=read):
                 for viewer, at in (each for entry in entries for each in _erased(entry.data)):
                     await asyncio.to_thread(bury, archive.bucket, viewer, at)
                 read = entries.position

@@ -55,8 +55,8 @@ def restore(
     with --overwrite.
     """
     from vireo.ops.backup.restore import Restore
-    from vireo.ops.stack.lock import holder
     from vireo.ops.stack.state import stack_lock
+    from vireo.server.file_lock import holder
 
     home = Home.current()
     if not dry_run and (pid := holder(stack_lock(home))) is not None:

@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vireo.ops.cli.edge import operator_tls, require_stack
-from vireo.ops.cli.output import AsJson, print_json
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:

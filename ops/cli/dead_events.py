@@ -11,7 +11,6 @@ from google.protobuf.message import DecodeError
 
 from vireo.server.event_log.log import DEAD, REPLAYED, STATE, Entry, Stream
 from vireo.server.event_log.position import BEGIN, Position
-from vireo.server.event_log.up_to_end import up_to_end
 from vireo.v1 import event_pb2, log_pb2
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def note_unreadable(entry: Entry) -> None:
 
 async def _all_of(event_log: JetStreamLog, stream: Stream, key: str) -> list[Entry]:
     """Return the messages of a key that are there now."""
-    return [entry async for some in up_to_end(event_log, stream, key) for entry in some]
+    return [entry async for some in event_log.up_to_end(stream, key) for entry in some]
 
 
 def _parsed(recorded: bytes) -> Sequence[event_pb2.Event]:

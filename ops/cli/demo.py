@@ -118,8 +118,6 @@ def _record(played: Sequence[str], hidden: str, request_id: str) -> None:
     Raises:
         VireoError: they weren't recorded; the message says why.
     """
-    import grpc
-
     from vireo.ops.cli.edge import edge_of
     from vireo.v1 import event_pb2
     from vireo.v1.event_pb2_grpc import EventServiceStub
@@ -137,9 +135,6 @@ def _record(played: Sequence[str], hidden: str, request_id: str) -> None:
         )
         for position, (video_id, kind) in enumerate(kinds, start=1)
     ]
-    edge, request = edge_of(), event_pb2.RecordEventsRequest(events=events)
-    with edge.channel() as channel:
-        try:
-            EventServiceStub(channel).RecordEvents(request, timeout=5)
-        except grpc.RpcError as error:
-            raise edge.failure(error, "vireo.events") from error
+    request = event_pb2.RecordEventsRequest(events=events)
+    with edge_of().calls(EventServiceStub, "vireo.events") as service:
+        service.RecordEvents(request, timeout=5)

@@ -79,7 +79,7 @@ def doctor(
     asked.
     """
     only_warnings()
-    from vireo.ops.doctor.asking import ask_all
+    from vireo.ops.doctor.deployment import ask_all
     from vireo.ops.doctor.diagnose import diagnose
     from vireo.ops.doctor.parts import probes_of
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 import typer
 
@@ -15,9 +18,11 @@ if TYPE_CHECKING:
     import grpc
 
     from vireo.ops.stack.settings import StackSettings
-    from vireo.ops.stack.state import StackState
+    from vireo.ops.stack.state import ProcessState, StackState
     from vireo.server.rpc.tls import TlsFiles
+    from vireo.v1.release_pb2 import GetServingReleaseResponse
 
+Stub = TypeVar("Stub")
 _LOCAL_SECONDS = 3600
 _LOCAL_SCOPES = (
     "vireo.read",
@@ -87,6 +92,22 @@ class Edge:
             token = grpc.access_token_call_credentials(self.token)
             credentials = grpc.composite_channel_credentials(credentials, token)
         return credentials
+
+    @contextmanager
+    def calls(self, stub: Callable[[grpc.Channel], Stub], scope: str) -> Iterator[Stub]:
+        """Yield a stub of the edge; raise VireoError with the reason if a call of it fails.
+
+        Args:
+            stub: its class.
+            scope: of tokens, which the calls ask for.
+        """
+        import grpc
+
+        with self.channel() as channel:
+            try:
+                yield stub(channel)
+            except grpc.RpcError as error:
+                raise self.failure(error, scope) from error
 
     def failure(self, error: grpc.RpcError, scope: str) -> VireoError:
         """Return what to raise if a call failed that asks for a token of a scope."""
@@ -174,3 +195,35 @@ def _local_token(settings: StackSettings) -> str:
         audience=settings.jwt_audience,
         seconds=_LOCAL_SECONDS,
     )
+
+
+_SECONDS = 2.0
+_CONCURRENT = 16
+"""Maximum number of pods queried concurrently."""
+_PODS = ("candidate", "ranking", "gateway")
+
+
+def serving_releases(state: StackState) -> dict[str, GetServingReleaseResponse | None]:
+    """Return the response of each pod of a stack by name; None if it doesn't answer."""
+    import grpc
+
+    from vireo.server.rpc.tls import open_blocking_channel
+    from vireo.v1.release_pb2 import GetServingReleaseRequest
+    from vireo.v1.release_pb2_grpc import ReleaseServiceStub
+
+    tls = operator_tls(state)
+
+    def ask(pod: ProcessState) -> GetServingReleaseResponse | None:
+        role = pod.name.partition("-")[0]
+        with open_blocking_channel(f"127.0.0.1:{pod.port}", tls, role) as channel:
+            try:
+                return ReleaseServiceStub(channel).GetServingRelease(
+                    GetServingReleaseRequest(), timeout=_SECONDS
+                )
+            except grpc.RpcError:
+                return None
+
+    pods = [each for each in state.processes if each.name.startswith(_PODS)]
+    # Concurrent: a pod that hangs uses up its whole deadline.
+    with ThreadPoolExecutor(_CONCURRENT) as threads:
+        return dict(zip([pod.name for pod in pods], threads.map(ask, pods), strict=True))

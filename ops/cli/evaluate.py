@@ -6,45 +6,30 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import takewhile
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
 from vireo.ops.cli import studies
 from vireo.ops.cli.edge import CaOption, Edge, TokenOption, edge_of
+from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.studies import DataOption, JsonOption
-from vireo.ops.cli.tables import print_table, table_of
 from vireo.server.errors import VireoError
 from vireo.server.signals import TASKS
 
 if TYPE_CHECKING:
     from vireo.server.home import Home
-    from vireo.training.evaluation.commands import Evaluated
+    from vireo.server.releases.manifest import Manifest
+    from vireo.training.evaluation.run import Evaluated
 
 _RANKER = {
     "auc": "AUC",
     "ece": "calibration error",
     "predicted_over_observed": "predicted over observed",
 }
-_MOVED = {
-    **dict.fromkeys(
-        ("--served", "--lists", "--target", "--ca", "--token", "--concurrency", "--deadline"),
-        "served",
-    ),
-    "--sources": "study sources",
-    "--tune-quotas": "study quotas",
-    "--tune-baselines": "study baselines",
-    "--diversity": "study diversity",
-    "--without": "study ablations",
-    "--cold-start": "study cold-start",
-    "--report": "page",
-}
-"""Commands that replaced options, for the error message if an option is still used."""
-
 _Baselines = Annotated[
     bool,
     typer.Option(
@@ -55,16 +40,7 @@ _Baselines = Annotated[
 ]
 
 
-class _Evaluate(TyperGroup):
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        for arg in takewhile(lambda arg: arg not in self.commands, args):
-            option = arg.partition("=")[0]
-            if option in _MOVED:
-                raise VireoError(f"{option} has moved; see: vireo evaluate {_MOVED[option]} --help")
-        return super().parse_args(ctx, args)
-
-
-app = typer.Typer(cls=_Evaluate, invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 app.add_typer(studies.app, name="study", help="Study one part of a release, or tune it.")
 
 
@@ -90,14 +66,14 @@ def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = Fa
         VireoError: there is no release, or it can't be measured.
     """
     from vireo.server.home import Home
-    from vireo.training.evaluation import commands
+    from vireo.training.evaluation.run import evaluate_staged
     from vireo.training.heartbeat import heartbeat
-    from vireo.training.measuring import measuring_home
+    from vireo.training.run import measuring_home
 
     # The served release has seen every watch: measure its twin, which has not.
     home = measuring_home(Home.current())
     with heartbeat(Console(stderr=True), f"evaluating {dataset}"):
-        found = commands.evaluate_staged(home, dataset, _names(baselines))
+        found = evaluate_staged(home, dataset, _names(baselines))
     _print(found, as_json)
     if not as_json:
         typer.echo(f"report: {home.run(dataset) / 'report' / 'index.html'}")
@@ -133,9 +109,9 @@ def served(
 ) -> None:
     """Measure end to end: request every viewer's recommendations from a stack, through Envoy."""
     from vireo.server.home import Home
-    from vireo.training.evaluation import commands
+    from vireo.training.evaluation.served import Stack, evaluate_served
     from vireo.training.heartbeat import heartbeat
-    from vireo.training.measuring import measuring_home
+    from vireo.training.run import measuring_home
 
     home, errors = measuring_home(Home.current()), Console(stderr=True)
     report = home.run(data) / "report"
@@ -144,10 +120,9 @@ def served(
         heartbeat(errors, f"evaluating {data}"),
         _asked_edge(home, data, target, ca, token) as edge,
     ):
-        options = commands.ServedOptions(
-            edge.target, path, concurrency, deadline, edge.credentials()
-        )
-        found = commands.evaluate_served(home, data, options, errors, _names(baselines))
+        stack = Stack(edge.target, deadline, concurrency, edge.credentials())
+        stored = partial(stored_manifest, home)
+        found = evaluate_served(home, data, stack, path, stored, errors, _names(baselines))
     _print(found, as_json)
     if not as_json:
         typer.echo(f"lists: {path}")
@@ -165,15 +140,35 @@ def page(
 ) -> None:
     """Write one page with the results of all evaluations so far."""
     from vireo.server.home import Home
-    from vireo.training.evaluation import commands
-    from vireo.training.measuring import measuring_home
+    from vireo.training.evaluation.run import write_report_page
+    from vireo.training.run import measuring_home
 
     home = measuring_home(Home.current())
-    typer.echo(f"page: {commands.write_report_page(home, data, file)}")
+    typer.echo(f"page: {write_report_page(home, data, file)}")
+
+
+def stored_manifest(home: Home, release_id: str) -> Manifest:
+    """Return the manifest of a release in the store.
+
+    Raises:
+        VireoError: no store is known, or it has no such release.
+    """
+    from vireo.ops.stack.s3 import access, external_endpoint
+    from vireo.ops.stack.settings import StackSettings
+    from vireo.server.releases.s3 import S3Settings
+    from vireo.server.releases.store import ReleaseStore
+
+    settings = S3Settings.load() if external_endpoint() else access(StackSettings.load())
+    if settings is None:
+        raise VireoError(
+            f"the manifest of {release_id}, which is served, is neither in {home.root} nor in a "
+            "known store; set VIREO_S3_ENDPOINT and its keys, or VIREO_HOME to the stack's home"
+        )
+    return ReleaseStore(settings).manifest(release_id)
 
 
 def _names(every: bool) -> Sequence[str]:
-    from vireo.training.evaluation.baselines.registry import BASELINES, QUICK
+    from vireo.training.evaluation.baselines import BASELINES, QUICK
 
     return BASELINES if every else QUICK
 
@@ -197,7 +192,7 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(evaluated), indent=2))
         return
-    from vireo.training.evaluation.page import MEASURES
+    from vireo.training.evaluation.report import MEASURES
 
     console = Console(highlight=False)
     title = f"{evaluated.release_id}: held-out watches, all unwatched videos ranked"

@@ -13,17 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from vireo.ops.cli.output import AsJson, only_warnings, print_json
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import (
+    AsJson,
+    only_warnings,
+    print_json,
+    print_table,
+    progress_bar,
+    table_of,
+)
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 
 if TYPE_CHECKING:
     from vireo.ops.cli.dead_events import Letter
     from vireo.server.event_log.jetstream import JetStreamLog
-    from vireo.server.event_log.limits import Limits
     from vireo.server.event_log.log import Entry
     from vireo.server.event_log.position import Position
+    from vireo.server.event_log.streams import Limits
     from vireo.v1 import event_pb2
 
 app = typer.Typer(no_args_is_help=True)
@@ -216,8 +222,6 @@ async def _record(
         rate: maximum events a second; 0 for none.
         again: whether to append what the log has already.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     from vireo.server.gateway.events import messages
 
     partitions = _log_settings().event_partitions
@@ -227,14 +231,12 @@ async def _record(
         for stream, key, content, once in messages(some, partitions, time.time_ns()):
             await event_log.append(stream, key, content, "" if again else once)
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("events", total=total)
+    with progress_bar("events", total) as show:
         while window := list(islice(events, _BATCH * _CONCURRENT)):
             batches = [window[begin : begin + _BATCH] for begin in range(0, len(window), _BATCH)]
             await asyncio.gather(*map(append, batches))
             recorded += len(window)
-            bar.advance(task, len(window))
+            show(recorded, total)
             if rate:
                 await asyncio.sleep(max(0, began + recorded / rate - time.monotonic()))
     return recorded
@@ -304,8 +306,8 @@ def _log_settings() -> Any:
 @asynccontextmanager
 async def _opened_log(limits: Limits = "keep") -> AsyncIterator[JetStreamLog]:
     """Open the log of the settings, or of this home's stack; raise VireoError if it is away."""
+    from vireo.server.event_log.jetstream import opened_log
     from vireo.server.event_log.log import CATALOG, LogAwayError
-    from vireo.server.event_log.open import opened_log
 
     only_warnings()
     try:

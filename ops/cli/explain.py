@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vireo.ops.cli.edge import CaOption, TokenOption, edge_of
+from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.recommend import (
     SECONDS,
     AsJsonOption,
@@ -20,10 +21,8 @@ from vireo.ops.cli.recommend import (
     filter_of,
     invalid,
     plain,
-    recommendations,
     slate_request,
 )
-from vireo.ops.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
     from vireo.v1 import recommendation_pb2 as pb
@@ -46,6 +45,7 @@ def explain(
     from google.protobuf.json_format import MessageToJson
 
     from vireo.v1 import recommendation_pb2 as pb
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
     asked = filter_of(filter_json)
     try:
@@ -55,7 +55,8 @@ def explain(
         )
     except ValueError as error:
         raise invalid(error) from error
-    with recommendations(edge_of(target, ca, token), "vireo.explain") as service:
+    edge = edge_of(target, ca, token)
+    with edge.calls(RecommendationServiceStub, "vireo.explain") as service:
         response = service.ExplainVideo(request, timeout=SECONDS)
     if as_json:
         typer.echo(MessageToJson(response, ensure_ascii=False))

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.server.home import Home
 
 app = typer.Typer(no_args_is_help=True)
@@ -27,10 +26,9 @@ def build(
     """
     from vireo.ops.stack.state import running_stack
     from vireo.training.data.dataset import describe_dataset
-    from vireo.training.features.build import build_features
-    from vireo.training.features.progress import progress_bars
+    from vireo.training.estimates import features_memory
+    from vireo.training.features.build import build_features, progress_bars
     from vireo.training.heartbeat import heartbeat
-    from vireo.training.memory import features_memory
 
     home, console = Home.current(), Console()
     need = features_memory(describe_dataset(home, name))

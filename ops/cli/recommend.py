@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vireo.ops.cli.edge import CaOption, Edge, TokenOption, edge_of
+from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.recommend_all import (
     AllOption,
     DataOption,
@@ -19,16 +19,15 @@ from vireo.ops.cli.recommend_all import (
     chosen_viewers,
     recommend_all,
 )
-from vireo.ops.cli.tables import print_table, table_of
 from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:
     from vireo.v1 import filter_pb2
     from vireo.v1 import recommendation_pb2 as pb
-    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 SECONDS = 5.0
 """Deadline of calls."""
+SCOPE = "vireo.read"
 
 PageSizeOption = Annotated[int, typer.Option(help="Number of videos, 1 to 500.")]
 FilterOption = Annotated[
@@ -112,6 +111,7 @@ def similar(
     from google.protobuf.json_format import MessageToJson
 
     from vireo.v1 import recommendation_pb2 as pb
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
     asked = filter_of(filter_json)
     try:
@@ -124,7 +124,7 @@ def similar(
         )
     except ValueError as error:
         raise invalid(error) from error
-    with recommendations(edge_of(target, ca, token)) as service:
+    with edge_of(target, ca, token).calls(RecommendationServiceStub, SCOPE) as service:
         response = service.SimilarVideos(request, timeout=SECONDS)
     if as_json:
         typer.echo(MessageToJson(response, ensure_ascii=False))
@@ -196,26 +196,11 @@ def invalid(error: ValueError) -> VireoError:
     return VireoError(f"invalid request ({error}); ids are UTF-8 text, a page has 1 to 500 videos")
 
 
-@contextmanager
-def recommendations(edge: Edge, scope: str = "vireo.read") -> Iterator[RecommendationServiceStub]:
-    """Connect to the gateways behind `edge`; raise VireoError with the reason if a call fails.
-
-    `scope` is the one that the calls ask for.
-    """
-    import grpc
-
-    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-
-    with edge.channel() as channel:
-        try:
-            yield RecommendationServiceStub(channel)
-        except grpc.RpcError as error:
-            raise edge.failure(error, scope) from error
-
-
 def ask(request: pb.RecommendRequest, edge: Edge) -> pb.RecommendResponse:
     """Send a request to a gateway behind `edge`; raise VireoError with the reason on failure."""
-    with recommendations(edge) as service:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
+
+    with edge.calls(RecommendationServiceStub, SCOPE) as service:
         return service.Recommend(request, timeout=SECONDS)
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
 
 from vireo.ops.cli.edge import Edge
+from vireo.ops.cli.output import progress_bar
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 
@@ -69,13 +69,6 @@ def recommend_all(
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
 
     if not out.parent.is_dir():
         raise VireoError(f"{out.parent} is no folder; make it, or name another file with --out")
@@ -88,27 +81,21 @@ def recommend_all(
             ("degradations", pa.list_(pa.string())),
         ]
     )
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
     degraded = Counter[str]()
     unmet = 0
     began = time.monotonic()
     partial = out.with_name(f".{out.name}.partial")
     try:
-        with bar, pq.ParquetWriter(partial, schema) as writer:
-            task = bar.add_task("viewers", total=len(viewers))
+        with (
+            progress_bar("viewers", len(viewers)) as show,
+            pq.ParquetWriter(partial, schema) as writer,
+        ):
             rows: list[dict[str, Any]] = []
-            for response in batched(viewers, request, edge):
+            for done, response in enumerate(batched(viewers, request, edge), start=1):
                 rows.append(_row(response))
                 degraded.update(rows[-1]["degradations"])
                 unmet += response.slate.filter_unmet
-                bar.advance(task)
+                show(done, len(viewers))
                 if len(rows) == _ROW_GROUP:
                     writer.write_table(pa.Table.from_pylist(rows, schema))
                     rows.clear()

@@ -47,7 +47,7 @@ def check(
     import random
 
     from vireo.ops.cli.rules_preview import preview
-    from vireo.server.gateway.rule_problems import BadRulesError
+    from vireo.server.gateway.rule_tables import BadRulesError
     from vireo.server.gateway.rules import SiteRules
     from vireo.server.gateway.rules_file import read_rules
 

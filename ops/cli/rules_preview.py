@@ -18,11 +18,11 @@ from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
-from vireo.server.gateway.rule_problems import BadRulesError
+from vireo.server.gateway.rule_tables import BadRulesError
 from vireo.server.gateway.rules import ActiveRules, SiteRules
 from vireo.server.gateway.stages.call import StageCall
+from vireo.server.gateway.stages.pods import UnknownSeedError
 from vireo.server.gateway.stages.read_features import ReadFeatures
-from vireo.server.gateway.stages.retrieve import UnknownSeedError
 from vireo.server.home import Home
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.s3 import S3Settings

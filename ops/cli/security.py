@@ -29,7 +29,7 @@ def certificates(
     Each kind of process gets a certificate signed by this home's CA. Running processes reload
     renewed ones. Keys are readable only by their owner.
     """
-    from vireo.ops.stack.secure import write_envoy_secrets
+    from vireo.ops.stack.envoy import write_envoy_secrets
     from vireo.server.security.certificates import DAYS, Certificates
     from vireo.server.security.tokens import TokenSigner
 

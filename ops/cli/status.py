@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vireo.ops.cli.edge import operator_tls, require_stack
-from vireo.ops.cli.output import AsJson, print_json
-from vireo.ops.cli.pods import serving_releases
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.edge import operator_tls, require_stack, serving_releases
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.ops.doctor.finding import ago
 from vireo.server.errors import VireoError
 

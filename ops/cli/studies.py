@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from vireo.ops.cli.output import print_json
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import print_json, print_table, table_of
 
 if TYPE_CHECKING:
-    from vireo.training.evaluation.studies import Studies
+    from vireo.training.studies import Studies
 
 DataOption = Annotated[str, typer.Option(help="Name of the data set.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -110,9 +109,9 @@ def _study(
 ) -> None:
     """Run a study; print it as JSON, or its main figures and the report's path."""
     from vireo.server.home import Home
-    from vireo.training.evaluation.studies import Studies
     from vireo.training.heartbeat import heartbeat
-    from vireo.training.measuring import measuring_home
+    from vireo.training.run import measuring_home
+    from vireo.training.studies import Studies
 
     # Served models hold nothing out, so their measured twin is studied.
     home, errors = measuring_home(Home.current()), Console(stderr=True)

@@ -18,8 +18,7 @@ from vireo.ops.cli.doctor import (
     PrometheusOption,
     deployment_of,
 )
-from vireo.ops.cli.output import AsJson, print_json
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def top(
 
 def _seen(metrics: list[str], prometheus: str, installation: str, seconds: float) -> Overview:
     """Return what is read within `seconds`, the time between two readings of each page."""
-    from vireo.ops.doctor.asking import ask_all
+    from vireo.ops.doctor.deployment import ask_all
     from vireo.ops.doctor.overview import overview
     from vireo.ops.doctor.probes import metrics as pages
     from vireo.ops.doctor.probes import prometheus as server

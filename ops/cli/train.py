@@ -54,9 +54,8 @@ def train(
     """Train both models and stage a release; after Ctrl-C, run it again to resume."""
     from vireo.server.home import Home
     from vireo.training.data.dataset import describe_dataset
-    from vireo.training.memory import training_memory
+    from vireo.training.estimates import choose_profile, training_memory
     from vireo.training.profile import load_profile
-    from vireo.training.sizing import choose_profile
     from vireo.training.train import train_all
 
     home, errors = Home.current(), Console(stderr=True, highlight=False)

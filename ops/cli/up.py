@@ -16,7 +16,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from vireo.ops.cli.tables import table_of
+from vireo.ops.cli.output import table_of
 from vireo.server.home import Home
 from vireo.server.security.folder import SecurityFolder
 

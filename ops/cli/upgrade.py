@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from vireo.ops.cli.output import AsJson, only_warnings, print_json
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import AsJson, only_warnings, print_json, print_table, table_of
 from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ def _log(home: Home) -> Part | None:
 
     from vireo.ops.cli.upgrade_check import Part, logged
     from vireo.ops.stack.nats import known_log
-    from vireo.server.event_log.open import opened_log
+    from vireo.server.event_log.jetstream import opened_log
 
     if (named := known_log(home)) is None:
         return None

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import DecodeError, Message
-from vireo.server.consumer.rows import OnlineRows
-from vireo.server.releases.channel_document import parse_record
 
 from vireo.ops.stack.state import running_stack
 from vireo.server.errors import VireoError
@@ -27,10 +25,11 @@ from vireo.server.event_log.log import (
     Stream,
 )
 from vireo.server.event_log.position import Position
-from vireo.server.event_log.up_to_end import up_to_end
 from vireo.server.features.activity import EventRules
+from vireo.server.features.online_store import open_rows
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.home import Home
+from vireo.server.releases.channels import ChannelPointer
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import NotInStoreError, StoreError
@@ -151,7 +150,7 @@ def _home_files(home: Home) -> Iterator[Held]:
 
 def _open(repo: Path) -> None:
     FeatureReader(repo, _STORE_SECONDS)
-    OnlineRows(repo, _STORE_SECONDS).close()
+    open_rows(repo, _STORE_SECONDS).close()
 
 
 def _stored_releases(store: ReleaseStore) -> Iterator[Held]:
@@ -168,7 +167,7 @@ def _stored_releases(store: ReleaseStore) -> Iterator[Held]:
             if (found := bucket.get(place)) is None:
                 continue
             try:
-                named[parse_record(found[0], place).release_id] = None
+                named[ChannelPointer.parse_record(found[0], place).release_id] = None
             except StoreError as error:
                 yield Held(place, "channel", str(error))
             else:
@@ -192,7 +191,7 @@ async def _logged(event_log: JetStreamLog, partitions: int) -> AsyncIterator[Hel
             yield _parsed(stream.name, "catalogue changes", entry, log_pb2.CatalogChange)
     if not await event_log.end(STATE):
         return
-    async for entry in (each async for some in up_to_end(event_log, STATE) for each in some):
+    async for entry in (each async for some in event_log.up_to_end(STATE) for each in some):
         if kind := _STATE_KINDS.get(entry.key.partition(".")[0]):
             yield _parsed(f"{STATE.name}.{entry.key}", kind[0], entry, kind[1])
 

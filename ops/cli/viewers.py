@@ -155,8 +155,8 @@ def _erased(repo: Path, viewer: str) -> bool:
 
 async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
     """Record in the log who is erased, and when, Unix nanoseconds; return the last position."""
+    from vireo.server.event_log.jetstream import opened_log
     from vireo.server.event_log.log import EVENTS, LogAwayError, partition_of
-    from vireo.server.event_log.open import opened_log
     from vireo.v1 import log_pb2
 
     position = 0
@@ -177,8 +177,8 @@ async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
 
 async def _after(settings: EventLogSettings, viewer: str, position: int) -> None:
     """Wait for the consumer, then delete the viewer's events that were set aside."""
+    from vireo.server.event_log.jetstream import opened_log
     from vireo.server.event_log.log import partition_of
-    from vireo.server.event_log.open import opened_log
 
     partition = partition_of(viewer, settings.event_partitions)
     async with opened_log(settings) as event_log:
@@ -197,8 +197,8 @@ async def _delete_letters(
 ) -> None:
     """Delete viewers' events that were set aside, which a replay would bring back."""
     from vireo.ops.cli.dead_events import dead_letters, mark_replayed
+    from vireo.server.event_log.jetstream import opened_log
     from vireo.server.event_log.log import DEAD
-    from vireo.server.event_log.open import opened_log
 
     async with opened_log(settings) as event_log:
         letters = await dead_letters(event_log, map(str, partitions))

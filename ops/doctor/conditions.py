@@ -81,6 +81,15 @@ def conditions() -> Mapping[str, Condition]:
     return {each.cause: each for each in found}
 
 
+def by_fault() -> Mapping[str, tuple[str, str]]:
+    """Return the alert that a fault must fire, empty for none, and its cause, by its title."""
+    return {
+        fault.title: (fault.alert, each.cause)
+        for each in conditions().values()
+        for fault in each.faults
+    }
+
+
 def alerts() -> Iterator[Mapping[str, Any]]:
     """Yield each rule that alerts, as the table has it."""
     for table in tables().values():

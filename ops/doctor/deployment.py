@@ -1,13 +1,17 @@
-"""What there is to ask of a deployment, on this machine or elsewhere."""
+"""What there is to ask of a deployment, on this machine or elsewhere, all at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vireo.ops.doctor.facts import Facts, Unasked
+from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:
     from vireo.ops.cli.edge import Edge
@@ -45,8 +49,6 @@ class Deployment:
     log: EventLogSettings | None = None
     log_health: str = ""
     """URL at which the log's server says whether it can store; empty if there is none."""
-    log_folder: Path | None = None
-    """Where the log's server on this machine stores events."""
     features: Path | None = None
     """Folder of the feature repositories, one for each data set."""
     certificates: tuple[Path, ...] = ()
@@ -70,3 +72,43 @@ class Probe:
     def unnamed(name: str, advice: str) -> Probe:
         """Return a probe of a part that isn't named: it asks nothing, and says how to name it."""
         return Probe(name, lambda: Facts(unasked=(Unasked(name, advice),)))
+
+
+def ask_all(probes: Sequence[Probe], seconds: float) -> Facts:
+    """Return what the probes find out within a time; of the others, that they found nothing.
+
+    Each has a thread of its own, which ends with this process at the latest: a file system that
+    hangs can't be interrupted.
+    """
+    answers: queue.SimpleQueue[tuple[int, Facts]] = queue.SimpleQueue()
+
+    def ask(number: int, probe: Probe) -> None:
+        answers.put((number, _asked(probe)))
+
+    for number, probe in enumerate(probes):
+        threading.Thread(target=ask, args=(number, probe), name=probe.name, daemon=True).start()
+    until, found = time.monotonic() + seconds, dict[int, Facts]()
+    while len(found) < len(probes):
+        try:
+            number, facts = answers.get(timeout=max(0.0, until - time.monotonic()))
+        except queue.Empty:
+            break
+        found[number] = facts
+    late = f"found nothing out within {seconds:g} s"
+    return Facts.merged(
+        found.get(number, Facts(unasked=(Unasked(probe.name, late),)))
+        for number, probe in enumerate(probes)
+    )
+
+
+def _asked(probe: Probe) -> Facts:
+    try:
+        return probe.ask()
+    except VireoError as error:
+        why = str(error)
+    except ModuleNotFoundError as error:
+        why = f"the package {error.name} isn't installed here"
+    except Exception as error:  # noqa: BLE001
+        # Declared policy: what breaks one probe is reported and hides none of the other findings.
+        why = f"{type(error).__name__}: {error}"
+    return Facts(unasked=(Unasked(probe.name, why),))

@@ -8,19 +8,7 @@ from pathlib import Path
 
 from vireo.ops.cli.edge import edge_of, operator_tls
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.probes import (
-    control,
-    edge,
-    envoy,
-    log,
-    machine,
-    metrics,
-    pods,
-    processes,
-    prometheus,
-    s3,
-    store,
-)
+from vireo.ops.doctor.probes import envoy, machine, metrics, prometheus, services, stores
 from vireo.ops.stack.nats import external_log, known_log
 from vireo.ops.stack.s3 import access, external_endpoint
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
@@ -29,17 +17,17 @@ from vireo.server.home import Home
 from vireo.server.releases.s3 import S3Settings
 
 _PROBES: tuple[Callable[[Deployment], Iterator[Probe]], ...] = (
-    processes.probes,
-    pods.probes,
+    machine.process_probes,
+    machine.pod_probes,
     metrics.probes,
     prometheus.probes,
     envoy.probes,
-    control.probes,
-    edge.probes,
-    log.probes,
-    store.probes,
-    s3.probes,
-    machine.probes,
+    services.control_probes,
+    services.edge_probes,
+    services.log_probes,
+    stores.store_probes,
+    stores.s3_probes,
+    machine.file_probes,
 )
 _WITH_METRICS = ("candidate", "ranking", "gateway", "consumer", "control")
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from vireo.ops.stack.envoy import tool
-from vireo.ops.stack.lock import file_lock
 from vireo.ops.stack.ports import check_ports_free
 from vireo.ops.stack.probes import Probe, http_probe
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
@@ -21,6 +20,7 @@ from vireo.ops.stack.state import running_stack, stack_lock
 from vireo.ops.stack.temporary_server import temporary_server
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.file_lock import file_lock
 from vireo.server.home import Home
 
 ENVIRONMENT = {
@@ -151,7 +151,7 @@ def embedded_log(settings: StackSettings) -> Iterator[EventLogSettings]:
         return
     home = settings.home_folder
     with file_lock(stack_lock(home)):
-        check_ports_free({settings.log_port: "VIREO_LOG_PORT"})
+        check_ports_free({settings.log_port: "VIREO_PORT_BASE"})
         log, probe = prepare_log(settings), log_probe(settings)
         output, command = home.logs / "log.log", log_command(settings)
         with temporary_server(command, output, lambda: asyncio.run(probe()), ENVIRONMENT):

@@ -13,8 +13,7 @@ from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.rpc.health import health_problem_on
-from vireo.server.rpc.renewed_channel import lasting_channel
-from vireo.server.rpc.tls import TlsFiles
+from vireo.server.rpc.tls import TlsFiles, lasting_channel
 
 Probe: TypeAlias = Callable[[], Coroutine[Any, Any, str]]
 """Returns why the process is not healthy; an empty string if it is."""
@@ -24,7 +23,7 @@ _MAX_ANSWER_BYTES = 4096
 # A process that is started again is found at once. Without a pool of its own, the channel would
 # share the backoff of others to the same address.
 _OPTIONS = (
-    ("grpc.http2.bdp_probe", 0),  # see server/rpc/transport.py
+    ("grpc.http2.bdp_probe", 0),  # see server/rpc/server.py
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 200),

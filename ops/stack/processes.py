@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vireo.ops.stack import nats, page_keys, s3
@@ -23,9 +23,6 @@ from vireo.server.rpc.tls import TlsFiles
 
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 """The service under which the control plane reports its health."""
-
-_SERVICES = "vireo.server"
-"""The package of the services."""
 
 POD_TUNABLES = ":".join(
     f"glibc.malloc.{name}={value}"
@@ -111,49 +108,90 @@ def _pod_process(
     number: int,
     port: int,
 ) -> ProcessSpec:
-    name = f"{pool.cluster}-{number}"
-    home = settings.home_folder
-    return ProcessSpec(
-        name=name,
-        command=[sys.executable, "-m", f"{_SERVICES}.{pool.service}"],
-        port=port,
-        probe=grpc_probe(
-            port, GRPC_SERVICES[pool.service], tls=operator_tls(settings), role=pool.service
-        ),
-        pool=pool.name,
-        # The channel of another pool may name no release yet; the stack doesn't wait for it.
-        awaited=pool.name == "production",
-        environment={
-            **_server_environment(settings, server, name, port, pool.service),
-            "VIREO_HOME": str(home.root),
-            "VIREO_CONTROL_TARGET": f"127.0.0.1:{settings.control_port}",
+    serves_oip = settings.oip_http and pool.service != "gateway"
+    spec = _service_process(
+        settings,
+        f"{pool.cluster}-{number}",
+        pool.service,
+        port,
+        GRPC_SERVICES[pool.service],
+        _following(settings, server, log)
+        | {
             "VIREO_CHANNEL": settings.channel if pool.name == "production" else pool.name,
-            "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(home.cache),
-            "VIREO_FEATURES": str(home.root / "features"),
+            "VIREO_CACHE": os.environ.get("VIREO_CACHE") or str(settings.home_folder.cache),
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
             "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
-            **(log_environment(log) if log else {}),
             **({page_keys.VARIABLE: page_token_keys} if pool.service == "gateway" else {}),
-            "VIREO_OIP_HTTP_PORT": str(_oip_http_port(settings, pool, port)),
-            # A pod has one core: its libraries' threads would only compete for it.
-            "OMP_NUM_THREADS": "1",
+            # By HTTP too; 0 for no port.
+            "VIREO_OIP_HTTP_PORT": str(port + OIP_HTTP_PORT_OFFSET if serves_oip else 0),
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", POD_TUNABLES),
+        },
+    )
+    # The channel of another pool may name no release yet; the stack doesn't wait for it.
+    return replace(spec, pool=pool.name, awaited=pool.name == "production")
+
+
+def consumer_processes(
+    settings: StackSettings, server: S3Settings, log: EventLogSettings
+) -> list[ProcessSpec]:
+    """Return the consumer of each partition of the log."""
+    return [
+        _service_process(
+            settings,
+            f"consumer-{partition + 1}",
+            "consumer",
+            port,
+            "",
+            _following(settings, server, log)
+            | {"VIREO_CHANNEL": settings.channel, "VIREO_EVENT_PARTITION": str(partition)},
+        )
+        for partition, port in enumerate(settings.consumer_ports(log.event_partitions))
+    ]
+
+
+def control_process(settings: StackSettings, server: S3Settings, endpoints: Path) -> ProcessSpec:
+    """Return the control plane; it reads the pods' addresses from the file `endpoints`."""
+    return _service_process(
+        settings,
+        "control",
+        "control",
+        settings.control_port,
+        ADS,
+        {
+            **server.environment(),
+            "VIREO_MAX_CONNECTION_AGE": "0",  # the setting is for pods
+            "VIREO_ENDPOINTS_FILE": str(endpoints),
+            "VIREO_EDGE_HOST": settings.edge_host,
+            "VIREO_EDGE_PORT": str(settings.edge_port),
+            "VIREO_CANDIDATE_PORT": str(settings.candidate_port),
+            "VIREO_RANKING_PORT": str(settings.ranking_port),
+            "VIREO_OIP_HTTP_OFFSET": str(OIP_HTTP_PORT_OFFSET if settings.oip_http else 0),
+            "VIREO_CORS_ORIGINS": settings.cors_origins,
+            **_edge_access(settings),
         },
     )
 
 
-def _oip_http_port(settings: StackSettings, pool: Pool, port: int) -> int:
-    """Return the port on which a pod serves the Open Inference Protocol by HTTP; 0 for none."""
-    serves = settings.oip_http and pool.service != "gateway"
-    return port + OIP_HTTP_PORT_OFFSET if serves else 0
+def _service_process(
+    settings: StackSettings,
+    name: str,
+    role: str,
+    port: int,
+    service: str,
+    environment: Mapping[str, str],
+) -> ProcessSpec:
+    """Return a process of ours that serves gRPC.
 
-
-def _server_environment(
-    settings: StackSettings, server: S3Settings, name: str, port: int, role: str
-) -> dict[str, str]:
-    """Return the variables of every server process: S3, ports, and its certificate if secured."""
-    environment = server.environment() | {
+    Args:
+        settings: the stack's.
+        name: its name.
+        role: its package, and the role that its certificate names.
+        port: its port.
+        service: the gRPC service whose health it reports.
+        environment: its variables but for ports and certificates.
+    """
+    own = {
         "VIREO_HOST": "127.0.0.1",
         "VIREO_PORT": str(port),
         "VIREO_POD_NAME": name,
@@ -161,10 +199,32 @@ def _server_environment(
     }
     if settings.secure:
         files = settings.security.tls(role)
-        environment["VIREO_TLS_CERTIFICATE"] = str(files.certificate)
-        environment["VIREO_TLS_KEY"] = str(files.key)
-        environment["VIREO_TLS_CA"] = str(files.authority)
-    return environment
+        own["VIREO_TLS_CERTIFICATE"] = str(files.certificate)
+        own["VIREO_TLS_KEY"] = str(files.key)
+        own["VIREO_TLS_CA"] = str(files.authority)
+    return ProcessSpec(
+        name=name,
+        command=[sys.executable, "-m", f"vireo.server.{role}"],
+        port=port,
+        probe=grpc_probe(port, service, tls=operator_tls(settings), role=role),
+        environment={**own, **environment},
+    )
+
+
+def _following(
+    settings: StackSettings, server: S3Settings, log: EventLogSettings | None
+) -> dict[str, str]:
+    """Return the variables of what follows a channel, and reads features and the log."""
+    home = settings.home_folder.root
+    return {
+        **server.environment(),
+        **(log_environment(log) if log else {}),
+        "VIREO_HOME": str(home),
+        "VIREO_CONTROL_TARGET": f"127.0.0.1:{settings.control_port}",
+        "VIREO_FEATURES": str(home / "features"),
+        # It has one core: its libraries' threads would only compete for it.
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def operator_tls(settings: StackSettings) -> TlsFiles | None:
@@ -193,64 +253,6 @@ def endpoints_document(settings: StackSettings) -> EndpointsDocument:
         ports = settings.pod_ports(pool.service, pool.name)
         document.setdefault(pool.service, {})[pool.name] = [f"127.0.0.1:{port}" for port in ports]
     return EndpointsDocument.model_validate(document)
-
-
-def consumer_processes(
-    settings: StackSettings, server: S3Settings, log: EventLogSettings
-) -> list[ProcessSpec]:
-    """Return the consumer of each partition of the log."""
-    return [
-        _consumer_process(settings, server, log, partition, port)
-        for partition, port in enumerate(settings.consumer_ports(log.event_partitions))
-    ]
-
-
-def _consumer_process(
-    settings: StackSettings,
-    server: S3Settings,
-    log: EventLogSettings,
-    partition: int,
-    port: int,
-) -> ProcessSpec:
-    name = f"consumer-{partition + 1}"
-    return ProcessSpec(
-        name=name,
-        command=[sys.executable, "-m", f"{_SERVICES}.consumer"],
-        port=port,
-        probe=grpc_probe(port, "", tls=operator_tls(settings), role="consumer"),
-        environment={
-            **_server_environment(settings, server, name, port, "consumer"),
-            **log_environment(log),
-            "VIREO_EVENT_PARTITION": str(partition),
-            "VIREO_HOME": str(settings.home_folder.root),
-            "VIREO_CONTROL_TARGET": f"127.0.0.1:{settings.control_port}",
-            "VIREO_CHANNEL": settings.channel,
-            "VIREO_FEATURES": str(settings.home_folder.root / "features"),
-            "OMP_NUM_THREADS": "1",
-        },
-    )
-
-
-def control_process(settings: StackSettings, server: S3Settings, endpoints: Path) -> ProcessSpec:
-    """Return the control plane; it reads the pods' addresses from the file `endpoints`."""
-    return ProcessSpec(
-        name="control",
-        command=[sys.executable, "-m", f"{_SERVICES}.control"],
-        port=settings.control_port,
-        probe=grpc_probe(settings.control_port, ADS, tls=operator_tls(settings), role="control"),
-        environment={
-            **_server_environment(settings, server, "control", settings.control_port, "control"),
-            "VIREO_MAX_CONNECTION_AGE": "0",  # the setting is for pods
-            "VIREO_ENDPOINTS_FILE": str(endpoints),
-            "VIREO_EDGE_HOST": settings.edge_host,
-            "VIREO_EDGE_PORT": str(settings.edge_port),
-            "VIREO_CANDIDATE_PORT": str(settings.candidate_port),
-            "VIREO_RANKING_PORT": str(settings.ranking_port),
-            "VIREO_OIP_HTTP_OFFSET": str(OIP_HTTP_PORT_OFFSET if settings.oip_http else 0),
-            "VIREO_CORS_ORIGINS": settings.cors_origins,
-            **_edge_access(settings),
-        },
-    )
 
 
 def envoy_process(settings: StackSettings, bootstrap: Path) -> ProcessSpec:

@@ -11,9 +11,9 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
-from vireo.ops.stack.lock import file_lock
 from vireo.ops.stack.state import ProcessState, running_stack
 from vireo.server.errors import VireoError
+from vireo.server.file_lock import file_lock
 from vireo.server.home import Home
 
 _BY_NAME = ("s3", "log", "envoy", "prometheus", "alertmanager")

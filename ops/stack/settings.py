@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,7 +15,7 @@ from vireo.server.settings import EnvironmentSettings
 PodKind = Literal["candidate", "ranking", "gateway"]
 POD_KINDS: tuple[PodKind, ...] = ("candidate", "ranking", "gateway")
 PoolName = Literal["production", "canary", "shadow"]
-_SIDE_POOLS: tuple[PoolName, ...] = ("canary", "shadow")
+_POOLS: tuple[PoolName, ...] = ("production", "canary", "shadow")
 
 METRICS_PORT_OFFSET = 1000
 """Offset from the port of a pod, or of the control plane, to that of its metrics."""
@@ -24,16 +24,25 @@ OIP_HTTP_PORT_OFFSET = 2000
 
 _LOOPBACK_OF_ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
 _MAX_PODS = 10
-_MAX_PORT = 65535
 _S3_PORTS = 9
 _S3_ADMIN_OFFSET = 10008
+
+
+class _FromBase:
+    """A port at an offset from `port_base`."""
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+
+    def __get__(self, settings: StackSettings, _: type[StackSettings]) -> int:
+        return settings.port_base + self._offset
 
 
 class StackSettings(EnvironmentSettings):
     """Read from `VIREO_…` environment variables; each field says what it is for.
 
-    Only `edge_port` is meant for callers. All other ports follow from `port_base` unless
-    they are set, and are bound on loopback.
+    Only `edge_port` is meant for callers. All other ports follow from `port_base`, and are bound
+    on loopback.
     """
 
     home: Path = Field(default_factory=lambda: Home.current().root)
@@ -46,34 +55,35 @@ class StackSettings(EnvironmentSettings):
     edge_port: int = Field(default=8080, ge=1, le=65535)
     """Port of the edge: gRPC, gRPC-Web and REST."""
     port_base: int = Field(default=8100, ge=1024, le=50000)
-    """Port that the defaults of all others but the edge's follow; a second stack needs both."""
+    """Port that all others but the edge's follow; a second stack needs both."""
     admin_port: int = Field(default_factory=lambda data: data["port_base"])
     """Port of Envoy's admin interface, always on loopback; 0 for none."""
-    candidate_port: int = Field(default_factory=lambda data: data["port_base"] + 1)
+
+    candidate_port: ClassVar = _FromBase(1)
     """Port of Envoy's inner listener for the candidate pods."""
-    ranking_port: int = Field(default_factory=lambda data: data["port_base"] + 2)
+    ranking_port: ClassVar = _FromBase(2)
     """Port of Envoy's inner listener for the ranking pods."""
-    control_port: int = Field(default_factory=lambda data: data["port_base"] + 4)
+    control_port: ClassVar = _FromBase(4)
     """Port of the control plane, which configures Envoy."""
-    s3_port: int = Field(default_factory=lambda data: data["port_base"] + 10)
-    """Port of the embedded S3 server; it also uses the next eight ports, and s3_port + 10008."""
-    log_port: int = Field(default_factory=lambda data: data["port_base"] + 5)
+    log_port: ClassVar = _FromBase(5)
     """Port of the embedded log of events, a NATS server."""
-    prometheus_port: int = Field(default_factory=lambda data: data["port_base"] + 6)
+    prometheus_port: ClassVar = _FromBase(6)
     """Port of Prometheus, always on loopback, if it is run."""
-    alertmanager_port: int = Field(default_factory=lambda data: data["port_base"] + 7)
+    alertmanager_port: ClassVar = _FromBase(7)
     """Port of Alertmanager, always on loopback, if it is run."""
-    candidate_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 20)
+    s3_port: ClassVar = _FromBase(10)
+    """Port of the embedded S3 server; it also uses the next eight ports, and s3_port + 10008."""
+    candidate_pod_port: ClassVar = _FromBase(20)
     """Port of the first candidate pod; the next pods use the ports that follow."""
-    ranking_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 30)
+    ranking_pod_port: ClassVar = _FromBase(30)
     """Port of the first ranking pod."""
-    gateway_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 40)
+    gateway_pod_port: ClassVar = _FromBase(40)
     """Port of the first gateway pod."""
-    canary_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 50)
+    canary_pod_port: ClassVar = _FromBase(50)
     """Port of the first canary pod: ten ports for candidate pods, ten for ranking pods."""
-    shadow_pod_port: int = Field(default_factory=lambda data: data["port_base"] + 70)
+    shadow_pod_port: ClassVar = _FromBase(70)
     """Port of the first shadow pod, in the same way."""
-    consumer_port: int = Field(default_factory=lambda data: data["port_base"] + 90)
+    consumer_port: ClassVar = _FromBase(90)
     """Port of the first consumer of events; that of each further partition uses the next."""
 
     candidate_pods: int = Field(default=2, ge=1, le=_MAX_PODS)
@@ -115,14 +125,17 @@ class StackSettings(EnvironmentSettings):
     """Maximum calls a second by one caller of a secured edge; 0 for no limit."""
     cors_origins: str = r"https?://(localhost|127\.0\.0\.1)(:[0-9]+)?"
     """Regular expression of the web origins that browsers may call from."""
-    envoy_id: str = Field(default_factory=lambda data: f"envoy-{data['edge_port']}", min_length=1)
-    """Envoy's node id; each Envoy of a control plane needs its own."""
     envoy_threads: int = Field(default=1, ge=1, le=64)
     """Number of Envoy's worker threads. One proxies about two thousand slates a second, as many as
     pods on eight cores can answer, and wakes up less often than two that share the same calls."""
     start_timeout: float = Field(default=90, gt=0)
     """Seconds after which a process that isn't healthy yet is shown as unhealthy, and goes on
     starting: the stack is ready once all are healthy. `vireo restart` waits as long for each."""
+
+    @property
+    def envoy_id(self) -> str:
+        """Envoy's node id; each Envoy of a control plane needs its own."""
+        return f"envoy-{self.edge_port}"
 
     @property
     def home_folder(self) -> Home:
@@ -181,64 +194,41 @@ class StackSettings(EnvironmentSettings):
             partitions: the log's number of partitions.
 
         Raises:
-            VireoError: two settings lead to the same port, or one to an invalid number.
+            VireoError: two settings lead to the same port.
         """
-        ports = {self.edge_port: "VIREO_EDGE_PORT"}
-        groups = [
-            (f"VIREO_{name.upper()}_PORT", [getattr(self, f"{name}_port")])
-            for name in ("admin", "candidate", "ranking", "control")
-            if name != "admin" or self.admin_port
-        ]
-        if self.observe:
-            groups.append(("VIREO_PROMETHEUS_PORT", [self.prometheus_port]))
-            groups.append(("VIREO_ALERTMANAGER_PORT", [self.alertmanager_port]))
-        pods = [(f"VIREO_{kind.upper()}_POD_PORT", self.pod_ports(kind)) for kind in POD_KINDS]
-        pods += [
-            (f"VIREO_{pool.upper()}_POD_PORT", self.pod_ports(kind, pool))
-            for pool in _SIDE_POOLS
+        models = [
+            port
+            for pool in _POOLS
             for kind in POD_KINDS
+            if kind != "gateway"
+            for port in self.pod_ports(kind, pool)
         ]
-        pods.append(("VIREO_CONSUMER_PORT", self.consumer_ports(partitions)))
-        groups += pods
-        monitored = [*pods, ("VIREO_CONTROL_PORT", [self.control_port])]
-        if embedded_log:
-            groups.append(("VIREO_LOG_PORT", [self.log_port]))
-            monitored.append(("VIREO_LOG_PORT", [self.log_port]))
-        if self.oip_http:
-            groups += [
-                (
-                    f"{setting} (+ {OIP_HTTP_PORT_OFFSET} for HTTP)",
-                    [port + OIP_HTTP_PORT_OFFSET for port in group],
-                )
-                for setting, group in pods
-                if not setting.startswith(("VIREO_GATEWAY", "VIREO_CONSUMER"))
-            ]
+        monitored = [*models, *self.pod_ports("gateway"), *self.consumer_ports(partitions)]
+        monitored += [self.control_port, *([self.log_port] if embedded_log else [])]
         # Listed, so that a clash with a stack whose base differs by the offset is detected.
-        groups += [
-            (
-                f"{setting} (+ {METRICS_PORT_OFFSET} for metrics)",
-                [port + METRICS_PORT_OFFSET for port in group],
-            )
-            for setting, group in monitored
-        ]
+        bound = [*monitored, *(port + METRICS_PORT_OFFSET for port in monitored)]
+        bound += [self.candidate_port, self.ranking_port]
+        if self.oip_http:
+            bound += [port + OIP_HTTP_PORT_OFFSET for port in models]
+        if self.observe:
+            bound += [self.prometheus_port, self.alertmanager_port]
         if embedded_s3:
-            groups.append(("VIREO_S3_PORT", list(self.s3_ports())))
-        for setting, group in groups:
-            for port in group:
-                if port > _MAX_PORT:
-                    raise VireoError(
-                        f"{setting} leads to port {port}, and {_MAX_PORT} is the highest; "
-                        "set it lower"
-                    )
-                if port in ports:
-                    raise VireoError(
-                        f"port {port} is meant for {ports[port]} and {setting} both; "
-                        "set one of them to another port"
-                    )
-                ports[port] = f"{setting} or VIREO_PORT_BASE"
+            bound += self.s3_ports()
+        ports = dict.fromkeys(bound, "VIREO_PORT_BASE")
+        for port, setting in (
+            (self.admin_port, "VIREO_ADMIN_PORT"),
+            (self.edge_port, "VIREO_EDGE_PORT"),
+        ):
+            if port in ports:
+                raise VireoError(
+                    f"port {port} is meant for {ports[port]} and {setting} both; "
+                    "set one of them to another port"
+                )
+            if port:
+                ports[port] = setting
         return ports
 
     def s3_ports(self) -> dict[int, str]:
         """Return the ports of the embedded S3 server, with the setting that moves them."""
         ports = [*range(self.s3_port, self.s3_port + _S3_PORTS), self.s3_port + _S3_ADMIN_OFFSET]
-        return dict.fromkeys(ports, "VIREO_S3_PORT or VIREO_PORT_BASE")
+        return dict.fromkeys(ports, "VIREO_PORT_BASE")

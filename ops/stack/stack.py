@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from vireo.ops.stack.envoy import bootstrap
-from vireo.ops.stack.lock import LockTakenError, file_lock
+from vireo.ops.stack.envoy import bootstrap, secure
 from vireo.ops.stack.nats import external_log, prepare_log, reachable_log
 from vireo.ops.stack.observe import alertmanager_url, check_programs, observers, prometheus_url
 from vireo.ops.stack.page_keys import page_token_keys
@@ -30,12 +29,12 @@ from vireo.ops.stack.processes import (
 )
 from vireo.ops.stack.restart import environment_file
 from vireo.ops.stack.s3 import access, external_endpoint, lock_path, prepare
-from vireo.ops.stack.secure import secure
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.state import StackState, running_stack, stack_lock
 from vireo.ops.stack.supervisor import Supervisor
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.file_lock import LockTakenError, file_lock
 from vireo.server.home import keep_private
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore

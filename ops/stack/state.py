@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from vireo.ops.stack.lock import holder
 from vireo.server.errors import VireoError
+from vireo.server.file_lock import holder
 from vireo.server.home import Home
 
 State = Literal["starting", "healthy", "unhealthy", "restarting", "stopped"]

@@ -12,29 +12,35 @@ import grpc.aio
 import numpy as np
 from pydantic import Field
 
-from vireo.server.candidate.explain import explain
-from vireo.server.candidate.pipeline import (
+from vireo.server.columns import encode_columns
+from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
+from vireo.server.inference.tensors import Limits
+from vireo.server.live.live import Live
+from vireo.server.models.signature import BATCH, HISTORY
+from vireo.server.pod.pod import Pod, PodSettings, following
+from vireo.server.pod.release_metrics import ReleaseFacts
+from vireo.server.pod.release_service import served
+from vireo.server.pod.run_queue import RunQueue
+from vireo.server.pod.stage_metrics import StageMetrics
+from vireo.server.pod.viewer import decode_viewer
+from vireo.server.recommend.filters.declared import Declared
+from vireo.server.recommend.filters.expression import BadFilterError, FilterExpression, all_of
+from vireo.server.recommend.filters.expression import decode as decode_filter
+from vireo.server.recommend.retrieval.explain import explain
+from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
     UnknownSeedError,
 )
-from vireo.server.candidate.release import FILES, FILTER_CACHE_BYTES, CandidateRelease
-from vireo.server.candidate.rules import RetrievalRules, labels_made, retrieval_rules, rule_columns
-from vireo.server.columns import encode_columns
-from vireo.server.filters.declared import Declared
-from vireo.server.filters.expression import BadFilterError, FilterExpression, all_of
-from vireo.server.filters.expression import decode as decode_filter
-from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
-from vireo.server.inference.signature import BATCH, HISTORY
-from vireo.server.inference.tensors import Limits
-from vireo.server.live.live import Live
-from vireo.server.pipeline.caller import Caller
-from vireo.server.pod.pod import Pod, PodSettings, following
-from vireo.server.pod.release_metrics import ReleaseFacts
-from vireo.server.pod.release_service import served
-from vireo.server.pod.run_queue import RunQueue
-from vireo.server.pod.viewer import decode_viewer
+from vireo.server.recommend.retrieval.release import FILES, FILTER_CACHE_BYTES, CandidateRelease
+from vireo.server.recommend.retrieval.rules import (
+    RetrievalRules,
+    labels_made,
+    retrieval_rules,
+    rule_columns,
+)
+from vireo.server.recommend.runner import Caller
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.rpc.errors import invalid_argument, not_found
 from vireo.server.signals import EVERY_SOURCE, SOURCES
@@ -181,7 +187,8 @@ def _build(
     live: Live | None = None,
 ) -> CandidatePipeline:
     return CandidatePipeline(
-        CandidateRelease.load(folder, vector_cache_size, live, filter_cache_bytes)
+        CandidateRelease.load(folder, vector_cache_size, live, filter_cache_bytes),
+        observer=StageMetrics("candidate", traced=True),
     )
 
 

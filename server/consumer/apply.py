@@ -228,7 +228,8 @@ async def apply(
     batch = await loop.run_in_executor(executor, folded, rows, entries, rules)
     for data, dedup_id in batch.letters():
         await event_log.append(DEAD, str(partition), data, dedup_id)
-    after, changes, erased = batch.position, batch.changes, batch.erased
+    after = batch.position if entries else before
+    changes, erased = batch.changes, batch.erased
     await loop.run_in_executor(executor, rows.commit, partition, before, after, changes, erased)
     return batch
 

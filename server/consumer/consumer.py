@@ -11,16 +11,16 @@ from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.consumer.settings import ConsumerSettings
 from vireo.server.errors import VireoError
-from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.open import opened_log
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import identity
+from vireo.server.live.settings import TRENDING_HALF_LIFE
 from vireo.server.pod.announcements import Announcements
-from vireo.server.pod.disk_metrics import export_disk
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import StoreError
 from vireo.server.rpc.logs import configure_logs
+from vireo.server.rpc.metrics import export_disk
 from vireo.server.rpc.server import RpcServer
 from vireo.server.tracing.spans import start_export
 
@@ -28,6 +28,10 @@ log = structlog.get_logger()
 
 _NICE = 10
 """Niceness of the process: slates come first, also while a million events are caught up with."""
+POLL_SECONDS = 5.0
+"""Seconds between reads of the channel without announcements."""
+_STORE_SECONDS = 5.0
+"""Maximum seconds to wait for the online store; then the same events are tried again."""
 _LOOK_SECONDS = 1.0
 """Seconds between two looks whether other features are served, or were built."""
 
@@ -42,7 +46,7 @@ class ServedDataset:
             VireoError: a TLS file can't be read.
         """
         self._store = ReleaseStore(settings.s3.with_short_timeouts())
-        self._channel, self._poll_seconds = settings.channel, settings.poll_seconds
+        self._channel, self._poll_seconds = settings.channel, POLL_SECONDS
         control = settings.control_target
         self._announcements = (
             Announcements(control, settings.tls, settings.channel) if control else None
@@ -103,9 +107,7 @@ async def serve_consumer(settings: ConsumerSettings) -> None:
         )
     live, dataset, server = settings.live, ServedDataset(settings), RpcServer(settings)
     async with opened_log(log_settings, limits="set") as event_log:
-        state = LiveState(
-            event_log, settings.event_partition, live.trending_half_life, live.live_videos
-        )
+        state = LiveState(event_log, settings.event_partition, TRENDING_HALF_LIFE, live.live_videos)
         await server.run(
             consume(server, settings, event_log, state, dataset),
             dataset.run(),
@@ -132,7 +134,7 @@ async def consume(
             repo,
             settings.event_partition,
             state,
-            timeout=settings.store_timeout,
+            timeout=_STORE_SECONDS,
             expiry=settings.viewer_expiry,
             redis=settings.redis,
         )

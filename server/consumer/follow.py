@@ -47,8 +47,8 @@ _LOG_PAUSE = 0.5
 """Seconds to wait for the log while it is away."""
 _MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
 """Seconds to wait for an online store that is away: twice as long each time."""
-_EXPIRE_SECONDS = 10.0
-"""Seconds between two looks for viewers who weren't seen for long, at some hundreds each."""
+_EXPIRE_SECONDS = 3600.0
+"""Seconds between two looks for viewers who weren't seen for long."""
 STANDBY_SECONDS = 10.0
 """Seconds without a word of the other consumer, which publishes its progress every 5 s at least,
 after which one that stands by goes on."""
@@ -81,7 +81,7 @@ class Follower:
         """
         self._log, self._repo, self._partition, self._state = event_log, repo, partition, state
         self._open = partial(open_rows, repo, timeout, redis)
-        self._expiry, self._expired_at, self._expired = expiry, 0.0, b""
+        self._expiry, self._expired_at = expiry, 0.0
         self._failures = 0
         """Consecutive failures of the store."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rows")
@@ -160,11 +160,11 @@ class Follower:
         self._failures = 0
 
     async def _expire(self, rows: ViewerStore) -> None:
-        """Delete some of the viewers who weren't seen for long, every few seconds."""
+        """Delete viewers who weren't seen for long, now and then."""
         now = time.monotonic()
-        if now - self._expired_at >= _EXPIRE_SECONDS:
+        if not self._expired_at or now - self._expired_at >= _EXPIRE_SECONDS:
             self._expired_at = now
-            self._expired = await self._in_thread(rows.expire, self._expiry, self._expired)
+            await self._in_thread(rows.expire, self._expiry)
 
     async def _stand_by(self) -> None:
         """Return once no other consumer of the partition publishes its progress."""

@@ -23,12 +23,8 @@ class ConsumerSettings(RpcSettings):
     control_target: str = ""
     """host:port of the control plane, which announces changes of the channel; if empty, or while it
     doesn't answer, the channel is polled."""
-    poll_seconds: float = Field(default=5.0, gt=0)
-    """Seconds between reads of the channel without announcements."""
     features: Path = Field(default_factory=lambda: Home.current().root / "features")
     """Folder with a Feast repository per data set, by its name."""
-    store_timeout: float = Field(default=5.0, gt=0)
-    """Maximum seconds to wait for the online store; then the same events are tried again."""
     redis: RedisSettings = Field(default_factory=RedisSettings.load)
     """The Redis server that features may be in."""
     viewer_expiry: int = Field(default=365 * 86_400, ge=1)

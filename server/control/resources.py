@@ -29,8 +29,8 @@ from vireo.server.control.mesh import (
 from vireo.server.control.settings import ControlSettings
 from vireo.server.control.snapshot import Resource, Snapshot
 from vireo.server.control.templates import FOLDER, filled, resource
-from vireo.server.rpc.endpoint import COLLECTOR
-from vireo.server.rpc.endpoint import Endpoint as CollectorEndpoint
+from vireo.server.rpc.settings import COLLECTOR
+from vireo.server.rpc.settings import Endpoint as CollectorEndpoint
 
 Document = dict[str, Any]
 

@@ -5,35 +5,33 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from base64 import b64decode
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import structlog
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.errors import NoRespondersError
 from nats.js.errors import APIError, NotFoundError
 from prometheus_client import Counter
 
 from vireo.server.errors import VireoError
-from vireo.server.event_log.limits import Limits, check_nothing_lost, limits_of
-from vireo.server.event_log.log import (
-    EVENTS,
-    STREAMS,
-    Entries,
-    Entry,
-    LogAwayError,
-    Stream,
-    check_size,
-)
+from vireo.server.event_log.log import Entries, Entry, LogAwayError, Stream, check_size
 from vireo.server.event_log.nats_connection import CONNECTED, Connection
-from vireo.server.event_log.position import BEGIN, Position, Start, fingerprint_of
+from vireo.server.event_log.position import BEGIN, Position, Start
 from vireo.server.event_log.pull import pull
 from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.event_log.streams import (
+    Limits,
+    Streams,
+    fingerprint,
+    message,
+    name_of,
+    position_of,
+    subject_of,
+)
 
 log = structlog.get_logger()
 
@@ -53,27 +51,43 @@ _HEARTBEAT_SECONDS = 10.0
 _CLUSTER_HEARTBEAT_SECONDS = 2.0
 """The same in a cluster: a reader's server may die without its connection being lost, since it is
 another one that it is connected to."""
-_UNAVAILABLE = 503
-"""JetStream's code of errors that pass: nobody leads a stream yet, for example."""
-_NAME_IN_USE, _NO_ROOM, _NO_MESSAGE = 10058, 10047, 10057
-"""JetStream's error codes: a stream was made with another configuration meanwhile; the server may
-not store as much as the stream's maximum; and there is no such message."""
+_NO_ROOM, _NO_MESSAGE = 10047, 10057
+"""JetStream's error codes: the server may not store as much as the stream's maximum; and there is
+no such message."""
 _COMPARED = 32
 """Last messages of a compacted stream that a reader remembers: those that were replaced meanwhile
 can't be compared with the stream."""
-_PARTITIONS = "vireo.partitions"
-"""Key in the metadata of EVENTS: the number of partitions is fixed with the log."""
-_LOG = "vireo.log"
-"""Key in the metadata of a stream that was restored: the log that it was, so that positions in that
-one hold."""
-_CHUNK_BYTES = 1 << 19
-"""Bytes of a snapshot that are sent at a time."""
-_COPY_SECONDS, _RESTORE_SECONDS = 30.0, 3600.0
-"""Maximum seconds to wait for the next chunk, and for a snapshot that was sent to be a stream."""
-_COMPLETE = "204"
-"""Status at the end of a snapshot; one of a single chunk has none."""
-_PREFIX = "vireo"
+_SILENT_SECONDS = 30.0
+"""Maximum seconds without a word of the log for who reads to its end."""
 _TRACE = "traceparent"
+
+
+def open_log(
+    settings: EventLogSettings, *, read_only: bool = False, limits: Limits = "keep"
+) -> JetStreamLog | None:
+    """Return the log that the settings name, None if they name none; it connects when it is used.
+
+    Args:
+        settings: how to reach it, and how to make streams that aren't there.
+        read_only: make no streams: they would have the settings of whoever reads. Streams that
+            aren't there end at 0.
+        limits: what becomes of those of streams that are there, once; consumers set them.
+    """
+    return JetStreamLog(settings, read_only=read_only, limits=limits) if settings.named else None
+
+
+@asynccontextmanager
+async def opened_log(
+    settings: EventLogSettings, *, read_only: bool = False, limits: Limits = "keep"
+) -> AsyncIterator[JetStreamLog]:
+    """Open the log for a block, as `open_log` does; raise VireoError if the settings name none."""
+    event_log = open_log(settings, read_only=read_only, limits=limits)
+    if event_log is None:
+        raise VireoError("this needs the log of events: set VIREO_NATS_URL")
+    try:
+        yield event_log
+    finally:
+        await event_log.close()
 
 
 class JetStreamLog:
@@ -87,13 +101,11 @@ class JetStreamLog:
     ) -> None:
         """Hold the settings; the first use connects, and makes streams unless it is read-only."""
         self._settings = settings
-        self._read_only = read_only
-        self._limits = limits
+        self._streams = Streams(settings, read_only=read_only, limits=limits)
         self._connection: Connection | None = None
         self._opening: asyncio.Task[Connection] | None = None
         self._opened_at = 0.0
         """When the last attempt to connect began, monotonic."""
-        self._leaving: asyncio.Task[None] | None = None
 
     async def append(
         self,
@@ -124,22 +136,15 @@ class JetStreamLog:
         if after is not None:
             sent["Nats-Expected-Last-Sequence"] = str(after)
         headers = {name: value for name, value in sent.items() if value} or None
-        subject = _subject(stream, key)
-        connection: Connection | None = None
-        try:
-            async with asyncio.timeout(_APPEND_SECONDS):
-                connection = await self._connected()
-                self._leave_if_silent(connection)
-                try:
-                    stored = await connection.ask(subject, data, headers)
-                except NoRespondersError:
-                    # It has lost its data, or nobody leads the stream yet: nothing was stored.
-                    await self._make_streams(connection)
-                    stored = await connection.ask(subject, data, headers)
-        except (NatsError, OSError, TimeoutError) as error:
-            if connection is not None and isinstance(error, TimeoutError):
-                await self._doubt(connection)
-            raise LogAwayError(f"the log can't be written: {_reason(error)}") from error
+        subject = subject_of(stream, key)
+        async with _answered("written"):
+            connection = await self._connected()
+            try:
+                stored = await connection.ask(subject, data, headers)
+            except NoRespondersError:
+                # It has lost its data, or nobody leads the stream yet: nothing was stored.
+                await self._streams.prepare(connection)
+                stored = await connection.ask(subject, data, headers)
         return int(stored["seq"])
 
     async def read(
@@ -160,13 +165,13 @@ class JetStreamLog:
             key: read the messages of this key alone; all of the stream if empty.
             after: the position that was reached before.
         """
-        prefix = _subject(stream, "")
+        prefix = subject_of(stream, "")
         read = deque([after], _COMPARED if stream.compacted else 1)
         wait, connection = _RETRY_SECONDS, None
         while True:
             try:
                 connection = await self._connected()
-                info = await self._info(connection, stream)
+                info = await self._streams.info(connection, stream)
                 created = info["created"]
                 start = await _start(connection, stream, info, reversed(read))
                 known = read[-1] != BEGIN
@@ -185,8 +190,8 @@ class JetStreamLog:
                         kept_since=start.kept_since,
                     )
                     read.append(Position(last, created))
-                subject = _subject(stream, key or ">")
-                messages = pull(connection, _name(stream), subject, start.after, self._heartbeat)
+                subject = subject_of(stream, key or ">")
+                messages = pull(connection, name_of(stream), subject, start.after, self._heartbeat)
                 async with aclosing(messages):
                     async for some in messages:
                         entries = [
@@ -211,8 +216,33 @@ class JetStreamLog:
                     log.warning("the log can't be read", stream=stream.name, reason=_reason(error))
                 wait = min(2 * wait, _MAX_RETRY_SECONDS)
                 if connection is not None and isinstance(error, TimeoutError):
-                    await self._doubt(connection)
+                    await connection.leave()
             await asyncio.sleep(wait)
+
+    async def up_to_end(
+        self, stream: Stream, key: str = "", after: Position = BEGIN
+    ) -> AsyncIterator[Entries]:
+        """Yield the messages after a position up to the end as it is now; the last may be empty.
+
+        A compacted stream is read until nothing is left: a message that is replaced meanwhile is
+        found only beyond the end of before.
+
+        Raises:
+            LogAwayError: nothing comes for some time.
+        """
+        end = await self.end(stream, key)
+        reading = cast("AsyncGenerator[Entries, None]", self.read(stream, key, after))
+        async with aclosing(reading):
+            while True:
+                try:
+                    async with asyncio.timeout(_SILENT_SECONDS):
+                        entries = await anext(reading)
+                except TimeoutError as error:
+                    reason = "the log doesn't answer any more; try again later"
+                    raise LogAwayError(reason) from error
+                yield entries
+                if not entries or (entries[-1].sequence >= end and not stream.compacted):
+                    return
 
     async def resume(self, stream: Stream, stored: Position) -> Start:
         """Return where to go on in a stream as it is now.
@@ -228,7 +258,7 @@ class JetStreamLog:
         async with _answered("read"):
             try:
                 connection = await self._connected()
-                info = await self._info(connection, stream)
+                info = await self._streams.info(connection, stream)
                 return await _start(connection, stream, info, [stored])
             except NotFoundError:
                 return Start(0)
@@ -239,8 +269,8 @@ class JetStreamLog:
             try:
                 connection = await self._connected()
                 if not key:
-                    return int((await self._info(connection, stream))["state"]["last_seq"])
-                last = await _message(connection, stream, last_by_subj=_subject(stream, key))
+                    return int((await self._streams.info(connection, stream))["state"]["last_seq"])
+                last = await message(connection, stream, last_by_subj=subject_of(stream, key))
                 return last["seq"] if last else 0
             except NotFoundError:
                 return 0
@@ -253,22 +283,20 @@ class JetStreamLog:
         since = datetime.fromtimestamp(seconds, UTC).isoformat()
         async with _answered("read"):
             connection = await self._connected()
-            info = await self._info(connection, stream)
+            info = await self._streams.info(connection, stream)
             # A server that knew no time would return the first message, and so the begin.
-            after = {"start_time": since, "next_by_subj": _subject(stream, ">")}
-            found = await _message(connection, stream, **after)
+            after = {"start_time": since, "next_by_subj": subject_of(stream, ">")}
+            found = await message(connection, stream, **after)
             first = info["state"]["first_seq"]
             if not info["state"]["messages"] or (found is not None and found["seq"] <= first):
                 return BEGIN
             last = found["seq"] - 1 if found is not None else info["state"]["last_seq"]
-            before = await _message(connection, stream, seq=last) if last else None
-        fingerprint = fingerprint_of(_data(before)) if before is not None else None
-        return Position(last, info["created"], fingerprint)
+            return await position_of(connection, stream, info, last)
 
     async def describe(self, stream: Stream) -> dict[str, Any]:
         """Return a stream's `config` and `state`, as JetStream has them; raise LogAwayError."""
         async with _answered("read"):
-            return await self._info(await self._connected(), stream)
+            return await self._streams.info(await self._connected(), stream)
 
     async def usage(self, stream: Stream) -> tuple[int, int]:
         """Return the bytes that a stream has, and its maximum, 0 for none; raise LogAwayError."""
@@ -281,39 +309,15 @@ class JetStreamLog:
         async with _answered("written"):
             try:
                 connection = await self._connected()
-                await connection.ask(f"$JS.API.STREAM.MSG.DELETE.{_name(stream)}", asked)
+                await connection.ask(f"$JS.API.STREAM.MSG.DELETE.{name_of(stream)}", asked)
             except APIError as error:
                 if error.err_code != _NO_MESSAGE:
                     raise
 
     async def save(self, stream: Stream, file: BinaryIO) -> None:
         """Write a snapshot of a stream to a file, for `restore`; raise LogAwayError."""
-        chunks = asyncio.Queue[Msg]()  # bounded by what the server sends without an acknowledgement
         async with _answered("copied", None):
-            connection = await self._connected()
-            client, created = connection.client, (await self._info(connection, stream))["created"]
-            inbox = client.new_inbox()
-            subscription = await client.subscribe(inbox, cb=chunks.put)
-            asked = {"deliver_subject": inbox, "chunk_size": _CHUNK_BYTES, "no_consumers": True}
-            subject, body = f"$JS.API.STREAM.SNAPSHOT.{_name(stream)}", json.dumps(asked).encode()
-            try:
-                made = await connection.ask(subject, body, seconds=_COPY_SECONDS)
-                config = made["config"]
-                config["metadata"] = (config.get("metadata") or {}) | {_LOG: created}
-                file.write(json.dumps({"config": config, "state": made["state"]}).encode() + b"\n")
-                while True:
-                    async with asyncio.timeout(_COPY_SECONDS):
-                        chunk = await chunks.get()
-                    if not chunk.data:
-                        break
-                    file.write(chunk.data)
-                    if chunk.reply:
-                        await client.publish(chunk.reply)
-            finally:
-                await subscription.unsubscribe()
-            headers = chunk.headers or {}
-            if headers.get("Status", _COMPLETE) != _COMPLETE:
-                raise NatsError(f"its snapshot has failed: {headers}")
+            await self._streams.save(await self._connected(), stream, file)
 
     async def restore(self, stream: Stream, file: BinaryIO) -> None:
         """Replace a stream by a snapshot, with the settings' replicas; raise LogAwayError.
@@ -321,27 +325,14 @@ class JetStreamLog:
         Positions in the stream that was saved hold in it, up to where that was. It keeps as much
         as it did: other settings are for consumers to take over, which refuse what loses messages.
         """
-        made = json.loads(file.readline())
-        made["config"]["num_replicas"] = self._settings.event_replicas
         async with _answered("restored", None):
-            connection = await self._connected()
-            if stream is EVENTS:
-                await self._check_partitions(connection, made["config"])
-            with suppress(NotFoundError):
-                await connection.ask(f"$JS.API.STREAM.DELETE.{_name(stream)}")
-            subject = f"$JS.API.STREAM.RESTORE.{_name(stream)}"
-            told = await connection.ask(subject, json.dumps(made).encode(), seconds=_COPY_SECONDS)
-            while chunk := file.read(_CHUNK_BYTES):
-                await connection.ask(told["deliver_subject"], chunk, seconds=_COPY_SECONDS)
-            # Nothing more: the server reads what it was sent now; in a cluster others copy it then.
-            await connection.ask(told["deliver_subject"], seconds=_RESTORE_SECONDS)
+            await self._streams.restore(await self._connected(), stream, file)
 
     async def close(self) -> None:
         """Close the connection."""
-        for task in (self._opening, self._leaving):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
         if self._connection is not None:
             await self._connection.close()
 
@@ -371,47 +362,13 @@ class JetStreamLog:
     async def _open(self) -> Connection:
         connection = await Connection.open(self._settings)
         try:
-            await self._make_streams(connection)
+            await self._streams.prepare(connection)
         except BaseException:
             await connection.close()
             raise
         self._connection = connection
         CONNECTED.set(not connection.lost.is_set())
         return connection
-
-    def _leave_if_silent(self, connection: Connection) -> None:
-        """Part with a server that answers nobody: each caller may leave before it times out."""
-        leaving = self._leaving is not None and not self._leaving.done()
-        if connection.silent_seconds > _APPEND_SECONDS and not leaving:
-            self._leaving = asyncio.create_task(self._doubt(connection))
-
-    async def _doubt(self, connection: Connection) -> None:
-        """Part with a server that didn't answer; in a cluster another one may."""
-        if connection.lost.is_set():
-            return
-        if len(self._settings.servers) > 1:
-            await connection.close()
-        else:
-            await connection.close_unless_alive()
-        if connection.lost.is_set():
-            log.warning("left a server of the log that didn't answer", server=connection.server)
-
-    async def _info(self, connection: Connection, stream: Stream) -> dict[str, Any]:
-        """Return what the server knows of a stream, made now if it isn't there.
-
-        Raises:
-            NotFoundError: it isn't there, and this log may only look.
-        """
-        asked = f"$JS.API.STREAM.INFO.{_name(stream)}"
-        try:
-            info = await connection.ask(asked)
-        except NotFoundError:
-            if self._read_only:
-                raise
-            await self._make(connection, stream)
-            info = await connection.ask(asked)
-        info["created"] = (info["config"].get("metadata") or {}).get(_LOG, info["created"])
-        return info
 
     async def _beyond_others(
         self, connection: Connection, stream: Stream, key: str, read: Position
@@ -420,89 +377,14 @@ class JetStreamLog:
 
         Else a reader whose key is idle would seem to miss what is kept no longer of other keys.
         """
-        info = await self._info(connection, stream)
+        info = await self._streams.info(connection, stream)
         end = info["state"]["last_seq"]
         if read.log not in ("", info["created"]) or end <= read.sequence:
             return read
-        last = await _message(connection, stream, last_by_subj=_subject(stream, key))
+        last = await message(connection, stream, last_by_subj=subject_of(stream, key))
         if last is not None and last["seq"] > read.sequence:
             return read
-        found = await _message(connection, stream, seq=end)
-        fingerprint = fingerprint_of(_data(found)) if found is not None else None
-        return Position(end, info["created"], fingerprint)
-
-    async def _make_streams(self, connection: Connection) -> None:
-        if self._read_only:
-            return
-        for stream in STREAMS:
-            info = await self._info(connection, stream)
-            if stream is EVENTS:
-                await self._check_partitions(connection, info["config"])
-            if self._limits != "keep":
-                await self._set_limits(connection, stream)
-        self._limits = "keep"
-
-    async def _set_limits(self, connection: Connection, stream: Stream) -> None:
-        """Give a stream the settings' limits; raise VireoError if it loses by that, or can't."""
-        info = await self._info(connection, stream)
-        before, limits = info["config"], limits_of(stream, self._settings)
-        if limits.items() <= before.items():
-            return
-        if self._limits == "set":
-            check_nothing_lost(limits, info)
-        asked = json.dumps({**before, **limits}).encode()
-        try:
-            await connection.ask(f"$JS.API.STREAM.UPDATE.{_name(stream)}", asked)
-        except APIError as error:
-            if error.code == _UNAVAILABLE:
-                raise
-            raise VireoError(
-                f"the log's servers refuse {limits} of stream {_name(stream)}: "
-                f"{error.description}; see VIREO_EVENT_MAX_BYTES and VIREO_EVENT_REPLICAS"
-            ) from error
-        log.info("a stream has other limits", stream=stream.name, **limits)
-
-    async def _check_partitions(
-        self, connection: Connection, configuration: dict[str, Any]
-    ) -> None:
-        """Fix the number of partitions with a log that has none yet; refuse another number.
-
-        Raises:
-            VireoError: it has another number: a viewer's events would change their partition, and
-                those that aren't applied yet be overtaken, or never read.
-        """
-        ours, metadata = self._settings.event_partitions, configuration.get("metadata") or {}
-        if _PARTITIONS not in metadata:
-            fixed = {**configuration, "metadata": {**metadata, _PARTITIONS: str(ours)}}
-            asked = json.dumps(fixed).encode()
-            await connection.ask(f"$JS.API.STREAM.UPDATE.{_name(EVENTS)}", asked)
-        elif metadata[_PARTITIONS] != str(ours):
-            raise VireoError(
-                f"VIREO_EVENT_PARTITIONS={ours}, but the log's events have "
-                f"{metadata[_PARTITIONS]} partitions; their number is fixed with the log"
-            )
-
-    async def _make(self, connection: Connection, stream: Stream) -> None:
-        """Make a stream; one that is there keeps its configuration."""
-        settings = self._settings
-        configuration: dict[str, Any] = {
-            "name": _name(stream),
-            "subjects": [_subject(stream, ">")],
-            "storage": "file",
-            "max_msgs_per_subject": 1 if stream.compacted else -1,
-            # Events that nobody has read yet must not be lost for newer ones.
-            "discard": "new" if stream is EVENTS else "old",
-            "retention": "limits",
-            **limits_of(stream, settings),
-        }
-        if stream is EVENTS:
-            configuration["metadata"] = {_PARTITIONS: str(settings.event_partitions)}
-        try:
-            asked = json.dumps(configuration).encode()
-            await connection.ask(f"$JS.API.STREAM.CREATE.{_name(stream)}", asked)
-        except APIError as error:
-            if error.err_code != _NAME_IN_USE:
-                raise
+        return await position_of(connection, stream, info, end)
 
 
 @asynccontextmanager
@@ -528,11 +410,11 @@ async def _start(
                 return Start(sequence, range(sequence + 1, state["first_seq"]), state["first_ts"])
             if not sequence or position.fingerprint is None:
                 return Start(sequence)
-            found = await _message(connection, stream, seq=sequence)
+            found = await message(connection, stream, seq=sequence)
             if found is None:
                 replaced = replaced or sequence
                 continue
-            if fingerprint_of(_data(found)) == position.fingerprint:
+            if fingerprint(found) == position.fingerprint:
                 return Start(sequence)
         log.error(
             "the log lost messages, or is another one: it is read from its begin",
@@ -543,31 +425,6 @@ async def _start(
         break
     missing = range(1, 1 if stream.compacted else state["first_seq"])
     return Start(0, missing, state["first_ts"], replaced)
-
-
-async def _message(
-    connection: Connection, stream: Stream, **which: int | str
-) -> dict[str, Any] | None:
-    """Return a message as JetStream describes it; None if it isn't there."""
-    try:
-        asked = f"$JS.API.STREAM.MSG.GET.{_name(stream)}"
-        found = await connection.ask(asked, json.dumps(which).encode())
-    except NotFoundError:
-        return None
-    message: dict[str, Any] = found["message"]
-    return message
-
-
-def _data(message: dict[str, Any]) -> bytes:
-    return b64decode(message.get("data", ""))
-
-
-def _name(stream: Stream) -> str:
-    return f"{_PREFIX}_{stream.name}"
-
-
-def _subject(stream: Stream, key: str) -> str:
-    return f"{_PREFIX}.{stream.name}.{key}"
 
 
 def _reason(error: Exception) -> str:

@@ -25,10 +25,12 @@ CONNECTED = Gauge("vireo_log_connected", "1 while the log can be used.")
 _CONNECT_SECONDS = 2
 _ANSWER_SECONDS = 2.0
 """Maximum seconds to wait for an answer."""
-_ALIVE_SECONDS = 1.0
 _CLOSE_SECONDS = 0.5
 _PING_SECONDS = 20
 """Seconds between pings; the connection is lost if two aren't answered."""
+_ALIVE_SECONDS = 1.0
+_LOOK_SECONDS = 0.5
+"""Seconds between two looks whether the server owes an answer for too long."""
 _NO_RESPONDERS = "503"
 
 
@@ -49,13 +51,7 @@ class Connection:
         self._waiting: dict[str, asyncio.Future[Msg | None]] = {}
         self._asked_at: float | None = None
         """When the first request was sent since the last answer."""
-
-    @property
-    def silent_seconds(self) -> float:
-        """Seconds for which the server has owed an answer, even if nobody waits for it any more."""
-        if self._asked_at is None:
-            return 0.0
-        return asyncio.get_running_loop().time() - self._asked_at
+        self._watching: asyncio.Task[None] | None = None
 
     @staticmethod
     async def open(settings: EventLogSettings) -> Connection:
@@ -105,7 +101,31 @@ class Connection:
         self.server = f"{address.hostname}:{address.port}" if address is not None else ""
         self._inbox = client.new_inbox()
         await client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+        self._watching = asyncio.create_task(self._watch())
         log.info("connected to the log", server=self.server)
+
+    async def _watch(self) -> None:
+        """Leave a server that answers nobody: each caller may leave before it times out."""
+        while not self.lost.is_set():
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = asyncio.get_running_loop().time()
+            if self._asked_at is not None and now - self._asked_at > _ANSWER_SECONDS:
+                await self.leave()
+
+    async def leave(self) -> None:
+        """Part with a server that doesn't answer, unless it is alive and the only one."""
+        if self.lost.is_set():
+            return
+        if len(self._settings.servers) == 1:
+            try:
+                await self.client.rtt(timeout=_ALIVE_SECONDS)  # type: ignore[arg-type]  # any number
+            except (Error, OSError):
+                pass
+            else:
+                self._asked_at = None
+                return
+        log.warning("leaving a server of the log that doesn't answer", server=self.server)
+        await self.close()
 
     async def ask(
         self,
@@ -143,15 +163,6 @@ class Connection:
             raise APIError.from_error(told["error"])
         return told
 
-    async def close_unless_alive(self) -> None:
-        """Close the connection if the server doesn't answer a ping."""
-        try:
-            await self.client.rtt(timeout=_ALIVE_SECONDS)  # type: ignore[arg-type]  # any number
-        except (Error, OSError):
-            await self.close()
-        else:
-            self._asked_at = None
-
     async def close(self) -> None:
         """Close the connection."""
         self._end()
@@ -188,6 +199,8 @@ class Connection:
         if not self.lost.is_set():  # else there may be another connection by now
             CONNECTED.set(0)
         self.lost.set()
+        if self._watching is not None and self._watching is not asyncio.current_task():
+            self._watching.cancel()
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_result(None)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from vireo.server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from vireo.server.features.co_watch import CO_WATCH_HALF_LIFE, CO_WATCH_HISTORY
 from vireo.server.features.content_match import CONTENT_HALF_LIFE, CONTENT_HISTORY
-from vireo.server.features.ranking_inputs import LIKE_PRIOR, LIKE_PRIOR_COUNT, RANKER_HISTORY
+from vireo.server.features.ranking_inputs import (
+    LIKE_PRIOR,
+    LIKE_PRIOR_COUNT,
+    RANKER_HISTORY,
+)
 from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 
 

@@ -6,12 +6,11 @@ process's setting: so a password can change, and a server move, while the featur
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -43,44 +42,23 @@ class RedisSettings(EnvironmentSettings):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: SecretStr) -> SecretStr:
-        redis_connection(url.get_secret_value())
+        try:
+            parts = urlsplit(url.get_secret_value())
+            fits = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+            int(parts.path.strip("/") or 0)
+        except ValueError:
+            fits = False
+        if not fits or parts.query or parts.fragment:
+            raise ValueError(
+                "it must look like redis://user:password@host:6379/0, with rediss for TLS"
+            ) from None
         return url
 
     @property
-    def connection(self) -> str:
-        """Feast's connection string."""
-        return redis_connection(self.url.get_secret_value())
-
-
-def redis_connection(url: str) -> str:
-    """Return Feast's connection string for a Redis URL.
-
-    Raises:
-        ValueError: the URL is invalid or has a query, or user or password has a comma, which Feast
-            can't escape.
-    """
-    wanted = (
-        "it must look like redis://user:password@host:6379/0, "
-        "with rediss for TLS and no comma in user or password"
-    )
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or 6379
-        database = int(parts.path.strip("/") or 0)
-    except ValueError:
-        raise ValueError(wanted) from None
-    credentials = [unquote(part) for part in (parts.username or "", parts.password or "")]
-    if parts.scheme not in ("redis", "rediss") or not host or parts.query or parts.fragment:
-        raise ValueError(wanted)
-    if "," in "".join(credentials):
-        raise ValueError(wanted)
-    options = [f"{host}:{port}", f"db={database}"]
-    for name, value in zip(("username", "password"), credentials, strict=True):
-        if value:
-            options.append(f"{name}={json.dumps(value)}")
-    if parts.scheme == "rediss":
-        options.append("ssl=true")
-    return ",".join(options)
+    def address(self) -> str:
+        """Its host:port."""
+        parts = urlsplit(self.url.get_secret_value())
+        return f"{parts.hostname}:{parts.port or 6379}"
 
 
 def identity(repo: Path) -> tuple[int, ...]:
@@ -109,22 +87,17 @@ def load_config(repo: Path) -> RepoConfig:
         raise VireoError(f"cannot read {repo / CONFIGURATION}: {error}; build it again") from error
 
 
-def open_features(repo: Path, redis: RedisSettings | None = None) -> FeatureStore:
+def open_features(repo: Path) -> FeatureStore:
     """Return the Feast store of a repository, independent of the working directory.
 
-    Args:
-        repo: the folder; it has a CONFIGURATION.
-        redis: where Redis is; of this process's environment if None.
+    Where its Redis is it doesn't know: rows are read and written by `open_rows`.
 
     Raises:
         VireoError: there is none, or it is invalid.
     """
     from feast import FeatureStore
 
-    config = load_config(repo)
-    if config.online_store.type == "redis":
-        config.online_store.connection_string = (redis or RedisSettings.load()).connection
-    return FeatureStore(repo_path=str(repo.absolute()), config=config)
+    return FeatureStore(repo_path=str(repo.absolute()), config=load_config(repo))
 
 
 def open_rows(
@@ -144,7 +117,8 @@ def open_rows(
         VireoError: there are no features.
     """
     rows = _rows(repo, timeout, redis, announced=announced)
-    rows.prepare()
+    if announced:
+        rows.prepare()
     return rows
 
 

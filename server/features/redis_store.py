@@ -1,16 +1,15 @@
 """Viewers' rows in Feast's Redis store: a hash for each viewer.
 
 Each build writes rows of its own beside those that are read, and is then announced in Redis: on a
-volume of many nodes a file may look as it did a minute ago. Rows are read and written in one
-transaction with the announcement, and those of a build that isn't announced any more are deleted
-later: so nobody reads what was deleted.
+volume of many nodes a file may look as it did a minute ago. Rows of a build are deleted only once
+another one is announced. Readers look at the announcement right after a row, in the same round
+trip, and writers in their transaction: so nobody takes deleted rows for a viewer without any.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
@@ -20,23 +19,15 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from redis import Redis, RedisError, WatchError
 from redis.asyncio import Redis as AsyncRedis
 
-from vireo.server.event_log.position import Position
-from vireo.server.features.viewer_rows import (
-    POSITION,
-    SERVED,
-    Change,
-    Stored,
-    position_of,
-    position_values,
-    values_of,
-)
+from vireo.server.features.viewer_rows import POSITION, SERVED, Stored, Views
 from vireo.server.features.viewer_store import (
+    Guard,
     PositionMovedError,
+    Put,
     RebuiltError,
     StoreAwayError,
     ViewerStore,
     active_key,
-    entity_key,
     series_of,
     viewer_key,
     viewer_of,
@@ -60,7 +51,7 @@ class RedisStore(ViewerStore):
             timeout: maximum seconds to connect, and for each response.
             announced: whether rows are those of the build that is announced, if any is.
         """
-        self.repo, self.project = repo, project
+        super().__init__(repo, project)
         self._expiry, self._url = expiry, url
         self._active = active_key(series_of(project)) if announced else ""
         # Redis' own client retries with pauses: requests have no time for it.
@@ -85,38 +76,65 @@ class RedisStore(ViewerStore):
         with _errors_as_away():
             self.project = self._announced() or self.project
 
-    def _announced(self) -> str:
-        """Return the project of the build that is announced; empty if none is."""
-        found: bytes | None = self.redis.get(self._active) if self._active else None
-        return (found or b"").decode()
-
     def superseded(self) -> bool:
         """Return whether another build is announced; see `ViewerStore`."""
         with _errors_as_away():
             return self._announced() not in ("", self.project)
 
-    def stored(self, viewers: Sequence[str], views: Mapping[str, Sequence[str]]) -> list[Stored]:
-        """Return what is stored of viewers; see `ViewerStore`."""
-        return self._read([*map(self._key, viewers)], views)
+    def _announced(self) -> str:
+        """Return the project of the build that is announced; empty if none is."""
+        found: bytes | None = self.redis.get(self._active) if self._active else None
+        return (found or b"").decode()
 
-    def _read(self, keys: Sequence[bytes], views: Mapping[str, Sequence[str]]) -> list[Stored]:
+    def fetch(self, keys: Sequence[bytes], views: Views) -> list[Stored]:
+        """Return what is stored; see `ViewerStore`."""
         with _errors_as_away(), self.redis.pipeline(transaction=False) as pipe:
             for key in keys:
-                pipe.hmget(key, [*_fields(views)])
+                pipe.hmget(self._key(key), [*_fields(views)])
             return [_stored(values, views) for values in pipe.execute()]
 
-    async def stored_async(self, viewer: str, seconds: float) -> Stored:
+    async def fetch_served(self, viewer: str, seconds: float) -> Stored:
         """Return what is stored of a viewer by the build that is announced; see `ViewerStore`."""
         async with asyncio.timeout(seconds):
             while True:
                 project = self.project
-                async with self._redis_async.pipeline() as pipe:
-                    pipe.hmget(self._key(viewer), [*_fields(SERVED)])
+                # In this order: a row isn't deleted before its build is announced no longer.
+                async with self._redis_async.pipeline(transaction=False) as pipe:
+                    pipe.hmget(self._key(viewer_key(viewer)), [*_fields(SERVED)])
                     pipe.get(self._active)
                     values, announced = await pipe.execute()
                 self.project = (announced or b"").decode() or project
                 if self.project == project:
                     return _stored(values, SERVED)
+
+    def apply(
+        self, puts: Iterable[Put], deletes: Collection[bytes] = (), guard: Guard | None = None
+    ) -> bool:
+        """Delete and store; see `ViewerStore`."""
+        with _errors_as_away(), self.redis.pipeline() as pipe:
+            if guard is not None:
+                # From here on whatever changes these makes the transaction fail.
+                pipe.watch(self._key(guard.key), *filter(None, [self._active]))
+                if self.superseded():
+                    raise RebuiltError("Redis announces another build of the features")
+                guard.check(self.fetch([guard.key], POSITION)[0])
+                pipe.multi()
+            for key in deletes:
+                pipe.delete(self._key(key))
+            for key, view, values, at in puts:
+                fields: dict[bytes | str, bytes] = {
+                    _field(view, name): value for name, value in values.items()
+                }
+                fields[_time_field(view)] = Timestamp(seconds=int(at)).SerializeToString()
+                pipe.hset(self._key(key), mapping=fields)
+                if view in POSITION:
+                    pipe.persist(self._key(key))  # builds before had it expire
+                elif self._expiry:
+                    pipe.expire(self._key(key), self._expiry)
+            try:
+                return any(pipe.execute()[: len(deletes)])
+            except WatchError as error:
+                raise PositionMovedError("another consumer wrote at the same time") from error
 
     def viewers(self) -> Iterator[str]:
         """Yield all; see `ViewerStore`."""
@@ -125,75 +143,15 @@ class RedisStore(ViewerStore):
             for key in self.redis.scan_iter(viewer_prefix() + b"*" + project, count=1_000):
                 yield viewer_of(key.removesuffix(project))
 
-    def write(self, changes: Mapping[str, Change], erased: Collection[str] = ()) -> None:
-        """Store rows; see `ViewerStore`."""
-        with _errors_as_away(), self.redis.pipeline() as pipe:
-            self._write(pipe, changes, erased)
-            pipe.execute()
-
-    def commit(
-        self,
-        partition: int,
-        before: Position,
-        after: Position,
-        changes: Mapping[str, Change],
-        erased: Collection[str] = (),
-    ) -> None:
-        """Store rows with a partition's position; see `ViewerStore`."""
-        key = self._partition_key(partition)
-        with _errors_as_away(), self.redis.pipeline() as pipe:
-            # From here on whatever changes these makes the transaction fail.
-            pipe.watch(key, self._active or key)
-            if self.superseded():
-                raise RebuiltError("Redis announces another build of the features")
-            if (found := self.position(partition)) != before:
-                raise PositionMovedError(f"the online store is at {found}, not at {before}")
-            pipe.multi()
-            self._write(pipe, changes, erased)
-            [view] = POSITION
-            self._set(pipe, key, view, position_values(after))
-            pipe.persist(key)  # the build has it expire as viewers' rows do
-            try:
-                pipe.execute()
-            except WatchError as error:
-                raise PositionMovedError("another consumer wrote at the same time") from error
-
-    def _write(self, pipe: Any, changes: Mapping[str, Change], erased: Collection[str]) -> None:
-        if erased:
-            pipe.delete(*map(self._key, erased))
-        for viewer, change in changes.items():
-            key = self._key(viewer)
-            for view in change.views:
-                self._set(pipe, key, view, values_of(change.row, view))
-            if self._expiry:
-                pipe.expire(key, self._expiry)
-
-    def _set(self, pipe: Any, key: bytes, view: str, values: Mapping[str, bytes]) -> None:
-        fields: dict[bytes | str, bytes] = {
-            _field(view, name): each for name, each in values.items()
-        }
-        fields[_time_field(view)] = Timestamp(seconds=int(time.time())).SerializeToString()
-        pipe.hset(key, mapping=fields)
-
-    def position(self, partition: int) -> Position:
-        """Return up to where events are in the rows; see `ViewerStore`."""
-        [stored] = self._read([self._partition_key(partition)], POSITION)
-        return position_of(stored.values)
-
-    def erase(self, viewers: Iterable[str]) -> bool:
-        """Delete viewers' rows; see `ViewerStore`."""
-        with _errors_as_away():
-            return bool(self.redis.delete(*map(self._key, viewers)))
+    def expire(self, seconds: float) -> None:
+        """Leave it to Redis: keys expire by themselves."""
 
     def close(self) -> None:
         """Close the connection of who reads and writes in a thread."""
         self.redis.close()
 
-    def _key(self, viewer: str) -> bytes:
-        return viewer_key(viewer) + self.project.encode()
-
-    def _partition_key(self, partition: int) -> bytes:
-        return entity_key("partition", str(partition)) + self.project.encode()
+    def _key(self, key: bytes) -> bytes:
+        return key + self.project.encode()
 
 
 @cache
@@ -209,12 +167,12 @@ def _time_field(view: str) -> str:
     return f"_ts:{view}"
 
 
-def _fields(views: Mapping[str, Sequence[str]]) -> list[bytes | str]:
+def _fields(views: Views) -> list[bytes | str]:
     fields = [_field(view, name) for view, names in views.items() for name in names]
     return [*fields, *map(_time_field, views)]
 
 
-def _stored(values: Sequence[bytes | None], views: Mapping[str, Sequence[str]]) -> Stored:
+def _stored(values: Sequence[bytes | None], views: Views) -> Stored:
     """Return what is stored by the values of `_fields`."""
     names = [name for names in views.values() for name in names]
     features = {name: value for name, value in zip(names, values, strict=False) if value}

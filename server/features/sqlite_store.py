@@ -5,31 +5,26 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from vireo.server.event_log.position import Position
 from vireo.server.features.viewer_rows import (
     HIDDEN,
     POSITION,
     PROFILE,
     SERVED,
     STATE,
-    Change,
     Stored,
-    position_of,
-    position_values,
-    values_of,
+    Views,
 )
 from vireo.server.features.viewer_store import (
-    VIEWERS_AT_A_TIME,
-    PositionMovedError,
+    Guard,
+    Put,
     StoreAwayError,
     ViewerStore,
-    entity_key,
     viewer_key,
     viewer_of,
 )
@@ -55,7 +50,7 @@ class SqliteStore(ViewerStore):
             timeout: maximum seconds to wait for whoever else writes the file.
             built_at: when the features were built, Unix seconds.
         """
-        self.repo, self.project = repo, project
+        super().__init__(repo, project)
         self._file, self._timeout, self._built_at = file, timeout, built_at
 
     @cached_property
@@ -74,20 +69,20 @@ class SqliteStore(ViewerStore):
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute("PRAGMA secure_delete=ON")  # else the file keeps the bytes
 
-    def stored(self, viewers: Sequence[str], views: Mapping[str, Sequence[str]]) -> list[Stored]:
-        """Return what is stored of viewers; see `ViewerStore`."""
+    def fetch(self, keys: Sequence[bytes], views: Views) -> list[Stored]:
+        """Return what is stored; see `ViewerStore`."""
         with _errors_as_away():
-            return self._of([*map(viewer_key, viewers)], tuple(views))
+            return self._fetch(keys, tuple(views))
 
-    async def stored_async(self, viewer: str, seconds: float) -> Stored:
+    async def fetch_served(self, viewer: str, seconds: float) -> Stored:
         """Return what is stored of a viewer; see `ViewerStore`.
 
         A read takes tens of microseconds, so it may as well be made on the event loop.
         """
-        until = 0.0
+        query, key, until = _query(self.project, tuple(SERVED), 1), viewer_key(viewer), 0.0
         while True:
             try:
-                return self._of([viewer_key(viewer)], tuple(SERVED))[0]
+                found = self._connection.execute(query, (key,)).fetchall()
             except sqlite3.OperationalError as error:
                 if not is_locked(error):
                     raise
@@ -95,9 +90,11 @@ class SqliteStore(ViewerStore):
                 if time.monotonic() >= until:
                     raise TimeoutError from error
                 await asyncio.sleep(_LOCKED_PAUSE_SECONDS)
+            else:
+                values = {name: value for _, name, value, _ in found}
+                return Stored(values, _unix_seconds(max([each[3] for each in found], default=0)))
 
-    def _of(self, keys: Sequence[bytes], views: tuple[str, ...]) -> list[Stored]:
-        """Return what is stored of each key, in one query."""
+    def _fetch(self, keys: Sequence[bytes], views: tuple[str, ...]) -> list[Stored]:
         found: dict[bytes, dict[str, bytes]] = {key: {} for key in keys}
         latest: dict[bytes, int] = {}
         query = _query(self.project, views, len(keys))
@@ -106,100 +103,49 @@ class SqliteStore(ViewerStore):
             latest[key] = max(latest.get(key, 0), at)
         return [Stored(found[key], _unix_seconds(latest.get(key, 0))) for key in keys]
 
+    def apply(
+        self, puts: Iterable[Put], deletes: Collection[bytes] = (), guard: Guard | None = None
+    ) -> bool:
+        """Delete and store; see `ViewerStore`."""
+        with self._transaction():
+            if guard is not None:
+                guard.check(self._fetch([guard.key], tuple(POSITION))[0])
+            deleted = self._delete("entity_key = ?", [(key,) for key in deletes])
+            now = _stored_time(time.time())
+            for key, view, values, at in puts:
+                self._connection.executemany(
+                    f'INSERT INTO "{self.project}_{view}" '  # noqa: S608  # our name
+                    "(entity_key, feature_name, value, event_ts, created_ts) "
+                    "VALUES (?, ?, ?, ?, ?) ON CONFLICT (entity_key, feature_name) "
+                    "DO UPDATE SET value = excluded.value, event_ts = excluded.event_ts, "
+                    "created_ts = excluded.created_ts",
+                    [(key, name, value, _stored_time(at), now) for name, value in values.items()],
+                )
+        return deleted
+
     def viewers(self) -> Iterator[str]:
         """Yield those who have hidden a video."""
+        hidden = f'SELECT DISTINCT entity_key FROM "{self.project}_{HIDDEN}"'  # noqa: S608  # ours
         with _errors_as_away():
-            for (key,) in self._connection.execute(
-                f'SELECT DISTINCT entity_key FROM "{self.project}_{HIDDEN}"'  # noqa: S608  # ours
-            ):
+            for (key,) in self._connection.execute(hidden):
                 yield viewer_of(key)
 
-    def write(self, changes: Mapping[str, Change], erased: Collection[str] = ()) -> None:
-        """Store rows; see `ViewerStore`."""
-        with self._transaction():
-            self._write(changes, erased)
-
-    def commit(
-        self,
-        partition: int,
-        before: Position,
-        after: Position,
-        changes: Mapping[str, Change],
-        erased: Collection[str] = (),
-    ) -> None:
-        """Store rows with a partition's position; see `ViewerStore`."""
-        with self._transaction():
-            if (found := self.position(partition)) != before:
-                raise PositionMovedError(f"the online store is at {found}, not at {before}")
-            self._write(changes, erased)
-            [view] = POSITION
-            key = entity_key("partition", str(partition))
-            self._upsert(view, [(key, position_values(after))])
-
-    def _write(self, changes: Mapping[str, Change], erased: Collection[str]) -> None:
-        self._delete("entity_key = ?", [(viewer_key(each),) for each in erased])
-        for view in STATE:
-            self._upsert(
-                view,
-                [
-                    (viewer_key(viewer), values_of(change.row, view))
-                    for viewer, change in changes.items()
-                    if view in change.views
-                ],
-            )
-
-    def _upsert(self, view: str, rows: Iterable[tuple[bytes, Mapping[str, bytes]]]) -> None:
-        now = _stored_time(time.time())
-        self._connection.executemany(
-            f'INSERT INTO "{self.project}_{view}" '  # noqa: S608  # our name
-            "(entity_key, feature_name, value, event_ts, created_ts) VALUES (?1, ?2, ?3, ?4, ?4) "
-            "ON CONFLICT (entity_key, feature_name) DO UPDATE SET value = excluded.value, "
-            "event_ts = excluded.event_ts, created_ts = excluded.created_ts",
-            [(key, name, value, now) for key, row in rows for name, value in row.items()],
-        )
-
-    def position(self, partition: int) -> Position:
-        """Return up to where events are in the rows; see `ViewerStore`."""
-        key = entity_key("partition", str(partition))
-        with _errors_as_away():
-            [stored] = self._of([key], tuple(POSITION))
-        return position_of(stored.values)
-
-    def erase(self, viewers: Iterable[str]) -> bool:
-        """Delete viewers' rows; see `ViewerStore`."""
-        with self._transaction():
-            return self._delete("entity_key = ?", [(viewer_key(each),) for each in viewers])
-
-    def expire(self, seconds: float, after: bytes = b"") -> bytes:
-        """Delete viewers who weren't seen for long; see `ViewerStore`.
-
-        It looks at VIEWERS_AT_A_TIME, in the order of their keys.
-        """
+    def expire(self, seconds: float) -> None:
+        """Delete viewers who weren't seen for long; see `ViewerStore`."""
         since = time.time() - seconds
-        if self._built_at > since:
-            return b""
-        at = _stored_time(max(since, 0))
-        listed = f"{self._keys_where('entity_key > ?')} ORDER BY entity_key LIMIT ?"
-        with _errors_as_away():
-            places = (*[after] * len(_OF_VIEWERS), VIEWERS_AT_A_TIME)
-            found: list[bytes] = [key for (key,) in self._connection.execute(listed, places)]
-            if not found:
-                return b""
-            # In the same transaction: consumers of other partitions write meanwhile.
-            within = "entity_key BETWEEN ?1 AND ?2"
-            seen = self._keys_where(f"{within} AND created_ts >= ?3")
+        if self._built_at < since:
+            seen = " UNION ".join(
+                f'SELECT entity_key FROM "{self.project}_{view}" WHERE created_ts >= ?1'  # noqa: S608  # ours
+                for view in _OF_VIEWERS
+            )
             with self._transaction():
-                self._delete(
-                    f"{within} AND entity_key NOT IN ({seen})", [(found[0], found[-1], at)]
+                # All at once: else who is deleted from one table isn't seen in the next.
+                self._connection.execute("DROP TABLE IF EXISTS temp.seen")
+                self._connection.execute(
+                    f"CREATE TEMP TABLE seen AS {seen}",  # ours
+                    (_stored_time(since),),
                 )
-        return found[-1]
-
-    def _keys_where(self, condition: str) -> str:
-        """Return a query for the keys of viewers who have a row under a condition."""
-        return " UNION ".join(
-            f'SELECT entity_key FROM "{self.project}_{view}" WHERE {condition}'  # noqa: S608  # ours
-            for view in _OF_VIEWERS
-        )
+                self._delete("entity_key NOT IN (SELECT entity_key FROM temp.seen)", [()])
 
     def _delete(self, condition: str, parameters: Sequence[Sequence[object]]) -> bool:
         """Delete viewers' rows under a condition; return whether there were any."""
@@ -255,7 +201,7 @@ def is_locked(error: sqlite3.Error) -> bool:
 
 def _stored_time(seconds: float) -> int:
     """Return a time as Feast stores it in SQLite: it takes UTC's for this machine's local time."""
-    return int(datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).timestamp())
+    return int(datetime.fromtimestamp(max(seconds, 0), UTC).replace(tzinfo=None).timestamp())
 
 
 def _unix_seconds(stored: int) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -22,16 +22,18 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 if TYPE_CHECKING:
     from feast.protos.feast.types.Value_pb2 import Value
 
+Views: TypeAlias = Mapping[str, Sequence[str]]
+"""Names of features, by view."""
 PROFILE, ACTIVITY, HIDDEN = "viewer_profile", "viewer_activity", "viewer_hidden"
-POSITION: Mapping[str, Sequence[str]] = {"consumer_position": ("position",)}
+POSITION: Views = {"consumer_position": ("position",)}
 """The feature of a partition of the log: up to where its events are in the rows, by view."""
-SERVED: Mapping[str, Sequence[str]] = {
+SERVED: Views = {
     PROFILE: ("attributes",),
     ACTIVITY: ("history_times", "watched_keys", "viewer_watch_count", "viewer_like_count"),
     HIDDEN: ("hidden_keys", "hidden_times"),
 }
 """Features that requests read, by view."""
-STATE: Mapping[str, Sequence[str]] = {
+STATE: Views = {
     ACTIVITY: (
         "watched_keys",
         "watched_times",
@@ -132,27 +134,18 @@ def row_of(stored: Mapping[str, bytes]) -> ViewerRow:
 
 def values_of(row: ViewerRow, view: str) -> dict[str, bytes]:
     """Return what is stored of a row in ACTIVITY or HIDDEN, by feature."""
-    made: dict[str, Value] = {}
-    value = _value_type()
     if view == HIDDEN:
         lists = {"hidden_keys": row.hidden_keys, "hidden_times": row.hidden_times}
-    else:
-        lists = {
-            "history_times": row.times[-HISTORY_LIMIT:] // _MICROS,
-            "watched_keys": row.keys,
-            "watched_times": row.times,
-        }
-        made = {
-            "viewer_watch_count": value(int64_val=row.watches),
-            "viewer_like_count": value(int64_val=row.likes),
-            "watched_liked": value(),
-        }
-        made["watched_liked"].bool_list_val.val.extend(row.liked.tolist())
-    for name, numbers in lists.items():
-        made[name] = value()
-        # Two thirds of the time of a constructor.
-        made[name].int64_list_val.val.extend(numbers.tolist())
-    return {name: each.SerializeToString() for name, each in made.items()}
+        return {name: encode("int64_list_val", each.tolist()) for name, each in lists.items()}
+    history = row.times[-HISTORY_LIMIT:] // _MICROS
+    return {
+        "history_times": encode("int64_list_val", history.tolist()),
+        "watched_keys": encode("int64_list_val", row.keys.tolist()),
+        "watched_times": encode("int64_list_val", row.times.tolist()),
+        "watched_liked": encode("bool_list_val", row.liked.tolist()),
+        "viewer_watch_count": encode("int64_val", row.watches),
+        "viewer_like_count": encode("int64_val", row.likes),
+    }
 
 
 def features_of(stored: Mapping[str, bytes], updated_at: int = 0) -> ViewerFeatures:
@@ -194,7 +187,17 @@ def position_of(stored: Mapping[str, bytes]) -> Position:
 
 def position_values(position: Position) -> dict[str, bytes]:
     """Return what is stored of a partition."""
-    return {"position": _value_type()(string_val=str(position)).SerializeToString()}
+    return {"position": encode("string_val", str(position))}
+
+
+def encode(kind: str, value: Any) -> bytes:
+    """Return what is stored of a feature's value, by its field in Feast's `Value`."""
+    made = _value_type()()
+    if kind.endswith("_list_val"):
+        getattr(made, kind).val.extend(value)  # two thirds of the time of a constructor
+    else:
+        setattr(made, kind, value)
+    return made.SerializeToString()
 
 
 def _list(stored: Mapping[str, bytes], name: str, kind: str) -> Sequence[Any]:
@@ -204,8 +207,10 @@ def _list(stored: Mapping[str, bytes], name: str, kind: str) -> Sequence[Any]:
 
 def _value(stored: Mapping[str, bytes], name: str, kind: str) -> Any:
     """Return a feature's value; None if it is absent or null."""
+    if (data := stored.get(name)) is None:
+        return None
     try:
-        value = _value_type().FromString(stored.get(name, b""))
+        value = _value_type().FromString(data)
     except DecodeError as error:
         raise UnfitRowError(f"{name} can't be read: {error}") from error
     found = value.WhichOneof("val")

@@ -1,8 +1,8 @@
-"""The store of viewers' rows: the only door to Feast's online store in a process that serves.
+"""The store of viewers' rows: the only door to Feast's online store.
 
-Rows are stored as Feast's own SQLite and Redis stores have them, which fill them when features are
-built. Here a viewer's views are read at once, and written together with the consumer's position:
-Feast's stores do one view at a time, and know no transaction.
+Rows are stored as Feast's own SQLite and Redis stores have them, so that its tools read them, too.
+Here a viewer's views are read at once, and written together with the consumer's position: Feast's
+stores do one view at a time, and know no transaction.
 
 A partition's rows change only together with its position, from the one that was read before to the
 next. So of two consumers of a partition one alone can write, and rows never have events that the
@@ -11,28 +11,32 @@ position doesn't.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from vireo.server.errors import VireoError
 from vireo.server.event_log.position import Position
 from vireo.server.features.viewer_rows import (
+    POSITION,
     SERVED,
     STATE,
     Change,
     Stored,
     UnfitRowError,
     ViewerRow,
+    Views,
     features_of,
+    position_of,
+    position_values,
     row_of,
+    values_of,
 )
-
-if TYPE_CHECKING:
-    from vireo.v1.viewer_pb2 import ViewerFeatures
+from vireo.v1.viewer_pb2 import ViewerFeatures
 
 BUILD_MARK = "_B"
 """In a project, after its series; nothing else in a project is upper-case."""
@@ -52,47 +56,55 @@ class RebuiltError(Exception):
     """The features were built again: these rows aren't read any more."""
 
 
+class Put(NamedTuple):
+    """Features of one entity and view to store."""
+
+    key: bytes
+    view: str
+    values: Mapping[str, bytes]
+    at: float
+    """When they changed, Unix seconds."""
+
+
+class Guard(NamedTuple):
+    """What must be so for a transaction: the position that a partition has."""
+
+    key: bytes
+    position: Position
+
+    def check(self, stored: Stored) -> None:
+        """Raise PositionMovedError if another one is stored."""
+        if (found := position_of(stored.values)) != self.position:
+            raise PositionMovedError(f"the online store is at {found}, not at {self.position}")
+
+
 class ViewerStore(ABC):
     """The rows of one build of a data set's features. Use it from one thread.
 
     All methods raise StoreAwayError if the store can't be read or written now.
     """
 
-    repo: Path
-    """The feature folder."""
-    project: str
-    """Names the build in the store."""
-
-    def read(self, viewers: Sequence[str]) -> list[ViewerRow | UnfitRowError]:
-        """Return the viewers' rows, each as it is stored or why it can't be used."""
-        rows: list[ViewerRow | UnfitRowError] = []
-        for stored in self.stored(viewers, STATE):
-            try:
-                rows.append(row_of(stored.values))
-            except UnfitRowError as error:
-                rows.append(error)
-        return rows
-
-    def features(self, viewer: str) -> ViewerFeatures:
-        """Return the features of a viewer as a request reads them; raise UnfitRowError."""
-        [stored] = self.stored([viewer], SERVED)
-        return features_of(*stored)
-
-    def hides(self) -> Iterator[tuple[str, ViewerRow]]:
-        """Yield each viewer who has hidden a video, with the row."""
-        viewers = self.viewers()
-        while some := [*islice(viewers, VIEWERS_AT_A_TIME)]:
-            for viewer, row in zip(some, self.read(some), strict=True):
-                if isinstance(row, ViewerRow) and len(row.hidden_keys):
-                    yield viewer, row
+    def __init__(self, repo: Path, project: str) -> None:
+        """Name the feature folder, and the build in the store."""
+        self.repo, self.project = repo, project
 
     @abstractmethod
-    def stored(self, viewers: Sequence[str], views: Mapping[str, Sequence[str]]) -> list[Stored]:
-        """Return what is stored of viewers, of some features at least."""
+    def fetch(self, keys: Sequence[bytes], views: Views) -> list[Stored]:
+        """Return what is stored of entities, of some features at least."""
 
     @abstractmethod
-    async def stored_async(self, viewer: str, seconds: float) -> Stored:
-        """Return what is stored of a viewer's SERVED features.
+    def apply(
+        self, puts: Iterable[Put], deletes: Collection[bytes] = (), guard: Guard | None = None
+    ) -> bool:
+        """Delete viewers, then store features, all of it or nothing.
+
+        Return whether anything was deleted; raise PositionMovedError, and with a guard
+        RebuiltError if another build's rows are announced.
+        """
+
+    @abstractmethod
+    async def fetch_served(self, viewer: str, seconds: float) -> Stored:
+        """Return what is stored of a viewer's SERVED features, in an event loop.
 
         Raises:
             TimeoutError: it takes more than `seconds`.
@@ -108,50 +120,77 @@ class ViewerStore(ABC):
         """Prepare to write; the store answers then."""
 
     @abstractmethod
-    def write(self, changes: Mapping[str, Change], erased: Collection[str] = ()) -> None:
-        """Store rows by viewer, after all of those who were erased was deleted."""
+    def superseded(self) -> bool:
+        """Return whether another build's rows are announced now."""
 
     @abstractmethod
+    def expire(self, seconds: float) -> None:
+        """Delete viewers of whom nothing was written for some seconds, nor built."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection to the store."""
+
+    def read(self, viewers: Sequence[str]) -> list[ViewerRow | UnfitRowError]:
+        """Return the viewers' rows, each as it is stored or why it can't be used."""
+        rows: list[ViewerRow | UnfitRowError] = []
+        for stored in self.fetch([*map(viewer_key, viewers)], STATE):
+            try:
+                rows.append(row_of(stored.values))
+            except UnfitRowError as error:
+                rows.append(error)
+        return rows
+
+    def features(self, viewer: str) -> ViewerFeatures:
+        """Return the features of a viewer as a request reads them; raise UnfitRowError."""
+        [stored] = self.fetch([viewer_key(viewer)], SERVED)
+        return features_of(*stored)
+
+    def hides(self) -> Iterator[tuple[str, ViewerRow]]:
+        """Yield each viewer who has hidden a video, with the row."""
+        viewers = self.viewers()
+        while some := [*islice(viewers, VIEWERS_AT_A_TIME)]:
+            for viewer, row in zip(some, self.read(some), strict=True):
+                if isinstance(row, ViewerRow) and len(row.hidden_keys):
+                    yield viewer, row
+
+    def position(self, partition: int) -> Position:
+        """Return up to where the log's events are in the rows."""
+        [stored] = self.fetch([entity_key("partition", str(partition))], POSITION)
+        return position_of(stored.values)
+
+    def write(self, changes: Mapping[str, Change]) -> None:
+        """Store rows by viewer, whatever the log says."""
+        self.apply(_puts(changes))
+
     def commit(
         self,
         partition: int,
         before: Position,
         after: Position,
         changes: Mapping[str, Change],
-        erased: Collection[str] = (),
+        erased: Iterable[str] = (),
     ) -> None:
-        """Write as `write` does and move a partition's position, all of it or nothing.
+        """Erase viewers, store rows, and move a partition's position, all of it or nothing.
 
         Raises:
             PositionMovedError: the position isn't `before`.
             RebuiltError: the rows of another build are announced.
         """
+        key, [view] = entity_key("partition", str(partition)), POSITION
+        puts = [*_puts(changes), Put(key, view, position_values(after), time.time())]
+        self.apply(puts, [*map(viewer_key, erased)], Guard(key, before))
 
-    @abstractmethod
-    def position(self, partition: int) -> Position:
-        """Return up to where the log's events are in the rows."""
-
-    @abstractmethod
     def erase(self, viewers: Iterable[str]) -> bool:
         """Delete all that is stored of some viewers; return whether anything was."""
+        return self.apply([], [*map(viewer_key, viewers)])
 
-    def expire(self, seconds: float, after: bytes = b"") -> bytes:
-        """Delete viewers of whom nothing was written for some seconds, a few at a time.
 
-        Args:
-            seconds: for how long nothing was written; the build of the features counts for all.
-            after: what the call before returned, to go on from there.
-        """
-        del seconds, after
-        return b""
-
-    @abstractmethod
-    def superseded(self) -> bool:
-        """Return whether another build's rows are announced now."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the connection to the store."""
+def _puts(changes: Mapping[str, Change]) -> Iterator[Put]:
+    now = time.time()
+    for viewer, change in changes.items():
+        key = viewer_key(viewer)
+        yield from (Put(key, view, values_of(change.row, view), now) for view in change.views)
 
 
 def entity_key(name: str, value: str) -> bytes:

@@ -10,33 +10,29 @@ import struct
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import TypeVar
 
 import grpc
 from prometheus_client import Counter, Gauge
 
-from vireo.server.features.viewer_rows import UnfitRowError
-from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.pipeline import RecommendPipeline
-from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.query import RecommendQuery, decode_filter
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.settings import GatewaySettings
-from vireo.server.gateway.stages.call import Answer, Checked, Request, StageCall
-from vireo.server.gateway.stages.failure import StageFailedError, StageSkippedError
+from vireo.server.gateway.stages.call import StageFailedError, StageSkippedError
 from vireo.server.gateway.stages.read_features import ReadFeatures
-from vireo.server.pod.admission import LOW_PRIORITY
 from vireo.server.pod.release_service import served
 from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.rpc.admission import LOW_PRIORITY
 from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
 from vireo.server.rpc.guard import request_id
 from vireo.server.rpc.reading import Context
 from vireo.server.rpc.standard import MAX_STREAM_SECONDS
 from vireo.server.rpc.trace import current_call
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
 PATIENCE_SECONDS = 10.0
 """Seconds for which a stage of one viewer is tried before the batch ends."""
@@ -61,65 +57,19 @@ for _stage in ("features", "retrieval", "ranking"):  # so that each is exported 
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class PatientCall(StageCall[Request, Answer]):
-    """A stage's call that is made again while pods are overloaded or away."""
+async def repeated(stage: str, work: Callable[[], Awaitable[Result]]) -> Result:
+    """Return the result of a stage's first attempt that succeeds.
 
-    @staticmethod
-    def like(call: StageCall[Request, Answer]) -> PatientCall[Request, Answer]:
-        """Return a call of the same pods; how late it is tells nothing of the load."""
-        return PatientCall(call.stage, call.method, call.limit, call.share)
-
-    async def __call__(
-        self,
-        request: Request,
-        query: RecommendQuery,
-        check: Callable[[Answer, Request], Checked],
-    ) -> Checked:
-        """Return what `check` makes of a valid response.
-
-        Raises:
-            StageFailedError: the pods fail in a way that a repetition won't mend.
-            RpcError: UNAVAILABLE if they are overloaded or away for too long.
-        """
-        call = super().__call__
-        return await _repeated(self.stage, lambda: call(request, query, check), _passes)
-
-
-class PatientRead(ReadFeatures):
-    """Reads features, again and again while the store is away.
-
-    It caches none: the viewers of a batch would evict those who are on the site.
+    Raises:
+        StageFailedError: it fails in a way that a repetition won't mend.
+        RpcError: UNAVAILABLE: pods or the store are overloaded or away for too long.
     """
-
-    def __init__(self, timeout: float) -> None:
-        """Read with a timeout in seconds."""
-        # A batch may end while its circuit is open, which nobody would close.
-        super().__init__(timeout, LastFeatures(0, 0.0), exported=False)
-
-    async def __call__(self, query: RecommendQuery, reader: FeatureReader) -> ViewerFeatures:
-        """Return the viewer's features.
-
-        Raises:
-            StageFailedError: the viewer's row can't be used.
-            RpcError: UNAVAILABLE if the store is away for too long.
-        """
-        read = super().__call__
-        return await _repeated("features", lambda: read(query, reader), _is_of_the_store)
-
-
-async def _repeated(
-    stage: str,
-    attempt: Callable[[], Awaitable[Result]],
-    repeats: Callable[[StageFailedError], bool],
-) -> Result:
-    """Return the result of the first attempt that succeeds, or fails for good."""
     ends, pause = time.monotonic() + PATIENCE_SECONDS, _FIRST_PAUSE
     while True:
         try:
-            return await attempt()
+            return await work()
         except StageFailedError as error:
-            if not repeats(error):
+            if not _may_pass(stage, error):
                 raise
             if time.monotonic() + pause > ends:
                 reason = f"{stage} has failed for {PATIENCE_SECONDS:g} s: {error}"
@@ -129,15 +79,15 @@ async def _repeated(
         pause = min(2 * pause, _MAX_PAUSE)
 
 
-def _passes(error: StageFailedError) -> bool:
+def _may_pass(stage: str, error: StageFailedError) -> bool:
+    if stage == "features":
+        return error.reason != "invalid"
     # A call is skipped if the stream's own deadline is near, which then ends it.
     return error.code in _TEMPORARY or isinstance(error, StageSkippedError)
 
 
-def _is_of_the_store(error: StageFailedError) -> bool:
-    return not isinstance(error.__cause__, UnfitRowError)
-
-
+MAX_BATCHES = 2
+"""Maximum concurrent calls of BatchRecommend on a gateway."""
 BATCH_RETRY = timedelta(seconds=5)
 """Delay before a batch that was one too many is tried again: batches take minutes."""
 VERSION = 1
@@ -169,7 +119,7 @@ class Batches:
                 filtered so.
         """
         if request.HasField("filter"):
-            served(self._loader).content.expression(request.filter)
+            decode_filter(request.filter, "filter", served(self._loader).content.declared)
         token, request.resume_token = request.resume_token, ""
         digest = hashlib.blake2b(
             request.SerializeToString(deterministic=True), digest_size=16
@@ -189,10 +139,7 @@ class Batches:
         deadline = time.monotonic() + (MAX_STREAM_SECONDS if left is None else left)
         for position, viewer_id in enumerate(request.viewer_ids[begin:], begin + 1):
             release = served(self._loader).content
-            wanted = release.expression(request.filter) if request.HasField("filter") else None
-            query = RecommendQuery.of(
-                _request(request, viewer_id), request_id(), deadline, trace, expression=wanted
-            )
+            query = RecommendQuery.of(_request(request, viewer_id), request_id(), deadline, trace)
             query = query._replace(metadata=(*query.metadata, LOW_PRIORITY))
             slate = await self._pipeline.recommend(query, release)
             SLATES.inc()
@@ -203,14 +150,10 @@ class Batches:
 
 def patient(pipeline: RecommendPipeline, settings: GatewaySettings) -> RecommendPipeline:
     """Return the pipeline for slates that nobody waits for."""
-    return replace(
-        pipeline,
-        read_features=PatientRead(settings.features_timeout),
-        retrieval=PatientCall.like(pipeline.retrieval),
-        ranking=PatientCall.like(pipeline.ranking),
-        shadow=None,
-        shown=False,
-    )
+    # It caches no features: the viewers of a batch would evict those who are on the site. And a
+    # batch may end while the store is skipped, which nobody would find out to be back.
+    read = ReadFeatures(settings.features_timeout, LastFeatures(0, 0.0), exported=False)
+    return replace(pipeline, read_features=read, shadow=None, shown=False, attempt=repeated)
 
 
 def token_at(position: int, digest: bytes) -> str:

@@ -13,9 +13,13 @@ from prometheus_client import Counter
 
 from vireo.server.event_log.log import CATALOG, REMOVED, Stream
 from vireo.server.features.keys import video_key
-from vireo.server.filters.declared import ATTRIBUTE_NAME, BUILT_IN_LABELS, BUILT_IN_NUMBERS
 from vireo.server.gateway.appender import Appended, Appender
-from vireo.server.live.takedowns import Takedowns
+from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.filters.declared import (
+    ATTRIBUTE_NAME,
+    BUILT_IN_LABELS,
+    BUILT_IN_NUMBERS,
+)
 from vireo.v1 import catalog_pb2 as pb
 from vireo.v1.catalog_pb2_grpc import CatalogServiceServicer
 from vireo.v1.log_pb2 import CatalogChange

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter as Tally
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -21,9 +20,8 @@ from vireo.server.gateway import catalog
 from vireo.server.gateway.appender import Appended, Appender
 from vireo.server.gateway.log_room import LogRoom
 from vireo.server.gateway.settings import GatewaySettings
-from vireo.server.live.takedowns import Takedowns
-from vireo.server.pod.admission import Admission
-from vireo.server.pod.slots import Slots
+from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.rpc.admission import Admission, Slots
 from vireo.server.rpc.caller import caller_of
 from vireo.server.rpc.errors import RpcError, ShedError
 from vireo.server.rpc.guard import ServiceLimits
@@ -48,6 +46,13 @@ REFUSED = Counter(
     "share goes, or it was `away`.",
     ["reason"],
 )
+MAX_CALLS = 32
+"""Maximum calls that are worked on at a time, and that wait, of those that record events and of
+those that change the catalogue."""
+MAX_STREAMS = 50
+"""Maximum concurrent streams of events."""
+MAX_FUTURE_SECONDS, MAX_PAST_SECONDS = 600, 7 * 86_400
+"""Maximum seconds by which an event may lie in the future or past: a caller's clock may be off."""
 _MAX_SECONDS = 10.0
 """Maximum seconds for which a call that waits for the log keeps its slot; the edge ends it then."""
 _MAX_MESSAGE_BYTES = 512 << 10
@@ -73,8 +78,7 @@ class EventServicer(EventServiceServicer):
         """Record by `appender`, within the limits of `settings`, as long as there is `room`."""
         self._appender, self._room = appender, room
         self._partitions = settings.event_log.event_partitions
-        self._max_future, self._max_past = settings.max_event_future, settings.max_event_past
-        self._streams = Places(settings.max_event_streams, STREAM_RETRY)
+        self._streams = Places(MAX_STREAMS, STREAM_RETRY)
 
     async def RecordEvents(  # noqa: N802
         self, request: pb.RecordEventsRequest, context: Context
@@ -112,7 +116,7 @@ class EventServicer(EventServiceServicer):
         """
         assert isinstance(request, pb.RecordEventsRequest | pb.StreamEventsRequest)
         now = time.time_ns()
-        found = list(problems(request.events, now, self._max_future, self._max_past))
+        found = list(problems(request.events, now))
         for reason, count in Tally(reason for _, _, reason in found).items():
             REFUSED.labels(reason).inc(count)
         return [(field, description) for field, description, _ in found]
@@ -144,19 +148,15 @@ class EventServicer(EventServiceServicer):
             RECORDED.labels(EVENT_KINDS[kind]).inc(count)
 
 
-def problems(
-    events: Sequence[pb.Event], now: int, max_future: float, max_past: float
-) -> Iterator[tuple[str, str, str]]:
+def problems(events: Sequence[pb.Event], now: int) -> Iterator[tuple[str, str, str]]:
     """Yield what the protos' rules can't say: the field, what is wrong with it, and the reason.
 
     Args:
         events: the events; they may violate the protos' rules.
         now: nanoseconds since the epoch.
-        max_future: maximum seconds by which an event may lie in the future.
-        max_past: maximum seconds by which it may lie in the past.
     """
     seconds = now / _NANOS
-    earliest, latest = seconds - max_past, seconds + max_future
+    earliest, latest = seconds - MAX_PAST_SECONDS, seconds + MAX_FUTURE_SECONDS
     for index, event in enumerate(events):
         kind = event.kind
         if kind == pb.EVENT_KIND_FOLLOW:
@@ -174,10 +174,10 @@ def problems(
         if not 0 <= at.nanos < _NANOS:
             yield f"events[{index}].time", "must have nanos from 0 to 999,999,999", "invalid"
         elif at.seconds < earliest:
-            description = f"must be at most {max_past:,.0f} s in the past"
+            description = f"must be at most {MAX_PAST_SECONDS:,.0f} s in the past"
             yield f"events[{index}].time", description, "past"
         elif at.seconds > latest:
-            description = f"must be at most {max_future:,.0f} s in the future"
+            description = f"must be at most {MAX_FUTURE_SECONDS:,.0f} s in the future"
             yield f"events[{index}].time", description, "future"
 
 
@@ -243,7 +243,6 @@ def add_recording(
     can a caller have those of others, however long the log takes.
     `takedowns` are those that are followed.
     """
-    target = settings.queue_delay_target if settings.shedding else math.inf
     recorder = EventServicer(Appender(log), settings, room)
     changer = catalog.CatalogServicer(Appender(log), takedowns)
     for name, register, rules, work in (
@@ -260,6 +259,6 @@ def add_recording(
             catalog.cost,
         ),
     ):
-        slots = Slots(settings.max_event_calls, _MAX_SECONDS)
-        admission = Admission(settings.max_concurrent_rpcs, slots=slots, target=target)
+        slots = Slots(MAX_CALLS, _MAX_SECONDS)
+        admission = Admission(slots, settings.max_concurrent_rpcs)
         server.add(name, register, limits=ServiceLimits(admission, rules, work))

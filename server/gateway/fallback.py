@@ -13,10 +13,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from vireo.server.features.keys import video_key
-from vireo.server.filters.declared import PUBLISHED, label
-from vireo.server.filters.expression import FilterExpression
 from vireo.server.gateway.rules import ActiveRules
-from vireo.server.pipeline.page import Caps, fill_page
+from vireo.server.recommend.filters.declared import PUBLISHED, label
+from vireo.server.recommend.filters.expression import FilterExpression
+from vireo.server.recommend.page import Caps, fill_page
 from vireo.server.releases.fields import first_problem
 from vireo.server.releases.layout import POPULAR_ATTRIBUTES, POPULAR_IDS
 from vireo.server.releases.manifest import ReleaseError

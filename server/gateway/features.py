@@ -16,7 +16,7 @@ from vireo.server.features.online_store import RedisSettings, identity, open_ser
 from vireo.server.features.sqlite_store import is_locked
 from vireo.server.features.viewer_rows import features_of
 from vireo.server.features.viewer_store import StoreAwayError
-from vireo.server.rpc.background_check import BackgroundCheck
+from vireo.server.rpc.tls import BackgroundCheck
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 log = structlog.get_logger()
@@ -76,7 +76,7 @@ class FeatureReader:
         """
         self._rebuilt.start_if_due()
         try:
-            stored = await self._rows.stored_async(viewer_id, seconds)
+            stored = await self._rows.fetch_served(viewer_id, seconds)
         except sqlite3.Error as error:
             if is_locked(error):
                 raise
@@ -85,7 +85,7 @@ class FeatureReader:
             self._built = ()
             async with asyncio.timeout(seconds):
                 await asyncio.wrap_future(self._rebuilt.start())
-            stored = await self._rows.stored_async(viewer_id, seconds)
+            stored = await self._rows.fetch_served(viewer_id, seconds)
         return features_of(*stored)
 
     def _open_if_rebuilt(self) -> None:

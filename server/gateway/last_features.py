@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
 
+from cachetools import Cache, TTLCache
 from prometheus_client import Gauge
 
 from vireo.v1.viewer_pb2 import ViewerFeatures
@@ -19,12 +18,6 @@ KEPT_BYTES = Gauge(
     "vireo_stale_features_bytes",
     "Memory of cached features, which are served while the online store fails.",
 )
-
-
-class _Entry(NamedTuple):
-    viewer: ViewerFeatures
-    size: int
-    read_at: float
 
 
 class LastFeatures:
@@ -40,40 +33,33 @@ class LastFeatures:
             max_age: maximum age of an entry in seconds.
             clock: the current time in seconds.
         """
-        self._max_bytes, self._max_age, self._clock = max_bytes, max_age, clock
-        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
-        """By data set and viewer, oldest first."""
-        self.bytes = 0
-        """Memory of all entries."""
+        self._entries: TTLCache[tuple[str, str], ViewerFeatures] = TTLCache(
+            max_bytes, max_age, clock, _size
+        )
+        """By data set and viewer."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all entries; in any thread, since nothing is removed, as TTLCache would."""
+        return int(Cache.currsize.fget(self._entries))  # type: ignore[attr-defined]
 
     def keep(self, dataset: str, viewer_id: str, viewer: ViewerFeatures) -> None:
         """Cache what was read of a viewer.
 
         Unknown viewers are dropped: ids that nobody has would evict others.
         """
-        key, now = (dataset, viewer_id), self._clock()
-        self._drop(key)
+        key = dataset, viewer_id
         if viewer.watched_keys or viewer.hidden_keys or viewer.attributes:
-            size = _size(viewer)
-            if size <= self._max_bytes:
-                self._entries[key] = _Entry(viewer, size, now)
-                self.bytes += size
-        while self._entries:
-            key, oldest = next(iter(self._entries.items()))
-            if self.bytes <= self._max_bytes and now - oldest.read_at < self._max_age:
-                break
-            self._drop(key)
+            try:
+                self._entries[key] = viewer
+            except ValueError:  # it is larger than the cache
+                self._entries.pop(key, None)
+        else:
+            self._entries.pop(key, None)
 
     def find(self, dataset: str, viewer_id: str) -> ViewerFeatures | None:
         """Return what was last read of a viewer; None if nothing is cached."""
-        entry = self._entries.get((dataset, viewer_id))
-        if entry is None or self._clock() - entry.read_at >= self._max_age:
-            return None
-        return entry.viewer
-
-    def _drop(self, key: tuple[str, str]) -> None:
-        if (entry := self._entries.pop(key, None)) is not None:
-            self.bytes -= entry.size
+        return self._entries.get((dataset, viewer_id))
 
 
 def _size(viewer: ViewerFeatures) -> int:

@@ -1,4 +1,4 @@
-"""The gateway's pipeline: read the viewer's features, retrieve, rank, answer.
+"""The gateway's chain: read the viewer's features, retrieve, rank, answer.
 
 If a stage fails, the slate is made without it and says so in `degradations`.
 """
@@ -6,48 +6,288 @@ If a stage fails, the slate is made without it and says so in `degradations`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator, Set
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from vireo.server.features.activity import HISTORY_LIMIT
 from vireo.server.features.keys import video_key
-from vireo.server.filters.expression import all_of
-from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.progress import Progress
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease, digest_of
 from vireo.server.gateway.rules import ActiveRules
-from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate, time_stages
+from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate
 from vireo.server.gateway.stages.answer import popular_slate, ranked_slate, retrieved_slate
+from vireo.server.gateway.stages.call import StageFailedError
 from vireo.server.gateway.stages.check import blocked_keys
-from vireo.server.gateway.stages.failure import StageFailedError, log_failure
-from vireo.server.gateway.stages.rank import RankingCall, rank
+from vireo.server.gateway.stages.pods import (
+    RankingCall,
+    RetrievalCall,
+    rank,
+    retrieve,
+    retrieve_request,
+    without,
+)
 from vireo.server.gateway.stages.read_features import ReadFeatures
-from vireo.server.gateway.stages.retrieve import RetrievalCall, retrieve, retrieve_request
 from vireo.server.gateway.stages.shadow import Shadow
-from vireo.server.live.overlay import Overlay
+from vireo.server.pod.stage_metrics import StageMetrics
+from vireo.server.recommend.catalogue.overlay import Overlay
+from vireo.server.recommend.filters.expression import all_of
+from vireo.server.recommend.runner import Run
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2 import RequestProfile
 from vireo.v1.viewer_pb2 import SOURCE_NEW, ViewerFeatures
 
+_SHOWN, _UNSHOWN = StageMetrics("gateway"), StageMetrics("gateway", timed=False)
 
-def applied_rules(
-    rules: ActiveRules,
-    slate: pb.RecommendResponse,
-    candidates: candidate_pb2.RetrieveCandidatesResponse | None,
-    ranked: ranking_pb2.RankCandidatesResponse | None,
-) -> Iterator[pb.AppliedRule]:
-    """Yield each rule with the number of videos that it concerned, 0 if its stage failed.
+Result = TypeVar("Result")
 
-    Args:
-        rules: the slate's.
-        slate: what it became.
-        candidates: what retrieval answered; None if it failed.
-        ranked: what ranking answered; None if it failed.
-    """
-    shown = [item.video_id for item in slate.items]
-    new = sum(SOURCE_NEW in item.sources for item in slate.items)
+
+@dataclass
+class Made:
+    """A slate, and what it is made from."""
+
+    query: RecommendQuery
+    release: GatewayRelease
+    run: Run
+    viewer: ViewerFeatures = field(default_factory=ViewerFeatures)
+    updated_at: int = 0
+    """When the stored features last changed, Unix seconds; 0 if unknown."""
+    request: candidate_pb2.RetrieveCandidatesRequest = field(
+        default_factory=candidate_pb2.RetrieveCandidatesRequest
+    )
+    found: candidate_pb2.RetrieveCandidatesResponse | None = None
+    """What a candidate pod answered; None if retrieval failed."""
+    candidates: candidate_pb2.RetrieveCandidatesResponse | None = None
+    """The same without the videos that this gateway knows to be removed."""
+    masks: dict[int, int] = field(default_factory=dict)
+    """Their source masks by key."""
+    ranked: ranking_pb2.RankCandidatesResponse | None = None
+    """What a ranking pod answered; None if ranking failed."""
+    slate: pb.RecommendResponse = field(default_factory=pb.RecommendResponse)
+    degradations: list[viewer_pb2.Degradation.ValueType] = field(default_factory=list)
+
+
+class Attempt(Protocol):
+    """Does the work of a stage."""
+
+    async def __call__(self, stage: str, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Return the result of `work`, of the stage of this name."""
+
+
+async def once(stage: str, work: Callable[[], Awaitable[Result]]) -> Result:  # noqa: ARG001
+    """Do the work of a stage once, whatever becomes of it."""
+    return await work()
+
+
+@dataclass(frozen=True)
+class RecommendPipeline:
+    """The chain of stages behind a slate."""
+
+    read_features: ReadFeatures
+    retrieval: RetrievalCall
+    ranking: RankingCall
+    shadow: Shadow | None = None
+    """Repeats requests that were answered in full, for comparison."""
+    candidates: int | None = None
+    """Number of candidates to rank; None for the release's own number."""
+    progress: Progress | None = None
+    """Whether features lag behind the log of events; None without a log."""
+    overlay: Overlay = field(default_factory=lambda: Overlay(0))
+    """Which videos changed or were taken down; empty without a log."""
+    rules_of: Callable[[RecommendQuery], ActiveRules | None] | None = None
+    """Returns the site's rules for a query, None if none applies; None without a file of rules."""
+    shown: bool = False
+    """Whether viewers wait for its slates: then these are counted and their stages timed."""
+    attempt: Attempt = once
+    """How the work of a stage is done: once, or again while pods are away."""
+
+    async def recommend(
+        self, query: RecommendQuery, release: GatewayRelease
+    ) -> pb.RecommendResponse:
+        """Return the slate for a query; raises what `make` raises."""
+        return (await self.make(query, release)).slate
+
+    async def make(self, query: RecommendQuery, release: GatewayRelease) -> Made:
+        """Return the slate for a query, and what it is made from.
+
+        Raises:
+            UnknownSeedError: the query follows a video that the release doesn't have.
+            RpcError: INVALID_ARGUMENT: the release can't be filtered so.
+        """
+        if self.rules_of is not None:
+            query = query._replace(rules=self.rules_of(query))
+        made = Made(query, release, Run(_SHOWN if self.shown else _UNSHOWN))
+        await self._read(made)
+        await self._retrieve(made)
+        await self._rank(made)
+        with made.run.stage("answer"):
+            self._finish(made)
+        return made
+
+    async def _read(self, made: Made) -> None:
+        """Read the viewer's features, or take those last read; add the request's own."""
+        query, reader, failures = made.query, made.release.reader, made.run.failures
+        profile = query.profile
+        with made.run.stage("features", StageFailedError):
+            if profile is None or profile.use != pb.PROFILE_USE_INSTEAD:
+                if self.progress is not None and self.progress.behind(query.viewer_id):
+                    made.degradations.append(viewer_pb2.DEGRADATION_FEATURES_BEHIND)
+                made.viewer = await self.attempt(
+                    "features", lambda: self.read_features(query, reader)
+                )
+        if "features" in failures:
+            cached = self.read_features.last(query, reader)
+            made.viewer = ViewerFeatures() if cached is None else cached
+            made.degradations.append(
+                viewer_pb2.DEGRADATION_FEATURES_MISSING
+                if cached is None
+                else viewer_pb2.DEGRADATION_FEATURES_STALE
+            )
+        made.updated_at = made.viewer.updated_at
+        if profile is not None:
+            made.viewer = with_profile(made.viewer, profile, query.asked_at)
+
+    async def _retrieve(self, made: Made) -> None:
+        query, release = made.query, made.release
+        count = max(query.page_size, self.candidates or release.manifest.candidates)
+        own = release.manifest.release_id
+        # A canary pod's release may state another number than the gateway's.
+        stated = self.candidates is None
+        request = retrieve_request(query, made.viewer, count, own, count_of_release=stated)
+        made.request = request
+        with made.run.stage("retrieval", StageFailedError):
+            made.found, made.masks = await self.attempt(
+                "retrieval", lambda: retrieve(self.retrieval, query, request, release)
+            )
+        if made.found is None:
+            return
+        made.candidates = made.found
+        if query.filter is not None:
+            # Not before: of a call that is refused nothing is evaluated.
+            release.evaluated[digest_of(query.filter, query.rules)] = None
+        if gone := self.overlay.left_out(made.masks.keys()):  # the log may be away for a pod alone
+            made.masks = {key: mask for key, mask in made.masks.items() if key not in gone}
+            made.candidates = without(made.found, gone)
+
+    async def _rank(self, made: Made) -> None:
+        """Make the slate of what the stages found: ranked, as retrieved or popular."""
+        query, candidates = made.query, made.candidates
+        missing = candidates is not None and any(each.failure for each in candidates.sources)
+        if missing:
+            made.degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
+        if candidates is None or (missing and not candidates.keys):
+            made.degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
+            blocked = frozenset(blocked_keys(made.request))
+            made.slate = self.popular(query, made.release, blocked)
+            return
+        if not candidates.keys:  # the viewer has watched everything
+            made.slate = retrieved_slate(candidates, query.rules)
+            return
+        with made.run.stage("ranking", StageFailedError):
+            made.ranked = await self.attempt(
+                "ranking",
+                lambda: rank(self.ranking, query, made.request.viewer, candidates, made.masks),
+            )
+        if made.ranked is None:
+            made.degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)
+            made.slate = retrieved_slate(candidates, query.rules)
+            return
+        made.slate = ranked_slate(made.ranked, candidates)
+        if made.slate.release_id != candidates.release_id:
+            made.degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
+
+    def _finish(self, made: Made) -> None:
+        """Complete the slate with what isn't about its videos; count and mirror it."""
+        query, slate, candidates, ranked = made.query, made.slate, made.candidates, made.ranked
+        if candidates is not None and not slate.items:
+            slate.filter_unmet = candidates.filtered and candidates.filter_share == 0
+        slate.request_id = query.request_id
+        slate.degradations.extend(made.degradations)
+        if self.shadow is not None and ranked is not None and not made.degradations:
+            seconds = made.run.seconds["retrieval"] + made.run.seconds["ranking"]
+            self.shadow.offer(query, made.request, slate, seconds)
+        if query.next_page is not None and len(slate.items) == query.page_size:
+            ids = ranked.ids[:] if ranked is not None else [""]
+            if "" in ids:  # some don't come from ranking
+                ids = [item.video_id for item in slate.items]
+            slate.next_page_token = query.next_page(ids)
+        if query.explain:
+            explain_slate(made)
+        if self.shown:
+            if made.updated_at:
+                FEATURE_AGE.observe(time.time() - made.updated_at)
+            count_slate(query, slate, candidates if ranked is None else ranked)
+
+    def popular(
+        self, query: RecommendQuery, release: GatewayRelease, blocked: Set[int]
+    ) -> pb.RecommendResponse:
+        """Return the slate without pods.
+
+        With a filter, videos that changed since the release are left out: the gateway doesn't know
+        their new attributes. The slate is empty if the release lacks an attribute of the site's
+        filters: what law forbids isn't shown because nobody knows.
+        """
+        rules, expressions = query.rules, [query.expression(release.declared)]
+        if rules is not None:
+            expressions.append(rules.filter)
+        asked = [each for each in expressions if each is not None]
+        left_out = self.left_out(release)
+        if asked:
+            every = release.popular.keys.values()
+            left_out |= {key for key in every if self.overlay.changed_after(key, release.merged)}
+
+        expression = all_of(asked) if asked else None
+        if expression is not None and not expression.applies_to(release.declared):
+            slate = popular_slate([], release.manifest.release_id)
+            slate.filter_unmet = True
+            return slate
+        best = release.popular.best(query.page_size, blocked | left_out, expression, rules)
+        slate = popular_slate(best, release.manifest.release_id)
+        if expression is not None and not best:
+            slate.filter_unmet = not release.popular.any_meets(expression)
+        return slate
+
+    def left_out(self, release: GatewayRelease) -> set[int]:
+        """Return the popular videos that nobody may be shown: taken down, or not published yet."""
+        overlay, popular = self.overlay, release.popular
+        now = overlay.clock()
+        unpublished = {
+            key
+            for key, published in popular.unpublished.items()
+            if published > now
+            and ((change := overlay.get(key)) is None or change.position <= release.merged)
+        }
+        return unpublished | overlay.left_out(popular.keys.values())
+
+
+def explain_slate(made: Made) -> None:
+    """Add to a slate how it was made."""
+    explanation, candidates, seconds = made.slate.explanation, made.candidates, made.run.seconds
+    for stage, time_of in (
+        ("features", explanation.features_time),
+        ("retrieval", explanation.retrieval_time),
+        ("ranking", explanation.ranking_time),
+    ):
+        time_of.FromNanoseconds(round(seconds.get(stage, 0.0) * 1e9))
+    explanation.history_length = len(made.viewer.history_keys)
+    if made.updated_at:
+        explanation.features_age.seconds = max(0, int(time.time()) - made.updated_at)
+    if candidates is not None:
+        explanation.sources.extend(candidates.sources)
+        explanation.candidates = len(candidates.keys)
+        if candidates.filtered:
+            explanation.filter_share = candidates.filter_share
+    if made.query.rules is not None:
+        explanation.rules.extend(applied_rules(made.query.rules, made))
+
+
+def applied_rules(rules: ActiveRules, made: Made) -> Iterator[pb.AppliedRule]:
+    """Yield each rule with the number of videos that it concerned, 0 if its stage failed."""
+    candidates, ranked = made.candidates, made.ranked
+    shown = [item.video_id for item in made.slate.items]
+    new = sum(SOURCE_NEW in item.sources for item in made.slate.items)
     counts = {
         pb.RULE_KIND_FILTER: iter(() if candidates is None else candidates.rules.forbidden),
         pb.RULE_KIND_BOOST: iter(() if candidates is None else candidates.rules.boosted),
@@ -97,179 +337,3 @@ def with_profile(stored: ViewerFeatures, profile: RequestProfile, asked_at: int)
 
 def _name(attribute: str) -> str:
     return attribute.partition("=")[0]
-
-
-@dataclass(frozen=True)
-class RecommendPipeline:
-    """The chain of stages behind a slate."""
-
-    read_features: ReadFeatures
-    retrieval: RetrievalCall
-    ranking: RankingCall
-    shadow: Shadow | None = None
-    """Repeats requests that were answered in full, for comparison."""
-    candidates: int | None = None
-    """Number of candidates to rank; None for the release's own number."""
-    progress: Progress | None = None
-    """Whether features lag behind the log of events; None without a log."""
-    overlay: Overlay = field(default_factory=lambda: Overlay(0))
-    """Which videos changed or were taken down; empty without a log."""
-    rules_of: Callable[[RecommendQuery], ActiveRules | None] | None = None
-    """Returns the site's rules for a query, None if none applies; None without a file of rules."""
-    shown: bool = False
-    """Whether viewers wait for its slates: then these are counted and their stages timed."""
-
-    async def recommend(
-        self, query: RecommendQuery, release: GatewayRelease
-    ) -> pb.RecommendResponse:
-        """Return the slate for a query.
-
-        Raises:
-            UnknownSeedError: the query follows a video that the release doesn't have.
-        """
-        degradations: list[viewer_pb2.Degradation.ValueType] = []
-        if self.rules_of is not None:
-            query = query._replace(rules=self.rules_of(query))
-        if query.filter is not None:
-            # Not before: a call that is refused has had nothing evaluated.
-            release.evaluated[digest_of(query.filter, query.rules)] = None
-
-        started = time.perf_counter()
-        profile = query.profile
-        if profile is not None and profile.use == pb.PROFILE_USE_INSTEAD:
-            viewer = ViewerFeatures()
-        else:
-            viewer = await self._stored(query, release.reader, degradations)
-        updated_at = viewer.updated_at
-        if profile is not None:
-            viewer = with_profile(viewer, profile, query.asked_at)
-        read = time.perf_counter()
-
-        own = release.manifest.release_id
-        wanted = self.candidates or release.manifest.candidates
-        count = max(query.page_size, wanted)
-        # A canary pod's release may state another number than the gateway's.
-        stated = self.candidates is None
-        request = retrieve_request(query, viewer, count, own, count_of_release=stated)
-        candidates = ranked = None
-        try:
-            candidates, masks = await retrieve(self.retrieval, query, request, self.overlay)
-        except StageFailedError as error:
-            log_failure("retrieval", error, time.perf_counter() - read)
-        retrieved = finished = time.perf_counter()
-
-        missing = candidates is not None and any(each.failure for each in candidates.sources)
-        if missing:
-            degradations.append(viewer_pb2.DEGRADATION_SOURCE_MISSING)
-        if candidates is None or (missing and not candidates.keys):
-            degradations.append(viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
-            slate = self.popular(query, release, frozenset(blocked_keys(request)))
-        elif not candidates.keys:  # the viewer has watched everything
-            slate = retrieved_slate(candidates, query.rules)
-        else:
-            try:
-                ranked = await rank(self.ranking, query, request.viewer, candidates, masks)
-                slate = ranked_slate(ranked, candidates)
-            except StageFailedError as error:
-                log_failure("ranking", error, time.perf_counter() - retrieved)
-                degradations.append(viewer_pb2.DEGRADATION_RANKING_SKIPPED)
-                slate = retrieved_slate(candidates, query.rules)
-            finished = time.perf_counter()
-            if slate.release_id != candidates.release_id:
-                degradations.append(viewer_pb2.DEGRADATION_MIXED_RELEASES)
-
-        if candidates is not None and not slate.items:
-            slate.filter_unmet = candidates.filtered and candidates.filter_share == 0
-
-        slate.request_id = query.request_id
-        slate.degradations.extend(degradations)
-        if self.shadow is not None and ranked is not None and not degradations:
-            self.shadow.offer(query, request, slate, finished - read)
-        if query.next_page is not None and len(slate.items) == query.page_size:
-            ids = ranked.ids[:] if ranked is not None else [""]
-            if "" in ids:  # some don't come from ranking
-                ids = [item.video_id for item in slate.items]
-            slate.next_page_token = query.next_page(ids)
-        if query.explain:
-            explanation = slate.explanation
-            explanation.features_time.FromNanoseconds(round((read - started) * 1e9))
-            explanation.retrieval_time.FromNanoseconds(round((retrieved - read) * 1e9))
-            explanation.ranking_time.FromNanoseconds(round((finished - retrieved) * 1e9))
-            explanation.history_length = len(viewer.history_keys)
-            if updated_at:
-                explanation.features_age.seconds = max(0, int(time.time()) - updated_at)
-            if candidates is not None:
-                explanation.sources.extend(candidates.sources)
-                explanation.candidates = len(candidates.keys)
-                if candidates.filtered:
-                    explanation.filter_share = candidates.filter_share
-            if query.rules is not None:
-                explanation.rules.extend(applied_rules(query.rules, slate, candidates, ranked))
-        if self.shown:
-            if updated_at:
-                FEATURE_AGE.observe(time.time() - updated_at)
-            count_slate(query, slate, candidates if ranked is None else ranked)
-            time_stages(started, read, retrieved, finished)
-        return slate
-
-    def popular(
-        self, query: RecommendQuery, release: GatewayRelease, blocked: Set[int]
-    ) -> pb.RecommendResponse:
-        """Return the slate without pods.
-
-        With a filter, videos that changed since the release are left out: the gateway doesn't know
-        their new attributes. The slate is empty if the release lacks an attribute of the site's
-        filters: what law forbids isn't shown because nobody knows.
-        """
-        rules, expressions = query.rules, [query.expression]
-        if rules is not None:
-            expressions.append(rules.filter)
-        asked = [each for each in expressions if each is not None]
-        left_out = self.left_out(release)
-        if asked:
-            every = release.popular.keys.values()
-            left_out |= {key for key in every if self.overlay.changed_after(key, release.merged)}
-
-        expression = all_of(asked) if asked else None
-        if expression is not None and not expression.applies_to(release.declared):
-            slate = popular_slate([], release.manifest.release_id)
-            slate.filter_unmet = True
-            return slate
-        best = release.popular.best(query.page_size, blocked | left_out, expression, rules)
-        slate = popular_slate(best, release.manifest.release_id)
-        if expression is not None and not best:
-            slate.filter_unmet = not release.popular.any_meets(expression)
-        return slate
-
-    def left_out(self, release: GatewayRelease) -> set[int]:
-        """Return the popular videos that nobody may be shown: taken down, or not published yet."""
-        overlay, popular = self.overlay, release.popular
-        now = overlay.clock()
-        unpublished = {
-            key
-            for key, published in popular.unpublished.items()
-            if published > now
-            and ((change := overlay.get(key)) is None or change.position <= release.merged)
-        }
-        return unpublished | overlay.left_out(popular.keys.values())
-
-    async def _stored(
-        self,
-        query: RecommendQuery,
-        reader: FeatureReader,
-        degradations: list[viewer_pb2.Degradation.ValueType],
-    ) -> ViewerFeatures:
-        """Return the stored features, or those last read; add the degradations to the list."""
-        if self.progress is not None and self.progress.behind(query.viewer_id):
-            degradations.append(viewer_pb2.DEGRADATION_FEATURES_BEHIND)
-        started = time.perf_counter()
-        try:
-            return await self.read_features(query, reader)
-        except StageFailedError as error:
-            log_failure("features", error, time.perf_counter() - started)
-        cached = self.read_features.last(query, reader)
-        if cached is None:
-            degradations.append(viewer_pb2.DEGRADATION_FEATURES_MISSING)
-            return ViewerFeatures()
-        degradations.append(viewer_pb2.DEGRADATION_FEATURES_STALE)
-        return cached

@@ -8,10 +8,16 @@ from typing import NamedTuple
 
 import xxhash
 
-from vireo.server.features.context import UNKNOWN, BadTimeZoneError, ContextIds, context_ids
+from vireo.server.features.context import (
+    UNKNOWN,
+    BadTimeZoneError,
+    ContextIds,
+    context_ids,
+)
 from vireo.server.features.keys import video_key
-from vireo.server.filters.expression import FilterExpression
 from vireo.server.gateway.rules import ActiveRules
+from vireo.server.recommend.filters.declared import Declared
+from vireo.server.recommend.filters.expression import BadFilterError, FilterExpression, decode
 from vireo.server.rpc.errors import invalid_argument
 from vireo.server.rpc.guard import REQUEST_ID
 from vireo.v1 import filter_pb2
@@ -38,6 +44,20 @@ def viewer_bucket(viewer_id: str) -> int:
     return xxhash.xxh3_64_intdigest(viewer_id.encode(), seed=_SEED) % BUCKETS
 
 
+def decode_filter(message: filter_pb2.Filter, field: str, declared: Declared) -> FilterExpression:
+    """Return what a filter says; raise INVALID_ARGUMENT if a release can't be filtered so.
+
+    Args:
+        message: the filter.
+        field: its field in the caller's request.
+        declared: the release's attributes.
+    """
+    try:
+        return decode(message, field, declared)
+    except BadFilterError as error:
+        raise invalid_argument(error.violations) from error
+
+
 class RecommendQuery(NamedTuple):
     """A valid request for a slate."""
 
@@ -61,8 +81,8 @@ class RecommendQuery(NamedTuple):
     """What the caller itself knows of the viewer."""
     filter: filter_pb2.Filter | None = None
     """Which videos may be returned; None for all."""
-    expression: FilterExpression | None = None
-    """What `filter` says."""
+    filter_field: str = "filter"
+    """Its field in the caller's request."""
     session: Sequence[tuple[int, float]] = ()
     """Keys of the videos that the viewer came upon in this session, oldest first, and how much each
     counts beside a watch."""
@@ -76,6 +96,8 @@ class RecommendQuery(NamedTuple):
     """Whether it begins a slate."""
     rules: ActiveRules | None = None
     """The site's rules for it; None if none applies."""
+    explained_key: int | None = None
+    """The video that pods explain too; None for none."""
 
     @staticmethod
     def of(
@@ -85,7 +107,6 @@ class RecommendQuery(NamedTuple):
         trace: tuple[tuple[str, str], ...] = (),
         *,
         field: str = "",
-        expression: FilterExpression | None = None,
         shown: Sequence[int] = (),
         next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
@@ -97,7 +118,6 @@ class RecommendQuery(NamedTuple):
             deadline: when the caller stops waiting, on the monotonic clock.
             trace: the caller's trace context.
             field: begin of its fields' paths in the caller's request, for example "request.".
-            expression: what the request's filter says, if it has one.
             shown: keys of the videos on the pages before.
             next_page: returns the token of the next page; it may change the request.
 
@@ -105,20 +125,13 @@ class RecommendQuery(NamedTuple):
             RpcError: INVALID_ARGUMENT if the time zone can't be parsed.
         """
         asked_at = _moment(request)
-        viewer_id = request.viewer_id
-        bucket = str(viewer_bucket(viewer_id))
-        excluded = [video_key(video_id) for video_id in request.excluded_video_ids]
-        seed_key = video_key(request.seed_video_id) if request.seed_video_id else None
-        if seed_key is not None and request.surface != pb.SURFACE_UP_NEXT:
-            # On HOME it leads to nothing: among the watched videos EASE would go by it.
-            excluded.append(seed_key)
-            seed_key = None
-        excluded += shown
+        bucket = str(viewer_bucket(request.viewer_id))
+        seed_key, excluded = _seed_and_excluded(request)
         return RecommendQuery(
-            viewer_id=viewer_id,
+            viewer_id=request.viewer_id,
             page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
             seed_key=seed_key,
-            excluded_keys=excluded,
+            excluded_keys=[*excluded, *shown],
             explain=request.explain,
             asked_at=asked_at,
             request_id=request_id,
@@ -126,8 +139,8 @@ class RecommendQuery(NamedTuple):
             metadata=((REQUEST_ID, request_id), (BUCKET_HEADER, bucket), *trace),
             locale=request.context.locale,
             profile=request.profile if request.HasField("profile") else None,
-            filter=request.filter if expression is not None else None,
-            expression=expression,
+            filter=request.filter if request.HasField("filter") else None,
+            filter_field=f"{field}filter",
             next_page=next_page,
             session=[
                 (video_key(each.video_id), _SESSION_WEIGHTS.get(each.action, 1.0))
@@ -138,6 +151,18 @@ class RecommendQuery(NamedTuple):
             first_page=not request.page_token,
         )
 
+    def expression(self, declared: Declared) -> FilterExpression | None:
+        """Return what the filter says of a release that declares these attributes.
+
+        Pods decode filters: only a slate without them needs it.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT: the release can't be filtered so.
+        """
+        if self.filter is None:
+            return None
+        return decode_filter(self.filter, self.filter_field, declared)
+
     def budget(self, now: float, limit: float, share: float = 1.0) -> float:
         """Return the seconds that a stage may take.
 
@@ -147,6 +172,18 @@ class RecommendQuery(NamedTuple):
             share: share of the time left that it may use, so that later stages get theirs.
         """
         return min(limit, share * max(0.0, self.deadline - now - ANSWER_SECONDS))
+
+
+def _seed_and_excluded(request: pb.RecommendRequest) -> tuple[int | None, list[int]]:
+    """Return the key of the video that the slate follows, and of those that it must not have."""
+    excluded = [video_key(video_id) for video_id in request.excluded_video_ids]
+    if not request.seed_video_id:
+        return None, excluded
+    seed_key = video_key(request.seed_video_id)
+    if request.surface == pb.SURFACE_UP_NEXT:
+        return seed_key, excluded
+    # On HOME it leads to nothing: among the watched videos EASE would go by it.
+    return None, [*excluded, seed_key]
 
 
 def _moment(request: pb.RecommendRequest) -> int:

@@ -9,11 +9,10 @@ from pathlib import Path
 from cachetools import LRUCache
 
 from vireo.server.features.online_store import RedisSettings
-from vireo.server.filters.declared import Declared
-from vireo.server.filters.expression import BadFilterError, FilterExpression, decode
 from vireo.server.gateway.fallback import PopularList
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.rules import ActiveRules
+from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases.layout import (
     ATTRIBUTES,
     POPULAR_ATTRIBUTES,
@@ -22,7 +21,6 @@ from vireo.server.releases.layout import (
     VIDEO_KEYS,
 )
 from vireo.server.releases.manifest import Manifest
-from vireo.server.rpc.errors import invalid_argument
 from vireo.v1 import filter_pb2
 
 FILES = (POPULAR_IDS, ATTRIBUTES, POPULAR_ATTRIBUTES, TAKEDOWNS)
@@ -69,17 +67,6 @@ class GatewayRelease:
         manifest = Manifest.read(folder)
         reader = FeatureReader(features / manifest.dataset, timeout, redis)
         return GatewayRelease(manifest, PopularList.load(folder), reader, Declared.read(folder))
-
-    def expression(self, message: filter_pb2.Filter, name: str = "filter") -> FilterExpression:
-        """Return what the filter in the field `name` of a request says.
-
-        Raises:
-            RpcError: INVALID_ARGUMENT: the release can't be filtered by it.
-        """
-        try:
-            return decode(message, name, self.declared)
-        except BadFilterError as error:
-            raise invalid_argument(error.violations) from error
 
     def filter_cost(self, message: filter_pb2.Filter, rules: ActiveRules | None) -> float:
         """Return the cost of a filter in seconds; 0 if it is small, or pods have evaluated it."""

@@ -1,19 +1,23 @@
-"""The tables of a file of rules, as TOML has them: types, bounds and defaults."""
+"""The tables of a file of rules, as TOML has them, and where in them something is wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from vireo.server.filters.declared import ATTRIBUTE_NAME
-from vireo.server.rule_columns import MAX_FACTOR, MIN_FACTOR
+from vireo.server.columns import MAX_FACTOR, MIN_FACTOR
+from vireo.server.errors import VireoError
+from vireo.server.recommend.filters.declared import ATTRIBUTE_NAME
+from vireo.server.releases.fields import shown
 
 MAX_RULES = 1_000
 """Maximum rules of a kind in a file."""
 MAX_PAGE_SIZE = 500
 MAX_REGION_BYTES = 16
+_MAX_PROBLEMS = 20
 
 
 def _of_bytes(text: str, most: int) -> str:
@@ -125,3 +129,39 @@ class RuleTables(_Table):
     pins: Annotated[tuple[PinRule, ...], Field(max_length=MAX_RULES)] = ()
     caps: Annotated[tuple[CapRule, ...], Field(max_length=MAX_RULES)] = ()
     new_videos: Annotated[tuple[NewShareRule, ...], Field(max_length=MAX_RULES)] = ()
+
+
+class BadRulesError(VireoError):
+    """Rules that can't be used; `problems` has a line each, with its table and key."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        """List what is wrong, the first so many."""
+        more = len(problems) - _MAX_PROBLEMS
+        self.problems = [*problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+        super().__init__("\n".join(self.problems))
+
+
+def place_of(document: Any, path: Sequence[int | str]) -> str:
+    """Return where in a file something is: its table, the rule's number and name, and the key."""
+    kind, *rest = path
+    if not rest or not isinstance(rest[0], int):
+        return ": ".join([f"[[{shown(str(kind))}]]", *map(str, rest)])
+    number, keys = rest[0], rest[1:]
+    rules: Any = document[kind] if isinstance(document, Mapping) else getattr(document, str(kind))
+    rule = rules[number]
+    name = rule.get("name") if isinstance(rule, Mapping) else getattr(rule, "name", None)
+    known = f" ({shown(name)})" if isinstance(name, str) else ""
+    key = "".join(f"[{each}]" if isinstance(each, int) else f".{each}" for each in keys)
+    place = f"[[{kind}]] number {number + 1}{known}"
+    return f"{place}: {shown(key.removeprefix('.'))}" if key else place
+
+
+def reason_of(error: Any) -> str:
+    """Return what is wrong with a key, in this project's words where pydantic has others."""
+    match error["type"]:
+        case "extra_forbidden":
+            return "there is no such key" if len(error["loc"]) > 1 else "there is no such table"
+        case "missing":
+            return "is missing"
+        case _:
+            return shown(str(error["msg"]).removeprefix("Value error, "))

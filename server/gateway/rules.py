@@ -12,11 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from vireo.server.features.keys import video_key
-from vireo.server.filters.declared import Declared
-from vireo.server.filters.expression import BadFilterError, FilterExpression, all_of, decode
-from vireo.server.gateway.rule_problems import BadRulesError, place_of, reason_of
 from vireo.server.gateway.rule_tables import (
     MAX_RULES,
+    BadRulesError,
     BoostRule,
     ConditionTable,
     FilterRule,
@@ -24,6 +22,15 @@ from vireo.server.gateway.rule_tables import (
     RuleTable,
     RuleTables,
     normal_region,
+    place_of,
+    reason_of,
+)
+from vireo.server.recommend.filters.declared import Declared
+from vireo.server.recommend.filters.expression import (
+    BadFilterError,
+    FilterExpression,
+    all_of,
+    decode,
 )
 from vireo.server.releases.fields import shown
 from vireo.v1 import filter_pb2, rules_pb2

@@ -11,7 +11,7 @@ from prometheus_client import Counter, Gauge
 
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease
-from vireo.server.gateway.rule_problems import BadRulesError
+from vireo.server.gateway.rule_tables import BadRulesError
 from vireo.server.gateway.rules import MAX_BYTES, ActiveRules, SiteRules, parse_rules
 
 log = structlog.get_logger()

@@ -12,10 +12,9 @@ from typing import Any
 import grpc.aio
 from google.protobuf.message import Message
 
-from vireo.server.event_log.open import open_log
+from vireo.server.event_log.jetstream import open_log
 from vireo.server.features.context import time_zones
-from vireo.server.gateway import degradations
-from vireo.server.gateway.batch import BATCH_RETRY, OPEN, Batches, patient
+from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, Batches, patient
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.explain import explain_video
 from vireo.server.gateway.last_features import KEPT_BYTES, LastFeatures
@@ -27,25 +26,25 @@ from vireo.server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rules_file import RulesFile
 from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.gateway.slate_metrics import count_degradations
 from vireo.server.gateway.stages.call import StageCall
-from vireo.server.gateway.stages.rank import RankingCall
+from vireo.server.gateway.stages.pods import SHARE, RankingCall, RetrievalCall, UnknownSeedError
 from vireo.server.gateway.stages.read_features import ReadFeatures
-from vireo.server.gateway.stages.retrieve import SHARE, RetrievalCall, UnknownSeedError
 from vireo.server.gateway.stages.shadow import POOL, SECONDS, Shadow
 from vireo.server.gateway.turn import InnerPods
 from vireo.server.live.live import Live
-from vireo.server.live.overlay import Overlay
-from vireo.server.live.takedowns import Takedowns
 from vireo.server.pod.pod import Pod
 from vireo.server.pod.release_metrics import ReleaseFacts
 from vireo.server.pod.release_service import served
 from vireo.server.pod.run_queue import RunQueue
+from vireo.server.recommend.catalogue.overlay import Overlay
+from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.rpc.errors import RpcError, invalid_argument, not_found
 from vireo.server.rpc.guard import request_id
 from vireo.server.rpc.places import Places
-from vireo.server.rpc.renewed_channel import lasting_channel
+from vireo.server.rpc.tls import lasting_channel
 from vireo.server.rpc.trace import current_call
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
@@ -59,6 +58,8 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 NAME = pb.DESCRIPTOR.services_by_name["RecommendationService"].full_name
 
+STALE_FEATURES_BYTES, STALE_FEATURES_SECONDS = 64 << 20, 3600
+"""Maximum memory and age of the features that are served while the online store fails."""
 _VIEWER_SECONDS = 1e-5
 """Cost of a viewer of a batch, whose slates are made while nobody else calls."""
 _CHANNEL_OPTIONS = (
@@ -140,7 +141,7 @@ class RecommendationServicer(RecommendationServiceServicer):
             reason = "must be empty: only the first page can be explained"
             raise invalid_argument([("request.page_token", reason)])
         release = served(self._loader).content
-        query = self._query(asked, context, release, "request.")
+        query = self._query(asked, context, "request.")
         try:
             return await explain_video(self._pipeline, query, release, request.video_id)
         except UnknownSeedError as error:
@@ -160,30 +161,26 @@ class RecommendationServicer(RecommendationServiceServicer):
         see `RecommendQuery`.
         """
         release = served(self._loader).content
-        query = self._query(request, context, release, "", shown, next_page)
+        query = self._query(request, context, "", shown, next_page)
         try:
             slate = await self._pipeline.recommend(query, release)
         except UnknownSeedError as error:
             raise _unknown_seed(seed_field, request) from error
-        degradations.count(slate.degradations)
+        count_degradations(slate.degradations)
         return slate
 
     def _query(
         self,
         request: pb.RecommendRequest,
         context: grpc.aio.ServicerContext[Any, Any],
-        release: GatewayRelease,
         field: str,
         shown: bytes = b"",
         next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
-        """Return the query of a request; raise INVALID_ARGUMENT if `release` can't be filtered so.
+        """Return the query of a request.
 
         `field` is that of `RecommendQuery.of`; `shown` and `next_page` are those of `_slate`.
         """
-        expression = None
-        if request.HasField("filter"):
-            expression = release.expression(request.filter, f"{field}filter")
         left = context.time_remaining()
         deadline = time.monotonic() + (self._default_deadline if left is None else left)
         return RecommendQuery.of(
@@ -192,7 +189,6 @@ class RecommendationServicer(RecommendationServiceServicer):
             deadline,
             current_call().headers,
             field=field,
-            expression=expression,
             shown=shown_keys(shown) if shown else (),
             next_page=next_page,
         )
@@ -267,13 +263,13 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         room = LogRoom(log, settings.event_log.event_retention)
     overlay = live.overlay if live else Overlay(0)
     rules = RulesFile(settings.rules) if settings.rules else None
-    places = Places(settings.max_batches, BATCH_RETRY)
+    places = Places(MAX_BATCHES, BATCH_RETRY)
     OPEN.set_function(lambda: places.taken)
 
     def register(
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
     ) -> None:
-        last = LastFeatures(settings.stale_features_max_bytes, settings.stale_features_max_age)
+        last = LastFeatures(STALE_FEATURES_BYTES, STALE_FEATURES_SECONDS)
         KEPT_BYTES.set_function(lambda: last.bytes)
         pipeline = RecommendPipeline(
             ReadFeatures(settings.features_timeout, last),

@@ -40,25 +40,12 @@ class GatewaySettings(PodSettings):
     """Maximum seconds to wait for the online store."""
     redis: RedisSettings = Field(default_factory=RedisSettings.load)
     """The Redis server that features may be in."""
-    stale_features_max_age: float = Field(default=3600, ge=0)
-    """Maximum age in seconds of cached features, which are served while the online store fails."""
-    stale_features_max_bytes: int = Field(default=64 << 20, ge=0)
-    """Maximum memory of the cached features in bytes; 0 caches none."""
     retrieval_timeout: float = Field(default=0.5, gt=0)
     """Maximum seconds to wait for candidates, including Envoy's retries."""
     ranking_timeout: float = Field(default=0.5, gt=0)
     """Maximum seconds to wait for ranking, including Envoy's retries."""
     shadow_share: float = Field(default=0.0, ge=0, le=1)
     """Share of answered requests that are mirrored to the shadow pool and compared."""
-    max_event_calls: int = Field(default=32, ge=1)
-    """Maximum concurrent calls that record events, and that change the catalogue, without streams;
-    and maximum calls of each that wait. While some wait, callers share them."""
-    max_event_streams: int = Field(default=50, ge=1)
-    """Maximum concurrent streams of events."""
-    max_event_future: float = Field(default=600, ge=0)
-    """Maximum seconds by which the time of an event may be in the future."""
-    max_event_past: float = Field(default=7 * 86_400, ge=0)
-    """Maximum seconds by which the time of an event may be in the past."""
     max_events_lag: float = Field(default=10, gt=0)
     """Seconds after which an event that is recorded but not applied makes slates declare it."""
     page_token_keys: SecretStr = SecretStr("")
@@ -68,8 +55,6 @@ class GatewaySettings(PodSettings):
     rules: Path | None = None
     """TOML file of the site's rules, which is followed: filters, boosts, pins and caps of all
     slates."""
-    max_batches: int = Field(default=2, ge=1)
-    """Maximum concurrent calls of BatchRecommend."""
     release_swap_timeout: float = Field(default=10.0, ge=0)
     """Maximum seconds for which a gateway delays its swap to a loaded release because a candidate
     or ranking pod neither serves nor loads it."""

@@ -27,7 +27,6 @@ from vireo.server.inference.http_messages import (
     encode,
 )
 from vireo.server.inference.service import NAME
-from vireo.server.pod.admission import timeout_seconds
 from vireo.server.rpc import reading
 from vireo.server.rpc.caller import CALLER
 from vireo.server.rpc.errors import RpcError, invalid_argument
@@ -61,6 +60,10 @@ _BYTE_SECONDS = 1e-7
 _BINARY_EXTENSION = "binary_tensor_data"
 _MODEL = "/v2/models/{name}"
 _PLACES = (_MODEL, _MODEL + "/versions/{version}")
+
+
+_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_MAX_DIGITS = 8
 
 
 class RefusedError(Exception):
@@ -123,6 +126,14 @@ def error_response(
 ) -> web.Response:
     """Return an error as the protocol has it."""
     return web.json_response({"error": message}, status=status, headers=headers)
+
+
+def timeout_seconds(value: str) -> float | None:
+    """Return the seconds of a grpc-timeout, for example "500m"; None if it isn't one."""
+    digits, unit = value[:-1], value[-1:]
+    if unit in _UNITS and digits.isdecimal() and len(digits) <= _MAX_DIGITS:
+        return int(digits) * _UNITS[unit]
+    return None
 
 
 def _retry_after(status: bytes) -> int | None:

@@ -13,14 +13,14 @@ from google.protobuf.message import Message
 from vireo.inference import model_config_pb2 as config_pb
 from vireo.inference import open_inference_pb2 as pb
 from vireo.inference import open_inference_pb2_grpc
-from vireo.server.inference.model import Model, ModelInputError, ModelOutputError
-from vireo.server.inference.signature import Tensor
 from vireo.server.inference.tensors import Limits, metadata, read_inputs, write_output
-from vireo.server.pipeline.caller import Caller
-from vireo.server.pod.admission import Admission
+from vireo.server.models.model import Model, ModelInputError, ModelOutputError
+from vireo.server.models.signature import Tensor
 from vireo.server.pod.release_service import served
 from vireo.server.pod.run_queue import RunQueue
+from vireo.server.recommend.runner import Caller
 from vireo.server.releases.loader import ReleaseLoader
+from vireo.server.rpc.admission import Admission
 from vireo.server.rpc.errors import RpcError, invalid_argument, not_found
 from vireo.server.rpc.guard import ServiceLimits
 from vireo.server.rpc.reading import Context

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from vireo.inference import open_inference_pb2 as pb
 from vireo.server.arrays import Float32Array
-from vireo.server.inference.model import Model
-from vireo.server.inference.signature import Tensor
+from vireo.server.models.model import Model
+from vireo.server.models.signature import Tensor
 from vireo.server.rpc.errors import invalid_argument
 
 _Violations = Iterator[tuple[str, str]]

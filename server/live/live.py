@@ -17,19 +17,22 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, REMOVED, STATE, LogAwayError
 from vireo.server.event_log.position import Position
-from vireo.server.live.overlay import Overlay
-from vireo.server.live.settings import LiveSettings
-from vireo.server.live.takedowns import Takedowns
-from vireo.server.live.trends import Trends
+from vireo.server.live.settings import TRENDING_HALF_LIFE, LiveSettings
+from vireo.server.recommend.catalogue.overlay import Overlay
+from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.catalogue.trends import Trends
 from vireo.server.releases.layout import TAKEDOWNS
 
 if TYPE_CHECKING:
     # It imports ONNX Runtime, which gateways don't have.
-    from vireo.server.live.side import SideTable
+    from vireo.server.recommend.catalogue.side import SideTable
     from vireo.v1.release_pb2 import GetServingReleaseResponse
 
 log = structlog.get_logger()
 
+MAX_BYTES = 256 << 20
+"""Maximum bytes of what is known of upserted videos: their size, and 48 bytes for each tag and
+label. Beyond it the oldest are dropped and counted."""
 FIRST_WAIT_SECONDS = 5.0
 """Seconds without a new message after which a process that starts counts the log as away."""
 _COPY_SECONDS, _IDLE_COPY_SECONDS = 1.0, 60.0
@@ -38,7 +41,7 @@ _COPY_SECONDS, _IDLE_COPY_SECONDS = 1.0, 60.0
 VIDEOS = Gauge("vireo_live_videos", "Changes of the catalogue that are remembered.", ["kind"])
 DROPPED = Gauge(
     "vireo_live_dropped_changes",
-    "Upserts that found no room; see VIREO_LIVE_VIDEOS and VIREO_LIVE_BYTES.",
+    "Upserts that found no room; see VIREO_LIVE_VIDEOS.",
 )
 WAITING = Gauge("vireo_live_waiting_videos", "Upserted videos that aren't placed yet.")
 UNPLACED = Gauge(
@@ -78,14 +81,10 @@ class Live:
             clock: monotonic seconds.
         """
         takedowns = _copied(copy)
-        self.overlay = Overlay(
-            settings.live_videos, settings.live_bytes, takedowns, contents=videos
-        )
-        self.trends = Trends(settings.trending_half_life)
+        self.overlay = Overlay(settings.live_videos, MAX_BYTES, takedowns, contents=videos)
+        self.trends = Trends(TRENDING_HALF_LIFE)
         self._log, self._copy, self._videos, self._clock = event_log, copy, videos, clock
         self._tables: weakref.WeakSet[SideTable] = weakref.WeakSet()
-        self._touched: dict[SideTable, list[int]] = {}
-        """For each table that is being completed, what the overlay has touched meanwhile."""
         self.caught_up = threading.Event()
         """Set once all changes of the catalogue were read."""
         self.takedowns_read = threading.Event()
@@ -142,23 +141,18 @@ class Live:
     def complete(self, table: SideTable, folder: Path) -> SideTable:
         """Bring a new table up to date, and keep it so as long as it is used. Call it in a thread.
 
-        `folder` is its release's, which may be served then; see `wait`.
+        Its videos are placed by the event loop, as later ones are: so only one thread ever changes
+        overlay or table. `folder` is its release's, which may be served then; see `wait`.
         """
         self.wait(folder)
         table.merged = self.merged(table.known.position)
-        self._touched[table] = []
-        try:
-            table.take_takedowns()
-            table.take_changes()
-            while table.place_some():
-                pass
-        except BaseException:
-            del self._touched[table]
-            raise
-        if self._loop is None:  # nothing is followed
-            del self._touched[table]
-        else:
-            self._loop.call_soon_threadsafe(self._adopt, table)
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._adopt(table), self._loop).result()
+            return table
+        for _ in table.catch_up():  # nothing is followed
+            pass
+        while table.place_some():
+            pass
         return table
 
     def merged(self, release: Position) -> int:
@@ -177,11 +171,15 @@ class Live:
             return release.sequence if release.sequence <= read else 0
         return start.after or start.replaced
 
-    def _adopt(self, table: SideTable) -> None:
+    async def _adopt(self, table: SideTable) -> None:
+        """Follow for a table too; return once nothing of it waits for a place."""
         self._tables.add(table)
-        table.refresh(self._touched.pop(table))
-        table.take_changes()
-        self._changed.set()
+        for _ in table.catch_up():
+            await asyncio.sleep(0)
+        while True:
+            if not (busy := self._place_some()):
+                return
+            await asyncio.sleep(busy)
 
     def describe(self, response: GetServingReleaseResponse) -> None:
         """Add to a process's description of its release up to when it knows the takedowns."""
@@ -253,8 +251,6 @@ class Live:
 
     def _take_changes(self) -> None:
         touched = self.overlay.newly_touched()
-        for meanwhile in list(self._touched.values()):
-            meanwhile.extend(touched)
         for table in list(self._tables):
             if touched:
                 table.refresh(touched)

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from vireo.server.settings import EnvironmentSettings
 
+TRENDING_HALF_LIFE = 6 * 3600.0
+"""Seconds after which a play or like counts half for what is trending, in pods and consumers."""
+
 
 class LiveSettings(EnvironmentSettings):
     """Read from `VIREO_…` environment variables."""
@@ -14,9 +17,3 @@ class LiveSettings(EnvironmentSettings):
     """Maximum upserted videos that a pod keeps beside its release, that a gateway knows to have
     changed, and whose impressions a consumer counts: the newest. Others are counted, and wait for a
     release that has them. Pods and consumers must have the same value."""
-    live_bytes: int = Field(default=256 << 20, ge=1 << 20)
-    """Maximum bytes of what is known of those videos: their size, and 48 bytes for each tag and
-    label. Beyond it the oldest are dropped and counted."""
-    trending_half_life: float = Field(default=6 * 3600.0, gt=0)
-    """Seconds after which a play or like counts half for what is trending; pods and consumers must
-    have the same value."""

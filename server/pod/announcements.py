@@ -9,8 +9,7 @@ import random
 import grpc.aio
 import structlog
 
-from vireo.server.rpc.renewed_channel import lasting_channel
-from vireo.server.rpc.tls import TlsFiles
+from vireo.server.rpc.tls import TlsFiles, lasting_channel
 from vireo.v1.channel_pb2 import AwaitReleaseRequest, AwaitReleaseResponse
 from vireo.v1.channel_pb2_grpc import ChannelServiceStub
 
@@ -28,7 +27,7 @@ _READ_SECONDS = 60.0
 _SPREAD_SECONDS = 0.1
 """Maximum delay of a read after a change is announced."""
 _CHANNEL_OPTIONS = (
-    ("grpc.http2.bdp_probe", 0),  # see server/rpc/transport.py
+    ("grpc.http2.bdp_probe", 0),  # see server/rpc/server.py
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 5000),
     # A host that vanishes leaves a connection on which calls would wait for minutes. Our servers

@@ -19,27 +19,25 @@ from prometheus_client.registry import Collector
 from pydantic import Field
 
 from vireo.server.errors import VireoError
-from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.open import open_log
+from vireo.server.event_log.jetstream import JetStreamLog, open_log
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.home import Home
 from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
 from vireo.server.pod import release_service
-from vireo.server.pod.admission import QUEUE_TARGET, Admission
 from vireo.server.pod.announcements import Announcements
-from vireo.server.pod.disk_metrics import export_disk
 from vireo.server.pod.release_metrics import ReleaseCollector, ReleaseFacts
 from vireo.server.pod.release_service import ReleaseServicer
 from vireo.server.pod.run_queue import RunQueue
-from vireo.server.pod.slots import Slots
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
+from vireo.server.rpc.admission import MAX_CALLS, MAX_WAIT, Admission, Slots
 from vireo.server.rpc.guard import ServiceLimits, Work
 from vireo.server.rpc.logs import configure_logs
+from vireo.server.rpc.metrics import export_disk
 from vireo.server.rpc.places import Places
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.settings import RpcSettings
@@ -58,38 +56,21 @@ _MAX_KEEP_OFF_PRODUCTION = 10.0
 class LoadCollector(Collector):
     """Prometheus metrics of a process's load at the time of a scrape."""
 
-    def __init__(self, admission: Admission, queue: RunQueue, server: RpcServer) -> None:
-        self._admission, self._queue, self._server = admission, queue, server
+    def __init__(self, slots: Slots, queue: RunQueue, server: RpcServer) -> None:
+        self._slots, self._queue, self._server = slots, queue, server
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Yield the families."""
-        admission, queue, server = self._admission, self._queue, self._server
-        slots, streams = admission.slots, server.standard_streams.taken
+        slots, server = self._slots, self._server
+        streams = server.standard_streams.taken
         for name, meaning, value in (
             ("rpcs_in_flight", "Calls in flight, including those being read.", server.under_way),
             ("streams_open", "Open streams: health watches and reflection.", streams),
-            (
-                "rpcs_queued",
-                "Calls that wait for admission.",
-                0 if slots is None else slots.waiting,
-            ),
-            (
-                "concurrency_limit",
-                "Maximum calls that are worked on concurrently.",
-                admission.max_calls if slots is None else slots.size,
-            ),
-            (
-                "queue_wait_seconds",
-                "Expected queueing delay of the latest call.",
-                admission.latest_wait,
-            ),
-            (
-                "queue_standing",
-                "1 while a standing queue causes shedding.",
-                float(admission.standing),
-            ),
-            ("work_queued", "Calls that wait for their run, or run.", queue.queued),
-            ("work_mean_seconds", "Recent mean seconds of a run.", queue.mean_run),
+            ("rpcs_queued", "Calls that wait for a slot.", slots.waiting),
+            ("concurrency_limit", "Number of slots.", slots.size),
+            ("queue_wait_seconds", "Wait of the latest call for its slot.", slots.latest_wait),
+            ("queue_standing", "1 while the queue causes shedding.", float(slots.standing)),
+            ("work_queued", "Calls that wait for their run, or run.", self._queue.queued),
         ):
             yield GaugeMetricFamily(f"vireo_{name}", meaning, value=value)
 
@@ -106,18 +87,12 @@ class PodSettings(RpcSettings):
     control_target: str = ""
     """host:port of the control plane, which announces changes of the channel and tells gateways
     which release all pods serve; if empty, or while it doesn't answer, the channel is polled."""
-    poll_seconds: float = Field(default=0.5, gt=0)
-    """Seconds between reads of the channel without announcements."""
     keep_previous_seconds: float = Field(default=60.0, ge=0)
     """Seconds to keep the previous release in memory after a swap, for calls pinned to it; at most
     10 if the channel isn't production."""
-    queue_delay_target: float = Field(default=QUEUE_TARGET, gt=0)
-    """Queueing delay in seconds that never causes shedding."""
     shedding: bool = True
-    """Whether calls are shed whose expected wait is too long; if not, only calls beyond `max_calls`
-    are shed. For load tests beyond a machine's capacity."""
-    max_calls: int = Field(default=500, ge=1)
-    """Maximum concurrent calls, which bounds their memory."""
+    """Whether calls are shed that would wait for too long; if not, only those beyond the number
+    that memory is for. For load tests beyond a machine's capacity."""
     oip_http_port: int = Field(default=0, ge=0, le=65535)
     """Port on which candidate and ranking pods serve the Open Inference Protocol by HTTP; 0 for
     none. It needs `pip install 'vireo[http]'`."""
@@ -199,21 +174,15 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         replay=pod.replay,
         ready=pod.ready,
         wait=announcements.wait if announcements else None,
-        poll_seconds=settings.poll_seconds,
         keep_previous_seconds=settings.previous_is_kept,
     )
-    queue = RunQueue()
+    queue = RunQueue(MAX_WAIT if settings.shedding else math.inf)
     server = RpcServer(settings)
-    admission = pod_admission(
-        pod,
-        queue,
-        settings.max_calls,
-        settings.queue_delay_target if settings.shedding else math.inf,
-    )
+    admission = pod_admission(pod, queue, shedding=settings.shedding)
     add_pod_service(server, pod, loader, queue, admission)
     add_release_service(server, loader, name, pod.describe)
     REGISTRY.register(ReleaseCollector(loader, pod.files, pod.facts))
-    REGISTRY.register(LoadCollector(admission, queue, server))
+    REGISTRY.register(LoadCollector(admission.slots, queue, server))
     export_disk("cache", settings.cache)
 
     async def on_first() -> None:
@@ -270,13 +239,13 @@ def following(
 
 
 def pod_admission(
-    pod: Pod[Any], queue: RunQueue, max_calls: int, queue_target: float = QUEUE_TARGET
+    pod: Pod[Any], queue: RunQueue, max_calls: int = MAX_CALLS, *, shedding: bool = True
 ) -> Admission:
     """Return the admission control of the calls of a pod with this queue; see `Admission`."""
     if pod.max_slates is None:
-        return Admission(max_calls, queue=queue, target=queue_target)
-    slots = Slots(pod.max_slates) if math.isfinite(queue_target) else None
-    return Admission(max_calls, slots=slots, target=queue_target)
+        return Admission(queue.slots, max_calls, runs_in_queue=True)
+    slots = Slots(pod.max_slates) if shedding else Slots(max_calls, math.inf)
+    return Admission(slots, max_calls)
 
 
 def add_pod_service(

@@ -1,22 +1,21 @@
-"""A pod's pipelines, one after the other on the event loop, and the expected wait for them."""
+"""A pod's pipelines, one after the other on the event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import math
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 import grpc
 from prometheus_client import Counter
 
-from vireo.server.pipeline.caller import Caller, CallerGoneError
+from vireo.server.recommend.runner import Caller, CallerGoneError
+from vireo.server.rpc.admission import Slot, Slots
 from vireo.server.rpc.errors import RpcError
 
 Result = TypeVar("Result")
-
-_MEAN_WEIGHT = 0.05
-"""Weight of the latest run in the mean time of a run."""
 
 WORK_RUN = Counter("vireo_work_run", "Runs of pipelines and models that completed.")
 WORK_ABANDONED = Counter(
@@ -33,94 +32,76 @@ class RunQueue:
 
     A pipeline takes about a millisecond, less than two switches between threads that both want
     the interpreter. So it runs on the event loop, at most one in an iteration: health checks and
-    other calls are answered between two runs, however many wait. Longer work takes its turn in
+    other calls are answered between two runs, however many wait. Longer work takes its slot in
     the same queue, but runs in a thread.
 
-    Work is never begun for a call that was cancelled, or whose deadline has passed, before its
-    turn. The queue has no bound of its own: admission control bounds the calls in flight.
+    Work is never begun for a call that was cancelled, or whose deadline has passed, before it had
+    its slot.
     """
 
-    def __init__(self) -> None:
-        """Start with an empty queue."""
-        self.queued = 0
-        """Calls that wait or run."""
-        self.mean_run = 0.0
-        """Recent mean seconds of a run."""
-        self._thread_run_since: float | None = None
-        # Held by the call that runs; calls that wait get it in order of arrival.
-        self._turn = asyncio.Lock()
+    def __init__(self, max_wait: float = math.inf) -> None:
+        """Start with an empty queue; for `max_wait` see `Slots`."""
+        # Admission control bounds the calls that wait.
+        self.slots = Slots(1, math.inf, waiting=sys.maxsize, max_wait=max_wait)
+        """Its one slot, which a run holds, and the calls that wait for it."""
 
     @property
-    def expected_wait(self) -> float:
-        """Seconds that another call would wait (Little's law)."""
-        wait = self.queued * self.mean_run
-        if self._thread_run_since is None:
-            return wait
-        # Work that hangs says more than the mean of the runs before it.
-        return max(wait, time.monotonic() - self._thread_run_since)
+    def queued(self) -> int:
+        """Calls that wait or run."""
+        return self.slots.held + self.slots.waiting
 
     async def run(self, work: Callable[[], Result], caller: Caller) -> Result:
         """Return what `work` returns, after it has run on the event loop.
 
         Raises:
-            RpcError: DEADLINE_EXCEEDED if the caller's deadline has passed.
+            RpcError: DEADLINE_EXCEEDED if the caller's deadline has passed; RESOURCE_EXHAUSTED if
+                too many wait.
         """
-        await self._take_turn(caller)
-        begun = time.monotonic()
+        slot = await self._slot(caller)
         try:
             result = work()
         except CallerGoneError as error:
             WORK_ABANDONED.labels("running").inc()
             raise deadline_exceeded() from error
         finally:
-            self._end_turn()
-        self._ran(time.monotonic() - begun)
+            self._give_back(slot)
         WORK_RUN.inc()
         return result
 
     async def run_in_thread(self, work: Callable[[], Result], caller: Caller) -> Result:
         """Return what `work` returns, after it has run in a thread: for what takes long.
 
-        Its turn lasts until it has run, even if the call is cancelled.
+        It holds its slot until it has run, even if the call is cancelled.
 
         Raises:
-            RpcError: DEADLINE_EXCEEDED if the caller's deadline has passed.
+            RpcError: as in `run`.
         """
-        await self._take_turn(caller)
-        begun = self._thread_run_since = time.monotonic()
+        slot = await self._slot(caller)
 
         def ended(run: asyncio.Future[Result]) -> None:
             if not run.cancelled() and run.exception() is None:
                 WORK_RUN.inc()
-            self._thread_run_since = None
-            self._ran(time.monotonic() - begun)
-            self._end_turn()
+            self._give_back(slot)
 
         run = asyncio.ensure_future(asyncio.to_thread(_settled, work))
         run.add_done_callback(ended)
         return await asyncio.shield(run)
 
-    async def _take_turn(self, caller: Caller) -> None:
-        """Wait until it is the call's turn, which `_end_turn` ends."""
-        self.queued += 1
+    async def _slot(self, caller: Caller) -> Slot:
         try:
-            await self._turn.acquire()
+            slot = await self.slots.take("")
         except asyncio.CancelledError:
             WORK_ABANDONED.labels("waiting").inc()
-            self.queued -= 1
             raise
         if caller.gone:
             WORK_ABANDONED.labels("waiting").inc()
-            self._end_turn()
+            self._give_back(slot)
             raise deadline_exceeded()
+        return slot
 
-    def _end_turn(self) -> None:
-        self.queued -= 1
+    def _give_back(self, slot: Slot) -> None:
         # Not at once: a call that comes in this iteration of the loop would run in it, too.
-        asyncio.get_running_loop().call_soon(self._turn.release)
-
-    def _ran(self, seconds: float) -> None:
-        self.mean_run += (_MEAN_WEIGHT if self.mean_run else 1.0) * (seconds - self.mean_run)
+        asyncio.get_running_loop().call_soon(self.slots.give_back, slot)
 
 
 def deadline_exceeded() -> RpcError:
@@ -131,5 +112,5 @@ def deadline_exceeded() -> RpcError:
 def _settled(work: Callable[[], Result]) -> Result:
     try:
         return work()
-    except StopIteration as error:  # a future refuses it: the turn would never end
+    except StopIteration as error:  # a future refuses it: the slot would never be free
         raise RuntimeError("the work raised StopIteration") from error

@@ -12,27 +12,34 @@ import grpc.aio
 import numpy as np
 
 from vireo.server.arrays import Float32Array
-from vireo.server.columns import SCORE_COLUMNS, BadColumnError, decode_columns, encode_columns
+from vireo.server.columns import (
+    SCORE_COLUMNS,
+    BadColumnError,
+    BadRuleColumnError,
+    check_rule_columns,
+    decode_columns,
+    encode_columns,
+)
 from vireo.server.features.ranking_inputs import RANKER_HISTORY
 from vireo.server.histogram import Histogram
 from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
-from vireo.server.inference.signature import BATCH, CANDIDATES, HISTORY
 from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
-from vireo.server.pipeline.caller import Caller
+from vireo.server.models.signature import BATCH, CANDIDATES, HISTORY
 from vireo.server.pod.pod import Pod, PodSettings, following
 from vireo.server.pod.release_metrics import ReleaseFacts
 from vireo.server.pod.release_service import served
 from vireo.server.pod.run_queue import RunQueue
+from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.pod.viewer import decode_viewer
-from vireo.server.ranking.explain import ExplainedVideo, explain
-from vireo.server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
-from vireo.server.ranking.query import PageRules
-from vireo.server.ranking.release import FILES, RankingRelease
+from vireo.server.recommend.ranking.explain import ExplainedVideo, explain
+from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.query import PageRules
+from vireo.server.recommend.ranking.release import FILES, RankingRelease
+from vireo.server.recommend.runner import Caller
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.manifest import MAX_CANDIDATES
 from vireo.server.rpc.errors import invalid_argument
-from vireo.server.rule_columns import BadRuleColumnError, check_rule_columns
 from vireo.server.signals import ORDERING, TASKS
 from vireo.v1 import ranking_pb2, ranking_pb2_grpc, viewer_pb2
 
@@ -198,7 +205,7 @@ def encode(
 
 
 def _build(folder: Path, live: Live | None = None) -> RankingPipeline:
-    return RankingPipeline(RankingRelease.load(folder, live))
+    return RankingPipeline(RankingRelease.load(folder, live), StageMetrics("ranking", traced=True))
 
 
 def _served_model(pipeline: RankingPipeline) -> ServedModel:

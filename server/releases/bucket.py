@@ -46,11 +46,12 @@ class Bucket:
         """Start with `settings`; no request is made yet."""
         self.settings = settings
         self.name = settings.bucket
+        patience = settings.patience
         self._http = urllib3.PoolManager(
             maxsize=2 * PARALLEL,
-            timeout=urllib3.Timeout(connect=settings.connect_timeout, read=settings.read_timeout),
+            timeout=urllib3.Timeout(connect=patience.connect_timeout, read=patience.read_timeout),
             retries=urllib3.Retry(
-                total=settings.retries,
+                total=patience.retries,
                 connect=0,  # a server that isn't there won't be in a moment either
                 backoff_factor=0.2,
                 status_forcelist=[500, 502, 503, 504],

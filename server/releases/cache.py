@@ -30,7 +30,7 @@ __all__ = ["CacheError", "ReleaseCache"]
 log = structlog.get_logger()
 
 _PARALLEL = 4
-_IN_USE_SECONDS = 3600.0
+_IN_USE_SECONDS = 300.0
 """Pruning keeps what was used more recently: it may be about to be built or recorded."""
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from dataclasses import dataclass
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_core.core_schema import ValidationInfo
@@ -12,6 +14,18 @@ from vireo.server.settings import EnvironmentSettings
 
 _SHORT_READ_SECONDS = 1.25
 _BUCKET = r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"
+
+
+@dataclass(frozen=True)
+class Patience:
+    """For how long requests wait."""
+
+    connect_timeout: float = 1.0
+    """Maximum seconds to wait for a connection; short, so that pods soon fall back on the cache."""
+    read_timeout: float = 10.0
+    """Maximum seconds to wait for the next byte of a response."""
+    retries: int = 2
+    """Number of immediate retries of a request after a network or server error."""
 
 
 class S3Settings(EnvironmentSettings):
@@ -37,12 +51,8 @@ class S3Settings(EnvironmentSettings):
     """Whether to use TLS."""
     region: str = "us-east-1"
     """Region that requests are signed for."""
-    connect_timeout: float = Field(default=1.0, gt=0)
-    """Maximum seconds to wait for a connection; short, so that pods soon fall back on the cache."""
-    read_timeout: float = Field(default=10.0, gt=0)
-    """Maximum seconds to wait for the next byte of a response."""
-    retries: int = Field(default=2, ge=0)
-    """Number of immediate retries of a request after a network or server error."""
+    patience: Patience = Patience()
+    """No variable sets it."""
 
     @field_validator("access_key", "secret_key")
     @classmethod
@@ -54,13 +64,18 @@ class S3Settings(EnvironmentSettings):
 
     def with_short_timeouts(self) -> S3Settings:
         """Return settings for requests that aren't worth waiting for: they fail within 3 s."""
-        read_timeout = min(_SHORT_READ_SECONDS, self.read_timeout)
-        update = {"read_timeout": read_timeout, "retries": min(1, self.retries)}
-        return self.model_copy(update=update)
+        read_timeout = min(_SHORT_READ_SECONDS, self.patience.read_timeout)
+        retries = min(1, self.patience.retries)
+        return self.with_patience(read_timeout=read_timeout, retries=retries)
+
+    def with_patience(self, **changes: float) -> S3Settings:
+        """Return the settings with other timeouts or retries; see `Patience`."""
+        patience = dataclasses.replace(self.patience, **changes)  # type: ignore[arg-type]
+        return self.model_copy(update={"patience": patience})
 
     def environment(self) -> dict[str, str]:
         """Return the variables that give a child process these settings."""
-        values = self.model_dump()
+        values = self.model_dump(exclude={"patience"})
         for name in ("secret_key", "session_token"):
             values[name] = values[name].get_secret_value()
         return {f"VIREO_S3_{name.upper()}": str(value) for name, value in values.items()}

@@ -71,7 +71,7 @@ class ScoreWeights(RootModel[_Weights]):
 
     @property
     def diversity(self) -> float:
-        """Strength of diversity re-ranking, 0 for none; see `vireo.server.ranking.diversity`."""
+        """Strength of the diversity re-ranking, 0 for none; see `diverse_order`."""
         return self.root[_DIVERSITY]
 
     def with_diversity(self, strength: float) -> ScoreWeights:

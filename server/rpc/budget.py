@@ -1,10 +1,10 @@
 """How much of a process's event loop each caller may use: a share, and a lane beyond it.
 
 A piece of work is charged to its caller in seconds of the loop. A caller who used little lately has
-it done at once. The pieces of all others wait in a lane and are done one after the other, the next
-one of the caller who used the least. While others make light calls, such as for plain slates, the
-lane rests after each piece, so that they hardly notice; else it goes on at once, and a caller alone
-has the whole process.
+it done at once. The pieces of all others wait in a lane and are done one after the other, each
+caller's in order of arrival. While others make light calls, such as for plain slates, the lane
+rests after each piece, so that they hardly notice; else it goes on at once, and a caller alone has
+the whole process.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
 from prometheus_client import Counter, Gauge
 
@@ -30,8 +31,8 @@ _MEMORY_SECONDS = 1.0
 _LIGHT_SECONDS = 1e-3
 """Maximum cost of work that counts as a light call if it is done at once."""
 _ACTIVE_SECONDS = 1.0
-"""Time after a light call for which its caller counts as making them: so long that one whose calls
-are slow counts, too."""
+"""Time after a call for which its caller counts as making them: so long that one whose calls are
+slow counts, too."""
 MAX_WAITING, MAX_WAITING_OF_CALLER = 256, 64
 """Maximum pieces in the lane, each with a message in memory."""
 REFUSAL_SECONDS = 0.5
@@ -63,30 +64,37 @@ class _Latest:
         return self._at if caller != self._caller else self._other_at
 
 
+@dataclass
+class _Account:
+    """What one caller used, and its pieces in the lane."""
+
+    used: float = 0.0
+    """Seconds used lately, as of `at`."""
+    at: float = 0.0
+    waiting: int = 0
+    first: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the first of those that wait."""
+
+
 class Budget:
     """The callers of one process. Use it from one event loop."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with nothing charged; `clock` returns monotonic seconds."""
         self._clock = clock
-        self._used: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """What each caller used lately in seconds, and as of when."""
-        self._lane: list[tuple[str, asyncio.Future[None]]] = []
-        """Callers of the pieces that wait, in order of arrival."""
-        self._working = False
-        self._rested_at = -math.inf
-        self._next: asyncio.TimerHandle | None = None
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
         self._light, self._any = _Latest(), _Latest()
-
-    @property
-    def waiting(self) -> int:
+        self._rested_at = -math.inf
+        """When the lane's next piece may begin while others make light calls."""
+        self.waiting = 0
         """Pieces that wait in the lane."""
-        return len(self._lane)
 
     def used(self, caller: str) -> float:
         """Return what a caller used lately, in seconds."""
-        seconds, at = self._used.get(caller, (0.0, 0.0))
-        return seconds * math.exp((at - self._clock()) / _MEMORY_SECONDS)
+        account = self._accounts.get(caller)
+        if account is None:
+            return 0.0
+        return account.used * math.exp((account.at - self._clock()) / _MEMORY_SECONDS)
 
     def light(self, caller: str) -> None:
         """Note a light call: one whose work isn't worth a charge, or next to none."""
@@ -110,79 +118,58 @@ class Budget:
             self.light(caller)
             yield
             return
-        others = self._lane or self._working or self._active(self._any, caller)
-        # A piece that is larger than the share is beyond it, too, however long the caller rested.
-        used = max(cost, self.used(caller))
-        waits = bool(others) and used > OWN_SHARE * _MEMORY_SECONDS
+        waits = self._active(self._any, caller) and self._is_beyond_share(caller, cost)
         self._any.note(caller, self._clock())
         if waits:
-            await self._wait(caller)
+            await self._wait(caller, cost)
         elif cost <= _LIGHT_SECONDS:
             self.light(caller)
         begun = self._clock()
-        self._charge(caller, cost)  # now: calls that come meanwhile find it
+        self._charge(caller, cost, rests=waits)  # now: calls that come meanwhile find it
         try:
             yield
         finally:
-            now = self._clock()
-            self._charge(caller, max(0.0, now - begun - cost))
-            cost = max(cost, now - begun)
-            CHARGED.labels("lane" if waits else "at_once").inc(cost)
-            if waits:
-                self._rested_at = now + cost * (1 / LANE_SHARE - 1)
-                self._working = False
-                self._schedule()
+            further = max(0.0, self._clock() - begun - cost)
+            self._charge(caller, further, rests=waits)
+            CHARGED.labels("lane" if waits else "at_once").inc(cost + further)
 
-    def _charge(self, caller: str, cost: float) -> None:
-        self._used[caller] = self.used(caller) + cost, self._clock()
-        self._used.move_to_end(caller)
-        if len(self._used) > MAX_CALLERS:
-            self._used.popitem(last=False)
+    def _account(self, caller: str) -> _Account:
+        account = self._accounts.setdefault(caller, _Account())
+        self._accounts.move_to_end(caller)
+        if len(self._accounts) > MAX_CALLERS:
+            self._accounts.popitem(last=False)
+        return account
 
-    async def _wait(self, caller: str) -> None:
-        own = sum(each == caller for each, _ in self._lane)
-        if len(self._lane) >= MAX_WAITING or own >= MAX_WAITING_OF_CALLER:
+    def _charge(self, caller: str, cost: float, *, rests: bool) -> None:
+        account, now = self._account(caller), self._clock()
+        account.used, account.at = self.used(caller) + cost, now
+        if rests:
+            self._rested_at = max(self._rested_at, now) + cost / LANE_SHARE
+
+    async def _wait(self, caller: str, cost: float) -> None:
+        """Wait until the lane has rested, or the piece is within its caller's share."""
+        account = self._account(caller)
+        if self.waiting >= MAX_WAITING or account.waiting >= MAX_WAITING_OF_CALLER:
             raise ShedError(ShedReason.BUDGET)
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._lane.append((caller, mine))
-        self._schedule()
+        self.waiting += 1
+        account.waiting += 1
         try:
-            await mine
-        except asyncio.CancelledError:
-            if mine.cancelled():
-                self._lane.remove((caller, mine))
-            else:  # at the moment at which its turn came
-                self._working = False
-                self._schedule()
-            raise
+            async with account.first:
+                await asyncio.sleep(0)  # callers take turns
+                while (rest := self._rested_at - self._clock()) > 0:
+                    if not (
+                        self._active(self._light, caller) and self._is_beyond_share(caller, cost)
+                    ):
+                        break
+                    # Whether others make calls may change: look again from time to time.
+                    await asyncio.sleep(min(rest, _ACTIVE_SECONDS / 4))
+        finally:
+            self.waiting -= 1
+            account.waiting -= 1
 
-    def _schedule(self) -> None:
-        """Let the next piece begin as soon as it may, but in another iteration of the loop."""
-        if self._lane and not self._working and self._next is None:
-            # Whether others make calls may change: look again from time to time.
-            pause = min(self._pause(self._first()[0]), _ACTIVE_SECONDS / 4)
-            self._next = asyncio.get_running_loop().call_later(pause, self._begin)
-
-    def _begin(self) -> None:
-        self._next = None
-        if not self._lane:
-            return
-        caller, mine = first = self._first()
-        if mine.cancelled() or self._pause(caller):  # what is cancelled leaves in a moment
-            self._schedule()
-            return
-        self._lane.remove(first)
-        self._working = True
-        mine.set_result(None)
-
-    def _first(self) -> tuple[str, asyncio.Future[None]]:
-        """Return what waits for the longest of the caller who used the least lately."""
-        return min(self._lane, key=lambda each: self.used(each[0]))
-
-    def _pause(self, caller: str) -> float:
-        """Return the seconds for which the lane still rests before a piece of a caller's work."""
-        left = self._rested_at - self._clock()
-        return max(0.0, left) if self._active(self._light, caller) else 0.0
+    def _is_beyond_share(self, caller: str, cost: float) -> bool:
+        """Return whether a piece is, as one that is larger than the share always is."""
+        return max(cost, self.used(caller)) > OWN_SHARE * _MEMORY_SECONDS
 
     def _active(self, calls: _Latest, caller: str) -> bool:
         """Return whether others than a caller made calls a moment ago."""

@@ -105,7 +105,6 @@ class ShedReason(enum.Enum):
     """Why a call was shed; values are in status messages, names in metrics."""
 
     QUEUE = "queueing delay exceeded its target"
-    DEADLINE = "the calls ahead take longer than the deadline leaves"
     LIMIT = "too many calls are in flight"
     STREAMS = "too many streams are open"
     BUDGET = "this caller has used more than its share, and too many of its calls wait"

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
@@ -22,8 +22,9 @@ from prometheus_client import Counter
 
 from vireo.server.histogram import Histogram
 from vireo.server.rpc import standard
+from vireo.server.rpc.admission import Admission
 from vireo.server.rpc.budget import REFUSAL_SECONDS, Budget
-from vireo.server.rpc.caller import caller_of
+from vireo.server.rpc.caller import caller_of, check_viewer
 from vireo.server.rpc.errors import RpcError, ShedError, ShedReason, invalid_argument, unavailable
 from vireo.server.rpc.places import STREAM_RETRY, Places
 from vireo.server.rpc.reading import (
@@ -36,7 +37,6 @@ from vireo.server.rpc.reading import (
     only_message,
 )
 from vireo.server.rpc.streams import Streams
-from vireo.server.rpc.token_viewer import check_viewer
 from vireo.server.rpc.trace import begin_call, sampled_trace_id, sendable
 from vireo.server.rpc.validation import Rules, validate
 from vireo.server.tracing.spans import begin_server_span, end_server_span
@@ -78,22 +78,6 @@ SHED = Counter(
 )
 
 
-class Admission(Protocol):
-    """Decides which calls of a service to admit: what a server knows of the work behind it."""
-
-    def check(self, metadata: Metadata, left: float | None) -> None:
-        """Raise ShedError unless a call may be read, whose deadline is in `left` seconds."""
-
-    async def enter(self, metadata: Metadata = ()) -> Any:
-        """Count a call that was read; return what `leave` takes, or raise ShedError."""
-
-    def leave(self, entered: Any) -> None:
-        """Count a call as ended; `entered` is what `enter` returned."""
-
-    def background(self) -> AbstractAsyncContextManager[None]:
-        """Return a context that begins when there is nothing more urgent to do than its work."""
-
-
 @dataclass(frozen=True)
 class ServiceLimits:
     """What limits the calls of one service."""
@@ -126,21 +110,18 @@ class Guard:
     whether a server lives, and must be answered under any load.
     """
 
-    def __init__(
-        self, access_log_share: float, max_calls: int, max_streams: int, max_bytes: int
-    ) -> None:
+    def __init__(self, access_log_share: float, max_calls: int, max_bytes: int) -> None:
         """Start without services.
 
         Args:
             access_log_share: share of calls that get a log line.
             max_calls: maximum concurrent calls of our services, including those not read yet.
-            max_streams: maximum concurrent streams, for example health watches.
             max_bytes: maximum bytes of a message of our services.
         """
         self._access_log_share = access_log_share
         self._max_calls = max_calls
         self._max_bytes = max_bytes
-        self.standard_streams = Places(max_streams, STREAM_RETRY)
+        self.standard_streams = Places(standard.MAX_STREAMS, STREAM_RETRY)
         self._streams = Streams()
         self.limits: dict[str, ServiceLimits] = {}
         """By a service's full name; set before its methods are added."""
@@ -273,7 +254,7 @@ class Guard:
         """
         try:
             if admission is not None:
-                admission.check(metadata, context.time_remaining())
+                admission.check(metadata)
             if handler.stream_unary is not None:
                 requests = self._streams.receive(context, read)
                 streamed: Message = await handler.stream_unary(requests, context)
@@ -285,17 +266,10 @@ class Guard:
                     turn = nullcontext if admission is None else admission.background
                     await self._streams.send(responses, context, turn)
                 return None
-            handled: Message
-            if admission is None:
-                handled = await handler.unary_unary(request, context)
+            # Only now: what waits for its caller's turn takes no slots of others.
+            async with nullcontext() if admission is None else admission.call(metadata):
+                handled: Message = await handler.unary_unary(request, context)
                 return handled
-            # Only now: what waits for its caller's turn takes no places of others.
-            entered = await admission.enter(metadata)
-            try:
-                handled = await handler.unary_unary(request, context)
-                return handled
-            finally:
-                admission.leave(entered)
         except RpcError as error:
             if error.code in _MISTAKES:
                 # Or a caller who repeats it at once would have all of the time for it.

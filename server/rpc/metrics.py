@@ -1,15 +1,21 @@
-"""Exposes a process's Prometheus metrics on an HTTP endpoint, and its probes beside them."""
+"""A process's Prometheus metrics on an HTTP endpoint, and its probes beside them."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
@@ -131,3 +137,89 @@ class MetricsEndpoint:
 def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[None, None, None]) -> None:
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(work)
+
+
+MAX_LAG = 1.0
+"""Seconds for which a scrape waits for the event loop."""
+_MAX_SILENCE = 2.0
+"""Seconds within which an event loop that lives answers."""
+
+LAG = Gauge(
+    "vireo_event_loop_lag_seconds",
+    f"How long the event loop took to answer this scrape; {MAX_LAG:g} if it is blocked.",
+)
+
+
+def measure_lag(loop: asyncio.AbstractEventLoop) -> None:
+    """Have every scrape measure the lag of `loop`; without scrapes it costs nothing."""
+    LAG.set_function(partial(lag, loop))
+
+
+def lag(loop: asyncio.AbstractEventLoop) -> float:
+    """Return the seconds until `loop` runs a callback from another thread, at most MAX_LAG.
+
+    In the loop's own thread, and once the loop is closed, it is 0.
+    """
+    if asyncio._get_running_loop() is loop or loop.is_closed():
+        return 0.0
+    began = time.monotonic()
+    answers(loop, MAX_LAG)
+    return min(time.monotonic() - began, MAX_LAG)
+
+
+def answers(loop: asyncio.AbstractEventLoop, seconds: float) -> bool:
+    """Return whether `loop` runs a callback from another thread within so many seconds.
+
+    A loop that is closed doesn't.
+    """
+    answered = threading.Event()
+    try:
+        loop.call_soon_threadsafe(answered.set)
+    except RuntimeError:  # it is closed
+        return False
+    return answered.wait(seconds)
+
+
+def probe_pages(
+    loop: asyncio.AbstractEventLoop, serving: Callable[[], bool]
+) -> dict[str, Callable[[], str]]:
+    """Return two pages by their path: each returns the problem, empty if what it asks holds.
+
+    `/live` asks whether the process's event loop answers, `/ready` also whether the process reports
+    SERVING. Pages, and `serving`, are called in other threads.
+    """
+
+    def live() -> str:
+        if answers(loop, _MAX_SILENCE):
+            return ""
+        return f"the event loop was silent for {_MAX_SILENCE:g} s"
+
+    return {"/live": live, "/ready": lambda: live() or ("" if serving() else "NOT_SERVING")}
+
+
+FREE = Gauge(
+    "vireo_disk_free_bytes",
+    "Free space of the disk that holds a folder that the process writes.",
+    ["folder"],
+)
+SIZE = Gauge("vireo_disk_size_bytes", "Size of that disk.", ["folder"])
+
+
+def export_disk(folder: str, path: Path) -> None:
+    """Export the space of the disk of a folder, called `folder` in labels, with every scrape."""
+    FREE.labels(folder).set_function(partial(_bytes, path, "free"))
+    SIZE.labels(folder).set_function(partial(_bytes, path, "total"))
+
+
+def _bytes(path: Path, which: Literal["free", "total"]) -> float:
+    """Return the bytes that this user may still write, or all of the disk; NaN if it can't tell."""
+    try:
+        usage = shutil.disk_usage(_existing(path))
+    except OSError:
+        return math.nan
+    return usage.free if which == "free" else usage.total
+
+
+def _existing(path: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there yet."""
+    return next(each for each in (path, *path.parents) if each.exists())

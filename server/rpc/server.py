@@ -6,9 +6,12 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, NoReturn
 
+import grpc
+import grpc.aio
 import structlog
 from google.protobuf.descriptor import FileDescriptor
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
@@ -16,20 +19,31 @@ from grpc_channelz.v1._async import ChannelzServicer
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from vireo.server.errors import VireoError
-from vireo.server.rpc import log_limit, loop_lag
 from vireo.server.rpc.budget import WAITING, Budget
 from vireo.server.rpc.guard import Guard, ServiceLimits
-from vireo.server.rpc.health_service import HealthServicer
-from vireo.server.rpc.metrics import MetricsEndpoint
+from vireo.server.rpc.logs import flush_all
+from vireo.server.rpc.metrics import MetricsEndpoint, measure_lag, probe_pages
 from vireo.server.rpc.places import Places
 from vireo.server.rpc.reading import Handler
-from vireo.server.rpc.reflection import add_reflection
 from vireo.server.rpc.settings import RpcSettings
-from vireo.server.rpc.transport import Methods, accept_loop_ended, grpc_server
+from vireo.server.rpc.standard import MAX_STREAM_SECONDS, HealthServicer, add_reflection
 from vireo.server.tracing.spans import end_export
 
 log = structlog.get_logger()
 
+CONNECTION_AGE_GRACE = MAX_STREAM_SECONDS + 10
+"""Seconds for which calls may continue on a connection that has reached its maximum age: watches
+end within them. Envoy would count a reset as a failure of the pod."""
+_KEEPALIVE_MS = 30_000
+_MAX_CALLS_OF_A_CONNECTION = 1000
+"""The same as Envoy's: further streams wait at the caller."""
+_RECEIVE_LIMIT_FACTOR = 2
+"""Messages are read up to this multiple of their maximum, so that the guard can refuse them: the
+end of a stream then says what was done before. gRPC ends a call with a larger one by itself."""
+_MAX_METADATA_BYTES = 80 << 10
+"""More than the 60 KiB of headers that the edge accepts: REST's path is sent along as one. Beyond
+8 KiB, gRPC's own limit would refuse some requests and accept others."""
+_LOOP = "_server_main_loop"
 _LAST_CALLS_SECONDS = 0.2
 
 
@@ -45,7 +59,6 @@ class RpcServer:
         self._guard = Guard(
             settings.access_log_share,
             settings.max_concurrent_rpcs,
-            settings.max_streams,
             settings.max_message_bytes,
         )
         WAITING.set_function(lambda: self.budget.waiting)
@@ -125,20 +138,19 @@ class RpcServer:
         await self.set_serving(self.serving)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._methods)  # type: ignore[no-untyped-call]
         shown = [*self._names, health.SERVICE_NAME]
-        if self._settings.channelz:
+        if self._settings.reflection:
             channelz_pb2_grpc.add_ChannelzServicer_to_server(  # type: ignore[no-untyped-call]
                 ChannelzServicer(), self._methods
             )
             self._described.append(channelz_pb2.DESCRIPTOR)
             shown.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
-        if self._settings.reflection:
             add_reflection(self._methods, shown, self._described)
         settings = self._settings
         self.port = self._bind()
         if settings.metrics_port:
             loop = asyncio.get_running_loop()
-            loop_lag.measure(loop)
-            pages = loop_lag.probe_pages(loop, lambda: self.serving)
+            measure_lag(loop)
+            pages = probe_pages(loop, lambda: self.serving)
             self._metrics = MetricsEndpoint.open(
                 settings.metrics_port, host=settings.metrics_host, probes=pages
             )
@@ -250,8 +262,87 @@ def run_process(serve: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
             log.exception("the process failed")
         code = 1
     end_export()
-    log_limit.flush_all()
+    flush_all()
     sys.stderr.flush()
     # Without waiting for a thread that may be in the middle of a download: files reach their
     # final names by rename.
     os._exit(code)
+
+
+class Methods:
+    """Adds methods to a server, each with a guard around it.
+
+    Generated code registers a service with it as with a grpc.aio.Server.
+    """
+
+    def __init__(self, server: grpc.aio.Server, guard: Callable[[str, Handler], Handler]) -> None:
+        """Add to this server.
+
+        Args:
+            server: where methods are added.
+            guard: returns the handler to serve instead of a method's own. That of a unary method
+                may be one of a stream, to read the message itself by `only_message`.
+        """
+        self._server, self._guard = server, guard
+        self.guarded: dict[str, Handler] = {}
+        """The guarded handler of each method, by its path."""
+
+    def add_generic_rpc_handlers(self, _: Sequence[grpc.GenericRpcHandler]) -> None:
+        """Ignore them: generated code registers each method by its name too."""
+
+    def add_registered_method_handlers(self, service: str, methods: Mapping[str, Handler]) -> None:
+        """Add the methods of a service by their names."""
+        guarded = {
+            name: self._guard(f"/{service}/{name}", handler) for name, handler in methods.items()
+        }
+        self.guarded.update({f"/{service}/{name}": each for name, each in guarded.items()})
+        self._server.add_registered_method_handlers(service, guarded)
+
+
+def grpc_server(settings: RpcSettings) -> grpc.aio.Server:
+    """Return gRPC's own server; nothing is bound yet."""
+    # No maximum_concurrent_rpcs: it would refuse health checks too. The guard counts.
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_concurrent_streams", _MAX_CALLS_OF_A_CONNECTION),
+        # Two processes that share a port by mistake would each get half the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", _RECEIVE_LIMIT_FACTOR * settings.max_message_bytes),
+        ("grpc.per_message_decompression", 0),  # see `decompressed`
+        ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS // 3),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 3),
+        ("grpc.enable_channelz", 1),
+        # Pings after what arrives, to size windows for slow networks: they double an idle server's
+        # wake-ups. Without, the window stays at 64 KiB: a larger request, of a viewer who watched
+        # thousands of videos, takes another round trip.
+        ("grpc.http2.bdp_probe", 0),
+    ]
+    if settings.max_connection_age:
+        options += [
+            ("grpc.max_connection_age_ms", round(settings.max_connection_age * 1000)),
+            ("grpc.max_connection_age_grace_ms", round(CONNECTION_AGE_GRACE * 1000)),
+        ]
+    return grpc.aio.server(options=options)
+
+
+def accept_loop_ended() -> asyncio.Future[None]:
+    """Return a future that raises once the accept loop of a server of this event loop has ended.
+
+    Every other failure of a task that nobody awaits is logged.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def on_failure(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        log.error("a task failed that nobody awaits", reason=context["message"], exc_info=error)
+        frames = traceback.extract_tb(error.__traceback__) if error else ()
+        if any(frame.name.endswith(_LOOP) for frame in frames) and not ended.done():
+            ended.set_exception(
+                RuntimeError("gRPC accepts no more calls: a request ended its accept loop")
+            )
+
+    loop.set_exception_handler(on_failure)
+    return ended

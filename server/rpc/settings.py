@@ -4,19 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
 
-import structlog
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from vireo.server.errors import VireoError
-from vireo.server.rpc.endpoint import check_endpoint
 from vireo.server.rpc.tls import TlsFiles
 
-log = structlog.get_logger()
-
 Settings = TypeVar("Settings", bound=BaseSettings)
+
+COLLECTOR = "collector"
+"""Role that a collector's certificate must name."""
+
+
+class Endpoint(NamedTuple):
+    """Where an OTLP/gRPC collector listens."""
+
+    host: str
+    port: int
+    secure: bool
+    """Whether by mutual TLS."""
+
+    @staticmethod
+    def of(url: str) -> Endpoint:
+        """Return the endpoint of `http://host:port` or `https://host:port`.
+
+        Raises:
+            ValueError: it is another kind of address; the message shows one that is right.
+        """
+        parts = urlsplit(url)
+        if (
+            parts.scheme not in ("http", "https")
+            or not parts.hostname
+            or parts.port is None
+            or parts.path.strip("/")
+            or parts.query
+            or parts.username is not None
+        ):
+            raise ValueError(
+                f"{url!r} isn't the address of an OTLP/gRPC collector, for example "
+                "http://127.0.0.1:4317 or https://collector:4317"
+            )
+        return Endpoint(parts.hostname, parts.port, parts.scheme == "https")
 
 
 class RpcSettings(BaseSettings):
@@ -45,9 +76,7 @@ class RpcSettings(BaseSettings):
     tls_ca: Path | None = None
     """Certificate authority, PEM, of this process's clients and servers."""
     reflection: bool = True
-    """Whether gRPC reflection is served."""
-    channelz: bool = True
-    """Whether gRPC channelz is served."""
+    """Whether gRPC reflection and channelz are served."""
     pod_name: str = Field(default="", max_length=128)
     """Name of this process in logs and ReleaseService; by default its kind and port."""
     drain_seconds: float = Field(default=0.5, ge=0, le=600)
@@ -58,8 +87,6 @@ class RpcSettings(BaseSettings):
     max_concurrent_rpcs: int = Field(default=2000, ge=1)
     """Maximum concurrent calls, including those whose message hasn't arrived; without health
     checks and streams. A caller at the edge leaves as many to others as it has itself."""
-    max_streams: int = Field(default=200, ge=1)
-    """Maximum concurrent streams: health watches and reflection. Each ends after five minutes."""
     max_message_bytes: int = Field(default=4 << 20, ge=1024)
     """Maximum bytes of a request."""
     max_connection_age: float = Field(default=300, ge=0)
@@ -72,13 +99,12 @@ class RpcSettings(BaseSettings):
     otlp_endpoint: str = ""
     """Collector of traces by OTLP/gRPC, `http://host:port`, or `https://host:port` with mutual TLS;
     if empty, nothing is traced. It needs `pip install 'vireo[tracing]'`."""
-    trace_slow_seconds: float = Field(default=0.25, gt=0)
-    """Time in seconds from which a unary call is traced even if it isn't sampled, as one span."""
 
     @field_validator("otlp_endpoint")
     @classmethod
     def _check_otlp_endpoint(cls, endpoint: str) -> str:
-        check_endpoint(endpoint)
+        if endpoint:
+            Endpoint.of(endpoint)
         return endpoint
 
     @model_validator(mode="after")

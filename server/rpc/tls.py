@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -14,9 +16,10 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from vireo.server.errors import VireoError
-from vireo.server.rpc.background_check import BackgroundCheck
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 EXPIRY = Gauge(
     "vireo_certificate_expiry_timestamp_seconds",
@@ -33,6 +36,8 @@ HANDSHAKES = Counter(
 
 Options = Sequence[tuple[str, Any]]
 
+_CHECK_SECONDS = 1.0
+"""Interval of a channel's checks for a renewed certificate."""
 _MAX_READS = 10
 _MAX_LOOK_SECONDS = 0.1
 """Maximum seconds for which a handshake waits to see whether files have changed."""
@@ -233,3 +238,97 @@ def open_blocking_channel(
 
 def _expecting(role: str, options: Options) -> list[tuple[str, Any]]:
     return [*options, ("grpc.ssl_target_name_override", tls_name(role))]
+
+
+class BackgroundCheck(Generic[T]):
+    """A check that runs in a thread of its own, once at a time, when it is due or asked for.
+
+    However long it hangs, it holds up no event loop and no second thread.
+    """
+
+    def __init__(self, check: Callable[[], T], seconds: float) -> None:
+        """Run `check` at most once in `seconds`, for the first time after them."""
+        self._check, self._seconds = check, seconds
+        self._due = time.monotonic() + seconds
+        self._thread = ThreadPoolExecutor(1, "files")
+        self._running: Future[T] | None = None
+
+    def start_if_due(self) -> None:
+        """Start the check if it is due; call it whenever what it looks at is used."""
+        if time.monotonic() >= self._due:
+            self.start()
+
+    def start(self) -> Future[T]:
+        """Return the check that is under way, started now unless there is one."""
+        if self._running is None or self._running.done():
+            self._due = time.monotonic() + self._seconds
+            self._running = self._thread.submit(self._check)
+        return self._running
+
+
+class RenewedChannel:
+    """Serves stubs as their channel; gRPC's own channels keep the certificate they began with.
+
+    The channel before the last renewal is kept, so that calls on it can end. Use it from one
+    event loop.
+    """
+
+    def __init__(self, target: str, tls: TlsFiles, role: str, options: Options = ()) -> None:
+        """Open the channel; arguments and errors are those of `open_channel`."""
+        self._target, self._tls, self._role, self._options = target, tls, role, options
+        self._stamp = tls.stamp()
+        self._channel = open_channel(target, tls, role, options)
+        self._before: grpc.aio.Channel | None = None
+        self._fresh: tuple[Stamp, grpc.ChannelCredentials] | None = None
+        """Stamp and credentials of the renewed certificate, until the channel is reopened."""
+        self._renewed = BackgroundCheck(self._read_if_renewed, _CHECK_SECONDS)
+
+    def unary_unary(self, method: str, *arguments: Any, **further: Any) -> Callable[..., Any]:
+        """Return a method that uses whichever channel is current when it is called."""
+        channel: grpc.aio.Channel | None = None
+        send: Callable[..., Any]
+
+        def call(request: Any, **options: Any) -> Any:
+            nonlocal channel, send
+            self._renew_if_changed()
+            if channel is not self._channel:
+                channel = self._channel
+                send = channel.unary_unary(method, *arguments, **further)
+            return send(request, **options)
+
+        return call
+
+    async def close(self) -> None:
+        """Close the channel, with the calls in flight."""
+        for channel in (self._before, self._channel):
+            if channel is not None:
+                await channel.close()
+
+    def _renew_if_changed(self) -> None:
+        self._renewed.start_if_due()
+        if self._fresh is None:
+            return
+        self._stamp, credentials = self._fresh
+        self._fresh = None
+        self._before = self._channel
+        self._channel = secure_channel(self._target, credentials, self._role, self._options)
+        log.info("channel reopened", target=self._target)
+
+    def _read_if_renewed(self) -> None:
+        try:
+            stamp = self._tls.stamp()
+            if stamp != self._stamp:
+                self._fresh = stamp, self._tls.channel_credentials()
+        except (OSError, VireoError) as error:
+            # Declared policy: the open channel stays until the files are valid again.
+            log.warning("the renewed certificate can't be read", reason=str(error))
+
+
+def lasting_channel(
+    target: str, tls: TlsFiles | None, role: str, options: Options = ()
+) -> grpc.aio.Channel:
+    """Return a channel for unary calls that lasts as long as the process; see `open_channel`."""
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options)
+    # Stubs of services that have only unary methods use nothing else of a channel.
+    return cast("grpc.aio.Channel", RenewedChannel(target, tls, role, options))

@@ -30,7 +30,7 @@ from opentelemetry.trace import (
 from prometheus_client import Counter
 
 from vireo.server.errors import VireoError
-from vireo.server.rpc.endpoint import COLLECTOR, Endpoint
+from vireo.server.rpc.settings import COLLECTOR, Endpoint
 from vireo.server.rpc.tls import TlsFiles, tls_name
 from vireo.server.rpc.trace import CallTrace, Headers
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["internal", "client", "producer"]
 
+SLOW_SECONDS = 0.25
+"""Time from which a unary call is traced even if it isn't sampled, as one span."""
 _MAX_UNSAMPLED = 10
 """Maximum calls a second that are exported though they aren't sampled: in an outage all fail."""
 _MAX_PARENTS = 32
@@ -63,9 +65,7 @@ def start_export(settings: RpcSettings, kind: str, instance: str) -> None:
             "replaced files of it by older ones; repair it with: pip install --force-reinstall "
             "--no-deps opentelemetry-proto"
         ) from error
-    _export = SpanExport.open(
-        settings.otlp_endpoint, settings.tls, kind, instance, settings.trace_slow_seconds
-    )
+    _export = SpanExport.open(settings.otlp_endpoint, settings.tls, kind, instance, SLOW_SECONDS)
 
 
 def end_export() -> None:

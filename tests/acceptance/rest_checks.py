@@ -16,11 +16,10 @@ from google.protobuf.json_format import ParseDict, ParseError
 from schemathesis import Case, CheckContext, GenerationMode, Response
 
 from vireo.server.features.context import BadTimeZoneError, time_zone
-from vireo.server.filters.declared import Declared
-from vireo.server.filters.expression import BadFilterError, decode
 from vireo.server.gateway.catalog import violations
 from vireo.server.gateway.events import problems
-from vireo.server.gateway.settings import GatewaySettings
+from vireo.server.recommend.filters.declared import Declared
+from vireo.server.recommend.filters.expression import BadFilterError, decode
 from vireo.v1.catalog_pb2 import RemoveVideosRequest, UpsertVideosRequest
 from vireo.v1.event_pb2 import RecordEventsRequest
 from vireo.v1.recommendation_pb2 import (
@@ -110,9 +109,7 @@ def _is_not_recorded(kind: Any, body: Any) -> bool:
     if protovalidate.collect_violations(request):
         return True
     if isinstance(request, RecordEventsRequest):
-        of = GatewaySettings.model_fields
-        bounds = (of["max_event_future"].default, of["max_event_past"].default)
-        return any(problems(request.events, time.time_ns(), *bounds))
+        return any(problems(request.events, time.time_ns()))
     return bool(violations(request))
 
 

@@ -10,6 +10,6 @@ def test_pipelines_import_neither_stubs_nor_feast_nor_torch() -> None:
     missing = ["vireo.v1", "pydantic_settings", "feast", "torch"]
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({missing}));"
-        "import vireo.server.candidate.pipeline, server.ranking.pipeline"
+        "import vireo.server.recommend.retrieval.pipeline, server.recommend.ranking.pipeline"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vireo.server.filters.declared import Declared
+from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases import layout
 from vireo.server.releases.texts import write_texts
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.builders.waiting import until
-from vireo.server.pipeline.caller import Caller
 from vireo.server.pod.run_queue import RunQueue
+from vireo.server.recommend.runner import Caller
 
 
 @asynccontextmanager

@@ -12,9 +12,9 @@ from vireo.server.event_log.log import Entry
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.keys import video_key
 from vireo.server.live.live import Live
-from vireo.server.live.locales import normal_locale
-from vireo.server.live.overlay import Overlay
 from vireo.server.live.settings import LiveSettings
+from vireo.server.recommend.catalogue.locales import normal_locale
+from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.v1.catalog_pb2 import Video
 from vireo.v1.log_pb2 import CatalogChange, Trending, TrendingVideos
 

@@ -8,10 +8,10 @@ from typing import Any
 import faiss
 
 from vireo.server.arrays import Float32Array
-from vireo.server.candidate.allowed import Filters
-from vireo.server.candidate.index import VideoIndex
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.filters.table import AttributeTable
+from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.retrieval.allowed import Filters
+from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import IndexDescription
 
 

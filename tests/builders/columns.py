@@ -25,3 +25,16 @@ def request_for_one_video() -> ranking_pb2.RankCandidatesRequest:
     )
     request.viewer.SetInParent()
     return request
+
+
+def rank_request(*rows: int, **changes: object) -> ranking_pb2.RankCandidatesRequest:
+    """Return a valid request to rank the videos of some rows, with fields changed."""
+    request = request_for_one_video()
+    request.MergeFrom(ranking_pb2.RankCandidatesRequest(viewer=viewer_pb2.ViewerFeatures()))
+    request.keys[:] = [video_key(f"video-{row}") for row in rows]
+    request.source_masks[:] = [2] * len(rows)
+    del request.scores[:]
+    request.scores.extend(score_columns([0.5] * len(rows)))
+    request.page_size = 10
+    request.MergeFrom(ranking_pb2.RankCandidatesRequest(**changes))  # type: ignore[arg-type]
+    return request

@@ -18,15 +18,13 @@ from tests.builders.control import ControlPlane, running_control
 from tests.builders.gateway import EXPLANATION
 from tests.builders.recording import add_to
 from tests.builders.rpc import rpc_settings
-from vireo.ops.stack.envoy import bootstrap, envoy_command
+from vireo.ops.stack.envoy import bootstrap, envoy_command, secure
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.probes import grpc_probe
 from vireo.ops.stack.processes import endpoints_document, operator_tls
-from vireo.ops.stack.secure import secure
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.control.mesh import POOLS, Pool
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.pod.admission import waited_seconds
 from vireo.server.rpc.errors import RpcError, ShedError, ShedReason, unavailable
 from vireo.server.rpc.server import RpcServer
 from vireo.v1 import candidate_pb2, ranking_pb2
@@ -70,13 +68,13 @@ class Gateway(RecommendationServiceServicer):
     """Seconds that an answer takes."""
     cancelled: int = 0
     """Requests that ended before they were answered."""
-    waited: float | None = None
-    """Seconds for which the latest call was here before it was answered, as a pod knows it."""
+    left: float | None = None
+    """Seconds until the deadline of the latest call."""
 
     async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
         self.requests.append(request)
         self.metadata = dict(context.invocation_metadata())
-        self.waited = waited_seconds(context.invocation_metadata(), context.time_remaining())
+        self.left = context.time_remaining()
         if self.refuses:
             raise unavailable("draining", timedelta(seconds=1))
         if self.sheds:
@@ -130,15 +128,15 @@ class CandidatePod(CandidateServiceServicer):
     """Whether it answers INTERNAL."""
     cancelled: int = 0
     """Calls whose caller has gone while it hung."""
-    waited: float | None = None
-    """Seconds for which the latest call was here before it was answered, as a pod knows it."""
+    left: float | None = None
+    """Seconds until the deadline of the latest call."""
 
     async def RetrieveCandidates(  # noqa: N802
         self, request: candidate_pb2.RetrieveCandidatesRequest, context: Any
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         self.calls += 1
         self.metadata = dict(context.invocation_metadata())
-        self.waited = waited_seconds(context.invocation_metadata(), context.time_remaining())
+        self.left = context.time_remaining()
         if self.sheds:
             raise ShedError(ShedReason.QUEUE)
         if self.breaks:

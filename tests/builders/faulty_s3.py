@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from vireo.server.releases.s3 import S3Settings
 
@@ -55,11 +55,13 @@ class FaultyS3:
 
 
 @contextmanager
-def faulty_s3(settings: S3Settings, port: int = 0, **changes: Any) -> Iterator[FaultyS3]:
-    """A proxy before the S3 server of `settings`; `changes` are to the settings through it."""
+def faulty_s3(settings: S3Settings, port: int = 0, **patience: float) -> Iterator[FaultyS3]:
+    """A proxy before the S3 server of `settings`; `patience` of requests through it."""
     with socket.create_server(("127.0.0.1", port)) as listener:
         endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
-        proxy = FaultyS3(settings.model_copy(update={"endpoint": endpoint, **changes}))
+        proxy = FaultyS3(
+            settings.with_patience(**patience).model_copy(update={"endpoint": endpoint})
+        )
         ended = threading.Event()
 
         def accept() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.builders.attributes import DECLARED
-from vireo.server.filters.declared import Declared
-from vireo.server.filters.expression import BadFilterError, FilterExpression, decode
+from vireo.server.recommend.filters.declared import Declared
+from vireo.server.recommend.filters.expression import BadFilterError, FilterExpression, decode
 from vireo.v1 import filter_pb2
 
 

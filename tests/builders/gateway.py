@@ -16,8 +16,7 @@ from google.rpc import error_details_pb2
 from tests.builders.rpc import rpc_settings
 from vireo.server.rpc.errors import RpcError, not_found
 from vireo.server.rpc.guard import Guard
-from vireo.server.rpc.server import RpcServer
-from vireo.server.rpc.transport import Methods
+from vireo.server.rpc.server import Methods, RpcServer
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 from vireo.v1.recommendation_pb2_grpc import (
@@ -122,7 +121,7 @@ async def secure_gateway(credentials: grpc.ServerCredentials) -> AsyncIterator[F
     """Run one behind TLS."""
     gateway = FakeGateway()  # type: ignore[abstract]
     server = grpc.aio.server()
-    guard = Guard(access_log_share=0, max_calls=100, max_streams=10, max_bytes=1 << 20)
+    guard = Guard(access_log_share=0, max_calls=100, max_bytes=1 << 20)
     methods: Any = Methods(server, guard.guarded)
     add_RecommendationServiceServicer_to_server(gateway, methods)
     gateway.address = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"

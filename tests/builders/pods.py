@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ async def running_pod(
     loader = loader_of(pod, store, cache, channel, **changes)
     server = RpcServer(rpc_settings())
     queue = RunQueue()
-    add_pod_service(server, pod, loader, queue, pod_admission(pod, queue, 500, math.inf))
+    add_pod_service(server, pod, loader, queue, pod_admission(pod, queue, shedding=False))
     add_release_service(server, loader, "pod-1", pod.describe)
     await server.start()
     background = [asyncio.create_task(work()) for work in pod.background]

@@ -17,7 +17,7 @@ from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.log_room import LogRoom
 from vireo.server.gateway.settings import GatewaySettings
-from vireo.server.live.takedowns import Takedowns
+from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.rpc.server import RpcServer
 from vireo.v1 import event_pb2
 from vireo.v1.catalog_pb2_grpc import CatalogServiceStub
@@ -68,7 +68,8 @@ def add_to(
         port=0,
         s3=unreachable_s3(),
         event_log=EventLogSettings(event_partitions=event_partitions),
-        **{"max_event_streams": 10, "shedding": False, **settings},
+        shedding=False,
+        **settings,
     )
     add_recording(server, gateway, log, room, takedowns)
 

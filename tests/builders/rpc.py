@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -39,7 +38,7 @@ async def serving(
     settings: RpcSettings | None = None,
     queue: RunQueue | None = None,
     max_calls: int = 500,
-    queue_target: float = math.inf,
+    shedding: bool = False,
     previous: Path | None = None,
 ) -> AsyncIterator[tuple[RpcServer, grpc.aio.Channel]]:
     """A pod's server without the loader's background work, and a channel to it.
@@ -50,15 +49,15 @@ async def serving(
         settings: the server's; by default `rpc_settings()`.
         queue: the queue in which the pod's pipeline runs.
         max_calls: how many calls it takes on at a time.
-        queue_target: how long calls may wait all the time; by default none is shed for its wait,
-            since a test's machine may be busy.
+        shedding: whether a gateway has slots; by default none is shed, since a test's machine may
+            be busy.
         previous: the release that it served before and still holds, if any.
     """
     settings = settings or rpc_settings()
     loader = await asyncio.to_thread(idle_loader, pod, folder, previous)
     server = RpcServer(settings)
     queue = queue or RunQueue()
-    admission = pod_admission(pod, queue, max_calls, queue_target)
+    admission = pod_admission(pod, queue, max_calls, shedding=shedding)
     add_pod_service(server, pod, loader, queue, admission)
     add_release_service(server, loader, "test-pod", pod.describe)
     await server.start()

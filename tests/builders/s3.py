@@ -34,4 +34,5 @@ def client_of(settings: S3Settings) -> Minio:
 
 def unreachable_s3() -> S3Settings:
     """Settings of an S3 server that isn't there: port 1 is nobody's."""
-    return S3Settings(endpoint="127.0.0.1:1", access_key="key", secret_key="secret", retries=0)  # type: ignore[arg-type]
+    settings = S3Settings(endpoint="127.0.0.1:1", access_key="key", secret_key="secret")  # type: ignore[arg-type]
+    return settings.with_patience(retries=0)

@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from tests.builders.releases import save_golden
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest, describe_files
 

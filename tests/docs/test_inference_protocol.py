@@ -15,7 +15,7 @@ import pytest
 from tests.builders.releases import VECTOR_SIZE, build_release
 from tests.builders.rpc import serving
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.inference.signature import Signature, ranker_signature, tower_signature
+from vireo.server.models.signature import Signature, ranker_signature, tower_signature
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "inference-protocol.md").read_text()
 DATATYPES = {"FP32": "float32", "INT64": "int64"}

@@ -14,8 +14,7 @@ from google.protobuf import json_format
 
 from tests.builders.edge import running_edge
 from tests.builders.s3 import unreachable_s3
-from vireo.ops.stack.envoy import bootstrap, tool
-from vireo.ops.stack.secure import secure
+from vireo.ops.stack.envoy import bootstrap, secure, tool
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.control.mesh import POOLS, Mesh
 from vireo.server.control.resources import snapshot

@@ -25,12 +25,12 @@ from tests.builders.waiting import until
 from vireo.ops.backup import take
 from vireo.ops.backup.archive import Archive, Manifest
 from vireo.ops.cli.__main__ import app
-from vireo.ops.stack.lock import file_lock
 from vireo.ops.stack.state import stack_lock
 from vireo.server.control.channels import BACKUP_BEGAN, follow_backups
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, STREAMS, partition_of
 from vireo.server.features.online_store import read_viewer
+from vireo.server.file_lock import file_lock
 from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.channels import Change

@@ -129,7 +129,7 @@ def test_a_home_without_data_says_how_to_get_some(files: list[str]) -> None:
     for command in (["data", "show", "ml-1m"], ["features", "build", "ml-1m"]):
         assert "make it with: vireo data fetch ml-1m" in str(vireo(*command).exception)
     unbuilt = vireo("features", "show", "ml-1m", "--viewer", "1")
-    assert "build it with: vireo features build ml-1m" in str(unbuilt.exception)
+    assert "build them with: vireo features build ml-1m" in str(unbuilt.exception)
 
 
 def test_wrong_usage_exits_with_2(files: list[str]) -> None:

@@ -1,31 +1,25 @@
 from __future__ import annotations
 
-import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from vireo.ops.cli import evaluate
 from vireo.server.errors import VireoError
-
-
-def vireo_evaluate(*arguments: str) -> str:
-    done = CliRunner(env={"COLUMNS": "200"}).invoke(evaluate.app, arguments)
-    if isinstance(done.exception, VireoError):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-@pytest.mark.parametrize("option", evaluate._MOVED)
-def test_an_option_that_has_moved_names_the_command_that_has_it_now(option: str) -> None:
-    with pytest.raises(VireoError, match=f"{option} has moved") as refusal:
-        vireo_evaluate("--data", "films", f"{option}=x")
-    named = re.search(r"see: vireo evaluate (.*)", str(refusal.value))
-    assert named is not None
-    assert "Usage" in vireo_evaluate(*named[1].split())
+from vireo.server.home import Home
 
 
 def test_options_before_a_command_are_not_lost_without_a_word() -> None:
+    done = CliRunner().invoke(evaluate.app, ["--data", "films", "page"])
     with pytest.raises(VireoError, match="go after its name: vireo evaluate page"):
-        vireo_evaluate("--data", "films", "page")
+        raise done.exception or AssertionError(done.output)
+
+
+def test_an_unknown_release_without_a_store_names_the_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_HOME", str(tmp_path))
+    monkeypatch.delenv("VIREO_S3_ENDPOINT", raising=False)
+    with pytest.raises(VireoError, match="set VIREO_S3_ENDPOINT"):
+        evaluate.stored_manifest(Home(tmp_path), "r-9")

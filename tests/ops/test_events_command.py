@@ -23,9 +23,8 @@ from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_featur
 from vireo.ops.cli import events
 from vireo.ops.stack.nats import log_environment
 from vireo.server.errors import VireoError
-from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.log import DEAD, EVENTS
-from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.home import Home
 from vireo.v1 import event_pb2

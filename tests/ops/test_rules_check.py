@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.builders.chain import candidate_target, features, ranking_target, release
 from tests.builders.tiny_home import VIEWER
-from tests.server.gateway.conftest import candidate_target, features, ranking_target, release
 from vireo.ops.cli.__main__ import app
 from vireo.ops.cli.rules_preview import compare
 from vireo.server.errors import VireoError

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from tests.builders.releases import build_release
 from vireo.ops.cli.control import EnvoyStatus, ResourceStatus, resource_table, summary
+from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.recommend import print_slate
 from vireo.ops.cli.release.gate_table import print_gate
 from vireo.ops.cli.release.listing import print_history, print_releases
 from vireo.ops.cli.release.status import print_channels, print_comparisons, print_pods
 from vireo.ops.cli.status import print_status
 from vireo.ops.cli.studies import print_study
-from vireo.ops.cli.tables import print_table, table_of
 from vireo.ops.cli.up import process_lines
 from vireo.ops.stack.state import ProcessState, StackState, State
 from vireo.server.releases.channels import Channel, ChannelPointer

@@ -12,7 +12,6 @@ import pytest
 import typer
 from google.protobuf.message import Message
 from typer.testing import CliRunner, Result
-from vireo.server.releases.channel_document import ChannelPointer
 
 from tests.builders.nats import TOKEN, RunningNats, settings_of
 from tests.builders.s3 import running_s3
@@ -21,6 +20,7 @@ from vireo.ops.cli import upgrade
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, STATE
 from vireo.server.home import Home
+from vireo.server.releases.channels import ChannelPointer
 from vireo.server.releases.store import ReleaseStore
 from vireo.v1 import catalog_pb2, event_pb2, log_pb2
 

@@ -12,8 +12,12 @@ from rich.console import Console
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.fits import fit_measured
 from vireo.server.home import Home
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest
 from vireo.training.features.watches import load_watches
+from vireo.training.ranking.storage import load_ranking_set
+from vireo.training.ranking.training_set import RankingSet
+from vireo.training.run import Run
 from vireo.training.train import train_all
 
 TRAINED = "trained"
@@ -56,3 +60,16 @@ def manifest(trained_home: Home) -> Manifest:
 @pytest.fixture(scope="session")
 def trained_watches(trained_home: Home) -> pd.DataFrame:
     return load_watches(trained_home, TRAINED)
+
+
+@pytest.fixture(scope="session")
+def release(trained_home: Home) -> CandidateRelease:
+    return CandidateRelease.load(trained_home.staged_release(TRAINED))
+
+
+@pytest.fixture(scope="session")
+def ranking_set(trained_home: Home) -> RankingSet:
+    run = Run(trained_home.run(TRAINED))
+    found = load_ranking_set(run.ranking_set, run.finished_inputs())
+    assert found is not None
+    return found

@@ -1,10 +1,12 @@
-"""Conversion of a user's columns to ids, numbers, text and tags; bad values are problems."""
+"""Columns of a user's files as ids, numbers, text and tags; bad values are problems."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,8 @@ import pyarrow.compute as pc
 
 from vireo.server.arrays import BoolArray, Float64Array
 from vireo.server.errors import VireoError
-from vireo.server.filters.declared import MAX_VALUE_BYTES
-from vireo.training.data.files import FilePart, is_text, present
+from vireo.server.recommend.filters.declared import MAX_VALUE_BYTES
+from vireo.training.data.files import FilePart, is_text, present, read_parts
 from vireo.training.data.problems import Problems
 from vireo.training.data.schema import MAX_VALUES
 
@@ -60,17 +62,51 @@ class Checked:
         return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column that is made of a column of a user's file."""
+
+    read: Callable[[Checked, str], Any]
+    """Converts a part's column of this name to an array or lists, and marks rows that can't be."""
+    source: str = ""
+    """Column of the file; the same name if empty."""
+    required: bool = False
+
+
+def read_columns(
+    path: Path, columns: Mapping[str, Column], problems: Problems, notes: Counter[str], kind: str
+) -> Iterator[tuple[Checked, dict[str, Any]]]:
+    """Yield each part of a file with its columns by name, and its bad rows marked.
+
+    Args:
+        path: the file.
+        columns: the columns to make, by name.
+        problems: collects bad rows.
+        notes: counts the columns of the file that aren't read.
+        kind: what the file holds, in words.
+
+    Raises:
+        VireoError: the file can't be read, or a column is missing or unusable.
+    """
+    sources = {name: column.source or name for name, column in columns.items()}
+    for file in read_parts(path, problems):
+        file.require(*(sources[name] for name, column in columns.items() if column.required))
+        ignored = [name for name in file.columns if name not in sources.values()]
+        if ignored:
+            notes[f"columns of {kind} ignored: {', '.join(ignored)}"] = len(ignored)
+        checked = Checked.of(file, problems)
+        yield checked, {name: each.read(checked, sources[name]) for name, each in columns.items()}
+
+
 class IdColumn:
     """Reads a column of ids as text, part by part: 007 stays 007, the integer 7 becomes "7"."""
 
-    def __init__(self, column: str) -> None:
-        self._column = column
+    def __init__(self) -> None:
         self._decimals: VireoError | None = None
         self._others = False
 
-    def read(self, checked: Checked) -> Any:
+    def read(self, checked: Checked, column: str) -> Any:
         """Return a part's ids, empty if missing; raise VireoError if not text or integers."""
-        column = self._column
         values = checked.file.columns[column]
         kind = values.type
         if pa.types.is_floating(kind):
@@ -86,10 +122,10 @@ class IdColumn:
         self._others = self._others or bool((there & ~decimal).any())
         if self._decimals is None and not self._others and there.any():
             self._decimals = _decimal_ids(checked, column, int(np.argmax(there)))
-        long = np.asarray(pc.binary_length(text).fill_null(0).to_numpy() > ID_BYTES, np.bool_)
         checked.mark(column, ~there, "the id is missing", "give every row its id")
         too_long = f"the id {{}} is over {ID_BYTES} bytes long"
-        checked.mark(column, long, too_long, f"use ids of 1 to {ID_BYTES} bytes of UTF-8")
+        remedy = f"use ids of 1 to {ID_BYTES} bytes of UTF-8"
+        checked.mark(column, longer(text, ID_BYTES), too_long, remedy)
         return text.fill_null("")
 
     def close(self) -> None:
@@ -132,12 +168,14 @@ def numbers(
     return pa.array(narrow, mask=~(there & fits))
 
 
-def texts(checked: Checked, column: str) -> Any:
-    """Return a column of scalar values as text, null if missing or empty.
+def texts(checked: Checked, column: str, max_bytes: int | None = None) -> Any:
+    """Return a column of scalar values as text, null if missing, empty or absent.
 
     Raises:
         VireoError: the column holds lists, structs or binary values.
     """
+    if column not in checked.file.columns:
+        return pa.nulls(len(checked.file.rows), pa.string())
     values = checked.file.columns[column]
     kind = values.type
     if pa.types.is_nested(kind) or pa.types.is_binary(kind):
@@ -147,8 +185,19 @@ def texts(checked: Checked, column: str) -> Any:
         )
     if is_text(kind):
         text = values.cast(pa.string())
-        return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
-    return pa.array([_text(value) for value in values.to_pylist()], pa.string())
+        text = pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
+    else:
+        text = pa.array([_text(value) for value in values.to_pylist()], pa.string())
+    if max_bytes is not None:
+        what = f"{{}} is over {max_bytes} bytes long"
+        checked.mark(column, longer(text, max_bytes), what, "use shorter names or ids")
+    return text
+
+
+def longer(text: Any, max_bytes: int) -> BoolArray:
+    """Return which texts have more bytes of UTF-8, bool[n]."""
+    sizes = pc.binary_length(text).fill_null(0).to_numpy(zero_copy_only=False)
+    return np.asarray(sizes > max_bytes, np.bool_)
 
 
 def _text(value: Any) -> str | None:

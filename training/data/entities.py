@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,19 @@ from vireo.training.data.columns import (
     ATTRIBUTE_BYTES,
     ID_BYTES,
     Checked,
+    Column,
     IdColumn,
     labels,
+    longer,
     numbers,
+    read_columns,
     tags,
     texts,
 )
-from vireo.training.data.files import FilePart, read_parts
+from vireo.training.data.files import read_parts
 from vireo.training.data.problems import Problems
 from vireo.training.data.schema import VIDEOS, VIEWERS
 from vireo.training.data.times import published_times
-
-_VIDEO_COLUMNS = VIDEOS.names
 
 
 @dataclass(frozen=True)
@@ -65,68 +67,41 @@ def read_videos(
     Raises:
         VireoError: the file can't be read, or a column is missing or unusable.
     """
+    ids = IdColumn()
+    columns = {
+        "video_id": Column(ids.read, required=True),
+        "title": Column(texts, required=True),
+        "tags": Column(tags),
+        "published": Column(partial(published_times, now=now)),
+        "duration": Column(partial(numbers, low=0)),
+        "creator": Column(partial(texts, max_bytes=ID_BYTES)),
+        **{
+            attribute_column(each.name): Column(partial(_values, attribute=each), each.column)
+            for each in attributes
+        },
+    }
     fields = attribute_fields({each.name: each.kind for each in attributes})
-    ids, rows = IdColumn("video_id"), _Rows("video_id", pa.schema([*VIDEOS, *fields]))
-    used = (*_VIDEO_COLUMNS, *(each.column for each in attributes))
-    every: list[pa.ChunkedArray] = []
-    for file in read_parts(path, problems):
-        file.require("video_id", "title")
-        _require_attributes(file, attributes)
-        note_ignored(file, used, "videos", notes)
-        checked = Checked.of(file, problems)
-        video_ids, titles = ids.read(checked), texts(checked, "title")
-        published = (
-            published_times(checked, "published", now)
-            if "published" in file.columns
-            else pa.nulls(len(file.rows), VIDEOS.field("published").type)
-        )
-        columns = {
-            "video_id": video_ids,
-            "title": pc.coalesce(titles, video_ids),
-            "tags": tags(checked, "tags"),
-            "published": published,
-            "duration": numbers(checked, "duration", low=0),
-            "creator": _creators(checked),
-            **{attribute_column(each.name): _values(checked, each) for each in attributes},
-        }
-        rows.add(checked, columns)
-        every.append(video_ids)
-        notes["videos without a title, named by their id"] += titles.null_count
+    rows = _Rows("video_id", pa.schema([*VIDEOS, *fields]))
+    every: list[Any] = []
+    for checked, values in read_columns(path, columns, problems, notes, "videos"):
+        every += values["video_id"].chunks
+        notes["videos without a title, named by their id"] += values["title"].null_count
+        rows.add(checked, values | {"title": pc.coalesce(values["title"], values["video_id"])})
     ids.close()
     good = rows.distinct(path.name, problems, notes)
-    return Videos(
-        good, pa.chunked_array([chunk for ids in every for chunk in ids.chunks], pa.string())
-    )
+    return Videos(good, pa.chunked_array(every, pa.string()))
 
 
-def _require_attributes(file: FilePart, attributes: Sequence[AttributeColumn]) -> None:
-    """Raise VireoError if the column of an attribute is missing."""
-    for each in attributes:
-        if each.column not in file.columns:
-            raise VireoError(
-                f"{file.name} has no column {each.column} for the attribute {each.name}; it has "
-                f"{', '.join(file.columns)}: declare it as {each.name}=COLUMN"
-            )
-
-
-def _values(checked: Checked, attribute: AttributeColumn) -> Any:
-    """Return an attribute of each video."""
+def _values(checked: Checked, column: str, attribute: AttributeColumn) -> Any:
+    """Return a declared attribute of each video; raise VireoError if its column is missing."""
+    if column not in checked.file.columns:
+        raise VireoError(
+            f"{checked.file.name} has no column {column} for the attribute {attribute.name}; it "
+            f"has {', '.join(checked.file.columns)}: declare it as {attribute.name}=COLUMN"
+        )
     if attribute.kind == "labels":
-        return labels(checked, attribute.column)
-    return numbers(checked, attribute.column, kind=np.float64)
-
-
-def _creators(checked: Checked) -> Any:
-    """Return the creator of each video as text, null if unknown."""
-    if "creator" not in checked.file.columns:
-        return pa.nulls(len(checked.file.rows), pa.string())
-    creators = texts(checked, "creator")
-    sizes = pc.binary_length(creators).fill_null(0).to_numpy(zero_copy_only=False)
-    too_long = np.asarray(sizes > ID_BYTES, np.bool_)
-    checked.mark(
-        "creator", too_long, f"{{}} is over {ID_BYTES} bytes long", "use shorter names or ids"
-    )
-    return creators
+        return labels(checked, column)
+    return numbers(checked, column, kind=np.float64)
 
 
 def read_viewers(path: Path | None, problems: Problems, notes: Counter[str]) -> pa.Table:
@@ -136,7 +111,7 @@ def read_viewers(path: Path | None, problems: Problems, notes: Counter[str]) -> 
     """
     if path is None:
         return VIEWERS.empty_table()
-    ids, rows = IdColumn("viewer_id"), _Rows("viewer_id", VIEWERS)
+    ids, rows = IdColumn(), _Rows("viewer_id", VIEWERS)
     for file in read_parts(path, problems):
         file.require("viewer_id")
         names = [name for name in file.columns if name != "viewer_id"]
@@ -151,7 +126,7 @@ def read_viewers(path: Path | None, problems: Problems, notes: Counter[str]) -> 
             [value for value in values if value is not None]
             for values in (zip(*columns, strict=True) if columns else [()] * len(file.rows))
         ]
-        rows.add(checked, {"viewer_id": ids.read(checked), "attributes": attributes})
+        rows.add(checked, {"viewer_id": ids.read(checked, "viewer_id"), "attributes": attributes})
     ids.close()
     return rows.distinct(path.name, problems, notes)
 
@@ -159,21 +134,9 @@ def read_viewers(path: Path | None, problems: Problems, notes: Counter[str]) -> 
 def _attribute(checked: Checked, name: str) -> Any:
     """Return a column of attributes as "name=value", null if there is none."""
     values = pc.binary_join_element_wise(pa.scalar(name), texts(checked, name), "=")
-    sizes = pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False)
-    checked.mark(
-        name,
-        np.asarray(sizes > ATTRIBUTE_BYTES, np.bool_),
-        f"{name}=value is over {ATTRIBUTE_BYTES} bytes long",
-        "shorten the value",
-    )
+    what = f"{name}=value is over {ATTRIBUTE_BYTES} bytes long"
+    checked.mark(name, longer(values, ATTRIBUTE_BYTES), what, "shorten the value")
     return values
-
-
-def note_ignored(file: FilePart, read: tuple[str, ...], kind: str, notes: Counter[str]) -> None:
-    """Count the columns of a file that aren't read."""
-    ignored = [name for name in file.columns if name not in read]
-    if ignored:
-        notes[f"columns of {kind} ignored: {', '.join(ignored)}"] = len(ignored)
 
 
 class _Rows:

@@ -21,13 +21,12 @@ from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED
 from vireo.server.event_log.position import BEGIN, Start
-from vireo.server.event_log.up_to_end import up_to_end
 from vireo.server.features.activity import USUAL_BOUNCE, Bounce
 from vireo.server.home import Home
-from vireo.server.live.takedowns import Takedowns
+from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.training.data import schema
-from vireo.training.data.attributes import attribute_fields
+from vireo.training.data.attributes import attribute_fields, attribute_kinds, attribute_values
 from vireo.training.data.context import ContextTexts
 from vireo.training.data.dataset import (
     Dataset,
@@ -36,7 +35,6 @@ from vireo.training.data.dataset import (
     describe_dataset,
     load_dataset,
 )
-from vireo.training.data.event_attributes import attribute_kinds, attribute_values
 from vireo.training.data.importing import check_name_is_free, check_size
 from vireo.training.data.interactions import Interactions, interaction_tables
 from vireo.training.data.log_events import UNREADABLE, Ids, LogEvents
@@ -166,7 +164,7 @@ async def _read_log(
             after[partition] = start.after
             total += max(0, await event_log.end(EVENTS, str(partition)) - start.after)
         for partition, position in list(positions.items()):
-            async for entries in up_to_end(event_log, EVENTS, str(partition), position):
+            async for entries in event_log.up_to_end(EVENTS, str(partition), position):
                 for entry in entries:
                     events.add(entry, after_base=after[partition] > 0)
                 positions[partition] = entries.position
@@ -175,7 +173,7 @@ async def _read_log(
         changes: dict[str, log_pb2.CatalogChange] = {}
         catalogue = before.catalogue
         # The last change of each video is there: also those that the base has already.
-        async for entries in up_to_end(event_log, CATALOG):
+        async for entries in event_log.up_to_end(CATALOG):
             if entries:
                 catalogue = entries.position
             for entry in entries:
@@ -186,7 +184,7 @@ async def _read_log(
                     continue
                 changes[change.video.video_id] = change
         takedowns = Takedowns()
-        async for entries in up_to_end(event_log, REMOVED):
+        async for entries in event_log.up_to_end(REMOVED):
             takedowns.take(entries)
         takedowns.as_of = began
         for change in changes.values():

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from vireo.server.features.activity import USUAL_BOUNCE, Bounce
 from vireo.server.features.context import COLUMNS as CONTEXT_COLUMNS
 from vireo.server.home import Home
 from vireo.training.data.attributes import AttributeColumn, check_attributes
-from vireo.training.data.columns import Checked, IdColumn, numbers, texts
-from vireo.training.data.context import ContextTexts, Int16Array, context_places, is_time_zone
+from vireo.training.data.columns import Checked, Column, IdColumn, numbers, read_columns, texts
+from vireo.training.data.context import ContextTexts, is_time_zone
 from vireo.training.data.dataset import DatasetInfo, LogPositions, describe_dataset
-from vireo.training.data.entities import note_ignored, read_videos, read_viewers
-from vireo.training.data.files import present, read_parts
+from vireo.training.data.entities import read_videos, read_viewers
+from vireo.training.data.files import present
 from vireo.training.data.interactions import (
     MAX_GAP,
     Interactions,
@@ -42,8 +43,6 @@ from vireo.training.data.split import MIN_WATCHES
 from vireo.training.data.times import check_years, event_times
 from vireo.training.data.writing import dataset_writer
 
-_COLUMNS = ("viewer_id", "video_id", "timestamp", "event", "watched_fraction", "rating")
-
 MIN_VIDEOS = 2
 """Minimum catalogue size; fewer videos leave nothing to choose from."""
 
@@ -58,38 +57,37 @@ def read_interactions(
     Returns:
         The interactions, the viewers' ids by index, and the texts of their context.
     """
-    contexts = ContextTexts()
-    viewers, videos, seen = IdColumn("viewer_id"), IdColumn("video_id"), _Vocabulary()
+    contexts, viewers, videos, seen = ContextTexts(), IdColumn(), IdColumn(), _Vocabulary()
+    columns = {
+        "viewer_id": Column(viewers.read, required=True),
+        "video_id": Column(partial(_videos, ids=videos, known=video_ids), required=True),
+        "timestamp": Column(partial(event_times, now=now), required=True),
+        "event": Column(_events),
+        "watched_fraction": Column(partial(numbers, low=0, high=1)),
+        "rating": Column(numbers),
+        **{
+            name: Column(partial(_context, contexts=contexts, number=number))
+            for number, name in enumerate(CONTEXT_COLUMNS)
+        },
+    }
     parts: list[Interactions] = []
-    for file in read_parts(path, problems):
-        file.require("viewer_id", "video_id", "timestamp")
-        note_ignored(file, (*_COLUMNS, *CONTEXT_COLUMNS), "interactions", notes)
-        checked = Checked.of(file, problems)
-        context = _context(checked, contexts)
-        table = pa.table(
-            {
-                "viewer_id": viewers.read(checked),
-                "video": _videos(checked, videos.read(checked), video_ids),
-                "event": _events(checked),
-                "time": event_times(checked, "timestamp", now).cast(pa.int64()),
-                "row": file.rows,
-                "watched_fraction": numbers(checked, "watched_fraction", 0, 1),
-                "rating": numbers(checked, "rating"),
-            }
-        ).filter(pa.array(~checked.bad))
+    for checked, values in read_columns(path, columns, problems, notes, "interactions"):
+        good = ~checked.bad
+        kept = {name: each.filter(pa.array(good)) for name, each in values.items()}
+        context = [np.asarray(kept[name], np.int16) for name in CONTEXT_COLUMNS]
         parts.append(
             Interactions(
-                viewer=seen.places(table["viewer_id"]),
-                video=table["video"].to_numpy(),
-                event=table["event"].cast(pa.int8()).to_numpy(),
-                time=table["time"].to_numpy(),
-                row=table["row"].to_numpy(),
-                watched_fraction=table["watched_fraction"].fill_null(math.nan).to_numpy(),
-                rating=table["rating"].fill_null(math.nan).to_numpy(),
-                context=context[~checked.bad],
+                viewer=seen.places(kept["viewer_id"]),
+                video=np.asarray(kept["video_id"], np.int32),
+                event=np.asarray(kept["event"], np.int8),
+                time=np.asarray(kept["timestamp"].cast(pa.int64()), np.int64),
+                row=checked.file.rows[good],
+                watched_fraction=kept["watched_fraction"].fill_null(math.nan).to_numpy(),
+                rating=kept["rating"].fill_null(math.nan).to_numpy(),
+                context=np.stack(context, 1),
             )
         )
-        notes["bad interactions left out"] += int(checked.bad.sum()) + file.uneven
+        notes["bad interactions left out"] += int(checked.bad.sum()) + checked.file.uneven
     viewers.close()
     videos.close()
     found = Interactions.joined(parts)
@@ -125,26 +123,24 @@ class _Vocabulary:
         return np.asarray(pc.index_in(column, value_set=self.ids).to_numpy(), np.int32)
 
 
-def _videos(checked: Checked, column: Any, video_ids: pa.Array) -> Any:
+def _videos(checked: Checked, column: str, ids: IdColumn, known: pa.Array) -> Any:
     """Return the index of each video's id among the known ones, null if unknown."""
-    places = pc.index_in(column, value_set=video_ids)
+    places = pc.index_in(ids.read(checked, column), value_set=known)
     checked.mark(
-        "video_id",
-        np.asarray(places.is_null().to_numpy(), np.bool_) & present(column),
+        column,
+        np.asarray(places.is_null().to_numpy(), np.bool_) & present(checked.file.columns[column]),
         "video {} is not in the videos file",
         "add the video there or leave the row out",
     )
     return places
 
 
-def _events(checked: Checked) -> Any:
+def _events(checked: Checked, column: str) -> Any:
     """Return the index in EVENTS of each interaction's kind; a missing kind is a play."""
-    if "event" not in checked.file.columns:
-        return pa.array(np.full(len(checked.file.rows), EVENTS.index("play"), np.int32))
-    events = texts(checked, "event").fill_null("play")
+    events = texts(checked, column).fill_null("play")
     places = pc.index_in(events, value_set=pa.array(EVENTS))
     checked.mark(
-        "event",
+        column,
         np.asarray(places.is_null().to_numpy(zero_copy_only=False), np.bool_),
         "{} is not a kind of event",
         f"write one of {', '.join(EVENTS)}, or leave it empty for play",
@@ -152,19 +148,14 @@ def _events(checked: Checked) -> Any:
     return places
 
 
-def _context(checked: Checked, contexts: ContextTexts) -> Int16Array:
-    """Return the places of the context's texts, int16[n, 3]; mark rows with a bad time zone."""
-    places = context_places(len(checked.file.rows))
-    for number, name in enumerate(CONTEXT_COLUMNS):
-        if name not in checked.file.columns:
-            continue
-        codes, values = pd.factorize(texts(checked, name).to_pandas())
-        if name == "time_zone":
-            bad = np.array([not is_time_zone(value) for value in values] + [False], np.bool_)[codes]
-            remedy = "write an IANA name or an offset like +02:00, or leave it empty"
-            checked.mark(name, bad, "{} is not a time zone", remedy)
-        places[:, number] = contexts.places(number, [*values, ""])[codes]
-    return places
+def _context(checked: Checked, column: str, contexts: ContextTexts, number: int) -> Any:
+    """Return the places of a column of the context, int16[n]; mark rows with a bad time zone."""
+    codes, values = pd.factorize(texts(checked, column).to_pandas())
+    if column == "time_zone":
+        bad = np.array([not is_time_zone(value) for value in values] + [False], np.bool_)[codes]
+        remedy = "write an IANA name or an offset like +02:00, or leave it empty"
+        checked.mark(column, bad, "{} is not a time zone", remedy)
+    return pa.array(contexts.places(number, [*values, ""])[codes])
 
 
 def _iso(micros: int) -> str:

@@ -25,7 +25,7 @@ from vireo.v1 import event_pb2, log_pb2
 
 UNREADABLE = "messages of the log that can't be read left out"
 _MAX_AHEAD_SECONDS = 600
-"""Seconds by which an event's time may be ahead of when it is recorded: VIREO_MAX_EVENT_FUTURE."""
+"""Seconds by which an event's time may be ahead of when it is recorded, as gateways allow."""
 _EVER = int(np.iinfo(np.int64).max)
 _KINDS = {
     event_pb2.EVENT_KIND_PLAY: "play",

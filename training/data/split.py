@@ -146,13 +146,11 @@ def _first_watches(
     pairs = viewer.astype(np.int64)
     pairs *= int(video.max(initial=0)) + 1
     pairs += video
-    by_pair = np.argsort(pairs, kind="stable")
-    pairs = pairs[by_pair]
-    starts = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]])[: len(pairs)])
+    _, first, pair = np.unique(pairs, return_index=True, return_inverse=True)
     del pairs
-    first = by_pair[starts]
-    times = [np.minimum.reduceat(outcome[by_pair], starts) for outcome in outcomes]
-    del by_pair, starts
+    times = [np.full(len(first), _NEVER) for _ in outcomes]
+    for earliest, outcome in zip(times, outcomes, strict=True):
+        np.minimum.at(earliest, pair, outcome)
     by_viewer = np.lexsort((first, viewer[first]))
     return first[by_viewer], [outcome[by_viewer] for outcome in times]
 

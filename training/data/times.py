@@ -122,10 +122,12 @@ def _likely_unit(numbers: Float64Array, now: datetime) -> str:
 
 
 def published_times(checked: Checked, column: str, now: datetime) -> Any:
-    """Return a column of publication times as TIME, null if missing.
+    """Return a column of publication times as TIME, null if missing or absent.
 
     Times may be up to MAX_PUBLISHED_AHEAD later than `now`, the current time.
     """
+    if column not in checked.file.columns:
+        return pa.nulls(len(checked.file.rows), TIME)
     moments = _read(checked, column)
     # As Unix seconds these lie before 12 January 1970, where no video is lost.
     year = moments.numeric & (moments.micros >= 1e3 * _MICROS) & (moments.micros < 1e6 * _MICROS)

@@ -9,7 +9,7 @@ checkpoints, so that an interrupted study resumes and a larger one trains only w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,6 @@ import torch
 from rich.console import Console
 
 from vireo.server.arrays import Float32Array, Int64Array
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.errors import VireoError
 from vireo.server.features.ranking_inputs import (
     MATCH_FEATURES,
@@ -27,7 +26,8 @@ from vireo.server.features.ranking_inputs import (
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from vireo.training.evaluation.comparison import means, paired_tests
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.training.comparison import means, paired_tests
 from vireo.training.evaluation.sources import NAMES as SOURCES
 from vireo.training.ranking.batches import Batches, chunks
 from vireo.training.ranking.config import RankingConfig
@@ -46,15 +46,9 @@ GROUPS = ("attributes", "history")
 _MISSED = 1_000_000
 
 Part = TypeVar("Part", WatchLists, OutcomeLabels)
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a ranking set's inputs."""
-
-    table: str
-    """"retrieval", "match", "features" (of videos) or "viewer_features"."""
-    place: int
+Column = tuple[str, int]
+"""A table of a ranking set's parts, "retrieval", "match" or "features" (of videos), or of their
+viewers, "viewer_features"; and a column of it."""
 
 
 def ablation_names() -> dict[str, Column | None]:
@@ -71,7 +65,7 @@ def ablation_names() -> dict[str, Column | None]:
         ("viewer_features", "viewer:", VIEWER_FEATURES),
     ):
         for place, name in enumerate(features):
-            names.setdefault(f"{kind}{name}" if name in both else name, Column(table, place))
+            names.setdefault(f"{kind}{name}" if name in both else name, (table, place))
     return names
 
 
@@ -87,41 +81,29 @@ def ablate(data: RankingSet, name: str) -> RankingSet:
     """Return the set without a source, a group or a column of `ablation_names`."""
     if name in SOURCES:
         return replace(data, watches=_without_source(data.watches, name))
-    column = ablation_names()[name]
-    if column is None:
-        watches, outcomes = (
-            _without_group(data.watches, name),
-            _without_group(data.outcomes, name),
-        )
-    else:
-        watches, outcomes = (
-            _without_column(data.watches, column),
-            _without_column(data.outcomes, column),
-        )
-    return replace(data, watches=watches, outcomes=outcomes)
+    return RankingSet(_without(data.watches, name), _without(data.outcomes, name))
 
 
-def _without_column(part: Part, column: Column) -> Part:
-    if column.table == "viewer_features":
-        table = part.viewers.viewer_features.copy()
-        table[:, column.place] = 0
-        return replace(part, viewers=replace(part.viewers, viewer_features=table))
-    if not hasattr(part, column.table):  # Outcomes have no retrieval features.
-        return part
-    table = getattr(part, column.table).copy()
-    table[..., column.place] = 0
-    return replace(part, **{column.table: table})
-
-
-def _without_group(part: Part, name: str) -> Part:
-    viewers = part.viewers
+def _without(part: Part, name: str) -> Part:
+    """Return a part without a group or a column."""
+    viewers, column = part.viewers, ablation_names()[name]
     if name == "attributes":
         viewers = replace(viewers, attributes=np.zeros_like(viewers.attributes))
-    else:
+    elif name == "history":
         rows, lengths = viewers.history_rows, viewers.history_lengths
         viewers = replace(
             viewers, history_rows=np.full_like(rows, -1), history_lengths=np.zeros_like(lengths)
         )
+    elif column is not None:
+        table, place = column
+        owner = viewers if table == "viewer_features" else part
+        if not hasattr(owner, table):  # Outcomes have no retrieval features.
+            return part
+        values = getattr(owner, table).copy()
+        values[..., place] = 0
+        if owner is part:
+            return replace(part, **{table: values})
+        viewers = replace(viewers, viewer_features=values)
     return replace(part, viewers=viewers)
 
 

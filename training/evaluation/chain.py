@@ -5,72 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+import numpy.typing as npt
 from rich.console import Console
 
-from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.features.context import ContextIds
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.pipeline import (
+    CandidatePipeline,
+    CandidateQuery,
+    RetrievedCandidates,
+)
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.signals import OUTCOMES, SCORES
-from vireo.training.data.context import contexts_of
-from vireo.training.features.history import viewers_before
+from vireo.training.evaluation.viewers import TestViewers
 from vireo.training.features.publication import of_the_past
 from vireo.training.features.statistics import Snapshots, just_before
-from vireo.training.features.watches import outcome_labels
 from vireo.training.heartbeat import tracked
+from vireo.training.metrics import auc, calibration_measures
 
-SLATE = 100
-"""Length of the list that is kept for each viewer."""
-
-
-@dataclass(frozen=True)
-class TestViewers:
-    """The viewers with a watch held out for test."""
-
-    __test__ = False  # The name would have pytest collect it.
-
-    ids: tuple[str, ...]
-    targets: Int64Array
-    """Row of each held-out video, int64[v]."""
-    outcomes: Float32Array
-    """Whether each of OUTCOMES followed: 1 or 0, NaN if unknown, float32[v, t]."""
-    watched: tuple[Int64Array, ...]
-    """Rows that each watched before."""
-    moments: Int64Array
-    """Unix seconds of each held-out watch, int64[v]."""
-    contexts: tuple[ContextIds, ...] = ()
-    """Context of each; empty if none is known."""
-    published: Float64Array | None = None
-    """When each video was published, Unix seconds, 0 if unknown, float64[n]; None if all were
-    before the first held-out watch."""
-
-    def unpublished(self, part: slice) -> BoolArray | None:
-        """Return which videos weren't published when some of them watched another, bool[some, n].
-
-        None if every video was.
-        """
-        if self.published is None:
-            return None
-        later = self.published > self.moments[part, None]
-        later[np.arange(len(later)), self.targets[part]] = False
-        return later
-
-    def only_published(self, lists: Int64Array) -> Int64Array:
-        """Return lists without what wasn't published then, int64[v, k], -1 at their ends."""
-        if self.published is None:
-            return lists
-        known = self.published[lists] <= self.moments[:, None]
-        known = (lists >= 0) & (known | (lists == self.targets[:, None]))
-        order = np.argsort(~known, axis=1, kind="stable")
-        return np.take_along_axis(np.where(known, lists, -1), order, 1)
+FloatArray = npt.NDArray[np.floating]
+_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -88,68 +47,6 @@ class ChainAnswers:
     target_outcomes: Float32Array
     """Probabilities of OUTCOMES of each viewer's target, float32[v, t]; NaN of those that the
     release doesn't predict."""
-
-
-def with_fewer_tested(watches: pd.DataFrame, limit: int) -> pd.DataFrame:
-    """Return the watches of a split with at most `limit` test watches, a reproducible sample."""
-    test = np.flatnonzero(watches["part"] == "test")
-    if len(test) <= limit:
-        return watches
-    kept = np.random.default_rng(0).choice(test, limit, replace=False)
-    dropped = np.zeros(len(watches), np.bool_)
-    dropped[np.setdiff1d(test, kept)] = True
-    return watches[~dropped]
-
-
-def load_test_viewers(
-    watches: pd.DataFrame, video_ids: Sequence[str], published: Float64Array | None = None
-) -> TestViewers:
-    """Return the test viewers of a split; rows are places in `video_ids`.
-
-    `published` is as in TestViewers.
-    """
-    test = watches[watches["part"] == "test"]
-    moments = test["time"].to_numpy("datetime64[s]").astype(np.int64)
-    if (
-        published is not None
-        and not (published > moments.min(initial=np.iinfo(np.int64).max)).any()
-    ):
-        published = None
-    own = watches["viewer_id"].isin(test["viewer_id"])
-    past = past_watches(watches[own], video_ids)
-    none = np.empty(0, np.int64)
-    return TestViewers(
-        ids=tuple(test["viewer_id"]),
-        targets=_rows(test, video_ids),
-        outcomes=outcome_labels(test),
-        watched=tuple(past.get(viewer, none) for viewer in test["viewer_id"]),
-        moments=moments,
-        contexts=tuple(contexts_of(test)),
-        published=published,
-    )
-
-
-def past_watches(watches: pd.DataFrame, video_ids: Sequence[str]) -> dict[str, Int64Array]:
-    """Return the rows that each viewer watched before the test, oldest first, by viewer id."""
-    seen = watches[watches["part"] != "test"]
-    numbers, viewers = pd.factorize(seen["viewer_id"], sort=True)
-    rows = _rows(seen, video_ids)[np.argsort(numbers, kind="stable")]
-    stops = np.cumsum(np.bincount(numbers, minlength=len(viewers))).tolist()
-    # Views of one array: a million arrays would take more memory than the rows.
-    return {
-        str(viewer): rows[start:stop]
-        for viewer, (start, stop) in zip(viewers, pairwise([0, *stops]), strict=True)
-    }
-
-
-def features_before_test(watches: pd.DataFrame, repo: Path) -> list[ViewerFeatures]:
-    """Return each test viewer's features just before the held-out watch, validation included."""
-    return viewers_before(repo, watches[watches["part"] == "test"])
-
-
-def _rows(watches: pd.DataFrame, video_ids: Sequence[str]) -> Int64Array:
-    index = pd.Index(list(video_ids))
-    return index.get_indexer(pd.Index(watches["video_id"])).astype(np.int64)
 
 
 def tower_scores(release: CandidateRelease, viewers: Sequence[ViewerFeatures]) -> Float32Array:
@@ -244,7 +141,49 @@ def _outcomes(ranker: RankingPipeline, viewer: ViewerFeatures, key: np.int64) ->
     return [float(answer.tasks.get(task.name, unknown)[0]) for task in OUTCOMES]
 
 
-def list_ranks(lists: Int64Array, targets: Int64Array) -> Int64Array:
-    """Return the 0-based place of each target in its list, int64[v]; the maximum if missing."""
-    hits = lists == targets[:, None]
-    return np.where(hits.any(1), hits.argmax(1), np.iinfo(np.int64).max)
+def tasks(
+    answers: ChainAnswers, viewers: TestViewers
+) -> dict[str, tuple[FloatArray, BoolArray, Int64Array]]:
+    """Return predicted probabilities, outcomes and numbers of the viewers, by task.
+
+    `watch` covers every candidate of every viewer; OUTCOMES the held-out videos, all of them
+    watched, whose outcome is known. Those that the data or the release lacks are left out.
+    """
+    real = answers.ranked >= 0
+    hits = (answers.ranked == viewers.targets[:, None])[real]
+    found = {"watch": (answers.watch[real], hits, np.nonzero(real)[0])}
+    for column, task in enumerate(OUTCOMES):
+        labels, predicted = viewers.outcomes[:, column], answers.target_outcomes[:, column]
+        known = np.flatnonzero(~np.isnan(labels) & ~np.isnan(predicted))
+        if len(known):
+            found[task.name] = (predicted[known], labels[known] > 0, known)
+    return found
+
+
+def ranker_measures(answers: ChainAnswers, viewers: TestViewers) -> dict[str, float]:
+    """Return AUC and calibration of each task, and the share of targets that were retrieved.
+
+    The AUC of a task whose labels are all equal is undefined and left out.
+    """
+    found = (answers.candidates == viewers.targets[:, None]).any(1)
+    measures = {"candidate_recall": float(found.mean())}
+    for task, (predicted, happened, numbers) in tasks(answers, viewers).items():
+        measures[f"{task}_auc"] = auc(predicted, happened)
+        measures |= calibration_measures(task, predicted, happened, numbers)
+    return {name: value for name, value in measures.items() if np.isfinite(value)}
+
+
+def calibration(answers: ChainAnswers, viewers: TestViewers) -> dict[str, list[dict[str, float]]]:
+    """Return predicted and observed rate of each task, in ten bins of equally many predictions."""
+    return {
+        task: [
+            {
+                "predicted": float(predicted[part].mean()),
+                "observed": float(happened[part].mean()),
+                "n": len(part),
+            }
+            for part in np.array_split(np.argsort(predicted), _BINS)
+            if len(part)
+        ]
+        for task, (predicted, happened, _) in tasks(answers, viewers).items()
+    }

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from vireo.server.arrays import Float32Array, Int64Array
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.ranking.diversity import RERANK_WINDOW, diverse_order
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.diversity import RERANK_WINDOW, diverse_order
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.weights import ScoreWeights
-from vireo.training.evaluation.chain import list_ranks, run_chain
-from vireo.training.evaluation.held_out import HeldOutWatches
-from vireo.training.evaluation.metrics import coverage, hit_rate, intra_list_distance, ndcg
+from vireo.training.evaluation.chain import run_chain
+from vireo.training.evaluation.systems import list_ranks
+from vireo.training.evaluation.viewers import HeldOutWatches
+from vireo.training.metrics import coverage, hit_rate, intra_list_distance, ndcg
 from vireo.training.ranking.batches import Batches, chunks
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.training_set import RankingSet, WatchLists

@@ -4,220 +4,137 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from vireo.server.arrays import BoolArray, Float64Array, Int64Array
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.arrays import Int64Array
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.releases.manifest import Manifest, ReleaseError
+from vireo.training.comparison import compare
+from vireo.training.data.dataset import load_dataset
 from vireo.training.evaluation import report as files
-from vireo.training.evaluation.baselines.past import Past
-from vireo.training.evaluation.baselines.registry import QUICK
-from vireo.training.evaluation.baselines.settings import add_to_report, tuned_for
-from vireo.training.evaluation.chain import (
-    TestViewers,
-    features_before_test,
-    load_test_viewers,
-    past_watches,
-    run_chain,
-    tower_scores,
-    with_fewer_tested,
+from vireo.training.evaluation.baselines import BASELINES, QUICK
+from vireo.training.evaluation.chain import calibration, ranker_measures, run_chain, tower_scores
+from vireo.training.evaluation.report import read_json, write_json, write_page
+from vireo.training.evaluation.slices import popularity_curves, sliced, slicings
+from vireo.training.evaluation.systems import (
+    SystemReport,
+    Systems,
+    baseline_systems,
+    of_chunks,
+    of_lists,
 )
-from vireo.training.evaluation.comparison import compare, with_intervals
-from vireo.training.evaluation.metrics import recall
-from vireo.training.evaluation.ranker import calibration, ranker_measures
-from vireo.training.evaluation.report import Systems, read_json, write_json
-from vireo.training.evaluation.systems import SystemReport, baseline_systems, of_chunks, of_lists
-from vireo.training.features.publication import published_of
+from vireo.training.evaluation.tuning import add_to_report, tuned_for
+from vireo.training.evaluation.viewers import TestBed, features_before_test
+from vireo.training.features.publication import published_of, published_times
+from vireo.training.features.watches import Split, load_watches
+from vireo.training.metrics import hit_rate
 from vireo.training.ranking.train import CALIBRATION as RANKING_CALIBRATION
 from vireo.training.ranking.train import CURVE as RANKING_CURVE
 from vireo.training.retrieval.train import CURVE as RETRIEVAL_CURVE
+from vireo.training.run import Run
 
 _CUTOFFS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
-
-_HEAD, _MID = 0.1, 0.5
-"""The most watched tenth of the catalogue is the head; the middle follows, up to half of it."""
-_DAY = 86_400.0
-
 Metrics = dict[str, dict[str, float]]
 """Measures by system, see SYSTEMS, and "ranker"."""
 
-MAX_SCORES = 1_500_000_000
-"""Maximum viewers x videos; each system ranks the whole catalogue for each viewer."""
-MAX_VIEWERS = 8_000
-"""Maximum viewers: the standard error of a hit rate is at most .006 then."""
-
-
-def read_learning(path: Path) -> list[dict[str, Any]]:
-    """Return the points of a learning curve, none if there is no file."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def recall_curves(ranks: Mapping[str, Int64Array], videos: int) -> dict[str, Any]:
-    """Return recall by list length: `k`, and `systems` by name, a number for each k.
-
-    The curve of a system that returns lists is flat beyond their length.
-    """
-    cutoffs = [k for k in _CUTOFFS if k <= videos]
-    curves = {name: [recall(places, k) for k in cutoffs] for name, places in ranks.items()}
-    return {"k": cutoffs, "systems": curves}
-
-
-def popularity_curves(
-    counts: Int64Array, watched: Int64Array, systems: Mapping[str, SystemReport]
-) -> dict[str, list[float]]:
-    """Return the `popularity_shares` of all watches, and of each system's ten best.
-
-    Args:
-        counts: watches of each video, int64[n].
-        watched: rows of all watches, in any order.
-        systems: by name.
-    """
-    shares = {"watches": popularity_shares(counts, watched)}
-    for name, system in systems.items():
-        shares[name] = popularity_shares(counts, system.slates[:, :10])
-    return {name: share.tolist() for name, share in shares.items()}
-
-
-def popularity_shares(counts: Int64Array, slates: Int64Array) -> Float64Array:
-    """Return the share of `slates` that each decile of videos has, float64[10].
-
-    Args:
-        counts: watches of each video, int64[n]; the first decile has the most watched.
-        slates: rows, any shape, -1 for none.
-    """
-    decile = np.empty(len(counts), np.int64)
-    order = np.argsort(-counts, kind="stable")
-    decile[order] = np.arange(len(counts)) * 10 // max(len(counts), 1)
-    taken = np.bincount(decile[slates[slates >= 0]], minlength=10).astype(np.float64)
-    shares: Float64Array = taken / max(taken.sum(), 1.0)
-    return shares
-
 
 @dataclass(frozen=True)
-class Slicing:
-    """A partition of the test viewers."""
+class Agreement:
+    """How far a stack's lists equal those of the same release in process."""
 
-    title: str
-    groups: Mapping[str, BoolArray]
-    """Who is in each group, bool[v], by the group's description."""
-
-
-def slicings(
-    watches: pd.DataFrame, videos: pd.DataFrame, viewers: TestViewers, counts: Int64Array
-) -> dict[str, Slicing]:
-    """Partition the test viewers by activity, and by popularity and age of the target.
-
-    Args:
-        watches: the split, whose test part are `viewers`.
-        videos: the catalogue, a row a video.
-        viewers: the test viewers.
-        counts: watches of each video before the test, int64[n].
-    """
-    lengths = np.array([len(rows) for rows in viewers.watched], np.float64)
-    return {
-        "activity": Slicing(
-            "Videos that the viewer had watched before", _quarters(lengths, "{:,.0f} to {:,.0f}")
-        ),
-        "popularity": Slicing(
-            "Popularity of the held-out video", _popularity(counts, viewers.targets)
-        ),
-        "age": Slicing(
-            "Age of the held-out video when it was watched, in days since it was published "
-            "(if that isn't known: since anyone's first watch)",
-            _quarters(_ages(watches, videos, viewers.targets), "{:,.0f} to {:,.0f} days"),
-        ),
-    }
-
-
-def _quarters(values: Float64Array, form: str) -> dict[str, BoolArray]:
-    """Return four groups of similar size, smallest values first; fewer if values repeat."""
-    cuts = np.unique(np.quantile(values, [0.25, 0.5, 0.75]))
-    place = np.searchsorted(cuts, values, side="left")
-    parts = [place == number for number in range(len(cuts) + 1)]
-    return {
-        form.format(values[part].min(), values[part].max()): part for part in parts if part.any()
-    }
-
-
-def _popularity(counts: Int64Array, targets: Int64Array) -> dict[str, BoolArray]:
-    place = np.empty(len(counts), np.int64)
-    place[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
-    share = place[targets] / len(counts)
-    groups = {
-        "head: most watched tenth": share < _HEAD,
-        "middle: the next four tenths": (share >= _HEAD) & (share < _MID),
-        "tail: least watched half": share >= _MID,
-    }
-    return {name: part for name, part in groups.items() if part.any()}
-
-
-def _ages(watches: pd.DataFrame, videos: pd.DataFrame, targets: Int64Array) -> Float64Array:
-    """Return the days from each target's publication, or else first watch, to the test watch."""
-    test = watches[watches["part"] == "test"]
-    first = watches.groupby("video_id")["time"].min()
-    born = videos["published"].fillna(videos["video_id"].map(first)).iloc[targets]
-    age = (test["time"].reset_index(drop=True) - born.reset_index(drop=True)).dt.total_seconds()
-    return np.asarray(age.fillna(0.0) / _DAY, np.float64)
-
-
-def sliced(cut: Mapping[str, Slicing], ranks: Mapping[str, Int64Array]) -> dict[str, Any]:
-    """Return every system's measures in each group, with intervals.
-
-    Returns:
-        By name of the slicing: `title`, and `groups`: a list of `name`, `n` viewers and
-        `systems`, as in COMPARISON.
-    """
-    return {
-        name: {
-            "title": slicing.title,
-            "groups": [
-                {
-                    "name": group,
-                    "n": int(part.sum()),
-                    "systems": with_intervals({s: places[part] for s, places in ranks.items()}),
-                }
-                for group, part in slicing.groups.items()
-            ],
-        }
-        for name, slicing in cut.items()
-    }
-
-
-@dataclass(frozen=True)
-class TestBed:
-    """The test viewers, and what was known before the test."""
-
-    __test__ = False  # The name would have pytest collect it.
-
-    watches: pd.DataFrame
-    """The split."""
-    viewers: TestViewers
-    past: Past
+    same_top_10: float
+    """Share of viewers whose first ten are the same, in the same order."""
+    differing_viewers: int
+    """Number of other viewers, failed calls included."""
 
     @staticmethod
-    def of(
-        watches: pd.DataFrame, video_ids: Sequence[str], published: Float64Array | None = None
-    ) -> TestBed:
-        """Return the test bed of a split; rows are places in `video_ids`.
+    def of(served: Int64Array, offline: Int64Array) -> Agreement:
+        """Compare rows of the same viewers, int64[v, at least 10] both."""
+        same = (served[:, :10] == offline[:, :10]).all(axis=1)
+        return Agreement(float(same.mean()), int((~same).sum()))
 
-        `published` is as in TestViewers.
 
-        Of more than MAX_VIEWERS, or of so many that a system would compute more than MAX_SCORES, a
-        sample is drawn.
-        """
-        viewers = min(MAX_VIEWERS, MAX_SCORES // max(len(video_ids), 1))
-        watches = with_fewer_tested(watches, max(1, viewers))
-        past = list(past_watches(watches, video_ids).values())
-        return TestBed(
-            watches, load_test_viewers(watches, video_ids, published), Past(past, len(video_ids))
+@dataclass(frozen=True)
+class Evaluated:
+    """Results of an evaluation."""
+
+    release_id: str
+    metrics: Metrics
+    answers: dict[str, int] = field(default_factory=dict)
+    """Counts of the stack's responses; empty if none was asked."""
+    agreement: Agreement | None = None
+    """Agreement of the stack with the same release in process."""
+
+
+def evaluate_staged(home: Home, dataset: str, baselines: Sequence[str] = QUICK) -> Evaluated:
+    """Measure the newest trained release in process, and update its report.
+
+    With all of BASELINES, intervals, tests and slices are written too.
+
+    Raises:
+        VireoError: there is none, or it can't be tested.
+    """
+    run, manifest = Run(home.run(dataset)), staged_manifest(home, dataset)
+    watches, repo = load_watches(home, dataset), home.features(dataset)
+    metrics = evaluate_release(run.release, watches, repo, run.checkpoints, run.report, baselines)
+    videos = load_dataset(home, dataset).videos
+    bed = TestBed.of(watches, videos["video_id"].tolist(), published_times(videos))
+    finish_report(run, manifest, bed, videos, baselines)
+    return Evaluated(manifest.release_id, metrics)
+
+
+def write_report_page(home: Home, dataset: str, path: Path | None = None) -> Path:
+    """Write the page of the newest run's report and return its path.
+
+    Raises:
+        VireoError: there is no release or no report, or the file can't be written.
+    """
+    return write_page(Run(home.run(dataset)).report, staged_manifest(home, dataset), path)
+
+
+def staged_manifest(home: Home, dataset: str) -> Manifest:
+    """Return the newest trained release's manifest; raise VireoError if it can't be tested."""
+    try:
+        manifest = Manifest.read(home.staged_release(dataset))
+    except ReleaseError as error:
+        raise VireoError(f"{error}; train one with: vireo train --data {dataset}") from error
+    check_dataset(manifest, dataset)
+    check_split(manifest, Split.load(home, dataset))
+    return manifest
+
+
+def check_dataset(manifest: Manifest, dataset: str) -> None:
+    """Raise VireoError unless a release was trained on this data set with watches held out."""
+    name = manifest.release_id
+    if manifest.dataset != dataset:
+        raise VireoError(
+            f"release {name} was trained on {manifest.dataset}; "
+            f"evaluate with --data {manifest.dataset}, or publish a release of {dataset}"
         )
+    if manifest.holdout == "none":
+        raise VireoError(
+            f"release {name} was trained on every watch, so none is left to test on; evaluate its "
+            f"measured twin with: vireo evaluate served --data {dataset}"
+        )
+
+
+def check_split(manifest: Manifest, split: Split) -> None:
+    """Raise VireoError unless a release that passes `check_dataset` has this very split."""
+    if (split.data_fingerprint, split.holdout) == (manifest.data_fingerprint, manifest.holdout):
+        return
+    raise VireoError(
+        f"release {manifest.release_id} was trained on other features of {manifest.dataset} than "
+        "these, and may have seen what they hold out; train again with: "
+        f"vireo train --data {manifest.dataset}"
+    )
 
 
 def evaluate_release(
@@ -305,15 +222,38 @@ def add_systems(
     return metrics
 
 
-def compare_systems(report: Path, bed: TestBed, videos: pd.DataFrame) -> None:
-    """Write intervals, tests and slices of all systems in a report.
+def finish_report(
+    run: Run, manifest: Manifest, bed: TestBed, videos: pd.DataFrame, baselines: Sequence[str]
+) -> None:
+    """Update the page; and intervals, tests and slices if all baselines were ever measured.
 
     Args:
-        report: its folder, with RANKS.
-        bed: the viewers that they were measured on.
+        run: the run, with a report.
+        manifest: its release's.
+        bed: the viewers that the report's systems were measured on.
         videos: the catalogue, a row a video.
+        baselines: those measured now.
     """
-    ranks = Systems.load(report, bed.viewers.ids).ranks
-    write_json(report, files.COMPARISON, compare(ranks))
-    cuts = slicings(bed.watches, videos, bed.viewers, bed.past.counts)
-    write_json(report, files.SLICES, sliced(cuts, ranks))
+    if set(baselines) == set(BASELINES) or (run.report / files.COMPARISON).exists():
+        ranks = Systems.load(run.report, bed.viewers.ids).ranks
+        write_json(run.report, files.COMPARISON, compare(ranks))
+        cuts = slicings(bed.watches, videos, bed.viewers, bed.past.counts)
+        write_json(run.report, files.SLICES, sliced(cuts, ranks))
+    write_page(run.report, manifest)
+
+
+def read_learning(path: Path) -> list[dict[str, Any]]:
+    """Return the points of a learning curve, none if there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def recall_curves(ranks: Mapping[str, Int64Array], videos: int) -> dict[str, Any]:
+    """Return recall by list length: `k`, and `systems` by name, a number for each k.
+
+    The curve of a system that returns lists is flat beyond their length.
+    """
+    cutoffs = [k for k in _CUTOFFS if k <= videos]
+    curves = {name: [hit_rate(places, k) for k in cutoffs] for name, places in ranks.items()}
+    return {"k": cutoffs, "systems": curves}

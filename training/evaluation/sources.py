@@ -13,13 +13,13 @@ import numpy as np
 from rich.console import Console
 
 from vireo.server.arrays import BoolArray, Int64Array
-from vireo.server.candidate.pipeline import SOURCES, CandidateQuery, within
-from vireo.server.candidate.query import Retrieval
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.pipeline.candidates import Candidates
+from vireo.server.recommend.candidates import Candidates
+from vireo.server.recommend.retrieval.pipeline import SOURCES, CandidateQuery, within
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.weights import Quotas
 from vireo.server.signals import SOURCES as DECLARED
-from vireo.training.evaluation.held_out import HeldOutWatches
+from vireo.training.evaluation.viewers import HeldOutWatches
 from vireo.training.features.publication import of_the_past
 from vireo.training.heartbeat import tracked
 

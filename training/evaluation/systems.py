@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from vireo.server.arrays import Float32Array, Int64Array
-from vireo.training.evaluation.baselines.past import Past
-from vireo.training.evaluation.baselines.registry import BASELINES, QUICK, Config, fitted
-from vireo.training.evaluation.chain import SLATE, TestViewers, list_ranks
-from vireo.training.evaluation.full_ranking import full_ranking, viewer_chunks
-from vireo.training.evaluation.metrics import coverage, hit_rate, ndcg, recall
+from vireo.training.evaluation.baselines import BASELINES, QUICK, Config, Past, fitted
+from vireo.training.evaluation.viewers import TestViewers
+from vireo.training.metrics import coverage, full_ranking, hit_rate, ndcg, viewer_chunks
 
+SLATE = 100
+"""Length of the list that is kept for each viewer."""
 SYSTEMS = (*BASELINES, "two_tower", "chain", "served")
 """Every system that an evaluation may have, in the order of reports."""
+RANKS = "ranks.npz"
+"""File of a report: `viewer_ids`, and each system's ranks and slates."""
+_VIEWERS = "viewer_ids"
+_SLATE_OF = "slate_of_"
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,58 @@ class SystemReport:
         return {
             "hr_10": hit_rate(self.ranks, 10),
             "ndcg_10": ndcg(self.ranks, 10),
-            "recall_50": recall(self.ranks, 50),
-            "recall_100": recall(self.ranks, 100),
+            "recall_50": hit_rate(self.ranks, 50),
+            "recall_100": hit_rate(self.ranks, 100),
             "coverage_10": coverage(self.slates[:, :10], video_count),
         }
+
+
+@dataclass(frozen=True)
+class Systems:
+    """Every system's results on the test viewers."""
+
+    viewer_ids: tuple[str, ...]
+    """In the order of every array."""
+    reports: Mapping[str, SystemReport] = field(default_factory=dict)
+    """By name, in the order of SYSTEMS."""
+
+    @property
+    def ranks(self) -> dict[str, Int64Array]:
+        """0-based rank of each held-out video by system, int64[v]."""
+        return {name: report.ranks for name, report in self.reports.items()}
+
+    def also(self, reports: Mapping[str, SystemReport]) -> Systems:
+        """Return these with other systems, which replace those of the same name."""
+        together = {**self.reports, **reports}
+        ordered = {name: together[name] for name in SYSTEMS if name in together}
+        return Systems(self.viewer_ids, ordered)
+
+    @staticmethod
+    def load(folder: Path, viewer_ids: tuple[str, ...]) -> Systems:
+        """Read RANKS; without systems if there is no file or it is of other viewers."""
+        path = folder / RANKS
+        if not path.exists():
+            return Systems(viewer_ids)
+        with np.load(path) as file:
+            if tuple(file[_VIEWERS].tolist()) != viewer_ids:
+                return Systems(viewer_ids)
+            reports = {
+                name: SystemReport(file[name], file[_SLATE_OF + name].astype(np.int64))
+                for name in SYSTEMS
+                if name in file
+            }
+        return Systems(viewer_ids, reports)
+
+    def write(self, folder: Path) -> None:
+        """Write RANKS: `viewer_ids`, and each system's ranks and slates."""
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, npt.NDArray[Any]] = {_VIEWERS: np.array(self.viewer_ids, np.str_)}
+        for name, report in self.reports.items():
+            arrays[name] = report.ranks
+            arrays[_SLATE_OF + name] = report.slates.astype(np.int32)
+        partial = folder / f"partial-{RANKS}"
+        np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
+        partial.replace(folder / RANKS)
 
 
 def of_chunks(
@@ -99,3 +154,9 @@ def baseline_systems(
         )
         for name, baseline in fitted(names, past, settings)
     }
+
+
+def list_ranks(lists: Int64Array, targets: Int64Array) -> Int64Array:
+    """Return the 0-based place of each target in its list, int64[v]; the maximum if missing."""
+    hits = lists == targets[:, None]
+    return np.where(hits.any(1), hits.argmax(1), np.iinfo(np.int64).max)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -12,20 +13,21 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from feast import FeatureStore
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 
 from vireo.server.arrays import Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.event_log.position import Position
 from vireo.server.features.activity import HIDDEN_LIMIT, Bounce, EventRules
 from vireo.server.features.keys import video_keys
-from vireo.server.features.online_store import open_features
+from vireo.server.features.online_store import open_features, open_rows
 from vireo.server.home import Home
 from vireo.training.data.dataset import describe_dataset, load_dataset
 from vireo.training.data.schema import HIDE_EVENTS, TIME
 from vireo.training.data.split import LIKED_FRACTION, Holdout, hidden_videos, split_watches
 from vireo.training.features.activity import write_viewer_activity, write_viewer_profile
-from vireo.training.features.catch_up import catch_up
+from vireo.training.features.catch_up import STORE_SECONDS, catch_up
 from vireo.training.features.definitions import (
     ONLINE_VIEWS,
     consumer_position,
@@ -39,8 +41,9 @@ from vireo.training.features.repository import (
     fill_online,
     write_configuration,
 )
-from vireo.training.features.snapshots import write_video_statistics
+from vireo.training.features.statistics import write_video_statistics
 from vireo.training.features.watches import HIDDEN, Split, write_watches
+from vireo.training.heartbeat import Bars
 
 _MICROS = 1_000_000
 _EPOCH = 0
@@ -158,23 +161,26 @@ def build_features(
         write_video_statistics(watches, dataset.videos, table, step)
         del watches, dataset  # Frees memory: filling the store needs neither.
         write_configuration(folder, project, settings)
-        # What is measured must not know of later events, and isn't served.
-        served = partial(catch_up, home, folder, target, settings)
-        then = served if holdout == "none" else None
-        _fill_online_store(open_features(folder, settings.redis), progress, left_out, then)
+        apply_definitions(open_features(folder))
+        with closing(open_rows(folder, STORE_SECONDS, settings.redis, announced=False)) as rows:
+            for position, view in enumerate(ONLINE_VIEWS):
+                progress("online store", position, len(ONLINE_VIEWS))
+                fill_online(rows, view, folder / f"{view}.parquet", left_out)
+        if holdout == "none":  # what is measured must not know of later events, and isn't served
+            catch_up(home, folder, target, settings)
+        progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))
 
 
-def _fill_online_store(
-    store: FeatureStore, progress: Progress, left_out: pa.Array, then: Callable[[], None] | None
-) -> None:
-    """Apply the definitions and fill the online store.
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Progress]:
+    """Yield the progress callback for `build_features`, with one bar per step."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, console=console) as bars:
+        steps: dict[str, TaskID] = {}
 
-    Viewers who are `left_out` get no rows. `then` is called once it is filled.
-    """
-    apply_definitions(store)
-    for position, view in enumerate(ONLINE_VIEWS):
-        progress("online store", position, len(ONLINE_VIEWS))
-        fill_online(store, view, Path(store.repo_path, f"{view}.parquet"), left_out)
-    if then is not None:
-        then()
-    progress("online store", len(ONLINE_VIEWS), len(ONLINE_VIEWS))
+        def progress(step: str, done: int, total: int) -> None:
+            if step not in steps:
+                steps[step] = bars.add_task(step, total=total)
+            bars.update(steps[step], completed=done)
+
+        yield progress

@@ -16,12 +16,10 @@ import structlog
 from vireo.ops.stack.nats import known_log
 from vireo.server.consumer.apply import apply, hide
 from vireo.server.errors import VireoError
-from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.log import EVENTS, LogAwayError
-from vireo.server.event_log.open import opened_log
 from vireo.server.event_log.position import BEGIN
 from vireo.server.event_log.settings import EventLogSettings
-from vireo.server.event_log.up_to_end import up_to_end
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
 from vireo.server.features.viewer_rows import ViewerRow
@@ -31,7 +29,7 @@ from vireo.training.features.online_store import OnlineStoreSettings
 
 _log = structlog.get_logger(__name__)
 
-_STORE_SECONDS = 60.0
+STORE_SECONDS = 60.0
 """Maximum seconds to wait for the online store."""
 _ROUNDS = 3
 """How often to read what has come meanwhile. The consumer applies the rest."""
@@ -51,15 +49,18 @@ def catch_up(home: Home, repo: Path, replaced: Path, store: OnlineStoreSettings)
     """
     settings = known_log(home)
     with ExitStack() as opened:
-        new = open_rows(repo, _STORE_SECONDS, store.redis, announced=False)
-        opened.enter_context(closing(new))
         try:
-            old = open_rows(replaced, _STORE_SECONDS, store.redis) if replaced.exists() else None
+            old = open_rows(replaced, STORE_SECONDS, store.redis) if replaced.exists() else None
         except VireoError as error:  # of an earlier version, for example, which had no hides
             _log.warning("hides_not_kept", features=str(replaced), reason=str(error))
             old = None
         if old is not None:
             opened.enter_context(closing(old))
+        elif settings is None:
+            return
+        new = open_rows(repo, STORE_SECONDS, store.redis, announced=False)
+        opened.enter_context(closing(new))
+        if old is not None:
             # The log may not have them any more. Not of viewers of whom the data set has nothing
             # recent, and who weren't seen since.
             since = time.time() - store.viewer_expiry
@@ -92,6 +93,6 @@ async def _apply_partition(event_log: JetStreamLog, partition: int, rows: Viewer
         _log.error("events_missed", partition=partition, first=missing[0], last=missing[-1])
         if position != BEGIN:
             return  # so that the consumer counts them
-    async for entries in up_to_end(event_log, EVENTS, str(partition), position):
+    async for entries in event_log.up_to_end(EVENTS, str(partition), position):
         await apply(event_log, rows, partition, position, entries, rules)
         position = entries.position

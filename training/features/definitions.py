@@ -1,6 +1,6 @@
 """The Feast repository: entities, feature views and feature services.
 
-Values come from `activity.py` and `snapshots.py` in this folder, which share their definitions
+Values come from `activity.py` and `statistics.py` in this folder, which share their definitions
 with the online path (`server/features/`). A view's offline file has the view's columns.
 """
 

@@ -1,8 +1,7 @@
-"""Point-in-time features of viewers.
+"""Point-in-time features of viewers, from the rows that were valid at the given times.
 
-Profiles come from Feast's point-in-time join. Activity rows hold long lists, so only the rows valid
-at the given times are read: Feast finds the same ones, but Dask pickles the lists of all viewers
-several times for it, which doesn't finish for some two million rows.
+Feast's point-in-time join finds the same rows, but its Dask pickles the lists of all viewers
+several times for it, which doesn't finish for some two million rows of long lists.
 """
 
 from __future__ import annotations
@@ -12,72 +11,28 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
-from uuid import uuid4
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from dask.tokenize import normalize_token
-from feast import FeatureStore
 
 from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.errors import VireoError
-from vireo.server.features.online_store import open_features
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.features.viewer_rows import ACTIVITY, SERVED
 from vireo.training.data.context import contexts_of
 from vireo.training.features.activity import ROWS_KEPT
 from vireo.training.features.definitions import TIMESTAMP
 
-# Dask's own way comes first, or it would replace the one below.
-normalize_token.dispatch(pd.DataFrame)  # type: ignore[no-untyped-call]
-
 _KEY, _MOMENT, _PLACE = "viewer_id", TIMESTAMP, "file_row"
-_FILE = "viewer_activity.parquet"
+_ACTIVITIES, _PROFILES = "viewer_activity.parquet", "viewer_profile.parquet"
 JUST_BEFORE = pd.Timedelta(1, "us")
 """Subtracted from an event's time to get what was known before it: the resolution of times."""
 
 _Activity: TypeAlias = tuple[Int64Array, Int64Array, int, int]
 """SERVED[ACTIVITY]: times of the history, keys of all watched videos, watch count, like count."""
-
-
-@normalize_token.register(pd.DataFrame)  # type: ignore[no-untyped-call,untyped-decorator]
-def _name_of(_: pd.DataFrame) -> str:
-    """Return a unique token for a frame in Dask's task names.
-
-    By default Dask hashes the contents and pickles every list for that: minutes for the profiles
-    of 200,000 viewers, several times over. Any unique token works.
-    """
-    return uuid4().hex
-
-
-def joined_at(
-    store: FeatureStore, features: list[str], key: str, moments: pd.DataFrame
-) -> tuple[pd.DataFrame, BoolArray]:
-    """Return the latest values at or before each time, and which rows Feast returned, bool[n].
-
-    Feast returns each (entity, time) once, in unspecified order. It omits an entity if all of its
-    values are newer, and returns an unknown entity with empty values.
-
-    Args:
-        store: the repository.
-        features: features to read, as "view:feature".
-        key: the entity's join key, a column of `moments`.
-        moments: `key` str and `event_timestamp` datetime64[us, UTC], any order, any index.
-    """
-    asked = moments[[key, TIMESTAMP]].reset_index(drop=True)
-    if asked.empty:
-        names = [feature.partition(":")[2] for feature in features]
-        return asked.reindex(columns=[*asked.columns, *names]), np.zeros(0, np.bool_)
-    values = store.get_historical_features(
-        entity_df=asked.drop_duplicates(), features=features
-    ).to_df()
-    values[TIMESTAMP] = values[TIMESTAMP].astype("datetime64[us, UTC]")
-    joined = asked.merge(values, how="left", on=[key, TIMESTAMP], indicator=True)
-    return joined, (joined.pop("_merge") == "both").to_numpy()
 
 
 def viewers_before(repo: Path, watches: pd.DataFrame) -> list[ViewerFeatures]:
@@ -119,43 +74,47 @@ def viewers_at(repo: Path, moments: pd.DataFrame, size: int) -> Iterator[list[Vi
     Raises:
         VireoError: a time is before the viewer's earliest stored activity.
     """
-    profiles, _ = joined_at(
-        open_features(repo), ["viewer_profile:attributes"], "viewer_id", moments
-    )
-    attributes = profiles["attributes"].tolist()
-    rows = _rows_at(repo / _FILE, moments)
+    profiles, _ = _rows_at(repo / _PROFILES, moments)
+    known = np.unique(profiles[profiles >= 0])
+    attributes = pq.read_table(repo / _PROFILES, columns=["attributes"]).take(known)["attributes"]
+    profile_of = dict(zip(known.tolist(), map(tuple, attributes.to_pylist()), strict=True))
+    rows, early = _rows_at(repo / _ACTIVITIES, moments)
+    if early.any():
+        first = moments.iloc[int(np.flatnonzero(early)[0])]
+        raise VireoError(
+            f"the activity of viewer {first[_KEY]!r} at {first[_MOMENT]} wasn't "
+            f"kept: only the states after the last {ROWS_KEPT} watches are"
+        )
     for start in range(0, len(rows), size):
         some = slice(start, start + size)
-        activities = _activities(repo / _FILE, rows[some])
+        activities = _activities(repo / _ACTIVITIES, rows[some])
         yield [
-            _viewer(activities.get(row), profile)
-            for row, profile in zip(rows[some].tolist(), attributes[some], strict=True)
+            _viewer(activities.get(row), profile_of.get(profile, ()))
+            for row, profile in zip(rows[some].tolist(), profiles[some].tolist(), strict=True)
         ]
 
 
-def _viewer(
-    activity: _Activity | None, attributes: npt.NDArray[np.object_] | float | None
-) -> ViewerFeatures:
-    """Return one viewer's features; attributes are NaN or None if unknown."""
-    # Feast returns lists as arrays, and NaN or None if there is no row.
-    profile = tuple(attributes) if isinstance(attributes, np.ndarray) else ()
+def _viewer(activity: _Activity | None, attributes: tuple[str, ...]) -> ViewerFeatures:
     if activity is None:
-        return ViewerFeatures(attributes=profile)
+        return ViewerFeatures(attributes=attributes)
     history_times, watched_keys, watches, likes = activity
     return ViewerFeatures(
         history_keys=watched_keys[len(watched_keys) - len(history_times) :],
         history_times=history_times,
         watched_keys=watched_keys,
-        attributes=profile,
+        attributes=attributes,
         watch_count=watches,
         like_count=likes,
     )
 
 
-def _rows_at(path: Path, moments: pd.DataFrame) -> Int64Array:
-    """Return the index of the file's row valid at each time, int64[n]; -1 for unknown viewers."""
+def _rows_at(path: Path, moments: pd.DataFrame) -> tuple[Int64Array, BoolArray]:
+    """Return the index of a file's row valid at each time, int64[n]; -1 for none.
+
+    And for which of these the viewer has rows that are all of later, bool[n].
+    """
     if moments.empty:
-        return np.empty(0, np.int64)
+        return np.empty(0, np.int64), np.empty(0, np.bool_)
     index = pq.read_table(path, columns=[_KEY, _MOMENT])
     index = index.append_column(_PLACE, pa.array(np.arange(len(index))))
     asked = pa.array(moments[_KEY].unique())
@@ -168,14 +127,8 @@ def _rows_at(path: Path, moments: pd.DataFrame) -> Int64Array:
         on=_MOMENT,
         by=_KEY,
     ).sort_values("asked")
-    early = joined[_PLACE].isna() & joined[_KEY].isin(kept[_KEY])
-    if early.any():
-        first = joined[early].iloc[0]
-        raise VireoError(
-            f"the activity of viewer {first[_KEY]!r} at {first[_MOMENT]} wasn't "
-            f"kept: only the states after the last {ROWS_KEPT} watches are"
-        )
-    return joined[_PLACE].fillna(-1).to_numpy(np.int64)
+    rows = joined[_PLACE].fillna(-1).to_numpy(np.int64)
+    return rows, (rows < 0) & joined[_KEY].isin(kept[_KEY]).to_numpy()
 
 
 def _activities(path: Path, rows: Int64Array) -> dict[int, _Activity]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sqlite3
 from typing import Literal
 
 from pydantic import Field, ValidationError
@@ -12,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import RedisSettings
+from vireo.server.features.viewer_store import StoreAwayError
 
 _REDIS_IS_HERE = importlib.util.find_spec("redis") is not None
 
@@ -47,5 +47,5 @@ class OnlineStoreSettings(BaseSettings):
 def store_errors() -> tuple[type[Exception], ...]:
     """Return the exceptions that online stores raise on failure."""
     if not _REDIS_IS_HERE:
-        return (sqlite3.Error,)
-    return (sqlite3.Error, importlib.import_module("redis.exceptions").RedisError)
+        return (StoreAwayError,)
+    return (StoreAwayError, importlib.import_module("redis.exceptions").RedisError)

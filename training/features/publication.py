@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from vireo.server.arrays import Float64Array
-from vireo.server.candidate.embargo import Embargo, Unpublished
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.filters.declared import PUBLISHED
-from vireo.server.filters.table import AttributeTable
+from vireo.server.recommend.filters.declared import PUBLISHED
+from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.retrieval.embargo import Embargo, Unpublished
+from vireo.server.recommend.retrieval.release import CandidateRelease
 
 
 def published_times(videos: pd.DataFrame) -> Float64Array:

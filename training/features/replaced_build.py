@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import structlog
 
 from vireo.server.errors import VireoError
-from vireo.server.features.online_store import CONFIGURATION, open_features
+from vireo.server.features.online_store import CONFIGURATION, load_config
 from vireo.server.features.viewer_store import BUILD_MARK, active_key, series_of
 from vireo.training.data.folder import cannot_write, replaced_folder
 from vireo.training.features.online_store import OnlineStoreSettings, store_errors
@@ -45,7 +45,7 @@ def replaced_build(target: Path, settings: OnlineStoreSettings) -> Iterator[tupl
         with (target.parent / f".{target.name}.builds").open("a+") as file:
             _lock(file, target)
             built = (target / CONFIGURATION).exists()
-            old = open_features(target, settings.redis).config if built else None
+            old = load_config(target) if built else None
             file.seek(0)
             begun = file.read()
             name = re.sub("[^a-z0-9]", "_", target.name)

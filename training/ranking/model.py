@@ -21,7 +21,7 @@ from vireo.server.features.ranking_inputs import (
 )
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.server.signals import UNWANTED
-from vireo.training.dropout import ByteDropout
+from vireo.training.cpu import ByteDropout
 from vireo.training.ranking.config import RankingConfig
 
 WatchPart = Literal["retrieval", "linear", "full"]

@@ -28,15 +28,20 @@ from vireo.server.arrays import Float32Array
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.server.signals import OUTCOMES, TASKS
 from vireo.training.checkpoint import Checkpoints
+from vireo.training.cpu import torch_threads
 from vireo.training.heartbeat import Bars
 from vireo.training.ranking.batches import Batches, Places, chunks
 from vireo.training.ranking.calibration import calibrate
 from vireo.training.ranking.config import RankingConfig
-from vireo.training.ranking.holdout import HeldOut, measure
-from vireo.training.ranking.loss import level_loss, listwise_loss, outcome_loss
+from vireo.training.ranking.loss import (
+    HeldOut,
+    level_loss,
+    listwise_loss,
+    measure,
+    outcome_loss,
+)
 from vireo.training.ranking.model import OutcomePart, Ranker, WatchPart
 from vireo.training.ranking.training_set import RankingSet
-from vireo.training.threads import torch_threads
 
 CURVE = "ranking_curve.jsonl"
 CALIBRATION = "ranking_calibration.json"

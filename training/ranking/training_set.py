@@ -23,8 +23,6 @@ import xxhash
 from rich.console import Console
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.context import NAMES, context_input
 from vireo.server.features.keys import video_keys
 from vireo.server.features.ranking_inputs import (
@@ -38,6 +36,8 @@ from vireo.server.features.ranking_inputs import (
 from vireo.server.features.tower_inputs import attribute_ids
 from vireo.server.features.video_rows import VideoRows
 from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.tables import VECTOR_TYPES, read_table
 from vireo.training.features.activity import ROWS_KEPT

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vireo.server.candidate.release import FILES as CANDIDATE_FILES
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.ranking.release import FILES as RANKING_FILES
+from vireo.server.recommend.ranking.release import FILES as RANKING_FILES
+from vireo.server.recommend.retrieval.release import FILES as CANDIDATE_FILES
 from vireo.server.releases import layout
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.channels import BestFigures
@@ -17,7 +17,7 @@ from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatE
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import NotInStoreError
 from vireo.training.data.dataset import DatasetMissingError, describe_dataset, is_example
-from vireo.training.evaluation.served import check_dataset, check_split
+from vireo.training.evaluation.run import check_dataset, check_split
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 from vireo.training.release.measure import LoadedRelease, measure
 
@@ -77,17 +77,22 @@ class Comparison:
             why = f"the current release can't be measured: {error}"
             return GateResult("not comparable", reason=why)
         served = self._load(candidate)
-        if (
-            now
-            and replaces
-            and now.dataset != candidate.dataset
-            and self._gives_way(now, candidate)
-        ):
+        if now and replaces and self._gives_way(now, candidate):
             return GateResult(
                 "nothing to compare",
                 reason=f"{now_id} was made from example data, {now.dataset}, and {candidate_id} "
                 f"from {candidate.dataset}; to take it back: vireo release rollback",
             )
+        return self._measured(now, candidate, served, best)
+
+    def _measured(
+        self,
+        now: Manifest | None,
+        candidate: Manifest,
+        served: LoadedRelease,
+        best: Sequence[BestFigures],
+    ) -> GateResult:
+        """Measure a release, which is loaded as `served`, and the current one if any; judge it."""
         try:
             pair = [self._measurable(each, served) for each in (now, candidate) if each]
             split = self._split(*(each.manifest for each in pair))
@@ -114,7 +119,9 @@ class Comparison:
         result = judge(found[0], found[1], best, *found[2:])
         if now.data_fingerprint == split.data_fingerprint:
             return result
-        return replace(result, reason=f"{now_id} was trained on an earlier state of the data")
+        return replace(
+            result, reason=f"{now.release_id} was trained on an earlier state of the data"
+        )
 
     def _load(self, manifest: Manifest) -> LoadedRelease:
         return LoadedRelease.load(self.cache.fetch(self.store, manifest.release_id, FILES))

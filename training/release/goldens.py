@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.ranking_inputs import (
     RANKER_HISTORY,
     VideoTable,
@@ -21,10 +19,11 @@ from vireo.server.features.ranking_inputs import (
 )
 from vireo.server.features.video_rows import VideoRows
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.training.retrieval.content_tower import ContentTower, golden_videos, video_outputs
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.model import TwoTower
-from vireo.training.retrieval.towers import readable, viewer_vectors
+from vireo.training.retrieval.export import ContentTower, golden_videos, video_outputs
+from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 
 GOLDEN_VIEWERS = 8
 GOLDEN_CANDIDATES = 32
@@ -39,7 +38,7 @@ def golden_viewers(data: RetrievalData) -> list[ViewerFeatures]:
 
     Their requests come right after their last watch, or up to weeks later.
     """
-    lengths = np.diff(data.offsets)
+    lengths = np.diff(data.train.offsets)
     places = np.linspace(0, len(lengths) - 1, min(GOLDEN_VIEWERS, len(lengths))).astype(int)
     chosen = [data.viewer_features(int(viewer)) for viewer in np.argsort(lengths)[places]]
     known = [

@@ -13,25 +13,21 @@ import numpy as np
 import pandas as pd
 
 from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.keys import video_keys
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.ranking.query import Ranking
-from vireo.server.ranking.release import RankingRelease
-from vireo.server.ranking.stages import RankerScorer, RequestedSource
+from vireo.server.recommend.ranking.query import Ranking
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.stages import RankerScorer, RequestedSource
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.gate_measures import Measured, Predictions, in_both
 from vireo.server.releases.manifest import Manifest
 from vireo.server.signals import OUTCOMES
-from vireo.training.evaluation.chain import (
-    ChainAnswers,
-    features_before_test,
-    list_ranks,
-    ranking_query,
-    run_chain,
-)
-from vireo.training.evaluation.metrics import gains, hits
+from vireo.training.evaluation.chain import ChainAnswers, ranking_query, run_chain
+from vireo.training.evaluation.systems import list_ranks
+from vireo.training.evaluation.viewers import features_before_test
 from vireo.training.features.watches import outcome_labels
+from vireo.training.metrics import gains, hits
 
 _TIMED_VIEWERS = 200
 _WARM_UP = 5

@@ -21,10 +21,11 @@ import pandas as pd
 import torch
 
 from vireo.server.arrays import Int64Array
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.features.keys import video_keys
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.catalogue.placement import Placement
+from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import DATA_END, FeatureSchema, Manifest, describe_files
 from vireo.server.releases.texts import write_texts
@@ -49,10 +50,9 @@ from vireo.training.release.goldens import (
 from vireo.training.release.index import EXACT_LIMIT, build_index
 from vireo.training.release.triton import write_triton_config
 from vireo.training.retrieval.co_watch import co_watch_neighbours, co_watch_table
-from vireo.training.retrieval.content_tower import content_tower, export_video_tower
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.ease import ease_table
-from vireo.training.retrieval.export import export_viewer_tower
+from vireo.training.retrieval.export import content_tower, export_video_tower, export_viewer_tower
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.validation import viewer_queries
 
@@ -75,13 +75,13 @@ def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> Int64Array:
     rarely watched ones: under FRESH_WATCHES watches in the train part, sorted by watches, then
     newest first, undated last. Ties are broken by key. `videos` is the catalogue in row order.
     """
-    watches = data.watch_counts()
+    watches = data.watch_counts
     published = videos["published"].to_numpy("datetime64[s]")
     dated = ~np.isnat(published)
     # Seconds; an undated video gets the earliest possible time.
     born = np.where(dated, published.astype(np.int64), np.iinfo(np.int64).min)
     newest_first = np.lexsort((data.keys, -born.astype(np.float64)))
-    last = int(data.times.max(initial=0))
+    last = int(data.train.times.max(initial=0))
     new = dated & (born >= last - FRESH_DAYS * 86_400)
     hardly = ~new & (watches < FRESH_WATCHES)
     first = newest_first[new[newest_first]]
@@ -125,7 +125,7 @@ def stage_retrieval(
         quotas: quotas of the candidate sources; the defaults if None.
 
     Raises:
-        ExportError: the exported viewer tower's outputs differ from the trained one's.
+        ReleaseError: the exported towers' outputs differ from the trained ones'.
     """
     shutil.rmtree(folder, ignore_errors=True)
     (folder / layout.VIDEO_KEYS).parent.mkdir(parents=True)
@@ -202,6 +202,7 @@ def stage_retrieval(
     ).write(folder)
     release = CandidateRelease.load(folder)
     release.replay_goldens()
+    Placement.load(folder, release.manifest, len(release.keys)).replay_goldens()
     return release
 
 
@@ -239,7 +240,7 @@ def stage_ranker(
         candidate_count: length of the lists that the ranker was trained on.
 
     Raises:
-        ExportError: the exported ranker's outputs differ from the trained one's.
+        ReleaseError: the exported ranker's outputs differ from the trained one's.
     """
     export_ranker(model, staged.folder / layout.RANKER)
     write_triton_config(staged.folder / layout.RANKER)
@@ -258,32 +259,31 @@ def take_ranker(staged: CandidateRelease, other: Path, data: RetrievalData) -> R
     Raises:
         ReleaseError: the other release can't be read.
     """
-    taken = RankingRelease.load(other)
-    config = Path(layout.RANKER_CONFIG)
+    manifest, config = Manifest.read(other), Path(layout.RANKER_CONFIG)
     shutil.copytree((other / config).parent, (staged.folder / config).parent)
-    manifest = taken.manifest
     weights, tasks = manifest.score_weights, manifest.feature_schema.tasks
-    return _with_ranker(staged, taken.ranker.run, data, weights, manifest.candidates, tasks)
+    return _with_ranker(staged, None, data, weights, manifest.candidates, tasks)
 
 
 def _with_ranker(
     staged: CandidateRelease,
-    answer: Answer,
+    answer: Answer | None,
     data: RetrievalData,
     weights: ScoreWeights,
     candidate_count: int,
     tasks: tuple[str, ...],
 ) -> RankingRelease:
-    """Write a staged ranker's goldens and its entries in the manifest."""
+    """Write a staged ranker's goldens, which `answer` or it itself gives, and its settings."""
     folder, draft = staged.folder, staged.manifest
-    golden = folder / layout.GOLDEN_RANKER
-    write_ranker_goldens(answer, golden_viewers(data), staged, match_table(staged), golden)
     schema = draft.feature_schema.model_copy(update={"tasks": tasks})
     lacking = {task.name for task in OUTCOMES} - {*tasks}
     weights = ScoreWeights({name: w for name, w in weights.root.items() if name not in lacking})
     settings = {"score_weights": weights, "candidates": candidate_count, "feature_schema": schema}
     draft.model_copy(update=settings).write(folder)
     release = RankingRelease.load(folder)
+    golden = folder / layout.GOLDEN_RANKER
+    viewers, table = golden_viewers(data), match_table(staged)
+    write_ranker_goldens(answer or release.ranker.run, viewers, staged, table, golden)
     release.replay_goldens()
     return release
 

@@ -48,8 +48,8 @@ def co_watch_table(
     videos = range(data.video_count) if videos is None else videos
     rows = np.empty((len(videos), k), np.int32)
     table = np.empty((len(videos), k), np.float32)
-    watches = np.maximum(data.watch_counts(), 1).astype(np.float64)
-    for part in parts(data.watch_counts() * STEPS, videos):
+    watches = np.maximum(data.watch_counts, 1).astype(np.float64)
+    for part in parts(data.watch_counts * STEPS, videos):
         follows = _follow_counts(data, part)
         video = part.start + np.repeat(np.arange(len(part)), np.diff(follows.indptr))
         follows.data /= watches[video]
@@ -98,13 +98,13 @@ def strongest(
 
 def _follow_counts(data: RetrievalData, videos: range) -> sparse.csr_array:
     """Count how often each video (column) followed each of `videos` (row), weighted by step."""
-    places = np.flatnonzero((data.rows >= videos.start) & (data.rows < videos.stop))
-    ends = data.offsets[np.searchsorted(data.offsets, places, side="right")]
+    places = np.flatnonzero((data.train.rows >= videos.start) & (data.train.rows < videos.stop))
+    ends = data.train.offsets[np.searchsorted(data.train.offsets, places, side="right")]
     before, after, weights = [], [], []
     for step in range(1, STEPS + 1):
         same = places[places + step < ends]
-        before.append(data.rows[same] - videos.start)
-        after.append(data.rows[same + step])
+        before.append(data.train.rows[same] - videos.start)
+        after.append(data.train.rows[same + step])
         weights.append(np.full(len(same), STEP_DECAY ** (step - 1)))
     pairs = (np.concatenate(before), np.concatenate(after))
     counts: sparse.csr_array = sparse.csr_array(  # type: ignore[no-untyped-call]

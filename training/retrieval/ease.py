@@ -59,9 +59,9 @@ def ease_table(
 def ease_weights(data: RetrievalData) -> Float32Array:
     """Return the item-to-item weights of all pairs of videos, float32[n, n]."""
     n = data.video_count
-    ones = np.ones(len(data.rows), np.float32)
+    ones = np.ones(len(data.train.rows), np.float32)
     watched: sparse.csr_array = sparse.csr_array(  # type: ignore[no-untyped-call]
-        (ones, data.rows, data.offsets), shape=(data.viewer_count, n)
+        (ones, data.train.rows, data.train.offsets), shape=(data.viewer_count, n)
     )
     return closed_form(watched, EASE_LAMBDA)
 

@@ -1,4 +1,8 @@
-"""Export the viewer tower to ONNX, and check that ONNX Runtime's outputs equal PyTorch's."""
+"""Export of the towers to ONNX.
+
+The viewer tower reads its videos' vectors from a file beside the model. The video tower is for
+videos that training has never seen: it makes vectors of content.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 import torch
 import torch.nn.functional as F  # noqa: N812
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from vireo.server.arrays import Int64Array
+from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.context import sizes
 from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
-from vireo.server.inference.signature import VIDEOS
+from vireo.server.models.signature import VIDEOS
 from vireo.server.releases import layout
-from vireo.training.onnx_export import ExportError, Inputs, check_outputs, export
+from vireo.training.onnx_export import Inputs, export
+from vireo.training.retrieval.content import TOKENS
+from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
-from vireo.training.retrieval.towers import readable, viewer_vectors
 
-TOLERANCE = 1e-4
-"""Maximum absolute difference of an export's outputs from PyTorch's."""
 AXES = {
     "history": ("batch", "length"),
     "gaps": ("batch", "length"),
@@ -34,6 +38,7 @@ AXES = {
 }
 """Inputs, in order, and their dynamic axes; `context` only of towers that read it."""
 OUTPUT = "viewer_vector"
+_GOLDENS = 64
 
 
 class _ViewerTowerWithVideos(nn.Module):
@@ -71,9 +76,6 @@ def export_viewer_tower(
     Inputs are those of `tower_inputs`; the output is `viewer_vector` float32[b, d]. The vectors,
     [n, d] of this precision, are an .npy file named as in `layout.VIDEO_VECTORS`: pods map it into
     memory, shared by all processes.
-
-    Raises:
-        ExportError: ONNX Runtime's outputs differ from PyTorch's; the files are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     model.eval()
@@ -82,16 +84,11 @@ def export_viewer_tower(
         table = model.video_vectors().numpy().astype(precision)
     np.save(vectors, table)
     tower = _ViewerTowerWithVideos(model, table.shape[1])
-    example = trial_batches(model)["a batch of two"]
+    short = min(5, model.config.history_limit)
+    example = example_inputs(model, [short, max(1, short - 2)])
     axes = {name: AXES[name] for name in AXES if name in example}
     export(tower, example, axes, OUTPUT, path)
     _refer(path, vectors, table)
-    try:
-        check_export(model, path)
-    except ExportError:
-        path.unlink()
-        vectors.unlink()
-        raise
 
 
 def _refer(path: Path, vectors: Path, table: npt.NDArray[Any]) -> None:
@@ -118,42 +115,8 @@ def _widen(graph: onnx.GraphProto) -> None:
     graph.node.insert(place + 1, cast)
 
 
-def check_export(model: TwoTower, path: Path) -> None:
-    """Raise ExportError if ONNX Runtime's outputs on `trial_batches` aren't those of `model`."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    vectors = np.load(path.with_name(Path(layout.VIDEO_VECTORS).name))
-    table = readable(torch.from_numpy(vectors.astype(np.float32)))
-    for name, inputs in trial_batches(model).items():
-        (answer,) = session.run([OUTPUT], inputs)
-        with torch.no_grad():
-            expected = viewer_vectors(model, table, inputs).numpy()
-        check_outputs(path, name, np.asarray(answer, np.float32), expected, TOLERANCE)
-
-
-def trial_batches(model: TwoTower) -> dict[str, Inputs]:
-    """Return the inputs that an export is checked on, by the name of the case."""
-    limit = model.config.history_limit
-    short = min(5, limit)
-    batches = {
-        "a batch of one": _trial(model, [short]),
-        "a batch of two": _trial(model, [short, max(1, short - 2)]),
-        "a batch of seven": _trial(model, [0, 1, short, limit, 2, limit // 2, 0]),
-        "an empty history": _trial(model, [0]),
-        "a full history": _trial(model, [limit]),
-        "unknown videos": _trial(model, [short, short]),
-        "an unseen viewer": _trial(model, [short]),
-    }
-    batches["unknown videos"]["history"][:, ::2] = 0
-    batches["an unseen viewer"]["attributes"][:] = 0
-    if model.context:
-        batches["an unknown context"] = _trial(model, [short, 0])
-        batches["an unknown context"]["context"][:] = 0
-    return batches
-
-
-def _trial(model: TwoTower, lengths: list[int]) -> Inputs:
+def example_inputs(model: TwoTower, lengths: list[int]) -> Inputs:
+    """Return random inputs for histories of these lengths, at most the model's limit."""
     rng = np.random.default_rng(len(lengths))
     shape = (len(lengths), max(1, min(max(lengths), model.config.history_limit)))
     real = np.arange(shape[1]) < np.minimum(lengths, shape[1])[:, None]
@@ -168,3 +131,77 @@ def _trial(model: TwoTower, lengths: list[int]) -> Inputs:
         ids = [rng.integers(0, size, len(lengths)) for size in sizes(model.context)]
         inputs["context"] = np.stack(ids, 1)
     return inputs
+
+
+class ContentTower(nn.Module):
+    """Vectors of unwatched videos by the rule of `vireo.training.retrieval.unseen`."""
+
+    tokens: Tensor
+    weights: Tensor
+    effects: Tensor
+    constant: Tensor
+
+    def __init__(self, model: TwoTower, dtype: torch.dtype) -> None:
+        super().__init__()
+        tower = model.video_tower
+        tokens = tower.token_projection(tower.token_embedding.weight)
+        size = tokens.shape[1]
+        weights, effects, mean = np.zeros(1), np.zeros((1, size)), np.zeros(size)
+        if (ridge := tower.ridge) is not None:
+            weights, effects, mean = ridge.weights, ridge.effects, ridge.mean
+        self.register_buffer("tokens", tokens.to(dtype))
+        self.register_buffer("weights", torch.from_numpy(weights).float())
+        self.register_buffer("effects", torch.from_numpy(effects).to(dtype))
+        self.register_buffer("constant", torch.from_numpy(mean).float() + tower.unseen_step)
+
+    def forward(self, content: Tensor) -> Tensor:
+        """Return each video's vector, then its content vector of length 1, float32[b, 2d].
+
+        Both are 0 for a video without content.
+
+        Args:
+            content: token ids, 0-padded, int64[b, CONTENT_LIMIT].
+        """
+        known = (content > 0).float()
+        count = known.sum(1, keepdim=True).clamp(min=1)
+        part = F.embedding(content, self.tokens).float().sum(1) / count
+        frequent = content * (content < len(self.weights)) * (content <= TOKENS)
+        weights = F.embedding(frequent, self.weights[:, None]) * (frequent > 0)[:, :, None]
+        effects = (F.embedding(frequent, self.effects).float() * weights).sum(1)
+        length = weights.square().sum(1).sqrt().clamp(min=1e-12)
+        guess = self.constant + effects / length
+        return torch.cat([part + guess * known.amax(1, keepdim=True), F.normalize(part)], 1)
+
+
+@torch.no_grad()
+def content_tower(
+    model: TwoTower, precision: type[np.float32 | np.float16] = np.float32
+) -> ContentTower:
+    """Return the tower of a trained model, its large tables in this precision."""
+    dtype = torch.float16 if precision is np.float16 else torch.float32
+    return ContentTower(model, dtype).eval()
+
+
+def export_video_tower(tower: ContentTower, path: Path) -> None:
+    """Write the tower to `path`.
+
+    The input is `content` int64[b, CONTENT_LIMIT], the output `video_vectors` float32[b, 2d].
+    """
+    content = np.random.default_rng(2).integers(0, len(tower.tokens), (2, CONTENT_LIMIT))
+    content[:, CONTENT_LIMIT // 2 :] = 0
+    content[1] = 0
+    export(tower, {"content": content}, {"content": ("batch",)}, "video_vectors", path)
+
+
+def golden_videos(data: RetrievalData) -> Int64Array:
+    """Return the content of some videos and of one without any, int64[g, CONTENT_LIMIT]."""
+    chosen = np.linspace(0, data.video_count - 1, min(_GOLDENS, data.video_count)).astype(int)
+    empty = np.zeros((1, CONTENT_LIMIT), np.int64)
+    return np.concatenate([data.content[chosen].astype(np.int64), empty])
+
+
+@torch.no_grad()
+def video_outputs(tower: ContentTower, content: Int64Array) -> np.ndarray:
+    """Return PyTorch's outputs, float32[b, 2d]."""
+    outputs: np.ndarray = tower(torch.from_numpy(content)).numpy()
+    return outputs

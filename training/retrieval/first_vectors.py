@@ -71,8 +71,9 @@ def _near_counts(data: RetrievalData) -> sparse.csr_array:
     shape = (data.video_count, data.video_count)
     steps = min(STEPS, max(1, PAIRS // max(data.watch_count, 1)))
     before, after, weights, count = [], [], [], 0
-    for group in data.sequences.groups():
-        rows, lengths = group.train.rows.astype(np.int32), np.diff(group.train.offsets)
+    for group in data.groups:
+        own = data.train.take(np.array(group))
+        rows, lengths = own.rows.astype(np.int32), np.diff(own.offsets)
         viewer = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
         for step in range(1, steps + 1):
             same = viewer[:-step] == viewer[step:]

@@ -39,9 +39,9 @@ def local_ease_table(data: RetrievalData, k: int) -> tuple[Int32Array, Float32Ar
 
 def _recent(data: RetrievalData) -> sparse.csr_array:
     """Return 1 where a video is among the last HISTORY that a viewer watched, float32[v, n]."""
-    lengths = np.diff(data.offsets)
-    left = np.repeat(data.offsets[1:], lengths) - np.arange(data.watch_count)
-    rows = data.rows[left <= HISTORY]
+    lengths = np.diff(data.train.offsets)
+    left = np.repeat(data.train.offsets[1:], lengths) - np.arange(data.watch_count)
+    rows = data.train.rows[left <= HISTORY]
     offsets = np.concatenate([[0], np.cumsum(np.minimum(lengths, HISTORY))])
     watched: sparse.csr_array = sparse.csr_array(  # type: ignore[no-untyped-call]
         (np.ones(len(rows), np.float32), rows, offsets), shape=(len(lengths), data.video_count)

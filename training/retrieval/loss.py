@@ -9,8 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vireo.training.retrieval.model import TwoTower
-from vireo.training.retrieval.towers import readable
+from vireo.training.retrieval.model import TwoTower, readable
 
 CHUNK = 512
 """Positions whose logits are held in memory at once."""
@@ -48,7 +47,7 @@ def cross_entropy(
         targets: row of each position's own vector, int64[p].
         later: which vectors are masked; none by default.
     """
-    loss: Tensor = _CrossEntropy.apply(states, vectors, targets, later, _product_type())  # type: ignore[no-untyped-call]
+    loss: Tensor = _CrossEntropy.apply(states, vectors, None, targets, later, None, None)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -70,10 +69,76 @@ def sampled_cross_entropy(
         hidden: masked pairs (position, index in the sample), int64[h, 2], sorted by position.
         later: which vectors of the sample are masked besides; none by default.
     """
-    loss: Tensor = _SampledCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        states, own, vectors, log_expected, hidden, later, _product_type()
+    first = torch.zeros(len(states), dtype=torch.int64)
+    loss: Tensor = _CrossEntropy.apply(  # type: ignore[no-untyped-call]
+        states, vectors, own, first, later, log_expected, hidden
     )
     return loss
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The loss and its gradients, CHUNK positions at a time.
+
+    With `own` vectors, a position's own is an additional first column of its logits, from the
+    others of which `correction` is subtracted.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        vectors: Tensor,
+        own: Tensor | None,
+        targets: Tensor,
+        later: Later | None,
+        correction: Tensor | None,
+        hidden: Tensor | None,
+    ) -> Tensor:
+        dtype = _product_type()
+        s, v = states.detach().to(dtype), vectors.detach().to(dtype)
+        o = None if own is None else own.detach().to(dtype)
+        state_gradient, vector_gradient = torch.empty_like(s), torch.zeros(v.shape)
+        own_gradient = None if o is None else torch.empty_like(o)
+        loss = torch.zeros(())
+        for start in range(0, len(s), CHUNK):
+            rows = slice(start, start + CHUNK)
+            part, target = s[rows], targets[rows, None]
+            logits = part @ v.T
+            if correction is not None:
+                logits -= correction.to(dtype)
+            if later is not None:
+                later.mask(logits, rows)
+            if o is not None:
+                logits = torch.cat([(part * o[rows]).sum(1, keepdim=True), logits], dim=1)
+            if hidden is not None:
+                position, place = hidden[_between(hidden[:, 0], start, start + CHUNK)].T
+                logits[position - start, place + 1] = HIDDEN
+            shares = torch.softmax(logits, dim=1)
+            chosen = shares.gather(1, target)
+            loss -= chosen.float().clamp(min=1e-30).log().sum()
+            # From here on, `shares` is the derivative of the loss by the logits.
+            missing = chosen - 1
+            if o is None or own_gradient is None:
+                shares.scatter_(1, target, missing)
+                state_gradient[rows] = shares @ v
+            else:
+                shares = shares[:, 1:]
+                state_gradient[rows] = shares @ v + missing * o[rows]
+                own_gradient[rows] = missing * part
+            vector_gradient += shares.T @ part
+        ctx.save_for_backward(state_gradient, vector_gradient, own_gradient)
+        ctx.types = [None if each is None else each.dtype for each in (states, vectors, own)]
+        return loss / len(s)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        scale = gradient / len(ctx.saved_tensors[0])
+        scaled = (
+            None if values is None else (values.float() * scale).to(dtype)
+            for values, dtype in zip(ctx.saved_tensors, ctx.types, strict=True)
+        )
+        return (*scaled, None, None, None, None)
 
 
 def _product_type() -> torch.dtype:
@@ -82,103 +147,10 @@ def _product_type() -> torch.dtype:
     return torch.float32
 
 
-class _CrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states: Tensor,
-        vectors: Tensor,
-        targets: Tensor,
-        later: Later | None,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        s, v = states.detach().to(dtype), vectors.detach().to(dtype)
-        state_gradient = torch.empty_like(s)
-        vector_gradient = torch.zeros(v.shape)
-        loss = torch.zeros(())
-        for start in range(0, len(s), CHUNK):
-            rows = slice(start, start + CHUNK)
-            part, own = s[rows], targets[rows, None]
-            logits = part @ v.T
-            if later is not None:
-                later.mask(logits, rows)
-            shares = torch.softmax(logits, dim=1)
-            chosen = shares.gather(1, own)
-            loss -= chosen.float().clamp(min=1e-30).log().sum()
-            # From here on, `shares` is the derivative of the loss by the logits.
-            shares.scatter_(1, own, chosen - 1)
-            torch.mm(shares, v, out=state_gradient[rows])
-            vector_gradient += shares.T @ part
-        ctx.save_for_backward(state_gradient, vector_gradient)
-        ctx.types = states.dtype, vectors.dtype
-        return loss / len(s)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        by_states, by_vectors = ctx.saved_tensors
-        scale = gradient / len(by_states)
-        return (
-            _scaled(by_states, scale, ctx.types[0]),
-            _scaled(by_vectors, scale, ctx.types[1]),
-            None,
-            None,
-            None,
-        )
-
-
-class _SampledCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states: Tensor,
-        own: Tensor,
-        vectors: Tensor,
-        log_expected: Tensor,
-        hidden: Tensor,
-        later: Later | None,
-        dtype: torch.dtype,
-    ) -> Tensor:
-        s, o, v = (tensor.detach().to(dtype) for tensor in (states, own, vectors))
-        correction = log_expected.to(dtype)
-        state_gradient = torch.empty_like(s)
-        own_gradient = torch.empty_like(o)
-        vector_gradient = torch.zeros(v.shape)
-        loss = torch.zeros(())
-        bounds = torch.searchsorted(
-            hidden[:, 0].contiguous(), torch.arange(0, len(s) + CHUNK, CHUNK)
-        )
-        for chunk, start in enumerate(range(0, len(s), CHUNK)):
-            rows = slice(start, start + CHUNK)
-            part = s[rows]
-            sampled = part @ v.T - correction
-            if later is not None:
-                later.mask(sampled, rows)
-            logits = torch.cat([(part * o[rows]).sum(1, keepdim=True), sampled], dim=1)
-            position, place = hidden[bounds[chunk] : bounds[chunk + 1]].T
-            logits[position - start, place + 1] = HIDDEN
-            shares = torch.softmax(logits, dim=1)
-            chosen, others = shares[:, :1], shares[:, 1:]
-            loss -= chosen.float().clamp(min=1e-30).log().sum()
-            missing = chosen - 1
-            state_gradient[rows] = others @ v + missing * o[rows]
-            own_gradient[rows] = missing * part
-            vector_gradient += others.T @ part
-        ctx.save_for_backward(state_gradient, own_gradient, vector_gradient)
-        ctx.types = states.dtype, own.dtype, vectors.dtype
-        return loss / len(s)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        scale = gradient / len(ctx.saved_tensors[0])
-        gradients = zip(ctx.saved_tensors, ctx.types, strict=True)
-        scaled = (_scaled(values, scale, dtype) for values, dtype in gradients)
-        return (*scaled, None, None, None, None)
-
-
-def _scaled(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    return (values.float() * scale).to(dtype)
+def _between(positions: Tensor, start: int, stop: int) -> slice:
+    """Return the slice of sorted positions from `start` to before `stop`."""
+    first, last = torch.searchsorted(positions.contiguous(), torch.tensor([start, stop])).tolist()
+    return slice(first, last)
 
 
 def full_softmax_loss(

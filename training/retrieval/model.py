@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls it)
 from torch import Tensor, nn
 
+from vireo.server.arrays import Int64Array
 from vireo.server.features.context import sizes
 from vireo.server.features.tower_inputs import GAP_BUCKETS
-from vireo.training.dropout import ByteDropout
+from vireo.training.cpu import ByteDropout
 from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.content import Ridge
 from vireo.training.retrieval.data import RetrievalData
-
-if TYPE_CHECKING:
-    from vireo.training.retrieval.unseen import Ridge
 
 CONVOLUTION_REACH = 3
 """Number of states before each that a block's attention reads with it."""
@@ -25,6 +24,8 @@ LATER = -1e4
 """Added to attention scores of later positions: finite, so that bfloat16 yields no NaN."""
 ROWS_AT_ONCE = 65_536
 """Videos computed at once; bounds memory."""
+VIEWERS_AT_ONCE = 128
+"""Viewers whose attention is computed at once; bounds memory."""
 _SECONDS = torch.tensor(
     [0, *(int(1.5 * 2 ** (bucket - 1)) - 1 for bucket in range(1, GAP_BUCKETS))], dtype=torch.double
 )
@@ -56,7 +57,7 @@ class VideoTower(nn.Module):
         self.token_embedding = nn.Embedding(len(data.content_vocabulary) + 1, d, padding_idx=0)
         self.token_projection = nn.Linear(d, d, bias=False)
         self.id_dropout = config.id_dropout
-        watched = torch.from_numpy(data.watch_counts() > 0).float()
+        watched = torch.from_numpy(data.watch_counts > 0).float()
         self.register_buffer("watched", watched[:, None], persistent=False)
         self.register_buffer("content", torch.from_numpy(data.content), persistent=False)
         self.register_buffer("unseen_step", torch.zeros(d))
@@ -371,3 +372,25 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
         if module.padding_idx is not None:
             nn.init.zeros_(module.weight[module.padding_idx])
+
+
+def readable(vectors: Tensor) -> Tensor:
+    """Prepend zeros for unknown videos, for look-ups by row + 1: float32[n + 1, d]."""
+    return F.pad(vectors, (0, 0, 1, 0))
+
+
+def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Array]) -> Tensor:
+    """Return viewers' vectors, float32[b, d].
+
+    Args:
+        towers: the trained towers.
+        table: `readable(towers.video_vectors())`, shared by batches, float32[n + 1, d].
+        inputs: `vireo.server.features.tower_inputs.tower_inputs` of b viewers.
+    """
+    parts = []
+    for start in range(0, max(1, len(inputs["lengths"])), VIEWERS_AT_ONCE):
+        some = slice(start, start + VIEWERS_AT_ONCE)
+        tensors = {name: torch.from_numpy(array[some]) for name, array in inputs.items()}
+        watched = F.embedding(tensors.pop("history"), table)
+        parts.append(towers.viewer_tower.request_vectors(watched, **tensors))
+    return torch.cat(parts)

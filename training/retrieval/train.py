@@ -18,13 +18,13 @@ from torch import Tensor
 
 from vireo.server.errors import VireoError
 from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from vireo.training.cpu import torch_threads
 from vireo.training.heartbeat import Bars
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.trainer import RetrievalTrainer
 from vireo.training.retrieval.unseen import fill_unseen
-from vireo.training.threads import torch_threads
 
 CHECKPOINT = "retrieval.pt"
 RESULT = "towers.pt"

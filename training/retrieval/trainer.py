@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vireo.training.checkpoint import CheckpointError
+from vireo.training.cpu import bfloat16_is_fast
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.first_vectors import first_vectors
@@ -91,12 +92,6 @@ class MovingAverage:
             had.copy_(own)
 
 
-def bfloat16_is_fast() -> bool:
-    """Return whether this processor multiplies bfloat16 natively; without, it is slower."""
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
 class RetrievalTrainer:
     """Towers, their moving average, the optimiser, and the progress of training.
 
@@ -154,7 +149,7 @@ class RetrievalTrainer:
         self._bfloat16 = bfloat16_is_fast()
         self._loss: Callable[..., Tensor] = full_softmax_loss
         if data.video_count > config.full_softmax_limit:
-            counts = torch.from_numpy(data.watch_counts())
+            counts = torch.from_numpy(data.watch_counts)
             self._loss = SampledSoftmax(counts, config.negatives, config.negative_power)
         published = data.published
         self._published = None if published is None else torch.from_numpy(published)
@@ -208,7 +203,7 @@ class RetrievalTrainer:
 
     def _next_batch(self) -> Batch:
         if self._batches is None:
-            batches = epoch_batches(self._data.sequences, self.config, self.epoch)
+            batches = epoch_batches(self._data, self.config, self.epoch)
             self._batches = islice(batches, self.batch, None)
         return next(self._batches)
 

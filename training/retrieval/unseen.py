@@ -13,23 +13,16 @@ The id embedding of a video with w watches is drawn to the same estimate, which 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vireo.server.arrays import Float64Array, Int64Array
-from vireo.training.retrieval.content import token_weights, weighted_bags
+from vireo.server.arrays import Int64Array
+from vireo.training.retrieval.content import fit_ridge
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.model import TwoTower
-from vireo.training.retrieval.towers import readable, viewer_vectors
+from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 
-RIDGE = 3.0
-"""L2 regularisation of the regression, in videos of weight 1."""
-TOKENS = 4096
-"""Most frequent tokens that the regression reads: its time is cubic in their number."""
 PLACES = 100
 """Length of the top of a viewer's list in which exposure is counted."""
 EXPOSURE = 2.25
@@ -52,7 +45,7 @@ def fill_unseen(model: TwoTower, data: RetrievalData) -> None:
     Only the id embeddings of unwatched videos change: the estimates of the others are added by
     the model. Videos without content are unchanged.
     """
-    counts, described = data.watch_counts(), (data.content > 0).any(1)
+    counts, described = data.watch_counts, (data.content > 0).any(1)
     if not counts.any() or not described.any():
         return
     model.eval()
@@ -103,52 +96,6 @@ def best_scores(
             scores[place, torch.from_numpy(rows)] = -torch.inf
         parts.append(scores.topk(min(PLACES, len(vectors)), dim=1).values)
     return torch.cat(parts)
-
-
-@dataclass(frozen=True)
-class Ridge:
-    """A linear map from content to id embeddings."""
-
-    mean: Float64Array
-    """float64[d]."""
-    effects: Float64Array
-    """What each token adds, by its weight in the bag, float64[t + 1, d]."""
-    weights: Float64Array
-    """Each token's weight before a bag is brought to length 1, float64[t + 1]."""
-
-    def of(self, content: npt.NDArray[np.integer]) -> Float64Array:
-        """Return the embeddings of the catalogue that it was fitted to, float64[n, d].
-
-        `content` is as in `fit_ridge`, int[n, c].
-        """
-        found: Float64Array = weighted_bags(_frequent(content)) @ self.effects
-        found += self.mean
-        return found
-
-
-def fit_ridge(content: npt.NDArray[np.integer], counts: Int64Array, known: Float64Array) -> Ridge:
-    """Fit the embeddings of the videos with watches.
-
-    Args:
-        content: token ids of each video, 0-padded, numbered from the most frequent, int[n, c].
-        counts: watches of each video, int64[n].
-        known: embeddings of the videos with watches, float64[m, d], weighted in the regression by
-            the logarithm of the watches.
-    """
-    bags = weighted_bags(_frequent(content))
-    seen = counts > 0
-    weights = np.log1p(counts[seen])
-    mean = weights @ known / weights.sum()
-    read = bags[seen]
-    weighted = read.T.multiply(weights).tocsr()
-    gram = (weighted @ read).toarray()
-    gram[np.diag_indices(len(gram))] += RIDGE
-    effects = np.linalg.solve(gram, weighted @ (known - mean))
-    return Ridge(mean, np.asarray(effects, np.float64), token_weights(_frequent(content)))
-
-
-def _frequent(content: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-    return np.where(content <= TOKENS, content, 0)
 
 
 def fair_lift(fixed: Tensor, lifted: Tensor, slopes: Tensor, share: float) -> float:

@@ -15,12 +15,10 @@ from torch import Tensor
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.training.evaluation.comparison import paired_p
-from vireo.training.evaluation.full_ranking import full_ranking
-from vireo.training.evaluation.metrics import gains, hit_rate, hits, ndcg, recall
+from vireo.training.comparison import paired_p
+from vireo.training.metrics import full_ranking, gains, hit_rate, hits, ndcg
 from vireo.training.retrieval.data import HeldOut, RetrievalData
-from vireo.training.retrieval.model import TwoTower
-from vireo.training.retrieval.towers import readable, viewer_vectors
+from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 
 SCORES_AT_ONCE = 8_000_000
 """Scores (videos x viewers) computed at once; bounds memory."""
@@ -84,7 +82,7 @@ def check_beats_popularity(
     Raises:
         WorseThanPopularityError: they are worse beyond the noise, unless `force`.
     """
-    counts = data.watch_counts().astype(np.float32)
+    counts = data.watch_counts.astype(np.float32)
     popular = _ranks(data, lambda part: np.broadcast_to(counts, (len(part), len(counts))))
     own = validation_ranks(model, data)
     for name, measure, k in (("NDCG@10", gains, 10), ("Recall@100", hits, 100)):
@@ -134,5 +132,5 @@ def validation_metrics(model: TwoTower, data: RetrievalData) -> dict[str, float]
     return {
         "hit_rate_10": hit_rate(ranks, 10),
         "ndcg_10": ndcg(ranks, 10),
-        "recall_100": recall(ranks, 100),
+        "recall_100": hit_rate(ranks, 100),
     }

@@ -11,7 +11,7 @@ import numpy as np
 from vireo.server.arrays import Int64Array
 from vireo.server.features.tower_inputs import gap_buckets
 from vireo.training.retrieval.config import RetrievalConfig
-from vireo.training.retrieval.sequences import Group, SequenceFile, Watches
+from vireo.training.retrieval.data import RetrievalData, Watches
 
 
 class WindowBatch(NamedTuple):
@@ -92,7 +92,7 @@ class Windows:
             gaps=gaps,
             attributes=self._attributes[viewers],
             targets=targets,
-            context=np.where(inside[..., None], self.watches.context[places], 0),
+            context=np.where(inside[..., None], self.watches.context[places].astype(np.int64), 0),
             moments=self.watches.times[places],
         )
 
@@ -115,31 +115,23 @@ class Batch:
         return self.windows.encode(self.chosen)
 
 
-def epoch_batches(sequences: SequenceFile, config: RetrievalConfig, epoch: int) -> Iterator[Batch]:
+def epoch_batches(data: RetrievalData, config: RetrievalConfig, epoch: int) -> Iterator[Batch]:
     """Yield the batches of one epoch, which are determined by seed and epoch.
 
-    Row groups are read in random order until they hold `config.shuffle_watches`; their windows are
-    shuffled and batched before the next groups are read.
+    Groups of viewers are taken in random order until they have `config.shuffle_watches`; their
+    windows are shuffled and batched before those of the next groups.
     """
     rng = np.random.default_rng([config.seed, epoch])
-    held: list[Group] = []
-    for group in sequences.groups(rng.permutation(sequences.group_count()).tolist()):
+    sizes = [int(np.ptp(data.train.offsets[[each.start, each.stop]])) for each in data.groups]
+    held: list[int] = []
+    order = rng.permutation(len(data.groups)).tolist()
+    for place, group in enumerate(order, start=1):
         held.append(group)
-        if sum(len(one.train.rows) for one in held) >= config.shuffle_watches:
-            yield from _shuffled(held, config, rng)
-            held = []
-    if held:
-        yield from _shuffled(held, config, rng)
-
-
-def _shuffled(
-    groups: list[Group], config: RetrievalConfig, rng: np.random.Generator
-) -> Iterator[Batch]:
-    windows = Windows(
-        Watches.joined([group.train for group in groups]),
-        np.concatenate([group.attributes for group in groups]),
-        config.history_limit,
-        config.batch_tokens,
-    )
-    for chosen in windows.batches(rng):
-        yield Batch(windows, chosen)
+        if sum(sizes[one] for one in held) < config.shuffle_watches and place < len(order):
+            continue
+        viewers = np.concatenate([np.array(data.groups[one]) for one in held])
+        watches, attributes = data.train.take(viewers), data.attributes[viewers]
+        windows = Windows(watches, attributes, config.history_limit, config.batch_tokens)
+        for chosen in windows.batches(rng):
+            yield Batch(windows, chosen)
+        held = []

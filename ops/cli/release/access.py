@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:
-    from vireo.server.filters.declared import Declared
+    from vireo.server.recommend.filters.declared import Declared
     from vireo.server.releases.manifest import Manifest
     from vireo.server.releases.store import ReleaseStore
 
@@ -43,7 +43,7 @@ def declared_by(store: ReleaseStore, manifest: Manifest) -> Declared:
         ReleaseError: they can't be read.
         StoreError: the store can't be read.
     """
-    from vireo.server.filters.declared import Declared
+    from vireo.server.recommend.filters.declared import Declared
     from vireo.server.releases.layout import ATTRIBUTES
 
     text = b"".join(store.read(manifest.release_id, ATTRIBUTES))

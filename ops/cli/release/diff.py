@@ -10,12 +10,11 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.ops.cli.release.access import declared_by, open_store
-from vireo.ops.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
-    from vireo.server.filters.declared import Declared
+    from vireo.server.recommend.filters.declared import Declared
     from vireo.server.releases.manifest import Manifest
 
 V = TypeVar("V")

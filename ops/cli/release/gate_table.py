@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from vireo.ops.cli.tables import print_table, table_of
+from vireo.ops.cli.output import print_table, table_of
 
 if TYPE_CHECKING:
     from vireo.server.releases.gate import Check, GateResult

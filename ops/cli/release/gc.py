@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vireo.ops.cli.output import AsJson, print_json
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.ops.cli.release.access import open_store
-from vireo.ops.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
     from vireo.server.releases.garbage import Plan

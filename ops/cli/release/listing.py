@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.ops.cli.release.access import declared_by, open_store
 from vireo.ops.cli.release.promote import ReleaseId
-from vireo.ops.cli.tables import print_table, table_of
 
 if TYPE_CHECKING:
     from vireo.server.releases.channels import ChannelPointer

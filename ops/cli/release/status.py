@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json
-from vireo.ops.cli.pods import serving_releases
+from vireo.ops.cli.edge import serving_releases
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.ops.cli.release.access import open_store
-from vireo.ops.cli.tables import print_table, table_of
 from vireo.server.home import Home
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from vireo.ops.cli.release.access import open_store
 from vireo.server.home import Home
 
 if TYPE_CHECKING:
+    from vireo.ops.cli.release.verification import Verification
     from vireo.server.releases.store import ReleaseStore
-    from vireo.server.releases.verify import PodCheck, Verification
 
 
 def verify(
@@ -37,7 +37,7 @@ def verify(
     Small golden differences on another processor architecture than the release was built on are
     reported, but don't fail the release.
     """
-    from vireo.server.releases.verify import named_releases
+    from vireo.ops.cli.release.verification import named_releases
 
     with open_store() as store:
         problems: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ def verify(
 
 
 def _verified(store: ReleaseStore, release_id: str, *, quiet: bool) -> Verification:
-    from vireo.server.releases.verify import verify_release
+    from vireo.ops.cli.release.verification import verify_release
 
     # In VIREO_HOME: a release may be larger than the system's temporary folder.
     root = Home.current().root
@@ -70,35 +70,7 @@ def _verified(store: ReleaseStore, release_id: str, *, quiet: bool) -> Verificat
         console.status(f"reading {release_id}"),
         tempfile.TemporaryDirectory(prefix=".verify-", dir=root) as scratch,
     ):
-        return verify_release(store, release_id, _pod_checks(), Path(scratch))
-
-
-def _pod_checks() -> dict[str, PodCheck]:
-    """Return what each kind of pod checks before it serves a release."""
-    from vireo.server.candidate.release import FILES as CANDIDATE_FILES
-    from vireo.server.candidate.release import CandidateRelease
-    from vireo.server.gateway.fallback import PopularList
-    from vireo.server.gateway.release import FILES as GATEWAY_FILES
-    from vireo.server.live.placement import Placement
-    from vireo.server.ranking.release import FILES as RANKING_FILES
-    from vireo.server.ranking.release import RankingRelease
-    from vireo.server.releases.verify import PodCheck
-
-    def check_candidate(folder: Path) -> None:
-        release = CandidateRelease.load(folder)
-        release.replay_goldens()
-        # Pods load it only if they follow the log.
-        Placement.load(folder, release.manifest, len(release.keys)).replay_goldens()
-
-    def check_ranking(folder: Path) -> None:
-        RankingRelease.load(folder).replay_goldens()
-
-    return {
-        "candidate": PodCheck(CANDIDATE_FILES, check_candidate),
-        "ranking": PodCheck(RANKING_FILES, check_ranking),
-        # Features aren't part of a release: they may be on another machine.
-        "gateway": PodCheck(GATEWAY_FILES, PopularList.load),
-    }
+        return verify_release(store, release_id, Path(scratch))
 
 
 def _print(problems: tuple[str, ...], found: list[Verification]) -> None:

@@ -66,7 +66,7 @@ def consumer_waits(facts: Facts) -> Iterator[Finding]:
     away = facts.ill("store") is not None or facts.ill("log") is not None
     if not waiting or away or state_of(facts.of_kind("consumer", "log")):
         return
-    seen = (f"{each} doesn't hold its lease (vireo_consumer_lease_held)" for each in waiting)
+    seen = (f"{each} stands by (vireo_consumer_lease_held)" for each in waiting)
     yield found("consumer-waits", seen, names=listed(waiting))
 
 

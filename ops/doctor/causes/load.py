@@ -40,9 +40,7 @@ def overload(facts: Facts) -> Iterator[Finding]:
 def short_deadlines(facts: Facts) -> Iterator[Finding]:
     """Callers who wait for less time than a slate takes."""
     hurried = hurried_calls(facts)
-    calls = facts.increase("vireo_rpcs_total", method=_SLATES) + facts.increase(
-        "vireo_rpcs_shed_total", method=_SLATES, reason="deadline"
-    )
+    calls = facts.increase("vireo_rpcs_total", method=_SLATES)
     edge = sum(each.deadlines for each in facts.edges)
     total = max(calls, sum(each.requests for each in facts.edges))
     # Callers who leave no time for candidates get the popular list.
@@ -141,11 +139,10 @@ def shed_calls(facts: Facts) -> float:
 
 def hurried_calls(facts: Facts) -> float:
     """Return the calls that ended since their caller's time was over."""
-    late = sum(
+    return sum(
         facts.increase("vireo_rpcs_total", method=_SLATES, code=code)
         for code in ("DEADLINE_EXCEEDED", "CANCELLED")
     )
-    return late + facts.increase("vireo_rpcs_shed_total", method=_SLATES, reason="deadline")
 
 
 def _queue_stands(facts: Facts) -> list[str]:

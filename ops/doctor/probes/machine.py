@@ -1,24 +1,147 @@
-"""Certificates and disks of this machine, and the certificate of an edge elsewhere."""
+"""This machine: the stack's processes and pods, certificates and disks."""
 
 from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Certificate, Disk, Facts
-from vireo.ops.doctor.reach import split
+from vireo.ops.doctor.facts import POD_KINDS, Certificate, Disk, Facts, Fault, Machine, Pod, Process
+from vireo.ops.doctor.reach import reach, split, words
+from vireo.ops.stack.state import ProcessState
 from vireo.server.errors import VireoError
 
 
-def probes(deployment: Deployment) -> Iterator[Probe]:
+def process_probes(deployment: Deployment) -> Iterator[Probe]:
+    """Yield the probe of a stack on this machine."""
+    if deployment.state is not None:
+        yield Probe("the stack's processes", partial(_ask_processes, deployment))
+
+
+def _ask_processes(deployment: Deployment) -> Facts:
+    assert deployment.state is not None
+    states = deployment.state.processes
+    psutil.cpu_percent()  # begins the window
+    began = time.monotonic()
+    before = [_cpu_seconds(each.pid) for each in states]
+    time.sleep(deployment.window)
+    seconds = time.monotonic() - began
+    after = [_cpu_seconds(each.pid) for each in states]
+    busy = [
+        None if one is None or other is None else (other - one) / seconds
+        for one, other in zip(before, after, strict=True)
+    ]
+    memory = psutil.virtual_memory()
+    machine = Machine(psutil.cpu_percent() / 100, memory.available / memory.total)
+    processes = tuple(_process(*each) for each in zip(states, busy, strict=True))
+    return Facts(processes=processes, machines=(machine,))
+
+
+def _process(state: ProcessState, busy: float | None) -> Process:
+    now = datetime.now(UTC)
+    return Process(
+        state.name,
+        state.state,
+        state.problem,
+        state.restarts,
+        state.ended,
+        (now - state.ended_at).total_seconds() if state.ended_at else None,
+        _is_stopped(state.pid),
+        busy,
+        str(state.log),
+    )
+
+
+def _is_stopped(pid: int | None) -> bool:
+    try:
+        return pid is not None and psutil.Process(pid).status() in (
+            psutil.STATUS_STOPPED,
+            psutil.STATUS_TRACING_STOP,
+        )
+    except psutil.Error:
+        return False  # it ended meanwhile
+
+
+def _cpu_seconds(pid: int | None) -> float | None:
+    try:
+        times = None if pid is None else psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return None
+    return None if times is None else float(times.user + times.system)
+
+
+_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # else it inherits another's backoff
+
+
+def pod_probes(deployment: Deployment) -> Iterator[Probe]:
+    """Yield a probe for each pod of a stack on this machine."""
+    for process in deployment.state.processes if deployment.state else ():
+        if process.name.split("-")[0] in POD_KINDS:
+            yield Probe(process.name, partial(_ask_pods, deployment, process))
+
+
+def _ask_pods(deployment: Deployment, process: ProcessState) -> Facts:
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from vireo.server.control.mesh import GRPC_SERVICES
+    from vireo.server.rpc.tls import open_blocking_channel
+    from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse, LoadStage
+    from vireo.v1.release_pb2_grpc import ReleaseServiceStub
+
+    role, target = process.name.split("-")[0], f"127.0.0.1:{process.port}"
+    pod = Pod(process.name, process.pool)
+    with open_blocking_channel(target, deployment.tls, role, _OPTIONS) as channel:
+        health = cast("Any", health_pb2_grpc).HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service=cast("Any", GRPC_SERVICES)[role])
+        try:
+            status = health.Check(request, timeout=deployment.answer).status
+            answer: GetServingReleaseResponse = ReleaseServiceStub(channel).GetServingRelease(
+                GetServingReleaseRequest(), timeout=deployment.answer
+            )
+        except grpc.RpcError as error:
+            fault, problem = _fault_pods(cast("grpc.Call", error), target)
+            return Facts(pods=(Pod(pod.name, pod.pool, problem, fault),))
+    serving = status == health_pb2.HealthCheckResponse.SERVING
+    load = answer.loading if answer.HasField("loading") else None
+    stage = LoadStage.Name(load.stage).removeprefix("LOAD_STAGE_").lower() if load else ""
+    return Facts(
+        pods=(
+            Pod(
+                pod.name,
+                pod.pool,
+                "" if serving else "its health check says that it doesn't serve",
+                "" if serving else "failed",
+                answer.release_id,
+                answer.channel,
+                answer.origin,
+                answer.last_failure,
+                f"{stage} {load.release_id}".strip() if load else "",
+            ),
+        )
+    )
+
+
+def _fault_pods(error: Any, target: str) -> tuple[Fault, str]:
+    import grpc
+
+    if fault := reach(target):
+        return fault, words(fault)
+    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return "silent", words("silent")
+    return "failed", f"{error.code().name}: {error.details()}"
+
+
+def file_probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield the probes of files, of folders, and of the certificate that the edge presents."""
     if deployment.certificates:
         yield Probe("certificates", partial(_files, deployment.certificates))

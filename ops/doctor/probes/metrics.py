@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from functools import partial
 from urllib.parse import urlsplit
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Certificate, Clock, Disk, Facts, Page, Samples
+from vireo.ops.doctor.facts import Certificate, Clock, Disk, Facts, Labels, Page, Samples
 from vireo.ops.doctor.reach import UnansweredError, get, is_loopback
-from vireo.ops.doctor.samples import parse
 
 _EXPIRY = "vireo_certificate_expiry_timestamp_seconds"
 
@@ -63,3 +64,16 @@ def _read(url: str, seconds: float) -> tuple[Samples, Clock | None]:
         return parse(response.body), response.clock
     except (ValueError, KeyError) as error:
         raise UnansweredError("failed", f"it isn't a page of metrics ({error})") from error
+
+
+def parse(text: str) -> Samples:
+    """Return the samples of a page in Prometheus' text format.
+
+    Raises:
+        ValueError: it isn't one.
+    """
+    found: dict[str, list[tuple[Labels, float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return {name: tuple(many) for name, many in found.items()}

@@ -8,13 +8,13 @@ from itertools import zip_longest
 
 from vireo.server.features.keys import video_key
 from vireo.server.gateway.rules import ActiveRules
-from vireo.server.pipeline.page import fill_page
+from vireo.server.recommend.page import fill_page
 from vireo.server.signals import ORDERING
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import ScoreColumn
 
-_TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
+TASKS = frozenset(pb.TaskScores.DESCRIPTOR.fields_by_name)
 """Tasks of the API; pods of a later build may return others too."""
 
 
@@ -34,7 +34,7 @@ def ranked_slate(
     candidate pod's first page, which that pod has named, take their places.
     """
     slate = pb.RecommendResponse(release_id=ranked.release_id)
-    known = [column for column in ranked.task_scores if column.name in _TASKS]
+    known = [column for column in ranked.task_scores if column.name in TASKS]
     tasks = [column.name for column in known]
     probabilities = zip(*(column.values for column in known), strict=True)
     columns = ranked.ids, ranked.scores, ranked.source_masks, probabilities

@@ -1,7 +1,11 @@
-"""A stage's call to an inner pod: within its budget, checked, and retried if the pod is broken."""
+"""A stage's call to an inner pod: within its budget, checked, and retried if the pod is broken.
+
+And how a stage of the gateway fails: the request continues without it.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,8 +18,7 @@ from prometheus_client import Counter
 
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.stages.check import BadAnswerError
-from vireo.server.gateway.stages.failure import StageFailedError, StageSkippedError
-from vireo.server.pod.admission import TIMEOUT_HEADER
+from vireo.server.pod.stage_metrics import ExpectedFailureError
 from vireo.server.tracing.spans import outgoing, span
 
 if TYPE_CHECKING:
@@ -53,6 +56,32 @@ INVALID_RESPONSES = Counter(
     ["stage", "address"],
 )
 _pods: set[str] = set()
+
+
+class StageFailedError(ExpectedFailureError):
+    """A stage failed; the request continues without it. The message says why."""
+
+    def __init__(self, message: str, code: grpc.StatusCode | None = None, reason: str = "") -> None:
+        """Make the error.
+
+        Args:
+            message: why it failed.
+            code: status that a pod responded with, if one did.
+            reason: one of the reasons that metrics distinguish; that of the code by default.
+        """
+        super().__init__(message)
+        self.code = code
+        self.reason = reason or ("error" if code is None else code.name.lower())
+
+
+class StageSkippedError(StageFailedError):
+    """A stage was skipped, or given up soon, because the caller left too little time."""
+
+    level = logging.DEBUG
+
+    def __init__(self, message: str, reason: str = "skipped") -> None:
+        """Make the error; `reason` is one of those that metrics distinguish."""
+        super().__init__(message, reason=reason)
 
 
 class _BrokenPodError(StageFailedError):
@@ -115,8 +144,6 @@ class StageCall(Generic[Request, Answer]):
         one_try = 1000 * max(_MIN_TRY_SECONDS, _TRY_SHARE * left)
         metadata = grpc.aio.Metadata(
             *outgoing(query.metadata),
-            # Envoy replaces it: a pod must know how long a call has waited without Envoy, too.
-            (TIMEOUT_HEADER, f"{int(1000 * left)}m"),
             *(self.pool or ((TRY_HEADER, str(round(one_try))),)),
         )
         call = self.method(request, timeout=left, metadata=metadata)
@@ -126,7 +153,7 @@ class StageCall(Generic[Request, Answer]):
             code = error.code()
             kind = _BrokenPodError if code in _BROKEN else StageFailedError
             if code is grpc.StatusCode.DEADLINE_EXCEEDED and left < _SHORT_DEADLINE_SECONDS:
-                raise StageSkippedError(f"{1000 * left:.1f} ms were too little", code) from error
+                raise StageSkippedError(f"{1000 * left:.1f} ms were too little") from error
             raise kind(f"{code.name}: {error.details()}", code) from error
         try:
             if answer is None:  # gRPC's way to say so
@@ -136,7 +163,8 @@ class StageCall(Generic[Request, Answer]):
             pod = str((await call.initial_metadata()).get(_POD, ""))
             INVALID_RESPONSES.labels(self.stage, _label(pod)).inc()
             log.warning("bad answer of a pod", stage=self.stage, pod=pod, reason=str(error))
-            raise _BrokenPodError(f"bad answer of {pod or 'a pod'}: {error}") from error
+            message = f"bad answer of {pod or 'a pod'}: {error}"
+            raise _BrokenPodError(message, reason="invalid") from error
 
 
 def _label(pod: str) -> str:

@@ -6,10 +6,16 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
-from vireo.server.columns import SCORE_COLUMNS, TASK_COLUMNS, BadColumnError, check_columns
+from vireo.server.columns import (
+    SCORE_COLUMNS,
+    TASK_COLUMNS,
+    BadColumnError,
+    BadRuleColumnError,
+    check_columns,
+    check_rule_columns,
+)
 from vireo.server.features.keys import video_key
 from vireo.server.releases.manifest import MAX_CANDIDATES
-from vireo.server.rule_columns import BadRuleColumnError, check_rule_columns
 from vireo.server.signals import LIVE_SOURCES, ORDERING, TASKS, Column
 from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
 
@@ -44,6 +50,7 @@ def check_candidates(
         except BadRuleColumnError as error:
             raise BadAnswerError(f"rules: {error}") from error
     names = _check_columns(answer.scores, count, SCORE_COLUMNS)
+    _check_columns(answer.explained.scores, 1, SCORE_COLUMNS)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, named)
     keys = answer.keys[:]
@@ -82,6 +89,9 @@ def check_ranked(
     if TASKS[0].name not in _check_columns(answer.task_scores, count, TASK_COLUMNS):
         # Every build has it; pods of earlier ones may lack others.
         raise BadAnswerError(f"{TASKS[0].name} is missing")
+    _check_columns(answer.explained.task_scores, 1, TASK_COLUMNS)
+    if not math.isfinite(answer.explained.score):
+        raise BadAnswerError("the explained video's score isn't finite")
     _check_length("capped", answer.capped, len(request.rules.caps) if answer.capped else 0)
     _check_length("source_masks", answer.source_masks, count)
     _check_length("ids", answer.ids, count)
@@ -92,8 +102,17 @@ def check_ranked(
         raise BadAnswerError("a key occurs twice")
     if [candidates[key] for key in keys] != answer.source_masks:
         raise BadAnswerError("source_masks differ from those of the candidates")
-    if [*map(video_key, answer.ids)] == keys:
-        return answer
+    if [*map(video_key, answer.ids)] != keys:
+        _check_names(answer, request, keys)
+    return answer
+
+
+def _check_names(
+    answer: ranking_pb2.RankCandidatesResponse,
+    request: ranking_pb2.RankCandidatesRequest,
+    keys: Sequence[int],
+) -> None:
+    """Raise BadAnswerError unless the ids are those of their keys, or missing for a reason."""
     unnamed = answer.ids[:].count("")
     allowed = answer.unknown_candidates
     if answer.release_id == request.release_id:
@@ -103,7 +122,6 @@ def check_ranked(
         raise BadAnswerError("a video that the release knows has no id")
     if any(name and video_key(name) != key for name, key in zip(answer.ids, keys, strict=True)):
         raise BadAnswerError("an id isn't that of its key")
-    return answer
 
 
 def blocked_keys(request: candidate_pb2.RetrieveCandidatesRequest) -> Iterable[int]:

@@ -15,9 +15,14 @@ from prometheus_client import Counter, Histogram
 
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.stages.answer import ranked_slate
-from vireo.server.gateway.stages.failure import StageFailedError
-from vireo.server.gateway.stages.rank import RankingCall, rank
-from vireo.server.gateway.stages.retrieve import RetrievalCall, UnknownSeedError, retrieve
+from vireo.server.gateway.stages.call import StageFailedError
+from vireo.server.gateway.stages.pods import (
+    RankingCall,
+    RetrievalCall,
+    UnknownSeedError,
+    rank,
+    retrieve,
+)
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.recommendation_pb2 import RecommendResponse
 from vireo.v1.release_pb2 import GetServingReleaseResponse, ShadowComparison

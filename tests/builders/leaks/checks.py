@@ -27,9 +27,8 @@ from vireo.training.ranking.training_set import (
     chosen_viewers,
 )
 from vireo.training.retrieval.co_watch import co_watch_table
-from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.data import RetrievalData, Watches
 from vireo.training.retrieval.ease import EASE_NEIGHBOURS, ease_table
-from vireo.training.retrieval.sequences import Watches
 
 __all__ = ["LeakError", "check_inputs", "check_made"]
 
@@ -149,13 +148,9 @@ def check_retrieval_data(timeline: Timeline, data: RetrievalData) -> None:
 
     The order within each part must be that of time: inputs of a position are older than its target.
     """
-    numbers = timeline.viewer_numbers(data.viewer_ids)
-    start = 0
-    for group in data.sequences.groups():
-        viewers = numbers[start : start + len(group.attributes)]
-        start += len(viewers)
-        _check_sequences(timeline, "train", viewers, group.train)
-        _check_sequences(timeline, "validation", viewers, group.held_out)
+    viewers = timeline.viewer_numbers(data.viewer_ids)
+    _check_sequences(timeline, "train", viewers, data.train)
+    _check_sequences(timeline, "validation", viewers, data.held_out)
 
 
 def _check_sequences(timeline: Timeline, part: str, viewers: Int64Array, given: Watches) -> None:
@@ -217,7 +212,7 @@ def check_inputs(watches: pd.DataFrame, data: RetrievalData, repo: Path) -> None
     timeline = Timeline(watches, data.video_ids)
     check_split(timeline)
     check_retrieval_data(timeline, data)
-    check_activity(timeline, repo, data.video_rows())
+    check_activity(timeline, repo, data.video_rows)
     check_statistics(timeline, repo)
 
 

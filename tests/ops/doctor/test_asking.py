@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from vireo.ops.doctor.asking import ask_all
-from vireo.ops.doctor.deployment import Probe
+from vireo.ops.doctor.deployment import Probe, ask_all
 from vireo.ops.doctor.facts import Facts, Part
 from vireo.server.errors import VireoError
 

@@ -171,8 +171,7 @@ CASES: dict[str, tuple[str, Facts]] = {
             HEALTHY,
             gateway(
                 counted("vireo_rpcs_total", 100, method=RECOMMEND, code="CANCELLED"),
-                counted("vireo_rpcs_total", 60, method=RECOMMEND, code=_DEADLINE),
-                counted("vireo_rpcs_shed_total", 80, method=RECOMMEND, reason="deadline"),
+                counted("vireo_rpcs_total", 140, method=RECOMMEND, code=_DEADLINE),
                 # There is no time for a read.
                 counted("vireo_degradations_total", 90, kind="features_missing"),
                 counted("vireo_online_store_seconds_count", 9, outcome="timeout"),

@@ -7,9 +7,8 @@ import math
 import pytest
 
 from vireo.ops.doctor.facts import Page
-from vireo.ops.doctor.histogram import quantile
-from vireo.ops.doctor.overview import overview
-from vireo.ops.doctor.samples import parse
+from vireo.ops.doctor.overview import overview, quantile
+from vireo.ops.doctor.probes.metrics import parse
 
 _RECOMMEND = "/vireo.v1.RecommendationService/Recommend"
 _PAGE = """

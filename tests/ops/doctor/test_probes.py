@@ -29,7 +29,7 @@ from tests.builders.xds import refuse_endpoints, xds_client
 from vireo.ops.doctor.deployment import Deployment, Probe
 from vireo.ops.doctor.diagnose import diagnose
 from vireo.ops.doctor.facts import Facts, Fault, Part
-from vireo.ops.doctor.probes import control, log, machine, metrics, prometheus, s3, store
+from vireo.ops.doctor.probes import machine, metrics, prometheus, services, stores
 from vireo.ops.doctor.reach import MAX_BYTES, UnansweredError, get, reach
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.errors import VireoError
@@ -297,11 +297,11 @@ def test_connections_tell_a_dead_port_from_one_that_answers(closed_port: int) ->
 def test_the_log_is_well_hangs_and_is_gone(tmp_path: Path) -> None:
     with running_nats(tmp_path) as nats:
         here = deployment(log=settings_of(nats))
-        assert fault_of(asked(log.probes(here)), "log") == ""
+        assert fault_of(asked(services.log_probes(here)), "log") == ""
         nats.hang()
-        assert fault_of(asked(log.probes(here)), "log") in ("failed", "silent")
+        assert fault_of(asked(services.log_probes(here)), "log") in ("failed", "silent")
         nats.kill()
-        assert fault_of(asked(log.probes(here)), "log") == "refused"
+        assert fault_of(asked(services.log_probes(here)), "log") == "refused"
 
 
 def test_a_log_that_says_that_it_stores_nothing_is_believed(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_a_log_that_says_that_it_stores_nothing_is_believed(tmp_path: Path) -> N
     try:
         with running_nats(tmp_path) as nats:
             health = f"http://127.0.0.1:{endpoint.port}/healthz"
-            facts = asked(log.probes(deployment(log=settings_of(nats), log_health=health)))
+            facts = asked(services.log_probes(deployment(log=settings_of(nats), log_health=health)))
     finally:
         endpoint.close()
     assert fault_of(facts, "log") == "failed"
@@ -337,7 +337,7 @@ def sqlite_features(tmp_path: Path) -> Path:
 
 
 def store_part(features: Path) -> Part:
-    part = asked(store.probes(deployment(features=features))).part("store")
+    part = asked(stores.store_probes(deployment(features=features))).part("store")
     assert part is not None
     return part
 
@@ -381,17 +381,8 @@ def test_redis_is_well_hangs_and_is_gone(tmp_path: Path, monkeypatch: pytest.Mon
         assert store_part(features).fault == "refused"
 
 
-def test_redis_that_only_the_features_of_an_earlier_build_name_is_not_taken_for_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("VIREO_REDIS_URL", raising=False)
-    features = repository(tmp_path / "features", "{type: redis, connection_string: a:1}")
-    with pytest.raises(VireoError, match="set VIREO_REDIS_URL for it to be asked"):
-        store_part(features)
-
-
 def test_s3_that_is_away_is_told() -> None:
-    facts = asked(s3.probes(deployment(s3=unreachable_s3())))
+    facts = asked(stores.s3_probes(deployment(s3=unreachable_s3())))
     assert fault_of(facts, "s3") in ("refused", "unreachable")
 
 
@@ -401,7 +392,7 @@ async def test_what_an_envoy_refuses_is_told_in_its_words() -> None:
         xds_client(plane.port, node="one") as client,
     ):
         await refuse_endpoints(client, "no such zone")
-        [probe] = control.probes(deployment(control=f"127.0.0.1:{plane.port}"))
+        [probe] = services.control_probes(deployment(control=f"127.0.0.1:{plane.port}"))
         async with asyncio.timeout(30):
             while not (facts := await asyncio.to_thread(probe.ask)).refusals:
                 pass  # it has yet to be heard
@@ -412,10 +403,10 @@ async def test_what_an_envoy_refuses_is_told_in_its_words() -> None:
 
 def test_a_control_plane_that_is_away_or_hangs_is_told(closed_port: int) -> None:
     gone = deployment(control=f"127.0.0.1:{closed_port}")
-    assert fault_of(asked(control.probes(gone)), "control") == "refused"
+    assert fault_of(asked(services.control_probes(gone)), "control") == "refused"
     with silent_port() as silent:
         hanging = deployment(control=f"127.0.0.1:{silent}")
-        assert fault_of(asked(control.probes(hanging)), "control") == "failed"
+        assert fault_of(asked(services.control_probes(hanging)), "control") == "failed"
 
 
 def test_certificates_tell_when_they_end_or_that_they_are_none(tmp_path: Path) -> None:
@@ -423,7 +414,7 @@ def test_certificates_tell_when_they_end_or_that_they_are_none(tmp_path: Path) -
     soon, none = tmp_path / "soon.crt", tmp_path / "none.crt"
     soon.write_bytes(Authority.new().issue("edge", ends=ends)[0])
     none.write_text("nothing")
-    facts = asked(machine.probes(deployment(certificates=(soon, none))))
+    facts = asked(machine.file_probes(deployment(certificates=(soon, none))))
     found = {Path(each.file).name: each for each in facts.certificates}
     assert 4.9 * 3600 < found["soon.crt"].ends_in <= 5 * 3600
     assert found["none.crt"].problem
@@ -431,6 +422,6 @@ def test_certificates_tell_when_they_end_or_that_they_are_none(tmp_path: Path) -
 
 def test_the_disk_of_a_folder_that_is_yet_to_be_made_is_that_of_its_parent(tmp_path: Path) -> None:
     folders = {"the cache of releases": tmp_path / "a" / "b"}
-    [disk] = asked(machine.probes(deployment(folders=folders))).disks
+    [disk] = asked(machine.file_probes(deployment(folders=folders))).disks
     assert disk.what == "the cache of releases"
     assert 0 <= disk.free <= disk.size

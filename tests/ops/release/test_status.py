@@ -15,8 +15,8 @@ import grpc
 import pytest
 
 from tests.ops.release.conftest import Vireo
-from vireo.ops.stack.lock import file_lock
 from vireo.ops.stack.state import ProcessState, StackState, stack_lock
+from vireo.server.file_lock import file_lock
 from vireo.server.home import Home
 from vireo.v1 import release_pb2, release_pb2_grpc
 

@@ -16,7 +16,7 @@ from tests.builders.sqlite_lock import locked_for_writing
 from tests.builders.stack import Stack
 from tests.builders.tiny_home import DATASET
 from tests.builders.waiting import wait_until
-from vireo.ops.doctor.asking import ask_all
+from vireo.ops.doctor.deployment import ask_all
 from vireo.ops.doctor.diagnose import diagnose
 from vireo.ops.doctor.facts import Facts
 from vireo.ops.doctor.finding import Finding

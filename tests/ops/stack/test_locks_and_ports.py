@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import random
 import socket
 import subprocess
 import sys
-from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
 
-from vireo.ops.stack.lock import LockTakenError, file_lock, holder
 from vireo.ops.stack.logs import last_lines
-from vireo.ops.stack.ports import PortTakenError, check_ports_free, free_port_base
+from vireo.ops.stack.ports import PortTakenError, check_ports_free
+from vireo.server.file_lock import LockTakenError, file_lock, holder
 
 
 def test_a_lock_has_one_holder_and_names_it(tmp_path: Path) -> None:
@@ -33,7 +31,7 @@ def test_a_lock_has_one_holder_and_names_it(tmp_path: Path) -> None:
 def test_a_lock_is_free_once_its_process_has_been_killed(tmp_path: Path) -> None:
     script = f"""
 import pathlib, time
-from vireo.ops.stack.lock import file_lock
+from vireo.server.file_lock import file_lock
 with file_lock(pathlib.Path({str(tmp_path / "lock")!r})):
     print("held", flush=True)
     time.sleep(60)
@@ -69,12 +67,3 @@ def test_the_end_of_a_log_has_no_blank_lines_and_may_be_missing(tmp_path: Path) 
     assert last_lines(log, 3) == ""
     log.write_bytes(b"x" * 100_000 + b"\n\none\n\n \ntw\xff\n")
     assert last_lines(log, 2) == "one\ntw\N{REPLACEMENT CHARACTER}"
-
-
-def test_reserved_ports_are_not_assigned_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, draw = free_port_base(), random.randrange
-    draws = chain([first], repeat(None))
-    monkeypatch.setattr(
-        "vireo.ops.stack.ports.random.randrange", lambda *range_: next(draws) or draw(*range_)
-    )
-    assert free_port_base() != first

@@ -12,6 +12,7 @@ from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3
 from vireo.ops.stack.nats import log_probe, prepare_log, reachable_log
 from vireo.ops.stack.page_keys import VARIABLE, page_token_keys
+from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.processes import endpoints_document, envoy_process, pod_processes
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.server.control.mesh import Pool
@@ -139,9 +140,9 @@ async def test_a_log_that_says_that_it_stores_nothing_is_unhealthy() -> None:
         writer.write(b'HTTP/1.0 503 Service Unavailable\r\n\r\n{"error": "no space left"}')
         writer.close()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    settings = StackSettings(log_port=port - METRICS_PORT_OFFSET)
+    settings = StackSettings(port_base=free_port_base())
+    port = settings.log_port + METRICS_PORT_OFFSET
+    server = await asyncio.start_server(answer, "127.0.0.1", port)
     problem = await log_probe(settings)()
     assert problem.endswith('503 Service Unavailable {"error": "no space left"}')
     server.close()

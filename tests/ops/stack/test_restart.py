@@ -15,7 +15,6 @@ import psutil
 import pytest
 
 from vireo.ops.stack import restart as module
-from vireo.ops.stack.lock import file_lock
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.processes import ProcessSpec
 from vireo.ops.stack.restart import environment_file, restart
@@ -23,6 +22,7 @@ from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.stack import Stack
 from vireo.ops.stack.state import StackState
 from vireo.server.errors import VireoError
+from vireo.server.file_lock import file_lock
 from vireo.server.home import Home
 
 NAMES = ("gateway-1", "gateway-2", "consumer-1")

@@ -84,7 +84,7 @@ async def test_without_keys_the_store_is_inaccessible_at_every_port(
     # Other tests of this process may have S3 servers of their own.
     folder = str(served.home_folder.s3)
     [weed] = [each for each in psutil.Process().children() if each.cwd() == folder]
-    ports = served.s3_ports().keys()
+    ports = set(served.s3_ports())
     await until(lambda: {port for _, _, port in listening([weed])} == ports)
 
     # The attack: the filer knows no keys of S3, nor does what volumes and topology are asked.
@@ -163,7 +163,7 @@ def test_a_taken_port_is_reported_before_the_start(tmp_path: Path) -> None:
     base = free_port_base()
     with (
         embedded_s3(StackSettings(home=tmp_path / "one", port_base=base)),
-        pytest.raises(VireoError, match=f"port {base + 10} .*VIREO_S3_PORT"),
+        pytest.raises(VireoError, match=f"port {base + 10} .*VIREO_PORT_BASE"),
         embedded_s3(StackSettings(home=tmp_path / "other", port_base=base)),
     ):
         pass

@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from tests.builders.s3 import unreachable_s3
-from vireo.ops.stack.envoy import bootstrap
+from vireo.ops.stack.envoy import bootstrap, secure
 from vireo.ops.stack.processes import control_process, pod_processes
-from vireo.ops.stack.secure import secure
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.control.settings import ControlSettings
 from vireo.server.releases.s3 import S3Settings

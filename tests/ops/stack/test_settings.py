@@ -16,16 +16,15 @@ from vireo.server.errors import VireoError
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "EDGE_PORT", "PORT_BASE", "S3_PORT", "CANDIDATE_PODS", "ENVOY_ID"):
+    for name in ("HOME", "EDGE_PORT", "PORT_BASE", "CANDIDATE_PODS"):
         monkeypatch.delenv(f"VIREO_{name}", raising=False)
 
 
-def test_ports_follow_from_the_base_unless_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_follow_from_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIREO_PORT_BASE", "20000")
-    monkeypatch.setenv("VIREO_S3_PORT", "9000")
     settings = StackSettings.load()
     assert settings.edge_port == 8080
-    assert (settings.admin_port, settings.s3_port) == (20000, 9000)
+    assert (settings.admin_port, settings.s3_port) == (20000, 20010)
     assert settings.pod_ports("gateway") == [20040, 20041]
 
 
@@ -47,19 +46,14 @@ def test_metrics_ports_equal_pod_ports_of_a_stack_with_a_base_1000_higher() -> N
     assert shared == {21004, 21005, 21020, 21021, 21030, 21031, 21040, 21041, 21090}
 
 
-def test_a_taken_metrics_port_is_reported_with_its_pods_setting() -> None:
+def test_a_taken_metrics_port_is_reported_with_the_setting_that_moves_it() -> None:
     base = free_port_base()
     settings = StackSettings(port_base=base, edge_port=base + 3)
-    with socket.create_server(("127.0.0.1", base + 1031)):
-        words = rf"port {base + 1031} .*VIREO_RANKING_POD_PORT \(\+ 1000 for metrics\)"
-        with pytest.raises(PortTakenError, match=words):
-            check_ports_free(settings.ports(embedded_s3=True))
-
-
-def test_a_port_that_is_too_high_is_reported_with_its_setting() -> None:
-    settings = StackSettings(gateway_pod_port=65000)
-    with pytest.raises(VireoError, match=r"VIREO_GATEWAY_POD_PORT .*port 66000"):
-        settings.ports(embedded_s3=True)
+    with (
+        socket.create_server(("127.0.0.1", base + 1031)),
+        pytest.raises(PortTakenError, match=f"port {base + 1031} .*VIREO_PORT_BASE"),
+    ):
+        check_ports_free(settings.ports(embedded_s3=True))
 
 
 def test_more_partitions_than_consumers_on_one_machine_are_reported() -> None:
@@ -69,7 +63,7 @@ def test_more_partitions_than_consumers_on_one_machine_are_reported() -> None:
 
 def test_a_port_of_two_settings_is_reported() -> None:
     settings = StackSettings(port_base=20000, edge_port=20041)
-    with pytest.raises(VireoError, match=r"20041 .*VIREO_EDGE_PORT and VIREO_GATEWAY_POD_PORT"):
+    with pytest.raises(VireoError, match=r"20041 .*VIREO_PORT_BASE and VIREO_EDGE_PORT"):
         settings.ports(embedded_s3=True)
 
 
@@ -86,14 +80,12 @@ def test_a_bad_setting_is_one_line_that_names_it(
     assert "\n" not in str(raised.value)
 
 
-def test_two_envoys_have_two_ids_unless_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_envoys_have_two_ids() -> None:
     ids = {
         yaml.safe_load(bootstrap(StackSettings(edge_port=port)))["node"]["id"]
         for port in (8080, 8081)
     }
     assert ids == {"envoy-8080", "envoy-8081"}
-    monkeypatch.setenv("VIREO_ENVOY_ID", "edge-of-here")
-    assert yaml.safe_load(bootstrap(StackSettings.load()))["node"]["id"] == "edge-of-here"
 
 
 def test_two_homes_do_not_meet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

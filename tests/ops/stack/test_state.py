@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from vireo.ops.stack.lock import file_lock
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.stack import Stack
 from vireo.ops.stack.state import StackState, running_stack, stack_lock
 from vireo.server.errors import VireoError
+from vireo.server.file_lock import file_lock
 from vireo.server.home import Home
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from vireo.ops.stack import temporary_server as module
-from vireo.ops.stack.lock import file_lock
 from vireo.ops.stack.nats import embedded_log
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.state import stack_lock
 from vireo.ops.stack.temporary_server import temporary_server
 from vireo.server.errors import VireoError
+from vireo.server.file_lock import file_lock
 
 
 def test_a_server_that_ends_is_reported_with_what_it_wrote_last(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders.releases import build_release
-from vireo.server.candidate.release import CandidateRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 
 
 @pytest.fixture(scope="session")

@@ -18,12 +18,12 @@ from tests.builders.catalogue import followed, upserted
 from tests.builders.cells import release_in_cells
 from tests.builders.clock import Clock
 from tests.builders.viewers import viewer_of_rows
-from vireo.server.candidate.explain import explain
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.keys import video_key
-from vireo.server.filters.declared import PUBLISHED
 from vireo.server.live.live import Live
+from vireo.server.recommend.filters.declared import PUBLISHED
+from vireo.server.recommend.retrieval.explain import explain
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.v1 import recommendation_pb2 as pb
 

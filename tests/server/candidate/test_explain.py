@@ -15,14 +15,14 @@ from tests.builders.filters import condition, expression
 from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
 from tests.builders.viewers import viewer_of_rows
-from vireo.server.candidate import allowed, index, pipeline
-from vireo.server.candidate.explain import explain
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.query import Retrieval
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.candidate.sources import two_tower
 from vireo.server.features.keys import video_key, video_keys
+from vireo.server.recommend.retrieval import allowed, index, pipeline
+from vireo.server.recommend.retrieval.explain import explain
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.sources import two_tower
 from vireo.server.releases.weights import Quotas
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
@@ -116,7 +116,7 @@ def test_sources_are_asked_for_few_videos_more_than_a_retrieval_needs(
         return two_tower.propose(query, limit)
 
     monkeypatch.setitem(pipeline._PROPOSE, "two_tower", noted)
-    monkeypatch.setattr("vireo.server.candidate.explain.MAX_CANDIDATES", 12)
+    monkeypatch.setattr("vireo.server.recommend.retrieval.explain.MAX_CANDIDATES", 12)
     last = int((release.vectors @ release.viewer_vector(viewer_of_rows(3, 9))).argmin())
     reason = told(release, f"video-{last}", 5).reason
     assert "two_tower ranked it after its first 12" in reason

@@ -13,13 +13,13 @@ from tests.builders.cells import index_in_cells
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
-from vireo.server.candidate.allowed import Allowed, AppliedFilter
-from vireo.server.candidate.index import VideoIndex
-from vireo.server.candidate.pipeline import CandidateQuery
-from vireo.server.candidate.query import Retrieval
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.candidate.row_bits import add, remove
-from vireo.server.candidate.sources import popular, two_tower
+from vireo.server.recommend.retrieval.allowed import Allowed, AppliedFilter
+from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.recommend.retrieval.pipeline import CandidateQuery
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.row_bits import add, remove
+from vireo.server.recommend.retrieval.sources import popular, two_tower
 from vireo.server.releases.manifest import IndexDescription
 
 COUNT, SIZE, CELLS = 4000, 16, 64

@@ -24,18 +24,22 @@ from tests.builders.filters import condition, expression, random_expression
 from tests.builders.releases import CREATORS, build_release, write_manifest
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.arrays import BoolArray
-from vireo.server.candidate import allowed, pipeline
-from vireo.server.candidate.allowed import Filters
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery, RetrievedCandidates
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.candidate.sources import two_tower
 from vireo.server.features.keys import video_key
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.filters.expression import MAX_TERMS, FilterExpression
-from vireo.server.filters.mask import mask_of
-from vireo.server.filters.table import AttributeTable
-from vireo.server.live.attributes import ChangedAttributes
 from vireo.server.live.live import Live
+from vireo.server.recommend.catalogue.attributes import ChangedAttributes
+from vireo.server.recommend.filters.expression import MAX_TERMS, FilterExpression
+from vireo.server.recommend.filters.mask import mask_of
+from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.retrieval import allowed, pipeline
+from vireo.server.recommend.retrieval.allowed import Filters
+from vireo.server.recommend.retrieval.pipeline import (
+    CandidatePipeline,
+    CandidateQuery,
+    RetrievedCandidates,
+)
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.sources import two_tower
 from vireo.server.releases import layout
 from vireo.server.signals import NEW, TRENDING
 from vireo.v1 import viewer_pb2

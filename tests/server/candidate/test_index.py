@@ -7,8 +7,8 @@ import numpy as np
 import psutil
 import pytest
 
-from vireo.server.candidate.index import VideoIndex
-from vireo.server.candidate.row_bits import every_row, remove
+from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.recommend.retrieval.row_bits import every_row, remove
 from vireo.server.releases.manifest import IndexDescription
 
 COUNT, SIZE = 2000, 16

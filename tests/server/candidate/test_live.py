@@ -11,18 +11,18 @@ import pytest
 
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.viewers import viewer_of_rows
-from vireo.server.candidate.pipeline import (
+from vireo.server.candidate.service import encode
+from vireo.server.features.keys import video_key, video_keys
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.live.live import Live
+from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
     UnknownSeedError,
 )
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.candidate.service import encode
-from vireo.server.candidate.sources import new
-from vireo.server.features.keys import video_key, video_keys
-from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.live.live import Live
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.sources import new
 from vireo.server.signals import COLD_SHARE, NEW, SCORES, TRENDING
 
 VIDEOS = 40

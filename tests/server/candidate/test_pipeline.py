@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from tests.builders.releases import build_release, poison_model
 from tests.builders.viewers import viewer_of_rows
-from vireo.server.candidate.index import VideoIndex
-from vireo.server.candidate.pipeline import SOURCES as PROPOSERS
-from vireo.server.candidate.pipeline import (
+from vireo.server.features.keys import video_key
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.recommend.retrieval.pipeline import SOURCES as PROPOSERS
+from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
@@ -20,10 +22,8 @@ from vireo.server.candidate.pipeline import (
     UnknownSeedError,
     within,
 )
-from vireo.server.candidate.query import Retrieval
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.features.keys import video_key
-from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import IndexDescription
 from vireo.server.releases.weights import Quotas

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.builders.releases import build_release
-from vireo.server.candidate.release import CandidateRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.texts import write_texts

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vireo.server.candidate.row_bits import add, contains, every_row, mask_of, remove
+from vireo.server.recommend.retrieval.row_bits import add, contains, every_row, mask_of, remove
 
 COUNT = 21
 ROWS = st.lists(st.integers(0, COUNT - 1), max_size=30).map(lambda rows: np.array(rows, np.int64))

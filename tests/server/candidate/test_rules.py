@@ -13,11 +13,11 @@ from tests.builders.catalogue import followed, upserted
 from tests.builders.filters import condition, message
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.viewers import viewer_of_rows
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
-from vireo.server.candidate.rules import retrieval_rules, rule_columns
 from vireo.server.features.keys import video_key
-from vireo.server.filters.expression import BadFilterError
+from vireo.server.recommend.filters.expression import BadFilterError
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.server.recommend.retrieval.rules import retrieval_rules, rule_columns
 from vireo.v1 import rules_pb2 as pb
 
 CATS = message(condition("tag", any_of=["cat"]))

@@ -8,11 +8,11 @@ import pytest
 
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import serving
-from vireo.server.candidate.pipeline import CandidatePipeline
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.features.keys import video_key, video_keys
-from vireo.server.filters.forward import ForwardIndex
+from vireo.server.recommend.filters.forward import ForwardIndex
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.signals import SCORES
 from vireo.v1 import candidate_pb2, viewer_pb2

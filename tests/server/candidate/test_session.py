@@ -10,10 +10,10 @@ import pytest
 
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.arrays import Float32Array
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.query import Retrieval
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.query import Retrieval
+from vireo.server.recommend.retrieval.release import CandidateRelease
 
 VIDEOS = 40
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vireo.server.candidate.release import CandidateRelease, ViewerVectors
 from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.recommend.retrieval.release import CandidateRelease, ViewerVectors
 
 
 class Tower:

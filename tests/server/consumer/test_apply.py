@@ -43,7 +43,7 @@ def applied(rows: ViewerStore, *messages: list[event_pb2.Event]) -> Batch:
 
 def written(rows: ViewerStore, entries: list[Entry]) -> Batch:
     batch = folded(rows, entries, LIKED_BY_FRACTION)
-    rows.write(batch.changes, batch.erased)
+    rows.write(batch.changes)
     return batch
 
 

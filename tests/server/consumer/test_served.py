@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vireo.server.consumer import consumer
 from vireo.server.consumer.consumer import ServedDataset
 from vireo.server.consumer.settings import ConsumerSettings
 from vireo.server.releases.channels import Change
@@ -17,8 +18,9 @@ from vireo.server.releases.store import ReleaseStore
 
 
 async def test_features_of_a_release_that_only_another_build_serves_are_followed(
-    s3: S3Settings, release_folder: Path
+    s3: S3Settings, release_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(consumer, "POLL_SECONDS", 0.05)
     store = ReleaseStore(s3.model_copy(update={"bucket": "other-builds"}))
     store.publish(release_folder)
     place = "releases/tiny-1/manifest.json"
@@ -30,7 +32,7 @@ async def test_features_of_a_release_that_only_another_build_serves_are_followed
     with pytest.raises(ReleaseError, match="format_version is 6"):
         store.manifest("tiny-1")
 
-    dataset = ServedDataset(ConsumerSettings(port=0, s3=store.settings, poll_seconds=0.05))
+    dataset = ServedDataset(ConsumerSettings(port=0, s3=store.settings))
     following = asyncio.create_task(dataset.run())
     try:
         async with asyncio.timeout(20):

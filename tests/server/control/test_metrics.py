@@ -12,12 +12,12 @@ from prometheus_client import REGISTRY
 
 from tests.builders.control import SetChannels, control_of, running_control
 from tests.builders.edge import CandidatePod, running_edge, serve_candidate
+from tests.builders.http_page import page
 from tests.builders.kubernetes_api import recorded_api
 from tests.builders.process import start, wait_for_health, watched_channel
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from tests.builders.xds import xds_client
-from tests.server.rpc.test_metrics import page
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.control.discovery import FileDiscovery
 from vireo.server.control.mesh import Pool
@@ -184,7 +184,7 @@ async def test_a_process_that_follows_kubernetes_exports_them_and_stops_on_sigte
         try:
             with watched_channel(port) as channel:
                 await asyncio.to_thread(wait_for_health, channel, HealthCheckResponse.SERVING)
-            shown = await asyncio.to_thread(page, metrics_port)
+            _, shown = await asyncio.to_thread(page, metrics_port)
             process.terminate()
             code = await asyncio.to_thread(process.wait, 30)
         finally:

@@ -48,7 +48,7 @@ async def test_each_acknowledged_message_is_there_once_after_a_server_was_killed
             read.extend(entries)
 
     await append(log, b"first", "first")
-    info = await log._info(log._connection, EVENTS)  # type: ignore[arg-type]
+    info = await log.describe(EVENTS)
     assert len(info["cluster"]["replicas"]) == 2
     leader = info["cluster"]["leader"]
     reader = asyncio.create_task(follow())

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import append, take
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, MAX_MESSAGE_BYTES, STATE
-from vireo.server.event_log.open import open_log
 from vireo.server.event_log.position import Position
-
-
-@pytest.fixture
-async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
-    log = open_log(settings_of(nats))
-    assert log is not None
-    yield log
-    await log.close()
 
 
 async def test_messages_are_read_in_the_order_in_which_they_were_appended(

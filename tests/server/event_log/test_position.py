@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,13 +26,6 @@ from vireo.server.event_log.position import BEGIN, Position, Start
 def nats(tmp_path: Path) -> Iterator[RunningNats]:
     with running_nats(tmp_path / "nats") as server:
         yield server
-
-
-@pytest.fixture
-async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
-    log = JetStreamLog(settings_of(nats))
-    yield log
-    await log.close()
 
 
 async def append(log: JetStreamLog, stream: Stream, *sent: bytes, key: str = "0") -> None:

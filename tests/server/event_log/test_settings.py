@@ -5,7 +5,7 @@ from pydantic import SecretStr
 
 from vireo.ops.stack.nats import log_environment
 from vireo.server.errors import VireoError
-from vireo.server.event_log.open import open_log
+from vireo.server.event_log.jetstream import open_log
 from vireo.server.event_log.settings import EventLogSettings
 
 

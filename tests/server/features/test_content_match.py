@@ -3,7 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vireo.server.features.content_match import CONTENT_HALF_LIFE, CONTENT_HISTORY, content_match
+from vireo.server.features.content_match import (
+    CONTENT_HALF_LIFE,
+    CONTENT_HISTORY,
+    content_match,
+)
 from vireo.server.features.ranking_inputs import RANKER_HISTORY
 
 CONTENT = np.array([[1, 0], [0, 1], [-1, 0], [0, 0]], np.float32)

@@ -1,91 +1,10 @@
-"""A gateway before real candidate and ranking pods, all in this process, over real Feast."""
+from tests.builders.chain import (
+    candidate_target,
+    chain,
+    features,
+    ranking_target,
+    release,
+    whole,
+)
 
-from __future__ import annotations
-
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pytest
-
-from tests.builders.releases import build_release
-from tests.builders.rpc import serving
-from tests.builders.s3 import unreachable_s3
-from tests.builders.tiny_home import build_tiny_features
-from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.gateway.service import gateway_pod
-from vireo.server.gateway.settings import GatewaySettings
-from vireo.server.home import Home
-from vireo.server.ranking.service import RANKING_POD
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-
-if TYPE_CHECKING:
-    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
-
-NOWHERE = "127.0.0.1:1"
-"""A target on which nothing listens."""
-
-
-@pytest.fixture(scope="session")
-def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_release(tmp_path_factory.mktemp("gateway-release"))
-
-
-@pytest.fixture(scope="session")
-def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of Feast repositories, which holds that of the tiny data set."""
-    return build_tiny_features(Home(tmp_path_factory.mktemp("gateway-home"))).parent
-
-
-@pytest.fixture
-async def candidate_target(release: Path) -> AsyncIterator[str]:
-    # A pod that sheds nothing, however long a busy machine takes for one call before the next.
-    async with serving(CANDIDATE_POD, release) as (server, _):
-        yield f"127.0.0.1:{server.port}"
-
-
-@pytest.fixture
-async def ranking_target(release: Path) -> AsyncIterator[str]:
-    async with serving(RANKING_POD, release) as (server, _):
-        yield f"127.0.0.1:{server.port}"
-
-
-@asynccontextmanager
-async def gateway(
-    release: Path, features: Path, candidate: str, ranking: str, **changes: Any
-) -> AsyncIterator[RecommendationServiceAsyncStub]:
-    """A gateway that serves `release`, and a stub for it."""
-    settings = gateway_settings(features, candidate, ranking, **changes)
-    async with serving(gateway_pod(settings), release) as (_, channel):
-        yield RecommendationServiceStub(channel)
-
-
-def gateway_settings(
-    features: Path, candidate: str, ranking: str, **changes: Any
-) -> GatewaySettings:
-    """Settings of a gateway on a free port, before these pods."""
-    return GatewaySettings(
-        port=0,
-        s3=unreachable_s3(),
-        features=features,
-        candidate_target=candidate,
-        ranking_target=ranking,
-        # Far more than is needed: these tests are not about time unless they set it.
-        **{
-            "default_deadline": 60,
-            "features_timeout": 20,
-            "retrieval_timeout": 20,
-            "ranking_timeout": 20,
-            **changes,
-        },
-    )
-
-
-@pytest.fixture
-async def whole(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
-) -> AsyncIterator[RecommendationServiceAsyncStub]:
-    """A gateway whose every stage works."""
-    async with gateway(release, features, candidate_target, ranking_target) as stub:
-        yield stub
+__all__ = ["candidate_target", "chain", "features", "ranking_target", "release", "whole"]

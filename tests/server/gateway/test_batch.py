@@ -15,14 +15,14 @@ from google.rpc import error_details_pb2
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
+from tests.builders.chain import NOWHERE, gateway, gateway_settings
+from tests.builders.refusals import failure_of, status_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.builders.waiting import until
-from tests.server.gateway.conftest import NOWHERE, gateway, gateway_settings
-from tests.server.rpc.test_guard import status_of, violations_of
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.gateway import batch
+from vireo.server.gateway import batch, service
 from vireo.server.gateway.batch import position_of, token_at
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.pod.run_queue import RunQueue
@@ -44,12 +44,6 @@ def request_of(viewers: Sequence[str] = VIEWERS, **changes: Any) -> pb.BatchReco
 
 async def received(call: Any) -> list[pb.BatchRecommendResponse]:
     return [each async for each in call]
-
-
-async def failure_of(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await received(call)
-    return caught.value
 
 
 async def until_end(call: Any) -> pb.BatchRecommendResponse | None:
@@ -145,9 +139,10 @@ async def gateway_with_pod(
 
 
 async def test_batches_beyond_the_limit_wait_and_their_places_are_free_again_at_once(
-    release: Path, features: Path, ranking_target: str
+    release: Path, features: Path, ranking_target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with gateway_with_pod(release, features, ranking_target, max_batches=1) as parts:
+    monkeypatch.setattr(service, "MAX_BATCHES", 1)
+    async with gateway_with_pod(release, features, ranking_target) as parts:
         stub, queue, _ = parts
         async with busy(queue):
             first = stub.BatchRecommend(request_of())
@@ -167,7 +162,7 @@ async def test_batches_beyond_the_limit_wait_and_their_places_are_free_again_at_
 async def test_a_caller_with_all_batches_gives_one_to_another_which_it_can_resume(
     release: Path, features: Path, ranking_target: str
 ) -> None:
-    async with gateway_with_pod(release, features, ranking_target, max_batches=2) as parts:
+    async with gateway_with_pod(release, features, ranking_target) as parts:
         stub, queue, _ = parts
         async with busy(queue):
             first, second = (

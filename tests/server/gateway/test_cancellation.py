@@ -13,10 +13,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
+from tests.builders.chain import gateway_settings
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
-from tests.server.gateway.conftest import gateway_settings
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.pod.run_queue import RunQueue

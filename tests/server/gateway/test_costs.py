@@ -15,10 +15,10 @@ from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.recording import Recorder, batch, failure_of, play, recording
 from tests.builders.waiting import until
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.filters.declared import Declared
 from vireo.server.gateway.release import GatewayRelease, digest_of
 from vireo.server.gateway.rules_file import RulesFile
 from vireo.server.gateway.service import request_cost
+from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases.layout import VIDEO_KEYS
 from vireo.server.rpc.caller import CALLER
 from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
@@ -67,7 +67,7 @@ async def test_an_invalid_batch_is_charged_too(recorder: Recorder) -> None:
 
 async def test_a_stream_waits_for_its_turn_and_loses_nothing(recorder: Recorder) -> None:
     budget = recorder.server.budget
-    budget._used["page"] = 10.0, budget._clock()
+    budget._charge("page", 10.0, rests=False)
     budget._rested_at = budget._clock() + 1e9
     budget.light("another")
     call = recorder.events.StreamEvents(metadata=METADATA)

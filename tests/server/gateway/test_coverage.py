@@ -44,14 +44,6 @@ def test_videos_of_more_than_an_hour_ago_do_not_count(clock: Clock) -> None:
     assert coverage.estimate() == 0
 
 
-def test_videos_that_wait_to_be_counted_are_those_of_when_they_were_shown(clock: Clock) -> None:
-    coverage = Coverage(clock)
-    coverage.add(keys(10, seed=1))  # fewer than are counted at once
-    clock.now += 3601
-    coverage.add(keys(5, seed=2))
-    assert close(coverage.estimate(), 5)
-
-
 def test_it_counts_on_after_a_pause_of_hours(clock: Clock) -> None:
     coverage = Coverage(clock)
     clock.now += 100_000

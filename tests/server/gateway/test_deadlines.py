@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from pathlib import Path
 
-import grpc
 import pytest
 from prometheus_client import REGISTRY
 
+from tests.builders.chain import Chain
 from tests.builders.relay import Relay, relaying
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import gateway
 from vireo.server.gateway.query import RecommendQuery
-from vireo.server.gateway.stages.call import StageCall
-from vireo.server.gateway.stages.failure import StageFailedError, StageSkippedError
+from vireo.server.gateway.stages.call import StageCall, StageFailedError, StageSkippedError
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
@@ -26,14 +22,14 @@ MISSING = viewer_pb2.DEGRADATION_FEATURES_MISSING
 
 
 async def test_with_too_little_time_for_pods_the_popular_list_comes_and_no_pod_is_asked(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    candidate, ranking = Relay(candidate_target), Relay(ranking_target)
+    candidate, ranking = Relay(chain.candidate), Relay(chain.ranking)
     async with (
         relaying(candidate) as candidates_at,
         relaying(ranking) as ranking_at,
         # A caller without a deadline has this one, and waits for the answer.
-        gateway(release, features, candidates_at, ranking_at, default_deadline=0.005) as stub,
+        chain.gateway(candidate=candidates_at, ranking=ranking_at, default_deadline=0.005) as stub,
     ):
         request = pb.RecommendRequest(viewer_id=VIEWER, page_size=40)
         response = await stub.Recommend(request)
@@ -51,37 +47,14 @@ async def test_with_too_little_time_for_pods_the_popular_list_comes_and_no_pod_i
         assert (len(candidate.requests), len(ranking.requests)) == asked
 
 
-async def test_a_deadline_of_5_ms_ends_in_an_answer_that_says_so_or_in_deadline_exceeded(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
-) -> None:
-    candidate = Relay(candidate_target)
-    ends: Counter[object] = Counter()
-    async with (
-        relaying(candidate) as candidates_at,
-        gateway(release, features, candidates_at, ranking_target) as stub,
-    ):
-        request = pb.RecommendRequest(viewer_id="nobody")
-        await stub.Recommend(request, timeout=60)
-        for _ in range(100):
-            try:
-                response = await stub.Recommend(request, timeout=0.005)
-            except grpc.aio.AioRpcError as error:
-                ends[error.code()] += 1
-            else:
-                ends[tuple(response.degradations)] += 1
-        assert set(ends) <= {grpc.StatusCode.DEADLINE_EXCEEDED, (MISSING, POPULAR)}
-        assert len(candidate.requests) == 1, "no pod has worked for them"
-        assert not (await stub.Recommend(request, timeout=60)).degradations
-
-
 async def test_without_candidates_in_time_no_ranking_pod_is_asked(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    candidate, ranking = Relay(candidate_target, delay=lambda _: 60.0), Relay(ranking_target)
+    candidate, ranking = Relay(chain.candidate, delay=lambda _: 60.0), Relay(chain.ranking)
     async with (
         relaying(candidate) as candidates_at,
         relaying(ranking) as ranking_at,
-        gateway(release, features, candidates_at, ranking_at, default_deadline=1.0) as stub,
+        chain.gateway(candidate=candidates_at, ranking=ranking_at, default_deadline=1.0) as stub,
         asyncio.timeout(60),
     ):
         while not candidate.requests:  # or the machine was too busy to ask for any
@@ -98,19 +71,14 @@ def failures(reason: str) -> float:
 
 @pytest.mark.parametrize(("deadline", "reason"), [(0.06, "skipped"), (0.4, "deadline_exceeded")])
 async def test_pods_are_blamed_for_being_late_only_if_callers_leave_them_time(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     deadline: float,
     reason: str,
 ) -> None:
     before = failures("skipped"), failures("deadline_exceeded")
     async with (
-        relaying(Relay(candidate_target, delay=lambda _: 60.0)) as candidates_at,
-        gateway(
-            release, features, candidates_at, ranking_target, default_deadline=deadline
-        ) as stub,
+        relaying(Relay(chain.candidate, delay=lambda _: 60.0)) as candidates_at,
+        chain.gateway(candidate=candidates_at, default_deadline=deadline) as stub,
         asyncio.timeout(60),
     ):
         response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
@@ -122,16 +90,16 @@ async def test_pods_are_blamed_for_being_late_only_if_callers_leave_them_time(
 
 
 async def test_the_remaining_deadline_is_propagated_to_the_pods(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    candidate, ranking = Relay(candidate_target), Relay(ranking_target)
+    candidate, ranking = Relay(chain.candidate), Relay(chain.ranking)
     # So much that neither what a busy machine spends of it nor what gRPC rounds up shows.
     seconds = 1000.0
     limits = {"retrieval_timeout": 2 * seconds, "ranking_timeout": 2 * seconds}
     async with (
         relaying(candidate) as candidates_at,
         relaying(ranking) as ranking_at,
-        gateway(release, features, candidates_at, ranking_at, **limits) as stub,
+        chain.gateway(candidate=candidates_at, ranking=ranking_at, **limits) as stub,
     ):
         response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER), timeout=seconds)
     assert not response.degradations
@@ -141,12 +109,12 @@ async def test_the_remaining_deadline_is_propagated_to_the_pods(
 
 
 async def test_a_cancelled_call_cancels_the_pods_work(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    candidate = Relay(candidate_target, delay=lambda _: 60.0)
+    candidate = Relay(chain.candidate, delay=lambda _: 60.0)
     async with (
         relaying(candidate) as candidates_at,
-        gateway(release, features, candidates_at, ranking_target) as stub,
+        chain.gateway(candidate=candidates_at) as stub,
     ):
         call = stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER), timeout=60)
         asked = asyncio.ensure_future(candidate.asked.wait())

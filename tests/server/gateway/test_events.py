@@ -21,6 +21,7 @@ from tests.builders.recording import Recorder, batch, failure_of, play, recordin
 from tests.builders.waiting import until
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS, partition_of
+from vireo.server.gateway import events as module
 from vireo.v1 import event_pb2 as pb
 from vireo.v1.log_pb2 import RecordedEvents
 
@@ -307,8 +308,10 @@ async def test_what_was_recorded_of_a_stream_that_its_caller_leaves_stays(
 
 async def test_streams_beyond_the_limit_are_refused_and_their_places_come_back(
     log: JetStreamLog,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with recording(log, max_event_streams=2) as recorder:
+    monkeypatch.setattr(module, "MAX_STREAMS", 2)
+    async with recording(log) as recorder:
         held = [recorder.events.StreamEvents() for _ in range(2)]
         for number, call in enumerate(held):
             await call.write(pb.StreamEventsRequest(events=[play(f"held-{number}")]))
@@ -325,8 +328,10 @@ async def test_streams_beyond_the_limit_are_refused_and_their_places_come_back(
 
 async def test_a_caller_with_all_streams_gives_one_to_another_and_learns_what_is_recorded(
     log: JetStreamLog,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with recording(log, max_event_streams=2) as recorder:
+    monkeypatch.setattr(module, "MAX_STREAMS", 2)
+    async with recording(log) as recorder:
         held = [recorder.events.StreamEvents(metadata=(("x-vireo-caller", "a"),)) for _ in range(2)]
         before = counted("vireo_events_recorded_total", kind="play")
         for number, call in enumerate(held):
@@ -359,8 +364,9 @@ class SlowLog(JetStreamLog):
 
 
 async def test_a_caller_whose_calls_wait_for_the_log_leaves_places_to_another(
-    nats: RunningNats,
+    nats: RunningNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "MAX_CALLS", 4)
     log = SlowLog(nats)
 
     def calls(recorder: Recorder, caller: str, count: int) -> list[asyncio.Future[grpc.StatusCode]]:
@@ -376,7 +382,7 @@ async def test_a_caller_whose_calls_wait_for_the_log_leaves_places_to_another(
             for number in range(count)
         ]
 
-    async with recording(log, max_event_calls=4) as recorder:
+    async with recording(log) as recorder:
         greedy = calls(recorder, "a", 100)
         await until(lambda: sum(each.done() for each in greedy) == 92)
         other = calls(recorder, "b", 4)

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway
 from vireo.server.features.keys import video_key
 from vireo.server.live.live import Live
-from vireo.server.live.takedowns import Takedowns
-from vireo.server.wording import ordinal
+from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.wording import ordinal
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
@@ -73,9 +73,9 @@ async def test_a_ranked_video_after_the_page_is_told_its_place(
 
 
 async def test_a_video_that_retrieval_lost_is_told_its_score_as_a_candidate(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    async with gateway(release, features, candidate_target, ranking_target, candidates=8) as stub:
+    async with chain.gateway(candidates=8) as stub:
         reports = [await stub.ExplainVideo(asked(name)) for name in video_ids(40)]
         page = {item.video_id for item in (await stub.Recommend(SLATE)).items}
     stages = [each.lost_at for each in reports]
@@ -123,18 +123,15 @@ async def test_a_video_that_retrieval_lost_is_told_its_score_as_a_candidate(
 )
 @pytest.mark.parametrize("fallback", [False, True])
 async def test_a_video_that_must_not_be_shown_is_told_why_whoever_makes_the_slate(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     video_id: str,
     fields: dict[str, Any],
     lost_at: pb.LostAt.ValueType,
     reason: str,
     fallback: bool,
 ) -> None:
-    candidate = NOWHERE if fallback else candidate_target
-    async with gateway(release, features, candidate, ranking_target) as stub:
+    candidate = NOWHERE if fallback else chain.candidate
+    async with chain.gateway(candidate=candidate) as stub:
         told = await stub.ExplainVideo(asked(video_id, **fields))
     if fallback and video_id == "nowhere":  # the gateway has only the popular list
         lost_at = pb.LOST_AT_RETRIEVAL
@@ -148,18 +145,15 @@ async def test_a_video_that_must_not_be_shown_is_told_why_whoever_makes_the_slat
 
 
 async def test_a_removed_video_is_told_so_even_if_pods_do_not_know_of_it(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
     monkeypatch.setattr(Live, "wait", lambda *_: None)
     gone = {video_key("video-30")}
     monkeypatch.setattr(Takedowns, "among", lambda _, keys: gone & {*keys})
-    for candidate in (candidate_target, NOWHERE):
-        async with gateway(release, features, candidate, ranking_target) as stub:
+    for candidate in (chain.candidate, NOWHERE):
+        async with chain.gateway(candidate=candidate) as stub:
             told = await stub.ExplainVideo(asked("video-30"))
         assert told.lost_at == pb.LOST_AT_BLOCKED
         assert told.reason.startswith("It was removed from the catalogue.")
@@ -200,16 +194,16 @@ async def test_skipped_ranking_tells_the_place_in_the_order_of_retrieval(
 
 
 async def test_pods_of_builds_that_explain_nothing_leave_what_the_gateway_sees(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
     def forget(answer: Any) -> None:
         answer.ClearField("explained")
 
-    candidate_relay, ranking_relay = Relay(candidate_target, forget), Relay(ranking_target, forget)
+    candidate_relay, ranking_relay = Relay(chain.candidate, forget), Relay(chain.ranking, forget)
     async with (
         relaying(candidate_relay) as candidate,
         relaying(ranking_relay) as ranking,
-        gateway(release, features, candidate, ranking) as stub,
+        chain.gateway(candidate=candidate, ranking=ranking) as stub,
     ):
         item = (await stub.Recommend(SLATE)).items[0]
         on_page = await stub.ExplainVideo(asked(item.video_id))
@@ -227,14 +221,14 @@ async def test_pods_of_builds_that_explain_nothing_leave_what_the_gateway_sees(
 
 
 async def test_an_explanation_that_is_garbage_is_a_bad_answer(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
     def spoil(answer: Any) -> None:
         answer.explained.scores[0].values[0] = float("nan")
 
     async with (
-        relaying(Relay(candidate_target, spoil)) as candidate,
-        gateway(release, features, candidate, ranking_target) as stub,
+        relaying(Relay(chain.candidate, spoil)) as candidate,
+        chain.gateway(candidate=candidate) as stub,
     ):
         told = await stub.ExplainVideo(asked("video-30"))
     assert list(told.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
@@ -242,19 +236,16 @@ async def test_an_explanation_that_is_garbage_is_a_bad_answer(
 
 @pytest.mark.parametrize("pods", ["both", "no ranking", "none"])
 async def test_pins_after_the_pages_end_move_nothing(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     tmp_path: Path,
     pods: str,
 ) -> None:
     targets = {
-        "both": (candidate_target, ranking_target),
-        "no ranking": (candidate_target, NOWHERE),
+        "both": (chain.candidate, chain.ranking),
+        "no ranking": (chain.candidate, NOWHERE),
         "none": (NOWHERE, NOWHERE),
     }
-    async with gateway(release, features, *targets[pods]) as stub:
+    async with gateway(chain.release, chain.features, *targets[pods]) as stub:
         longer = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=9))
     names = [item.video_id for item in longer.items]
     rules = tmp_path / "rules.toml"
@@ -265,7 +256,7 @@ async def test_pins_after_the_pages_end_move_nothing(
             for name, position in pins
         )
     )
-    async with gateway(release, features, *targets[pods], rules=rules) as stub:
+    async with gateway(chain.release, chain.features, *targets[pods], rules=rules) as stub:
         page = [item.video_id for item in (await stub.Recommend(SLATE)).items]
         told = {name: await stub.ExplainVideo(asked(name)) for name in names}
     assert page == [*names[:2], names[8], *names[2:4]]

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.builders.chain import gateway
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
-from tests.server.gateway.conftest import gateway
+from vireo.server.gateway import service
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.stages.read_features import PAUSE_SECONDS
 from vireo.server.home import Home
@@ -147,15 +148,19 @@ async def test_while_the_store_is_locked_cached_features_are_used_and_declared(
 
 
 async def test_expired_features_are_not_used(
-    release: Path, own_features: Path, candidate_target: str, ranking_target: str
+    release: Path,
+    own_features: Path,
+    candidate_target: str,
+    ranking_target: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(service, "STALE_FEATURES_SECONDS", 0)
     async with gateway(
         release,
         own_features,
         candidate_target,
         ranking_target,
         features_timeout=TIMEOUT,
-        stale_features_max_age=0,
     ) as stub:
         await ask_until(stub, [])
         with locked(own_features):

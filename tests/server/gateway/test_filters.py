@@ -11,14 +11,14 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from tests.builders.attributes import labels_of, numbers_of
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.filters import condition, expression, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway
 from vireo.server.features.keys import video_key
 from vireo.server.live.live import Live
-from vireo.server.live.overlay import Overlay
+from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.v1 import filter_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
@@ -76,17 +76,14 @@ async def violations(call: Any) -> dict[str, str]:
     ("pods", "degradations"), [("both", []), ("no ranking", SKIPPED), ("none", POPULAR)]
 )
 async def test_a_filter_holds_in_whole_and_degraded_slates(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     asked: filter_pb2.Filter,
     pods: str,
     degradations: list[viewer_pb2.Degradation.ValueType],
 ) -> None:
-    candidate = NOWHERE if pods == "none" else candidate_target
-    ranking = ranking_target if pods == "both" else NOWHERE
-    async with gateway(release, features, candidate, ranking) as stub:
+    candidate = NOWHERE if pods == "none" else chain.candidate
+    ranking = chain.ranking if pods == "both" else NOWHERE
+    async with chain.gateway(candidate=candidate, ranking=ranking) as stub:
         slate = await stub.Recommend(request(asked, explain=True))
         similar = await stub.SimilarVideos(
             pb.SimilarVideosRequest(video_id="video-9", page_size=40, filter=asked)
@@ -101,12 +98,10 @@ async def test_a_filter_holds_in_whole_and_degraded_slates(
 
 
 @pytest.mark.parametrize("pods", ["both", "none"])
-async def test_a_filter_that_nothing_meets_gets_an_empty_slate(
-    release: Path, features: Path, candidate_target: str, ranking_target: str, pods: str
-) -> None:
-    candidate = NOWHERE if pods == "none" else candidate_target
+async def test_a_filter_that_nothing_meets_gets_an_empty_slate(chain: Chain, pods: str) -> None:
+    candidate = NOWHERE if pods == "none" else chain.candidate
     batch = pb.BatchRecommendRequest(viewer_ids=[VIEWER], filter=NOTHING)
-    async with gateway(release, features, candidate, ranking_target) as stub:
+    async with chain.gateway(candidate=candidate) as stub:
         explained = await stub.Recommend(request(NOTHING, explain=True))
         plain = await stub.Recommend(request(NOTHING))
         similar = await stub.SimilarVideos(
@@ -126,11 +121,11 @@ async def test_a_filter_that_nothing_meets_gets_an_empty_slate(
 
 @pytest.mark.parametrize("pods", ["both", "none"])
 async def test_a_slate_is_not_said_to_be_unmet_if_videos_meet_the_filter(
-    release: Path, features: Path, candidate_target: str, ranking_target: str, pods: str
+    chain: Chain, pods: str
 ) -> None:
-    candidate = NOWHERE if pods == "none" else candidate_target
+    candidate = NOWHERE if pods == "none" else chain.candidate
     seen = sorted(allowed(GERMAN))
-    async with gateway(release, features, candidate, ranking_target) as stub:
+    async with chain.gateway(candidate=candidate) as stub:
         some = await stub.Recommend(request(GERMAN))
         excluded = await stub.Recommend(request(GERMAN, excluded_video_ids=seen))
         unfiltered = await stub.Recommend(
@@ -143,12 +138,12 @@ async def test_a_slate_is_not_said_to_be_unmet_if_videos_meet_the_filter(
 
 
 async def test_a_pod_that_does_not_apply_the_filter_is_not_believed(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    relay = Relay(candidate_target, change=lambda answer: answer.ClearField("filtered"))
+    relay = Relay(chain.candidate, change=lambda answer: answer.ClearField("filtered"))
     async with (
         relaying(relay) as candidate,
-        gateway(release, features, candidate, ranking_target) as stub,
+        chain.gateway(candidate=candidate) as stub,
     ):
         slate = await stub.Recommend(request(GERMAN))
         unfiltered = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
@@ -160,12 +155,12 @@ async def test_a_pod_that_does_not_apply_the_filter_is_not_believed(
 
 
 async def test_a_pod_whose_release_cannot_be_filtered_gives_way_to_the_popular_list(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    relay = Relay(candidate_target, code=grpc.StatusCode.INVALID_ARGUMENT)
+    relay = Relay(chain.candidate, code=grpc.StatusCode.INVALID_ARGUMENT)
     async with (
         relaying(relay) as candidate,
-        gateway(release, features, candidate, ranking_target) as stub,
+        chain.gateway(candidate=candidate) as stub,
     ):
         slate = await stub.Recommend(request(GERMAN))
     assert list(slate.degradations) == POPULAR

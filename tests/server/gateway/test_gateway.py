@@ -17,14 +17,13 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from prometheus_client import REGISTRY
 
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway
-from vireo.server.candidate.pipeline import CandidatePipeline
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.pod.admission import waited_seconds
 from vireo.server.ranking.service import RANKING_POD
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.releases.manifest import Manifest
 from vireo.v1 import candidate_pb2, candidate_pb2_grpc, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
@@ -191,9 +190,9 @@ async def test_every_violation_is_listed_by_field(whole: RecommendationServiceAs
 
 
 async def test_a_page_larger_than_the_candidate_count_is_filled(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    async with gateway(release, features, candidate_target, ranking_target, candidates=5) as stub:
+    async with chain.gateway(candidates=5) as stub:
         response = await stub.Recommend(pb.RecommendRequest(viewer_id="x", page_size=20))
         assert len(response.items) == 20
         response = await stub.Recommend(
@@ -274,16 +273,13 @@ def lock(online: Path) -> sqlite3.Connection:
 @pytest.mark.parametrize("damage", [drop_tables, lock])
 async def test_without_features_the_slate_is_that_of_a_cold_start(
     damage: Callable[[Path], sqlite3.Connection],
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     tmp_path: Path,
 ) -> None:
     copy = tmp_path / "features"
-    shutil.copytree(features, copy)
+    shutil.copytree(chain.features, copy)
     async with gateway(
-        release, copy, candidate_target, ranking_target, features_timeout=0.2
+        chain.release, copy, chain.candidate, chain.ranking, features_timeout=0.2
     ) as stub:
         cold = await stub.Recommend(pb.RecommendRequest(viewer_id="nobody"), timeout=60)
         connection = damage(copy / DATASET / "online.db")
@@ -390,17 +386,6 @@ class SilentServer:
         writer.close()
 
 
-async def test_stages_that_hang_leave_time_to_answer_within_the_callers_deadline(
-    release: Path, features: Path
-) -> None:
-    async with (
-        SilentServer() as silent,
-        gateway(release, features, silent, silent) as stub,
-    ):
-        # The caller's deadline is far below the stages' own limits.
-        await answered_in_time(stub, 2, viewer_pb2.DEGRADATION_POPULAR_FALLBACK)
-
-
 async def test_a_ranking_stage_that_hangs_leaves_time_to_answer(
     release: Path, features: Path, candidate_target: str
 ) -> None:
@@ -501,19 +486,6 @@ async def test_one_try_of_an_inner_call_gets_half_of_its_time_and_100_ms_at_leas
                 await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
     per_try_ms = int(recorder.metadata["x-envoy-upstream-rq-per-try-timeout-ms"])
     assert least <= per_try_ms <= most
-
-
-async def test_an_inner_call_says_how_long_it_may_take_so_that_a_pod_knows_how_long_it_has_waited(
-    release: Path, features: Path
-) -> None:
-    recorder = Recorder()
-    async with (
-        recording(recorder) as candidate,
-        gateway(release, features, candidate, NOWHERE, retrieval_timeout=20.0) as stub,
-    ):
-        await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    waited = waited_seconds(tuple(recorder.metadata.items()), left=10.0)
-    assert 5 < waited <= 10, "the stage had up to 20 s"
 
 
 async def test_the_inner_hop_gets_the_request_id_the_trace_and_the_viewers_row(

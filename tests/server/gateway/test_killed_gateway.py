@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2
 
+from tests.builders.chain import Chain
 from tests.builders.process import start, wait_for_health, watched_channel
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.releases.channels import Change
@@ -30,14 +31,11 @@ def wait_until_serving(port: int) -> None:
 
 async def test_each_viewer_comes_once_although_the_gateway_is_killed(
     s3: S3Settings,
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     tmp_path: Path,
 ) -> None:
-    store, release_id = ReleaseStore(s3), Manifest.read(release).release_id
-    store.publish(release)
+    store, release_id = ReleaseStore(s3), Manifest.read(chain.release).release_id
+    store.publish(chain.release)
     store.change_channel("batches", Change(release_id), store.read_channel("batches"))
     base = free_port_base()
     ports = [base, base + 1]
@@ -45,9 +43,9 @@ async def test_each_viewer_comes_once_although_the_gateway_is_killed(
         **s3.environment(),
         "VIREO_CHANNEL": "batches",
         "VIREO_CACHE": str(tmp_path / "cache"),
-        "VIREO_FEATURES": str(features),
-        "VIREO_CANDIDATE_TARGET": candidate_target,
-        "VIREO_RANKING_TARGET": ranking_target,
+        "VIREO_FEATURES": str(chain.features),
+        "VIREO_CANDIDATE_TARGET": chain.candidate,
+        "VIREO_RANKING_TARGET": chain.ranking,
         "VIREO_RELEASE_SWAP_TIMEOUT": "0",
         # Far more than is needed: the machine may be busy.
         "VIREO_FEATURES_TIMEOUT": "20",

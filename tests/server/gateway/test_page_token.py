@@ -111,14 +111,6 @@ def test_a_token_with_any_bit_flipped_is_refused() -> None:
             assert reason(request(forged))
 
 
-def test_a_token_with_any_character_changed_is_refused() -> None:
-    token = issued()
-    for place, character in enumerate(token):
-        for other in "A_9-+/= \0é":
-            if other != character:
-                assert reason(request(token[:place] + other + token[place + 1 :]))
-
-
 def test_a_truncated_or_lengthened_token_is_refused() -> None:
     token = issued()
     for length in range(1, len(token)):

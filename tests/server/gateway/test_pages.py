@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from tests.builders.chain import NOWHERE, gateway
 from tests.builders.filters import condition, message
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.ranking.service import RANKING_POD
 from vireo.v1 import recommendation_pb2 as pb

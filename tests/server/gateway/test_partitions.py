@@ -14,7 +14,7 @@ from vireo.server.event_log.log import EVENTS
 from vireo.server.event_log.settings import EventLogSettings
 
 _GATEWAY = """
-from vireo.server.event_log.open import open_log
+from vireo.server.event_log.jetstream import open_log
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.live.live import Live
 from vireo.server.rpc.server import run_process

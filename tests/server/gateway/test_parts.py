@@ -15,7 +15,7 @@ from vireo.server.features.keys import video_key
 from vireo.server.gateway.fallback import PopularList
 from vireo.server.gateway.query import ANSWER_SECONDS, RecommendQuery
 from vireo.server.gateway.stages.answer import ranked_slate, sources_of
-from vireo.server.gateway.stages.retrieve import retrieve_request
+from vireo.server.gateway.stages.pods import retrieve_request
 from vireo.server.pod.viewer import decode_viewer
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.rpc.errors import RpcError

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.builders.chain import Chain, gateway
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.tiny_home import VIEWER
-from tests.server.gateway.conftest import gateway
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.pod import Pod
@@ -47,19 +46,16 @@ async def ask_until(
     ("kind", "declared"), [(CANDIDATE_POD, [POPULAR]), (RANKING_POD, [SKIPPED])]
 )
 async def test_pods_that_are_back_are_used_again(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     kind: Pod[Any],
     declared: Degradations,
 ) -> None:
     port = free_port_base()
-    targets = {"candidate": candidate_target, "ranking": ranking_target}
+    targets = {"candidate": chain.candidate, "ranking": chain.ranking}
     targets[kind.kind] = f"127.0.0.1:{port}"
-    async with gateway(release, features, **targets) as stub:
+    async with gateway(chain.release, chain.features, **targets) as stub:
         for _ in range(2):
             await ask_until(stub, declared)
-            async with serving(kind, release, settings=rpc_settings(port=port)):
+            async with serving(kind, chain.release, settings=rpc_settings(port=port)):
                 await ask_until(stub, [])
         await ask_until(stub, declared)

@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 
 from tests.builders.catalogue import change, key_of, removed
+from tests.builders.chain import NOWHERE, Chain, gateway, gateway_settings
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway, gateway_settings
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import REMOVED
 from vireo.server.features.keys import video_key
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.live.live import Live
-from vireo.server.live.takedowns import Takedowns
+from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
@@ -42,10 +42,7 @@ WHOLE = pb.RecommendRequest(viewer_id=VIEWER, page_size=37)
     ],
 )
 async def test_removed_videos_are_in_no_slate(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     pods: str,
     degradations: list[viewer_pb2.Degradation.ValueType],
     monkeypatch: pytest.MonkeyPatch,
@@ -54,9 +51,9 @@ async def test_removed_videos_are_in_no_slate(
     monkeypatch.setenv("VIREO_NATS_URL", "nats://127.0.0.1:1")
     monkeypatch.setattr(Live, "wait", lambda *_: None)
     monkeypatch.setattr(Takedowns, "among", lambda _, keys: down & {*keys})
-    candidate = NOWHERE if pods == "none" else candidate_target
-    ranking = ranking_target if pods == "both" else NOWHERE
-    async with gateway(release, features, candidate, ranking) as stub:
+    candidate = NOWHERE if pods == "none" else chain.candidate
+    ranking = chain.ranking if pods == "both" else NOWHERE
+    async with chain.gateway(candidate=candidate, ranking=ranking) as stub:
         first = [item.video_id for item in (await stub.Recommend(SLATE)).items]
         gone = set(first[::2])
         down.update(map(video_key, gone))
@@ -72,14 +69,14 @@ async def test_removed_videos_are_in_no_slate(
 
 
 async def test_without_a_log_what_a_release_says_is_taken_down_is_in_no_slate(
-    release: Path, features: Path, candidate_target: str, ranking_target: str, tmp_path: Path
+    chain: Chain, tmp_path: Path
 ) -> None:
     first = next(name for name in video_ids(40) if name not in WATCHED)
     takedowns, folder = Takedowns(), tmp_path / "release"
-    shutil.copytree(release, folder)
+    shutil.copytree(chain.release, folder)
     takedowns.take([removed(1, first)])
     takedowns.write(folder / TAKEDOWNS)
-    async with gateway(folder, features, candidate_target, ranking_target) as stub:
+    async with gateway(folder, chain.features, chain.candidate, chain.ranking) as stub:
         slate = await stub.Recommend(WHOLE)
     assert not slate.degradations
     assert {item.video_id for item in slate.items} == {*video_ids(40)} - {*WATCHED, first}

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.builders.attributes import labels_of, numbers_of
+from tests.builders.chain import NOWHERE, Chain
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway
 from vireo.server.gateway.release import GatewayRelease
-from vireo.server.gateway.rule_problems import BadRulesError
+from vireo.server.gateway.rule_tables import BadRulesError
 from vireo.server.gateway.rules import SiteRules, parse_rules
 from vireo.server.gateway.rules_file import LOADS, VALID, RulesFile
 from vireo.v1 import recommendation_pb2 as pb
@@ -74,11 +74,13 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pods(release: Path, features: Path, candidate_target: str, ranking_target: str) -> Any:
+def pods(
+    chain: Chain,
+) -> Any:
     def started(
-        file: Path, candidate: str = candidate_target, ranking: str = ranking_target, **changes: Any
+        file: Path, candidate: str = chain.candidate, ranking: str = chain.ranking, **changes: Any
     ) -> Any:
-        return gateway(release, features, candidate, ranking, rules=file, **changes)
+        return chain.gateway(candidate=candidate, ranking=ranking, rules=file, **changes)
 
     return started
 

@@ -12,9 +12,9 @@ import grpc
 import pytest
 import structlog
 
+from tests.builders.chain import Chain, gateway_settings
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
-from tests.server.gateway.conftest import gateway_settings
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.gateway.stages.call import TRY_HEADER
 from vireo.v1 import ranking_pb2
@@ -95,9 +95,9 @@ async def recommend_until(
 
 
 async def test_repeated_requests_are_compared_and_shown(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    targets = (release, features, candidate_target, ranking_target)
+    targets = (chain.release, chain.features, chain.candidate, chain.ranking)
     async with gateway_channel(*targets, shadow_share=1.0) as channel:
         stub = RecommendationServiceStub(channel)
         for _ in range(5):
@@ -117,9 +117,9 @@ async def test_repeated_requests_are_compared_and_shown(
 
 
 async def test_share_of_zero_repeats_nothing(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    targets = (release, features, candidate_target, ranking_target)
+    targets = (chain.release, chain.features, chain.candidate, chain.ranking)
     async with gateway_channel(*targets) as channel:
         await RecommendationServiceStub(channel).Recommend(pb.RecommendRequest(viewer_id=VIEWER))
         release_state = await ReleaseServiceStub(channel).GetServingRelease(
@@ -140,18 +140,15 @@ def of_another_release(answer: Answer) -> None:
     ("change", "garbage"), [(without_scores, True), (of_another_release, False)]
 )
 async def test_incomparable_responses_are_counted_and_others_compared(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
+    chain: Chain,
     change: Callable[[Answer], None],
     garbage: bool,
 ) -> None:
     with structlog.testing.capture_logs() as logs:
         async with (
-            shadow_ranking(ranking_target, change) as (ranking, _),
+            shadow_ranking(chain.ranking, change) as (ranking, _),
             gateway_channel(
-                release, features, candidate_target, ranking, shadow_share=1.0
+                chain.release, chain.features, chain.candidate, ranking, shadow_share=1.0
             ) as channel,
         ):
             # More than there are workers: none has ended.
@@ -162,15 +159,15 @@ async def test_incomparable_responses_are_counted_and_others_compared(
 
 
 async def test_a_shadow_that_viewers_would_not_wait_for_is_measured(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
     limit = 1.0
     async with (
-        shadow_ranking(ranking_target, delay=1.3 * limit) as (ranking, pod),
+        shadow_ranking(chain.ranking, delay=1.3 * limit) as (ranking, pod),
         gateway_channel(
-            release,
-            features,
-            candidate_target,
+            chain.release,
+            chain.features,
+            chain.candidate,
             ranking,
             shadow_share=1.0,
             ranking_timeout=limit,

@@ -15,17 +15,16 @@ import grpc
 import pytest
 
 from tests.builders.busy import busy
+from tests.builders.chain import gateway_settings
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
-from tests.server.gateway.conftest import gateway_settings
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.gateway.service import NAME, gateway_pod
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.pod import pod
-from vireo.server.pod.admission import QUEUE_TARGET, Admission
 from vireo.server.pod.run_queue import RunQueue
-from vireo.server.pod.slots import Slots
+from vireo.server.rpc.admission import Slots
 from vireo.server.rpc.caller import CALLER
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
@@ -53,9 +52,10 @@ async def gateway_before(
         _,
     ):
         settings = gateway_settings(features, f"127.0.0.1:{server.port}", ranking)
-        async with serving(
-            gateway_pod(settings), release, max_calls=max_calls, queue_target=QUEUE_TARGET
-        ) as (_, channel):
+        async with serving(gateway_pod(settings), release, max_calls=max_calls, shedding=True) as (
+            _,
+            channel,
+        ):
             yield RecommendationServiceStub(channel)
 
 
@@ -129,7 +129,7 @@ async def test_calls_that_are_cancelled_at_random_leave_nothing_under_way(
     chance = random.Random(7)
     async with serving(CANDIDATE_POD, release) as (candidates, _):
         settings = gateway_settings(features, f"127.0.0.1:{candidates.port}", ranking_target)
-        async with serving(gateway_pod(settings), release, queue_target=QUEUE_TARGET) as (
+        async with serving(gateway_pod(settings), release, shedding=True) as (
             server,
             channel,
         ):
@@ -144,8 +144,7 @@ async def test_calls_that_are_cancelled_at_random_leave_nothing_under_way(
                 await asyncio.gather(*tasks)
             await until(lambda: server.under_way == 0)
             admission = server._guard.limits[NAME].admission
-            assert isinstance(admission, Admission)
+            assert admission is not None
             slots = admission.slots
-            assert slots is not None
             assert (admission.under_way, slots.held, slots.waiting) == (0, 0, 0)
             assert (await stub.Recommend(REQUEST)).items

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import grpc
 import pytest
 
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway
 from vireo.server.features.keys import video_key
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
@@ -66,9 +66,9 @@ async def test_similar_videos_need_no_feature_store_and_degrade_to_the_popular_l
 
 
 async def test_a_session_reaches_retrieval_as_keys_and_weights_by_action(
-    release: Path, features: Path, candidate_target: str, ranking_target: str
+    chain: Chain,
 ) -> None:
-    relay = Relay(candidate_target)
+    relay = Relay(chain.candidate)
     session = [
         pb.SessionVideo(video_id="a"),
         pb.SessionVideo(video_id="b", action=pb.SESSION_ACTION_OPENED),
@@ -77,7 +77,7 @@ async def test_a_session_reaches_retrieval_as_keys_and_weights_by_action(
     ]
     async with (
         relaying(relay) as candidate,
-        gateway(release, features, candidate, ranking_target) as stub,
+        chain.gateway(candidate=candidate) as stub,
     ):
         slate = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, session=session))
     assert not slate.degradations

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import REGISTRY
 
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.tiny_home import VIEWER
-from tests.server.gateway.conftest import NOWHERE, gateway
 from vireo.server.gateway.slate_metrics import Coverage
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import Source
@@ -93,12 +93,8 @@ async def test_without_candidate_pods_slates_are_degraded_and_the_popular_list_i
     assert timed(grown) == ["features", "retrieval", "answer"]
 
 
-async def test_a_stage_without_time_counts_as_skipped(
-    release: Path, features: Path, candidate_target: str, ranking_target: str, grown: Grown
-) -> None:
-    async with gateway(
-        release, features, candidate_target, ranking_target, features_timeout=0.0001
-    ) as stub:
+async def test_a_stage_without_time_counts_as_skipped(chain: Chain, grown: Grown) -> None:
+    async with chain.gateway(features_timeout=0.0001) as stub:
         await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
     skipped = {"service": "gateway", "stage": "features", "reason": "skipped"}
     assert grown("vireo_stage_failures_total", **skipped) == 1

@@ -14,11 +14,11 @@ import grpc.aio
 import pytest
 import structlog
 
+from tests.builders.chain import NOWHERE
 from tests.builders.loading import serves
 from tests.builders.pods import running_pod
 from tests.builders.releases import build_release
 from tests.builders.waiting import until
-from tests.server.gateway.conftest import NOWHERE
 from vireo.server.gateway.turn import InnerPods
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.releases.channels import Change

@@ -15,31 +15,30 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.builders.attributes import DECLARED
 from tests.builders.catalogue import upserted
+from tests.builders.chain import NOWHERE, gateway
 from tests.builders.clock import Clock
 from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
-from tests.server.gateway.conftest import NOWHERE, gateway
-from vireo.server.candidate.pipeline import CandidatePipeline
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.features.keys import video_key
-from vireo.server.filters.declared import PUBLISHED, Declared
 from vireo.server.gateway import service
 from vireo.server.gateway.fallback import PopularList
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease
-from vireo.server.live.overlay import Overlay
+from vireo.server.recommend.catalogue.overlay import Overlay
+from vireo.server.recommend.filters.declared import PUBLISHED, Declared
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
-    from vireo.server.gateway.stages.rank import RankingCall
+    from vireo.server.gateway.stages.pods import RankingCall, RetrievalCall
     from vireo.server.gateway.stages.read_features import ReadFeatures
-    from vireo.server.gateway.stages.retrieve import RetrievalCall
 
 NOON = 4_000_000_000
 SOON = [name for name in video_ids(40) if name not in WATCHED][:6:2]

@@ -14,14 +14,13 @@ import grpc.aio
 import numpy as np
 import pytest
 from google.protobuf import text_format
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
 from tests.builders.inference import golden, infer_request, output_of
-from tests.builders.releases import VECTOR_SIZE, build_release, poison_model
+from tests.builders.refusals import failure_of, refusal, violations_of
+from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 from vireo.inference import model_config_pb2
@@ -69,13 +68,6 @@ def ranker_request(folder: Path, *, raw: bool = False, **fields: Any) -> pb.Mode
     return infer_request("ranker", golden(folder, RANKER.golden)[0], raw=raw, **fields)
 
 
-async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
-    """The code and message of a call that fails."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value.code(), caught.value.details() or ""
-
-
 def place_of(request: pb.ModelInferRequest, name: str) -> int:
     return [tensor.name for tensor in request.inputs].index(name)
 
@@ -107,17 +99,27 @@ async def test_a_response_has_model_version_id_and_release(
 
 
 @CASES
-async def test_metadata_equals_the_releases_triton_config(release_folder: Path, case: Case) -> None:
+async def test_descriptions_equal_the_releases_triton_config(
+    release_folder: Path, case: Case
+) -> None:
+    written = text_format.Parse(
+        (release_folder / case.model / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
+    )
     async with serving(case.pod, release_folder) as (_, channel):
-        metadata = await stub_of(channel).ModelMetadata(pb.ModelMetadataRequest(name=case.model))
-    text = (release_folder / case.model / "config.pbtxt").read_text()
-    config = text_format.Parse(text, model_config_pb2.ModelConfig())
-    for tensors, declared in ((metadata.inputs, config.input), (metadata.outputs, config.output)):
-        assert [(each.name, f"TYPE_{each.datatype}", list(each.shape)) for each in tensors] == [
-            (each.name, model_config_pb2.DataType.Name(each.data_type), list(each.dims))
-            for each in declared
+        stub = stub_of(channel)
+        for version in ("", "1"):
+            request = pb.ModelConfigRequest(name=case.model, version=version)
+            assert (await stub.ModelConfig(request)).config == written
+        metadata = await stub.ModelMetadata(pb.ModelMetadataRequest(name=case.model))
+    for tensors, described in (
+        (metadata.inputs, written.input),
+        (metadata.outputs, written.output),
+    ):
+        assert [(each.name, f"TYPE_{each.datatype}", [*each.shape]) for each in tensors] == [
+            (each.name, model_config_pb2.DataType.Name(each.data_type), [*each.dims])
+            for each in described
         ]
-    assert (metadata.name, list(metadata.versions), metadata.platform) == (
+    assert (metadata.name, [*metadata.versions], metadata.platform) == (
         case.model,
         ["1"],
         "onnxruntime_onnx",
@@ -158,8 +160,13 @@ async def test_another_model_or_version_is_not_found(
     ranking: Any, name: str, version: str, message: str
 ) -> None:
     asked = pb.ModelMetadataRequest(name=name, version=version)
+    config = pb.ModelConfigRequest(name=name, version=version)
     infer = pb.ModelInferRequest(model_name=name, model_version=version)
-    for call in (ranking.ModelMetadata(asked), ranking.ModelInfer(infer)):
+    for call in (
+        ranking.ModelMetadata(asked),
+        ranking.ModelConfig(config),
+        ranking.ModelInfer(infer),
+    ):
         code, said = await refusal(call)
         assert code is grpc.StatusCode.NOT_FOUND
         assert message in said
@@ -194,169 +201,12 @@ async def test_a_pod_that_drains_is_not_ready_and_still_answers(release_folder: 
         server._settings = rpc_settings()  # so that the builder's own drain is short
 
 
-async def test_after_that_new_calls_are_refused_and_those_under_way_answered(
-    release_folder: Path,
-) -> None:
-    queue = RunQueue()
-    request = ranker_request(release_folder)
-    async with serving(RANKING_POD, release_folder, queue=queue) as (server, channel):
-        stub = stub_of(channel)
-        async with busy(queue):
-            under_way = asyncio.ensure_future(stub.ModelInfer(request))
-            await until(lambda: queue.queued == 2)
-            draining = asyncio.create_task(server.drain())
-
-            async def late() -> tuple[grpc.StatusCode, str]:
-                return await refusal(stub.ModelInfer(request, timeout=0.5))
-
-            async with asyncio.timeout(60):
-                while (refused := await late())[0] is not grpc.StatusCode.UNAVAILABLE:
-                    pass  # the drain begins
-        assert (await under_way).outputs
-        await draining
-    assert refused == (grpc.StatusCode.UNAVAILABLE, "this server shuts down; retry on another one")
-
-
-def rename(request: pb.ModelInferRequest, name: str, new: str) -> None:
-    request.inputs[place_of(request, name)].name = new
-
-
-def retype(request: pb.ModelInferRequest, name: str, datatype: str) -> None:
-    request.inputs[place_of(request, name)].datatype = datatype
-
-
-def reshape(request: pb.ModelInferRequest, name: str, *shape: int) -> None:
-    request.inputs[place_of(request, name)].shape[:] = shape
-
-
-def drop(request: pb.ModelInferRequest, name: str) -> None:
-    place = place_of(request, name)
-    del request.inputs[place]
-    if request.raw_input_contents:
-        del request.raw_input_contents[place]
-
-
-def repeat(request: pb.ModelInferRequest, name: str) -> None:
-    place = place_of(request, name)
-    request.inputs.append(request.inputs[place])
-    if request.raw_input_contents:
-        request.raw_input_contents.append(request.raw_input_contents[place])
-
-
-WRONG: list[tuple[Any, list[str]]] = [
-    (
-        lambda request: rename(request, "attributes", "mood"),
-        [
-            "inputs[7].name: ranker has no input 'mood'",
-            "inputs: input 'attributes' is missing; it is INT64 of sizes [batch, 16]",
-        ],
-    ),
-    (
-        lambda request: drop(request, "viewer_features"),
-        ["inputs: input 'viewer_features' is missing; it is FP32 of sizes [batch, 2]"],
-    ),
-    (
-        lambda request: repeat(request, "attributes"),
-        ["inputs[8].name: input 'attributes' is given twice"],
-    ),
-    (
-        lambda request: retype(request, "attributes", "INT32"),
-        ["inputs[7].datatype: input 'attributes' must be INT64, is 'INT32'"],
-    ),
-    (
-        lambda request: retype(request, "history_vectors", ""),
-        ["inputs[4].datatype: input 'history_vectors' must be FP32, is ''"],
-    ),
-    (
-        lambda request: reshape(request, "history_vectors", 1, 2, VECTOR_SIZE + 1),
-        [
-            "inputs[4].shape: input 'history_vectors' must have sizes [batch, history, 8], "
-            "each 1 or more, has [1, 2, 9]"
-        ],
-    ),
-    (
-        lambda request: reshape(request, "history_vectors", 2, VECTOR_SIZE),
-        [
-            "inputs[4].shape: input 'history_vectors' must have sizes [batch, history, 8], "
-            "has 2 sizes"
-        ],
-    ),
-    (
-        lambda request: reshape(request, "history_vectors", 1, 0, VECTOR_SIZE),
-        ["inputs[4].shape: input 'history_vectors'", "has [1, 0, 8]"],
-    ),
-    (
-        lambda request: reshape(request, "history_vectors", 1, -1, VECTOR_SIZE),
-        ["inputs[4].shape: input 'history_vectors'", "has [1, -1, 8]"],
-    ),
-    (
-        lambda request: reshape(request, "attributes"),
-        ["inputs[7].shape: input 'attributes' must have sizes [batch, 16], has 0 sizes"],
-    ),
-    (
-        lambda request: reshape(request, "match_features", 1, 4, 1),
-        [
-            "inputs[3].shape: size candidates of input 'match_features' is 4, "
-            "of input 'candidate_vectors' it is 5"
-        ],
-    ),
-    (
-        lambda request: reshape(request, "history_vectors", 1, 51, VECTOR_SIZE),
-        ["inputs[4].shape: size history of input 'history_vectors' is 51, more than 50"],
-    ),
-    (
-        lambda request: reshape(request, "history_vectors", 1, 2**62, VECTOR_SIZE),
-        [f"size history of input 'history_vectors' is {2**62}, more than 50"],
-    ),
-    (
-        lambda request: request.outputs.add(name="vectors"),
-        ["outputs[0].name: ranker has no output 'vectors', only 'scores'"],
-    ),
-    (
-        lambda request: (
-            request.outputs.add(name="scores")
-            .parameters["classification"]
-            .MergeFrom(pb.InferParameter(int64_param=3))
-        ),
-        ["outputs[0].parameters: 'scores' has classification, which isn't supported here"],
-    ),
-    (
-        lambda request: (
-            request.inputs[3]
-            .parameters["shared_memory_region"]
-            .MergeFrom(pb.InferParameter(string_param="mine"))
-        ),
-        ["inputs[3].parameters: 'match_features' has shared_memory_region"],
-    ),
-]
-
-
-@pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
-@pytest.mark.parametrize(("spoil", "messages"), WRONG)
-async def test_invalid_inputs_are_rejected_by_name(
-    release_folder: Path, ranking: Any, spoil: Any, messages: list[str], *, raw: bool
-) -> None:
-    request = ranker_request(release_folder, raw=raw)
-    spoil(request)
-    code, said = await refusal(ranking.ModelInfer(request))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    for message in messages:
-        assert message in said
-
-
 async def test_all_that_is_wrong_is_listed_in_details(release_folder: Path, ranking: Any) -> None:
     request = ranker_request(release_folder)
-    retype(request, "attributes", "BYTES")
-    retype(request, "match_features", "FP16")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await ranking.ModelInfer(request)
-    packed = dict(caught.value.trailing_metadata() or ())["grpc-status-details-bin"]
-    assert isinstance(packed, bytes)
-    bad = error_details_pb2.BadRequest()
-    [detail] = status_pb2.Status.FromString(packed).details
-    assert detail.Unpack(bad)
-    fields = [violation.field for violation in bad.field_violations]
-    assert fields == ["inputs[3].datatype", "inputs[7].datatype"]
+    request.inputs[7].datatype = "BYTES"
+    request.inputs[3].datatype = "FP16"
+    error = await failure_of(ranking.ModelInfer(request))
+    assert [*violations_of(error)] == ["inputs[3].datatype", "inputs[7].datatype"]
 
 
 async def test_values_of_another_number_or_field_are_refused(
@@ -378,39 +228,12 @@ async def test_values_of_another_number_or_field_are_refused(
         assert message in said
 
 
-async def test_raw_values_of_another_length_are_refused(release_folder: Path, ranking: Any) -> None:
-    request = ranker_request(release_folder, raw=True)
-    request.raw_input_contents[3] += b"\0"
-    request.raw_input_contents[7] = b""
-    code, said = await refusal(ranking.ModelInfer(request))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "raw_input_contents[3]: input 'match_features' of shape [1, 5, 1] must have 20" in said
-    assert "bytes, has 21" in said
-    assert "raw_input_contents[7]: input 'attributes'" in said
-    del request.raw_input_contents[5:]
-    code, said = await refusal(ranking.ModelInfer(request))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert said == "raw_input_contents: must have one item for each of the 8 inputs, has 5"
-
-
 async def test_values_both_raw_and_typed_are_refused(release_folder: Path, ranking: Any) -> None:
     request = ranker_request(release_folder, raw=True)
     request.inputs[5].contents.int64_contents.append(2)
     code, said = await refusal(ranking.ModelInfer(request))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert "inputs[5].contents: input 'history_lengths' has contents" in said
-
-
-@pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-async def test_values_that_are_not_finite_are_refused(
-    release_folder: Path, ranking: Any, value: float, *, raw: bool
-) -> None:
-    inputs = golden(release_folder, RANKER.golden)[0]
-    inputs["match_features"] = np.full((1, 5, 1), value, np.float32)
-    code, said = await refusal(ranking.ModelInfer(infer_request("ranker", inputs, raw=raw)))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert said == "inputs[3]: every value of input 'match_features' must be finite"
 
 
 async def test_an_id_out_of_bounds_is_rejected_with_the_runtimes_error(
@@ -439,13 +262,6 @@ async def test_outputs_may_be_named_and_repeated(release_folder: Path, ranking: 
     for _ in range(2):
         request.outputs.add(name="scores")
     assert [output.name for output in (await ranking.ModelInfer(request)).outputs] == ["scores"]
-
-
-async def test_inputs_may_come_in_any_order(release_folder: Path, ranking: Any) -> None:
-    inputs, outputs = golden(release_folder, RANKER.golden)
-    backwards = dict(reversed(inputs.items()))
-    answer = await ranking.ModelInfer(infer_request("ranker", backwards, raw=True))
-    assert np.abs(output_of(answer) - outputs["scores"]).max() < layout.GOLDEN_TOLERANCE
 
 
 def widened(folder: Path, batch: int, candidates: int, history: int) -> pb.ModelInferRequest:
@@ -484,70 +300,6 @@ async def test_the_tower_accepts_histories_up_to_the_releases_limit(release_fold
                 assert (await call).outputs
             else:
                 assert (await refusal(call))[0] is code
-
-
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        (
-            pb.ModelInferRequest(inputs=[Input()] * 65),
-            "inputs: must contain no more than 64 item(s)",
-        ),
-        (
-            pb.ModelInferRequest(raw_input_contents=[b""] * 65),
-            "raw_input_contents: must contain no more than 64 item(s)",
-        ),
-        (pb.ModelInferRequest(inputs=[Input(shape=[1] * 65)]), "inputs[0].shape"),
-        (pb.ModelInferRequest(model_name="x" * 257), "model_name: must be at most 256 bytes"),
-        (pb.ModelInferRequest(inputs=[Input(name="x" * 257)]), "inputs[0].name"),
-        (
-            pb.ModelInferRequest(
-                parameters={str(n): pb.InferParameter(bool_param=True) for n in range(65)}
-            ),
-            "parameters: map must be at most 64 entries",
-        ),
-    ],
-)
-async def test_more_than_any_model_needs_is_refused_by_the_contract(
-    ranking: Any, request_: pb.ModelInferRequest, message: str
-) -> None:
-    code, said = await refusal(ranking.ModelInfer(request_))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message in said
-
-
-async def test_errors_fit_into_trailers_for_any_names(ranking: Any) -> None:
-    names = ["\N{PILE OF POO}" * 64, *("\u202e" * 85 for _ in range(31))]
-    request = pb.ModelInferRequest(
-        model_name="ranker",
-        inputs=[Input(name=name) for name in names],
-        outputs=[Output(name=name) for name in names],
-    )
-    code, said = await refusal(ranking.ModelInfer(request))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "ranker has no input '\\U0001f4a9" in said
-
-
-async def test_bytes_that_are_no_message_are_invalid(release_folder: Path) -> None:
-    async with serving(RANKING_POD, release_folder) as (_, channel):
-        method: Any = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-        code, said = await refusal(method(b"\xff\xff\xff\xff not a message"))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "the request can't be parsed" in said
-
-
-async def test_calls_have_request_ids_and_are_counted(release_folder: Path, ranking: Any) -> None:
-    def count(code: str) -> float:
-        labels = {"method": f"/{SERVICE}/ModelInfer", "code": code}
-        return REGISTRY.get_sample_value("vireo_rpcs_total", labels) or 0.0
-
-    before = count("OK"), count("NOT_FOUND")
-    metadata = (("x-request-id", "caller-7"),)
-    call = ranking.ModelInfer(ranker_request(release_folder), metadata=metadata)
-    await call
-    assert dict(await call.trailing_metadata())["x-request-id"] == "caller-7"
-    await refusal(ranking.ModelInfer(pb.ModelInferRequest(model_name="x"), metadata=metadata))
-    assert (count("OK"), count("NOT_FOUND")) == (before[0] + 1, before[1] + 1)
 
 
 async def test_a_model_waits_in_the_pods_queue_and_is_shed_with_it(release_folder: Path) -> None:

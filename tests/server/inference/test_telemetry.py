@@ -7,7 +7,7 @@ import sys
 
 
 def test_onnx_runtime_starts_no_thread_that_reports() -> None:
-    assert _threads_after("vireo.server.inference.model") == _threads_after("vireo.server.arrays")
+    assert _threads_after("vireo.server.models.model") == _threads_after("vireo.server.arrays")
 
 
 def _threads_after(module: str) -> str:

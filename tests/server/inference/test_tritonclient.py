@@ -1,4 +1,4 @@
-"""Triton's own client gets metadata, answers and proper errors from a ranking pod."""
+"""Triton's own clients, and its load generator, against a ranking pod."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.builders.inference import golden
+from tests.builders.inference_http import HttpPod, serving_http
 from tests.builders.rpc import serving
 from tests.builders.triton import CHECKOUT, output, triton_environment
 from vireo.server.ranking.service import RANKING_POD
@@ -24,103 +25,115 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def environment() -> Path:
-    """The Python that has tritonclient."""
-    return triton_environment() / "python"
+def programs() -> Path:
+    return triton_environment()
+
+
+@pytest.fixture(scope="module", params=["grpc", "http"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
 
 
 @pytest.fixture(scope="module")
-def results(environment: Path, release_folder: Path) -> dict[str, Any]:
+def results(programs: Path, release_folder: Path, protocol: str) -> dict[str, Any]:
     """Responses of a ranking pod to the client."""
 
     async def ask() -> str:
-        async with serving(RANKING_POD, release_folder) as (server, _):
-            address = f"127.0.0.1:{server.port}"
+        async with serving_http(RANKING_POD, release_folder) as pod:
+            address = f"127.0.0.1:{_port(pod, protocol)}"
+            goldens = release_folder / layout.GOLDEN_RANKER
             # -I: none of this process's paths.
-            return await output(
-                environment, "-I", SCRIPT, address, release_folder / layout.GOLDEN_RANKER
-            )
+            return await output(programs / "python", "-I", SCRIPT, protocol, address, goldens)
 
     found: dict[str, Any] = json.loads(asyncio.run(ask()))
     return found
 
 
+def _port(pod: HttpPod, protocol: str) -> int:
+    return pod.server.port if protocol == "grpc" else pod.port
+
+
 def test_the_client_sees_the_pod_and_its_model(results: dict[str, Any]) -> None:
-    assert (results["live"], results["ready"], results["model_ready"]) == (
-        True,
-        True,
-        [True, False],
-    )
+    assert (results["live"], results["ready"]) == (True, True)
+    assert results["model_ready"] == [True, False]
     assert results["server"]["name"] == "vireo"
-    model = results["model"]
+    model, config = results["model"], results["config"]
     assert (model["name"], model["versions"], model["platform"]) == (
         "ranker",
         ["1"],
         "onnxruntime_onnx",
     )
-    inputs = {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in model["inputs"]}
-    assert inputs["history_vectors"] == ("FP32", ["-1", "-1", "8"])
-    assert inputs["attributes"] == ("INT64", ["-1", "16"])
-    assert len(inputs) == 8
-    assert model["outputs"] == [{"name": "scores", "datatype": "FP32", "shape": ["-1", "-1", "2"]}]
+    sizes = {
+        tensor["name"]: (tensor["datatype"], [int(size) for size in tensor["shape"]])
+        for tensor in (*model["inputs"], *model["outputs"])
+    }
+    assert sizes["history_vectors"] == ("FP32", [-1, -1, 8])
+    assert sizes["attributes"] == ("INT64", [-1, 16])
+    assert sizes["scores"] == ("FP32", [-1, -1, 2])
+    assert len(sizes) == 9
+    assert [each["name"] for each in config["input"]] == [each["name"] for each in model["inputs"]]
+    assert config["output"][0]["data_type"] == "TYPE_FP32"
 
 
-@pytest.mark.parametrize("form", ["raw", "typed"])
-def test_the_client_gets_the_golden_scores(
-    results: dict[str, Any], release_folder: Path, form: str
+def test_the_client_gets_the_golden_scores_in_each_form(
+    results: dict[str, Any], release_folder: Path
 ) -> None:
     wanted = golden(release_folder, layout.GOLDEN_RANKER)[1]["scores"]
-    assert np.shape(results[form]) == wanted.shape
-    assert np.abs(np.array(results[form]) - wanted).max() < layout.GOLDEN_TOLERANCE
+    for scores in results["scores"]:
+        assert np.shape(scores) == wanted.shape
+        assert np.abs(np.array(scores) - wanted).max() < layout.GOLDEN_TOLERANCE
+    assert results["id"] == "mine"
+    assert results["release"] in ("tiny-1", {"string_param": "tiny-1"})
 
 
-def test_answers_are_in_the_form_of_the_request(results: dict[str, Any]) -> None:
-    assert (results["raw_bytes"], results["typed_values"]) == (5 * 2 * 4, 5 * 2)
-    assert (results["id"], results["release"]) == ("mine", "tiny-1")
-
-
-@pytest.mark.parametrize("form", [0, 1], ids=["raw", "typed"])
 @pytest.mark.parametrize(
-    ("mistake", "message"),
+    ("mistake", "codes", "message"),
     [
-        ("wrong_name", "ranker has no input 'viewer_mood'"),
-        ("wrong_shape", "input 'viewer_features' must have sizes [batch, 2]"),
-        ("wrong_dtype", "input 'viewer_features' must be FP32, is 'FP64'"),
-        ("missing", "input 'viewer_features' is missing; it is FP32 of sizes [batch, 2]"),
+        ("wrong_name", ("INVALID_ARGUMENT", 400), "ranker has no input 'viewer_mood'"),
+        ("wrong_shape", ("INVALID_ARGUMENT", 400), "'viewer_features' must have sizes [batch, 2]"),
+        ("wrong_dtype", ("INVALID_ARGUMENT", 400), "'viewer_features' must be FP32, is 'FP64'"),
+        ("missing", ("INVALID_ARGUMENT", 400), "input 'viewer_features' is missing; it is FP32 of"),
+        ("no_model", ("NOT_FOUND", 404), "there is no model 'other' here"),
+        ("no_version", ("NOT_FOUND", 404), "there is no version '2'"),
+        ("no_load", ("UNIMPLEMENTED", 404), ""),
+        ("no_statistics", ("UNIMPLEMENTED", 404), ""),
     ],
 )
-def test_a_mistake_is_an_invalid_argument_that_names_the_input(
-    results: dict[str, Any], mistake: str, message: str, form: int
+def test_a_mistake_is_refused_and_named(
+    results: dict[str, Any], protocol: str, mistake: str, codes: tuple[str, int], message: str
 ) -> None:
-    status, said = results[mistake][form]
-    assert status == "StatusCode.INVALID_ARGUMENT"
+    status, said = results[mistake]
+    assert status == (f"StatusCode.{codes[0]}" if protocol == "grpc" else str(codes[1]))
     assert message in said
 
 
-def test_another_model_or_version_is_not_found(results: dict[str, Any]) -> None:
-    assert results["no_model"][0] == results["no_version"][0] == "StatusCode.NOT_FOUND"
-
-
-def test_other_methods_are_unimplemented(results: dict[str, Any]) -> None:
-    assert results["no_load"][0] == "StatusCode.UNIMPLEMENTED"
-    assert results["no_statistics"][0] == "StatusCode.UNIMPLEMENTED"
-
-
-def test_the_client_reads_the_configuration(results: dict[str, Any]) -> None:
-    config = results["config"]
-    assert (config["name"], config["platform"]) == ("ranker", "onnxruntime_onnx")
-    assert [each["name"] for each in config["input"]] == [
-        each["name"] for each in results["model"]["inputs"]
+async def test_the_load_generator_measures_a_pod(
+    programs: Path, release_folder: Path, protocol: str
+) -> None:
+    program = programs / "perf_analyzer"
+    if not program.exists():
+        pytest.skip("perf_analyzer can't be installed here: it needs glibc 2.38")
+    inputs = golden(release_folder, layout.GOLDEN_RANKER)[0]
+    shapes = [
+        part
+        for name, array in inputs.items()
+        for part in ("--shape", f"{name}:{','.join(map(str, array.shape))}")
     ]
-    assert config["output"] == [
-        {"name": "scores", "data_type": "TYPE_FP32", "dims": ["-1", "-1", "2"]}
-    ]
+    async with serving_http(RANKING_POD, release_folder) as pod:
+        address = f"127.0.0.1:{_port(pod, protocol)}"
+        printed = await output(
+            *(program, "-m", "ranker", "-i", protocol, "-u", address),
+            *("--input-data", "zero", "--request-count", "30", "--concurrency-range", "1", "-v"),
+            *shapes,
+        )
+    assert re.search(r"Client:\s+Request count: 30\b", printed)
 
 
-async def test_the_documents_example_runs(environment: Path, release_folder: Path) -> None:
+async def test_the_documents_example_runs(programs: Path, release_folder: Path) -> None:
     [example] = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     async with serving(RANKING_POD, release_folder) as (server, _):
         assert "127.0.0.1:8130" in example
         script = example.replace("127.0.0.1:8130", f"127.0.0.1:{server.port}")
-        printed = await output(environment, "-I", "-c", script)
+        printed = await output(programs / "python", "-I", "-c", script)
     assert re.fullmatch(r"\[\[\[\S+\s+\S+\]\]\]\ntiny-1\n", printed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import threading
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -28,9 +27,9 @@ from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.keys import video_key
 from vireo.server.features.video_rows import VideoRows
 from vireo.server.live.live import Live
-from vireo.server.live.placement import Placement
 from vireo.server.live.settings import LiveSettings
-from vireo.server.live.side import BATCH, KnownVideos, SideTable
+from vireo.server.recommend.catalogue.placement import Placement
+from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.v1.log_pb2 import Trending, TrendingVideos
@@ -103,40 +102,6 @@ async def test_a_table_has_what_came_before_it_and_what_comes_after(
             await log.append(CATALOG, key_of("third"), change("third", tags=["dog"]))
             await remove(log, "first")
             await until(lambda: table.places.keys() == {video_key("second"), video_key("third")})
-
-
-class _Slow(SideTable):
-    """A table that takes as long to place videos as the test wants."""
-
-    placed: threading.Event
-    go_on: threading.Event
-
-    def place_some(self, limit: int = BATCH) -> bool:
-        more = super().place_some(limit)
-        if not more:
-            self.placed.set()
-            self.go_on.wait(30)
-        return more
-
-
-async def test_what_is_dropped_while_a_table_is_made_is_forgotten(
-    nats: RunningNats, known: KnownVideos
-) -> None:
-    async with writing(nats) as log, following(nats, max_videos=2) as live:
-        for name in ("oldest", "older"):
-            await log.append(CATALOG, key_of(name), change(name, tags=["cat"]))
-        await until(lambda: live.overlay.get(video_key("older")) is not None)
-        table = _Slow(live.overlay, known, ranked=True)
-        table.placed, table.go_on = threading.Event(), threading.Event()
-        made = asyncio.create_task(asyncio.to_thread(live.complete, table, NO_RELEASE))
-        await asyncio.to_thread(table.placed.wait, 30)
-        assert table.places.keys() == {video_key("oldest"), video_key("older")}
-        for name in ("newest", "oldest"):
-            await log.append(CATALOG, key_of(name), change(name, tags=["dog"]))
-        await until(lambda: live.overlay.get(video_key("older")) is None)
-        table.go_on.set()
-        await made
-        await until(lambda: table.places.keys() == {video_key("newest"), video_key("oldest")})
 
 
 async def test_a_removal_that_an_earlier_build_recorded_holds(

@@ -1,6 +1,3 @@
-import subprocess
-from collections.abc import Iterator
-
 import pytest
 
 from tests.builders.releases import build_release
@@ -31,13 +28,3 @@ def environment(s3: S3Settings, tmp_path_factory: pytest.TempPathFactory) -> dic
         "VIREO_DRAIN_SECONDS": "0.1",
         "VIREO_ACCESS_LOG_SHARE": "0",  # a sampled call would be a line more
     }
-
-
-@pytest.fixture
-def processes() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes of a test, none of which outlives it."""
-    started: list[subprocess.Popen[bytes]] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.wait()

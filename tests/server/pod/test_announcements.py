@@ -189,21 +189,6 @@ async def test_a_pod_polls_while_the_control_plane_is_down_and_listens_again_aft
         await pod.serves(third)
 
 
-async def test_a_control_plane_that_hangs_is_soon_trusted_no_longer(
-    control: ControlProcess, s3: S3Settings, publish: Callable[[str], str], tmp_path: Path
-) -> None:
-    first, second = publish("hangs-a"), publish("hangs-b")
-    async with following(control, s3, tmp_path / "cache", "hangs", first) as pod:
-        await announced(control, pod, first)
-        control.send(signal.SIGSTOP)
-        pod.promote(second)
-        await until(lambda: serves(pod.loader, second), seconds=20)  # not the 30 s of a safe read
-        before = pod.reads
-        await until(lambda: pod.reads > before + 3)
-        control.send(signal.SIGCONT)
-        await announced(control, pod, second)
-
-
 async def test_a_pod_reads_the_channel_now_and_then_whatever_the_control_plane_says(
     control: ControlProcess,
     s3: S3Settings,

@@ -9,18 +9,18 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
-from tests.builders.rpc import rpc_settings, serving
+from tests.builders.refusals import failure_of, retry_seconds
+from tests.builders.rpc import serving
 from tests.builders.waiting import until
-from vireo.server.pod.admission import MIN_CALLS_AHEAD
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.ranking.service import RANKING_POD
+from vireo.server.rpc.admission import MIN_LATE
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
@@ -28,21 +28,6 @@ from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 pytestmark = pytest.mark.slow
 
 METHOD = "/vireo.v1.RankingService/RankCandidates"
-
-
-async def failure_of(call: grpc.aio.UnaryUnaryCall[Any, Any]) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
-
-
-def retry_delay(error: grpc.aio.AioRpcError) -> int:
-    """Milliseconds after which the caller may try again, by the error's RetryInfo."""
-    details = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
-    assert isinstance(details, bytes)
-    info = error_details_pb2.RetryInfo()
-    assert status_pb2.Status.FromString(details).details[0].Unpack(info)
-    return info.retry_delay.ToMilliseconds()
 
 
 def shed(reason: str) -> float:
@@ -53,24 +38,19 @@ def shed(reason: str) -> float:
 async def test_a_call_that_would_wait_too_long_is_shed_with_a_hint_when_to_retry(
     release_folder: Path,
 ) -> None:
-    queue, before = RunQueue(), shed("queue")
-    async with serving(RANKING_POD, release_folder, queue=queue, queue_target=0.01) as (
-        _,
-        channel,
-    ):
+    queue, before = RunQueue(max_wait=0.01), shed("queue")
+    async with serving(RANKING_POD, release_folder, queue=queue) as (_, channel):
         stub = RankingServiceStub(channel)
         async with busy(queue):
-            queue._ran(1.0)
-            waiting = [
-                stub.RankCandidates(request_for_one_video()) for _ in range(MIN_CALLS_AHEAD - 1)
-            ]
-            await until(lambda: queue.queued == MIN_CALLS_AHEAD)
+            waiting = [stub.RankCandidates(request_for_one_video()) for _ in range(MIN_LATE)]
+            await until(lambda: queue.queued == 1 + MIN_LATE)
+            await asyncio.sleep(0.02)
             error = await failure_of(stub.RankCandidates(request_for_one_video()))
         answers = await asyncio.gather(*waiting)
         assert all(answer.ids for answer in answers)
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "queueing delay exceeded its target" in (error.details() or "")
-    assert retry_delay(error) == 100
+    assert retry_seconds(error) == 0.1
     assert shed("queue") == before + 1
 
 
@@ -116,26 +96,3 @@ async def test_a_pod_that_sheds_still_answers_for_its_health_reflection_and_rele
     assert release.release_id == "tiny-1"
     assert status.status == health_pb2.HealthCheckResponse.SERVING
     assert listed.list_services_response.service
-
-
-async def test_a_pod_that_drains_still_sheds_and_then_refuses(release_folder: Path) -> None:
-    queue = RunQueue()
-    settings = rpc_settings(drain_seconds=3.0, grace_seconds=60)
-    async with serving(
-        RANKING_POD, release_folder, settings=settings, queue=queue, max_calls=1
-    ) as (server, channel):
-        stub = RankingServiceStub(channel)
-        async with busy(queue):
-            under_way = stub.RankCandidates(request_for_one_video())
-            await until(lambda: queue.queued == 2)
-            draining = asyncio.create_task(server.drain())
-            await until(lambda: not server.serving)
-            codes = [(await failure_of(stub.RankCandidates(request_for_one_video()))).code()]
-            async with asyncio.timeout(60):
-                while codes[-1] is not grpc.StatusCode.UNAVAILABLE:
-                    codes.append(
-                        (await failure_of(stub.RankCandidates(request_for_one_video()))).code()
-                    )
-        assert (await under_way).ids
-        await draining
-    assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE}

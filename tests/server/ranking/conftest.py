@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders.releases import build_release
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.release import RankingRelease
 
 
 @pytest.fixture(scope="session")

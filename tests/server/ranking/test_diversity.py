@@ -7,9 +7,9 @@ import pytest
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key
 from vireo.server.features.looked_up import looked_up
-from vireo.server.ranking.diversity import RERANK_WINDOW, diverse_order
-from vireo.server.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.diversity import RERANK_WINDOW, diverse_order
+from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.release import RankingRelease
 
 TWINS = np.array([[1, 0], [2, 0], [0, 1]], np.float32)
 SCORES = np.array([0.5, 0.4, 0.3], np.float32)
@@ -81,7 +81,7 @@ def test_diversity_reorders_the_window_alone(
     release: RankingRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert RERANK_WINDOW == 100
-    monkeypatch.setattr("vireo.server.ranking.diversity.RERANK_WINDOW", 10)
+    monkeypatch.setattr("vireo.server.recommend.ranking.diversity.RERANK_WINDOW", 10)
     plain = rank(release, 0.0, list(range(40))).keys
     diverse = rank(release, 3.0, list(range(40))).keys
     assert set(diverse[:10]) == set(plain[:10])

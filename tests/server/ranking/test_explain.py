@@ -17,12 +17,12 @@ from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key, video_keys
 from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.ranking.damping import DAMPING
-from vireo.server.ranking.explain import ExplainedVideo, explain
-from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
-from vireo.server.ranking.query import PageRules
-from vireo.server.ranking.release import RankingRelease
 from vireo.server.ranking.service import RANKING_POD
+from vireo.server.recommend.ranking.damping import DAMPING
+from vireo.server.recommend.ranking.explain import ExplainedVideo, explain
+from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.query import PageRules
+from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases.weights import ScoreWeights
 from vireo.v1 import ranking_pb2, viewer_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub

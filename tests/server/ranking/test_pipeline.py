@@ -11,9 +11,9 @@ from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key, video_keys
 from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.inference.model import ModelOutputError
-from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
-from vireo.server.ranking.release import RankingRelease
+from vireo.server.models.model import ModelOutputError
+from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases import layout
 from vireo.server.releases.weights import ScoreWeights
 

@@ -86,8 +86,7 @@ def server() -> Iterator[Callable[[Answer], S3Settings]]:
                 endpoint=f"127.0.0.1:{http.server_port}",
                 access_key="key",
                 secret_key="secret",  # type: ignore[arg-type]
-                retries=0,
-            )
+            ).with_patience(retries=0)
 
         yield start
         http.shutdown()

@@ -1,193 +1,258 @@
+"""The cache of a machine's pods: downloads that break off, are repeated, race and bring rubbish."""
+
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.builders.faulty_s3 import faulty_s3
+from tests.builders.faulty_s3 import Fault, faulty_s3
+from tests.builders.releases import build_release, write_manifest
 from tests.builders.s3 import client_of
 from vireo.server.releases import layout
 from vireo.server.releases.cache import CacheError, ReleaseCache
 from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
-from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import NotInStoreError
+from vireo.server.releases.progress import LoadProgress, LoadStoppedError, Stage
+from vireo.server.releases.store import ReleaseStore, release_object
+from vireo.server.releases.store_errors import StoreError, StoreUnavailableError
 
 pytestmark = pytest.mark.integration
-Publish = Callable[[str], Path]
-FILES = (layout.VIDEO_IDS, layout.RANKER, layout.VIDEO_VECTORS)
+BIG = "videos/big.bin"
+SIZE = 3_000_000
+FILES = (layout.VIDEO_IDS, BIG)
+IMPATIENT: dict[str, Any] = {"read_timeout": 2.0, "retries": 0}
+"""As long as a busy machine may take for an answer, and no longer."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A cache, and a published release with a file that takes many chunks."""
+
+    store: ReleaseStore
+    cache: ReleaseCache
+    name: str
+    staged: Path
+
+    @property
+    def part(self) -> Path:
+        """What has come of the big file."""
+        return self.cache.root / "releases" / self.name / f"{BIG}.part"
+
+    def publish(self, release_id: str) -> None:
+        """Publish a release with the same files under another id."""
+        folder = shutil.copytree(self.staged, self.staged.with_name(release_id))
+        write_manifest(folder, release_id=release_id)
+        self.store.publish(folder)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Replace a file in the store, which itself never would."""
+        place, bucket = release_object(self.name, path), self.store.bucket.name
+        client_of(self.store.settings).put_object(bucket, place, BytesIO(content), len(content))
+
+    def fetch(self, store: ReleaseStore | None = None, *files: str, **more: Any) -> Path:
+        """Fetch the release, by default all of FILES from the store itself."""
+        return self.cache.fetch(store or self.store, self.name, files or FILES, **more)
+
+    def cached(self) -> Path:
+        """Fetch it without the store."""
+        return self.cache.fetch(None, self.name, FILES)
+
+    def assert_whole(self, folder: Path) -> None:
+        assert Manifest.read(folder) == Manifest.read(self.staged)
+        for path in FILES:
+            assert (folder / path).read_bytes() == (self.staged / path).read_bytes()
+        assert not list(self.cache.root.rglob("*.part"))
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> ReleaseCache:
-    return ReleaseCache(tmp_path / "cache")
+def machine(store: ReleaseStore, name: str, tmp_path: Path) -> Machine:
+    folder = build_release(tmp_path / "staged" / name, release_id=name)
+    (folder / BIG).write_bytes(np.random.default_rng(len(name)).bytes(SIZE))
+    write_manifest(folder, release_id=name)
+    store.publish(folder)
+    return Machine(store, ReleaseCache(tmp_path / "cache"), name, folder)
 
 
-def test_fetched_folder_has_the_files_that_were_asked_for(
-    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
-) -> None:
-    staged = publish(name)
-    folder = cache.fetch(store, name, FILES)
-    assert Manifest.read(folder) == Manifest.read(staged)
-    for path in FILES:
-        assert (folder / path).read_bytes() == (staged / path).read_bytes()
-    assert not (folder / layout.VIDEO_INDEX).exists()
+def test_a_fetched_release_needs_no_store_any_more(machine: Machine) -> None:
+    with pytest.raises(CacheError, match=f"release {machine.name} isn't in the cache"):
+        machine.cached()
+    folder = machine.fetch()
+    machine.assert_whole(folder)
+    assert not (folder / layout.VIDEO_INDEX).exists(), "only what was asked for is fetched"
+    with faulty_s3(machine.store.settings, **IMPATIENT) as proxy:
+        proxy.fault = "silent"
+        assert machine.fetch(ReleaseStore(proxy.settings)) == machine.cached() == folder
+    with pytest.raises(CacheError, match=r"videos/titles\.bin of release .* is missing"):
+        machine.cache.fetch(None, machine.name, (layout.VIDEO_TITLES,))
+    with pytest.raises(ReleaseError, match=f"release {machine.name} has no videos/other.npy"):
+        machine.fetch(None, "videos/other.npy")
 
 
 def test_files_of_another_release_here_are_shared_unless_they_are_damaged(
-    store: ReleaseStore, s3: S3Settings, cache: ReleaseCache, publish: Publish, name: str
+    machine: Machine,
 ) -> None:
-    publish(f"{name}-a")
-    publish(f"{name}-b")
-    first = cache.fetch(store, f"{name}-a", FILES)
-    (first / layout.RANKER).write_bytes(b"damaged")
-    with faulty_s3(s3) as proxy:
-        second = cache.fetch(ReleaseStore(proxy.settings), f"{name}-b", FILES)
-        fetched = [line for line in proxy.requests if b"manifest.json" not in line]
-    assert [layout.RANKER.encode() in line for line in fetched] == [True]
-    assert (second / layout.VIDEO_IDS).samefile(first / layout.VIDEO_IDS)
-    shutil.rmtree(first)
-    assert cache.fetch(None, f"{name}-b", FILES) == second
+    other = f"{machine.name}-b"
+    machine.publish(other)
+    folder = machine.fetch()
+    (folder / BIG).write_bytes(b"damaged")
+    with faulty_s3(machine.store.settings) as proxy:
+        second = machine.cache.fetch(ReleaseStore(proxy.settings), other, FILES)
+        fetched = [line for line in proxy.requests if MANIFEST_NAME.encode() not in line]
+    assert [BIG.encode() in line for line in fetched] == [True]
+    assert (second / layout.VIDEO_IDS).samefile(folder / layout.VIDEO_IDS)
+    shutil.rmtree(folder)
+    assert machine.cache.fetch(None, other, FILES) == second
 
 
-def test_files_that_are_here_are_not_downloaded_again(
-    store: ReleaseStore, s3: S3Settings, cache: ReleaseCache, publish: Publish, name: str
+def test_a_damaged_file_is_downloaded_again(machine: Machine) -> None:
+    folder = machine.fetch()
+    (folder / BIG).write_bytes((machine.staged / BIG).read_bytes()[::-1])
+    with pytest.raises(CacheError, match=r"videos/big\.bin of release .* damaged"):
+        machine.cached()
+    machine.assert_whole(machine.fetch())
+
+
+@pytest.mark.parametrize("fault", ["stops", "hangs"])
+def test_an_interrupted_download_resumes(machine: Machine, fault: Fault) -> None:
+    progress = LoadProgress()
+    with faulty_s3(machine.store.settings, **IMPATIENT) as proxy:
+        proxy.fault, proxy.only, proxy.after_bytes = fault, b"big.bin", 2_000_000
+        store = ReleaseStore(proxy.settings)
+        with pytest.raises(StoreUnavailableError, match="can't be reached"):
+            machine.fetch(store, BIG, progress=progress)
+        had = machine.part.stat().st_size
+        assert 0 < had < 2_000_000
+        assert progress.value.stage is Stage.DOWNLOADING
+        assert (progress.value.bytes_done, progress.value.bytes_total) == (had, SIZE)
+        proxy.fault = "none"
+        machine.fetch(store, BIG)
+        assert proxy.requests[-1].lower().endswith(b"range: bytes=%d-" % had)
+    machine.assert_whole(machine.fetch())
+
+
+@pytest.mark.parametrize("remains", [b"x" * 1000, b"x" * SIZE, b"x" * (SIZE + 1)], ids=len)
+def test_partial_files_of_other_content_are_downloaded_again(
+    machine: Machine, remains: bytes
 ) -> None:
-    publish(name)
-    cache.fetch(store, name, FILES)
-    for path in FILES:
-        client_of(s3).remove_object(s3.bucket, f"releases/{name}/{path}")
-    folder = cache.fetch(store, name, FILES)
-    assert (folder / layout.RANKER).exists()
-    with pytest.raises(NotInStoreError):
-        ReleaseCache(cache.root / "empty").fetch(store, name, FILES)
+    machine.part.parent.mkdir(parents=True)
+    machine.part.write_bytes(remains)
+    machine.assert_whole(machine.fetch())
 
 
-def test_damaged_blob_is_downloaded_again(
-    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"x" * SIZE, r"big\.bin of release .* \(another SHA-256\); publish the release again"),
+        (b"x" * 1000, r"\(1000 bytes instead of 3000000\)"),
+        (b"x" * (SIZE + 1), "is larger in the store than the 3000000 bytes"),
+    ],
+    ids=["other", "short", "long"],
+)
+@pytest.mark.parametrize("had", [0, 2000])
+def test_wrong_content_in_the_store_is_refused_and_deleted(
+    machine: Machine, content: bytes, message: str, had: int
 ) -> None:
-    staged = publish(name)
-    folder = cache.fetch(store, name, FILES)
-    content = (staged / layout.RANKER).read_bytes()
-    (folder / layout.RANKER).write_bytes(content[::-1])
-    with pytest.raises(CacheError, match=r"ranker/1/model\.onnx of release .* damaged"):
-        cache.fetch(None, name, FILES)
-    folder = cache.fetch(store, name, FILES)
-    assert (folder / layout.RANKER).read_bytes() == content
-
-
-def test_file_that_was_changed_in_the_store_is_refused(
-    store: ReleaseStore, s3: S3Settings, cache: ReleaseCache, publish: Publish, name: str
-) -> None:
-    publish(name)
-    client_of(s3).put_object(s3.bucket, f"releases/{name}/{layout.RANKER}", BytesIO(b"evil"), 4)
-    with pytest.raises(ReleaseError, match=r"ranker/1/model\.onnx of release .* isn't the file"):
-        cache.fetch(store, name, FILES)
-    assert not list(cache.root.rglob("*.part"))
+    machine.put(BIG, content)
+    if had:
+        machine.part.parent.mkdir(parents=True)
+        machine.part.write_bytes(b"y" * had)
+    with pytest.raises(ReleaseError, match=message):
+        machine.fetch()
+    assert not machine.part.exists()
     with pytest.raises(CacheError):
-        cache.fetch(None, name, FILES)
+        machine.cached()
 
 
-def test_release_opens_without_the_store_once_fetched(
-    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
-) -> None:
-    publish(name)
-    with pytest.raises(CacheError, match=f"release {name} isn't in the cache"):
-        cache.fetch(None, name, FILES)
-    assert cache.fetch(store, name, FILES) == cache.fetch(None, name, FILES)
-    with pytest.raises(CacheError, match=r"videos/titles\.bin of release .* is missing"):
-        cache.fetch(None, name, (layout.VIDEO_TITLES,))
+@pytest.mark.parametrize(
+    ("fault", "message"), [("refuses", "refuses the key"), ("fails", "InternalError|fails")]
+)
+def test_an_error_response_is_reported(machine: Machine, fault: Fault, message: str) -> None:
+    with faulty_s3(machine.store.settings, **IMPATIENT) as proxy:
+        proxy.fault, proxy.only = fault, b"big.bin"
+        with pytest.raises(StoreError, match=message):
+            machine.fetch(ReleaseStore(proxy.settings))
+    assert not list(machine.cache.root.rglob("*.part")), "nothing came, so nothing is kept"
 
 
-def test_pods_that_fetch_at_the_same_time_all_get_the_release(
-    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
-) -> None:
-    publish(name)
-    with ThreadPoolExecutor(6) as threads:
-        folders = list(threads.map(lambda _: cache.fetch(store, name, FILES), range(6)))
-    assert len(set(folders)) == 1
-    assert cache.fetch(None, name, FILES) == folders[0]
-    assert not list(cache.root.rglob("*.part"))
+def test_pods_of_a_machine_download_a_file_once(machine: Machine) -> None:
+    with faulty_s3(machine.store.settings) as proxy, ThreadPoolExecutor(6) as threads:
+        progresses = [LoadProgress() for _ in range(6)]
+
+        def fetch(progress: LoadProgress) -> Path:
+            return machine.fetch(ReleaseStore(proxy.settings), progress=progress)
+
+        [folder] = set(threads.map(fetch, progresses))
+        downloads = [line for line in proxy.requests if b"big.bin" in line]
+    assert len(downloads) == 1
+    machine.assert_whole(folder)
+    size = SIZE + (folder / layout.VIDEO_IDS).stat().st_size
+    assert {progress.value.bytes_done for progress in progresses} == {size}
 
 
-def test_release_without_a_file_that_is_needed_is_refused(
-    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
-) -> None:
-    publish(name)
-    with pytest.raises(ReleaseError, match=f"release {name} has no videos/other.npy"):
-        cache.fetch(store, name, ("videos/other.npy",))
+def test_a_stopped_load_ends(machine: Machine) -> None:
+    progress = LoadProgress()
+    progress.stop()
+    with pytest.raises(LoadStoppedError):
+        machine.fetch(progress=progress)
+    machine.assert_whole(machine.fetch())
 
 
-def make_too_large(s3: S3Settings, staged: Path) -> None:
-    """Have the manifest in the store say that the ranker is larger than any disk."""
-    manifest = json.loads((staged / MANIFEST_NAME).read_bytes())
-    manifest["files"][layout.RANKER]["size"] = 1 << 53
-    body = json.dumps(manifest).encode()
-    place = f"releases/{manifest['release_id']}/{MANIFEST_NAME}"
-    client_of(s3).put_object(s3.bucket, place, BytesIO(body), len(body))
-
-
-def test_release_larger_than_the_disk_is_refused_before_the_download(
-    store: ReleaseStore, s3: S3Settings, cache: ReleaseCache, publish: Publish, name: str
-) -> None:
-    make_too_large(s3, publish(name))
+def test_a_cache_that_cannot_hold_a_release_is_explained(machine: Machine) -> None:
+    manifest = json.loads((machine.staged / MANIFEST_NAME).read_bytes())
+    manifest["files"][BIG]["size"] = 1 << 53
+    machine.put(MANIFEST_NAME, json.dumps(manifest).encode())
     with pytest.raises(CacheError, match=r"needs 9,007,199,254\.\d MB more in .*; free some disk"):
-        cache.fetch(store, name, FILES)
-
-
-def test_folder_that_cannot_be_written_is_explained(
-    store: ReleaseStore, publish: Publish, name: str, tmp_path: Path
-) -> None:
-    publish(name)
-    (tmp_path / "file").write_text("in the way")
+        machine.fetch()
     with pytest.raises(CacheError, match=r"can't be used: Not a directory; .* set VIREO_CACHE"):
-        ReleaseCache(tmp_path / "file").fetch(store, name, FILES)
+        ReleaseCache(machine.staged / BIG).fetch(machine.store, machine.name, FILES)
 
 
-def test_last_release_is_remembered_by_kind_of_pod_and_channel(cache: ReleaseCache) -> None:
+def test_the_last_release_is_remembered_by_kind_of_pod_and_channel(tmp_path: Path) -> None:
+    cache = ReleaseCache(tmp_path / "cache")
+    assert cache.prune() == []
     assert cache.last("ranking", "production") is None
-    cache.remember("ranking", "production", "r1")
-    cache.remember("ranking", "production", "r2")
-    cache.remember("ranking", "canary", "r3")
+    for channel, release_id in (("production", "r1"), ("production", "r2"), ("canary", "r3")):
+        cache.remember("ranking", channel, release_id)
     assert cache.last("ranking", "production") == "r2"
     assert cache.last("candidate", "production") is None
 
 
-def aged(cache: ReleaseCache, store: ReleaseStore, publish: Publish, name: str) -> list[str]:
-    """Fetch five releases, used 0 to 8 hours ago; return their ids."""
+@pytest.fixture
+def aged(
+    store: ReleaseStore, publish: Callable[[str], Path], name: str, tmp_path: Path
+) -> tuple[ReleaseCache, list[str]]:
+    """A cache with five releases, used 0 to 8 hours ago, and their ids."""
+    cache = ReleaseCache(tmp_path / "cache", keep=2)
     ids = [f"{name}-{letter}" for letter in "abcde"]
     for number, release_id in enumerate(ids):
         publish(release_id)
         then = time.time() - 7200 * number
-        os.utime(cache.fetch(store, release_id, FILES), (then, then))
-    return ids
+        os.utime(cache.fetch(store, release_id, (layout.VIDEO_IDS,)), (then, then))
+    return cache, ids
 
 
 def test_releases_used_last_and_those_that_were_served_last_stay(
-    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
+    aged: tuple[ReleaseCache, list[str]],
 ) -> None:
-    ids = aged(cache, store, publish, name)
-    cache = ReleaseCache(cache.root, keep=2)
+    cache, ids = aged
     cache.remember("ranking", "production", ids[4])
     assert set(cache.prune()) == {ids[2], ids[3]}
     assert {each.name for each in (cache.root / "releases").iterdir()} == {ids[0], ids[1], ids[4]}
     cache.remember("ranking", "production", ids[0])
     assert cache.prune() == [], "what was served until now stays for a rollback"
-    cache.fetch(None, ids[4], FILES)
 
 
-def test_releases_that_may_be_in_use_stay(
-    store: ReleaseStore, cache: ReleaseCache, publish: Publish, name: str
-) -> None:
-    ids = aged(cache, store, publish, name)
-    cache.fetch(None, ids[3], FILES)
+def test_releases_that_may_be_in_use_stay(aged: tuple[ReleaseCache, list[str]]) -> None:
+    cache, ids = aged
+    cache.fetch(None, ids[3], (layout.VIDEO_IDS,))
     assert set(ReleaseCache(cache.root, keep=0).prune()) == {ids[1], ids[2], ids[4]}
-
-
-def test_nothing_is_pruned_without_a_cache(tmp_path: Path) -> None:
-    assert ReleaseCache(tmp_path / "none").prune() == []
+    with pytest.raises(CacheError, match="isn't in the cache"):
+        cache.fetch(None, ids[1], (layout.VIDEO_IDS,))

@@ -1,12 +1,11 @@
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from pathlib import Path
 from threading import Barrier
 
 import pytest
 
 from tests.builders.faulty_s3 import Fault, faulty_s3
+from tests.builders.releases import build_release
 from tests.builders.s3 import client_of
 from vireo.server.releases.channels import CANARY, BestFigures, Change, ChannelPointer
 from vireo.server.releases.s3 import S3Settings
@@ -19,8 +18,15 @@ from vireo.server.releases.store_errors import (
 )
 
 pytestmark = pytest.mark.integration
-Publish = Callable[[str], Path]
 TRIALS = 50
+
+
+@pytest.fixture(scope="module", autouse=True)
+def releases(s3: S3Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Publish the releases a and b."""
+    for release_id in "ab":
+        folder = build_release(tmp_path_factory.mktemp(release_id), release_id=release_id)
+        ReleaseStore(s3).publish(folder)
 
 
 def revisions(store: ReleaseStore, name: str) -> list[int]:
@@ -33,60 +39,49 @@ def stored_history(s3: S3Settings, name: str) -> list[str]:
 
 
 def test_a_channels_history_records_who_when_and_why(
-    store: ReleaseStore, publish: Publish, name: str, monkeypatch: pytest.MonkeyPatch
+    store: ReleaseStore, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(f"{name}-a")
-    publish(f"{name}-b")
     assert store.read_channel(name) is None
     assert store.channels.history(name) == ()
-    first = store.change_channel(name, Change(f"{name}-a", updated_by="ada"), None)
+    first = store.change_channel(name, Change("a", updated_by="ada"), None)
     channel = store.read_channel(name)
     assert channel is not None
     assert channel.pointer == first
-    assert (channel.release_id, first.updated_by, first.previous) == (f"{name}-a", "ada", None)
+    assert (channel.release_id, first.updated_by, first.previous) == ("a", "ada", None)
 
     monkeypatch.setenv("VIREO_USER", "grace")
     findings = ("NDCG@10 0.1 instead of 0.2",)
     best = (BestFigures(held_out="0" * 64, figures={"ndcg_10": 0.1}),)
-    change = Change(
-        f"{name}-b", reason="it is Monday", forced=True, findings=findings, best_figures=best
-    )
+    change = Change("b", reason="it is Monday", forced=True, findings=findings, best_figures=best)
     second = store.change_channel(name, change, channel)
 
-    assert store.channels.all()[name].release_id == f"{name}-b"
+    assert store.channels.all()[name].release_id == "b"
     assert store.channels.history(name) == (first, second)
     assert store.channels.history(name, last=1) == (second,)
     assert (second.updated_by, second.reason, second.previous) == (
         "grace",
         "it is Monday",
-        f"{name}-a",
+        "a",
     )
     assert (second.forced, second.findings, second.best_figures) == (True, findings, best)
     assert first.updated_at < second.updated_at
     assert revisions(store, name) == [1, 2]
 
 
-def test_stale_view_of_a_channel_changes_nothing(
-    store: ReleaseStore, publish: Publish, name: str
-) -> None:
-    publish(f"{name}-a")
-    publish(f"{name}-b")
-    store.change_channel(name, Change(f"{name}-a"), None)
+def test_stale_view_of_a_channel_changes_nothing(store: ReleaseStore, name: str) -> None:
+    store.change_channel(name, Change("a"), None)
     seen = store.read_channel(name)
-    store.change_channel(name, Change(f"{name}-b"), seen)
+    store.change_channel(name, Change("b"), seen)
     for stale in (seen, None):
         with pytest.raises(ChannelChangedError, match="changed by somebody else"):
-            store.change_channel(name, Change(f"{name}-a"), stale)
-    assert store.channels.all()[name].release_id == f"{name}-b"
+            store.change_channel(name, Change("a"), stale)
+    assert store.channels.all()[name].release_id == "b"
     assert revisions(store, name) == [1, 2]
 
 
 def test_of_two_promotions_at_once_exactly_one_wins_and_the_history_has_no_gap(
-    store: ReleaseStore, publish: Publish, name: str
+    store: ReleaseStore, name: str
 ) -> None:
-    releases = [f"{name}-a", f"{name}-b"]
-    for release_id in releases:
-        publish(release_id)
     start = Barrier(2)
     won: list[str] = []
 
@@ -101,7 +96,7 @@ def test_of_two_promotions_at_once_exactly_one_wins_and_the_history_has_no_gap(
 
     with ThreadPoolExecutor(2) as threads:
         for _ in range(TRIALS):
-            [winner] = filter(None, threads.map(promote, releases))
+            [winner] = filter(None, threads.map(promote, "ab"))
             won.append(winner)
 
     history = store.channels.history(name)
@@ -111,87 +106,76 @@ def test_of_two_promotions_at_once_exactly_one_wins_and_the_history_has_no_gap(
 
 
 def test_the_next_change_records_what_a_crash_left_unrecorded(
-    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
+    store: ReleaseStore, s3: S3Settings, name: str
 ) -> None:
-    publish(name)
-    first = store.change_channel(name, Change(name), None)
+    first = store.change_channel(name, Change("a"), None)
     client_of(s3).remove_object(s3.bucket, f"channels/history/{name}/00000001.json")
     assert store.channels.history(name) == (first,), "the channel itself has it"
-    second = store.change_channel(name, Change(name), store.read_channel(name))
+    second = store.change_channel(name, Change("a"), store.read_channel(name))
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
     assert store.channels.history(name) == (first, second)
 
 
 @pytest.mark.parametrize("fault", ["busy", "fails", "refuses"])
 def test_a_change_whose_record_fails_is_made_and_recorded_by_the_next(
-    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str, fault: Fault
+    store: ReleaseStore, s3: S3Settings, name: str, fault: Fault
 ) -> None:
-    publish(name)
     with faulty_s3(s3) as proxy:
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/history/{name}/".encode()
-        first = ReleaseStore(proxy.settings).change_channel(name, Change(name), None)
+        first = ReleaseStore(proxy.settings).change_channel(name, Change("a"), None)
     assert stored_history(s3, name) == []
     assert store.channels.history(name) == (first,)
-    second = store.change_channel(name, Change(name), store.read_channel(name))
+    second = store.change_channel(name, Change("a"), store.read_channel(name))
     assert store.channels.history(name) == (first, second)
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
 
 
 @pytest.mark.parametrize("fault", ["stops", "hangs"])
 def test_a_change_whose_answer_is_lost_is_made_and_not_reported_as_failed(
-    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str, fault: Fault
+    store: ReleaseStore, s3: S3Settings, name: str, fault: Fault
 ) -> None:
-    publish(f"{name}-a")
-    publish(f"{name}-b")
-    store.change_channel(name, Change(f"{name}-a"), None)
+    store.change_channel(name, Change("a"), None)
     with faulty_s3(s3, read_timeout=2.0) as proxy:
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/{name}.json".encode()
         through = ReleaseStore(proxy.settings)
-        made = through.change_channel(name, Change(f"{name}-b"), through.read_channel(name))
+        made = through.change_channel(name, Change("b"), through.read_channel(name))
     assert store.channels.history(name)[-1] == made
     assert stored_history(s3, name) == ["00000001.json", "00000002.json"]
 
 
 @pytest.mark.parametrize("fault", ["busy", "fails"])
 def test_a_change_that_failed_on_the_server_is_reported_as_retryable(
-    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str, fault: Fault
+    store: ReleaseStore, s3: S3Settings, name: str, fault: Fault
 ) -> None:
-    publish(name)
     with faulty_s3(s3) as proxy:
         proxy.fault, proxy.only = fault, f"PUT /{s3.bucket}/channels/{name}.json".encode()
         with pytest.raises(StoreUnavailableError, match=r"responds HTTP 50.*then try again"):
-            ReleaseStore(proxy.settings).change_channel(name, Change(name), None)
+            ReleaseStore(proxy.settings).change_channel(name, Change("a"), None)
     assert store.read_channel(name) is None
 
 
 def test_records_of_the_history_are_never_overwritten(
-    store: ReleaseStore, publish: Publish, name: str, s3: S3Settings
+    store: ReleaseStore, name: str, s3: S3Settings
 ) -> None:
-    publish(name)
-    first = store.change_channel(name, Change(name, updated_by="ada"), None)
+    first = store.change_channel(name, Change("a", updated_by="ada"), None)
     # Somebody removes the channel: its numbers go on.
     client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
-    second = store.change_channel(name, Change(name, updated_by="bob"), None)
+    second = store.change_channel(name, Change("a", updated_by="bob"), None)
     assert store.channels.history(name) == (first, second)
 
 
 def test_a_channel_of_an_older_build_is_read_and_gets_a_history(
-    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
+    store: ReleaseStore, s3: S3Settings, name: str
 ) -> None:
-    publish(f"{name}-a")
-    publish(f"{name}-b")
-    old = (
-        f'{{"release_id": "{name}-a", "updated_at": "2024-01-01T00:00:00Z", '
-        '"updated_by": "ada@old"}'
-    ).encode()
+    old = b'{"release_id": "a", "updated_at": "2024-01-01T00:00:00Z", "updated_by": "ada@old"}'
     client_of(s3).put_object(s3.bucket, f"channels/{name}.json", BytesIO(old), len(old))
     channel = store.read_channel(name)
     assert channel is not None
     assert (channel.pointer.revision, channel.pointer.share) == (0, 0.0)
-    store.change_channel(name, Change(f"{name}-b"), channel)
+    store.change_channel(name, Change("b"), channel)
     assert [(each.revision, each.release_id) for each in store.channels.history(name)] == [
-        (0, f"{name}-a"),
-        (1, f"{name}-b"),
+        (0, "a"),
+        (1, "b"),
     ]
 
 
@@ -201,15 +185,13 @@ def test_a_field_of_a_newer_build_is_no_reason_to_refuse_a_channel() -> None:
 
 
 def test_only_the_canary_has_a_share_and_keeps_it_until_another_is_given(
-    store: ReleaseStore, publish: Publish, name: str
+    store: ReleaseStore, name: str
 ) -> None:
-    publish(f"{name}-a")
-    publish(f"{name}-b")
     with pytest.raises(StoreError, match="only the canary channel has a share"):
-        store.change_channel(name, Change(f"{name}-a", share=0.1), None)
+        store.change_channel(name, Change("a", share=0.1), None)
     before = store.read_channel(CANARY)
-    store.change_channel(CANARY, Change(f"{name}-a", share=0.1), before)
-    kept = store.change_channel(CANARY, Change(f"{name}-b"), store.read_channel(CANARY))
+    store.change_channel(CANARY, Change("a", share=0.1), before)
+    kept = store.change_channel(CANARY, Change("b"), store.read_channel(CANARY))
     assert kept.share == 0.1
 
 
@@ -229,29 +211,27 @@ def test_object_that_is_no_channel_is_refused(
 
 
 def test_foreign_objects_hide_no_channel_or_record(
-    store: ReleaseStore, s3: S3Settings, publish: Publish, name: str
+    store: ReleaseStore, s3: S3Settings, name: str
 ) -> None:
-    publish(name)
-    first = store.change_channel(name, Change(name), None)
+    first = store.change_channel(name, Change("a"), None)
     odd = ("channels/No Channel.json", "channels/a.b.json", f"channels/history/{name}/latest.json")
     for place in odd:
         client_of(s3).put_object(s3.bucket, place, BytesIO(b"?"), 1)
     assert store.channels.all()[name].pointer == first
     assert store.channels.history(name) == (first,)
     client_of(s3).remove_object(s3.bucket, f"channels/{name}.json")
-    assert store.change_channel(name, Change(name), None).revision == 2
+    assert store.change_channel(name, Change("a"), None).revision == 2
     for place in odd:
         client_of(s3).remove_object(s3.bucket, place)
 
 
 def test_a_text_that_a_channel_cannot_hold_is_refused_and_changes_nothing(
-    store: ReleaseStore, publish: Publish, name: str
+    store: ReleaseStore, name: str
 ) -> None:
-    publish(name)
     with pytest.raises(StoreError, match=f"channel {name} can't hold that: reason: String should"):
-        store.change_channel(name, Change(name, reason="x" * 20_000), None)
+        store.change_channel(name, Change("a", reason="x" * 20_000), None)
     assert store.read_channel(name) is None
     findings = ("x" * 5000,) * 20
-    made = store.change_channel(name, Change(name, forced=True, findings=findings), None)
+    made = store.change_channel(name, Change("a", forced=True, findings=findings), None)
     assert made == getattr(store.read_channel(name), "pointer", None)
     assert (len(made.findings), len(made.findings[0])) == (16, 4000)

@@ -28,6 +28,8 @@ from vireo.server.releases.store_errors import StoreError
 
 Document = dict[str, Any]
 Place = tuple[str, ...]
+GONE = object()
+"""In place of a value: the field is missing."""
 FILE = {"size": 1, "sha256": "0" * 64}
 BEST = {"held_out": "0" * 64, "figures": {"ndcg_10": 0.1}}
 
@@ -58,6 +60,7 @@ UNFIT = [
     *of(("index", "kind"), "guess"),
     *of(("index", "probes"), -1, 10**30, 1.5),
     *of(("index", "recall"), -0.1, 1.1),
+    *of(("metrics",), GONE),
     *of(("metrics", "chain.ndcg_10"), "much"),
     *of(("metrics",), {str(number): 1 for number in range(1001)}),
     *of(("metrics", "x" * 200), 1),
@@ -108,7 +111,10 @@ def changed(document: Document, place: Place, value: Any) -> Document:
     part = document
     for name in place[:-1]:
         part = part[name]
-    part[place[-1]] = value
+    if value is GONE:
+        del part[place[-1]]
+    else:
+        part[place[-1]] = value
     return document
 
 
@@ -175,7 +181,6 @@ def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(
         (b"[" * 100_000, "recursion limit exceeded"),
         (b" " * (MAX_MANIFEST_BYTES + 1), "has more than 1,048,576 bytes"),
         (b"\x1f\x8b\x00", "isn't a manifest"),
-        (b'{"format_version": 4.0}', "format_version is 4.0"),
         (b'"format_version"', "format_version is None"),
     ],
 )
@@ -277,87 +282,56 @@ def test_a_document_with_bytes_changed_is_read_or_refused(kind: Kind, data: st.D
     read_or_refused(lambda: kind.parse(bytes(text), "here"), kind.refusal)
 
 
-def schema(document: Document) -> Document:
-    part: Document = document["feature_schema"]
-    return part
+def of_schema(name: str) -> list[str]:
+    """A list of the feature schema."""
+    found: list[str] = manifest()["feature_schema"][name]
+    return found
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        # A later format may have other fields too: the error is about the version.
-        (
-            lambda it: (it.update(format_version=99, something_new=True), it.pop("quotas")),
-            f"format_version is 99, this build serves {FORMAT_VERSION}; train the release again",
-        ),
-        (
-            lambda it: it.pop("format_version"),
-            f"format_version is None, this build serves {FORMAT_VERSION}",
-        ),
-        (
-            lambda it: schema(it)["constants"].update({"co_watch.half_life": 4.5}),
-            r"feature_schema\.constants\[co_watch\.half_life\] is 4\.5, this build computes "
-            r"with 3\.0",
-        ),
-        (
-            lambda it: schema(it)["constants"].pop("co_watch.history"),
-            r"constants\[co_watch\.history\] is None, this build computes with 20\b",
-        ),
-        (
-            lambda it: schema(it)["constants"].update({"mood.half_life": 1}),
-            r"constants\[mood\.half_life\] is 1\.0, this build computes with None",
-        ),
-        (
-            lambda it: schema(it)["viewer_features"].reverse(),
-            r"feature_schema\.viewer_features is \['like_rate', .*this build",
-        ),
-        # Other fields of such a release may go by the name too.
-        (
-            lambda it: (
-                schema(it)["retrieval_features"].extend(["mood", "from_mood"]),
-                it["quotas"].update(mood=0.1),
-            ),
-            r"feature_schema\.retrieval_features names mood, from_mood, which this build lacks; "
-            "train the release again, or serve it with the build that it was made for",
-        ),
-        (
-            lambda it: (schema(it)["tasks"].append("share"), it["score_weights"].update(share=1)),
-            r"feature_schema\.tasks names share, which this build lacks; train the",
-        ),
-        (
-            lambda it: schema(it)["retrieval_features"].remove("ease"),
-            r"feature_schema\.retrieval_features lacks ease, which this build has; train",
-        ),
-        (
-            lambda it: schema(it)["tasks"].remove("like"),
-            r"feature_schema\.tasks lacks like, which this build has; train the release",
-        ),
-        (
-            lambda it: schema(it).update(context_features={"hour": 25, "mood": 3}),
-            r"feature_schema\.context_features names mood, which this build lacks",
-        ),
-        (
-            lambda it: schema(it).update(context_features={"device": 9}),
-            r"context_features\[device\] is 9, this build has 5 ids; train",
-        ),
-        (
-            lambda it: schema(it)["match_features"].append("language_match"),
-            r"match_features names language_match, which this build lacks",
-        ),
-        *(
-            (lambda it, name=name: schema(it).pop(name), rf"feature_schema\.{name}: Field required")
-            for name in ("video_features", "constants")
-        ),
-        (lambda it: it.pop("metrics"), "manifest field metrics: Field required"),
-    ],
-)
+def without(name: str, each: str) -> list[str]:
+    return [kept for kept in of_schema(name) if kept != each]
+
+
+OTHER_SCHEMAS = [
+    (("constants", "co_watch.half_life"), 4.5, r"is 4\.5, this build computes with 3\.0"),
+    (("constants", "co_watch.history"), GONE, r"is None, this build computes with 20\b"),
+    (("constants", "mood.half_life"), 1, r"is 1\.0, this build computes with None"),
+    (("viewer_features",), of_schema("viewer_features")[::-1], r"is \['like_rate', .*this build"),
+    (
+        ("retrieval_features",),
+        [*of_schema("retrieval_features"), "mood", "from_mood"],
+        "names mood, from_mood, which this build lacks; train the release again, or serve it with "
+        "the build that it was made for",
+    ),
+    (("tasks",), [*of_schema("tasks"), "share"], "names share, which this build lacks; train the"),
+    (("retrieval_features",), without("retrieval_features", "ease"), "lacks ease, which this"),
+    (("tasks",), without("tasks", "like"), "lacks like, which this build has; train the release"),
+    (("context_features",), {"hour": 25, "mood": 3}, "names mood, which this build lacks"),
+    (("context_features",), {"device": 9}, r"\[device\] is 9, this build has 5 ids; train"),
+    (("match_features",), [*of_schema("match_features"), "language_match"], "names language_match"),
+    (("video_features",), GONE, "Field required"),
+    (("constants",), GONE, "Field required"),
+]
+
+
+@pytest.mark.parametrize(("place", "value", "message"), OTHER_SCHEMAS)
 def test_a_manifest_of_another_build_is_refused_by_what_differs(
-    change: Callable[[Document], object], message: str
+    place: Place, value: Any, message: str
 ) -> None:
-    document = manifest()
-    change(document)
+    # Other fields of such a release may go by the names of its features too.
+    document = manifest() | {"quotas": {"mood": 0.1}, "score_weights": {"share": 1}}
+    text = json.dumps(changed(document, ("feature_schema", *place), value)).encode()
+    with pytest.raises(ReleaseError, match=rf"feature_schema\.{place[0]}.* ?{message}"):
+        Manifest.parse(text, "here")
+
+
+@pytest.mark.parametrize("version", [99, None, 4.0, True])
+def test_a_manifest_of_another_format_is_refused_by_that_alone(version: Any) -> None:
+    # A later format may have other fields too.
+    text = json.dumps({"format_version": version, "something_new": True}).encode()
+    message = f"format_version is {version}, this build serves {FORMAT_VERSION}; train the release"
     with pytest.raises(ReleaseError, match=message):
-        Manifest.parse(json.dumps(document).encode(), "here")
+        Manifest.parse(text, "here")
 
 
 def test_a_position_in_an_unknown_log_is_read_and_never_written() -> None:
@@ -370,7 +344,7 @@ def test_a_position_in_an_unknown_log_is_read_and_never_written() -> None:
 
 def test_a_release_says_which_context_its_models_read() -> None:
     document = manifest()
-    assert "context_features" not in schema(document)
+    assert "context_features" not in document["feature_schema"]
     known = FeatureSchema.ours(9, 8, ("hour", "language"), languages=True)
     document["feature_schema"] = known.model_dump(mode="json")
     found = Manifest.parse(json.dumps(document).encode(), "here").feature_schema

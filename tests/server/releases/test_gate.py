@@ -125,16 +125,6 @@ def test_a_release_that_lost_no_more_than_is_allowed_passes(changed: dict[str, A
     assert result.viewers == VIEWERS
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_retraining_noise_of_probabilities_passes(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    scale = random.uniform(0.95, 1.05)
-    noise = np.exp(random.normal(-0.02, 0.2, (VIEWERS, CANDIDATES)))
-    now = made_up()
-    result = judge(now, replace(now, predictions=of_watches(probabilities() * noise * scale)))
-    assert result.passed, result.findings
-
-
 def test_where_nothing_was_liked_likes_are_not_judged() -> None:
     nobody = predictions(np.full((VIEWERS, 1), 0.1), np.zeros((VIEWERS, 1), bool))
     now = replace(made_up(), predictions={**made_up().predictions, "like": nobody})

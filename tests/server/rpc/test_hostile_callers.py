@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import struct
+import zlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +17,23 @@ import h2.connection
 import h2.settings
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
 from tests.builders.http2 import grpc_frame, http2
+from tests.builders.releases import build_release
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
-from tests.server.pod.test_shedding import METHOD
+from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.rpc import standard
+from vireo.server.rpc.caller import CALLER
+from vireo.server.rpc.reading import decompressed
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
+METHOD = "/vireo.v1.RankingService/RankCandidates"
 WATCH = "/grpc.health.v1.Health/Watch"
 
 
@@ -71,9 +79,10 @@ async def test_calls_beyond_the_servers_number_are_refused_and_health_checks_nev
 
 
 async def test_watches_are_bounded_and_dont_count_against_calls(
-    release_folder: Path,
+    release_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = rpc_settings(max_streams=5, max_concurrent_rpcs=5)
+    monkeypatch.setattr(standard, "MAX_STREAMS", 5)
+    settings = rpc_settings(max_concurrent_rpcs=5)
     async with serving(RANKING_POD, release_folder, settings=settings) as (server, channel):
         health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
         watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(5)]
@@ -143,3 +152,109 @@ async def test_a_request_id_that_cant_be_sent_on_is_replaced(
             stream = connection.open(METHOD, body, {"x-request-id": value})
             await stream.ended.wait()
     assert stream.code is grpc.StatusCode.OK
+
+
+NO_MESSAGE = b"\xff\xff"
+METHODS = (
+    "grpc.health.v1.Health/Check",
+    "grpc.health.v1.Health/Watch",
+    "grpc.channelz.v1.Channelz/GetServers",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
+OURS = ("vireo.v1.CandidateService/RetrieveCandidates", "vireo.v1.ReleaseService/GetServingRelease")
+
+
+@pytest.fixture
+async def channel(tmp_path: Path) -> AsyncIterator[grpc.aio.Channel]:
+    async with serving(CANDIDATE_POD, build_release(tmp_path)) as (_, channel):
+        yield channel
+
+
+async def ended(channel: grpc.aio.Channel, method: str, *messages: bytes) -> grpc.StatusCode:
+    """The status of a call that says these things and no more."""
+    ask: Any = channel.stream_stream(f"/{method}")
+    code: grpc.StatusCode = await ask(iter(messages), timeout=30).code()
+    return code
+
+
+@pytest.mark.parametrize("method", [*METHODS, *OURS])
+async def test_bytes_that_are_no_message_are_invalid(
+    channel: grpc.aio.Channel, method: str
+) -> None:
+    assert await ended(channel, method, NO_MESSAGE) == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("method", [*METHODS[:3], *OURS])
+async def test_a_call_that_says_nothing_is_invalid_and_not_left_open(
+    channel: grpc.aio.Channel, method: str
+) -> None:
+    assert await ended(channel, method) == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_messages_of_reflection_wait_for_their_callers_turn(tmp_path: Path) -> None:
+    asked = reflection_pb2.ServerReflectionRequest(list_services="*").SerializeToString()
+    async with serving(CANDIDATE_POD, build_release(tmp_path)) as (server, channel):
+        budget = server.budget
+        budget._charge("page", 1e6, rests=False)
+        budget._rested_at = budget._clock() + 1e9
+        budget.light("another")
+        ask: Any = channel.stream_stream(f"/{METHODS[-1]}")
+        call = ask(iter([asked]), timeout=30, metadata=((CALLER, "page"),))
+        await until(lambda: budget.waiting == 1)
+        # The other one is silent from now on.
+        assert b"CandidateService" in await call.read()
+        assert budget.used("page") > 5
+
+
+CHECK = "/grpc.health.v1.Health/Check"
+MESSAGE = request_for_one_video().SerializeToString()
+MAX_BYTES = 64 << 10
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+KINDS = {
+    "gzip": ("gzip", gzip.compress(MESSAGE), grpc.StatusCode.OK),
+    "gzip of two parts": ("gzip", gzip.compress(MESSAGE) * 2, INVALID),
+    "gzip and more": ("gzip", gzip.compress(MESSAGE) + b"more", INVALID),
+    "a part of gzip": ("gzip", gzip.compress(MESSAGE)[:-5], INVALID),
+    "another checksum in gzip": ("gzip", gzip.compress(MESSAGE)[:-8] + bytes(8), INVALID),
+    "no gzip": ("gzip", b"\xff nonsense", INVALID),
+    "nothing as gzip": ("gzip", b"", INVALID),
+    "deflate": ("deflate", zlib.compress(MESSAGE), grpc.StatusCode.OK),
+    "a part of deflate": ("deflate", zlib.compress(MESSAGE)[:-5], INVALID),
+    "no deflate": ("deflate", b"\xff nonsense", INVALID),
+    "a bomb": ("gzip", gzip.compress(bytes(50 << 20)), grpc.StatusCode.RESOURCE_EXHAUSTED),
+}
+
+
+@pytest.mark.parametrize(("encoding", "sent", "code"), KINDS.values(), ids=KINDS.keys())
+async def test_a_compressed_message_is_read_or_the_callers_mistake(
+    release_folder: Path, encoding: str, sent: bytes, code: grpc.StatusCode
+) -> None:
+    settings = rpc_settings(max_message_bytes=MAX_BYTES)
+    body = struct.pack(">BI", 1, len(sent)) + sent
+    async with (
+        serving(RANKING_POD, release_folder, settings=settings) as (server, _),
+        http2(f"127.0.0.1:{server.port}") as connection,
+        asyncio.timeout(30),
+    ):
+        headers = {"grpc-encoding": encoding}
+        if code is not grpc.StatusCode.OK and sent:
+            check = connection.open(CHECK, body, headers)
+            await check.ended.wait()
+            assert check.code is INVALID
+        call = connection.open(METHOD, body, headers)
+        await call.ended.wait()
+    assert call.code is code
+
+
+@pytest.mark.parametrize("message", [b"\x78\x01", b"\x78\x9c\x01", b"x", b"\x1f", b""])
+def test_a_message_that_only_begins_as_if_it_were_compressed_is_left_as_it_is(
+    message: bytes,
+) -> None:
+    # 78 01 is a message whose field 15 is 1.
+    assert decompressed(message, MAX_BYTES) == message
+
+
+def test_no_more_is_decompressed_than_shows_that_it_is_too_much() -> None:
+    assert decompressed(gzip.compress(bytes(1 << 20)), 1_000) == bytes(1_001)
+    assert decompressed(gzip.compress(bytes(1_000)), 1_000) == bytes(1_000)

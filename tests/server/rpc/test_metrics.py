@@ -1,11 +1,17 @@
-"""What a pod shows to Prometheus, and that the endpoint is its own."""
+"""What a process shows to Prometheus and to probes, and that its endpoint is its own."""
+
+from __future__ import annotations
 
 import asyncio
+import math
+import shutil
 import socket
 import threading
 import urllib.error
 import urllib.request
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,55 +20,69 @@ import grpc.aio
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from tests.builders.http_page import page
 from tests.builders.rpc import rpc_settings, serving
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.errors import VireoError
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.rpc import metrics
-from vireo.server.rpc.metrics import MAX_CONNECTIONS, MetricsEndpoint
+from vireo.server.rpc.metrics import MAX_CONNECTIONS, MAX_LAG, MetricsEndpoint, export_disk, lag
+from vireo.server.rpc.server import RpcServer
 from vireo.v1 import ranking_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
-
-def page(port: int, host: str = "127.0.0.1", accept: str = "*/*") -> str:
-    asked = urllib.request.Request(f"http://{host}:{port}/metrics", headers={"Accept": accept})
-    with urllib.request.urlopen(asked, timeout=60) as answer:
-        text: str = answer.read().decode()
-        return text
+RELEASE, RANK = "ReleaseService/GetServingRelease", "RankingService/RankCandidates"
 
 
-def calls(method: str, code: str) -> float:
-    labels = {"method": f"/vireo.v1.{method}", "code": code}
-    return REGISTRY.get_sample_value("vireo_rpcs_total", labels) or 0.0
+@pytest.fixture
+def port() -> int:
+    return free_port_base()
 
 
-async def test_calls_are_counted_by_method_and_code(release_folder: Path) -> None:
-    good, bad = "ReleaseService/GetServingRelease", "RankingService/RankCandidates"
-    before = calls(good, "OK"), calls(bad, "INVALID_ARGUMENT"), calls(bad, "OK")
+@pytest.fixture
+def endpoint() -> Iterator[MetricsEndpoint]:
+    """An endpoint without metrics."""
+    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+    yield endpoint
+    if endpoint._thread.is_alive():
+        endpoint.close()
+
+
+@pytest.fixture
+async def server(port: int) -> AsyncIterator[RpcServer]:
+    server = RpcServer(rpc_settings(metrics_port=port))
+    await server.start()
+    yield server
+    await server.drain()
+
+
+def value(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_calls_are_counted_by_method_and_code_and_timed_whatever_their_status(
+    release_folder: Path,
+) -> None:
+    def seen() -> list[float]:
+        counts = [
+            value("vireo_rpcs_total", method=f"/vireo.v1.{method}", code=code)
+            for method, code in ((RELEASE, "OK"), (RANK, "INVALID_ARGUMENT"), (RANK, "OK"))
+        ]
+        return [*counts, value("vireo_rpc_seconds_count", method=f"/vireo.v1.{RANK}")]
+
+    before = seen()
     async with serving(RANKING_POD, release_folder) as (_, channel):
         await ReleaseServiceStub(channel).GetServingRelease(GetServingReleaseRequest())
         with pytest.raises(grpc.aio.AioRpcError):
             await RankingServiceStub(channel).RankCandidates(ranking_pb2.RankCandidatesRequest())
-    after = calls(good, "OK"), calls(bad, "INVALID_ARGUMENT"), calls(bad, "OK")
-    assert after == (before[0] + 1, before[1] + 1, before[2])
+    assert [after - each for after, each in zip(seen(), before, strict=True)] == [1, 1, 0, 1]
 
 
-async def test_every_unary_call_is_timed_whatever_its_status(release_folder: Path) -> None:
-    def timed() -> float:
-        labels = {"method": "/vireo.v1.RankingService/RankCandidates"}
-        return REGISTRY.get_sample_value("vireo_rpc_seconds_count", labels) or 0.0
-
-    async with serving(RANKING_POD, release_folder) as (_, channel):
-        before = timed()
-        with pytest.raises(grpc.aio.AioRpcError):
-            await RankingServiceStub(channel).RankCandidates(ranking_pb2.RankCandidatesRequest())
-    assert timed() == before + 1
-
-
-async def test_the_time_of_a_sampled_call_points_at_its_trace(release_folder: Path) -> None:
-    port = free_port_base()
+async def test_the_page_has_the_version_the_lag_and_the_traces_of_sampled_calls(
+    release_folder: Path, port: int
+) -> None:
     parents = f"00-{'4bf9' * 8}-{'b7ad' * 4}-01", f"00-{'5caf' * 8}-{'b7ad' * 4}-00"
     settings = rpc_settings(metrics_port=port)
     async with serving(RANKING_POD, release_folder, settings=settings) as (_, channel):
@@ -71,50 +91,37 @@ async def test_the_time_of_a_sampled_call_points_at_its_trace(release_folder: Pa
                 GetServingReleaseRequest(), metadata=(("traceparent", parent),)
             )
         kind = "application/openmetrics-text; version=1.0.0"
-        shown = await asyncio.to_thread(page, port, accept=kind)
-        plain = await asyncio.to_thread(page, port)
-    method = "/vireo.v1.ReleaseService/GetServingRelease"
-    lines = [line for line in shown.splitlines() if method in line and "trace_id" in line]
-    assert lines
+        _, shown = await asyncio.to_thread(page, port, accept=kind)
+        _, plain = await asyncio.to_thread(page, port)
+    lines = [line for line in shown.splitlines() if RELEASE in line and "trace_id" in line]
     assert all(line.startswith("vireo_rpc_seconds_bucket") for line in lines)
     assert "4bf9" * 8 in lines[0]
     assert "5caf" * 8 not in shown, "it isn't sampled"
     assert "trace_id" not in plain
+    assert f'vireo_build_info{{version="{version("vireo")}"}} 1.0' in plain
+    assert "# TYPE vireo_rpcs_total counter" in plain
+    [late] = [each for each in plain.splitlines() if each.startswith("vireo_event_loop_lag_sec")]
+    assert 0 < float(late.split()[1]) < 1
+    assert "_created" not in plain.replace("release_created", "")
 
 
-async def test_the_version_and_the_lag_of_the_loop_are_exported(release_folder: Path) -> None:
-    port = free_port_base()
-    settings = rpc_settings(metrics_port=port)
-    async with serving(RANKING_POD, release_folder, settings=settings):
-        shown = await asyncio.to_thread(page, port)
-    assert f'vireo_build_info{{version="{version("vireo")}"}} 1.0' in shown
-    [lag] = [each for each in shown.splitlines() if each.startswith("vireo_event_loop_lag_seconds")]
-    assert 0 < float(lag.split()[1]) < 1
-    assert "_created" not in shown.replace("release_created", "")
-
-
-async def test_endpoint_answers_on_loopback_while_the_server_lives(release_folder: Path) -> None:
-    port = free_port_base()
-    settings = rpc_settings(metrics_port=port)
-    async with serving(RANKING_POD, release_folder, settings=settings):
-        assert "# TYPE vireo_rpcs_total counter" in await asyncio.to_thread(page, port)
-        with socket.socket() as other:  # bound to loopback, and not to every address
-            other.bind(("127.0.0.2", port))
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2"])
+async def test_the_endpoint_listens_on_metrics_host_alone_while_the_server_lives(
+    port: int, host: str
+) -> None:
+    server = RpcServer(rpc_settings(metrics_port=port, metrics_host=host))
+    await server.start()
+    assert (await asyncio.to_thread(page, port, host=host))[0] == 200
+    with socket.socket() as other:
+        other.bind(("127.0.0.3", port))
+    await server.drain()
     with pytest.raises(urllib.error.URLError):
-        page(port)
+        page(port, host=host)
 
 
-async def test_the_endpoint_listens_on_metrics_host(release_folder: Path) -> None:
-    port = free_port_base()
-    settings = rpc_settings(metrics_port=port, metrics_host="127.0.0.2")
-    async with serving(RANKING_POD, release_folder, settings=settings):
-        assert "vireo_rpcs_total" in await asyncio.to_thread(page, port, "127.0.0.2")
-        with pytest.raises(urllib.error.URLError):
-            page(port)
-
-
-def test_closing_ends_the_thread_and_needs_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+def test_closing_ends_the_thread_and_needs_no_connection(
+    endpoint: MetricsEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     page(endpoint.port)
 
     def out_of_descriptors(*_: object, **__: object) -> None:
@@ -125,75 +132,119 @@ def test_closing_ends_the_thread_and_needs_no_connection(monkeypatch: pytest.Mon
         ending = threading.Thread(target=endpoint.close, daemon=True)
         ending.start()
         ending.join(30)
-    assert not ending.is_alive()
     assert not endpoint._thread.is_alive()
-    with pytest.raises(urllib.error.URLError):
-        page(endpoint.port)
 
 
-def test_a_request_without_a_path_gets_the_metrics() -> None:
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
-    with closing(endpoint), socket.create_connection(("127.0.0.1", endpoint.port), 30) as other:
+def test_a_request_without_a_path_gets_the_metrics(endpoint: MetricsEndpoint) -> None:
+    with socket.create_connection(("127.0.0.1", endpoint.port), 30) as other:
         other.sendall(b"\r\n\r\n")
         assert other.recv(12) == b"HTTP/1.1 200"
 
 
-async def test_port_that_is_taken_is_explained() -> None:
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
-    try:
-        with pytest.raises(
-            VireoError,
-            match=rf"can't serve metrics on 127\.0\.0\.1:{endpoint.port}: Address.*vireo up",
-        ):
-            MetricsEndpoint.open(endpoint.port, CollectorRegistry())
-    finally:
-        endpoint.close()
+def test_port_that_is_taken_is_explained(endpoint: MetricsEndpoint) -> None:
+    words = rf"can't serve metrics on 127\.0\.0\.1:{endpoint.port}: Address.*vireo up"
+    with pytest.raises(VireoError, match=words):
+        MetricsEndpoint.open(endpoint.port, CollectorRegistry())
 
 
-def test_the_oldest_connections_make_room_for_further_ones() -> None:
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
+def test_the_oldest_connections_make_room_for_further_ones(endpoint: MetricsEndpoint) -> None:
     before = threading.active_count()
     silent = [
         socket.create_connection(("127.0.0.1", endpoint.port), timeout=2)  # before they are late
         for _ in range(MAX_CONNECTIONS + 10)
     ]
-    try:
-        assert all(connection.recv(1) == b"" for connection in silent[:10])
-        assert threading.active_count() == before, "waiting takes no thread"
-        assert page(endpoint.port) == ""
-    finally:
-        for connection in silent:
-            connection.close()
-        endpoint.close()
+    assert all(connection.recv(1) == b"" for connection in silent[:10])
+    assert threading.active_count() == before, "waiting takes no thread"
+    assert page(endpoint.port) == (200, "")
+    for connection in silent:
+        connection.close()
 
 
-def test_silent_connections_are_ended_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_MAX_SECONDS", 0.2)
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
-    try:
-        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=30) as silent:
-            assert silent.recv(1) == b""
-        assert page(endpoint.port) == ""
-    finally:
-        endpoint.close()
-
-
-@pytest.mark.parametrize("part", [b"G", b"GET / HTTP/1.1\r\n", b"\0"])
+@pytest.mark.parametrize("part", [b"", b"G", b"GET / HTTP/1.1\r\n", b"\0"])
 def test_a_request_that_trickles_in_is_ended_in_time(
-    part: bytes, monkeypatch: pytest.MonkeyPatch
+    endpoint: MetricsEndpoint, part: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "_MAX_SECONDS", 0.2)
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
-    try:
-        with socket.create_connection(("127.0.0.1", endpoint.port), timeout=0.02) as slow:
-            while True:
+    with socket.create_connection(("127.0.0.1", endpoint.port), timeout=0.02) as slow:
+        ended = False
+        while not ended:
+            with suppress(TimeoutError):
                 try:
                     slow.send(part)
-                    if not slow.recv(1 << 16):
-                        break
-                except TimeoutError:
-                    continue
+                    ended = not slow.recv(1 << 16)
                 except ConnectionError:
-                    break
-    finally:
-        endpoint.close()
+                    ended = True
+    assert page(endpoint.port) == (200, "")
+
+
+async def test_a_server_is_ready_while_it_serves_and_lives_all_the_same(
+    server: RpcServer, port: int
+) -> None:
+    assert await asyncio.to_thread(page, port, "ready") == (503, "NOT_SERVING")
+    assert await asyncio.to_thread(page, port, "live") == (200, "OK")
+    await server.set_serving(True)
+    assert await asyncio.to_thread(page, port, "ready") == (200, "OK")
+
+
+async def test_a_server_whose_event_loop_hangs_neither_lives_nor_is_ready(
+    server: RpcServer, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_MAX_SILENCE", 0.1)
+    await server.set_serving(True)
+    with ThreadPoolExecutor() as others:
+        for probe in ("live", "ready"):
+            answer = others.submit(page, port, probe).result()  # the loop waits, too
+            assert answer == (503, "the event loop was silent for 0.1 s")
+    assert await asyncio.to_thread(page, port, "ready") == (200, "OK")
+
+
+async def test_probes_are_answered_while_connections_send_a_byte_at_a_time(
+    server: RpcServer, port: int
+) -> None:
+    async def trickle() -> None:
+        while True:  # again as soon as it is ended
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                begun.release()
+                while not writer.is_closing():
+                    writer.write(b"G")
+                    await writer.drain()
+                    await asyncio.sleep(0.02)
+
+    begun = asyncio.Semaphore(0)
+    await server.set_serving(True)
+    slow = [asyncio.ensure_future(trickle()) for _ in range(100)]
+    for _ in slow:
+        await begun.acquire()
+    for _ in range(10):
+        for probe in ("live", "ready"):
+            assert await asyncio.to_thread(page, port, probe) == (200, "OK")
+    for task in slow:
+        task.cancel()
+    await asyncio.gather(*slow, return_exceptions=True)
+
+
+async def test_the_lag_of_a_loop_is_short_if_it_is_free_and_bounded_if_it_is_blocked() -> None:
+    loop = asyncio.get_running_loop()
+    assert 0 < await asyncio.to_thread(lag, loop) < MAX_LAG
+    assert lag(loop) == 0, "a loop that asks for its own isn't late"
+    with ThreadPoolExecutor() as others:
+        assert others.submit(lag, loop).result() == MAX_LAG  # the loop waits
+    closed = asyncio.new_event_loop()
+    closed.close()
+    assert lag(closed) == 0
+
+
+def test_the_disk_of_a_folder_is_shown_before_the_folder_is_made_and_nan_if_it_cant_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_disk("cache", tmp_path / "some" / "cache")
+    usage = shutil.disk_usage(tmp_path)
+    assert value("vireo_disk_size_bytes", folder="cache") == usage.total
+    assert value("vireo_disk_free_bytes", folder="cache") == pytest.approx(usage.free, rel=0.2)
+
+    def away(_: Path) -> None:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr("shutil.disk_usage", away)
+    assert math.isnan(value("vireo_disk_free_bytes", folder="cache"))

@@ -1,3 +1,5 @@
+"""Settings of pods: where they come from, and what they make of each other."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -66,3 +68,13 @@ def test_missing_s3_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_secrets_are_hidden_when_settings_are_shown() -> None:
     shown = load_settings(PodSettings, ["--port", "1"]).model_dump(mode="json")
     assert shown["s3"]["secret_key"] == "**********"
+
+
+@pytest.mark.parametrize(
+    ("channel", "seconds"), [("production", 60.0), ("canary", 10.0), ("shadow", 10.0)]
+)
+def test_a_pod_keeps_the_release_before_for_as_long_as_its_channel_needs(
+    channel: str, seconds: float
+) -> None:
+    settings = PodSettings(port=0, s3=unreachable_s3(), channel=channel)
+    assert settings.previous_is_kept == seconds

@@ -14,11 +14,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tests.builders.batches import SERVICE, batch_handlers
+from tests.builders.refusals import failure_of, violations_of
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
-from tests.server.rpc.test_guard import violations_of
-from vireo.server.pod.admission import Admission
-from vireo.server.pod.slots import Slots
+from vireo.server.rpc.admission import Admission, Slots
 from vireo.server.rpc.errors import RpcError, not_found
 from vireo.server.rpc.guard import ServiceLimits
 from vireo.server.rpc.reading import Context
@@ -82,13 +81,6 @@ def counted(code: str) -> float:
     return REGISTRY.get_sample_value("vireo_rpcs_total", labels) or 0.0
 
 
-async def failure_of(call: Any) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for _ in call:
-            pass
-    return caught.value
-
-
 async def test_all_responses_arrive_in_order_and_the_call_is_counted_with_its_id() -> None:
     before = counted("OK")
     async with served(Slates()) as (server, stub):
@@ -111,16 +103,6 @@ async def test_an_invalid_request_of_a_stream_is_told_by_field_before_any_work()
     assert not slates.begun
 
 
-async def test_a_stream_beyond_the_servers_limits_is_shed() -> None:
-    async with served(Slates(), max_concurrent_rpcs=1) as (server, stub):
-        hanging = stub.BatchRecommend(pb.BatchRecommendRequest(viewer_ids=["hangs"]))
-        await until(lambda: server.under_way == 1)
-        error = await failure_of(stub.BatchRecommend(REQUEST))
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        hanging.cancel()
-        await until(lambda: server.under_way == 0)
-
-
 async def test_a_bug_in_the_middle_of_a_stream_is_internal_and_names_the_request() -> None:
     slates = Slates(fails_at="b")
     async with served(slates) as (_, stub):
@@ -131,22 +113,18 @@ async def test_a_bug_in_the_middle_of_a_stream_is_internal_and_names_the_request
         assert (await failure_of(stub.BatchRecommend(REQUEST))).code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_a_caller_that_leaves_ends_its_stream() -> None:
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_stream_ends_with_its_caller_or_its_deadline(*, leaves: bool) -> None:
     slates = Slates()
     async with served(slates) as (server, stub):
-        call = stub.BatchRecommend(pb.BatchRecommendRequest(viewer_ids=["a", "hangs"]))
-        assert (await call.read()).viewer_id == "a"
-        call.cancel()
-        await until(lambda: slates.ended == 1 and server.under_way == 0)
-
-
-async def test_a_deadline_ends_a_stream() -> None:
-    slates = Slates()
-    async with served(slates) as (_, stub):
         request = pb.BatchRecommendRequest(viewer_ids=["a", "hangs"])
-        error = await failure_of(stub.BatchRecommend(request, timeout=0.3))
-        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await until(lambda: slates.ended == slates.begun)
+        call = stub.BatchRecommend(request, timeout=60 if leaves else 0.3)
+        if leaves:
+            assert (await call.read()).viewer_id == "a"
+            call.cancel()
+        else:
+            assert (await failure_of(call)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await until(lambda: slates.ended == slates.begun and server.under_way == 0)
 
 
 async def test_a_server_that_shuts_down_ends_a_stream_in_the_middle_of_a_response() -> None:
@@ -163,80 +141,26 @@ async def test_a_server_that_shuts_down_ends_a_stream_in_the_middle_of_a_respons
 
 async def test_responses_are_made_while_no_other_call_is_under_way() -> None:
     slates = Slates()
-    admission = Admission(500, slots=Slots(6))
+    admission = Admission(Slots(6))
     async with served(slates, admission) as (_, stub):
-        urgent = await admission.enter()
-        call = stub.BatchRecommend(REQUEST)
-        await until(admission._background.locked)
-        assert not slates.begun
-        admission.leave(urgent)
+        async with admission.call():
+            call = stub.BatchRecommend(REQUEST)
+            await until(admission._background.locked)
+            assert not slates.begun
         assert [each.viewer_id async for each in call] == ["a", "b", "c"]
 
 
-class Writes:
-    """A caller that reads when the test lets it."""
+class Caller:
+    """A caller that reads responses if it is told to, and sends messages and then ends or not."""
 
-    def __init__(self) -> None:
-        self.reads = asyncio.Event()
-        self.read: list[Any] = []
+    def __init__(self, messages: int = 0, *, reads: bool = False, ends: bool = False) -> None:
+        self.reads, self._ends, self._left = asyncio.Event(), ends, messages
+        self.gone = False
+        if reads:
+            self.reads.set()
 
-    async def write(self, response: Any) -> None:
+    async def write(self, _: Any) -> None:
         await self.reads.wait()
-        self.read.append(response)
-
-
-async def sent(streams: Streams, caller: Writes, slates: Slates) -> None:
-    responses = slates.answer(REQUEST, None)
-    await streams.send(responses, cast("Context", caller), nullcontext)
-
-
-async def test_a_caller_that_does_not_read_has_no_further_response_made() -> None:
-    caller, made = Writes(), list[str]()
-
-    async def responses() -> AsyncGenerator[pb.BatchRecommendResponse, None]:
-        for viewer_id in REQUEST.viewer_ids:
-            made.append(viewer_id)
-            yield pb.BatchRecommendResponse(viewer_id=viewer_id)
-
-    streams = Streams()
-    sending = asyncio.ensure_future(streams.send(responses(), cast("Context", caller), nullcontext))
-    for _ in range(10):
-        await asyncio.sleep(0)
-    assert made == ["a"]
-    caller.reads.set()
-    await sending
-    assert made == ["a", "b", "c"]
-
-
-async def test_a_stream_that_lasts_too_long_is_ended_and_its_responses_closed() -> None:
-    streams, slates = Streams(), Slates()
-    streams.max_seconds = 0.02
-    with pytest.raises(RpcError, match=r"open for 0\.02 s; continue on another stream") as ended:
-        await sent(streams, Writes(), slates)
-    assert ended.value.code is grpc.StatusCode.UNAVAILABLE
-    assert slates.ended == 1
-
-
-async def test_a_timeout_of_the_handlers_own_is_not_taken_for_the_streams() -> None:
-    caller = Writes()
-    caller.reads.set()
-    with pytest.raises(TimeoutError):
-        await sent(Streams(), caller, Slates("b", TimeoutError()))
-
-
-async def test_a_server_that_shuts_down_begins_no_stream() -> None:
-    streams, slates = Streams(), Slates()
-    streams.close()
-    with pytest.raises(RpcError, match="shuts down"):
-        await sent(streams, Writes(), slates)
-
-
-class FakeContext:
-    """A caller that sends some messages, and then either ends the stream or is silent."""
-
-    def __init__(self, count: int, *, ends: bool) -> None:
-        self._left, self._ends = count, ends
-        self.left = False
 
     async def read(self) -> Any:
         if self._left:
@@ -247,56 +171,87 @@ class FakeContext:
         return grpc.aio.EOF
 
     def cancelled(self) -> bool:
-        return self.left
+        return self.gone
 
 
-async def taken(streams: Streams, caller: FakeContext) -> int:
+async def sent(streams: Streams, caller: Caller, slates: Slates) -> None:
+    responses = slates.answer(REQUEST, None)
+    await streams.send(responses, cast("Context", caller), nullcontext)
+
+
+async def received(streams: Streams, caller: Caller) -> int:
     """How many messages are read."""
 
     async def read(raw: bytes) -> StreamEventsRequest:
         return StreamEventsRequest.FromString(raw)
 
-    messages = streams.receive(cast("Context", caller), read)
-    return len([each async for each in messages])
+    return len([each async for each in streams.receive(cast("Context", caller), read)])
 
 
-async def test_a_stream_is_read_until_its_caller_ends_it() -> None:
-    assert await taken(Streams(), FakeContext(5, ends=True)) == 5
+async def test_a_caller_that_does_not_read_has_no_further_response_made() -> None:
+    caller, slates = Caller(), Slates()
+    made = list[str]()
 
+    async def responses() -> AsyncGenerator[pb.BatchRecommendResponse, None]:
+        async for response in slates.answer(REQUEST, None):
+            made.append(response.viewer_id)
+            yield response
 
-async def test_a_caller_that_leaves_cancels_the_call() -> None:
-    caller = FakeContext(1, ends=True)
-    caller.left = True
-    with pytest.raises(asyncio.CancelledError):
-        await taken(Streams(), caller)
+    sending = asyncio.ensure_future(
+        Streams().send(responses(), cast("Context", caller), nullcontext)
+    )
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert made == ["a"]
+    caller.reads.set()
+    await sending
+    assert made == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("bound", ["max_silence", "max_seconds"])
 async def test_a_silent_or_endless_stream_is_ended_and_the_caller_told_to_open_another(
     bound: str,
 ) -> None:
-    streams = Streams()
+    streams, slates = Streams(), Slates()
     setattr(streams, bound, 0.02)
-    with pytest.raises(RpcError, match=r"0\.02 s; continue on another stream") as ended:
-        await taken(streams, FakeContext(1, ends=False))
-    assert ended.value.code is grpc.StatusCode.UNAVAILABLE
+    streams_of = [received(streams, Caller(1))]
+    if bound == "max_seconds":
+        streams_of.append(sent(streams, Caller(), slates))  # type: ignore[arg-type]
+    for stream in streams_of:
+        with pytest.raises(RpcError, match=r"0\.02 s; continue on another stream") as ended:
+            await stream
+        assert ended.value.code is grpc.StatusCode.UNAVAILABLE
+    assert slates.ended == slates.begun
 
 
-async def test_a_server_that_shuts_down_ends_silent_streams_at_once_and_reads_no_more() -> None:
+async def test_a_timeout_of_the_handlers_own_is_not_taken_for_the_streams() -> None:
+    with pytest.raises(TimeoutError):
+        await sent(Streams(), Caller(reads=True), Slates("b", TimeoutError()))
+
+
+async def test_a_stream_is_read_until_its_caller_ends_it_or_has_gone() -> None:
+    assert await received(Streams(), Caller(5, ends=True)) == 5
+    caller = Caller(1, ends=True)
+    caller.gone = True
+    with pytest.raises(asyncio.CancelledError):
+        await received(Streams(), caller)
+
+
+async def test_a_server_that_shuts_down_ends_silent_streams_and_begins_none() -> None:
     streams = Streams()
-    reading = asyncio.ensure_future(taken(streams, FakeContext(0, ends=False)))
+    reading = asyncio.ensure_future(received(streams, Caller()))
     await asyncio.sleep(0)
     streams.close()
-    for each in (reading, asyncio.ensure_future(taken(streams, FakeContext(0, ends=False)))):
+    for stream in (reading, received(streams, Caller()), sent(streams, Caller(), Slates())):
         with pytest.raises(RpcError, match="shuts down"):
-            await each
+            await stream
 
 
-class ClosedAtItsEnd(FakeContext):
+class ClosedAtItsEnd(Caller):
     """A silent caller whose server shuts down at the moment at which its stream is ended."""
 
     def __init__(self, streams: Streams) -> None:
-        super().__init__(0, ends=False)
+        super().__init__()
         self._streams = streams
 
     async def read(self) -> Any:
@@ -310,4 +265,4 @@ async def test_a_server_shuts_down_also_at_the_moment_at_which_a_stream_ends_by_
     streams = Streams()
     streams.max_silence = 0.01
     with pytest.raises(RpcError, match="shuts down"):
-        await taken(streams, ClosedAtItsEnd(streams))
+        await received(streams, ClosedAtItsEnd(streams))

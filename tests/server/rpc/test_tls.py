@@ -24,9 +24,8 @@ from tests.builders.hanging import hanging
 from tests.builders.rpc import rpc_settings
 from vireo.server.errors import VireoError
 from vireo.server.rpc.health import health_problem
-from vireo.server.rpc.renewed_channel import RenewedChannel
 from vireo.server.rpc.server import RpcServer
-from vireo.server.rpc.tls import TlsFiles, tls_name
+from vireo.server.rpc.tls import RenewedChannel, TlsFiles, tls_name
 from vireo.server.security.certificates import Authority, Certificates
 from vireo.server.security.folder import SecurityFolder
 
@@ -156,7 +155,7 @@ async def test_a_long_lived_channel_adopts_a_renewed_certificate_without_losing_
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vireo.server.rpc.renewed_channel._CHECK_SECONDS", 0)
+    monkeypatch.setattr("vireo.server.rpc.tls._CHECK_SECONDS", 0)
     channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",
@@ -183,7 +182,7 @@ async def test_while_the_volume_of_certificates_hangs_calls_go_on_and_new_ones_a
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vireo.server.rpc.renewed_channel._CHECK_SECONDS", 0)
+    monkeypatch.setattr("vireo.server.rpc.tls._CHECK_SECONDS", 0)
     client = folder.tls("envoy")
     channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
     check = channel.unary_unary(

@@ -41,7 +41,7 @@ async def recorder() -> AsyncIterator[Recorder]:
 async def budget(recorder: Recorder) -> AsyncIterator[Budget]:
     """The budget, in which the greedy caller has used all that it may, while others call."""
     budget = recorder.server.budget
-    budget._used["greedy"] = 1e9, budget._clock()
+    budget._charge("greedy", 1e9, rests=False)
     budget._rested_at = budget._clock() + 1e9
 
     async def others() -> None:

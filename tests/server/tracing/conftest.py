@@ -6,7 +6,7 @@ import pytest
 
 from tests.builders.rpc import rpc_settings
 from tests.otlp_sink import OtlpSink, running_otlp_sink
-from vireo.server.tracing import export
+from vireo.server.tracing import export, spans
 from vireo.server.tracing.spans import end_export, start_export
 
 
@@ -14,9 +14,8 @@ from vireo.server.tracing.spans import end_export, start_export
 def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpSink]:
     """A collector that this process exports to, soon; no call is slow."""
     monkeypatch.setattr(export, "_BATCH_SECONDS", 0.05)
+    monkeypatch.setattr(spans, "SLOW_SECONDS", 1e6)
     with running_otlp_sink() as sink:
-        start_export(
-            rpc_settings(otlp_endpoint=sink.endpoint, trace_slow_seconds=1e6), "test", "test-1"
-        )
+        start_export(rpc_settings(otlp_endpoint=sink.endpoint), "test", "test-1")
         yield sink
         end_export()

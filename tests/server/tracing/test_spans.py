@@ -14,14 +14,14 @@ import grpc.aio
 import pytest
 import structlog
 
+from tests.builders.columns import rank_request
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
 from tests.otlp_sink import OtlpSink
-from tests.server.rpc.test_guard import request
 from vireo.server.errors import VireoError
-from vireo.server.ranking.pipeline import RankingPipeline
-from vireo.server.ranking.release import RankingRelease
 from vireo.server.ranking.service import RANKING_POD
+from vireo.server.recommend.ranking.pipeline import RankingPipeline
+from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases import layout
 from vireo.server.rpc.trace import add_trace_id, begin_call, note_failure
 from vireo.server.tracing import spans
@@ -48,7 +48,7 @@ async def channel(release_folder: Path) -> AsyncIterator[grpc.aio.Channel]:
 
 async def rank(channel: grpc.aio.Channel, traceparent: str, request_id: str = "r") -> None:
     metadata = (("traceparent", traceparent), ("x-request-id", request_id))
-    await RankingServiceStub(channel).RankCandidates(request(1, 2), metadata=metadata)
+    await RankingServiceStub(channel).RankCandidates(rank_request(1, 2), metadata=metadata)
 
 
 async def test_a_sampled_call_is_a_span_of_its_caller_with_a_span_for_each_stage(

@@ -1,8 +1,10 @@
-"""Attributes that an import declares."""
+"""Attributes that an import declares, or that videos of the log have."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,18 @@ import pytest
 from tests.builders.datasets import random_interactions, write_small_dataset
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.training.data.attributes import AttributeColumn, all_attributes, check_attributes
+from vireo.training.data.attributes import (
+    LEFT_OUT,
+    AttributeColumn,
+    all_attributes,
+    attribute_kinds,
+    attribute_values,
+    check_attributes,
+)
 from vireo.training.data.dataset import DESCRIPTION, DatasetInfo, describe_dataset, load_dataset
 from vireo.training.data.importing import ImportRequest, import_dataset
 from vireo.training.data.problems import BadRowsError
+from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
 VIDEOS = """video_id,title,tags,language,countries,age
 007,Seven,a,de,CH|DE|CH,16
@@ -34,36 +44,43 @@ def home(tmp_path: Path) -> Home:
 
 
 def imported(
-    home: Home, folder: Path, videos: str | Path = VIDEOS, *declared: str, **options: Any
+    home: Home, videos: str | dict[str, Any] = VIDEOS, *declared: str, **options: Any
 ) -> DatasetInfo:
-    """Imports a catalogue, CSV text or a file, as data set "mine"."""
+    """Imports a catalogue, CSV text or columns of Parquet, as data set "mine"."""
+    folder = home.root.parent
     (folder / "i.csv").write_text(INTERACTIONS)
+    path = folder / ("v.csv" if isinstance(videos, str) else "v.parquet")
     if isinstance(videos, str):
-        (folder / "v.csv").write_text(videos)
-        videos = folder / "v.csv"
+        path.write_text(videos)
+    else:
+        pq.write_table(pa.table(videos), path)
     attributes = tuple(map(AttributeColumn.parse, declared or DECLARED))
-    request = ImportRequest("mine", folder / "i.csv", videos, attributes=attributes, **options)
+    request = ImportRequest("mine", folder / "i.csv", path, attributes=attributes, **options)
     return import_dataset(home, request)
 
 
-def columns_of(home: Home, *names: str) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = load_dataset(home, "mine").video_columns(*names).to_pydict()
-    return columns
+def values_of(home: Home, *names: str) -> list[list[Any]]:
+    columns = [f"attribute.{name}" for name in names]
+    return list(load_dataset(home, "mine").video_columns(*columns).to_pydict().values())
 
 
-def test_declared_columns_become_attributes(home: Home, tmp_path: Path) -> None:
-    info = imported(home, tmp_path)
+def test_declared_columns_become_attributes_and_others_are_ignored(home: Home) -> None:
+    info = imported(home)
     kinds = {"language": "labels", "region": "labels", "age": "number"}
     assert info.attributes == load_dataset(home, "mine").attributes == kinds
     assert info.problems == {}
-    assert columns_of(home, "attribute.language", "attribute.region", "attribute.age") == {
-        "attribute.language": [["de"], ["en"], []],
-        "attribute.region": [["CH", "DE"], ["AT"], []],
-        "attribute.age": [16.0, None, 6.5],
-    }
+    assert values_of(home, *kinds) == [
+        [["de"], ["en"], []],
+        [["CH", "DE"], ["AT"], []],
+        [16.0, None, 6.5],
+    ]
+    info = imported(home, VIDEOS, "language", force=True)
+    assert info.problems == {"columns of videos ignored: countries, age": 2}
+    assert list(info.attributes) == ["language"]
+    assert "attribute.language" not in load_dataset(home, "mine").videos
 
 
-def test_columns_of_parquet_may_have_lists_and_numbers(home: Home, tmp_path: Path) -> None:
+def test_columns_of_parquet_may_have_lists_and_numbers(home: Home) -> None:
     columns = {
         "video_id": ["007", "0", "ü"],
         "title": ["Seven", "Zero", "Umlaut"],
@@ -71,25 +88,19 @@ def test_columns_of_parquet_may_have_lists_and_numbers(home: Home, tmp_path: Pat
         "rating": pa.array([16, None, 6], pa.int8()),
         "none": pa.nulls(3),
         "score": [0.1, float("nan"), 1e300],
+        "made": [{"by": "ana"}] * 3,
     }
-    pq.write_table(pa.table(columns), tmp_path / "v.parquet")
     declared = ("region=countries", "rating", "none", "nothing=none:number", "score:number")
-    imported(home, tmp_path, tmp_path / "v.parquet", *declared)
-    names = ("region", "rating", "none", "nothing", "score")
-    assert list(columns_of(home, *(f"attribute.{name}" for name in names)).values()) == [
+    imported(home, columns, *declared)
+    assert values_of(home, "region", "rating", "none", "nothing", "score") == [
         [["CH", "DE"], [], []],
         [["16"], [], ["6"]],
         [[], [], []],
         [None] * 3,
         [0.1, None, 1e300],
     ]
-
-
-def test_undeclared_columns_are_ignored_as_before(home: Home, tmp_path: Path) -> None:
-    info = imported(home, tmp_path, VIDEOS, "language")
-    assert info.problems == {"columns of videos ignored: countries, age": 2}
-    assert list(info.attributes) == ["language"]
-    assert "attribute.language" not in load_dataset(home, "mine").videos
+    with pytest.raises(VireoError, match=r"column made: values are of type struct"):
+        imported(home, columns, "made", force=True)
 
 
 @pytest.mark.parametrize(
@@ -132,46 +143,29 @@ def test_what_cant_be_declared_is_refused(declared: list[str], said: str) -> Non
         check_attributes([AttributeColumn.parse(text) for text in declared])
 
 
-def test_sixteen_attributes_may_be_declared() -> None:
-    check_attributes([AttributeColumn.parse(f"a{number}") for number in range(16)])
-
-
-def test_an_unknown_column_is_named_before_anything_is_read(home: Home, tmp_path: Path) -> None:
+def test_an_unknown_column_is_named_before_anything_is_read(home: Home) -> None:
     with pytest.raises(VireoError, match=r"v\.csv has no column land for the attribute region; it"):
-        imported(home, tmp_path, VIDEOS, "region=land")
+        imported(home, VIDEOS, "region=land")
     assert not home.data("mine").exists()
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("row", "said"),
     [
-        ("de,CH,old", r"row 5, column age: 'old' is not a number that is finite; write a number"),
-        ("de,CH,1e400", r"column age: '1e400' is not a number"),
-        (f"{'é' * 65},CH,", r"column language: a label of 'é+\.\.\. is over 128 bytes long"),
-        (f"de,{'|'.join(map(str, range(65)))},", r"column countries: '0\|1.* are over 64 labels"),
+        ("bad,Bad,,de,CH,old", r"row 5, column age: 'old' is not a number that is finite; write"),
+        ("bad,Bad,,de,CH,1e400", r"column age: '1e400' is not a number"),
+        (f"bad,Bad,,{'é' * 65},CH,", r"column language: a label of 'é+\.\.\. is over 128 bytes"),
+        (f"bad,Bad,,de,{'|'.join(map(str, range(65)))},", r"countries: '0\|1.* are over 64 labels"),
+        ("0,Zero,,fr,AT,", r"'0' was described before, otherwise"),
     ],
 )
-def test_a_value_that_isnt_one_is_named_and_can_be_dropped(
-    home: Home, tmp_path: Path, values: str, said: str
-) -> None:
-    videos = f"{VIDEOS}bad,Bad,,{values}\n"
+def test_a_value_that_isnt_one_is_named_and_can_be_dropped(home: Home, row: str, said: str) -> None:
+    videos = f"{VIDEOS}{row}\n"
     with pytest.raises(BadRowsError, match=said):
-        imported(home, tmp_path, videos)
-    info = imported(home, tmp_path, videos, skip_bad_rows=True)
+        imported(home, videos)
+    info = imported(home, videos, skip_bad_rows=True)
     assert info.problems == {"bad videos left out": 1}
     assert info.videos == 3
-
-
-def test_a_column_of_structs_is_refused(home: Home, tmp_path: Path) -> None:
-    columns = {"video_id": ["007"], "title": ["Seven"], "made": [{"by": "ana"}]}
-    pq.write_table(pa.table(columns), tmp_path / "v.parquet")
-    with pytest.raises(VireoError, match=r"column made: values are of type struct"):
-        imported(home, tmp_path, tmp_path / "v.parquet", "made")
-
-
-def test_videos_that_differ_by_an_attribute_alone_conflict(home: Home, tmp_path: Path) -> None:
-    with pytest.raises(BadRowsError, match=r"'0' was described before, otherwise"):
-        imported(home, tmp_path, f"{VIDEOS}0,Zero,,fr,AT,\n")
 
 
 def test_a_data_set_without_declared_attributes_is_written_as_by_earlier_builds(home: Home) -> None:
@@ -186,3 +180,42 @@ def test_a_data_set_without_declared_attributes_is_written_as_by_earlier_builds(
     declared = all_attributes(dataset.attributes)
     assert declared.labels == ("creator", "tag")
     assert declared.numbers == ("duration", "published")
+
+
+def labels(name: str, *values: str) -> VideoAttribute:
+    return VideoAttribute(name=name, labels=values)
+
+
+def number(name: str, value: float) -> VideoAttribute:
+    return VideoAttribute(name=name, number=value)
+
+
+def videos(*attributes: Sequence[VideoAttribute]) -> list[Video]:
+    return [Video(video_id=f"v{place}", attributes=each) for place, each in enumerate(attributes)]
+
+
+def test_attributes_of_the_log_have_the_kind_that_the_base_or_most_videos_give_them() -> None:
+    found = attribute_kinds(
+        {"age": "number"},
+        videos(
+            [labels("age", "old"), labels("language", "de"), number("score", 1)],
+            [labels("age", "old"), number("language", 1), number("score", 2)],
+            [labels("language", "en"), labels("No name", "x")],
+        ),
+    )
+    assert found == {"age": "number", "language": "labels", "score": "number"}
+    # Beyond sixteen, those that most videos have are declared.
+    every = [labels(f"rare{place}", "x") for place in range(20)]
+    found = attribute_kinds({"base": "labels"}, videos(every, every[10:], [labels("common", "x")]))
+    assert len(found) == 16
+    assert next(iter(found)) == "base"
+    assert {f"rare{place}" for place in range(10, 20)} <= found.keys()
+
+
+def test_values_of_another_kind_are_left_out_and_counted() -> None:
+    notes = Counter[str]()
+    each = [labels("a", "x", "y", "x"), number("b", 0.0), number("c", 1), labels("d", "x")]
+    (video,) = videos([*each, number("e", float("inf"))])
+    kinds = attribute_kinds({"a": "labels", "b": "number", "c": "labels", "e": "number"}, [])
+    assert attribute_values(video, kinds, notes) == {"attribute.a": ["x", "y"], "attribute.b": 0.0}
+    assert notes == {LEFT_OUT: 2}

@@ -14,12 +14,21 @@ from vireo.training.data.folder import remove_abandoned_drafts, replaced_folder
 from vireo.training.train import train_all
 
 
-def test_ctrl_c_between_the_two_renames_leaves_the_old_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
     target = tmp_path / "data"
     target.mkdir()
     (target / "old.txt").touch()
+    return target
+
+
+def test_ctrl_c_between_the_two_renames_leaves_the_old_folder(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rename = Path.rename
 
     def stopped(path: Path, to: Path) -> Path:
@@ -32,8 +41,8 @@ def test_ctrl_c_between_the_two_renames_leaves_the_old_folder(
     monkeypatch.setattr(Path, "rename", stopped)
     with pytest.raises(KeyboardInterrupt), replaced_folder(target) as draft:
         (draft / "new.txt").touch()
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-    assert [path.name for path in target.iterdir()] == ["old.txt"]
+    assert names(target.parent) == {"data"}
+    assert names(target) == {"old.txt"}
 
 
 def mode(folder: Path) -> int:
@@ -71,17 +80,29 @@ def test_a_home_that_is_somebody_elses_or_everybodys_stays_as_it_is(
 
 KILLED = """
 import os, pathlib, sys
-from vireo.training.data.folder import replaced_folder
-with replaced_folder(pathlib.Path(sys.argv[1])) as draft:
-    (draft / "draft.txt").touch()
-    os.kill(os.getpid(), 9)
+from vireo.training.data import folder
+if sys.argv[2] == "after a rename":
+    def rename(path, to, moved=pathlib.Path.rename):
+        moved(path, to)
+        os.kill(os.getpid(), 9)
+    pathlib.Path.rename = rename
+with folder.replaced_folder(pathlib.Path(sys.argv[1])) as draft:
+    (draft / "new.txt").touch()
+    if sys.argv[2] == "before":
+        os.kill(os.getpid(), 9)
+os.kill(os.getpid(), 9)
 """
+
+
+def killed(target: Path, when: str) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, target, when], check=False)
+    assert done.returncode == -9
 
 
 def test_what_a_killed_process_left_goes_and_what_another_one_writes_stays(tmp_path: Path) -> None:
     target = tmp_path / "data"
     for each in (target, tmp_path / "other"):
-        subprocess.run([sys.executable, "-c", KILLED, each])
+        killed(each, "before")
     (tmp_path / ".data.mine").mkdir()
     [left] = tmp_path.glob(".data.draft.*")
     with replaced_folder(target) as mine:
@@ -89,44 +110,27 @@ def test_what_a_killed_process_left_goes_and_what_another_one_writes_stays(tmp_p
         (mine / "mine.txt").touch()
         with replaced_folder(target) as draft:
             (draft / "new.txt").touch()
-    assert [each.name for each in target.iterdir()] == ["mine.txt"]
-    assert {each.name[:12] for each in tmp_path.iterdir()} == {"data", ".data.mine", ".other.draft"}
+    assert names(target) == {"mine.txt"}
+    assert {name[:12] for name in names(tmp_path)} == {"data", ".data.mine", ".other.draft"}
     remove_abandoned_drafts(tmp_path)
-    assert {each.name for each in tmp_path.iterdir()} == {"data", ".data.mine"}
+    assert names(tmp_path) == {"data", ".data.mine"}
+
+
+def test_a_kill_between_two_renames_leaves_the_old_or_the_new_folder(target: Path) -> None:
+    killed(target, "after a rename")
+    assert names(target) in ({"old.txt"}, {"new.txt"})
+    with replaced_folder(target) as draft:
+        (draft / "next.txt").touch()
+    assert names(target.parent) == {"data"}
+    assert names(target) == {"next.txt"}
 
 
 def test_the_last_copy_of_a_folder_is_put_back(tmp_path: Path) -> None:
     target = tmp_path / "data"
     (tmp_path / ".data.draft.1" / "old" / "kept").mkdir(parents=True)
     remove_abandoned_drafts(tmp_path)
-    assert [path.name for path in target.iterdir()] == ["kept"]
+    assert names(target) == {"kept"}
     (tmp_path / ".data.draft.2" / "old").mkdir(parents=True)
     remove_abandoned_drafts(tmp_path)
-    assert [each.name for each in tmp_path.iterdir()] == ["data"]
-    assert (target / "kept").exists()
-
-
-KILLED_AFTER_A_RENAME = """
-import os, pathlib, sys
-from vireo.training.data import folder
-def rename(path, to, moved=pathlib.Path.rename):
-    moved(path, to)
-    os.kill(os.getpid(), 9)
-pathlib.Path.rename = rename
-with folder.replaced_folder(pathlib.Path(sys.argv[1])) as draft:
-    (draft / "new.txt").touch()
-os.kill(os.getpid(), 9)
-"""
-
-
-def test_a_kill_between_two_renames_leaves_the_old_or_the_new_folder(tmp_path: Path) -> None:
-    target = tmp_path / "data"
-    target.mkdir()
-    (target / "old.txt").touch()
-    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_A_RENAME, target])
-    assert killed.returncode == -9
-    assert [path.name for path in target.iterdir()] in (["old.txt"], ["new.txt"])
-    with replaced_folder(target) as draft:
-        (draft / "next.txt").touch()
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-    assert [path.name for path in target.iterdir()] == ["next.txt"]
+    assert names(tmp_path) == {"data"}
+    assert names(target) == {"kept"}

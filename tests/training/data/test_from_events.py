@@ -22,7 +22,7 @@ from vireo.server.event_log.position import Position
 from vireo.server.features.activity import Bounce
 from vireo.server.features.keys import video_key
 from vireo.server.home import Home
-from vireo.server.live.takedowns import Takedowns
+from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.training.data.as_events import interaction_events
 from vireo.training.data.dataset import DatasetInfo, LogPositions, load_dataset

@@ -58,27 +58,21 @@ def test_ml_1m_puts_test_ratings_after_training_ratings_of_the_same_time() -> No
     assert tables.videos["title"].to_pylist() == ["2", "3", "10"]
 
 
-def wheel(folder: Path, content: bytes) -> dict[str, str]:
-    """Write a wheel of package "carrier" 1.0 and return the file in it."""
-    folder.mkdir()
-    with zipfile.ZipFile(folder / "carrier-1.0-py3-none-any.whl", "w") as archive:
-        archive.writestr("carrier/data.txt", content)
-        archive.writestr("carrier/__init__.py", "raise SystemExit('imported')")
-        archive.writestr(
-            "carrier-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n"
-        )
-        archive.writestr("carrier-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-    return {"carrier/data.txt": hashlib.sha256(content).hexdigest()}
-
-
 def test_files_come_out_of_a_wheel_that_is_never_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = wheel(tmp_path / "index", b"7 seas")
+    content, info = b"7 seas", "carrier-1.0.dist-info"
+    with zipfile.ZipFile(tmp_path / "carrier-1.0-py3-none-any.whl", "w") as archive:
+        archive.writestr("carrier/data.txt", content)
+        archive.writestr("carrier/__init__.py", "raise SystemExit('imported')")
+        metadata = "Metadata-Version: 2.1\nName: carrier\nVersion: 1.0\n"
+        archive.writestr(f"{info}/METADATA", metadata)
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    assert read_packaged_files("carrier==1.0", file, tmp_path / "scratch") == [b"7 seas"]
+    file = {"carrier/data.txt": hashlib.sha256(content).hexdigest()}
+    assert read_packaged_files("carrier==1.0", file, tmp_path / "scratch") == [content]
     other = dict.fromkeys(file, hashlib.sha256(b"8 seas").hexdigest())
     with pytest.raises(VireoError, match=r"carrier/data.txt of carrier==1.0 is not the file"):
         read_packaged_files("carrier==1.0", other, tmp_path / "scratch2")
@@ -95,8 +89,5 @@ def test_a_failed_download_is_one_clear_line_and_leaves_nothing(
     with pytest.raises(VireoError, match=r"pip could not download recbole==1.2.1: .*network"):
         fetch_movielens(home, "ml-100k")
     assert list(home.root.iterdir()) == []
-
-
-def test_only_the_two_movielens_sets_can_be_fetched(tmp_path: Path) -> None:
     with pytest.raises(VireoError, match=r"ml-20m can't be fetched; choose one of: ml-100k, ml-1m"):
-        fetch_movielens(Home(tmp_path), "ml-20m")
+        fetch_movielens(home, "ml-20m")

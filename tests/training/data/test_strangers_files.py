@@ -31,29 +31,28 @@ zoë@example.org,b7e1-0003,2024-05-01T16:00:04Z
 """
 
 
-def vireo(*arguments: str) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
-
-
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("VIREO_HOME", str(tmp_path / "home"))
     (tmp_path / "watched.csv").write_text(INTERACTIONS)
     (tmp_path / "videos.csv").write_text(VIDEOS)
-    files = ["--interactions", str(tmp_path / "watched.csv"), "--videos"]
-    return ["data", "import", "--name", "mine", *files, str(tmp_path / "videos.csv")]
+    return ["--interactions", f"{tmp_path}/watched.csv", "--videos", f"{tmp_path}/videos.csv"]
 
 
-def test_all_bad_rows_are_reported_with_a_fix(command: list[str]) -> None:
-    refused = vireo(*command)
+def imported(*arguments: str) -> Result:
+    command = ["data", "import", "--name", "mine", *arguments]
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
+
+
+def test_all_bad_rows_are_reported_with_a_fix(files: list[str]) -> None:
+    refused = imported(*files)
     assert refused.output.startswith("mine: about 9 interactions, 6 videos: takes about 0.")
     assert isinstance(refused.exception, VireoError)
-    first, *lines = str(refused.exception).splitlines()
+    first, future, unknown, day = str(refused.exception).splitlines()
     assert first == (
         "3 bad values, nothing was imported; fix the files or pass --skip-bad-rows to drop such "
         "rows"
     )
-    future, unknown, day = lines
     assert future.startswith(
         "  watched.csv, row 6, column timestamp: '2100-01-01T00:00:00Z' is in the future (it is "
     )
@@ -68,10 +67,8 @@ def test_all_bad_rows_are_reported_with_a_fix(command: list[str]) -> None:
     )
 
 
-def test_bad_rows_are_skipped_and_counted_and_the_rest_keeps_its_moments(
-    command: list[str],
-) -> None:
-    done = vireo(*command, "--skip-bad-rows")
+def test_bad_rows_are_skipped_and_counted_and_the_rest_keeps_its_moments(files: list[str]) -> None:
+    done = imported(*files, "--skip-bad-rows")
     assert done.exit_code == 0, done.output
     assert done.output.splitlines()[1:] == [
         "mine: 5 interactions of 2 viewers with 6 videos.",
@@ -80,7 +77,6 @@ def test_bad_rows_are_skipped_and_counted_and_the_rest_keeps_its_moments(
         "  1 interactions earlier than the row before, sorted",
     ]
     frame = load_dataset(Home.current(), "mine").interactions
-    assert [f"{time:%H:%M:%S}" for time in frame["timestamp"]] == [
-        *("16:00:00", "16:00:01", "16:00:02", "16:00:03", "16:00:04")
-    ]
+    moments = [f"{time:%H:%M:%S}" for time in frame["timestamp"]]
+    assert moments == [f"16:00:0{second}" for second in range(5)]
     assert frame["viewer_id"].tolist()[1:3] == ["zoë@example.org", "00042"]

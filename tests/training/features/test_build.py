@@ -6,13 +6,20 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from pydantic import SecretStr
 
-from tests.builders.datasets import write_small_dataset
+from tests.builders.datasets import random_interactions, write_small_dataset
 from vireo.server.errors import VireoError
-from vireo.server.features.online_store import read_viewer
+from vireo.server.features.activity import Bounce, EventRules
+from vireo.server.features.online_store import RedisSettings, read_viewer
 from vireo.server.home import Home
+from vireo.training.data.dataset import DESCRIPTION, describe_dataset
+from vireo.training.data.split import LIKED_FRACTION
 from vireo.training.features.build import build_features
 from vireo.training.features.history import viewers_at
+from vireo.training.features.online_store import OnlineStoreSettings
+from vireo.training.features.repository import write_configuration
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
 
 TABLES = ("viewer_profile", "viewer_activity", "video_statistics")
@@ -134,3 +141,25 @@ def test_activity_rows_are_kept_for_the_last_twelve_watches(
     kept = table.groupby("viewer_id")["event_timestamp"].min()
     pd.testing.assert_series_equal(kept[many], first_kept[many], check_names=False)
     assert (kept[~many] < first_kept[~many]).all()
+
+
+def test_events_count_by_the_rules_of_the_data_set(tmp_path: Path) -> None:
+    home, bounce = Home(tmp_path), Bounce(fraction=0.1)
+    interactions = random_interactions()
+    interactions.loc[0, "rating"] = 1.0
+    write_small_dataset(home, "small", interactions)
+    build_features(home, "small")
+    rules = EventRules.load(home.features("small"))
+    assert rules == EventRules(liked_fraction=LIKED_FRACTION)
+    info = describe_dataset(home, "small").model_copy(update={"bounce": bounce})
+    (home.data("small") / DESCRIPTION).write_text(info.model_dump_json())
+    build_features(home, "small")
+    assert EventRules.load(home.features("small")).bounce == bounce
+
+
+def test_features_in_redis_say_neither_where_it_is_nor_how_to_sign_in(tmp_path: Path) -> None:
+    redis = RedisSettings(url=SecretStr("redis://:secret@cache/3"))
+    settings = OnlineStoreSettings(online_store="redis", redis=redis)
+    write_configuration(tmp_path, "ml-100k", settings)
+    online = yaml.safe_load((tmp_path / "feature_store.yaml").read_text())["online_store"]
+    assert online == {"type": "redis", "key_ttl_seconds": 365 * 86_400}

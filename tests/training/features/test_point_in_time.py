@@ -14,11 +14,11 @@ from vireo.server.features.online_store import open_features, read_viewer
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.training.data.dataset import load_dataset
-from vireo.training.features.history import joined_at, viewers_at, viewers_before
-from vireo.training.features.snapshots import snapshot_moments
+from vireo.training.features.history import viewers_at, viewers_before
 from vireo.training.features.statistics import (
     latest_popularity,
     latest_video_features,
+    snapshot_moments,
     video_features_at,
 )
 
@@ -162,14 +162,27 @@ def test_a_moment_whose_activity_was_not_kept_is_refused(repo: Path, watches: pd
         viewer_features_at(repo, moments_before(many.groupby("viewer_id").head(3)))
 
 
-def test_the_activity_is_that_which_feast_joins(repo: Path, watches: pd.DataFrame) -> None:
+def joined_at(repo: Path, features: list[str], key: str, moments: pd.DataFrame) -> pd.DataFrame:
+    """What Feast finds at each time, in its order; it returns each (entity, time) once."""
+    asked = moments[[key, "event_timestamp"]].reset_index(drop=True)
+    found = open_features(repo).get_historical_features(
+        entity_df=asked.drop_duplicates(), features=features
+    )
+    values = found.to_df()
+    values["event_timestamp"] = values["event_timestamp"].astype("datetime64[us, UTC]")
+    return asked.merge(values, how="left", on=[key, "event_timestamp"])
+
+
+def test_viewers_are_those_that_feast_joins(repo: Path, watches: pd.DataFrame) -> None:
     moments = moments_before(watches.groupby("viewer_id").tail(8).sample(frac=1, random_state=1))
-    features = ["viewer_activity:viewer_watch_count", "viewer_activity:viewer_like_count"]
-    joined, _ = joined_at(open_features(repo), features, "viewer_id", moments)
+    names = ("viewer_activity:viewer_watch_count", "viewer_activity:viewer_like_count")
+    joined = joined_at(repo, [*names, "viewer_profile:attributes"], "viewer_id", moments)
     found = viewer_features_at(repo, moments)
-    watched, liked = (joined[name.partition(":")[2]].fillna(0).tolist() for name in features)
+    watched, liked = (joined[name.partition(":")[2]].fillna(0).tolist() for name in names)
     assert [features.watch_count for features in found] == watched
     assert [features.like_count for features in found] == liked
+    profiles = [tuple(each) for each in joined["attributes"]]
+    assert [features.attributes for features in found] == profiles
 
 
 def statistics_recomputed(
@@ -249,10 +262,9 @@ def test_statistics_are_those_that_feast_joins(home: Home, repo: Path) -> None:
             ],
         }
     )
-    store = open_features(repo)
     names = ("video_watch_count", "video_like_rate")
     features = [f"video_statistics:{name}" for name in names]
-    joined, _ = joined_at(store, features, "video_id", moments)
+    joined = joined_at(repo, features, "video_id", moments)
     found = statistics_at(repo, moments)
     counts = joined["video_watch_count"].fillna(0).to_numpy(np.float64)
     np.testing.assert_allclose(found[:, 0], np.log1p(counts), rtol=1e-6)

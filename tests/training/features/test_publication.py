@@ -10,11 +10,11 @@ import pytest
 
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
-from vireo.server.candidate.release import CandidateRelease
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.evaluation.chain import TestViewers
-from vireo.training.evaluation.held_out import HeldOutWatches
 from vireo.training.evaluation.sources import Proposals
 from vireo.training.evaluation.systems import of_chunks
+from vireo.training.evaluation.viewers import HeldOutWatches
 from vireo.training.features.publication import of_the_past, published_of, published_times
 from vireo.training.ranking.training_set import draw_candidates
 

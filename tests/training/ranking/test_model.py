@@ -1,28 +1,59 @@
+"""The ranker as it is trained, and as it is served."""
+
 from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
+from vireo.server.features.context import NAMES
+from vireo.server.features.ranking_inputs import (
+    RANKER_HISTORY,
+    RETRIEVAL_FEATURES,
+    VIDEO_FEATURES,
+)
+from vireo.server.models.model import Model
+from vireo.server.models.signature import ranker_signature
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.training.ranking.config import RankingConfig
-from vireo.training.ranking.export import example_inputs
-from vireo.training.ranking.model import Ranker
+from vireo.training.ranking.export import example_inputs, export_ranker, torch_scores
+from vireo.training.ranking.model import OutcomePart, Ranker, WatchPart
+from vireo.training.ranking.served import ServedRanker
 
 VECTOR_SIZE = 8
 SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)
+CONTEXT_SCHEMA = FeatureSchema.ours(200, VECTOR_SIZE, NAMES, languages=True)
+"""That of a release whose models read every feature of the context."""
+PARTS = list(product(get_args(WatchPart), get_args(OutcomePart)))
+
+
+def ranker(schema: FeatureSchema = SCHEMA) -> Ranker:
+    """A ranker of which no weight, scale or offset is what a new one has."""
+    torch.manual_seed(6)
+    config = RankingConfig(hidden=8, context_dropout=0.5, dropout=0.0)
+    model = Ranker(config, schema, attribute_count=5).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        for embedding in model.context.features:
+            embedding.weight[0] = 0  # type: ignore[union-attr,operator,index]
+        for part in (model.signals, model.viewer):
+            part.mean.normal_()
+            part.scale.uniform_(0.5, 2.0)
+        model.co_watch_unit.fill_(0.3)
+        model.calibration.copy_(torch.tensor([[1.4, -0.6], [0.7, 0.2], [0.9, 0.1], [1.2, -0.3]]))
+    return model
 
 
 @pytest.fixture
 def model() -> Ranker:
-    """A ranker whose every weight matters."""
-    torch.manual_seed(3)
-    model = Ranker(RankingConfig(hidden=8), SCHEMA, attribute_count=5).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    return ranker()
 
 
 def inputs_of(
@@ -32,9 +63,23 @@ def inputs_of(
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
+def cases_of(model: Ranker) -> Iterator[dict[str, Tensor]]:
+    """Inputs of every kind that occurs in serving."""
+    for sizes in ((1, 50, 12), (2, 50, 12), (7, 50, 12), (1, 1, 3), (5, 3, 2), (11, 17, 31)):
+        yield inputs_of(model, *sizes)
+    full = inputs_of(model, 2, 20, RANKER_HISTORY)
+    yield full | {"history_lengths": torch.full((2,), RANKER_HISTORY)}
+    unknown = inputs_of(model, 1, 20, 1)
+    for name in ("history_vectors", "history_lengths", "attributes", "context"):
+        if name in unknown:
+            unknown[name] = torch.zeros_like(unknown[name])
+    yield unknown
+
+
 def test_an_untrained_ranker_keeps_the_two_tower_order() -> None:
     model = Ranker(RankingConfig(), SCHEMA, attribute_count=5).eval()
     inputs = inputs_of(model)
+    inputs["candidate_features"] = torch.full_like(inputs["candidate_features"], 0.5)
     model.fit_inputs(inputs, torch.ones(4, 6, dtype=torch.bool))
     watch = model(**inputs)[..., 0]
     two_tower = inputs["retrieval_features"][..., RETRIEVAL_FEATURES.index("two_tower")]
@@ -42,106 +87,62 @@ def test_an_untrained_ranker_keeps_the_two_tower_order() -> None:
     order, _, _ = model.logits(inputs)
     shift = order - two_tower
     assert torch.allclose(shift, shift.mean().expand_as(shift), atol=1e-5)
+    assert (model.signals.scale > 0).all(), "those of constant columns too"
+    assert not any("context" in name for name in model.state_dict())
 
 
-def test_scores_are_probabilities(model: Ranker) -> None:
-    scores = model(**inputs_of(model))
+def test_scores_are_probabilities_of_each_viewer_and_candidate_alone(model: Ranker) -> None:
+    inputs = inputs_of(model)
+    scores = model(**inputs)
     assert scores.shape == (4, 6, len(SCHEMA.tasks))
     assert ((scores > 0) & (scores < 1)).all()
-
-
-def test_padding_of_the_history_changes_nothing(model: Ranker) -> None:
-    inputs = inputs_of(model)
-    padded = dict(inputs)
-    junk = torch.full((4, 3, VECTOR_SIZE), 7.0)
-    padded["history_vectors"] = torch.cat([inputs["history_vectors"], junk], 1)
-    assert torch.allclose(model(**inputs), model(**padded), atol=1e-6)
-
-
-def test_a_batch_scores_like_its_viewers_one_by_one(model: Ranker) -> None:
-    inputs = inputs_of(model)
     single = [model(**{name: value[i : i + 1] for name, value in inputs.items()}) for i in range(4)]
-    assert torch.allclose(model(**inputs), torch.cat(single), atol=1e-6)
-
-
-def test_a_candidates_score_does_not_depend_on_the_others(model: Ranker) -> None:
-    inputs = inputs_of(model)
+    assert torch.allclose(scores, torch.cat(single), atol=1e-6)
     fewer = {
         name: value[:, 2:4] if name.startswith(("candidate", "retrieval", "match_")) else value
         for name, value in inputs.items()
     }
-    assert torch.allclose(model(**inputs)[:, 2:4], model(**fewer), atol=1e-6)
-
-
-def test_the_like_task_reads_nothing_of_retrieval(model: Ranker) -> None:
-    inputs = inputs_of(model)
-    other = inputs | {"retrieval_features": torch.rand_like(inputs["retrieval_features"])}
-    scores, others = model(**inputs), model(**other)
-    assert torch.equal(scores[..., 1], others[..., 1])
-    assert not torch.allclose(scores[..., 0], others[..., 0])
+    assert torch.allclose(scores[:, 2:4], model(**fewer), atol=1e-6)
 
 
 @pytest.mark.parametrize(
     "name", ["history_vectors", "attributes", "candidate_vectors", "viewer_features"]
 )
-def test_both_tasks_read_viewer_and_candidate(model: Ranker, name: str) -> None:
+def test_all_tasks_read_viewer_and_candidate(model: Ranker, name: str) -> None:
     inputs = inputs_of(model)
     changed = inputs | {name: torch.zeros_like(inputs[name])}
     difference = (model(**inputs) - model(**changed)).abs().amax((0, 1))
     assert (difference > 1e-5).all(), difference
 
 
-def test_an_order_of_the_history_matters(model: Ranker) -> None:
-    inputs = inputs_of(model, batch=1)
-    inputs["history_lengths"] = torch.tensor([5])
+def test_tasks_of_outcomes_read_nothing_of_retrieval_and_histories_have_an_order(
+    model: Ranker,
+) -> None:
+    inputs = inputs_of(model)
+    other = inputs | {"retrieval_features": torch.rand_like(inputs["retrieval_features"])}
+    scores, others = model(**inputs), model(**other)
+    assert torch.equal(scores[..., 1], others[..., 1])
+    assert not torch.allclose(scores[..., 0], others[..., 0])
+    inputs["history_lengths"][:] = 5
     turned = inputs | {"history_vectors": inputs["history_vectors"].flip(1)}
     assert not torch.allclose(model(**inputs), model(**turned))
 
 
-def test_constant_columns_are_left_as_they_are() -> None:
-    model = Ranker(RankingConfig(), SCHEMA, attribute_count=5)
-    inputs = inputs_of(model)
-    inputs["candidate_features"] = torch.full_like(inputs["candidate_features"], 0.5)
-    model.fit_inputs(inputs, torch.ones(4, 6, dtype=torch.bool))
-    assert np.isfinite(model.eval()(**inputs).detach().numpy()).all()
-    assert (model.signals.scale > 0).all()
-
-
-def contextual() -> Ranker:
-    schema = FeatureSchema.ours(200, VECTOR_SIZE, ("hour", "language"), languages=True)
-    model = Ranker(RankingConfig(hidden=8, context_dropout=0.5, dropout=0.0), schema, 5)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    for embedding in model.context.features:
-        torch.nn.init.zeros_(embedding.weight[0])  # type: ignore[index]
-    return model
-
-
 def test_a_ranker_reads_the_context_of_each_viewer() -> None:
-    model = contextual().eval()
-    tensors = {
-        name: torch.from_numpy(array) for name, array in example_inputs(model, 2, 6, 3).items()
-    }
-    assert tensors["context"].shape == (2, 2)
-    assert tensors["match_features"].shape == (2, 6, 2)
+    model = ranker(CONTEXT_SCHEMA)
+    tensors = inputs_of(model, 2, 6, 3)
     before = model(**tensors)
-
-    tensors["context"][1] = torch.tensor([3, 80])
-
+    tensors["context"][1, 0] = (tensors["context"][1, 0] + 1) % 5
     after = model(**tensors)
     torch.testing.assert_close(after[0], before[0])
     assert (after[1] - before[1]).abs().max() > 1e-3
 
 
 def test_training_drops_a_lists_context_with_its_language_match() -> None:
-    model = contextual().train()
-    inputs = {
-        name: torch.from_numpy(array) for name, array in example_inputs(model, 40, 6, 3).items()
-    }
+    model = ranker(CONTEXT_SCHEMA).train()
+    inputs = inputs_of(model, 40)
     inputs["context"][:] = 1
-
     some = model._some_contexts(inputs)
-
     kept = some["context"].all(-1)
     assert 5 < kept.sum() < 35
     assert torch.equal(kept, some["context"].any(-1))
@@ -150,7 +151,52 @@ def test_training_drops_a_lists_context_with_its_language_match() -> None:
     assert not some["match_features"][~kept][..., 1].any()
 
 
-def test_without_context_a_ranker_has_no_weights_of_it() -> None:
-    model = Ranker(RankingConfig(hidden=8), SCHEMA, attribute_count=5)
-    assert not any("context" in name for name in model.state_dict())
-    assert "context" not in example_inputs(model, 2, 6, 3)
+@pytest.mark.parametrize("schema", [SCHEMA, CONTEXT_SCHEMA], ids=["plain", "context"])
+@pytest.mark.parametrize(("watch_part", "outcome_part"), PARTS)
+def test_each_part_of_the_model_is_served_as_it_was_trained(
+    watch_part: WatchPart, outcome_part: OutcomePart, schema: FeatureSchema
+) -> None:
+    model = ranker(schema)
+    model.watch_part, model.outcome_part = watch_part, outcome_part
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    served = ServedRanker(model)
+    with torch.no_grad():
+        for case, tensors in enumerate(cases_of(model)):
+            wanted, found = model(**tensors), served(**tensors)
+            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0, msg=f"case {case}")
+            # Padding has no part in any score.
+            history = tensors["history_vectors"]
+            padded = torch.arange(history.shape[1]) >= tensors["history_lengths"][:, None]
+            history[padded] = 7.0
+            torch.testing.assert_close(served(**tensors), found)
+    for buffer in served.buffers():
+        buffer.fill_(9.0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_column_that_hardly_varies_keeps_its_digits(model: Ranker) -> None:
+    age = len(RETRIEVAL_FEATURES) + VIDEO_FEATURES.index("log_age_days")
+    model.signals.mean[age], model.signals.scale[age] = 8.0, 1e-3
+    tensors = inputs_of(model, 7, 50, 12)
+    spread = torch.linspace(-2e-3, 2e-3, 50)
+    tensors["candidate_features"][..., VIDEO_FEATURES.index("log_age_days")] = 8.0 + spread
+    with torch.no_grad():
+        served = ServedRanker(model)(**tensors)
+        torch.testing.assert_close(served, model(**tensors), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("watch_part", get_args(WatchPart))
+def test_the_export_equals_pytorch(watch_part: WatchPart, tmp_path: Path) -> None:
+    for schema in (SCHEMA, CONTEXT_SCHEMA):
+        model = ranker(schema)
+        model.watch_part = watch_part
+        model.outcome_part = "linear" if watch_part == "retrieval" else "full"
+        export_ranker(model, tmp_path / "model.onnx")
+        matches = len(schema.match_features)
+        contexts = len(schema.context_features)
+        signature = ranker_signature(VECTOR_SIZE, contexts, matches, len(schema.tasks))
+        served = Model(tmp_path / "model.onnx", signature)
+        for tensors in cases_of(model):
+            inputs = {name: value.numpy() for name, value in tensors.items()}
+            assert np.abs(served.run(inputs) - torch_scores(model, inputs)).max() < 1e-4

@@ -9,11 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.candidate.release import CandidateRelease
 from vireo.server.features.keys import video_keys
-from vireo.server.features.ranking_inputs import VideoTable, ranking_inputs, retrieval_features
+from vireo.server.features.ranking_inputs import (
+    VideoTable,
+    ranking_inputs,
+    retrieval_features,
+)
 from vireo.server.home import Home
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.signals import OUTCOMES
 from vireo.training.features.history import viewers_before
@@ -35,11 +39,6 @@ def repo(trained_home: Home) -> Path:
 
 
 @pytest.fixture(scope="module")
-def release(trained_home: Home) -> CandidateRelease:
-    return CandidateRelease.load(trained_home.staged_release("trained"))
-
-
-@pytest.fixture(scope="module")
 def data(trained_watches: pd.DataFrame, repo: Path, release: CandidateRelease) -> RankingSet:
     return build_ranking_set(trained_watches, repo, release, CONFIG)
 
@@ -49,20 +48,43 @@ def labels(trained_watches: pd.DataFrame) -> pd.DataFrame:
     return trained_watches[trained_watches["part"] == "validation"].reset_index(drop=True)
 
 
-def test_there_is_a_list_for_each_validation_watch(data: RankingSet, labels: pd.DataFrame) -> None:
-    assert len(data.watches.label) == len(labels) > 20
+@pytest.fixture(scope="module")
+def last_watches(trained_watches: pd.DataFrame) -> pd.DataFrame:
+    """Each viewer's last ones before the test."""
+    past = trained_watches[trained_watches["part"] != "test"]
+    return past.groupby("viewer_id", sort=False).tail(11)
 
 
-def test_the_label_is_the_watched_video_or_was_missed(
-    data: RankingSet, labels: pd.DataFrame, release: CandidateRelease
+def rows_of(release: CandidateRelease, watches: pd.DataFrame) -> np.ndarray:
+    return release.rows.find(video_keys(watches["video_id"].tolist()))
+
+
+def assert_same(one: object, other: object) -> None:
+    for name, value in vars(one).items():
+        if name != "viewers":
+            np.testing.assert_array_equal(value, getattr(other, name), name)
+
+
+def test_each_validation_watch_has_a_list_of_unwatched_videos_with_it_or_without(
+    data: RankingSet,
+    labels: pd.DataFrame,
+    trained_watches: pd.DataFrame,
+    release: CandidateRelease,
 ) -> None:
-    wanted = release.rows.find(video_keys(labels["video_id"].tolist()))
-    for rows, label, row in zip(data.watches.rows, data.watches.label, wanted, strict=True):
-        if label >= 0:
-            assert rows[label] == row
-        else:
-            assert row not in rows
+    assert len(data.watches.label) == len(labels) > 20
     assert (data.watches.label >= 0).any()
+    wanted = rows_of(release, labels)
+    for place, (_, watch) in enumerate(labels.iterrows()):
+        rows, label = data.watches.rows[place], data.watches.label[place]
+        if label >= 0:
+            assert rows[label] == wanted[place]
+        else:
+            assert wanted[place] not in rows
+        own = trained_watches["viewer_id"] == watch["viewer_id"]
+        earlier = trained_watches[own & (trained_watches["time"] < watch["time"])]
+        assert not np.intersect1d(rows_of(release, earlier), rows).size
+    times = labels["time"].to_numpy("datetime64[us]").astype(np.int64)
+    assert np.array_equal(data.watches.moment, times)
 
 
 def test_a_set_made_in_parts_is_the_same(
@@ -74,14 +96,9 @@ def test_a_set_made_in_parts_is_the_same(
 ) -> None:
     monkeypatch.setattr(training_set, "_LABELS_AT_A_TIME", 101)
     parts = build_ranking_set(trained_watches, repo, release, CONFIG)
-    for part in ("watches", "outcomes"):
-        one, other = getattr(data, part), getattr(parts, part)
-        for values, again in (
-            (vars(one.viewers), vars(other.viewers)),
-            (vars(one), vars(other)),
-        ):
-            for name in values.keys() - {"viewers"}:
-                np.testing.assert_array_equal(values[name], again[name], name)
+    for one, other in ((data.watches, parts.watches), (data.outcomes, parts.outcomes)):
+        assert_same(one, other)
+        assert_same(one.viewers, other.viewers)
 
 
 def test_no_ranker_is_trained_on_lists_that_a_broken_source_left_short(
@@ -90,21 +107,6 @@ def test_no_ranker_is_trained_on_lists_that_a_broken_source_left_short(
     broken = replace(release, co_watch_rows=release.co_watch_rows[:0])
     with pytest.raises(IndexError):
         build_ranking_set(trained_watches, repo, broken, CONFIG)
-
-
-def test_no_list_has_a_video_watched_before(
-    data: RankingSet,
-    labels: pd.DataFrame,
-    trained_watches: pd.DataFrame,
-    release: CandidateRelease,
-) -> None:
-    for place, (_, label) in enumerate(labels.iterrows()):
-        earlier = trained_watches[
-            (trained_watches["viewer_id"] == label["viewer_id"])
-            & (trained_watches["time"] < label["time"])
-        ]
-        rows = release.rows.find(video_keys(earlier["video_id"].tolist()))
-        assert not np.intersect1d(rows, data.watches.rows[place]).size
 
 
 def test_inputs_are_those_that_serving_computes_at_the_same_moment(
@@ -118,11 +120,10 @@ def test_inputs_are_those_that_serving_computes_at_the_same_moment(
     at = just_before(np.array([viewer.asked_at]))
     features = np.empty((len(release.keys), 4), np.float32)
     features[drawn.rows] = video_features_at(repo, release.ids, drawn.rows[None], at)[0]
-    history = release.rows.find(viewer.history_keys)
     content = np.load(release.folder / layout.CONTENT_VECTORS)
     served = ranking_inputs(
         viewer,
-        history,
+        release.rows.find(viewer.history_keys),
         drawn.rows,
         retrieval_features(drawn.scores, drawn.source_masks),
         VideoTable(release.vectors, features, content, np.load(release.folder / layout.CREATORS)),
@@ -141,45 +142,28 @@ def test_histories_end_before_their_label(
     """The watch itself isn't in the history: as many videos as were watched before."""
     before = trained_watches[trained_watches["part"] == "train"]["viewer_id"].value_counts()
     earlier = labels.groupby("viewer_id").cumcount().to_numpy()
-    expected = before.reindex(labels["viewer_id"]).to_numpy() + earlier
     assert set(earlier) == {0, 1}, "both of a viewer's validation watches"
     counted = np.rint(np.expm1(data.watches.viewers.viewer_features[:, 0]))
-    assert np.array_equal(counted, expected)
+    assert np.array_equal(counted, before.reindex(labels["viewer_id"]).to_numpy() + earlier)
 
 
-def test_each_list_says_when_it_was(data: RankingSet, labels: pd.DataFrame) -> None:
-    times = labels["time"].to_numpy("datetime64[us]").astype(np.int64)
-    assert np.array_equal(data.watches.moment, times)
-
-
-def test_likes_are_labelled_by_each_viewers_last_watches_before_the_test(
-    data: RankingSet, trained_watches: pd.DataFrame, release: CandidateRelease
+def test_outcomes_are_labelled_by_last_watches_and_by_videos_hidden_since(
+    data: RankingSet, last_watches: pd.DataFrame, repo: Path, release: CandidateRelease
 ) -> None:
-    past = trained_watches[trained_watches["part"] != "test"]
-    expected = past.groupby("viewer_id", sort=False).tail(11)
-    rows = release.rows.find(video_keys(expected["video_id"].tolist()))
-    watched = data.outcomes.labels[:, HIDE] == 0
-    assert np.array_equal(data.outcomes.rows[watched], rows)
-    likes = data.outcomes.labels[watched, 0]
-    assert np.array_equal(likes, expected["liked"].to_numpy())
+    outcomes = data.outcomes
+    hidden = outcomes.labels[:, HIDE] == 1
+    assert np.array_equal(outcomes.rows[~hidden], rows_of(release, last_watches))
+    likes = outcomes.labels[~hidden, 0]
+    assert np.array_equal(likes, last_watches["liked"].to_numpy())
     assert 0 < likes.mean() < 1
-
-
-def test_videos_hidden_since_the_first_label_are_labels_of_hides_alone(
-    data: RankingSet, trained_watches: pd.DataFrame, repo: Path, release: CandidateRelease
-) -> None:
-    past = trained_watches[trained_watches["part"] != "test"]
-    since = past.groupby("viewer_id").tail(11).groupby("viewer_id")["time"].min()
-    hides = load_hidden(repo)
+    hides, since = load_hidden(repo), last_watches.groupby("viewer_id")["time"].min()
     late = hides[hides["time"] >= hides["viewer_id"].map(since)]
     assert 20 < len(late) < len(hides)
-    hidden = data.outcomes.labels[:, HIDE] == 1
-    rows = release.rows.find(video_keys(late["video_id"].tolist()))
-    assert np.array_equal(data.outcomes.rows[hidden], rows)
-    assert np.isnan(np.delete(data.outcomes.labels[hidden], HIDE, 1)).all()
+    assert np.array_equal(outcomes.rows[hidden], rows_of(release, late))
+    assert np.isnan(np.delete(outcomes.labels[hidden], HIDE, 1)).all()
     # Features are those of the moment at which the video was played or hidden.
     counts = [viewer.watch_count for viewer in viewers_before(repo, late)]
-    found = np.expm1(data.outcomes.viewers.viewer_features[hidden, 0])
+    found = np.expm1(outcomes.viewers.viewer_features[hidden, 0])
     assert np.array_equal(np.rint(found), counts)
 
 
@@ -196,16 +180,13 @@ def test_whether_videos_were_hidden_is_unknown_without_hides(
     assert np.isnan(without.outcomes.labels[:, HIDE]).all()
     watched = data.outcomes.labels[:, HIDE] == 0
     assert np.array_equal(without.outcomes.rows, data.outcomes.rows[watched])
-    for name in ("rows", "features", "retrieval", "match", "moment", "label"):
-        kept, found = (getattr(each.watches, name) for each in (data, without))
-        np.testing.assert_array_equal(kept, found, name)
+    assert_same(data.watches, without.watches)
 
 
 def test_a_viewer_is_held_out_of_everything_or_of_nothing(
-    data: RankingSet, labels: pd.DataFrame, trained_watches: pd.DataFrame
+    data: RankingSet, labels: pd.DataFrame, last_watches: pd.DataFrame
 ) -> None:
-    past = trained_watches[trained_watches["part"] != "test"]
-    viewers = past.groupby("viewer_id", sort=False).tail(11)["viewer_id"]
+    viewers = last_watches["viewer_id"]
     held = {viewer for viewer in viewers if is_held_out(viewer, CONFIG.holdout_share)}
     assert 0 < len(held) < viewers.nunique()
     watched = data.outcomes.labels[:, HIDE] == 0
@@ -213,9 +194,5 @@ def test_a_viewer_is_held_out_of_everything_or_of_nothing(
     groups = pd.DataFrame(vars(data.outcomes.viewers), columns=["viewer", "held_out"])
     assert (groups.groupby("viewer")["held_out"].nunique() == 1).all()
     assert np.array_equal(data.watches.viewers.held_out, labels["viewer_id"].isin(held).to_numpy())
-
-
-def test_the_held_out_share_is_about_what_was_asked_for() -> None:
-    assert np.mean([is_held_out(str(n), 0.15) for n in range(5000)]) == pytest.approx(
-        0.15, abs=0.02
-    )
+    share = np.mean([is_held_out(str(n), 0.15) for n in range(5000)])
+    assert share == pytest.approx(0.15, abs=0.02)

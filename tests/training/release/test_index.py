@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import pytest
 
-from vireo.server.candidate.index import VideoIndex
+from vireo.server.recommend.retrieval.index import VideoIndex
 from vireo.server.releases.manifest import IndexDescription
 from vireo.training.release.index import NEIGHBOURS, RECALL_WANTED, build_index, min_probes
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from vireo.server.home import Home
-from vireo.server.ranking.reserved import DiverseBestAndReserved
+from vireo.server.recommend.ranking.reserved import DiverseBestAndReserved
 from vireo.server.releases.gate import judge
 from vireo.server.releases.gate_measures import Measured
 from vireo.server.releases.manifest import Manifest
@@ -41,7 +41,8 @@ def measured(
 def test_the_gate_measures_what_the_evaluation_does(
     measured: Callable[..., list[Measured]], manifest: Manifest
 ) -> None:
-    checks = {check.measure: check for check in judge(*measured()).checks}
+    now, candidate = measured()
+    checks = {check.measure: check for check in judge(now, candidate).checks}
     for ours in ("ndcg_10", "recall_100", "coverage_10"):
         assert checks[ours].now == checks[ours].candidate
         assert checks[ours].now == pytest.approx(manifest.metrics[f"chain.{ours}"])

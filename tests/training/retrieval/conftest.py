@@ -4,18 +4,12 @@ import pandas as pd
 import pytest
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from vireo.training.retrieval import sequences
+from vireo.training.retrieval import data
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 
 VIDEOS = 30
 Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
-
-
-@pytest.fixture(scope="session")
-def ring(ring_tables: Tables) -> RetrievalData:
-    """See `ring_tables`."""
-    return RetrievalData.build(*ring_tables)
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +28,16 @@ def ring_tables() -> Tables:
     return watches_frame(walks), videos_frame(ids, halves), viewers_frame(attributes)
 
 
+@pytest.fixture(scope="session")
+def ring(ring_tables: Tables) -> RetrievalData:
+    """See `ring_tables`."""
+    return RetrievalData.build(*ring_tables)
+
+
 @pytest.fixture
 def grouped(ring_tables: Tables, monkeypatch: pytest.MonkeyPatch) -> RetrievalData:
-    """The ring in row groups of a few viewers each."""
-    monkeypatch.setattr(sequences, "GROUP_WATCHES", 100)
+    """The ring in groups of a few viewers each."""
+    monkeypatch.setattr(data, "GROUP_WATCHES", 100)
     return RetrievalData.build(*ring_tables)
 
 

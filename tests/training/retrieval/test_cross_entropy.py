@@ -1,121 +1,142 @@
+"""The losses, over all videos or a sample of them, are those of the plain cross-entropy."""
+
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from vireo.training.retrieval.loss import CHUNK, Later, cross_entropy, sampled_cross_entropy
+from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.loss import (
+    CHUNK,
+    Later,
+    SampledSoftmax,
+    cross_entropy,
+    full_softmax_loss,
+    sampled_cross_entropy,
+)
+from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.windows import epoch_batches
 
-POSITIONS, VIDEOS, SIZE = CHUNK + 100, 300, 16
-
-
-def leaves(*shapes: tuple[int, ...]) -> list[Tensor]:
-    torch.manual_seed(0)
-    return [torch.randn(shape).mul(0.7).requires_grad_() for shape in shapes]
-
-
-def gradients(loss: Tensor, of: list[Tensor]) -> list[Tensor]:
-    return list(torch.autograd.grad(2 * loss, of))
-
-
-def targets() -> Tensor:
-    return torch.randint(VIDEOS, (POSITIONS,), generator=torch.Generator().manual_seed(1))
-
-
-def test_loss_and_gradients_are_those_of_the_plain_cross_entropy() -> None:
-    states, vectors = given = leaves((POSITIONS, SIZE), (VIDEOS, SIZE))
-    plain = F.cross_entropy(states @ vectors.T, targets())
-
-    fused = cross_entropy(states, vectors, targets())
-
-    assert fused.item() == pytest.approx(plain.item(), abs=1e-5)
-    for ours, theirs in zip(gradients(fused, given), gradients(plain, given), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5)
+POSITIONS, VIDEOS, SAMPLE, SIZE = CHUNK + 100, 300, 40, 16
+Case = tuple[list[tuple[int, int]], Callable[..., Tensor], Callable[..., Tensor]]
+"""Shapes of the inputs, the plain loss, and ours."""
 
 
-def test_under_autocast_they_are_so_to_one_in_a_hundred() -> None:
-    states, vectors = given = leaves((POSITIONS, SIZE), (VIDEOS, SIZE))
-    plain = F.cross_entropy(states @ vectors.T, targets())
-
-    with torch.autocast("cpu", torch.bfloat16):
-        fused = cross_entropy(states, vectors, targets())
-
-    assert fused.item() == pytest.approx(plain.item(), rel=0.01)
-    for ours, theirs in zip(gradients(fused, given), gradients(plain, given), strict=True):
-        assert ours.dtype == torch.float32
-        assert (ours - theirs).norm() < 0.01 * theirs.norm()
-
-
-def sample() -> tuple[Tensor, Tensor, Tensor]:
-    """Correction of 40 sampled vectors, whether each position must not see each, and the pairs."""
-    random = torch.Generator().manual_seed(2)
-    hidden = torch.rand((POSITIONS, 40), generator=random) < 0.05
-    return torch.randn(40, generator=random), hidden, hidden.nonzero()
-
-
-def plain_sampled(states: Tensor, own: Tensor, vectors: Tensor) -> Tensor:
-    log_expected, hidden, _ = sample()
-    others = (states @ vectors.T - log_expected).masked_fill(hidden, -torch.inf)
-    logits = torch.cat([(states * own).sum(1, keepdim=True), others], dim=1)
-    return F.cross_entropy(logits, torch.zeros(POSITIONS, dtype=torch.int64))
-
-
-def test_the_sampled_loss_and_its_gradients_are_those_of_the_plain_one() -> None:
-    states, own, vectors = given = leaves((POSITIONS, SIZE), (POSITIONS, SIZE), (40, SIZE))
-    log_expected, _, pairs = sample()
-    plain = plain_sampled(states, own, vectors)
-
-    fused = sampled_cross_entropy(states, own, vectors, log_expected, pairs)
-
-    assert fused.item() == pytest.approx(plain.item(), abs=1e-5)
-    for ours, theirs in zip(gradients(fused, given), gradients(plain, given), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5)
-
-
-def test_so_it_is_under_autocast_to_one_in_a_hundred() -> None:
-    states, own, vectors = given = leaves((POSITIONS, SIZE), (POSITIONS, SIZE), (40, SIZE))
-    log_expected, _, pairs = sample()
-    plain = plain_sampled(states, own, vectors)
-
-    with torch.autocast("cpu", torch.bfloat16):
-        fused = sampled_cross_entropy(states, own, vectors, log_expected, pairs)
-
-    assert fused.item() == pytest.approx(plain.item(), rel=0.01)
-    for ours, theirs in zip(gradients(fused, given), gradients(plain, given), strict=True):
-        assert (ours - theirs).norm() < 0.01 * theirs.norm()
+def random(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def later(videos: int) -> tuple[Later, Tensor]:
     """A tenth of the vectors that each position must not see, and the same as a mask."""
     published = torch.arange(videos) * 100 // videos
-    moments = torch.randint(80, 101, (POSITIONS,), generator=torch.Generator().manual_seed(3))
+    moments = torch.randint(80, 101, (POSITIONS,), generator=random(3))
     return Later(published, moments), published > moments[:, None]
 
 
-def test_what_is_published_later_is_no_class() -> None:
-    states, vectors = given = leaves((POSITIONS, SIZE), (VIDEOS, SIZE))
-    own = targets() * 79 // 100  # each is there at its own time
+def full(
+    hidden: bool,
+) -> tuple[list[tuple[int, int]], Callable[..., Tensor], Callable[..., Tensor]]:
+    targets = torch.randint(VIDEOS, (POSITIONS,), generator=random(1))
     unseen, mask = later(VIDEOS)
-    plain = F.cross_entropy((states @ vectors.T).masked_fill(mask, -torch.inf), own)
+    if hidden:
+        targets = targets * 79 // 100  # each is there at its own time
+    else:
+        mask = torch.zeros_like(mask)
 
-    fused = cross_entropy(states, vectors, own, unseen)
+    def plain(states: Tensor, vectors: Tensor) -> Tensor:
+        return F.cross_entropy((states @ vectors.T).masked_fill(mask, -torch.inf), targets)
 
-    assert fused.item() == pytest.approx(plain.item(), abs=1e-5)
-    for ours, theirs in zip(gradients(fused, given), gradients(plain, given), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5)
+    def fused(states: Tensor, vectors: Tensor) -> Tensor:
+        return cross_entropy(states, vectors, targets, unseen if hidden else None)
+
+    return [(POSITIONS, SIZE), (VIDEOS, SIZE)], plain, fused
 
 
-def test_what_is_published_later_is_not_in_the_sample() -> None:
-    states, own, vectors = given = leaves((POSITIONS, SIZE), (POSITIONS, SIZE), (40, SIZE))
-    unseen, mask = later(40)
-    others = (states @ vectors.T).masked_fill(mask, -torch.inf)
-    logits = torch.cat([(states * own).sum(1, keepdim=True), others], dim=1)
-    plain = F.cross_entropy(logits, torch.zeros(POSITIONS, dtype=torch.int64))
-    none = torch.empty((0, 2), dtype=torch.int64)
+def sampled(hidden: bool) -> Case:
+    pairs = torch.rand((POSITIONS, SAMPLE), generator=random(2)) < 0.05
+    expected = torch.randn(SAMPLE, generator=random(4))
+    unseen, mask = later(SAMPLE)
+    mask = mask | pairs if hidden else pairs
 
-    fused = sampled_cross_entropy(states, own, vectors, torch.zeros(40), none, unseen)
+    def plain(states: Tensor, own: Tensor, vectors: Tensor) -> Tensor:
+        others = (states @ vectors.T - expected).masked_fill(mask, -torch.inf)
+        logits = torch.cat([(states * own).sum(1, keepdim=True), others], dim=1)
+        return F.cross_entropy(logits, torch.zeros(POSITIONS, dtype=torch.int64))
 
-    assert fused.item() == pytest.approx(plain.item(), abs=1e-5)
-    for ours, theirs in zip(gradients(fused, given), gradients(plain, given), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-5)
+    def fused(states: Tensor, own: Tensor, vectors: Tensor) -> Tensor:
+        some = unseen if hidden else None
+        return sampled_cross_entropy(states, own, vectors, expected, pairs.nonzero(), some)
+
+    return [(POSITIONS, SIZE), (POSITIONS, SIZE), (SAMPLE, SIZE)], plain, fused
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("kind", [full, sampled])
+def test_loss_and_gradients_are_those_of_the_plain_one(
+    kind: Callable[[bool], Case], hidden: bool, autocast: bool
+) -> None:
+    torch.manual_seed(0)
+    shapes, plain, fused = kind(hidden)
+    given = [torch.randn(shape).mul(0.7).requires_grad_() for shape in shapes]
+    wanted = plain(*given)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = fused(*given)
+    assert found.item() == pytest.approx(wanted.item(), rel=0.01 if autocast else 1e-5)
+    ours, theirs = (torch.autograd.grad(2 * loss, given) for loss in (found, wanted))
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == torch.float32
+        if autocast:
+            assert (one - other).norm() < 0.01 * other.norm()
+        else:
+            assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def model(ring: RetrievalData, small: RetrievalConfig) -> TwoTower:
+    torch.manual_seed(0)
+    model = TwoTower(ring, replace(small, id_dropout=0.0))
+    torch.nn.init.normal_(model.video_tower.id_embedding.weight)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def batch(ring: RetrievalData, small: RetrievalConfig) -> list[Tensor]:
+    return [torch.from_numpy(each) for each in next(epoch_batches(ring, small, 0)).encode()]
+
+
+@pytest.mark.parametrize("counts", ["its own", "skewed"])
+@pytest.mark.parametrize("published", [False, True])
+def test_a_large_sample_estimates_the_full_loss_however_often_videos_are_drawn(
+    ring: RetrievalData, model: TwoTower, batch: list[Tensor], counts: str, published: bool
+) -> None:
+    some, when = batch, None
+    if published:
+        some = [part[:2] for part in batch]
+        when = some[-1].max() + 1 + torch.zeros(ring.video_count, dtype=torch.int64)
+        when[some[3][some[3] >= 0]] = 0
+    wanted = full_softmax_loss(model, *some, when).item()
+    if published:
+        assert wanted < full_softmax_loss(model, *some).item() - 0.1, "there are fewer classes"
+    own = torch.from_numpy(ring.watch_counts)
+    drawn = own if counts == "its own" else torch.arange(1, 31) ** 3
+    estimate = SampledSoftmax(drawn, negatives=50_000, power=0.5)
+    assert estimate(model, *some, when).item() == pytest.approx(wanted, rel=0.03)
+
+
+def test_padding_adds_nothing_to_the_loss(model: TwoTower, batch: list[Tensor]) -> None:
+    history, gaps, attributes, targets, context, moments = (part[:2] for part in batch)
+    whole = full_softmax_loss(model, *(part[:1] for part in batch))
+    cut = targets.clone()
+    cut[1, 3:] = -1
+    parts = (history[:, :2], gaps[:, :3], attributes, cut[:, :3], context[:, :3], moments[:, :3])
+    short = full_softmax_loss(model, *(part[1:] for part in parts))
+    together = full_softmax_loss(model, history, gaps, attributes, cut, context, moments)
+    n = targets.shape[1]
+    assert together.item() == pytest.approx((whole * n + short * 3).item() / (n + 3), rel=1e-4)

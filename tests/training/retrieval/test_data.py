@@ -1,10 +1,26 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import pytest
 
 from tests.builders.watches import EPOCH, videos_frame, viewers_frame, watches_frame
+from vireo.training.retrieval import data as module
 from vireo.training.retrieval.data import RetrievalData
+
+
+def data_of(
+    walks: dict[str, Sequence[str]],
+    videos: str = "xyz",
+    attributes: dict[str, list[str]] | None = None,
+    **options: Any,
+) -> RetrievalData:
+    """Videos have one letter each."""
+    frames = watches_frame(walks, **options), videos_frame(list(videos))
+    return RetrievalData.build(*frames, viewers_frame(attributes or {}))
 
 
 def targets(data: RetrievalData) -> list[int]:
@@ -12,124 +28,107 @@ def targets(data: RetrievalData) -> list[int]:
 
 
 def test_watches_become_rows_in_order_and_the_validation_watch_is_kept_apart() -> None:
-    data = RetrievalData.build(
-        watches_frame({"b": ["x", "z"], "a": ["z", "y", "x"]}),
-        videos_frame(["x", "y", "z"]),
-        viewers_frame({}),
-    )
-
-    assert data.viewer_ids == ("a", "b")
-    assert data.watched(0).tolist() == [2, 1]
-    assert data.watched(1).tolist() == [0]
-    assert targets(data) == [0, 2]
-    assert data.watch_counts().tolist() == [1, 1, 1]
+    data = data_of({"b": "xz", "a": "zyx", "c": "y"})
+    assert data.viewer_ids == ("a", "b", "c")
+    assert [data.watched(viewer).tolist() for viewer in range(3)] == [[2, 1], [0], []]
+    assert targets(data) == [0, 2, 1]
+    assert data.watch_counts.tolist() == [1, 1, 1]
+    assert len(data.viewer_features(2).history_keys) == 0
+    # Without attributes and content nothing else is needed.
+    assert data.vocabulary == data.content_vocabulary == {}
+    assert not data.attributes.any()
+    assert not data.content.any()
 
 
 def test_the_test_part_is_never_looked_at() -> None:
-    watches = watches_frame({"a": ["x", "y", "z"], "b": ["z", "x", "y"]})
+    watches = watches_frame({"a": "xyz", "b": "zxy"})
     watches.loc[watches["part"] == "validation", "part"] = "test"
-    videos, viewers = videos_frame(["x", "y", "z"]), viewers_frame({})
-    without = RetrievalData.build(watches[watches["part"] != "test"], videos, viewers)
-
-    data = RetrievalData.build(watches, videos, viewers)
-
+    tables = videos_frame(list("xyz")), viewers_frame({})
+    data = RetrievalData.build(watches, *tables)
+    without = RetrievalData.build(watches[watches["part"] != "test"], *tables)
     assert data.fingerprint() == without.fingerprint()
     assert targets(data) == []
 
 
-def test_a_viewer_with_a_single_held_out_watch_has_an_empty_history() -> None:
-    data = RetrievalData.build(
-        watches_frame({"a": ["x"], "b": ["x", "y"]}), videos_frame(["x", "y"]), viewers_frame({})
-    )
-
-    assert data.watched(0).tolist() == []
-    assert targets(data) == [0, 1]
-    assert len(data.viewer_features(0).history_keys) == 0
-
-
-def test_missing_attributes_and_content_need_no_special_path() -> None:
-    data = RetrievalData.build(
-        watches_frame({"a": ["0", "1"]}), videos_frame(["0", "1"]), viewers_frame({})
-    )
-
-    assert data.vocabulary == {}
-    assert data.content_vocabulary == {}
-    assert not data.attributes().any()
-    assert not data.content.any()
-
-
-def test_attributes_of_a_viewer_find_their_ids() -> None:
+def test_attributes_that_viewers_share_have_ids() -> None:
     shared = {viewer: ["age=30", f"zip={viewer}"] for viewer in ("a", "b")}
-
-    data = RetrievalData.build(
-        watches_frame({"a": ["x", "y"], "b": ["y", "x"], "c": ["y", "x"]}),
-        videos_frame(["x", "y"]),
-        viewers_frame(shared),
-    )
-
+    data = data_of({"a": "xy", "b": "yx", "c": "yx"}, attributes=shared)
     assert data.vocabulary == {"age=30": 1}
-    assert data.attributes()[:, 0].tolist() == [1, 1, 0]
+    assert data.attributes[:, 0].tolist() == [1, 1, 0]
 
 
-def test_fingerprints_of_data_sets_differ() -> None:
-    videos, viewers = videos_frame(["x", "y", "z"]), viewers_frame({})
-    watches = watches_frame({"a": ["x", "y", "z"]})
+def test_fingerprints_tell_watches_times_and_publications_apart() -> None:
+    watches, videos = watches_frame({"a": "xyz"}), videos_frame(list("xyz"))
     later = watches.assign(time=watches["time"] + pd.Timedelta(days=1))
-
+    published = videos.assign(
+        published=pd.Series([pd.NaT, EPOCH, EPOCH], dtype="datetime64[us, UTC]")
+    )
     prints = {
-        RetrievalData.build(frame, videos, viewers).fingerprint() for frame in (watches, later)
+        RetrievalData.build(*tables, viewers_frame({})).fingerprint()
+        for tables in ((watches, videos), (later, videos), (watches, published))
     }
+    assert len(prints) == 3
 
-    assert len(prints) == 2
 
-
-def test_viewer_features_end_with_the_train_part() -> None:
-    data = RetrievalData.build(
-        watches_frame({"a": ["x", "y", "z"]}), videos_frame(["x", "y", "z"]), viewers_frame({})
+def test_viewers_have_the_features_of_a_request_after_or_before_a_watch() -> None:
+    data = data_of(
+        {"a": "xyz", "b": "zy"}, attributes={"b": ["age=30"], "a": ["age=30"]}, held_out=2
     )
-
-    viewer = data.viewer_features(0)
-
-    assert data.video_rows().find(viewer.history_keys).tolist() == [0, 1]
-    assert np.diff(viewer.history_times).tolist() == [3600]
-
-
-def test_validation_asks_for_the_last_watch_after_all_before_it() -> None:
-    data = RetrievalData.build(
-        watches_frame({"a": ["x", "y", "z"], "b": ["z", "y"]}, held_out=2),
-        videos_frame(["x", "y", "z"]),
-        viewers_frame({"b": ["age=30"], "a": ["age=30"]}),
-    )
-
+    assert [data.watched(viewer).tolist() for viewer in range(2)] == [[0], []]
+    assert data.video_rows.find(data.viewer_features(0).history_keys).tolist() == [0]
     first, second = data.validation
-
-    assert data.watched(0).tolist() == [0]
-    assert data.watched(1).tolist() == []
     assert (first.watched.tolist(), first.target) == ([0, 1], 2)
     assert (second.watched.tolist(), second.target) == ([2], 1)
-    assert data.video_rows().find(first.viewer.history_keys).tolist() == [0, 1]
+    assert data.video_rows.find(first.viewer.history_keys).tolist() == [0, 1]
     assert np.diff(first.viewer.history_times).tolist() == [3600]
     assert second.viewer.attributes == ("age=30",)
 
 
 def test_a_video_counts_as_published_from_its_first_watch_at_the_latest() -> None:
-    watches = watches_frame({"x": ["a", "b", "c", "d"], "y": ["b", "d"]})
-    videos = videos_frame(["a", "b", "c", "d", "e"])
+    watches = watches_frame({"x": "abcd", "y": "bd"})
+    videos = videos_frame(list("abcde"))
     assert RetrievalData.build(watches, videos, viewers_frame({})).published is None
-
     start, hour = int(EPOCH.timestamp()), 3600
     days = [EPOCH, EPOCH + pd.Timedelta(hours=9), EPOCH + pd.Timedelta(hours=1), pd.NaT, EPOCH]
     videos["published"] = pd.Series(days, dtype="datetime64[us, UTC]")
     published = RetrievalData.build(watches, videos, viewers_frame({})).published
-
     assert published is not None
     assert published.tolist() == [start, start, start + hour, 0, start]
 
 
-def test_dates_of_publication_are_part_of_the_fingerprint() -> None:
-    watches, videos = watches_frame({"x": ["a", "b", "c"]}), videos_frame(["a", "b", "c"])
-    before = RetrievalData.build(watches, videos, viewers_frame({})).fingerprint()
+def test_groups_are_all_viewers_in_order_and_change_nothing_else(
+    ring: RetrievalData, grouped: RetrievalData
+) -> None:
+    assert [len(group) for group in ring.groups] == [89, 1], "the last viewer is alone"
+    assert len(grouped.groups) > 5
+    assert [viewer for group in grouped.groups for viewer in group] == [*range(90)]
+    assert grouped.fingerprint() != ring.fingerprint()
+    assert np.array_equal(grouped.train.rows, ring.train.rows)
+    assert targets(grouped) == targets(ring)
 
-    videos["published"] = pd.Series([pd.NaT, EPOCH, EPOCH], dtype="datetime64[us, UTC]")
 
-    assert RetrievalData.build(watches, videos, viewers_frame({})).fingerprint() != before
+def test_a_viewer_with_more_watches_than_a_group_has_one_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "GROUP_WATCHES", 4)
+    ids = [f"v{number}" for number in range(30)]
+    frame = watches_frame({"a": ids[:3], "b": ids, "c": ids[:5]})
+    data = RetrievalData.build(frame, videos_frame(ids), viewers_frame({}))
+    assert data.groups == (range(1), range(1, 2), range(2, 3))
+    assert np.diff(data.train.offsets).tolist() == [2, 29, 4]
+
+
+def test_of_many_viewers_validation_asks_a_sample(
+    ring: RetrievalData, ring_tables: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "VALIDATION_LIMIT", 20)
+    first, second = (RetrievalData.build(*ring_tables) for _ in range(2))
+    assert targets(first) == targets(second)
+    assert len(targets(first)) == 20
+
+
+def test_no_watches_are_data_without_viewers() -> None:
+    data = data_of({})
+    assert (data.viewer_count, data.watch_count, data.validation) == (0, 0, ())
+    assert (data.groups, data.watch_counts.tolist()) == ((), [0, 0, 0])
+    assert data.attributes.shape == (0, 16)

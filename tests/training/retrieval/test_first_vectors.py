@@ -9,7 +9,7 @@ from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.first_vectors import SPREAD, first_vectors, mutual_information
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two_worlds() -> RetrievalData:
     """Viewers watch some of the even videos, or some of the odd ones; v20 is unwatched."""
     ids = [f"v{row}" for row in range(21)]
@@ -21,13 +21,17 @@ def two_worlds() -> RetrievalData:
     return RetrievalData.build(watches_frame(walks), videos_frame(ids), viewers_frame({}))
 
 
+def vectors_of(data: RetrievalData, seed: int = 0) -> np.ndarray:
+    vectors = first_vectors(data, 4, seed)
+    assert vectors is not None
+    return vectors
+
+
 def test_videos_of_one_world_start_nearer_to_each_other_than_to_the_other_world(
     two_worlds: RetrievalData,
 ) -> None:
-    vectors = first_vectors(two_worlds, 4, seed=0)
-    assert vectors is not None
-    assert vectors.shape == (21, 4)
-    assert vectors.dtype == np.float32
+    vectors = vectors_of(two_worlds)
+    assert (vectors.shape, vectors.dtype) == ((21, 4), np.float32)
     assert vectors.std() == pytest.approx(SPREAD, rel=0.1)
     likeness = vectors @ vectors.T
     even, odd = likeness[0, 2:20:2], likeness[0, 1:20:2]
@@ -36,38 +40,25 @@ def test_videos_of_one_world_start_nearer_to_each_other_than_to_the_other_world(
     assert np.allclose(vectors[20], 0, atol=1e-6)
 
 
-def test_information_is_symmetric_and_knows_pairs_watched_near_each_other_alone(
-    two_worlds: RetrievalData,
-) -> None:
-    information = mutual_information(two_worlds).toarray()  # type: ignore[no-untyped-call]
-    assert np.allclose(information, information.T)
-    assert information[0, 2:20:2].max() > 0
-    assert (information[::2, 1::2] == 0).all()
-    assert (information[20] == 0).all()
-
-
-def test_only_so_many_pairs_are_counted_and_the_nearest_first(
+def test_information_is_symmetric_and_of_pairs_watched_near_each_other_the_nearest_first(
     two_worlds: RetrievalData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pairs() -> int:
-        return int(mutual_information(two_worlds).nnz)
-
-    every = pairs()
+    information = mutual_information(two_worlds)
+    assert information.dtype == np.float32
+    dense = information.toarray()  # type: ignore[no-untyped-call]
+    assert np.allclose(dense, dense.T)
+    assert dense[0, 2:20:2].max() > 0
+    assert not dense[::2, 1::2].any()
+    assert not dense[20].any()
     # Each viewer has four watches in training: three pairs are a step apart, of six.
     monkeypatch.setattr(module, "PAIRS", two_worlds.watch_count)
-    assert 0 < pairs() < every
+    assert 0 < mutual_information(two_worlds).nnz < information.nnz
     monkeypatch.setattr(module, "PAIRS", 1)
-    assert pairs() > 0
-    assert mutual_information(two_worlds).dtype == np.float32
+    assert mutual_information(two_worlds).nnz > 0
 
 
-def test_same_seed_gives_the_same_start_and_another_seed_turns_it(
-    two_worlds: RetrievalData,
-) -> None:
-    first, again, other = (first_vectors(two_worlds, 4, seed) for seed in (0, 0, 1))
-    assert first is not None
-    assert again is not None
-    assert other is not None
+def test_the_seed_turns_the_start(two_worlds: RetrievalData) -> None:
+    first, again, other = (vectors_of(two_worlds, seed) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.allclose(first, other)
     # Only turned: how near videos are to each other stays.
@@ -76,9 +67,6 @@ def test_same_seed_gives_the_same_start_and_another_seed_turns_it(
 
 def test_too_few_videos_or_watches_give_no_start(two_worlds: RetrievalData) -> None:
     assert first_vectors(two_worlds, 21, seed=0) is None
-    lonely = RetrievalData.build(
-        watches_frame({"a": ["v0"], "b": ["v1"]}),
-        videos_frame(["v0", "v1", "v2"]),
-        viewers_frame({}),
-    )
+    walks = watches_frame({"a": ["v0"], "b": ["v1"]})
+    lonely = RetrievalData.build(walks, videos_frame(["v0", "v1", "v2"]), viewers_frame({}))
     assert first_vectors(lonely, 2, seed=0) is None

@@ -13,10 +13,12 @@ from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval, trained_weights
 from vireo.training.retrieval.trainer import RetrievalTrainer
-from vireo.training.retrieval.unseen import best_scores, fair_lift, fill_unseen, fit_ridge
+from vireo.training.retrieval.unseen import best_scores, fair_lift, fill_unseen
 from vireo.training.retrieval.validation import viewer_scores
 
 UNSEEN = ["new-cat", "new-dog"]
+BLANK = "blank"
+"""An unseen video without content."""
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +30,21 @@ def data() -> RetrievalData:
         f"viewer-{viewer:02}": list(random.permutation(known[viewer % 2 :: 2])[:12])
         for viewer in range(60)
     }
-    ids = [*known, *UNSEEN]
-    tags = [["cat" if "cat" in name else "dog"] for name in ids]
-    return RetrievalData.build(watches_frame(walks), videos_frame(ids, tags), viewers_frame({}))
+    ids = [*known, *UNSEEN, BLANK]
+    tags = [[name[-3:] if "new" in name else name[:3]] for name in ids[:-1]]
+    videos = videos_frame(ids, [*tags, []])
+    return RetrievalData.build(watches_frame(walks), videos, viewers_frame({}))
+
+
+def filled(
+    data: RetrievalData, config: RetrievalConfig
+) -> tuple[TwoTower, torch.Tensor, torch.Tensor]:
+    """Random towers with estimates, and the videos' vectors before and after."""
+    torch.manual_seed(1)
+    model = TwoTower(data, config).eval()
+    before = model.video_vectors()
+    fill_unseen(model, data)
+    return model, before, model.video_vectors()
 
 
 def test_an_unseen_video_is_found_by_those_who_watch_its_like(
@@ -47,18 +61,21 @@ def test_an_unseen_video_is_found_by_those_who_watch_its_like(
 def test_an_embedding_is_drawn_to_the_estimate_by_its_watches(
     data: RetrievalData, small: RetrievalConfig
 ) -> None:
-    torch.manual_seed(1)
-    model = TwoTower(data, replace(small, estimate_weight=12.0)).eval()
-    before = model.video_vectors()
-    fill_unseen(model, data)
-    after = model.video_vectors()
-
+    model, before, after = filled(data, replace(small, estimate_weight=12.0))
     cat, new = (data.video_ids.index(name) for name in ("cat-0", "new-cat"))
-    watches = data.watch_counts()[cat]
+    watches = data.watch_counts[cat]
     assert watches > 0
     # Their content is the same, so that what the unseen one has is the estimate.
     estimate = after[new] - model.video_tower.unseen_step
     assert torch.allclose(after[cat], (watches * before[cat] + 12 * estimate) / (watches + 12))
+
+
+def test_without_a_weight_of_the_estimate_only_unseen_videos_with_content_change(
+    data: RetrievalData, small: RetrievalConfig
+) -> None:
+    _, before, after = filled(data, replace(small, estimate_weight=0.0))
+    changed = torch.where((after != before).any(1))[0]
+    assert [data.video_ids[row] for row in changed] == UNSEEN
 
 
 def test_a_video_first_watched_later_goes_on_from_where_it_was_served(
@@ -75,29 +92,10 @@ def test_a_video_first_watched_later_goes_on_from_where_it_was_served(
     served = train_retrieval(first, replace(small, epochs=2), tmp_path).video_vectors()[-1]
     every = RetrievalData.build(watches_frame(walks, held_out=0), *tables)
     trainer = RetrievalTrainer(every, small, trained_weights(tmp_path))
-    assert every.watch_counts()[-1] == 1
+    assert every.watch_counts[-1] == 1
     with torch.no_grad():
         started = trainer.average.model.eval().video_vectors()[-1]
     assert torch.allclose(started, served, atol=1e-6)
-
-
-def test_without_a_weight_of_the_estimate_only_unseen_videos_change(
-    data: RetrievalData, small: RetrievalConfig
-) -> None:
-    torch.manual_seed(1)
-    model = TwoTower(data, replace(small, estimate_weight=0.0)).eval()
-    before = model.video_vectors()
-    fill_unseen(model, data)
-    changed = (model.video_vectors() != before).any(1)
-    assert [data.video_ids[row] for row in torch.where(changed)[0]] == UNSEEN
-
-
-def test_an_embedding_is_guessed_from_what_videos_of_the_same_content_have() -> None:
-    content = np.array([[1, 3]] * 30 + [[2, 3]] * 30 + [[1, 0], [2, 0]])
-    counts = np.array([50] * 60 + [0, 0])
-    known = np.concatenate([np.full((30, 2), [1.0, 0.0]), np.full((30, 2), [0.0, 1.0])])
-    guessed = fit_ridge(content, counts, known).of(content)[counts == 0]
-    assert np.allclose(guessed, [[1, 0], [0, 1]], atol=0.2)
 
 
 def test_a_lift_gives_videos_their_share_of_places_and_no_more() -> None:
@@ -110,15 +108,15 @@ def test_a_lift_gives_videos_their_share_of_places_and_no_more() -> None:
         best = (scores + lift * slopes * lifted).topk(100, dim=1).indices
         return float(lifted[best].float().mean())
 
-    def parts(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def lift_of(scores: torch.Tensor) -> float:
         hidden = [scores.masked_fill(some, -torch.inf) for some in (lifted, ~lifted)]
         fixed, lower = (own.topk(100, dim=1).values for own in hidden)
-        return fixed, lower
+        return fair_lift(fixed, lower, slopes, 0.05)
 
-    lift = fair_lift(*parts(scores), slopes, 0.05)
+    lift = lift_of(scores)
     assert held(lift) == pytest.approx(0.05, abs=0.001)
     assert held(lift - 0.05) < 0.05
-    assert fair_lift(*parts(scores + 6 * lifted), slopes, 0.05) == 0
+    assert lift_of(scores + 6 * lifted) == 0
 
 
 def test_the_best_scores_are_of_some_videos_that_the_viewer_has_not_watched(
@@ -131,22 +129,6 @@ def test_the_best_scores_are_of_some_videos_that_the_viewer_has_not_watched(
     whole = best_scores(states, vectors, some, watched)
     monkeypatch.setattr("vireo.training.retrieval.unseen.SCORES_AT_ONCE", 900)
     assert torch.allclose(best_scores(states, vectors, some, watched), whole, atol=1e-5)
-    scores = states @ vectors.T
     free = sorted(set(range(0, 300, 2)) - set(watched[3].tolist()))
-    expected = scores[3, free].topk(100).values
+    expected = (states @ vectors.T)[3, free].topk(100).values
     assert torch.allclose(whole[3], expected, atol=1e-5)
-
-
-def test_a_video_without_content_is_left_alone(small: RetrievalConfig) -> None:
-    walks = {
-        f"viewer-{viewer}": [f"v{(viewer + step) % 9}" for step in range(8)] for viewer in range(9)
-    }
-    ids = [f"v{number}" for number in range(9)]
-    tags = [["some"]] * 9 + [[]]
-    data = RetrievalData.build(
-        watches_frame(walks), videos_frame([*ids, "blank"], tags), viewers_frame({})
-    )
-    model = TwoTower(data, small).eval()
-    before = model.video_vectors()[-1]
-    fill_unseen(model, data)
-    assert torch.equal(model.video_vectors()[-1], before)

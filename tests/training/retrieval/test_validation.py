@@ -20,7 +20,7 @@ from vireo.training.retrieval.validation import (
 )
 
 
-def of_hits(viewers: int) -> RetrievalData:
+def of_hits(viewers: int, held_out: int = 1) -> RetrievalData:
     """Whoever has watched the one hit watches the other next, which half of all have watched."""
     ids = ["hit-0", "hit-1", *(f"v{number:02}" for number in range(60))]
     walks = {
@@ -31,17 +31,15 @@ def of_hits(viewers: int) -> RetrievalData:
         ]
         for viewer in range(viewers)
     }
-    return RetrievalData.build(watches_frame(walks), videos_frame(ids), viewers_frame({}))
+    watches = watches_frame(walks, held_out=held_out)
+    return RetrievalData.build(watches, videos_frame(ids), viewers_frame({}))
 
 
-@pytest.fixture
-def console() -> Console:
-    return Console(file=io.StringIO(), width=200)
-
-
-def said(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+def said(model: TwoTower, data: RetrievalData, *, force: bool = False) -> str:
+    """What the comparison with popularity prints."""
+    output = io.StringIO()
+    check_beats_popularity(model, data, Console(file=output, width=200), force=force)
+    return output.getvalue()
 
 
 def untrained(data: RetrievalData, config: RetrievalConfig) -> TwoTower:
@@ -49,45 +47,27 @@ def untrained(data: RetrievalData, config: RetrievalConfig) -> TwoTower:
     return TwoTower(data, config)
 
 
-def test_towers_that_lose_to_popularity_beyond_the_noise_fail_and_name_the_remedy(
-    small: RetrievalConfig, console: Console
-) -> None:
+def test_towers_that_lose_to_popularity_beyond_the_noise_need_force(small: RetrievalConfig) -> None:
     data = of_hits(60)
+    model = untrained(data, small)
     with pytest.raises(WorseThanPopularityError, match=r"NDCG@10 is .* most watched.*--force"):
-        check_beats_popularity(untrained(data, small), data, console)
+        said(model, data)
+    assert "warning: the towers' NDCG@10 is" in said(model, data, force=True)
 
 
-def test_with_force_they_are_released_with_a_warning(
-    small: RetrievalConfig, console: Console
-) -> None:
-    data = of_hits(60)
-    check_beats_popularity(untrained(data, small), data, console, force=True)
-    assert "warning: the towers' NDCG@10 is" in said(console)
-
-
-def test_within_the_noise_of_few_viewers_there_is_a_warning(
-    small: RetrievalConfig, console: Console
-) -> None:
+def test_within_the_noise_of_few_viewers_there_is_a_warning(small: RetrievalConfig) -> None:
     data = of_hits(4)
-    check_beats_popularity(untrained(data, small), data, console)
-    assert "on 4 viewers of validation" in said(console)
+    assert "on 4 viewers of validation" in said(untrained(data, small), data)
 
 
-def test_towers_that_have_learned_pass_in_silence(
-    small: RetrievalConfig, console: Console, tmp_path: Path
+def test_towers_that_have_learned_pass_in_silence_and_so_do_those_without_validation(
+    small: RetrievalConfig, tmp_path: Path
 ) -> None:
     data = of_hits(60)
     model = train_retrieval(data, replace(small, epochs=60), tmp_path, Console(quiet=True))
-    check_beats_popularity(model, data, console)
-    assert not said(console)
-
-
-def test_without_validation_nothing_is_compared(small: RetrievalConfig, console: Console) -> None:
-    walks = {"viewer": ["v0", "v1"]}
-    tables = videos_frame(["v0", "v1"]), viewers_frame({})
-    data = RetrievalData.build(watches_frame(walks, held_out=0), *tables)
-    check_beats_popularity(untrained(data, small), data, console)
-    assert not said(console)
+    assert not said(model, data)
+    every = of_hits(60, held_out=0)
+    assert not said(untrained(every, small), every)
 
 
 def test_a_video_that_was_published_later_does_not_compete(small: RetrievalConfig) -> None:
@@ -97,8 +77,6 @@ def test_a_video_that_was_published_later_does_not_compete(small: RetrievalConfi
     later = data.published_at.copy()
     watched = {held_out.target for held_out in data.validation}
     later[[row for row in range(data.video_count) if row not in watched]] = 2**40
-
     ranks = validation_ranks(model, replace(data, published_at=later))
-
     assert (ranks < len(watched)).all()
     assert ranks.sum() < before.sum()

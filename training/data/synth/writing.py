@@ -1,4 +1,8 @@
-"""Writer of a synthetic world as a data set, a part at a time."""
+"""Writer of a synthetic world as a data set: its tables, a part at a time.
+
+Creators and attributes of videos are the same within a series. They follow the topics in part, as
+in life: a filter's videos are then neighbours, but not all.
+"""
 
 from __future__ import annotations
 
@@ -9,62 +13,57 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vireo.server.errors import VireoError
 from vireo.server.features.context import COLUMNS, DEVICES
 from vireo.server.home import Home
 from vireo.training.data.attributes import attribute_column, attribute_fields
 from vireo.training.data.context import context_fields
 from vireo.training.data.dataset import DatasetInfo, describe_dataset
-from vireo.training.data.schema import INTERACTIONS, TIME, VIDEOS, VIEWERS
-from vireo.training.data.synth.attributes import (
-    ATTRIBUTES,
-    COUNTRIES,
-    age_ratings,
-    creators,
-    languages,
-    regions,
+from vireo.training.data.importing import check_name_is_free
+from vireo.training.data.schema import INTERACTIONS, TIME, VIDEOS, VIEWERS, AttributeKind
+from vireo.training.data.synth.events import HIDE, KINDS, LOCALES, ZONES, Events, all_events
+from vireo.training.data.synth.world import (
+    REGIONS,
+    SERIES,
+    Int64Array,
+    World,
+    WorldConfig,
+    hashed,
+    unit,
 )
-from vireo.training.data.synth.context import LOCALES, ZONES, Int8Array
-from vireo.training.data.synth.events import HIDE, KINDS, Events, all_events
-from vireo.training.data.synth.world import REGIONS, SERIES, World, WorldConfig, hashed
 from vireo.training.data.writing import dataset_writer
 
 VIDEOS_AT_A_TIME = 131_072
 WORDS_PER_TOPIC = 12
-_SYLLABLES = [
-    "ba",
-    "ce",
-    "di",
-    "fo",
-    "gu",
-    "ha",
-    "je",
-    "ki",
-    "lo",
-    "mu",
-    "na",
-    "pe",
-    "ri",
-    "so",
-    "tu",
-    "va",
-    "we",
-    "xi",
-    "yo",
-    "zu",
-]
+_LETTERS = "bacedifoguhajekilomunaperisotuvawexiyozu"
+_SYLLABLES = [_LETTERS[place : place + 2] for place in range(0, len(_LETTERS), 2)]
+_WORDS = pa.array([a + b + c for a in _SYLLABLES for b in _SYLLABLES for c in _SYLLABLES[:10]])
 _PLANS = ("free", "family", "premium")
 _AGES = ("16-24", "25-34", "35-49", "50+")
 _FORMATS = ("short", "clip", "feature")
-_MICROS = 1_000_000
-
-Int64Array = npt.NDArray[np.int64]
-
-_WORDS = pa.array([a + b + c for a in _SYLLABLES for b in _SYLLABLES for c in _SYLLABLES[:10]])
 
 TERMS = "Made up: these viewers and videos do not exist, and the data may be used for anything."
-ROWS_AT_A_TIME = 262_144
-"""Interactions per row group."""
+ATTRIBUTES: dict[str, AttributeKind] = {
+    "language": "labels",
+    "region": "labels",
+    "age_rating": "number",
+}
+COUNTRIES = ("CH", "BR", "IN", "JP", "NG")
+"""Country of each region."""
+_LANGUAGES = ("de", "pt", "hi", "ja", "en")
+"""Language of each region."""
+_RATINGS = np.array([0.0, 6.0, 12.0, 16.0, 18.0])
+_RATING_SHARES = np.cumsum([0.3, 0.25, 0.25, 0.15, 0.05])
+_OWN_TOPIC = 0.9
+"""Share of the series whose creator mostly makes series of that topic."""
+_OWN_LANGUAGE = 0.75
+"""Share of the series that are surely in the language of their region."""
+_EVERYWHERE, _AT_HOME = 0.6, 0.25
+"""Shares of the series that may be watched everywhere, and in their region alone; others may be
+watched in their region and another one."""
+_TOPIC_AGE = 0.7
+"""Share of the series that have the age rating of their topic."""
+_UNRATED = 0.03
+"""Share of the series without an age rating."""
 
 
 def video_ids(count: int) -> pa.Array:
@@ -107,7 +106,7 @@ def video_parts(world: World) -> Iterator[pa.Table]:
                 "video_id": ids.slice(start, len(topic)),
                 "title": title,
                 "tags": _lists(tags),
-                "published": pa.array(world.published[part] * _MICROS, TIME),
+                "published": pa.array(world.published[part] * 1_000_000, TIME),
                 "duration": pa.array(world.duration[part]),
                 "creator": creators(seed, topics, topic, series),
                 attribute_column("language"): languages(seed, topic, series),
@@ -116,6 +115,58 @@ def video_parts(world: World) -> Iterator[pa.Table]:
             },
             schema=columns,
         )
+
+
+def creators(seed: int, topics: int, topic: Int64Array, series: Int64Array) -> pa.Array:
+    """Return the creator of each video; the first ones of a topic make the most series.
+
+    Args:
+        seed: the world's.
+        topics: number of topics.
+        topic: topic of each video, int64[m].
+        series: number of its series in the topic, int64[m].
+    """
+    draw = hashed(seed, 12, topic, series)
+    other = (draw % np.uint64(topics)).astype(np.int64)
+    of_topic = np.where(unit(hashed(seed, 13, topic, series)) < _OWN_TOPIC, topic, other)
+    number = (unit(draw) * (series + 1)).astype(np.int64)
+    return pc.binary_join_element_wise(
+        pa.scalar("creator"),
+        pa.array(of_topic).cast("string"),
+        pa.array(number).cast("string"),
+        "-",
+    )
+
+
+def languages(seed: int, topic: Int64Array, series: Int64Array) -> pa.Array:
+    """Return the language of each video, a list of one; arguments as for `creators`."""
+    draw = hashed(seed, 14, topic, series)
+    other = (draw % np.uint64(REGIONS)).astype(np.int64)
+    own = unit(draw) < _OWN_LANGUAGE
+    place = np.where(own, topic % REGIONS, other)
+    offsets = np.arange(len(topic) + 1, dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(_LANGUAGES).take(pa.array(place)))
+
+
+def regions(seed: int, topic: Int64Array, series: Int64Array) -> pa.Array:
+    """Return the countries in which each video may be watched; arguments as for `creators`."""
+    draw = hashed(seed, 15, topic, series)
+    where, other = unit(draw), (draw % np.uint64(REGIONS)).astype(np.int64)
+    home = np.arange(REGIONS) == (topic % REGIONS)[:, None]
+    second = (np.arange(REGIONS) == other[:, None]) & (where >= _EVERYWHERE + _AT_HOME)[:, None]
+    allowed = home | second | (where < _EVERYWHERE)[:, None]
+    offsets = np.concatenate([[0], np.cumsum(allowed.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(
+        offsets, pa.array(COUNTRIES).take(pa.array(np.nonzero(allowed)[1]))
+    )
+
+
+def age_ratings(seed: int, topic: Int64Array, series: Int64Array) -> pa.Array:
+    """Return the age rating of each video, null if it has none; arguments as for `creators`."""
+    of_topic, draw = unit(hashed(seed, 16, topic, topic)), hashed(seed, 17, topic, series)
+    own = unit(hashed(seed, 18, topic, series))
+    place = np.searchsorted(_RATING_SHARES, np.where(own < _TOPIC_AGE, of_topic, unit(draw)))
+    return pa.array(_RATINGS[np.minimum(place, len(_RATINGS) - 1)], mask=own >= 1 - _UNRATED)
 
 
 def viewer_table(world: World) -> pa.Table:
@@ -131,41 +182,30 @@ def viewer_table(world: World) -> pa.Table:
 
 
 def interaction_table(
-    events: Events, first_row: int, viewers: pa.Array, videos: pa.Array
+    events: Events, first_row: int, viewers: pa.Array, videos: pa.Array, *, context: bool
 ) -> pa.Table:
-    """Return events as INTERACTIONS with their context if it is logged, numbered from `first_row`.
+    """Return events as INTERACTIONS, with their context if asked, numbered from `first_row`.
 
-    Args:
-        events: events in order of time.
-        first_row: row number of the first event.
-        viewers: viewer ids by number.
-        videos: video ids by row.
+    `viewers` and `videos` are the ids by number and row.
     """
-    count = len(events.time)
-    fraction = pa.array(events.fraction, mask=events.kind == HIDE)
+    count = len(events)
     table = pa.table(
         {
-            "viewer_id": viewers.take(pa.array(events.viewer)),
-            "video_id": videos.take(pa.array(events.video)),
-            "timestamp": pa.array(events.time, TIME),
+            "viewer_id": viewers.take(pa.array(events["viewer"])),
+            "video_id": videos.take(pa.array(events["video"])),
+            "timestamp": pa.array(events["time"], TIME),
             "row": pa.array(np.arange(first_row, first_row + count)),
-            "event": pa.array(KINDS).take(pa.array(events.kind)),
-            "watched_fraction": fraction,
+            "event": pa.array(KINDS).take(pa.array(events["kind"])),
+            "watched_fraction": pa.array(events["fraction"], mask=events["kind"] == HIDE),
             "rating": pa.nulls(count, pa.float32()),
             "held_out": pa.array(np.zeros(count, np.bool_)),
         },
         schema=INTERACTIONS,
     )
-    if (events.zone < 0).all():
-        return table
-    texts: dict[str, tuple[tuple[str, ...], Int8Array]] = {
-        "time_zone": (ZONES, events.zone),
-        "locale": (LOCALES, events.locale),
-        "device": (DEVICES, events.device),
-    }
-    for field in context_fields(COLUMNS):
-        values, places = texts[field.name]
-        table = table.append_column(field, pa.array(values).take(pa.array(places)))
+    texts = {"time_zone": ZONES, "locale": LOCALES, "device": DEVICES}
+    for field in context_fields(COLUMNS if context else ()):
+        column = pa.array(texts[field.name]).take(pa.array(events[field.name]))
+        table = table.append_column(field, column)
     return table
 
 
@@ -204,58 +244,47 @@ def write_world(
     config: WorldConfig,
     *,
     force: bool = False,
-    rows_at_a_time: int = ROWS_AT_A_TIME,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> DatasetInfo:
     """Generate the world of `config` and write it as data set `name`.
 
-    Memory holds the world, some 100 bytes a video and 40 a viewer, and the interactions of one
-    row group.
+    Memory holds the world, some 100 bytes a video and 40 a viewer, and a block of interactions.
 
     Args:
         home: where to write the data set.
         name: the data set's name.
         config: size and seed of the world.
         force: replace an existing data set of that name.
-        rows_at_a_time: interactions per row group; affects the file's layout only.
         progress: called with the interactions written so far and their total.
 
     Raises:
         VireoError: a data set of that name exists, `config` is invalid, or writing fails.
     """
-    if home.data(name).exists() and not force:
-        raise VireoError(
-            f"there is a data set {name} already; pass --force to replace it, "
-            "or --name to choose another name"
-        )
+    check_name_is_free(home, name, force=force)
     world = World.of(config)
-    source = (
+    context = COLUMNS if config.context else ()
+    with dataset_writer(
+        home, name, _source(config), TERMS, attributes=ATTRIBUTES, context=context
+    ) as writer:
+        for part in video_parts(world):
+            writer.add_videos(part)
+        writer.add_viewers(viewer_table(world))
+        viewers, videos = viewer_ids(config.viewers), video_ids(config.videos)
+        written = 0
+        for events in all_events(world):
+            table = interaction_table(events, written + 1, viewers, videos, context=config.context)
+            writer.add_interactions(table)
+            written += len(events)
+            progress(written, config.events)
+    return describe_dataset(home, name)
+
+
+def _source(config: WorldConfig) -> str:
+    """Return the command that makes the world."""
+    return (
         f"made up: vireo data synth --viewers {config.viewers} --videos {config.videos} "
         f"--events {config.events} --days {config.days} --seed {config.seed}"
         + (" --context" if config.context else "")
         + (f" --drift {config.drift}" if config.drift != 1 else "")
         + (f" --repeats {config.repeats}" if config.repeats else "")
     )
-    context = COLUMNS if config.context else ()
-    with dataset_writer(
-        home, name, source, TERMS, attributes=ATTRIBUTES, context=context
-    ) as writer:
-        for part in video_parts(world):
-            writer.add_videos(part)
-        writer.add_viewers(viewer_table(world))
-        viewers, videos = viewer_ids(config.viewers), video_ids(config.videos)
-        held: list[pa.Table] = []
-        written = count = 0
-        for events in all_events(world):
-            held.append(interaction_table(events, written + count + 1, viewers, videos))
-            count += len(events.time)
-            while count >= rows_at_a_time:
-                together = pa.concat_tables(held)
-                writer.add_interactions(together.slice(0, rows_at_a_time))
-                held = [together.slice(rows_at_a_time)]
-                written, count = written + rows_at_a_time, count - rows_at_a_time
-                progress(written, config.events)
-        if count:
-            writer.add_interactions(pa.concat_tables(held))
-        progress(config.events, config.events)
-    return describe_dataset(home, name)

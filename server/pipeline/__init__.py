@@ -1,1 +1,0 @@
-"""What every service's pipeline is made of: candidates in columns, stage kinds and the runner."""

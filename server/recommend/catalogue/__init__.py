@@ -1,0 +1,1 @@
+"""What is known of videos: those of a release, and what the log says since."""

@@ -1,0 +1,91 @@
+"""Places videos that a release wasn't trained with, by their content."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.features.content import CONTENT_LIMIT, content_ids, content_tokens
+from vireo.server.models.golden import replay
+from vireo.server.models.model import Model
+from vireo.server.models.signature import video_tower_signature
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.tables import read_table, read_vocabulary
+
+if TYPE_CHECKING:
+    from vireo.v1.catalog_pb2 import Video
+
+FILES = (
+    layout.VIDEO_TOWER,
+    layout.GOLDEN_VIDEO_TOWER,
+    layout.CONTENT_VOCABULARY,
+    layout.CONTENT_IDS,
+)
+"""The files of a release by which it places videos."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The video tower of a release of n videos, for vectors of d dimensions."""
+
+    folder: Path
+    tower: Model
+    vocabulary: Mapping[str, int]
+    known: npt.NDArray[np.uint16]
+    """Content of the release's own videos by row, uint16[n, CONTENT_LIMIT]."""
+
+    @staticmethod
+    def load(folder: Path, manifest: Manifest, count: int) -> Placement:
+        """Load it from a release's folder.
+
+        Raises:
+            ReleaseError: a file is missing or invalid; the message names it.
+        """
+        size = manifest.feature_schema.vector_size
+        return Placement(
+            folder,
+            Model(folder / layout.VIDEO_TOWER, video_tower_signature(size)),
+            read_vocabulary(folder, layout.CONTENT_VOCABULARY),
+            read_table(folder, layout.CONTENT_IDS, np.uint16, (count, CONTENT_LIMIT)),
+        )
+
+    def replay_goldens(self) -> None:
+        """Raise ReleaseError unless the tower reproduces its outputs of training."""
+        replay(self.tower, self.folder / layout.GOLDEN_VIDEO_TOWER)
+
+    def content(self, videos: Sequence[Video]) -> Int64Array:
+        """Return the content of some videos, int64[m, CONTENT_LIMIT]."""
+        return content_ids([_tokens(video) for video in videos], self.vocabulary).astype(np.int64)
+
+    def vectors(self, content: Int64Array) -> tuple[Float32Array, Float32Array]:
+        """Return the vectors and the content vectors of unwatched videos, float32[m, d] each."""
+        vectors, contents = np.split(self.tower.run({"content": content}), 2, axis=1)
+        return vectors, contents
+
+
+def _tokens(video: Video) -> list[str]:
+    return content_tokens(
+        video.title or video.video_id,
+        video.tags,
+        _year(video),
+        video.duration if video.HasField("duration") and math.isfinite(video.duration) else None,
+        video.creator,
+    )
+
+
+def _year(video: Video) -> int | None:
+    if not video.HasField("published"):
+        return None
+    try:
+        return video.published.ToDatetime(UTC).year
+    except (ValueError, OverflowError):  # out of the range that a calendar has
+        return None

@@ -1,0 +1,1 @@
+"""Ranking: a page of the candidates, ordered by predicted outcomes."""

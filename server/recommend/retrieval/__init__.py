@@ -1,0 +1,1 @@
+"""Retrieval: a few hundred relevant videos of all, from several sources."""

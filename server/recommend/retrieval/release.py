@@ -1,0 +1,296 @@
+"""The candidate service's part of a release."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+from cachetools import LRUCache
+from prometheus_client import Counter
+
+from vireo.server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
+from vireo.server.features.looked_up import Vectors, looked_up
+from vireo.server.features.tower_inputs import viewer_inputs
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.models.golden import replay
+from vireo.server.models.model import Model
+from vireo.server.models.signature import VIDEOS, tower_signature
+from vireo.server.recommend.candidates import best
+from vireo.server.recommend.catalogue import placement
+from vireo.server.recommend.catalogue.live_videos import LiveVideos
+from vireo.server.recommend.filters import table as attribute_table
+from vireo.server.recommend.filters.declared import Declared
+from vireo.server.recommend.filters.expression import FilterExpression
+from vireo.server.recommend.filters.forward import ForwardIndex
+from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.retrieval.allowed import Filters
+from vireo.server.recommend.retrieval.embargo import Embargo
+from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.tables import (
+    VECTOR_TYPES,
+    read_ids,
+    read_rows,
+    read_table,
+    read_vocabulary,
+)
+from vireo.server.releases.texts import Texts
+
+if TYPE_CHECKING:
+    from vireo.server.recommend.catalogue.side import Follower
+    from vireo.v1.catalog_pb2 import Video
+
+LOOKUPS = Counter(
+    "vireo_viewer_vector_lookups",
+    "Lookups in the cache of viewers' vectors; the viewer tower runs for each miss.",
+    ["result"],
+)
+_HIT, _MISS = LOOKUPS.labels("hit"), LOOKUPS.labels("miss")
+
+FILES = (
+    layout.VIEWER_TOWER,
+    layout.GOLDEN_VIEWER_TOWER,
+    layout.VIDEO_KEYS,
+    layout.VIDEO_IDS,
+    layout.VIDEO_VECTORS,
+    layout.VIDEO_INDEX,
+    layout.CO_WATCH_ROWS,
+    layout.CO_WATCH_WEIGHTS,
+    layout.EASE_ROWS,
+    layout.EASE_WEIGHTS,
+    layout.FRESH_ROWS,
+    layout.POPULARITY,
+    layout.VOCABULARY,
+    layout.TAKEDOWNS,
+    *placement.FILES,
+    *attribute_table.FILES,
+)
+"""The files of a release that the candidate service needs."""
+
+MAX_POPULAR = 10_000
+"""Length of the popular list: enough for the largest request and the longest history."""
+FILTER_CACHE_BYTES = 64 << 20
+"""Default maximum bytes of the filters that a release keeps."""
+
+
+class ViewerVectors:
+    """LRU cache of one release's viewer vectors, keyed by the viewer tower's inputs.
+
+    Entries never become stale: a new watch, a changed profile, or a last watch that is twice as
+    long ago changes the inputs, and with them the key. Safe to use from several threads.
+    """
+
+    def __init__(self, max_vectors: int) -> None:
+        """Start empty; with `max_vectors` 0 nothing is cached."""
+        self._vectors: LRUCache[bytes, Float32Array] = LRUCache(max_vectors)
+        self._lock = Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the vectors that are cached."""
+        with self._lock:
+            some = next(iter(self._vectors.values()), None)
+            return 0 if some is None else len(self._vectors) * some.nbytes
+
+    def of(
+        self,
+        inputs: Mapping[str, Int64Array],
+        made: Callable[[Mapping[str, Int64Array]], Float32Array],
+    ) -> Float32Array:
+        """Return the vector for a viewer's inputs, float32[d]; call `made` on a miss."""
+        if not self._vectors.maxsize:
+            return made(inputs)
+        digest = xxhash.xxh3_128()
+        for array in inputs.values():
+            digest.update(np.array(array.shape).tobytes() + array.tobytes())
+        key = digest.digest()
+        with self._lock:
+            kept = self._vectors.get(key)
+        if kept is not None:
+            _HIT.inc()
+            return kept
+        vector = made(inputs)
+        vector.setflags(write=False)
+        with self._lock:
+            self._vectors[key] = vector
+        _MISS.inc()
+        return vector
+
+
+@dataclass(frozen=True)
+class CandidateRelease:
+    """One release's viewer tower, item index and tables; n videos of d dimensions."""
+
+    folder: Path
+    manifest: Manifest
+    tower: Model
+    index: VideoIndex
+    keys: Int64Array
+    """int64[n]."""
+    ids: Texts
+    vectors: Vectors
+    """float32[n, d] or, in a large catalogue, float16[n, d]."""
+    co_watch_rows: Int32Array
+    """int32[n, k]."""
+    co_watch_weights: Vectors
+    """float32[n, k] or float16[n, k]."""
+    ease_rows: Int32Array
+    """int32[n, k]; k is 0 in releases of large catalogues by earlier builds."""
+    ease_weights: Float32Array
+    """float32[n, k]."""
+    fresh_rows: Int64Array
+    """Rows of new and hardly watched videos, int64[m]."""
+    fresh_vectors: Float32Array
+    """Their vectors, float32[m, d]."""
+    popular_rows: Int64Array
+    """Rows of the MAX_POPULAR most popular videos, best first, ties by key, int64[p]."""
+    popularity: Float32Array
+    """float32[n]."""
+    vocabulary: Mapping[str, int]
+    rows: VideoRows
+    viewers: ViewerVectors
+    """Cache of recent viewers' vectors."""
+    filters: Filters
+    """Filters by the release's attributes."""
+    embargo: Embargo
+    """Videos that aren't published yet."""
+    forward: ForwardIndex
+    """Labels of each video."""
+    live: LiveVideos | None = None
+    """What the log adds; None without one."""
+
+    @staticmethod
+    def load(
+        folder: Path,
+        vector_cache_size: int = 0,
+        live: Follower | None = None,
+        filter_cache_bytes: int = FILTER_CACHE_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> CandidateRelease:
+        """Load the release in `folder`: its manifest and FILES except goldens.
+
+        Digests aren't checked here but by the cache, when it returns the folder.
+
+        Args:
+            folder: the release's.
+            vector_cache_size: maximum viewers' vectors to cache.
+            live: what is followed of the log.
+            filter_cache_bytes: maximum bytes of filters to cache.
+            clock: Unix time in seconds, by which videos are published.
+
+        Raises:
+            ReleaseError: a file is missing or invalid; the message names it.
+        """
+        manifest = Manifest.read(folder)
+        size = manifest.feature_schema.vector_size
+        keys = read_table(folder, layout.VIDEO_KEYS, np.int64, (None,))
+        count = len(keys)
+        popularity = read_table(folder, layout.POPULARITY, np.float32, (count,))
+        co_watch_rows = read_rows(
+            folder, layout.CO_WATCH_ROWS, np.int32, (count, None), videos=count, lowest=-1
+        )
+        ease_rows = read_rows(folder, layout.EASE_ROWS, np.int32, (count, None), videos=count)
+        vectors = read_table(folder, layout.VIDEO_VECTORS, VECTOR_TYPES, (count, size))
+        fresh_rows = read_rows(folder, layout.FRESH_ROWS, np.int64, (None,), videos=count)
+        rows = VideoRows(keys)
+        attributes = AttributeTable.load(folder, count)
+        index = VideoIndex.read(folder / layout.VIDEO_INDEX, manifest.index, count, size)
+        index.prepare_filters()  # the first filtered request would on the pod's event loop
+        beside = changed = None
+        if live is not None:
+            declared = attributes.declared
+            beside = LiveVideos.followed(live, folder, manifest, rows, vectors, declared=declared)
+            changed = beside.table.attributes
+        signature = tower_signature(size, len(manifest.feature_schema.context_features))
+        tower = Model(folder / layout.VIEWER_TOWER, signature, {VIDEOS: vectors})
+        return CandidateRelease(
+            folder=folder,
+            manifest=manifest,
+            tower=tower,
+            index=index,
+            keys=keys,
+            ids=read_ids(folder, layout.VIDEO_IDS, keys),
+            vectors=vectors,
+            co_watch_rows=co_watch_rows,
+            co_watch_weights=read_table(
+                folder, layout.CO_WATCH_WEIGHTS, VECTOR_TYPES, co_watch_rows.shape
+            ),
+            ease_rows=ease_rows,
+            ease_weights=read_table(folder, layout.EASE_WEIGHTS, np.float32, ease_rows.shape),
+            fresh_rows=fresh_rows,
+            fresh_vectors=looked_up(vectors, fresh_rows),
+            popular_rows=best(np.arange(count), popularity, keys, MAX_POPULAR),
+            popularity=popularity,
+            vocabulary=read_vocabulary(folder, layout.VOCABULARY),
+            rows=rows,
+            viewers=ViewerVectors(vector_cache_size),
+            filters=Filters(attributes, index, filter_cache_bytes, changed),
+            embargo=Embargo(attributes, changed, clock),
+            forward=ForwardIndex(attributes),
+            live=beside,
+        )
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """Names of the context features that the models read."""
+        return tuple(self.manifest.feature_schema.context_features)
+
+    def is_new(self, key: int) -> bool:
+        """Return whether a video came since the release was trained."""
+        return self.live is not None and key in self.live.table.places
+
+    @property
+    def declared(self) -> Declared:
+        """The attributes by which its videos can be filtered."""
+        return self.filters.declared
+
+    def holds(self, expression: FilterExpression, rows: Int64Array) -> BoolArray:
+        """Return for which of some rows, of the side table too, a filter holds now, bool[k]."""
+        applied, count = self.filters.apply(expression, searched=False), len(self.keys)
+        own = rows < count
+        if own.all():
+            return applied.holds(rows)
+        held = np.zeros(len(rows), np.bool_)
+        held[own] = applied.holds(rows[own])
+        if self.live is not None and applied.changed is not None:
+            slots = self.live.table.slots.take(rows[~own] - count)
+            held[~own] = applied.changed.held.take(slots)
+        return held
+
+    def changed_video(self, row: int) -> Video | None:
+        """Return the video of a row, of the side table too, by the log; None if unchanged."""
+        return None if self.live is None else self.live.table.changed_video(self.video_id(row))
+
+    def video_id(self, row: int) -> str:
+        """Return the id of a row, of the side table too."""
+        if row < len(self.keys):
+            return self.ids[row]
+        assert self.live is not None
+        return self.live.video(row).video_id
+
+    def replay_goldens(self) -> None:
+        """Raise ReleaseError unless the towers reproduce their outputs of training."""
+        replay(self.tower, self.folder / layout.GOLDEN_VIEWER_TOWER)
+        if self.live is not None:
+            self.live.table.replay_goldens()
+
+    def viewer_vector(
+        self, viewer: ViewerFeatures, found: Int64Array | None = None
+    ) -> Float32Array:
+        """Return the viewer's embedding, float32[d]; raise ModelOutputError if it isn't finite.
+
+        `found` is the row of each video of the history, -1 for unknown ones, if they are known.
+        """
+        if found is None:
+            found = self.rows.find(viewer.history_keys)
+        limit = self.manifest.feature_schema.history_limit
+        inputs = viewer_inputs(viewer, found, self.vocabulary, limit, self.context)
+        return self.viewers.of(inputs, lambda asked: self.tower.run(asked)[0])

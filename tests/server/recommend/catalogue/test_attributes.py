@@ -1,0 +1,197 @@
+"""Attributes of new and changed videos: as a filter says of each, whatever came in between."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.builders.attributes import DECLARED
+from tests.builders.catalogue import removed, take, upserted
+from tests.builders.filters import condition, expression, random_expression
+from tests.builders.releases import build_release
+from vireo.server.event_log.position import Position
+from vireo.server.features.keys import video_key
+from vireo.server.features.video_rows import VideoRows
+from vireo.server.recommend.catalogue.attributes import (
+    ChangedAttributes,
+    ChangedVideos,
+    labels_of,
+    numbers_of,
+)
+from vireo.server.recommend.catalogue.overlay import Overlay
+from vireo.server.recommend.catalogue.placement import Placement
+from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
+from vireo.server.recommend.filters.declared import Declared
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
+from vireo.v1.catalog_pb2 import Video, VideoAttribute
+
+LABELS = {"creator": ["ann", "bob"], "language": ["de", "en"], "tag": ["a", "b", "c", "="]}
+NUMBERS = {"age_rating": [0.0, 16.0], "duration": [60.0, 600.0], "published": [-10.0, 1e9]}
+
+
+def random_video(draw: random.Random) -> Video:
+    """Return a video with some attributes."""
+    video = Video(
+        video_id=str(draw.randrange(30)),
+        tags=draw.sample(LABELS["tag"], draw.randrange(4)),
+        creator=draw.choice(["", *LABELS["creator"]]),
+    )
+    if draw.random() < 0.7:
+        video.duration = draw.choice(NUMBERS["duration"])
+    if draw.random() < 0.7:
+        video.published.seconds = int(draw.choice(NUMBERS["published"]))
+    if draw.random() < 0.7:
+        video.attributes.add(name="language", labels=draw.sample(LABELS["language"], 1))
+    if draw.random() < 0.7:
+        video.attributes.add(name="age_rating", number=draw.choice(NUMBERS["age_rating"]))
+    return video
+
+
+def test_a_videos_fields_are_its_attributes() -> None:
+    video = Video(
+        video_id="v",
+        tags=["x", "y"],
+        creator="ann",
+        published=Timestamp(seconds=7, nanos=500_000_000),
+        duration=60.5,
+        attributes=[
+            VideoAttribute(name="language", labels=["de", "en"]),
+            VideoAttribute(name="age_rating", number=16),
+            VideoAttribute(name="undeclared", labels=["x"], number=1),
+            VideoAttribute(name="tag", labels=["not by this way"]),
+            VideoAttribute(name="duration", number=1),
+        ],
+    )
+
+    labels = ["tag=x", "tag=y", "creator=ann", "language=de", "language=en"]
+    assert list(labels_of(video, DECLARED)) == labels
+    assert numbers_of(video, DECLARED) == {"age_rating": 16, "duration": 60.5, "published": 7.5}
+
+
+def test_what_a_video_lacks_isnt_known() -> None:
+    nothing = VideoAttribute(name="age_rating")
+    video = Video(video_id="v", duration=math.nan, attributes=[nothing])
+
+    assert not list(labels_of(video, DECLARED))
+    assert numbers_of(video, DECLARED) == {}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_filters_follow_every_change(seed: int) -> None:
+    draw = random.Random(seed)
+    attributes = ChangedAttributes(Declared(tuple(LABELS), tuple(NUMBERS)), room=30)
+    attributes._labels = attributes._labels[:8]  # so that it is rebuilt again and again
+    attributes._slots = attributes._slots[:8]
+    filters = [random_expression(draw, LABELS, NUMBERS)[1] for _ in range(5)]
+    kept = [(each, ChangedVideos()) for each in filters]
+    base = np.array([draw.random() < 0.5 for _ in range(10)])
+    known: dict[int, Video] = {}
+    most_parts = 0
+    for _ in range(40):
+        video = random_video(draw)
+        key = video_key(video.video_id)
+        own = int(video.video_id) if int(video.video_id) < 10 else -1
+        if draw.random() < 0.3:
+            known.pop(key, None)
+            attributes.drop(key)
+        else:
+            known[key] = video
+            attributes.put(key, own, video)
+        for asked, each in draw.sample(kept, 2):
+            with patch(
+                "vireo.server.recommend.catalogue.attributes._PART_ENTRIES", draw.randrange(1, 9)
+            ):
+                next(each.update(asked, attributes, base.take), None)  # others ask meanwhile
+                parts = sum(1 for _ in each.update(asked, attributes, base.take))
+            most_parts = max(most_parts, parts)
+            said = {
+                key: asked.holds(set(labels_of(video, DECLARED)), numbers_of(video, DECLARED))
+                for key, video in known.items()
+            }
+            assert {key: each.held[slot] for key, slot in attributes.slots.items()} == said
+            changed = {
+                int(video.video_id): said[key]
+                for key, video in known.items()
+                if int(video.video_id) < 10
+            }
+            allowed = [row for row, held in changed.items() if held and not base[row]]
+            forbidden = [row for row, held in changed.items() if not held and base[row]]
+            assert sorted(each.allowed_rows.tolist()) == sorted(allowed)
+            assert sorted(each.forbidden_rows.tolist()) == sorted(forbidden)
+    assert most_parts > 1
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_release(tmp_path_factory.mktemp("release"))
+
+
+def table_of(folder: Path, overlay: Overlay, position: int = 0) -> SideTable:
+    keys = np.load(folder / layout.VIDEO_KEYS)
+    vectors = np.load(folder / layout.VIDEO_VECTORS)
+    places = Placement.load(folder, Manifest.read(folder), len(keys))
+    known = KnownVideos(VideoRows(keys), vectors, Position(position), places, declared=DECLARED)
+    return SideTable(overlay, known, ranked=False)
+
+
+def holding(table: SideTable) -> set[int]:
+    """Return the keys of the changed videos that are in German."""
+    german = ChangedVideos()
+    assert table.attributes is not None
+    wanted = expression(condition("language", any_of=["de"]))
+    for _ in german.update(wanted, table.attributes, lambda rows: np.zeros(len(rows), np.bool_)):
+        pass
+    return {key for key, slot in table.attributes.slots.items() if german.held[slot]}
+
+
+GERMAN = [{"name": "language", "labels": ["de"]}]
+
+
+def test_attributes_hold_before_a_video_is_placed(folder: Path) -> None:
+    overlay = Overlay(100)
+    table = table_of(folder, overlay)
+    overlay.take([upserted(1, "video-0", tags=["cat"], attributes=GERMAN)])
+    overlay.take([upserted(2, "new", attributes=GERMAN), upserted(3, "other")])
+    table.take_changes()
+
+    assert table.places == {}
+    assert holding(table) == {video_key("video-0"), video_key("new")}
+
+
+def test_a_video_with_its_content_of_before_keeps_its_new_attributes(folder: Path) -> None:
+    overlay = Overlay(100)
+    table = table_of(folder, overlay)
+    overlay.take([upserted(1, "video-0", tags=["cat"], attributes=GERMAN)])
+    table.take_changes()
+    assert not table.place_some()
+
+    assert table.places == {}, "its content is that of the release"
+    assert holding(table) == {video_key("video-0")}
+
+
+def test_attributes_go_with_the_change(folder: Path) -> None:
+    overlay = Overlay(2)
+    table = table_of(folder, overlay, position=1)
+    overlay.take([upserted(1, "video-0", attributes=GERMAN), upserted(2, "a", attributes=GERMAN)])
+    table.take_changes()
+    assert holding(table) == {video_key("a")}, "the release has the first change"
+
+    take(overlay, removed(3, "a"), upserted(4, "b", attributes=GERMAN))
+    table.refresh(overlay.newly_touched())
+    table.take_changes()
+    assert holding(table) == {video_key("b")}
+
+    overlay.take([upserted(5, "c"), upserted(6, "d")])
+    table.refresh(overlay.newly_touched())
+    table.take_changes()
+    assert holding(table) == set()

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from vireo.server.errors import VireoError
+from vireo.training.evaluation import tuning as module
+from vireo.training.evaluation.baselines import (
+    BASELINES,
+    DECLARED,
+    Config,
+    EaseConfig,
+    Fitter,
+    Grid,
+    IalsConfig,
+    MarkovConfig,
+    Past,
+    changed,
+)
+from vireo.training.evaluation.tuning import (
+    SETTINGS_FILE,
+    SHIPPED,
+    BaselineSettings,
+    HeldOut,
+    Trial,
+    TunedBaselines,
+    add_to_report,
+    best_of,
+    read_settings,
+    search,
+    tune_baselines,
+    tuned_for,
+    write_settings,
+)
+
+VIDEOS = [f"v{row}" for row in range(30)]
+
+
+def rows(*values: int) -> np.ndarray:
+    return np.array(values, np.int64)
+
+
+PAST = Past([rows(0, 1, 2), rows(3)], 4)
+TUNED = TunedBaselines(
+    fingerprint=PAST.fingerprint,
+    viewers=2,
+    baselines={
+        "ease_recency": BaselineSettings(
+            chosen={"regularisation": 1000.0, "half_life": 3.0},
+            ndcg_10=0.12,
+            search="whole grid",
+            grid={"half_life": (None, 3.0)},
+            tried=(Trial(settings={"regularisation": 1000.0, "half_life": 3.0}, ndcg_10=0.12),),
+        ),
+        "markov_blend": BaselineSettings(chosen={"steps": (1.0, 0.5), "half_life": None}),
+    },
+)
+
+
+def split(histories: dict[str, Sequence[int]]) -> pd.DataFrame:
+    """Each viewer's last watch is for test, the two before it for validation."""
+    lines = []
+    for viewer, watched in histories.items():
+        parts = ["train"] * (len(watched) - 3) + ["validation"] * 2 + ["test"]
+        for part, row in zip(parts[-len(watched) :], watched, strict=True):
+            lines.append((viewer, VIDEOS[row], part))
+    return pd.DataFrame(lines, columns=["viewer_id", "video_id", "part"])
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_start_of_each_search_is_in_its_grid(name: str) -> None:
+    start, grid = DECLARED[name].start, DECLARED[name].grid
+    for setting, values in grid.items():
+        assert getattr(start, setting) in values
+        assert len(set(values)) == len(values)
+        for value in values:
+            assert getattr(changed(start, {setting: value}), setting) == value
+
+
+def test_two_settings_are_tried_in_every_combination_once_and_the_first_best_is_kept() -> None:
+    grid: Grid = {"regularisation": (1.0, 2.0, 3.0), "half_life": (None, 5.0)}
+    start, tried = EaseConfig(2.0, 5.0), list[Config]()
+
+    def measure(config: Config) -> float:
+        tried.append(config)
+        return float(config == EaseConfig(3.0, None))
+
+    found = search(start, grid, measure)
+    assert tried[0] == start
+    assert tried == list(found)
+    assert set(found) == {EaseConfig(a, b) for a in (1.0, 2.0, 3.0) for b in (None, 5.0)}
+    assert best_of(found) == EaseConfig(3.0, None)
+    assert best_of(search(start, grid, lambda _: 0.5)) == start
+
+
+def test_more_settings_are_tried_one_at_a_time_and_then_those_beside_the_best() -> None:
+    grid: Grid = {
+        "factors": (32, 64, 128, 256),
+        "half_life": (None, 10.0, 3.0),
+        "alpha": (1.0, 3.0),
+    }
+
+    def measure(config: Config) -> float:
+        assert isinstance(config, IalsConfig)
+        # At the half-life of the start more factors seem to help than do at the best one.
+        best_factors = 64 if config.half_life == 3.0 else 128
+        lost = abs(math.log2(config.factors / best_factors) / 10)
+        return (config.half_life == 3.0) + (config.alpha == 3.0) - lost
+
+    found = search(IalsConfig(half_life=10.0, alpha=1.0, factors=256), grid, measure)
+    assert best_of(found) == IalsConfig(half_life=3.0, alpha=3.0, factors=64)
+    assert len(found) == 12, "of 24"
+
+
+def test_the_last_watch_before_the_test_is_held_out_of_those_who_have_validation() -> None:
+    past = {"a": rows(1, 2, 3), "b": rows(4), "c": rows(5, 6, 7)}
+    held_out = HeldOut.of(past, frozenset({"c", "a"}), 9)
+    assert [list(each) for each in held_out.past.histories] == [[1, 2], [4], [5, 6]]
+    assert [list(each) for each in held_out.watched] == [[1, 2], [5, 6]]
+    assert held_out.targets.tolist() == [3, 7]
+
+
+def test_of_a_large_catalogue_fewer_viewers_are_asked_and_alike_each_time() -> None:
+    past = {str(viewer): rows(viewer, viewer + 1) for viewer in range(100)}
+    few = [HeldOut.of(past, frozenset(past), 10_000_000) for _ in range(2)]
+    assert few[0].targets.tolist() == few[1].targets.tolist()
+    assert (len(few[0].targets), len(few[0].past.histories)) == (5, 100)
+
+
+def test_every_baseline_gets_its_best_on_validation_and_the_test_watch_is_never_seen() -> None:
+    random = np.random.default_rng(0)
+    histories = {f"u{viewer}": random.permutation(29)[:8].tolist() for viewer in range(40)}
+    watches = split(histories)
+    moved = watches.copy()
+    moved.loc[moved["part"] == "test", "video_id"] = "v29"
+    found = tune_baselines(watches, VIDEOS, Console(quiet=True))
+    again = tune_baselines(moved, VIDEOS, Console(quiet=True))
+    assert tuple(found.baselines) == BASELINES
+    assert found.viewers == 40
+    assert (found.baselines, found.fingerprint) == (again.baselines, again.fingerprint)
+    for name, settings in found.baselines.items():
+        assert set(settings.grid) == set(DECLARED[name].grid)
+        assert settings.ndcg_10 == max(trial.ndcg_10 for trial in settings.tried)
+        assert settings.chosen in [trial.settings for trial in settings.tried]
+    past = [np.array(watched[:-2], np.int64) for watched in histories.values()]
+    targets = rows(*(watched[-2] for watched in histories.values()))
+    by_hand = HeldOut(Past(past, len(VIDEOS)), tuple(past), targets)
+    measured = by_hand.ndcg_10(Fitter(by_hand.past).fit(found.configs()["ease_recency"]))
+    assert measured == pytest.approx(found.baselines["ease_recency"].ndcg_10)
+
+
+def test_settings_tuned_in_this_home_override_the_checkouts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SHIPPED", tmp_path / "shipped")
+    assert not tuned_for(PAST, tmp_path, "films").baselines
+    shipped = TUNED.model_copy(update={"viewers": 7})
+    write_settings(tmp_path / "shipped" / "films", shipped)
+    assert tuned_for(PAST, tmp_path, "films") == shipped
+    write_settings(tmp_path, TUNED)
+    assert tuned_for(PAST, tmp_path, "films") == read_settings(tmp_path) == TUNED
+    assert not tuned_for(PAST, tmp_path / "elsewhere", "others").baselines
+    assert TUNED.configs() == {
+        "ease_recency": EaseConfig(1000.0, 3.0),
+        "markov_blend": MarkovConfig(steps=(1.0, 0.5), half_life=None),
+    }
+    for other in (
+        Past([rows(0, 1), rows(2, 3)], 4),
+        Past([rows(0, 2, 1), rows(3)], 4),
+        Past(PAST.histories, 5),
+    ):
+        assert not tuned_for(other, tmp_path, "films").baselines
+
+
+@pytest.mark.parametrize(
+    "content", ["{", json.dumps({"fingerprint": "a", "baselines": {"ease": {"chosen": {"l2": 1}}}})]
+)
+def test_a_damaged_file_and_one_of_another_build_are_refused_with_the_way_out(
+    content: str, tmp_path: Path
+) -> None:
+    (tmp_path / SETTINGS_FILE).write_text(content)
+    with pytest.raises(VireoError, match="vireo evaluate study baselines"):
+        tuned_for(PAST, tmp_path, "films")
+
+
+def test_a_report_has_the_settings_of_all_that_were_measured_tuned_or_not(tmp_path: Path) -> None:
+    add_to_report(tmp_path, TunedBaselines(fingerprint=PAST.fingerprint).of(["ease"]))
+    add_to_report(tmp_path, TUNED.of(["ease_recency"]))
+    found = read_settings(tmp_path)
+    assert found is not None
+    assert set(found.baselines) == {"ease", "ease_recency"}
+    assert found.configs()["ease"] == DECLARED["ease"].start
+    assert [found.baselines[name].ndcg_10 for name in ("ease", "ease_recency")] == [None, 0.12]
+    add_to_report(tmp_path, TunedBaselines(fingerprint="of other data").of(["ease"]))
+    later = read_settings(tmp_path)
+    assert later is not None
+    assert set(later.baselines) == {"ease"}
+
+
+@pytest.mark.parametrize("dataset", ["ml-100k", "ml-1m"])
+def test_what_the_checkout_has_is_the_best_of_what_was_tried(dataset: str) -> None:
+    found = read_settings(SHIPPED / dataset)
+    assert found is not None
+    assert tuple(found.baselines) == BASELINES
+    for name, settings in found.baselines.items():
+        assert set(settings.grid) == set(DECLARED[name].grid)
+        best = max(settings.tried, key=lambda trial: trial.ndcg_10)
+        assert (settings.chosen, settings.ndcg_10) == (best.settings, best.ndcg_10)

@@ -1,1 +1,0 @@
-"""Baselines that a trained chain must beat, a file each; `registry` lists them."""

@@ -1,1 +1,0 @@
-"""Cold start: viewers with few watches, and videos without any."""

@@ -1,0 +1,178 @@
+"""Measures of a recommender, from scores, ranks, slates and predicted probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
+
+IntArray = npt.NDArray[np.integer]
+FloatArray = npt.NDArray[np.floating]
+
+_CHUNK_SCORES = 20_000_000
+"""Maximum scores in memory at a time."""
+_Z_95 = 1.959964
+"""Quantile of the normal distribution for a two-sided 95% interval."""
+
+
+def full_ranking(
+    scores: Float32Array, watched: Sequence[Int64Array], targets: Int64Array
+) -> Int64Array:
+    """Return the 0-based rank of each target among the videos its viewer hasn't watched, int64[v].
+
+    Ties count against the target, so that a constant score isn't rewarded.
+
+    Args:
+        scores: float32[v, n].
+        watched: rows that each viewer has watched, the target not among them.
+        targets: row held out for each viewer, int64[v].
+    """
+    viewers = np.arange(len(targets))
+    own = scores[viewers, targets][:, None]
+    # Comparisons with NaN are false: it must not pass for a good score.
+    ahead = ~(scores < own)
+    ahead[viewers, targets] = False
+    for viewer, rows in enumerate(watched):
+        ahead[viewer, rows] = False
+    ranks: Int64Array = ahead.sum(axis=1, dtype=np.int64)
+    return ranks
+
+
+def viewer_chunks(viewers: int, videos: int) -> Iterator[slice]:
+    """Yield slices of the viewers whose scores of every video fit in memory together."""
+    size = max(1, _CHUNK_SCORES // max(videos, 1))
+    for start in range(0, viewers, size):
+        yield slice(start, start + size)
+
+
+def hits(ranks: IntArray, k: int) -> Float64Array:
+    """Return 1 for each viewer whose held-out video is among the k best, else 0, float64[v].
+
+    Args:
+        ranks: 0-based rank of each held-out video among the videos not watched, int[v].
+        k: length of the slate.
+    """
+    return np.asarray(ranks < k, np.float64)
+
+
+def gains(ranks: IntArray, k: int) -> Float64Array:
+    """Return each viewer's NDCG@k: 1 / log2(rank + 2) among the k best, else 0, float64[v]."""
+    return np.where(ranks < k, 1 / np.log2(np.minimum(ranks, k) + 2.0), 0.0)
+
+
+def hit_rate(ranks: IntArray, k: int) -> float:
+    """Return HR@k: the share of held-out videos among the k best.
+
+    Recall@k is the same, since one video a viewer is held out.
+    """
+    return float(hits(ranks, k).mean()) if len(ranks) else 0.0
+
+
+def ndcg(ranks: IntArray, k: int) -> float:
+    """Return NDCG@k with one relevant video a viewer."""
+    return float(gains(ranks, k).mean()) if len(ranks) else 0.0
+
+
+def coverage(slates: IntArray, video_count: int) -> float:
+    """Return the share of the catalogue in some slate; slates are int[v, k], -1 for none."""
+    return len(np.unique(slates[slates >= 0])) / max(video_count, 1)
+
+
+def intra_list_distance(slates: IntArray, vectors: FloatArray) -> float:
+    """Return the mean cosine distance between two videos of a slate, over all slates.
+
+    Args:
+        slates: rows, int[v, k], all >= 0, k >= 2.
+        vectors: video vectors, float[n, d].
+    """
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = vectors / np.maximum(norms, 1e-12)
+    k = slates.shape[1]
+    # The squared norm of the sum of the units is the sum of all pairs' cosines.
+    together = np.square(units[slates].sum(axis=1)).sum(axis=1)
+    alone = np.square(units[slates]).sum(axis=(1, 2))
+    return float(np.mean(1 - (together - alone) / (k * (k - 1))))
+
+
+def auc(scores: FloatArray, labels: BoolArray) -> float:
+    """Return the probability that a positive scores above a negative, ties counting half.
+
+    NaN if there are no positives or no negatives.
+    """
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return float("nan")
+    rank_sum = float(rankdata(scores)[labels].sum())
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def expected_calibration_error(
+    probabilities: FloatArray, labels: BoolArray, bins: int = 10
+) -> float:
+    """Return the mean gap between predicted and observed rate over equal-width bins, by size."""
+    if not len(labels):
+        return 0.0
+    place = np.minimum((np.asarray(probabilities) * bins).astype(np.int64), bins - 1)
+    predicted = np.bincount(place, probabilities, minlength=bins)
+    observed = np.bincount(place, labels.astype(np.float64), minlength=bins)
+    return float(np.abs(predicted - observed).sum() / len(labels))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A ratio of two sums with its 95% interval; all NaN if the denominator is 0."""
+
+    value: float
+    low: float
+    high: float
+
+
+def predicted_over_observed(predicted: npt.NDArray[Any], observed: npt.NDArray[Any]) -> Ratio:
+    """Return predicted over observed events, 1 if calibrated overall, with its interval.
+
+    For rare events, such as watches of a candidate, most of the calibration error's equal-width
+    bins are empty and it stays small even if every probability is twice the rate; this ratio
+    doesn't. The interval over viewers is by linearisation (the delta method).
+
+    Args:
+        predicted: sum of each viewer's probabilities, float[v].
+        observed: how many of these events happened, int[v].
+    """
+    happened = float(observed.sum())
+    if not happened:
+        return Ratio(*[float("nan")] * 3)
+    value = float(predicted.sum()) / happened
+    half = _Z_95 * float(np.sqrt(np.square(predicted - value * observed).sum())) / happened
+    return Ratio(value, value - half, value + half)
+
+
+def calibration_measures(
+    task: str, probabilities: FloatArray, labels: BoolArray, viewers: IntArray
+) -> dict[str, float]:
+    """Return the calibration of a task's probabilities, by the names that reports use.
+
+    Args:
+        task: prefix of the names.
+        probabilities: of m events, float[m].
+        labels: whether each happened, bool[m].
+        viewers: number of each event's viewer, from 0, int[m].
+
+    Returns:
+        `TASK_ece`, the expected calibration error; and unless no event happened,
+        `TASK_predicted_over_observed` with the ends of its interval, `…_low` and `…_high`.
+    """
+    measures = {f"{task}_ece": expected_calibration_error(probabilities, labels)}
+    ratio = predicted_over_observed(
+        np.bincount(viewers, probabilities), np.bincount(viewers, labels)
+    )
+    if np.isfinite(ratio.value):
+        name = f"{task}_predicted_over_observed"
+        measures |= {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+    return measures
