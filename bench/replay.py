@@ -9,12 +9,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from pydantic import SecretStr
-from vireo.server.event_log.open import opened_log
 
 from bench.site import Recorder
 from vireo.server.consumer.apply import read_batch
 from vireo.server.consumer.fold import ViewerEvents, fold
-from vireo.server.event_log.jetstream import JetStreamLog
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.log import EVENTS, LogAwayError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.activity import EventRules

@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
 
 from bench.peers import PORT, RELEASE, VIEWERS
 from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.recommend.ranking.pipeline import RankingPipeline
+from vireo.server.recommend.ranking.query import RankingQuery
 from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
+from vireo.server.recommend.retrieval.query import CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 
 _PORT = int(os.environ[PORT])

@@ -18,7 +18,6 @@ from itertools import cycle, islice
 
 import grpc.aio
 import numpy as np
-from vireo.server.filters.declared import CREATOR, label
 
 from bench.live.stack import LiveStack
 from bench.load import beside
@@ -27,6 +26,7 @@ from bench.rows import Row
 from bench.site import Site, event, ids
 from tests.builders.filters import random_expression
 from vireo.server.home import Home
+from vireo.server.recommend.filters.declared import CREATOR, label
 from vireo.training.data.attributes import all_attributes, attribute_column
 from vireo.training.data.dataset import load_dataset
 from vireo.v1 import event_pb2, recommendation_pb2_grpc, viewer_pb2

@@ -16,9 +16,6 @@ from typing import TypeAlias
 import grpc
 import numpy as np
 from google.protobuf.message import Message
-from vireo.server.candidate.pipeline import CandidatePipeline, CandidateQuery
-from vireo.server.gateway.stages.retrieve import retrieve_request
-from vireo.server.ranking.pipeline import RankingPipeline, RankingQuery
 
 from bench.load import PAGE
 from bench.speed.h2load import Prepared, Target
@@ -26,8 +23,13 @@ from vireo.server.candidate.service import decode
 from vireo.server.errors import VireoError
 from vireo.server.gateway.features import FeatureReader
 from vireo.server.gateway.query import RecommendQuery
+from vireo.server.gateway.stages.pods import retrieve_request
 from vireo.server.home import Home
+from vireo.server.recommend.ranking.pipeline import RankingPipeline
+from vireo.server.recommend.ranking.query import RankingQuery
 from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
+from vireo.server.recommend.retrieval.query import CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.rpc.guard import REQUEST_ID
 from vireo.training.features.watches import load_watches
