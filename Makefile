@@ -66,7 +66,7 @@ rest-check: setup ## Have Schemathesis hold REST of a running stack to its OpenA
 certificates: setup ## Make, or renew, the certificates of `vireo up --secure`
 	$(BIN)/vireo certificates
 
-bench: setup h2load bench-peers ## Measure speed, over a bare chain and beside peers (JSON=1: a line a row)
+bench: setup h2load bench-peers ## Measure speed, over a bare chain and beside Ray Serve (JSON=1: a line a row)
 	$(BIN)/vireo bench all $(if $(JSON),--json) $(if $(REPORT),--report $(REPORT))
 
 # All of it takes some 40 minutes of one core, and is kept. ml-100k is for its viewer tower, which
@@ -86,8 +86,7 @@ prometheus: ## Install Prometheus and Alertmanager, where they are missing (Debi
 h2load: ## Install h2load, where it is missing (Debian's nghttp2-client)
 	@command -v h2load >/dev/null || { apt-get update -qq && apt-get install -y -qq nghttp2-client; }
 
-PEERS := mlserver kserve bentoml litserve rayserve
-bench-peers: $(PEERS:%=.vireo/peers/%/.done) ## Make .vireo/peers with the servers to compare with, an environment each
+bench-peers: .vireo/peers/rayserve/.done ## Make .vireo/peers/rayserve, an environment for the chain to compare with
 .vireo/peers/%/.done: bench/peers/%.txt
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
@@ -114,11 +113,11 @@ chaos: setup h2load ## Kill, hang, cut off and overload a stack under load (JSON
 alerts: setup h2load prometheus ## Check that faults alone fire alerts, and doctor names them (JSON=1: a line a row, CLEAN=seconds)
 	$(BIN)/vireo bench alerts $(if $(JSON),--json) $(if $(CLEAN),--clean $(CLEAN))
 
-live: setup ## Measure events and the live catalogue, while processes are killed (JSON=1: a line a row)
+live: setup ## Measure events, the live catalogue and swaps, while processes are killed (JSON=1: a line a row)
 	$(BIN)/vireo bench live $(if $(JSON),--json)
 
-# Its search and context need `make bench-data`, and the data set that bench/README.md makes.
-requests: setup ## Measure filters, pages, batches and context, while pods are killed (JSON=1: a line a row)
+# Its search needs `make bench-data`.
+requests: setup ## Measure filters, pages and batches, while pods are killed (JSON=1: a line a row)
 	$(BIN)/vireo bench requests $(if $(JSON),--json)
 
 fuzz: setup ## Send N bad requests to every method of a stack; the last line is JSON

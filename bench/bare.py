@@ -6,10 +6,8 @@ checks of messages, deadlines, shedding, health checks, metrics, request ids or 
     python -m bench.bare PORT RELEASE candidate
     python -m bench.bare PORT RELEASE ranking
     python -m bench.bare PORT RELEASE gateway VIEWERS CANDIDATE RANKING
-    python -m bench.bare PORT RELEASE memory
 
-VIEWERS is a file of `write_viewers`; CANDIDATE and RANKING are host:port. `memory` is both inner
-services, and runs a pipeline only for a request that it hasn't had before.
+VIEWERS is a file of `write_viewers`; CANDIDATE and RANKING are host:port.
 """
 
 from __future__ import annotations
@@ -18,13 +16,11 @@ import asyncio
 import gc
 import pickle
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.message import Message
 
 from vireo.server.candidate import service as candidate
 from vireo.server.ranking import service as ranking
@@ -143,32 +139,6 @@ def read_viewers(path: Path) -> dict[str, ViewerFeatures]:
     return {name: ViewerFeatures.FromString(body) for name, body in written.items()}
 
 
-def _from_memory(
-    answer: Callable[[Any, object], Awaitable[Message]], request: type[Message]
-) -> grpc.RpcMethodHandler[bytes, bytes]:
-    """Return a handler that has each different request answered once."""
-    known: dict[bytes, bytes] = {}
-
-    async def call(body: bytes, context: object) -> bytes:
-        if body not in known:
-            known[body] = (await answer(request.FromString(body), context)).SerializeToString()
-        return known[body]
-
-    return grpc.unary_unary_rpc_method_handler(call)
-
-
-def _serve_from_memory(release: Path, server: grpc.aio.Server) -> None:
-    find, rank = Candidate(release).RetrieveCandidates, Ranking(release).RankCandidates
-    found = _from_memory(find, candidate_pb2.RetrieveCandidatesRequest)
-    ranked = _from_memory(rank, ranking_pb2.RankCandidatesRequest)
-    for service, method, handler in (
-        (candidate.NAME, "RetrieveCandidates", found),
-        (ranking.NAME, "RankCandidates", ranked),
-    ):
-        handlers = grpc.method_handlers_generic_handler(service, {method: handler})
-        server.add_generic_rpc_handlers((handlers,))
-
-
 async def main(port: str, folder: str, role: str, *upstreams: str) -> None:
     """Serve one role until killed."""
     server, release = grpc.aio.server(), Path(folder)
@@ -176,8 +146,6 @@ async def main(port: str, folder: str, role: str, *upstreams: str) -> None:
         add_CandidateServiceServicer_to_server(Candidate(release), server)
     elif role == "ranking":
         add_RankingServiceServicer_to_server(Ranking(release), server)
-    elif role == "memory":
-        _serve_from_memory(release, server)
     else:
         viewers, find, rank = upstreams
         count = Manifest.read(release).candidates

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import numpy as np
@@ -18,6 +18,8 @@ from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
 
 if TYPE_CHECKING:
     _Stub: TypeAlias = recommendation_pb2_grpc.RecommendationServiceAsyncStub
+
+Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 PAGE = 10
 """Videos asked for."""
@@ -115,6 +117,7 @@ async def closed_load(
     *,
     further: int = 0,
     deadline: Callable[[], float] = lambda: _CLOSED_SECONDS,
+    metadata: Metadata = (),
 ) -> list[Answer]:
     """Return the answers to callers of whom each asks again as soon as it is answered or refused.
 
@@ -125,6 +128,7 @@ async def closed_load(
         seconds: for how long they ask.
         further: number of requests that they send after that.
         deadline: returns the deadline of a request in seconds.
+        metadata: further headers of each request.
     """
     answers: list[Answer] = []
     moment, until = int(time.time()), time.monotonic() + seconds
@@ -138,7 +142,7 @@ async def closed_load(
                     return
                 later += 1
             viewer = viewers[turn % len(viewers)]
-            answers.append(await _ask(stub, viewer, at, deadline(), moment))
+            answers.append(await _ask(stub, viewer, at, deadline(), moment, metadata))
 
     async with _stubs(target) as stubs, asyncio.TaskGroup() as group:
         for number in range(callers):
@@ -156,11 +160,18 @@ async def _stubs(target: str) -> AsyncIterator[list[_Stub]]:
         yield [recommendation_pb2_grpc.RecommendationServiceStub(each) for each in opened]
 
 
-async def _ask(stub: _Stub, viewer: str, at: float, deadline: float, moment: int) -> Answer:
+async def _ask(
+    stub: _Stub,
+    viewer: str,
+    at: float,
+    deadline: float,
+    moment: int,
+    metadata: Metadata = (),
+) -> Answer:
     request = recommendation_pb2.RecommendRequest(viewer_id=viewer, page_size=PAGE)
     request.context.time.FromSeconds(moment)
     try:
-        response = await stub.Recommend(request, timeout=deadline)
+        response = await stub.Recommend(request, timeout=deadline, metadata=metadata)
     except grpc.aio.AioRpcError as error:
         failure = f"{error.code().name}: {error.details()}"
         return Answer(viewer, at, time.monotonic() - at, failure=failure)
@@ -179,3 +190,20 @@ def p99(answers: Sequence[Answer]) -> float:
     """Return the 99th percentile of the answers' latencies in seconds; NaN without answers."""
     seconds = [answer.seconds for answer in answers]
     return float(np.percentile(seconds, 99)) if seconds else float("nan")
+
+
+@asynccontextmanager
+async def beside(happens: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Let faults or load happen during the block; raise what ended them before it, if anything did.
+
+    Without them the figures of the block would say nothing.
+    """
+    happening = asyncio.create_task(happens)
+    try:
+        yield
+    finally:
+        ended = happening.done()
+        happening.cancel()
+        await asyncio.wait([happening])
+    if ended:
+        happening.result()

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from rich.console import Console
 
-from bench.speed.row import Row
-from bench.stack import VIREO
+from bench.rows import Row
+from vireo.ops.cli.own_stack import VIREO
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.training.data.importing import ImportRequest

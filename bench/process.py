@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +15,11 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vireo.ops.stack.die_with_parent import wrapped
-from vireo.server.cores import allowed_cores
 from vireo.server.errors import VireoError
 
-CAN_PIN = hasattr(os, "sched_setaffinity")
-"""Whether this system can keep a process to some cores; macOS can't."""
 _POLL = 0.05
 _HEALTH_SECONDS = 2.0
+_GRACE_SECONDS = 10.0
 
 
 @contextmanager
@@ -34,12 +30,11 @@ def running(
     environment: Mapping[str, str],
     *,
     folder: Path | None = None,
-    cores: Collection[int] = (),
     patience: float = 240.0,
-    stop: signal.Signals = signal.SIGTERM,
-    grace: float = 10.0,
 ) -> Iterator[int]:
     """Run a process until the block ends, or this process does; yield its id once it is ready.
+
+    At its end, all processes that it has started are ended, too.
 
     Args:
         command: its command line.
@@ -47,10 +42,7 @@ def running(
         ready: polled until it returns True.
         environment: all of its variables.
         folder: its working directory.
-        cores: where it may run; anywhere if empty.
         patience: maximum seconds until it is ready.
-        stop: signal that ends it.
-        grace: seconds after `stop` until it is killed, with all processes that it has started.
 
     Raises:
         VireoError: it ended, or isn't ready in time.
@@ -63,7 +55,6 @@ def running(
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=partial(pin, cores) if cores else None,
         )
     try:
         until = time.monotonic() + patience
@@ -76,9 +67,9 @@ def running(
         started: list[psutil.Process] = []
         with suppress(psutil.NoSuchProcess):
             started = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(stop)
+        process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(grace)
+            process.wait(_GRACE_SECONDS)
         for each in started:
             with suppress(psutil.NoSuchProcess):
                 each.kill()
@@ -99,22 +90,6 @@ def serves(address: str, service: str = "") -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def pin(cores: Collection[int], thread: int = 0) -> None:
-    """Keep a thread, by default the calling one, and its future children to some cores."""
-    os.sched_setaffinity(thread, cores)
-
-
-def first_core() -> list[int]:
-    """Return the first core that this process may run on, to pin servers to.
-
-    Raises:
-        VireoError: this system can't keep a process to a core.
-    """
-    if not CAN_PIN:
-        raise VireoError("servers are compared on one and the same core: that needs Linux")
-    return allowed_cores()[:1]
-
-
 def cpu_seconds(pid: int) -> float:
     """Return the user and system time of a process and all that it has started, in steps of 10 ms.
 
@@ -126,3 +101,11 @@ def cpu_seconds(pid: int) -> float:
             times = each.cpu_times()
             total += times.user + times.system
     return total
+
+
+def memory_of(pid: int, cache: Path) -> float:
+    """Return megabytes (10**6 bytes) resident, with all of the files below `cache` that it maps."""
+    process = psutil.Process(pid)
+    files = [area for area in process.memory_maps() if area.path.startswith(str(cache))]
+    unread = sum(area.size - area.rss for area in files)
+    return float(process.memory_info().rss + unread) / 1e6

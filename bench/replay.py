@@ -1,57 +1,87 @@
-"""What the log has, and the rows that a run without faults makes of it."""
+"""Viewers' rows, compared with those that a run without faults makes of the log."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, fields
 
 import numpy as np
+from pydantic import SecretStr
 
+from bench.site import Recorder
 from vireo.server.consumer.apply import read_batch
 from vireo.server.consumer.fold import ViewerEvents, fold
-from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import EVENTS, Entry
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
+from vireo.server.event_log.log import EVENTS, LogAwayError
+from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.activity import EventRules
+from vireo.server.features.online_store import RedisSettings, open_rows
 from vireo.server.features.viewer_rows import ViewerRow
-from vireo.v1 import event_pb2, log_pb2
+from vireo.server.features.viewer_store import StoreAwayError, ViewerStore
+from vireo.server.home import Home
+from vireo.v1 import log_pb2
 
-STORE_SECONDS = 5.0
+_STORE_SECONDS = 5.0
 """Maximum seconds of a read of rows."""
-KINDS = (
-    event_pb2.EVENT_KIND_PLAY,
-    event_pb2.EVENT_KIND_PLAY,
-    event_pb2.EVENT_KIND_FINISH,
-    event_pb2.EVENT_KIND_LIKE,
-    event_pb2.EVENT_KIND_HIDE,
-    event_pb2.EVENT_KIND_IMPRESSION,
-)
-"""Kinds of events to draw from."""
-PAST_SECONDS = 6 * 86_400.0
-"""Seconds back to which their times go: they come in any order."""
 
 
-async def logged(log: JetStreamLog, partitions: Iterable[int]) -> list[Entry]:
-    """Return all messages of some partitions, in each one's order."""
-    reads = (log.up_to_end(EVENTS, str(each)) for each in partitions)
-    return [entry for read in reads async for some in read for entry in some]
+@dataclass(frozen=True)
+class Compared:
+    """What became of events that were acknowledged."""
+
+    acknowledged: int
+    missing: int
+    """Acknowledged events that aren't in the log."""
+    viewers: int
+    differing: int
+    """Viewers, who had no row before, whose row isn't that of a clean replay."""
 
 
-def event_ids(entries: Iterable[Entry]) -> set[str]:
-    """Return the ids of the events in messages."""
-    return {
-        event.event_id
-        for entry in entries
-        for event in log_pb2.RecordedEvents.FromString(entry.data).events
-    }
+@dataclass(frozen=True)
+class Replay:
+    """A log and the rows that a consumer writes, to compare them."""
 
+    log: JetStreamLog
+    partitions: int
+    rows: ViewerStore
+    rules: EventRules
 
-def differing(
-    stored: Iterable[object], entries: Sequence[Entry], rules: EventRules, viewers: Sequence[str]
-) -> int:
-    """Return how many rows of viewers, who had none before, differ from a clean replay's."""
-    events = read_batch(entries, rules).viewers
-    clean = (fold(ViewerRow(), events.get(viewer, ViewerEvents())).row for viewer in viewers)
-    return sum(not _same(*both) for both in zip(stored, clean, strict=True))
+    async def end(self) -> int:
+        """Return the position of the last message of all partitions; raise LogAwayError."""
+        return sum([await self.log.end(EVENTS, str(each)) for each in range(self.partitions)])
+
+    async def position(self) -> int:
+        """Return up to which position the log is in the rows; raise StoreAwayError."""
+        places = [
+            await asyncio.to_thread(self.rows.position, each) for each in range(self.partitions)
+        ]
+        return sum(each.sequence for each in places)
+
+    async def applied(self) -> bool:
+        """Return whether all that is in the log is in the rows; False if either is away."""
+        try:
+            return await self.position() >= await self.end()
+        except (LogAwayError, StoreAwayError):  # a cluster may still be choosing who leads
+            return False
+
+    async def compare(self, *recorders: Recorder) -> Compared:
+        """Compare what recorders had acknowledged, and their viewers' rows, with the log."""
+        reads = (self.log.up_to_end(EVENTS, str(each)) for each in range(self.partitions))
+        entries = [entry for read in reads async for some in read for entry in some]
+        logged = {
+            event.event_id
+            for entry in entries
+            for event in log_pb2.RecordedEvents.FromString(entry.data).events
+        }
+        acknowledged = {each for recorder in recorders for each in recorder.acknowledged}
+        viewers = [viewer for recorder in recorders for viewer in recorder.viewers]
+        stored = await asyncio.to_thread(self.rows.read, viewers)
+        events = read_batch(entries, self.rules).viewers
+        clean = (fold(ViewerRow(), events.get(each, ViewerEvents())).row for each in viewers)
+        differing = sum(not _same(*both) for both in zip(stored, clean, strict=True))
+        return Compared(len(acknowledged), len(acknowledged - logged), len(viewers), differing)
 
 
 def _same(stored: object, clean: ViewerRow) -> bool:
@@ -59,3 +89,19 @@ def _same(stored: object, clean: ViewerRow) -> bool:
         np.array_equal(getattr(stored, each.name), getattr(clean, each.name))
         for each in fields(ViewerRow)
     )
+
+
+@asynccontextmanager
+async def opened_replay(
+    home: Home, dataset: str, log_settings: EventLogSettings, redis_url: str = ""
+) -> AsyncIterator[Replay]:
+    """Yield a log, and the rows in the features of a home or in Redis.
+
+    Open it before there is load: that takes seconds.
+    """
+    folder = home.features(dataset)
+    redis = RedisSettings(url=SecretStr(redis_url)) if redis_url else None
+    async with opened_log(log_settings) as log:
+        with closing(open_rows(folder, _STORE_SECONDS, redis)) as rows:
+            partitions = log_settings.event_partitions
+            yield Replay(log, partitions, rows, EventRules.load(folder))

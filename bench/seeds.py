@@ -4,7 +4,7 @@
 
 Each seed has a home of its own below VIREO_HOME/seeds, with the data and features of VIREO_HOME.
 A seed that has been tested is not trained again, and one that was interrupted goes on: remove its
-home to start afresh.
+home to start afresh. Times are those of the run of training that finished.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import platform
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -27,55 +26,38 @@ import psutil
 from rich.console import Console
 from scipy import stats
 
-from bench.stack import run_vireo, stack_environment
+from bench.stack import run_vireo
+from vireo.ops.cli.own_stack import stack_environment
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.training.comparison import PER_VIEWER
 from vireo.training.evaluation.systems import RANKS
 
-REPORT = Path(__file__).parent / "report"
+_REPORT = Path(__file__).parent / "report"
 _SYSTEMS = ("chain", "served")
 _CONFIDENCE = 0.95
 
 
 def main() -> None:
     """Run from the command line; see the module."""
-    given = arguments(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default="ml-100k", help="name of an imported data set")
+    parser.add_argument("--profile", default="demo", help="settings of the training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=_REPORT, help="folder of the result")
+    given = parser.parse_args()
     console, home = Console(stderr=True, highlight=False), Home.current()
     results = []
     for seed in given.seeds:
         console.rule(f"seed {seed} of {given.profile} on {given.data}")
         results.append(result_of(home, given.data, given.profile, seed))
-    path = write("seeds", given, summary(given.data, given.profile, results), console)
+    path: Path = given.out / f"seeds-{given.data}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(summary(given.data, given.profile, results), indent=2) + "\n")
+    console.print(f"result: {path}", soft_wrap=True)
     report = home.measuring.run(given.data) / "report"
     if report.exists():  # for the page of the newest run
         (report / "seeds.json").write_text(path.read_text())
-
-
-def arguments(about: str, **options: str) -> argparse.Namespace:
-    """Read the command line of a measurement over seeds.
-
-    `about` begins with its description; `options` are those of its own, with their help.
-    """
-    parser = argparse.ArgumentParser(description=about.split("\n")[0])
-    parser.add_argument("--data", default="ml-100k", help="name of an imported data set")
-    parser.add_argument("--profile", default="demo", help="settings of the training")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    for name, words in options.items():
-        parser.add_argument(f"--{name}", help=words)
-    parser.add_argument("--out", type=Path, default=REPORT, help="folder of the result")
-    return parser.parse_args()
-
-
-def write(
-    name: str, given: argparse.Namespace, document: Mapping[str, object], console: Console
-) -> Path:
-    """Write `<name>-<data set>.json` to the folder of results, and return its path."""
-    path: Path = given.out / f"{name}-{given.data}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2) + "\n")
-    console.print(f"result: {path}", soft_wrap=True)
-    return path
 
 
 def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
@@ -84,15 +66,16 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
     Raises:
         VireoError: a command failed, or not every viewer was answered in full.
     """
-    own = seed_home(home, data, profile, seed)
+    own = Home(home.root / "seeds" / f"{data}-{profile}" / str(seed))
     finished = own.root / "result.json"
     if finished.exists():
         result: dict[str, Any] = json.loads(finished.read_text())
         return result
-    link(home, own)
+    _link(home, own)
     environment = stack_environment(own)
-    options = ["--data", data, "--profile", profile, "--seed", str(seed)]
-    spent = train_seed(own, options, environment)
+    started, cpu_started = time.monotonic(), _children_cpu_seconds()
+    run_vireo(["train", "--data", data, "--profile", profile, "--seed", str(seed)], environment)
+    seconds, cpu_seconds = time.monotonic() - started, _children_cpu_seconds() - cpu_started
     found = json.loads(run_vireo(["evaluate", "served", "--data", data, "--json"], environment))
     answers = found["answers"]
     if answers["failed"] or answers["degraded"]:
@@ -100,8 +83,8 @@ def result_of(home: Home, data: str, profile: str, seed: int) -> dict[str, Any]:
     result = {
         "seed": seed,
         "release_id": found["release_id"],
-        "train_seconds": spent.seconds,
-        "train_cpu_seconds": spent.cpu_seconds,
+        "train_seconds": seconds,
+        "train_cpu_seconds": cpu_seconds,
         "systems": {name: found["metrics"][name] for name in _SYSTEMS},
         "viewer_errors": viewer_errors(own.measuring.run(data) / "report" / RANKS),
         "ranker": found["metrics"]["ranker"],
@@ -122,42 +105,6 @@ def viewer_errors(ranks: Path) -> dict[str, dict[str, float]]:
             }
             for name in _SYSTEMS
         }
-
-
-def seed_home(home: Home, data: str, profile: str, seed: int) -> Home:
-    """Return the home of one seed."""
-    return Home(home.root / "seeds" / f"{data}-{profile}" / str(seed))
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Time that training has taken so far, without the time between interruptions."""
-
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    """Total of all cores; other work on the machine hardly changes it."""
-    finished: bool = False
-
-
-def train_seed(own: Home, options: Sequence[str], environment: Mapping[str, str]) -> Spent:
-    """Train a seed, or continue where it was interrupted; return the time of all of it."""
-    note = own.root / "spent.json"
-    before = Spent(**json.loads(note.read_text())) if note.exists() else Spent()
-    if before.finished:
-        return before
-    started, cpu_started = time.monotonic(), _children_cpu_seconds()
-    finished = False
-    try:
-        run_vireo(["train", *options], environment)
-        finished = True
-    finally:
-        spent = Spent(
-            before.seconds + time.monotonic() - started,
-            before.cpu_seconds + _children_cpu_seconds() - cpu_started,
-            finished,
-        )
-        note.write_text(json.dumps(asdict(spent)))
-    return spent
 
 
 def _children_cpu_seconds() -> float:
@@ -184,18 +131,18 @@ def summary(data: str, profile: str, results: Sequence[Mapping[str, Any]]) -> di
         "confidence": _CONFIDENCE,
         "seeds": list(results),
         "mean": {
-            system: means(
+            system: _means(
                 [result["systems"][system] for result in results],
                 [each[system] for each in errors if each],
             )
             for system in _SYSTEMS
         },
-        "ranker": means([result["ranker"] for result in results]),
-        **means(spent),
+        "ranker": _means([result["ranker"] for result in results]),
+        **_means(spent),
     }
 
 
-def means(
+def _means(
     results: Sequence[Mapping[str, float]], errors: Sequence[Mapping[str, float]] = ()
 ) -> dict[str, dict[str, float | None]]:
     """Return the mean of each measure over seeds, with its interval; see `mean`.
@@ -226,7 +173,7 @@ def mean(values: Sequence[float], errors: Sequence[float] = ()) -> dict[str, flo
     return {"mean": middle, "low": middle - half, "high": middle + half}
 
 
-def link(home: Home, own: Home) -> None:
+def _link(home: Home, own: Home) -> None:
     """Give a seed's home the data and features of the main one."""
     for name in ("data", "features", "measuring/features"):
         (home.root / name).mkdir(parents=True, exist_ok=True)  # the first seed builds features

@@ -1,61 +1,55 @@
-"""A home's stack, on free ports, for as long as a measurement takes."""
+"""The stack that is measured: on a home of its own, so that a running one is left alone."""
 
 from __future__ import annotations
 
-import fcntl
+import asyncio
 import os
-import random
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TextIO
 
 import psutil
+from rich.console import Console
 
-from bench.process import running
-from vireo.ops import cli
-from vireo.ops.stack.ports import PortTakenError, check_ports_free
+from bench.process import running, serves
+from vireo.ops.cli.own_stack import CHANNEL, VIREO, OwnStack, stack_environment
 from vireo.ops.stack.processes import ProcessSpec, pod_processes
-from vireo.ops.stack.s3 import access, embedded_s3
-from vireo.ops.stack.settings import PodKind, StackSettings
+from vireo.ops.stack.s3 import access
+from vireo.ops.stack.settings import PodKind
 from vireo.ops.stack.state import ProcessState, StackState, running_stack
+from vireo.server.control.mesh import GRPC_SERVICES
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases.channels import Change
+from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.weights import Quotas
+from vireo.training.evaluation.served import Stack as ServedStack
 
-VIREO = (sys.executable, "-m", cli.__name__)
-"""The `vireo` command of this environment."""
-CHANNEL = "production"
-_START_SECONDS = 300.0
-_STOP_SECONDS = 60.0
-_RESERVATIONS = 8
-_reservations: deque[TextIO] = deque()
-"""Locks on the newest bases of this process; ports of older ones are bound by now."""
+_CALL_SECONDS = 5.0
+_FETCHED, _PROFILE = "ml-100k", "quick"
 
 
 @dataclass(frozen=True)
-class OwnStack:
-    """A stack on ports of its own, to be run."""
+class FurtherPod:
+    """A pod beside those of a stack, which neither the control plane nor Envoy knows."""
 
-    settings: StackSettings
-    environment: Mapping[str, str]
-    """Variables that direct `vireo` commands to this stack."""
-    releases: Sequence[str]
-    """Ids of the releases in its S3; the first is in production."""
+    address: str
+    """host:port."""
+    pid: int
+    started: float
+    """Seconds from its process's start until it served."""
 
-    @property
-    def home(self) -> Home:
-        """The home that holds its state."""
-        return self.settings.home_folder
+
+class Stack(OwnStack):
+    """A stack on ports of its own, whose processes can be found and killed."""
 
     def state(self) -> StackState:
         """Return what runs now; raise VireoError if the stack has ended."""
@@ -71,15 +65,20 @@ class OwnStack:
         assert server is not None, "the stack has its own S3 server"
         return server
 
-    def further_pod(self, kind: PodKind) -> ProcessSpec:
-        """Return one pod more than the stack has of a kind, as the stack would run it."""
-        count = f"{kind}_pods"
-        more = self.settings.model_copy(update={count: getattr(self.settings, count) + 1})
-        pods = pod_processes(more, self.s3)
-        return [each for each in pods if each.name.startswith(f"{kind}-")][-1]
+    def process(self, name: str) -> ProcessState:
+        """Return a process by name; raise VireoError if there is none."""
+        for each in self.state().processes:
+            if each.name == name:
+                return each
+        raise VireoError(f"the stack has no process {name}")
+
+    def names(self, *kinds: str) -> list[str]:
+        """Return the names of the processes of some kinds, for example "gateway-1"."""
+        processes = self.state().processes
+        return [each.name for each in processes if each.name.rpartition("-")[0] in kinds]
 
     def pods(self) -> list[ProcessState]:
-        """Return its pods; raise VireoError if the stack has ended."""
+        """Return its pods."""
         return [each for each in self.state().processes if each.pool]
 
     def memory(self) -> int:
@@ -87,70 +86,159 @@ class OwnStack:
         pids = [pod.pid for pod in self.pods() if pod.pid is not None]
         return sum(psutil.Process(pid).memory_info().rss for pid in pids)
 
+    def send(self, name: str, number: signal.Signals) -> int:
+        """Send a signal to a process, and return its process id."""
+        pid = self.process(name).pid
+        if pid is None:
+            raise VireoError(f"{name} doesn't run")
+        os.kill(pid, number)
+        return pid
+
+    def unhealthy(self) -> dict[str, str]:
+        """Return the states of the processes that aren't healthy, by name."""
+        processes = self.state().processes
+        return {each.name: each.state for each in processes if each.state != "healthy"}
+
+    def restarted(self, name: str, pid: int) -> bool:
+        """Return whether a process that had an id has another one, and is healthy."""
+        process = self.process(name)
+        return process.pid not in (None, pid) and process.state == "healthy"
+
+    async def kill(self, names: Iterable[str], patience: float) -> None:
+        """Kill -9 processes, and return once they are healthy again."""
+        killed = {name: self.send(name, signal.SIGKILL) for name in names}
+
+        async def back() -> bool:
+            return all(self.restarted(name, pid) for name, pid in killed.items())
+
+        await until(back, f"the restart of {', '.join(killed)}", patience)
+
+    async def until_healthy(self, patience: float) -> None:
+        """Return once no process is down; what was killed last may still start."""
+
+        async def healthy() -> bool:
+            return not self.unhealthy()
+
+        await until(healthy, "the restart of what was killed", patience)
+
+    async def promote(self, release: str, patience: float) -> float:
+        """Promote a release, and return the seconds until all pods serve it."""
+
+        def change() -> None:
+            store = ReleaseStore(self.s3)
+            store.change_channel(CHANNEL, Change(release), store.read_channel(CHANNEL))
+
+        async def all_serve() -> bool:
+            for pod in self.pods():
+                served = ServedStack(f"127.0.0.1:{pod.port}", _CALL_SECONDS)
+                if await asyncio.to_thread(served.serving_release) != release:
+                    return False
+            return True
+
+        begun = time.monotonic()
+        await asyncio.to_thread(change)
+        await until(all_serve, f"the swap to {release}", patience, pause=0.1)
+        return time.monotonic() - begun
+
+    def further(self, kind: PodKind) -> ProcessSpec:
+        """Return one pod more than the stack has of a kind, as the stack would run it."""
+        count = f"{kind}_pods"
+        more = self.settings.model_copy(update={count: getattr(self.settings, count) + 1})
+        pods = pod_processes(more, self.s3)
+        return [each for each in pods if each.name.startswith(f"{kind}-")][-1]
+
     @contextmanager
-    def running(self) -> Iterator[OwnStack]:
-        """Run it until the block ends.
+    def further_pod(
+        self, kind: PodKind, settings: Mapping[str, str] | None = None
+    ) -> Iterator[FurtherPod]:
+        """Run one more pod, with other settings than the stack's, until the block ends.
 
-        Raises:
-            VireoError: it did not become ready; its output is in the home's logs.
+        The stack's S3 must run.
         """
-        self.home.logs.mkdir(parents=True, exist_ok=True)
-        with running(
-            [*VIREO, "up"],
-            self.home.logs / "up.log",
-            lambda: bool((state := running_stack(self.home)) and state.ready),
-            self.environment,
-            patience=_START_SECONDS,
-            stop=signal.SIGINT,
-            grace=_STOP_SECONDS,
-        ):
-            yield self
+        spec = self.further(kind)
+        environment = {**self.environment, **spec.environment, **(settings or {})}
+        address, log = f"127.0.0.1:{spec.port}", self.home.logs / f"{spec.name}.log"
+        begun = time.monotonic()
+        ready = partial(serves, address, GRPC_SERVICES[kind])
+        with running(spec.command, log, ready, environment) as pid:
+            yield FurtherPod(address, pid, time.monotonic() - begun)
 
 
-def own_home(home: Home, name: str) -> Home:
+def linked_home(home: Home, name: str) -> Home:
     """Return an empty home below another's, with the data and features of that one."""
-    own = Home(home.root / "bench" / name)
-    shutil.rmtree(own.root, ignore_errors=True)
-    own.logs.mkdir(parents=True)
+    own = _emptied(home, name)
     for part in ("data", "features"):
-        (own.root / part).symlink_to(home.root / part, target_is_directory=True)
+        (own.root / part).symlink_to((home.root / part).absolute(), target_is_directory=True)
     return own
 
 
-def own_stack(home: Home, *releases: Path, settings: Mapping[str, str] | None = None) -> OwnStack:
-    """Publish releases to the emptied S3 of a home's stack, which may not run.
+def built_home(
+    home: Home, name: str, source: Home, dataset: str, settings: Mapping[str, str]
+) -> Home:
+    """Return an empty home below another's, with features that are built anew: events change them.
 
     Args:
-        home: of the stack.
-        releases: folders; the first is promoted to production.
-        settings: variables of the stack and its pods.
+        home: below which it is.
+        name: of its folder.
+        source: home of the data set.
+        dataset: its name.
+        settings: variables of the build.
+
+    Raises:
+        VireoError: they can't be built.
     """
-    environment = {**stack_environment(home), **(settings or {})}
-    own = StackSettings.model_validate(
-        {
-            name.removeprefix("VIREO_").lower(): text
-            for name, text in environment.items()
-            if name.startswith("VIREO_")
+    own = _emptied(home, name)
+    (own.root / "data").symlink_to((source.root / "data").absolute(), target_is_directory=True)
+    run_vireo(["features", "build", dataset], {**stack_environment(own), **settings})
+    return own
+
+
+def trained_home(home: Home, dataset: str, console: Console) -> Home:
+    """Return a home with a release of a data set: this, else one that is trained briefly and kept.
+
+    Raises:
+        VireoError: none was trained, and the data set isn't one that can be fetched.
+    """
+    if _trained(home, dataset):
+        return home
+    small = Home(home.root / "bench" / "trained")
+    if _trained(small, dataset):
+        return small
+    if dataset != _FETCHED:
+        raise VireoError(f"nothing was trained on {dataset}; do it: vireo train --data {dataset}")
+    console.print(f"training a small release on {dataset}, since {home.root} has none")
+    environment = stack_environment(small)
+    run_vireo(["data", "fetch", dataset], environment)
+    options = ["--profile", _PROFILE, "--no-refit", "--force"]
+    run_vireo(["train", "--data", dataset, *options], environment)
+    return small
+
+
+def _trained(home: Home, dataset: str) -> bool:
+    return (home.staged_release(dataset) / "manifest.json").exists()
+
+
+def _emptied(home: Home, name: str) -> Home:
+    own = Home(home.root / "bench" / name)
+    shutil.rmtree(own.root, ignore_errors=True)
+    own.logs.mkdir(parents=True)
+    return own
+
+
+def make_twin(release: Path, target: Path) -> Path:
+    """Write a release of the same files that draws and orders candidates otherwise."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(release, target)
+    manifest = Manifest.read(release)
+    quotas, weights = manifest.quotas, manifest.score_weights
+    manifest.model_copy(
+        update={
+            "release_id": f"{manifest.release_id}-twin",
+            "quotas": Quotas({**quotas.root, "popular": quotas.root["popular"] + 0.2}),
+            "score_weights": weights.with_diversity(weights.diversity + 3.0),
         }
-    )
-    shutil.rmtree(home.s3, ignore_errors=True)
-    with embedded_s3(own) as server:
-        store = ReleaseStore(server)
-        ids = [store.publish(folder).release_id for folder in releases]
-        store.change_channel(CHANNEL, Change(ids[0]), store.read_channel(CHANNEL))
-    return OwnStack(own, environment, ids)
-
-
-def stack_environment(home: Home) -> dict[str, str]:
-    """Return this process's environment for commands on `home`, with ports that are free now.
-
-    Our own variables are left out.
-    """
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("VIREO_")}
-    base = free_port_base()
-    ports = {"VIREO_PORT_BASE": str(base), "VIREO_EDGE_PORT": str(base + 3)}
-    patience = {"VIREO_START_TIMEOUT": "240"}  # a busy machine may take minutes
-    return {**kept, **ports, **patience, "VIREO_HOME": str(home.root)}
+    ).write(target)
+    return target
 
 
 def run_vireo(command: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -165,46 +253,13 @@ def run_vireo(command: Sequence[str], environment: Mapping[str, str]) -> str:
     return done.stdout
 
 
-@contextmanager
-def served_release(home: Home, dataset: str) -> Iterator[str]:
-    """Yield host:port of the edge of a stack that serves `home`'s trained release of a data set.
-
-    The stack's S3 below `home` is emptied first.
-
-    Raises:
-        VireoError: nothing was trained, a stack runs there, or it doesn't start.
-    """
-    release = home.trained_release(dataset)
-    if (state := running_stack(home)) is not None:
-        raise VireoError(f"a stack runs on {home.root} already, at {state.edge}; stop it first")
-    with own_stack(home, release).running() as stack:
-        yield stack.settings.edge
-
-
-def _reserved(base: int) -> bool:
-    """Reserve a base, and return whether it wasn't: its ports look free until they are bound."""
-    file = (Path(tempfile.gettempdir()) / f"vireo-ports-{os.getuid()}-{base}").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return False
-    if len(_reservations) == _RESERVATIONS:
-        _reservations.popleft().close()
-    _reservations.append(file)
-    return True
-
-
-def free_port_base() -> int:
-    """Return a VIREO_PORT_BASE whose ports are all free, with the fourth for the edge."""
-    for _ in range(100):
-        # Below the kernel's range of clients' ports, as is S3's + 10008.
-        base = random.randrange(11_000, 21_000, 100)  # noqa: S311
-        settings = StackSettings(port_base=base, edge_port=base + 3)
-        try:
-            check_ports_free(settings.ports(embedded_s3=True))
-        except PortTakenError:
-            continue
-        if _reserved(base):
-            return base
-    raise VireoError("no free ports for a stack from 11000 to 21000")
+async def until(
+    holds: Callable[[], Awaitable[bool]], what: str, patience: float, pause: float = 0.02
+) -> float:
+    """Return the seconds until something holds; raise VireoError if it doesn't."""
+    begun = time.monotonic()
+    while not await holds():
+        if time.monotonic() - begun > patience:
+            raise VireoError(f"{what} took more than {patience:.0f} s")
+        await asyncio.sleep(pause)
+    return time.monotonic() - begun

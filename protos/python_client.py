@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pb2 import EnumDescriptorProto, FileDescriptorSet
 
-from protos.comments import ENUMS, MEMBERS, Comments
+from protos.comments import comments_by_name
 from protos.protoc import SOURCES, describe, run_protoc
 from protos.wire import wire_descriptors
 
@@ -73,26 +74,27 @@ def _moved(descriptors: FileDescriptorSet) -> FileDescriptorSet:
 def _enums(described: FileDescriptorSet) -> str:
     """A module with an enum of strings for each enum, and its values by their numbers."""
     parts = ['"""Generated from the protos; do not edit."""\n\nfrom enum import StrEnum\n']
+    comments = comments_by_name(described)
     for file in described.file:
         if file.name in _ENUMS:
-            parts += [_enum(file, index) for index in range(len(file.enum_type))]
+            parts += [_enum(each, file.package, comments) for each in file.enum_type]
     return "\n\n".join(parts)
 
 
-def _enum(file: FileDescriptorProto, index: int) -> str:
-    enum, comments = file.enum_type[index], Comments(file)
+def _enum(enum: EnumDescriptorProto, package: str, comments: Mapping[str, str]) -> str:
+    name_in_full = f"{package}.{enum.name}"
     prefix = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.name).upper() + "_"
-    lines = [f"class {enum.name}(StrEnum):", _docstring(comments.of(ENUMS, index)), ""]
+    lines = [f"class {enum.name}(StrEnum):", _docstring(comments[name_in_full]), ""]
     if enum.name in _ANSWERED:
         lines += ['    UNKNOWN = "unknown"', _docstring("One that this client is too old to know.")]
     numbers = []
-    for place, value in enumerate(enum.value):
+    for value in enum.value:
         if value.number == 0:  # not set
             continue
         name = value.name.removeprefix(prefix)
         lines += [
             f'    {name} = "{name.lower()}"',
-            _docstring(comments.of(ENUMS, index, MEMBERS, place)),
+            _docstring(comments[f"{name_in_full}.{value.name}"]),
         ]
         numbers.append(f"    {value.number}: {enum.name}.{name},")
     table = f"{prefix}NUMBERS: dict[int, {enum.name}] = {{"

@@ -33,8 +33,6 @@ def test_every_module_is_imported_by_the_name_that_it_has_in_a_wheel() -> None:
 
 def test_nothing_of_a_wheel_imports_what_only_a_checkout_has() -> None:
     for module in modules(*ROOMS):
-        if module.name.startswith("bench") or module.name == "evaluate.py":
-            continue
         for name in imports(module):
             assert name.partition(".")[0] not in ("bench", "tests", "docs", "protos"), (
                 module,

@@ -7,10 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.capacity.limits import limits
-from bench.capacity.page import PAGE, capacity_page
-from bench.capacity.plan import DAY_SECONDS, ROLES, Demand, Policy, Prices, plan
-from bench.capacity.published import published_costs
+from bench.capacity.plan import DAY_SECONDS, ROLES, Demand, Policy, Prices, limits, plan
+from bench.capacity.published import PAGE, capacity_page, published_costs
 from vireo.ops.cli.output import print_table, table_of
 from vireo.server.errors import VireoError
 

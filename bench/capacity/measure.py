@@ -24,8 +24,8 @@ from pydantic import SecretStr
 
 from bench.capacity.plan import Demand
 from bench.capacity.published import CHECKOUT, OWN
-from bench.nats import running_nats, settings_of
-from bench.valkey import running_valkey
+from tests.builders.nats import running_nats, settings_of
+from tests.builders.redis import running_redis
 from vireo.ops.stack.state import running_stack
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS
@@ -72,7 +72,7 @@ def store(features: Path, scratch: Path, watches: int, reads: int = _READS) -> t
     """Return the bytes of a row with watches, and the milliseconds of Redis for a slate's reads."""
     repo, viewers = scratch / f"features-{watches}", ROWS[watches]
     shutil.copytree(features, repo, ignore=shutil.ignore_patterns("*.parquet", "online.db*"))
-    with running_valkey(scratch / "valkey") as server:
+    with running_redis(scratch / "valkey") as server:
         configuration = yaml.safe_load((repo / CONFIGURATION).read_text())
         configuration["online_store"] = {"type": "redis"}
         (repo / CONFIGURATION).write_text(yaml.safe_dump(configuration))

@@ -1,4 +1,4 @@
-"""Measured costs, read from where they are published: so the page can't be older than they are."""
+"""docs/capacity.md, and the measured costs that it is made of, from where they are published."""
 
 from __future__ import annotations
 
@@ -8,7 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.capacity.plan import ROLES, Costs
+import jinja2
+
+from bench.capacity.plan import (
+    ROLES,
+    Costs,
+    Demand,
+    Policy,
+    Prices,
+    limits,
+    plan,
+    role_milliseconds,
+)
 from vireo.server.errors import VireoError
 
 CHECKOUT = Path(__file__).parents[2]
@@ -16,6 +27,8 @@ SPEED = "bench/report/speed/speed.json"
 MEMORY = "bench/report/memory.jsonl"
 OWN = "bench/report/capacity.json"
 """Written by `python -m bench.capacity.measure`."""
+PAGE = CHECKOUT / "docs/capacity.md"
+VIEWERS = (1_000, 100_000, 10_000_000)
 CALLERS = 8
 """Callers at a time of the speed figures that count: as many as those of the tail."""
 
@@ -55,6 +68,42 @@ def published_costs(checkout: Path = CHECKOUT) -> Costs:
         process_mb={**own["process_mb"], **pods},
         features_gb=(small - grows * _BUILDS[_SMALL] / 1e6, grows),
     )
+
+
+def capacity_page(costs: Costs) -> str:
+    """Return the page as Markdown."""
+    demand, policy, prices = Demand(0), Policy(), Prices()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # noqa: S701 (Markdown, of figures and texts of ours)
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("page.md.jinja").render(
+        demand=demand,
+        policy=policy,
+        prices=prices,
+        costs=costs,
+        spent=role_milliseconds(demand, costs),
+        plans=[plan(Demand(viewers), costs, policy, prices) for viewers in VIEWERS],
+        limits=limits(demand, costs, policy),
+        viewers=VIEWERS,
+        roles=ROLES,
+        callers=CALLERS,
+        speed_page=SPEED.replace(".json", ".md"),
+        memory_file=MEMORY,
+        own_file=OWN,
+        number=format,
+        rounded=_rounded,
+    )
+
+
+def _rounded(viewers: float) -> str:
+    """Return a number with two digits that count."""
+    digits = len(str(int(viewers))) - 2
+    return f"{round(viewers, -digits):,.0f}"
 
 
 def _text(path: Path) -> str:

@@ -4,39 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
+import shutil
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 from rich.console import Console
 
-from bench.chaos.findings import Findings
+from bench.chaos.findings import Findings, Judge
+from bench.chaos.places import small_log_disk, unmount_log_disk
 from bench.chaos.plan import ChaosPlan
-from bench.chaos.recorder import Recorder
 from bench.chaos.views import Host, hosts
 from bench.load import SteadyLoad, closed_load
 from bench.process import running, serves
-from bench.stack import OwnStack
-from bench.valkey import Valkey
+from bench.replay import Replay, opened_replay
+from bench.site import Recorder
+from bench.stack import Stack, built_home, trained_home
+from tests.builders.redis import RunningRedis, running_redis
+from vireo.ops.stack.nats import reachable_log
 from vireo.ops.stack.processes import ProcessSpec
 from vireo.ops.stack.settings import POD_KINDS, PodKind, StackSettings
-from vireo.ops.stack.state import ProcessState
 from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.training.features.watches import load_watches
 
 _POLL = 0.05
 _CALLERS = 8
 """Closed-loop callers: enough to keep the stack busy, too few to be shed."""
+_KNOWN_VIDEOS, _UNKNOWN_VIDEOS = 200, 50
 
 
 @dataclass(frozen=True)
 class Chain:
     """A stack that serves, on this machine, while a case is run."""
 
-    stack: OwnStack
+    stack: Stack
     dataset: str
     viewers: Sequence[str]
     """Ids to ask for."""
@@ -44,7 +51,7 @@ class Chain:
     findings: Findings
     videos: Sequence[str]
     """Ids of videos of events: some that the release has, and some that nobody knows."""
-    valkey: Valkey | None = None
+    redis: RunningRedis | None = None
     """Its online store, unless that is SQLite."""
 
     @property
@@ -61,15 +68,20 @@ class Chain:
         self, rate: float | None = None, viewers: int | None = None, size: int = 20
     ) -> Recorder:
         """Return a site that records events of viewers of its own; see `Recorder`."""
-        plan = self.plan
+        plan, edge = self.plan, self.settings.edge
         return Recorder(
-            self.settings.edge,
+            edge,
             self.videos,
             rate or plan.event_rate,
             plan.log_outage + plan.patience,
             viewers=viewers or plan.viewers,
             size=size,
         )
+
+    def replay(self) -> AbstractAsyncContextManager[Replay]:
+        """Return the stack's log and rows, to be opened."""
+        url = self.redis.url if self.redis else ""
+        return opened_replay(self.stack.home, self.dataset, reachable_log(self.settings), url)
 
     async def sustainable_rate(self) -> float:
         """Return how many full answers a second a few callers get."""
@@ -89,10 +101,6 @@ class Chain:
 
     # What runs.
 
-    def process(self, name: str) -> ProcessState:
-        """Return one of the stack's processes, by name."""
-        return next(each for each in self.stack.state().processes if each.name == name)
-
     def pods(self, *kinds: PodKind) -> dict[str, int]:
         """Return the ports of the stack's pods of these kinds, of all by default, by name."""
         return {
@@ -109,6 +117,22 @@ class Chain:
     async def pod_host(self, name: str) -> Host:
         """Return one of the stack's own pods as Envoy sees it."""
         return await self.host(name.rpartition("-")[0], f"127.0.0.1:{self.pods()[name]}")
+
+    async def requests(self, places: Mapping[PodKind, str]) -> dict[PodKind, int]:
+        """Return the calls that pods got so far, given their "address:port" by kind."""
+        return {kind: (await self.host(kind, at)).requests for kind, at in places.items()}
+
+    async def until_used(
+        self, places: Mapping[PodKind, str], otherwise: str, calls: int = 1
+    ) -> float:
+        """Return the seconds until each of these pods has got more calls; see `Findings.until`."""
+        before = await self.requests(places)
+
+        async def used() -> bool:
+            now = await self.requests(places)
+            return all(now[kind] >= before[kind] + calls for kind in places)
+
+        return await self.findings.until(used, otherwise)
 
     async def until_pod(
         self,
@@ -134,13 +158,13 @@ class Chain:
         async def well() -> bool:
             known = [await hosts(self.settings.admin_port, kind) for kind in POD_KINDS]
             return (
-                not self._ill()
+                not self.stack.unhealthy()
                 and [len(each) for each in known] == [len(self.pods(kind)) for kind in POD_KINDS]
                 and all(host.healthy for each in known for host in each.values())
             )
 
         if await self.findings.until(well) > self.plan.patience:
-            ill = ", ".join(f"{name}: {state}" for name, state in self._ill().items())
+            ill = ", ".join(f"{name}: {state}" for name, state in self.stack.unhealthy().items())
             raise VireoError(f"the stack is not well: {ill}")
 
     async def until_healthy(self, names: Iterable[str]) -> float:
@@ -148,31 +172,18 @@ class Chain:
         wanted = set(names)
 
         async def healthy() -> bool:
-            return wanted.isdisjoint(self._ill())
+            return wanted.isdisjoint(self.stack.unhealthy())
 
         return await self.findings.until(healthy)
 
-    def _ill(self) -> dict[str, str]:
-        processes = self.stack.state().processes
-        return {each.name: each.state for each in processes if each.state != "healthy"}
-
     # What is done to it.
-
-    def send(self, name: str, number: signal.Signals) -> int:
-        """Send a signal to a process of the stack, and return its process id."""
-        pid = self.process(name).pid
-        if pid is None:
-            raise VireoError(f"{name} doesn't run")
-        os.kill(pid, number)
-        return pid
 
     async def replaced(self, name: str, number: signal.Signals) -> float:
         """Send a signal that ends a pod; return the seconds until Envoy calls its successor."""
-        pid = self.send(name, number)
+        pid = self.stack.send(name, number)
 
         async def back() -> bool:
-            process = self.process(name)
-            return process.pid not in (None, pid) and process.state == "healthy"
+            return self.stack.restarted(name, pid)
 
         took = await self.findings.until(back, f"{name} did not come back")
         called = await self.until_pod(name, lambda h: h.healthy, f"{name} got no calls again")
@@ -180,7 +191,10 @@ class Chain:
 
     @asynccontextmanager
     async def held_down(self, names: Iterable[str]) -> AsyncIterator[None]:
-        """Kill processes, and again each time that the supervisor has restarted them."""
+        """Kill processes, and again each time that the supervisor has restarted them.
+
+        At the block's end, wait for pods to be back.
+        """
         names = frozenset(names)
 
         def kill() -> None:
@@ -202,10 +216,12 @@ class Chain:
             killing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await killing
+        if math.isinf(await self.until_healthy(names & self.pods().keys())):
+            self.findings.progress(f"not all of {', '.join(sorted(names))} came back")
 
     @asynccontextmanager
     async def listed(self, places: Mapping[PodKind, str]) -> AsyncIterator[None]:
-        """Have discovery find further pods, by kind and "address:port", until the block ends."""
+        """Let discovery find further pods, by kind and "address:port", until the block ends."""
         self._list(places, present=True)
         try:
             yield
@@ -251,3 +267,60 @@ class Chain:
             yield
         finally:
             await asyncio.to_thread(process.__exit__, None, None, None)
+
+
+@contextmanager
+def running_chain(
+    home: Home,
+    dataset: str,
+    plan: ChaosPlan,
+    console: Console,
+    *,
+    on_redis: bool,
+    bench: str = "chaos",
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Chain]:
+    """Run a stack on a home of its own, whose log has a small disk if this process may mount one.
+
+    Args:
+        home: has a release that was trained on the data set, else a small one is trained.
+        dataset: its name.
+        plan: of the chain.
+        console: for progress.
+        on_redis: whether the online store is Redis rather than SQLite.
+        bench: name of its folder below the home.
+        settings: further variables of the stack.
+
+    Raises:
+        VireoError: it can't be set up or started.
+    """
+    source, name = trained_home(home, dataset, console), f"{bench}/stack"
+    unmount_log_disk(Home(home.root / "bench" / name))
+    with contextlib.ExitStack() as resources:
+        redis, variables = None, dict(settings or {})
+        if on_redis:
+            folder = home.root / "bench" / bench / "redis"
+            shutil.rmtree(folder, ignore_errors=True)
+            redis = resources.enter_context(running_redis(folder))
+            variables |= {"VIREO_ONLINE_STORE": "redis", "VIREO_REDIS_URL": redis.url}
+        own = built_home(home, name, source, dataset, variables)
+        stack = Stack.of(own, source.staged_release(dataset), settings=variables)
+        if redis:
+            redis.save()
+        resources.enter_context(small_log_disk(own))
+        resources.enter_context(stack.running())
+        judge = _judge(own, dataset, plan.viewers)
+        known = sorted(frozenset[str]().union(*judge.watched.values()))[:_KNOWN_VIDEOS]
+        videos = [*known, *map("unheard-of-{}".format, range(_UNKNOWN_VIDEOS))]
+        findings = Findings(0, judge, own.logs / "failures.jsonl", plan.patience)
+        yield Chain(stack, dataset, list(judge.watched), plan, findings, videos, redis)
+
+
+def _judge(home: Home, dataset: str, viewers: int) -> Judge:
+    """Return the judge of the viewers to ask for: the data set's first, then strangers."""
+    watches = load_watches(home, dataset)
+    watches = watches[watches["part"] != "test"]  # gateways don't know what is held out
+    by_viewer = watches.groupby("viewer_id", sort=False)["video_id"].agg(frozenset).head(viewers)
+    known = {str(viewer): watched for viewer, watched in by_viewer.items()}
+    strangers = (f"stranger-{number}" for number in range(viewers - len(known)))
+    return Judge({**known, **dict.fromkeys(strangers, frozenset())})

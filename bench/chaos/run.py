@@ -3,71 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from rich.console import Console
 
-from bench.chaos.cases import (
-    catching_up,
-    consumer,
-    control_plane,
-    faulty_pods,
-    full_disk,
-    hanging_pod,
-    hostile_callers,
-    intake,
-    log_away,
-    missing_parts,
-    network_cut,
-    overload,
-    overload_ends,
-    redis_away,
-    restarts,
-    short_deadline,
-    store_locked,
-)
-from bench.chaos.chain import Chain
+from bench.chaos.case import run_case
+from bench.chaos.cases import CASES
+from bench.chaos.chain import Chain, running_chain
 from bench.chaos.findings import CaseResult
+from bench.chaos.places import CannotRunError
 from bench.chaos.plan import ChaosPlan
-from bench.chaos.stacks import running_chain
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 
 _MIN_RATE = 5.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """One thing that goes wrong."""
-
-    title: str
-    run: Callable[[Chain], Awaitable[CaseResult]]
-    on_redis: bool = False
-    """Whether it needs a stack with Redis."""
-
-
-CASES = {
-    1: Case("kill -9 of one pod of two, each kind, repeatedly", restarts.killed),
-    2: Case("rolling restart of every pod by SIGTERM", restarts.rolling),
-    3: Case("a pod that hangs (SIGSTOP)", hanging_pod.run),
-    4: Case("pods that answer UNAVAILABLE, slowly, or garbage", faulty_pods.run),
-    5: Case("all ranking pods dead, all candidate pods dead, no feature store", missing_parts.run),
-    6: Case("no control plane while pods come and go; one that Envoy rejects", control_plane.run),
-    7: Case("four times the sustainable load", overload.run),
-    8: Case("a host cut off: packets dropped, not refused", network_cut.run),
-    9: Case("callers with a deadline of 5 ms", short_deadline.run),
-    10: Case("thousands of watchers, silent calls and abandoned calls", hostile_callers.run),
-    11: Case("kill -9 of the log while events come in; no log for a minute", log_away.run),
-    12: Case("the log's disk is full", full_disk.run),
-    13: Case("kill -9 of the consumer, repeatedly; a second one by mistake", consumer.run),
-    14: Case("a consumer that is far behind", catching_up.run),
-    15: Case("the online store in SQLite is locked by another writer", store_locked.run),
-    16: Case("kill -9 of gateways while they record events", intake.run),
-    17: Case("Redis hangs, then is killed and loses what came", redis_away.run, on_redis=True),
-    18: Case("overloads that end, quiet and beside a busy core", overload_ends.run),
-}
-"""By number."""
 
 
 def run_chaos(
@@ -106,6 +56,8 @@ async def _affordable(chain: Chain) -> ChaosPlan:
 async def _run(number: int, chain: Chain) -> CaseResult:
     try:
         await chain.until_well()
-        return await CASES[number].run(chain)
+        return await run_case(CASES[number], chain)
+    except CannotRunError as error:
+        return chain.findings.skipped(str(error))
     except VireoError as error:
         return CaseResult(number, 0, 0, 0, holds=False, note=str(error))

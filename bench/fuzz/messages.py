@@ -6,38 +6,14 @@ import struct
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any
 
+from google.protobuf import text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from vireo.inference.open_inference_pb2 import (
-    ModelConfigRequest,
-    ModelInferRequest,
-)
 from vireo.server.signals import SCORES
-from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
-from vireo.v1.catalog_pb2 import RemoveVideosRequest, UpsertVideosRequest, Video
-from vireo.v1.event_pb2 import (
-    EVENT_KIND_PLAY,
-    Event,
-    RecordEventsRequest,
-    StreamEventsRequest,
-)
-from vireo.v1.filter_pb2 import Condition, Filter
-from vireo.v1.ranking_pb2 import RankCandidatesRequest
-from vireo.v1.recommendation_pb2 import (
-    BatchRecommendRequest,
-    ExplainVideoRequest,
-    RecommendRequest,
-    RequestContext,
-    SessionVideo,
-    SimilarVideosRequest,
-)
-from vireo.v1.viewer_pb2 import ScoreColumn, ViewerFeatures
-
-_Make: TypeAlias = Callable[[Random], Message]
 
 _EXTREME = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), -1, 0, 1, 2**31 - 1),
@@ -60,67 +36,84 @@ _UNKNOWN_NUMBER = 15_000
 _UNKNOWN_BYTES = (100, 100_000, 1_000_000, 4_000_000)
 """Sizes of unknown fields: up to the maximum message at the edge, and at a pod."""
 
+# Text of valid messages; names in braces stand for what `_parts` draws.
+_RECOMMEND = (
+    'viewer_id: "<id>" page_size: 10 <filter> session { video_id: "<id>" } '
+    'session { video_id: "7" } context { device: "<device>" time_zone: "<zone>" region: "CH" }'
+)
+_EVENT = (
+    'events { event_id: "<key>" viewer_id: "<id>" kind: EVENT_KIND_PLAY video_id: "<id>" '
+    "watched_fraction: <share> } "
+)
+_VIEWER = (
+    "viewer { history_keys: <keys> history_times: <times> watched_keys: <keys> "
+    'attributes: "occupation=artist" watch_count: <count> }'
+)
+_VALID = {
+    "vireo.v1.RecommendRequest": _RECOMMEND,
+    "vireo.v1.SimilarVideosRequest": 'video_id: "<id>" <filter>',
+    "vireo.v1.BatchRecommendRequest": 'viewer_ids: <ids> <filter> resume_token: "<resume>"',
+    "vireo.v1.ExplainVideoRequest": f'request {{ {_RECOMMEND} }} video_id: "<id>"',
+    "vireo.v1.RetrieveCandidatesRequest": f"{_VIEWER} count: 50 page_size: 10 <filter> "
+    "session_keys: [<key>] session_weights: [<share>]",
+    "vireo.v1.RankCandidatesRequest": f"{_VIEWER} keys: <keys> <scores> source_masks: <masks> "
+    "page_size: 10",
+    "vireo.v1.RecordEventsRequest": 3 * _EVENT,
+    "vireo.v1.StreamEventsRequest": 3 * _EVENT,
+    "vireo.v1.UpsertVideosRequest": 'videos { video_id: "fuzz-<id>" title: "a title" tags: "a" }',
+    "vireo.v1.RemoveVideosRequest": 'video_ids: "fuzz-<id>"',
+    "inference.ModelInferRequest": 'model_name: "<model>" inputs { name: "history" '
+    'datatype: "INT64" shape: [1, 4] contents { int64_contents: [1, 2, 3, 4] } }',
+    "inference.ModelConfigRequest": 'name: "<model>"',
+}
+
 
 def valid(random: Random, kind: Descriptor) -> Message:
     """Return a message that its server can answer; an empty one of types that aren't ours."""
-    make = _VALID.get(kind.full_name)
-    return make(random) if make else GetMessageClass(kind)()
+    text = _VALID.get(kind.full_name, "")
+    for name, value in _parts(random).items():
+        text = text.replace(f"<{name}>", value)
+    message: Message = text_format.Parse(text, GetMessageClass(kind)())
+    if kind.full_name == "vireo.v1.RecommendRequest" and random.random() < 0.3:
+        message.page_token = _forged_token(random)  # type: ignore[attr-defined]
+    return message
 
 
-def spoilt(random: Random, way: str, message: Message) -> bytes:
-    """Return the message's bytes, spoilt in one of WAYS."""
-    if way == "changed":
-        return _changed(random, message)[:_MAX_BYTES]
-    if way == "unknown field":
-        return _with_unknown(random, message)
-    number = random.choice([field.number for field in message.DESCRIPTOR.fields] or [1])
-    return _OF_BYTES[way](random, message.SerializeToString(), number)[:_MAX_BYTES]
-
-
-def _viewer(random: Random) -> ViewerFeatures:
-    keys = [random.getrandbits(63) for _ in range(random.randrange(20))]
-    return ViewerFeatures(
-        history_keys=keys,
-        history_times=[1_700_000_000 + number for number in range(len(keys))],
-        watched_keys=keys,
-        attributes=["occupation=artist"],
-        watch_count=len(keys),
-    )
-
-
-def _filter(random: Random) -> Filter | None:
-    if random.random() < 0.5:
-        return None
-    conditions = [Condition(attribute="tag", none_of=[random.choice("abc")])]
-    if random.random() < 0.2:
-        # Also times that no calendar has.
-        bound = random.choice((-1e300, -1e11, 0, 1e9, 1e12, 1e300))
-        conditions.append(Condition(attribute="published", max=bound))
-    return Filter(
-        conditions=conditions,
-        any=[Filter(conditions=[Condition(attribute="duration", max=random.random() * 9000)])],
-    )
-
-
-def _recommend(random: Random) -> RecommendRequest:
-    return RecommendRequest(
-        viewer_id=str(random.randrange(1000)),
-        page_size=10,
-        filter=_filter(random),
-        session=[SessionVideo(video_id=str(random.randrange(1000))) for _ in range(2)],
-        context=RequestContext(
-            device=random.choice(("tv", "", "toaster")),
-            time_zone=random.choice(("Europe/Zurich", "-03:30", "", "Nowhere", "../etc")),
-            region=random.choice(("CH", "", "é")),
+def _parts(random: Random) -> dict[str, str]:
+    """Return what stands for the names in texts of valid messages."""
+    count = random.randrange(1, 40)
+    keys = [random.getrandbits(63) for _ in range(count)]
+    share = random.random()
+    return {
+        "id": str(random.randrange(1000)),
+        "ids": str([str(random.randrange(1000)) for _ in range(random.choice((1, 3, 20)))]),
+        "key": str(keys[0]),
+        "keys": str(keys),
+        "times": str([1_700_000_000 + number for number in range(count)]),
+        "masks": str([2] * count),
+        "count": str(count),
+        "share": str(share),
+        "scores": " ".join(
+            f'scores {{ name: "{score.name}" values: {[share] * count} }}' for score in SCORES
         ),
+        "filter": _filter(random),
+        "resume": random.choice(("", random.randbytes(24).hex())),
+        "device": random.choice(("tv", "", "toaster")),
+        "zone": random.choice(("Europe/Zurich", "-03:30", "", "Nowhere", "../etc")),
+        "model": random.choice(("viewer_tower", "ranker", "")),
+    }
+
+
+def _filter(random: Random) -> str:
+    if random.random() < 0.5:
+        return ""
+    # Also times that no calendar has.
+    bound = random.choice((-1e300, -1e11, 0.0, 1e9, 1e12, 1e300))
+    return (
+        f'filter {{ conditions {{ attribute: "tag" none_of: "{random.choice("abc")}" }} '
+        f'conditions {{ attribute: "published" max: {bound} }} '
+        f'any {{ conditions {{ attribute: "duration" max: {random.random() * 9000} }} }} }}'
     )
-
-
-def _recommend_page(random: Random) -> Message:
-    request = _recommend(random)
-    if random.random() < 0.3:
-        request.page_token = _forged_token(random)
-    return request
 
 
 def _forged_token(random: Random) -> str:
@@ -132,108 +125,20 @@ def _forged_token(random: Random) -> str:
     return random.choice((token, token[: random.randrange(len(token))], "~" * 65_536, "é", "="))
 
 
-def _similar(random: Random) -> Message:
-    return SimilarVideosRequest(video_id=str(random.randrange(1000)), filter=_filter(random))
-
-
-def _batch(random: Random) -> Message:
-    viewers = [str(random.randrange(1000)) for _ in range(random.choice((1, 3, 20)))]
-    token = random.choice(("", random.randbytes(24).hex()))
-    return BatchRecommendRequest(viewer_ids=viewers, filter=_filter(random), resume_token=token)
-
-
-def _explain(random: Random) -> Message:
-    return ExplainVideoRequest(request=_recommend(random), video_id=str(random.randrange(1000)))
-
-
-def _retrieve(random: Random) -> Message:
-    return RetrieveCandidatesRequest(
-        viewer=_viewer(random),
-        count=50,
-        page_size=10,
-        filter=_filter(random),
-        session_keys=[random.getrandbits(63)],
-        session_weights=[random.random()],
-    )
-
-
-def _rank(random: Random) -> Message:
-    count = random.randrange(1, 40)
-    column = [random.random() for _ in range(count)]
-    return RankCandidatesRequest(
-        viewer=_viewer(random),
-        keys=[random.getrandbits(63) for _ in range(count)],
-        scores=[ScoreColumn(name=score.name, values=column) for score in SCORES],
-        source_masks=[2] * count,
-        page_size=10,
-    )
-
-
-def _infer(random: Random) -> Message:
-    tensor = ModelInferRequest.InferInputTensor(name="history", datatype="INT64", shape=[1, 4])
-    tensor.contents.int64_contents.extend([1, 2, 3, 4])
-    name = random.choice(("viewer_tower", "ranker"))
-    return ModelInferRequest(model_name=name, inputs=[tensor])
-
-
-def _config(random: Random) -> Message:
-    return ModelConfigRequest(name=random.choice(("viewer_tower", "ranker", "")))
-
-
-def _events(random: Random) -> list[Event]:
-    return [
-        Event(
-            event_id=str(random.getrandbits(63)),
-            viewer_id=str(random.randrange(1000)),
-            kind=EVENT_KIND_PLAY,
-            video_id=str(random.randrange(1000)),
-            watched_fraction=random.random(),
-        )
-        for _ in range(random.randrange(1, 20))
-    ]
-
-
-def _record(random: Random) -> Message:
-    return RecordEventsRequest(events=_events(random))
-
-
-def _stream(random: Random) -> Message:
-    return StreamEventsRequest(events=_events(random))
-
-
-def _upsert(random: Random) -> Message:
-    video = Video(video_id=f"fuzz-{random.randrange(1000)}", title="a title", tags=["a", "b"])
-    return UpsertVideosRequest(videos=[video])
-
-
-def _remove(random: Random) -> Message:
-    return RemoveVideosRequest(video_ids=[f"fuzz-{random.randrange(1000)}"])
-
-
-_VALID: Mapping[str, _Make] = {
-    RecommendRequest.DESCRIPTOR.full_name: _recommend_page,
-    SimilarVideosRequest.DESCRIPTOR.full_name: _similar,
-    BatchRecommendRequest.DESCRIPTOR.full_name: _batch,
-    ExplainVideoRequest.DESCRIPTOR.full_name: _explain,
-    RetrieveCandidatesRequest.DESCRIPTOR.full_name: _retrieve,
-    RankCandidatesRequest.DESCRIPTOR.full_name: _rank,
-    ModelInferRequest.DESCRIPTOR.full_name: _infer,
-    ModelConfigRequest.DESCRIPTOR.full_name: _config,
-    RecordEventsRequest.DESCRIPTOR.full_name: _record,
-    StreamEventsRequest.DESCRIPTOR.full_name: _stream,
-    UpsertVideosRequest.DESCRIPTOR.full_name: _upsert,
-    RemoveVideosRequest.DESCRIPTOR.full_name: _remove,
-}
-
-
-def _changed(random: Random, message: Message) -> bytes:
-    """Return the bytes with some fields extreme, cleared or repeated."""
-    for _ in range(random.randrange(1, 4)):
-        _change(random, message)
-    return message.SerializeToString()
+def spoilt(random: Random, way: str, message: Message) -> bytes:
+    """Return the message's bytes, spoilt in one of WAYS."""
+    if way == "changed":
+        for _ in range(random.randrange(1, 4)):
+            _change(random, message)
+        return message.SerializeToString()[:_MAX_BYTES]
+    if way == "unknown field":
+        return _with_unknown(random, message)
+    number = random.choice([field.number for field in message.DESCRIPTOR.fields] or [1])
+    return _OF_BYTES[way](random, message.SerializeToString(), number)[:_MAX_BYTES]
 
 
 def _change(random: Random, message: Message) -> None:
+    """Make a field extreme, clear it or repeat it."""
     fields: Any = message.DESCRIPTOR.fields  # to its types, of either of two implementations
     if not fields:
         return
@@ -254,6 +159,13 @@ def _change(random: Random, message: Message) -> None:
         setattr(message, field.name, _value(random, field))
 
 
+def _value(random: Random, field: FieldDescriptor) -> Any:
+    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
+        text = random.choice(_TEXTS)
+        return text if field.type == FieldDescriptor.TYPE_STRING else text.encode()
+    return random.choice(_EXTREME[field.cpp_type])
+
+
 def _with_unknown(random: Random, message: Message) -> bytes:
     """Return the bytes with an unknown field, in the message or in one of a list."""
     fields: Any = message.ListFields()
@@ -266,13 +178,6 @@ def _with_unknown(random: Random, message: Message) -> bytes:
     text = UNKNOWN * (random.choice(_UNKNOWN_BYTES) // len(UNKNOWN))
     random.choice([message, *inner]).MergeFromString(_tagged(_UNKNOWN_NUMBER, text))
     return message.SerializeToString()
-
-
-def _value(random: Random, field: FieldDescriptor) -> Any:
-    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
-        text = random.choice(_TEXTS)
-        return text if field.type == FieldDescriptor.TYPE_STRING else text.encode()
-    return random.choice(_EXTREME[field.cpp_type])
 
 
 def _flipped(random: Random, data: bytes, _: int) -> bytes:

@@ -5,28 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from random import Random
 
 import grpc
 import grpc.aio
 import psutil
 from rich.console import Console
 
-from bench.chaos.home import prepared
-from bench.fuzz.drip import dripping, unanswered
+from bench.fuzz.calls import GrpcCaller
+from bench.fuzz.frames import BROKEN, ask_by_frames
 from bench.fuzz.messages import UNKNOWN
-from bench.fuzz.storm import storm
-from bench.fuzz.targets import methods_of
-from bench.stack import OwnStack
-from vireo.ops.stack.settings import METRICS_PORT_OFFSET, POD_KINDS, StackSettings
+from bench.fuzz.targets import Method, methods_of
+from bench.stack import Stack, built_home, trained_home
 from vireo.ops.stack.state import running_stack
 from vireo.server.home import Home
 from vireo.v1.recommendation_pb2 import RecommendRequest
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
+UNWANTED = frozenset({"UNKNOWN", "INTERNAL", "DATA_LOSS", "HUNG", BROKEN})
+"""Statuses that bad input must not get: a clear one says what is wrong with it."""
+_AT_A_TIME = 12
+_FRAMES_SHARE = 0.05
+"""Share of requests below gRPC; each takes a connection of its own."""
+_MAX_EXAMPLES = 5
 _MAX_GROWTH = 1.2
 """Memory at the end over that after the warm-up, of any process."""
 _STEP_BYTES = 32 << 20
@@ -37,8 +43,6 @@ _MIN_JUDGED = 20_000
 """Minimum requests for memory to be judged: buffers grow during the first thousands."""
 _WARM_UP = 0.25
 """Share of the requests before memory must be flat."""
-_DRIPPING = 90.0
-"""Maximum seconds for which connections drip bytes."""
 _CALM = 30.0
 """Seconds within which the stack must answer in full afterwards."""
 
@@ -52,12 +56,10 @@ class FuzzResult:
     answers: Mapping[str, Mapping[str, int]]
     """How many requests ended with each status, by method."""
     unwanted: Mapping[str, list[str]]
-    """Examples of requests that ended with UNKNOWN or INTERNAL, or not at all, that ended others
-    on their connection, or whose query was not refused."""
+    """Examples of requests that ended with UNKNOWN or INTERNAL, or not at all, or that ended
+    others on their connection."""
     stored: list[str]
     """Files of the log that contain unknown fields."""
-    unanswered: Mapping[str, list[str]]
-    """What probes, and an ordinary call, got while connections dripped bytes into the same port."""
     died: list[str]
     """Processes that have ended or were restarted."""
     memory: Mapping[str, float]
@@ -66,21 +68,54 @@ class FuzzResult:
     """Whether nothing died, nothing was unwanted, memory stayed flat and all is well afterwards."""
 
 
+@dataclass
+class Counts:
+    """Statuses that the requests ended with."""
+
+    requests: int = 0
+    answers: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """By method and status."""
+    unwanted: dict[str, list[str]] = field(default_factory=dict)
+    """Examples by method and status: how the request was spoilt, and the message."""
+
+    def add(self, method: Method, how: str, ended: str) -> None:
+        """Count a request that ended with a status, and any message after a colon."""
+        status, _, message = ended.partition(":")
+        if status == "DEADLINE_EXCEEDED" and self._must_end(method, how):
+            status = "HUNG"
+        self.requests += 1
+        self.answers[method.name][status] += 1
+        if status in UNWANTED:
+            examples = self.unwanted.setdefault(f"{method.name} {status}", [])
+            if len(examples) < _MAX_EXAMPLES:
+                examples.append(f"{how}:{message}")
+
+    def _must_end(self, method: Method, how: str) -> bool:
+        """Return whether the server bounds how long this caller may stay silent.
+
+        The edge forwards a call once it has arrived completely, and ends one that doesn't by its
+        own timeouts, which are longer than these callers stay.
+        """
+        edge, streams = method.place == "edge", method.descriptor.client_streaming
+        return how.endswith("silent") and not (edge or streams)
+
+
 def run_fuzz(home: Home, dataset: str, requests: int, seed: int, console: Console) -> FuzzResult:
     """Send `requests` requests to a stack that serves the newest release of a data set.
 
     Raises:
         VireoError: the stack can't be set up or started.
     """
-    with prepared(home, dataset, console, "fuzz").running() as stack:
+    source = trained_home(home, dataset, console)
+    own = built_home(home, "fuzz/stack", source, dataset, {})
+    with Stack.of(own, source.staged_release(dataset)).running() as stack:
         return asyncio.run(_run(stack, requests, seed, console))
 
 
-async def _run(stack: OwnStack, requests: int, seed: int, console: Console) -> FuzzResult:
-    started = time.monotonic()
+async def _run(stack: Stack, requests: int, seed: int, console: Console) -> FuzzResult:
+    started = last = time.monotonic()
     before = _processes(stack)
     warm: dict[str, int] = {}
-    last = started
 
     def progress(done: int) -> None:
         nonlocal last
@@ -90,7 +125,7 @@ async def _run(stack: OwnStack, requests: int, seed: int, console: Console) -> F
             last = time.monotonic()
             console.print(f"{done:,} of {requests:,} after {last - started:.0f} s")
 
-    counts = await storm(methods_of(stack.settings), requests, seed, progress)
+    counts = await _storm(methods_of(stack.settings), requests, seed, progress)
     seconds = time.monotonic() - started
     after = _processes(stack)
     died = sorted(name for name, process in before.items() if after.get(name) != process)
@@ -101,8 +136,7 @@ async def _run(stack: OwnStack, requests: int, seed: int, console: Console) -> F
         for name, size in end.items()
         if name in warm
     )
-    stored = await asyncio.to_thread(_with_unknown_fields, stack.home.root / "log")
-    dripped = await _asked_meanwhile(stack.settings)
+    stored = await asyncio.to_thread(with_unknown_fields, stack.home.root / "log")
     well = await _well(stack.settings.edge)
     return FuzzResult(
         requests=counts.requests,
@@ -110,14 +144,35 @@ async def _run(stack: OwnStack, requests: int, seed: int, console: Console) -> F
         answers={name: dict(statuses) for name, statuses in sorted(counts.answers.items())},
         unwanted=counts.unwanted,
         stored=stored,
-        unanswered=dripped,
         died=died,
         memory=growth,
-        holds=flat and well and not (died or counts.unwanted or stored or dripped),
+        holds=flat and well and not (died or counts.unwanted or stored),
     )
 
 
-def _processes(stack: OwnStack) -> dict[str, psutil.Process]:
+async def _storm(
+    methods: Sequence[Method], requests: int, seed: int, progress: Callable[[int], None]
+) -> Counts:
+    """Send requests to the methods in turn; the same seed makes the same requests."""
+    counts, numbers, caller = Counts(), iter(range(requests)), GrpcCaller()
+
+    async def work() -> None:
+        for number in numbers:
+            random = Random(f"{seed} {number}")  # noqa: S311
+            method = methods[number % len(methods)]
+            by_frames = random.random() < _FRAMES_SHARE
+            ask = ask_by_frames if by_frames else caller.ask
+            counts.add(method, *await ask(random, method))
+            progress(counts.requests)
+
+    try:
+        await asyncio.gather(*(work() for _ in range(_AT_A_TIME)))
+    finally:
+        await caller.close()
+    return counts
+
+
+def _processes(stack: Stack) -> dict[str, psutil.Process]:
     """Return the stack's processes by name, and its supervisor; none if it has ended."""
     state = running_stack(stack.home)
     if state is None:
@@ -135,7 +190,7 @@ def _memory(processes: Mapping[str, psutil.Process]) -> dict[str, int]:
     return {name: size for name, size in found.items() if name != _APART}
 
 
-def _with_unknown_fields(folder: Path) -> list[str]:
+def with_unknown_fields(folder: Path) -> list[str]:
     """Return the files below a folder that contain unknown fields of the requests."""
     found = []
     for file in sorted(folder.rglob("*")):
@@ -144,23 +199,6 @@ def _with_unknown_fields(folder: Path) -> list[str]:
                 if content.find(UNKNOWN * 2) >= 0:
                     found.append(file.name)
     return found
-
-
-async def _asked_meanwhile(settings: StackSettings) -> dict[str, list[str]]:
-    """Return what probes and an ordinary call didn't get while connections drip bytes."""
-    metrics: dict[str, str] = {
-        kind: f"127.0.0.1:{settings.pod_ports(kind)[0] + METRICS_PORT_OFFSET}" for kind in POD_KINDS
-    }
-    gateway = f"127.0.0.1:{settings.pod_ports('gateway')[0]}"
-    try:
-        async with asyncio.timeout(_DRIPPING):
-            async with dripping([settings.edge, gateway, *metrics.values()]):
-                found = await unanswered(metrics)
-                if not await _well(settings.edge):
-                    found["edge"] = ["no slate"]
-                return found
-    except TimeoutError:
-        return {"all": [f"not asked within {_DRIPPING:g} s"]}
 
 
 async def _well(edge: str) -> bool:

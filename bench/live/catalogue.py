@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 import urllib.request
-from collections.abc import Sequence
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from bench.live.site import Site, event, ids, in_batches, opened_site, until
 from bench.live.stack import LiveStack
-from bench.speed.pods import memory_of
-from bench.speed.row import Row
-from bench.stack import CHANNEL
+from bench.process import memory_of
+from bench.rows import Row
+from bench.site import Site, event, ids
+from bench.stack import until
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET
-from vireo.server.releases.channels import Change
-from vireo.server.releases.store import ReleaseStore
-from vireo.training.evaluation.served import Stack
 from vireo.v1 import catalog_pb2, event_pb2
 
 _PAGE = 100
@@ -35,7 +31,7 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
     plan = live.plan
     added, removed = list[float](), list[float]()
     unscored = 0
-    async with opened_site(live.edge, plan.patience) as site:
+    async with live.site() as site:
         for number in range(plan.videos):
             viewer, video = f"fan-{number}", f"new-{number}"
             tags = await _become_fan(site, live, viewer, number)
@@ -69,13 +65,13 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
                 came_back += bool({video, listed} & set(ids(await site.slate(viewer, _PAGE))))
 
         for kind in ("gateway", "candidate", "ranking", "log"):
-            names = ["log"] if kind == "log" else live.names(kind)
+            names = ["log"] if kind == "log" else live.stack.names(kind)
             await live.kill(names)
             await look()
         for release in (*live.stack.releases[::-1], live.stack.releases[1]):
-            await promote(live, release)
+            await live.stack.promote(release, plan.patience)
             await look()
-        await promote(live, live.stack.releases[0])
+        await live.stack.promote(live.stack.releases[0], plan.patience)
         rows.append(
             Row(
                 "removed videos that came back after restarts, swaps and a rollback",
@@ -129,24 +125,6 @@ async def _scored(site: Site, viewer: str, video: str) -> bool:
     return any(each.video_id == video and each.HasField("task_scores") for each in slate.items)
 
 
-async def promote(live: LiveStack, release: str) -> None:
-    """Return once all pods serve a release."""
-
-    def promote() -> None:
-        store = ReleaseStore(live.stack.s3)
-        store.change_channel(CHANNEL, Change(release), store.read_channel(CHANNEL))
-
-    async def served() -> bool:
-        for pod in live.stack.pods():
-            edge = Stack(f"127.0.0.1:{pod.port}", _CALL_SECONDS)
-            if await asyncio.to_thread(edge.serving_release) != release:
-                return False
-        return True
-
-    await asyncio.to_thread(promote)
-    await until(served, f"the swap to {release}", live.plan.patience, pause=0.1)
-
-
 async def _add_many(site: Site, live: LiveStack) -> None:
     """Add videos, and return once all pods have placed them."""
     tags = [sorted(each) for each in live.tags.values()]
@@ -156,21 +134,19 @@ async def _add_many(site: Site, live: LiveStack) -> None:
         )
         for number in range(live.plan.upserts)
     ]
-    for batch in in_batches(videos, _BATCH):
-        await site.upsert(batch)
+    for start in range(0, len(videos), _BATCH):
+        await site.upsert(videos[start : start + _BATCH])
+
+    names = live.stack.names(*_MAX_MEGABYTES)
 
     async def placed() -> bool:
-        return all([await asyncio.to_thread(_placed, live, name) for name in _pods(live)])
+        return all([await asyncio.to_thread(_placed, live, name) for name in names])
 
     await until(placed, f"placing {live.plan.upserts} videos", live.plan.patience, pause=0.5)
 
 
-def _pods(live: LiveStack) -> Sequence[str]:
-    return live.names(*_MAX_MEGABYTES)
-
-
 def _placed(live: LiveStack, name: str) -> bool:
-    port = live.process(name).port + METRICS_PORT_OFFSET
+    port = live.stack.process(name).port + METRICS_PORT_OFFSET
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_CALL_SECONDS) as page:
         lines = page.read().decode().splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("vireo_live_"))
@@ -181,7 +157,7 @@ def _placed(live: LiveStack, name: str) -> bool:
 def _memory(live: LiveStack) -> list[Row]:
     rows = []
     for kind, bound in _MAX_MEGABYTES.items():
-        pids = [live.process(name).pid for name in live.names(kind)]
+        pids = [live.stack.process(name).pid for name in live.stack.names(kind)]
         most = max(memory_of(pid, live.stack.home.cache) for pid in pids if pid is not None)
         what = f"memory of a {kind} pod with {live.plan.upserts} new videos, MB"
         rows.append(Row(what, most, bound=bound))

@@ -11,9 +11,9 @@ from itertools import combinations
 
 import numpy as np
 
-from bench.live.site import Site, event, ids, opened_site, steady_events
 from bench.live.stack import LiveStack
-from bench.speed.row import Row
+from bench.rows import Row
+from bench.site import Site, event, ids
 from vireo.server.errors import VireoError
 from vireo.v1 import event_pb2
 
@@ -58,11 +58,7 @@ async def measure_effect(live: LiveStack, store: str) -> list[Row]:
             effect = await _effect(site, live, f"newcomer-{store}-{number}")
             effects.append(effect)
 
-    async with (
-        opened_site(live.edge, plan.patience) as beside,
-        steady_events(beside, plan.rate, live.videos),
-        opened_site(live.edge, plan.patience) as site,
-    ):
+    async with live.flow(), live.site() as site:
         # A consumer that has just started may still be opening the features.
         await _effect(site, live, f"first-{store}")
         async with asyncio.TaskGroup() as tasks:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bench.live.site import Site, event, ids, opened_site
 from bench.live.stack import LiveStack
-from bench.speed.row import Row
+from bench.rows import Row
+from bench.site import Site, event, for_each, ids
 from vireo.server.errors import VireoError
 from vireo.server.releases.layout import CONTENT_VECTORS, VIDEO_IDS, VIDEO_KEYS
 from vireo.server.releases.tables import read_ids
@@ -49,12 +49,15 @@ async def measure_hides(live: LiveStack, release: Path) -> list[Row]:
         nonlocal came_back
         came_back += before[viewer][0] in ids(await site.slate(viewer, _PAGE))
 
-    await _each(live, viewers, hide)
-    await _each(live, viewers, gone)
+    async def each(do: Callable[[Site, str], Awaitable[None]]) -> None:
+        await for_each(live.edge, live.plan.patience, viewers, do, _AT_A_TIME)
+
+    await each(hide)
+    await each(gone)
     live.console.print("hides have their effect; restarting all that serves them")
     for kind in ("consumer", "gateway", "candidate", "ranking"):
-        await live.kill(live.names(kind))
-        await _each(live, viewers, look)
+        await live.kill(live.stack.names(kind))
+        await each(look)
     share = [_near_share(near, before[each][0], before[each][1:]) for each in viewers]
     left = [_near_share(near, before[each][0], after[each]) for each in viewers]
     if not any(share):
@@ -69,18 +72,6 @@ async def measure_hides(live: LiveStack, release: Path) -> list[Row]:
 
 def _near_share(near: Mapping[str, frozenset[str]], hidden: str, slate: Sequence[str]) -> float:
     return sum(video in near.get(hidden, ()) for video in slate) / max(1, len(slate))
-
-
-async def _each(live: LiveStack, viewers: Sequence[str], do: object) -> None:
-    remaining = iter(viewers)
-
-    async def some(site: Site) -> None:
-        for viewer in remaining:
-            await do(site, viewer)  # type: ignore[operator]
-
-    async with opened_site(live.edge, live.plan.patience) as site, asyncio.TaskGroup() as tasks:
-        for _ in range(_AT_A_TIME):
-            tasks.create_task(some(site))
 
 
 def nearest(release: Path, limit: int = _NEAREST) -> Mapping[str, frozenset[str]]:

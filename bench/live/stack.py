@@ -1,33 +1,83 @@
-"""The stack under test: a home of its own, with features of its own, which events change."""
+"""The stack under test: features of its own, which events change, and two releases."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
 
 import pandas as pd
 from rich.console import Console
 
-from bench.live.plan import LivePlan
-from bench.live.site import until
-from bench.stack import OwnStack, own_stack, run_vireo, stack_environment
-from bench.swap import make_twin
-from vireo.ops.stack.state import ProcessState
-from vireo.server.errors import VireoError
+from bench.site import Recorder, Site, opened_site
+from bench.stack import Stack, built_home, make_twin
 from vireo.server.home import Home
 from vireo.training.features.watches import load_watches
+from vireo.v1 import event_pb2
+
+_FLOW_VIEWERS = 5_000
+
+
+@dataclass(frozen=True)
+class LivePlan:
+    """How much of each measurement there is. All times in seconds."""
+
+    rate: float = 1_000.0
+    """Events a second that come in beside."""
+    patience: float = 120.0
+    """Maximum wait for anything."""
+    timed: bool = True
+    """Whether times are judged; a busy machine has none to judge."""
+
+    viewers: int = 200
+    """Viewers whose plays are timed."""
+    events: int = 200_000
+    """Events that are recorded through the edge while its processes are killed."""
+    hiding: int = 1_000
+    """Viewers who hide a video."""
+    videos: int = 20
+    """Videos that are added and timed."""
+    upserts: int = 100_000
+    """Videos that are added for pods' memory."""
+    rounds: int = 11
+    """Rounds of slates with and without events beside them: short ones, so that what else the
+    machine does meets both alike."""
+    seconds: float = 3.0
+    """Length of each."""
+    swaps: int = 20
+    """Promotions, back and forth."""
+    swap_rate: float = 60.0
+    """Slates a second meanwhile."""
+    swap_deadline: float = 2.0
+    """Of each."""
+    stores: tuple[str, ...] = ("sqlite", "redis")
+    """Online stores with which plays are timed."""
+
+
+SHORT = LivePlan(
+    rate=200.0,
+    patience=240.0,
+    timed=False,
+    viewers=20,
+    events=4_000,
+    hiding=20,
+    videos=3,
+    upserts=1_000,
+    rounds=1,
+    swaps=4,
+    swap_rate=20.0,
+    swap_deadline=20.0,
+    stores=("sqlite",),
+)
+"""For CI: everything once and briefly; no time is judged."""
 
 
 @dataclass(frozen=True)
 class LiveStack:
     """A stack that serves two releases of a data set, the first at first."""
 
-    stack: OwnStack
+    stack: Stack
     dataset: str
     plan: LivePlan
     console: Console
@@ -41,51 +91,35 @@ class LiveStack:
         """host:port."""
         return self.stack.settings.edge
 
-    @property
+    @cached_property
     def videos(self) -> list[str]:
         """Ids of the data set's videos."""
         return list(self.tags)
 
-    @property
-    def features(self) -> Path:
-        """The feature folder that its consumers write to."""
-        return self.stack.home.features(self.dataset)
-
-    def process(self, name: str) -> ProcessState:
-        """Return a process by name; raise VireoError if there is none."""
-        for each in self.stack.state().processes:
-            if each.name == name:
-                return each
-        raise VireoError(f"the stack has no process {name}")
-
-    def names(self, *kinds: str) -> list[str]:
-        """Return the names of the processes of some kinds, for example "gateway-1"."""
-        processes = self.stack.state().processes
-        return [each.name for each in processes if each.name.rpartition("-")[0] in kinds]
+    def site(self) -> AbstractAsyncContextManager[Site]:
+        """Open a connection to the edge."""
+        return opened_site(self.edge, self.plan.patience)
 
     async def kill(self, names: Sequence[str]) -> None:
         """Kill -9 processes, and return once they are healthy again."""
-        killed = {name: self.process(name).pid for name in names}
-        for pid in killed.values():
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
+        await self.stack.kill(names, self.plan.patience)
 
-        async def back() -> bool:
-            return all(
-                (process := self.process(name)).pid not in (None, pid)
-                and process.state == "healthy"
-                for name, pid in killed.items()
-            )
-
-        await until(back, f"the restart of {', '.join(names)}", self.plan.patience)
-
-    async def healthy(self) -> None:
-        """Return once no process is down; what was killed last may still start."""
-
-        async def all_healthy() -> bool:
-            return all(each.state == "healthy" for each in self.stack.state().processes)
-
-        await until(all_healthy, "the restart of what was killed", self.plan.patience)
+    @asynccontextmanager
+    async def flow(self) -> AsyncIterator[None]:
+        """Record plays of some thousand viewers at the plan's rate until the block ends."""
+        recorder = Recorder(
+            self.edge,
+            self.videos,
+            self.plan.rate,
+            self.plan.patience,
+            viewers=_FLOW_VIEWERS,
+            size=max(1, round(self.plan.rate / 10)),
+            kinds=[event_pb2.EVENT_KIND_PLAY],
+            past=0.0,
+            again=0.0,
+        )
+        async with recorder:
+            yield
 
 
 @contextmanager
@@ -111,12 +145,8 @@ def live_stack(
         VireoError: nothing was trained on the data set, or the stack doesn't start.
     """
     release = home.trained_release(dataset)
-    own = Home(home.root / "bench" / "live" / name)
-    shutil.rmtree(own.root, ignore_errors=True)
-    own.logs.mkdir(parents=True)
-    (own.root / "data").symlink_to((home.root / "data").absolute(), target_is_directory=True)
     console.print(f"building the features of {dataset} and starting a stack")
-    run_vireo(["features", "build", dataset], {**stack_environment(own), **(settings or {})})
+    own = built_home(home, f"live/{name}", home, dataset, settings or {})
     watches = load_watches(own, dataset)["viewer_id"].drop_duplicates()
     viewers = [str(each) for each in watches.head(plan.hiding)]
     viewers += [f"stranger-{number}" for number in range(plan.hiding - len(viewers))]
@@ -126,6 +156,5 @@ def live_stack(
         str(video): frozenset(map(str, tags))
         for video, tags in zip(videos["video_id"], videos["tags"], strict=True)
     }
-    stack = own_stack(own, release, twin, settings=settings)
-    with stack.running():
+    with Stack.of(own, release, twin, settings=settings).running() as stack:
         yield LiveStack(stack, dataset, plan, console, viewers, tags)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import grpc
 import numpy as np
-from rich.console import Console
 
-from bench.beside import beside
-from bench.load import Answer, SteadyLoad, closed_load, p99
-from bench.speed.row import Row
-from bench.stack import OwnStack
+from bench.live.stack import LiveStack
+from bench.load import Answer, SteadyLoad, beside, closed_load, p99
+from bench.rows import Row
 from vireo.server.errors import VireoError
-from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc
+from vireo_client import AsyncClient
 
 MAX_RATIO = 1.1
 _LOAD_SHARE = 0.6
@@ -33,17 +28,6 @@ _SETTLING = 0.2
 _PARTS = 3
 """Parts of the turns whose ratios are the spread."""
 _VIEWERS_OF_A_CALL = 2_000
-_CALL_SECONDS = 320.0
-_PAUSE = 0.1
-_RESUMED = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.CANCELLED,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -57,7 +41,6 @@ class BatchPlan:
     capacity_seconds: float = 8.0
     viewers: int = 3_000
     """Viewers of the batch whose gateways are killed."""
-    patience: float = 120.0
     timed: bool = True
     """Whether times are judged; a busy machine has none to judge."""
 
@@ -66,55 +49,19 @@ SHORT = BatchPlan(turns=2, capacity_seconds=2.0, viewers=300, timed=False)
 """For CI: everything once and briefly."""
 
 
-@dataclass
-class Batch:
-    """A batch under way, which is resumed whenever its call ends early."""
-
-    received: Counter[str] = field(default_factory=Counter)
-    """How often each viewer's slate came."""
-    degraded: int = 0
-    resumed: int = 0
-
-    async def run(self, target: str, viewers: Sequence[str], patience: float) -> None:
-        """Receive the slates of up to 10,000 viewers from the edge at host:port."""
-        request = recommendation_pb2.BatchRecommendRequest(viewer_ids=viewers)
-        options = [("grpc.use_local_subchannel_pool", 1)]
-        async with grpc.aio.insecure_channel(target, options) as channel:
-            stub: Any = recommendation_pb2_grpc.RecommendationServiceStub(channel)
-            until = time.monotonic() + patience
-            while True:
-                try:
-                    async for response in stub.BatchRecommend(request, timeout=_CALL_SECONDS):
-                        self.received[response.viewer_id] += 1
-                        self.degraded += bool(response.slate.degradations)
-                        request.resume_token = response.resume_token
-                        until = time.monotonic() + patience
-                except grpc.aio.AioRpcError as error:
-                    if error.code() not in _RESUMED or time.monotonic() > until:
-                        raise VireoError(f"{error.code().name}: {error.details()}") from error
-                else:
-                    return
-                self.resumed += 1
-                await asyncio.sleep(_PAUSE)
+async def measure_batches(live: LiveStack, plan: BatchPlan) -> list[Row]:
+    """Measure slates beside a batch, and kill gateways in the middle of one."""
+    rows = await _beside(live, plan) + await _killed_gateways(live, plan)
+    await live.stack.until_healthy(live.plan.patience)
+    return rows
 
 
-async def measure_beside_batch(
-    stack: OwnStack, viewers: Sequence[str], plan: BatchPlan, console: Console
-) -> list[Row]:
+async def _beside(live: LiveStack, plan: BatchPlan) -> list[Row]:
     """Ask for slates at 60% load, in turns with and without a batch beside them.
 
     The load never pauses, and turns are short: what else the machine does meets both alike.
-
-    Args:
-        stack: the running stack.
-        viewers: who asks, and whose slates are in the batch.
-        plan: how much to measure.
-        console: for progress.
-
-    Raises:
-        VireoError: slates failed.
     """
-    edge = stack.settings.edge
+    edge, viewers = live.edge, live.viewers
     capacity = await closed_load(edge, viewers, _CALLERS, plan.capacity_seconds)
     rate = _LOAD_SHARE * len(capacity) / plan.capacity_seconds
     turns = list[tuple[float, bool]]()
@@ -122,11 +69,11 @@ async def measure_beside_batch(
     async with SteadyLoad(edge, viewers, rate) as load:
         for number in range(2 * plan.turns):
             runs = number % 2 == 1
-            async with _batch_beside(edge, viewers, runs=runs, patience=plan.patience) as batch:
+            async with _batch_beside(live, runs=runs) as received:
                 turns.append((time.monotonic(), runs))
                 await asyncio.sleep(plan.seconds)
-            slates += batch.received.total()
-            console.print(f"turn {number + 1} of {2 * plan.turns} done")
+            slates += received.total()
+            live.console.print(f"turn {number + 1} of {2 * plan.turns} done")
     failed = [each.failure for each in load.answers if each.failure]
     if failed or not load.answers:
         count = f"{len(failed)} of {len(load.answers)}"
@@ -161,42 +108,41 @@ def _tails(
     return p99(seconds[0]), p99(seconds[1])
 
 
-async def measure_killed_gateways(stack: OwnStack, plan: BatchPlan, console: Console) -> list[Row]:
+async def _killed_gateways(live: LiveStack, plan: BatchPlan) -> list[Row]:
     """Kill -9 each gateway in the middle of a batch; count the viewers who didn't come once."""
-    console.print("killing gateways in the middle of a batch")
+    live.console.print("killing gateways in the middle of a batch")
     viewers = [f"mail-{number}" for number in range(plan.viewers)]
-    batch = Batch()
-    running = asyncio.create_task(batch.run(stack.settings.edge, viewers, plan.patience))
-    gateways = [pod for pod in stack.pods() if pod.name.startswith("gateway-")]
-    for number, gateway in enumerate(gateways, 1):
-        due = len(viewers) * number // (len(gateways) + 1)
-        while batch.received.total() < due and not running.done():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
-        if gateway.pid is not None:
-            os.kill(gateway.pid, signal.SIGKILL)
-    await running
-    wrong = sum(batch.received[viewer] != 1 for viewer in viewers)
+    gateways = live.stack.names("gateway")
+    due = {len(viewers) * n // (len(gateways) + 1): name for n, name in enumerate(gateways, 1)}
+    received: Counter[str] = Counter()
+    degraded = 0
+    async with AsyncClient(live.edge) as client:
+        async for viewer, slate in client.batch(viewers, patience=live.plan.patience):
+            received[viewer] += 1
+            degraded += bool(slate.degradations)
+            if gateway := due.get(received.total()):
+                live.stack.send(gateway, signal.SIGKILL)
+    wrong = sum(received[viewer] != 1 for viewer in viewers)
     return [
         Row("viewers of a batch with killed gateways who didn't come exactly once", wrong, bound=0),
-        Row("calls by which it was resumed", batch.resumed, bound=1, at_least=True),
-        Row("degraded slates in it", batch.degraded, bound=0),
+        Row("degraded slates in it", degraded, bound=0),
     ]
 
 
 @asynccontextmanager
-async def _batch_beside(
-    edge: str, viewers: Sequence[str], *, runs: bool, patience: float
-) -> AsyncIterator[Batch]:
-    """Yield a batch that is under way until the block ends, if it is to run."""
-    batch = Batch()
+async def _batch_beside(live: LiveStack, *, runs: bool) -> AsyncIterator[Counter[str]]:
+    """Yield how often slates came of a batch under way until the block ends, if it is to run."""
+    received: Counter[str] = Counter()
     if not runs:
-        yield batch
+        yield received
         return
-    many = [viewers[number % len(viewers)] for number in range(_VIEWERS_OF_A_CALL)]
+    many = [live.viewers[number % len(live.viewers)] for number in range(_VIEWERS_OF_A_CALL)]
 
     async def flow() -> None:
-        while True:
-            await batch.run(edge, many, patience)
+        async with AsyncClient(live.edge) as client:
+            while True:
+                async for viewer, _ in client.batch(many, patience=live.plan.patience):
+                    received[viewer] += 1
 
     async with beside(flow()):
-        yield batch
+        yield received

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 
 from bench.requests.batch import SHORT as SHORT_BATCH
 from bench.requests.batch import BatchPlan
-from bench.requests.share import SHORT as SHORT_SHARE
-from bench.requests.share import SharePlan
 from bench.speed.plan import SpeedPlan
 
 
@@ -32,15 +30,15 @@ class RequestsPlan:
     timed: bool = True
     """Whether times are judged; a busy machine has none to judge."""
     batch: BatchPlan = field(default_factory=BatchPlan)
-    share: SharePlan = field(default_factory=SharePlan)
+    share_rounds: int = 3
+    share_seconds: float = 5.0
+    """Length of each turn with and without a greedy caller, and once of that one alone."""
     large: str = "million"
     """Data set with a large catalogue, to search by filters."""
-    context: str = "synth"
-    """Data set whose watches have a context."""
     search: SpeedPlan = field(default_factory=lambda: SpeedPlan(rounds=3, sample=200))
     """Rounds, and viewers to search with."""
     skips_missing: bool = False
-    """Whether parts whose data set wasn't trained are left out, unless they are asked for."""
+    """Whether the search is left out if its data set wasn't trained, unless it is asked for."""
 
 
 SHORT = RequestsPlan(
@@ -51,7 +49,8 @@ SHORT = RequestsPlan(
     patience=240.0,
     timed=False,
     batch=SHORT_BATCH,
-    share=SHORT_SHARE,
+    share_rounds=1,
+    share_seconds=0.5,
     search=SpeedPlan(rounds=1, sample=20),
     skips_missing=True,
 )

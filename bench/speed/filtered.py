@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from rich.console import Console
 
+from bench.rows import Figures, Row
 from bench.speed.plan import SpeedPlan
-from bench.speed.row import Figures, Row
 from vireo.server.arrays import Int64Array
 from vireo.server.features.looked_up import looked_up
 from vireo.server.features.viewer import ViewerFeatures

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from bench.speed.asked import read_viewers
+from bench.rows import Figures, Row
 from bench.speed.filtered import filtered_rows
 from bench.speed.plan import SpeedPlan
-from bench.speed.row import Figures, Row
+from bench.speed.questions import read_viewers
 from vireo.server.errors import VireoError
 from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from vireo.server.features.viewer import ViewerFeatures

@@ -6,6 +6,7 @@ To py-spy a thread that waits for a core runs, too; so the sampled service has a
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from bench.process import CAN_PIN, cpu_seconds, pin
-from bench.speed.asked import checked_target, questions_of
+from bench.process import cpu_seconds
 from bench.speed.h2load import Target
 from bench.speed.plan import SpeedPlan
+from bench.speed.questions import checked_target, questions_of
 from bench.speed.stand import Stand, stand
 from vireo.server.cores import allowed_cores
 from vireo.server.errors import VireoError
@@ -114,14 +115,14 @@ def _core_of_its_own(process: str, running: Stand) -> Iterator[None]:
     """Keep everything else away from the core of a process, if there are several."""
     mine = allowed_cores()
     first, *others = mine
-    if not others or not CAN_PIN:
+    if not others or not hasattr(os, "sched_setaffinity"):  # macOS has none
         yield
         return
     for each in _SERVICES.values():
         for thread in psutil.Process(running.pids[each]).threads():
-            pin([first] if each == process else others, thread.id)
-    pin(others)  # h2load and the sampler inherit it
+            os.sched_setaffinity(thread.id, [first] if each == process else others)
+    os.sched_setaffinity(0, others)  # h2load and the sampler inherit it
     try:
         yield
     finally:
-        pin(mine)
+        os.sched_setaffinity(0, mine)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bench.rows import Row
 from bench.speed.profile import Profile
-from bench.speed.row import Row
 from vireo.server.cores import cores
 from vireo.server.errors import VireoError
 

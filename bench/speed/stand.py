@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.process import running, serves
-from bench.speed.asked import checked_target, questions_of
-from bench.speed.h2load import Target
-from bench.stack import OwnStack, own_home, own_stack
-from vireo.ops.stack.settings import PodKind
-from vireo.server.control.mesh import GRPC_SERVICES
+from bench.process import cpu_seconds
+from bench.speed.h2load import LoadResult, Target
+from bench.speed.questions import Ask, Question, asking, checked_target, questions_of
+from bench.stack import Stack, linked_home
 from vireo.server.home import Home
 
 SETTINGS = {
@@ -30,24 +28,14 @@ SETTINGS = {
     # The same few viewers are asked for over and over, and the viewer tower must run each time.
     "VIREO_VIEWER_VECTOR_CACHE_SIZE": "0",
 }
-
-
-@dataclass(frozen=True)
-class FurtherPod:
-    """A pod beside those of a stack, which neither the control plane nor Envoy knows."""
-
-    address: str
-    """host:port."""
-    pid: int
-    started: float
-    """Seconds from its process's start until it served."""
+_PAUSE = 0.1
 
 
 @dataclass(frozen=True)
 class Stand:
     """A stack that runs."""
 
-    stack: OwnStack
+    stack: Stack
     home: Home
     """Home of the release that it serves."""
     dataset: str
@@ -81,36 +69,80 @@ class Stand:
 def stand(home: Home, dataset: str, name: str) -> Iterator[Stand]:
     """Serve a data set's newest release until the block ends, in a home `name` below `home`."""
     release = home.trained_release(dataset)
-    stack = own_stack(own_home(home, name), release, settings=SETTINGS)
+    stack = Stack.of(linked_home(home, name), release, settings=SETTINGS)
     around_envoy = {
         "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{stack.settings.candidate_pod_port}",
         "VIREO_RANKING_TARGET": f"127.0.0.1:{stack.settings.ranking_pod_port}",
     }
-    with stack.running(), further_pod(stack, "gateway", around_envoy) as direct:
+    with stack.running(), stack.further_pod("gateway", around_envoy) as direct:
         processes = stack.state().processes
         pids = {each.name.removesuffix("-1"): each.pid for each in processes if each.pid}
         yield Stand(stack, home, dataset, {**pids, "direct": direct.pid}, direct.address)
 
 
-@contextmanager
-def further_pod(
-    stack: OwnStack,
-    kind: PodKind,
-    settings: Mapping[str, str] | None = None,
-    cores: Sequence[int] = (),
-) -> Iterator[FurtherPod]:
-    """Run one more pod of a stack, whose S3 must run, until the block ends.
+@dataclass(frozen=True)
+class Served:
+    """Processes that answer together; they have answered every question right."""
 
-    Args:
-        stack: the stack.
-        kind: of the pod.
-        settings: override the stack's.
-        cores: where it runs; anywhere if empty.
-    """
-    spec = stack.further_pod(kind)
-    environment = {**stack.environment, **spec.environment, **(settings or {})}
-    address, log = f"127.0.0.1:{spec.port}", stack.home.logs / f"{spec.name}.log"
-    ready = partial(serves, address, GRPC_SERVICES[kind])
-    begun = time.monotonic()
-    with running(spec.command, log, ready, environment, cores=cores) as pid:
-        yield FurtherPod(address, pid, time.monotonic() - begun)
+    target: Target
+    pids: Mapping[str, int]
+    """The processes whose time counts, with those that they have started, by name."""
+    questions: Sequence[Question]
+    asking: Callable[[], AbstractAsyncContextManager[Ask]]
+    """Opens a connection on which each answer is checked."""
+
+    @staticmethod
+    async def of(
+        name: str,
+        address: str,
+        pids: Mapping[str, int],
+        questions: Sequence[Question],
+        folder: Path,
+    ) -> Served:
+        """Return a RecommendationService at host:port, once it has answered every question."""
+        target = await checked_target(name, address, questions, folder)
+        return Served(target, pids, questions, partial(asking, address))
+
+    @property
+    def name(self) -> str:
+        """What it is called in rows."""
+        return self.target.name
+
+    async def load(self, number: int, callers: int, requests: int) -> Cost:
+        """Send requests as `Target.load` does, and check an answer now and then.
+
+        Raises:
+            VireoError: an answer is wrong.
+        """
+        done = asyncio.Event()
+        checking = asyncio.create_task(self._check_while(done))
+        before = {name: cpu_seconds(pid) for name, pid in self.pids.items()}
+        load = await self.target.load(number, callers, requests)
+        used = {name: cpu_seconds(pid) - before[name] for name, pid in self.pids.items()}
+        done.set()
+        answers = load.requests + await checking
+        return Cost(load, {name: seconds / answers for name, seconds in used.items()})
+
+    async def _check_while(self, done: asyncio.Event) -> int:
+        """Ask one question after the other until `done`; return the number of right answers."""
+        count = 0
+        async with self.asking() as ask:
+            while not done.is_set():
+                await ask(self.questions[count % len(self.questions)])
+                count += 1
+                await asyncio.sleep(_PAUSE)
+        return count
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one response, and the load under which it was measured."""
+
+    load: LoadResult
+    processes: Mapping[str, float]
+    """Processor seconds per response, by process."""
+
+    @property
+    def cpu(self) -> float:
+        """Processor seconds per response, of all processes."""
+        return sum(self.processes.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import typer
@@ -66,7 +67,11 @@ app.add_typer(upgrade.app, name="upgrade")
 app.command("backup")(backup.backup)
 app.command("restore")(backup.restore)
 app.command("demo")(demo.demo)
-app.add_typer(bench.app, name="bench", help="Measure performance, side by side in one run.")
+app.command(
+    "bench",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(bench.bench)
 
 _MISSING_EXTRA = {
     "training": {
@@ -96,10 +101,10 @@ _DISK_ERRORS = (
 """Errors that the user can fix; any other is a bug and prints its traceback."""
 
 
-def main() -> None:
+def main(run: Callable[[], object] = app) -> None:
     """Run the CLI; exit with 0, an error's code, 2 for wrong usage, 130 for Ctrl-C."""
     try:
-        app()
+        run()
     except VireoError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:

@@ -178,7 +178,7 @@ def _asked_edge(
     home: Home, dataset: str, target: str, ca: Path | None, token: str
 ) -> Iterator[Edge]:
     """Yield the edge at `target`, or that of a temporary stack that serves `home`'s release."""
-    from bench.stack import served_release
+    from vireo.ops.cli.own_stack import served_release
 
     if target:
         yield edge_of(target, ca, token)

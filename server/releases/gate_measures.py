@@ -122,7 +122,7 @@ class Measure:
     """Allowed loss."""
     seeds: float
     """Standard deviation between trainings that differ by their seed alone, besides the part that a
-    bootstrap over viewers finds: rounded up from `python -m bench.gate` on ml-100k."""
+    bootstrap over viewers finds: rounded up from `bench/report/gate-ml-100k.json`."""
     relative: bool = True
     """Whether margin and deviation are shares of the current release's figure."""
     min_margin: float = 0.0
@@ -204,4 +204,4 @@ LIKENESS: Mapping[str, tuple[Alike, float]] = {
 }
 """Likeness of the served fit to its measured twin, and its bound: of their top 10, their top 100,
 the number of videos in some top 10, and the number of watches that they predict. Bounds are some
-four fifths of the least between seeds of ml-100k (`python -m bench.gate`)."""
+four fifths of the least between seeds of ml-100k (`bench/report/gate-ml-100k.json`)."""

@@ -7,25 +7,20 @@ import pytest
 import yaml
 from rich.console import Console
 
-from bench.alerts.faults import FAULTS
-from bench.alerts.plan import SHORT, SHORT_CASES
 from bench.alerts.prometheus import resolved_after
-from bench.alerts.run import CASES, measure_alerts
-from bench.chaos.run import CASES as CHAOS_CASES
+from bench.alerts.run import SHORT, SHORT_CASES, expected_of, measure_alerts
+from bench.chaos.cases import CASES
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.ops.stack.observe import FOLDER
 
 
-def test_each_chaos_case_has_a_fault() -> None:
-    assert list(CASES) == list(CHAOS_CASES)
-    assert {each.on_redis for each in FAULTS if CHAOS_CASES[each.case].on_redis} == {True}
-
-
-def test_each_fault_waits_for_an_alert_of_the_rules() -> None:
+def test_each_chaos_case_has_a_fault_that_waits_for_an_alert_of_the_rules() -> None:
+    faults = [each for on_redis in (False, True) for each in expected_of(CASES, on_redis=on_redis)]
+    assert {each.case for each in faults} == {*CASES}
     documents = [yaml.safe_load(path.read_text()) for path in FOLDER.glob("rules/*.yaml")]
     rules = [rule for each in documents for group in each["groups"] for rule in group["rules"]]
     names = {rule["alert"] for rule in rules if "alert" in rule}
-    assert {fault.alert for fault in FAULTS} - names == {""}
+    assert {each.alert for each in faults} - names == {""}
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.capacity.limits import limits
 from bench.capacity.measure import ROWS, event_bytes, store
-from bench.capacity.page import PAGE, capacity_page
-from bench.capacity.plan import DAY_SECONDS, Costs, Demand, Policy, Prices, plan
-from bench.capacity.published import CHECKOUT, MEMORY, OWN, SPEED, published_costs
+from bench.capacity.plan import DAY_SECONDS, Costs, Demand, Policy, Prices, limits, plan
+from bench.capacity.published import (
+    CHECKOUT,
+    MEMORY,
+    OWN,
+    PAGE,
+    SPEED,
+    capacity_page,
+    published_costs,
+)
 from tests.builders.tiny_home import DATASET, build_tiny_features
 from vireo.server.errors import VireoError
 from vireo.server.home import Home

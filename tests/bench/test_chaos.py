@@ -13,12 +13,13 @@ import grpc.aio
 import pytest
 from rich.console import Console
 
-from bench.chaos.cases.log_away import check_refused
+from bench.chaos.case import check_refused
+from bench.chaos.cases import CASES
 from bench.chaos.findings import Findings, Judge
 from bench.chaos.plan import SHORT
-from bench.chaos.recorder import Recorder
-from bench.chaos.run import CASES, run_chaos
+from bench.chaos.run import run_chaos
 from bench.load import PAGE, Answer, SteadyLoad
+from bench.site import Recorder
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.server.errors import VireoError
 from vireo.server.rpc.errors import unavailable
@@ -132,7 +133,7 @@ async def test_events_that_are_refused_for_too_long_end_the_recording_with_the_r
     await server.start()
     try:
         recorder = Recorder(f"127.0.0.1:{port}", ["video-1"], rate=1000, patience=0, size=5)
-        with pytest.raises(VireoError, match="events were refused: away"):
+        with pytest.raises(VireoError, match="UNAVAILABLE: away"):
             async with recorder:
                 await asyncio.wait([recorder.running])
     finally:

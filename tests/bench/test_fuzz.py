@@ -1,12 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from urllib.parse import unquote
 
 import grpc.aio
 import pytest
@@ -15,12 +12,9 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from rich.console import Console
 
-from bench.fuzz import drip
 from bench.fuzz.frames import BROKEN, ask_spoilt
 from bench.fuzz.messages import UNKNOWN, WAYS, spoilt, valid
-from bench.fuzz.rest import OVERRIDDEN, ask_with_query, query, rules
-from bench.fuzz.run import _with_unknown_fields, run_fuzz
-from bench.fuzz.storm import Counts
+from bench.fuzz.run import Counts, run_fuzz, with_unknown_fields
 from bench.fuzz.targets import methods
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.server.gateway.page_token import BadPageTokenError, PageTokens
@@ -123,63 +117,7 @@ def test_unknown_fields_leave_a_message_valid_and_are_found_where_they_are_store
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "1.blk").write_bytes(b"x" * 5000 + made[0])
     (tmp_path / "log" / "2.blk").write_bytes(message.SerializeToString())
-    assert _with_unknown_fields(tmp_path) == ["1.blk"]
-
-
-def test_queries_name_what_the_path_names_in_many_spellings() -> None:
-    made = {query(Random(number), "viewer_id") for number in range(300)}
-    names = {each.partition("=")[0].partition("&")[0] for each in made}
-    assert {"viewer_id", "viewerId", "viewer%5Fid", "%76iewer_id", "page_size", ""} <= names
-    assert all("viewerid" in unquote(each).replace("_", "").lower() for each in made)
-
-
-def test_methods_with_rest_are_asked_with_queries_at_the_edge_alone() -> None:
-    asked = {method.name.rpartition("/")[2] for method in METHODS if rules(method)}
-    assert asked >= {"Recommend", "SimilarVideos", "ExplainVideo", "RecordEvents", "UpsertVideos"}
-    assert "GetServingRelease" not in asked, "its path names nothing"
-    assert {method.place for method in METHODS if rules(method)} == {"edge"}
-
-
-@asynccontextmanager
-async def answering(line: bytes) -> AsyncIterator[str]:
-    """Yield host:port of a server that has room for one connection, and answers its request."""
-    room = asyncio.Lock()
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with room:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
-                await reader.readuntil(b"\r\n\r\n")
-                writer.write(line)
-                await writer.drain()
-            writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
-@pytest.mark.parametrize(
-    ("status", "ended"),
-    [("400", "HTTP 400"), ("200", f"{OVERRIDDEN}: HTTP 200"), ("404", f"{OVERRIDDEN}: HTTP 404")],
-)
-async def test_a_query_must_be_refused_with_400(status: str, ended: str) -> None:
-    async with answering(f"HTTP/1.1 {status} ?\r\n\r\n".encode()) as address:
-        for method in (each for each in METHODS if rules(each)):
-            assert (await ask_with_query(Random(1), replace(method, address=address)))[1] == ended
-
-
-async def test_pages_that_dripping_connections_hold_up_are_found(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in {"CONNECTIONS": 2, "_ROUNDS": 1, "_PATIENCE": 0.2}.items():
-        monkeypatch.setattr(drip, name, value)
-    async with answering(b"HTTP/1.1 200 OK\r\n\r\n") as address:
-        places = {"pod": address}
-        monkeypatch.setattr(drip, "_PATIENCE", 30.0)
-        assert await drip.unanswered(places) == {}
-        monkeypatch.setattr(drip, "_PATIENCE", 0.2)
-        async with drip.dripping([address]):
-            held_up = await drip.unanswered(places)
-    assert held_up == {f"pod {page}": ["no answer in 0.2 s"] for page in ("/live", "/ready")}
+    assert with_unknown_fields(tmp_path) == ["1.blk"]
 
 
 async def test_a_request_that_ends_the_connection_of_good_calls_is_found() -> None:
@@ -221,7 +159,6 @@ def test_no_bad_request_kills_a_process_or_gets_an_unclear_answer(tmp_path: Path
     result = run_fuzz(home, DATASET, 3000, 1, Console())
     assert result.unwanted == {}
     assert result.stored == []
-    assert result.unanswered == {}
     assert result.died == []
     assert result.holds
     assert sum(sum(each.values()) for each in result.answers.values()) == 3000

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,38 +9,45 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from bench.live.durable import shuffled
 from bench.live.hide import nearest
-from bench.live.log import measure_log
-from bench.live.plan import SHORT
 from bench.live.run import measure_live
-from bench.live.site import event, in_batches
+from bench.live.stack import SHORT
+from bench.live.swap import Counts, count
+from bench.load import Answer
 from tests.builders.releases import build_release, video_ids
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.server.releases.layout import CONTENT_VECTORS
 from vireo.training.data.schema import VIDEOS
-from vireo.v1 import event_pb2
+from vireo.v1 import viewer_pb2
 
 _VIDEOS = 200
 
 
-def test_what_a_kill_loses_of_the_log_is_counted(tmp_path: Path) -> None:
-    plan = replace(SHORT, messages=300)
-    rows = list(measure_log(tmp_path / "log", plan, Console(quiet=True), clusters=False))
-    assert [row.figure for row in rows] == [0, 0]
-    assert all(row.holds for row in rows)
+SLATES = {("a", "viewer"): ("1", "2"), ("b", "viewer"): ("2", "1")}
 
 
-def test_every_event_is_sent_and_some_twice() -> None:
-    play = event_pb2.EVENT_KIND_PLAY
-    events = [event(str(number), "viewer", play, "video") for number in range(2_000)]
-    sent = Counter(each.event_id for batch in shuffled(events) for each in batch)
-    assert set(sent) == {each.event_id for each in events}
-    assert set(sent.values()) == {1, 2}
-
-
-def test_batches_hold_everything_in_order() -> None:
-    assert in_batches(range(5), 2) == [[0, 1], [2, 3], [4]]
+@pytest.mark.parametrize(
+    ("answer", "wanted"),
+    [
+        (Answer("viewer", 0, 0.1, ("1", "2"), "a"), Counts(0, 0, 0, 0)),
+        (Answer("viewer", 0, 0.1, ("2", "1"), "b"), Counts(0, 0, 0, 0)),
+        (Answer("viewer", 0, 0.1, ("2", "1"), "a"), Counts(0, 0, 0, 1)),
+        (Answer("viewer", 0, 0.1, ("1", "2"), "c"), Counts(0, 0, 0, 1)),
+        (Answer("viewer", 0, 0.1, failure="UNAVAILABLE: gone"), Counts(1, 0, 0, 0)),
+        (
+            Answer("viewer", 0, 0.1, ("2", "1"), "a", (viewer_pb2.DEGRADATION_MIXED_RELEASES,)),
+            Counts(0, 1, 1, 0),
+        ),
+        (
+            Answer("viewer", 0, 0.1, ("1",), "a", (viewer_pb2.DEGRADATION_RANKING_SKIPPED,)),
+            Counts(0, 1, 0, 0),
+        ),
+    ],
+)
+def test_each_answer_is_held_against_the_slate_of_the_release_that_it_declares(
+    answer: Answer, wanted: Counts
+) -> None:
+    assert count([answer], SLATES) == wanted
 
 
 def test_the_nearest_videos_are_those_of_like_content(tmp_path: Path) -> None:
@@ -66,10 +72,12 @@ def test_events_and_changes_of_the_catalogue_have_their_effect_through_kills(
     unknown = {name: [None] * _VIDEOS for name in VIDEOS.names if name not in columns}
     videos = pa.table(columns | unknown, VIDEOS)
     pq.write_table(videos, home.data(DATASET) / "videos.parquet")
-    plan = replace(SHORT, viewers=4, events=2_000, hiding=4, videos=1, upserts=200)
-    parts = ["effect", "hide", "catalogue", "durable"]
+    plan = replace(SHORT, viewers=4, hiding=4, videos=1, upserts=200)
+    parts = ["effect", "swap", "hide", "catalogue"]
     rows = list(measure_live(home, DATASET, plan, Console(), parts))
     # A release with random numbers knows no kinds, so that only promises are looked at.
     broken = {row.measure: row.figure for row in rows if row.bound == 0 and not row.holds}
     assert broken == {}
-    assert sum(row.bound == 0 for row in rows) == 6
+    assert sum(row.bound == 0 for row in rows) == 7
+    [swapped] = [row.figure for row in rows if row.measure == "slates beside swaps"]
+    assert swapped > 50

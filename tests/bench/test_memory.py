@@ -10,8 +10,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bench import memory
+from bench.__main__ import app
 from bench.memory import measure_import, measure_training, peak_memory, peak_rows, write_profile
-from vireo.ops.cli.bench import app
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.training.profile import load_profile, read_profile

@@ -5,17 +5,16 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from bench.beside import beside
+from bench.load import Answer, beside
+from bench.requests.batch import BatchPlan, _tails
 from bench.requests.plan import SHORT, RequestsPlan
 from bench.requests.run import measure_requests
-from bench.speed.row import Row
 from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.releases import CREATORS, build_release, video_ids
 from tests.builders.tiny_home import DATASET, build_tiny_home
@@ -23,23 +22,17 @@ from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.training.data.dataset import DESCRIPTION
 from vireo.training.data.schema import ATTRIBUTE_TYPES, VIDEOS
-from vireo.training.evaluation.report import CONTEXT
-from vireo.training.studies import ABSENT, OFF, WITH, Studies
 
 _VIDEOS = 600
 """Enough for 50 pages of 10, and for what is excluded."""
 
 
 def test_what_was_not_trained_is_a_row_that_names_the_commands(tmp_path: Path) -> None:
-    plan = RequestsPlan(large="huge", context="evening")
-    search, context = measure_requests(
-        Home(tmp_path), DATASET, plan, Console(quiet=True), ("search", "context")
-    )
-    assert search.holds is context.holds is False
+    plan = RequestsPlan(large="huge")
+    [search] = measure_requests(Home(tmp_path), DATASET, plan, Console(quiet=True), ["search"])
+    assert search.holds is False
     assert "make bench-data" in search.measure
     assert "vireo train --data huge" in search.measure
-    assert "vireo data synth --context" in context.measure
-    assert "--name evening && vireo train --data evening" in context.measure
 
 
 def test_a_small_catalogue_is_not_searched_by_filters(tmp_path: Path) -> None:
@@ -50,43 +43,25 @@ def test_a_small_catalogue_is_not_searched_by_filters(tmp_path: Path) -> None:
     assert "searched exactly" in row.measure
 
 
-def test_the_study_of_context_is_read_if_it_is_of_the_newest_release(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = Home(tmp_path)
-    build_release(home.measuring.staged_release(DATASET))
-    report = home.measuring.run(DATASET) / "report"
-    report.mkdir()
-    before, now = _study("an earlier one", 0.2), _study("tiny-1", 0.3)
-    plan = RequestsPlan(context=DATASET)
-
-    def measured() -> list[Row]:
-        return list(measure_requests(home, DATASET, plan, Console(quiet=True), ["context"]))
-
-    monkeypatch.setattr(Studies, "context", lambda _: now)
-    (report / CONTEXT).write_text(json.dumps(before))
-    fresh = measured()
-    assert [row.figure for row in fresh] == [0.3, 0.31, 0.32, 0.01, -0.02, 0.02, -0.004]
-    assert [row.holds for row in fresh[-3:]] == [False, None, True]
-    assert fresh[0].measure == f"NDCG@10 with context, {DATASET}"
-    assert fresh[0].spread == (0.2, 0.4)
-    monkeypatch.undo()
-    (report / CONTEXT).write_text(json.dumps(now))
-    assert measured() == fresh
+PLAN = BatchPlan(turns=2, seconds=2.0)
+TURNS = [(10.0, False), (12.0, True), (14.0, False), (16.0, True)]
 
 
-def _study(release_id: str, figure: float) -> dict[str, Any]:
-    def ndcg(value: float, low: float = 0.2, high: float = 0.4) -> dict[str, Any]:
-        return {"ndcg_10": {"value": value, "low": low, "high": high}}
+def answered(at: float, seconds: float) -> Answer:
+    return Answer("v", at, seconds)
 
-    return {
-        "release_id": release_id,
-        "systems": {name: ndcg(figure + n / 100) for n, name in enumerate((WITH, ABSENT, OFF))},
-        "tests": {
-            WITH: {OFF: ndcg(0.01, low=-0.02)},
-            ABSENT: {OFF: ndcg(0.02, high=-0.004)},
-        },
-    }
+
+def test_a_slate_counts_for_the_turn_in_which_it_left() -> None:
+    answers = [answered(at + 0.1 * step, at) for at, _ in TURNS for step in range(2, 20)]
+    alone, beside = _tails(answers, TURNS, PLAN)
+    assert alone == pytest.approx(14, abs=0.1)
+    assert beside == pytest.approx(16, abs=0.1)
+
+
+def test_what_leaves_at_the_beginning_of_a_turn_or_outside_of_all_does_not_count() -> None:
+    answers = [answered(11, 1), answered(13, 2)]
+    others = [answered(at, 1000) for at in (9.9, 10.0, 12.1, 14.05, 18.1)]
+    assert _tails([*others, *answers], TURNS, PLAN) == (1, 2)
 
 
 async def test_faults_that_have_ended_before_the_block_are_no_measurement() -> None:
@@ -125,7 +100,7 @@ def test_filters_pages_and_batches_keep_their_promises_through_kills_and_swaps(
     rows = list(measure_requests(home, DATASET, plan, Console()))
     broken = {row.measure: row.figure for row in rows if row.holds is False}
     assert broken == {}
-    assert sum(row.bound == 0 for row in rows) == 19
+    assert sum(row.bound == 0 for row in rows) == 18
     assert any("filtered slates that were degraded" in row.measure and row.holds for row in rows)
 
 

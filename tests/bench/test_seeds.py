@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench import stack
-from bench.seeds import mean, result_of, summary, train_seed, viewer_errors
-from vireo.server.errors import VireoError
+from bench.seeds import mean, result_of, summary, viewer_errors
 from vireo.server.home import Home
 
 MEASURES = {"hr_10": 0.2, "ndcg_10": 0.1}
@@ -72,18 +69,3 @@ def test_a_finished_seed_is_not_trained_again(tmp_path: Path) -> None:
     done.parent.mkdir(parents=True)
     done.write_text(json.dumps(result(4)))
     assert result_of(Home(tmp_path), "films", "quick", 4) == result(4)
-
-
-def test_time_before_an_interruption_counts_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sleep = "import sys, time; time.sleep(0.2); sys.exit('interrupted' in sys.argv)"
-    monkeypatch.setattr(stack, "VIREO", [sys.executable, "-c", sleep])
-    with pytest.raises(VireoError, match="failed with code 1"):
-        train_seed(Home(tmp_path), ["interrupted"], {})
-    spent = train_seed(Home(tmp_path), [], {})
-    assert spent.finished
-    assert spent.seconds >= 0.4
-    assert 0 < spent.cpu_seconds < spent.seconds + 10
-    # A finished training isn't run again.
-    assert train_seed(Home(tmp_path), ["interrupted"], {}) == spent

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,14 +9,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from bench.speed.every import measure_all
+from bench.capacity.published import CHECKOUT, SPEED
+from bench.load import PAGE
+from bench.rows import Figures, Row, print_rows
+from bench.speed.all import measure_all
 from bench.speed.filtered import SHARES
-from bench.speed.floor import Floor
 from bench.speed.h2load import Prepared, Target, frame
 from bench.speed.models import measure_search
 from bench.speed.plan import SpeedPlan
 from bench.speed.report import write_report
-from bench.speed.row import Figures, Row
+from bench.speed.stand import SETTINGS
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.server.errors import VireoError
 from vireo.server.releases import layout
@@ -79,14 +82,6 @@ def test_the_first_round_only_warms_up() -> None:
     assert figures.rows() == [Row("seconds", 2.0, (1.0, 3.0), 2.5)]
 
 
-async def test_a_floor_that_cannot_load_the_release_raises(tmp_path: Path) -> None:
-    with (
-        Floor(tmp_path / "missing", [], page=10) as floor,
-        pytest.raises(VireoError, match="has ended"),
-    ):
-        await floor.timed("models", 1)
-
-
 def test_an_index_is_held_against_exact_search(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
     folder = home.staged_release(DATASET)
@@ -110,6 +105,29 @@ def test_an_index_is_held_against_exact_search(tmp_path: Path) -> None:
             assert row.figure > 0
 
 
+def test_rows_are_whole_on_a_narrow_terminal_and_measures_go_on_in_the_next_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    document = json.loads((CHECKOUT / SPEED).read_text())
+    rows = [
+        Row.over_rounds(each["measure"], [each["figure"]], each.get("bound"))
+        for each in document["rows"]
+    ]
+    print_rows(rows)
+    text = capsys.readouterr().out
+    assert "…" not in text
+    for row in rows:
+        assert f" {row.figure:.3f} " in text
+    assert all(len(line) <= 80 for line in text.splitlines())
+
+
+def test_what_is_measured_is_what_viewers_get_and_what_the_page_says() -> None:
+    assert "VIREO_CANDIDATES" not in SETTINGS
+    page = " ".join((CHECKOUT / "bench/README.md").read_text().split())
+    assert f"a page of {PAGE}:" in page
+
+
 @needs_h2load
 async def test_a_server_that_is_not_there_is_reported(tmp_path: Path) -> None:
     body = tmp_path / "body"
@@ -125,9 +143,9 @@ def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
     found = measure_all(home, DATASET, DATASET, SMALL, Console(quiet=True))
     rows = list(found)
-    assert sum(row.bound is not None for row in rows) == (5 + 1) + 3 + 2 + 1 + 4 + 1
+    assert sum(row.bound is not None for row in rows) == 4 + 2 + 1 + 4 + 1
     # Nothing is said of a search that is exact.
-    sections = {"chain", "rank", "gateway", "tail", "idle", "tower", "pods", "catalogue"}
+    sections = {"chain", "tail", "idle", "tower", "pods", "catalogue"}
     assert {row.section for row in rows} == sections
     wrong = [row for row in rows if row.measure.startswith("share of wrong")]
     assert [row.figure for row in wrong] == [0.0]

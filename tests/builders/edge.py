@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.stack import free_port_base
 from tests.builders.control import ControlPlane, running_control
 from tests.builders.gateway import EXPLANATION
 from tests.builders.recording import add_to
 from tests.builders.rpc import rpc_settings
 from vireo.ops.stack.envoy import bootstrap, envoy_command, secure
+from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.probes import grpc_probe
 from vireo.ops.stack.processes import endpoints_document, operator_tls
 from vireo.ops.stack.settings import StackSettings

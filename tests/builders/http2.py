@@ -61,7 +61,7 @@ class Http2:
         self._connection.initiate_connection()
         self._streams: dict[int, Stream] = {}
         self.settled = asyncio.Event()
-        """Set once the server's settings are known."""
+        """Set once the server's settings are known, or the connection has ended."""
         self.closed = asyncio.Event()
 
     @property
@@ -73,7 +73,7 @@ class Http2:
         self,
         path: str,
         body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | None] | None = None,
         *,
         end: bool = True,
     ) -> Stream:
@@ -82,12 +82,17 @@ class Http2:
         Args:
             path: its path.
             body: what is sent of the body; nothing by default.
-            headers: more headers, or other values for the usual ones.
+            headers: more headers, or other values for the usual ones; None leaves one out.
             end: whether the request ends with it.
+
+        Raises:
+            ConnectionError: the connection has ended.
         """
+        if self.closed.is_set():
+            raise ConnectionError("the connection has ended")
         stream = Stream(self._connection.get_next_available_stream_id())
         self._streams[stream.number] = stream
-        fields = {
+        fields: dict[str, str | None] = {
             ":method": "POST",
             ":scheme": "http",
             ":path": path,
@@ -97,7 +102,9 @@ class Http2:
             **(headers or {}),
         }
         encoded = [
-            (name.encode("latin-1"), text.encode("latin-1")) for name, text in fields.items()
+            (name.encode("latin-1"), text.encode("latin-1"))
+            for name, text in fields.items()
+            if text is not None
         ]
         self._connection.send_headers(stream.number, encoded, end_stream=end and body is None)
         if body is not None:
@@ -150,6 +157,7 @@ class Http2:
                     stream.answered.set()
                     stream.ended.set()
             self.closed.set()
+            self.settled.set()  # nobody waits for what won't come
 
     def _hear(self, event: h2.events.Event) -> None:
         if isinstance(event, h2.events.RemoteSettingsChanged):

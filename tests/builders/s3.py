@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minio import Minio
 
-from bench.stack import free_port_base
+from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.s3 import embedded_s3
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.releases.s3 import S3Settings

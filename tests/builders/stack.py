@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.stack import free_port_base
+from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.state import StackState
 from vireo.ops.stack.state import running_stack as state_of
 from vireo.server.home import Home

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from bench.speed.asked import PAGE
-from bench.speed.stand import SETTINGS
 from vireo.ops.cli.release.gc import gc
 from vireo.ops.cli.release.promote import MAX_VIEWERS
 from vireo.ops.stack.settings import StackSettings
@@ -34,7 +32,6 @@ def default_of(function: object, parameter: str) -> object:
 
 
 PHRASES = [
-    ("bench/README.md", f"a page of {PAGE}:"),
     ("bench/README.md", f"500 in the profile for large catalogues and {CANDIDATES} in all others"),
     ("docs/recommendations.md", f"(releases state {CANDIDATES} unless their profile"),
     ("docs/releases.md", f"`--viewers`: {MAX_VIEWERS:,} of them"),
@@ -64,7 +61,6 @@ def test_documented_defaults_equal_those_in_the_code(document: str, phrase: str)
 
 def test_gateways_request_the_releases_number_of_candidates_by_default() -> None:
     assert GATEWAY["candidates"] is None
-    assert "VIREO_CANDIDATES" not in SETTINGS
     assert RankingConfig().candidates == Manifest.model_fields["candidates"].default == CANDIDATES
 
 

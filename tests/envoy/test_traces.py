@@ -10,9 +10,9 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from bench.stack import free_port_base
 from tests.builders.edge import Edge, running_edge
 from tests.otlp_sink import OtlpSink, collector_credentials, listed, running_otlp_sink
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.security.certificates import Certificates
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bench.speed.row import Row
 from tests.builders.releases import build_release
-from vireo.ops.cli.bench_rows import print_rows
 from vireo.ops.cli.control import EnvoyStatus, ResourceStatus, resource_table, summary
 from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.recommend import print_slate
@@ -223,21 +221,6 @@ def test_the_gate_has_a_line_for_each_measure(capsys: pytest.CaptureFixture[str]
     assert "an equal release would be refused in at most 1.2% of cases" in lines
     [note] = [line for line in lines if line.startswith("note: with 2,000 viewers")]
     assert "NDCG@10 12.8% (3.2%)" in note
-
-
-def test_figures_of_speed_are_whole_and_their_measures_go_on_in_the_next_line(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    document = json.loads((REPORTS / "speed" / "speed.json").read_text())
-    rows = [
-        Row.over_rounds(each["measure"], [each["figure"]], each.get("bound"))
-        for each in document["rows"]
-    ]
-    print_rows(rows)
-    text = "\n".join(lines_of(capsys))
-    for row in rows:
-        assert f" {row.figure:.3f} " in text
-    assert all(len(line) <= WIDTH for line in text.splitlines())
 
 
 def test_a_slate_has_its_ids_and_scores_whole(capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,7 +87,7 @@ def test_where_there_is_no_affinity_all_cores_are_allowed(
     ("function", "place"),
     [
         ("getaffinity", "server/cores.py"),
-        ("setaffinity", "bench/process.py"),
+        ("setaffinity", "bench/speed/profile.py"),
     ],
 )
 def test_what_only_linux_has_is_called_in_one_guarded_place(function: str, place: str) -> None:

@@ -11,7 +11,7 @@ from vireo_client._generated.enums import (
 )
 from vireo_client.aio import AsyncClient
 from vireo_client.client import Client
-from vireo_client.credentials import Tls
+from vireo_client.connection import Tls
 from vireo_client.errors import (
     AccessDenied,
     DeadlineExceeded,
@@ -22,12 +22,25 @@ from vireo_client.errors import (
     Unavailable,
     VireoError,
 )
-from vireo_client.event import Event, EventDetails, Video
-from vireo_client.explanation import SourceRank, VideoExplanation
-from vireo_client.filter import Condition, Filter
-from vireo_client.profile import RequestProfile, WatchedVideo
-from vireo_client.session import SessionVideo
-from vireo_client.slate import Explanation, Slate, SlateItem, SourceReport, TaskScores
+from vireo_client.inputs import (
+    Condition,
+    Event,
+    EventDetails,
+    Filter,
+    RequestProfile,
+    SessionVideo,
+    Video,
+    WatchedVideo,
+)
+from vireo_client.slate import (
+    Explanation,
+    Slate,
+    SlateItem,
+    SourceRank,
+    SourceReport,
+    TaskScores,
+    VideoExplanation,
+)
 from vireo_client.version import __version__
 
 __all__ = [

@@ -11,15 +11,10 @@ import grpc
 import grpc.aio
 
 from vireo_client.base import BaseClient
-from vireo_client.batch import BatchAsk
-from vireo_client.budget import CallBudget
-from vireo_client.channel import Options
+from vireo_client.calls import Batch, Call, CallBudget, PageArguments, Sent, repeatable
+from vireo_client.connection import Options
 from vireo_client.errors import VireoError, error_of
-from vireo_client.explanation import VideoExplanation
-from vireo_client.methods import BATCH, STREAM_EVENTS, UNARY, Result
-from vireo_client.request import Call, PageArguments, repeatable
-from vireo_client.slate import Slate
-from vireo_client.streams import Sent
+from vireo_client.slate import Slate, VideoExplanation
 
 
 class AsyncClient(
@@ -54,96 +49,56 @@ class AsyncClient(
 
     def _open(
         self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
-    ) -> None:
+    ) -> grpc.aio.Channel:
         asyncio.get_running_loop()
-        self._channel = (
-            grpc.aio.secure_channel(target, credentials, options)
-            if credentials
-            else grpc.aio.insecure_channel(target, options)
-        )
-        self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[Any, Any]] = {
-            each.path: self._channel.unary_unary(
-                each.path, each.request.SerializeToString, each.response.FromString
-            )
-            for each in UNARY
-        }
-        self._events: grpc.aio.StreamUnaryMultiCallable[Any, Any] = self._channel.stream_unary(
-            STREAM_EVENTS.path,
-            STREAM_EVENTS.request.SerializeToString,
-            STREAM_EVENTS.response.FromString,
-        )
-        self._batches: grpc.aio.UnaryStreamMultiCallable[Any, Any] = self._channel.unary_stream(
-            BATCH.path, BATCH.request.SerializeToString, BATCH.response.FromString
-        )
+        if credentials is None:
+            return grpc.aio.insecure_channel(target, options)
+        return grpc.aio.secure_channel(target, credentials, options)
 
-    async def _send(self, call: Call[Result]) -> Result:
-        self._check_open()
-        request = call.message()
-        budget = CallBudget(call.timeout, self._repeats, writes=call.method.writes)
+    async def _send(self, call: Call) -> Any:
+        request, budget = call.message(), CallBudget(call, self._repeats)
         while True:
             try:
-                response = await self._methods[call.method.path](
-                    request,
-                    timeout=budget.left(),
-                    metadata=call.sent_metadata(),
-                    credentials=self._call_credentials(),
-                )
+                return call.method.result(await self._begin(call, request, budget.left()))
             except grpc.aio.AioRpcError as failed:
-                error = _error(failed, call)
-                pause = budget.pause(error)
-                if pause is None:
-                    raise error from failed
+                pause = budget.pause(error_of(failed, call.request_id))
             except asyncio.CancelledError:
                 self._raise_if_closed(call)
                 raise
-            else:
-                return call.method.result(response)
             await asyncio.sleep(pause)
 
-    async def _stream(self, call: Call[Result]) -> Result:
-        self._check_open()
-        requests = Sent(call.build())
+    async def _stream(self, call: Call) -> Any:
+        requests = Sent(call)
         try:
-            response = await self._events(
-                requests,
-                timeout=call.timeout,
-                metadata=call.sent_metadata(),
-                credentials=self._call_credentials(),
-            )
+            return call.method.result(await self._begin(call, requests))
         except grpc.aio.AioRpcError as failed:
-            requests.reraise(call)
-            raise _error(failed, call) from failed
+            requests.reraise()
+            raise error_of(failed, call.request_id) from failed
         except asyncio.CancelledError:
-            requests.reraise(call)
+            requests.reraise()
             self._raise_if_closed(call)
             raise
-        return call.method.result(response)
 
-    async def _batch(self, ask: BatchAsk) -> AsyncIterator[tuple[str, Slate]]:
-        for part in ask.parts():
+    async def _batch(self, batch: Batch) -> AsyncIterator[tuple[str, Slate]]:
+        for part in batch.parts():
             pause: float | None = 0.0
             while pause is not None:
                 await asyncio.sleep(pause)
-                self._check_open()
-                responses = self._batches(
-                    part.request,
-                    timeout=part.call.timeout,
-                    metadata=part.call.sent_metadata(),
-                    credentials=self._call_credentials(),
-                )
+                responses = self._begin(part.call, part.request)
                 try:
                     async for response in responses:
                         yield part.take(response)
                     pause = None
                 except grpc.aio.AioRpcError as failed:
-                    pause = part.pause(_error(failed, part.call), closed=self._closed)
+                    error = error_of(failed, part.call.request_id)
+                    pause = part.pause(error, closed=self._closed)
                 except asyncio.CancelledError:
                     self._raise_if_closed(part.call)
                     raise
                 finally:
                     responses.cancel()  # if the caller reads no further
 
-    def _raise_if_closed(self, call: Call[Any]) -> None:
+    def _raise_if_closed(self, call: Call) -> None:
         """Raise if the client was closed, which cancels calls, and the task wasn't cancelled."""
         task = asyncio.current_task()
         if self._closed and not (task and task.cancelling()):
@@ -170,8 +125,3 @@ class AsyncClient(
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
-
-
-def _error(failed: grpc.aio.AioRpcError, call: Call[Any]) -> VireoError:
-    trailing = failed.trailing_metadata() or ()
-    return error_of(failed.code(), failed.details() or "", trailing, call.request_id)

@@ -5,20 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Self, Unpack, cast
+from typing import Any, Self, Unpack
 
 import grpc
 
 from vireo_client.base import BaseClient
-from vireo_client.batch import BatchAsk
-from vireo_client.budget import CallBudget
-from vireo_client.channel import Options
-from vireo_client.errors import VireoError, error_of
-from vireo_client.explanation import VideoExplanation
-from vireo_client.methods import BATCH, STREAM_EVENTS, UNARY, Result
-from vireo_client.request import Call, PageArguments, repeatable
-from vireo_client.slate import Slate
-from vireo_client.streams import Sent
+from vireo_client.calls import Batch, Call, CallBudget, PageArguments, Sent, repeatable
+from vireo_client.connection import Options
+from vireo_client.errors import error_of
+from vireo_client.slate import Slate, VideoExplanation
 
 
 class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanation]):
@@ -44,83 +39,41 @@ class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanatio
 
     def _open(
         self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
-    ) -> None:
-        self._channel = (
-            grpc.secure_channel(target, credentials, options)
-            if credentials
-            else grpc.insecure_channel(target, options)
-        )
-        self._methods: dict[str, grpc.UnaryUnaryMultiCallable[Any, Any]] = {
-            each.path: self._channel.unary_unary(
-                each.path, each.request.SerializeToString, each.response.FromString
-            )
-            for each in UNARY
-        }
-        self._events: grpc.StreamUnaryMultiCallable[Any, Any] = self._channel.stream_unary(
-            STREAM_EVENTS.path,
-            STREAM_EVENTS.request.SerializeToString,
-            STREAM_EVENTS.response.FromString,
-        )
-        self._batches: grpc.UnaryStreamMultiCallable[Any, Any] = self._channel.unary_stream(
-            BATCH.path, BATCH.request.SerializeToString, BATCH.response.FromString
-        )
+    ) -> grpc.Channel:
+        if credentials is None:
+            return grpc.insecure_channel(target, options)
+        return grpc.secure_channel(target, credentials, options)
 
-    def _send(self, call: Call[Result]) -> Result:
-        self._check_open()
-        request = call.message()
-        budget = CallBudget(call.timeout, self._repeats, writes=call.method.writes)
+    def _send(self, call: Call) -> Any:
+        request, budget = call.message(), CallBudget(call, self._repeats)
         while True:
             try:
-                response = self._methods[call.method.path](
-                    request,
-                    timeout=budget.left(),
-                    metadata=call.sent_metadata(),
-                    credentials=self._call_credentials(),
-                )
+                return call.method.result(self._begin(call, request, budget.left()))
             except grpc.RpcError as failed:
-                error = _error(cast("grpc.Call", failed), call)
-                pause = budget.pause(error)
-                if pause is None:
-                    raise error from failed
-            else:
-                return call.method.result(response)
+                pause = budget.pause(error_of(failed, call.request_id))
             time.sleep(pause)
 
-    def _stream(self, call: Call[Result]) -> Result:
-        self._check_open()
-        requests = Sent(call.build())
+    def _stream(self, call: Call) -> Any:
+        requests = Sent(call)
         try:
-            response = self._events(
-                requests,
-                timeout=call.timeout,
-                metadata=call.sent_metadata(),
-                credentials=self._call_credentials(),
-            )
+            return call.method.result(self._begin(call, requests))
         except grpc.RpcError as failed:
-            requests.reraise(call)
-            raise _error(cast("grpc.Call", failed), call) from failed
-        return call.method.result(response)
+            requests.reraise()
+            raise error_of(failed, call.request_id) from failed
 
-    def _batch(self, ask: BatchAsk) -> Iterator[tuple[str, Slate]]:
-        for part in ask.parts():
+    def _batch(self, batch: Batch) -> Iterator[tuple[str, Slate]]:
+        for part in batch.parts():
             pause: float | None = 0.0
             while pause is not None:
                 time.sleep(pause)
-                self._check_open()
-                responses = self._batches(
-                    part.request,
-                    timeout=part.call.timeout,
-                    metadata=part.call.sent_metadata(),
-                    credentials=self._call_credentials(),
-                )
+                responses = self._begin(part.call, part.request)
                 try:
                     for response in responses:
                         yield part.take(response)
                     pause = None
                 except grpc.RpcError as failed:
-                    pause = part.pause(
-                        _error(cast("grpc.Call", failed), part.call), closed=self._closed
-                    )
+                    error = error_of(failed, part.call.request_id)
+                    pause = part.pause(error, closed=self._closed)
                 finally:
                     responses.cancel()  # if the caller reads no further
 
@@ -139,8 +92,3 @@ class Client(BaseClient[Slate, int, Iterator[tuple[str, Slate]], VideoExplanatio
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _error(failed: grpc.Call, call: Call[Any]) -> VireoError:
-    trailing = failed.trailing_metadata() or ()
-    return error_of(failed.code(), failed.details() or "", trailing, call.request_id)

@@ -1,18 +1,64 @@
-"""The base of both clients: one connection, and how calls are prepared."""
+"""The connection of both clients: its channel, credentials, and how calls are prepared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
 
-from vireo_client.channel import Options, channel_options
-from vireo_client.credentials import BearerToken, Tls
-from vireo_client.methods import Method
-from vireo_client.request import Call, Metadata, identity
+from vireo_client.calls import METHODS, Call, Metadata, Method, identity
+from vireo_client.version import __version__
 
+Options = Sequence[tuple[str, Any]]
+
+_MAX_ATTEMPTS = 5
+"""gRPC's own maximum."""
 _WRITE_SECONDS = 5.0  # the server's own default
+
+
+@dataclass(frozen=True)
+class Tls:
+    """TLS, and mutual TLS with a client certificate; all in PEM.
+
+    Files are read once: create another client after a certificate was renewed.
+    """
+
+    root_certificates: bytes | None = None
+    """Trusted authorities of the server's certificate; gRPC's default list if None."""
+    certificate_chain: bytes | None = None
+    """This client's certificate and intermediate ones."""
+    private_key: bytes | None = field(default=None, repr=False)
+    """Private key of the client certificate."""
+
+    def __post_init__(self) -> None:
+        if (self.certificate_chain is None) != (self.private_key is None):
+            raise ValueError("a certificate and its private key go together: give both or neither")
+
+    @classmethod
+    def from_files(
+        cls,
+        root_certificates: str | Path | None = None,
+        certificate_chain: str | Path | None = None,
+        private_key: str | Path | None = None,
+    ) -> Tls:
+        """Read each from a file.
+
+        Raises:
+            OSError: a file can't be read.
+            ValueError: only one of certificate and private key is given.
+        """
+        paths = (root_certificates, certificate_chain, private_key)
+        return cls(*(None if path is None else Path(path).read_bytes() for path in paths))
+
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        """Return gRPC's channel credentials."""
+        return grpc.ssl_channel_credentials(
+            self.root_certificates, self.private_key, self.certificate_chain
+        )
 
 
 class Connection:
@@ -47,38 +93,51 @@ class Connection:
         """
         if token is not None and tls is None:
             raise ValueError("a token must not be sent in plain text: pass tls too")
-        self._token = BearerToken(token) if token is not None else None
+        self._token = token
+        self._latest: tuple[str, grpc.CallCredentials] | None = None
         self._timeout = timeout
         self._repeats = 1 if attempts > 1 else 0
         self._closed = False
         credentials = tls.channel_credentials() if tls else None
-        self._open(target, credentials, channel_options(attempts, options))
+        self._channel: Any = self._open(target, credentials, _options(attempts, options))
+        self._methods = {
+            each: getattr(self._channel, each.kind)(
+                each.path, each.request.SerializeToString, each.response.FromString
+            )
+            for each in METHODS
+        }
+
+    def _open(
+        self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
+    ) -> Any:
+        """Open the channel; plaintext without credentials."""
+        raise NotImplementedError
 
     def _call(
         self,
-        method: Method[Any],
+        method: Method,
         build: Callable[[], Any],
         timeout: float | None,
         request_id: str,
         metadata: Metadata,
-    ) -> Call[Any]:
+    ) -> Call:
         if timeout is None:
             timeout = max(self._timeout, _WRITE_SECONDS if method.writes else 0)
         return Call(method, build, timeout, identity(request_id), metadata)
 
-    def _open(
-        self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
-    ) -> None:
-        """Open the channel; plaintext without credentials."""
-        raise NotImplementedError
+    def _begin(self, call: Call, request: Any, timeout: float | None = None) -> Any:
+        """Begin a call; what it returns is a response, or an awaitable or an iterator of some.
 
-    def _send(self, call: Call[Any]) -> Any:
-        """Make one call."""
-        raise NotImplementedError
-
-    def _stream(self, call: Call[Any]) -> Any:
-        """Make one call with a stream of requests."""
-        raise NotImplementedError
+        Raises:
+            ValueError: the client is closed.
+        """
+        self._check_open()
+        return self._methods[call.method](
+            request,
+            timeout=call.timeout if timeout is None else timeout,
+            metadata=call.sent_metadata(),
+            credentials=self._call_credentials(),
+        )
 
     def _check_open(self) -> None:
         if self._closed:
@@ -86,4 +145,57 @@ class Connection:
 
     def _call_credentials(self) -> grpc.CallCredentials | None:
         """Return the credentials for one call; None without a token."""
-        return self._token.call_credentials() if self._token else None
+        if self._token is None:
+            return None
+        token, latest = self._token() if callable(self._token) else self._token, self._latest
+        if latest is None or latest[0] != token:
+            latest = self._latest = (token, grpc.access_token_call_credentials(token))
+        return latest[1]
+
+
+def _options(attempts: int, further: Options) -> list[tuple[str, Any]]:
+    """Return the options of a channel; raise ValueError if `attempts` is out of bounds."""
+    if not 1 <= attempts <= _MAX_ATTEMPTS:
+        raise ValueError(f"attempts must be from 1 to {_MAX_ATTEMPTS}, not {attempts}")
+    own = {
+        "grpc.primary_user_agent": f"vireo-client/{__version__}",
+        "grpc.service_config": json.dumps(_service_config(attempts)),
+        # Detects a silently lost connection within 40 s, even without calls. The server allows
+        # a ping every 10 s.
+        "grpc.keepalive_time_ms": 30_000,
+        "grpc.keepalive_timeout_ms": 10_000,
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.http2.max_pings_without_data": 0,
+        # Reconnects within seconds; the default backoff grows to two minutes.
+        "grpc.initial_reconnect_backoff_ms": 100,
+        "grpc.min_reconnect_backoff_ms": 1_000,  # also the timeout of an attempt to connect
+        "grpc.max_reconnect_backoff_ms": 2_000,
+    }
+    return list({**own, **dict(further)}.items())
+
+
+def _service_config(attempts: int) -> dict[str, Any]:
+    if attempts == 1:
+        return {}
+    return {
+        "methodConfig": [
+            {
+                # Not those that write: if the log is away, that is seconds, not milliseconds.
+                "name": [
+                    {"service": f"vireo.v1.{each.service}", "method": each.name}
+                    for each in METHODS
+                    if not each.writes and each.kind == "unary_unary"
+                ],
+                "retryPolicy": {
+                    "maxAttempts": attempts,
+                    "initialBackoff": "0.02s",
+                    "maxBackoff": "0.5s",
+                    "backoffMultiplier": 3,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+        # No retries while more than about one in ten attempts fails: retries help if a pod is
+        # down, but not if the service is.
+        "retryThrottling": {"maxTokens": 20, "tokenRatio": 0.1},
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,13 +10,11 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from vireo_client.messages import BadRequest, ErrorInfo, RetryInfo, Status
+from vireo_client import messages as pb
 
 REQUEST_ID = "x-request-id"
 """Metadata key of a request's id in the server's logs."""
 _STATUS = "grpc-status-details-bin"
-
-Metadata = Iterable[tuple[str, str | bytes]]
 
 
 class VireoError(Exception):
@@ -90,20 +88,16 @@ _CLASSES: dict[grpc.StatusCode, type[VireoError]] = {
 }
 
 
-def error_of(
-    code: grpc.StatusCode, message: str, trailing: Metadata, request_id: str
-) -> VireoError:
+def error_of(failed: Any, request_id: str) -> VireoError:
     """Return the exception for a failed call.
 
     Args:
-        code: the status code.
-        message: the message of the status.
-        trailing: the trailing metadata, with the details of the status.
+        failed: what gRPC raised, which has the status and the trailing metadata.
         request_id: the id that was sent; the server's id takes precedence if it returned one.
     """
-    metadata = dict(trailing)
+    code, metadata = failed.code(), dict(failed.trailing_metadata() or ())
     error = _CLASSES.get(code, VireoError)(
-        code, message, _text(metadata.get(REQUEST_ID, request_id))
+        code, failed.details() or "", _text(metadata.get(REQUEST_ID, request_id))
     )
     details = _details(metadata.get(_STATUS, b""))
     error.recorded = _recorded(details)
@@ -121,13 +115,13 @@ def _text(value: str | bytes) -> str:
 def _details(status: str | bytes) -> Sequence[Any]:
     """Return the details of a serialized google.rpc.Status; none if it is invalid."""
     try:
-        return Status.FromString(status if isinstance(status, bytes) else b"").details
+        return pb.Status.FromString(status if isinstance(status, bytes) else b"").details
     except DecodeError:
         return ()  # corrupted on the way; the code is still valid
 
 
 def _violations(details: Sequence[Any]) -> tuple[FieldViolation, ...]:
-    bad = BadRequest()
+    bad = pb.BadRequest()
     return tuple(
         FieldViolation(each.field, each.description)
         for detail in details
@@ -137,7 +131,7 @@ def _violations(details: Sequence[Any]) -> tuple[FieldViolation, ...]:
 
 
 def _recorded(details: Sequence[Any]) -> int | None:
-    info = ErrorInfo()
+    info = pb.ErrorInfo()
     for detail in details:
         if detail.Unpack(info) and info.reason == "STREAM_ENDED":
             return int(info.metadata["recorded"])
@@ -145,7 +139,7 @@ def _recorded(details: Sequence[Any]) -> int | None:
 
 
 def _retry_after(details: Sequence[Any]) -> timedelta | None:
-    info = RetryInfo()
+    info = pb.RetryInfo()
     for detail in details:
         if detail.Unpack(info):
             return info.retry_delay.ToTimedelta()

@@ -14,26 +14,50 @@ import pytest_asyncio
 from tests.builders.gateway import FakeGateway, fake_gateway
 from vireo_client import AsyncClient, Client, Slate
 
+
+class Caller:
+    """Either client; called itself, it recommends."""
+
+    def __init__(self, client: Client | AsyncClient) -> None:
+        self._client = client
+
+    async def __call__(self, *given: Any, **how: Any) -> Slate:
+        slate: Slate = await self.call("recommend", *given, **how)
+        return slate
+
+    async def call(self, name: str, *given: Any, **how: Any) -> Any:
+        """Call a method by name."""
+        method = getattr(self._client, name)
+        if isinstance(self._client, AsyncClient):
+            return await method(*given, **how)
+        return await asyncio.to_thread(method, *given, **how)
+
+    async def each(self, name: str, *given: Any, **how: Any) -> AsyncIterator[Any]:
+        """Yield what a method that returns an iterator yields, as it is asked for."""
+        items = getattr(self._client, name)(*given, **how)
+        if isinstance(self._client, AsyncClient):
+            async for item in items:
+                yield item
+            return
+        while (item := await asyncio.to_thread(next, items, None)) is not None:
+            yield item
+
+
 Recommend: TypeAlias = Callable[..., Awaitable[Slate]]
-"""`recommend` of either client."""
-Connect: TypeAlias = Callable[..., AbstractAsyncContextManager[Recommend]]
+Connect: TypeAlias = Callable[..., AbstractAsyncContextManager[Caller]]
 """Makes a client, with the arguments of its constructor."""
 
 
 @asynccontextmanager
-async def _client(*arguments: Any, **options: Any) -> AsyncIterator[Recommend]:
+async def _client(*arguments: Any, **options: Any) -> AsyncIterator[Caller]:
     with Client(*arguments, **options) as client:
-
-        async def recommend(*asked: Any, **how: Any) -> Slate:
-            return await asyncio.to_thread(client.recommend, *asked, **how)
-
-        yield recommend
+        yield Caller(client)
 
 
 @asynccontextmanager
-async def _async_client(*arguments: Any, **options: Any) -> AsyncIterator[Recommend]:
+async def _async_client(*arguments: Any, **options: Any) -> AsyncIterator[Caller]:
     async with AsyncClient(*arguments, **options) as client:
-        yield client.recommend
+        yield Caller(client)
 
 
 @pytest.fixture(params=[_client, _async_client], ids=["Client", "AsyncClient"])
@@ -49,7 +73,7 @@ async def gateway() -> AsyncIterator[FakeGateway]:
 
 
 @pytest_asyncio.fixture
-async def recommend(connect: Connect, gateway: FakeGateway) -> AsyncIterator[Recommend]:
+async def recommend(connect: Connect, gateway: FakeGateway) -> AsyncIterator[Caller]:
     """Ask that gateway."""
     async with connect(gateway.address) as recommend:
         yield recommend

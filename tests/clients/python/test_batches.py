@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
@@ -12,32 +11,31 @@ import pytest
 
 from tests.builders.batches import Batches, served
 from tests.builders.gateway import overloaded
+from tests.clients.python.conftest import Connect
 from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
-from vireo_client import AsyncClient, Client, InvalidRequest, Slate, Unavailable, VireoError
-from vireo_client.batch import MAX_VIEWERS
-from vireo_client.filter import Condition, Filter
+from vireo_client import (
+    Condition,
+    Filter,
+    InvalidRequest,
+    Slate,
+    Unavailable,
+    VireoError,
+)
+from vireo_client.calls import MAX_VIEWERS
 
 Received: TypeAlias = list[tuple[str, Slate]]
 Batch: TypeAlias = Callable[..., Awaitable[Received]]
 
 
-async def _sync(address: str, *arguments: Any, **options: Any) -> Received:
-    def run() -> Received:
-        with Client(address) as client:
-            return list(client.batch(*arguments, **options))
+@pytest.fixture
+def batch(connect: Connect) -> Batch:
+    """Ask a gateway at an address for a batch."""
 
-    return await asyncio.to_thread(run)
+    async def asked(address: str, *given: Any, **how: Any) -> Received:
+        async with connect(address) as client:
+            return [each async for each in client.each("batch", *given, **how)]
 
-
-async def _async(address: str, *arguments: Any, **options: Any) -> Received:
-    async with AsyncClient(address) as client:
-        return [each async for each in client.batch(*arguments, **options)]
-
-
-@pytest.fixture(params=[_sync, _async], ids=["Client", "AsyncClient"])
-def batch(request: pytest.FixtureRequest) -> Batch:
-    found: Batch = request.param
-    return found
+    return asked
 
 
 def names(received: Received) -> list[str]:
@@ -50,14 +48,8 @@ async def test_any_number_of_viewers_is_asked_for_in_parts(batch: Batch) -> None
     viewers = [str(number) for number in range(MAX_VIEWERS + 2)]
     async with served(gateway) as address:
         assert names(await batch(address, iter(viewers))) == viewers
-    assert [len(each.viewer_ids) for each in gateway.requests] == [MAX_VIEWERS, 2]
-
-
-async def test_no_viewers_need_no_call(batch: Batch) -> None:
-    gateway = Batches()
-    async with served(gateway) as address:
         assert await batch(address, []) == []
-    assert not gateway.requests
+    assert [len(each.viewer_ids) for each in gateway.requests] == [MAX_VIEWERS, 2]
 
 
 async def test_what_is_asked_arrives_and_a_batch_has_one_id(batch: Batch) -> None:
@@ -101,19 +93,19 @@ async def test_calls_that_end_early_are_resumed_and_each_viewer_comes_once(batch
     assert [each.resume_token for each in gateway.requests] == ["", "2", "4", "6", "8", "10"]
 
 
-async def test_an_invalid_batch_is_not_repeated(batch: Batch) -> None:
-    gateway = Batches([invalid_argument([("page_size", "too large")])])
+@pytest.mark.parametrize(
+    ("failure", "kind", "said"),
+    [
+        (invalid_argument([("page_size", "too large")]), InvalidRequest, "page_size"),
+        (RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "2,000,000 bytes"), VireoError, "2,000,000"),
+    ],
+)
+async def test_an_invalid_batch_and_one_too_large_are_not_repeated(
+    batch: Batch, failure: RpcError, kind: type[VireoError], said: str
+) -> None:
+    gateway = Batches([failure])
     async with served(gateway) as address:
-        with pytest.raises(InvalidRequest) as raised:
-            await batch(address, ["a"])
-    assert [each.field for each in raised.value.violations] == ["page_size"]
-    assert len(gateway.requests) == 1
-
-
-async def test_a_request_that_is_too_large_is_not_repeated(batch: Batch) -> None:
-    gateway = Batches([RpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, "2,000,000 bytes")])
-    async with served(gateway) as address:
-        with pytest.raises(VireoError, match="2,000,000"):
+        with pytest.raises(kind, match=said):
             await batch(address, ["a"])
     assert len(gateway.requests) == 1
 
@@ -126,19 +118,8 @@ async def test_without_any_slate_for_too_long_the_last_failure_is_raised(batch: 
     assert 1 < len(gateway.requests) < 100
 
 
-async def test_a_caller_that_reads_no_further_ends_its_call() -> None:
-    gateway = Batches()
-    viewers = [str(number) for number in range(1000)]
-    async with served(gateway) as address, AsyncClient(address) as client:
-        slates = client.batch(viewers)
+async def test_a_caller_that_reads_no_further_ends_its_call(connect: Connect) -> None:
+    async with served(Batches()) as address, connect(address) as client:
+        slates = client.each("batch", [str(number) for number in range(1000)])
         assert (await anext(slates))[0] == "0"
         await slates.aclose()  # type: ignore[attr-defined]
-
-    def read_one(address: str) -> str:
-        with Client(address) as client:
-            for viewer_id, _ in client.batch(viewers):
-                return viewer_id
-        raise AssertionError("nothing came")
-
-    async with served(gateway) as address:
-        assert await asyncio.to_thread(read_one, address) == "0"

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from bench.stack import free_port_base
 from tests.builders.gateway import SLATE, FakeGateway, fake_gateway
 from tests.builders.waiting import until
 from tests.clients.python.conftest import Connect, Recommend
+from vireo.ops.stack.ports import free_port_base
 from vireo_client import AsyncClient, Client, Unavailable, VireoError
 
 

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.builders.rpc import rpc_settings
+from tests.clients.python.conftest import Connect
 from vireo.server.gateway.events import NAME
 from vireo.server.rpc.errors import RpcError, unavailable
 from vireo.server.rpc.server import RpcServer
 from vireo.v1 import event_pb2 as pb
 from vireo.v1.event_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
-from vireo_client import AsyncClient, Client, Event, Unavailable
+from vireo_client import Event, Unavailable
 
 EVENT = Event.like("viewer", "video")
-Call: TypeAlias = Callable[..., Awaitable[int]]
 
 
 @dataclass
@@ -32,7 +30,7 @@ class Recorder(EventServiceServicer):
     failures: list[RpcError] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     """What was left of each call's deadline."""
-    port: int = 0
+    address: str = ""
 
     async def RecordEvents(self, request: Any, context: Any) -> pb.RecordEventsResponse:  # noqa: N802
         self.seconds.append(context.time_remaining())
@@ -51,34 +49,16 @@ async def recorder() -> AsyncIterator[Recorder]:
     server = RpcServer(rpc_settings())
     server.add(NAME, partial(add_EventServiceServicer_to_server, recorder))
     await server.start()
-    recorder.port = server.port
+    recorder.address = f"127.0.0.1:{server.port}"
     yield recorder
     await server.drain()
 
 
-@pytest.fixture(params=[Client, AsyncClient])
-def kind(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
-@asynccontextmanager
-async def calling(kind: Any, recorder: Recorder, **options: Any) -> AsyncIterator[Call]:
-    address = f"127.0.0.1:{recorder.port}"
-    if kind is AsyncClient:
-        async with AsyncClient(address, **options) as client:
-            yield lambda name, *given, **more: getattr(client, name)(*given, **more)
-        return
-    with Client(address, **options) as blocking:
-        yield lambda name, *given, **more: asyncio.to_thread(
-            getattr(blocking, name), *given, **more
-        )
-
-
-async def test_events_have_more_time_than_slates(kind: Any, recorder: Recorder) -> None:
-    async with calling(kind, recorder, timeout=0.01) as call:
-        assert await call("record_events", [EVENT]) == 1
-        assert await call("record_events", [EVENT], timeout=90) == 1
-        assert await call("stream_events", [[EVENT], [EVENT]]) == 2
+async def test_events_have_more_time_than_slates(connect: Connect, recorder: Recorder) -> None:
+    async with connect(recorder.address, timeout=0.01) as client:
+        assert await client.call("record_events", [EVENT]) == 1
+        assert await client.call("record_events", [EVENT], timeout=90) == 1
+        assert await client.call("stream_events", [[EVENT], [EVENT]]) == 2
     default, own, stream = recorder.seconds
     assert 0.01 < default <= 5.1
     assert 5.1 < own <= 91
@@ -87,28 +67,28 @@ async def test_events_have_more_time_than_slates(kind: Any, recorder: Recorder) 
 
 
 async def test_events_that_cannot_be_stored_are_sent_once_more_after_the_servers_delay(
-    kind: Any, recorder: Recorder
+    connect: Connect, recorder: Recorder
 ) -> None:
     away = unavailable("away", timedelta(seconds=0.5))
     recorder.failures = [away, away, away]
-    async with calling(kind, recorder, timeout=9) as call:  # gRPC rounds more to whole seconds
+    async with connect(recorder.address, timeout=9) as client:  # gRPC rounds more to whole seconds
         with pytest.raises(Unavailable):
-            await call("record_events", [EVENT])
+            await client.call("record_events", [EVENT])
         first, second = recorder.seconds
         assert second < first - 0.25
-        assert await call("record_events", [EVENT]) == 1
+        assert await client.call("record_events", [EVENT]) == 1
     assert len(recorder.seconds) == 4
 
 
 async def test_a_delay_beyond_the_deadline_and_one_attempt_are_no_retry(
-    kind: Any, recorder: Recorder
+    connect: Connect, recorder: Recorder
 ) -> None:
     recorder.failures = [unavailable("away", timedelta(seconds=60))]
-    async with calling(kind, recorder, timeout=60) as call:
+    async with connect(recorder.address, timeout=60) as client:
         with pytest.raises(Unavailable):
-            await call("record_events", [EVENT])
+            await client.call("record_events", [EVENT])
     recorder.failures = [unavailable("away", timedelta(0))]
-    async with calling(kind, recorder, timeout=60, attempts=1) as call:
+    async with connect(recorder.address, timeout=60, attempts=1) as client:
         with pytest.raises(Unavailable):
-            await call("record_events", [EVENT])
+            await client.call("record_events", [EVENT])
     assert len(recorder.seconds) == 2

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pytest
 import pytest_asyncio
@@ -14,13 +12,12 @@ import pytest_asyncio
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import recording
+from tests.clients.python.conftest import Connect
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED
 from vireo.v1 import catalog_pb2, event_pb2
 from vireo.v1.log_pb2 import CatalogChange, RecordedEvents
 from vireo_client import (
-    AsyncClient,
-    Client,
     Event,
     EventKind,
     InvalidRequest,
@@ -44,29 +41,10 @@ async def end(log: JetStreamLog) -> int:
     return await log.end(EVENTS)
 
 
-@asynccontextmanager
-async def calling(kind: type[Client | AsyncClient], log: Any, **limits: Any) -> Any:
-    async with recording(log, **limits) as recorder:
-        address = f"127.0.0.1:{recorder.server.port}"
-        if kind is AsyncClient:
-            async with AsyncClient(address, timeout=60) as client:
-                yield lambda name, *given, **more: getattr(client, name)(*given, **more)
-            return
-        with Client(address, timeout=60) as blocking:
-            yield lambda name, *given, **more: asyncio.to_thread(
-                getattr(blocking, name), *given, **more
-            )
-
-
-@pytest.fixture(params=[Client, AsyncClient])
-def kind(request: pytest.FixtureRequest) -> Any:
-    return request.param
-
-
 @pytest_asyncio.fixture
-async def call(kind: Any, log: JetStreamLog) -> AsyncIterator[Call]:
-    async with calling(kind, log) as call:
-        yield call
+async def call(connect: Connect, log: JetStreamLog) -> AsyncIterator[Call]:
+    async with recording(log) as recorder, connect(f"127.0.0.1:{recorder.server.port}") as client:
+        yield client.call
 
 
 async def recorded(log: JetStreamLog, end: int) -> list[event_pb2.Event]:
@@ -193,18 +171,17 @@ async def test_the_catalogue_is_changed(call: Call, log: JetStreamLog) -> None:
 
 
 async def test_while_the_log_is_away_the_client_is_told_when_to_repeat(
-    kind: Any, nats: RunningNats, log: JetStreamLog
+    call: Call, nats: RunningNats
 ) -> None:
-    async with calling(kind, log) as call:
-        event = Event.like("v", "kept")
-        await call("record_events", [Event.like("v", "before")])
-        nats.kill()
-        try:
-            with pytest.raises(Unavailable) as raised:
-                await call("record_events", [event])
-            assert raised.value.retry_after == timedelta(seconds=1)
-            with pytest.raises(Unavailable) as streamed:
-                await call("stream_events", [[event]])
-            assert streamed.value.recorded == 0
-        finally:
-            nats.start()
+    event = Event.like("v", "kept")
+    await call("record_events", [Event.like("v", "before")])
+    nats.kill()
+    try:
+        with pytest.raises(Unavailable) as raised:
+            await call("record_events", [event])
+        assert raised.value.retry_after == timedelta(seconds=1)
+        with pytest.raises(Unavailable) as streamed:
+            await call("stream_events", [[event]])
+        assert streamed.value.recorded == 0
+    finally:
+        nats.start()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
 import pytest
 
-from tests.builders.gateway import FakeGateway, fake_gateway
+from tests.builders.gateway import FakeGateway
+from tests.clients.python.conftest import Connect
 from vireo.v1 import recommendation_pb2 as pb
 from vireo_client import (
-    AsyncClient,
-    Client,
     Condition,
     Filter,
     InvalidRequest,
@@ -44,24 +40,12 @@ EXPECTED = VideoExplanation(
 )
 
 
-async def explain(gateway: FakeGateway, *, blocking: bool, **arguments: Any) -> VideoExplanation:
-    if not blocking:
-        async with AsyncClient(gateway.address, timeout=60) as client:
-            return await client.explain_video("w", "1", **arguments)
-
-    def call() -> VideoExplanation:
-        with Client(gateway.address, timeout=60) as client:
-            return client.explain_video("w", "1", **arguments)
-
-    return await asyncio.to_thread(call)
-
-
-@pytest.mark.parametrize("blocking", [False, True])
-async def test_an_explanation_has_every_field(blocking: bool) -> None:
-    async with fake_gateway() as gateway:
-        told = await explain(
-            gateway,
-            blocking=blocking,
+async def test_an_explanation_has_every_field(connect: Connect, gateway: FakeGateway) -> None:
+    async with connect(gateway.address) as client:
+        told = await client.call(
+            "explain_video",
+            "w",
+            "1",
             page_size=7,
             surface=Surface.UP_NEXT,
             seed_video_id="v",
@@ -69,8 +53,8 @@ async def test_an_explanation_has_every_field(blocking: bool) -> None:
             region="CH",
         )
         with pytest.raises(InvalidRequest):
-            await explain(gateway, blocking=blocking, page_size=1 << 40)
-        [asked] = gateway.explained
+            await client.call("explain_video", "w", "1", page_size=1 << 40)
+    [asked] = gateway.explained
     assert told == EXPECTED
     assert asked.video_id == "w"
     assert asked.request.viewer_id == "1"

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.builders.gateway import FakeGateway
-from tests.clients.python.conftest import Recommend
+from tests.clients.python.conftest import Connect, Recommend
 from vireo.v1 import filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo_client import (
-    AsyncClient,
-    Client,
     Condition,
     Degradation,
     Filter,
     InvalidRequest,
     NotFound,
     RequestProfile,
-    SessionAction,
     SessionVideo,
     Slate,
     SlateItem,
     WatchedVideo,
-)
-
-CALM = Filter(
-    conditions=[Condition("duration", min=60, max=600), Condition("tag", all_of=["a", "b"])],
-    any=[Filter([Condition("language", any_of=[each])]) for each in ("de", "fr")],
-    none=[Filter([Condition("creator", none_of=["c"])])],
 )
 
 
@@ -42,97 +29,28 @@ def page(name: str, token: str) -> pb.RecommendResponse:
     return pb.RecommendResponse(items=[pb.SlateItem(video_id=name)], next_page_token=token)
 
 
-@asynccontextmanager
-async def sync_client(address: str) -> AsyncIterator[Any]:
-    """The blocking client, as if it were the other."""
-
-    class InThreads:
-        def __init__(self, client: Client) -> None:
-            self.client = client
-
-        async def pages(self, *asked: Any, **how: Any) -> AsyncIterator[Slate]:
-            pages = self.client.pages(*asked, **how)
-            while (slate := await asyncio.to_thread(next, pages, None)) is not None:
-                yield slate
-
-        async def similar(self, *asked: Any, **how: Any) -> Slate:
-            return await asyncio.to_thread(self.client.similar, *asked, **how)
-
-    with Client(address, timeout=60) as client:
-        yield InThreads(client)
-
-
-@asynccontextmanager
-async def async_client(address: str) -> AsyncIterator[Any]:
-    async with AsyncClient(address, timeout=60) as client:
-        yield client
-
-
-either = pytest.mark.parametrize("connected", [sync_client, async_client])
-
-
-async def test_a_filter_and_a_session_become_messages(
-    gateway: FakeGateway, recommend: Recommend
-) -> None:
-    session = [SessionVideo("s"), SessionVideo("h", SessionAction.HOVERED)]
-    await recommend("1", filter=CALM, session=session, page_token="token")
-    [request] = gateway.requests
-    assert request == pb.RecommendRequest(
-        viewer_id="1",
-        surface=pb.SURFACE_HOME,
-        filter=filter_pb2.Filter(
-            conditions=[
-                filter_pb2.Condition(attribute="duration", min=60, max=600),
-                filter_pb2.Condition(attribute="tag", all_of=["a", "b"]),
-            ],
-            any=[
-                filter_pb2.Filter(
-                    conditions=[filter_pb2.Condition(attribute="language", any_of=[each])]
-                )
-                for each in ("de", "fr")
-            ],
-            none=[
-                filter_pb2.Filter(
-                    conditions=[filter_pb2.Condition(attribute="creator", none_of=["c"])]
-                )
-            ],
-        ),
-        session=[
-            pb.SessionVideo(video_id="s", action=pb.SESSION_ACTION_OPENED),
-            pb.SessionVideo(video_id="h", action=pb.SESSION_ACTION_HOVERED),
-        ],
-        page_token="token",
-    )
-
-
-async def test_an_explanation_says_how_many_videos_meet_the_filter(
+async def test_a_slate_says_how_many_videos_meet_the_filter_and_that_none_does(
     gateway: FakeGateway, recommend: Recommend
 ) -> None:
     gateway.answers = [
-        pb.RecommendResponse(explanation=pb.Explanation(filter_share=0)),
+        pb.RecommendResponse(explanation=pb.Explanation(filter_share=0), filter_unmet=True),
         pb.RecommendResponse(explanation=pb.Explanation()),
     ]
-    shares = [(await recommend("1", explain=True)).explanation for _ in range(2)]
-    assert [each and each.filter_share for each in shares] == [0, None]
+    slates = [await recommend("1", explain=True) for _ in range(2)]
+    assert [each.explanation and each.explanation.filter_share for each in slates] == [0, None]
+    assert [each.filter_unmet for each in slates] == [True, False]
 
 
-async def test_a_slate_says_that_no_video_meets_the_filter(
-    gateway: FakeGateway, recommend: Recommend
-) -> None:
-    gateway.answers = [pb.RecommendResponse(filter_unmet=True), pb.RecommendResponse()]
-    assert [(await recommend("1")).filter_unmet for _ in range(2)] == [True, False]
-
-
-@either
 async def test_pages_follow_the_tokens_with_the_same_request(
-    gateway: FakeGateway, connected: Callable[[str], Any]
+    gateway: FakeGateway, connect: Connect
 ) -> None:
     gateway.answers = [page("a", "one"), page("b", "two"), page("c", "")]
     profile = RequestProfile(history=(WatchedVideo(each) for each in "xy"))
-    async with connected(gateway.address) as client:
+    async with connect(gateway.address) as client:
         slates = [
             slate
-            async for slate in client.pages(
+            async for slate in client.each(
+                "pages",
                 "1",
                 page_size=1,
                 excluded_video_ids=(each for each in "uv"),
@@ -150,36 +68,22 @@ async def test_pages_follow_the_tokens_with_the_same_request(
     assert len(gateway.requests[0].profile.history) == 2
 
 
-@either
-async def test_a_slate_is_continued_by_a_token_that_was_kept(
-    gateway: FakeGateway, connected: Callable[[str], Any]
+async def test_pages_continue_from_a_token_and_are_asked_for_one_by_one(
+    gateway: FakeGateway, connect: Connect
 ) -> None:
-    gateway.answers = [page("c", "")]
-    async with connected(gateway.address) as client:
-        slates = [slate async for slate in client.pages("1", page_token="kept")]
-    assert len(slates) == 1
+    gateway.answers = [page("c", "more")]
+    async with connect(gateway.address) as client:
+        async for _ in client.each("pages", "1", page_token="kept"):
+            break
     assert [request.page_token for request in gateway.requests] == ["kept"]
 
 
-@either
-async def test_pages_are_asked_for_one_by_one(
-    gateway: FakeGateway, connected: Callable[[str], Any]
-) -> None:
-    gateway.answers = [page("a", "more")]
-    async with connected(gateway.address) as client:
-        async for _ in client.pages("1"):
-            break
-    assert len(gateway.requests) == 1
-
-
-@either
-async def test_similar_videos_are_a_slate(
-    gateway: FakeGateway, connected: Callable[[str], Any]
-) -> None:
+async def test_similar_videos_are_a_slate(gateway: FakeGateway, connect: Connect) -> None:
     at = datetime(2024, 5, 1, 12, tzinfo=UTC)
     german = Filter([Condition("language", any_of=["de"])])
-    async with connected(gateway.address) as client:
-        slate = await client.similar(
+    async with connect(gateway.address) as client:
+        slate = await client.call(
+            "similar",
             "v",
             page_size=3,
             filter=german,
@@ -190,11 +94,11 @@ async def test_similar_videos_are_a_slate(
             time_zone="+02:00",
             region="CH",
         )
-        await client.similar("w")
+        await client.call("similar", "w")
         with pytest.raises(NotFound):
-            await client.similar("nowhere")
+            await client.call("similar", "nowhere")
         with pytest.raises(InvalidRequest):
-            await client.similar("v", page_size=1 << 40)
+            await client.call("similar", "v", page_size=1 << 40)
     assert slate == Slate(
         items=(SlateItem("v", 0.0, 1, task_scores=None, sources=(), title=""),),
         request_id="id",

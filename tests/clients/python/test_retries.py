@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import pytest
@@ -17,27 +19,30 @@ DRAINING = unavailable("draining", SOON)
 SHED = overloaded(SOON)
 
 
-async def test_a_request_that_cannot_be_served_is_sent_three_times_at_most(
-    gateway: FakeGateway, recommend: Recommend
+@pytest.mark.parametrize(
+    ("answers", "sent", "ends"),
+    [
+        ([DRAINING, DRAINING, SLATE], 3, None),
+        ([DRAINING, DRAINING, DRAINING, SLATE], 3, Unavailable),
+        ([SHED, SLATE], 2, None),
+        ([SHED], 2, Overloaded),
+        ([overloaded(timedelta(seconds=60)), SLATE], 1, Overloaded),  # after the deadline
+        ([RpcError(grpc.StatusCode.INTERNAL, "no"), SLATE], 1, VireoError),
+        ([RpcError(grpc.StatusCode.INVALID_ARGUMENT, "no"), SLATE], 1, VireoError),
+    ],
+    ids=["draining", "draining for long", "shed", "shed twice", "late", "failure", "refusal"],
+)
+async def test_a_request_is_sent_again_only_where_that_may_help(
+    gateway: FakeGateway,
+    recommend: Recommend,
+    answers: list[Any],
+    sent: int,
+    ends: type[VireoError] | None,
 ) -> None:
-    gateway.answers = [DRAINING, DRAINING, SLATE]
-    assert (await recommend("1", request_id="mine")).items
-    assert [each["x-request-id"] for each in gateway.metadata] == ["mine"] * 3
-
-
-async def test_then_it_fails(gateway: FakeGateway, recommend: Recommend) -> None:
-    gateway.answers = [DRAINING, DRAINING, DRAINING, SLATE]
-    with pytest.raises(Unavailable):
-        await recommend("1")
-    assert len(gateway.requests) == 3
-
-
-async def test_a_request_that_was_turned_away_is_repeated_once(
-    gateway: FakeGateway, recommend: Recommend
-) -> None:
-    gateway.answers = [SHED, SLATE]
-    assert (await recommend("1", request_id="mine")).items
-    assert [each["x-request-id"] for each in gateway.metadata] == ["mine"] * 2
+    gateway.answers = answers
+    with pytest.raises(ends) if ends else nullcontext():
+        assert (await recommend("1", request_id="mine")).items
+    assert [each["x-request-id"] for each in gateway.metadata] == ["mine"] * sent
 
 
 async def test_a_retry_gets_the_remaining_deadline(
@@ -49,22 +54,6 @@ async def test_a_retry_gets_the_remaining_deadline(
     assert gateway.seconds[1] < gateway.seconds[0] - 0.25
 
 
-async def test_but_not_twice(gateway: FakeGateway, recommend: Recommend) -> None:
-    gateway.answers = [SHED]
-    with pytest.raises(Overloaded):
-        await recommend("1")
-    assert len(gateway.requests) == 2
-
-
-async def test_and_not_when_the_deadline_comes_first(
-    gateway: FakeGateway, recommend: Recommend
-) -> None:
-    gateway.answers = [overloaded(timedelta(seconds=60)), SLATE]
-    with pytest.raises(Overloaded):
-        await recommend("1", timeout=60)
-    assert len(gateway.requests) == 1
-
-
 @pytest.mark.parametrize("refusal", [DRAINING, SHED], ids=["draining", "shed"])
 async def test_one_attempt_is_one(
     gateway: FakeGateway, connect: Connect, refusal: RpcError
@@ -73,16 +62,6 @@ async def test_one_attempt_is_one(
     async with connect(gateway.address, attempts=1) as recommend:
         with pytest.raises(VireoError):
             await recommend("1")
-    assert len(gateway.requests) == 1
-
-
-@pytest.mark.parametrize("code", [grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT])
-async def test_other_failures_are_final(
-    gateway: FakeGateway, recommend: Recommend, code: grpc.StatusCode
-) -> None:
-    gateway.answers = [RpcError(code, "no"), SLATE]
-    with pytest.raises(VireoError):
-        await recommend("1")
     assert len(gateway.requests) == 1
 
 

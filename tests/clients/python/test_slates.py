@@ -10,14 +10,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.builders.gateway import FakeGateway
 from tests.clients.python.conftest import Recommend
+from vireo.v1 import filter_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1 import viewer_pb2
 from vireo_client import (
+    Condition,
     Degradation,
     Explanation,
+    Filter,
     InvalidRequest,
     ProfileUse,
     RequestProfile,
+    SessionAction,
+    SessionVideo,
     Slate,
     SlateItem,
     Source,
@@ -28,6 +32,11 @@ from vireo_client import (
     __version__,
 )
 
+CALM = Filter(
+    conditions=[Condition("duration", min=60, max=600), Condition("tag", all_of=["a", "b"])],
+    any=[Filter([Condition("language", any_of=[each])]) for each in ("de", "fr")],
+    none=[Filter([Condition("creator", none_of=["c"])])],
+)
 WATCHED_AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 FULL = pb.RecommendResponse(
     items=[
@@ -73,6 +82,9 @@ async def test_every_argument_becomes_a_field(gateway: FakeGateway, recommend: R
             attributes=["plan=free"],
             use=ProfileUse.INSTEAD,
         ),
+        filter=CALM,
+        session=[SessionVideo("s"), SessionVideo("h", SessionAction.HOVERED)],
+        page_token="token",
         explain=True,
     )
     [request] = gateway.requests
@@ -97,6 +109,28 @@ async def test_every_argument_becomes_a_field(gateway: FakeGateway, recommend: R
             time_zone="Europe/Zurich",
             region="CH",
         ),
+        filter=filter_pb2.Filter(
+            conditions=[
+                filter_pb2.Condition(attribute="duration", min=60, max=600),
+                filter_pb2.Condition(attribute="tag", all_of=["a", "b"]),
+            ],
+            any=[
+                filter_pb2.Filter(
+                    conditions=[filter_pb2.Condition(attribute="language", any_of=[each])]
+                )
+                for each in ("de", "fr")
+            ],
+            none=[
+                filter_pb2.Filter(
+                    conditions=[filter_pb2.Condition(attribute="creator", none_of=["c"])]
+                )
+            ],
+        ),
+        session=[
+            pb.SessionVideo(video_id="s", action=pb.SESSION_ACTION_OPENED),
+            pb.SessionVideo(video_id="h", action=pb.SESSION_ACTION_HOVERED),
+        ],
+        page_token="token",
         explain=True,
     )
 

@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.stack import free_port_base
 from tests.builders.chart import VALUES, Document, render, rendered
 from tests.builders.control import running_control
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from vireo.ops.stack.envoy import envoy_command, tool, write_envoy_secrets
+from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.control.access import upstream_tls
 from vireo.server.control.settings import ControlSettings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -10,7 +11,6 @@ from threading import Thread
 import pytest
 import yaml
 
-from bench.capacity.plan import Policy
 from tests.builders.chart import CHART, VALUES, render, rendered
 from tests.builders.metrics_table import documented
 
@@ -59,9 +59,11 @@ def test_without_the_custom_metric_processor_time_alone_tells() -> None:
 
 
 def test_processor_time_is_scaled_by_as_the_capacity_page_reckons() -> None:
+    page = (CHART.parents[1] / "docs" / "capacity.md").read_text()
+    [share] = re.findall(r"share of a core in use at the busiest time \| (\d+)% ", page)
     for component in ("edge", "gateway", "candidate", "ranking"):
         values = yaml.safe_load((CHART / "values.yaml").read_text())[component]
-        assert values["autoscaling"]["cpuPercent"] == 100 * Policy().utilisation
+        assert values["autoscaling"]["cpuPercent"] == int(share)
         assert values["resources"]["requests"]["cpu"] == "1", "the share is of what is requested"
 
 

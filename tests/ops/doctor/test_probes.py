@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -20,10 +19,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from bench.stack import free_port_base
-from bench.valkey import running_valkey
 from tests.builders.control import running_control
 from tests.builders.nats import running_nats, settings_of
+from tests.builders.redis import running_redis
 from tests.builders.s3 import unreachable_s3
 from tests.builders.sqlite_lock import locked_for_writing
 from tests.builders.waiting import wait_until
@@ -33,6 +31,7 @@ from vireo.ops.doctor.diagnose import diagnose
 from vireo.ops.doctor.facts import Facts, Fault, Part
 from vireo.ops.doctor.probes import machine, metrics, prometheus, services, stores
 from vireo.ops.doctor.reach import MAX_BYTES, UnansweredError, get, reach
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.errors import VireoError
 from vireo.server.rpc.metrics import MetricsEndpoint
 from vireo.server.security.certificates import Authority
@@ -371,14 +370,14 @@ def test_a_store_without_its_tables_or_file_has_no_features(sqlite_features: Pat
 
 
 def test_redis_is_well_hangs_and_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running_valkey(tmp_path / "valkey") as valkey:
-        monkeypatch.setenv("VIREO_REDIS_URL", valkey.url)
+    with running_redis(tmp_path / "redis") as server:
+        monkeypatch.setenv("VIREO_REDIS_URL", server.url)
         online = "{type: redis}"
         features = repository(tmp_path / "features", online)
         assert store_part(features).fault == ""
-        valkey.send(signal.SIGSTOP)
+        server.hang()
         assert store_part(features).fault == "silent"
-        valkey.kill()
+        server.kill()
         assert store_part(features).fault == "refused"
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from bench.stack import free_port_base
 from vireo.ops.stack.nats import log_command, log_probe, prepare_log
+from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS

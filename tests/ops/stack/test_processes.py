@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from bench.stack import free_port_base
 from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3
 from vireo.ops.stack.nats import log_probe, prepare_log, reachable_log
 from vireo.ops.stack.page_keys import VARIABLE, page_token_keys
+from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.processes import endpoints_document, envoy_process, pod_processes
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.server.control.mesh import Pool

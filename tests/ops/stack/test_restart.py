@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from bench.stack import free_port_base
 from vireo.ops.stack import restart as module
+from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.processes import ProcessSpec
 from vireo.ops.stack.restart import environment_file, restart
 from vireo.ops.stack.settings import StackSettings

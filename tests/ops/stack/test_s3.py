@@ -18,10 +18,10 @@ import pytest
 import urllib3
 from minio import Minio
 
-from bench.stack import free_port_base
 from tests.builders.listeners import answer, listening, unix_sockets
 from tests.builders.waiting import until
 from vireo.ops.stack.envoy import tool
+from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.s3 import access, answers, embedded_s3
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError

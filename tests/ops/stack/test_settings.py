@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.stack import free_port_base
 from vireo.ops.stack.envoy import bootstrap
-from vireo.ops.stack.ports import PortTakenError, check_ports_free
+from vireo.ops.stack.ports import PortTakenError, check_ports_free, free_port_base
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
 

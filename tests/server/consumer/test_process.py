@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.stack import free_port_base
 from tests.builders.datasets import random_interactions
 from tests.builders.event_batches import (
     LIKED_BY_FRACTION,
@@ -26,6 +25,7 @@ from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.process import start
 from tests.builders.redis import RunningRedis
 from vireo.ops.stack.nats import log_environment
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.consumer.apply import folded
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import DEAD, EVENTS, STATE, Entry, LogAwayError

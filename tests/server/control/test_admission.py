@@ -11,11 +11,11 @@ import grpc
 import grpc.aio
 import pytest
 
-from bench.stack import free_port_base
 from tests.builders.control import SetDiscovery, local
 from tests.builders.edge import CandidatePod, serve_candidate
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.control.admission import Admission, Membership
 from vireo.server.control.mesh import Endpoints, Members, Pool
 from vireo.server.control.settings import ControlSettings

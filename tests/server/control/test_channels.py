@@ -13,10 +13,10 @@ import grpc.aio
 import pytest
 from pydantic import SecretStr
 
-from bench.stack import free_port_base
 from tests.builders.control import SetChannels, control_of, running_control
 from tests.builders.edge import CandidatePod, serve_candidate, serve_ranking
 from tests.builders.waiting import until
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.control import channels as module
 from vireo.server.control.channels import CANARY, MAX_CHANNELS, Channels, ChannelWatch
 from vireo.server.control.discovery import StaticDiscovery

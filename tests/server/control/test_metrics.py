@@ -10,7 +10,6 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from prometheus_client import REGISTRY
 
-from bench.stack import free_port_base
 from tests.builders.control import SetChannels, control_of, running_control
 from tests.builders.edge import CandidatePod, running_edge, serve_candidate
 from tests.builders.http_page import page
@@ -19,6 +18,7 @@ from tests.builders.process import start, wait_for_health, watched_channel
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from tests.builders.xds import xds_client
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.control.discovery import FileDiscovery
 from vireo.server.control.mesh import Pool
 from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, version_of

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from grpc_health.v1 import health_pb2
 
-from bench.stack import free_port_base
 from tests.builders.chain import Chain
 from tests.builders.process import start, wait_for_health, watched_channel
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.releases.channels import Change
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.s3 import S3Settings

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bench.stack import free_port_base
 from tests.builders.chain import Chain, gateway
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.tiny_home import VIEWER
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.pod import Pod
 from vireo.server.ranking.service import RANKING_POD

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from bench.nats import RunningNats, settings_of
 from tests.builders.catalogue import change, key_of, removed
 from tests.builders.loading import serves
+from tests.builders.nats import RunningNats, settings_of
 from tests.builders.pods import RunningPod, running_pod
 from tests.builders.releases import build_release, write_manifest
 from tests.builders.waiting import until

@@ -1,7 +1,7 @@
 import pytest
 
-from bench.stack import free_port_base
 from tests.builders.releases import build_release
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.releases.channels import Change
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore

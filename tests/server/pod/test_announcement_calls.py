@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from bench.stack import free_port_base
 from tests.builders.control import SetChannels, control_of
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.control.channels import NAME
 from vireo.server.control.discovery import StaticDiscovery
 from vireo.server.control.mesh import GRPC_SERVICES

@@ -19,10 +19,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from bench.fuzz.frames import exchange
 from tests.builders.busy import busy
 from tests.builders.columns import request_for_one_video
-from tests.builders.http2 import http2
+from tests.builders.http2 import grpc_frame, http2
 from tests.builders.releases import build_release
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
@@ -148,19 +147,11 @@ async def test_a_request_id_that_cant_be_sent_on_is_replaced(
     release_folder: Path, value: str
 ) -> None:
     async with serving(RANKING_POD, release_folder) as (server, _):
-        message = request_for_one_video().SerializeToString()
-        headers = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": METHOD,
-            ":authority": "pod",
-            "content-type": "application/grpc",
-            "te": "trailers",
-            "x-request-id": value,
-        }
-        body = struct.pack(">BI", 0, len(message)) + message
-        ended = await exchange(f"127.0.0.1:{server.port}", headers, body)
-    assert ended.startswith("OK"), ended
+        body = grpc_frame(request_for_one_video().SerializeToString())
+        async with http2(f"127.0.0.1:{server.port}") as connection:
+            stream = connection.open(METHOD, body, {"x-request-id": value})
+            await stream.ended.wait()
+    assert stream.code is grpc.StatusCode.OK
 
 
 NO_MESSAGE = b"\xff\xff"

@@ -20,9 +20,9 @@ import grpc.aio
 import pytest
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from bench.stack import free_port_base
 from tests.builders.http_page import page
 from tests.builders.rpc import rpc_settings, serving
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.errors import VireoError
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.rpc import metrics

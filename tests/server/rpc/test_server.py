@@ -16,8 +16,8 @@ from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from bench.fuzz.frames import exchange
 from tests.builders.columns import request_for_one_video
+from tests.builders.http2 import http2
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
 from vireo.server.pod.run_queue import RunQueue
@@ -368,18 +368,11 @@ async def test_bytes_that_are_no_http2_end_only_their_connection(garbage: bytes)
 async def test_an_odd_request_ends_and_others_are_answered(
     changed: dict[str, str], body: bytes
 ) -> None:
-    headers = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": METHOD,
-        ":authority": "pod",
-        "content-type": "application/grpc",
-        "te": "trailers",
-    }
     async with handling(Handler()) as (server, channel):
-        async with asyncio.timeout(30):
-            ended = await exchange(f"127.0.0.1:{server.port}", headers | changed, body)
-        assert not ended.startswith("UNKNOWN")
+        async with asyncio.timeout(30), http2(f"127.0.0.1:{server.port}") as connection:
+            stream = connection.open(METHOD, body, changed)
+            await stream.ended.wait()
+        assert stream.code is not grpc.StatusCode.UNKNOWN
         assert (await ask(channel, timeout=30)).pod
 
 

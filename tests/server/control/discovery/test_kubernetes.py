@@ -15,7 +15,6 @@ from envoy.config.core.v3.health_check_pb2 import DRAINING, UNKNOWN
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from kubernetes.aio.config import incluster_config
 
-from bench.stack import free_port_base
 from tests.builders.control import SetChannels, control_of
 from tests.builders.edge import CandidatePod, serve_candidate
 from tests.builders.kubernetes_api import (
@@ -44,6 +43,7 @@ from tests.builders.kubernetes_following import (
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from tests.builders.xds import XdsClient, xds_client
+from vireo.ops.stack.ports import free_port_base
 from vireo.server.control import kubernetes
 from vireo.server.control.control import discovery_of
 from vireo.server.control.kubernetes import KubernetesDiscovery

@@ -1,0 +1,260 @@
+"""The commands of `vireo bench`, which hands its arguments to `python -m bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from bench.rows import check_bounds, show
+from bench.speed.plan import SpeedPlan
+from vireo.ops.cli.__main__ import main
+from vireo.ops.cli.output import only_warnings, print_table, table_of
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
+
+_Data = Annotated[str, typer.Option(help="Data set whose newest release to serve.")]
+_Small = Annotated[str, typer.Option(help="Data set with a small catalogue, to compare with.")]
+_Large = Annotated[str, typer.Option(help="Data set with a large catalogue.")]
+_Rounds = Annotated[int, typer.Option(min=1, help="Rounds of interleaved measurements.")]
+_Part = Annotated[list[str] | None, typer.Option(help="What to measure; everything if absent.")]
+_Case = Annotated[list[int] | None, typer.Option(help="Number of a case; all if absent.")]
+_Short = Annotated[bool, typer.Option("--short", help="All once and briefly; no time is judged.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, one per row.")]
+_SPEED = {
+    "chain": "Measure the whole chain, with and without Envoy, over a bare one and a peer's.",
+    "tail": "Measure tail latency at a sustained load.",
+    "idle": "Measure the processor time of an idle stack.",
+    "pods": "Measure pods' start time from a warm cache, and their memory.",
+    "tower": "Measure the viewer tower's latency by length of history.",
+    "search": "Measure recall and latency of a large catalogue's index, over exact search and by "
+    "selectivity of filters.",
+    "catalogue": "Measure a whole chain over a large catalogue beside the same over a small one.",
+}
+
+app = typer.Typer(no_args_is_help=True, callback=only_warnings, pretty_exceptions_enable=False)
+
+
+def _progress() -> Console:
+    """Return where progress is shown, away from what programs read."""
+    return Console(stderr=True, highlight=False)
+
+
+def _add(name: str, about: str) -> None:
+    @app.command(name, help=about)
+    def measured(
+        data: _Data = "ml-100k" if name == "tower" else "million",
+        small: _Small = "thousands",
+        rounds: _Rounds = 5,
+        as_json: _Json = False,
+    ) -> None:
+        from bench.speed.all import measure
+
+        plan = SpeedPlan(rounds=rounds, small=small)
+        show(measure(Home.current(), data, plan, _progress(), name), as_json)
+
+
+for _name, _about in _SPEED.items():
+    _add(_name, _about)
+
+
+@app.command("all")
+def every(
+    data: Annotated[
+        str, typer.Option(help="Data set to measure if no large one was trained.")
+    ] = "ml-100k",
+    large: _Large = "million",
+    small: _Small = "thousands",
+    rounds: _Rounds = 5,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to write speed.json and the page speed.md to; profiles services, too."
+        ),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Measure everything; what a large catalogue costs only if a release of it was trained."""
+    from bench.speed.all import measure_all, served_of
+    from bench.speed.profile import measure_profile
+    from bench.speed.report import load_before, write_report
+
+    home, plan = Home.current(), SpeedPlan(rounds=rounds, small=small)
+    load = load_before(_progress())
+    rows = show(measure_all(home, data, large, plan, _progress()), as_json)
+    if report is not None:
+        served = served_of(home, data, large)
+        write_report(rows, served, load, report)  # at once: sampling may fail
+        profiles = measure_profile(home, served, plan, 15, report, _progress())
+        write_report(rows, served, load, report, profiles)
+
+
+@app.command()
+def profile(
+    data: _Data = "ml-100k",
+    report: Annotated[
+        Path, typer.Option(help="Folder to write profile.md, profile.json and SVGs to.")
+    ] = Path("bench/report/profile"),
+    seconds: Annotated[int, typer.Option(min=1, help="Seconds to sample each service for.")] = 15,
+) -> None:
+    """Draw a flame graph of each service under load."""
+    from bench.speed.profile import measure_profile
+    from bench.speed.report import write_profiles
+
+    home, plan = Home.current(), SpeedPlan()
+    write_profiles(measure_profile(home, data, plan, seconds, report, _progress()), report)
+
+
+@app.command()
+def memory(
+    events: Annotated[
+        list[int] | None,
+        typer.Option(min=30, help="Number of events; a million and ten million if absent."),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Measure the peak memory of import, features and training, over their estimates."""
+    from bench.memory import EVENTS, measure_memory
+
+    show(measure_memory(Home.current(), events or EVENTS, _progress()), as_json)
+
+
+@app.command()
+def live(
+    data: _Data = "ml-100k", part: _Part = None, short: _Short = False, as_json: _Json = False
+) -> None:
+    """Measure events, the live catalogue and swaps of releases; exit with 1 if a bound fails.
+
+    Runs stacks of its own on free ports: a running one is left alone. Bounds are the stated ones.
+    """
+    from bench.live.run import PARTS, measure_live
+    from bench.live.stack import SHORT, LivePlan
+
+    _check_known(part, PARTS)
+    plan = SHORT if short else LivePlan()
+    check_bounds(
+        show(measure_live(Home.current(), data, plan, _progress(), part or PARTS), as_json)
+    )
+
+
+@app.command()
+def requests(
+    data: _Data = "ml-100k",
+    part: _Part = None,
+    large: _Large = "million",
+    short: _Short = False,
+    as_json: _Json = False,
+) -> None:
+    """Measure what requests may ask: filters, pages, batches; exit with 1 if a bound fails.
+
+    Runs a stack of its own on free ports, whose pods are killed: a running one is left alone. Then
+    a large catalogue is searched by filters, with --short only if it was trained.
+    """
+    from bench.requests.plan import SHORT, RequestsPlan
+    from bench.requests.run import PARTS, measure_requests
+
+    _check_known(part, PARTS)
+    plan = replace(SHORT if short else RequestsPlan(), large=large)
+    check_bounds(show(measure_requests(Home.current(), data, plan, _progress(), part), as_json))
+
+
+@app.command()
+def chaos(
+    data: _Data = "ml-100k", case: _Case = None, short: _Short = False, as_json: _Json = False
+) -> None:
+    """Kill, hang, cut off and overload a stack under load; exit with 1 if a case does not hold.
+
+    Runs a stack of its own on free ports: a running one is left alone. docs/chaos.md describes
+    the cases.
+    """
+    from bench.chaos.cases import CASES
+    from bench.chaos.plan import SHORT, ChaosPlan
+    from bench.chaos.run import run_chaos
+
+    _check_known(case, CASES)
+    counts_of = ("requests", "failed", "degraded")
+    table = table_of("case", "", *counts_of, "holds", "note", numbers=counts_of, texts={"", "note"})
+    broken, plan = [], SHORT if short else ChaosPlan()
+    for result in run_chaos(Home.current(), data, sorted(set(case or CASES)), plan, _progress()):
+        if as_json:
+            typer.echo(json.dumps(asdict(result)))
+        holds = {True: "[green]yes[/]", False: "[red]no[/]", None: "not run"}[result.holds]
+        counts = (f"{result.requests:,}", f"{result.failed:,}", f"{result.degraded:,}")
+        note, title = Text(result.note), CASES[result.case].title
+        table.add_row(str(result.case), title, *counts, holds, note)
+        if result.holds is False:
+            broken.append(str(result.case))
+    if not as_json:
+        print_table(table)
+    if broken:
+        raise VireoError(f"what is stated did not hold in case {', '.join(broken)}")
+
+
+@app.command()
+def alerts(
+    data: _Data = "ml-100k",
+    case: _Case = None,
+    clean: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Seconds without a fault at first; an hour if absent, 0 with --case."
+        ),
+    ] = None,
+    short: _Short = False,
+    as_json: _Json = False,
+) -> None:
+    """Check that faults fire their alerts, and that `vireo doctor` names them; else exit with 1.
+
+    The faults are those of `vireo bench chaos`, on a stack of its own with Prometheus: a running
+    one is left alone. Without a fault no alert may fire.
+    """
+    from bench.alerts.run import SHORT, SHORT_CASES, AlertsPlan, measure_alerts
+    from bench.chaos.cases import CASES
+
+    _check_known(case, CASES)
+    plan, chosen = (SHORT, SHORT_CASES) if short else (AlertsPlan(), tuple(CASES))
+    if case or clean is not None:
+        plan = replace(plan, clean=clean or 0.0)
+    rows = measure_alerts(Home.current(), data, plan, _progress(), case or chosen)
+    check_bounds(show(rows, as_json))
+
+
+@app.command()
+def fuzz(
+    data: _Data = "ml-100k",
+    requests: Annotated[int, typer.Option(min=1, help="Number of requests.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same requests.")] = 0,
+) -> None:
+    """Send bad requests to every method; exit with 1 if a process died or an answer was unclear.
+
+    Runs a stack of its own on free ports: a running one is left alone. The last line that is
+    printed is JSON. docs/fuzz.md describes requests and checks.
+    """
+    from bench.fuzz.run import run_fuzz
+
+    result = run_fuzz(Home.current(), data, requests, seed, _progress())
+    typer.echo(json.dumps(asdict(result)))
+    if not result.holds:
+        raise VireoError(
+            f"died: {', '.join(result.died) or 'none'}; unclear answers: "
+            f"{', '.join(result.unwanted) or 'none'}; maximum growth of memory: "
+            f"{max(result.memory.values(), default=0):.2f}; the last line has the rest"
+        )
+
+
+def _check_known(chosen: Collection[object] | None, known: Collection[object]) -> None:
+    """Raise VireoError unless each chosen part or case is one that can be measured."""
+    if unknown := set(chosen or ()) - set(known):
+        names = (", ".join(sorted(map(str, each))) for each in (unknown, known))
+        raise VireoError("{} isn't one of {}".format(*names))
+
+
+if __name__ == "__main__":
+    main(partial(app, prog_name="vireo bench"))

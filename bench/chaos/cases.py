@@ -1,0 +1,194 @@
+"""The cases: what is done to a stack, what must hold meanwhile and after, and what alerts."""
+
+from __future__ import annotations
+
+import math
+
+from bench.chaos import faults, measured, overload
+from bench.chaos.case import Case, Fault
+
+_UNREAD = frozenset({"features_missing", "features_stale"})
+_BEHIND = frozenset({"features_behind"})
+
+# Pods.
+_KILLED_PODS = Fault(
+    "pods are killed",
+    faults.killed_in_turn(lambda chain: chain.plan.killed_pods),
+    lasts=lambda plan: plan.killed_requests / plan.rate,
+)
+_RESTARTED = Fault("a rolling restart", faults.rolling_restart, lasts=lambda plan: plan.settle)
+_HANGING = Fault("a pod hangs", faults.hanging)
+_UNAVAILABLE, _SLOW, _NAN = (
+    Fault(title, faults.faulty(fault), lasts=lambda plan: plan.faulty)
+    for title, fault in (
+        ("a pod answers UNAVAILABLE", "unavailable"),
+        ("a pod is 50 times slower", "slow"),
+        ("a pod answers NaN", "nan"),
+    )
+)
+_NO_RANKING, _NO_CANDIDATES, _NO_FEATURES = (
+    Fault(
+        title, begin, lasts=lambda plan: plan.outage, declares=frozenset(declares), full_within=5.0
+    )
+    for title, begin, declares in (
+        ("no ranking pods", faults.all_dead("ranking"), {"ranking_skipped"}),
+        ("no candidate pods", faults.all_dead("candidate"), {"popular_fallback"}),
+        ("no feature store", faults.without_tables, _UNREAD),
+    )
+)
+_HOST_CUT_OFF = Fault("a host is cut off", faults.host_cut_off, lasts=lambda plan: plan.cut)
+
+# The control plane.
+_PODS_CHANGE = Fault(
+    "no control plane while pods come and go",
+    faults.pods_change_without_control_plane,
+    lasts=lambda plan: plan.control_outage,
+)
+_NO_CONTROL = Fault("no control plane", faults.held_down("control"))
+_REJECTED = Fault("Envoy refuses routes", faults.rejected_routes, lasts=lambda plan: plan.settle)
+
+# Too many calls.
+_FLOODED = Fault("four times the sustainable load", overload.flooded)
+_CROWD = Fault("callers who repeat at once", faults.crowd)
+_SHORT_DEADLINES = Fault("callers with a deadline of 5 ms", faults.short_deadlines)
+_ATTACKED = Fault("hostile callers", overload.attacked)
+
+# Events.
+_LOG_KILLED = Fault(
+    "the log is killed",
+    faults.killed_log,
+    lasts=lambda plan: plan.settle,
+    times=lambda plan: plan.log_kills,
+    recorded_within=math.inf,
+)
+_NO_LOG = Fault(
+    "no log",
+    faults.held_down("log"),
+    lasts=lambda plan: plan.log_outage,
+    declares=_BEHIND,
+    declared_after=20.0,
+    full_within=math.inf,
+    refuses=True,
+    recorded_within=15.0,  # the supervisor waits up to 10 s before a start
+)
+_LOG_DISK_FULL = Fault(
+    "the log's disk is full",
+    faults.full_log_disk,
+    lasts=lambda plan: plan.outage,
+    full_within=math.inf,
+    refuses=True,
+    recorded_within=30.0,  # the supervisor restarts the server 10 s after it has noticed
+)
+_KILLED_CONSUMER = Fault("the consumer is killed", faults.killed_consumer)
+_FAR_BEHIND = Fault("many events without a consumer", measured.far_behind)
+_STORE_LOCKED = Fault(
+    "SQLite is locked",
+    faults.locked_store,
+    lasts=lambda plan: 2 * plan.store_outage,
+    declares=_BEHIND,
+    declared_after=13.0,  # gateways wait for 10 s, and hear each second how far the consumer is
+    full_within=15.0,
+    stops_rows=True,
+    applied_within=15.0,  # the consumer waits 5 s for the lock, then 5 s before it tries again
+)
+_KILLED_GATEWAYS = Fault(
+    "gateways are killed",
+    faults.killed_in_turn(lambda chain: chain.plan.killed_gateways),
+    lasts=lambda plan: plan.settle,
+)
+_REDIS_HANGS, _REDIS_KILLED, _REDIS_KILLED_IDLE = (
+    Fault(
+        title,
+        begin,
+        lasts=lambda plan: plan.store_outage,
+        declares=_UNREAD,
+        full_within=20.0,  # the lease of a consumer that Redis forgot may have to end
+        applied_within=20.0,
+        idle=begin is faults.killed_redis and "idle" in title,
+    )
+    for title, begin in (
+        ("Redis hangs", faults.hanging_redis),
+        ("Redis is killed", faults.killed_redis),
+        ("Redis is killed when idle", faults.killed_redis),
+    )
+)
+
+CASES = {
+    1: Case("kill -9 of one pod of two, each kind, repeatedly", (_KILLED_PODS,)),
+    2: Case("rolling restart of every pod by SIGTERM", (_RESTARTED,)),
+    3: Case("a pod that hangs (SIGSTOP)", (_HANGING,), measured.hanging_pods),
+    4: Case(
+        "pods that answer UNAVAILABLE, slowly, or garbage",
+        (_UNAVAILABLE, _SLOW, _NAN),
+    ),
+    5: Case(
+        "all ranking pods dead, all candidate pods dead, no feature store",
+        (_NO_RANKING, _NO_CANDIDATES, _NO_FEATURES),
+    ),
+    6: Case(
+        "no control plane while pods come and go; one that Envoy rejects",
+        (_PODS_CHANGE, _NO_CONTROL, _REJECTED),
+    ),
+    7: Case("four times the sustainable load", (_FLOODED,), overload.flood),
+    8: Case("a host cut off: packets dropped, not refused", (_HOST_CUT_OFF,)),
+    9: Case("callers with a deadline of 5 ms", (_SHORT_DEADLINES,), overload.short_deadlines),
+    10: Case(
+        "thousands of watchers, silent calls and abandoned calls",
+        (_ATTACKED,),
+        overload.hostile_callers,
+    ),
+    11: Case(
+        "kill -9 of the log while events come in; no log for a minute",
+        (_LOG_KILLED, _NO_LOG),
+        events="refused",
+    ),
+    12: Case("the log's disk is full", (_LOG_DISK_FULL,), events="refused"),
+    13: Case(
+        "kill -9 of the consumer, repeatedly; a second one by mistake",
+        (_KILLED_CONSUMER,),
+        measured.killed_consumers,
+    ),
+    14: Case("a consumer that is far behind", (_FAR_BEHIND,), measured.catching_up),
+    15: Case(
+        "the online store in SQLite is locked by another writer", (_STORE_LOCKED,), events="kept"
+    ),
+    16: Case("kill -9 of gateways while they record events", (_KILLED_GATEWAYS,), events="taken"),
+    17: Case(
+        "Redis hangs, then is killed and loses what came",
+        (_REDIS_HANGS, _REDIS_KILLED, _REDIS_KILLED_IDLE),
+        events="kept",
+        on_redis=True,
+    ),
+    18: Case("overloads that end, quiet and beside a busy core", (_CROWD,), overload.overloads_end),
+}
+"""By number."""
+
+ALERTS: tuple[tuple[Fault, str, str, bool], ...] = (
+    # Fault, alert (none may fire if it is empty), cause that `vireo doctor` must name first, and
+    # whether a process that died shortly before would rightly be named instead.
+    (_RESTARTED, "", "restarted", False),
+    (_SHORT_DEADLINES, "VireoShortDeadlines", "short-deadlines", False),
+    (_HANGING, "VireoPodHangs", "pod-hangs", False),
+    (_UNAVAILABLE, "VireoRetries", "pod-errors", False),
+    (_FLOODED, "VireoShedding", "overload", False),
+    (_CROWD, "VireoShedding", "overload", False),
+    (_SLOW, "VireoRetries", "pod-slow", False),
+    (_NAN, "VireoInvalidResponses", "invalid-responses", False),
+    (_HOST_CUT_OFF, "VireoEndpointsMissing", "pod-unreachable", False),
+    (_ATTACKED, "VireoHostileCallers", "hostile-callers", False),
+    (_LOG_DISK_FULL, "VireoLogDiskFull", "log-disk-full", False),
+    (_STORE_LOCKED, "VireoOnlineStoreLocked", "store-locked", False),
+    (_NO_FEATURES, "VireoNoFeatures", "no-features", False),
+    (_REJECTED, "VireoEnvoyRefusesConfiguration", "configuration-refused", False),
+    (_NO_CONTROL, "VireoControlPlaneDown", "control-down", False),
+    (_NO_RANKING, "VireoNoRanking", "no-ranking", False),
+    (_NO_CANDIDATES, "VireoNoCandidates", "no-candidate", False),
+    (_NO_LOG, "VireoLogDown", "log-down", False),
+    (_KILLED_PODS, "VireoPodCrashes", "pod-dies", True),
+    (_KILLED_CONSUMER, "VireoConsumerDown", "consumer-down", True),
+    (_KILLED_GATEWAYS, "VireoPodCrashes", "pod-dies", False),
+    (_FAR_BEHIND, "VireoConsumerBehind", "consumer-down", True),
+    (_REDIS_HANGS, "VireoOnlineStoreDown", "store-down", False),
+    (_REDIS_KILLED, "VireoOnlineStoreDown", "store-down", False),
+)
+"""In an order in which none hides the next: what processes die of comes last."""

@@ -1,0 +1,138 @@
+"""Rows of a result: a figure, its bound, and whether it holds."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from vireo.ops.cli.output import print_table, table_of
+from vireo.server.errors import VireoError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure."""
+
+    measure: str
+    figure: float
+    """The median over rounds, if there were several."""
+    spread: tuple[float, float] | None = None
+    """Minimum and maximum of the rounds."""
+    bound: float | None = None
+    """Maximum of the figure; None if there is no bound."""
+    at_least: bool = False
+    """Whether the bound is a minimum instead."""
+    section: str = ""
+    """The measurement that it belongs to: chain, tail, idle and so on."""
+
+    @staticmethod
+    def over_rounds(
+        measure: str,
+        figures: Sequence[float],
+        bound: float | None = None,
+        *,
+        at_least: bool = False,
+    ) -> Row:
+        """Return the median of the rounds' figures, with their range."""
+        spread = (min(figures), max(figures))
+        return Row(measure, float(np.median(figures)), spread, bound, at_least)
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the bound is kept; None if there is none."""
+        if self.bound is None:
+            return None
+        return self.figure >= self.bound if self.at_least else self.figure <= self.bound
+
+    @property
+    def bound_text(self) -> str:
+        """The bound with its direction, for people; empty if there is none."""
+        return "" if self.bound is None else f"{'≥' if self.at_least else '≤'} {self.bound}"
+
+    def document(self) -> dict[str, Any]:
+        """Return the row for programs."""
+        return {**asdict(self), "holds": self.holds}
+
+
+class Figures:
+    """One figure of each measure for each round."""
+
+    def __init__(self, console: Console) -> None:
+        """Start without figures; progress is shown on `console`."""
+        self._console = console
+        self._values: dict[str, list[float]] = defaultdict(list)
+        self._bounds: dict[str, tuple[float | None, bool]] = {}
+
+    def rounds(self, count: int) -> Iterator[int]:
+        """Yield 0 for a round that only warms up, and then the number of each that counts."""
+        yield 0
+        self._values.clear()
+        for number in range(1, count + 1):
+            yield number
+            self._console.print(f"round {number} of {count} done")
+
+    def add(
+        self, measure: str, figure: float, bound: float | None = None, *, at_least: bool = False
+    ) -> None:
+        """Add a figure of this round; for `bound` and `at_least` see `Row`."""
+        self._values[measure].append(figure)
+        self._bounds[measure] = (bound, at_least)
+
+    def rows(self) -> list[Row]:
+        """Return a row for each measure: the median of the rounds, with their range."""
+        return [
+            Row.over_rounds(measure, each, bound, at_least=at_least)
+            for measure, each in self._values.items()
+            for bound, at_least in [self._bounds[measure]]
+        ]
+
+
+def attempted(console: Console, name: str, step: Callable[[], list[Row]]) -> list[Row]:
+    """Return the rows of a step; one that doesn't hold, with the reason, if it fails."""
+    console.print(f"measuring: {name}")
+    try:
+        return step()
+    except (VireoError, TimeoutError, ExceptionGroup) as failed:
+        reason: BaseException = failed
+        while isinstance(reason, BaseExceptionGroup):
+            reason = reason.exceptions[0]
+        if not isinstance(reason, (VireoError, TimeoutError)):
+            raise
+        return [Row(f"{name}: {reason or 'took too long'}", 0, bound=1, at_least=True)]
+
+
+def show(measured: Iterable[Row], as_json: bool) -> list[Row]:
+    """Print rows, and return them; a bound that doesn't hold is no error."""
+    rows = []
+    for row in measured:
+        rows.append(row)
+        if as_json:  # at once: what comes later takes long, and may fail
+            typer.echo(json.dumps(row.document()))
+    if not as_json:
+        print_rows(rows)
+    return rows
+
+
+def print_rows(rows: Sequence[Row]) -> None:
+    """Print a table of figures with their spread and bound."""
+    numbers = ("figure", "minimum", "maximum", "bound")
+    table = table_of("measure", *numbers, "holds", numbers=numbers, texts={"measure"})
+    for row in rows:
+        low, high = row.spread or (None, None)
+        holds = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[row.holds]
+        spread = ["" if each is None else f"{each:.2f}" for each in (low, high)]
+        table.add_row(row.measure, f"{row.figure:.3f}", *spread, row.bound_text, holds)
+    print_table(table)
+
+
+def check_bounds(rows: Iterable[Row]) -> None:
+    """Raise VireoError if a bound doesn't hold."""
+    if broken := [row.measure for row in rows if row.holds is False]:
+        raise VireoError(f"what is stated did not hold: {'; '.join(broken)}")

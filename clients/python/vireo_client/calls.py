@@ -1,0 +1,382 @@
+"""Calls: the methods of the server, the requests for them, and how they are retried."""
+
+from __future__ import annotations
+
+import random
+import time as clock
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Self, TypedDict
+
+import grpc
+
+from vireo_client import messages as pb
+from vireo_client._generated.enums import SURFACE_NUMBERS, Surface
+from vireo_client.errors import REQUEST_ID, InvalidRequest, Overloaded, Unavailable, VireoError
+from vireo_client.inputs import Filter, RequestProfile, SessionVideo, check_zone
+from vireo_client.slate import Slate, explanation_of, slate_of
+
+Metadata = Sequence[tuple[str, str | bytes]]
+
+MAX_VIEWERS = 10_000
+"""Maximum viewers of one call of a batch."""
+STREAM_SECONDS = 320.0
+"""Timeout of a call with a stream: more than the 300 s after which the server ends it."""
+_RECONNECT = timedelta(seconds=0.1)
+"""Delay before a retry that no server asked for."""
+_FIRST_PAUSE, _MAX_PAUSE = 0.1, 5.0
+"""Seconds before the first and before later calls that continue one of a batch that failed."""
+_RESUMED = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        # What becomes of a stream whose gateway is killed.
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+_SURFACES = {surface: number for number, surface in SURFACE_NUMBERS.items()}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the server."""
+
+    service: str
+    name: str
+    request: Any
+    """Type of its request."""
+    response: Any
+    """Type of its response."""
+    result: Callable[[Any], Any]
+    """Returns what a caller gets of a response."""
+    kind: str = "unary_unary"
+    """Name of the channel's method that makes it callable."""
+
+    @property
+    def path(self) -> str:
+        """The path of its calls."""
+        return f"/vireo.v1.{self.service}/{self.name}"
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes something."""
+        return self.service != "RecommendationService"
+
+
+_SLATES = "RecommendationService"
+RECOMMEND = Method(_SLATES, "Recommend", pb.RecommendRequest, pb.RecommendResponse, slate_of)
+SIMILAR_VIDEOS = Method(
+    _SLATES, "SimilarVideos", pb.SimilarVideosRequest, pb.SimilarVideosResponse, slate_of
+)
+EXPLAIN_VIDEO = Method(
+    _SLATES, "ExplainVideo", pb.ExplainVideoRequest, pb.ExplainVideoResponse, explanation_of
+)
+BATCH = Method(
+    _SLATES,
+    "BatchRecommend",
+    pb.BatchRecommendRequest,
+    pb.BatchRecommendResponse,
+    lambda response: (response.viewer_id, slate_of(response.slate)),
+    "unary_stream",
+)
+RECORD_EVENTS = Method(
+    "EventService",
+    "RecordEvents",
+    pb.RecordEventsRequest,
+    pb.RecordEventsResponse,
+    lambda response: response.recorded,
+)
+STREAM_EVENTS = Method(
+    "EventService",
+    "StreamEvents",
+    pb.StreamEventsRequest,
+    pb.StreamEventsResponse,
+    lambda response: response.recorded,
+    "stream_unary",
+)
+UPSERT_VIDEOS = Method(
+    "CatalogService",
+    "UpsertVideos",
+    pb.UpsertVideosRequest,
+    pb.UpsertVideosResponse,
+    lambda response: response.upserted,
+)
+REMOVE_VIDEOS = Method(
+    "CatalogService",
+    "RemoveVideos",
+    pb.RemoveVideosRequest,
+    pb.RemoveVideosResponse,
+    lambda response: response.removed,
+)
+METHODS = (
+    RECOMMEND,
+    SIMILAR_VIDEOS,
+    EXPLAIN_VIDEO,
+    BATCH,
+    RECORD_EVENTS,
+    STREAM_EVENTS,
+    UPSERT_VIDEOS,
+    REMOVE_VIDEOS,
+)
+
+
+class SlateArguments(TypedDict, total=False):
+    """The arguments that all requests for slates have."""
+
+    page_size: int | None
+    filter: Filter | None
+    device: str
+    locale: str
+    time: datetime | None
+    time_zone: str
+    region: str
+
+
+class AskArguments(SlateArguments, total=False):
+    """The arguments of `recommend` that its slate depends on, but for the viewer and the page."""
+
+    surface: Surface
+    seed_video_id: str
+    excluded_video_ids: Iterable[str]
+    profile: RequestProfile | None
+    session: Iterable[SessionVideo]
+
+
+class PageArguments(AskArguments, total=False):
+    """The arguments of `pages`, which are those of `recommend`."""
+
+    page_token: str
+    explain: bool
+    timeout: float | None
+    request_id: str
+    metadata: Metadata
+
+
+def repeatable(arguments: PageArguments) -> PageArguments:
+    """Return arguments that can be sent several times, whatever iterables they have."""
+    kept = PageArguments(**arguments)
+    if "excluded_video_ids" in kept:
+        kept["excluded_video_ids"] = tuple(kept["excluded_video_ids"])
+    if "session" in kept:
+        kept["session"] = tuple(kept["session"])
+    if (profile := kept.get("profile")) is not None:
+        watched, attributes = tuple(profile.history), tuple(profile.attributes)
+        kept["profile"] = replace(profile, history=watched, attributes=attributes)
+    return kept
+
+
+def recommend_request(
+    viewer_id: str, asked: AskArguments, page_token: str = "", *, explain: bool = False
+) -> pb.RecommendRequest:
+    """Return the request of `recommend`; raise ValueError for a value that none can hold."""
+    surface = _SURFACES[Surface(asked.get("surface", Surface.HOME))]
+    request = pb.RecommendRequest(
+        viewer_id=viewer_id,
+        surface=surface,  # type: ignore[arg-type]
+        seed_video_id=asked.get("seed_video_id", ""),
+        excluded_video_ids=asked.get("excluded_video_ids", ()),
+        page_token=page_token,
+        explain=explain,
+    )
+    set_slate_arguments(request, asked)
+    if (profile := asked.get("profile")) is not None:
+        request.profile.CopyFrom(profile.message())
+    for each in asked.get("session", ()):
+        request.session.add(video_id=each.video_id, action=each.action_number)
+    return request
+
+
+def set_slate_arguments(
+    request: pb.RecommendRequest | pb.SimilarVideosRequest | pb.BatchRecommendRequest,
+    asked: SlateArguments | AskArguments,
+) -> None:
+    """Set size, filter and context of a request as far as they are given."""
+    if (page_size := asked.get("page_size")) is not None:
+        request.page_size = page_size
+    if (wanted := asked.get("filter")) is not None:
+        request.filter.CopyFrom(wanted.message())
+    for name in ("device", "locale", "time_zone", "region"):
+        if text := asked.get(name):
+            setattr(request.context, name, text)
+    if (time := asked.get("time")) is not None:
+        request.context.time.FromDatetime(time)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call, before it is made."""
+
+    method: Method
+    build: Callable[[], Any]
+    """Returns the request, or yields those of a stream; raises ValueError for a value that no
+    message can hold."""
+    timeout: float
+    request_id: str
+    metadata: Metadata
+
+    def message(self) -> Any:
+        """Return the request. The server validates bounds; this only builds the message.
+
+        Raises:
+            InvalidRequest: a value that no message can hold.
+        """
+        try:
+            return self.build()
+        except ValueError as error:
+            raise self.invalid(error) from error
+
+    def invalid(self, error: ValueError) -> InvalidRequest:
+        """Return the exception for a value that no message can hold."""
+        return InvalidRequest(grpc.StatusCode.INVALID_ARGUMENT, str(error), self.request_id)
+
+    def sent_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """Return the metadata: the request id, and the caller's."""
+        return ((REQUEST_ID, self.request_id), *self.metadata)
+
+
+def identity(request_id: str) -> str:
+    """Return the caller's request id, or a new one if it is empty.
+
+    Raises:
+        ValueError: it is not printable ASCII, which a header requires.
+    """
+    if not (request_id.isascii() and request_id.isprintable()):
+        raise ValueError(f"a request id is printable ASCII, not {request_id!r}")
+    return request_id or uuid.uuid4().hex
+
+
+class CallBudget:
+    """A deadline, and a number of retries after an overload."""
+
+    def __init__(self, call: Call, repeats: int) -> None:
+        """Start the time; `repeats` is the maximum number of retries after the server's delay."""
+        self._ends = clock.monotonic() + call.timeout
+        self._repeats = repeats
+        self._refusals = (Overloaded, Unavailable) if call.method.writes else (Overloaded,)
+
+    def left(self) -> float:
+        """Return the seconds until the deadline; 0 if it has passed."""
+        return max(0.0, self._ends - clock.monotonic())
+
+    def pause(self, error: VireoError) -> float:
+        """Return the seconds to wait before a retry; raise `error` if there is none.
+
+        It is retried if the server is overloaded, or can't write what is to be written, and its
+        retry delay ends before the deadline.
+        """
+        if not isinstance(error, self._refusals) or not self._repeats:
+            raise error
+        after = error.retry_after
+        if after is None:
+            if not isinstance(error, Unavailable):
+                raise error
+            after = _RECONNECT  # the connection was lost: nothing else repeats this call
+        # Jitter: clients that were shed together must not retry together.
+        seconds = after.total_seconds() * random.uniform(1.0, 1.2)  # noqa: S311
+        if seconds >= self.left():
+            raise error
+        self._repeats -= 1
+        return max(0.0, seconds)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch: the slates of any number of viewers, in as many calls as it takes."""
+
+    viewer_ids: Iterable[str]
+    asked: SlateArguments
+    patience: float
+    request_id: str
+    metadata: Metadata
+
+    def __post_init__(self) -> None:
+        check_zone(self.asked.get("time"))
+
+    def parts(self) -> Iterator[BatchPart]:
+        """Yield the parts of the batch, each of one call if nothing fails.
+
+        Raises:
+            InvalidRequest: a value that no message can hold.
+        """
+        viewers = iter(self.viewer_ids)
+        while part := list(islice(viewers, MAX_VIEWERS)):
+
+            def build(part: list[str] = part) -> pb.BatchRecommendRequest:
+                request = pb.BatchRecommendRequest(viewer_ids=part)
+                set_slate_arguments(request, self.asked)
+                return request
+
+            call = Call(BATCH, build, STREAM_SECONDS, self.request_id, self.metadata)
+            yield BatchPart(call, self.patience)
+
+
+class BatchPart:
+    """A part of a batch that one request asks for, and how far it is."""
+
+    def __init__(self, call: Call, patience: float) -> None:
+        """Begin; `patience` is the maximum seconds for which calls may fail in a row."""
+        self.call = call
+        self.request: pb.BatchRecommendRequest = call.message()
+        """The request for what is left."""
+        self._patience = patience
+        self._ends: float | None = None
+        """When to give up, on the monotonic clock; None unless calls fail."""
+        self._pause = _FIRST_PAUSE
+
+    def take(self, response: pb.BatchRecommendResponse) -> tuple[str, Slate]:
+        """Return the viewer and the slate of a response, and continue after it from now on."""
+        self.request.resume_token = response.resume_token
+        self._ends, self._pause = None, _FIRST_PAUSE
+        viewer, slate = self.call.method.result(response)
+        return viewer, slate
+
+    def pause(self, error: VireoError, *, closed: bool) -> float:
+        """Return the seconds to wait before the next call after one that failed.
+
+        Raises `error` if there is none: it can't be mended so, has lasted for too long, or the
+        client is closed.
+        """
+        after = error.retry_after if isinstance(error, Overloaded | Unavailable) else None
+        too_large = isinstance(error, Overloaded) and after is None
+        pause = max(self._pause, after.total_seconds() if after else 0.0)
+        now = clock.monotonic()
+        self._ends = self._ends or now + self._patience
+        late = now + pause > self._ends
+        if error.code not in _RESUMED or too_large or late or closed:
+            raise error
+        self._pause = min(2 * self._pause, _MAX_PAUSE)
+        return pause * random.uniform(1.0, 1.2)  # noqa: S311
+
+
+class Sent(Iterator[Any]):
+    """The requests of a stream: remembers what a caller's own iterator raises, which gRPC hides."""
+
+    def __init__(self, call: Call) -> None:
+        """Read from the requests of a call."""
+        self._call, self._requests = call, call.build()
+        self._raised: Exception | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return next(self._requests)
+        except StopIteration:
+            raise
+        except Exception as error:
+            self._raised = error
+            raise
+
+    def reraise(self) -> None:
+        """Raise what ended the iterator, if anything but its end did."""
+        if isinstance(self._raised, ValueError):
+            raise self._call.invalid(self._raised) from self._raised
+        if self._raised is not None:
+            raise self._raised
