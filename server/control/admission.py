@@ -27,6 +27,11 @@ _CHECK_SECONDS = 0.5
 _INTERVAL_SECONDS = 0.25
 """Seconds between health checks of a pod that has not been healthy yet."""
 _PARALLEL_CHECKS = 64
+_FIRST_SECONDS = 5.0
+"""Maximum seconds to wait at the start for production's pods to be healthy; then all of them are
+published, healthy or not."""
+_EMPTY_SECONDS = 30.0
+"""Seconds for which discovery must find no pods before a pool is emptied."""
 _SETTLED_SECONDS = 10.0
 """Seconds between looks at the members while only discovery can change them, which ends the wait at
 once. Each look renews the age of the last success in the metrics."""
@@ -125,7 +130,7 @@ class Admission:
         self._pools = {
             pool: Membership(
                 drain_seconds=settings.endpoint_drain_seconds,
-                empty_seconds=settings.empty_pool_grace_seconds,
+                empty_seconds=_EMPTY_SECONDS,
                 trusting=pool.name == "production",
             )
             for pool in POOLS
@@ -176,7 +181,7 @@ class Admission:
         first = {
             (pool, endpoint) for pool, endpoint in self._waiting() if pool.name == "production"
         }
-        end = time.monotonic() + self._settings.initial_admission_timeout
+        end = time.monotonic() + _FIRST_SECONDS
         await self._check_once()
         while (missing := first & self._waiting()) and time.monotonic() < end:
             await asyncio.sleep(_INTERVAL_SECONDS)

@@ -36,6 +36,7 @@ NAME = pb.DESCRIPTOR.services_by_name["ChannelService"].full_name
 CANARY = "canary"
 MAX_CHANNELS = 16
 """Maximum channels that are read for pods."""
+_POLL_SECONDS = 0.75
 _FORGET_SECONDS = 30.0
 """A channel without a call for this long is no longer read."""
 _UNUSED_SECONDS = 30.0
@@ -70,24 +71,18 @@ class ChannelWatch:
     """
 
     def __init__(
-        self,
-        channels: Channels,
-        poll_seconds: float,
-        changed: Callable[[float], None],
-        used: Callable[[], bool],
+        self, channels: Channels, changed: Callable[[float], None], used: Callable[[], bool]
     ) -> None:
         """Start without channels.
 
         Args:
             channels: reads them.
-            poll_seconds: seconds between two reads.
             changed: called with the canary's share, 0 to 1, once it is known and on each change.
             used: returns whether the share matters now; else it is read rarely.
         """
         self.attempts = Attempts("channels")
         """Attempts to read channels; one fails if no channel can be read."""
         self._channels = channels
-        self._poll_seconds = poll_seconds
         self._changed, self._used = changed, used
         self._share: float | None = None
         self._share_read_at = float("-inf")
@@ -107,7 +102,7 @@ class ChannelWatch:
             self._read.set()
             self._read = asyncio.Event()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.attempts.pause(self._poll_seconds)):
+                async with asyncio.timeout(self.attempts.pause(_POLL_SECONDS)):
                     await self._wake.wait()
 
     def wake(self) -> None:

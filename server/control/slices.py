@@ -12,6 +12,8 @@ from vireo.server.control.mesh import Endpoint, Endpoints, Pool
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 """Label of a slice with the name of its Service."""
+PORT_NAME = "grpc"
+"""Name of the port that the pods of all Services serve on."""
 _FAMILIES = ("IPv4", "IPv6")
 """Supported address families, in order of preference for a pod with both."""
 
@@ -89,18 +91,18 @@ class SlicePods:
     """Descriptions of the slice's invalid parts."""
 
     @staticmethod
-    def of(each: EndpointSlice, pool: Pool, port_name: str) -> SlicePods:
-        """Return the pods of a slice, whose Service is that of `pool`, at the named port."""
+    def of(each: EndpointSlice, pool: Pool) -> SlicePods:
+        """Return the pods of a slice, whose Service is that of `pool`."""
         where = f"EndpointSlice {each.name}"
         if not each.endpoints:
             return SlicePods(pool)
-        port = next((it.port for it in each.ports or () if (it.name or "") == port_name), None)
+        port = next((it.port for it in each.ports or () if it.name == PORT_NAME), None)
         if each.family not in _FAMILIES:
             # Envoy doesn't resolve host names of endpoints.
             flaw = f"{where}: addresses of the type {each.family} are not supported"
             return SlicePods(pool, flaws=frozenset({flaw}))
         if port is None:
-            return SlicePods(pool, flaws=frozenset({f"{where}: no port is called {port_name!r}"}))
+            return SlicePods(pool, flaws=frozenset({f"{where}: no port is called {PORT_NAME!r}"}))
         entries, flaws = [], set()
         for found in each.endpoints:
             try:

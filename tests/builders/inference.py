@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from vireo.inference import open_inference_pb2 as pb
 
 Array = npt.NDArray[Any]

@@ -103,21 +103,18 @@ def route_names(edge: Edge) -> list[str]:
 
 
 async def test_an_empty_discovery_keeps_the_pods(tmp_path: Path) -> None:
-    async with edge_and_caller(tmp_path, control={"empty_pool_grace_seconds": 60}) as (
-        edge,
-        caller,
-    ):
+    async with edge_and_caller(tmp_path) as (edge, caller):
         edge.control.discovery.set(CANDIDATE)
         await asyncio.sleep(0.5)
         assert port_count(edge) == 2
         assert {await caller.call() for _ in range(20)} <= {"candidate-0", "candidate-1"}
 
 
-async def test_a_pool_that_stays_empty_for_the_stated_time_is_emptied(tmp_path: Path) -> None:
-    async with edge_and_caller(tmp_path, control={"empty_pool_grace_seconds": 0.5}) as (
-        edge,
-        caller,
-    ):
+async def test_a_pool_that_stays_empty_for_the_stated_time_is_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vireo.server.control.admission._EMPTY_SECONDS", 0.5)
+    async with edge_and_caller(tmp_path) as (edge, caller):
         edge.control.discovery.set(CANDIDATE)
         await caller.until(lambda answer: answer == "UNAVAILABLE")
         edge.control.discovery.set(CANDIDATE, *edge.settings.pod_ports("candidate"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.descriptor import Descriptor
+
 from vireo.inference import model_config_pb2
 from vireo.inference import open_inference_pb2 as pb
 

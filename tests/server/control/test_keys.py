@@ -63,9 +63,10 @@ def key_server() -> Iterator[KeyServer]:
 async def following(source: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[str]]:
     """Yield the keys that are published from a source."""
     monkeypatch.setattr("vireo.server.control.keys._FILE_SECONDS", 0.02)
+    monkeypatch.setattr("vireo.server.control.keys._URL_SECONDS", 0.02)
     published: list[str] = []
     attempts = Attempts("keys")
-    task = asyncio.create_task(follow_keys(source, 0.02, published.append, attempts))
+    task = asyncio.create_task(follow_keys(source, published.append, attempts))
     yield published
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -204,7 +205,7 @@ async def test_a_handshake_that_comes_byte_by_byte_is_given_up_in_time(
         port = server.sockets[0].getsockname()[1]
         attempts = Attempts("keys")
         source = f"https://127.0.0.1:{port}/keys"
-        task = asyncio.create_task(follow_keys(source, 60, lambda _: None, attempts))
+        task = asyncio.create_task(follow_keys(source, lambda _: None, attempts))
         try:
             await until(lambda: attempts.failing, seconds=20)
         finally:

@@ -175,7 +175,6 @@ async def test_a_process_that_follows_kubernetes_exports_them_and_stops_on_sigte
             "VIREO_PORT": str(port),
             "VIREO_METRICS_PORT": str(metrics_port),
             "VIREO_DRAIN_SECONDS": "0",
-            "VIREO_INITIAL_ADMISSION_TIMEOUT": "0",
             "VIREO_DISCOVERY": "kubernetes",
             "VIREO_KUBERNETES_CONFIG": str(api.kubeconfig(tmp_path)),
             **unreachable_s3().environment(),

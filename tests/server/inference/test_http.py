@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from google.protobuf import json_format
 from prometheus_client import REGISTRY
-from vireo.inference import model_config_pb2
 
 from tests.builders.busy import busy
 from tests.builders.inference import Array
@@ -28,6 +27,7 @@ from tests.builders.inference_http import (
 )
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
+from vireo.inference import model_config_pb2
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.inference.http_messages import InferRequest
 from vireo.server.pod.run_queue import RunQueue

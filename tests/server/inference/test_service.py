@@ -17,14 +17,14 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from prometheus_client import REGISTRY
-from vireo.inference import open_inference_pb2 as pb
-from vireo.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.builders.busy import busy
 from tests.builders.inference import golden, infer_request, output_of
 from tests.builders.releases import VECTOR_SIZE, build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.waiting import until
+from vireo.inference import open_inference_pb2 as pb
+from vireo.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.pod import Pod
 from vireo.server.pod.run_queue import RunQueue

@@ -10,12 +10,12 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf import text_format
-from vireo.inference import model_config_pb2
-from vireo.inference import open_inference_pb2 as pb
-from vireo.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
 from tests.builders.inference import golden, infer_request
 from tests.builders.rpc import serving
+from vireo.inference import model_config_pb2
+from vireo.inference import open_inference_pb2 as pb
+from vireo.inference.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.pod import Pod
 from vireo.server.ranking.service import RANKING_POD
