@@ -186,9 +186,10 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
         loop = asyncio.get_running_loop()
         end = loop.time() + request.max_wait_milliseconds / 1000
         release_id = self._watch.release_id(request.channel)
-        if release_id is None:  # a new one is read at once
-            await self._watch.next_read(_STALE_SECONDS)
-            release_id = self._watch.release_id(request.channel)
+        for _ in range(2):  # a new one is read at once, if not by the read that is under way
+            if release_id is None:
+                await self._watch.next_read(_STALE_SECONDS)
+                release_id = self._watch.release_id(request.channel)
         while release_id == request.known_release_id and loop.time() < end and self._server.serving:
             await self._watch.next_read(end - loop.time())
             release_id = self._watch.release_id(request.channel)

@@ -24,9 +24,9 @@ NAME = pb.DESCRIPTOR.services_by_name["ReleaseService"].full_name
 _POD_SECONDS = 1.0
 """Maximum seconds for a pod's response; one that hangs doesn't serve the release."""
 _PARALLEL_CALLS = 64
-_REST_FACTOR = 4
+_REST_FACTOR = 9
 """A response is reused for this many times the seconds that asking all pods took, so that waiting
-gateways cost a fifth of the control plane's time, however many pods there are."""
+gateways cost a tenth of the control plane's time, however many pods there are."""
 
 
 class PodReleases(release_pb2_grpc.ReleaseServiceServicer):

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from bench.stack import free_port_base
 from tests.builders.control import SetChannels, control_of, running_control
-from tests.builders.edge import CandidatePod, running_edge, serve_candidate
+from tests.builders.edge import CandidatePod, serve_candidate
 from tests.builders.kubernetes_api import recorded_api
 from tests.builders.process import start, wait_for_health, watched_channel
 from tests.builders.s3 import unreachable_s3
@@ -48,13 +48,6 @@ async def test_connected_clients_are_counted_by_kind() -> None:
                 await client.receive()
             assert sample("xds_clients", client="other") == 2
         await until(lambda: sample("xds_clients", client="other") == 0)
-
-
-@pytest.mark.integration
-async def test_an_envoy_counts_as_envoy(tmp_path: Path) -> None:
-    async with running_edge(tmp_path, 1):
-        assert sample("xds_clients", client="envoy") == 1
-        assert sample("xds_clients", client="other") == 0
 
 
 async def test_pushes_and_their_answers_are_counted_by_kind_and_refusals_shown() -> None:
