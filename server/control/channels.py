@@ -141,33 +141,33 @@ class ChannelWatch:
         if self._used() or began - self._share_read_at >= _UNUSED_SECONDS:
             names.add(CANARY)
         failures: list[Exception] = []
-        results = await asyncio.gather(*map(self._read_one, names))
+        reads = (asyncio.to_thread(self._channels.read_channel, name) for name in names)
+        results = await asyncio.gather(*reads, return_exceptions=True)
         for name, result in zip(names, results, strict=True):
-            if isinstance(result, Exception):
-                failures.append(result)
-                continue
-            self._found[name] = time.monotonic(), result.release_id if result else ""
-            if name == CANARY:
-                self._share_read_at = began
-                with self.attempts.contained():
-                    self._publish(result.pointer.share if result else 0.0)
+            # Declared policy: whatever can't be read or used, the last known share stays, and pods
+            # poll their channel themselves.
+            try:
+                if isinstance(result, BaseException):
+                    raise result
+                self._apply(name, result)
+            except Exception as error:  # noqa: BLE001
+                failures.append(error)
         if names and len(failures) == len(names):
             self.attempts.failed(failures[0])
         else:
             self.attempts.succeeded(frozenset(map(str, failures)))
 
-    async def _read_one(self, name: str) -> Channel | Exception | None:
-        try:
-            return await asyncio.to_thread(self._channels.read_channel, name)
-        except Exception as error:  # noqa: BLE001
-            # Declared policy: the last known share stays, and pods poll their channel themselves.
-            return error
-
-    def _publish(self, share: float) -> None:
-        if share != self._share:
-            self._changed(share)
-            self._share = share
-            log.info("canary share", share=share)
+    def _apply(self, name: str, channel: Channel | None) -> None:
+        """Note what a channel says now."""
+        now = time.monotonic()
+        self._found[name] = now, channel.release_id if channel else ""
+        if name == CANARY:
+            share = channel.pointer.share if channel else 0.0
+            if share != self._share:
+                self._changed(share)
+                self._share = share
+                log.info("canary share", share=share)
+            self._share_read_at = now
 
 
 class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):

@@ -143,7 +143,7 @@ async def control_of(
     control = Control(used, discovery, channels, server)
     await server.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(admission, "_FIRST_SECONDS", 0.0)
+        patch.setattr(admission, "_INTERVAL_SECONDS", 0.05)
         patch.setattr(channels_module, "_POLL_SECONDS", 0.05)
         running = asyncio.ensure_future(control.run())
         try:

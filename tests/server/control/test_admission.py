@@ -26,10 +26,8 @@ Published = list[Mapping[Pool, Members]]
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Check pods often, and wait a minute for the first ones."""
+def frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_INTERVAL_SECONDS", 0.02)
-    monkeypatch.setattr(module, "_FIRST_SECONDS", 60)
 
 
 SETTINGS = ControlSettings(s3=unreachable_s3())
@@ -48,38 +46,12 @@ async def admitting(endpoints: Endpoints) -> AsyncIterator[Published]:
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_the_first_snapshot_includes_a_slow_production_pod() -> None:
-    fast = free_port_base()
-    slow = fast + 1
-    async with AsyncExitStack() as stack:
-        await serve_candidate(CandidatePod("fast"), fast, stack)
-        accepted = asyncio.Event()
-
-        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            accepted.set()
-            await reader.read()
-            writer.close()
-
-        hanging = await asyncio.start_server(hang, "127.0.0.1", slow)
-        async with admitting({PRODUCTION: local(fast, slow)}) as published:
-            await asyncio.wait_for(accepted.wait(), 60)
-            hanging.close()
-            await hanging.wait_closed()
-            assert not published
-            await serve_candidate(CandidatePod("slow"), slow, stack)
-            await until(lambda: bool(published))
-        assert published[0][PRODUCTION] == Members(local(fast, slow))
-
-
-async def test_an_unresponsive_pod_is_published_after_the_timeout_only_in_production(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_pod_that_is_unhealthy_at_the_start_is_published_only_in_production() -> None:
     healthy = free_port_base()
     gone = healthy + 1
     async with AsyncExitStack() as stack:
         await serve_candidate(CandidatePod("healthy"), healthy, stack)
         found = {PRODUCTION: local(healthy, gone), CANARY: local(gone + 1)}
-        monkeypatch.setattr(module, "_FIRST_SECONDS", 0.1)
         async with admitting(found) as published:
             await until(lambda: bool(published))
     assert published[0][PRODUCTION] == Members(local(healthy, gone))
@@ -118,10 +90,7 @@ async def test_a_pod_whose_answer_makes_no_sense_is_not_admitted_and_harms_no_ot
     assert published[-1][CANARY] == Members()
 
 
-async def test_members_that_cannot_be_passed_on_are_passed_on_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "_FIRST_SECONDS", 0)
+async def test_members_that_cannot_be_passed_on_are_passed_on_again() -> None:
     published: Published = []
     refused = 0
 
@@ -140,10 +109,7 @@ async def test_members_that_cannot_be_passed_on_are_passed_on_again(
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_pods_found_later_are_admitted_at_once_and_those_that_are_gone_are_left_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("vireo.server.control.admission._SETTLED_SECONDS", 3600.0)
+async def test_pods_found_later_are_admitted_and_those_that_are_gone_are_left_out() -> None:
     first = free_port_base()
     async with AsyncExitStack() as stack:
         for port in (first, first + 1):
@@ -215,19 +181,3 @@ def test_pods_that_are_gone_are_left_out_after_a_time(
         if now in members:
             active, draining = members[now]
             assert pool.members(now) == Members(local(*active), local(*draining)), now
-
-
-def test_a_pool_is_settled_unless_a_pod_waits_drains_or_all_are_gone() -> None:
-    pool = serving(1, 2)
-    assert pool.is_settled()
-    pool.found(local(1, 2, 3), 1)
-    assert not pool.is_settled(), "a pod waits"
-    pool.found(local(1), 2)
-    pool.members(2)
-    assert not pool.is_settled(), "a pod drains"
-    pool.members(6)
-    assert pool.is_settled()
-    pool.found(local(), 7)
-    assert not pool.is_settled(), "all are gone"
-    pool.members(40)
-    assert pool.is_settled()

@@ -193,7 +193,7 @@ async def test_a_handshake_that_comes_byte_by_byte_is_given_up_in_time(
     async with server:
         port = server.sockets[0].getsockname()[1]
         async with following(f"https://127.0.0.1:{port}/keys", monkeypatch) as (_, attempts):
-            await until(lambda: attempts.failing, seconds=20)
+            await until(lambda: attempts.failures > 0, seconds=20)
             given_up.set()
 
 
