@@ -299,6 +299,7 @@ async def test_a_throttled_request_waits_as_long_as_the_api_asks_and_removes_no_
             api.send(*recorded_lines("expired.jsonl"))
         else:
             api.watch_fault = throttled
+            api.send(recorded_lines("watch.jsonl")[1])  # or its end would be a failure, too
             api.end_watches()
         await until(lambda: follower.failures >= 1)
         refused = time.monotonic()
