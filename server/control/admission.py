@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 
 import structlog
 from prometheus_client import Gauge
@@ -25,11 +24,10 @@ ENDPOINTS = Gauge(
 )
 _CHECK_SECONDS = 0.5
 _INTERVAL_SECONDS = 0.25
-"""Seconds between health checks of a pod that has not been healthy yet."""
+"""Seconds between health checks of the pods that have not been healthy yet."""
 _PARALLEL_CHECKS = 64
-_SETTLED_SECONDS = 10.0
-"""Seconds between looks at the members while only discovery can change them, which ends the wait at
-once. Each look renews the age of the last success in the metrics."""
+_EMPTY_SECONDS = 30.0
+"""Seconds for which discovery must find no pods before a pool is emptied."""
 
 
 class Membership:
@@ -71,10 +69,6 @@ class Membership:
         """The pods that are not admitted yet."""
         return self._present - self._admitted
 
-    def is_settled(self) -> bool:
-        """Return whether the members stay as they are until discovery finds other pods."""
-        return self._admitted == self._present and self._empty_since is None
-
     def members(self, now: float) -> Members:
         """Return the members that Envoy must have now."""
         if self._empty_since is not None and now - self._empty_since >= self._empty_seconds:
@@ -113,8 +107,7 @@ class Admission:
     ) -> None:
         """Start without members.
 
-        `changed` is called with all members once production's pods are healthy, or their timeout
-        has passed, and on each change.
+        `changed` is called with all members once each pod has been checked, and on each change.
         """
         self._settings = settings
         self._discovery = discovery
@@ -125,13 +118,13 @@ class Admission:
         self._pools = {
             pool: Membership(
                 drain_seconds=settings.endpoint_drain_seconds,
-                empty_seconds=settings.empty_pool_grace_seconds,
+                empty_seconds=_EMPTY_SECONDS,
                 trusting=pool.name == "production",
             )
             for pool in POOLS
         }
         self._found = asyncio.Event()
-        """Set when discovery finds other pods than before."""
+        """Set once discovery has found pods."""
         self._checked = False
         self._published: Mapping[Pool, Members] | None = None
         self._checks = asyncio.Semaphore(_PARALLEL_CHECKS)
@@ -151,43 +144,21 @@ class Admission:
 
     async def _check(self) -> None:
         await self._found.wait()
-        await self._check_first()
+        await self._check_once()
+        # Envoys may have all of production's pods from a previous control plane, and would drop any
+        # that is left out: one that isn't healthy yet is for Envoy's own health checks to judge.
+        for pool, endpoint in sorted(self._waiting()):
+            if pool.name == "production":
+                log.info("unhealthy pod admitted", pool=pool.cluster, endpoint=str(endpoint))
+                self._pools[pool].admit(endpoint)
+        self._checked = True
         while True:
             self._publish()
-            await self._pause()
-            await self._check_once()
-
-    async def _pause(self) -> None:
-        """Return after the interval of checks; if all pods are admitted, once others are found."""
-        if not all(each.is_settled() for each in self._pools.values()) or self._publishing.failing:
-            await asyncio.sleep(_INTERVAL_SECONDS)
-            return
-        self._found.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_SETTLED_SECONDS):
-                await self._found.wait()
-
-    async def _check_first(self) -> None:
-        """Wait for production's pods to be healthy, up to a timeout, then admit the rest.
-
-        Envoys may have all of them from a previous control plane, and would drop any that is left
-        out at once: a pod that is slow to respond is for Envoy's own health checks to judge.
-        """
-        first = {
-            (pool, endpoint) for pool, endpoint in self._waiting() if pool.name == "production"
-        }
-        end = time.monotonic() + self._settings.initial_admission_timeout
-        await self._check_once()
-        while (missing := first & self._waiting()) and time.monotonic() < end:
             await asyncio.sleep(_INTERVAL_SECONDS)
             await self._check_once()
-        for pool, endpoint in sorted(missing):
-            log.warning("unhealthy pod admitted", pool=pool.cluster, endpoint=str(endpoint))
-            self._pools[pool].admit(endpoint)
-        self._checked = True
 
-    def _waiting(self) -> set[tuple[Pool, Endpoint]]:
-        return {(pool, endpoint) for pool, each in self._pools.items() for endpoint in each.waiting}
+    def _waiting(self) -> list[tuple[Pool, Endpoint]]:
+        return [(pool, endpoint) for pool, each in self._pools.items() for endpoint in each.waiting]
 
     async def _check_once(self) -> None:
         async with asyncio.TaskGroup() as group:

@@ -47,6 +47,8 @@ CONNECTED = "connected"
 """Key of a node's metadata, in its status, for whether it has an open stream."""
 NAME: str = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
 _STATUS: str = csds_pb2.DESCRIPTOR.services_by_name["ClientStatusDiscoveryService"].full_name
+_MAX_STREAMS = 750
+"""Maximum streams; when all are open, the address with the most yields to one with fewer."""
 _FIRST_REQUEST_SECONDS = 10.0
 """Maximum seconds until a stream's first request, which identifies its client."""
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -55,12 +57,12 @@ Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
     """Keeps every client up to date with the newest snapshot."""
 
-    def __init__(self, max_streams: int) -> None:
+    def __init__(self) -> None:
         """Start without a snapshot, and export what clients have."""
         self.snapshot: Snapshot | None = None
         """The newest snapshot; None before the first."""
         self.clients = Clients()
-        self.streams = Places(max_streams, STREAM_RETRY)
+        self.streams = Places(_MAX_STREAMS, STREAM_RETRY)
         self._wakes: set[asyncio.Event] = set()
         for kind in ("envoy", "other"):
             CLIENTS.labels(kind).set_function(partial(self._count, envoys=kind == "envoy"))
@@ -259,9 +261,9 @@ def _status(client: Client, *, with_bodies: bool) -> Any:
     return config
 
 
-def add_xds_services(server: RpcServer, max_streams: int) -> DiscoveryServicer:
+def add_xds_services(server: RpcServer) -> DiscoveryServicer:
     """Add both xDS services to a server; return the one to publish snapshots to."""
-    servicer = DiscoveryServicer(max_streams)
+    servicer = DiscoveryServicer()
     add_ads = ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server
     add_status = csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server
     server.add(NAME, partial(add_ads, servicer), ads_pb2.DESCRIPTOR)

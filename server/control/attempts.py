@@ -111,11 +111,6 @@ class Attempts:
         self.failures += failures
         self._counter.inc(failures)
 
-    @property
-    def failing(self) -> bool:
-        """Whether the last attempt failed."""
-        return self._in_a_row > 0
-
     def pause(self, usual: float) -> float:
         """Return the seconds to wait before the next attempt, with exponential backoff."""
         return backoff(self._in_a_row + 1, usual, max(usual, _MAX_PAUSE_SECONDS))

@@ -36,6 +36,7 @@ NAME = pb.DESCRIPTOR.services_by_name["ChannelService"].full_name
 CANARY = "canary"
 MAX_CHANNELS = 16
 """Maximum channels that are read for pods."""
+_POLL_SECONDS = 0.75
 _FORGET_SECONDS = 30.0
 """A channel without a call for this long is no longer read."""
 _UNUSED_SECONDS = 30.0
@@ -70,24 +71,18 @@ class ChannelWatch:
     """
 
     def __init__(
-        self,
-        channels: Channels,
-        poll_seconds: float,
-        changed: Callable[[float], None],
-        used: Callable[[], bool],
+        self, channels: Channels, changed: Callable[[float], None], used: Callable[[], bool]
     ) -> None:
         """Start without channels.
 
         Args:
             channels: reads them.
-            poll_seconds: seconds between two reads.
             changed: called with the canary's share, 0 to 1, once it is known and on each change.
             used: returns whether the share matters now; else it is read rarely.
         """
         self.attempts = Attempts("channels")
         """Attempts to read channels; one fails if no channel can be read."""
         self._channels = channels
-        self._poll_seconds = poll_seconds
         self._changed, self._used = changed, used
         self._share: float | None = None
         self._share_read_at = float("-inf")
@@ -107,7 +102,7 @@ class ChannelWatch:
             self._read.set()
             self._read = asyncio.Event()
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.attempts.pause(self._poll_seconds)):
+                async with asyncio.timeout(self.attempts.pause(_POLL_SECONDS)):
                     await self._wake.wait()
 
     def wake(self) -> None:
@@ -146,33 +141,33 @@ class ChannelWatch:
         if self._used() or began - self._share_read_at >= _UNUSED_SECONDS:
             names.add(CANARY)
         failures: list[Exception] = []
-        results = await asyncio.gather(*map(self._read_one, names))
+        reads = (asyncio.to_thread(self._channels.read_channel, name) for name in names)
+        results = await asyncio.gather(*reads, return_exceptions=True)
         for name, result in zip(names, results, strict=True):
-            if isinstance(result, Exception):
-                failures.append(result)
-                continue
-            self._found[name] = time.monotonic(), result.release_id if result else ""
-            if name == CANARY:
-                self._share_read_at = began
-                with self.attempts.contained():
-                    self._publish(result.pointer.share if result else 0.0)
+            # Declared policy: whatever can't be read or used, the last known share stays, and pods
+            # poll their channel themselves.
+            try:
+                if isinstance(result, BaseException):
+                    raise result
+                self._apply(name, result)
+            except Exception as error:  # noqa: BLE001
+                failures.append(error)
         if names and len(failures) == len(names):
             self.attempts.failed(failures[0])
         else:
             self.attempts.succeeded(frozenset(map(str, failures)))
 
-    async def _read_one(self, name: str) -> Channel | Exception | None:
-        try:
-            return await asyncio.to_thread(self._channels.read_channel, name)
-        except Exception as error:  # noqa: BLE001
-            # Declared policy: the last known share stays, and pods poll their channel themselves.
-            return error
-
-    def _publish(self, share: float) -> None:
-        if share != self._share:
-            self._changed(share)
-            self._share = share
-            log.info("canary share", share=share)
+    def _apply(self, name: str, channel: Channel | None) -> None:
+        """Note what a channel says now."""
+        now = time.monotonic()
+        self._found[name] = now, channel.release_id if channel else ""
+        if name == CANARY:
+            share = channel.pointer.share if channel else 0.0
+            if share != self._share:
+                self._changed(share)
+                self._share = share
+                log.info("canary share", share=share)
+            self._share_read_at = now
 
 
 class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
@@ -191,9 +186,10 @@ class ChannelServicer(channel_pb2_grpc.ChannelServiceServicer):
         loop = asyncio.get_running_loop()
         end = loop.time() + request.max_wait_milliseconds / 1000
         release_id = self._watch.release_id(request.channel)
-        if release_id is None:  # a new one is read at once
-            await self._watch.next_read(_STALE_SECONDS)
-            release_id = self._watch.release_id(request.channel)
+        for _ in range(2):  # a new one is read at once, if not by the read that is under way
+            if release_id is None:
+                await self._watch.next_read(_STALE_SECONDS)
+                release_id = self._watch.release_id(request.channel)
         while release_id == request.known_release_id and loop.time() < end and self._server.serving:
             await self._watch.next_read(end - loop.time())
             release_id = self._watch.release_id(request.channel)

@@ -10,7 +10,7 @@ import structlog
 
 from vireo.server.control import resources
 from vireo.server.control.admission import Admission
-from vireo.server.control.ads import DiscoveryServicer, add_xds_services
+from vireo.server.control.ads import add_xds_services
 from vireo.server.control.attempts import Attempts
 from vireo.server.control.channels import (
     Channels,
@@ -63,14 +63,10 @@ class Control:
         )
         self._channels = ChannelWatch(
             channels,
-            settings.channel_poll_seconds,
             lambda share: self._change(canary_share=share),
             lambda: self.mesh.has_canary,
         )
-        # The rest of the server's calls is reserved for others, such as health checks.
-        self.servicer: DiscoveryServicer = add_xds_services(
-            server, max(1, settings.max_concurrent_rpcs * 3 // 4)
-        )
+        self.servicer = add_xds_services(server)
         add_channel_service(server, self._channels)
         add_release_service(server, lambda: self.mesh, settings.tls)
 
@@ -82,7 +78,6 @@ class Control:
             if self._settings.jwks:
                 keys = follow_keys(
                     self._settings.jwks,
-                    self._settings.jwks_refresh_seconds,
                     lambda jwks: self._change(jwks=jwks),
                     Attempts("keys"),
                 )

@@ -25,6 +25,8 @@ _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]+={0,2}")
 _WORDS = ("kty", "kid", "alg", "use", "crv")
 _FILE_SECONDS = 0.5
+_URL_SECONDS = 60.0
+"""Seconds between reads of a URL: as long as a new key may take to be known."""
 _SILENT_SECONDS = 5.0
 """Timeout of each step: the connection, the handshake, and each read."""
 _FETCH_SECONDS = 10.0
@@ -39,9 +41,7 @@ class KeysError(VireoError):
     """The keys can't be read, or can't verify tokens; the message has the reason."""
 
 
-async def follow_keys(
-    source: str, seconds: float, changed: Callable[[str], None], attempts: Attempts
-) -> None:
+async def follow_keys(source: str, changed: Callable[[str], None], attempts: Attempts) -> None:
     """Call `changed` with the current JSON Web Key Set, and on each change, until cancelled.
 
     While the source fails or is invalid, the last known keys stay in use. Before the first valid
@@ -49,7 +49,6 @@ async def follow_keys(
 
     Args:
         source: path of a file, or URL.
-        seconds: interval of polling a URL; a file is polled more often.
         changed: called with the set as JSON.
         attempts: records the outcomes.
     """
@@ -69,7 +68,7 @@ async def follow_keys(
 
     async def pause() -> None:
         # Until the first success the start is held up, so a URL is polled as often as a file.
-        await asyncio.sleep(attempts.pause(seconds if remote and published else _FILE_SECONDS))
+        await asyncio.sleep(attempts.pause(_URL_SECONDS if remote and published else _FILE_SECONDS))
 
     await follow(attempts, read, publish, pause)
 

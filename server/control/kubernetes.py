@@ -202,8 +202,7 @@ class KubernetesDiscovery:
         if pool is None:
             self._slices.pop(received.name, None)
         else:
-            pods = SlicePods.of(received, pool, self._settings.port_name)
-            self._slices[received.name] = pods
+            self._slices[received.name] = SlicePods.of(received, pool)
 
     def _publish(self, changed: Callable[[Endpoints], None], *, followed: bool = False) -> None:
         """Pass on the pods if they have changed; `followed` once a watch keeps them up to date."""

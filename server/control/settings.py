@@ -35,8 +35,6 @@ class KubernetesSettings(EnvironmentSettings):
     services: dict[str, Name] = Field(default={})
     """Names of Services, as JSON by cluster: {"candidate-canary": "next"}; by default vireo- and
     the cluster."""
-    port_name: str = "grpc"
-    """Name of the port that the pods of all Services serve on."""
 
     @field_validator("services")
     @classmethod
@@ -104,8 +102,6 @@ class ControlSettings(RpcSettings):
     jwks: str = ""
     """File, or https URL, of the public keys that callers' tokens are verified with; if empty,
     calls need no token."""
-    jwks_refresh_seconds: float = Field(default=60.0, gt=0)
-    """Seconds between reads of a URL in `jwks`."""
     jwt_issuer: str = "vireo"
     """Required issuer of a token, its `iss`."""
     jwt_audience: str = "vireo"
@@ -124,15 +120,8 @@ class ControlSettings(RpcSettings):
     """The pods, as JSON: {"candidate": {"production": ["address:port"]}}; used without a file."""
     endpoints_file: Path | None = None
     """A JSON or YAML file with the same content; it is watched for changes."""
-    initial_admission_timeout: float = Field(default=5.0, ge=0)
-    """Maximum seconds to wait at the start for production's pods to be healthy; then all of them
-    are published, healthy or not."""
     endpoint_drain_seconds: float = Field(default=3.0, ge=0)
     """Seconds for which a pod that discovery no longer lists is published as draining."""
-    empty_pool_grace_seconds: float = Field(default=30.0, ge=0)
-    """Seconds for which discovery must find no pods before a pool is emptied."""
-    channel_poll_seconds: float = Field(default=0.75, gt=0, le=1)
-    """Seconds between reads of each channel that pods follow, and of the canary's share."""
     kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings.load)
     """Settings of discovery in a Kubernetes cluster."""
     s3: S3Settings = Field(default_factory=S3Settings.load)

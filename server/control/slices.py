@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 from pydantic import AliasPath, BaseModel, ConfigDict, Field
@@ -12,6 +13,8 @@ from vireo.server.control.mesh import Endpoint, Endpoints, Pool
 
 SERVICE_LABEL = "kubernetes.io/service-name"
 """Label of a slice with the name of its Service."""
+PORT_NAME = "grpc"
+"""Name of the port that the pods of all Services serve on."""
 _FAMILIES = ("IPv4", "IPv6")
 """Supported address families, in order of preference for a pod with both."""
 
@@ -71,9 +74,8 @@ class EndpointSlice(Versioned):
 
 
 class _Entry(NamedTuple):
-    """One address of a pod, which is identified by its uid, or by its address if it has none."""
+    """One address of a pod."""
 
-    pod: str
     family: str
     endpoint: Endpoint
     takes_traffic: bool
@@ -84,24 +86,26 @@ class SlicePods:
     """The pods of a slice."""
 
     pool: Pool
-    entries: tuple[_Entry, ...] = ()
+    pods: Mapping[str, tuple[_Entry, ...]]
+    """Addresses of each pod, by its uid, or by its address if it has none."""
     flaws: frozenset[str] = frozenset()
     """Descriptions of the slice's invalid parts."""
 
     @staticmethod
-    def of(each: EndpointSlice, pool: Pool, port_name: str) -> SlicePods:
-        """Return the pods of a slice, whose Service is that of `pool`, at the named port."""
+    def of(each: EndpointSlice, pool: Pool) -> SlicePods:
+        """Return the pods of a slice, whose Service is that of `pool`."""
         where = f"EndpointSlice {each.name}"
         if not each.endpoints:
-            return SlicePods(pool)
-        port = next((it.port for it in each.ports or () if (it.name or "") == port_name), None)
+            return SlicePods(pool, {})
+        port = next((it.port for it in each.ports or () if it.name == PORT_NAME), None)
         if each.family not in _FAMILIES:
             # Envoy doesn't resolve host names of endpoints.
             flaw = f"{where}: addresses of the type {each.family} are not supported"
-            return SlicePods(pool, flaws=frozenset({flaw}))
+            return SlicePods(pool, {}, frozenset({flaw}))
         if port is None:
-            return SlicePods(pool, flaws=frozenset({f"{where}: no port is called {port_name!r}"}))
-        entries, flaws = [], set()
+            return SlicePods(pool, {}, frozenset({f"{where}: no port is called {PORT_NAME!r}"}))
+        pods: dict[str, tuple[_Entry, ...]] = {}
+        flaws = set()
         for found in each.endpoints:
             try:
                 endpoint = Endpoint.checked(found.addresses[0], port)
@@ -109,8 +113,9 @@ class SlicePods:
                 flaws.add(f"{where}: {error}")
             else:
                 pod = found.pod or endpoint.host
-                entries.append(_Entry(pod, each.family, endpoint, found.takes_traffic))
-        return SlicePods(pool, tuple(entries), frozenset(flaws))
+                entry = _Entry(each.family, endpoint, found.takes_traffic)
+                pods[pod] = (*pods.get(pod, ()), entry)
+        return SlicePods(pool, pods, frozenset(flaws))
 
 
 def merged(slices: Iterable[SlicePods], pools: Iterable[Pool]) -> tuple[Endpoints, frozenset[str]]:
@@ -124,19 +129,27 @@ def merged(slices: Iterable[SlicePods], pools: Iterable[Pool]) -> tuple[Endpoint
         pools: all pools, also those without a slice.
     """
     flaws: set[str] = set()
-    pods: dict[Pool, dict[str, list[_Entry]]] = {pool: {} for pool in pools}
+    pods: dict[Pool, dict[str, tuple[_Entry, ...]]] = {pool: {} for pool in pools}
     for each in slices:
         flaws |= each.flaws
         known = pods[each.pool]
-        for entry in each.entries:
-            known.setdefault(entry.pod, []).append(entry)
-    endpoints = {pool: frozenset(_preferred(found.values())) for pool, found in pods.items()}
+        # Few pods are in two slices: of ten thousand most are merged without a look at each.
+        again = {pod: known[pod] + each.pods[pod] for pod in known.keys() & each.pods.keys()}
+        known.update(each.pods)
+        known.update(again)
+    endpoints = {
+        pool: frozenset(chain.from_iterable(map(_preferred, found.values())))
+        for pool, found in pods.items()
+    }
     return endpoints, frozenset(flaws)
 
 
-def _preferred(pods: Iterable[list[_Entry]]) -> Iterator[Endpoint]:
-    """Yield the addresses of the preferred family of each pod that takes traffic."""
-    for entries in pods:
-        if all(entry.takes_traffic for entry in entries):
-            family = min((entry.family for entry in entries), key=_FAMILIES.index)
-            yield from (entry.endpoint for entry in entries if entry.family == family)
+def _preferred(entries: tuple[_Entry, ...]) -> Iterable[Endpoint]:
+    """Return a pod's addresses of the preferred family; none if it takes no traffic."""
+    if len(entries) == 1:
+        [entry] = entries
+        return (entry.endpoint,) if entry.takes_traffic else ()
+    if not all(entry.takes_traffic for entry in entries):
+        return ()
+    preferred = min((entry.family for entry in entries), key=_FAMILIES.index)
+    return {entry.endpoint for entry in entries if entry.family == preferred}

@@ -12,9 +12,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import grpc.aio
+import pytest
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 
 from tests.builders.s3 import unreachable_s3
+from vireo.server.control import admission
+from vireo.server.control import channels as channels_module
 from vireo.server.control.ads import DiscoveryServicer
 from vireo.server.control.attempts import Attempts
 from vireo.server.control.channels import Channels
@@ -132,8 +135,6 @@ async def control_of(
         "port": 0,
         "drain_seconds": 0.0,
         "grace_seconds": 5.0,
-        "initial_admission_timeout": 0.0,
-        "channel_poll_seconds": 0.05,
         "endpoint_drain_seconds": 0.2,
         "s3": unreachable_s3(),
     }
@@ -141,14 +142,17 @@ async def control_of(
     server = RpcServer(used)
     control = Control(used, discovery, channels, server)
     await server.start()
-    running = asyncio.ensure_future(control.run())
-    try:
-        while control.servicer.snapshot is None:
-            if running.done():
-                running.result()
-            await asyncio.sleep(0.01)
-        yield server.port, control
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await server.drain()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(admission, "_INTERVAL_SECONDS", 0.05)
+        patch.setattr(channels_module, "_POLL_SECONDS", 0.05)
+        running = asyncio.ensure_future(control.run())
+        try:
+            while control.servicer.snapshot is None:
+                if running.done():
+                    running.result()
+                await asyncio.sleep(0.01)
+            yield server.port, control
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            await server.drain()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import math
-import re
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +14,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from tests.builders.control import ControlPlane, running_control
 from tests.builders.gateway import EXPLANATION
@@ -160,6 +162,28 @@ class RankingPod(RankingServiceServicer):
 
 
 @dataclass(frozen=True)
+class RestAnswer:
+    """An answer to a request by HTTP/1.1."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """Its JSON."""
+        assert self.headers["content-type"] == "application/json", self
+        return json.loads(self.body)
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields of its google.rpc.BadRequest, sorted."""
+        [bad] = self.json["details"]
+        assert bad["@type"] == "type.googleapis.com/google.rpc.BadRequest"
+        return sorted(violation["field"] for violation in bad["fieldViolations"])
+
+
+@dataclass(frozen=True)
 class Edge:
     """Envoy, its control plane, and what stands behind it."""
 
@@ -182,6 +206,38 @@ class Edge:
     def candidates(self) -> list[CandidatePod]:
         """The candidate pods of production."""
         return self.pods[Pool("candidate")]
+
+    async def rest(
+        self,
+        path: str,
+        body: Any = None,
+        method: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> RestAnswer:
+        """Return the answer to a request: JSON unless the body is text or bytes.
+
+        http.client sends the path as it is.
+        """
+        sent = body if body is None or isinstance(body, str | bytes) else json.dumps(body)
+        kind = {} if sent is None else {"content-type": "application/json"}
+
+        def send() -> RestAnswer:
+            connection = http.client.HTTPConnection(self.address, timeout=60)
+            verb = method or ("GET" if sent is None else "POST")
+            connection.request(verb, path, sent, {**kind, **(headers or {})})
+            answer = connection.getresponse()
+            found = {name.lower(): text for name, text in answer.getheaders()}
+            content = answer.read()
+            connection.close()
+            return RestAnswer(answer.status, found, content)
+
+        return await asyncio.to_thread(send)
+
+    async def stat(self, pattern: str) -> int:
+        """Return the sum of Envoy's numbers whose whole names match a regular expression."""
+        url = f"http://127.0.0.1:{self.settings.admin_port}/stats?filter=^{quote(pattern)}$"
+        with await asyncio.to_thread(urllib.request.urlopen, url) as response:
+            return sum(int(line.rpartition(b":")[2]) for line in response.read().splitlines())
 
 
 @asynccontextmanager
@@ -263,11 +319,7 @@ async def running_edge(
 
 async def counter(edge: Edge, cluster: str, name: str) -> int:
     """One of Envoy's counters of a cluster."""
-    url = f"http://127.0.0.1:{edge.settings.admin_port}/stats?filter=cluster.{cluster}.{name}"
-    with await asyncio.to_thread(urllib.request.urlopen, url) as response:
-        text = response.read().decode()
-    [count] = re.findall(rf"cluster\.{cluster}\.{name}: (\d+)", text)
-    return int(count)
+    return await edge.stat(rf"cluster\.{cluster}\.{name}")
 
 
 async def serve_candidate(

@@ -51,6 +51,7 @@ class Refusal:
 
     status: int
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Fault: TypeAlias = Refusal | Literal["hang", "cut"]
@@ -138,7 +139,7 @@ class RecordedApi:
         if self.tokens is not None and token not in self.tokens:
             fault = Refusal(401, recorded("unauthorized.json"))
         if isinstance(fault, Refusal):
-            return web.Response(status=fault.status, body=fault.body)
+            return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
         if fault == "hang":
             await asyncio.Event().wait()
         if fault == "cut":

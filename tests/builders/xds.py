@@ -47,11 +47,6 @@ class XdsClient:
         )
         await self.send(message)
 
-    async def leave(self, kind: str, name: str) -> None:
-        """Unsubscribes from a name."""
-        message = pb.DeltaDiscoveryRequest(type_url=kind, resource_names_unsubscribe=[name])
-        await self.send(message)
-
     async def receive(self) -> Response:
         """The next response."""
         async with asyncio.timeout(30):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
-import urllib.request
+import ipaddress
+import itertools
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from tests.builders.edge import GATEWAY, Edge, running_edge
+from tests.builders.edge import GATEWAY, Edge, RestAnswer, running_edge
 from tests.builders.http2 import http2
 from tests.builders.recording import batch, play
 from tests.builders.tokens import Tokens
@@ -91,33 +91,9 @@ class Guarded:
         return await call(b"", metadata=bearer(token), timeout=30).code()
 
     async def rest(
-        self,
-        token: str | None,
-        path: str = "/v1/viewers/1/recommendations",
-        body: str | None = None,
-    ) -> Any:
-        """Status, headers and JSON of an answer."""
-
-        def send() -> tuple[int, dict[str, str], Any]:
-            connection = http.client.HTTPConnection(self.edge.address, timeout=30)
-            verb = "GET" if body is None else "POST"
-            connection.request(verb, path, body, dict(bearer(token)))
-            response = connection.getresponse()
-            answer = (
-                response.status,
-                {name.lower(): text for name, text in response.getheaders()},
-                json.loads(response.read()),
-            )
-            connection.close()
-            return answer
-
-        return await asyncio.to_thread(send)
-
-    async def count(self, stat: str) -> int:
-        """One of Envoy's counters."""
-        url = f"http://127.0.0.1:{self.edge.settings.admin_port}/stats?filter=^{stat}$"
-        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
-        return int(text.rpartition(":")[2] or 0)
+        self, token: str | None, path: str = "/v1/viewers/1/recommendations", body: Any = None
+    ) -> RestAnswer:
+        return await self.edge.rest(path, body, headers=dict(bearer(token)))
 
 
 def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
@@ -139,29 +115,23 @@ async def guarded(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gua
 async def test_a_valid_token_is_accepted_and_not_forwarded(guarded: Guarded) -> None:
     assert (await guarded.recommend(guarded.tokens.good(subject="good"))).items
     assert "authorization" not in guarded.edge.gateways[0].metadata
-    status, _, body = await guarded.rest(guarded.tokens.good(subject="good"))
-    assert (status, len(body["items"])) == (200, 1)
+    answer = await guarded.rest(guarded.tokens.good(subject="good"))
+    assert (answer.status, len(answer.json["items"])) == (200, 1)
 
 
-async def test_without_a_token_callers_are_unauthenticated(guarded: Guarded) -> None:
-    assert await guarded.code(None) is grpc.StatusCode.UNAUTHENTICATED
-    status, headers, body = await guarded.rest(None)
-    assert (status, body["code"]) == (401, 16)
-    assert headers["content-type"] == "application/json"
-    assert headers["www-authenticate"].startswith("Bearer")
-
-
-@pytest.mark.parametrize("reason", REFUSED)
+@pytest.mark.parametrize("reason", [*REFUSED, "no header"])
 async def test_a_token_that_says_nothing_is_unauthenticated_and_counted(
     guarded: Guarded, reason: str
 ) -> None:
-    token = guarded.tokens.refused()[reason]
+    assert guarded.tokens.refused().keys() == {*REFUSED}, "no reason is left out"
+    token = guarded.tokens.refused().get(reason)
     asked = len(guarded.edge.gateways[0].requests)
-    denied = await guarded.count("http.edge.jwt_authn.denied")
+    denied = await guarded.edge.stat("http.edge.jwt_authn.denied")
     assert await guarded.code(token) is grpc.StatusCode.UNAUTHENTICATED
-    status, _, body = await guarded.rest(token)
-    assert (status, body["code"], body["details"]) == (401, 16, [])
-    assert await guarded.count("http.edge.jwt_authn.denied") == denied + 2
+    answer = await guarded.rest(token)
+    assert (answer.status, answer.json["code"], answer.json["details"]) == (401, 16, [])
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert await guarded.edge.stat("http.edge.jwt_authn.denied") == denied + 2
     assert len(guarded.edge.gateways[0].requests) == asked
 
 
@@ -169,14 +139,9 @@ async def test_a_token_in_the_path_is_ignored(guarded: Guarded) -> None:
     # Paths are logged, by proxies of others too.
     token = guarded.tokens.good(subject="path")
     path = f"/v1/viewers/1/recommendations?access_token={token}"
-    status, _, body = await guarded.rest(None, path)
-    assert (status, body["code"]) == (401, 16)
+    assert (await guarded.rest(None, path)).status == 401
     method = f"/{GATEWAY}/Recommend?access_token={token}"
     assert await guarded.raw_code(method, None) is grpc.StatusCode.UNAUTHENTICATED
-
-
-async def test_no_reason_is_left_out(guarded: Guarded) -> None:
-    assert guarded.tokens.refused().keys() == set(REFUSED)
 
 
 @pytest.mark.parametrize("scope", ["vireo.admin", "vireo.readable", "vireo", ""])
@@ -184,12 +149,12 @@ async def test_a_token_without_the_scope_is_denied_and_counted(
     guarded: Guarded, scope: str
 ) -> None:
     token = guarded.tokens.good(scope, subject="scopes")
-    denied = await guarded.count("http.edge.rbac.denied")
+    denied = await guarded.edge.stat("http.edge.rbac.denied")
     assert await guarded.code(token) is grpc.StatusCode.PERMISSION_DENIED
-    status, _, body = await guarded.rest(token)
-    assert (status, body["code"]) == (403, 7)
-    assert "scope" in body["message"]
-    assert await guarded.count("http.edge.rbac.denied") == denied + 2
+    answer = await guarded.rest(token)
+    assert (answer.status, answer.json["code"]) == (403, 7)
+    assert "scope" in answer.json["message"]
+    assert await guarded.edge.stat("http.edge.rbac.denied") == denied + 2
 
 
 async def test_one_scope_of_several_is_enough(guarded: Guarded) -> None:
@@ -246,8 +211,8 @@ async def test_methods_with_a_scope_of_their_own_need_it_and_it_allows_nothing_e
     assert await guarded.raw_code(method, recorder) is grpc.StatusCode.INVALID_ARGUMENT
     assert await guarded.code(recorder) is grpc.StatusCode.PERMISSION_DENIED
     if path:
-        assert (await guarded.rest(token, path, "{}"))[0] == 403
-        assert (await guarded.rest(recorder, path, "{}"))[0] == 400
+        assert (await guarded.rest(token, path, "{}")).status == 403
+        assert (await guarded.rest(recorder, path, "{}")).status == 400
 
 
 async def test_methods_without_a_scope_are_denied(guarded: Guarded) -> None:
@@ -260,12 +225,10 @@ async def test_the_openapi_document_is_for_every_caller_that_the_edge_knows(
     guarded: Guarded,
 ) -> None:
     document = "/v1/openapi.json"
-    assert (await guarded.rest(None, document))[0] == 401
-    assert (await guarded.rest(guarded.tokens.good("other", subject="api"), document))[0] == 403
-    for scope in SCOPES:
-        status, _, body = await guarded.rest(guarded.tokens.good(scope, subject="api"), document)
-        assert status == 200
-        assert "/v1/viewers/{viewer_id}/recommendations" in body["paths"]
+    assert (await guarded.rest(None, document)).status == 401
+    for scope in ("other", *SCOPES):
+        answer = await guarded.rest(guarded.tokens.good(scope, subject="api"), document)
+        assert answer.status == (403 if scope == "other" else 200)
 
 
 async def test_health_needs_no_token(guarded: Guarded) -> None:
@@ -273,35 +236,26 @@ async def test_health_needs_no_token(guarded: Guarded) -> None:
     answer = await stub.Check(health_pb2.HealthCheckRequest(service=GATEWAY), timeout=30)
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
 
-    def ready() -> int:
-        connection = http.client.HTTPConnection(guarded.edge.address, timeout=30)
-        connection.request("GET", "/ready")
-        return connection.getresponse().status
-
-    assert await asyncio.to_thread(ready) == 200, "load balancers and Kubernetes have none"
+    assert (await guarded.edge.rest("/ready")).status == 200, "load balancers have none"
 
 
 async def test_browsers_may_send_a_token_along(guarded: Guarded) -> None:
-    def preflight() -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection(guarded.edge.address, timeout=30)
-        headers = {
-            "origin": "http://localhost:3000",
-            "access-control-request-method": "GET",
-            "access-control-request-headers": "authorization",
-        }
-        connection.request("OPTIONS", "/v1/viewers/1/recommendations", headers=headers)
-        return connection.getresponse()
-
-    response = await asyncio.to_thread(preflight)
-    assert response.status == 200
-    assert "authorization" in (response.getheader("access-control-allow-headers") or "")
+    asked = {
+        "origin": "http://localhost:3000",
+        "access-control-request-method": "GET",
+        "access-control-request-headers": "authorization",
+    }
+    path = "/v1/viewers/1/recommendations"
+    answer = await guarded.edge.rest(path, method="OPTIONS", headers=asked)
+    assert answer.status == 200
+    assert "authorization" in answer.headers["access-control-allow-headers"]
 
 
 async def test_a_rate_limited_caller_gets_a_retry_delay_and_others_are_unaffected(
     guarded: Guarded,
 ) -> None:
     busy, other = (guarded.tokens.good(subject=name) for name in ("busy", "other"))
-    limited = await guarded.count("edge.http_local_rate_limit.rate_limited")
+    limited = await guarded.edge.stat("edge.http_local_rate_limit.rate_limited")
     refused: list[grpc.aio.AioRpcError] = []
     async with asyncio.timeout(60):
         while not refused:  # the slower the machine, the more of them are let in meanwhile
@@ -309,7 +263,9 @@ async def test_a_rate_limited_caller_gets_a_retry_delay_and_others_are_unaffecte
                 *(guarded.recommend(busy) for _ in range(4 * RATE)), return_exceptions=True
             )
             refused = [call for call in calls if isinstance(call, grpc.aio.AioRpcError)]
-    assert await guarded.count("edge.http_local_rate_limit.rate_limited") == limited + len(refused)
+    assert await guarded.edge.stat("edge.http_local_rate_limit.rate_limited") == limited + len(
+        refused
+    )
     for error in refused:
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         status = rpc_status.from_call(error)  # type: ignore[no-untyped-call]
@@ -317,21 +273,20 @@ async def test_a_rate_limited_caller_gets_a_retry_delay_and_others_are_unaffecte
         assert status.details[0].Unpack(retry)
         assert retry.retry_delay.ToSeconds() == 1
     assert await guarded.code(other) is grpc.StatusCode.OK
-    limited_by_rest: list[tuple[dict[str, str], Any]] = []
+    limited_by_rest: list[RestAnswer] = []
     async with asyncio.timeout(60):
         while not limited_by_rest:
             await asyncio.gather(
                 *(guarded.recommend(busy) for _ in range(2 * RATE)), return_exceptions=True
             )
             answers = await asyncio.gather(*(guarded.rest(busy) for _ in range(RATE)))
-            limited_by_rest = [(each[1], each[2]) for each in answers if each[0] == 429]
-    headers, body = limited_by_rest[0]
-    assert headers["retry-after"] == "1"
-    assert body["code"] == 8
-    assert body["details"] == [
+            limited_by_rest = [each for each in answers if each.status == 429]
+    assert limited_by_rest[0].headers["retry-after"] == "1"
+    assert limited_by_rest[0].json["code"] == 8
+    assert limited_by_rest[0].json["details"] == [
         {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "1s"}
     ]
-    assert (await guarded.rest(other))[0] == 200
+    assert (await guarded.rest(other)).status == 200
 
 
 async def test_a_caller_of_events_is_known_by_the_subject_of_its_token(
@@ -352,7 +307,7 @@ async def test_a_caller_of_events_is_known_by_the_subject_of_its_token(
         )
         assert await call.code() is grpc.StatusCode.UNIMPLEMENTED  # it has no log
         body = {"events": [{"eventId": "1", "viewerId": "v", "kind": 2, "videoId": "v"}]}
-        assert (await guarded.rest(token, "/v1/events", json.dumps(body)))[0] == 501
+        assert (await guarded.rest(token, "/v1/events", body)).status == 501
     # An empty name would be one of our own processes, which have no budget.
     assert callers == [*["page-1"] * 2, *["%c3%a9%201"] * 2, *["127.0.0.1"] * 2]
 
@@ -427,10 +382,10 @@ async def test_a_token_that_names_its_viewer_is_for_requests_and_events_of_no_ot
         "RemoveVideos": DENIED,
     }
     path = "/v1/viewers/{}/recommendations"
-    assert (await guarded.rest(token, path.format(quote(VIEWER, safe=""))))[0] == 200
-    status, _, body = await guarded.rest(token, path.format("2"))
-    assert (status, body["code"]) == (403, 7)
-    assert "one viewer" in body["message"]
+    assert (await guarded.rest(token, path.format(quote(VIEWER, safe="")))).status == 200
+    answer = await guarded.rest(token, path.format("2"))
+    assert (answer.status, answer.json["code"]) == (403, 7)
+    assert "one viewer" in answer.json["message"]
 
 
 async def test_a_token_without_a_viewer_is_for_all_and_none_can_be_forged(
@@ -500,3 +455,52 @@ async def test_new_keys_are_followed_and_old_ones_forgotten(guarded: Guarded) ->
         while await taken(before):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     assert await guarded.code(before) is grpc.StatusCode.UNAUTHENTICATED
+
+
+# By which address the edge counts a caller who has no token.
+
+_NUMBERS = itertools.count()
+
+
+async def refused(edge: Edge, address: Callable[[int], str]) -> int:
+    """How many calls at a time are refused, each with a number of its own in `x-forwarded-for`."""
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        stub = RecommendationServiceStub(channel)
+
+        async def ask(forwarded: str) -> bool:
+            metadata = (("x-forwarded-for", forwarded),)
+            request = pb.RecommendRequest(viewer_id="1")
+            code = await stub.Recommend(request, timeout=30, metadata=metadata).code()
+            assert code in (grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED)
+            return code is not grpc.StatusCode.OK
+
+        sent = [address(next(_NUMBERS)) for _ in range(40)]
+        return sum(await asyncio.gather(*map(ask, sent)))
+
+
+async def limited(edge: Edge, address: Callable[[int], str]) -> bool:
+    """Whether the limit holds for calls from `address`, however slow the machine is."""
+    for _ in range(20):
+        if await refused(edge, address):
+            return True
+    return False
+
+
+def ipv4(number: int) -> str:
+    return str(ipaddress.IPv4Address((10 << 24) + number))
+
+
+async def test_a_forwarded_address_is_not_believed_by_default(tmp_path: Path) -> None:
+    async with running_edge(tmp_path, 1, control={"rate_limit": 5}) as edge:
+        assert await limited(edge, ipv4)
+
+
+async def test_with_a_trusted_hop_the_address_that_it_adds_counts(tmp_path: Path) -> None:
+    control = {"rate_limit": 5, "trusted_hops": 1}
+    async with running_edge(tmp_path, 1, control=control) as edge:
+        # What the caller itself has sent stands before what the proxy adds.
+        assert await limited(edge, lambda number: f"{ipv4(number)}, 198.51.100.1")
+        assert not await limited(edge, ipv4)
+        # Of an IPv6 address the first half: a caller has all of the other.
+        assert await limited(edge, "2001:db8::{:x}".format)
+        assert not await limited(edge, "2001:db8:0:{:x}::1".format)

@@ -14,6 +14,7 @@ import grpc
 import pytest
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from prometheus_client import REGISTRY
 
 from tests.builders.edge import CandidatePod, Edge, running_edge, serve_candidate, serve_ranking
 from tests.builders.waiting import until
@@ -103,21 +104,18 @@ def route_names(edge: Edge) -> list[str]:
 
 
 async def test_an_empty_discovery_keeps_the_pods(tmp_path: Path) -> None:
-    async with edge_and_caller(tmp_path, control={"empty_pool_grace_seconds": 60}) as (
-        edge,
-        caller,
-    ):
+    async with edge_and_caller(tmp_path) as (edge, caller):
         edge.control.discovery.set(CANDIDATE)
         await asyncio.sleep(0.5)
         assert port_count(edge) == 2
         assert {await caller.call() for _ in range(20)} <= {"candidate-0", "candidate-1"}
 
 
-async def test_a_pool_that_stays_empty_for_the_stated_time_is_emptied(tmp_path: Path) -> None:
-    async with edge_and_caller(tmp_path, control={"empty_pool_grace_seconds": 0.5}) as (
-        edge,
-        caller,
-    ):
+async def test_a_pool_that_stays_empty_for_the_stated_time_is_emptied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vireo.server.control.admission._EMPTY_SECONDS", 0.5)
+    async with edge_and_caller(tmp_path) as (edge, caller):
         edge.control.discovery.set(CANDIDATE)
         await caller.until(lambda answer: answer == "UNAVAILABLE")
         edge.control.discovery.set(CANDIDATE, *edge.settings.pod_ports("candidate"))
@@ -128,6 +126,7 @@ async def test_a_configuration_that_envoy_rejects_is_shown_and_the_last_good_one
     tmp_path: Path,
 ) -> None:
     async with edge_and_caller(tmp_path) as (edge, caller):
+        assert REGISTRY.get_sample_value("vireo_xds_clients", {"client": "envoy"}) == 1
         servicer = edge.control.servicer
         assert servicer.snapshot is not None
         good = servicer.snapshot

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -68,27 +66,6 @@ async def recording(
     await log.close()
 
 
-async def post(
-    recording: Recording, path: str, body: Any, headers: dict[str, str] | None = None
-) -> tuple[int, dict[str, str], Any]:
-    """Status, headers and content of an answer to JSON or bytes."""
-    sent = body if isinstance(body, str | bytes) else json.dumps(body)
-
-    def send() -> tuple[int, dict[str, str], Any]:
-        connection = http.client.HTTPConnection(recording.edge.address, timeout=30)
-        kind = {"content-type": "application/json", **(headers or {})}
-        connection.request("POST", path, sent, kind)
-        answer = connection.getresponse()
-        content = answer.read()
-        found = {name.lower(): text for name, text in answer.getheaders()}
-        connection.close()
-        if found.get("content-type") == "application/json":
-            return answer.status, found, json.loads(content)
-        return answer.status, found, content
-
-    return await asyncio.to_thread(send)
-
-
 async def recorded(recording: Recording, end: int) -> list[pb.Event]:
     entries = await take(recording.log, EVENTS, after=end)
     return [event for each in entries for event in RecordedEvents.FromString(each.data).events]
@@ -96,8 +73,7 @@ async def recorded(recording: Recording, end: int) -> list[pb.Event]:
 
 async def test_a_page_records_by_rest_from_an_allowed_origin(recording: Recording) -> None:
     end = await recording.log.end(EVENTS)
-    status, headers, body = await post(
-        recording,
+    answer = await recording.edge.rest(
         "/v1/events",
         {
             "events": [
@@ -111,10 +87,10 @@ async def test_a_page_records_by_rest_from_an_allowed_origin(recording: Recordin
                 {"event_id": "rest-2", "viewer_id": "w", "kind": 5, "video_id": "v"},
             ]
         },
-        {"origin": "http://localhost:3000"},
+        headers={"origin": "http://localhost:3000"},
     )
-    assert (status, body) == (200, {"recorded": 2})
-    assert headers["access-control-allow-origin"] == "http://localhost:3000"
+    assert (answer.status, answer.json) == (200, {"recorded": 2})
+    assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
     events = await recorded(recording, end)
     assert [(each.viewer_id, each.watched_seconds, each.kind) for each in events] == [
         ("a/b é", 12.5, pb.EVENT_KIND_PLAY),
@@ -134,16 +110,15 @@ async def test_a_page_records_by_rest_from_an_allowed_origin(recording: Recordin
 async def test_rest_names_what_is_wrong(
     recording: Recording, path: str, body: Any, field: str
 ) -> None:
-    status, _, answer = await post(recording, path, body)
-    assert (status, answer["code"]) == (400, 3)
-    [bad] = answer["details"]
-    assert field in [each["field"] for each in bad["fieldViolations"]], bad
+    answer = await recording.edge.rest(path, body)
+    assert (answer.status, answer.json["code"]) == (400, 3)
+    assert field in answer.fields
 
 
 async def test_a_body_over_a_mebibyte_is_too_large(recording: Recording) -> None:
-    status, _, answer = await post(recording, "/v1/events", b"x" * ((1 << 20) + 1))
-    assert (status, answer["message"]) == (413, "the request exceeds 1 MiB")
-    assert answer["code"] == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
+    answer = await recording.edge.rest("/v1/events", b"x" * ((1 << 20) + 1))
+    assert (answer.status, answer.json["code"]) == (413, 8)
+    assert answer.json["message"] == "the request exceeds 1 MiB"
     call: Any = recording.channel.unary_unary("/vireo.v1.EventService/RecordEvents")
     failure = await failure_of(call(b"x" * ((1 << 20) + 1)))
     assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -174,9 +149,8 @@ async def test_a_caller_is_known_by_its_address_whatever_it_says(
     monkeypatch.setattr(guard, "caller_of", caller)
     forged = ("x-vireo-caller", "another")
     await recording.events.RecordEvents(batch([play("one")]), metadata=(forged,))
-    request = json.dumps({"events": [{"eventId": "2", "viewerId": "v", "kind": 2, "videoId": "v"}]})
-    status, _, _ = await post(recording, "/v1/events", request, dict([forged]))
-    assert status == 200
+    request = {"events": [{"eventId": "2", "viewerId": "v", "kind": 2, "videoId": "v"}]}
+    assert (await recording.edge.rest("/v1/events", request, headers=dict([forged]))).status == 200
 
     async def requests() -> AsyncIterator[pb.StreamEventsRequest]:
         yield pb.StreamEventsRequest(events=[play("three")])
@@ -187,14 +161,11 @@ async def test_a_caller_is_known_by_its_address_whatever_it_says(
 
 async def test_grpc_web_records(recording: Recording) -> None:
     end = await recording.log.end(EVENTS)
-    message = batch([play("web")]).SerializeToString()
-    frame = b"\0" + len(message).to_bytes(4, "big") + message
+    frame = grpc_frame(batch([play("web")]).SerializeToString())
     kind = {"content-type": "application/grpc-web+proto", "accept": "application/grpc-web+proto"}
-    status, _, answer = await post(
-        recording, "/vireo.v1.EventService/RecordEvents", frame, headers=kind
-    )
-    assert status == 200
-    assert pb.RecordEventsResponse.FromString(answer[5 : 5 + answer[4]]).recorded == 1
+    path = "/vireo.v1.EventService/RecordEvents"
+    body = (await recording.edge.rest(path, frame, headers=kind)).body
+    assert pb.RecordEventsResponse.FromString(body[5 : 5 + body[4]]).recorded == 1
     assert [each.event_id for each in await recorded(recording, end)] == ["web"]
 
 
@@ -214,10 +185,10 @@ async def test_a_stream_whose_message_is_corrupt_says_what_was_recorded_before(
 
 async def test_the_catalogue_is_changed_by_rest_and_grpc(recording: Recording) -> None:
     new = {"videoId": "new", "title": "T", "tags": ["x"], "published": "2026-01-02T03:04:05Z"}
-    status, _, answer = await post(recording, "/v1/videos", {"videos": [new]})
-    assert (status, answer) == (200, {"upserted": 1})
-    status, _, answer = await post(recording, "/v1/videos:remove", {"videoIds": ["old", "older"]})
-    assert (status, answer) == (200, {"removed": 2})
+    answer = await recording.edge.rest("/v1/videos", {"videos": [new]})
+    assert (answer.status, answer.json) == (200, {"upserted": 1})
+    answer = await recording.edge.rest("/v1/videos:remove", {"videoIds": ["old", "older"]})
+    assert (answer.status, answer.json) == (200, {"removed": 2})
     stub: Any = CatalogServiceStub(recording.channel)
     request = RemoveVideosRequest(video_ids=["by gRPC"])
     assert (await stub.RemoveVideos(request)).removed == 1
@@ -290,8 +261,10 @@ async def test_no_other_gateway_is_tried_for_a_write_however_its_path_is_written
     tries = await counter(recording.edge, "gateway", "upstream_rq_total")
     recording.nats.hang()
     # Longer than a try of a slate may take before another gateway is asked.
-    answers = [post(recording, path, body, {"grpc-timeout": "1200m"}) for path, body in writes]
-    statuses = [status for status, _, _ in await asyncio.gather(*answers)]
+    hurry = {"grpc-timeout": "1200m"}
+    answers = await asyncio.gather(
+        *(recording.edge.rest(path, body, headers=hurry) for path, body in writes)
+    )
     recording.nats.go_on()
-    assert set(statuses) == {504}
+    assert {answer.status for answer in answers} == {504}
     assert await counter(recording.edge, "gateway", "upstream_rq_total") == tries + len(writes)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import re
-import urllib.request
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import grpc
 import pytest
-import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from tests.builders.edge import GATEWAY, Edge, running_edge
+from tests.builders.edge import GATEWAY, Edge
 from tests.builders.http2 import Http2, Stream, grpc_frame, http2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
@@ -30,19 +26,7 @@ OF_AN_ADDRESS = 10
 """Watches that one address may open at once; a further one every 30 s."""
 IN_ALL = 100
 OF_A_CONNECTION = 256
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def edge(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edge]:
-    async with running_edge(tmp_path_factory.mktemp("edge"), gateway_count=2) as edge:
-        yield edge
-
-
-async def stat(edge: Edge, name: str) -> int:
-    """One of Envoy's numbers."""
-    url = f"http://127.0.0.1:{edge.settings.admin_port}/stats?filter=^{re.escape(name)}$"
-    text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
-    return int(text.rpartition(":")[2] or 0)
+GATEWAYS = 2
 
 
 async def watch(connection: Http2, count: int) -> list[Stream]:
@@ -76,7 +60,7 @@ async def call(edge: Edge, calls: int = 50) -> None:
 async def none_is_left(edge: Edge) -> None:
     async with asyncio.timeout(60):
         for name in ("http.edge.downstream_rq_active", "cluster.gateway.upstream_rq_active"):
-            while await stat(edge, name):  # noqa: ASYNC110
+            while await edge.stat(name):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
 
@@ -155,10 +139,10 @@ async def test_of_a_health_check_only_a_little_is_kept(edge: Edge) -> None:
 
 async def test_envoy_watches_its_heap(edge: Edge) -> None:
     async with asyncio.timeout(30):
-        while not await stat(edge, "overload.envoy.resource_monitors.fixed_heap.pressure"):  # noqa: ASYNC110
+        while not await edge.stat("overload.envoy.resource_monitors.fixed_heap.pressure"):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     for action in ("stop_accepting_requests", "reset_high_memory_stream"):
-        assert await stat(edge, f"overload.envoy.overload_actions.{action}.active") == 0
+        assert await edge.stat(f"overload.envoy.overload_actions.{action}.active") == 0
 
 
 async def test_streams_per_connection_are_bounded(edge: Edge) -> None:

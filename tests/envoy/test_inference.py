@@ -59,7 +59,6 @@ async def opened(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Open
     control = {
         "jwks": str(folder.jwks),
         "oip_http_offset": OIP_HTTP_PORT_OFFSET,
-        "initial_admission_timeout": 0.0,
     }
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context

@@ -1,9 +1,8 @@
-"""What Envoy does with calls that pods shed: it passes them on, and never tries another pod."""
+"""What Envoy does with calls that pods shed, that it sheds itself, and that fail."""
 
 from __future__ import annotations
 
 import asyncio
-import http.client
 import itertools
 import json
 import time
@@ -15,7 +14,8 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
-from tests.builders.edge import Edge, running_edge
+from tests.builders.edge import Edge, RestAnswer, running_edge
+from vireo.server.control import resources, templates
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
@@ -92,14 +92,48 @@ async def test_calls_that_candidate_pods_shed_are_not_retried_and_eject_no_pod(e
 
 
 async def test_rest_callers_get_429_with_the_hint(edge: Edge) -> None:
-    def ask() -> tuple[int, Any]:
-        connection = http.client.HTTPConnection(edge.address, timeout=30)
-        connection.request("GET", "/v1/viewers/1/recommendations")
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-
-    status, body = await asyncio.to_thread(ask)
-    assert status == 429
-    assert body["code"] == grpc.StatusCode.RESOURCE_EXHAUSTED.value[0]
-    [hint] = body["details"]
+    answer = await edge.rest("/v1/viewers/1/recommendations")
+    assert (answer.status, answer.json["code"]) == (429, 8)
+    [hint] = answer.json["details"]
     assert hint == {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.100s"}
+
+
+async def test_more_calls_than_are_taken_on_are_exhausted_to_rest_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled = templates.filled
+
+    def with_one_call_at_a_time(name: str, values: dict[str, object]) -> dict[str, Any]:
+        document = filled(name, values)
+        if name == "cluster":
+            document["circuit_breakers"]["thresholds"][0]["max_requests"] = 1
+        return document
+
+    monkeypatch.setattr(resources, "filled", with_one_call_at_a_time)
+    async with running_edge(tmp_path, 1) as edge:
+        edge.gateways[0].delay = 0.3
+        refused: list[RestAnswer] = []
+        async with asyncio.timeout(60):
+            while not refused:
+                path = "/v1/viewers/1/recommendations"
+                answers = await asyncio.gather(*(edge.rest(path) for _ in range(8)))
+                refused = [each for each in answers if each.status != 200]
+    assert {(each.status, each.json["code"]) for each in refused} == {(429, 8)}
+
+
+async def test_an_outage_logs_a_sample_of_the_failed_requests(tmp_path: Path) -> None:
+    requests, nobody = 300, {"otlp_endpoint": "http://127.0.0.1:1"}
+    async with running_edge(tmp_path, 1, control=nobody) as edge:
+        edge.gateways[0].refuses = True
+        for _ in range(requests):
+            assert (await edge.rest("/v1/viewers/1/recommendations")).status == 503
+    # Envoy writes what it holds back when it ends.
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "envoy.log").read_text().splitlines()
+        if line.startswith("{")
+    ]
+    # One in ten: the chance of none, and of half of them, is nil.
+    assert 0 < len(lines) < requests / 2
+    assert {line["status"] for line in lines} == {503}
+    assert all(len(line["request_id"]) == 36 and len(line["trace_id"]) == 32 for line in lines)

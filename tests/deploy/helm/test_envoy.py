@@ -217,7 +217,7 @@ async def running_edge(folder: Path) -> AsyncIterator[RunningEnvoy]:
         try:
             clients = control.servicer.clients
             await until(lambda: bool(clients.all()))
-            envoy.identities = {each.node.identity for each in clients.all()}
+            envoy.identities = {each.identity for each in clients.all()}
             await until_open(envoy.edge)
             yield envoy
         finally:

@@ -18,6 +18,7 @@ from vireo.server.consumer.settings import ConsumerSettings
 from vireo.server.control import ads
 from vireo.server.control.mesh import GRPC_SERVICES, POOLS
 from vireo.server.control.settings import ControlSettings, KubernetesSettings
+from vireo.server.control.slices import PORT_NAME
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import RedisSettings
 from vireo.server.gateway.settings import GatewaySettings
@@ -127,7 +128,7 @@ def test_the_control_plane_finds_the_pods_of_each_pool(
         service = chart.named("Service")[name]["spec"]
         assert service["clusterIP"] == "None"
         [port] = service["ports"]
-        assert port["name"] == port["targetPort"] == control.kubernetes.port_name
+        assert port["name"] == port["targetPort"] == PORT_NAME
         container = chart.servers()[name]
         assert container["command"] == ["python", "-m", f"vireo.server.{pool.service}"]
         settings = settings_of(container, monkeypatch)

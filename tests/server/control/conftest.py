@@ -8,7 +8,7 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 
 from tests.builders.rpc import rpc_settings
-from vireo.server.control import attempts, discovery
+from vireo.server.control import ads, attempts, discovery
 from vireo.server.control.ads import DiscoveryServicer, add_xds_services
 from vireo.server.control.snapshot import Resource, Snapshot
 from vireo.server.rpc.server import RpcServer
@@ -47,9 +47,10 @@ class Server:
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
+async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    monkeypatch.setattr(ads, "_MAX_STREAMS", MAX_STREAMS)
     rpc_server = RpcServer(rpc_settings())
-    servicer = add_xds_services(rpc_server, MAX_STREAMS)
+    servicer = add_xds_services(rpc_server)
     await rpc_server.start()
     yield Server(rpc_server.port, servicer)
     await rpc_server.drain()

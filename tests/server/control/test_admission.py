@@ -16,6 +16,7 @@ from tests.builders.edge import CandidatePod, serve_candidate
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from vireo.ops.stack.ports import free_port_base
+from vireo.server.control import admission as module
 from vireo.server.control.admission import Admission, Membership
 from vireo.server.control.mesh import Endpoints, Members, Pool
 from vireo.server.control.settings import ControlSettings
@@ -26,18 +27,17 @@ Published = list[Mapping[Pool, Members]]
 
 @pytest.fixture(autouse=True)
 def frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vireo.server.control.admission._INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(module, "_INTERVAL_SECONDS", 0.02)
 
 
-def quick(first_seconds: float) -> ControlSettings:
-    return ControlSettings(initial_admission_timeout=first_seconds, s3=unreachable_s3())
+SETTINGS = ControlSettings(s3=unreachable_s3())
 
 
 @asynccontextmanager
-async def admitting(endpoints: Endpoints, first_seconds: float) -> AsyncIterator[Published]:
+async def admitting(endpoints: Endpoints) -> AsyncIterator[Published]:
     """Yield what an admission of these endpoints publishes."""
     published: Published = []
-    admission = Admission(quick(first_seconds), SetDiscovery(endpoints), published.append)
+    admission = Admission(SETTINGS, SetDiscovery(endpoints), published.append)
     running = asyncio.create_task(admission.run())
     try:
         yield published
@@ -46,36 +46,13 @@ async def admitting(endpoints: Endpoints, first_seconds: float) -> AsyncIterator
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_the_first_snapshot_includes_a_slow_production_pod() -> None:
-    fast = free_port_base()
-    slow = fast + 1
-    async with AsyncExitStack() as stack:
-        await serve_candidate(CandidatePod("fast"), fast, stack)
-        accepted = asyncio.Event()
-
-        async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            accepted.set()
-            await reader.read()
-            writer.close()
-
-        hanging = await asyncio.start_server(hang, "127.0.0.1", slow)
-        async with admitting({PRODUCTION: local(fast, slow)}, first_seconds=60) as published:
-            await asyncio.wait_for(accepted.wait(), 60)
-            hanging.close()
-            await hanging.wait_closed()
-            assert not published
-            await serve_candidate(CandidatePod("slow"), slow, stack)
-            await until(lambda: bool(published))
-        assert published[0][PRODUCTION] == Members(local(fast, slow))
-
-
-async def test_an_unresponsive_pod_is_published_after_the_timeout_only_in_production() -> None:
+async def test_a_pod_that_is_unhealthy_at_the_start_is_published_only_in_production() -> None:
     healthy = free_port_base()
     gone = healthy + 1
     async with AsyncExitStack() as stack:
         await serve_candidate(CandidatePod("healthy"), healthy, stack)
         found = {PRODUCTION: local(healthy, gone), CANARY: local(gone + 1)}
-        async with admitting(found, first_seconds=0.1) as published:
+        async with admitting(found) as published:
             await until(lambda: bool(published))
     assert published[0][PRODUCTION] == Members(local(healthy, gone))
     assert published[0][CANARY] == Members()
@@ -107,7 +84,7 @@ async def test_a_pod_whose_answer_makes_no_sense_is_not_admitted_and_harms_no_ot
         stack.push_async_callback(odd.stop, None)
         await serve_candidate(CandidatePod("healthy"), healthy, stack)
         found = {PRODUCTION: local(healthy), CANARY: local(odd_port)}
-        async with admitting(found, first_seconds=60) as published:
+        async with admitting(found) as published:
             await until(lambda: bool(published) and asked >= 3)
     assert published[-1][PRODUCTION] == Members(local(healthy))
     assert published[-1][CANARY] == Members()
@@ -125,23 +102,20 @@ async def test_members_that_cannot_be_passed_on_are_passed_on_again() -> None:
         published.append(members)
 
     discovery = SetDiscovery({PRODUCTION: local(free_port_base())})
-    running = asyncio.create_task(Admission(quick(0), discovery, changed).run())
+    running = asyncio.create_task(Admission(SETTINGS, discovery, changed).run())
     await until(lambda: bool(published) or running.done())
     assert not running.done()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_pods_found_later_are_admitted_at_once_and_those_that_are_gone_are_left_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("vireo.server.control.admission._SETTLED_SECONDS", 3600.0)
+async def test_pods_found_later_are_admitted_and_those_that_are_gone_are_left_out() -> None:
     first = free_port_base()
     async with AsyncExitStack() as stack:
         for port in (first, first + 1):
             await serve_candidate(CandidatePod(str(port)), port, stack)
         discovery, published = SetDiscovery({PRODUCTION: local(first)}), Published()
-        settings = quick(60).model_copy(update={"endpoint_drain_seconds": 0.1})
+        settings = SETTINGS.model_copy(update={"endpoint_drain_seconds": 0.1})
         running = asyncio.create_task(Admission(settings, discovery, published.append).run())
         await until(lambda: bool(published))
         for port in (first + 1, first):
@@ -207,19 +181,3 @@ def test_pods_that_are_gone_are_left_out_after_a_time(
         if now in members:
             active, draining = members[now]
             assert pool.members(now) == Members(local(*active), local(*draining)), now
-
-
-def test_a_pool_is_settled_unless_a_pod_waits_drains_or_all_are_gone() -> None:
-    pool = serving(1, 2)
-    assert pool.is_settled()
-    pool.found(local(1, 2, 3), 1)
-    assert not pool.is_settled(), "a pod waits"
-    pool.found(local(1), 2)
-    pool.members(2)
-    assert not pool.is_settled(), "a pod drains"
-    pool.members(6)
-    assert pool.is_settled()
-    pool.found(local(), 7)
-    assert not pool.is_settled(), "all are gone"
-    pool.members(40)
-    assert pool.is_settled()

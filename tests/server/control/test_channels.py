@@ -128,6 +128,11 @@ async def test_channels_beyond_the_limit_are_refused_until_others_are_forgotten(
                     break
 
 
+@pytest.fixture(autouse=True)
+def frequent_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_POLL_SECONDS", 0.01)
+
+
 class Shares(list[float]):
     """The canary's shares that are passed on, each once."""
 
@@ -145,7 +150,7 @@ class Shares(list[float]):
 async def following(
     channels: Channels, shares: Shares, *, used: bool = True
 ) -> AsyncIterator[ChannelWatch]:
-    watch = ChannelWatch(channels, 0.01, shares.accept, lambda: used)
+    watch = ChannelWatch(channels, shares.accept, lambda: used)
     task = asyncio.create_task(watch.run())
     try:
         yield watch

@@ -60,13 +60,16 @@ def key_server() -> Iterator[KeyServer]:
 
 
 @asynccontextmanager
-async def following(source: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[list[str]]:
-    """Yield the keys that are published from a source."""
+async def following(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[list[str], Attempts]]:
+    """Yield the keys that are published from a source, and the attempts to read it."""
     monkeypatch.setattr("vireo.server.control.keys._FILE_SECONDS", 0.02)
+    monkeypatch.setattr("vireo.server.control.keys._URL_SECONDS", 0.02)
     published: list[str] = []
     attempts = Attempts("keys")
-    task = asyncio.create_task(follow_keys(source, 0.02, published.append, attempts))
-    yield published
+    task = asyncio.create_task(follow_keys(source, published.append, attempts))
+    yield published, attempts
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -97,23 +100,28 @@ def test_only_public_keys_are_taken(text: str, why: str) -> None:
         checked(text.encode(), "somewhere")
 
 
-def test_equal_keys_are_published_alike_whatever_their_format() -> None:
-    turned = json.dumps({"keys": [dict(reversed(KEY.items()))]}, indent=3)
-    assert checked(turned.encode(), "a") == checked(jwks(KEY).encode(), "b")
+def test_only_what_verifies_tokens_is_published_alike_whatever_its_format() -> None:
+    turned = {**dict(reversed(KEY.items())), "x5c": ["certificate"], "deep": [[[["a"]]]]}
+    text = json.dumps({"keys": [turned]}, indent=3)
+    assert checked(text.encode(), "a") == checked(jwks(KEY).encode(), "b")
 
 
-async def test_a_file_is_followed_and_invalid_content_changes_nothing(
+async def test_a_file_is_followed_and_invalid_or_endless_content_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "jwks.json"
-    async with following(str(path), monkeypatch) as published:
-        await asyncio.sleep(0.1)
+    async with following(str(path), monkeypatch) as (published, attempts):
+        await until(lambda: attempts.failures >= 2)
         assert published == []
         path.write_text(jwks(KEY))
         await until(lambda: len(published) == 1)
-        path.write_text(jwks({"kty": "oct", "k": "c2VjcmV0"}))
-        await asyncio.sleep(0.1)
+        for odd in (jwks({"kty": "oct", "k": "c2VjcmV0"}), Path("/dev/zero"), Path("/")):
+            before = attempts.failures
+            path.unlink()
+            path.write_text(odd) if isinstance(odd, str) else path.symlink_to(odd)
+            await until(lambda: attempts.failures >= before + 2)  # noqa: B023
         assert len(published) == 1
+        path.unlink()
         path.write_text(jwks({**KEY, "kid": "second"}))
         await until(lambda: len(published) == 2)
         assert "second" in published[1]
@@ -123,36 +131,18 @@ async def test_a_url_is_followed_and_its_failures_change_nothing(
     key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key_server.status = 503
-    async with following(key_server.url, monkeypatch) as published:
-        await asyncio.sleep(0.1)
+    async with following(key_server.url, monkeypatch) as (published, attempts):
+        await until(lambda: attempts.failures >= 2)
         assert published == []
         key_server.status = 200
         await until(lambda: len(published) == 1)
         for status, body in ((500, jwks(KEY)), (200, "x" * (2 << 20)), (302, "")):
+            before = attempts.failures
             key_server.status, key_server.body = status, body
-            await asyncio.sleep(0.1)
+            await until(lambda: attempts.failures >= before + 2)  # noqa: B023
         assert len(published) == 1
         key_server.status, key_server.body = 200, jwks({**KEY, "kid": "second"})
         await until(lambda: len(published) == 2)
-
-
-def test_only_fields_that_verify_tokens_are_published() -> None:
-    more = {**KEY, "x5c": ["certificate"], "deep": [[[["a"]]]]}
-    assert checked(jwks(more).encode(), "a") == checked(jwks(KEY).encode(), "b")
-
-
-@pytest.mark.parametrize("path", ["/dev/zero", "/"])
-async def test_an_endless_or_special_file_of_keys_doesnt_block(
-    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link = tmp_path / "jwks.json"
-    link.symlink_to(path)
-    async with following(str(link), monkeypatch) as published:
-        await asyncio.sleep(0.1)
-        assert published == []
-        link.unlink()
-        link.write_text(jwks(KEY))
-        await until(lambda: len(published) == 1)
 
 
 async def test_a_body_that_comes_byte_by_byte_is_given_up_in_time(
@@ -179,7 +169,7 @@ async def test_a_body_that_comes_byte_by_byte_is_given_up_in_time(
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        async with following(f"http://127.0.0.1:{port}/keys", monkeypatch) as published:
+        async with following(f"http://127.0.0.1:{port}/keys", monkeypatch) as (published, _):
             await until(lambda: len(published) == 1)
         assert dripping[0] == 2
 
@@ -202,15 +192,9 @@ async def test_a_handshake_that_comes_byte_by_byte_is_given_up_in_time(
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        attempts = Attempts("keys")
-        source = f"https://127.0.0.1:{port}/keys"
-        task = asyncio.create_task(follow_keys(source, 60, lambda _: None, attempts))
-        try:
-            await until(lambda: attempts.failing, seconds=20)
-        finally:
+        async with following(f"https://127.0.0.1:{port}/keys", monkeypatch) as (_, attempts):
+            await until(lambda: attempts.failures > 0, seconds=20)
             given_up.set()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 @pytest.mark.parametrize("url", ["http://keys.example/jwks", "ftp://127.0.0.1/jwks"])

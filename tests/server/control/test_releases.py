@@ -69,7 +69,7 @@ async def ask(control: PodReleases) -> tuple[str, str]:
 async def test_a_release_counts_once_every_pod_of_both_services_serves_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(releases, "_REST_FACTOR", 0)
+    monkeypatch.setattr(releases, "_REUSE_SECONDS", 0)
     last, ranking = ScriptedPod("old"), ScriptedPod("new")
     candidates = [*(ScriptedPod("new") for _ in range(4)), last]
     async with running_pods({"candidate": candidates, "ranking": [ranking]}) as control:
@@ -111,7 +111,7 @@ async def test_a_pod_that_hangs_serves_nothing(monkeypatch: pytest.MonkeyPatch) 
 async def test_gateways_that_ask_together_have_each_pod_asked_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(releases, "_REST_FACTOR", 1e6)
+    monkeypatch.setattr(releases, "_REUSE_SECONDS", 1e6)
     pod = ScriptedPod("new")
     async with running_pods({"candidate": [pod], "ranking": [ScriptedPod("new")]}) as control:
         assert await asyncio.gather(*(ask(control) for _ in range(20))) == [("new", "")] * 20

@@ -67,7 +67,6 @@ def control(s3: S3Settings, port: int, tmp_path: Path) -> Iterator[ControlProces
         "VIREO_HOME": str(tmp_path),
         "VIREO_PORT": str(port),
         "VIREO_ENDPOINTS": "{}",
-        "VIREO_CHANNEL_POLL_SECONDS": "0.05",
     }
     process = ControlProcess(environment, port, tmp_path / "control.log")
     process.start()

@@ -7,6 +7,7 @@ import json
 import ssl
 import subprocess
 import sys
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -156,6 +157,40 @@ async def test_a_slice_of_a_thousand_pods_is_followed(
     assert follower.failures == 0
 
 
+async def test_ten_thousand_pods_are_found_in_a_burst_and_deleted(
+    api: RecordedApi, settings: KubernetesSettings
+) -> None:
+    slices = []
+    for number in range(100):
+        hosts = {f"10.{number}.0.{each}": {"ready": True} for each in range(100)}
+        slices.append(endpoint_slice("vireo-ranking", 52000 + number, 8130, hosts))
+        slices[-1]["metadata"]["name"] = f"slice-{number}"
+
+    def events(kind: str) -> bytes:
+        lines = (json.dumps({"type": kind, "object": each}) for each in slices)
+        return "".join(f"{line}\n" for line in lines).encode()
+
+    async with following(settings) as follower:
+        await until(lambda: bool(api.open_watches))
+        api.send(events("ADDED"))
+        await until(lambda: len(follower.published[-1][RANKING]) == 10_000 + 2)
+        api.send(events("DELETED"))
+        await until(lambda: follower.published[-1] == LISTED)
+    assert follower.failures == 0
+
+
+async def test_slices_of_other_services_are_left_out_whatever_the_api_sends(
+    api: RecordedApi, settings: KubernetesSettings
+) -> None:
+    async with following(settings) as follower:
+        await until(lambda: bool(api.open_watches))
+        api.send(modified(endpoint_slice("another", 52000, 1, {"10.9.0.1": {}})))
+        api.send(modified(endpoint_slice("vireo-ranking", 52001, 8130, {"10.9.0.2": {}})))
+        await until(lambda: len(follower.published) == 2)
+    added = {Endpoint("10.9.0.2", 8130)}
+    assert follower.published[1] == {**LISTED, RANKING: LISTED[RANKING] | added}
+
+
 @pytest.mark.parametrize("how", ["as an event", "as a status"])
 async def test_a_version_that_has_expired_is_cured_by_a_new_list(
     how: str, api: RecordedApi, settings: KubernetesSettings
@@ -250,6 +285,43 @@ async def test_a_failed_watch_removes_no_pod_and_is_restarted(
         await until(lambda: bool(api.open_watches))
         api.send(recorded_lines("watch.jsonl")[0])
         await until(lambda: len(follower.published) == 2)
+
+
+@pytest.mark.parametrize("doing", ["listing", "watching"])
+async def test_a_throttled_request_waits_as_long_as_the_api_asks_and_removes_no_pod(
+    doing: str, api: RecordedApi, settings: KubernetesSettings, logs: Logs
+) -> None:
+    throttled = Refusal(429, b'{"message": "try again later"}', {"Retry-After": "1"})
+    async with following(settings) as follower:
+        await until(lambda: bool(api.open_watches))
+        if doing == "listing":
+            api.list_fault = throttled
+            api.send(*recorded_lines("expired.jsonl"))
+        else:
+            api.watch_fault = throttled
+            api.send(recorded_lines("watch.jsonl")[1])  # or its end would be a failure, too
+            api.end_watches()
+        await until(lambda: follower.failures >= 1)
+        refused = time.monotonic()
+        await until(lambda: follower.failures >= 2)
+        assert time.monotonic() - refused > 0.9, "at once it would stay throttled"
+        api.list_fault = api.watch_fault = None
+        await until(lambda: bool(api.open_watches))
+    assert follower.published == [LISTED]
+    [reason] = reasons(logs)  # what goes on is logged once
+    assert reason == f"{doing}: 429: try again later"
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [
+        *((text, 0) for text in ("", "soon", "-1", "Wed, 21 Oct 2026 07:28:00 GMT", "1e9", "٣")),
+        (" 7 ", 7),
+        ("86400", 60),
+    ],
+)
+def test_an_api_may_ask_for_seconds_up_to_a_minute(asked: str, seconds: float) -> None:
+    assert kubernetes._seconds(asked) == seconds
 
 
 @pytest.mark.parametrize(

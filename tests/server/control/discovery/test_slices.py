@@ -24,8 +24,8 @@ class Found(NamedTuple):
     flaws: frozenset[str]
 
 
-def pods_of(slices: Iterable[EndpointSlice], port_name: str = "grpc") -> Found:
-    parts = (SlicePods.of(each, POOLS[each.service], port_name) for each in slices)
+def pods_of(slices: Iterable[EndpointSlice]) -> Found:
+    parts = (SlicePods.of(each, POOLS[each.service]) for each in slices)
     return Found(*merged(parts, POOLS.values()))
 
 
@@ -122,11 +122,6 @@ def test_each_slice_has_a_port_of_its_own() -> None:
         slice_of(endpoint("10.0.0.1")),
         slice_of(endpoint("10.0.0.2"), ports=ports),
     ) == {Endpoint("10.0.0.1", 8130), Endpoint("10.0.0.2", 7000)}
-
-
-def test_the_only_port_of_a_service_may_have_no_name() -> None:
-    found = pods_of([slice_of(endpoint("10.0.0.1"), ports=({"port": 80},))], "")
-    assert found.endpoints[RANKING] == {Endpoint("10.0.0.1", 80)}
 
 
 @pytest.mark.parametrize(
