@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ async def answering(responses: list[GetServingReleaseResponse | bytes]) -> Async
         return response if isinstance(response, bytes) else response.SerializeToString()
 
     server = grpc.aio.server()
-    methods: Mapping[str, grpc.RpcMethodHandler[Any, Any]] = {
+    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "GetServingRelease": grpc.unary_unary_rpc_method_handler(answer)
     }
     handler = grpc.method_handlers_generic_handler("vireo.v1.ReleaseService", methods)
