@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,6 @@ import typer
 
 from vireo.ops.backup.archive import ERASED, Archive, Manifest, buried
 from vireo.ops.backup.take import RULES, STORE_SECONDS, STREAMS, note
-from vireo.ops.cli.viewers import erase_again
 from vireo.server.consumer.apply import hide
 from vireo.server.event_log.jetstream import opened_log
 from vireo.server.event_log.settings import EventLogSettings
@@ -66,10 +65,13 @@ class Restore:
         yield f"viewers to erase again: {len(self.erased)}"
         yield f"features to build: {', '.join(self._datasets)}"
 
-    def run(self) -> None:
+    def run(self, erase: Callable[[Home, EventLogSettings, Mapping[str, int]], None]) -> None:
         """Restore files and releases, the log, features, and last what channels name.
 
         Whatever is there already is replaced, so it may be repeated.
+
+        Args:
+            erase: erases viewers anew, by when they were erased, from the log and the data sets.
 
         Raises:
             VireoError: something can't be read or written.
@@ -85,7 +87,7 @@ class Restore:
         asyncio.run(self._restore_log())
         typer.echo("log: restored")
         if self.erased:
-            erase_again(self.home, self.log, self.erased)
+            erase(self.home, self.log, self.erased)
         for name in self._datasets:
             typer.echo(f"features of {name}: building")
             build_features(self.home, name, "none")

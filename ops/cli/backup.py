@@ -55,6 +55,7 @@ def restore(
     with --overwrite.
     """
     from vireo.ops.backup.restore import Restore
+    from vireo.ops.cli.viewers import erase_again
     from vireo.ops.stack.state import stack_lock
     from vireo.server.file_lock import holder
 
@@ -75,7 +76,7 @@ def restore(
                 f"{len(found.there)} of its files are there already, such as {min(found.there)}; "
                 "to replace them, or to repeat a restore that was interrupted: --overwrite"
             )
-        found.run()
+        found.run(erase_again)
     typer.echo(f"restored backup {found.manifest.name}")
 
 

@@ -104,8 +104,8 @@ def _show_slate_and_events(console: Console) -> None:
 
 
 def _slate() -> pb.RecommendResponse:
-    from vireo.ops.cli.edge import edge_of
     from vireo.ops.cli.recommend import ask
+    from vireo.ops.edge import edge_of
     from vireo.v1 import recommendation_pb2
 
     request = recommendation_pb2.RecommendRequest(viewer_id=VIEWER, page_size=10, explain=True)
@@ -118,7 +118,7 @@ def _record(played: Sequence[str], hidden: str, request_id: str) -> None:
     Raises:
         VireoError: they weren't recorded; the message says why.
     """
-    from vireo.ops.cli.edge import edge_of
+    from vireo.ops.edge import edge_of
     from vireo.v1 import event_pb2
     from vireo.v1.event_pb2_grpc import EventServiceStub
 

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from vireo.ops.cli.edge import CaOption, TokenOption
 from vireo.ops.cli.output import AsJson, only_warnings, print_json
+from vireo.ops.edge import CaOption, TokenOption
 from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:
@@ -121,9 +121,9 @@ def deployment_of(
         VireoError: none is named, and no stack runs.
         BadParameter: an address isn't one.
     """
-    from vireo.ops.cli.edge import Edge
     from vireo.ops.doctor.deployment import Deployment
     from vireo.ops.doctor.parts import external_s3
+    from vireo.ops.edge import Edge
     from vireo.ops.stack.nats import external_log
 
     if not any((edge, control, envoy, metrics, prometheus)):

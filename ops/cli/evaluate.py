@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 
 from vireo.ops.cli import studies
-from vireo.ops.cli.edge import CaOption, Edge, TokenOption, edge_of
 from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.studies import DataOption, JsonOption
+from vireo.ops.edge import CaOption, Edge, TokenOption, edge_of
 from vireo.server.errors import VireoError
 from vireo.server.signals import TASKS
 

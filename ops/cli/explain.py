@@ -8,7 +8,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from vireo.ops.cli.edge import CaOption, TokenOption, edge_of
 from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.recommend import (
     SECONDS,
@@ -23,6 +22,7 @@ from vireo.ops.cli.recommend import (
     plain,
     slate_request,
 )
+from vireo.ops.edge import CaOption, TokenOption, edge_of
 
 if TYPE_CHECKING:
     from vireo.v1 import recommendation_pb2 as pb

@@ -9,7 +9,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from vireo.ops.cli.edge import CaOption, Edge, TokenOption, edge_of
 from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.recommend_all import (
     AllOption,
@@ -19,6 +18,7 @@ from vireo.ops.cli.recommend_all import (
     chosen_viewers,
     recommend_all,
 )
+from vireo.ops.edge import CaOption, Edge, TokenOption, edge_of
 from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:

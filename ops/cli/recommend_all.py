@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vireo.ops.cli.edge import Edge
 from vireo.ops.cli.output import progress_bar
+from vireo.ops.edge import Edge
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vireo.ops.cli.edge import require_stack
 from vireo.ops.cli.recommend_all import DataOption, ViewersOption, chosen_viewers
+from vireo.ops.edge import require_stack
 from vireo.server.errors import VireoError
 
 app = typer.Typer(no_args_is_help=True)

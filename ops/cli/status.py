@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from vireo.ops.cli.edge import operator_tls, require_stack, serving_releases
 from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.ops.doctor.finding import ago
+from vireo.ops.edge import operator_tls, require_stack, serving_releases
 from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:
-    from vireo.ops.cli.control import EnvoyStatus
+    from vireo.ops.envoys import EnvoyStatus
     from vireo.ops.stack.state import ProcessState, StackState
     from vireo.v1.release_pb2 import GetServingReleaseResponse
 
@@ -37,7 +37,8 @@ def status(
 
 def _envoys_of(state: StackState) -> list[EnvoyStatus]:
     """Return each Envoy's status; empty while the control plane doesn't answer."""
-    from vireo.ops.cli.control import control_target, envoys_of
+    from vireo.ops.cli.control import control_target
+    from vireo.ops.envoys import envoys_of
 
     try:
         return envoys_of(control_target(state), operator_tls(state))

@@ -14,7 +14,7 @@ from vireo.ops.doctor.facts import Facts, Unasked
 from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:
-    from vireo.ops.cli.edge import Edge
+    from vireo.ops.edge import Edge
     from vireo.ops.stack.state import StackState
     from vireo.server.event_log.settings import EventLogSettings
     from vireo.server.releases.s3 import S3Settings

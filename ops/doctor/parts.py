@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vireo.ops.cli.edge import edge_of, operator_tls
 from vireo.ops.doctor.deployment import Deployment, Probe
 from vireo.ops.doctor.probes import envoy, machine, metrics, prometheus, services, stores
+from vireo.ops.edge import edge_of, operator_tls
 from vireo.ops.stack.nats import external_log, known_log
 from vireo.ops.stack.s3 import access, external_endpoint
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings

@@ -22,7 +22,7 @@ from vireo.server.releases.store_errors import StoreError
 from vireo.server.rpc.logs import configure_logs
 from vireo.server.rpc.metrics import export_disk
 from vireo.server.rpc.server import RpcServer
-from vireo.server.tracing.spans import start_export
+from vireo.server.rpc.spans import start_export
 
 log = structlog.get_logger()
 

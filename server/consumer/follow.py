@@ -33,7 +33,7 @@ from vireo.server.features.viewer_store import (
     StoreAwayError,
     ViewerStore,
 )
-from vireo.server.tracing.spans import consumer_spans
+from vireo.server.rpc.spans import consumer_spans
 
 log = structlog.get_logger()
 

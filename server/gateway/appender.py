@@ -14,7 +14,7 @@ from prometheus_client import Histogram
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import LogAwayError, Stream
 from vireo.server.rpc.errors import RpcError, unavailable
-from vireo.server.tracing.spans import current_traceparent, span
+from vireo.server.rpc.spans import current_traceparent, span
 
 APPEND_SECONDS = Histogram(
     "vireo_log_append_seconds",

@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,7 +17,6 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from pydantic import Field
 
-from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, open_log
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.home import Home
@@ -41,12 +39,13 @@ from vireo.server.rpc.metrics import export_disk
 from vireo.server.rpc.places import Places
 from vireo.server.rpc.server import RpcServer
 from vireo.server.rpc.settings import RpcSettings
-from vireo.server.tracing.spans import start_export
+from vireo.server.rpc.spans import start_export
 from vireo.v1 import release_pb2, release_pb2_grpc
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
+Background = Callable[[], Coroutine[Any, Any, None]]
 
 _PRODUCTION = "production"
 _MAX_KEEP_OFF_PRODUCTION = 10.0
@@ -134,11 +133,13 @@ class Pod(Generic[T]):
     answered without a run: then the run queue gives the wait."""
     inference: Callable[[RpcServer, ReleaseLoader[T], RunQueue, Admission], None] | None = None
     """Adds the Open Inference Protocol's service; None if the pod has no model."""
+    inference_http: Callable[[RpcServer, RpcSettings, int], Background] | None = None
+    """Serves the same by HTTP at a port; raises VireoError if it can't be."""
     replay: Callable[[T], None] | None = None
     """Raises unless what was built reproduces the recorded golden outputs."""
     ready: Callable[[str], Awaitable[None]] | None = None
     """Returns once it is time to swap to a release, by its id; None to swap at once."""
-    background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+    background: Sequence[Background] = ()
     """Each runs as long as the pod serves."""
     describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None
     """Adds to the pod's description of its release."""
@@ -193,28 +194,13 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         await server.set_serving(True)
 
     background = [*pod.background]
-    if settings.oip_http_port and pod.inference is not None:
-        background.append(_http(server, settings))
+    if settings.oip_http_port and pod.inference_http is not None:
+        background.append(pod.inference_http(server, settings, settings.oip_http_port))
     try:
         await server.run(loader.run(on_first), *(run() for run in background))
     finally:
         if pod.event_log is not None:
             await pod.event_log.close()
-
-
-def _http(server: RpcServer, settings: PodSettings) -> Callable[[], Coroutine[Any, Any, None]]:
-    """Return what serves the Open Inference Protocol by HTTP.
-
-    Raises:
-        VireoError: aiohttp isn't installed.
-    """
-    try:
-        from vireo.server.inference.http_server import serve_http
-    except ModuleNotFoundError as error:
-        raise VireoError(
-            "VIREO_OIP_HTTP_PORT needs aiohttp: pip install 'vireo[http]', or set it to 0"
-        ) from error
-    return partial(serve_http, server, settings, settings.oip_http_port)
 
 
 def following(

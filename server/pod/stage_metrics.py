@@ -9,8 +9,8 @@ from prometheus_client import Counter
 
 from vireo.server.histogram import Histogram
 from vireo.server.recommend.runner import Observer
+from vireo.server.rpc import spans
 from vireo.server.rpc.trace import note_failure
-from vireo.server.tracing import spans
 
 log = structlog.get_logger()
 

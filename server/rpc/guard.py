@@ -36,10 +36,10 @@ from vireo.server.rpc.reading import (
     decompressed,
     only_message,
 )
+from vireo.server.rpc.spans import begin_server_span, end_server_span
 from vireo.server.rpc.streams import Streams
 from vireo.server.rpc.trace import begin_call, sampled_trace_id, sendable
 from vireo.server.rpc.validation import Rules, validate
-from vireo.server.tracing.spans import begin_server_span, end_server_span
 
 log = structlog.get_logger()
 

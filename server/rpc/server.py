@@ -26,8 +26,8 @@ from vireo.server.rpc.metrics import MetricsEndpoint, measure_lag, probe_pages
 from vireo.server.rpc.places import Places
 from vireo.server.rpc.reading import Handler
 from vireo.server.rpc.settings import RpcSettings
+from vireo.server.rpc.spans import end_export
 from vireo.server.rpc.standard import MAX_STREAM_SECONDS, HealthServicer, add_reflection
-from vireo.server.tracing.spans import end_export
 
 log = structlog.get_logger()
 

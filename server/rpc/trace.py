@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, MutableMapping
 from contextvars import ContextVar
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 _PARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
@@ -20,6 +20,8 @@ _SENDABLE = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")
 
 Metadata = Iterable[tuple[str, str | bytes]]
 Headers = tuple[tuple[str, str], ...]
+Kind = Literal["internal", "client", "producer"]
+"""What a span within a call is."""
 
 
 class CallTrace:
@@ -46,7 +48,7 @@ class CallTrace:
         self.trace_id, self.parent_id, self.headers = trace_id, parent_id, headers
         self.sampled = sampled
         self.span: Any = None
-        """The call's span, if this process exports one; see `vireo.server.tracing.spans`."""
+        """The call's span, if this process exports one; see `vireo.server.rpc.spans`."""
         self.notes: list[tuple[str, dict[str, str]]] = []
         """What went wrong in the call, and the details of each."""
 
@@ -94,7 +96,7 @@ def note_failure(what: str, **details: str) -> None:
     """Record that something went wrong in the current call, so that its trace shows it.
 
     A call with a note is exported even if its trace isn't sampled: see
-    `vireo.server.tracing.spans`.
+    `vireo.server.rpc.spans`.
     """
     trace = _call.get()
     if trace is not _NO_CALL and len(trace.notes) < _MAX_NOTES:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.builders.control import running_control
 from tests.builders.xds import refuse_endpoints, xds_client
-from vireo.ops.cli.control import envoys_of
+from vireo.ops.envoys import envoys_of
 
 
 async def test_each_client_is_shown_with_accepted_and_rejected_resources() -> None:

@@ -8,7 +8,7 @@ import grpc
 import jwt
 import pytest
 
-from vireo.ops.cli.edge import Edge, edge_of
+from vireo.ops.edge import Edge, edge_of
 from vireo.server.errors import VireoError
 from vireo.server.security.certificates import Certificates
 from vireo.server.security.folder import SecurityFolder

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from tests.builders.releases import build_release
-from vireo.ops.cli.control import EnvoyStatus, ResourceStatus, resource_table, summary
+from vireo.ops.cli.control import resource_table, summary
 from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.recommend import print_slate
 from vireo.ops.cli.release.gate_table import print_gate
@@ -21,6 +21,7 @@ from vireo.ops.cli.release.status import print_channels, print_comparisons, prin
 from vireo.ops.cli.status import print_status
 from vireo.ops.cli.studies import print_study
 from vireo.ops.cli.up import process_lines
+from vireo.ops.envoys import EnvoyStatus, ResourceStatus
 from vireo.ops.stack.state import ProcessState, StackState, State
 from vireo.server.releases.channels import Channel, ChannelPointer
 from vireo.server.releases.gate import Check, GateResult, Verdict

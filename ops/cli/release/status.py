@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
-from vireo.ops.cli.edge import serving_releases
 from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.ops.cli.release.access import open_store
+from vireo.ops.edge import serving_releases
 from vireo.server.home import Home
 
 if TYPE_CHECKING:

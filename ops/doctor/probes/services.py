@@ -9,10 +9,10 @@ from functools import partial
 from typing import cast
 from urllib.parse import urlsplit
 
-from vireo.ops.cli.control import envoys_of
 from vireo.ops.doctor.deployment import Deployment, Probe
 from vireo.ops.doctor.facts import Facts, Fault, Part, Refusal, Slate
 from vireo.ops.doctor.reach import UnansweredError, get, reach, words
+from vireo.ops.envoys import envoys_of
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
 

@@ -19,7 +19,7 @@ from prometheus_client import Counter
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.stages.check import BadAnswerError
 from vireo.server.pod.stage_metrics import ExpectedFailureError
-from vireo.server.tracing.spans import outgoing, span
+from vireo.server.rpc.spans import outgoing, span
 
 if TYPE_CHECKING:
     from grpc.aio import UnaryUnaryMultiCallable

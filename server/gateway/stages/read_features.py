@@ -13,7 +13,7 @@ from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.stages.call import StageFailedError, StageSkippedError
 from vireo.server.histogram import Histogram
-from vireo.server.tracing.spans import span
+from vireo.server.rpc.spans import span
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from tests.builders.secured_stack import ONE_POD_EACH, running_secured_stack
 from tests.builders.stack import BIN, running_stack, stack_environment
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_home
 from tests.builders.waiting import until
-from vireo.ops.cli.edge import Edge
+from vireo.ops.edge import Edge
 from vireo.server.home import Home
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.filter_pb2 import Condition, Filter

@@ -23,9 +23,8 @@ from vireo.server.ranking.service import RANKING_POD
 from vireo.server.recommend.ranking.pipeline import RankingPipeline
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases import layout
-from vireo.server.rpc.trace import add_trace_id, begin_call, note_failure
-from vireo.server.tracing import spans
-from vireo.server.tracing.spans import (
+from vireo.server.rpc import spans
+from vireo.server.rpc.spans import (
     Allowance,
     consumer_spans,
     current_traceparent,
@@ -33,6 +32,7 @@ from vireo.server.tracing.spans import (
     span,
     start_export,
 )
+from vireo.server.rpc.trace import add_trace_id, begin_call, note_failure
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -174,7 +174,7 @@ def test_nothing_of_opentelemetry_is_imported_without_a_collector() -> None:
     program = (
         "import sys, vireo.server.gateway.service, vireo.server.consumer.consumer\n"
         "import vireo.server.candidate.service\n"
-        "from vireo.server.tracing.spans import start_export\n"
+        "from vireo.server.rpc.spans import start_export\n"
         "from vireo.server.rpc.settings import RpcSettings\n"
         "start_export(RpcSettings(port=0), 'gateway', 'g')\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
@@ -188,7 +188,7 @@ def test_nothing_of_opentelemetry_is_imported_without_a_collector() -> None:
 def test_without_opentelemetry_a_collector_is_refused_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(sys.modules, "vireo.server.tracing.export", raising=False)
+    monkeypatch.delitem(sys.modules, "vireo.server.rpc.span_export", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(VireoError, match=r"pip install 'vireo\[tracing\]'"):
         start_export(rpc_settings(otlp_endpoint="http://127.0.0.1:1"), "test", "t")

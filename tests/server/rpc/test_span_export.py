@@ -12,10 +12,10 @@ from prometheus_client import REGISTRY
 
 from tests.builders.certificates import role_files
 from tests.otlp_sink import collector_credentials, running_otlp_sink
+from vireo.server.rpc import span_export as export
+from vireo.server.rpc.span_export import SpanExport
 from vireo.server.rpc.tls import TlsFiles
 from vireo.server.security.certificates import Authority, certificate_pem
-from vireo.server.tracing import export
-from vireo.server.tracing.export import SpanExport
 
 PARENT = ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"]
 

@@ -11,19 +11,17 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from vireo.server.errors import VireoError
-from vireo.server.rpc.trace import CallTrace, Headers, current_call
+from vireo.server.rpc.trace import CallTrace, Headers, Kind, current_call
 
 if TYPE_CHECKING:
     # Pipelines are imported by programs that have no gRPC.
     import grpc
 
     from vireo.server.rpc.settings import RpcSettings
-    from vireo.server.tracing.export import SpanExport
-
-Kind = Literal["internal", "client", "producer"]
+    from vireo.server.rpc.span_export import SpanExport
 
 SLOW_SECONDS = 0.25
 """Time from which a unary call is traced even if it isn't sampled, as one span."""
@@ -52,7 +50,7 @@ def start_export(settings: RpcSettings, kind: str, instance: str) -> None:
     if not settings.otlp_endpoint:
         return
     try:
-        from vireo.server.tracing.export import SpanExport
+        from vireo.server.rpc.span_export import SpanExport
     except ModuleNotFoundError as error:
         raise VireoError(
             "VIREO_OTLP_ENDPOINT needs OpenTelemetry: pip install 'vireo[tracing]', or leave it "

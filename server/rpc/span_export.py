@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 from opentelemetry import context as otel_context
@@ -32,10 +32,7 @@ from prometheus_client import Counter
 from vireo.server.errors import VireoError
 from vireo.server.rpc.settings import COLLECTOR, Endpoint
 from vireo.server.rpc.tls import TlsFiles, tls_name
-from vireo.server.rpc.trace import CallTrace, Headers
-
-if TYPE_CHECKING:
-    from vireo.server.tracing.spans import Kind
+from vireo.server.rpc.trace import CallTrace, Headers, Kind
 
 EXPORTED = Counter("vireo_trace_spans_exported", "Spans that the collector has received.")
 DROPPED = Counter(

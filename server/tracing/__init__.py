@@ -1,1 +1,0 @@
-"""Spans of sampled calls, exported by OpenTelemetry."""
