@@ -10,7 +10,8 @@ import grpc
 import pytest
 
 from tests.builders.rpc import rpc_settings
-from vireo.ops.cli import demo, edge
+from vireo.ops import edge
+from vireo.ops.cli import demo
 from vireo.server.errors import VireoError
 from vireo.server.gateway.events import NAME
 from vireo.server.rpc.errors import RpcError

@@ -17,6 +17,7 @@ import pytest
 
 from tests.builders.chain import gateway
 from tests.builders.redis import RunningRedis, running_redis
+from tests.builders.sqlite_lock import let_writers_lock_readers
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 from vireo.server.gateway import service
 from vireo.server.gateway.features import FeatureReader
@@ -75,6 +76,7 @@ def names(response: pb.RecommendResponse) -> list[str]:
 def own_features(features: Path, tmp_path: Path) -> Path:
     """Features in SQLite that the test may do harm to."""
     shutil.copytree(features, tmp_path / "features")
+    let_writers_lock_readers(tmp_path / "features" / DATASET / "online.db")
     return tmp_path / "features"
 
 

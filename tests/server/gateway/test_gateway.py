@@ -20,6 +20,7 @@ from prometheus_client import REGISTRY
 from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
+from tests.builders.sqlite_lock import let_writers_lock_readers
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.ranking.service import RANKING_POD
@@ -278,6 +279,7 @@ async def test_without_features_the_slate_is_that_of_a_cold_start(
 ) -> None:
     copy = tmp_path / "features"
     shutil.copytree(chain.features, copy)
+    let_writers_lock_readers(copy / DATASET / "online.db")
     async with gateway(
         chain.release, copy, chain.candidate, chain.ranking, features_timeout=0.2
     ) as stub:
