@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,28 +19,24 @@ VIEWER = "a/b é?"
 WATCHED = ["video-0", "video-1", "video-2"]
 
 
-def build_watches(
-    home: Home,
-    watches: Sequence[tuple[str, str, datetime]],
-    attributes: Sequence[str],
-    ratings: Sequence[float],
-) -> Path:
-    """Imports a data set of who watched what when, and builds its features, nothing held out."""
-    viewers, count = list(dict.fromkeys(viewer for viewer, _, _ in watches)), len(watches)
+def build_tiny_features(home: Home) -> Path:
+    """Imports a data set of one viewer and builds its features, no watch held out for tests."""
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    count = len(WATCHED)
     tables = Tables(
         interactions=pa.table(
             {
-                "viewer_id": [viewer for viewer, _, _ in watches],
-                "video_id": [video for _, video, _ in watches],
-                "timestamp": [at for _, _, at in watches],
+                "viewer_id": [VIEWER] * count,
+                "video_id": WATCHED,
+                "timestamp": [start + timedelta(hours=hour) for hour in range(count)],
                 "row": list(range(1, count + 1)),
                 "event": ["play"] * count,
                 "watched_fraction": [None] * count,
-                "rating": ratings,
+                "rating": [5.0, 1.0, 5.0],
                 "held_out": [False] * count,
             },
             INTERACTIONS,
-        ).sort_by("timestamp"),
+        ),
         videos=pa.table(
             {
                 "video_id": video_ids(40),
@@ -53,20 +48,11 @@ def build_watches(
             },
             VIDEOS,
         ),
-        viewers=pa.table(
-            {"viewer_id": viewers, "attributes": [attributes] * len(viewers)}, VIEWERS
-        ),
+        viewers=pa.table({"viewer_id": [VIEWER], "attributes": [["occupation=artist"]]}, VIEWERS),
     )
     write_dataset(home, DATASET, tables, "made up", "", {})
     build_features(home, DATASET, holdout="none")
     return home.features(DATASET)
-
-
-def build_tiny_features(home: Home) -> Path:
-    """Those of one viewer."""
-    start = datetime(2024, 1, 1, tzinfo=UTC)
-    watches = [(VIEWER, video, start + timedelta(hours=n)) for n, video in enumerate(WATCHED)]
-    return build_watches(home, watches, ["occupation=artist"], [5.0, 1.0, 5.0])
 
 
 def build_tiny_home(root: Path) -> Home:

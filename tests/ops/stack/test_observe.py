@@ -22,7 +22,6 @@ import grpc
 import pytest
 import yaml
 
-from tests.builders.alert_rules import DASHBOARDS, RULES, panels
 from tests.builders.stack import Stack
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import wait_until
@@ -31,7 +30,7 @@ from vireo.ops.doctor.facts import POD_KINDS, Facts
 from vireo.ops.doctor.probes.envoy import COUNTED, OPEN
 from vireo.ops.doctor.probes.prometheus import probes, series_of
 from vireo.ops.stack.nats import reachable_log
-from vireo.ops.stack.observe import check_programs, observers, prometheus_url, targets
+from vireo.ops.stack.observe import FOLDER, check_programs, observers, prometheus_url, targets
 from vireo.ops.stack.probes import http_probe
 from vireo.ops.stack.processes import (
     ProcessSpec,
@@ -114,7 +113,7 @@ def hasten(configuration: Path, folder: Path) -> None:
     document = yaml.safe_load(configuration.read_text())
     for name in ("scrape_interval", "scrape_timeout", "evaluation_interval"):
         document["global"][name] = "1s"
-    for file in RULES:
+    for file in (FOLDER / "rules").glob("*.yaml"):
         groups = yaml.safe_load(file.read_text())["groups"]
         often = [{**group, "interval": "1s"} for group in groups]
         (folder / file.name).write_text(yaml.safe_dump({"groups": often}))
@@ -137,15 +136,15 @@ def has_data(url: str, expression: str) -> bool:
 def expressions() -> dict[str, str]:
     """Each rule's and panel's expression by where it is; alerts' with their values, true or not."""
     found = {}
-    for file in RULES:
+    for file in (FOLDER / "rules").glob("*.yaml"):
         for group in yaml.safe_load(file.read_text())["groups"]:
             for rule in group["rules"]:
                 labels = "".join(f", {label}" for label in rule.get("labels", {}).values())
                 name = rule.get("alert") or rule["record"]
                 found[f"{file.stem}: {name}{labels}"] = without_filters(rule["expr"])
-    for file in DASHBOARDS:
-        for panel in panels(file):
-            for target in panel["targets"]:
+    for file in (FOLDER / "dashboards").glob("*.json"):
+        for panel in json.loads(file.read_text())["panels"]:
+            for target in panel.get("targets", ()):
                 expression = target["expr"].replace("$__rate_interval", "1m")
                 expression = expression.replace("$installation", ".*")  # all, or without a name
                 found[f"{file.stem}: {panel['title']}, {target['refId']}"] = expression
