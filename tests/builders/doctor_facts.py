@@ -50,6 +50,21 @@ def counted(metric: str, grew: float, **labels: str) -> dict[object, float]:
     return {(metric, tuple(labels.items())): grew}
 
 
+def answered(grew: float, code: str, method: str = RECOMMEND) -> dict[object, float]:
+    """Growth of how many calls ended so."""
+    return counted("vireo_rpcs_total", grew, method=method, code=code)
+
+
+def shed(grew: float, reason: str) -> dict[object, float]:
+    """Growth of how many calls for slates were refused before any work."""
+    return counted("vireo_rpcs_shed_total", grew, method=RECOMMEND, reason=reason)
+
+
+def degraded(kind: str, grew: float = 90) -> dict[object, float]:
+    """Growth of how many slates lack something."""
+    return counted("vireo_degradations_total", grew, kind=kind)
+
+
 def gateway(*counts: Mapping[object, float], **gauges: float) -> Facts:
     """Facts of a gateway's page."""
     merged = {key: grew for each in counts for key, grew in each.items()}
@@ -150,7 +165,5 @@ def with_disk(what: str, free: float) -> Facts:
     return replace(HEALTHY, disks=(Disk(what, "/data", free, 100e9),))
 
 
-BEHIND = gateway(
-    counted("vireo_degradations_total", 90, kind="features_behind"), vireo_features_behind=1
-)
+BEHIND = gateway(degraded("features_behind"), vireo_features_behind=1)
 """The facts of a gateway whose features are behind."""

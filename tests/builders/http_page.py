@@ -1,9 +1,15 @@
-"""Reads a page of a process's HTTP endpoint, as Prometheus and probes do."""
+"""Serves pages as processes do, and reads them as Prometheus and probes do."""
 
 from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry
+
+from vireo.server.rpc.metrics import MetricsEndpoint
 
 
 def page(
@@ -16,3 +22,15 @@ def page(
             return answer.status, answer.read().decode().strip()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode().strip()
+
+
+@contextmanager
+def served_metrics(
+    registry: CollectorRegistry | None = None, probes: Mapping[str, Callable[[], str]] | None = None
+) -> Iterator[str]:
+    """The URL of an endpoint of metrics, of none without a registry; its last part is "metrics"."""
+    endpoint = MetricsEndpoint.open(0, registry or CollectorRegistry(), probes=probes)
+    try:
+        yield f"http://127.0.0.1:{endpoint.port}/metrics"
+    finally:
+        endpoint.close()

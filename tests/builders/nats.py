@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic import SecretStr
 from vireo.ops.stack.envoy import tool
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.settings import EventLogSettings
 
 TOKEN = "the-log's-token-for-as-long-as-a-test"
@@ -95,6 +97,21 @@ def settings_of(*servers: RunningNats, **settings: Any) -> EventLogSettings:
     """How a process reaches these servers."""
     urls = ",".join(each.url for each in servers)
     return EventLogSettings(nats_url=urls, **{"nats_token": SecretStr(TOKEN), **settings})
+
+
+def with_log(
+    server: RunningNats, work: Callable[[JetStreamLog], Awaitable[Any]], **settings: Any
+) -> Any:
+    """What `work` returns of the log, in a test without an event loop."""
+
+    async def run() -> Any:
+        log = JetStreamLog(settings_of(server, **settings))
+        try:
+            return await work(log)
+        finally:
+            await log.close()
+
+    return asyncio.run(run())
 
 
 @dataclass(frozen=True)

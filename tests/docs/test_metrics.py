@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
-# All that processes import; metrics are registered at import.
-import vireo.server.candidate.service
-import vireo.server.consumer.consumer
-import vireo.server.control.control
-import vireo.server.event_log.jetstream
-import vireo.server.gateway.service
-import vireo.server.ranking.service
 from tests.builders.metrics_table import PROCESSES, documented
 from vireo.server.histogram import Histogram
 
-IMPORTED = (
-    vireo.server.candidate.service,
-    vireo.server.consumer.consumer,
-    vireo.server.control.control,
-    vireo.server.event_log.jetstream,
-    vireo.server.gateway.service,
-    vireo.server.ranking.service,
-)
+# All that processes import; metrics are registered at import.
+for _module in (
+    "candidate.service",
+    "consumer.consumer",
+    "control.control",
+    "event_log.jetstream",
+    "gateway.service",
+    "ranking.service",
+):
+    import_module(f"vireo.server.{_module}")
 
 
 def declared() -> dict[str, tuple[str, frozenset[str], str]]:

@@ -17,8 +17,9 @@ from typer.testing import CliRunner, Result
 
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
-from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
+from tests.builders.nats import TOKEN, RunningNats, running_nats, with_log
 from tests.builders.reading import take as taken
+from tests.builders.recording import play as played
 from tests.builders.releases import build_release
 from tests.builders.s3 import client_of, running_s3
 from tests.builders.waiting import until
@@ -122,14 +123,7 @@ class Site:
         return Archive(self.backups, self.folder)
 
     def with_log(self, work: Callable[[JetStreamLog], Any]) -> Any:
-        async def run() -> Any:
-            log = JetStreamLog(settings_of(self.nats, event_partitions=PARTITIONS))
-            try:
-                return await work(log)
-            finally:
-                await log.close()
-
-        return asyncio.run(run())
+        return with_log(self.nats, work, event_partitions=PARTITIONS)
 
     def record(self, events: list[event_pb2.Event]) -> None:
         async def append(log: JetStreamLog) -> None:
@@ -168,12 +162,7 @@ class Site:
 
 
 def play(viewer: str, video: str, number: int = 0) -> event_pb2.Event:
-    made = event_pb2.Event(
-        event_id=f"{video}-{number}",
-        viewer_id=viewer,
-        video_id=video,
-        kind=event_pb2.EVENT_KIND_PLAY,
-    )
+    made: event_pb2.Event = played(f"{video}-{number}", viewer, video)
     made.time.FromSeconds(1_800_000_000 + number)
     return made
 

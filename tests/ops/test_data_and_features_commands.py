@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,11 +9,10 @@ import typer
 from typer.testing import CliRunner, Result
 
 from tests.builders.event_batches import message
-from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.nats import RunningNats, running_nats, settings_of, with_log
 from vireo.ops.cli import data, features
 from vireo.ops.stack.nats import log_environment
 from vireo.server.errors import VireoError
-from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENTS
 from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import read_viewer
@@ -81,13 +79,8 @@ def test_events_become_data_and_a_hide_is_shown(
     hide = event_pb2.Event(event_id="1", viewer_id="03", video_id="v1")
     hide.kind = event_pb2.EVENT_KIND_HIDE
     hide.time.FromSeconds(1_700_001_000)
-
-    async def record(log: JetStreamLog) -> None:
-        await log.append(EVENTS, "0", message([hide]))
-        await log.close()
-
     with running_nats(tmp_path / "nats") as nats:
-        asyncio.run(record(JetStreamLog(settings_of(nats))))
+        with_log(nats, lambda log: log.append(EVENTS, "0", message([hide])))
         for name, text in log_environment(settings_of(nats)).items():
             monkeypatch.setenv(name, text)
         done = vireo("data", "from-events", "--name", "live", "--base", "mine")
@@ -157,13 +150,7 @@ def test_an_import_that_names_its_place_in_the_log_has_builds_read_what_came_sin
             event_id=video, viewer_id="00", video_id=video, kind=event_pb2.EVENT_KIND_PLAY
         )
         event.time.GetCurrentTime()
-
-        async def append() -> None:
-            log = JetStreamLog(settings_of(nats))
-            await log.append(EVENTS, "0", message([event]))
-            await log.close()
-
-        asyncio.run(append())
+        with_log(nats, lambda log: log.append(EVENTS, "0", message([event])))
 
     def built() -> set[int]:
         """Build the features; return what viewer 00 has watched."""

@@ -9,14 +9,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
 import typer
 from typer.testing import CliRunner, Result
 
-from tests.builders.nats import TOKEN, RunningNats, settings_of
+from tests.builders.nats import TOKEN, RunningNats, settings_of, with_log
 from tests.builders.reading import take
 from tests.builders.recording import play
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
@@ -52,17 +51,6 @@ def vireo(home: Home, nats: RunningNats) -> Callable[..., Result]:
         "VIREO_NATS_TOKEN": TOKEN,
     }
     return lambda *arguments: CliRunner(env=environment).invoke(app, ["events", *arguments])
-
-
-def with_log(nats: RunningNats, work: Callable[[JetStreamLog], Any]) -> Any:
-    async def run() -> Any:
-        log = JetStreamLog(settings_of(nats))
-        try:
-            return await work(log)
-        finally:
-            await log.close()
-
-    return asyncio.run(run())
 
 
 async def set_aside(letter: DeadEvents, log: JetStreamLog) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -98,13 +97,21 @@ def test_the_file_has_a_row_for_each_viewer(ids: Path, tmp_path: Path) -> None:
     assert "no video meets" not in done.output
 
 
-def test_slates_whose_filter_no_video_meets_are_counted(ids: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.parquet"
+def test_a_filter_is_sent_along_and_slates_that_it_leaves_empty_are_counted(
+    ids: Path, tmp_path: Path
+) -> None:
+    out, slates = tmp_path / "out.parquet", Slates()
     asked = '{"conditions": [{"attribute": "tag", "anyOf": ["a"]}]}'
-    with served(Slates()) as target:
-        done = run("--viewers", str(ids), "--out", str(out), "--filter", asked, "--target", target)
+    with served(slates) as target:
+        done = run(
+            *("--viewers", str(ids), "--out", str(out), "--target", target),
+            *("--filter", asked, "--page-size", "3"),
+        )
     assert "no video meets the filter and the site's rules: 4 empty slates" in done.output
     assert not any(row["video_ids"] for row in pq.read_table(out).to_pylist())
+    [request] = slates.requests
+    assert request.filter.conditions[0].any_of == ["a"]
+    assert request.page_size == 3
 
 
 @pytest.mark.parametrize(
@@ -136,20 +143,6 @@ def test_a_call_that_fails_for_good_leaves_the_file_as_it_was(ids: Path, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == {ids.name, out.name}
 
 
-def test_a_filter_is_sent_along(ids: Path, tmp_path: Path) -> None:
-    slates = Slates()
-    condition = {"conditions": [{"attribute": "tag", "anyOf": ["Comedy"]}]}
-    with served(slates) as target:
-        done = run(
-            *("--viewers", str(ids), "--out", str(tmp_path / "out"), "--target", target),
-            *("--filter", json.dumps(condition), "--page-size", "3"),
-        )
-    assert done.exit_code == 0, done.output
-    [request] = slates.requests
-    assert request.filter.conditions[0].any_of == ["Comedy"]
-    assert request.page_size == 3
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -177,18 +170,19 @@ def test_all_viewers_are_those_of_the_only_data_set_each_once(
 
 
 @pytest.mark.parametrize(
-    ("content", "what"), [(b"", "has no ids"), (b"\n\n", "has no ids"), (b"\xff", "UTF-8")]
+    ("content", "out", "what"),
+    [
+        (b"", "out", "has no ids"),
+        (b"\n\n", "out", "has no ids"),
+        (b"\xff", "out", "UTF-8"),
+        (b"a", "nowhere/out", "nowhere"),
+    ],
 )
-def test_a_file_without_ids_is_named(tmp_path: Path, content: bytes, what: str) -> None:
+def test_a_file_without_ids_or_in_no_folder_is_named_before_any_call(
+    tmp_path: Path, content: bytes, out: str, what: str
+) -> None:
     path = tmp_path / "ids"
     path.write_bytes(content)
-    done = run("--viewers", str(path), "--out", str(tmp_path / "out"), "--target", "127.0.0.1:1")
+    done = run("--viewers", str(path), "--out", str(tmp_path / out), "--target", "127.0.0.1:1")
     assert isinstance(done.exception, VireoError)
     assert what in str(done.exception)
-
-
-def test_a_file_in_no_folder_is_refused_before_any_call(ids: Path, tmp_path: Path) -> None:
-    out = tmp_path / "nowhere" / "out.parquet"
-    done = run("--viewers", str(ids), "--out", str(out), "--target", "127.0.0.1:1")
-    assert isinstance(done.exception, VireoError)
-    assert "nowhere" in str(done.exception)

@@ -93,26 +93,17 @@ def test_status_has_a_line_per_process_and_problems_below(
         assert f"{name}: {problem}" in lines
 
 
-def test_status_marks_a_release_from_the_cache(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    print_status(
-        state(), {"gateway-1": GetServingReleaseResponse(release_id=RELEASE, origin="cache")}, []
-    )
-    [line] = [each for each in lines_of(capsys) if each.startswith("gateway-1: ")]
-    assert "from the cache" in line
-
-
-def test_status_says_how_old_takedowns_are_while_the_log_is_away(
+def test_status_marks_a_release_from_the_cache_and_how_old_takedowns_are(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     old, new = (GetServingReleaseResponse(release_id=RELEASE, origin="cache") for _ in range(2))
     at = datetime.now(UTC) - timedelta(hours=2, minutes=1)
     old.takedowns_as_of.FromDatetime(at)
     new.takedowns_as_of.GetCurrentTime()
-    print_status(state(), {"gateway-1": old, "ranking-1": new}, [])
+    print_status(state(), {"gateway-1": old, "ranking-shadow-2": new}, [])
     lines = [each for each in lines_of(capsys) if ": " in each]
     as_of = f"{at:%Y-%m-%d %H:%M}"
+    assert any("ranking-shadow-2: its release is from the cache" in each for each in lines)
     assert f"gateway-1: takedowns as of {as_of} UTC, 2 h old: the log is away" in lines
     assert not any("takedowns" in each for each in lines if not each.startswith("gateway-1"))
 

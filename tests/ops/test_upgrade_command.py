@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ import typer
 from google.protobuf.message import Message
 from typer.testing import CliRunner, Result
 
-from tests.builders.nats import TOKEN, RunningNats, settings_of
+from tests.builders.nats import TOKEN, RunningNats, with_log
 from tests.builders.s3 import running_s3
 from tests.builders.tiny_home import VIEWER, build_tiny_home
 from vireo.ops.cli import upgrade
@@ -43,16 +42,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def vireo(home: Home, nats: RunningNats, store: ReleaseStore) -> Callable[..., Result]:
-    s3 = store.settings
     environment = {
         "COLUMNS": "200",
         "VIREO_HOME": str(home.root),
         "VIREO_NATS_URL": nats.url,
         "VIREO_NATS_TOKEN": TOKEN,
-        "VIREO_S3_ENDPOINT": s3.endpoint,
-        "VIREO_S3_ACCESS_KEY": s3.access_key,
-        "VIREO_S3_SECRET_KEY": s3.secret_key.get_secret_value(),
-        "VIREO_S3_BUCKET": s3.bucket,
+        **store.settings.environment(),
     }
     return lambda *arguments, **more: CliRunner(env={**environment, **more}).invoke(
         app, ["upgrade", "check", *arguments]
@@ -69,17 +64,13 @@ def append(nats: RunningNats, **messages: Message | bytes) -> None:
     """Append messages by stream and key, for example `events_0`."""
     streams = {each.name: each for each in (EVENTS, DEAD, CATALOG, STATE)}
 
-    async def run() -> None:
-        log = JetStreamLog(settings_of(nats))
-        try:
-            for name, message in messages.items():
-                stream, _, key = name.partition("_")
-                data = message if isinstance(message, bytes) else message.SerializeToString()
-                await log.append(streams[stream], key.replace("_", "."), data)
-        finally:
-            await log.close()
+    async def run(log: JetStreamLog) -> None:
+        for name, message in messages.items():
+            stream, _, key = name.partition("_")
+            data = message if isinstance(message, bytes) else message.SerializeToString()
+            await log.append(streams[stream], key.replace("_", "."), data)
 
-    asyncio.run(run())
+    with_log(nats, run)
 
 
 def test_what_every_part_holds_is_read(

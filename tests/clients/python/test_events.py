@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TypeAlias
 
 import pytest
 import pytest_asyncio
 
-from tests.builders.nats import RunningNats, settings_of
+from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import recording
 from tests.clients.python.conftest import Connect
@@ -27,6 +27,12 @@ from vireo_client import (
 
 Call: TypeAlias = Callable[..., Awaitable[int]]
 """Calls a method of either client by its name."""
+
+
+@pytest.fixture(scope="module")
+def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
+    with running_nats(tmp_path_factory.mktemp("nats")) as server:
+        yield server
 
 
 @pytest_asyncio.fixture

@@ -57,15 +57,7 @@ async def mtls_gateway(trust: Trust) -> AsyncIterator[FakeGateway]:
         yield gateway
 
 
-async def test_a_server_of_a_trusted_authority_is_asked(
-    tls_gateway: FakeGateway, trust: Trust, connect: Connect
-) -> None:
-    tls = Tls.from_files(trust.root.certificate)
-    async with connect(tls_gateway.address, tls=tls) as recommend:
-        assert (await recommend("1")).items
-
-
-async def test_any_other_server_is_not(
+async def test_only_a_server_of_a_trusted_authority_is_asked(
     tls_gateway: FakeGateway, trust: Trust, connect: Connect
 ) -> None:
     for tls in (Tls(), Tls.from_files(trust.other_root.certificate)):
@@ -73,28 +65,23 @@ async def test_any_other_server_is_not(
             with pytest.raises(Unavailable):
                 await recommend("1")
     assert not tls_gateway.requests
-
-
-async def test_a_client_shows_its_own_certificate(
-    mtls_gateway: FakeGateway, trust: Trust, connect: Connect
-) -> None:
-    tls = Tls.from_files(trust.root.certificate, trust.client.certificate, str(trust.client.key))
-    async with connect(mtls_gateway.address, tls=tls) as recommend:
+    tls = Tls.from_files(trust.root.certificate)
+    async with connect(tls_gateway.address, tls=tls) as recommend:
         assert (await recommend("1")).items
 
 
-async def test_without_it_or_with_a_strangers_nothing_is_answered(
+async def test_a_client_that_shows_its_own_certificate_and_no_other_is_answered(
     mtls_gateway: FakeGateway, trust: Trust, connect: Connect
 ) -> None:
-    root = trust.root.certificate
-    for tls in (
-        Tls.from_files(root),
-        Tls.from_files(root, trust.stranger.certificate, trust.stranger.key),
-    ):
+    root, stranger = trust.root.certificate, trust.stranger
+    for tls in (Tls.from_files(root), Tls.from_files(root, stranger.certificate, stranger.key)):
         async with connect(mtls_gateway.address, tls=tls) as recommend:
             with pytest.raises(Unavailable):
                 await recommend("1")
     assert not mtls_gateway.requests
+    tls = Tls.from_files(root, trust.client.certificate, str(trust.client.key))
+    async with connect(mtls_gateway.address, tls=tls) as recommend:
+        assert (await recommend("1")).items
 
 
 def test_a_certificate_without_its_key_is_refused(trust: Trust) -> None:

@@ -7,10 +7,9 @@ import re
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from tests.builders.chart import CHART, CHECKOUT, Document, flags, render, rendered
-from vireo.ops.cli.__main__ import app
+from tests.builders.commands import help_of
 from vireo.server.errors import VireoError
 from vireo.server.releases.promotion import PromotionRefusedError
 
@@ -20,13 +19,6 @@ pytestmark = pytest.mark.integration
 def steps(values: str = "production") -> list[Document]:
     spec = rendered(values).pods()["vireo-nightly"]["spec"]
     return [*spec.get("initContainers", ()), *spec["containers"]]
-
-
-def help_of(command: str) -> str:
-    """What `vireo COMMAND --help` prints."""
-    done = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"})
-    assert done.exit_code == 0, done.output
-    return done.output
 
 
 def test_each_step_is_a_command_of_vireo_and_begins_after_the_one_before() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.builders.chart import CHECKOUT, Document, Rendered, flags, render, rendered
-from tests.deploy.helm.test_jobs import help_of
+from tests.builders.commands import help_of
 
 pytestmark = pytest.mark.integration
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.builders.alert_rules import rules
 from tests.builders.waiting import wait_until
-from tests.deploy.observability.test_rules import rules
 from vireo.ops.stack.observe import FOLDER
 
 pytestmark = pytest.mark.integration

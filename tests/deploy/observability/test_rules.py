@@ -14,6 +14,7 @@ import pytest
 import typer
 import yaml
 
+from tests.builders.alert_rules import DASHBOARDS, panels, rules
 from tests.builders.metrics_table import documented
 from vireo.ops.cli.__main__ import app
 from vireo.ops.doctor.conditions import alerts, conditions
@@ -21,23 +22,9 @@ from vireo.ops.stack.observe import FOLDER
 
 ROOT = Path(__file__).parents[3]
 RUNBOOKS = ROOT / "docs" / "runbooks"
-RULES = sorted((FOLDER / "rules").glob("*.yaml"))
 TESTS = sorted((FOLDER / "rules" / "tests").glob("*.yaml"))
-DASHBOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
 _OF_OTHERS = re.compile(r"(up|ALERTS|scrape_duration_seconds|process_\w+|envoy_\w+|kube_\w+)")
 """Metrics that aren't ours, which `docs/metrics.md` doesn't list."""
-
-
-def rules(kind: str) -> list[dict[str, Any]]:
-    """All rules of a kind: "alert" or "record"."""
-    groups = [group for file in RULES for group in yaml.safe_load(file.read_text())["groups"]]
-    return [rule for group in groups for rule in group["rules"] if kind in rule]
-
-
-def panels(dashboard: Path) -> list[dict[str, Any]]:
-    """The panels of a dashboard that show something."""
-    document = json.loads(dashboard.read_text())
-    return [panel for panel in document["panels"] if panel["type"] != "row"]
 
 
 def expressions() -> list[str]:

@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry, Gauge
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from tests.builders.http_page import served_metrics
 from vireo.ops.cli import doctor
 from vireo.ops.cli.doctor import print_findings
 from vireo.ops.doctor.facts import Facts, Part, Unasked
 from vireo.ops.doctor.finding import Finding
-from vireo.server.rpc.metrics import MetricsEndpoint
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
@@ -48,7 +48,7 @@ def test_without_a_stack_it_says_what_to_name(vireo: Callable[..., Result]) -> N
     assert (document["healthy"], document["findings"]) == (None, [])
 
 
-def test_an_edge_that_is_down_is_the_first_finding(
+def test_an_edge_that_is_down_comes_first_and_what_was_not_asked_names_its_option(
     vireo: Callable[..., Result], closed: str
 ) -> None:
     result = vireo("--edge", closed, "--json")
@@ -58,11 +58,6 @@ def test_an_edge_that_is_down_is_the_first_finding(
     assert (first["cause"], first["level"]) == ("edge-down", "failing")
     assert first["runbook"] == "docs/runbooks/VireoEdgeDown.md"
     assert {each["what"] for each in document["unasked"]} >= {"the control plane", "Envoy", "S3"}
-
-
-def test_what_could_not_be_asked_names_its_option(
-    vireo: Callable[..., Result], closed: str
-) -> None:
     output = vireo("--edge", closed).stdout
     assert "not asked:" in output
     for option in ("--control", "--envoy", "--metrics", "VIREO_S3_ENDPOINT", "VIREO_NATS_URL"):
@@ -72,11 +67,8 @@ def test_what_could_not_be_asked_names_its_option(
 def test_a_deployment_that_is_well_ends_with_0(vireo: Callable[..., Result]) -> None:
     registry = CollectorRegistry()
     Gauge("vireo_features_behind", "Partitions.", registry=registry)
-    endpoint = MetricsEndpoint.open(0, registry)
-    try:
-        result = vireo("--metrics", f"gateway-1=http://127.0.0.1:{endpoint.port}/metrics")
-    finally:
-        endpoint.close()
+    with served_metrics(registry) as url:
+        result = vireo("--metrics", f"gateway-1={url}")
     assert result.exit_code == 0, result.output
     assert "healthy: 1 pages of metrics" in result.stdout
 

@@ -11,9 +11,9 @@ import typer
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from typer.testing import CliRunner
 
+from tests.builders.http_page import served_metrics
 from vireo.ops.cli import top
 from vireo.server.errors import VireoError
-from vireo.server.rpc.metrics import MetricsEndpoint
 
 app = typer.Typer()
 app.command()(top.top)
@@ -30,9 +30,8 @@ def url() -> Iterator[str]:
     info.labels("r1", "serving").set(1)
     reads = Gauge("vireo_reads", "Reads.", registry=registry)
     reads.set_function(lambda: calls.labels(_RECOMMEND, "OK").inc(10) or 0)  # type: ignore[func-returns-value]
-    endpoint = MetricsEndpoint.open(0, registry)
-    yield f"http://127.0.0.1:{endpoint.port}/metrics"
-    endpoint.close()
+    with served_metrics(registry) as url:
+        yield url
 
 
 def test_one_table_shows_rates_and_releases(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -11,15 +12,16 @@ from tests.builders.doctor_facts import (
     DAY,
     HEALTHY,
     PODS,
-    RECOMMEND,
     also,
+    answered,
     consumer,
     counted,
+    degraded,
     edge,
     gateway,
     killed,
-    page,
     part,
+    shed,
     with_disk,
     with_hosts,
     with_pods,
@@ -35,22 +37,39 @@ from vireo.ops.doctor.facts import (
     Facts,
     Host,
     Machine,
-    Page,
     Process,
     Refusal,
 )
 
-_DEADLINE = "DEADLINE_EXCEEDED"
+_DEADLINE, _EXHAUSTED = "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"
 _EVENTS = "/vireo.v1.EventService/RecordEvents"
 _INFER = "/inference.GRPCInferenceService/ModelInfer"
-_NO_TIME = {"service": "gateway", "stage": "retrieval", "reason": "skipped"}
 _OUT = frozenset({"failed_active_health_check"})
 _GONE = {"problem": "nothing listens there", "fault": "refused", "release": ""}
-_ALL_RANKING_DEAD = also(
-    with_hosts(with_pods("ranking-1", "ranking-2", **_GONE), "ranking-1", "ranking-2", flags=_OUT),
-    gateway(counted("vireo_degradations_total", 150, kind="ranking_skipped")),
-    Facts(processes=(Process("ranking-3", "restarting", ended="ended with signal SIGKILL"),)),
-)
+_RANKING_GONE = with_pods("ranking-1", "ranking-2", **_GONE)
+_HELD_OPEN = edge(open_requests=90, requests=600, refused_streams=280)
+
+
+def beside(*counts: Mapping[object, float], **gauges: float) -> Facts:
+    """The healthy facts and these of a gateway."""
+    return also(HEALTHY, gateway(*counts, **gauges))
+
+
+def control(*counts: Mapping[object, float]) -> Facts:
+    """Facts of the control plane's page."""
+    return Facts(pages=(replace(gateway(*counts).pages[0], source="control"),))
+
+
+def skipped(grew: float) -> dict[object, float]:
+    """Growth of how often there was no time left for retrieval."""
+    stage = {"service": "gateway", "stage": "retrieval", "reason": "skipped"}
+    return counted("vireo_stage_failures_total", grew, **stage)
+
+
+def reads(grew: float, outcome: str) -> dict[object, float]:
+    """Growth of how many reads of the online store ended so."""
+    return counted("vireo_online_store_seconds_count", grew, outcome=outcome)
+
 
 CASES: dict[str, tuple[str, Facts]] = {
     "1: a pod of two is killed again and again": ("pod-dies", killed("ranking-1")),
@@ -95,31 +114,24 @@ CASES: dict[str, tuple[str, Facts]] = {
     ),
     "4: a pod sends NaN": (
         "invalid-responses",
+        beside(counted("vireo_invalid_responses_total", 12, stage="ranking", address="h:8122")),
+    ),
+    "5: no ranking pod": (
+        "no-ranking",
         also(
-            HEALTHY,
-            gateway(
-                counted(
-                    "vireo_invalid_responses_total",
-                    12,
-                    stage="ranking",
-                    address="127.0.0.1:8122",
-                )
+            with_hosts(_RANKING_GONE, "ranking-1", "ranking-2", flags=_OUT),
+            gateway(degraded("ranking_skipped", 150)),
+            Facts(
+                processes=(Process("ranking-3", "restarting", ended="ended with signal SIGKILL"),)
             ),
         ),
     ),
-    "5: no ranking pod": ("no-ranking", _ALL_RANKING_DEAD),
-    "5: no candidate pod": (
-        "no-candidate",
-        with_pods("candidate-1", "candidate-2", **_GONE),
-    ),
+    "5: no candidate pod": ("no-candidate", with_pods("candidate-1", "candidate-2", **_GONE)),
     "5: the online store lacks its tables": (
         "no-features",
         also(
             part("store", "missing"),
-            gateway(
-                counted("vireo_degradations_total", 90, kind="features_missing"),
-                vireo_feature_store_circuit_open=1,
-            ),
+            gateway(degraded("features_missing"), vireo_feature_store_circuit_open=1),
         ),
     ),
     "6: the control plane is dead": (
@@ -139,79 +151,42 @@ CASES: dict[str, tuple[str, Facts]] = {
         "overload",
         also(
             edge(open_requests=120, requests=900),
-            gateway(
-                counted("vireo_rpcs_shed_total", 500, method=RECOMMEND, reason="queue"),
-                counted("vireo_rpcs_total", 40, method=RECOMMEND, code=_DEADLINE),
-                vireo_queue_standing=1,
-            ),
+            gateway(shed(500, "queue"), answered(40, _DEADLINE), vireo_queue_standing=1),
             Facts(machines=(Machine(0.99, 0.5),)),
         ),
     ),
     "8: a host is cut off": (
         "pod-unreachable",
-        also(
+        replace(
             HEALTHY,
-            Facts(
-                hosts=(
-                    Host(
-                        "candidate",
-                        "10.9.8.7:9000",
-                        "10.9.8.7:9000",
-                        _OUT,
-                        timed_out=True,
-                        reach="unreachable",
-                    ),
-                )
+            hosts=(
+                *HEALTHY.hosts,
+                Host("candidate", "h:1", "h:1", _OUT, timed_out=True, reach="unreachable"),
             ),
         ),
     ),
     "9: callers wait for 5 ms": (
         "short-deadlines",
-        also(
-            HEALTHY,
-            gateway(
-                counted("vireo_rpcs_total", 100, method=RECOMMEND, code="CANCELLED"),
-                counted("vireo_rpcs_total", 140, method=RECOMMEND, code=_DEADLINE),
-                # There is no time for a read.
-                counted("vireo_degradations_total", 90, kind="features_missing"),
-                counted("vireo_online_store_seconds_count", 9, outcome="timeout"),
-                counted("vireo_online_store_seconds_count", 20, outcome="ok"),
-            ),
+        beside(
+            *(answered(100, "CANCELLED"), answered(140, _DEADLINE)),
+            # There is no time for a read.
+            *(degraded("features_missing"), reads(9, "timeout"), reads(20, "ok")),
         ),
     ),
     "9: callers wait for 5 ms, and slates are nearly as quick": (
         "short-deadlines",
-        also(
-            HEALTHY,
-            gateway(
-                counted("vireo_rpcs_total", 10, method=RECOMMEND, code=_DEADLINE),
-                counted("vireo_rpcs_total", 110, method=RECOMMEND, code="OK"),
-                counted("vireo_stage_failures_total", 60, **_NO_TIME),
-            ),
-        ),
+        beside(answered(10, _DEADLINE), answered(110, "OK"), skipped(60)),
     ),
     "10: watchers beyond the limit": (
         "hostile-callers",
-        also(
-            edge(open_requests=90, requests=600, refused_streams=280),
-            gateway(counted("vireo_rpcs_total", 200, method=RECOMMEND, code="CANCELLED")),
-        ),
+        also(_HELD_OPEN, gateway(answered(200, "CANCELLED"))),
     ),
     "10: callers hold calls open, mostly of one gateway": (
         "hostile-callers",
-        with_hosts(
-            edge(open_requests=90, requests=600, refused_streams=280),
-            "gateway-1",
-            calls=8,
-            latency=0.3,
-            occupied=1.0,
-        ),
+        with_hosts(_HELD_OPEN, "gateway-1", calls=8, latency=0.3, occupied=1.0),
     ),
     "10: silent calls": ("hostile-callers", edge(open_requests=900, requests=500)),
-    "11: the log is dead": (
-        "log-down",
-        also(part("log", "refused", facts=killed("log")), BEHIND),
-    ),
+    "11: the log is dead": ("log-down", also(part("log", "refused", facts=killed("log")), BEHIND)),
     "12: the log's disk is full": (
         "log-disk-full",
         also(part("log", "failed", facts=with_disk("the log of events", 0.0)), BEHIND),
@@ -249,15 +224,11 @@ CASES: dict[str, tuple[str, Facts]] = {
             BEHIND,
         ),
     ),
-    "16: a gateway is killed while it records": ("pod-dies", killed("gateway-2")),
     "17: Redis hangs": (
         "store-down",
         also(
             part("store", "silent"),
-            gateway(
-                counted("vireo_degradations_total", 150, kind="features_stale"),
-                vireo_feature_store_circuit_open=1,
-            ),
+            gateway(degraded("features_stale", 150), vireo_feature_store_circuit_open=1),
             consumer(lag_messages=300, lag_seconds=8),
         ),
     ),
@@ -278,27 +249,13 @@ CASES: dict[str, tuple[str, Facts]] = {
     "stale features": ("features-behind", also(HEALTHY, BEHIND)),
     "mixed releases": (
         "mixed-releases",
-        also(
-            with_pods("ranking-2", release="r0"),
-            gateway(counted("vireo_degradations_total", 40, kind="mixed_releases")),
-        ),
+        also(with_pods("ranking-2", release="r0"), gateway(degraded("mixed_releases", 40))),
     ),
     "a pod isn't admitted": (
         "pod-refused",
         also(
             with_pods("ranking-2", problem="doesn't serve", fault="failed", loading="building r2"),
-            Facts(
-                pages=(
-                    Page(
-                        "control",
-                        {
-                            "vireo_endpoints": (
-                                ({"cluster": "ranking", "state": "unadmitted"}, 1.0),
-                            )
-                        },
-                    ),
-                )
-            ),
+            control(counted("vireo_endpoints", 0, cluster="ranking", state="unadmitted")),
         ),
     ),
     "a release can't be loaded": (
@@ -320,11 +277,7 @@ CASES: dict[str, tuple[str, Facts]] = {
     ),
     "a certificate has ended": (
         "certificate-over",
-        part(
-            "edge",
-            "failed",
-            facts=replace(HEALTHY, certificates=(Certificate("edge.crt", -60.0),)),
-        ),
+        replace(part("edge", "failed"), certificates=(Certificate("edge.crt", -60.0),)),
     ),
     "a clock is off": (
         "clock-off",
@@ -335,34 +288,15 @@ CASES: dict[str, tuple[str, Facts]] = {
     "a caller beyond its limit": ("rate-limited", edge(requests=900, refused_calls=400)),
     "18: eight callers are refused although hardly anything else happens": (
         "overload",
-        also(
-            HEALTHY,
-            gateway(
-                counted("vireo_rpcs_shed_total", 40, method=RECOMMEND, reason="limit"),
-                counted("vireo_rpcs_total", 40, method=RECOMMEND, code="RESOURCE_EXHAUSTED"),
-                counted("vireo_rpcs_total", 60, method=RECOMMEND, code="OK"),
-            ),
-        ),
+        beside(shed(40, "limit"), answered(40, _EXHAUSTED), answered(60, "OK")),
     ),
     "a share of events is refused": (
         "calls-refused",
-        also(
-            HEALTHY,
-            gateway(
-                counted("vireo_rpcs_total", 50, method=_EVENTS, code="RESOURCE_EXHAUSTED"),
-                counted("vireo_rpcs_total", 150, method=RECOMMEND, code="OK"),
-            ),
-        ),
+        beside(answered(50, _EXHAUSTED, _EVENTS), answered(150, "OK")),
     ),
     "runs of a model are refused": (
         "calls-refused",
-        also(
-            HEALTHY,
-            gateway(
-                counted("vireo_rpcs_total", 30, method=_INFER, code="RESOURCE_EXHAUSTED"),
-                counted("vireo_rpcs_total", 20, method=_INFER, code="OK"),
-            ),
-        ),
+        beside(answered(30, _EXHAUSTED, _INFER), answered(20, "OK", _INFER)),
     ),
     "few calls, of which many are refused": (
         "calls-refused",
@@ -370,10 +304,7 @@ CASES: dict[str, tuple[str, Facts]] = {
             HEALTHY,
             pages=(
                 replace(
-                    gateway(
-                        counted("vireo_rpcs_total", 3, method=_EVENTS, code="RESOURCE_EXHAUSTED"),
-                        counted("vireo_rpcs_total", 20, method=RECOMMEND, code="OK"),
-                    ).pages[0],
+                    gateway(answered(3, _EXHAUSTED, _EVENTS), answered(20, "OK")).pages[0],
                     seconds=30.0,
                 ),
                 *HEALTHY.pages[1:],
@@ -383,19 +314,19 @@ CASES: dict[str, tuple[str, Facts]] = {
     "hardly any memory": ("memory-short", replace(HEALTHY, machines=(Machine(0.6, 0.01),))),
     "a site's clock is off": (
         "callers-clock-off",
-        also(HEALTHY, gateway(counted("vireo_events_refused_total", 30, reason="future"))),
+        beside(counted("vireo_events_refused_total", 30, reason="future")),
     ),
     "the log fills up": (
         "log-filling",
-        also(HEALTHY, gateway(counted("vireo_log_used_ratio", 0.81, stream="events"))),
+        beside(counted("vireo_log_used_ratio", 0.81, stream="events")),
     ),
     "dead letters fill their stream": (
         "log-filling",
-        also(HEALTHY, gateway(counted("vireo_log_used_ratio", 0.81, stream="dead"))),
+        beside(counted("vireo_log_used_ratio", 0.81, stream="dead")),
     ),
     "a caller has its share of the log": (
         "log-filling",
-        also(HEALTHY, gateway(counted("vireo_events_refused_total", 30, reason="full"))),
+        beside(counted("vireo_events_refused_total", 30, reason="full")),
     ),
     "events can't be applied": (
         "events-set-aside",
@@ -409,29 +340,15 @@ CASES: dict[str, tuple[str, Facts]] = {
         "discovery-fails",
         also(
             HEALTHY,
-            Facts(
-                pages=(
-                    page(
-                        "control",
-                        {},
-                        {
-                            ("vireo_discovery_failures_total", (("source", "file"),)): 4,
-                            ("vireo_discovery_success_age_seconds", (("source", "file"),)): 4,
-                        },
-                    ),
-                )
+            control(
+                counted("vireo_discovery_failures_total", 4, source="file"),
+                counted("vireo_discovery_success_age_seconds", 4, source="file"),
             ),
         ),
     ),
     "reads of features time out": (
         "no-features",
-        also(
-            HEALTHY,
-            gateway(
-                counted("vireo_degradations_total", 90, kind="features_missing"),
-                counted("vireo_online_store_seconds_count", 90, outcome="timeout"),
-            ),
-        ),
+        beside(degraded("features_missing"), reads(90, "timeout")),
     ),
     "Envoy's admin interface doesn't answer": ("envoy-unseen", part("envoy", "failed")),
     "Envoy isn't connected": ("envoy-alone", edge(requests=100, knows_control=False)),
@@ -450,26 +367,37 @@ def test_the_cause_comes_first(case: str) -> None:
     assert first.advice
 
 
-def test_what_follows_from_a_cause_says_so_and_comes_after_it() -> None:
-    _, facts = CASES["12: the log's disk is full"]
-    found = {each.cause: each.follows_from for each in diagnose(facts)}
-    assert found == {
-        "log-disk-full": "",
-        "log-down": "log-disk-full",
-        "features-behind": "log-disk-full",
-    }
-    _, facts = CASES["10: callers hold calls open, mostly of one gateway"]
-    found = {each.cause: each.follows_from for each in diagnose(facts)}
-    assert found == {"hostile-callers": "", "pod-slow": "hostile-callers"}
+@pytest.mark.parametrize(
+    ("case", "follows"),
+    [
+        (
+            "12: the log's disk is full",
+            {
+                "log-disk-full": "",
+                "log-down": "log-disk-full",
+                "features-behind": "log-disk-full",
+            },
+        ),
+        (
+            "10: callers hold calls open, mostly of one gateway",
+            {"hostile-callers": "", "pod-slow": "hostile-callers"},
+        ),
+        (
+            "18: eight callers are refused although hardly anything else happens",
+            {"overload": "", "calls-refused": "overload"},
+        ),
+    ],
+)
+def test_what_follows_from_a_cause_says_so_and_comes_after_it(
+    case: str, follows: dict[str, str]
+) -> None:
+    _, facts = CASES[case]
+    assert {each.cause: each.follows_from for each in diagnose(facts)} == follows
 
 
 def test_slow_callers_of_an_overloaded_stack_are_not_blamed() -> None:
     _, overload = CASES["7: four times the sustainable load"]
-    late = gateway(
-        counted("vireo_rpcs_total", 300, method=RECOMMEND, code=_DEADLINE),
-        counted("vireo_stage_failures_total", 700, **_NO_TIME),
-    )
-    facts = also(overload, late)
+    facts = also(overload, gateway(answered(300, _DEADLINE), skipped(700)))
     causes = [each.cause for each in diagnose(facts)]
     assert causes[0] == "overload"
     assert "short-deadlines" not in causes
@@ -480,18 +408,12 @@ def test_a_share_of_refused_calls_above_a_twentieth_is_a_finding(
     refused: int, found: list[str]
 ) -> None:
     facts = gateway(
-        counted("vireo_rpcs_total", refused, method=_EVENTS, code="RESOURCE_EXHAUSTED"),
-        counted("vireo_rpcs_total", 200 - refused, method=RECOMMEND, code="OK"),
+        answered(refused, _EXHAUSTED, _EVENTS),
+        answered(200 - refused, "OK"),
         # Inner calls count for nobody's share.
-        counted("vireo_rpcs_total", 5000, method="/vireo.v1.RankingService/RankCandidates"),
+        answered(5000, "OK", "/vireo.v1.RankingService/RankCandidates"),
     )
     assert [each.cause for each in diagnose(facts)] == found
-
-
-def test_refused_calls_follow_from_the_overload_that_sheds_them() -> None:
-    _, facts = CASES["18: eight callers are refused although hardly anything else happens"]
-    found = {each.cause: each.follows_from for each in diagnose(facts)}
-    assert found == {"overload": "", "calls-refused": "overload"}
 
 
 def test_what_explains_other_causes_is_listed_before_them() -> None:

@@ -20,6 +20,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from tests.builders.control import running_control
+from tests.builders.http_page import served_metrics
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.redis import running_redis
 from tests.builders.s3 import unreachable_s3
@@ -33,7 +34,6 @@ from vireo.ops.doctor.probes import machine, metrics, prometheus, services, stor
 from vireo.ops.doctor.reach import MAX_BYTES, UnansweredError, get, reach
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.errors import VireoError
-from vireo.server.rpc.metrics import MetricsEndpoint
 from vireo.server.security.certificates import Authority
 
 VIEWS = ("viewer_activity", "viewer_hidden")
@@ -67,12 +67,8 @@ def test_a_page_is_read_twice_to_tell_what_is_counted_now() -> None:
     calls.labels("old").inc(500)
     waiting = Gauge("vireo_waiting", "Waiting.", registry=registry)
     waiting.set_function(lambda: calls.labels("new").inc(3) or 7)  # type: ignore[func-returns-value]
-    endpoint = MetricsEndpoint.open(0, registry)
-    try:
-        url = f"http://127.0.0.1:{endpoint.port}/metrics"
+    with served_metrics(registry) as url:
         [page] = asked(metrics.probes(deployment(metrics={"gateway-1": url}))).pages
-    finally:
-        endpoint.close()
     assert (page.source, page.fault, page.value("vireo_waiting")) == ("gateway-1", "", 7)
     assert page.increase("vireo_calls_total", kind="old") == 0
     assert page.increase("vireo_calls_total") == 3
@@ -89,16 +85,18 @@ def test_pages_that_do_not_come_say_how(closed_port: int) -> None:
     assert {page.source: page.fault for page in found} == {"dead": "refused", "hanging": "silent"}
 
 
-def test_a_proxy_of_this_machine_is_not_asked_for_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_are_asked_without_this_machines_proxy_and_tell_their_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
-    try:
-        assert get(f"http://127.0.0.1:{endpoint.port}/metrics", 60.0).status == 200
-    finally:
-        endpoint.close()
+    with served_metrics() as url:
+        page = get(url, 60.0)
+    assert page.status == 200
+    assert page.clock is not None, "a server's clock is read from its date"
+    assert abs(page.clock.ahead) <= page.clock.uncertainty + 1
 
 
 def test_without_metrics_the_option_that_names_them_is_reported() -> None:
@@ -113,26 +111,12 @@ def test_pages_of_machines_elsewhere_tell_of_disks_and_certificates() -> None:
         gauge.labels("cache").set(value)
     expiry = Gauge("vireo_certificate_expiry_timestamp_seconds", "", ["file"], registry=registry)
     expiry.labels("certificate").set(datetime.now(UTC).timestamp() + 3600)
-    endpoint = MetricsEndpoint.open(0, registry)
-    try:
-        url = f"http://127.0.0.1:{endpoint.port}/metrics"
+    with served_metrics(registry) as url:
         facts = asked(metrics.probes(deployment(metrics={"pod": url})))
-    finally:
-        endpoint.close()
     [disk], [certificate] = facts.disks, facts.certificates
     assert (disk.folder, disk.free, disk.size) == ("cache", 1e9, 5e10)
     assert 3000 < certificate.ends_in <= 3600
     assert not facts.clocks  # it is this machine's own
-
-
-def test_a_servers_clock_is_read_from_its_date() -> None:
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry())
-    try:
-        clock = get(f"http://127.0.0.1:{endpoint.port}/metrics", 5).clock
-    finally:
-        endpoint.close()
-    assert clock is not None
-    assert abs(clock.ahead) <= clock.uncertainty + 1
 
 
 def test_a_prometheus_that_is_none_is_reported(closed_port: int) -> None:
@@ -306,13 +290,9 @@ def test_the_log_is_well_hangs_and_is_gone(tmp_path: Path) -> None:
 
 def test_a_log_that_says_that_it_stores_nothing_is_believed(tmp_path: Path) -> None:
     ill = {"/healthz": lambda: "JetStream is not available"}
-    endpoint = MetricsEndpoint.open(0, CollectorRegistry(), probes=ill)
-    try:
-        with running_nats(tmp_path) as nats:
-            health = f"http://127.0.0.1:{endpoint.port}/healthz"
-            facts = asked(services.log_probes(deployment(log=settings_of(nats), log_health=health)))
-    finally:
-        endpoint.close()
+    with served_metrics(probes=ill) as url, running_nats(tmp_path) as nats:
+        health = url.replace("metrics", "healthz")
+        facts = asked(services.log_probes(deployment(log=settings_of(nats), log_health=health)))
     assert fault_of(facts, "log") == "failed"
     [part] = facts.parts
     assert part.problem == "it stores nothing: JetStream is not available"
@@ -340,10 +320,6 @@ def store_part(features: Path) -> Part:
     part = asked(stores.store_probes(deployment(features=features))).part("store")
     assert part is not None
     return part
-
-
-def test_a_store_that_can_be_written_is_well(sqlite_features: Path) -> None:
-    assert store_part(sqlite_features).fault == ""
 
 
 def test_a_store_that_another_process_has_locked_is_told_with_that_process(
