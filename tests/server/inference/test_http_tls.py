@@ -78,9 +78,6 @@ async def test_only_clients_that_the_authority_has_signed_are_answered(
     for refused in (None, stranger, folder.tls("edge")):
         assert await status(port, refused, ours.authority) is None
     assert await status(port, ours, ours.authority) == 200
-
-
-async def test_a_plain_request_gets_nothing(port: int) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError):
             await session.get(f"http://127.0.0.1:{port}/v2")
@@ -128,7 +125,5 @@ async def test_a_file_that_is_no_certificate_is_named_at_the_start(
     with pytest.raises(VireoError, match=r"broken\.crt can't be used"):
         await serve_http(RpcServer(rpc_settings()), settings, 0)
 
-
-async def test_a_port_that_is_taken_is_named(port: int) -> None:
     with pytest.raises(VireoError, match=f"{port}.*VIREO_OIP_HTTP_PORT"):
         await serve_http(RpcServer(rpc_settings()), rpc_settings(), port)
