@@ -125,5 +125,7 @@ async def test_a_file_that_is_no_certificate_is_named_at_the_start(
     with pytest.raises(VireoError, match=r"broken\.crt can't be used"):
         await serve_http(RpcServer(rpc_settings()), settings, 0)
 
+
+async def test_a_port_that_is_taken_is_named(port: int) -> None:
     with pytest.raises(VireoError, match=f"{port}.*VIREO_OIP_HTTP_PORT"):
         await serve_http(RpcServer(rpc_settings()), rpc_settings(), port)
