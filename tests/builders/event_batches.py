@@ -5,15 +5,10 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_features
-from vireo.server.features.viewer_rows import ViewerRow
 from vireo.training.data.as_events import interaction_events
 from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.training.features.repository import apply_definitions, write_configuration
@@ -57,23 +52,3 @@ def message(events: Iterable[event_pb2.Event]) -> bytes:
     recorded = log_pb2.RecordedEvents(events=events)
     recorded.received_at.GetCurrentTime()
     return recorded.SerializeToString()
-
-
-def event(
-    video: str,
-    kind: Any = event_pb2.EVENT_KIND_PLAY,
-    viewer: str = "v",
-    second: int = 1_700_000_000,
-    fraction: float | None = None,
-) -> event_pb2.Event:
-    """An event of one viewer and video."""
-    made = event_pb2.Event(
-        event_id="e", viewer_id=viewer, video_id=video, kind=kind, watched_fraction=fraction
-    )
-    made.time.FromSeconds(second)
-    return made
-
-
-def as_lists(row: ViewerRow) -> list[Any]:
-    """All that a row holds, to be compared."""
-    return [np.asarray(getattr(row, field.name)).tolist() for field in fields(row)]

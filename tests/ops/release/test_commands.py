@@ -9,6 +9,7 @@ from tests.builders.releases import build_release
 from tests.ops.release.conftest import Publish, Vireo
 from vireo.server.releases.channels import Change
 from vireo.server.releases.promotion import NothingToReturnToError
+from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.weights import Quotas, ScoreWeights
 
@@ -49,7 +50,7 @@ def test_one_command_rolls_back_and_the_history_records_it(
     assert "channel shadow was never set" in vireo("history", "--channel", "shadow").stdout
 
 
-def test_list_and_show_tell_of_every_release_and_list_of_the_problems_of_invalid_ones(
+def test_list_shows_every_release_and_problems_of_invalid_ones(
     publish: Publish, store: ReleaseStore, vireo: Vireo
 ) -> None:
     assert "publish one with: vireo release publish" in vireo("list").stdout
@@ -65,13 +66,21 @@ def test_list_and_show_tell_of_every_release_and_list_of_the_problems_of_invalid
     assert listed["good"]["dataset"] == "tiny"
     assert "format_version is None" in listed["odd"]["problem"]
     assert "format_version is None" in vireo("list").stdout
-    shown = vireo("show", "good").stdout
-    assert "good" in shown
-    assert "creator, language, tag; numbers: age_rating, duration, published" in shown
-    assert json.loads(vireo("show", "good", "--json").stdout)["attributes"] == {
+    assert "good" in vireo("show", "good").stdout
+
+
+def test_show_lists_the_attributes_that_a_release_can_be_filtered_by(
+    publish: Publish, store: ReleaseStore, vireo: Vireo, tmp_path: Path
+) -> None:
+    publish("new")
+    assert "creator, language, tag; numbers: age_rating, duration, published" in (
+        vireo("show", "new").stdout
+    )
+    declared = {
         "labels": ["creator", "language", "tag"],
         "numbers": ["age_rating", "duration", "published"],
     }
+    assert json.loads(vireo("show", "new", "--json").stdout)["attributes"] == declared
 
 
 def test_diff_shows_files_metrics_and_settings(
@@ -112,3 +121,10 @@ def test_status_shows_channels_without_a_running_stack(
     document = json.loads(vireo("status", "--json").stdout)
     assert document["channels"]["production"]["release_id"] == "a"
     assert document["pods"] is None
+
+
+def test_a_missing_store_is_reported(
+    vireo: Vireo, s3: S3Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_S3_ENDPOINT", "127.0.0.1:1")
+    assert "can't be reached" in str(vireo("list").exception)

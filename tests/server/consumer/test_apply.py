@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import (
     LIKED_BY_FRACTION,
-    as_lists,
     empty_repository,
-    event,
     events_in_disorder,
     message,
     parts,
 )
 from vireo.server.consumer.apply import Batch, folded, read_batch
 from vireo.server.event_log.log import Entry
-from vireo.server.features.activity import EventRules
 from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import open_rows, read_viewer
+from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.features.viewer_store import ViewerStore
 from vireo.server.home import Home
 from vireo.training.features.build import build_features
@@ -48,26 +47,34 @@ def written(rows: ViewerStore, entries: list[Entry]) -> Batch:
     return batch
 
 
-@pytest.mark.parametrize("rated", [False, True], ids=["fractions", "ratings"])
+def event(video: str, kind: Any = event_pb2.EVENT_KIND_PLAY, viewer: str = "v") -> event_pb2.Event:
+    made = event_pb2.Event(event_id="e", viewer_id=viewer, video_id=video, kind=kind)
+    made.time.FromSeconds(1_700_000_000)
+    return made
+
+
+def stored(rows: ViewerStore, viewers: list[str]) -> list[list[Any]]:
+    found = rows.read(viewers)
+    return [
+        [np.asarray(getattr(row, each.name)).tolist() for each in fields(ViewerRow)]
+        for row in found
+    ]
+
+
 def test_events_lead_to_the_online_rows_of_the_build_through_restarts(
-    store: OnlineStoreSettings, tmp_path: Path, folder: Path, rated: bool
+    store: OnlineStoreSettings, tmp_path: Path, folder: Path
 ) -> None:
     interactions: pd.DataFrame = random_interactions()
-    if rated:
-        ratings = np.random.default_rng(1).integers(1, 6, len(interactions)).astype("float32")
-        played = interactions["event"] == "play"
-        interactions = interactions.assign(rating=np.where(played, ratings, np.nan))
     home = Home(tmp_path)
     write_small_dataset(home, "small", interactions)
     build_features(home, "small", holdout="none", settings=store)
-    assert EventRules.load(home.features("small")) == LIKED_BY_FRACTION
     repo = empty_repository(folder / "replayed", store)
     for some in parts(events_in_disorder(interactions, 3), 150):
         rows = open_rows(repo, 5)
         assert not applied(rows, list(some[:70]), list(some[70:])).dead
         rows.close()
     built, replayed = (open_rows(each, 5) for each in (home.features("small"), repo))
-    assert [*map(as_lists, replayed.read(VIEWERS))] == [*map(as_lists, built.read(VIEWERS))]
+    assert stored(replayed, VIEWERS) == stored(built, VIEWERS)
     for viewer in VIEWERS:
         one, other = built.features(viewer), replayed.features(viewer)
         other.attributes.extend(one.attributes)  # which no event has
@@ -89,28 +96,30 @@ def test_what_is_new_is_counted_once_for_what_is_trending(folder: Path) -> None:
     assert applied(rows, [event("a"), like]).watched == []
 
 
-@pytest.mark.parametrize(
-    "time",
-    [
-        None,
-        Timestamp(seconds=2**60),
-        Timestamp(seconds=-5),
-        Timestamp(seconds=1, nanos=-1),
-        Timestamp(seconds=1, nanos=10**9),
-    ],
-)
-def test_an_event_that_cannot_be_applied_is_set_aside_alone(
-    folder: Path, time: Timestamp | None
-) -> None:
+def test_an_event_that_cannot_be_applied_is_set_aside_alone(folder: Path) -> None:
     rows = open_rows(empty_repository(folder / "a"), 5)
-    bad = event_pb2.Event(event_id="e", viewer_id="v", video_id="b", kind=2, time=time)
+    bad = event("b")
+    bad.ClearField("time")
     batch = written(rows, [Entry(4, "0", b"\xff\xff"), Entry(5, "0", message([event("a"), bad]))])
     assert batch.position.sequence == 5
     [garbage, letter] = batch.dead
     assert (garbage.recorded, garbage.position) == (b"\xff\xff", 4)
     assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]
     assert letter.position == 5
-    assert time or "without a time" in letter.reason
+    assert "without a time" in letter.reason
+    assert read_viewer(folder / "a", "v").watch_count == 1
+
+
+@pytest.mark.parametrize(("seconds", "nanos"), [(2**60, 0), (-5, 0), (1, -1), (1, 10**9)])
+def test_an_impossible_time_takes_no_other_event_along(
+    folder: Path, seconds: int, nanos: int
+) -> None:
+    rows = open_rows(empty_repository(folder / "a"), 5)
+    bad = event("b")
+    bad.time.seconds, bad.time.nanos = seconds, nanos
+    batch = applied(rows, [event("a"), bad])
+    [letter] = batch.dead
+    assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]
     assert read_viewer(folder / "a", "v").watch_count == 1
 
 

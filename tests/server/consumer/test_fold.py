@@ -1,51 +1,126 @@
-"""The fold of events into a viewer's row: what each kind changes, in any order."""
+"""The fold of events against the offline build of the same interactions."""
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
-from tests.builders.event_batches import LIKED_BY_FRACTION, as_lists, event, parts
+from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.event_batches import LIKED_BY_FRACTION, events_in_disorder, parts
 from vireo.server.consumer import fold as folding
 from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, fold
 from vireo.server.errors import VireoError
 from vireo.server.features.activity import Bounce, EventRules
 from vireo.server.features.keys import video_key
 from vireo.server.features.viewer_rows import ViewerRow
+from vireo.server.home import Home
+from vireo.training.features.build import build_features
 from vireo.v1 import event_pb2
 
 RATED = EventRules(liked_fraction=None)
 
 
-def folded(events: list[event_pb2.Event], size: int, rules: EventRules) -> ViewerRow:
-    """The viewer's row after some events, that many at a time."""
-    row = ViewerRow()
+def folded(events: list[event_pb2.Event], size: int, rules: EventRules) -> dict[str, ViewerRow]:
+    """The rows after some events, that many at a time."""
+    rows: dict[str, ViewerRow] = {}
     for some in parts(events, size):
-        batch = ViewerEvents()
-        for each in some:
-            batch.add(each, rules)
-        row = fold(row, batch).row
-    return row
+        batch: dict[str, ViewerEvents] = {}
+        for event in some:
+            batch.setdefault(event.viewer_id, ViewerEvents()).add(event, rules)
+        for viewer, viewers_events in batch.items():
+            rows[viewer] = fold(rows.get(viewer, ViewerRow()), viewers_events).row
+    return rows
+
+
+def built(repo: Path) -> dict[str, ViewerRow]:
+    """The newest row of each viewer in the offline tables."""
+    activity = pq.read_table(repo / "viewer_activity.parquet").to_pandas()
+    hidden = pq.read_table(repo / "viewer_hidden.parquet").to_pandas()
+    rows: dict[str, dict[str, Any]] = {}
+    for row in activity.groupby("viewer_id").tail(1).itertuples():
+        assert row.history_times.tolist() == (row.watched_times[-200:] // 1_000_000).tolist()
+        rows[row.viewer_id] = {
+            "keys": row.watched_keys,
+            "times": row.watched_times,
+            "liked": row.watched_liked,
+            "watches": row.viewer_watch_count,
+            "likes": row.viewer_like_count,
+        }
+    for row in hidden.itertuples():
+        own = rows.setdefault(row.viewer_id, {})
+        own |= {"hidden_keys": row.hidden_keys, "hidden_times": row.hidden_times}
+    return {viewer: ViewerRow(**row) for viewer, row in rows.items()}
+
+
+def as_lists(row: ViewerRow) -> list[Any]:
+    return [np.asarray(getattr(row, field.name)).tolist() for field in fields(row)]
+
+
+def assert_same(left: dict[str, ViewerRow], right: dict[str, ViewerRow]) -> None:
+    assert left.keys() == right.keys()
+    for viewer, row in left.items():
+        assert as_lists(row) == as_lists(right[viewer])
+
+
+def rated_interactions() -> pd.DataFrame:
+    interactions = random_interactions()
+    ratings = np.random.default_rng(1).integers(1, 6, len(interactions)).astype("float32")
+    return interactions.assign(rating=np.where(interactions["event"] == "play", ratings, np.nan))
+
+
+@pytest.mark.parametrize(
+    "interactions", [random_interactions(), rated_interactions()], ids=["fractions", "ratings"]
+)
+def test_events_in_any_order_twice_and_in_parts_give_the_offline_rows(
+    interactions: pd.DataFrame, tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", interactions)
+    build_features(home, "small", holdout="none")
+    repo = home.features("small")
+    rules = EventRules.load(repo)
+    assert rules == LIKED_BY_FRACTION
+    expected = built(repo)
+    assert sum(row.likes for row in expected.values()) > 50
+    assert sum(len(row.hidden_keys) for row in expected.values()) > 50
+    for seed, size in enumerate((1, 7, 10_000)):
+        assert_same(folded(events_in_disorder(interactions, seed), size, rules), expected)
+
+
+def test_a_thousand_events_of_one_viewer_give_the_same_row_in_any_order() -> None:
+    chance = np.random.default_rng(5)
+    events = [
+        event("v", f"v{chance.integers(300)}", int(chance.integers(1_000)), kind)
+        for kind in chance.choice([2, 3, 4, 5, 6], 1_000).tolist()
+    ]
+    expected = folded(events, 1_000, LIKED_BY_FRACTION)
+    for seed in range(5):
+        np.random.default_rng(seed).shuffle(events)
+        assert_same(folded(events + events[:300], 37, LIKED_BY_FRACTION), expected)
+
+
+def event(
+    viewer: str, video: str, second: int, kind: Any = 2, fraction: float | None = None
+) -> event_pb2.Event:
+    made = event_pb2.Event(
+        event_id="e", viewer_id=viewer, video_id=video, kind=kind, watched_fraction=fraction
+    )
+    made.time.FromSeconds(second)
+    return made
 
 
 def row_of(*events: event_pb2.Event, rules: EventRules = LIKED_BY_FRACTION) -> ViewerRow:
-    return folded(list(events), len(events), rules)
-
-
-def test_a_thousand_events_give_the_same_row_in_any_order_twice_and_in_parts() -> None:
-    chance = np.random.default_rng(5)
-    events = [
-        event(f"v{chance.integers(300)}", kind, second=int(chance.integers(1_000)))
-        for kind in chance.choice([2, 3, 4, 5, 6], 1_000).tolist()
-    ]
-    expected = as_lists(row_of(*events))
-    for seed, size in enumerate((1, 7, 37, 10_000)):
-        np.random.default_rng(seed).shuffle(events)
-        assert as_lists(folded(events + events[:300], size, LIKED_BY_FRACTION)) == expected
+    return folded(list(events), len(events), rules)["v"]
 
 
 def test_a_like_of_a_video_that_was_not_watched_is_a_watch() -> None:
-    row = row_of(event("a", event_pb2.EVENT_KIND_LIKE, second=9))
+    row = row_of(event("v", "a", 9, event_pb2.EVENT_KIND_LIKE))
     assert (row.keys.tolist(), row.watches, row.likes) == ([video_key("a")], 1, 1)
 
 
@@ -62,14 +137,14 @@ def test_a_like_of_a_video_that_was_not_watched_is_a_watch() -> None:
 def test_a_play_to_the_end_is_a_like_where_nothing_is_rated(
     kind: int, fraction: float | None, by_fraction: int, rated: int
 ) -> None:
-    played = event("a", kind, second=9, fraction=fraction)
+    played = event("v", "a", 9, kind, fraction)
     assert row_of(played).likes == by_fraction
     assert row_of(played, rules=RATED).likes == rated
 
 
 @pytest.mark.parametrize("kind", [event_pb2.EVENT_KIND_HIDE, event_pb2.EVENT_KIND_NOT_INTERESTED])
 def test_a_hide_is_no_watch_and_counts_from_the_first_time(kind: int) -> None:
-    row = row_of(event("a", kind, second=9), event("b", kind, second=4), event("a", kind, second=2))
+    row = row_of(event("v", "a", 9, kind), event("v", "b", 4, kind), event("v", "a", 2, kind))
     assert row.hidden_keys.tolist() == [video_key("a"), video_key("b")]
     assert row.hidden_times.tolist() == [2, 4]
     assert row.watches == 0
@@ -79,21 +154,21 @@ def test_a_hide_is_no_watch_and_counts_from_the_first_time(kind: int) -> None:
 def test_a_hidden_video_is_no_watch_whichever_comes_first(size: int) -> None:
     like, hide = event_pb2.EVENT_KIND_LIKE, event_pb2.EVENT_KIND_HIDE
     events = [
-        event("a", like, second=1),
-        event("b", second=2),
-        event("a", hide, second=3),
-        event("a", second=4),
+        event("v", "a", 1, like),
+        event("v", "b", 2),
+        event("v", "a", 3, hide),
+        event("v", "a", 4),
     ]
     for some in (events, events[::-1]):
-        row = folded(some, size, LIKED_BY_FRACTION)
+        row = folded(some, size, LIKED_BY_FRACTION)["v"]
         assert (row.keys.tolist(), row.watches, row.likes) == ([video_key("b")], 1, 0)
         assert row.hidden_keys.tolist() == [video_key("a")]
 
 
 def test_a_hide_of_a_watched_video_changes_both_rows() -> None:
     hides = ViewerEvents()
-    hides.add(event("a", event_pb2.EVENT_KIND_HIDE, second=9), LIKED_BY_FRACTION)
-    after = fold(row_of(event("a", second=2)), hides)
+    hides.add(event("v", "a", 9, event_pb2.EVENT_KIND_HIDE), LIKED_BY_FRACTION)
+    after = fold(row_of(event("v", "a", 2)), hides)
     assert (after.activity, after.hidden, after.row.watches) == (True, True, 0)
 
 
@@ -111,7 +186,7 @@ def test_a_hide_of_a_watched_video_changes_both_rows() -> None:
 def test_a_bounce_is_no_watch_if_what_was_watched_is_known(
     fraction: float | None, seconds: float | None, by_fraction: int, by_seconds: int
 ) -> None:
-    played = event("a", second=9, fraction=fraction)
+    played = event("v", "a", 9, fraction=fraction)
     if seconds is not None:
         played.watched_seconds = seconds
     for text, watches in (("0.05", by_fraction), ("10s", by_seconds), ("0", 1)):
@@ -127,8 +202,8 @@ def test_what_is_no_rule_of_bounces_is_refused(text: str) -> None:
 
 def test_impressions_and_follows_change_nothing() -> None:
     events = ViewerEvents()
-    events.add(event("a", event_pb2.EVENT_KIND_IMPRESSION, second=9), LIKED_BY_FRACTION)
-    events.add(event("", event_pb2.EVENT_KIND_FOLLOW, second=9), LIKED_BY_FRACTION)
+    events.add(event("v", "a", 9, event_pb2.EVENT_KIND_IMPRESSION), LIKED_BY_FRACTION)
+    events.add(event("v", "", 9, event_pb2.EVENT_KIND_FOLLOW), LIKED_BY_FRACTION)
     after = fold(ViewerRow(), events)
     assert not after.activity
     assert not after.hidden
@@ -136,20 +211,20 @@ def test_impressions_and_follows_change_nothing() -> None:
 
 def test_an_event_that_is_known_changes_nothing() -> None:
     again = ViewerEvents()
-    again.add(event("a", event_pb2.EVENT_KIND_LIKE, second=9), LIKED_BY_FRACTION)
-    after = fold(row_of(event("a", event_pb2.EVENT_KIND_LIKE, second=9)), again)
+    again.add(event("v", "a", 9, event_pb2.EVENT_KIND_LIKE), LIKED_BY_FRACTION)
+    after = fold(row_of(event("v", "a", 9, event_pb2.EVENT_KIND_LIKE)), again)
     assert not after.activity
     assert after.watched == after.liked == ()
 
 
 @pytest.mark.parametrize("broken", ["video_id", "time"])
 def test_an_event_without_what_it_needs_is_refused(broken: str) -> None:
-    bad = event("a", second=9)
+    bad = event("v", "a", 9)
     bad.ClearField(broken)  # type: ignore[arg-type]
     with pytest.raises(UnfitEventError, match="without a video or without a time"):
         ViewerEvents().add(bad, LIKED_BY_FRACTION)
     with pytest.raises(UnfitEventError, match="unknown kind 99"):
-        ViewerEvents().add(event("a", 99, second=9), LIKED_BY_FRACTION)
+        ViewerEvents().add(event("v", "a", 9, 99), LIKED_BY_FRACTION)
 
 
 def test_beyond_the_limits_the_last_videos_are_kept_and_all_counted(
@@ -157,8 +232,8 @@ def test_beyond_the_limits_the_last_videos_are_kept_and_all_counted(
 ) -> None:
     monkeypatch.setattr(folding, "WATCHED_LIMIT", 5)
     monkeypatch.setattr(folding, "HIDDEN_LIMIT", 3)
-    plays = [event(f"v{n}", event_pb2.EVENT_KIND_LIKE, second=n) for n in range(9)]
-    hides = [event(f"h{n}", event_pb2.EVENT_KIND_HIDE, second=n) for n in range(9)]
+    plays = [event("v", f"v{n}", n, event_pb2.EVENT_KIND_LIKE) for n in range(9)]
+    hides = [event("v", f"h{n}", n, event_pb2.EVENT_KIND_HIDE) for n in range(9)]
     row = row_of(*plays, *hides)
     assert row.keys.tolist() == [video_key(f"v{n}") for n in range(4, 9)]
     assert (row.watches, row.likes) == (9, 9)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.builders.event_batches import LIKED_BY_FRACTION, empty_repository, event, message
+from tests.builders.event_batches import LIKED_BY_FRACTION, empty_repository, message
 from tests.builders.reading import take
 from tests.builders.redis import RunningRedis
-from tests.builders.waiting import until
 from vireo.server.consumer import follow
 from vireo.server.consumer.apply import folded
 from vireo.server.consumer.follow import Follower
@@ -32,7 +29,13 @@ from vireo.server.features.viewer_store import ViewerStore, active_key, series_o
 from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.v1 import event_pb2, log_pb2
 
-hide = partial(event, kind=event_pb2.EVENT_KIND_HIDE)
+
+def hide(video: str) -> event_pb2.Event:
+    made = event_pb2.Event(
+        event_id=video, viewer_id="v", video_id=video, kind=event_pb2.EVENT_KIND_HIDE
+    )
+    made.time.FromSeconds(1_700_000_000)
+    return made
 
 
 def follower_of(
@@ -59,14 +62,11 @@ def hidden(rows: ViewerStore) -> set[int]:
     return set(row.hidden_keys.tolist())
 
 
-async def applied(rows: ViewerStore, partition: int, sequence: int) -> None:
-    """Return once the rows have the events up to there."""
-    await until(lambda: rows.position(partition).sequence == sequence)
-
-
-async def counted(sequence: int, *states: LiveState) -> None:
-    """Return once one of the states has."""
-    await until(lambda: max(state.counted for state in states) == sequence)
+async def become(value: Callable[[], object], wanted: object) -> None:
+    """Return once a value is as wanted."""
+    async with asyncio.timeout(30):
+        while value() != wanted:  # noqa: ASYNC110  # other processes' state
+            await asyncio.sleep(0.01)
 
 
 async def test_rows_of_the_build_that_is_announced_are_followed_at_once(
@@ -78,11 +78,11 @@ async def test_rows_of_the_build_that_is_announced_are_followed_at_once(
     assert isinstance(rows, RedisStore)
     first = await log.append(EVENTS, str(partition), message([hide("a")]))
     async with following(follower_of(log, repo, partition)):
-        await applied(rows, partition, first)
+        await become(lambda: rows.position(partition).sequence, first)
         rows.redis.set(active_key(series_of(rows.project)), "another")
         last = await log.append(EVENTS, str(partition), message([hide("b")]))
         announced = open_rows(repo, 5)
-        await applied(announced, partition, last)
+        await become(lambda: announced.position(partition).sequence, last)
     assert hidden(rows) == {video_key("a")}
     assert hidden(announced) == {video_key("a"), video_key("b")}
 
@@ -96,17 +96,20 @@ async def test_what_cannot_be_applied_is_kept_once_however_often_it_is_read(
     for garbage in (b"\xff", b"\xfe"):
         last = await log.append(EVENTS, str(partition), garbage)
         async with following(follower_of(log, repo, partition)):
-            await applied(rows, partition, last)
+            await become(lambda: rows.position(partition).sequence, last)
         rows.commit(partition, rows.position(partition), Position(), {})  # as of a copy before
     async with following(follower_of(log, repo, partition)):
-        await applied(rows, partition, last)
+        await become(lambda: rows.position(partition).sequence, last)
     found = [log_pb2.DeadEvents.FromString(each.data) for each in await take(log, DEAD, "2")]
     assert [each.recorded for each in found] == [b"\xff", b"\xfe"]
 
 
-def play(viewer: str) -> event_pb2.Event:
-    """A play of video "a" by now: what came long ago weighs nothing."""
-    return event("a", viewer=viewer, second=int(time.time()))
+def play(video: str, viewer: str) -> event_pb2.Event:
+    made = event_pb2.Event(
+        event_id=video, viewer_id=viewer, video_id=video, kind=event_pb2.EVENT_KIND_PLAY
+    )
+    made.time.GetCurrentTime()
+    return made
 
 
 async def trending(log: JetStreamLog, partition: int) -> dict[int, float]:
@@ -130,13 +133,13 @@ async def test_one_of_two_followers_applies_and_the_other_goes_on_once_that_is_s
         following(follower_of(log, repo, partition, states[1])) as other,
     ):
         for viewer in ("v", "w"):
-            last = await log.append(EVENTS, str(partition), message([play(viewer)]))
-            await counted(last, *states)
+            last = await log.append(EVENTS, str(partition), message([play("a", viewer)]))
+            await become(lambda: max(state.counted for state in states), last)
         ahead = states[1].counted == last
         await states[ahead].publish()
         [one, other][ahead].cancel()
-        last = await log.append(EVENTS, str(partition), message([play("x")]))
-        await counted(last, states[not ahead])
+        last = await log.append(EVENTS, str(partition), message([play("a", "x")]))
+        await become(lambda: states[not ahead].counted, last)
         await states[not ahead].publish()
     assert await trending(log, partition) == pytest.approx({video_key("a"): 3}, rel=0.01)
 
@@ -145,14 +148,14 @@ async def test_features_that_catch_up_count_nothing_twice_and_all_that_is_new(
     log: JetStreamLog, folder: Path
 ) -> None:
     partition = 4
-    first = await log.append(EVENTS, str(partition), message([play("v")]))
+    counted = await log.append(EVENTS, str(partition), message([play("a", "v")]))
     state = LiveState(log, partition, 3600.0)
     async with following(follower_of(log, empty_repository(folder / "a"), partition, state)):
-        await counted(first, state)
-    last = await log.append(EVENTS, str(partition), message([play("w")]))
+        await become(lambda: state.counted, counted)
+    last = await log.append(EVENTS, str(partition), message([play("a", "w")]))
     # Both messages are read at once.
     async with following(follower_of(log, empty_repository(folder / "b"), partition, state)):
-        await counted(last, state)
+        await become(lambda: state.counted, last)
         await state.publish()
     assert await trending(log, partition) == pytest.approx({video_key("a"): 2}, rel=0.01)
 
@@ -170,7 +173,7 @@ async def test_a_viewer_who_was_not_seen_for_long_is_deleted_while_events_are_fo
         log, repo, partition, LiveState(log, partition, 1.0), timeout=5, expiry=1_000
     )
     async with following(follower):
-        await until(lambda: hidden(rows) == set())
+        await become(lambda: hidden(rows), set())
 
 
 async def delete_events(log: JetStreamLog) -> None:
@@ -193,16 +196,16 @@ async def test_a_log_that_was_replaced_and_outgrew_the_position_is_applied_from_
 
     async with following(follower_of(log, repo, partition)):
         last = await append(10, "old")
-        await applied(rows, partition, last)
+        await become(lambda: rows.position(partition).sequence, last)
         if while_it_is_followed:
             await delete_events(log)
             await append(last + 10, "new")
-            await applied(rows, partition, last + 10)
+            await become(lambda: rows.position(partition).sequence, last + 10)
     if not while_it_is_followed:
         await delete_events(log)
         await append(last + 10, "new")
         async with following(follower_of(log, repo, partition)):
-            await applied(rows, partition, last + 10)
+            await become(lambda: rows.position(partition).sequence, last + 10)
     assert hidden(rows) >= {video_key(f"new-{number}") for number in range(last + 10)}
     rows.close()
 
@@ -216,6 +219,6 @@ async def test_the_position_moves_on_beyond_messages_of_other_partitions(
     await log.append(EVENTS, str(partition), message([hide("a")]))
     last = await log.append(EVENTS, "7", message([hide("b")]))
     async with following(follower_of(log, repo, partition)):
-        await applied(rows, partition, last)
+        await become(lambda: rows.position(partition).sequence, last)
     assert hidden(rows) == {video_key("a")}
     rows.close()

@@ -8,16 +8,25 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from tests.builders.nats import RunningNats, running_cluster, settings_of
-from tests.builders.reading import append
 from tests.builders.waiting import until
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import EVENTS, Entry
+from vireo.server.event_log.log import EVENTS, Entry, LogAwayError
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[RunningNats]]:
     with running_cluster(tmp_path_factory.mktemp("cluster")) as servers:
         yield servers
+
+
+async def append(log: JetStreamLog, data: bytes, dedup_id: str) -> None:
+    async with asyncio.timeout(120):
+        while True:
+            try:
+                await log.append(EVENTS, "0", data, dedup_id)
+                return
+            except LogAwayError:
+                await asyncio.sleep(0.1)
 
 
 async def test_each_acknowledged_message_is_there_once_after_a_server_was_killed(
@@ -31,14 +40,14 @@ async def test_each_acknowledged_message_is_there_once_after_a_server_was_killed
     async def write(writer: int) -> None:
         for number in range(250):
             data = b"%d-%d" % (writer, number)
-            await append(log, "0", data, data.decode())
+            await append(log, data, data.decode())
             acknowledged.add(data)
 
     async def follow() -> None:
         async for entries in log.read(EVENTS, "0"):
             read.extend(entries)
 
-    await append(log, "0", b"first", "first")
+    await append(log, b"first", "first")
     info = await log.describe(EVENTS)
     assert len(info["cluster"]["replicas"]) == 2
     leader = info["cluster"]["leader"]

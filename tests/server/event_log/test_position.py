@@ -13,14 +13,13 @@ import pytest
 import structlog
 
 from tests.builders.nats import RunningNats, running_nats, settings_of
-from tests.builders.reading import append as append_until_acknowledged
 from tests.builders.reading import take
 from tests.builders.waiting import until
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import MISSED, JetStreamLog
-from vireo.server.event_log.log import CATALOG, EVENTS, Stream
+from vireo.server.event_log.log import CATALOG, EVENTS, LogAwayError, Stream
 from vireo.server.event_log.nats_connection import Connection
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.position import BEGIN, Position, Start
 
 
 @pytest.fixture
@@ -57,6 +56,30 @@ def test_what_is_no_position_is_refused(text: str) -> None:
         Position.parse(text)
 
 
+async def test_reading_goes_on_where_it_was_after_a_restart(
+    nats: RunningNats, log: JetStreamLog
+) -> None:
+    await append(log, EVENTS, b"a", b"b")
+    position = await last(log)
+    nats.kill()
+    await asyncio.to_thread(nats.start)
+    again = JetStreamLog(settings_of(nats))
+    await append(again, EVENTS, b"c")
+    assert await again.resume(EVENTS, position) == Start(2)
+    assert [each.data for each in await take(again, EVENTS, "0", position)] == [b"c"]
+    await again.close()
+
+
+async def test_another_log_is_read_from_its_begin_however_long_it_is(log: JetStreamLog) -> None:
+    await append(log, EVENTS, b"a", b"b")
+    position = await last(log)
+    await ask(log, "DELETE")
+    await append(log, EVENTS, b"a", b"b", b"c")
+    start = await log.resume(EVENTS, position)
+    assert (start.after, len(start.missing)) == (0, 0)
+    assert [each.data for each in await take(log, EVENTS, "0", position)] == [b"a", b"b", b"c"]
+
+
 async def test_a_log_that_lost_its_tail_and_grew_again_is_read_from_its_begin(
     nats: RunningNats, log: JetStreamLog, tmp_path: Path
 ) -> None:
@@ -65,7 +88,7 @@ async def test_a_log_that_lost_its_tail_and_grew_again_is_read_from_its_begin(
     nats.kill()
     shutil.copytree(nats.folder / "data", tmp_path / "restored" / "data")
     await asyncio.to_thread(nats.start)
-    await append_until_acknowledged(log, "0", b"lost", "lost")
+    await until_appended(log, b"lost")
     read = list[bytes]()
 
     async def follow() -> None:
@@ -89,6 +112,17 @@ async def test_a_log_that_lost_its_tail_and_grew_again_is_read_from_its_begin(
     assert (await last(log)).log == position.log
     start = await log.resume(EVENTS, position)
     assert (start.after, len(start.missing)) == (0, 0)
+
+
+async def until_appended(log: JetStreamLog, data: bytes) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await log.append(EVENTS, "0", data)
+            except LogAwayError:
+                await asyncio.sleep(0.05)
+            else:
+                return
 
 
 async def test_a_message_that_a_compacted_stream_replaced_is_no_mismatch_to_who_read_those_before(

@@ -20,9 +20,9 @@ from tests.builders.s3 import client_of
 from vireo.server.releases import layout
 from vireo.server.releases.cache import CacheError, ReleaseCache
 from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, ReleaseError
-from vireo.server.releases.progress import LoadProgress, Stage
+from vireo.server.releases.progress import LoadProgress, LoadStoppedError, Stage
 from vireo.server.releases.store import ReleaseStore, release_object
-from vireo.server.releases.store_errors import StoreUnavailableError
+from vireo.server.releases.store_errors import StoreError, StoreUnavailableError
 
 pytestmark = pytest.mark.integration
 BIG = "videos/big.bin"
@@ -171,6 +171,17 @@ def test_wrong_content_in_the_store_is_refused_and_deleted(
         machine.cached()
 
 
+@pytest.mark.parametrize(
+    ("fault", "message"), [("refuses", "refuses the key"), ("fails", "InternalError|fails")]
+)
+def test_an_error_response_is_reported(machine: Machine, fault: Fault, message: str) -> None:
+    with faulty_s3(machine.store.settings, **IMPATIENT) as proxy:
+        proxy.fault, proxy.only = fault, b"big.bin"
+        with pytest.raises(StoreError, match=message):
+            machine.fetch(ReleaseStore(proxy.settings))
+    assert not list(machine.cache.root.rglob("*.part")), "nothing came, so nothing is kept"
+
+
 def test_pods_of_a_machine_download_a_file_once(machine: Machine) -> None:
     with faulty_s3(machine.store.settings) as proxy, ThreadPoolExecutor(6) as threads:
         progresses = [LoadProgress() for _ in range(6)]
@@ -184,6 +195,14 @@ def test_pods_of_a_machine_download_a_file_once(machine: Machine) -> None:
     machine.assert_whole(folder)
     size = SIZE + (folder / layout.VIDEO_IDS).stat().st_size
     assert {progress.value.bytes_done for progress in progresses} == {size}
+
+
+def test_a_stopped_load_ends(machine: Machine) -> None:
+    progress = LoadProgress()
+    progress.stop()
+    with pytest.raises(LoadStoppedError):
+        machine.fetch(progress=progress)
+    machine.assert_whole(machine.fetch())
 
 
 def test_a_cache_that_cannot_hold_a_release_is_explained(machine: Machine) -> None:

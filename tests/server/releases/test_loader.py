@@ -31,7 +31,7 @@ def publish_damaged(followed: Followed) -> str:
     return release_id
 
 
-async def test_the_first_release_is_awaited_and_announced_and_calls_keep_the_one_they_have(
+async def test_the_first_release_is_awaited_and_a_bad_one_keeps_the_last_good_one_serving(
     followed: Followed,
 ) -> None:
     loader = followed.loader()
@@ -44,28 +44,26 @@ async def test_the_first_release_is_awaited_and_announced_and_calls_keep_the_one
         held = loader.serving
         assert held is not None
         assert held.origin == "s3"
+        followed.point(publish_damaged(followed))
+        await until(lambda: "differs from the recorded outputs" in loader.failures.reason)
+        assert loader.serving is held
         followed.point(last)
         await until(lambda: serves(loader, last) and not loader.failures.reason)
         assert held.content.release.manifest.release_id == first, "calls keep the old one"
         assert announced == [first]
 
 
-def at_another(followed: Followed, **changes: str) -> S3Settings:
-    return followed.store.settings.model_copy(update=changes)
-
-
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("elsewhere", "reason"),
     [
         (lambda _: unreachable_s3(), "can't be reached"),
-        (lambda it: at_another(it, bucket="mistyped"), "has no bucket 'mistyped'"),
+        (lambda s3: s3.model_copy(update={"bucket": "mistyped"}), "has no bucket 'mistyped'"),
         (None, "ReadTimeoutError"),
-        (lambda it: it.point(publish_damaged(it)), "differs from the recorded outputs"),
     ],
-    ids=["down", "another bucket", "accepts and never answers", "a bad release"],
+    ids=["down", "another bucket", "accepts and never answers"],
 )
-async def test_a_pod_that_starts_without_its_bucket_or_with_a_bad_release_serves_from_its_cache(
-    followed: Followed, change: Callable[[Followed], S3Settings | None] | None, reason: str
+async def test_a_pod_that_starts_without_its_bucket_serves_from_its_cache(
+    followed: Followed, elsewhere: Callable[[S3Settings], S3Settings] | None, reason: str
 ) -> None:
     [release_id] = followed.publish("a")
     followed.point(release_id)
@@ -74,13 +72,29 @@ async def test_a_pod_that_starts_without_its_bucket_or_with_a_bad_release_serves
         await until(lambda: followed.cache.last(RANKING_POD.kind, followed.name) == release_id)
     with faulty_s3(followed.store.settings) as proxy:
         proxy.fault = "silent"
-        again = followed.loader(change(followed) if change else proxy.settings)
+        settings = elsewhere(followed.store.settings) if elsewhere else proxy.settings
+        again = followed.loader(settings)
         async with running(again):
             # It takes some 3 s where nothing else slows the machine; S3's own limits are 30.
             await until(lambda: serves(again, release_id), seconds=25)
             assert again.serving is not None
             assert again.serving.origin == "cache"
             assert reason in again.failures.reason
+
+
+async def test_a_bad_release_at_the_start_falls_back_to_the_last_good_one(
+    followed: Followed,
+) -> None:
+    [release_id] = followed.publish("a")
+    followed.point(release_id)
+    async with running(followed.loader()) as announced:
+        await until(lambda: announced == [release_id])
+        await until(lambda: followed.cache.last(RANKING_POD.kind, followed.name) == release_id)
+    followed.point(publish_damaged(followed))
+    again = followed.loader()
+    async with running(again):
+        await until(lambda: serves(again, release_id))
+        assert "differs from the recorded outputs" in again.failures.reason
 
 
 def unreadable_record(followed: Followed) -> None:

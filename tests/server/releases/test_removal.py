@@ -307,3 +307,17 @@ def test_a_folder_of_the_history_that_is_no_channels_stops_no_gc(
     store.bucket.swap("channels/history/No Channel/00000001.json", b"?", None)
     store.publish(staged("r"))
     assert [each.release_id for each in plan_collection(store, 5, timedelta(0)).garbage] == ["r"]
+
+
+def test_an_unfit_record_of_the_history_comes_with_advice_that_can_be_followed(
+    store: ReleaseStore, staged: Callable[[str], Path]
+) -> None:
+    store.publish(staged("r"))
+    promotion("r")(store)
+    place = f"channels/history/{CHANNEL}/00000001.json"
+    store.bucket.remove(place)
+    store.bucket.swap(place, b"{}", None)
+    with pytest.raises(StoreError, match="isn't a record of a channel's change; remove it"):
+        store.channels.history(CHANNEL)
+    store.bucket.remove(place)
+    assert [each.revision for each in store.channels.history(CHANNEL)] == [1]

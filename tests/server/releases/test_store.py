@@ -175,6 +175,14 @@ def test_missing_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         S3Settings.load()
 
 
+def test_settings_travel_through_the_environment(
+    s3: S3Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, text in s3.environment().items():
+        monkeypatch.setenv(variable, text)
+    assert S3Settings.load() == s3
+
+
 def test_keys_of_the_pods_role_are_used_and_replaced_before_they_expire(
     s3: S3Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

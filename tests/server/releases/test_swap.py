@@ -48,7 +48,8 @@ async def test_loading_gives_way_to_calls_of_a_pod_that_serves(
     try:
         async with running(loader := followed.loader(build=build)):
             await until(lambda: serves(loader, first))
-            await followed.serve(loader, second)
+            followed.point(second)
+            await until(lambda: serves(loader, second))
     finally:
         sys.setswitchinterval(before)
     assert niceness == [own, min(own + 1, 19)]
@@ -74,19 +75,22 @@ async def test_only_two_releases_are_in_memory_then_one_and_calls_finish_on_thei
         return {content.release.manifest.release_id: content for content in found}
 
     ids = followed.publish(*"abcde")
+    followed.point(ids[0])
     loader = followed.loader(pod=pod, build=build, keep_previous_seconds=FOREVER)
     async with running(loader):
-        await followed.serve(loader, ids[0])
+        await until(lambda: serves(loader, ids[0]))
         gc.collect()
         gc.freeze()  # as a pod does after its first release
         gc.disable()  # nothing may wait for a collection to be freed
         try:
             for release_id in ids[1:4]:
-                await followed.serve(loader, release_id)
+                followed.point(release_id)
+                await until(lambda wanted=release_id: serves(loader, wanted))  # type: ignore[misc]
             assert list(alive()) == ids[2:4]
             call = served(loader, ids[2])
             assert call.release_id == ids[2]
-            await followed.serve(loader, ids[4])
+            followed.point(ids[4])
+            await until(lambda: serves(loader, ids[4]))
             assert set(alive()) == set(ids[2:]), "the call still uses the one that was dropped"
             call.content.release.replay_goldens()
             del call
@@ -108,21 +112,25 @@ async def test_calls_get_the_release_they_are_pinned_to_while_it_is_held_and_goi
         return RANKING_POD.build(folder)
 
     first, second = followed.publish("a", "b")
+    followed.point(first)
     loader = followed.loader(build=build, keep_previous_seconds=FOREVER)
     async with running(loader):
-        await followed.serve(loader, first)
+        await until(lambda: serves(loader, first))
         assert served(loader, second).release_id == first
         content = served(loader).content
-        await followed.serve(loader, second)
+        followed.point(second)
+        await until(lambda: serves(loader, second))
         for pinned, found in (("", second), (first, first), ("unknown", second)):
             assert served(loader, pinned).release_id == found
-        await followed.serve(loader, first)
+        followed.point(first)
+        await until(lambda: serves(loader, first))
         assert served(loader).content is content
         assert len(built) == 2
     loader = followed.loader(keep_previous_seconds=0.05)
     async with running(loader):
         await until(lambda: serves(loader, first))
-        await followed.serve(loader, second)
+        followed.point(second)
+        await until(lambda: serves(loader, second))
         await until(lambda: loader.held.previous is None)
         assert served(loader, first).release_id == second
 
@@ -143,7 +151,8 @@ async def test_each_stage_of_a_load_is_shown(followed: Followed) -> None:
     loader: ReleaseLoader[Any] = followed.loader(build=build, replay=replay)
     assert loader.progress == Progress(Stage.LOOKING)
     async with running(loader):
-        await followed.serve(loader, release_id)
+        followed.point(release_id)
+        await until(lambda: serves(loader, release_id))
         await until(lambda: loader.progress.stage is Stage.SERVING)
     assert seen == [
         Progress(Stage.BUILDING, release_id, total, total),
@@ -211,7 +220,8 @@ async def test_download_of_a_release_that_the_channel_leaves_is_abandoned(
             assert loader.failures.latest is None or loader.failures.latest.stage is Stage.LOOKING
             part = followed.cache.root / "releases" / ids[1] / f"{RANKER}.part"
             assert part.exists(), "what has come of it is kept"
-            await followed.serve(loader, ids[1])
+            followed.point(ids[1])
+            await until(lambda: serves(loader, ids[1]))
 
 
 async def test_a_loader_that_is_stopped_in_mid_download_leaves_no_thread(

@@ -105,8 +105,6 @@ def test_renewing_keeps_the_authority_and_hosts_and_changes_all_else_at_once(
 def test_another_authority_is_trusted_first_then_signs_and_then_is_the_only_one(
     folder: SecurityFolder, certificates: Certificates
 ) -> None:
-    with pytest.raises(VireoError, match="vireo certificates"):
-        certificates.replace_authority()  # there is none yet
     certificates.renew(["vireo.example"])
     [old] = trusted(folder)
     serials = {role: read(folder, role).serial_number for role in ROLES}
@@ -155,7 +153,25 @@ def test_an_authority_of_ones_own_without_an_identifier_is_replaced_like_any(
     assert trusted(folder)[1:] == [own]
 
 
-def test_a_replacement_of_the_authority_can_be_repeated_after_it_broke_off_or_lost_the_key(
+def test_there_is_no_other_authority_before_there_are_certificates(
+    certificates: Certificates,
+) -> None:
+    with pytest.raises(VireoError, match="vireo certificates"):
+        certificates.replace_authority()
+
+
+def test_an_authority_whose_key_is_lost_is_replaced(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
+    certificates.renew([])
+    lose_the_key(folder)
+    certificates.replace_authority()
+    certificates.renew([])
+    certificates.renew([])
+    assert len(trusted(folder)) == 1
+
+
+def test_a_replacement_of_the_authority_that_broke_off_can_be_repeated(
     folder: SecurityFolder, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     certificates.renew([])
@@ -174,11 +190,6 @@ def test_a_replacement_of_the_authority_can_be_repeated_after_it_broke_off_or_lo
     certificates.replace_authority()
     certificates.renew([])
     assert trusted(folder)[1:] == [old]
-    lose_the_key(folder)
-    certificates.replace_authority()
-    for _ in range(2):
-        certificates.renew([])
-    assert len(trusted(folder)) == 1
 
 
 def test_certificates_are_renewed_only_if_missing_expiring_or_without_a_host(
@@ -239,26 +250,36 @@ def damage_the_key(folder: SecurityFolder) -> None:
         (damage_the_key, "authority.key can't be read"),
     ],
 )
-def test_a_renewal_waits_for_the_authority_of_certificates_in_use_to_be_put_back(
+def test_a_renewal_never_changes_the_authority_of_certificates_in_use(
     folder: SecurityFolder,
     certificates: Certificates,
     damage: Callable[[SecurityFolder], None],
     message: str,
 ) -> None:
     certificates.renew([])
-    sound = shutil.copytree(folder.certificates, folder.root.with_name("sound"), symlinks=True)
     damage(folder)
     before = files(folder)
     with pytest.raises(VireoError, match=message):
         certificates.renew([])
     assert files(folder) == before
     assert not certificates.ensure([]), "those that there are go on"
-    for name in ("authority.key", "authority.crt"):
-        shutil.copy(sound / name, folder.certificates)
+
+
+def test_a_key_that_is_kept_elsewhere_renews_once_it_is_back(
+    folder: SecurityFolder, certificates: Certificates, tmp_path: Path
+) -> None:
+    certificates.renew([])
+    key = folder.certificates / "authority.key"
+    elsewhere = key.rename(tmp_path / "elsewhere.key")
+    with pytest.raises(VireoError, match="put it back, or, to go on with another"):
+        certificates.renew([])
+    elsewhere.rename(key)
+    certificates.renew([])
+    shutil.rmtree(folder.certificates)
     certificates.renew([])
 
 
-@pytest.mark.parametrize("step", ["key_pem", "certificate_pem", "half a key"])
+@pytest.mark.parametrize("step", ["key_pem", "certificate_pem"])
 def test_a_first_start_that_broke_off_while_it_made_the_authority_can_be_repeated(
     folder: SecurityFolder,
     certificates: Certificates,
@@ -268,19 +289,22 @@ def test_a_first_start_that_broke_off_while_it_made_the_authority_can_be_repeate
     def end(*_: object) -> bytes:
         raise KeyboardInterrupt
 
-    key = folder.certificates / "authority.key"
-    if step == "half a key":
-        key.parent.mkdir(parents=True)
-        key.write_bytes(b"-----BEGIN")
-    else:
-        with monkeypatch.context() as patched:
-            patched.setattr(module, step, end)
-            with pytest.raises(KeyboardInterrupt):
-                certificates.renew([])
+    with monkeypatch.context() as patched:
+        patched.setattr(module, step, end)
+        with pytest.raises(KeyboardInterrupt):
+            certificates.renew([])
     assert certificates.ensure([])
     read(folder, "edge").verify_directly_issued_by(certificates.signing_authority().certificate)
-    if step == "half a key":
-        assert key.with_suffix(".key.unused").read_bytes() == b"-----BEGIN", "it is put aside"
+
+
+def test_a_key_that_was_half_written_at_the_first_start_is_put_aside(
+    folder: SecurityFolder, certificates: Certificates
+) -> None:
+    folder.certificates.mkdir(parents=True)
+    key = folder.certificates / "authority.key"
+    key.write_bytes(b"-----BEGIN")
+    assert certificates.ensure([])
+    assert key.with_suffix(".key.unused").read_bytes() == b"-----BEGIN"
 
 
 def test_certificates_still_valid_serve_on_though_the_key_to_renew_them_is_kept_elsewhere(

@@ -50,11 +50,19 @@ def test_the_key_stays_and_is_for_the_owner_alone(
     signer: TokenSigner, folder: SecurityFolder
 ) -> None:
     published = folder.jwks.read_text()
-    [key] = json.loads(published)["keys"]
-    assert key.keys() == {"kty", "crv", "x", "y", "kid", "alg", "use"}, "nothing secret"
     signer.ensure()
     assert folder.jwks.read_text() == published
     assert folder.signing_key.stat().st_mode & 0o777 == 0o600
+
+
+def test_published_keys_hold_nothing_secret(signer: TokenSigner, folder: SecurityFolder) -> None:
+    [key] = json.loads(folder.jwks.read_text())["keys"]
+    assert key.keys() == {"kty", "crv", "x", "y", "kid", "alg", "use"}
+
+
+def test_without_a_key_the_command_that_makes_it_is_named(folder: SecurityFolder) -> None:
+    with pytest.raises(VireoError, match="vireo certificates"):
+        token(TokenSigner(folder))
 
 
 def test_a_missing_signing_key_is_reported_and_not_replaced(
@@ -71,11 +79,7 @@ def test_a_missing_signing_key_is_reported_and_not_replaced(
     assert folder.jwks.read_text() != published
 
 
-def test_a_key_that_is_missing_or_unreadable_is_reported(folder: SecurityFolder) -> None:
-    signer = TokenSigner(folder)
-    with pytest.raises(VireoError, match="vireo certificates"):
-        token(signer)
-    signer.ensure()
+def test_an_unreadable_key_is_reported_by_name(signer: TokenSigner, folder: SecurityFolder) -> None:
     folder.signing_key.write_bytes(b"-----BEGIN PRIVATE KEY-----")
     with pytest.raises(VireoError, match=r"signing.key can't be read"):
         token(signer)
