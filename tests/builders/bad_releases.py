@@ -48,11 +48,6 @@ class BadRelease:
         return folder
 
 
-def _truncate(folder: Path) -> None:
-    file = folder / layout.RANKER
-    file.write_bytes(file.read_bytes()[:-100])
-
-
 def _flip(folder: Path) -> None:
     file = folder / layout.VIDEO_VECTORS
     content = bytearray(file.read_bytes())
@@ -72,10 +67,6 @@ def _manifest(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None
         path.write_text(json.dumps(document))
 
     return damage
-
-
-def _lie_about_a_size(document: dict[str, Any]) -> None:
-    document["files"][layout.RANKER]["size"] -= 1
 
 
 def _narrow_index(folder: Path) -> None:
@@ -138,20 +129,9 @@ def _ids_beyond_the_table(folder: Path) -> None:
 
 BAD_RELEASES = (
     BadRelease(
-        "truncated_file",
-        _truncate,
-        r"ranker/1/model\.onnx of release .* isn't the file that the manifest describes "
-        r"\(\d+ bytes instead of \d+\)",
-    ),
-    BadRelease(
         "flipped_byte", _flip, r"viewer_tower/1/vectors\.npy of release .* \(another SHA-256\)"
     ),
     BadRelease("missing_file", _remove, r"golden/ranker\.npz isn't in bucket"),
-    BadRelease(
-        "lie_about_a_size",
-        _manifest(_lie_about_a_size),
-        r"ranker/1/model\.onnx of release .* is larger in the store than the \d+ bytes",
-    ),
     BadRelease(
         "unknown_format",
         _manifest(lambda document: document.update(format_version=99)),

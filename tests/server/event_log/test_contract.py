@@ -12,21 +12,20 @@ from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, MAX_MESSAGE_BYTES,
 from vireo.server.event_log.position import Position
 
 
-async def test_messages_are_read_in_the_order_in_which_they_were_appended(
+async def test_messages_of_a_partition_are_read_in_the_order_in_which_they_were_appended(
     log: JetStreamLog,
 ) -> None:
     begin = await log.end(EVENTS, "0")
-    positions = [await log.append(EVENTS, "0", b"%d" % number) for number in range(50)]
+    positions = []
+    for number in range(50):
+        positions.append(await log.append(EVENTS, "0", b"%d" % number))
+        await log.append(EVENTS, "1", b"others'")
     read = await take(log, EVENTS, "0", begin, 50)
     assert [entry.data for entry in read] == [b"%d" % number for number in range(50)]
     assert [entry.sequence for entry in read] == positions == sorted(set(positions))
     assert {entry.key for entry in read} == {"0"}
-
-
-async def test_reading_goes_on_after_a_position(log: JetStreamLog) -> None:
-    positions = [await log.append(EVENTS, "1", b"%d" % number) for number in range(10)]
-    read = await take(log, EVENTS, "1", positions[3], 6)
-    assert [entry.sequence for entry in read] == positions[4:]
+    rest = await take(log, EVENTS, "0", positions[3], 46)
+    assert [entry.sequence for entry in rest] == positions[4:], "it goes on after a position"
 
 
 async def test_a_message_has_the_trace_context_that_it_was_appended_with(log: JetStreamLog) -> None:
@@ -38,20 +37,10 @@ async def test_a_message_has_the_trace_context_that_it_was_appended_with(log: Je
     assert [entry.traceparent for entry in read] == [parent, ""]
 
 
-async def test_the_end_is_the_last_position(log: JetStreamLog) -> None:
+async def test_the_end_is_the_last_position_or_0(log: JetStreamLog) -> None:
     position = await log.append(DEAD, "0", b"x")
     assert await log.end(DEAD, "0") == position
-
-
-async def test_the_end_of_nothing_is_0(log: JetStreamLog) -> None:
     assert await log.end(EVENTS, "3") == 0
-
-
-async def test_partitions_are_read_apart(log: JetStreamLog) -> None:
-    begin = await log.end(EVENTS, "2")
-    await log.append(EVENTS, "0", b"others'")
-    await log.append(EVENTS, "2", b"ours")
-    assert [entry.data for entry in await take(log, EVENTS, "2", begin)] == [b"ours"]
 
 
 async def test_an_empty_sequence_says_that_all_was_read(log: JetStreamLog) -> None:
@@ -59,13 +48,6 @@ async def test_an_empty_sequence_says_that_all_was_read(log: JetStreamLog) -> No
     assert await take(log, CATALOG, after=begin) == []
     await log.append(CATALOG, "a", b"y")
     assert [entry.data for entry in await take(log, CATALOG, after=begin)] == [b"y"]
-
-
-async def test_all_that_was_there_comes_before_an_empty_sequence(log: JetStreamLog) -> None:
-    begin = await log.end(EVENTS, "1")
-    sent = [b"%d" % number for number in range(1_200)]
-    await asyncio.gather(*(append(log, "1", each, f"all-{each!r}") for each in sent))
-    assert len(await take(log, EVENTS, "1", begin)) == len(sent)
 
 
 async def test_a_message_is_read_while_its_reader_waits(log: JetStreamLog) -> None:
@@ -88,23 +70,24 @@ async def test_many_readers_wait_side_by_side(log: JetStreamLog) -> None:
     assert {each[0].data for each in await asyncio.gather(*readers)} == {b"x"}
 
 
-async def test_appends_under_way_at_once_are_all_stored(log: JetStreamLog) -> None:
+async def test_appends_under_way_at_once_are_all_stored_and_come_before_an_empty_sequence(
+    log: JetStreamLog,
+) -> None:
     begin = await log.end(EVENTS, "1")
-    sent = [b"%d" % number for number in range(1_000)]
+    sent = [b"%d" % number for number in range(1_200)]
     appends = (append(log, "1", each, f"at-once-{each!r}") for each in sent)
     positions = await asyncio.gather(*appends)
-    read = await take(log, EVENTS, "1", begin, len(sent))
+    read = await take(log, EVENTS, "1", begin)
     assert {entry.sequence: entry.data for entry in read} == dict(zip(positions, sent, strict=True))
 
 
-async def test_a_message_as_large_as_can_be_is_stored(log: JetStreamLog) -> None:
+async def test_a_message_as_large_as_can_be_is_stored_and_a_larger_one_refused_for_good(
+    log: JetStreamLog,
+) -> None:
     begin = await log.end(EVENTS, "2")
     await log.append(EVENTS, "2", bytes(MAX_MESSAGE_BYTES), dedup_id="large")
     (entry,) = await take(log, EVENTS, "2", begin, 1)
     assert len(entry.data) == MAX_MESSAGE_BYTES
-
-
-async def test_a_larger_message_is_refused_for_good(log: JetStreamLog) -> None:
     with pytest.raises(ValueError, match="1000001 bytes"):
         await log.append(EVENTS, "2", bytes(MAX_MESSAGE_BYTES + 1))
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any, cast
-
-from nats.aio.msg import Msg
 
 from vireo.server.event_log.nats_connection import Connection
 from vireo.server.event_log.pull import pull
@@ -15,29 +15,12 @@ from vireo.server.event_log.pull import pull
 Heard = Callable[[Any], Awaitable[None]]
 
 
-class _Message:
+def _message(position: int = 0, pending: int = 0, status: str = "") -> Any:
     """A message of a stream, or what the server says instead of one."""
-
-    def __init__(self, position: int = 0, pending: int = 0, status: str = "") -> None:
-        self.headers = {"Status": status} if status else None
-        self.data = b""
-        self.position, self.num_pending = position, pending
-
-    @property
-    def metadata(self) -> _Message:
-        return self
-
-    @property
-    def sequence(self) -> _Message:
-        return self
-
-    @property
-    def stream(self) -> int:
-        return self.position
-
-    @property
-    def consumer(self) -> int:
-        return self.position
+    sequence = SimpleNamespace(stream=position, consumer=position)
+    metadata = SimpleNamespace(sequence=sequence, num_pending=pending)
+    headers = {"Status": status} if status else None
+    return SimpleNamespace(headers=headers, metadata=metadata)
 
 
 class _Server:
@@ -71,62 +54,52 @@ class _Server:
 
     async def deliver(self) -> None:
         self.delivered, self.pending = self.delivered + 1, self.pending - 1
-        await self.say(_Message(self.delivered, self.pending))
+        await self.say(_message(self.delivered, self.pending))
 
     async def alive(self) -> None:
-        await self.say(_Message(status="100"))
+        await self.say(_message(status="100"))
 
-    async def say(self, message: _Message) -> None:
+    async def say(self, message: Any) -> None:
         await self.asked.wait()
         assert self._heard is not None
         await self._heard(message)
 
 
-class _Reader:
-    """Reads from the server all the time."""
+@asynccontextmanager
+async def _reading(server: _Server) -> AsyncIterator[Callable[[], Awaitable[list[int]]]]:
+    """Read from the server all the time; yield what returns the positions that are yielded next."""
+    yielded: asyncio.Queue[list[int]] = asyncio.Queue()
 
-    def __init__(self, server: _Server) -> None:
-        self.yielded: asyncio.Queue[list[int]] = asyncio.Queue()
-        self._server = server
-        self._task = asyncio.create_task(self._read())
+    async def read() -> None:
+        async for some in pull(cast("Connection", server), "s", "x", 0, heartbeat=10.0):
+            await yielded.put([each.metadata.sequence.stream for each in some])
 
-    async def _read(self) -> None:
-        connection = cast("Connection", self._server)
-        async for some in pull(connection, "s", "x", 0, heartbeat=10.0):
-            await self.yielded.put([_position(each) for each in some])
-
-    async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-
-def _position(message: Msg) -> int:
-    return message.metadata.sequence.stream
+    task = asyncio.create_task(read())
+    async with asyncio.timeout(30):
+        yield yielded.get
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_word_of_the_server_amid_pending_messages_isnt_the_end_of_them() -> None:
     server = _Server(pending=3)
-    reader = _Reader(server)
-    async with asyncio.timeout(30):
+    async with _reading(server) as yielded:
         await server.deliver()
-        assert await reader.yielded.get() == [1]
+        assert await yielded() == [1]
         await server.alive()
         for position in (2, 3):
             await server.deliver()
-            assert await reader.yielded.get() == [position]
-        assert await reader.yielded.get() == []
+            assert await yielded() == [position]
+        assert await yielded() == []
         await server.alive()
-        assert await reader.yielded.get() == []
-    await reader.stop()
+        assert await yielded() == []
 
 
 async def test_messages_that_retention_took_before_they_came_are_waited_for_no_longer() -> None:
     server = _Server(pending=2)
-    reader = _Reader(server)
-    async with asyncio.timeout(30):
+    async with _reading(server) as yielded:
         await server.deliver()
-        assert await reader.yielded.get() == [1]
+        assert await yielded() == [1]
         server.pending = 0
         await server.alive()
-        assert await reader.yielded.get() == []
-    await reader.stop()
+        assert await yielded() == []

@@ -5,14 +5,8 @@ import pytest
 
 from tests.builders.inference import Array, golden
 from tests.builders.inference_http import HttpPod, serving_http
-from tests.builders.releases import build_release
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.releases import layout
-
-
-@pytest.fixture(scope="session")
-def release_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_release(tmp_path_factory.mktemp("inference-release"))
 
 
 @pytest.fixture

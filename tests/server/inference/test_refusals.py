@@ -258,16 +258,3 @@ async def test_a_bad_header_of_a_binary_request_is_refused(
     answer = await pod.ask("POST", INFER, binary_request(inputs)[0], headers)
     assert answer.status == 400
     assert message in answer.error
-
-
-@pytest.mark.parametrize("size", [-1, 10**30, "4", True, None, 3])
-async def test_a_bad_size_of_a_binary_tensor_is_refused(
-    pod: HttpPod, inputs: dict[str, Array], size: Any
-) -> None:
-    body, headers = binary_request(inputs)
-    request, tail = json.loads(body[: int(headers[LENGTH])]), body[int(headers[LENGTH]) :]
-    request["inputs"][-1]["parameters"]["binary_data_size"] = size
-    head = json.dumps(request).encode()
-    answer = await pod.ask("POST", INFER, head + tail, {LENGTH: str(len(head))})
-    assert answer.status == 400
-    assert answer.error

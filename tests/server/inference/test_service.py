@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from google.protobuf import text_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.builders.busy import busy
 from tests.builders.inference import golden, infer_request, output_of
@@ -68,10 +67,6 @@ def ranker_request(folder: Path, *, raw: bool = False, **fields: Any) -> pb.Mode
     return infer_request("ranker", golden(folder, RANKER.golden)[0], raw=raw, **fields)
 
 
-def place_of(request: pb.ModelInferRequest, name: str) -> int:
-    return [tensor.name for tensor in request.inputs].index(name)
-
-
 @CASES
 @pytest.mark.parametrize("raw", [True, False], ids=["raw", "typed"])
 async def test_a_model_gives_its_golden_outputs_in_the_form_of_the_request(
@@ -79,7 +74,10 @@ async def test_a_model_gives_its_golden_outputs_in_the_form_of_the_request(
 ) -> None:
     inputs, outputs = golden(release_folder, case.golden)
     async with serving(case.pod, release_folder) as (_, channel):
-        answer = await stub_of(channel).ModelInfer(infer_request(case.model, inputs, raw=raw))
+        request = infer_request(case.model, inputs, raw=raw, id="mine-7", model_version="1")
+        answer = await stub_of(channel).ModelInfer(request)
+    assert (answer.model_name, answer.model_version, answer.id) == (case.model, "1", "mine-7")
+    assert answer.parameters["release_id"].string_param == "tiny-1"
     [output] = answer.outputs
     assert output.name == case.output
     assert len(answer.raw_output_contents) == (1 if raw else 0)
@@ -87,15 +85,6 @@ async def test_a_model_gives_its_golden_outputs_in_the_form_of_the_request(
     wanted = outputs[case.output]
     assert output_of(answer).shape == wanted.shape
     assert np.abs(output_of(answer) - wanted).max() < layout.GOLDEN_TOLERANCE
-
-
-async def test_a_response_has_model_version_id_and_release(
-    release_folder: Path, ranking: Any
-) -> None:
-    request = ranker_request(release_folder, id="mine-7", model_version="1")
-    answer = await ranking.ModelInfer(request)
-    assert (answer.model_name, answer.model_version, answer.id) == ("ranker", "1", "mine-7")
-    assert answer.parameters["release_id"].string_param == "tiny-1"
 
 
 @CASES
@@ -126,14 +115,13 @@ async def test_descriptions_equal_the_releases_triton_config(
     )
 
 
-async def test_server_metadata_names_vireo(ranking: Any) -> None:
+async def test_a_pod_names_vireo_and_says_ready_of_the_served_model_in_its_version_alone(
+    ranking: Any,
+) -> None:
     metadata = await ranking.ServerMetadata(pb.ServerMetadataRequest())
     assert metadata.name == "vireo"
     assert re.fullmatch(r"\d+\.\d+.*", metadata.version)
     assert list(metadata.extensions) == ["model_configuration"]
-
-
-async def test_ready_is_said_of_the_served_model_in_its_version_alone(ranking: Any) -> None:
     assert (await ranking.ServerLive(pb.ServerLiveRequest())).live
     assert (await ranking.ServerReady(pb.ServerReadyRequest())).ready
     for name, version, ready in (
@@ -191,6 +179,9 @@ async def test_a_pod_that_drains_is_not_ready_and_still_answers(release_folder: 
     settings = rpc_settings(drain_seconds=600)
     async with serving(RANKING_POD, release_folder, settings=settings) as (server, channel):
         stub = stub_of(channel)
+        health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert answer.status == health_pb2.HealthCheckResponse.SERVING
         draining = asyncio.create_task(server.drain())
         await until(lambda: not server.serving)
         assert not (await stub.ServerReady(pb.ServerReadyRequest())).ready
@@ -209,31 +200,29 @@ async def test_all_that_is_wrong_is_listed_in_details(release_folder: Path, rank
     assert [*violations_of(error)] == ["inputs[3].datatype", "inputs[7].datatype"]
 
 
-async def test_values_of_another_number_or_field_are_refused(
+async def test_values_of_another_number_or_field_or_given_twice_are_refused(
     release_folder: Path, ranking: Any
 ) -> None:
-    request = ranker_request(release_folder)
-    request.inputs[3].contents.fp32_contents.append(1.0)
-    request.inputs[7].contents.int64_contents.pop()
-    request.inputs[6].contents.Clear()
-    request.inputs[6].contents.fp64_contents.extend([0.0, 0.0])
-    code, said = await refusal(ranking.ModelInfer(request))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    typed = ranker_request(release_folder)
+    typed.inputs[3].contents.fp32_contents.append(1.0)
+    typed.inputs[7].contents.int64_contents.pop()
+    typed.inputs[6].contents.Clear()
+    typed.inputs[6].contents.fp64_contents.extend([0.0, 0.0])
+    both = ranker_request(release_folder, raw=True)
+    both.inputs[5].contents.int64_contents.append(2)
+    said = ""
+    for request in (typed, both):
+        code, details = await refusal(ranking.ModelInfer(request))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        said += details
     for message in (
         "input 'match_features' of shape [1, 5, 1] must have 5 values, has 6",
         "input 'attributes' of shape [1, 16] must have 16 values, has 15",
         "input 'viewer_features' has fp64_contents; FP32 has fp32_contents",
         "input 'viewer_features' of shape [1, 2] must have 2 values, has 0",
+        "inputs[5].contents: input 'history_lengths' has contents",
     ):
         assert message in said
-
-
-async def test_values_both_raw_and_typed_are_refused(release_folder: Path, ranking: Any) -> None:
-    request = ranker_request(release_folder, raw=True)
-    request.inputs[5].contents.int64_contents.append(2)
-    code, said = await refusal(ranking.ModelInfer(request))
-    assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert "inputs[5].contents: input 'history_lengths' has contents" in said
 
 
 async def test_an_id_out_of_bounds_is_rejected_with_the_runtimes_error(
@@ -315,20 +304,3 @@ async def test_a_model_waits_in_the_pods_queue_and_is_shed_with_it(release_folde
         assert (await first).outputs
         assert (await stub.ModelInfer(ranker_request(release_folder))).outputs
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-async def test_health_and_reflection_know_the_service(release_folder: Path) -> None:
-    async with serving(RANKING_POD, release_folder) as (_, channel):
-        health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-        answer = await health.Check(health_pb2.HealthCheckRequest(service=SERVICE))
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call]
-        asked = [
-            reflection_pb2.ServerReflectionRequest(list_services=""),
-            reflection_pb2.ServerReflectionRequest(file_containing_symbol=SERVICE),
-        ]
-        listed, described = [
-            answer async for answer in reflection.ServerReflectionInfo(iter(asked))
-        ]
-    assert SERVICE in {service.name for service in listed.list_services_response.service}
-    assert described.file_descriptor_response.file_descriptor_proto

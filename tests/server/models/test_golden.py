@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.builders.inference import Array
-from tests.builders.releases import VECTOR_SIZE, build_release, poison_model, save_golden
+from tests.builders.releases import VECTOR_SIZE, build_release, save_golden
 from vireo.ops.cli.release.verification import ARCHITECTURE_NOISE
 from vireo.server.models.golden import GoldenMismatchError, replay
-from vireo.server.models.model import Model, ModelOutputError
+from vireo.server.models.model import Model
 from vireo.server.models.signature import ranker_signature, tower_signature
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import ReleaseError
@@ -42,11 +42,6 @@ def tampered(folder: Path, name: str, change: float, *, widen: bool = False) -> 
     return path
 
 
-def test_models_that_answer_as_recorded_pass(folder: Path) -> None:
-    replay(ranker(folder), folder / layout.GOLDEN_RANKER)
-    replay(tower(folder), folder / layout.GOLDEN_VIEWER_TOWER)
-
-
 def test_requests_are_replayed_one_by_one_as_most_are_served(folder: Path) -> None:
     inputs = {"history": np.arange(6).reshape(3, 2), "lengths": np.arange(3)}
     scores = np.full((3, 1, 2), 0.5, np.float32)
@@ -59,7 +54,8 @@ def test_requests_are_replayed_one_by_one_as_most_are_served(folder: Path) -> No
     assert [each["lengths"].tolist() for each in asked] == [[0], [1], [2]]
 
 
-def test_difference_within_the_tolerance_passes(folder: Path) -> None:
+def test_models_that_answer_as_recorded_within_the_tolerance_pass(folder: Path) -> None:
+    replay(tower(folder), folder / layout.GOLDEN_VIEWER_TOWER)
     replay(ranker(folder), tampered(folder, "output/scores", layout.GOLDEN_TOLERANCE / 2))
 
 
@@ -122,18 +118,3 @@ def test_another_processor_explains_a_share_of_a_probability(
     with pytest.raises(GoldenMismatchError) as raised:
         replay(model, folder / layout.GOLDEN_RANKER)
     assert (raised.value.difference <= ARCHITECTURE_NOISE) == excused
-
-
-def test_file_that_is_no_model_is_refused_by_name(folder: Path) -> None:
-    (folder / layout.RANKER).write_bytes(b"not a model")
-    with pytest.raises(ReleaseError, match=r"ranker/1/model\.onnx: ONNX Runtime can't load"):
-        ranker(folder)
-
-
-def test_model_that_gives_nan_fails_the_request(folder: Path) -> None:
-    poison_model(folder, layout.VIEWER_TOWER, "bias")
-    poisoned = tower(folder)
-    with np.load(folder / layout.GOLDEN_VIEWER_TOWER) as arrays:
-        inputs = {name[6:]: arrays[name] for name in arrays.files if name.startswith("input/")}
-    with pytest.raises(ModelOutputError, match="viewer_tower gave a value that isn't finite"):
-        poisoned.run(inputs)

@@ -1,5 +1,7 @@
-"""A model with another signature is refused when it loads, and what differs is named."""
+"""Models that load: one with another signature is refused, and none has its runtime report."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +87,14 @@ def test_a_model_with_another_signature_is_refused_with_the_difference(
     path = tower(tmp_path / "model.onnx", **changes)
     with pytest.raises(ReleaseError, match=r"model\.onnx: .*" + message):
         Model(path, tower_signature(8))
+
+
+def test_onnx_runtime_starts_no_thread_that_reports() -> None:
+    assert _threads_after("vireo.server.models.model") == _threads_after("vireo.server.arrays")
+
+
+def _threads_after(module: str) -> str:
+    count = f"import {module}, os; print(len(os.listdir('/proc/self/task')))"
+    # Without our variables, which say more than the code, and those by which it knows a CI machine,
+    # where it reports nothing anyway.
+    return subprocess.check_output([sys.executable, "-c", count], env={}, text=True)
