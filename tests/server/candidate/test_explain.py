@@ -16,7 +16,7 @@ from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.features.keys import video_key, video_keys
+from vireo.server.features.keys import video_key
 from vireo.server.recommend.retrieval import allowed, index, pipeline
 from vireo.server.recommend.retrieval.explain import explain
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
@@ -123,43 +123,6 @@ def test_sources_are_asked_for_few_videos_more_than_a_retrieval_needs(
     assert asked_for == [5, 5, 12]
     told(release_in_cells(release, cells=8, probes=1), f"video-{last}", 5)
     assert asked_for[3:] == [5, 5, 10]
-
-
-@pytest.mark.parametrize(
-    ("more", "reason"),
-    [
-        ({"seed_key": video_key("video-7")}, "It is the video that is playing."),
-        ({"excluded_keys": video_keys(["video-7"])}, "The request excludes it."),
-        (
-            {
-                "viewer": replace(
-                    viewer_of_rows(3, 7),
-                    hidden_keys=video_keys(["video-7"]),
-                    hidden_times=np.zeros(1, np.int64),
-                )
-            },
-            "The viewer has hidden it.",
-        ),
-    ],
-)
-def test_a_blocked_video_is_told_by_what(
-    release: CandidateRelease, more: dict[str, Any], reason: str
-) -> None:
-    explained = told(release, "video-7", **more)
-    assert explained.lost_at == pb.LOST_AT_BLOCKED
-    assert explained.reason == reason
-    assert not explained.source_ranks
-    assert explained.scores
-
-
-def test_a_forbidden_video_is_told_the_condition_that_it_does_not_meet(
-    release: CandidateRelease,
-) -> None:
-    wanted = expression(condition("tag", any_of=["dog"]))
-    explained = told(release, "video-6", filter=wanted)  # a cat
-    assert explained.lost_at == pb.LOST_AT_FILTER
-    assert explained.reason == "A filter forbids it: its tag is cat, and must be dog."
-    assert told(release, "video-7", 40, filter=wanted).lost_at == pb.LOST_AT_UNSPECIFIED
 
 
 def test_an_unknown_video_is_unknown_to_the_release_and_to_the_log(

@@ -142,15 +142,6 @@ def test_more_cells_are_probed_the_fewer_of_their_videos_pass(catalogue: Catalog
     assert cells(0.3, COUNT) == CELLS
 
 
-def test_the_bytes_of_a_filter_are_those_of_its_arrays(catalogue: Catalogue) -> None:
-    mask = some(0.2)
-    listed = Allowed.of(mask, catalogue.index)
-    asked_alone = Allowed.of(mask, catalogue.index, searched=False)
-    assert listed.nbytes == COUNT // 8 + 16 * CELLS + 4 * mask.sum()
-    assert asked_alone.nbytes == listed.nbytes - 4 * mask.sum()
-    assert Allowed.of(some(0.3), catalogue.index).listed is None
-
-
 def test_the_popular_videos_of_a_filter_are_found_behind_those_that_are_blocked(
     catalogue: Catalogue,
 ) -> None:

@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.builders.chain import gateway
+from tests.builders.chain import Chain
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 from vireo.server.gateway import service
@@ -72,10 +73,10 @@ def names(response: pb.RecommendResponse) -> list[str]:
 
 
 @pytest.fixture
-def own_features(features: Path, tmp_path: Path) -> Path:
-    """Features in SQLite that the test may do harm to."""
-    shutil.copytree(features, tmp_path / "features")
-    return tmp_path / "features"
+def own(chain: Chain, tmp_path: Path) -> Chain:
+    """A chain with features in SQLite that the test may do harm to."""
+    shutil.copytree(chain.features, tmp_path / "features")
+    return replace(chain, features=tmp_path / "features")
 
 
 @contextmanager
@@ -114,97 +115,50 @@ def redis_features(redis: RunningRedis, tmp_path: Path, monkeypatch: pytest.Monk
     return folder
 
 
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The viewers for whom the store has been asked, in this process."""
-    asked: list[str] = []
+async def test_a_store_that_hangs_is_left_alone_and_cached_features_are_used_until_it_is_back(
+    own: Chain,
+) -> None:
+    async with own.gateway(features_timeout=TIMEOUT) as stub:
+        whole = await ask_until(stub, [])
+        with locked(own.features):
+            stale = await ask(stub)
+            await asyncio.gather(*(ask(stub) for _ in range(10)))
+            began = time.monotonic()
+            responses = [await ask(stub, viewer) for viewer in (VIEWER, "nobody") * 30]
+            most = tries_since(began, TIMEOUT)
+        assert list(stale.degradations) == [STALE]
+        assert names(stale) == names(whole)
+        assert [list(each.degradations) for each in responses] == [[STALE], [MISSING]] * 30
+        assert sum(map(waited, responses)) <= most, "the read that hangs holds up no others"
+        again = await ask_until(stub, [])
+        assert names(again) == names(whole)
+        assert again.explanation.history_length == len(WATCHED)
+
+
+async def test_expired_features_are_not_used(own: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "STALE_FEATURES_SECONDS", 0)
+    async with own.gateway(features_timeout=TIMEOUT) as stub:
+        await ask_until(stub, [])
+        with locked(own.features):
+            assert list((await ask(stub)).degradations) == [MISSING]
+
+
+async def test_a_store_that_hangs_is_left_alone_though_all_callers_are_in_a_hurry(
+    own: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
     read = FeatureReader.read
 
     async def counted(
         self: FeatureReader, viewer_id: str, seconds: float
     ) -> viewer_pb2.ViewerFeatures:
-        asked.append(viewer_id)
+        reads.append(viewer_id)
         return await read(self, viewer_id, seconds)
 
     monkeypatch.setattr(FeatureReader, "read", counted)
-    return asked
-
-
-async def test_while_the_store_is_locked_cached_features_are_used_and_declared(
-    release: Path, own_features: Path, candidate_target: str, ranking_target: str
-) -> None:
-    async with gateway(
-        release, own_features, candidate_target, ranking_target, features_timeout=TIMEOUT
-    ) as stub:
-        whole = await ask_until(stub, [])
-        with locked(own_features):
-            stale, unknown = await ask(stub), await ask(stub, "nobody")
-        assert list(stale.degradations) == [STALE]
-        assert names(stale) == names(whole)
-        assert stale.explanation.history_length == len(WATCHED)
-        assert list(unknown.degradations) == [MISSING]
-        again = await ask_until(stub, [])
-        assert names(again) == names(whole)
-
-
-async def test_expired_features_are_not_used(
-    release: Path,
-    own_features: Path,
-    candidate_target: str,
-    ranking_target: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(service, "STALE_FEATURES_SECONDS", 0)
-    async with gateway(
-        release,
-        own_features,
-        candidate_target,
-        ranking_target,
-        features_timeout=TIMEOUT,
-    ) as stub:
+    async with own.gateway(features_timeout=TIMEOUT, default_deadline=0.2) as stub:
         await ask_until(stub, [])
-        with locked(own_features):
-            assert list((await ask(stub)).degradations) == [MISSING]
-
-
-async def test_a_store_that_hangs_is_left_alone_and_used_again_once_it_is_back(
-    release: Path,
-    own_features: Path,
-    candidate_target: str,
-    ranking_target: str,
-) -> None:
-    async with gateway(
-        release, own_features, candidate_target, ranking_target, features_timeout=TIMEOUT
-    ) as stub:
-        await ask_until(stub, [])
-        with locked(own_features):
-            await asyncio.gather(*(ask(stub) for _ in range(10)))
-            began = time.monotonic()
-            responses = [await ask(stub, viewer) for viewer in (VIEWER, "nobody") * 30]
-            most = tries_since(began, TIMEOUT)
-        assert [list(each.degradations) for each in responses] == [[STALE], [MISSING]] * 30
-        assert sum(map(waited, responses)) <= most, "the read that hangs holds up no others"
-        response = await ask_until(stub, [])
-        assert response.explanation.history_length == len(WATCHED)
-
-
-async def test_a_store_that_hangs_is_left_alone_though_all_callers_are_in_a_hurry(
-    release: Path,
-    own_features: Path,
-    candidate_target: str,
-    ranking_target: str,
-    reads: list[str],
-) -> None:
-    async with gateway(
-        release,
-        own_features,
-        candidate_target,
-        ranking_target,
-        features_timeout=TIMEOUT,
-        default_deadline=0.2,
-    ) as stub:
-        await ask_until(stub, [])
-        with locked(own_features):
+        with locked(own.features):
             before, began = len(reads), time.monotonic()
             for _ in range(60):
                 await ask(stub, seconds=None)
@@ -213,42 +167,10 @@ async def test_a_store_that_hangs_is_left_alone_though_all_callers_are_in_a_hurr
         assert len(reads) - before <= most
 
 
-async def test_a_store_that_fails_at_once_is_asked_only_now_and_then(
-    release: Path,
-    own_features: Path,
-    candidate_target: str,
-    ranking_target: str,
-    reads: list[str],
-) -> None:
-    online = own_features / DATASET / "online.db"
-    async with gateway(
-        release, own_features, candidate_target, ranking_target, features_timeout=TIMEOUT
-    ) as stub:
+async def test_one_viewers_bad_row_doesnt_open_the_circuit(own: Chain) -> None:
+    async with own.gateway() as stub:
         await ask_until(stub, [])
-        with sqlite3.connect(online) as connection:
-            query = "SELECT name FROM sqlite_master WHERE type = 'table'"
-            for (name,) in connection.execute(query).fetchall():
-                connection.execute(f'ALTER TABLE "{name}" RENAME TO "away_{name}"')
-        before, began = len(reads), time.monotonic()
-        for _ in range(60):
-            assert list((await ask(stub)).degradations) == [STALE]
-        assert len(reads) - before <= tries_since(began, 0)
-        with sqlite3.connect(online) as connection:
-            for (name,) in connection.execute(query).fetchall():
-                connection.execute(f'ALTER TABLE "{name}" RENAME TO "{name.removeprefix("away_")}"')
-        await ask_until(stub, [])
-
-
-async def test_one_viewers_bad_row_doesnt_open_the_circuit(
-    release: Path,
-    own_features: Path,
-    candidate_target: str,
-    ranking_target: str,
-) -> None:
-    online = own_features / DATASET / "online.db"
-    async with gateway(release, own_features, candidate_target, ranking_target) as stub:
-        await ask_until(stub, [])
-        with sqlite3.connect(online) as connection:
+        with sqlite3.connect(own.features / DATASET / "online.db") as connection:
             for (name,) in connection.execute(
                 "SELECT name FROM sqlite_master WHERE type = 'table'"
             ).fetchall():
@@ -260,15 +182,16 @@ async def test_one_viewers_bad_row_doesnt_open_the_circuit(
             assert not (await ask(stub, "nobody")).degradations
 
 
-async def test_a_gateway_that_starts_while_the_store_is_locked_answers_without_it(
-    release: Path, own_features: Path, candidate_target: str, ranking_target: str
+async def test_a_gateway_that_starts_while_the_store_is_locked_answers_as_to_a_stranger(
+    own: Chain,
 ) -> None:
-    targets = (release, own_features, candidate_target, ranking_target)
     async with AsyncExitStack() as stack:
-        with locked(own_features):
-            stub = await stack.enter_async_context(gateway(*targets, features_timeout=TIMEOUT))
-            assert list((await ask(stub)).degradations) == [MISSING]
+        with locked(own.features):
+            stub = await stack.enter_async_context(own.gateway(features_timeout=TIMEOUT))
+            cold = await ask(stub)
+            assert list(cold.degradations) == [MISSING]
         await ask_until(stub, [])
+        assert names(cold) == names(await ask(stub, "nobody"))
 
 
 @pytest.mark.parametrize(
@@ -279,17 +202,14 @@ async def test_a_gateway_that_starts_while_the_store_is_locked_answers_without_i
     ],
 )
 async def test_redis_that_hangs_or_dies_is_done_without_until_it_is_back(
-    release: Path,
+    chain: Chain,
     redis_features: Path,
-    candidate_target: str,
-    ranking_target: str,
     redis: RunningRedis,
     lose: Callable[[RunningRedis], None],
     bring_back: Callable[[RunningRedis], None],
 ) -> None:
-    async with gateway(
-        release, redis_features, candidate_target, ranking_target, features_timeout=TIMEOUT
-    ) as stub:
+    reading = replace(chain, features=redis_features)
+    async with reading.gateway(features_timeout=TIMEOUT) as stub:
         whole = await ask_until(stub, [])
         lose(redis)
         stale = await ask(stub)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.filters import condition, expression, message
+from tests.builders.recording import failure_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
@@ -59,16 +58,6 @@ def request(asked: filter_pb2.Filter, **fields: Any) -> pb.RecommendRequest:
 
 def names(slate: pb.RecommendResponse | pb.SimilarVideosResponse) -> set[str]:
     return {item.video_id for item in slate.items}
-
-
-async def violations(call: Any) -> dict[str, str]:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call
-    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    bad = error_details_pb2.BadRequest()
-    status = rpc_status.from_call(raised.value)  # type: ignore[no-untyped-call]
-    assert status.details[0].Unpack(bad)
-    return {each.field: each.description for each in bad.field_violations}
 
 
 @pytest.mark.parametrize("asked", [GERMAN, SHORT_OR_CATS])
@@ -186,10 +175,6 @@ async def test_the_popular_list_leaves_out_what_changed_if_there_is_a_filter(
     ("asked", "field", "reason"),
     [
         (message(), "filter", "must have a condition"),
-        (message(condition("mood", any_of=["sad"])), "filter.conditions[0].attribute", "'mood'"),
-        (message(condition("tag", min=3)), "filter.conditions[0].min", "labels"),
-        (message(condition("duration", any_of=["3"])), "filter.conditions[0].any_of", "number"),
-        (message(condition("duration", min=3, max=2)), "filter.conditions[0]", "at most 2"),
         (
             message(any=[message(condition("tag", all_of=["a"], none_of=["a"]))]),
             "filter.any[0].conditions[0]",
@@ -200,21 +185,17 @@ async def test_the_popular_list_leaves_out_what_changed_if_there_is_a_filter(
             "filter.conditions",
             "no more than 64",
         ),
-        (
-            message(condition("tag", any_of=["a"] * 64), condition("tag", none_of=["b"])),
-            "filter",
-            "at most 64 values",
-        ),
         (message(condition("duration", min=float("nan"))), "filter.conditions[0].min", "finite"),
     ],
 )
 async def test_a_bad_filter_is_refused_by_the_name_of_its_field(
     whole: RecommendationServiceAsyncStub, asked: filter_pb2.Filter, field: str, reason: str
 ) -> None:
-    found = await violations(whole.Recommend(request(asked)))
-    assert reason in found[field]
     similar = pb.SimilarVideosRequest(video_id="video-9", filter=asked)
-    assert reason in (await violations(whole.SimilarVideos(similar)))[field]
+    for call in (whole.Recommend(request(asked)), whole.SimilarVideos(similar)):
+        failure = await failure_of(call)
+        assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, (field,))
+        assert reason in failure.message
 
 
 async def test_a_filter_of_many_small_parts_is_refused_before_it_is_looked_at(
@@ -227,4 +208,4 @@ async def test_a_filter_of_many_small_parts_is_refused_before_it_is_looked_at(
             middle = outer.none.add()
             for _ in range(16):
                 middle.any.add().any.add().any.add()
-    assert list(await violations(whole.Recommend(request(asked)))) == ["filter"]
+    assert (await failure_of(whole.Recommend(request(asked)))).fields == ("filter",)

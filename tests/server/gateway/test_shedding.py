@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +19,7 @@ from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.gateway.service import NAME, gateway_pod
+from vireo.server.gateway.service import gateway_pod
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.pod import pod
 from vireo.server.pod.run_queue import RunQueue
@@ -121,30 +120,3 @@ async def test_a_response_is_degraded_if_a_candidate_pod_sheds(
         assert not (await under_way).degradations
     assert list(answer.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
     assert answer.items
-
-
-async def test_calls_that_are_cancelled_at_random_leave_nothing_under_way(
-    release: Path, features: Path, ranking_target: str
-) -> None:
-    chance = random.Random(7)
-    async with serving(CANDIDATE_POD, release) as (candidates, _):
-        settings = gateway_settings(features, f"127.0.0.1:{candidates.port}", ranking_target)
-        async with serving(gateway_pod(settings), release, shedding=True) as (
-            server,
-            channel,
-        ):
-            stub = RecommendationServiceStub(channel)
-
-            for _ in range(100):
-                calls = [stub.Recommend(REQUEST, timeout=60) for _ in range(14)]
-                tasks = [asyncio.ensure_future(call.code()) for call in calls]
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-                for call in chance.sample(calls, 10):
-                    call.cancel()  # several leave at the moment at which others are answered
-                await asyncio.gather(*tasks)
-            await until(lambda: server.under_way == 0)
-            admission = server._guard.limits[NAME].admission
-            assert admission is not None
-            slots = admission.slots
-            assert (admission.under_way, slots.held, slots.waiting) == (0, 0, 0)
-            assert (await stub.Recommend(REQUEST)).items

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tests.builders.chain import NOWHERE, Chain, gateway
+from tests.builders.clock import Clock
 from tests.builders.tiny_home import VIEWER
 from vireo.server.gateway.slate_metrics import Coverage
 from vireo.v1 import recommendation_pb2 as pb
@@ -90,6 +92,8 @@ async def test_without_candidate_pods_slates_are_degraded_and_the_popular_list_i
     assert grown("vireo_slate_videos_total", source="none") == 5
     failed = {"service": "gateway", "stage": "retrieval", "reason": "unavailable"}
     assert grown("vireo_stage_failures_total", **failed) == 1
+    assert grown("vireo_degradations_total", kind="popular_fallback") == 1
+    assert grown("vireo_degradations_total", kind="mixed_releases") == 0
     assert timed(grown) == ["features", "retrieval", "answer"]
 
 
@@ -109,3 +113,45 @@ async def test_explaining_a_slate_shows_it_to_nobody(
     assert [answer async for answer in whole.BatchRecommend(batch)]
     assert grown("vireo_videos_shown_total") == 0
     assert timed(grown) == []
+
+
+def keys(count: int, seed: int = 1) -> list[int]:
+    source = random.Random(seed)
+    return [source.getrandbits(64) - (1 << 63) for _ in range(count)]
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def close(estimate: float, count: int) -> bool:
+    return abs(estimate - count) <= 0.06 * count  # four standard deviations
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 3000, 100_000])
+def test_the_estimate_is_near_the_number_of_distinct_videos(count: int, clock: Clock) -> None:
+    shown, coverage = keys(count), Coverage(clock)
+    for start in range(0, count, 10):
+        coverage.add(shown[start : start + 10])
+    coverage.add(shown[:5000])  # again
+    assert close(coverage.estimate(), count)
+
+
+def test_videos_of_more_than_an_hour_ago_do_not_count(clock: Clock) -> None:
+    coverage = Coverage(clock)
+    coverage.add(keys(3000, seed=1))
+    clock.now += 1800
+    coverage.add(keys(1000, seed=2))
+    assert close(coverage.estimate(), 4000)
+    clock.now += 1801
+    assert close(coverage.estimate(), 1000)
+    clock.now += 1801
+    assert coverage.estimate() == 0
+
+
+def test_it_counts_on_after_a_pause_of_hours(clock: Clock) -> None:
+    coverage = Coverage(clock)
+    clock.now += 100_000
+    coverage.add(keys(1000))
+    assert close(coverage.estimate(), 1000)

@@ -8,18 +8,14 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders.attributes import DECLARED
-from tests.builders.catalogue import removed, take, upserted
+from tests.builders.catalogue import known_videos, removed, take, upserted
 from tests.builders.filters import condition, expression, random_expression
-from tests.builders.releases import build_release
-from vireo.server.event_log.position import Position
 from vireo.server.features.keys import video_key
-from vireo.server.features.video_rows import VideoRows
 from vireo.server.recommend.catalogue.attributes import (
     ChangedAttributes,
     ChangedVideos,
@@ -27,11 +23,8 @@ from vireo.server.recommend.catalogue.attributes import (
     numbers_of,
 )
 from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.catalogue.placement import Placement
-from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
+from vireo.server.recommend.catalogue.side import SideTable
 from vireo.server.recommend.filters.declared import Declared
-from vireo.server.releases import layout
-from vireo.server.releases.manifest import Manifest
 from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
 LABELS = {"creator": ["ann", "bob"], "language": ["de", "en"], "tag": ["a", "b", "c", "="]}
@@ -131,17 +124,8 @@ def test_filters_follow_every_change(seed: int) -> None:
     assert most_parts > 1
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_release(tmp_path_factory.mktemp("release"))
-
-
 def table_of(folder: Path, overlay: Overlay, position: int = 0) -> SideTable:
-    keys = np.load(folder / layout.VIDEO_KEYS)
-    vectors = np.load(folder / layout.VIDEO_VECTORS)
-    places = Placement.load(folder, Manifest.read(folder), len(keys))
-    known = KnownVideos(VideoRows(keys), vectors, Position(position), places, declared=DECLARED)
-    return SideTable(overlay, known, ranked=False)
+    return SideTable(overlay, known_videos(folder, position, declared=DECLARED), ranked=False)
 
 
 def holding(table: SideTable) -> set[int]:
@@ -157,9 +141,9 @@ def holding(table: SideTable) -> set[int]:
 GERMAN = [{"name": "language", "labels": ["de"]}]
 
 
-def test_attributes_hold_before_a_video_is_placed(folder: Path) -> None:
+def test_attributes_hold_before_a_video_is_placed(release_folder: Path) -> None:
     overlay = Overlay(100)
-    table = table_of(folder, overlay)
+    table = table_of(release_folder, overlay)
     overlay.take([upserted(1, "video-0", tags=["cat"], attributes=GERMAN)])
     overlay.take([upserted(2, "new", attributes=GERMAN), upserted(3, "other")])
     table.take_changes()
@@ -168,9 +152,9 @@ def test_attributes_hold_before_a_video_is_placed(folder: Path) -> None:
     assert holding(table) == {video_key("video-0"), video_key("new")}
 
 
-def test_a_video_with_its_content_of_before_keeps_its_new_attributes(folder: Path) -> None:
+def test_a_video_with_its_content_of_before_keeps_its_new_attributes(release_folder: Path) -> None:
     overlay = Overlay(100)
-    table = table_of(folder, overlay)
+    table = table_of(release_folder, overlay)
     overlay.take([upserted(1, "video-0", tags=["cat"], attributes=GERMAN)])
     table.take_changes()
     assert not table.place_some()
@@ -179,9 +163,9 @@ def test_a_video_with_its_content_of_before_keeps_its_new_attributes(folder: Pat
     assert holding(table) == {video_key("video-0")}
 
 
-def test_attributes_go_with_the_change(folder: Path) -> None:
+def test_attributes_go_with_the_change(release_folder: Path) -> None:
     overlay = Overlay(2)
-    table = table_of(folder, overlay, position=1)
+    table = table_of(release_folder, overlay, position=1)
     overlay.take([upserted(1, "video-0", attributes=GERMAN), upserted(2, "a", attributes=GERMAN)])
     table.take_changes()
     assert holding(table) == {video_key("a")}, "the release has the first change"
