@@ -17,7 +17,7 @@ from tests.builders.rpc import serving
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.features.keys import video_key
-from vireo.server.recommend.retrieval import allowed, index, pipeline
+from vireo.server.recommend.retrieval import allowed, index
 from vireo.server.recommend.retrieval.explain import explain
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.query import Retrieval
@@ -106,23 +106,12 @@ def test_what_a_filtered_search_proposed_ranks_before_what_it_did_not(
             assert 1 <= own.rank <= own.proposed == 4
 
 
-def test_sources_are_asked_for_few_videos_more_than_a_retrieval_needs(
+def test_a_video_that_a_source_ranked_far_behind_is_told_after_how_many(
     release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked_for: list[int] = []
-
-    def noted(query: Retrieval, limit: int) -> Any:
-        asked_for.append(limit)
-        return two_tower.propose(query, limit)
-
-    monkeypatch.setitem(pipeline._PROPOSE, "two_tower", noted)
     monkeypatch.setattr("vireo.server.recommend.retrieval.explain.MAX_CANDIDATES", 12)
     last = int((release.vectors @ release.viewer_vector(viewer_of_rows(3, 9))).argmin())
-    reason = told(release, f"video-{last}", 5).reason
-    assert "two_tower ranked it after its first 12" in reason
-    assert asked_for == [5, 5, 12]
-    told(release_in_cells(release, cells=8, probes=1), f"video-{last}", 5)
-    assert asked_for[3:] == [5, 5, 10]
+    assert "two_tower ranked it after its first 12" in told(release, f"video-{last}", 5).reason
 
 
 def test_an_unknown_video_is_unknown_to_the_release_and_to_the_log(

@@ -9,17 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import faiss
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.builders.attributes import DAY, DECLARED, labels_of, numbers_of
 from tests.builders.catalogue import followed, removed, upserted
-from tests.builders.cells import index_in_cells, release_in_cells
+from tests.builders.cells import release_in_cells
 from tests.builders.filters import condition, expression, random_expression
-from tests.builders.releases import CREATORS, build_release, write_manifest
+from tests.builders.releases import CREATORS
 from tests.builders.retrieving import retrieve
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.viewer import ViewerFeatures
@@ -34,7 +32,6 @@ from vireo.server.recommend.retrieval.pipeline import (
 )
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.recommend.retrieval.sources import two_tower
-from vireo.server.releases import layout
 from vireo.server.signals import NEW, TRENDING
 from vireo.v1 import viewer_pb2
 from vireo.v1.catalog_pb2 import Video
@@ -123,20 +120,6 @@ def test_a_list_of_popular_videos_that_a_filter_empties_goes_on(
     found = retrieve(short, viewer_of_rows(1), 40, filter=asked)
     popular = found.rows[found.source_masks & 1 << viewer_pb2.SOURCE_POPULAR > 0]
     assert sorted(popular.tolist()) == [30, 31], "the share of 40 of the most popular"
-
-
-def test_what_filtered_searches_read_is_made_with_the_release(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(allowed, "MAX_LISTED", 0)
-    folder = build_release(tmp_path)
-    made = index_in_cells(np.load(folder / layout.VIDEO_VECTORS), cells=8)
-    faiss.write_index(made, str(folder / layout.VIDEO_INDEX))
-    write_manifest(folder)
-    release = CandidateRelease.load(folder)
-    tables = {*vars(release.index)}
-    retrieve(release, viewer_of_rows(3, 9), 5, filter=CATS)
-    assert {*vars(release.index)} == tables
 
 
 def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:

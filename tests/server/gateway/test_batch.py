@@ -11,18 +11,17 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
 from tests.builders.chain import NOWHERE, Chain, gateway, gateway_settings
-from tests.builders.refusals import failure_of, status_of, violations_of
+from tests.builders.refusals import failure_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.builders.waiting import until
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.gateway import batch, service
+from vireo.server.gateway import batch
 from vireo.server.gateway.batch import position_of, token_at
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.pod.run_queue import RunQueue
@@ -136,27 +135,6 @@ async def gateway_with_pod(
         gateway(release, features, f"127.0.0.1:{pod.port}", ranking, **settings) as stub,
     ):
         yield stub, queue, CandidateServiceStub(channel)
-
-
-async def test_batches_beyond_the_limit_wait_and_their_places_are_free_again_at_once(
-    release: Path, features: Path, ranking_target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "MAX_BATCHES", 1)
-    async with gateway_with_pod(release, features, ranking_target) as parts:
-        stub, queue, _ = parts
-        async with busy(queue):
-            first = stub.BatchRecommend(request_of())
-            await until(lambda: value("vireo_batches_open") == 1)
-            error = await failure_of(stub.BatchRecommend(request_of()))
-            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            retry = error_details_pb2.RetryInfo()
-            [detail] = status_of(error).details
-            assert detail.Unpack(retry)
-            assert retry.retry_delay.seconds == 5
-            first.cancel()
-            await until(lambda: value("vireo_batches_open") == 0)
-        assert len(await received(stub.BatchRecommend(request_of()))) == len(VIEWERS)
-    assert value("vireo_batches_open") == 0
 
 
 async def test_a_caller_with_all_batches_gives_one_to_another_which_it_can_resume(

@@ -126,34 +126,23 @@ async def test_a_slate_is_not_said_to_be_unmet_if_videos_meet_the_filter(
     assert not any(slate.filter_unmet for slate in (some, excluded, unfiltered))
 
 
-async def test_a_pod_that_does_not_apply_the_filter_is_not_believed(
-    chain: Chain,
+@pytest.mark.parametrize(
+    ("relayed", "tries"),
+    [
+        ({"change": lambda answer: answer.ClearField("filtered")}, 2),  # another might apply it
+        ({"code": grpc.StatusCode.INVALID_ARGUMENT}, 1),
+    ],
+    ids=["a build that knows no filters", "a release that can't be filtered"],
+)
+async def test_a_pod_that_does_not_apply_the_filter_gives_way_to_the_popular_list(
+    chain: Chain, relayed: dict[str, Any], tries: int
 ) -> None:
-    relay = Relay(chain.candidate, change=lambda answer: answer.ClearField("filtered"))
-    async with (
-        relaying(relay) as candidate,
-        chain.gateway(candidate=candidate) as stub,
-    ):
-        slate = await stub.Recommend(request(GERMAN))
-        unfiltered = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    assert list(slate.degradations) == POPULAR
-    assert names(slate) == allowed(GERMAN)
-    assert len(relay.requests) == 3, "another pod might have applied it"
-    assert relay.requests[0].filter == GERMAN
-    assert not unfiltered.degradations
-
-
-async def test_a_pod_whose_release_cannot_be_filtered_gives_way_to_the_popular_list(
-    chain: Chain,
-) -> None:
-    relay = Relay(chain.candidate, code=grpc.StatusCode.INVALID_ARGUMENT)
-    async with (
-        relaying(relay) as candidate,
-        chain.gateway(candidate=candidate) as stub,
-    ):
+    relay = Relay(chain.candidate, **relayed)
+    async with relaying(relay) as candidate, chain.gateway(candidate=candidate) as stub:
         slate = await stub.Recommend(request(GERMAN))
     assert list(slate.degradations) == POPULAR
     assert names(slate) == allowed(GERMAN)
+    assert [each.filter for each in relay.requests] == [GERMAN] * tries
 
 
 async def test_the_popular_list_leaves_out_what_changed_if_there_is_a_filter(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +12,9 @@ import grpc
 import numpy as np
 import pytest
 
-from tests.builders.chain import NOWHERE, gateway
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.recording import failure_of
+from tests.builders.relay import Relay, relaying
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
@@ -23,8 +22,8 @@ from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.releases.manifest import Manifest
-from vireo.v1 import candidate_pb2, candidate_pb2_grpc, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
@@ -94,9 +93,16 @@ async def test_an_unknown_seed_video_is_an_error_only_for_up_next(
     request = pb.RecommendRequest(viewer_id=VIEWER, seed_video_id="nowhere")
     assert len((await whole.Recommend(request)).items) == 10
     request.surface = pb.SURFACE_UP_NEXT
-    failure = await failure_of(whole.Recommend(request))
-    assert failure.code is grpc.StatusCode.NOT_FOUND
-    assert "'nowhere'" in failure.message
+    explained = pb.ExplainVideoRequest(request=request, video_id="video-1")
+    similar = pb.SimilarVideosRequest(video_id="nowhere")
+    for call, field in (
+        (whole.Recommend(request), "seed_video_id"),
+        (whole.ExplainVideo(explained), "request.seed_video_id"),
+        (whole.SimilarVideos(similar), "video_id"),
+    ):
+        failure = await failure_of(call)
+        assert failure.code is grpc.StatusCode.NOT_FOUND
+        assert failure.message.startswith(f"{field}: 'nowhere'")
 
 
 async def test_an_explanation_has_titles_times_and_sources(
@@ -273,40 +279,17 @@ async def test_during_a_rollout_a_chain_keeps_to_one_release_the_gateways_if_pod
     assert set(ids(response)) == set(video_ids(videos)) - set(WATCHED)
 
 
-class Recorder(candidate_pb2_grpc.CandidateServiceServicer):
-    """A candidate service that finds nothing, and keeps what it was asked."""
-
-    def __init__(self, failure: str = "") -> None:
-        self.failure = failure
-        self.request = candidate_pb2.RetrieveCandidatesRequest()
-        self.metadata: dict[str, Any] = {}
-
-    async def RetrieveCandidates(  # noqa: N802
-        self, request: candidate_pb2.RetrieveCandidatesRequest, context: Any
-    ) -> candidate_pb2.RetrieveCandidatesResponse:
-        self.request = request
-        self.metadata = dict(context.invocation_metadata())
-        report = pb.SourceReport(source=viewer_pb2.SOURCE_TWO_TOWER, failure=self.failure)
-        return candidate_pb2.RetrieveCandidatesResponse(release_id="recorded", sources=[report])
-
-
-@asynccontextmanager
-async def recording(recorder: Recorder) -> AsyncIterator[str]:
-    """Where the recorder answers."""
-    server = grpc.aio.server()
-    candidate_pb2_grpc.add_CandidateServiceServicer_to_server(recorder, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
-
-
 async def test_where_a_source_failed_and_the_others_found_nothing_the_popular_list_comes(
-    release: Path, features: Path
+    chain: Chain,
 ) -> None:
+    def find_nothing(answer: Any) -> None:
+        answer.Clear()
+        answer.release_id = "tiny-1"
+        answer.sources.add(source=viewer_pb2.SOURCE_TWO_TOWER, failure="broken")
+
     async with (
-        recording(Recorder(failure="broken")) as candidate,
-        gateway(release, features, candidate, NOWHERE) as stub,
+        relaying(Relay(chain.candidate, find_nothing)) as candidate,
+        chain.gateway(candidate=candidate) as stub,
     ):
         response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
     assert len(response.items) == 10
@@ -319,32 +302,29 @@ async def test_where_a_source_failed_and_the_others_found_nothing_the_popular_li
 
 @pytest.mark.parametrize(("limit", "least", "most"), [(20.0, 8000, 10000), (0.06, 100, 100)])
 async def test_one_try_of_an_inner_call_gets_half_of_its_time_and_100_ms_at_least(
-    release: Path, features: Path, limit: float, least: int, most: int
+    chain: Chain, limit: float, least: int, most: int
 ) -> None:
-    recorder = Recorder()
+    relay = Relay(chain.candidate)
     async with (
-        recording(recorder) as candidate,
-        gateway(release, features, candidate, NOWHERE, retrieval_timeout=limit) as stub,
+        relaying(relay) as candidate,
+        chain.gateway(candidate=candidate, retrieval_timeout=limit) as stub,
+        asyncio.timeout(60),
     ):
-        async with asyncio.timeout(60):
-            while not recorder.metadata:  # in so short a time a call may not arrive
-                await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    per_try_ms = int(recorder.metadata["x-envoy-upstream-rq-per-try-timeout-ms"])
+        while not relay.metadata:  # in so short a time a call may not arrive
+            await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+    per_try_ms = int(relay.metadata[0]["x-envoy-upstream-rq-per-try-timeout-ms"])
     assert least <= per_try_ms <= most
 
 
 async def test_the_inner_hop_gets_the_request_id_the_trace_and_the_viewers_row(
-    release: Path, features: Path
+    chain: Chain,
 ) -> None:
-    recorder = Recorder()
+    relay = Relay(chain.candidate)
     trace = {
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "tracestate": "a=1",
     }
-    async with (
-        recording(recorder) as candidate,
-        gateway(release, features, candidate, NOWHERE) as stub,
-    ):
+    async with relaying(relay) as candidate, chain.gateway(candidate=candidate) as stub:
         call = stub.Recommend(
             pb.RecommendRequest(viewer_id=VIEWER),
             metadata=(("x-request-id", "mine"), *trace.items()),
@@ -352,14 +332,14 @@ async def test_the_inner_hop_gets_the_request_id_the_trace_and_the_viewers_row(
         response = await call
         assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
     assert response.request_id == "mine"
-    assert response.release_id == "recorded"
-    assert recorder.metadata["x-request-id"] == "mine"
-    assert {name: recorder.metadata[name] for name in trace} == trace
-    viewer = recorder.request.viewer
+    [metadata], [request] = relay.metadata, relay.requests
+    assert metadata["x-request-id"] == "mine"
+    assert {name: metadata[name] for name in trace} == trace
+    viewer = request.viewer
     assert len(viewer.history_keys) == 3
     assert np.diff(viewer.history_times).tolist() == [3600, 3600]
     assert sorted(viewer.watched_keys) == sorted(viewer.history_keys)
     assert list(viewer.attributes) == ["occupation=artist"]
     assert (viewer.watch_count, viewer.like_count) == (3, 2)
-    assert recorder.request.count == 300
-    assert recorder.request.release_id == "tiny-1"
+    assert request.count == 300
+    assert request.release_id == "tiny-1"

@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
-import pytest
-
 from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
@@ -47,13 +44,6 @@ async def test_similar_videos_are_ten_without_the_excluded_ones(
     second = await whole.SimilarVideos(others)
     assert len(second.items) == 10
     assert not {item.video_id for item in second.items} & {*names, "video-20"}
-
-
-async def test_an_unknown_video_has_no_similar_ones(whole: RecommendationServiceAsyncStub) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await whole.SimilarVideos(pb.SimilarVideosRequest(video_id="nowhere"))
-    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
-    assert str(raised.value.details()).startswith("video_id: 'nowhere'")
 
 
 async def test_similar_videos_need_no_feature_store_and_degrade_to_the_popular_list(

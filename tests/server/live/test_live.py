@@ -76,24 +76,6 @@ async def remove(log: JetStreamLog, video_id: str) -> int:
     return await log.append(CATALOG, key_of(video_id), change(video_id, is_removed=True))
 
 
-async def test_a_table_has_what_came_before_it_and_what_comes_after(
-    nats: RunningNats, known: KnownVideos
-) -> None:
-    async with writing(nats) as log:
-        for name in ("first", "second"):
-            await log.append(CATALOG, key_of(name), change(name, tags=["cat"]))
-        await remove(log, "video-5")
-        async with following(nats) as live:
-            table = await completed(live, known)
-            assert live.caught_up.is_set()
-            assert table.places.keys() == {video_key("first"), video_key("second")}
-            assert table.removed_rows.tolist() == [5]
-
-            await log.append(CATALOG, key_of("third"), change("third", tags=["dog"]))
-            await remove(log, "first")
-            await until(lambda: table.places.keys() == {video_key("second"), video_key("third")})
-
-
 async def test_a_removal_that_an_earlier_build_recorded_holds(
     nats: RunningNats, known: KnownVideos
 ) -> None:
@@ -102,21 +84,6 @@ async def test_a_removal_that_an_earlier_build_recorded_holds(
         table = await completed(live, known)
         await log.append(CATALOG, key_of("video-9"), change("video-9", is_removed=True))
         await until(lambda: 9 in table.removed_rows)
-
-
-async def test_without_the_log_a_release_is_served_and_follows_once_it_is_back(
-    nats: RunningNats, known: KnownVideos
-) -> None:
-    async with writing(nats) as log:
-        await log.append(CATALOG, key_of("early"), change("early", tags=["cat"]))
-    nats.kill()
-    async with following(nats) as live:
-        live.overlay.takedowns.as_of = 1.0  # as a copy of them says
-        table = await completed(live, known)
-        assert not live.caught_up.is_set()
-        assert table.places == {}
-        nats.start()
-        await until(lambda: video_key("early") in table.places)
 
 
 async def test_a_pod_hears_of_changes_after_the_log_lost_its_data(

@@ -29,14 +29,6 @@ def distance(vectors: npt.NDArray[np.float32]) -> float:
     return float(1 - (unit @ unit.T)[np.triu_indices(len(unit), 1)].mean())
 
 
-def test_the_double_of_what_is_shown_has_to_wait() -> None:
-    assert diverse_order(SCORES, TWINS, 1.0, 3).tolist() == [0, 2, 1]
-
-
-def test_a_weak_diversity_leaves_a_clear_order() -> None:
-    assert diverse_order(SCORES, TWINS, 0.1, 3).tolist() == [0, 1, 2]
-
-
 def test_the_penalty_is_the_strength_times_the_nearest_of_those_chosen() -> None:
     # Of 1 and 2 after 0: log .4 - s against log .3, which are equal at s = log(4/3).
     turn = np.log(4 / 3)

@@ -98,13 +98,13 @@ def test_new_videos_get_their_share_of_positions_and_pages_stay_prefixes(
     for moment in range(300):
         viewer = replace(viewer_of_rows(1, 2), asked_at=1000 + moment)
         long, short = (
-            rank(beside, ranking_query(names, viewer, page_size)).keys.tolist()
+            rank(beside, ranking_query(names, page_size, viewer)).keys.tolist()
             for page_size in (20, 10)
         )
         assert long[:10] == short
         assert len(set(long)) == 20
         news = set(video_keys(NEWS).tolist())
-        every = rank(beside, ranking_query(names, viewer, len(names))).keys.tolist()
+        every = rank(beside, ranking_query(names, len(names), viewer)).keys.tolist()
         usual, by_score = ([key for key in keys if key not in news] for keys in (long, every))
         assert usual == by_score[: len(usual)]
         held += len(news & {*long[:10]})
@@ -146,19 +146,18 @@ def test_a_hidden_creators_new_videos_have_no_positions_of_their_own(
         viewer = replace(
             viewer_of_rows(1, 2), asked_at=DAY + moment, hidden_keys=keys, hidden_times=times
         )
-        assert not news & set(rank(beside, ranking_query(names, viewer, 20)).keys.tolist())
+        assert not news & set(rank(beside, ranking_query(names, 20, viewer)).keys.tolist())
     # Nor as what is trending, before a viewer without a history.
     masks = np.where(np.isin(video_keys(names), list(news)), TRENDING.bit, 2).astype(np.uint32)
-    cold = ranking_query(
-        names, ViewerFeatures(asked_at=DAY, hidden_keys=keys, hidden_times=times), 10
-    )
+    stranger = ViewerFeatures(asked_at=DAY, hidden_keys=keys, hidden_times=times)
+    cold = ranking_query(names, 10, stranger)
     assert not news & set(rank(beside, replace(cold, source_masks=masks)).keys.tolist())
 
 
 def test_half_of_a_cold_viewers_page_is_trending(release_folder: Path) -> None:
     release = RankingRelease.load(release_folder, followed())
-    query = ranking_query(OWN, ViewerFeatures(asked_at=5), 10)
-    last = rank(release, ranking_query(OWN, ViewerFeatures(asked_at=5), 40)).keys[-8:]
+    query = ranking_query(OWN, 10, ViewerFeatures(asked_at=5))
+    last = rank(release, ranking_query(OWN, 40, ViewerFeatures(asked_at=5))).keys[-8:]
     masks = np.where(np.isin(query.keys, last), 2 | TRENDING.bit, 2).astype(np.uint32)
     page = rank(release, replace(query, source_masks=masks)).keys
     assert np.isin(page, last).sum() == COLD_SHARE * 10
@@ -187,7 +186,7 @@ def test_videos_like_a_hidden_one_are_damped_and_recover(release: RankingRelease
             hidden_keys=video_keys([hidden]),
             hidden_times=np.array([int((100 - days) * DAY)]),
         )
-        ranked = rank(release, ranking_query(OWN, viewer))
+        ranked = rank(release, ranking_query(OWN, viewer=viewer))
         return dict(zip(ranked.keys.tolist(), ranked.scores.tolist(), strict=True))
 
     plain = scores(0, "nobody knows it")
@@ -212,8 +211,8 @@ def test_a_new_video_is_damped_as_its_creators_others(beside: RankingRelease) ->
         hidden_keys=video_keys(["new-0"]),
         hidden_times=np.array([DAY]),
     )
-    plain = rank(beside, ranking_query(OWN, viewer_of_rows(1, 2)))
-    damped = rank(beside, ranking_query(OWN, viewer))
+    plain = rank(beside, ranking_query(OWN))
+    damped = rank(beside, ranking_query(OWN, viewer=viewer))
     [of_it] = video_keys(["video-1"]).tolist()
     before, after = (
         dict(zip(each.keys.tolist(), each.scores.tolist(), strict=True))[of_it]

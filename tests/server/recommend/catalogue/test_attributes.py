@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -13,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders.attributes import DECLARED
-from tests.builders.catalogue import known_videos, removed, take, upserted
-from tests.builders.filters import condition, expression, random_expression
+from tests.builders.filters import random_expression
 from vireo.server.features.keys import video_key
 from vireo.server.recommend.catalogue.attributes import (
     ChangedAttributes,
@@ -22,8 +20,6 @@ from vireo.server.recommend.catalogue.attributes import (
     labels_of,
     numbers_of,
 )
-from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.catalogue.side import SideTable
 from vireo.server.recommend.filters.declared import Declared
 from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
@@ -122,60 +118,3 @@ def test_filters_follow_every_change(seed: int) -> None:
             assert sorted(each.allowed_rows.tolist()) == sorted(allowed)
             assert sorted(each.forbidden_rows.tolist()) == sorted(forbidden)
     assert most_parts > 1
-
-
-def table_of(folder: Path, overlay: Overlay, position: int = 0) -> SideTable:
-    return SideTable(overlay, known_videos(folder, position, declared=DECLARED), ranked=False)
-
-
-def holding(table: SideTable) -> set[int]:
-    """Return the keys of the changed videos that are in German."""
-    german = ChangedVideos()
-    assert table.attributes is not None
-    wanted = expression(condition("language", any_of=["de"]))
-    for _ in german.update(wanted, table.attributes, lambda rows: np.zeros(len(rows), np.bool_)):
-        pass
-    return {key for key, slot in table.attributes.slots.items() if german.held[slot]}
-
-
-GERMAN = [{"name": "language", "labels": ["de"]}]
-
-
-def test_attributes_hold_before_a_video_is_placed(release_folder: Path) -> None:
-    overlay = Overlay(100)
-    table = table_of(release_folder, overlay)
-    overlay.take([upserted(1, "video-0", tags=["cat"], attributes=GERMAN)])
-    overlay.take([upserted(2, "new", attributes=GERMAN), upserted(3, "other")])
-    table.take_changes()
-
-    assert table.places == {}
-    assert holding(table) == {video_key("video-0"), video_key("new")}
-
-
-def test_a_video_with_its_content_of_before_keeps_its_new_attributes(release_folder: Path) -> None:
-    overlay = Overlay(100)
-    table = table_of(release_folder, overlay)
-    overlay.take([upserted(1, "video-0", tags=["cat"], attributes=GERMAN)])
-    table.take_changes()
-    assert not table.place_some()
-
-    assert table.places == {}, "its content is that of the release"
-    assert holding(table) == {video_key("video-0")}
-
-
-def test_attributes_go_with_the_change(release_folder: Path) -> None:
-    overlay = Overlay(2)
-    table = table_of(release_folder, overlay, position=1)
-    overlay.take([upserted(1, "video-0", attributes=GERMAN), upserted(2, "a", attributes=GERMAN)])
-    table.take_changes()
-    assert holding(table) == {video_key("a")}, "the release has the first change"
-
-    take(overlay, removed(3, "a"), upserted(4, "b", attributes=GERMAN))
-    table.refresh(overlay.newly_touched())
-    table.take_changes()
-    assert holding(table) == {video_key("b")}
-
-    overlay.take([upserted(5, "c"), upserted(6, "d")])
-    table.refresh(overlay.newly_touched())
-    table.take_changes()
-    assert holding(table) == set()

@@ -4,15 +4,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from tests.builders.attributes import DECLARED
 from tests.builders.catalogue import known_videos, removed, restored, take, upserted
+from tests.builders.filters import condition, expression
 from vireo.server.arrays import Int64Array
 from vireo.server.features.keys import video_key
 from vireo.server.features.ranking_inputs import LIKE_PRIOR
+from vireo.server.recommend.catalogue.attributes import ChangedVideos
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.catalogue.side import SideTable
@@ -28,7 +34,7 @@ def overlay() -> Overlay:
 
 
 def table_of(folder: Path, overlay: Overlay, position: int = 0) -> SideTable:
-    known = known_videos(folder, position)
+    known = known_videos(folder, position, declared=DECLARED)
     return SideTable(overlay, known, ranked=True, clock=lambda: 30.0 * DAY)
 
 
@@ -38,6 +44,16 @@ def settled(table: SideTable) -> SideTable:
     while table.place_some():
         pass
     return table
+
+
+def with_tag(table: SideTable, tag: str) -> set[int]:
+    """Return the keys of the changed videos for which a filter holds, placed or not."""
+    filtered = ChangedVideos()
+    assert table.attributes is not None
+    wanted = expression(condition("tag", any_of=[tag]))
+    for _ in filtered.update(wanted, table.attributes, lambda rows: np.zeros(len(rows), np.bool_)):
+        pass
+    return {key for key, slot in table.attributes.slots.items() if filtered.held[slot]}
 
 
 def tower_of(folder: Path) -> Placement:
@@ -59,14 +75,6 @@ def test_a_new_video_gets_the_towers_vectors(release_folder: Path, overlay: Over
     assert table.video(row).tags == ["dog"]
 
 
-def test_a_video_that_the_release_has_as_it_is_needs_no_place(
-    release_folder: Path, overlay: Overlay
-) -> None:
-    overlay.take([upserted(1, "video-0", tags=["cat"], title="another title")])
-    table = settled(table_of(release_folder, overlay))
-    assert table.places == {}
-
-
 def test_a_changed_video_keeps_what_its_watches_taught(
     release_folder: Path, overlay: Overlay
 ) -> None:
@@ -80,10 +88,6 @@ def test_a_changed_video_keeps_what_its_watches_taught(
     own = np.load(release_folder / layout.VIDEO_VECTORS)[0]
     assert table.vectors[row] == pytest.approx(own + fish - cat, abs=1e-6)
     assert (table.own_rows[row], table.changed) == (0, 1)
-
-    overlay.take([upserted(2, "video-0", tags=["cat"])])
-    settled(table)
-    assert (table.places, table.changed) == ({}, 0)
 
 
 def test_a_video_with_another_creator_has_a_row_of_its_own(
@@ -113,6 +117,7 @@ def test_changes_that_were_trained_with_are_merged_already(
     overlay.take([upserted(1, "video-0", tags=["fish"]), upserted(2, "lost", tags=["fish"])])
     overlay.take([upserted(3, "video-1", tags=["fish"])])
     table = settled(table_of(release_folder, overlay, position=2))
+    assert with_tag(table, "fish") == {video_key("lost"), video_key("video-1")}
     assert table.places.keys() == {video_key("lost"), video_key("video-1")}
 
 
@@ -125,73 +130,66 @@ def test_changes_of_a_log_that_lost_its_data_hold(release_folder: Path, overlay:
     assert table.places.keys() == {video_key("old"), video_key("video-0")}
 
 
-def test_a_removal_holds_for_own_and_for_new_videos_until_they_are_restored(
-    release_folder: Path, overlay: Overlay
+OWN = {"video-0": "cat", "video-1": "dog", "video-2": "fish"}
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["upsert", "remove", "restore", "refresh", "take changes", "place"]),
+        st.sampled_from([*OWN, "new-1", "new-2"]),
+        st.sampled_from([*OWN.values()]),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS, st.integers(0, 29))
+def test_a_table_has_the_last_contents_of_what_isnt_taken_down_whatever_comes_in_between(
+    release_folder: Path, steps: list[tuple[str, str, str]], begins: int
 ) -> None:
-    take(overlay, upserted(1, "new", tags=["cat"]), removed(2, "video-3"))
-    table = settled(table_of(release_folder, overlay))
-    assert table.removed_rows.tolist() == [3]
-
-    take(overlay, removed(3, "new"), removed(4, "unheard-of"))
-    settled(table)
-    assert table.places == {}
-    assert not table.new.any()
-
-    take(overlay, upserted(5, "video-3", tags=["dog"]), upserted(6, "new", tags=["cat"]))
-    settled(table)
-    assert table.removed_rows.tolist() == [3], "an upsert alone restores nothing"
-    assert table.places == {}
-
-    overlay.take_takedowns([restored(5, "video-3"), restored(6, "new")])
-    settled(table)
-    assert not len(table.removed_rows)
-    assert table.places.keys() == {video_key("video-3"), video_key("new")}
-
-
-def test_an_upsert_that_comes_before_its_restoration_is_placed_after_it(
-    release_folder: Path, overlay: Overlay
-) -> None:
-    take(overlay, removed(1, "new"), upserted(1, "new", tags=["cat"]))
-    table = settled(table_of(release_folder, overlay))
-    assert table.places == {}
-    overlay.take_takedowns([restored(2, "new")])
-    assert settled(table).places.keys() == {video_key("new")}
-
-
-def test_takedowns_before_the_table_hold(release_folder: Path, overlay: Overlay) -> None:
-    take(overlay, removed(1, "video-7"), removed(2, "video-2"), removed(3, "of no release"))
-    overlay.newly_touched()
-    table = table_of(release_folder, overlay)
-    assert [*table.catch_up()] == [], "there are no upserts"
-    assert table.removed_rows.tolist() == [2, 7]
-    assert table.removed.sum() == 2
-
-
-def test_changes_between_the_parts_of_a_catalogue_that_is_taken_in_count(
-    release_folder: Path, overlay: Overlay
-) -> None:
-    overlay.take([upserted(1 + each, f"new-{each}", tags=["cat"]) for each in range(600)])
-    take(overlay, removed(601, "video-6"))
-    table = table_of(release_folder, overlay)
-    parts = table.catch_up()
-    next(parts)
-    take(overlay, upserted(602, "new-599", tags=["dog"]), removed(603, "new-400"))
+    overlay = Overlay(100)
+    table, parts = table_of(release_folder, overlay), iter(())
+    contents, down = dict[str, str](), set[str]()
+    for place, (step, name, tag) in enumerate(steps):
+        if place == min(begins, len(steps) - 1):  # the pod has followed the log for other tables
+            overlay.newly_touched()
+            table = table_of(release_folder, overlay)
+            parts = table.catch_up()
+        with patch("vireo.server.recommend.catalogue.side._PART", 2):
+            next(parts, None)
+        if step == "upsert":
+            overlay.take([upserted(1 + place, name, title=f"{place}", tags=[tag])])
+            contents[name] = tag
+        elif step == "remove":
+            overlay.take_takedowns([removed(1 + place, name, at=1 + place)])
+            down.add(name)
+        elif step == "restore":
+            overlay.take_takedowns([restored(1 + place, name, at=1 + place)])
+            down.discard(name)
+        elif step == "refresh":
+            table.refresh(overlay.newly_touched())
+        elif step == "take changes":
+            table.take_changes()
+        else:
+            table.place_some()
+    for _ in parts:
+        pass
     table.refresh(overlay.newly_touched())
     table.take_changes()
-    assert len([*parts]) == 2
+    shown = {name: tag for name, tag in contents.items() if name not in down}
+    assert with_tag(table, "cat") == {video_key(name) for name in shown if shown[name] == "cat"}
     settled(table)
-    assert len(table.places) == 599
-    assert table.video(table.places[video_key("new-599")]).tags == ["dog"]
-    assert table.removed_rows.tolist() == [6]
-
-
-def test_a_removal_overtakes_an_upsert_that_waits(release_folder: Path, overlay: Overlay) -> None:
-    table = table_of(release_folder, overlay)
-    overlay.take([upserted(1, "new", tags=["cat"])])
-    table.take_changes()
-    take(overlay, removed(2, "new"))
-    assert not table.place_some()
-    assert table.places == {}
+    placed = {
+        name: tag
+        for name, tag in shown.items()
+        if OWN.get(name) != tag  # with its own content it needs no place
+    }
+    assert table.places.keys() == {video_key(name) for name in placed}
+    for name, tag in placed.items():
+        assert table.video(table.places[video_key(name)]).tags == [tag]
+    assert table.changed == len(placed.keys() & OWN.keys())
+    rows = sorted(row for row, name in enumerate(OWN) if name in down)
+    assert table.removed_rows.tolist() == table.removed.nonzero()[0].tolist() == rows
 
 
 def test_the_nearest_come_first_and_unusable_ones_never(
@@ -219,6 +217,7 @@ def test_videos_that_the_overlay_drops_are_forgotten(release_folder: Path) -> No
     settled(table)
     overlay.take([upserted(4 + each, f"newer-{each}", tags=["cat"]) for each in range(2)])
     settled(table)
+    assert with_tag(table, "cat") == {video_key("newer-0"), video_key("newer-1")}
     assert table.places.keys() == {video_key("newer-0"), video_key("newer-1")}
 
 

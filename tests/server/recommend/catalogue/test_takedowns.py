@@ -97,7 +97,7 @@ def test_of_two_states_of_one_moment_that_of_the_log_counts() -> None:
     copy.take([restored(5, "a", at=40), removed(6, "b", at=40)])
     takedowns.take([removed(4, "a", at=40)])
     takedowns.merge_copy(copy)
-    assert takedowns.position == removed(4, "a").position
+    assert takedowns.position == removed(4, "a", at=40).position
     takedowns.take([restored(5, "b", at=40)])
     assert down_of(takedowns, "a", "b") == ["a"]
 
