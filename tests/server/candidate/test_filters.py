@@ -112,9 +112,7 @@ def test_a_failed_source_lets_nothing_forbidden_in(
     assert len(found) == min(count, len(may))
 
 
-def test_a_list_of_popular_videos_that_a_filter_empties_goes_on(
-    release: CandidateRelease,
-) -> None:
+def test_a_list_of_popular_videos_that_a_filter_empties_goes_on(release: CandidateRelease) -> None:
     short = replace(release, popular_rows=release.popular_rows[:3])
     asked = expression(condition("duration", min=60.0 * 30))
     found = retrieve(short, viewer_of_rows(1), 40, filter=asked)

@@ -329,9 +329,7 @@ async def test_a_caller_whose_calls_wait_for_the_log_leaves_places_to_another(
         assert Counter(await asyncio.gather(*greedy)) == {OK: 6, EXHAUSTED: 94}
 
 
-async def test_a_server_that_shuts_down_ends_streams_with_what_they_have(
-    log: JetStreamLog,
-) -> None:
+async def test_a_server_that_shuts_down_ends_streams_with_what_they_have(log: JetStreamLog) -> None:
     async with recording(log) as recorder:
         before = counted("vireo_log_append_seconds_count")
         call = recorder.events.StreamEvents()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import pytest
 
 from tests.builders.attributes import labels_of, numbers_of
-from tests.builders.chain import NOWHERE, Chain, gateway
+from tests.builders.chain import NOWHERE, Chain, GatewayStub, gateway
 from tests.builders.filters import condition, expression, message
 from tests.builders.recording import failure_of
 from tests.builders.relay import Relay, relaying
@@ -20,9 +20,6 @@ from vireo.server.live.live import Live
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.v1 import filter_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
-
-if TYPE_CHECKING:
-    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
 GERMAN = message(condition("language", any_of=["de"]))
 SHORT_OR_CATS = message(
@@ -178,7 +175,7 @@ async def test_the_popular_list_leaves_out_what_changed_if_there_is_a_filter(
     ],
 )
 async def test_a_bad_filter_is_refused_by_the_name_of_its_field(
-    whole: RecommendationServiceAsyncStub, asked: filter_pb2.Filter, field: str, reason: str
+    whole: GatewayStub, asked: filter_pb2.Filter, field: str, reason: str
 ) -> None:
     similar = pb.SimilarVideosRequest(video_id="video-9", filter=asked)
     for call in (whole.Recommend(request(asked)), whole.SimilarVideos(similar)):
@@ -188,7 +185,7 @@ async def test_a_bad_filter_is_refused_by_the_name_of_its_field(
 
 
 async def test_a_filter_of_many_small_parts_is_refused_before_it_is_looked_at(
-    whole: RecommendationServiceAsyncStub,
+    whole: GatewayStub,
 ) -> None:
     asked = filter_pb2.Filter()
     for _ in range(16):

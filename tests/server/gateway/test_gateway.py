@@ -6,13 +6,13 @@ import asyncio
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
-from tests.builders.chain import NOWHERE, Chain, gateway
+from tests.builders.chain import NOWHERE, Chain, GatewayStub, gateway
 from tests.builders.recording import failure_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import build_release, video_ids
@@ -25,17 +25,12 @@ from vireo.server.releases.manifest import Manifest
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
-if TYPE_CHECKING:
-    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
-
 
 def ids(response: pb.RecommendResponse) -> list[str]:
     return [item.video_id for item in response.items]
 
 
-async def test_a_known_viewer_gets_a_full_slate_without_watched_videos(
-    whole: RecommendationServiceAsyncStub,
-) -> None:
+async def test_a_known_viewer_gets_a_full_slate_without_watched_videos(whole: GatewayStub) -> None:
     response = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=37))
     assert set(ids(response)) == set(video_ids(40)) - set(WATCHED)
     assert not response.degradations
@@ -47,18 +42,14 @@ async def test_a_known_viewer_gets_a_full_slate_without_watched_videos(
     assert not response.HasField("explanation")
 
 
-async def test_an_unknown_viewer_is_a_cold_start_and_no_degradation(
-    whole: RecommendationServiceAsyncStub,
-) -> None:
+async def test_an_unknown_viewer_is_a_cold_start_and_no_degradation(whole: GatewayStub) -> None:
     response = await whole.Recommend(pb.RecommendRequest(viewer_id="nobody", explain=True))
     assert len(response.items) == 10
     assert not response.degradations
     assert response.explanation.history_length == 0
 
 
-async def test_fewer_videos_come_only_when_the_catalogue_has_no_more(
-    whole: RecommendationServiceAsyncStub,
-) -> None:
+async def test_fewer_videos_come_only_when_the_catalogue_has_no_more(whole: GatewayStub) -> None:
     excluded = video_ids(40)[3:38]
     request = pb.RecommendRequest(viewer_id=VIEWER, excluded_video_ids=excluded)
     assert set(ids(await whole.Recommend(request))) == {"video-38", "video-39"}
@@ -69,15 +60,13 @@ async def test_fewer_videos_come_only_when_the_catalogue_has_no_more(
     assert nothing.release_id == "tiny-1"
 
 
-async def test_unknown_excluded_ids_are_ignored(whole: RecommendationServiceAsyncStub) -> None:
+async def test_unknown_excluded_ids_are_ignored(whole: GatewayStub) -> None:
     plain = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
     request = pb.RecommendRequest(viewer_id=VIEWER, excluded_video_ids=["nowhere"] * 1000)
     assert ids(await whole.Recommend(request)) == ids(plain)
 
 
-async def test_on_home_the_playing_video_leads_to_nothing(
-    whole: RecommendationServiceAsyncStub,
-) -> None:
+async def test_on_home_the_playing_video_leads_to_nothing(whole: GatewayStub) -> None:
     request = pb.RecommendRequest(viewer_id=VIEWER, page_size=40)
     plain = (await whole.Recommend(request)).items
     request.seed_video_id = "video-20"
@@ -87,9 +76,7 @@ async def test_on_home_the_playing_video_leads_to_nothing(
     assert {item.video_id: item.score for item in playing} == scores
 
 
-async def test_an_unknown_seed_video_is_an_error_only_for_up_next(
-    whole: RecommendationServiceAsyncStub,
-) -> None:
+async def test_an_unknown_seed_video_is_an_error_only_for_up_next(whole: GatewayStub) -> None:
     request = pb.RecommendRequest(viewer_id=VIEWER, seed_video_id="nowhere")
     assert len((await whole.Recommend(request)).items) == 10
     request.surface = pb.SURFACE_UP_NEXT
@@ -105,9 +92,7 @@ async def test_an_unknown_seed_video_is_an_error_only_for_up_next(
         assert failure.message.startswith(f"{field}: 'nowhere'")
 
 
-async def test_an_explanation_has_titles_times_and_sources(
-    whole: RecommendationServiceAsyncStub,
-) -> None:
+async def test_an_explanation_has_titles_times_and_sources(whole: GatewayStub) -> None:
     response = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER, explain=True))
     assert all(item.title == f"Title of {item.video_id}" for item in response.items)
     explanation = response.explanation
@@ -122,9 +107,7 @@ async def test_an_explanation_has_titles_times_and_sources(
         assert getattr(explanation, time).ToNanoseconds() > 0
 
 
-async def test_a_request_may_bring_watches_of_its_own(
-    whole: RecommendationServiceAsyncStub,
-) -> None:
+async def test_a_request_may_bring_watches_of_its_own(whole: GatewayStub) -> None:
     own = ["video-20", "video-21", "nowhere"]
     profile = pb.RequestProfile(history=[pb.WatchedVideo(video_id=each) for each in own])
     request = pb.RecommendRequest(viewer_id=VIEWER, page_size=40, explain=True, profile=profile)
@@ -144,7 +127,7 @@ async def test_a_request_may_bring_watches_of_its_own(
     assert len(plain.items) == 40, "nothing of it was stored"
 
 
-async def test_every_violation_is_listed_by_field(whole: RecommendationServiceAsyncStub) -> None:
+async def test_every_violation_is_listed_by_field(whole: GatewayStub) -> None:
     profile = pb.RequestProfile(history=[pb.WatchedVideo()], attributes=["x" * 257])
     profile.use = 9  # type: ignore[assignment]  # of a later build
     request = pb.RecommendRequest(
@@ -190,10 +173,8 @@ async def test_as_many_candidates_are_ranked_as_the_release_that_answers_states(
                 assert response.explanation.candidates == asked_for
 
 
-async def test_without_ranking_pods_the_slate_is_in_retrieval_order(
-    release: Path, features: Path, candidate_target: str
-) -> None:
-    async with gateway(release, features, candidate_target, NOWHERE) as stub:
+async def test_without_ranking_pods_the_slate_is_in_retrieval_order(chain: Chain) -> None:
+    async with chain.gateway(ranking=NOWHERE) as stub:
         response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=37))
     assert list(response.degradations) == [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
     assert set(ids(response)) == set(video_ids(40)) - set(WATCHED)
@@ -203,10 +184,8 @@ async def test_without_ranking_pods_the_slate_is_in_retrieval_order(
     assert response.release_id == "tiny-1"
 
 
-async def test_without_candidate_pods_the_slate_is_the_popular_list(
-    release: Path, features: Path, ranking_target: str
-) -> None:
-    async with gateway(release, features, NOWHERE, ranking_target) as stub:
+async def test_without_candidate_pods_the_slate_is_the_popular_list(chain: Chain) -> None:
+    async with chain.gateway(candidate=NOWHERE) as stub:
         request = pb.RecommendRequest(
             viewer_id=VIEWER,
             page_size=4,

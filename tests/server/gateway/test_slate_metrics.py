@@ -6,20 +6,16 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.builders.chain import NOWHERE, Chain, gateway
+from tests.builders.chain import NOWHERE, Chain, GatewayStub, gateway
 from tests.builders.clock import Clock
 from tests.builders.tiny_home import VIEWER
 from vireo.server.gateway.slate_metrics import Coverage
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import Source
-
-if TYPE_CHECKING:
-    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 Grown = Callable[..., float]
@@ -57,7 +53,7 @@ def timed(grown: Grown) -> list[str]:
 
 
 async def test_a_slate_its_videos_and_its_stages_are_counted(
-    whole: RecommendationServiceAsyncStub, grown: Grown, monkeypatch: pytest.MonkeyPatch
+    whole: GatewayStub, grown: Grown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = Coverage()  # without what other tests have shown
     monkeypatch.setattr("vireo.server.gateway.slate_metrics._COVERAGE", shown)
@@ -75,9 +71,7 @@ async def test_a_slate_its_videos_and_its_stages_are_counted(
     assert REGISTRY.get_sample_value("vireo_coverage_videos") is not None
 
 
-async def test_what_follows_a_video_is_counted_as_such(
-    whole: RecommendationServiceAsyncStub, grown: Grown
-) -> None:
+async def test_what_follows_a_video_is_counted_as_such(whole: GatewayStub, grown: Grown) -> None:
     await whole.SimilarVideos(pb.SimilarVideosRequest(video_id="video-3"))
     assert grown("vireo_slates_total", surface="up_next", degraded="no") == 1
     assert grown("vireo_slates_total", surface="home", degraded="no") == 0
@@ -104,9 +98,7 @@ async def test_a_stage_without_time_counts_as_skipped(chain: Chain, grown: Grown
     assert grown("vireo_stage_failures_total", **skipped) == 1
 
 
-async def test_explaining_a_slate_shows_it_to_nobody(
-    whole: RecommendationServiceAsyncStub, grown: Grown
-) -> None:
+async def test_explaining_a_slate_shows_it_to_nobody(whole: GatewayStub, grown: Grown) -> None:
     asked = pb.RecommendRequest(viewer_id=VIEWER)
     await whole.ExplainVideo(pb.ExplainVideoRequest(request=asked, video_id="video-5"))
     batch = pb.BatchRecommendRequest(viewer_ids=[VIEWER])

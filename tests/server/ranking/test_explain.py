@@ -110,9 +110,7 @@ def test_a_damped_score_says_so_and_why(release: RankingRelease) -> None:
     assert "0.2 of what it was, since the viewer has hidden a video like it" in told.reason
 
 
-def test_a_reserved_position_is_told_to_who_has_it_and_to_who_has_not(
-    release_folder: Path,
-) -> None:
+def test_a_reserved_position_is_told_to_who_has_it_and_to_who_has_not(release_folder: Path) -> None:
     news = [upserted(1 + each, f"new-{each}", tags=["dog"]) for each in range(3)]
     pipeline = RankingPipeline(RankingRelease.load(release_folder, followed(*news)))
     ids = [*video_ids(40), "new-0", "new-1", "new-2"]
