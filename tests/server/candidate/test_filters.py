@@ -33,7 +33,6 @@ from vireo.server.recommend.retrieval.pipeline import (
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.recommend.retrieval.sources import two_tower
 from vireo.server.signals import NEW, TRENDING
-from vireo.v1 import viewer_pb2
 from vireo.v1.catalog_pb2 import Video
 
 VIDEOS = 40
@@ -110,14 +109,6 @@ def test_a_failed_source_lets_nothing_forbidden_in(
     assert failing in found.failures
     assert set(found.rows.tolist()) <= may
     assert len(found) == min(count, len(may))
-
-
-def test_a_list_of_popular_videos_that_a_filter_empties_goes_on(release: CandidateRelease) -> None:
-    short = replace(release, popular_rows=release.popular_rows[:3])
-    asked = expression(condition("duration", min=60.0 * 30))
-    found = retrieve(short, viewer_of_rows(1), 40, filter=asked)
-    popular = found.rows[found.source_masks & 1 << viewer_pb2.SOURCE_POPULAR > 0]
-    assert sorted(popular.tolist()) == [30, 31], "the share of 40 of the most popular"
 
 
 def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:

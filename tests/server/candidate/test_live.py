@@ -128,15 +128,6 @@ def test_half_of_what_a_cold_viewer_gets_is_trending(release_folder: Path) -> No
     assert len(proposed(found, TRENDING.bit)) == COLD_SHARE * 20
 
 
-def test_a_new_video_can_be_trending(release_folder: Path) -> None:
-    live = followed(
-        *(upserted(1 + each, f"new-{each}", tags=["cat"]) for each in range(30)),
-        trending={"": ["unheard-of", "new-17", "video-3"]},
-    )
-    found = retrieve(CandidateRelease.load(release_folder, live=live), viewer_of_rows(5), 20)
-    assert video_key("new-17") in proposed(found, TRENDING.bit)
-
-
 def test_new_videos_take_no_place_of_a_source_with_a_quota(release_folder: Path) -> None:
     upserts = [upserted(1 + each, f"new-{each}", tags=["cat"]) for each in range(30)]
     viewer = viewer_of_rows(3, 9)

@@ -73,12 +73,6 @@ def test_each_source_is_sure_of_its_quota(release: CandidateRelease) -> None:
     assert fresh == max(range(32, 40), key=lambda row: nearness[row])
 
 
-def test_mask_names_every_source_that_proposed_a_video(release: CandidateRelease) -> None:
-    found = retrieve(release, viewer_of_rows(0), VIDEOS)
-    assert mask_of(found, 1) == TWO_TOWER | CO_WATCH | POPULAR
-    assert mask_of(found, 20) == TWO_TOWER
-
-
 def test_co_watch_score_is_given_whichever_source_proposed(release: CandidateRelease) -> None:
     pipeline = CandidatePipeline(release, NONE)
     found = pipeline.retrieve(CandidateQuery(viewer_of_rows(10), VIDEOS))
