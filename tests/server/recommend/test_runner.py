@@ -121,14 +121,14 @@ def test_failed_source_is_left_out_logged_and_reported() -> None:
 @pytest.mark.parametrize(
     ("sources", "fail_open", "reason"),
     [
-        ([Fixed("bad", failure="gone", fail_open=False)], True, "gone"),
-        ([Fixed("a", failure="first"), Fixed("b", failure="second")], True, "second"),
-        ([Fixed("bad", failure="broken"), Fixed("good", (1,))], False, "broken"),
+        ((Fixed("bad", failure="gone", fail_open=False),), True, "gone"),
+        ((Fixed("a", failure="first"), Fixed("b", failure="second")), True, "second"),
+        ((Fixed("bad", failure="broken"), Fixed("good", (1,))), False, "broken"),
     ],
     ids=["a source that must not fail", "every source", "any source of a strict run"],
 )
 def test_a_run_fails_without_what_it_needs(
-    sources: list[Fixed], fail_open: bool, reason: str
+    sources: tuple[Fixed, ...], fail_open: bool, reason: str
 ) -> None:
     chain = Pipeline(sources=sources, selector=Reversed())
     with pytest.raises(RuntimeError, match=reason):
