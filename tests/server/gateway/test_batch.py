@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,7 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
-from tests.builders.chain import NOWHERE, Chain, gateway_settings
+from tests.builders.chain import NOWHERE, Chain, gateway, gateway_settings
 from tests.builders.refusals import failure_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import serving
@@ -124,20 +125,22 @@ async def test_a_filter_that_the_release_cant_check_is_refused_at_once(whole: An
 
 
 @asynccontextmanager
-async def gateway_with_pod(chain: Chain) -> AsyncIterator[tuple[Any, RunQueue, Any]]:
+async def gateway_with_pod(
+    release: Path, features: Path, ranking: str, **settings: Any
+) -> AsyncIterator[tuple[Any, RunQueue, Any]]:
     """A gateway, the run queue of its candidate pod, and a stub of that pod."""
     queue = RunQueue()
     async with (
-        serving(CANDIDATE_POD, chain.release, queue=queue) as (pod, channel),
-        chain.gateway(candidate=f"127.0.0.1:{pod.port}") as stub,
+        serving(CANDIDATE_POD, release, queue=queue) as (pod, channel),
+        gateway(release, features, f"127.0.0.1:{pod.port}", ranking, **settings) as stub,
     ):
         yield stub, queue, CandidateServiceStub(channel)
 
 
 async def test_a_caller_with_all_batches_gives_one_to_another_which_it_can_resume(
-    chain: Chain,
+    release: Path, features: Path, ranking_target: str
 ) -> None:
-    async with gateway_with_pod(chain) as parts:
+    async with gateway_with_pod(release, features, ranking_target) as parts:
         stub, queue, _ = parts
         async with busy(queue):
             first, second = (
@@ -156,12 +159,14 @@ async def test_a_caller_with_all_batches_gives_one_to_another_which_it_can_resum
             each.cancel()
 
 
-async def test_a_pod_with_more_urgent_calls_is_asked_again_until_it_has_time(chain: Chain) -> None:
+async def test_a_pod_with_more_urgent_calls_is_asked_again_until_it_has_time(
+    release: Path, features: Path, ranking_target: str
+) -> None:
     retried = value("vireo_batch_retries_total", stage="retrieval")
     urgent = candidate_pb2.RetrieveCandidatesRequest(
         viewer=ViewerFeatures(watch_count=0), count=10, page_size=5
     )
-    async with gateway_with_pod(chain) as (stub, queue, pod):
+    async with gateway_with_pod(release, features, ranking_target) as (stub, queue, pod):
         async with busy(queue):
             waiting = pod.RetrieveCandidates(urgent)
             await until(lambda: queue.queued == 2)
@@ -193,10 +198,15 @@ async def test_while_pods_or_the_store_are_away_a_batch_ends_instead_of_a_degrad
         assert (await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))).degradations
 
 
-async def test_a_pod_that_is_back_is_asked_for_what_it_could_not_answer(chain: Chain) -> None:
-    relay = Relay(chain.ranking, code=grpc.StatusCode.UNAVAILABLE)
+async def test_a_pod_that_is_back_is_asked_for_what_it_could_not_answer(
+    release: Path, features: Path, candidate_target: str, ranking_target: str
+) -> None:
+    relay = Relay(ranking_target, code=grpc.StatusCode.UNAVAILABLE)
     retried = value("vireo_batch_retries_total", stage="ranking")
-    async with relaying(relay) as target, chain.gateway(ranking=target) as stub:
+    async with (
+        relaying(relay) as target,
+        gateway(release, features, candidate_target, target) as stub,
+    ):
         batch = asyncio.create_task(received(stub.BatchRecommend(request_of())))
         await until(lambda: value("vireo_batch_retries_total", stage="ranking") > retried)
         relay.code = None
@@ -206,13 +216,13 @@ async def test_a_pod_that_is_back_is_asked_for_what_it_could_not_answer(chain: C
 
 
 async def test_a_gateway_that_shuts_down_ends_its_batches_and_another_continues_them(
-    chain: Chain,
+    release: Path, features: Path, candidate_target: str, ranking_target: str
 ) -> None:
-    settings = gateway_settings(chain.features, chain.candidate, chain.ranking)
+    settings = gateway_settings(features, candidate_target, ranking_target)
     slates: list[Any] = []
     viewers = [f"viewer-{number}" for number in range(300)]
 
-    async with serving(gateway_pod(settings), chain.release) as (first, channel):
+    async with serving(gateway_pod(settings), release) as (first, channel):
         call = RecommendationServiceStub(channel).BatchRecommend(request_of(viewers))
         slates.append(await call.read())
         draining = asyncio.create_task(first.drain())
@@ -220,7 +230,7 @@ async def test_a_gateway_that_shuts_down_ends_its_batches_and_another_continues_
             slates.append(each)
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
         await draining
-    async with serving(gateway_pod(settings), chain.release) as (_, channel):
+    async with serving(gateway_pod(settings), release) as (_, channel):
         rest = request_of(viewers, resume_token=slates[-1].resume_token)
         slates += await received(RecommendationServiceStub(channel).BatchRecommend(rest))
     assert [each.viewer_id for each in slates] == viewers

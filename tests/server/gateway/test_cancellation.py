@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
-from tests.builders.chain import GatewayStub, gateway_settings
+from tests.builders.chain import gateway_settings
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
@@ -27,6 +27,7 @@ from vireo.v1.release_pb2 import GetServingReleaseRequest
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
     from vireo.v1.release_pb2_grpc import ReleaseServiceAsyncStub
 
 REQUEST = pb.RecommendRequest(viewer_id=VIEWER)
@@ -36,7 +37,7 @@ REQUEST = pb.RecommendRequest(viewer_id=VIEWER)
 class Chain:
     """A gateway, and the queues of both pods."""
 
-    stub: GatewayStub
+    stub: RecommendationServiceAsyncStub
     releases: ReleaseServiceAsyncStub
     candidate: RunQueue
     ranking: RunQueue

@@ -103,6 +103,9 @@ def test_columns_may_be_absent_or_of_a_later_build() -> None:
     ("change", "reason"),
     [
         (in_column("two_tower", 1, NAN), "two_tower has a value that isn't finite"),
+        (in_column("two_tower", 0, -INFINITY), "two_tower has a value that isn't finite"),
+        (in_column("two_tower", 3, NAN), "two_tower has a value that isn't finite"),
+        (in_column("co_watch", 0, NAN), "co_watch has a value that isn't finite"),
         (in_column("co_watch", 3, -5.0), "co_watch has a value outside"),
         (lambda answer: answer.scores.add(values=[1, 2, 3, 4]), "a name has 0 bytes"),
         (lambda answer: answer.scores[0].values.pop(), "two_tower has 3 values instead of 4"),
@@ -116,6 +119,7 @@ def test_columns_may_be_absent_or_of_a_later_build() -> None:
         (shortened("keys"), "two_tower has 4 values instead of 3"),
         (lambda answer: answer.keys.append(1), "5 candidates, but 4 were requested"),
         (replaced("keys", 3, KEYS[2]), "a key occurs twice"),
+        (replaced("keys", 3, video_key("x")), "a watched, hidden, excluded or playing video"),
         (replaced("ids", 0, "z"), "an id isn't that of its key"),
         (replaced("ids", 1, ""), "an id isn't that of its key"),
         (shortened("ids"), "ids has 1 values instead of 2"),

@@ -44,7 +44,9 @@ async def test_with_too_little_time_for_pods_the_popular_list_comes_and_no_pod_i
         assert (len(candidate.requests), len(ranking.requests)) == asked
 
 
-async def test_without_candidates_in_time_no_ranking_pod_is_asked(chain: Chain) -> None:
+async def test_without_candidates_in_time_no_ranking_pod_is_asked(
+    chain: Chain,
+) -> None:
     candidate, ranking = Relay(chain.candidate, delay=lambda _: 60.0), Relay(chain.ranking)
     async with (
         relaying(candidate) as candidates_at,
@@ -96,7 +98,9 @@ async def test_pods_are_blamed_for_being_late_only_if_callers_leave_them_time(
     )
 
 
-async def test_the_remaining_deadline_is_propagated_to_the_pods(chain: Chain) -> None:
+async def test_the_remaining_deadline_is_propagated_to_the_pods(
+    chain: Chain,
+) -> None:
     candidate, ranking = Relay(chain.candidate), Relay(chain.ranking)
     # So much that neither what a busy machine spends of it nor what gRPC rounds up shows.
     seconds = 1000.0

@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from prometheus_client import REGISTRY
 
-from tests.builders.nats import RunningNats
+from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
 from tests.builders.recording import Recorder, batch, failure_of, play, recording
 from tests.builders.waiting import until
@@ -301,35 +301,51 @@ async def test_a_caller_with_all_streams_gives_one_to_another_and_learns_what_is
             call.cancel()
 
 
+class SlowLog(JetStreamLog):
+    """A log that takes nothing until it is told to."""
+
+    def __init__(self, nats: RunningNats) -> None:
+        super().__init__(settings_of(nats))
+        self.takes = asyncio.Event()
+
+    async def append(self, *given: Any, **more: Any) -> int:
+        await self.takes.wait()
+        return await super().append(*given, **more)
+
+
 async def test_a_caller_whose_calls_wait_for_the_log_leaves_places_to_another(
-    log: JetStreamLog, monkeypatch: pytest.MonkeyPatch
+    nats: RunningNats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_CALLS", 4)
-    append, takes = JetStreamLog.append, asyncio.Event()
+    log = SlowLog(nats)
 
-    async def slowly(log: JetStreamLog, *given: Any, **more: Any) -> int:
-        await takes.wait()
-        return await append(log, *given, **more)
+    def calls(recorder: Recorder, caller: str, count: int) -> list[asyncio.Future[grpc.StatusCode]]:
+        known = (("x-vireo-caller", caller),)
+        return [
+            asyncio.ensure_future(
+                code_of(
+                    recorder.events.RecordEvents(
+                        batch([play(f"{caller}-{number}")]), metadata=known, timeout=60
+                    )
+                )
+            )
+            for number in range(count)
+        ]
 
-    monkeypatch.setattr(JetStreamLog, "append", slowly)
     async with recording(log) as recorder:
-
-        def calls(caller: str, count: int) -> list[asyncio.Future[grpc.StatusCode]]:
-            sent = [batch([play(f"{caller}-{number}")]) for number in range(count)]
-            known = {"metadata": (("x-vireo-caller", caller),), "timeout": 60}
-            started = [recorder.events.RecordEvents(each, **known) for each in sent]
-            return [asyncio.ensure_future(code_of(each)) for each in started]
-
-        greedy = calls("a", 100)
+        greedy = calls(recorder, "a", 100)
         await until(lambda: sum(each.done() for each in greedy) == 92)
-        other = calls("b", 4)
+        other = calls(recorder, "b", 4)
         await until(lambda: sum(each.done() for each in greedy) == 94)
-        takes.set()
+        log.takes.set()
         assert Counter(await asyncio.gather(*other)) == {OK: 2, EXHAUSTED: 2}
         assert Counter(await asyncio.gather(*greedy)) == {OK: 6, EXHAUSTED: 94}
+    await log.close()
 
 
-async def test_a_server_that_shuts_down_ends_streams_with_what_they_have(log: JetStreamLog) -> None:
+async def test_a_server_that_shuts_down_ends_streams_with_what_they_have(
+    log: JetStreamLog,
+) -> None:
     async with recording(log) as recorder:
         before = counted("vireo_log_append_seconds_count")
         call = recorder.events.StreamEvents()

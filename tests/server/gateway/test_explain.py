@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 
-from tests.builders.chain import NOWHERE, Chain, GatewayStub, gateway
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.filters import condition, message
-from tests.builders.recording import failure_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
@@ -20,6 +19,9 @@ from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.recommend.wording import ordinal
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
 SLATE = pb.RecommendRequest(viewer_id=VIEWER, page_size=5)
 
@@ -35,7 +37,9 @@ def values(named: Any) -> dict[str, float]:
     return {each.name: each.value for each in named}
 
 
-async def test_each_video_of_a_page_is_told_its_place_and_scores(whole: GatewayStub) -> None:
+async def test_each_video_of_a_page_is_told_its_place_and_scores(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
     slate = await whole.Recommend(SLATE)
     for item in slate.items:
         told = await whole.ExplainVideo(asked(item.video_id))
@@ -56,7 +60,21 @@ async def test_each_video_of_a_page_is_told_its_place_and_scores(whole: GatewayS
         assert not told.degradations
 
 
-async def test_a_video_that_retrieval_lost_is_told_its_score_as_a_candidate(chain: Chain) -> None:
+async def test_a_ranked_video_after_the_page_is_told_its_place(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    longer = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=20))
+    last = longer.items[-1]
+    told = await whole.ExplainVideo(asked(last.video_id))
+    assert told.lost_at == pb.LOST_AT_RANKING
+    assert told.position == 20
+    assert told.reason.startswith("By its score of ")
+    assert told.reason.endswith("; the page has the first 5.")
+
+
+async def test_a_video_that_retrieval_lost_is_told_its_score_as_a_candidate(
+    chain: Chain,
+) -> None:
     async with chain.gateway(candidates=8) as stub:
         reports = [await stub.ExplainVideo(asked(name)) for name in video_ids(40)]
         page = {item.video_id for item in (await stub.Recommend(SLATE)).items}
@@ -141,8 +159,10 @@ async def test_a_removed_video_is_told_so_even_if_pods_do_not_know_of_it(
         assert told.reason.startswith("It was removed from the catalogue.")
 
 
-async def test_the_popular_fallback_tells_the_place_in_the_list(chain: Chain) -> None:
-    async with chain.gateway(candidate=NOWHERE) as stub:
+async def test_the_popular_fallback_tells_the_place_in_the_list(
+    release: Path, features: Path, ranking_target: str
+) -> None:
+    async with gateway(release, features, NOWHERE, ranking_target) as stub:
         slate = await stub.Recommend(SLATE)
         names = [name for name in video_ids(40) if name not in WATCHED]
         first, later = [await stub.ExplainVideo(asked(names[place])) for place in (2, 20)]
@@ -157,8 +177,10 @@ async def test_the_popular_fallback_tells_the_place_in_the_list(chain: Chain) ->
     )
 
 
-async def test_skipped_ranking_tells_the_place_in_the_order_of_retrieval(chain: Chain) -> None:
-    async with chain.gateway(ranking=NOWHERE) as stub:
+async def test_skipped_ranking_tells_the_place_in_the_order_of_retrieval(
+    release: Path, features: Path, candidate_target: str
+) -> None:
+    async with gateway(release, features, candidate_target, NOWHERE) as stub:
         slate = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=7))
         told = [await stub.ExplainVideo(asked(item.video_id)) for item in slate.items]
     assert [each.position for each in told] == list(range(1, 8))
@@ -198,7 +220,9 @@ async def test_pods_of_builds_that_explain_nothing_leave_what_the_gateway_sees(
     assert "37 candidates; the candidate pod is of a build" in lost.reason
 
 
-async def test_an_explanation_that_is_garbage_is_a_bad_answer(chain: Chain) -> None:
+async def test_an_explanation_that_is_garbage_is_a_bad_answer(
+    chain: Chain,
+) -> None:
     def spoil(answer: Any) -> None:
         answer.explained.scores[0].values[0] = float("nan")
 
@@ -270,7 +294,20 @@ async def test_pins_after_the_pages_end_move_nothing(
     ],
 )
 async def test_what_is_wrong_with_a_request_is_named_within_it(
-    whole: GatewayStub, request_: pb.ExplainVideoRequest, field: str
+    whole: RecommendationServiceAsyncStub, request_: pb.ExplainVideoRequest, field: str
 ) -> None:
-    failure = await failure_of(whole.ExplainVideo(request_))
-    assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, (field,))
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await whole.ExplainVideo(request_)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert str(raised.value.details()).startswith(f"{field}: ")
+
+
+async def test_an_unknown_seed_is_not_found_and_named(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await whole.ExplainVideo(
+            asked("video-1", surface=pb.SURFACE_UP_NEXT, seed_video_id="nowhere")
+        )
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+    assert str(raised.value.details()).startswith("request.seed_video_id: 'nowhere'")

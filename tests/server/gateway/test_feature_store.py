@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.builders.chain import Chain, GatewayStub
+from tests.builders.chain import Chain
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
 from vireo.server.gateway import service
@@ -24,6 +25,9 @@ from vireo.server.gateway.stages.read_features import PAUSE_SECONDS
 from vireo.server.home import Home
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
 pytestmark = pytest.mark.slow
 
@@ -34,14 +38,14 @@ TIMEOUT = 0.5
 
 
 async def ask(
-    stub: GatewayStub, viewer: str = VIEWER, seconds: float | None = 60
+    stub: RecommendationServiceAsyncStub, viewer: str = VIEWER, seconds: float | None = 60
 ) -> pb.RecommendResponse:
     request = pb.RecommendRequest(viewer_id=viewer, page_size=37, explain=True)
     return await stub.Recommend(request, timeout=seconds)
 
 
 async def ask_until(
-    stub: GatewayStub,
+    stub: RecommendationServiceAsyncStub,
     degradations: list[viewer_pb2.Degradation.ValueType],
     viewer: str = VIEWER,
 ) -> pb.RecommendResponse:

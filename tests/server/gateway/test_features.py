@@ -41,6 +41,12 @@ def test_a_known_viewer_has_the_history_in_order(features: Path) -> None:
     assert (viewer.watch_count, viewer.like_count) == (3, 2)
 
 
+def test_an_unknown_viewer_has_the_defaults(features: Path) -> None:
+    viewer = read(FeatureReader(features / DATASET, 1.0), "nobody")
+    assert len(viewer.history_keys) == len(viewer.watched_keys) == len(viewer.attributes) == 0
+    assert viewer.watch_count == viewer.like_count == 0
+
+
 @pytest.mark.parametrize("viewer_id", [VIEWER, "nobody", ""])
 def test_a_row_is_the_one_that_feast_itself_reads(features: Path, viewer_id: str) -> None:
     from feast import FeatureStore

@@ -70,7 +70,9 @@ async def test_a_pod_that_answers_garbage_is_found_and_costs_its_stage_and_nothi
     assert len([line for line in logs if line["event"] == "bad answer of a pod"]) == 2
 
 
-async def test_a_second_try_that_meets_a_sound_pod_makes_the_answer_whole(chain: Chain) -> None:
+async def test_a_second_try_that_meets_a_sound_pod_makes_the_answer_whole(
+    chain: Chain,
+) -> None:
     relay = Relay(chain.ranking)
 
     def every_other(answer: Any) -> None:

@@ -6,11 +6,12 @@ from base64 import b64encode
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
-from tests.builders.chain import NOWHERE, GatewayStub, gateway
+from tests.builders.chain import NOWHERE, gateway
 from tests.builders.filters import condition, message
 from tests.builders.recording import failure_of
 from tests.builders.releases import build_release, video_ids
@@ -20,6 +21,9 @@ from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.ranking.service import RANKING_POD
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
 KEYS = f"now:{b64encode(b'n' * 32).decode()}"
 VIDEOS = 700
@@ -40,7 +44,7 @@ def next_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @asynccontextmanager
 async def chain(
     release: Path, features: Path, *, candidate: bool = True, keys: str = KEYS
-) -> AsyncIterator[GatewayStub]:
+) -> AsyncIterator[RecommendationServiceAsyncStub]:
     """A gateway before pods of its own that serve a release."""
     async with AsyncExitStack() as stack:
         targets = [NOWHERE, NOWHERE]
@@ -53,7 +57,9 @@ async def chain(
         )
 
 
-async def follow(stubs: list[GatewayStub], pages: int, **fields: object) -> list[list[str]]:
+async def follow(
+    stubs: list[RecommendationServiceAsyncStub], pages: int, **fields: object
+) -> list[list[str]]:
     """Ask the gateways in turns for the pages of one slate."""
     request = pb.RecommendRequest(viewer_id=VIEWER, page_size=SIZE, **fields)  # type: ignore[arg-type]
     found = []

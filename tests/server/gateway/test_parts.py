@@ -7,19 +7,19 @@ import time
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 
+from tests.builders.filters import condition, expression
 from vireo.server.features.context import UNKNOWN
 from vireo.server.features.keys import video_key
 from vireo.server.gateway.fallback import PopularList
-from vireo.server.gateway.query import ANSWER_SECONDS, BUCKETS, RecommendQuery, viewer_bucket
+from vireo.server.gateway.query import ANSWER_SECONDS, RecommendQuery
 from vireo.server.gateway.stages.answer import ranked_slate, sources_of
 from vireo.server.gateway.stages.pods import retrieve_request
 from vireo.server.pod.viewer import decode_viewer
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.rpc.errors import RpcError
-from vireo.v1 import candidate_pb2, ranking_pb2, viewer_pb2
+from vireo.v1 import candidate_pb2, filter_pb2, ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 
@@ -80,6 +80,32 @@ def test_a_budget_is_the_stages_timeout_or_its_share_of_the_remaining_time() -> 
     assert until_100.budget(101, 100) == 0
 
 
+def test_the_popular_list_skips_blocked_videos_and_ends_with_the_list() -> None:
+    popular = PopularList({"a": 1, "b": 2, "c": 3})
+    assert popular.best(2, {1}) == ["b", "c"]
+    assert popular.best(9, set()) == ["a", "b", "c"]
+    assert popular.best(9, {1, 2, 3}) == []
+
+
+def test_the_popular_list_holds_a_filter(tmp_path: Path) -> None:
+    (tmp_path / "popular.json").write_text(json.dumps(["a", "b", "c"]))
+    attributes = [
+        {"labels": ["tag=x", "tag=y"], "numbers": {"duration": 60}},
+        {"labels": [], "numbers": {}},
+        {"labels": ["tag=x"], "numbers": {"duration": 61}},
+    ]
+    (tmp_path / "popular_attributes.json").write_text(json.dumps(attributes))
+    popular = PopularList.load(tmp_path)
+
+    def best(*conditions: filter_pb2.Condition) -> list[str]:
+        return popular.best(9, set(), expression(*conditions))
+
+    assert best(condition("tag", any_of=["x"])) == ["a", "c"]
+    assert best(condition("tag", none_of=["y"])) == ["b", "c"]
+    assert best(condition("duration", max=60)) == ["a"]
+    assert best(condition("tag", any_of=["z"])) == []
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -136,17 +162,3 @@ def test_videos_that_the_ranking_pod_cannot_name_give_way_to_those_that_the_cand
     assert [item.score for item in items] == pytest.approx([0.3, 0, 0])
     assert [list(item.sources) for item in items] == [[1], [1], [3]]
     assert [item.HasField("task_scores") for item in items] == [True, False, False]
-
-
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
-def test_a_share_of_the_buckets_holds_that_share_of_the_viewers(share: float) -> None:
-    buckets = np.array([viewer_bucket(f"viewer-{number}") for number in range(10_000)])
-    assert buckets.min() >= 0
-    assert buckets.max() < BUCKETS
-    assert (buckets < share * BUCKETS).mean() == pytest.approx(share, abs=0.01)
-
-
-def test_a_viewer_stays_in_its_bucket_for_ever() -> None:
-    # Were these to change, every viewer of a running canary could change sides.
-    found = [viewer_bucket(name) for name in ("1", "viewer-1", "a/b é?")]
-    assert found == [9311, 6410, 2542]

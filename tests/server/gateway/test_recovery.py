@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.builders.chain import Chain, GatewayStub, gateway
+from tests.builders.chain import Chain, gateway
 from tests.builders.rpc import rpc_settings, serving
 from tests.builders.tiny_home import VIEWER
 from vireo.ops.stack.ports import free_port_base
@@ -18,6 +18,9 @@ from vireo.server.ranking.service import RANKING_POD
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
+
 pytestmark = pytest.mark.slow
 
 SKIPPED = viewer_pb2.DEGRADATION_RANKING_SKIPPED
@@ -26,7 +29,9 @@ REQUEST = pb.RecommendRequest(viewer_id=VIEWER, explain=True)
 Degradations = Sequence[viewer_pb2.Degradation.ValueType]
 
 
-async def ask_until(stub: GatewayStub, degradations: Degradations) -> pb.RecommendResponse:
+async def ask_until(
+    stub: RecommendationServiceAsyncStub, degradations: Degradations
+) -> pb.RecommendResponse:
     """The first answer with exactly these degradations."""
     async with asyncio.timeout(60):
         while True:

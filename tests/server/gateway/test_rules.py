@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.builders.attributes import labels_of, numbers_of
-from tests.builders.chain import NOWHERE, Chain, GatewayStub
+from tests.builders.chain import NOWHERE, Chain
 from tests.builders.filters import condition, message
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import CREATORS, video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
 ROWS = {name: row for row, name in enumerate(video_ids(40))}
 KEY = "k1:MDEyMzQ1Njc4OWFiY2RlZg=="
@@ -136,7 +139,7 @@ async def test_nothing_is_shown_if_the_release_lacks_an_attribute_of_a_filter_of
 
 
 async def test_a_boost_multiplies_the_final_score(
-    pods: Any, file: Path, whole: GatewayStub
+    pods: Any, file: Path, whole: RecommendationServiceAsyncStub
 ) -> None:
     put(
         file,
@@ -191,7 +194,7 @@ async def test_a_filter_of_the_site_forbids_a_pinned_video_too(pods: Any, file: 
 
 
 async def test_a_pinned_video_that_no_source_finds_is_ranked_like_the_others(
-    pods: Any, file: Path, whole: GatewayStub
+    pods: Any, file: Path, whole: RecommendationServiceAsyncStub
 ) -> None:
     last = names(await whole.Recommend(request()))[-1]
     put(file, f'[[pins]]\nname = "last"\nvideo_id = "{last}"\nposition = 1\n')
@@ -220,7 +223,7 @@ async def test_a_page_has_no_more_videos_with_a_label_than_its_cap(
 
 
 async def test_a_cap_of_some_labels_leaves_the_others(
-    pods: Any, file: Path, whole: GatewayStub
+    pods: Any, file: Path, whole: RecommendationServiceAsyncStub
 ) -> None:
     usual = names(await whole.Recommend(request()))
     put(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -35,12 +36,10 @@ async def shadow_of(channel: grpc.aio.Channel) -> ShadowComparison:
 
 @asynccontextmanager
 async def gateway_channel(
-    chain: Chain, ranking: str = "", **changes: Any
+    release: Path, features: Path, candidate: str, ranking: str, **changes: Any
 ) -> AsyncIterator[grpc.aio.Channel]:
-    settings = gateway_settings(
-        chain.features, chain.candidate, ranking or chain.ranking, **changes
-    )
-    async with serving(gateway_pod(settings), chain.release) as (_, channel):
+    settings = gateway_settings(features, candidate, ranking, **changes)
+    async with serving(gateway_pod(settings), release) as (_, channel):
         yield channel
 
 
@@ -95,8 +94,11 @@ async def recommend_until(
     return shadow
 
 
-async def test_repeated_requests_are_compared_and_shown(chain: Chain) -> None:
-    async with gateway_channel(chain, shadow_share=1.0) as channel:
+async def test_repeated_requests_are_compared_and_shown(
+    chain: Chain,
+) -> None:
+    targets = (chain.release, chain.features, chain.candidate, chain.ranking)
+    async with gateway_channel(*targets, shadow_share=1.0) as channel:
         stub = RecommendationServiceStub(channel)
         for _ in range(5):
             assert (await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))).items
@@ -114,10 +116,16 @@ async def test_repeated_requests_are_compared_and_shown(chain: Chain) -> None:
         assert not shadow.failed
 
 
-async def test_share_of_zero_repeats_nothing(chain: Chain) -> None:
-    async with gateway_channel(chain) as channel:
+async def test_share_of_zero_repeats_nothing(
+    chain: Chain,
+) -> None:
+    targets = (chain.release, chain.features, chain.candidate, chain.ranking)
+    async with gateway_channel(*targets) as channel:
         await RecommendationServiceStub(channel).Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-        assert await shadow_of(channel) == ShadowComparison()
+        release_state = await ReleaseServiceStub(channel).GetServingRelease(
+            GetServingReleaseRequest()
+        )
+        assert not release_state.HasField("shadow")
 
 
 def without_scores(answer: Answer) -> None:
@@ -139,7 +147,9 @@ async def test_incomparable_responses_are_counted_and_others_compared(
     with structlog.testing.capture_logs() as logs:
         async with (
             shadow_ranking(chain.ranking, change) as (ranking, _),
-            gateway_channel(chain, ranking, shadow_share=1.0) as channel,
+            gateway_channel(
+                chain.release, chain.features, chain.candidate, ranking, shadow_share=1.0
+            ) as channel,
         ):
             # More than there are workers: none has ended.
             shadow = await recommend_until(channel, lambda shadow: shadow.failed >= 5)
@@ -148,11 +158,20 @@ async def test_incomparable_responses_are_counted_and_others_compared(
     assert not [line for line in logs if line["log_level"] == "error"]
 
 
-async def test_a_shadow_that_viewers_would_not_wait_for_is_measured(chain: Chain) -> None:
+async def test_a_shadow_that_viewers_would_not_wait_for_is_measured(
+    chain: Chain,
+) -> None:
     limit = 1.0
     async with (
         shadow_ranking(chain.ranking, delay=1.3 * limit) as (ranking, pod),
-        gateway_channel(chain, ranking, shadow_share=1.0, ranking_timeout=limit) as channel,
+        gateway_channel(
+            chain.release,
+            chain.features,
+            chain.candidate,
+            ranking,
+            shadow_share=1.0,
+            ranking_timeout=limit,
+        ) as channel,
     ):
         shadow = await recommend_until(channel, lambda shadow: shadow.compared > 0)
     assert shadow.shadow_time.ToTimedelta().total_seconds() > limit

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tests.builders.chain import NOWHERE, Chain, GatewayStub
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
@@ -10,8 +16,13 @@ from vireo.server.features.keys import video_key
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1 import viewer_pb2
 
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
-async def test_similar_videos_are_those_of_up_next_without_a_viewer(whole: GatewayStub) -> None:
+
+async def test_similar_videos_are_those_of_up_next_without_a_viewer(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
     asked = pb.SimilarVideosRequest(video_id="video-20", page_size=40)
     similar = await whole.SimilarVideos(asked)
     following = await whole.Recommend(
@@ -26,7 +37,9 @@ async def test_similar_videos_are_those_of_up_next_without_a_viewer(whole: Gatew
     assert {item.video_id for item in similar.items} == set(video_ids(40)) - {"video-20"}
 
 
-async def test_similar_videos_are_ten_without_the_excluded_ones(whole: GatewayStub) -> None:
+async def test_similar_videos_are_ten_without_the_excluded_ones(
+    whole: RecommendationServiceAsyncStub,
+) -> None:
     first = await whole.SimilarVideos(pb.SimilarVideosRequest(video_id="video-20"))
     names = [item.video_id for item in first.items]
     assert len(names) == 10
@@ -36,16 +49,25 @@ async def test_similar_videos_are_ten_without_the_excluded_ones(whole: GatewaySt
     assert not {item.video_id for item in second.items} & {*names, "video-20"}
 
 
+async def test_an_unknown_video_has_no_similar_ones(whole: RecommendationServiceAsyncStub) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await whole.SimilarVideos(pb.SimilarVideosRequest(video_id="nowhere"))
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+    assert str(raised.value.details()).startswith("video_id: 'nowhere'")
+
+
 async def test_similar_videos_need_no_feature_store_and_degrade_to_the_popular_list(
-    chain: Chain,
+    release: Path, features: Path, ranking_target: str
 ) -> None:
-    async with chain.gateway(candidate=NOWHERE) as stub:
+    async with gateway(release, features, NOWHERE, ranking_target) as stub:
         similar = await stub.SimilarVideos(pb.SimilarVideosRequest(video_id="video-20"))
     assert list(similar.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
     assert [item.video_id for item in similar.items] == video_ids(40)[:10]
 
 
-async def test_a_session_reaches_retrieval_as_keys_and_weights_by_action(chain: Chain) -> None:
+async def test_a_session_reaches_retrieval_as_keys_and_weights_by_action(
+    chain: Chain,
+) -> None:
     relay = Relay(chain.candidate)
     session = [
         pb.SessionVideo(video_id="a"),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client import REGISTRY
 
-from tests.builders.chain import NOWHERE, Chain, GatewayStub, gateway
-from tests.builders.clock import Clock
+from tests.builders.chain import NOWHERE, Chain, gateway
 from tests.builders.tiny_home import VIEWER
 from vireo.server.gateway.slate_metrics import Coverage
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.viewer_pb2 import Source
+
+if TYPE_CHECKING:
+    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 Grown = Callable[..., float]
@@ -53,7 +55,7 @@ def timed(grown: Grown) -> list[str]:
 
 
 async def test_a_slate_its_videos_and_its_stages_are_counted(
-    whole: GatewayStub, grown: Grown, monkeypatch: pytest.MonkeyPatch
+    whole: RecommendationServiceAsyncStub, grown: Grown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = Coverage()  # without what other tests have shown
     monkeypatch.setattr("vireo.server.gateway.slate_metrics._COVERAGE", shown)
@@ -71,7 +73,9 @@ async def test_a_slate_its_videos_and_its_stages_are_counted(
     assert REGISTRY.get_sample_value("vireo_coverage_videos") is not None
 
 
-async def test_what_follows_a_video_is_counted_as_such(whole: GatewayStub, grown: Grown) -> None:
+async def test_what_follows_a_video_is_counted_as_such(
+    whole: RecommendationServiceAsyncStub, grown: Grown
+) -> None:
     await whole.SimilarVideos(pb.SimilarVideosRequest(video_id="video-3"))
     assert grown("vireo_slates_total", surface="up_next", degraded="no") == 1
     assert grown("vireo_slates_total", surface="home", degraded="no") == 0
@@ -98,52 +102,12 @@ async def test_a_stage_without_time_counts_as_skipped(chain: Chain, grown: Grown
     assert grown("vireo_stage_failures_total", **skipped) == 1
 
 
-async def test_explaining_a_slate_shows_it_to_nobody(whole: GatewayStub, grown: Grown) -> None:
+async def test_explaining_a_slate_shows_it_to_nobody(
+    whole: RecommendationServiceAsyncStub, grown: Grown
+) -> None:
     asked = pb.RecommendRequest(viewer_id=VIEWER)
     await whole.ExplainVideo(pb.ExplainVideoRequest(request=asked, video_id="video-5"))
     batch = pb.BatchRecommendRequest(viewer_ids=[VIEWER])
     assert [answer async for answer in whole.BatchRecommend(batch)]
     assert grown("vireo_videos_shown_total") == 0
     assert timed(grown) == []
-
-
-def keys(count: int, seed: int = 1) -> list[int]:
-    source = random.Random(seed)
-    return [source.getrandbits(64) - (1 << 63) for _ in range(count)]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def close(estimate: float, count: int) -> bool:
-    return abs(estimate - count) <= 0.06 * count  # four standard deviations
-
-
-@pytest.mark.parametrize("count", [0, 1, 10, 3000, 100_000])
-def test_the_estimate_is_near_the_number_of_distinct_videos(count: int, clock: Clock) -> None:
-    shown, coverage = keys(count), Coverage(clock)
-    for start in range(0, count, 10):
-        coverage.add(shown[start : start + 10])
-    coverage.add(shown[:5000])  # again
-    assert close(coverage.estimate(), count)
-
-
-def test_videos_of_more_than_an_hour_ago_do_not_count(clock: Clock) -> None:
-    coverage = Coverage(clock)
-    coverage.add(keys(3000, seed=1))
-    clock.now += 1800
-    coverage.add(keys(1000, seed=2))
-    assert close(coverage.estimate(), 4000)
-    clock.now += 1801
-    assert close(coverage.estimate(), 1000)
-    clock.now += 1801
-    assert coverage.estimate() == 0
-
-
-def test_it_counts_on_after_a_pause_of_hours(clock: Clock) -> None:
-    coverage = Coverage(clock)
-    clock.now += 100_000
-    coverage.add(keys(1000))
-    assert close(coverage.estimate(), 1000)

@@ -11,20 +11,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.builders.catalogue import change, key_of, known_videos
+from tests.builders.catalogue import change, key_of
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
+from tests.builders.releases import build_release
 from tests.builders.waiting import until
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, REMOVED, STATE, Entry, Stream
+from vireo.server.event_log.position import BEGIN
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.keys import video_key
+from vireo.server.features.video_rows import VideoRows
 from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
+from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
 from vireo.v1.log_pb2 import Trending, TrendingVideos
 
 NO_RELEASE = Path("no release")
@@ -32,8 +39,11 @@ NO_RELEASE = Path("no release")
 
 
 @pytest.fixture(scope="module")
-def known(release_folder: Path) -> KnownVideos:
-    return known_videos(release_folder)
+def known(tmp_path_factory: pytest.TempPathFactory) -> KnownVideos:
+    folder: Path = build_release(tmp_path_factory.mktemp("release"))
+    keys = np.load(folder / layout.VIDEO_KEYS)
+    placement = Placement.load(folder, Manifest.read(folder), len(keys))
+    return KnownVideos(VideoRows(keys), np.load(folder / layout.VIDEO_VECTORS), BEGIN, placement)
 
 
 @asynccontextmanager
@@ -76,6 +86,24 @@ async def remove(log: JetStreamLog, video_id: str) -> int:
     return await log.append(CATALOG, key_of(video_id), change(video_id, is_removed=True))
 
 
+async def test_a_table_has_what_came_before_it_and_what_comes_after(
+    nats: RunningNats, known: KnownVideos
+) -> None:
+    async with writing(nats) as log:
+        for name in ("first", "second"):
+            await log.append(CATALOG, key_of(name), change(name, tags=["cat"]))
+        await remove(log, "video-5")
+        async with following(nats) as live:
+            table = await completed(live, known)
+            assert live.caught_up.is_set()
+            assert table.places.keys() == {video_key("first"), video_key("second")}
+            assert table.removed_rows.tolist() == [5]
+
+            await log.append(CATALOG, key_of("third"), change("third", tags=["dog"]))
+            await remove(log, "first")
+            await until(lambda: table.places.keys() == {video_key("second"), video_key("third")})
+
+
 async def test_a_removal_that_an_earlier_build_recorded_holds(
     nats: RunningNats, known: KnownVideos
 ) -> None:
@@ -84,6 +112,34 @@ async def test_a_removal_that_an_earlier_build_recorded_holds(
         table = await completed(live, known)
         await log.append(CATALOG, key_of("video-9"), change("video-9", is_removed=True))
         await until(lambda: 9 in table.removed_rows)
+
+
+async def test_without_the_log_a_release_is_served_and_follows_once_it_is_back(
+    nats: RunningNats, known: KnownVideos
+) -> None:
+    async with writing(nats) as log:
+        await log.append(CATALOG, key_of("early"), change("early", tags=["cat"]))
+    nats.kill()
+    async with following(nats) as live:
+        live.overlay.takedowns.as_of = 1.0  # as a copy of them says
+        table = await completed(live, known)
+        assert not live.caught_up.is_set()
+        assert table.places == {}
+        nats.start()
+        await until(lambda: video_key("early") in table.places)
+
+
+async def test_removals_stay_while_the_log_is_away(nats: RunningNats, known: KnownVideos) -> None:
+    async with writing(nats) as log:
+        await remove(log, "video-7")
+    async with following(nats) as live:
+        await until(live.takedowns_read.is_set)
+        nats.kill()
+        try:
+            table = await completed(live, known)
+            assert 7 in table.removed_rows
+        finally:
+            nats.start()
 
 
 async def test_a_pod_hears_of_changes_after_the_log_lost_its_data(

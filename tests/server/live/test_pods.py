@@ -95,7 +95,13 @@ class Site:
         self, built: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator[RunningPod]:
         """A candidate pod that serves a release; `built` is called with each that was built."""
-        pod = candidate_pod(CandidateSettings(**self._settings))
+        settings = CandidateSettings(
+            port=0,
+            s3=self.store.settings,
+            event_log=settings_of(self.nats),
+            cache=self.folder / "cache",
+        )
+        pod = candidate_pod(settings)
 
         def build(folder: Path) -> Any:
             content = pod.build(folder)
@@ -108,18 +114,17 @@ class Site:
     @asynccontextmanager
     async def ranking(self) -> AsyncIterator[RunningPod]:
         """A ranking pod that serves a release."""
-        async with self._pod(ranking_pod(PodSettings(**self._settings))) as pod:
+        async with self._pod(
+            ranking_pod(
+                PodSettings(
+                    port=0,
+                    s3=self.store.settings,
+                    event_log=settings_of(self.nats),
+                    cache=self.folder / "cache",
+                )
+            )
+        ) as pod:
             yield pod
-
-    @property
-    def _settings(self) -> dict[str, Any]:
-        """How a pod reaches the store and the log."""
-        return {
-            "port": 0,
-            "s3": self.store.settings,
-            "event_log": settings_of(self.nats),
-            "cache": self.folder / "cache",
-        }
 
     @asynccontextmanager
     async def _pod(self, pod: Pod[Any]) -> AsyncIterator[RunningPod]:
