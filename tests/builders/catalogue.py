@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import Entry
+from vireo.server.event_log.position import Position
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.keys import video_key
+from vireo.server.features.video_rows import VideoRows
 from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
 from vireo.server.recommend.catalogue.locales import normal_locale
 from vireo.server.recommend.catalogue.overlay import Overlay
+from vireo.server.recommend.catalogue.placement import Placement
+from vireo.server.recommend.catalogue.side import KnownVideos
+from vireo.server.releases import layout
+from vireo.server.releases.manifest import Manifest
 from vireo.v1.catalog_pb2 import Video
 from vireo.v1.log_pb2 import CatalogChange, Trending, TrendingVideos
 
@@ -86,3 +94,11 @@ def followed(
     live.takedowns_read.set()
     live.caught_up.set()
     return live
+
+
+def known_videos(folder: Path, position: int = 0, **more: Any) -> KnownVideos:
+    """What a side table needs of a release that was trained with changes up to a position."""
+    keys = np.load(folder / layout.VIDEO_KEYS)
+    vectors = np.load(folder / layout.VIDEO_VECTORS)
+    placement = Placement.load(folder, Manifest.read(folder), len(keys))
+    return KnownVideos(VideoRows(keys), vectors, Position(position), placement, **more)

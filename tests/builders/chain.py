@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
@@ -23,6 +23,10 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
+
+    GatewayStub: TypeAlias = RecommendationServiceAsyncStub
+else:
+    GatewayStub = Any  # which only type checkers know
 
 NOWHERE = "127.0.0.1:1"
 """A target on which nothing listens."""
@@ -55,7 +59,7 @@ async def ranking_target(release: Path) -> AsyncIterator[str]:
 @asynccontextmanager
 async def gateway(
     release: Path, features: Path, candidate: str, ranking: str, **changes: Any
-) -> AsyncIterator[RecommendationServiceAsyncStub]:
+) -> AsyncIterator[GatewayStub]:
     """A gateway that serves `release`, and a stub for it."""
     settings = gateway_settings(features, candidate, ranking, **changes)
     async with serving(gateway_pod(settings), release) as (_, channel):
@@ -95,7 +99,7 @@ class Chain:
 
     def gateway(
         self, candidate: str = "", ranking: str = "", **changes: Any
-    ) -> AbstractAsyncContextManager[RecommendationServiceAsyncStub]:
+    ) -> AbstractAsyncContextManager[GatewayStub]:
         """A gateway before these pods, or others, and a stub for it."""
         return gateway(
             self.release,
@@ -112,7 +116,7 @@ def chain(release: Path, features: Path, candidate_target: str, ranking_target: 
 
 
 @pytest.fixture
-async def whole(chain: Chain) -> AsyncIterator[RecommendationServiceAsyncStub]:
+async def whole(chain: Chain) -> AsyncIterator[GatewayStub]:
     """A gateway whose every stage works."""
     async with chain.gateway() as stub:
         yield stub

@@ -37,6 +37,8 @@ class Relay(CandidateServiceServicer, RankingServiceServicer):
     """With what to refuse calls."""
     requests: list[Any] = field(default_factory=list)
     """All that came."""
+    metadata: list[dict[str, Any]] = field(default_factory=list)
+    """What each came with."""
     time_left: list[float] = field(default_factory=list)
     """How many seconds each had."""
     asked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -52,6 +54,7 @@ class Relay(CandidateServiceServicer, RankingServiceServicer):
 
     async def _pass_on(self, stub: Any, method: str, request: Any, context: Any) -> Any:
         self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
         self.time_left.append(context.time_remaining())
         self.asked.set()
         if self.code is not None:

@@ -17,12 +17,16 @@ from tests.builders.attributes import DECLARED
 from tests.builders.catalogue import followed, upserted
 from tests.builders.cells import release_in_cells
 from tests.builders.clock import Clock
+from tests.builders.retrieving import retrieve
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key
-from vireo.server.live.live import Live
 from vireo.server.recommend.filters.declared import PUBLISHED
 from vireo.server.recommend.retrieval.explain import explain
-from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
+from vireo.server.recommend.retrieval.pipeline import (
+    CandidatePipeline,
+    CandidateQuery,
+    RetrievedCandidates,
+)
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.v1 import recommendation_pb2 as pb
@@ -53,18 +57,17 @@ def with_dates(release_folder: Path, tmp_path: Path) -> Callable[[Mapping[int, f
     return lambda times: dated(folder, times)
 
 
+def found(release: CandidateRelease, **more: Any) -> RetrievedCandidates:
+    """Return the candidates for a query that allows all."""
+    return retrieve(release, viewer_of_rows(3), VIDEOS + 20, **more)
+
+
 def rows(release: CandidateRelease, **more: Any) -> set[int]:
-    """Return the rows of the candidates for a query that allows all."""
-    pipeline = CandidatePipeline(release, fail_open=False)
-    query = CandidateQuery(viewer_of_rows(3), VIDEOS + 20, **more)
-    return set(pipeline.retrieve(query).rows.tolist())
+    return set(found(release, **more).rows.tolist())
 
 
 def keys(release: CandidateRelease, **more: Any) -> set[int]:
-    """Return the keys of the candidates for a query that allows all."""
-    pipeline = CandidatePipeline(release, fail_open=False)
-    query = CandidateQuery(viewer_of_rows(3), VIDEOS + 20, **more)
-    return set(pipeline.retrieve(query).keys.tolist())
+    return set(found(release, **more).keys.tolist())
 
 
 def test_no_source_proposes_a_video_before_it_is_published(
@@ -141,22 +144,6 @@ def test_the_last_change_of_a_release_s_video_says_when_it_is_published(
     assert {7, 8, 9, 10} - rows(release) == {9, 10}
     clock.now = NOON + 9
     assert {7, 8, 9, 10} <= rows(release)
-
-
-def test_what_isnt_published_is_looked_for_only_when_something_changes(
-    release_folder: Path, clock: Clock
-) -> None:
-    live: Live = followed(upserted(1, "soon", tags=["cat"], published=Timestamp(seconds=NOON)))
-    release = CandidateRelease.load(release_folder, live=live, clock=clock)
-    assert release.live is not None
-    found = release.embargo.unpublished()
-    clock.now = NOON - 0.1
-    assert release.embargo.unpublished() is found
-    clock.now = NOON
-    after = release.embargo.unpublished()
-    assert not after.slots.any()
-    clock.now = NOON + 1e9
-    assert release.embargo.unpublished() is after
 
 
 def test_an_unpublished_video_is_told_to_be_so(

@@ -16,8 +16,8 @@ from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.features.keys import video_key, video_keys
-from vireo.server.recommend.retrieval import allowed, index, pipeline
+from vireo.server.features.keys import video_key
+from vireo.server.recommend.retrieval import allowed, index
 from vireo.server.recommend.retrieval.explain import explain
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.query import Retrieval
@@ -106,60 +106,12 @@ def test_what_a_filtered_search_proposed_ranks_before_what_it_did_not(
             assert 1 <= own.rank <= own.proposed == 4
 
 
-def test_sources_are_asked_for_few_videos_more_than_a_retrieval_needs(
+def test_a_video_that_a_source_ranked_far_behind_is_told_after_how_many(
     release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked_for: list[int] = []
-
-    def noted(query: Retrieval, limit: int) -> Any:
-        asked_for.append(limit)
-        return two_tower.propose(query, limit)
-
-    monkeypatch.setitem(pipeline._PROPOSE, "two_tower", noted)
     monkeypatch.setattr("vireo.server.recommend.retrieval.explain.MAX_CANDIDATES", 12)
     last = int((release.vectors @ release.viewer_vector(viewer_of_rows(3, 9))).argmin())
-    reason = told(release, f"video-{last}", 5).reason
-    assert "two_tower ranked it after its first 12" in reason
-    assert asked_for == [5, 5, 12]
-    told(release_in_cells(release, cells=8, probes=1), f"video-{last}", 5)
-    assert asked_for[3:] == [5, 5, 10]
-
-
-@pytest.mark.parametrize(
-    ("more", "reason"),
-    [
-        ({"seed_key": video_key("video-7")}, "It is the video that is playing."),
-        ({"excluded_keys": video_keys(["video-7"])}, "The request excludes it."),
-        (
-            {
-                "viewer": replace(
-                    viewer_of_rows(3, 7),
-                    hidden_keys=video_keys(["video-7"]),
-                    hidden_times=np.zeros(1, np.int64),
-                )
-            },
-            "The viewer has hidden it.",
-        ),
-    ],
-)
-def test_a_blocked_video_is_told_by_what(
-    release: CandidateRelease, more: dict[str, Any], reason: str
-) -> None:
-    explained = told(release, "video-7", **more)
-    assert explained.lost_at == pb.LOST_AT_BLOCKED
-    assert explained.reason == reason
-    assert not explained.source_ranks
-    assert explained.scores
-
-
-def test_a_forbidden_video_is_told_the_condition_that_it_does_not_meet(
-    release: CandidateRelease,
-) -> None:
-    wanted = expression(condition("tag", any_of=["dog"]))
-    explained = told(release, "video-6", filter=wanted)  # a cat
-    assert explained.lost_at == pb.LOST_AT_FILTER
-    assert explained.reason == "A filter forbids it: its tag is cat, and must be dog."
-    assert told(release, "video-7", 40, filter=wanted).lost_at == pb.LOST_AT_UNSPECIFIED
+    assert "two_tower ranked it after its first 12" in told(release, f"video-{last}", 5).reason
 
 
 def test_an_unknown_video_is_unknown_to_the_release_and_to_the_log(

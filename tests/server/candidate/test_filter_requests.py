@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from tests.builders.catalogue import followed, upserted
 from tests.builders.filters import condition, message
-from tests.builders.releases import build_release
+from tests.builders.recording import failure_of
 from tests.builders.rpc import serving
 from vireo.server.arrays import BoolArray
 from vireo.server.candidate.service import CANDIDATE_POD, _build
@@ -108,42 +105,20 @@ async def test_an_explained_videos_labels_are_looked_up_off_the_event_loop(
 
 
 @pytest.mark.parametrize(
-    ("prepare", "asked", "field"),
+    ("asked", "field"),
     [
-        (
-            lambda _: None,
-            request(message(condition("genre", any_of=["a"]))),
-            "filter.conditions[0].attribute",
-        ),
-        (lambda _: None, request(message()), "filter"),
-        (lambda _: None, request(None, session_keys=[1]), "session_weights"),
-        (
-            lambda _: None,
-            request(None, session_keys=[1], session_weights=[1.5]),
-            "session_weights",
-        ),
-        (
-            lambda _: None,
-            request(None, session_keys=[1], session_weights=[float("nan")]),
-            "session_weights",
-        ),
+        (request(message(condition("genre", any_of=["a"]))), "filter.conditions[0].attribute"),
+        (request(message()), "filter"),
+        (request(None, session_keys=[1]), "session_weights"),
+        (request(None, session_keys=[1], session_weights=[1.5]), "session_weights"),
+        (request(None, session_keys=[1], session_weights=[float("nan")]), "session_weights"),
     ],
 )
 async def test_a_request_that_makes_no_sense_is_refused_by_its_field(
-    tmp_path: Path,
-    prepare: Callable[[Path], object],
-    asked: candidate_pb2.RetrieveCandidatesRequest,
-    field: str,
+    release_folder: Path, asked: candidate_pb2.RetrieveCandidatesRequest, field: str
 ) -> None:
-    folder = build_release(tmp_path)
-    prepare(folder)
-    async with serving(CANDIDATE_POD, folder) as (server, channel):
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await CandidateServiceStub(channel).RetrieveCandidates(asked, metadata=METADATA)
+    async with serving(CANDIDATE_POD, release_folder) as (server, channel):
+        call = CandidateServiceStub(channel).RetrieveCandidates(asked, metadata=METADATA)
+        failure = await failure_of(call)
         assert server.budget.used("page") > 0.0005, "it costs more than a valid one"
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    status = rpc_status.from_call(caught.value)  # type: ignore[no-untyped-call]
-    assert status is not None
-    details = error_details_pb2.BadRequest()
-    status.details[0].Unpack(details)
-    assert [each.field for each in details.field_violations] == [field]
+    assert (failure.code, failure.fields) == (grpc.StatusCode.INVALID_ARGUMENT, (field,))

@@ -111,44 +111,21 @@ def test_of_more_videos_those_of_the_near_cells_are_compared(
     assert set(high) <= set(found), "what came in since is compared wherever it lies"
 
 
-def test_the_index_is_searched_if_the_near_cells_have_many(
-    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("limit", "unused"), [(4, (Allowed, "rows_in")), (400, (VideoIndex, "nearest_in"))]
+)
+def test_if_the_near_cells_have_many_the_index_is_searched_unless_many_are_asked_for(
+    catalogue: Catalogue,
+    limit: int,
+    unused: tuple[type[object], str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 50)
-    monkeypatch.setattr(Allowed, "rows_in", None)  # it isn't called
+    monkeypatch.setattr(*unused, None)
     mask, vector = some(0.2), catalogue.vectors[7]
-    near = (mask & catalogue.probed(mask, vector, 4)).nonzero()[0]
-    found = two_tower.propose(catalogue.asked(mask, NONE, NONE, vector), 4)
-    assert found.tolist() == catalogue.nearest(near, vector)[:4]
-
-
-def test_a_search_for_many_compares_more(
-    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 50)
-    monkeypatch.setattr(VideoIndex, "nearest_in", None)  # it isn't called
-    mask, vector = some(0.2), catalogue.vectors[7]
-    found = two_tower.propose(catalogue.asked(mask, NONE, NONE, vector), 400)
-    assert found.tolist() == catalogue.nearest(mask.nonzero()[0], vector)[:400]
-
-
-def test_more_cells_are_probed_the_fewer_of_their_videos_pass(catalogue: Catalogue) -> None:
-    def cells(share: float, limit: int) -> int:
-        counts = Allowed.of(some(share), catalogue.index).cell_counts
-        return len(catalogue.index.cells_worth_probing(catalogue.vectors[7], limit, counts))
-
-    assert 0 < cells(1.0, 1) < cells(0.3, 1) < cells(0.05, 1) < CELLS
-    assert cells(0.3, 1) < cells(0.3, 150), "there are enough for each result"
-    assert cells(0.3, COUNT) == CELLS
-
-
-def test_the_bytes_of_a_filter_are_those_of_its_arrays(catalogue: Catalogue) -> None:
-    mask = some(0.2)
-    listed = Allowed.of(mask, catalogue.index)
-    asked_alone = Allowed.of(mask, catalogue.index, searched=False)
-    assert listed.nbytes == COUNT // 8 + 16 * CELLS + 4 * mask.sum()
-    assert asked_alone.nbytes == listed.nbytes - 4 * mask.sum()
-    assert Allowed.of(some(0.3), catalogue.index).listed is None
+    searched = mask & catalogue.probed(mask, vector, 4) if limit == 4 else mask
+    found = two_tower.propose(catalogue.asked(mask, NONE, NONE, vector), limit)
+    assert found.tolist() == catalogue.nearest(searched.nonzero()[0], vector)[:limit]
 
 
 def test_the_popular_videos_of_a_filter_are_found_behind_those_that_are_blocked(
@@ -162,9 +139,7 @@ def test_the_popular_videos_of_a_filter_are_found_behind_those_that_are_blocked(
     assert popular.propose(asked, 20).tolist() == [*also, *ordered[40:59]]
 
 
-def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched(
-    catalogue: Catalogue,
-) -> None:
+def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched(catalogue: Catalogue) -> None:
     random, index, cell = np.random.default_rng(0), catalogue.index, catalogue.cell
     vectors, query = catalogue.vectors, catalogue.vectors[7]
     nearness = [vectors[cell == each].mean(0) @ query for each in range(CELLS)]

@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-import threading
 import tracemalloc
 import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import faiss
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.builders.attributes import DAY, DECLARED, labels_of, numbers_of
 from tests.builders.catalogue import followed, removed, upserted
-from tests.builders.cells import index_in_cells, release_in_cells
+from tests.builders.cells import release_in_cells
 from tests.builders.filters import condition, expression, random_expression
-from tests.builders.releases import CREATORS, build_release, write_manifest
+from tests.builders.releases import CREATORS
+from tests.builders.retrieving import retrieve
 from tests.builders.viewers import viewer_of_rows
-from vireo.server.arrays import BoolArray
-from vireo.server.features.keys import video_key
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.live.live import Live
 from vireo.server.recommend.catalogue.attributes import ChangedAttributes
 from vireo.server.recommend.filters.expression import MAX_TERMS, FilterExpression
-from vireo.server.recommend.filters.mask import mask_of
 from vireo.server.recommend.filters.table import AttributeTable
 from vireo.server.recommend.retrieval import allowed, pipeline
 from vireo.server.recommend.retrieval.allowed import Filters
 from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
-    RetrievedCandidates,
 )
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.recommend.retrieval.sources import two_tower
-from vireo.server.releases import layout
 from vireo.server.signals import NEW, TRENDING
-from vireo.v1 import viewer_pb2
 from vireo.v1.catalog_pb2 import Video
 
 VIDEOS = 40
@@ -61,13 +51,6 @@ CATS = expression(condition("tag", any_of=["cat"]))
 
 def passing(asked: FilterExpression) -> set[int]:
     return {row for row in range(VIDEOS) if asked.holds(labels_of(row, CREATORS), numbers_of(row))}
-
-
-def retrieve(
-    release: CandidateRelease, viewer: ViewerFeatures, count: int, **more: Any
-) -> RetrievedCandidates:
-    found = CandidatePipeline(release, fail_open=False)
-    return found.retrieve(CandidateQuery(viewer, count, **more))
 
 
 @pytest.fixture(params=["exact", "listed", "listed by cell", "bits"])
@@ -128,41 +111,6 @@ def test_a_failed_source_lets_nothing_forbidden_in(
     assert len(found) == min(count, len(may))
 
 
-def test_a_filter_that_nothing_meets_leaves_an_empty_answer(searched: CandidateRelease) -> None:
-    asked = expression(condition("tag", any_of=["no such tag"]))
-    found = retrieve(searched, viewer_of_rows(3), 10, filter=asked)
-    assert (len(found), found.filtered, found.filter_share) == (0, True, 0.0)
-
-
-def test_without_a_filter_an_answer_says_so(release: CandidateRelease) -> None:
-    found = retrieve(release, viewer_of_rows(3), 10)
-    assert (found.filtered, found.filter_share) == (False, 1.0)
-
-
-def test_a_list_of_popular_videos_that_a_filter_empties_goes_on(
-    release: CandidateRelease,
-) -> None:
-    short = replace(release, popular_rows=release.popular_rows[:3])
-    asked = expression(condition("duration", min=60.0 * 30))
-    found = retrieve(short, viewer_of_rows(1), 40, filter=asked)
-    popular = found.rows[found.source_masks & 1 << viewer_pb2.SOURCE_POPULAR > 0]
-    assert sorted(popular.tolist()) == [30, 31], "the share of 40 of the most popular"
-
-
-def test_what_filtered_searches_read_is_made_with_the_release(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(allowed, "MAX_LISTED", 0)
-    folder = build_release(tmp_path)
-    made = index_in_cells(np.load(folder / layout.VIDEO_VECTORS), cells=8)
-    faiss.write_index(made, str(folder / layout.VIDEO_INDEX))
-    write_manifest(folder)
-    release = CandidateRelease.load(folder)
-    tables = {*vars(release.index)}
-    retrieve(release, viewer_of_rows(3, 9), 5, filter=CATS)
-    assert {*vars(release.index)} == tables
-
-
 def test_filters_are_kept_within_a_bound(release_folder: Path) -> None:
     table = AttributeTable.load(release_folder, VIDEOS)
     release = CandidateRelease.load(release_folder)
@@ -220,37 +168,11 @@ def test_a_filter_counts_what_changed_once_it_has_changed(release_folder: Path) 
     assert small.nbytes == 0
 
 
-async def test_filters_of_many_videos_are_evaluated_off_the_event_loop_and_once(
-    release_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    release = CandidateRelease.load(release_folder)
-    threads = []
-
-    def mask(table: AttributeTable, asked: FilterExpression) -> BoolArray:
-        threads.append(threading.get_ident())
-        return mask_of(asked, table)
-
-    monkeypatch.setattr(AttributeTable, "mask", mask)
-    await release.filters.make([(CATS, True)])
-    assert threads == [threading.get_ident()], "there are few videos"
-    threads.clear()
-    release.filters.clear()
-    monkeypatch.setattr(allowed, "_MAX_INLINE", VIDEOS - 1)
-    await asyncio.gather(*(release.filters.make([(CATS, True)]) for _ in range(5)))
-    release.filters.apply(CATS)
-    [thread] = threads
-    assert thread != threading.get_ident()
-
-
 GERMAN = expression(condition("language", any_of=["de"]))
 
 
 def german(*labels: str) -> list[dict[str, Any]]:
     return [{"name": "language", "labels": labels or ["de"]}]
-
-
-def with_log(folder: Path, live: Live) -> CandidateRelease:
-    return CandidateRelease.load(folder, live=live)
 
 
 def test_new_videos_are_judged_by_their_own_attributes(release_folder: Path) -> None:
@@ -263,7 +185,7 @@ def test_new_videos_are_judged_by_their_own_attributes(release_folder: Path) -> 
         ),
         trending={"": [f"new-{each}" for each in range(1, 12)]},
     )
-    release = with_log(release_folder, live)
+    release = CandidateRelease.load(release_folder, live=live)
     found = retrieve(release, viewer_of_rows(3), 40, filter=GERMAN)
     held = passing(GERMAN) - {3}
     new = found.rows[found.rows >= VIDEOS]
@@ -279,7 +201,7 @@ def test_a_changed_video_is_judged_by_its_new_attributes_at_once(
     searched: CandidateRelease, release_folder: Path
 ) -> None:
     live = followed()
-    followed_release = with_log(release_folder, live)
+    followed_release = CandidateRelease.load(release_folder, live=live)
     assert followed_release.live is not None
     changed = followed_release.live.table.attributes
     table = AttributeTable.load(release_folder, VIDEOS)
@@ -297,8 +219,3 @@ def test_a_changed_video_is_judged_by_its_new_attributes_at_once(
     after = retrieve(release, ViewerFeatures(), VIDEOS, filter=GERMAN)
     assert set(after.rows.tolist()) == passing(GERMAN) - {0, 2} | {1}
     assert after.filter_share == pytest.approx(len(passing(GERMAN)) / VIDEOS)
-
-
-def test_declared_attributes_are_those_of_the_release(release: CandidateRelease) -> None:
-    assert release.declared == DECLARED
-    assert video_key("video-0") == release.keys[0]

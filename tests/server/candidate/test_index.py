@@ -6,9 +6,11 @@ import faiss
 import numpy as np
 import psutil
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vireo.server.recommend.retrieval.index import VideoIndex
-from vireo.server.recommend.retrieval.row_bits import every_row, remove
+from vireo.server.recommend.retrieval.row_bits import add, contains, every_row, mask_of, remove
 from vireo.server.releases.manifest import IndexDescription
 
 COUNT, SIZE = 2000, 16
@@ -102,3 +104,20 @@ def test_the_vectors_are_mapped_from_the_file_and_not_copied(file: Path) -> None
     ]
     assert mapped, "searching reads the file's own pages"
     assert sum(area.anonymous for area in mapped) == 0, "no page of its own"
+
+
+VIDEOS = 21
+ROWS = st.lists(st.integers(0, VIDEOS - 1), max_size=30).map(lambda rows: np.array(rows, np.int64))
+
+
+@given(ROWS, ROWS)
+def test_a_set_has_what_was_added_last_or_not_removed(
+    removed: np.ndarray, added: np.ndarray
+) -> None:
+    bits = every_row(VIDEOS)
+    remove(bits, removed)
+    add(bits, added)
+
+    has = [row not in removed or row in added for row in range(VIDEOS)]
+    assert contains(bits, np.arange(VIDEOS)).tolist() == has
+    assert mask_of(bits, VIDEOS).tolist() == has

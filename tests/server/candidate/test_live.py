@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.builders.catalogue import followed, removed, upserted
+from tests.builders.retrieving import retrieve
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.candidate.service import encode
 from vireo.server.features.keys import video_key, video_keys
@@ -28,18 +29,6 @@ from vireo.server.signals import COLD_SHARE, NEW, SCORES, TRENDING
 VIDEOS = 40
 
 
-def with_log(folder: Path, live: Live) -> CandidateRelease:
-    return CandidateRelease.load(folder, live=live)
-
-
-def retrieve(
-    release: CandidateRelease, viewer: ViewerFeatures, count: int = 30, **more: Any
-) -> RetrievedCandidates:
-    return CandidatePipeline(release, fail_open=False).retrieve(
-        CandidateQuery(viewer, count, **more)
-    )
-
-
 def proposed(found: RetrievedCandidates, bit: int) -> list[int]:
     keys: list[int] = found.keys[found.source_masks & bit > 0].tolist()
     return keys
@@ -54,7 +43,7 @@ def news() -> Live:
 
 
 def test_new_videos_are_found_by_their_exact_scores(release_folder: Path, news: Live) -> None:
-    release = with_log(release_folder, news)
+    release = CandidateRelease.load(release_folder, live=news)
     viewer = viewer_of_rows(3, 9)
 
     found = retrieve(release, viewer, 40)
@@ -79,7 +68,7 @@ def test_new_videos_are_found_by_their_exact_scores(release_folder: Path, news: 
 def test_watched_excluded_and_hidden_new_videos_are_left_out(
     release_folder: Path, news: Live
 ) -> None:
-    release = with_log(release_folder, news)
+    release = CandidateRelease.load(release_folder, live=news)
     viewer = viewer_of_rows(3, 9)
     first, second = proposed(retrieve(release, viewer, 40), NEW.bit)
 
@@ -106,13 +95,13 @@ def test_removed_videos_are_proposed_by_no_source(release_folder: Path) -> None:
         removed(100, "new"),
         trending={"": ["video-0", "video-1", "new"]},
     )
-    found = retrieve(with_log(release_folder, live), viewer_of_rows(3, 4), VIDEOS)
+    found = retrieve(CandidateRelease.load(release_folder, live=live), viewer_of_rows(3, 4), VIDEOS)
     assert sorted(found.rows.tolist()) == [row for row in range(1, VIDEOS, 2) if row != 3]
 
 
 def test_a_removal_holds_from_the_next_call_on(release_folder: Path) -> None:
     live = followed()
-    release = with_log(release_folder, live)
+    release = CandidateRelease.load(release_folder, live=live)
     assert release.live is not None
     assert 7 in retrieve(release, viewer_of_rows(3), VIDEOS).rows
     live.overlay.take_takedowns([removed(1, "video-7")])
@@ -122,7 +111,7 @@ def test_a_removal_holds_from_the_next_call_on(release_folder: Path) -> None:
 
 def test_trending_videos_come_from_the_own_locale_first(release_folder: Path) -> None:
     lists = {"": ["video-20", "video-21"], "de": ["video-25"], "de-CH": ["video-26"]}
-    release = with_log(release_folder, followed(trending=lists))
+    release = CandidateRelease.load(release_folder, live=followed(trending=lists))
     viewer = viewer_of_rows(3, 9)
 
     firsts = {"de-CH": 26, "de_ch": 26, "de-AT": 25, "de": 25, "DE": 25, "fr": 20, "": 20}
@@ -133,34 +122,27 @@ def test_trending_videos_come_from_the_own_locale_first(release_folder: Path) ->
 
 def test_half_of_what_a_cold_viewer_gets_is_trending(release_folder: Path) -> None:
     lists = {"": [f"video-{row}" for row in range(VIDEOS)]}
-    found = retrieve(with_log(release_folder, followed(trending=lists)), ViewerFeatures(), 20)
-    assert len(proposed(found, TRENDING.bit)) == COLD_SHARE * 20
-
-
-def test_a_new_video_can_be_trending(release_folder: Path) -> None:
-    live = followed(
-        *(upserted(1 + each, f"new-{each}", tags=["cat"]) for each in range(30)),
-        trending={"": ["unheard-of", "new-17", "video-3"]},
+    found = retrieve(
+        CandidateRelease.load(release_folder, live=followed(trending=lists)), ViewerFeatures(), 20
     )
-    found = retrieve(with_log(release_folder, live), viewer_of_rows(5), 20)
-    assert video_key("new-17") in proposed(found, TRENDING.bit)
+    assert len(proposed(found, TRENDING.bit)) == COLD_SHARE * 20
 
 
 def test_new_videos_take_no_place_of_a_source_with_a_quota(release_folder: Path) -> None:
     upserts = [upserted(1 + each, f"new-{each}", tags=["cat"]) for each in range(30)]
     viewer = viewer_of_rows(3, 9)
-    plain = retrieve(with_log(release_folder, followed()), viewer, 20)
+    plain = retrieve(CandidateRelease.load(release_folder, live=followed()), viewer, 20)
     worst = plain.keys[-1]
     [last] = [name for name in map(str, range(40)) if video_key(f"video-{name}") == worst]
     live = followed(*upserts, trending={"": [f"video-{last}"]})
-    found = retrieve(with_log(release_folder, live), viewer, 20)
+    found = retrieve(CandidateRelease.load(release_folder, live=live), viewer, 20)
     assert len(proposed(found, NEW.bit)) == 1
     assert proposed(found, TRENDING.bit) == [worst]
     assert len(found) == 20
 
 
 def test_candidates_can_follow_a_video_that_is_new(release_folder: Path, news: Live) -> None:
-    release = with_log(release_folder, news)
+    release = CandidateRelease.load(release_folder, live=news)
     seed = video_key("new-4")
     found = retrieve(release, viewer_of_rows(3, 9), 20, seed_key=seed)
     assert len(found) == 20
@@ -171,7 +153,7 @@ def test_candidates_can_follow_a_video_that_is_new(release_folder: Path, news: L
 
 def test_a_changed_video_stays_where_the_release_has_it(release_folder: Path) -> None:
     live = followed(upserted(1, "video-5", tags=["cat"]))
-    release = with_log(release_folder, live)
+    release = CandidateRelease.load(release_folder, live=live)
     found = retrieve(release, viewer_of_rows(3), VIDEOS)
     assert found.keys.tolist().count(video_key("video-5")) == 1
     assert not proposed(found, NEW.bit)
@@ -180,7 +162,8 @@ def test_a_changed_video_stays_where_the_release_has_it(release_folder: Path) ->
 def test_nothing_new_changes_no_candidate(release_folder: Path, release: CandidateRelease) -> None:
     for viewer in (viewer_of_rows(3, 9), ViewerFeatures()):
         without, beside = (
-            retrieve(each, viewer) for each in (release, with_log(release_folder, followed()))
+            retrieve(each, viewer, 30)
+            for each in (release, CandidateRelease.load(release_folder, live=followed()))
         )
         assert without.keys.tolist() == beside.keys.tolist()
         assert without.source_masks.tolist() == beside.source_masks.tolist()
@@ -193,7 +176,7 @@ def test_new_videos_that_fail_are_left_out_and_declared(
         raise RuntimeError("broken")
 
     monkeypatch.setattr(new, "join", fail)
-    pipeline = CandidatePipeline(with_log(release_folder, news))
+    pipeline = CandidatePipeline(CandidateRelease.load(release_folder, live=news))
     found = pipeline.retrieve(CandidateQuery(viewer_of_rows(3), 20))
     assert len(found) == 20
     assert found.failures == {"new": "RuntimeError: broken"}

@@ -1,6 +1,5 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import faiss
 import numpy as np
@@ -9,17 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders.releases import build_release, poison_model
+from tests.builders.retrieving import retrieve
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.retrieval.index import VideoIndex
-from vireo.server.recommend.retrieval.pipeline import SOURCES as PROPOSERS
 from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
     RetrievedCandidates,
-    SourceStage,
-    UnknownSeedError,
     within,
 )
 from vireo.server.recommend.retrieval.query import Retrieval
@@ -32,13 +29,6 @@ from vireo.server.signals import SOURCES
 VIDEOS = 40
 TWO_TOWER, CO_WATCH, EASE, POPULAR, FRESH = (source.bit for source in SOURCES)
 NONE = Quotas({"co_watch": 0, "ease": 0, "popular": 0, "fresh": 0})
-
-
-def retrieve(
-    release: CandidateRelease, viewer: ViewerFeatures, count: int, **more: Any
-) -> RetrievedCandidates:
-    pipeline = CandidatePipeline(release, fail_open=False)
-    return pipeline.retrieve(CandidateQuery(viewer, count, **more))
 
 
 def mask_of(found: RetrievedCandidates, row: int) -> int:
@@ -55,37 +45,6 @@ def test_candidates_come_best_first_by_exact_two_tower_score(release: CandidateR
     assert (release.keys[found.rows] == found.keys).all()
 
 
-def test_watched_and_excluded_videos_are_never_returned(release: CandidateRelease) -> None:
-    viewer = viewer_of_rows(3, 9, watched=range(20, 30))
-    excluded = release.keys[[0, 1, 5]]
-    found = retrieve(release, viewer, VIDEOS, excluded_keys=excluded)
-    assert set(found.rows.tolist()) == set(range(VIDEOS)) - {3, 9, 0, 1, 5, *range(20, 30)}
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    history=st.lists(st.integers(0, VIDEOS - 1), max_size=30, unique=True),
-    excluded=st.lists(st.integers(0, VIDEOS - 1), max_size=30),
-    count=st.integers(1, 2 * VIDEOS),
-    shares=st.tuples(*[st.floats(0, 0.25)] * 4),
-)
-def test_as_many_candidates_as_the_catalogue_allows(
-    release: CandidateRelease,
-    history: list[int],
-    excluded: list[int],
-    count: int,
-    shares: tuple[float, float, float, float],
-) -> None:
-    pipeline = CandidatePipeline(release, Quotas(dict(zip(Quotas().root, shares, strict=True))))
-    query = CandidateQuery(viewer_of_rows(*history), count, release.keys[excluded])
-    found = pipeline.retrieve(query)
-    free = set(range(VIDEOS)) - set(history) - set(excluded)
-    assert len(found.rows) == min(count, len(free))
-    assert set(found.rows.tolist()) <= free
-    assert len(set(found.rows.tolist())) == len(found.rows)
-    assert (found.source_masks > 0).all()
-
-
 def test_history_that_the_release_does_not_know_is_ignored(release: CandidateRelease) -> None:
     known = viewer_of_rows(4)
     stranger = np.array([123456789], np.int64)
@@ -96,13 +55,6 @@ def test_history_that_the_release_does_not_know_is_ignored(release: CandidateRel
         watched_keys=np.concatenate([stranger, known.watched_keys]),
     )
     assert retrieve(release, mixed, 10).keys.tolist() == retrieve(release, known, 10).keys.tolist()
-
-
-def test_unknown_viewer_gets_candidates_without_co_watch(release: CandidateRelease) -> None:
-    found = retrieve(release, ViewerFeatures(), 10)
-    assert len(found.keys) == 10
-    assert not found.scores["co_watch"].any()
-    assert not (found.source_masks & CO_WATCH).any()
 
 
 def test_each_source_is_sure_of_its_quota(release: CandidateRelease) -> None:
@@ -119,19 +71,6 @@ def test_each_source_is_sure_of_its_quota(release: CandidateRelease) -> None:
     [fresh] = found.rows[(found.source_masks & FRESH) > 0]
     nearness = release.vectors @ release.viewer_vector(viewer)
     assert fresh == max(range(32, 40), key=lambda row: nearness[row])
-
-
-def test_quota_is_not_spent_on_videos_that_are_filtered(release: CandidateRelease) -> None:
-    viewer = viewer_of_rows(10, watched=[0, 1, 11])
-    quotas = Quotas({"co_watch": 0.2, "ease": 0, "popular": 0.2, "fresh": 0})
-    found = CandidatePipeline(release, quotas).retrieve(CandidateQuery(viewer, 10))
-    assert {2, 3, 12, 13} <= set(found.rows.tolist())
-
-
-def test_mask_names_every_source_that_proposed_a_video(release: CandidateRelease) -> None:
-    found = retrieve(release, viewer_of_rows(0), VIDEOS)
-    assert mask_of(found, 1) == TWO_TOWER | CO_WATCH | POPULAR
-    assert mask_of(found, 20) == TWO_TOWER
 
 
 def test_co_watch_score_is_given_whichever_source_proposed(release: CandidateRelease) -> None:
@@ -152,19 +91,6 @@ def test_up_next_follows_the_seed_and_never_returns_it(release: CandidateRelease
     assert scores[3] == 0, "co-watch follows the seed alone, not the history before it"
     home = retrieve(release, viewer_of_rows(1, 2, 20), VIDEOS)
     np.testing.assert_array_equal(found.scores["two_tower"], home.scores["two_tower"])
-
-
-def test_unknown_seed_is_an_error_that_names_it(release: CandidateRelease) -> None:
-    with pytest.raises(UnknownSeedError, match="seed_key 77 is not in release tiny-1"):
-        retrieve(release, viewer_of_rows(1), 5, seed_key=77)
-
-
-def test_same_query_gives_the_same_answer_on_every_load(release_folder: Path) -> None:
-    answers = [
-        retrieve(CandidateRelease.load(release_folder), viewer_of_rows(5, 6), 20) for _ in range(2)
-    ]
-    np.testing.assert_array_equal(answers[0].keys, answers[1].keys)
-    np.testing.assert_array_equal(answers[0].source_masks, answers[1].source_masks)
 
 
 def _approximate(vectors: np.ndarray) -> VideoIndex:
@@ -311,17 +237,19 @@ def test_a_release_without_ease_does_without_it(release: CandidateRelease) -> No
 @settings(max_examples=60, deadline=None)
 @given(
     history=st.lists(st.integers(0, VIDEOS - 1), max_size=30, unique=True),
+    excluded=st.lists(st.integers(0, VIDEOS - 1), max_size=30),
     count=st.integers(1, 2 * VIDEOS),
     shares=st.tuples(*[st.floats(0, 0.25)] * 4),
 )
-def test_sources_that_propose_their_quotas_alone_give_what_all_proposals_give(
+def test_each_source_in_turn_gives_its_quota_until_there_are_as_many_as_the_catalogue_allows(
     release: CandidateRelease,
     history: list[int],
+    excluded: list[int],
     count: int,
     shares: tuple[float, float, float, float],
 ) -> None:
     quotas = Quotas(dict(zip(Quotas().root, shares, strict=True)))
-    query = CandidateQuery(viewer_of_rows(*history), count)
+    query = CandidateQuery(viewer_of_rows(*history), count, release.keys[excluded])
     asked = Retrieval.of(release, query)
     expected: dict[int, int] = {}
     for stage in within(quotas):
@@ -331,18 +259,9 @@ def test_sources_that_propose_their_quotas_alone_give_what_all_proposals_give(
                 expected[row] = expected.get(row, 0) | stage.bit
     found = CandidatePipeline(release, quotas).retrieve(query)
     assert dict(zip(found.rows.tolist(), found.source_masks.tolist(), strict=True)) == expected
-
-
-@pytest.mark.parametrize("source", PROPOSERS, ids=lambda source: source.name)
-def test_a_source_proposes_its_share_and_nothing_watched_or_excluded(
-    release: CandidateRelease, source: SourceStage
-) -> None:
-    viewer = viewer_of_rows(10, 30, watched=[0, 1, 11, 39])
-    query = Retrieval.of(release, CandidateQuery(viewer, VIDEOS, release.keys[[9, 2, 38]]))
-    every = source.propose(query).rows.tolist()
-    assert not {0, 1, 2, 9, 10, 11, 30, 38, 39} & set(every)
-    two = replace(source, share=0.05).propose(query).rows.tolist()
-    assert two == every[:2]
+    free = set(range(VIDEOS)) - set(history) - set(excluded)
+    assert len(found.rows) == len(expected) == min(count, len(free))
+    assert set(expected) <= free
 
 
 def test_the_best_of_equals_are_those_of_the_lowest_key(release: CandidateRelease) -> None:

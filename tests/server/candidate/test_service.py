@@ -46,15 +46,6 @@ async def test_answer_has_equal_columns_and_the_ids_of_its_first_page(release_fo
         assert having > 0 or source.source == viewer_pb2.SOURCE_FRESH
 
 
-async def test_excluded_videos_and_the_seed_stay_out(release_folder: Path) -> None:
-    asked = request(40, 40)
-    asked.seed_key = video_key("video-20")
-    asked.excluded_keys.append(video_key("video-5"))
-    async with serving(CANDIDATE_POD, release_folder) as (_, channel):
-        answer = await CandidateServiceStub(channel).RetrieveCandidates(asked)
-    assert set(answer.ids) == {f"video-{row}" for row in range(40)} - {"video-20", "video-5"}
-
-
 async def test_unknown_seed_is_not_found_and_named(release_folder: Path) -> None:
     asked = request(5, 5)
     asked.seed_key = 0

@@ -29,12 +29,6 @@ def inputs(*history: int, gap: int = 1, asked_gap: int = 1) -> dict[str, np.ndar
     }
 
 
-def test_a_returning_viewer_hits_the_cache() -> None:
-    vectors, tower = ViewerVectors(10), Tower()
-    assert [float(vectors.of(inputs(1, 2), tower)[0]) for _ in range(3)] == [3.0] * 3
-    assert tower.runs == 1
-
-
 @pytest.mark.parametrize(
     "changed",
     [inputs(1, 2, 3), inputs(2, 1), inputs(1, 2, gap=4), inputs(1, 2, asked_gap=4), inputs()],

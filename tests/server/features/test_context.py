@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from vireo.server.features import context
 from vireo.server.features.context import (
-    CONTEXT,
     NAMES,
     UNKNOWN,
     BadTimeZoneError,
@@ -143,7 +142,3 @@ def test_a_language_matches_or_not_only_if_both_are_known() -> None:
     videos = np.array([0, 5, 7], np.int16)
     assert language_match(7, videos).tolist() == [0, -1, 1]
     assert language_match(0, videos).tolist() == [0, 0, 0]
-
-
-def test_every_feature_says_what_it_means() -> None:
-    assert all(feature.meaning and feature.size > 1 for feature in CONTEXT)

@@ -11,18 +11,17 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2
 from prometheus_client import REGISTRY
 
 from tests.builders.busy import busy
-from tests.builders.chain import NOWHERE, gateway, gateway_settings
-from tests.builders.refusals import failure_of, status_of, violations_of
+from tests.builders.chain import NOWHERE, Chain, gateway, gateway_settings
+from tests.builders.refusals import failure_of, violations_of
 from tests.builders.relay import Relay, relaying
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from tests.builders.waiting import until
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.gateway import batch, service
+from vireo.server.gateway import batch
 from vireo.server.gateway.batch import position_of, token_at
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.pod.run_queue import RunQueue
@@ -138,27 +137,6 @@ async def gateway_with_pod(
         yield stub, queue, CandidateServiceStub(channel)
 
 
-async def test_batches_beyond_the_limit_wait_and_their_places_are_free_again_at_once(
-    release: Path, features: Path, ranking_target: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "MAX_BATCHES", 1)
-    async with gateway_with_pod(release, features, ranking_target) as parts:
-        stub, queue, _ = parts
-        async with busy(queue):
-            first = stub.BatchRecommend(request_of())
-            await until(lambda: value("vireo_batches_open") == 1)
-            error = await failure_of(stub.BatchRecommend(request_of()))
-            assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            retry = error_details_pb2.RetryInfo()
-            [detail] = status_of(error).details
-            assert detail.Unpack(retry)
-            assert retry.retry_delay.seconds == 5
-            first.cancel()
-            await until(lambda: value("vireo_batches_open") == 0)
-        assert len(await received(stub.BatchRecommend(request_of()))) == len(VIEWERS)
-    assert value("vireo_batches_open") == 0
-
-
 async def test_a_caller_with_all_batches_gives_one_to_another_which_it_can_resume(
     release: Path, features: Path, ranking_target: str
 ) -> None:
@@ -201,21 +179,22 @@ async def test_a_pod_with_more_urgent_calls_is_asked_again_until_it_has_time(
     assert not any(each.slate.degradations for each in slates)
 
 
-@pytest.mark.parametrize("away", ["candidate", "ranking"])
-async def test_while_pods_are_away_a_batch_ends_instead_of_a_degraded_slate(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
-    away: str,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("missing", "stage"),
+    [
+        ({"candidate": NOWHERE}, "resume"),
+        ({"ranking": NOWHERE}, "resume"),
+        ({"features_timeout": 1e-6}, "features"),
+    ],
+)
+async def test_while_pods_or_the_store_are_away_a_batch_ends_instead_of_a_degraded_slate(
+    chain: Chain, missing: dict[str, Any], stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.2)
-    pods = {"candidate": candidate_target, "ranking": ranking_target, away: NOWHERE}
-    async with gateway(release, features, **pods) as stub:
-        error = await failure_of(stub.BatchRecommend(request_of()))
+    async with chain.gateway(**missing) as stub:
+        error = await failure_of(stub.BatchRecommend(request_of([VIEWER])))
         assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert "resume" in (error.details() or "")
+        assert stage in (error.details() or "")
         assert (await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))).degradations
 
 
@@ -255,18 +234,3 @@ async def test_a_gateway_that_shuts_down_ends_its_batches_and_another_continues_
         rest = request_of(viewers, resume_token=slates[-1].resume_token)
         slates += await received(RecommendationServiceStub(channel).BatchRecommend(rest))
     assert [each.viewer_id for each in slates] == viewers
-
-
-async def test_an_online_store_that_is_away_ends_a_batch_instead_of_slates_for_strangers(
-    release: Path,
-    features: Path,
-    candidate_target: str,
-    ranking_target: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(batch, "PATIENCE_SECONDS", 0.2)
-    pods = (candidate_target, ranking_target)
-    async with gateway(release, features, *pods, features_timeout=1e-6) as stub:
-        error = await failure_of(stub.BatchRecommend(request_of([VIEWER])))
-        assert error.code() is grpc.StatusCode.UNAVAILABLE
-        assert "features" in (error.details() or "")

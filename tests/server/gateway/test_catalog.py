@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
@@ -11,7 +10,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.builders.catalogue import restored
-from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.nats import RunningNats
 from tests.builders.reading import take
 from tests.builders.recording import Recorder, failure_of, recording
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -21,25 +20,6 @@ from vireo.server.gateway.catalog import catalog_key
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.v1 import catalog_pb2 as pb
 from vireo.v1.log_pb2 import CatalogChange
-
-
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
-@pytest.fixture
-async def log(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
-    log = JetStreamLog(settings_of(nats))
-    yield log
-    await log.close()
-
-
-@pytest.fixture
-async def recorder(log: JetStreamLog) -> AsyncIterator[Recorder]:
-    async with recording(log) as recorder:
-        yield recorder
 
 
 async def changes(log: JetStreamLog) -> dict[str, CatalogChange]:

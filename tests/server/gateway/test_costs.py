@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,10 +10,8 @@ import grpc.aio
 import pytest
 from google.protobuf.message import Message
 
-from tests.builders.nats import RunningNats, running_nats, settings_of
-from tests.builders.recording import Recorder, batch, failure_of, play, recording
+from tests.builders.recording import Recorder, batch, failure_of, play
 from tests.builders.waiting import until
-from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.gateway.release import GatewayRelease, digest_of
 from vireo.server.gateway.rules_file import RulesFile
 from vireo.server.gateway.service import request_cost
@@ -25,20 +22,6 @@ from vireo.v1 import catalog_pb2, event_pb2, filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
 METADATA = ((CALLER, "page"),)
-
-
-@pytest.fixture(scope="module")
-def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNats]:
-    with running_nats(tmp_path_factory.mktemp("nats")) as server:
-        yield server
-
-
-@pytest.fixture
-async def recorder(nats: RunningNats) -> AsyncIterator[Recorder]:
-    log = JetStreamLog(settings_of(nats))
-    async with recording(log) as recorder:
-        yield recorder
-    await log.close()
 
 
 def used(recorder: Recorder, caller: str = "page") -> float:

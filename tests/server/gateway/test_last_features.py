@@ -24,16 +24,6 @@ def test_the_latest_features_are_found_by_data_set_and_viewer() -> None:
     assert last.find("a", "2") is None
 
 
-def test_it_is_forgotten_when_it_is_too_old() -> None:
-    now = 0.0
-    last = LastFeatures(1 << 20, 60, lambda: now)
-    last.keep("a", "1", viewer(3))
-    now = 59.9
-    assert last.find("a", "1") is not None
-    now = 60.1
-    assert last.find("a", "1") is None
-
-
 def test_memory_is_bounded_for_any_histories() -> None:
     # In a process of its own, which has no freed memory that the cache could take instead.
     script = (
@@ -51,10 +41,12 @@ def test_memory_is_bounded_for_any_histories() -> None:
     assert 0.4 < float(printed.splitlines()[-1]) < 1.2
 
 
-def test_a_scrape_of_its_size_removes_nothing_since_it_comes_from_another_thread() -> None:
+def test_what_is_too_old_is_forgotten_when_it_is_looked_for_and_not_by_a_scrape() -> None:
     now = 0.0
     last = LastFeatures(1 << 20, 60, lambda: now)
     last.keep("a", "1", viewer(3))
+    now = 59.9
+    assert last.find("a", "1") is not None
     now = 60.1
     assert last.bytes > 0
     assert last.find("a", "1") is None

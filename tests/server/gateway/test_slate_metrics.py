@@ -90,6 +90,8 @@ async def test_without_candidate_pods_slates_are_degraded_and_the_popular_list_i
     assert grown("vireo_slate_videos_total", source="none") == 5
     failed = {"service": "gateway", "stage": "retrieval", "reason": "unavailable"}
     assert grown("vireo_stage_failures_total", **failed) == 1
+    assert grown("vireo_degradations_total", kind="popular_fallback") == 1
+    assert grown("vireo_degradations_total", kind="mixed_releases") == 0
     assert timed(grown) == ["features", "retrieval", "answer"]
 
 

@@ -4,11 +4,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.builders.viewers import viewer_of_rows
-from vireo.server.features.keys import video_key
+from tests.builders.ranking import of_rows
 from vireo.server.features.looked_up import looked_up
 from vireo.server.recommend.ranking.diversity import RERANK_WINDOW, diverse_order
-from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
+from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline
 from vireo.server.recommend.ranking.release import RankingRelease
 
 TWINS = np.array([[1, 0], [2, 0], [0, 1]], np.float32)
@@ -20,34 +19,14 @@ def rank(
 ) -> RankedCandidates:
     weights = release.manifest.score_weights.with_diversity(strength)
     manifest = release.manifest.model_copy(update={"score_weights": weights})
-    count = len(rows)
-    return RankingPipeline(replace(release, manifest=manifest)).rank(
-        RankingQuery(
-            viewer=viewer_of_rows(1, 2),
-            keys=np.array([video_key(f"video-{row}") for row in rows], np.int64),
-            scores={
-                "two_tower": np.linspace(1, 0, count, dtype=np.float32),
-                "co_watch": np.zeros(count, np.float32),
-                "ease": np.zeros(count, np.float32),
-            },
-            source_masks=np.full(count, 2, np.uint32),
-            page_size=page_size,
-        )
-    )
+    pipeline = RankingPipeline(replace(release, manifest=manifest))
+    return pipeline.rank(of_rows(rows, page_size))
 
 
 def distance(vectors: npt.NDArray[np.float32]) -> float:
     """Mean of 1 - cosine over all pairs."""
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return float(1 - (unit @ unit.T)[np.triu_indices(len(unit), 1)].mean())
-
-
-def test_the_double_of_what_is_shown_has_to_wait() -> None:
-    assert diverse_order(SCORES, TWINS, 1.0, 3).tolist() == [0, 2, 1]
-
-
-def test_a_weak_diversity_leaves_a_clear_order() -> None:
-    assert diverse_order(SCORES, TWINS, 0.1, 3).tolist() == [0, 1, 2]
 
 
 def test_the_penalty_is_the_strength_times_the_nearest_of_those_chosen() -> None:

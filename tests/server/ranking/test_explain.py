@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from tests.builders.catalogue import followed, upserted
+from tests.builders.ranking import ranking_query
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key, video_keys
 from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
-from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.recommend.ranking.damping import DAMPING
 from vireo.server.recommend.ranking.explain import ExplainedVideo, explain
@@ -29,19 +29,6 @@ from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 SCORES = ("two_tower", "co_watch", "ease")
 LOST = {name: np.full(1, 0.25, np.float32) for name in SCORES}
-
-
-def query(
-    ids: Sequence[str], page_size: int, viewer: ViewerFeatures | None = None, mask: int = 2
-) -> RankingQuery:
-    count = len(ids)
-    return RankingQuery(
-        viewer=viewer or viewer_of_rows(1, 2),
-        keys=video_keys(ids),
-        scores={name: np.linspace(1, 0, count, dtype=np.float32) for name in SCORES},
-        source_masks=np.full(count, mask, np.uint32),
-        page_size=page_size,
-    )
 
 
 def explained(
@@ -60,7 +47,7 @@ def test_every_candidate_has_the_place_that_a_longer_page_gives_it(
 ) -> None:
     weights = ScoreWeights({"watch": 1.0, "like": 0.5}).with_diversity(diversity)
     pipeline = RankingPipeline(RankingRelease.load(build_release(tmp_path, weights=weights)))
-    asked = query(video_ids(40), page_size=5)
+    asked = ranking_query(video_ids(40), page_size=5)
     whole = pipeline.rank(replace(asked, page_size=40))
     moved = 0
     for place, row in enumerate(whole.rows.tolist()):
@@ -79,7 +66,7 @@ def test_every_candidate_has_the_place_that_a_longer_page_gives_it(
 
 
 def test_the_inputs_of_the_model_are_told_by_name(release: RankingRelease) -> None:
-    asked = query(video_ids(10), page_size=5)
+    asked = ranking_query(video_ids(10), page_size=5)
     told = explained(RankingPipeline(release), asked, "video-3")
     features = {each.name: each.value for each in told.features}
     assert features["two_tower"] == pytest.approx(float(asked.scores["two_tower"][3]))
@@ -96,8 +83,8 @@ def test_a_video_that_is_no_candidate_has_the_place_that_it_would_have(
 ) -> None:
     pipeline = RankingPipeline(release)
     ids = video_ids(40)
-    told = explained(pipeline, query(ids[:-1], page_size=5), ids[-1])
-    among = query(ids, page_size=40)
+    told = explained(pipeline, ranking_query(ids[:-1], page_size=5), ids[-1])
+    among = ranking_query(ids, page_size=40)
     for name in SCORES:
         among.scores[name][:-1] = np.linspace(1, 0, 39, dtype=np.float32)
         among.scores[name][-1] = 0.25
@@ -116,20 +103,18 @@ def test_a_damped_score_says_so_and_why(release: RankingRelease) -> None:
         hidden_times=np.array([1000]),
         asked_at=1000,
     )
-    before = explained(pipeline, query(video_ids(40), 5), "video-10")  # of the same creator
-    told = explained(pipeline, query(video_ids(40), 5, viewer), "video-10")
+    before = explained(pipeline, ranking_query(video_ids(40), 5), "video-10")  # of the same creator
+    told = explained(pipeline, ranking_query(video_ids(40), 5, viewer), "video-10")
     assert told.score_factor == pytest.approx(DAMPING)
     assert told.score == pytest.approx(DAMPING * before.score, rel=1e-5)
     assert "0.2 of what it was, since the viewer has hidden a video like it" in told.reason
 
 
-def test_a_reserved_position_is_told_to_who_has_it_and_to_who_has_not(
-    release_folder: Path,
-) -> None:
+def test_a_reserved_position_is_told_to_who_has_it_and_to_who_has_not(release_folder: Path) -> None:
     news = [upserted(1 + each, f"new-{each}", tags=["dog"]) for each in range(3)]
     pipeline = RankingPipeline(RankingRelease.load(release_folder, followed(*news)))
     ids = [*video_ids(40), "new-0", "new-1", "new-2"]
-    asked = query(ids, page_size=43)
+    asked = ranking_query(ids, page_size=43)
     reasons = [explained(pipeline, asked, each).reason for each in ids]
     whole = pipeline.rank(asked)
     places = {key: place + 1 for place, key in enumerate(whole.keys.tolist())}
@@ -141,7 +126,7 @@ def test_a_reserved_position_is_told_to_who_has_it_and_to_who_has_not(
 
 def test_what_the_rules_of_the_site_did_to_a_video_is_told(release: RankingRelease) -> None:
     pipeline = RankingPipeline(release)
-    plain = query(video_ids(20), page_size=5)
+    plain = ranking_query(video_ids(20), page_size=5)
     best, *_, last = pipeline.rank(replace(plain, page_size=20)).rows.tolist()
     factors = np.ones(20, np.float32)
     factors[last] = 0.5
@@ -168,7 +153,7 @@ def test_what_is_pinned_after_the_pages_end_has_its_place_on_the_page(
     release: RankingRelease,
 ) -> None:
     pipeline = RankingPipeline(release)
-    plain = query(video_ids(20), page_size=5)
+    plain = ranking_query(video_ids(20), page_size=5)
     order = pipeline.rank(replace(plain, page_size=20)).keys.tolist()
     asked = replace(plain, rules=PageRules(pins={7: order[1], 9: order[12], 2: order[15]}))
     page = pipeline.rank(asked).keys.tolist()
@@ -183,7 +168,7 @@ def test_what_is_pinned_after_the_pages_end_has_its_place_on_the_page(
 
 def test_a_video_that_the_release_lacks_comes_last_without_scores(release: RankingRelease) -> None:
     pipeline = RankingPipeline(release)
-    told = explained(pipeline, query(["nowhere", *video_ids(9)], 5), "nowhere")
+    told = explained(pipeline, ranking_query(["nowhere", *video_ids(9)], 5), "nowhere")
     assert told.position == 10
     assert "tiny-1 of the ranking pod lacks it" in told.reason
     assert not told.task_scores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.builders.catalogue import followed, upserted
+from tests.builders.ranking import ranking_query
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_keys
 from vireo.server.features.looked_up import looked_up
@@ -33,22 +33,6 @@ UPSERTS = [
 ]
 
 
-def asked(
-    ids: Sequence[str], viewer: ViewerFeatures | None = None, page_size: int = 100, mask: int = 2
-) -> RankingQuery:
-    count = len(ids)
-    return RankingQuery(
-        viewer=viewer or viewer_of_rows(1, 2),
-        keys=video_keys(ids),
-        scores={
-            name: np.linspace(1, 0, count, dtype=np.float32)
-            for name in ("two_tower", "co_watch", "ease")
-        },
-        source_masks=np.full(count, mask, np.uint32),
-        page_size=page_size,
-    )
-
-
 def rank(release: RankingRelease, query: RankingQuery) -> RankedCandidates:
     return RankingPipeline(release).rank(query)
 
@@ -59,7 +43,7 @@ def beside(release_folder: Path) -> RankingRelease:
 
 
 def test_new_videos_are_ranked_with_what_is_known_of_them(beside: RankingRelease) -> None:
-    query = asked(["video-3", "new-2", "video-8"])
+    query = ranking_query(["video-3", "new-2", "video-8"])
     ranked = rank(beside, query)
 
     assert ranked.unknown == 0
@@ -90,7 +74,7 @@ def test_new_videos_are_ranked_with_what_is_known_of_them(beside: RankingRelease
 def test_a_video_that_the_catalogue_renamed_has_its_new_title(release_folder: Path) -> None:
     renamed = upserted(1, "video-3", title="Another", tags=["cat"])
     release = RankingRelease.load(release_folder, followed(renamed))
-    answer = encode(rank(release, asked(["video-3", "video-4"])), release, titles=True)
+    answer = encode(rank(release, ranking_query(["video-3", "video-4"])), release, titles=True)
     titles = dict(zip(answer.ids, answer.titles, strict=True))
     assert titles == {"video-3": "Another", "video-4": "Title of video-4"}
 
@@ -114,12 +98,13 @@ def test_new_videos_get_their_share_of_positions_and_pages_stay_prefixes(
     for moment in range(300):
         viewer = replace(viewer_of_rows(1, 2), asked_at=1000 + moment)
         long, short = (
-            rank(beside, asked(names, viewer, page_size)).keys.tolist() for page_size in (20, 10)
+            rank(beside, ranking_query(names, page_size, viewer)).keys.tolist()
+            for page_size in (20, 10)
         )
         assert long[:10] == short
         assert len(set(long)) == 20
         news = set(video_keys(NEWS).tolist())
-        every = rank(beside, asked(names, viewer, len(names))).keys.tolist()
+        every = rank(beside, ranking_query(names, len(names), viewer)).keys.tolist()
         usual, by_score = ([key for key in keys if key not in news] for keys in (long, every))
         assert usual == by_score[: len(usual)]
         held += len(news & {*long[:10]})
@@ -131,24 +116,13 @@ def test_a_rule_sets_the_share_of_positions_of_new_videos(beside: RankingRelease
     news = set(video_keys(NEWS).tolist())
 
     def held(share: float) -> int:
-        query = replace(asked([*OWN, *NEWS], page_size=10), rules=PageRules(new_share=share))
+        query = replace(
+            ranking_query([*OWN, *NEWS], page_size=10), rules=PageRules(new_share=share)
+        )
         return len(news & {*rank(beside, query).keys.tolist()})
 
     assert held(0.5) == 5
     assert held(0.0) == 0
-
-
-def test_factors_multiply_scores_and_pins_have_their_positions(beside: RankingRelease) -> None:
-    query = asked([*OWN, "new-0", "nothing"], page_size=10)
-    usual = rank(beside, query)
-    pins = {0: int(video_keys(["new-0"])[0]), 1: int(video_keys(["nothing"])[0])}
-    factors = np.full(42, 0.5, np.float32)
-    found = rank(beside, replace(query, rules=PageRules(factors=factors, pins=pins, new_share=0)))
-    assert found.keys[0] == pins[0]
-    assert pins[1] not in found.keys  # which the release doesn't know
-    by_key = dict(zip(usual.keys.tolist(), usual.scores.tolist(), strict=True))
-    for key, score in zip(found.keys.tolist()[1:], found.scores.tolist()[1:], strict=True):
-        assert score == pytest.approx(by_key.get(key, 2 * score) / 2)
 
 
 def test_after_enough_impressions_a_new_video_has_no_position_of_its_own(
@@ -172,17 +146,18 @@ def test_a_hidden_creators_new_videos_have_no_positions_of_their_own(
         viewer = replace(
             viewer_of_rows(1, 2), asked_at=DAY + moment, hidden_keys=keys, hidden_times=times
         )
-        assert not news & set(rank(beside, asked(names, viewer, 20)).keys.tolist())
+        assert not news & set(rank(beside, ranking_query(names, 20, viewer)).keys.tolist())
     # Nor as what is trending, before a viewer without a history.
     masks = np.where(np.isin(video_keys(names), list(news)), TRENDING.bit, 2).astype(np.uint32)
-    cold = asked(names, ViewerFeatures(asked_at=DAY, hidden_keys=keys, hidden_times=times), 10)
+    stranger = ViewerFeatures(asked_at=DAY, hidden_keys=keys, hidden_times=times)
+    cold = ranking_query(names, 10, stranger)
     assert not news & set(rank(beside, replace(cold, source_masks=masks)).keys.tolist())
 
 
 def test_half_of_a_cold_viewers_page_is_trending(release_folder: Path) -> None:
     release = RankingRelease.load(release_folder, followed())
-    query = asked(OWN, ViewerFeatures(asked_at=5), 10)
-    last = rank(release, asked(OWN, ViewerFeatures(asked_at=5), 40)).keys[-8:]
+    query = ranking_query(OWN, 10, ViewerFeatures(asked_at=5))
+    last = rank(release, ranking_query(OWN, 40, ViewerFeatures(asked_at=5))).keys[-8:]
     masks = np.where(np.isin(query.keys, last), 2 | TRENDING.bit, 2).astype(np.uint32)
     page = rank(release, replace(query, source_masks=masks)).keys
     assert np.isin(page, last).sum() == COLD_SHARE * 10
@@ -211,7 +186,7 @@ def test_videos_like_a_hidden_one_are_damped_and_recover(release: RankingRelease
             hidden_keys=video_keys([hidden]),
             hidden_times=np.array([int((100 - days) * DAY)]),
         )
-        ranked = rank(release, asked(OWN, viewer))
+        ranked = rank(release, ranking_query(OWN, viewer=viewer))
         return dict(zip(ranked.keys.tolist(), ranked.scores.tolist(), strict=True))
 
     plain = scores(0, "nobody knows it")
@@ -236,8 +211,8 @@ def test_a_new_video_is_damped_as_its_creators_others(beside: RankingRelease) ->
         hidden_keys=video_keys(["new-0"]),
         hidden_times=np.array([DAY]),
     )
-    plain = rank(beside, asked(OWN, viewer_of_rows(1, 2)))
-    damped = rank(beside, asked(OWN, viewer))
+    plain = rank(beside, ranking_query(OWN))
+    damped = rank(beside, ranking_query(OWN, viewer=viewer))
     [of_it] = video_keys(["video-1"]).tolist()
     before, after = (
         dict(zip(each.keys.tolist(), each.scores.tolist(), strict=True))[of_it]

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,9 +7,10 @@ import numpy.typing as npt
 import pytest
 import structlog
 
+from tests.builders.ranking import of_rows
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
-from vireo.server.features.keys import video_key, video_keys
+from vireo.server.features.keys import video_key
 from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.models.model import ModelOutputError
@@ -16,24 +18,6 @@ from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuer
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases import layout
 from vireo.server.releases.weights import ScoreWeights
-
-
-def query(
-    rows: list[int], page_size: int = 100, viewer: ViewerFeatures | None = None
-) -> RankingQuery:
-    """A query for the videos of some rows; a negative row is a key that nobody knows."""
-    count = len(rows)
-    return RankingQuery(
-        viewer=viewer or viewer_of_rows(1, 2),
-        keys=video_keys([f"video-{row}" for row in rows]),
-        scores={
-            "two_tower": np.linspace(1, 0, count, dtype=np.float32),
-            "co_watch": np.zeros(count, np.float32),
-            "ease": np.linspace(-0.1, 0.3, count, dtype=np.float32),
-        },
-        source_masks=np.full(count, 2, np.uint32),
-        page_size=page_size,
-    )
 
 
 def expected(
@@ -53,7 +37,7 @@ def expected(
 
 def test_best_come_first_with_each_tasks_score(release: RankingRelease) -> None:
     rows = [4, 8, 15, 16, 23]
-    asked = query(rows, page_size=3)
+    asked = of_rows(rows, page_size=3)
     ranked = RankingPipeline(release).rank(asked)
     tasks = expected(release, asked, rows)
     combined = tasks[:, 0] * tasks[:, 1] ** 0.5
@@ -67,38 +51,29 @@ def test_best_come_first_with_each_tasks_score(release: RankingRelease) -> None:
 
 def test_weights_of_the_manifest_decide_the_order(tmp_path: Path) -> None:
     folder = build_release(tmp_path, weights=ScoreWeights({"watch": 0, "like": 1}))
-    ranked = RankingPipeline(RankingRelease.load(folder)).rank(query(list(range(20))))
+    ranked = RankingPipeline(RankingRelease.load(folder)).rank(of_rows(list(range(20))))
     np.testing.assert_allclose(ranked.scores, ranked.tasks["like"], rtol=1e-6)
 
 
-def test_a_release_may_predict_finishes_and_weigh_them(tmp_path: Path) -> None:
-    tasks = ("watch", "like", "finish")
+@pytest.mark.parametrize(
+    ("task", "factor"),
+    [("finish", lambda score: score**2), ("hide", lambda score: (1 - score) ** 2)],
+)
+def test_a_release_may_predict_finishes_and_hides_and_weigh_them(
+    tmp_path: Path, task: str, factor: Callable[[float], float]
+) -> None:
+    tasks = ("watch", "like", task)
     plain = RankingRelease.load(build_release(tmp_path / "plain", tasks=tasks))
-    weights = ScoreWeights({"watch": 1, "like": 0.5, "finish": 2})
+    weights = ScoreWeights({"watch": 1, "like": 0.5, task: 2})
     folder = build_release(tmp_path / "weighted", tasks=tasks, weights=weights)
     ranked, weighted = (
-        RankingPipeline(release).rank(query(list(range(20))))
+        RankingPipeline(release).rank(of_rows(list(range(20))))
         for release in (plain, RankingRelease.load(folder))
     )
     by_row = dict(zip(ranked.rows.tolist(), ranked.scores.tolist(), strict=True))
-    finish = dict(zip(ranked.rows.tolist(), ranked.tasks["finish"].tolist(), strict=True))
+    predicted = dict(zip(ranked.rows.tolist(), ranked.tasks[task].tolist(), strict=True))
     for row, score in zip(weighted.rows.tolist(), weighted.scores.tolist(), strict=True):
-        assert score == pytest.approx(by_row[row] * finish[row] ** 2, rel=1e-5)
-
-
-def test_a_release_may_predict_hides_and_weigh_them_against_a_video(tmp_path: Path) -> None:
-    tasks = ("watch", "like", "hide")
-    plain = RankingRelease.load(build_release(tmp_path / "plain", tasks=tasks))
-    weights = ScoreWeights({"watch": 1, "like": 0.5, "hide": 2})
-    folder = build_release(tmp_path / "weighted", tasks=tasks, weights=weights)
-    ranked, weighted = (
-        RankingPipeline(release).rank(query(list(range(20))))
-        for release in (plain, RankingRelease.load(folder))
-    )
-    by_row = dict(zip(ranked.rows.tolist(), ranked.scores.tolist(), strict=True))
-    hide = dict(zip(ranked.rows.tolist(), ranked.tasks["hide"].tolist(), strict=True))
-    for row, score in zip(weighted.rows.tolist(), weighted.scores.tolist(), strict=True):
-        assert score == pytest.approx(by_row[row] * (1 - hide[row]) ** 2, rel=1e-5)
+        assert score == pytest.approx(by_row[row] * factor(predicted[row]), rel=1e-5)
 
 
 def test_a_probability_of_hides_just_above_1_by_rounding_scores_0() -> None:
@@ -108,12 +83,12 @@ def test_a_probability_of_hides_just_above_1_by_rounding_scores_0() -> None:
 
 def test_a_release_without_finishes_predicts_none(release: RankingRelease) -> None:
     assert release.manifest.feature_schema.tasks == ("watch", "like")
-    assert set(RankingPipeline(release).rank(query([4, 8])).tasks) == {"watch", "like"}
+    assert set(RankingPipeline(release).rank(of_rows([4, 8])).tasks) == {"watch", "like"}
 
 
 def test_unknown_candidates_come_last_and_are_counted(release: RankingRelease) -> None:
     with structlog.testing.capture_logs() as logs:
-        ranked = RankingPipeline(release).rank(query([-5, 3, -6, 4]))
+        ranked = RankingPipeline(release).rank(of_rows([-5, 3, -6, 4]))
     assert sorted(ranked.rows[:2].tolist()) == [3, 4]
     assert ranked.rows[2:].tolist() == [-1, -1]
     assert ranked.scores[2:].tolist() == [0, 0]
@@ -122,25 +97,25 @@ def test_unknown_candidates_come_last_and_are_counted(release: RankingRelease) -
 
 
 def test_unknown_candidates_are_counted_even_when_the_page_is_full(release: RankingRelease) -> None:
-    ranked = RankingPipeline(release).rank(query([-5, 3, -6, 4], page_size=1))
+    ranked = RankingPipeline(release).rank(of_rows([-5, 3, -6, 4], page_size=1))
     assert (len(ranked.keys), ranked.unknown) == (1, 2)
 
 
 def test_candidates_that_are_all_unknown_are_returned_by_key(release: RankingRelease) -> None:
-    ranked = RankingPipeline(release).rank(query([-5, -6, -7]))
+    ranked = RankingPipeline(release).rank(of_rows([-5, -6, -7]))
     assert ranked.unknown == 3
     assert ranked.keys.tolist() == sorted(video_key(f"video-{row}") for row in (-5, -6, -7))
 
 
 def test_equal_scores_are_ordered_by_key(tmp_path: Path) -> None:
     folder = build_release(tmp_path, weights=ScoreWeights({"watch": 0, "like": 0}))
-    ranked = RankingPipeline(RankingRelease.load(folder)).rank(query([9, 2, 30, 17]))
+    ranked = RankingPipeline(RankingRelease.load(folder)).rank(of_rows([9, 2, 30, 17]))
     assert ranked.scores.tolist() == [1, 1, 1, 1]
     assert (np.diff(ranked.keys) > 0).all()
 
 
 def test_one_candidate_of_an_unknown_viewer_is_ranked(release: RankingRelease) -> None:
-    ranked = RankingPipeline(release).rank(query([7], viewer=ViewerFeatures()))
+    ranked = RankingPipeline(release).rank(of_rows([7], viewer=ViewerFeatures()))
     assert ranked.rows.tolist() == [7]
 
 
@@ -151,7 +126,9 @@ def test_history_beyond_the_release_is_ignored(release: RankingRelease) -> None:
         history_keys=np.append(known.history_keys, 99),
         history_times=np.append(known.history_times, 99),
     )
-    answers = [RankingPipeline(release).rank(query([5, 6, 7], viewer=v)) for v in (known, stranger)]
+    answers = [
+        RankingPipeline(release).rank(of_rows([5, 6, 7], viewer=v)) for v in (known, stranger)
+    ]
     np.testing.assert_array_equal(answers[0].scores, answers[1].scores)
 
 
@@ -161,7 +138,7 @@ def test_score_that_is_not_finite_fails_the_request(tmp_path: Path) -> None:
     features[5] = np.nan
     broken = replace(release, table=replace(release.table, features=features))
     with pytest.raises(ModelOutputError, match="isn't finite"):
-        RankingPipeline(broken).rank(query([4, 5, 6]))
+        RankingPipeline(broken).rank(of_rows([4, 5, 6]))
 
 
 def test_release_needs_no_index_and_no_viewer_tower(tmp_path: Path) -> None:

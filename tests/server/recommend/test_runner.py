@@ -118,26 +118,21 @@ def test_failed_source_is_left_out_logged_and_reported() -> None:
     ]
 
 
-def test_source_that_must_not_fail_fails_the_run() -> None:
-    chain = Pipeline(sources=(Fixed("bad", failure="gone", fail_open=False),), selector=Reversed())
-    with pytest.raises(RuntimeError, match="gone"):
-        chain.run(5, Run())
-
-
-def test_run_fails_when_every_source_failed() -> None:
-    chain = Pipeline(
-        sources=(Fixed("a", failure="first"), Fixed("b", failure="second")), selector=Reversed()
-    )
-    with pytest.raises(RuntimeError, match="second"):
-        chain.run(5, Run())
-
-
-def test_a_strict_pipeline_raises_instead_of_failing_open() -> None:
-    chain = Pipeline(
-        sources=(Fixed("bad", failure="broken"), Fixed("good", (1,))), selector=Reversed()
-    )
-    with pytest.raises(RuntimeError, match="broken"):
-        chain.run(5, Run(fail_open=False))
+@pytest.mark.parametrize(
+    ("sources", "fail_open", "reason"),
+    [
+        ((Fixed("bad", failure="gone", fail_open=False),), True, "gone"),
+        ((Fixed("a", failure="first"), Fixed("b", failure="second")), True, "second"),
+        ((Fixed("bad", failure="broken"), Fixed("good", (1,))), False, "broken"),
+    ],
+    ids=["a source that must not fail", "every source", "any source of a strict run"],
+)
+def test_a_run_fails_without_what_it_needs(
+    sources: tuple[Fixed, ...], fail_open: bool, reason: str
+) -> None:
+    chain = Pipeline(sources=sources, selector=Reversed())
+    with pytest.raises(RuntimeError, match=reason):
+        chain.run(5, Run(fail_open=fail_open))
 
 
 def test_filter_of_the_wrong_length_fails_the_run() -> None:

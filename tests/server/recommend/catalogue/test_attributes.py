@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import math
 import random
-from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders.attributes import DECLARED
-from tests.builders.catalogue import removed, take, upserted
-from tests.builders.filters import condition, expression, random_expression
-from tests.builders.releases import build_release
-from vireo.server.event_log.position import Position
+from tests.builders.filters import random_expression
 from vireo.server.features.keys import video_key
-from vireo.server.features.video_rows import VideoRows
 from vireo.server.recommend.catalogue.attributes import (
     ChangedAttributes,
     ChangedVideos,
     labels_of,
     numbers_of,
 )
-from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.catalogue.placement import Placement
-from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
 from vireo.server.recommend.filters.declared import Declared
-from vireo.server.releases import layout
-from vireo.server.releases.manifest import Manifest
 from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
 LABELS = {"creator": ["ann", "bob"], "language": ["de", "en"], "tag": ["a", "b", "c", "="]}
@@ -129,69 +118,3 @@ def test_filters_follow_every_change(seed: int) -> None:
             assert sorted(each.allowed_rows.tolist()) == sorted(allowed)
             assert sorted(each.forbidden_rows.tolist()) == sorted(forbidden)
     assert most_parts > 1
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_release(tmp_path_factory.mktemp("release"))
-
-
-def table_of(folder: Path, overlay: Overlay, position: int = 0) -> SideTable:
-    keys = np.load(folder / layout.VIDEO_KEYS)
-    vectors = np.load(folder / layout.VIDEO_VECTORS)
-    places = Placement.load(folder, Manifest.read(folder), len(keys))
-    known = KnownVideos(VideoRows(keys), vectors, Position(position), places, declared=DECLARED)
-    return SideTable(overlay, known, ranked=False)
-
-
-def holding(table: SideTable) -> set[int]:
-    """Return the keys of the changed videos that are in German."""
-    german = ChangedVideos()
-    assert table.attributes is not None
-    wanted = expression(condition("language", any_of=["de"]))
-    for _ in german.update(wanted, table.attributes, lambda rows: np.zeros(len(rows), np.bool_)):
-        pass
-    return {key for key, slot in table.attributes.slots.items() if german.held[slot]}
-
-
-GERMAN = [{"name": "language", "labels": ["de"]}]
-
-
-def test_attributes_hold_before_a_video_is_placed(folder: Path) -> None:
-    overlay = Overlay(100)
-    table = table_of(folder, overlay)
-    overlay.take([upserted(1, "video-0", tags=["cat"], attributes=GERMAN)])
-    overlay.take([upserted(2, "new", attributes=GERMAN), upserted(3, "other")])
-    table.take_changes()
-
-    assert table.places == {}
-    assert holding(table) == {video_key("video-0"), video_key("new")}
-
-
-def test_a_video_with_its_content_of_before_keeps_its_new_attributes(folder: Path) -> None:
-    overlay = Overlay(100)
-    table = table_of(folder, overlay)
-    overlay.take([upserted(1, "video-0", tags=["cat"], attributes=GERMAN)])
-    table.take_changes()
-    assert not table.place_some()
-
-    assert table.places == {}, "its content is that of the release"
-    assert holding(table) == {video_key("video-0")}
-
-
-def test_attributes_go_with_the_change(folder: Path) -> None:
-    overlay = Overlay(2)
-    table = table_of(folder, overlay, position=1)
-    overlay.take([upserted(1, "video-0", attributes=GERMAN), upserted(2, "a", attributes=GERMAN)])
-    table.take_changes()
-    assert holding(table) == {video_key("a")}, "the release has the first change"
-
-    take(overlay, removed(3, "a"), upserted(4, "b", attributes=GERMAN))
-    table.refresh(overlay.newly_touched())
-    table.take_changes()
-    assert holding(table) == {video_key("b")}
-
-    overlay.take([upserted(5, "c"), upserted(6, "d")])
-    table.refresh(overlay.newly_touched())
-    table.take_changes()
-    assert holding(table) == set()

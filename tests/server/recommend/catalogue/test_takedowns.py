@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.builders.catalogue import removed, restored
 from vireo.server.errors import VireoError
@@ -42,92 +46,60 @@ def test_what_isnt_a_takedown_is_passed_over() -> None:
     assert takedowns.position == removed(2, "a").position
 
 
-def test_takedowns_of_a_release_hold_unless_the_log_says_otherwise() -> None:
-    release, takedowns = Takedowns(), Takedowns()
-    release.take([removed(1, "a", at=10), removed(2, "b", at=11), removed(3, "c", at=12)])
-    release.take([restored(4, "c", at=13)])
-    release.as_of = 100.0
-    takedowns.take([restored(1, "a", at=110), removed(2, "d", at=111)])
-    for _ in range(2):
-        takedowns.merge_copy(release)
-        assert down_of(takedowns, "a", "b", "c", "d") == ["b", "d"]
-        assert (takedowns.as_of, takedowns.position) == (100.0, removed(2, "d", at=111).position)
-        assert takedowns.keys.tolist() == sorted(keys("b", "d"))
-    takedowns.take([restored(3, "b", at=112)])
-    assert down_of(takedowns, "a", "b", "c", "d") == ["d"]
+class Told(NamedTuple):
+    """A state of a video, and where it is read."""
+
+    name: str
+    at: int
+    is_removed: bool
+    by: str
+    """The log of takedowns, a copy (of a release or a machine), or the catalogue of old builds."""
 
 
-def test_of_two_copies_the_later_state_of_each_video_counts() -> None:
-    machine, release = Takedowns(), Takedowns()
-    machine.take([restored(1, "a", at=10), removed(2, "b", at=11), removed(3, "c", at=12)])
-    machine.take([restored(4, "d", at=13)])
-    machine.as_of = 100.0
-    release.take([removed(4, "a", at=101), restored(5, "b", at=102), removed(6, "d", at=5)])
-    release.as_of = 200.0
-    for order in ((machine, release, machine), (release, machine)):
-        copied = Takedowns()
-        for each in order:
-            copied.merge_copy(each)
-        assert (down_of(copied, "a", "b", "c", "d"), copied.as_of) == (["a", "c"], 200.0)
+TOLD = st.builds(
+    Told,
+    st.sampled_from("abc"),
+    st.integers(1, 30),
+    st.booleans(),
+    st.sampled_from(["log", "copy", "catalogue"]),
+)
 
 
-@pytest.mark.parametrize("local", [False, True])
-def test_a_removal_that_a_release_has_outlasts_a_log_restored_from_a_backup(local: bool) -> None:
-    """On a fresh machine, and on one whose own copy is older than the backup."""
-    before = [removed(1, "k", at=10)]
-    backup = [removed(1, "k", at=10), restored(2, "k", at=20)]
-    release, machine = Takedowns(), Takedowns()
-    release.take([*backup, removed(3, "k", at=30)])
-    release.as_of = 35.0
-    if local:
-        machine.take(before)
-        machine.as_of = 15.0
-    machine.take([restored(2, "k", at=20)])  # as the compacted log has it
-    machine.merge_copy(release)
-    assert down_of(machine, "k") == ["k"]
-    machine.take([restored(2, "k", at=20)])
-    assert down_of(machine, "k") == ["k"]
-    machine.take([restored(3, "k", at=40)])
-    machine.merge_copy(release)
-    assert down_of(machine, "k") == []
+@given(st.lists(TOLD, unique_by=lambda each: (each.name, each.at)), st.randoms())
+def test_the_latest_state_counts_whichever_logs_backups_and_copies_tell_it_in_any_order(
+    states: list[Told], draw: random.Random
+) -> None:
+    # The catalogue of earlier builds has removals alone; and what is old may be read again.
+    states = [each for each in states if each.by != "catalogue" or each.is_removed]
+    takedowns, last = Takedowns(), dict[str, Told]()
+    for each in draw.choices(states, k=2 * len(states)) if states else []:
+        entry = (removed if each.is_removed else restored)(1, each.name, at=each.at)
+        if each.by == "log":
+            takedowns.take([entry])
+        elif each.by == "catalogue":
+            takedowns.take_removal(CatalogChange.FromString(entry.data))
+        else:
+            copy = Takedowns()
+            copy.take([entry])
+            copy.as_of = each.at
+            as_of = takedowns.as_of
+            takedowns.merge_copy(copy)
+            assert takedowns.as_of == max(as_of, each.at)
+        if each.name not in last or last[each.name].at < each.at:
+            last[each.name] = each
+        down = sorted(name for name, state in last.items() if state.is_removed)
+        assert down_of(takedowns, *"abc") == down
+        assert takedowns.keys.tolist() == sorted(keys(*down))
 
 
-def test_a_removal_in_the_catalogue_counts_unless_the_video_was_restored_since() -> None:
-    takedowns = Takedowns()
-    takedowns.take([restored(1, "a", at=10), restored(2, "b", at=12)])
-    for name in ("a", "b", "c"):
-        takedowns.take_removal(CatalogChange.FromString(removed(3, name, at=11).data))
-    assert down_of(takedowns, "a", "b", "c") == ["a", "c"]
-    takedowns.take([restored(4, "c", at=12)])
-    assert down_of(takedowns, "a", "b", "c") == ["a"]
-
-
-def test_a_log_restored_from_a_backup_undoes_no_removal_that_came_after_it() -> None:
-    takedowns = Takedowns()
-    takedowns.take([restored(1, "a", at=10), restored(2, "b", at=11)])
-    takedowns.take([removed(3, "a", at=90)])
-    takedowns.as_of = 100.0
-    takedowns.take([restored(1, "a", at=10), restored(2, "b", at=11), removed(3, "c", at=12)])
-    assert down_of(takedowns, "a", "b", "c") == ["a", "c"]
-    takedowns.take([restored(4, "a", at=101)])
-    assert down_of(takedowns, "a", "b", "c") == ["c"]
-
-
-def test_a_state_that_is_older_than_that_of_a_copy_changes_nothing_in_either_order() -> None:
-    """A log was restored from a backup that lacks a restoration, which a release has."""
-    release = Takedowns()
-    release.take([restored(5, "k", at=40)])
-    release.as_of = 50.0
-    for log_first in (True, False):
-        machine = Takedowns()
-        for step in (1, 2):
-            if log_first == (step == 1):
-                machine.take([removed(3, "k", at=10)])
-            else:
-                machine.merge_copy(release)
-        assert down_of(machine, "k") == []
-        machine.take([removed(4, "k", at=40)])
-        assert down_of(machine, "k") == ["k"]
+def test_of_two_states_of_one_moment_that_of_the_log_counts() -> None:
+    copy, takedowns = Takedowns(), Takedowns()
+    copy.take([restored(5, "a", at=40), removed(6, "b", at=40)])
+    takedowns.take([removed(4, "a", at=40)])
+    takedowns.merge_copy(copy)
+    assert takedowns.position == removed(4, "a", at=40).position
+    takedowns.take([restored(5, "b", at=40)])
+    assert down_of(takedowns, "a", "b") == ["a"]
 
 
 def test_a_copy_has_the_same_states(tmp_path: Path) -> None:

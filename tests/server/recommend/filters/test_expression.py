@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -32,24 +31,6 @@ def refused(asked: filter_pb2.Filter, declared: Declared = DECLARED) -> dict[str
 
 
 @pytest.mark.parametrize(
-    ("parts", "labels", "held"),
-    [
-        ({"any_of": ["a", "b"]}, {"tag=b", "tag=c"}, True),
-        ({"any_of": ["a", "b"]}, {"tag=c"}, False),
-        ({"all_of": ["a", "b"]}, {"tag=a", "tag=b", "tag=c"}, True),
-        ({"all_of": ["a", "b"]}, {"tag=a"}, False),
-        ({"none_of": ["a"]}, {"tag=b"}, True),
-        ({"none_of": ["a"]}, {"tag=a", "tag=b"}, False),
-        ({"any_of": ["a"], "none_of": ["b"]}, {"tag=a", "tag=b"}, False),
-        ({"any_of": ["A"]}, {"tag=a"}, False),
-        ({"any_of": ["a"]}, {"creator=a"}, False),
-    ],
-)
-def test_labels_are_compared_exactly(parts: dict[str, Any], labels: set[str], held: bool) -> None:
-    assert expression(condition("tag", **parts)).holds(labels, {}) is held
-
-
-@pytest.mark.parametrize(
     ("asked", "kinds"),
     [
         (message(condition("language", none_of=["de"])), {"labels": ("language",)}),
@@ -68,50 +49,6 @@ def test_a_filter_applies_to_releases_that_declare_what_it_names(
     assert found.applies_to(Declared(**kinds))
     assert not found.applies_to(Declared())
     assert not found.applies_to(Declared(labels=numbers, numbers=labels))
-
-
-@pytest.mark.parametrize(
-    ("parts", "number", "held"),
-    [
-        ({"min": 60}, 60.0, True),
-        ({"min": 60}, 59.9, False),
-        ({"max": 60}, 60.0, True),
-        ({"max": 60}, 60.1, False),
-        ({"min": 0, "max": 0}, 0.0, True),
-        ({"min": 10, "max": 60}, 30.0, True),
-        ({"min": 10, "max": 60}, 90.0, False),
-    ],
-)
-def test_bounds_are_within_the_range(parts: dict[str, float], number: float, held: bool) -> None:
-    assert expression(condition("duration", **parts)).holds(set(), {"duration": number}) is held
-
-
-@pytest.mark.parametrize("numbers", [{}, {"duration": math.nan}])
-def test_an_unknown_attribute_meets_none_of_alone(numbers: dict[str, float]) -> None:
-    def holds(*conditions: filter_pb2.Condition, **parts: Any) -> bool:
-        return expression(*conditions, **parts).holds(set(), numbers)
-
-    assert holds(condition("language", none_of=["de"]))
-    assert not holds(condition("language", any_of=["de"]))
-    assert not holds(condition("language", all_of=["de"]))
-    assert not holds(condition("duration", min=-1e300))
-    assert not holds(condition("duration", max=1e300))
-    assert holds(none=[message(condition("duration", max=1e300))])
-
-
-def test_a_filter_joins_conditions_alternatives_and_what_it_forbids() -> None:
-    asked = expression(
-        condition("language", any_of=["de", "en"]),
-        any=[message(condition("tag", any_of=["pets"])), message(condition("duration", max=60))],
-        none=[message(condition("creator", any_of=["bob"]), condition("tag", any_of=["news"]))],
-    )
-
-    assert asked.holds({"language=de", "tag=pets"}, {})
-    assert asked.holds({"language=en"}, {"duration": 30})
-    assert not asked.holds({"language=fr", "tag=pets"}, {})
-    assert not asked.holds({"language=de"}, {"duration": 90})
-    assert asked.holds({"language=de", "tag=pets", "creator=bob"}, {})
-    assert not asked.holds({"language=de", "tag=pets", "creator=bob", "tag=news"}, {})
 
 
 def test_equal_filters_are_one_key_of_a_cache() -> None:

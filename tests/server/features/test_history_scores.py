@@ -9,6 +9,12 @@ from vireo.server.features.co_watch import (
     CO_WATCH_HISTORY,
     co_watched,
 )
+from vireo.server.features.content_match import (
+    CONTENT_HALF_LIFE,
+    CONTENT_HISTORY,
+    content_match,
+)
+from vireo.server.features.ranking_inputs import RANKER_HISTORY
 
 ROWS = np.array([[1, 2], [2, -1], [0, -1], [-1, -1]], np.int32)
 WEIGHTS = np.array([[0.5, 0.25], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]], np.float32)
@@ -39,3 +45,31 @@ def test_watches_before_the_recent_ones_do_not_count() -> None:
     old = np.array([2] + [3] * CO_WATCH_HISTORY)
 
     assert not co_watch_scores(old, ROWS, WEIGHTS).any()
+
+
+CONTENT = np.array([[1, 0], [0, 1], [-1, 0], [0, 0]], np.float32)
+EVERY = np.arange(4)
+
+
+def test_the_content_of_the_last_watch_counts_whole_and_earlier_ones_decay() -> None:
+    matches = content_match(np.array([0, 1]), EVERY, CONTENT)
+
+    decay = 0.5 ** (1 / CONTENT_HALF_LIFE)
+    length = np.hypot(decay, 1)
+    assert matches.dtype == np.float32
+    assert matches == pytest.approx([decay / length, 1 / length, -decay / length, 0])
+
+
+@pytest.mark.parametrize("history", [[], [3], [0, 2, 3, 3][2:]])
+def test_nothing_matches_a_history_whose_content_is_unknown(history: list[int]) -> None:
+    assert not content_match(np.array(history, np.int64), EVERY, CONTENT).any()
+
+
+def test_the_content_of_watches_before_the_recent_ones_does_not_count() -> None:
+    old = np.array([0] + [1] * CONTENT_HISTORY)
+
+    assert content_match(old, EVERY, CONTENT) == pytest.approx([0, 1, 0, 0])
+
+
+def test_the_rankers_training_set_keeps_as_much_history() -> None:
+    assert CONTENT_HISTORY <= RANKER_HISTORY
