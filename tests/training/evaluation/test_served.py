@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -14,8 +13,7 @@ import pytest
 
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.releases.manifest import FeatureSchema, Manifest
-from vireo.server.releases.weights import ScoreWeights
+from vireo.server.releases.manifest import Manifest
 from vireo.training.evaluation.run import Agreement, check_dataset, check_split
 from vireo.training.evaluation.served import (
     ServedAnswer,
@@ -32,19 +30,6 @@ from vireo.training.evaluation.viewers import TestViewers
 from vireo.training.features.watches import Split
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
 from vireo.v1.viewer_pb2 import Degradation
-
-MANIFEST = Manifest(
-    release_id="r-1",
-    created_at=datetime(2024, 1, 1, tzinfo=UTC),
-    dataset="films",
-    code_commit="unknown",
-    data_fingerprint="abc",
-    holdout="last",
-    feature_schema=FeatureSchema.ours(history_limit=5, vector_size=4),
-    score_weights=ScoreWeights(),
-    metrics={},
-    files={},
-)
 
 
 class Gateway(recommendation_pb2_grpc.RecommendationServiceServicer):
@@ -194,23 +179,23 @@ def test_lists_are_a_line_a_viewer_in_the_data_sets_own_ids(tmp_path: Path) -> N
         write_lists(tmp_path, [])
 
 
-def test_only_a_release_of_this_data_set_and_split_is_tested() -> None:
-    check_dataset(MANIFEST, "films")
-    check_split(MANIFEST, Split.of("last", "abc"))
+def test_only_a_release_of_this_data_set_and_split_is_tested(of_films: Manifest) -> None:
+    check_dataset(of_films, "films")
+    check_split(of_films, Split.of("last", "abc"))
     with pytest.raises(VireoError, match="r-1 was trained on films; evaluate with --data films"):
-        check_dataset(MANIFEST, "songs")
+        check_dataset(of_films, "songs")
     with pytest.raises(VireoError, match="vireo evaluate served --data films"):
-        check_dataset(MANIFEST.model_copy(update={"holdout": "none"}), "films")
+        check_dataset(of_films.model_copy(update={"holdout": "none"}), "films")
     for split in (Split.of("last", "other"), Split.of("none", "abc")):
         with pytest.raises(VireoError, match="may have seen"):
-            check_split(MANIFEST, split)
+            check_split(of_films, split)
 
 
-def test_the_newest_run_vouches_for_its_own_release(tmp_path: Path) -> None:
+def test_the_newest_run_vouches_for_its_own_release(of_films: Manifest, tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.staged_release("films").mkdir(parents=True)
-    MANIFEST.write(home.staged_release("films"))
-    assert staged_as(home, "films", "r-1") == MANIFEST
+    of_films.write(home.staged_release("films"))
+    assert staged_as(home, "films", "r-1") == of_films
     assert staged_as(home, "films", "r-9") is None
 
 

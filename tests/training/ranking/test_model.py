@@ -138,19 +138,6 @@ def test_a_ranker_reads_the_context_of_each_viewer() -> None:
     assert (after[1] - before[1]).abs().max() > 1e-3
 
 
-def test_training_drops_a_lists_context_with_its_language_match() -> None:
-    model = ranker(CONTEXT_SCHEMA).train()
-    inputs = inputs_of(model, 40)
-    inputs["context"][:] = 1
-    some = model._some_contexts(inputs)
-    kept = some["context"].all(-1)
-    assert 5 < kept.sum() < 35
-    assert torch.equal(kept, some["context"].any(-1))
-    assert torch.equal(some["match_features"][..., 0], inputs["match_features"][..., 0])
-    assert torch.equal(some["match_features"][kept], inputs["match_features"][kept])
-    assert not some["match_features"][~kept][..., 1].any()
-
-
 @pytest.mark.parametrize("schema", [SCHEMA, CONTEXT_SCHEMA], ids=["plain", "context"])
 @pytest.mark.parametrize(("watch_part", "outcome_part"), PARTS)
 def test_each_part_of_the_model_is_served_as_it_was_trained(

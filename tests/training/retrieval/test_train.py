@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from rich.console import Console
 from tests.builders.watches import videos_frame, viewers_frame
 from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from vireo.training.profile import load_profile
-from vireo.training.retrieval import train
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.first_vectors import first_vectors
@@ -117,19 +115,6 @@ def test_few_watches_are_trained_on_for_a_minimum_of_steps(ring: RetrievalData) 
     assert trainer.share_done < 1 / 1_000
 
 
-def test_the_learning_rate_has_risen_after_a_twentieth_of_a_short_training(
-    ring: RetrievalData, small: RetrievalConfig
-) -> None:
-    short = replace(small, epochs=10, batch_tokens=64, warmup_steps=1_000, constant_share=0.5)
-    trainer = RetrievalTrainer(ring, short)
-    rates: list[float] = []
-    while trainer.share_done < 0.1:
-        rates.append(trainer._learning_rate())
-        trainer.train_step()
-    assert rates[0] < 0.1 * short.learning_rate
-    assert rates[-1] == short.learning_rate
-
-
 def test_a_large_catalogue_starts_from_co_watches_too(
     ring: RetrievalData, small: RetrievalConfig
 ) -> None:
@@ -165,16 +150,6 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_equals_an_uninterrupted_one(
     assert curve(tmp_path) == curve(trained[1])
 
 
-def test_the_seed_decides_metrics_and_weights(
-    trained: Trained, ring: RetrievalData, small: RetrievalConfig, tmp_path: Path
-) -> None:
-    again = train_retrieval(ring, small, tmp_path / "again")
-    other = train_retrieval(ring, replace(small, seed=1), tmp_path / "other")
-    assert torch.equal(weights(again), weights(trained[0]))
-    assert curve(tmp_path / "again") == curve(trained[1]) != curve(tmp_path / "other")
-    assert not torch.equal(weights(other), weights(trained[0]))
-
-
 @pytest.mark.parametrize("limit", [50_000, 10])
 def test_a_state_from_mid_epoch_resumes_with_equal_results(
     ring: RetrievalData, small: RetrievalConfig, limit: int
@@ -192,35 +167,6 @@ def test_a_state_from_mid_epoch_resumes_with_equal_results(
         trainer.average.settle()
     assert torch.equal(weights(resumed.model), weights(straight.model))
     assert torch.equal(weights(resumed.average.model), weights(straight.average.model))
-
-
-def test_the_optimizer_is_gone_before_unseen_videos_are_filled_in(
-    ring: RetrievalData, small: RetrievalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainers: list[weakref.ref[RetrievalTrainer]] = []
-    filled: list[RetrievalTrainer | None] = []
-
-    def started(*arguments: Any) -> RetrievalTrainer:
-        trainer = RetrievalTrainer(*arguments)
-        trainers.append(weakref.ref(trainer))
-        return trainer
-
-    monkeypatch.setattr(train, "RetrievalTrainer", started)
-    monkeypatch.setattr(train, "fill_unseen", lambda *_: filled.append(trainers[0]()))
-    train_retrieval(ring, replace(small, epochs=1), tmp_path)
-    assert filled == [None]
-
-
-def test_the_last_average_is_not_copied_when_it_is_the_best(
-    ring: RetrievalData, small: RetrievalConfig
-) -> None:
-    trainer = RetrievalTrainer(ring, replace(small, epochs=1, validations=1))
-    while not trainer.at_epoch_end:
-        trainer.train_step()
-    trainer.end_epoch()
-    assert trainer.finished
-    for name, weight in trainer.average.model.state_dict().items():
-        assert trainer.best[name].data_ptr() == weight.data_ptr()
 
 
 def test_a_finished_run_is_not_trained_again(
@@ -258,11 +204,8 @@ def test_the_clock_ends_training_when_epochs_would_not(
 
 
 def test_what_cannot_be_trained_on_or_from_is_said_with_the_remedy(
-    ring: RetrievalData, ring_tables: tuple[Any, ...], small: RetrievalConfig, tmp_path: Path
+    ring: RetrievalData, ring_tables: tuple[Any, ...], small: RetrievalConfig
 ) -> None:
-    (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"retrieval\.pt is damaged; delete it"):
-        train_retrieval(ring, small, tmp_path)
     watches, *tables = ring_tables
     empty = RetrievalData.build(watches.assign(part="test"), *tables)
     with pytest.raises(EmptyTrainingSetError, match="no watches"):
