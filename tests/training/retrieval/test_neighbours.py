@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,24 +97,6 @@ def test_validation_watches_are_not_fitted() -> None:
     assert weights[0, 1] > 0
     assert not weights[2].any()
     assert not weights[:, 2].any()
-
-
-def test_the_fit_holds_one_matrix_and_is_as_good_as_in_double_precision() -> None:
-    random = np.random.default_rng(0)
-    videos = 1500
-    popularity = 1 / np.arange(1, videos + 1)
-    matrix = random.random((2000, videos)) < 40 * popularity / popularity.sum()
-    watched = sparse.csr_array(matrix.astype(np.float32))  # type: ignore[no-untyped-call]
-    tracemalloc.start()
-    weights = closed_form(watched, EASE_LAMBDA)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    inverse = np.linalg.inv(matrix.T.astype(float) @ matrix + EASE_LAMBDA * np.eye(videos))
-    expected = -inverse / np.diag(inverse)
-    np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(weights, expected, atol=1e-6)
-    assert abs(expected).max() > 0.1
-    assert peak < 4 * videos**2 * 2.5, "the matrix, and a band of a third of it while counting"
 
 
 @pytest.mark.parametrize("limit", [29, 0])

@@ -1,3 +1,5 @@
+"""Training of the towers: from where it starts, what it learns, and how it goes on."""
+
 from __future__ import annotations
 
 import json
@@ -12,12 +14,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.builders.watches import videos_frame, viewers_frame
+from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from vireo.training.profile import load_profile
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.first_vectors import first_vectors
+from vireo.training.retrieval.first_vectors import SPREAD, first_vectors
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import (
     CHECKPOINT,
@@ -214,3 +216,50 @@ def test_what_cannot_be_trained_on_or_from_is_said_with_the_remedy(
     del start["viewer_tower.age_steps.weight"]
     with pytest.raises(CheckpointError, match="train again with --fresh"):
         RetrievalTrainer(ring, small, start)
+
+
+@pytest.fixture(scope="module")
+def two_worlds() -> RetrievalData:
+    """Viewers watch some of the even videos, or some of the odd ones; v20 is unwatched."""
+    ids = [f"v{row}" for row in range(21)]
+    random = np.random.default_rng(0)
+    walks = {
+        f"viewer-{number:02}": [ids[2 * row + number % 2] for row in random.permutation(10)[:5]]
+        for number in range(40)
+    }
+    return RetrievalData.build(watches_frame(walks), videos_frame(ids), viewers_frame({}))
+
+
+def vectors_of(data: RetrievalData, seed: int = 0) -> np.ndarray:
+    vectors = first_vectors(data, 4, seed)
+    assert vectors is not None
+    return vectors
+
+
+def test_videos_of_one_world_start_nearer_to_each_other_than_to_the_other_world(
+    two_worlds: RetrievalData,
+) -> None:
+    vectors = vectors_of(two_worlds)
+    assert vectors.shape == (21, 4)
+    assert vectors.dtype == np.float32
+    assert vectors.std() == pytest.approx(SPREAD, rel=0.1)
+    likeness = vectors @ vectors.T
+    even, odd = likeness[0, 2:20:2], likeness[0, 1:20:2]
+    assert even.max() > 0
+    assert even.mean() > odd.mean()
+    assert np.allclose(vectors[20], 0, atol=1e-6)
+
+
+def test_the_seed_turns_the_start(two_worlds: RetrievalData) -> None:
+    first, again, other = (vectors_of(two_worlds, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, other)
+    # Only turned: how near videos are to each other stays.
+    assert np.allclose(first @ first.T, other @ other.T, atol=1e-6)
+
+
+def test_too_few_videos_or_watches_give_no_start(two_worlds: RetrievalData) -> None:
+    assert first_vectors(two_worlds, 21, seed=0) is None
+    walks = watches_frame({"a": ["v0"], "b": ["v1"]})
+    lonely = RetrievalData.build(walks, videos_frame(["v0", "v1", "v2"]), viewers_frame({}))
+    assert first_vectors(lonely, 2, seed=0) is None
