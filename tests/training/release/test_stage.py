@@ -73,6 +73,8 @@ def test_the_release_says_when_it_was_made_and_of_what(
     assert manifest.architecture == platform.machine()
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", manifest.code_commit)
     assert {"chain.ndcg_10", "ease.ndcg_10", "ranker.like_auc"} <= set(manifest.metrics)
+    last = describe_dataset(trained_home, "trained").last
+    assert manifest.metrics[DATA_END] == last.timestamp()
 
 
 def test_the_release_states_how_many_candidates_its_ranker_was_trained_on(
@@ -111,11 +113,6 @@ def test_tables_of_the_sources_name_videos_of_the_catalogue(
     assert release.ease_rows.shape == (count, min(EASE_NEIGHBOURS, count))
     assert release.ease_weights.any()
     assert manifest.quotas == Quotas()
-
-
-def test_the_manifest_says_when_the_data_ended(manifest: Manifest, trained_home: Home) -> None:
-    last = describe_dataset(trained_home, "trained").last
-    assert manifest.metrics[DATA_END] == last.timestamp()
 
 
 def test_content_vectors_have_length_1_or_none(folder: Path) -> None:
@@ -187,32 +184,35 @@ def catalogue(
     return data, [ids[row] for row in fresh_rows(data, videos)]
 
 
-def test_new_videos_come_first_the_newest_of_them_before_the_others() -> None:
-    many = FRESH_WATCHES + 1
-    _, found = catalogue(
-        {"a": 5, "b": 2, "c": FRESH_DAYS + 2, "d": -3}, dict.fromkeys("abcdefg", many)
-    )
-    assert found == ["d", "b", "a"]
+MANY, SOME = dict.fromkeys("abcdefg", FRESH_WATCHES + 1), dict.fromkeys("efg", 12)
+FEW = {"a": 3, "b": 1, "c": FRESH_WATCHES, "e": FRESH_WATCHES - 1, "f": 12, "g": 12}
 
 
-def test_hardly_watched_videos_follow_the_fewest_watched_first() -> None:
-    few = {"a": 3, "b": 1, "c": FRESH_WATCHES, "e": FRESH_WATCHES - 1, "f": 12, "g": 12}
-    _, found = catalogue({"a": 1}, few)
-    assert found == ["a", "d", "b", "e"]
+@pytest.mark.parametrize(
+    ("published", "watches", "fresh"),
+    [
+        # New videos come first, the newest of them before the others.
+        ({"a": 5, "b": 2, "c": FRESH_DAYS + 2, "d": -3}, MANY, "dba"),
+        # Hardly watched videos follow, the fewest watched first.
+        ({"a": 1}, FEW, "adbe"),
+        # Of equally watched ones the newest comes first, and those without a date last.
+        ({"a": 900, "b": 400, "c": 600}, SOME, "bcad"),
+    ],
+)
+def test_fresh_videos_are_the_new_and_the_hardly_watched(
+    published: dict[str, int], watches: dict[str, int], fresh: str
+) -> None:
+    assert "".join(catalogue(published, watches)[1]) == fresh
 
 
-def test_of_equally_watched_videos_the_newest_comes_first_and_those_without_a_date_last() -> None:
-    old = {"a": 900, "b": 400, "c": 600}
-    data, found = catalogue(old, dict.fromkeys("efg", 12))
-    assert found == ["b", "c", "a", "d"]
-    _, undated = catalogue({}, dict.fromkeys("efg", 12))
+def test_no_more_than_the_limit_and_undated_videos_by_their_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, undated = catalogue({}, SOME)
     assert undated == sorted("abcd", key=lambda video: data.keys["abcd".index(video)])
-
-
-def test_no_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "FRESH_LIMIT", 2)
-    data, found = catalogue({}, dict.fromkeys("efg", 12))
-    assert len(found) == 2
+    data, found = catalogue({}, SOME)
+    assert found == undated[:2]
     assert fresh_rows(data, videos_frame(list("abcdefgh"))).dtype == np.int64
 
 

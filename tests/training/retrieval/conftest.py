@@ -54,6 +54,24 @@ def of_context(context_tables: Tables) -> RetrievalData:
     return RetrievalData.build(*context_tables)
 
 
+@pytest.fixture(scope="session")
+def cats_and_dogs() -> RetrievalData:
+    """Half of the viewers watch videos of cats, half of dogs.
+
+    One more of each is unseen, "new-cat" and "new-dog", and "blank", which has no content.
+    """
+    random = np.random.default_rng(3)
+    known = [f"{kind}-{number}" for number in range(20) for kind in ("cat", "dog")]
+    walks = {
+        f"viewer-{viewer:02}": list(random.permutation(known[viewer % 2 :: 2])[:12])
+        for viewer in range(60)
+    }
+    ids = [*known, "new-cat", "new-dog", "blank"]
+    tags = [[name[-3:] if "new" in name else name[:3]] for name in ids[:-1]]
+    videos = videos_frame(ids, [*tags, []])
+    return RetrievalData.build(watches_frame(walks), videos, viewers_frame({}))
+
+
 @pytest.fixture
 def grouped(ring_tables: Tables, monkeypatch: pytest.MonkeyPatch) -> RetrievalData:
     """The ring in groups of a few viewers each."""

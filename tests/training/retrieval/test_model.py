@@ -116,25 +116,6 @@ def test_a_longer_absence_than_any_in_training_is_the_longest_there(model: TwoTo
     assert torch.equal(asked[1:], asked[1:2].expand(3, -1))
 
 
-def test_attention_depends_on_how_long_ago_an_earlier_watch_was(model: TwoTower) -> None:
-    tower = model.viewer_tower
-    assert tower.asked_steps is not None
-    assert tower.age_steps is not None
-
-    def difference() -> float:
-        one, other = (
-            vectors_of(model, inputs([1, 2, 3], gaps=[gaps])) for gaps in ([0, 3, 9], [0, 9, 3])
-        )
-        return float((one - other).abs().max())
-
-    with torch.no_grad():
-        tower.gap_embedding.weight.zero_()
-        tower.asked_steps.weight.zero_()
-        assert difference() > 1e-3
-        tower.age_steps.weight.zero_()
-        assert difference() == 0
-
-
 def test_a_tower_may_do_without_the_moment_asked(
     ring: RetrievalData, small: RetrievalConfig
 ) -> None:
