@@ -1,4 +1,4 @@
-"""What viewers watch in the test part changes nothing that training makes."""
+"""What viewers do in the test part or later changes nothing that training makes."""
 
 from __future__ import annotations
 
@@ -31,20 +31,33 @@ def columns_of(data: RankingSet) -> dict[str, np.ndarray]:
     }
 
 
-def test_other_watches_in_the_test_part_make_the_same_features_ranking_set_and_release(
+def with_another_end(interactions: pd.DataFrame, watches: pd.DataFrame) -> pd.DataFrame:
+    """Viewers watch something else in the test part, and then like and hide what they know."""
+    test = watches[watches["part"] == "test"].set_index("viewer_id")["video_id"]
+    changed = interactions["viewer_id"].map(test) == interactions["video_id"]
+    assert changed.sum() >= len(test) > 30
+    interactions.loc[changed, ["video_id", "watched_fraction"]] = "v59", 0.99
+    train = watches[(watches["part"] == "train") & watches["viewer_id"].isin(test.index)]
+    ends = interactions.groupby("viewer_id")["timestamp"].max() + pd.Timedelta(days=1)
+    likes, hides = (
+        own[["viewer_id", "video_id"]].assign(event=event, timestamp=own["viewer_id"].map(ends))
+        for event, keep in (("like", "first"), ("hide", "last"))
+        for own in [train.drop_duplicates("viewer_id", keep=keep)]
+    )
+    every = pd.concat([interactions, likes, hides], ignore_index=True)
+    every["row"], every["held_out"] = np.arange(1, len(every) + 1), False
+    return every.sort_values(["timestamp", "row"], ignore_index=True)
+
+
+def test_another_end_of_all_histories_makes_the_same_features_ranking_set_and_release(
     trained_home: Home,
     trained_watches: pd.DataFrame,
     ranking_set: RankingSet,
     manifest: Manifest,
     tmp_path: Path,
 ) -> None:
-    # Every test watch becomes one of a video that nobody else watches, to its end.
-    home, interactions = Home(tmp_path), random_interactions()
-    test = trained_watches[trained_watches["part"] == "test"].set_index("viewer_id")["video_id"]
-    changed = interactions["viewer_id"].map(test) == interactions["video_id"]
-    assert changed.sum() >= len(test) > 30
-    interactions.loc[changed, ["video_id", "watched_fraction"]] = "v59", 0.99
-    write_small_dataset(home, "trained", interactions)
+    home, test = Home(tmp_path), trained_watches[trained_watches["part"] == "test"]
+    write_small_dataset(home, "trained", with_another_end(random_interactions(), trained_watches))
 
     other = fit_measured(home, "trained")
 
@@ -54,7 +67,7 @@ def test_other_watches_in_the_test_part_make_the_same_features_ranking_set_and_r
     for name in FEATURES:
         table = f"{name}.parquet"
         assert (theirs / table).read_bytes() == (ours / table).read_bytes(), name
-    for viewer in test.index[:5]:
+    for viewer in test["viewer_id"].head():
         assert read_viewer(theirs, viewer) == read_viewer(ours, viewer)
     run = Run(home.run("trained"))
     made = load_ranking_set(run.ranking_set, run.finished_inputs())
