@@ -41,8 +41,9 @@ def with_another_end(interactions: pd.DataFrame, watches: pd.DataFrame) -> pd.Da
     ends = interactions.groupby("viewer_id")["timestamp"].max() + pd.Timedelta(days=1)
     likes, hides = (
         own[["viewer_id", "video_id"]].assign(event=event, timestamp=own["viewer_id"].map(ends))
-        for event, keep in (("like", "first"), ("hide", "last"))
-        for own in [train.drop_duplicates("viewer_id", keep=keep)]
+        # Who has hidden the only watch of the train part has too few to hold any out.
+        for event, some in (("like", train), ("hide", train[train.duplicated("viewer_id")]))
+        for own in [some.drop_duplicates("viewer_id", keep="last")]
     )
     every = pd.concat([interactions, likes, hides], ignore_index=True)
     every["row"], every["held_out"] = np.arange(1, len(every) + 1), False
