@@ -33,11 +33,3 @@ def repo(home: Home) -> Path:
 @pytest.fixture(scope="session")
 def watches(home: Home) -> pd.DataFrame:
     return load_watches(home, "small")
-
-
-@pytest.fixture
-def fresh_home(tmp_path: Path, interactions: pd.DataFrame) -> Home:
-    """A home of one's own with that data set, without features."""
-    home = Home(tmp_path / "home")
-    write_small_dataset(home, "small", interactions)
-    return home

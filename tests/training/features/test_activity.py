@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -90,3 +91,12 @@ def test_each_row_is_the_activity_after_all_that_happened_by_then(
     expected = expected_rows(watches, int(since.timestamp() * SECOND), limits)
     assert written(watches, since, tmp_path / "activity.parquet") == expected
     assert any(row[-1] for *_, row in expected)
+
+
+def test_viewers_who_watched_much_are_written_a_few_at_a_time() -> None:
+    heavy, light = np.full(500, 9000), np.full(100_000, 10)
+    parts = list(offline._parts(np.concatenate([heavy, light])))
+    assert [first for first, _ in parts] == [0, *(last for _, last in parts[:-1])]
+    assert parts[-1][1] == 100_500
+    sizes = [last - first for first, last in parts]
+    assert max(sizes[:5]) < 100 < 10_000 < max(sizes)

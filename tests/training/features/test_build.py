@@ -28,8 +28,31 @@ def contents(repo: Path) -> dict[str, bytes]:
     return {name: (repo / f"{name}.parquet").read_bytes() for name in TABLES}
 
 
-def test_a_rebuild_gives_the_same_tables_and_values(repo: Path, fresh_home: Home) -> None:
-    home = fresh_home
+def test_test_watches_influence_no_feature(
+    home: Home, repo: Path, interactions: pd.DataFrame, watches: pd.DataFrame, tmp_path: Path
+) -> None:
+    # Every test watch becomes one of a video that nobody else watches, and is liked.
+    test = watches[watches["part"] == "test"].set_index("viewer_id")
+    changed = interactions.copy()
+    theirs = changed["viewer_id"].map(test["video_id"]) == changed["video_id"]
+    assert theirs.sum() >= len(test) > 30
+    changed.loc[theirs, "video_id"] = "v59"
+    changed.loc[theirs, "watched_fraction"] = 0.99
+    other = Home(tmp_path)
+    write_small_dataset(other, "small", changed)
+    build_features(other, "small")
+    after = load_watches(other, "small")
+    assert set(after.loc[after["part"] == "test", "video_id"]) == {"v59"}
+    assert contents(other.features("small")) == contents(repo)
+    for viewer in test.index[:5]:
+        assert read_viewer(other.features("small"), viewer) == read_viewer(repo, viewer)
+
+
+def test_a_rebuild_gives_the_same_tables_and_values(
+    repo: Path, interactions: pd.DataFrame, tmp_path: Path
+) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", interactions)
     for holdout in ("none", "last"):
         build_features(home, "small", holdout)
     rebuilt = home.features("small")
@@ -40,9 +63,10 @@ def test_a_rebuild_gives_the_same_tables_and_values(repo: Path, fresh_home: Home
 
 
 def test_a_failed_build_leaves_the_earlier_features(
-    fresh_home: Home, interactions: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    interactions: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = fresh_home
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", interactions)
     build_features(home, "small")
     before = contents(home.features("small"))
     write_small_dataset(home, "small", interactions.assign(event="hide"))
@@ -75,9 +99,11 @@ def test_a_gateway_needs_three_files_alone(repo: Path, tmp_path: Path) -> None:
     assert read_viewer(tmp_path, "w1") == read_viewer(repo, "w1")
 
 
-def test_progress_reaches_the_end_of_every_step(fresh_home: Home) -> None:
+def test_progress_reaches_the_end_of_every_step(interactions: pd.DataFrame, tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", interactions)
     reached: dict[str, tuple[int, int]] = {}
-    build_features(fresh_home, "small", progress=lambda step, *at: reached.__setitem__(step, at))
+    build_features(home, "small", progress=lambda step, *at: reached.__setitem__(step, at))
     assert list(reached) == ["split", "viewer activity", "video statistics", "online store"]
     assert all(done == total > 0 for done, total in reached.values())
 

@@ -54,6 +54,14 @@ def store(
         yield OnlineStoreSettings(online_store="redis")
 
 
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home with data set "small", without features."""
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", random_interactions())
+    return home
+
+
 def event(viewer: str, video: str, kind: Any) -> event_pb2.Event:
     made = event_pb2.Event(event_id=f"{viewer}{video}", viewer_id=viewer, video_id=video, kind=kind)
     made.time.GetCurrentTime()
@@ -78,15 +86,15 @@ HIDE, PLAY = event_pb2.EVENT_KIND_HIDE, event_pb2.EVENT_KIND_PLAY
 
 
 def test_features_have_the_events_of_the_log_before_they_are_served(
-    nats: RunningNats, store: OnlineStoreSettings, fresh_home: Home
+    nats: RunningNats, store: OnlineStoreSettings, home: Home
 ) -> None:
     bad = event("w1", "v9", PLAY)
     bad.ClearField("time")
     last = append(
         nats, [event("w0", "v57", PLAY), bad], [event("w0", "v58", HIDE), event("n", "v1", HIDE)]
     )
-    build_features(fresh_home, "small", "none", settings=store)
-    repo = fresh_home.features("small")
+    build_features(home, "small", "none", settings=store)
+    repo = home.features("small")
     viewer = read_viewer(repo, "w0")
     assert viewer.watched_keys[-1] == video_key("v57")
     assert video_key("v58") in viewer.hidden_keys
@@ -97,54 +105,72 @@ def test_features_have_the_events_of_the_log_before_they_are_served(
     [letter] = asyncio.run(letters(nats))
     assert list(log_pb2.RecordedEvents.FromString(letter.recorded).events) == [bad]
     # Nothing is measured on what came later.
-    build_features(fresh_home, "small", "last", settings=store)
+    build_features(home, "small", "last", settings=store)
     assert video_key("v57") not in read_viewer(repo, "w0").watched_keys
 
 
 @pytest.mark.parametrize("known", [False, True])
 def test_what_the_log_keeps_no_longer_is_left_to_the_consumer_to_count(
-    nats: RunningNats, fresh_home: Home, known: bool
+    nats: RunningNats, home: Home, known: bool
 ) -> None:
     append(nats, [event("w0", "v50", PLAY)])
     if known:
         log = JetStreamLog(settings_of(nats))
-        data_from_events(fresh_home, "small", "small", log, 1, force=True)
+        data_from_events(home, "small", "small", log, 1, force=True)
     last = append(nats, [event("w0", "v58", PLAY)], [event("w0", "v57", PLAY)])
 
     purge_events(nats, 3)
     with structlog.testing.capture_logs() as logs:
-        build_features(fresh_home, "small", "none")
+        build_features(home, "small", "none")
     gap = next(each for each in logs if each["event"] == "events_missed")
     assert (gap["first"], gap["last"]) == ((2, 2) if known else (1, 2))
-    rows = open_rows(fresh_home.features("small"), 5)
+    rows = open_rows(home.features("small"), 5)
     # From the begin the consumer would count nothing as missed.
     assert rows.position(0).sequence == (1 if known else last)
     rows.close()
 
 
+def test_what_was_hidden_stays_hidden_when_the_log_has_forgotten_it(
+    store: OnlineStoreSettings, home: Home
+) -> None:
+    build_features(home, "small", "none", settings=store)
+    rows = open_rows(home.features("small"), 5)
+    hides = [event("w0", "v58", HIDE), event("n", "v1", HIDE)]
+    before = {viewer: read_viewer(rows.repo, viewer) for viewer in ("w0", "w1")}
+    rows.write(folded(rows, [Entry(1, "0", message(hides))], LIKED_BY_FRACTION).changes)
+    rows.close()
+    build_features(home, "small", "none", settings=store)
+    repo = home.features("small")
+    assert read_viewer(repo, "w0").hidden_keys[-1] == video_key("v58")
+    assert read_viewer(repo, "n").hidden_keys == [video_key("v1")]
+    again = {viewer: read_viewer(repo, viewer) for viewer in before}
+    assert again["w1"] == before["w1"]
+    assert again["w0"].watched_keys == before["w0"].watched_keys
+    assert set(again["w0"].hidden_keys) == {*before["w0"].hidden_keys, video_key("v58")}
+
+
 @pytest.mark.parametrize("terms", ["", "those of an example"])
 def test_who_was_not_seen_for_long_is_left_out_of_the_store(
-    store: OnlineStoreSettings, fresh_home: Home, terms: str
+    store: OnlineStoreSettings, tmp_path: Path, terms: str
 ) -> None:
     interactions = random_interactions()
     old = interactions["viewer_id"].isin(["w1", "w2"])
     interactions.loc[old, "timestamp"] -= pd.Timedelta(days=400)
+    home = Home(tmp_path)
     interactions = interactions.sort_values(["timestamp", "row"], ignore_index=True)
-    write_small_dataset(fresh_home, "small", interactions, terms)
-    build_features(fresh_home, "small", "none", settings=store)
-    rows = open_rows(fresh_home.features("small"), 5)
+    write_small_dataset(home, "small", interactions, terms)
+    build_features(home, "small", "none", settings=store)
+    rows = open_rows(home.features("small"), 5)
     events = [event(viewer, "v58", HIDE) for viewer in ("w2", "w1", "w3", "n", "lately")]
     for each in events[1:]:
         each.time.seconds -= 400 * 86_400
     events.append(event("lately", "v57", PLAY))
     rows.write(folded(rows, [Entry(1, "0", message(events))], LIKED_BY_FRACTION).changes)
     rows.close()
-    build_features(fresh_home, "small", "none", settings=store)
-    kept = {
-        viewer: read_viewer(fresh_home.features("small"), viewer) for viewer in ("w1", "w2", "w3")
-    }
-    assert read_viewer(fresh_home.features("small"), "n") == ViewerFeatures()
-    assert read_viewer(fresh_home.features("small"), "lately").hidden_keys == [video_key("v58")]
+    build_features(home, "small", "none", settings=store)
+    kept = {viewer: read_viewer(home.features("small"), viewer) for viewer in ("w1", "w2", "w3")}
+    assert read_viewer(home.features("small"), "n") == ViewerFeatures()
+    assert read_viewer(home.features("small"), "lately").hidden_keys == [video_key("v58")]
     assert video_key("v58") in kept["w2"].hidden_keys
     assert video_key("v58") in kept["w3"].hidden_keys
     assert kept["w3"].watched_keys
@@ -157,20 +183,20 @@ def test_who_was_not_seen_for_long_is_left_out_of_the_store(
             hidden_keys=kept["w2"].hidden_keys, hidden_times=kept["w2"].hidden_times
         )
     # What is learned from and measured is all the same.
-    assert set(load_watches(fresh_home, "small")["viewer_id"]) >= {"w1", "w2"}
+    assert set(load_watches(home, "small")["viewer_id"]) >= {"w1", "w2"}
 
 
-def test_the_log_of_the_homes_stack_is_found(fresh_home: Home, tmp_path: Path) -> None:
-    (fresh_home.root / "log").mkdir()
+def test_the_log_of_the_homes_stack_is_found(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
     with running_nats(tmp_path / "nats") as nats:
-        (fresh_home.root / "log" / "token").write_text(TOKEN)
-        (fresh_home.root / "log" / "port").write_text(str(nats.port))
+        (tmp_path / "log" / "token").write_text(TOKEN)
+        (tmp_path / "log" / "port").write_text(str(nats.port))
         append(nats, [event("w0", "v57", PLAY)])
-        build_features(fresh_home, "small", "none")
-    assert read_viewer(fresh_home.features("small"), "w0").watched_keys[-1] == video_key("v57")
+        build_features(home, "small", "none")
+    assert read_viewer(home.features("small"), "w0").watched_keys[-1] == video_key("v57")
 
 
-def test_a_log_that_is_away_stops_no_build(nats: RunningNats, fresh_home: Home) -> None:
+def test_a_log_that_is_away_stops_no_build(nats: RunningNats, home: Home) -> None:
     nats.kill()
-    build_features(fresh_home, "small", "none")
-    assert read_viewer(fresh_home.features("small"), "w0").watched_keys
+    build_features(home, "small", "none")
+    assert read_viewer(home.features("small"), "w0").watched_keys

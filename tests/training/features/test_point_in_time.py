@@ -58,12 +58,40 @@ def test_a_labels_features_are_of_just_before_it(repo: Path, watches: pd.DataFra
     together = last.groupby("viewer_id")["time"].diff() == MICROSECOND
     assert together.sum() > 5, "some labels come right after others of the same second"
     labels = last.sample(frac=1, random_state=0)
-    moments = moments_before(labels)["event_timestamp"]
-    found = viewers_before(repo, labels)
+    moments = moments_before(labels)
+    found = viewer_features_at(repo, moments)
     assert len(found) == len(labels) > 150
-    for label, moment, features in zip(labels.itertuples(), moments, found, strict=True):
+    for label, moment, features in zip(
+        labels.itertuples(), moments["event_timestamp"], found, strict=True
+    ):
         assert_same_activity(features, recomputed(watches, str(label.viewer_id), moment))
+
+
+def test_features_at_the_time_of_a_watch_exclude_it(repo: Path, watches: pd.DataFrame) -> None:
+    labels = watches.groupby("viewer_id").tail(3)
+    known = viewer_features_at(repo, moments_before(labels))
+    found = viewers_before(repo, labels)
+    for label, features, before in zip(labels.itertuples(), found, known, strict=True):
+        assert_same_activity(features, before)
+        assert features.attributes == before.attributes
         assert features.asked_at == int(pd.Timestamp(str(label.time)).timestamp())
+
+
+def test_a_late_like_counts_from_its_own_time_on(repo: Path, watches: pd.DataFrame) -> None:
+    seen = watches[watches["part"] != "test"]
+    late = seen[seen["liked_time"] > seen["time"]].groupby("viewer_id").tail(1)
+    last = seen.groupby("viewer_id")["time"].max()
+    late = late[late["liked_time"] > late["viewer_id"].map(last)]
+    assert len(late) > 3
+    likes = []
+    for moments in (late["liked_time"] - MICROSECOND, late["liked_time"]):
+        found = viewer_features_at(
+            repo, pd.DataFrame({"viewer_id": late["viewer_id"], "event_timestamp": moments})
+        )
+        for viewer, moment, features in zip(late["viewer_id"], moments, found, strict=True):
+            assert_same_activity(features, recomputed(watches, viewer, moment))
+        likes.append(np.array([features.like_count for features in found]))
+    np.testing.assert_array_equal(likes[0] + 1, likes[1])
 
 
 def test_offline_now_and_online_are_the_same(home: Home, repo: Path, watches: pd.DataFrame) -> None:
@@ -74,12 +102,14 @@ def test_offline_now_and_online_are_the_same(home: Home, repo: Path, watches: pd
     )
     for viewer, features in zip(viewers.itertuples(), offline, strict=True):
         online = read_viewer(repo, str(viewer.viewer_id))
-        for name in ("history_keys", "history_times", "watched_keys"):
-            assert list(getattr(online, name)) == getattr(features, name).tolist()
-        assert tuple(online.attributes) == tuple(np.asarray(viewer.attributes))
-        assert tuple(online.attributes) == features.attributes
+        assert list(online.history_keys) == features.history_keys.tolist()
+        assert list(online.history_times) == features.history_times.tolist()
+        assert list(online.watched_keys) == features.watched_keys.tolist()
         assert online.watch_count == features.watch_count
         assert online.like_count == features.like_count
+        assert (
+            tuple(online.attributes) == features.attributes == tuple(np.asarray(viewer.attributes))
+        )
         assert_same_activity(features, recomputed(watches, str(viewer.viewer_id), now))
 
 

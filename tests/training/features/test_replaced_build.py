@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import multiprocessing
 import os
 import re
@@ -22,8 +23,9 @@ import pandas as pd
 import pytest
 import redis
 from pydantic import SecretStr
+from structlog.testing import capture_logs
 
-from tests.builders.datasets import write_small_dataset
+from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.redis import RunningRedis, running_redis
 from tests.builders.waiting import wait_until
 from vireo.server.errors import VireoError
@@ -119,10 +121,11 @@ def test_builds_that_are_killed_or_overlap_leave_one_copy(
     kind: str,
     server: RunningRedis,
     processes: ForkServerContext,
-    fresh_home: Home,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    home = fresh_home
+    home = Home(tmp_path / "home")
+    write_small_dataset(home, "small", random_interactions())
     environment = {
         "VIREO_HOME": str(home.root),
         "VIREO_ONLINE_STORE": kind,
@@ -174,13 +177,13 @@ def read_for_ever(repo: Path, url: str, told: Connection) -> None:
 def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
     server: RunningRedis,
     processes: ForkServerContext,
-    fresh_home: Home,
-    interactions: pd.DataFrame,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VIREO_REDIS_URL", server.url)
-    home, settings = fresh_home, OnlineStoreSettings(online_store="redis")
+    home, settings = Home(tmp_path / "home"), OnlineStoreSettings(online_store="redis")
+    interactions = random_interactions()
+    write_small_dataset(home, "small", interactions)
     with monkeypatch.context() as earlier:  # as Vireo built before it announced builds
         earlier.setattr(replaced_build, "BUILD_MARK", "_")
         build_features(home, "small", "none", settings=settings)
@@ -223,11 +226,23 @@ def test_readers_see_old_rows_or_new_ones_whatever_their_volume_shows(
             process.join()
 
 
+def test_a_build_that_waits_for_another_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "builds"
+    with path.open("a+") as other, path.open("a+") as file, capture_logs() as logs:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        monkeypatch.setattr("time.sleep", lambda _: fcntl.flock(other, fcntl.LOCK_UN))
+        replaced_build._lock(file, tmp_path / "small")
+    assert [each["event"] for each in logs] == ["another_build_runs"]
+
+
 def test_a_build_that_another_overtook_is_not_announced(
-    server: RunningRedis, fresh_home: Home, monkeypatch: pytest.MonkeyPatch
+    server: RunningRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIREO_REDIS_URL", server.url)
-    home, settings = fresh_home, OnlineStoreSettings(online_store="redis")
+    home, settings = Home(tmp_path / "home"), OnlineStoreSettings(online_store="redis")
+    write_small_dataset(home, "small", random_interactions())
     build_features(home, "small", "none", settings=settings)
     first, client = announced(server), connected(server)
 
