@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -60,6 +61,12 @@ def manifest(trained_home: Home) -> Manifest:
 @pytest.fixture(scope="session")
 def trained_watches(trained_home: Home) -> pd.DataFrame:
     return load_watches(trained_home, TRAINED)
+
+
+@pytest.fixture(scope="session")
+def trained_repo(trained_home: Home) -> Path:
+    """Its features."""
+    return trained_home.features(TRAINED)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from vireo.training.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 
 def test_a_state_is_read_back_unchanged(tmp_path: Path) -> None:
@@ -16,14 +21,6 @@ def test_a_state_is_read_back_unchanged(tmp_path: Path) -> None:
     write_checkpoint(path, {"epoch": 1})
     assert read_checkpoint(path) == {"epoch": 1}
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_state_that_can_not_be_written_leaves_the_one_before(tmp_path: Path) -> None:
-    path = tmp_path / "training.pt"
-    write_checkpoint(path, {"epoch": 1})
-    with pytest.raises(AttributeError):
-        write_checkpoint(path, {"epoch": 2, "unwritable": lambda: None})
-    assert read_checkpoint(path) == {"epoch": 1}
 
 
 def test_a_full_disk_is_reported_and_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
@@ -36,8 +33,10 @@ def test_a_full_disk_is_reported_and_keeps_the_previous_checkpoint(tmp_path: Pat
     assert read_checkpoint(path) == {"epoch": 1}
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "training.pt"
-    path.write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"training\.pt is damaged; delete it"):
-        read_checkpoint(path)
+def test_a_checkpoint_of_other_inputs_is_ignored_and_a_damaged_one_named(tmp_path: Path) -> None:
+    Checkpoints(tmp_path, "one").write("linear", {"epoch": 3})
+    assert Checkpoints(tmp_path, "other").read("linear") is None
+    assert Checkpoints(tmp_path, "one").read("linear") == {"epoch": 3}
+    (tmp_path / "ranking_linear.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"ranking_linear\.pt is damaged; delete it"):
+        Checkpoints(tmp_path, "one").read("linear")

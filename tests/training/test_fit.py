@@ -57,13 +57,6 @@ def stopped(home: Home, seed: int) -> str:
     return output.getvalue()
 
 
-def test_training_again_with_the_same_settings_does_nothing(home: Home, manifest: Manifest) -> None:
-    again, said = fitted(home)
-    assert again == manifest
-    assert f"nothing to do: {manifest.release_id}" in said
-    assert "1 of 5" not in said
-
-
 def test_features_that_are_computed_otherwise_make_a_new_training_set(
     home: Home, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,7 +79,7 @@ def test_every_source_and_input_can_be_taken_out_whole(ranking_set: RankingSet) 
 
 
 def test_an_ablation_is_compared_with_the_whole_chain_and_its_models_are_reused(
-    studies: Studies, monkeypatch: pytest.MonkeyPatch
+    studies: Studies, trained_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = studies.ablations(["popular", "history"])
     assert set(found["without"]) == set(found["tests"]) == {"popular", "history"}
@@ -87,6 +87,11 @@ def test_an_ablation_is_compared_with_the_whole_chain_and_its_models_are_reused(
     plain = studies.diversity()["points"][0]
     assert plain["strength"] == 0
     assert found["full"]["ndcg_10"] == pytest.approx(plain["ndcg_10"])
+    report = trained_home.run("trained") / "report"
+    chain = json.loads((report / "metrics.json").read_text())["chain"]
+    chosen = studies.diversity()["chosen"]
+    [released] = [each for each in studies.diversity()["points"] if each["strength"] == chosen]
+    assert released["ndcg_10"] == pytest.approx(chain["ndcg_10"])
     for name, measures in found["without"].items():
         lost = found["tests"][name]["ndcg_10"]["value"]
         assert lost == pytest.approx(found["full"]["ndcg_10"] - measures["ndcg_10"])
@@ -127,16 +132,6 @@ def test_strength_trades_gain_for_distance() -> None:
     plain, diverse = diversity_curve(lists, vectors.astype(np.float32), [0.0, 5.0])
     assert plain.ndcg_10 > diverse.ndcg_10
     assert plain.intra_list_distance < diverse.intra_list_distance
-
-
-def test_the_released_strength_has_the_chains_own_measures(
-    studies: Studies, trained_home: Home
-) -> None:
-    found = studies.diversity()
-    report = trained_home.run("trained") / "report"
-    chain = json.loads((report / "metrics.json").read_text())["chain"]
-    [released] = [point for point in found["points"] if point["strength"] == found["chosen"]]
-    assert released["ndcg_10"] == pytest.approx(chain["ndcg_10"])
 
 
 def test_the_union_is_what_the_pipeline_retrieves_and_a_pool_what_any_source_has(

@@ -81,28 +81,17 @@ def test_a_home_that_is_somebody_elses_or_everybodys_stays_as_it_is(
 KILLED = """
 import os, pathlib, sys
 from vireo.training.data import folder
-if sys.argv[2] == "after a rename":
-    def rename(path, to, moved=pathlib.Path.rename):
-        moved(path, to)
-        os.kill(os.getpid(), 9)
-    pathlib.Path.rename = rename
 with folder.replaced_folder(pathlib.Path(sys.argv[1])) as draft:
     (draft / "new.txt").touch()
-    if sys.argv[2] == "before":
-        os.kill(os.getpid(), 9)
-os.kill(os.getpid(), 9)
+    os.kill(os.getpid(), 9)
 """
-
-
-def killed(target: Path, when: str) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, target, when], check=False)
-    assert done.returncode == -9
 
 
 def test_what_a_killed_process_left_goes_and_what_another_one_writes_stays(tmp_path: Path) -> None:
     target = tmp_path / "data"
     for each in (target, tmp_path / "other"):
-        killed(each, "before")
+        done = subprocess.run([sys.executable, "-c", KILLED, each], check=False)
+        assert done.returncode == -9
     (tmp_path / ".data.mine").mkdir()
     [left] = tmp_path.glob(".data.draft.*")
     with replaced_folder(target) as mine:
@@ -114,15 +103,6 @@ def test_what_a_killed_process_left_goes_and_what_another_one_writes_stays(tmp_p
     assert {name[:12] for name in names(tmp_path)} == {"data", ".data.mine", ".other.draft"}
     remove_abandoned_drafts(tmp_path)
     assert names(tmp_path) == {"data", ".data.mine"}
-
-
-def test_a_kill_between_two_renames_leaves_the_old_or_the_new_folder(target: Path) -> None:
-    killed(target, "after a rename")
-    assert names(target) in ({"old.txt"}, {"new.txt"})
-    with replaced_folder(target) as draft:
-        (draft / "next.txt").touch()
-    assert names(target.parent) == {"data"}
-    assert names(target) == {"next.txt"}
 
 
 def test_the_last_copy_of_a_folder_is_put_back(tmp_path: Path) -> None:

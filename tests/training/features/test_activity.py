@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,46 +18,11 @@ from vireo.training.data.split import split_watches
 from vireo.training.features import activity as offline
 
 SECOND = 1_000_000
+COUNTS = ("viewer_watch_count", "viewer_like_count")
 
 
-@dataclass(frozen=True)
-class Watch:
-    """One video watched by one viewer."""
-
-    video_id: str
-    time: int
-    """Unix microseconds."""
-    liked: bool
-
-
-@dataclass(frozen=True)
-class Activity:
-    """The activity features of one viewer after some event; the default is before any."""
-
-    history_times: tuple[int, ...] = ()
-    watched_keys: tuple[int, ...] = ()
-    watched_times: tuple[int, ...] = ()
-    watched_liked: tuple[bool, ...] = ()
-    watch_count: int = 0
-    like_count: int = 0
-
-    def after(self, watch: Watch, limits: tuple[int, int]) -> Activity:
-        """Return the activity once `watch` has happened."""
-        history, watched = limits
-        return Activity(
-            history_times=(*self.history_times, watch.time // SECOND)[-history:],
-            watched_keys=(*self.watched_keys, video_key(watch.video_id))[-watched:],
-            watched_times=(*self.watched_times, watch.time)[-watched:],
-            watched_liked=(*self.watched_liked, watch.liked)[-watched:],
-            watch_count=self.watch_count + 1,
-            like_count=self.like_count + int(watch.liked),
-        )
-
-    def after_like(self, watched_time: int) -> Activity:
-        """Return the activity once the video that was watched at a time has been liked."""
-        pairs = zip(self.watched_times, self.watched_liked, strict=True)
-        liked = tuple(known or time == watched_time for time, known in pairs)
-        return replace(self, watched_liked=liked, like_count=self.like_count + 1)
+Row = tuple[list[int], list[int], list[int], list[bool], int, int]
+"""Times and keys of the last watches, those that are known to be liked, and counts of both."""
 
 
 @pytest.fixture(scope="module")
@@ -70,53 +34,45 @@ def watches() -> pd.DataFrame:
     return split[split["part"] != "test"]
 
 
-def folded(
+def recomputed(mine: pd.DataFrame, time: int, limits: tuple[int, int]) -> Row:
+    """What is known of a viewer at a time, from the rows of the watches alone."""
+    history, watched = limits
+    liked_times = mine["liked_time"].astype("int64").to_numpy()
+    times = mine["time"].astype("int64").to_numpy()
+    liked, seen = (liked_times > 0) & (liked_times <= time), times <= time
+    return (
+        (times[seen] // SECOND)[-history:].tolist(),
+        [video_key(video) for video in mine["video_id"][seen]][-watched:],
+        times[seen][-watched:].tolist(),
+        liked[seen][-watched:].tolist(),
+        int(seen.sum()),
+        int(liked.sum()),
+    )
+
+
+def expected_rows(
     watches: pd.DataFrame, since: int, limits: tuple[int, int]
-) -> list[tuple[str, int, Activity]]:
-    """Return every row, one event after the other."""
+) -> list[tuple[str, int, Row]]:
+    """A row of each moment at which something happened, of the last watches."""
     rows = []
     for viewer, mine in watches.groupby("viewer_id", sort=False, observed=True):
-        events: list[tuple[int, Watch | int]] = []
         times, likes = (mine[name].astype("int64").tolist() for name in ("time", "liked_time"))
-        for video_id, time, liked in zip(mine["video_id"], times, likes, strict=True):
-            events.append((time, Watch(video_id, time, liked == time)))
-            if liked > time:
-                events.append((liked, time))
-        events.sort(key=lambda event: event[0])
         complete = len(mine) <= offline.ROWS_KEPT
         kept = since if complete else times[-offline.ROWS_KEPT]
-        activity = Activity()
-        after = {since: activity} if complete else {}
-        for time, happened in events:
-            if isinstance(happened, Watch):
-                activity = activity.after(happened, limits)
-            else:
-                activity = activity.after_like(happened)
-            if time >= kept:
-                after[time] = activity
-        rows += [(str(viewer), time, state) for time, state in after.items()]
+        moments = {*times, *likes, *([since] if complete else [])}
+        found = sorted(moment for moment in moments if moment >= kept)
+        rows += [(str(viewer), time, recomputed(mine, time, limits)) for time in found]
     return rows
 
 
-def written(watches: pd.DataFrame, since: datetime, path: Path) -> list[tuple[str, int, Activity]]:
+def written(watches: pd.DataFrame, since: datetime, path: Path) -> list[tuple[str, int, Row]]:
     offline.write_viewer_activity(watches, since, path, lambda _done, _total: None)
     table = pq.read_table(path)
+    names = ("history_times", "watched_keys", "watched_times", "watched_liked")
+    columns = [table[name].to_pylist() for name in (*names, *COUNTS)]
     times = table["event_timestamp"].cast(pa.int64()).to_pylist()
-    return [
-        (
-            row["viewer_id"],
-            time,
-            Activity(
-                tuple(row["history_times"]),
-                tuple(row["watched_keys"]),
-                tuple(row["watched_times"]),
-                tuple(row["watched_liked"]),
-                row["viewer_watch_count"],
-                row["viewer_like_count"],
-            ),
-        )
-        for row, time in zip(table.drop_columns("event_timestamp").to_pylist(), times, strict=True)
-    ]
+    rows = zip(*columns, strict=True)
+    return list(zip(table["viewer_id"].to_pylist(), times, rows, strict=True))
 
 
 @pytest.mark.parametrize("at_a_time", [1000, 4_000_000])
@@ -132,9 +88,9 @@ def test_each_row_is_the_activity_after_all_that_happened_by_then(
     monkeypatch.setattr(offline, "HISTORY_LIMIT", limits[0])
     monkeypatch.setattr(offline, "WATCHED_LIMIT", limits[1])
     since = (watches["time"].min() - pd.Timedelta(seconds=1)).to_pydatetime()
-    expected = folded(watches, int(since.timestamp() * SECOND), limits)
+    expected = expected_rows(watches, int(since.timestamp() * SECOND), limits)
     assert written(watches, since, tmp_path / "activity.parquet") == expected
-    assert any(activity.like_count for *_, activity in expected)
+    assert any(row[-1] for *_, row in expected)
 
 
 def test_viewers_who_watched_much_are_written_a_few_at_a_time() -> None:

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from pydantic import SecretStr
@@ -47,17 +46,6 @@ def test_test_watches_influence_no_feature(
     assert contents(other.features("small")) == contents(repo)
     for viewer in test.index[:5]:
         assert read_viewer(other.features("small"), viewer) == read_viewer(repo, viewer)
-
-
-def test_training_watches_do_influence_features(
-    repo: Path, interactions: pd.DataFrame, tmp_path: Path
-) -> None:
-    other = Home(tmp_path)
-    write_small_dataset(other, "small", interactions)
-    build_features(other, "small", holdout="none")
-    assert contents(other.features("small")) != contents(repo)
-    assert set(load_watches(other, "small")["part"]) == {"train"}
-    assert Split.load(other, "small").holdout == "none"
 
 
 def test_a_rebuild_gives_the_same_tables_and_values(
@@ -128,19 +116,6 @@ def test_missing_features_name_the_command_that_builds_them(tmp_path: Path) -> N
         Split.load(home, "small")
     with pytest.raises(VireoError, match=r"vireo features build small"):
         read_viewer(home.features("small"), "w1")
-
-
-def test_activity_rows_are_kept_for_the_last_twelve_watches(
-    repo: Path, watches: pd.DataFrame
-) -> None:
-    table = pq.read_table(repo / "viewer_activity.parquet").to_pandas()
-    assert not table.duplicated(["viewer_id", "event_timestamp"]).any()
-    seen = watches[watches["part"] != "test"].groupby("viewer_id")["time"]
-    first_kept = seen.apply(lambda times: times.iloc[-12:].iloc[0]).astype("datetime64[us, UTC]")
-    many = seen.size() > 12
-    kept = table.groupby("viewer_id")["event_timestamp"].min()
-    pd.testing.assert_series_equal(kept[many], first_kept[many], check_names=False)
-    assert (kept[~many] < first_kept[~many]).all()
 
 
 def test_events_count_by_the_rules_of_the_data_set(tmp_path: Path) -> None:

@@ -13,13 +13,13 @@ import structlog
 
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import LIKED_BY_FRACTION, message
+from tests.builders.logged_data import append_messages, purge_events
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
 from tests.builders.redis import running_redis
 from vireo.ops.stack.nats import log_environment
 from vireo.server.consumer.apply import folded
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import DEAD, EVENTS, Entry
-from vireo.server.event_log.nats_connection import Connection
 from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import open_rows, read_viewer
 from vireo.server.home import Home
@@ -54,6 +54,14 @@ def store(
         yield OnlineStoreSettings(online_store="redis")
 
 
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home with data set "small", without features."""
+    home = Home(tmp_path)
+    write_small_dataset(home, "small", random_interactions())
+    return home
+
+
 def event(viewer: str, video: str, kind: Any) -> event_pb2.Event:
     made = event_pb2.Event(event_id=f"{viewer}{video}", viewer_id=viewer, video_id=video, kind=kind)
     made.time.GetCurrentTime()
@@ -61,14 +69,7 @@ def event(viewer: str, video: str, kind: Any) -> event_pb2.Event:
 
 
 def append(nats: RunningNats, *batches: Sequence[event_pb2.Event]) -> int:
-    async def appended() -> int:
-        log, position = JetStreamLog(settings_of(nats)), 0
-        for events in batches:
-            position = await log.append(EVENTS, "0", message(events))
-        await log.close()
-        return position
-
-    return asyncio.run(appended())
+    return append_messages(nats, EVENTS, *(("0", message(events)) for events in batches))
 
 
 async def letters(nats: RunningNats) -> list[log_pb2.DeadEvents]:
@@ -85,10 +86,8 @@ HIDE, PLAY = event_pb2.EVENT_KIND_HIDE, event_pb2.EVENT_KIND_PLAY
 
 
 def test_features_have_the_events_of_the_log_before_they_are_served(
-    nats: RunningNats, store: OnlineStoreSettings, tmp_path: Path
+    nats: RunningNats, store: OnlineStoreSettings, home: Home
 ) -> None:
-    home = Home(tmp_path)
-    write_small_dataset(home, "small", random_interactions())
     bad = event("w1", "v9", PLAY)
     bad.ClearField("time")
     last = append(
@@ -112,22 +111,15 @@ def test_features_have_the_events_of_the_log_before_they_are_served(
 
 @pytest.mark.parametrize("known", [False, True])
 def test_what_the_log_keeps_no_longer_is_left_to_the_consumer_to_count(
-    nats: RunningNats, tmp_path: Path, known: bool
+    nats: RunningNats, home: Home, known: bool
 ) -> None:
-    home = Home(tmp_path)
-    write_small_dataset(home, "small", random_interactions())
     append(nats, [event("w0", "v50", PLAY)])
     if known:
         log = JetStreamLog(settings_of(nats))
         data_from_events(home, "small", "small", log, 1, force=True)
     last = append(nats, [event("w0", "v58", PLAY)], [event("w0", "v57", PLAY)])
 
-    async def purge() -> None:
-        connection = await Connection.open(settings_of(nats))
-        await connection.ask("$JS.API.STREAM.PURGE.vireo_events", b'{"seq": 3}')
-        await connection.close()
-
-    asyncio.run(purge())
+    purge_events(nats, 3)
     with structlog.testing.capture_logs() as logs:
         build_features(home, "small", "none")
     gap = next(each for each in logs if each["event"] == "events_missed")
@@ -139,10 +131,8 @@ def test_what_the_log_keeps_no_longer_is_left_to_the_consumer_to_count(
 
 
 def test_what_was_hidden_stays_hidden_when_the_log_has_forgotten_it(
-    store: OnlineStoreSettings, tmp_path: Path
+    store: OnlineStoreSettings, home: Home
 ) -> None:
-    home = Home(tmp_path)
-    write_small_dataset(home, "small", random_interactions())
     build_features(home, "small", "none", settings=store)
     rows = open_rows(home.features("small"), 5)
     hides = [event("w0", "v58", HIDE), event("n", "v1", HIDE)]
@@ -196,9 +186,7 @@ def test_who_was_not_seen_for_long_is_left_out_of_the_store(
     assert set(load_watches(home, "small")["viewer_id"]) >= {"w1", "w2"}
 
 
-def test_the_log_of_the_homes_stack_is_found(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    write_small_dataset(home, "small", random_interactions())
+def test_the_log_of_the_homes_stack_is_found(home: Home, tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     with running_nats(tmp_path / "nats") as nats:
         (tmp_path / "log" / "token").write_text(TOKEN)
@@ -208,9 +196,7 @@ def test_the_log_of_the_homes_stack_is_found(tmp_path: Path) -> None:
     assert read_viewer(home.features("small"), "w0").watched_keys[-1] == video_key("v57")
 
 
-def test_a_log_that_is_away_stops_no_build(nats: RunningNats, tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    write_small_dataset(home, "small", random_interactions())
+def test_a_log_that_is_away_stops_no_build(nats: RunningNats, home: Home) -> None:
     nats.kill()
     build_features(home, "small", "none")
     assert read_viewer(home.features("small"), "w0").watched_keys

@@ -1,4 +1,4 @@
-"""The ranker as it is trained, and as it is served."""
+"""The ranker as it is trained, by which losses, and as it is served."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from vireo.server.models.signature import ranker_signature
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.training.ranking.config import RankingConfig
 from vireo.training.ranking.export import example_inputs, export_ranker, torch_scores
+from vireo.training.ranking.loss import level_loss, listwise_loss, outcome_loss
 from vireo.training.ranking.model import OutcomePart, Ranker, WatchPart
 from vireo.training.ranking.served import ServedRanker
 
@@ -138,19 +139,6 @@ def test_a_ranker_reads_the_context_of_each_viewer() -> None:
     assert (after[1] - before[1]).abs().max() > 1e-3
 
 
-def test_training_drops_a_lists_context_with_its_language_match() -> None:
-    model = ranker(CONTEXT_SCHEMA).train()
-    inputs = inputs_of(model, 40)
-    inputs["context"][:] = 1
-    some = model._some_contexts(inputs)
-    kept = some["context"].all(-1)
-    assert 5 < kept.sum() < 35
-    assert torch.equal(kept, some["context"].any(-1))
-    assert torch.equal(some["match_features"][..., 0], inputs["match_features"][..., 0])
-    assert torch.equal(some["match_features"][kept], inputs["match_features"][kept])
-    assert not some["match_features"][~kept][..., 1].any()
-
-
 @pytest.mark.parametrize("schema", [SCHEMA, CONTEXT_SCHEMA], ids=["plain", "context"])
 @pytest.mark.parametrize(("watch_part", "outcome_part"), PARTS)
 def test_each_part_of_the_model_is_served_as_it_was_trained(
@@ -200,3 +188,34 @@ def test_the_export_equals_pytorch(watch_part: WatchPart, tmp_path: Path) -> Non
         for tensors in cases_of(model):
             inputs = {name: value.numpy() for name, value in tensors.items()}
             assert np.abs(served.run(inputs) - torch_scores(model, inputs)).max() < 1e-4
+
+
+REAL = torch.tensor([[True, True, True], [True, True, False]])
+
+
+@pytest.mark.parametrize(("labels", "counted"), [([2, 0], [0, 1]), ([1, -1], [0]), ([-1, -1], [])])
+def test_the_listwise_loss_is_that_of_the_watched_video_among_the_real_ones(
+    labels: list[int], counted: list[int]
+) -> None:
+    logits = torch.tensor([[0.0, 1.0, 2.0], [1.0, 3.0, 99.0]])
+    losses = [-torch.log_softmax(logits[n][REAL[n]], 0)[labels[n]].item() for n in counted]
+    found = listwise_loss(logits, REAL, torch.tensor(labels)).item()
+    assert found == pytest.approx(sum(losses) / max(len(losses), 1))
+
+
+def test_the_level_counts_a_missed_list_as_all_negatives_and_no_padding() -> None:
+    low, missed = torch.full((2, 3), -5.0), torch.tensor([-1, -1])
+    assert level_loss(low, REAL, missed) < level_loss(-low, REAL, missed)
+    other, label = low.clone(), torch.tensor([0, 1])
+    other[1, 2] = 50.0
+    assert torch.equal(level_loss(low, REAL, label), level_loss(other, REAL, label))
+
+
+def test_an_unknown_outcome_counts_for_no_loss_and_no_gradient() -> None:
+    nan = float("nan")
+    logits = torch.tensor([[1.0, 5.0], [2.0, 5.0]], requires_grad=True)
+    losses = outcome_loss(logits, torch.tensor([[1.0, nan], [nan, nan]]))
+    assert losses.tolist() == pytest.approx([-torch.sigmoid(torch.tensor(1.0)).log().item(), 0])
+    losses.sum().backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    assert logits.grad[1:].tolist() == [[0, 0]]

@@ -20,7 +20,6 @@ from tests.builders.ranking_sets import (
     VECTORS,
     ranking_set,
 )
-from vireo.server.errors import VireoError
 from vireo.server.features.ranking_inputs import VIDEO_FEATURES
 from vireo.server.signals import OUTCOMES
 from vireo.training.checkpoint import Checkpoints
@@ -204,15 +203,6 @@ def test_too_few_viewers_to_hold_any_out_still_give_a_ranker(tmp_path: Path) -> 
         parts[name] = replace(part, viewers=replace(part.viewers, held_out=nobody))
     ranker = trained(replace(data, **parts), tmp_path, replace(CONFIG, epochs=2))
     assert ranker.model.watch_part == "retrieval"
-
-
-def test_a_checkpoint_of_other_inputs_is_ignored_and_a_damaged_one_named(tmp_path: Path) -> None:
-    Checkpoints(tmp_path, "one").write("linear", {"epoch": 3})
-    assert Checkpoints(tmp_path, "other").read("linear") is None
-    assert Checkpoints(tmp_path, "one").read("linear") == {"epoch": 3}
-    (tmp_path / "ranking_linear.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(VireoError, match=r"ranking_linear\.pt is damaged; delete it"):
-        Checkpoints(tmp_path, "one").read("linear")
 
 
 def test_the_ranking_set_is_read_back_unchanged_or_drawn_again(tmp_path: Path) -> None:

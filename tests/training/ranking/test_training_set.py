@@ -15,7 +15,6 @@ from vireo.server.features.ranking_inputs import (
     ranking_inputs,
     retrieval_features,
 )
-from vireo.server.home import Home
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
@@ -34,13 +33,10 @@ HIDE = [task.name for task in OUTCOMES].index("hide")
 
 
 @pytest.fixture(scope="module")
-def repo(trained_home: Home) -> Path:
-    return trained_home.features("trained")
-
-
-@pytest.fixture(scope="module")
-def data(trained_watches: pd.DataFrame, repo: Path, release: CandidateRelease) -> RankingSet:
-    return build_ranking_set(trained_watches, repo, release, CONFIG)
+def data(
+    trained_watches: pd.DataFrame, trained_repo: Path, release: CandidateRelease
+) -> RankingSet:
+    return build_ranking_set(trained_watches, trained_repo, release, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -90,36 +86,36 @@ def test_each_validation_watch_has_a_list_of_unwatched_videos_with_it_or_without
 def test_a_set_made_in_parts_is_the_same(
     data: RankingSet,
     trained_watches: pd.DataFrame,
-    repo: Path,
+    trained_repo: Path,
     release: CandidateRelease,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(training_set, "_LABELS_AT_A_TIME", 101)
-    parts = build_ranking_set(trained_watches, repo, release, CONFIG)
+    parts = build_ranking_set(trained_watches, trained_repo, release, CONFIG)
     for one, other in ((data.watches, parts.watches), (data.outcomes, parts.outcomes)):
         assert_same(one, other)
         assert_same(one.viewers, other.viewers)
 
 
 def test_no_ranker_is_trained_on_lists_that_a_broken_source_left_short(
-    trained_watches: pd.DataFrame, repo: Path, release: CandidateRelease
+    trained_watches: pd.DataFrame, trained_repo: Path, release: CandidateRelease
 ) -> None:
     broken = replace(release, co_watch_rows=release.co_watch_rows[:0])
     with pytest.raises(IndexError):
-        build_ranking_set(trained_watches, repo, broken, CONFIG)
+        build_ranking_set(trained_watches, trained_repo, broken, CONFIG)
 
 
 def test_inputs_are_those_that_serving_computes_at_the_same_moment(
-    data: RankingSet, labels: pd.DataFrame, repo: Path, release: CandidateRelease
+    data: RankingSet, labels: pd.DataFrame, trained_repo: Path, release: CandidateRelease
 ) -> None:
     place = len(labels) // 2
-    [viewer] = viewers_before(repo, labels[place : place + 1])
+    [viewer] = viewers_before(trained_repo, labels[place : place + 1])
     past, embargo = of_the_past(release)
     embargo.ask(viewer.asked_at, int(data.watches.rows[place, data.watches.label[place]]))
     drawn = CandidatePipeline(past).retrieve(CandidateQuery(viewer=viewer, count=20))
     at = just_before(np.array([viewer.asked_at]))
     features = np.empty((len(release.keys), 4), np.float32)
-    features[drawn.rows] = video_features_at(repo, release.ids, drawn.rows[None], at)[0]
+    features[drawn.rows] = video_features_at(trained_repo, release.ids, drawn.rows[None], at)[0]
     content = np.load(release.folder / layout.CONTENT_VECTORS)
     served = ranking_inputs(
         viewer,
@@ -148,7 +144,7 @@ def test_histories_end_before_their_label(
 
 
 def test_outcomes_are_labelled_by_last_watches_and_by_videos_hidden_since(
-    data: RankingSet, last_watches: pd.DataFrame, repo: Path, release: CandidateRelease
+    data: RankingSet, last_watches: pd.DataFrame, trained_repo: Path, release: CandidateRelease
 ) -> None:
     outcomes = data.outcomes
     hidden = outcomes.labels[:, HIDE] == 1
@@ -156,13 +152,13 @@ def test_outcomes_are_labelled_by_last_watches_and_by_videos_hidden_since(
     likes = outcomes.labels[~hidden, 0]
     assert np.array_equal(likes, last_watches["liked"].to_numpy())
     assert 0 < likes.mean() < 1
-    hides, since = load_hidden(repo), last_watches.groupby("viewer_id")["time"].min()
+    hides, since = load_hidden(trained_repo), last_watches.groupby("viewer_id")["time"].min()
     late = hides[hides["time"] >= hides["viewer_id"].map(since)]
     assert 20 < len(late) < len(hides)
     assert np.array_equal(outcomes.rows[hidden], rows_of(release, late))
     assert np.isnan(np.delete(outcomes.labels[hidden], HIDE, 1)).all()
     # Features are those of the moment at which the video was played or hidden.
-    counts = [viewer.watch_count for viewer in viewers_before(repo, late)]
+    counts = [viewer.watch_count for viewer in viewers_before(trained_repo, late)]
     found = np.expm1(outcomes.viewers.viewer_features[hidden, 0])
     assert np.array_equal(np.rint(found), counts)
 
@@ -170,12 +166,12 @@ def test_outcomes_are_labelled_by_last_watches_and_by_videos_hidden_since(
 def test_whether_videos_were_hidden_is_unknown_without_hides(
     data: RankingSet,
     trained_watches: pd.DataFrame,
-    repo: Path,
+    trained_repo: Path,
     release: CandidateRelease,
     tmp_path: Path,
 ) -> None:
-    unhidden = Path(shutil.copytree(repo, tmp_path / "features"))
-    write_watches(load_hidden(repo)[:0], unhidden / HIDDEN)
+    unhidden = Path(shutil.copytree(trained_repo, tmp_path / "features"))
+    write_watches(load_hidden(trained_repo)[:0], unhidden / HIDDEN)
     without = build_ranking_set(trained_watches, unhidden, release, CONFIG)
     assert np.isnan(without.outcomes.labels[:, HIDE]).all()
     watched = data.outcomes.labels[:, HIDE] == 0

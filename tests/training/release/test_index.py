@@ -65,14 +65,6 @@ def test_few_cells_are_searched_even_if_norms_vary() -> None:
     assert description.recall >= RECALL_WANTED
 
 
-def test_higher_recall_needs_more_probes(vectors: np.ndarray) -> None:
-    probes = [
-        build_index(vectors, sample(50, seed=2), exact_limit=1000, recall_wanted=wanted)[1].probes
-        for wanted in (0.5, 0.9, 0.99)
-    ]
-    assert probes == sorted(set(probes))
-
-
 def test_without_viewers_recall_is_measured_near_videos(vectors: np.ndarray) -> None:
     none = np.empty((0, vectors.shape[1]), np.float32)
     assert build_index(vectors, none, exact_limit=1000)[1].queries == 200

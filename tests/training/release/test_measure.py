@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from vireo.server.home import Home
-from vireo.server.recommend.ranking.reserved import DiverseBestAndReserved
 from vireo.server.releases.gate import judge
 from vireo.server.releases.gate_measures import Measured
 from vireo.server.releases.manifest import Manifest
@@ -47,40 +43,6 @@ def test_the_gate_measures_what_the_evaluation_does(
         assert checks[ours].now == checks[ours].candidate
         assert checks[ours].now == pytest.approx(manifest.metrics[f"chain.{ours}"])
     assert 0 < checks["inference_p50"].now < 1
-
-
-def test_inference_time_is_that_of_tower_and_ranker_alone(
-    measured: Callable[..., list[Measured]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    selections = []
-    select = DiverseBestAndReserved.select
-
-    def counted(*args: Any) -> Any:
-        selections.append(1)
-        return select(*args)
-
-    monkeypatch.setattr(DiverseBestAndReserved, "select", counted)
-    assert len(measured(max_viewers=10)[0].seconds) == 10
-    assert len(selections) == 2 * 10 * 2, "one of the list and one of the target, in both releases"
-
-
-def test_of_many_viewers_the_same_are_drawn_every_time(
-    measured: Callable[..., list[Measured]],
-) -> None:
-    first, second = (measured(max_viewers=10)[0] for _ in range(2))
-    assert first.gains.shape == (10,)
-    assert np.array_equal(first.slates, second.slates)
-
-
-def test_a_later_snapshot_changes_no_measure_of_watches_before_it(
-    release: LoadedRelease, measured: Callable[..., list[Measured]]
-) -> None:
-    table = replace(release.ranking.table, features=np.asarray(release.ranking.table.features) + 2)
-    later = replace(release, ranking=replace(release.ranking, table=table))
-    found = measured(later, max_viewers=30)
-    assert np.array_equal(found[0].slates, found[1].slates)
-    for task, predictions in found[0].predictions.items():
-        assert np.array_equal(predictions.predicted, found[1].predictions[task].predicted)
 
 
 def test_where_no_held_out_video_is_known_nothing_is_measured(

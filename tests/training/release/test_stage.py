@@ -1,3 +1,5 @@
+"""The release that training stages: its manifest and tables, new videos, and models' signatures."""
+
 from __future__ import annotations
 
 import json
@@ -5,12 +7,17 @@ import platform
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
+from google.protobuf import text_format
 
 from tests.builders.datasets import VIDEO_COUNT
+from tests.builders.watches import EPOCH, videos_frame, viewers_frame, watches_frame
+from vireo.inference.model_config_pb2 import DataType, ModelConfig
 from vireo.server.features.keys import video_key
 from vireo.server.home import Home
 from vireo.server.recommend.retrieval.release import CandidateRelease
@@ -27,7 +34,16 @@ from vireo.server.releases.weights import Quotas
 from vireo.training.data.dataset import describe_dataset, load_dataset
 from vireo.training.features.statistics import latest_popularity, latest_video_features
 from vireo.training.ranking.storage import load_ranking_set
-from vireo.training.release.stage import DRAFT, creator_keys, finish_release
+from vireo.training.release import stage
+from vireo.training.release.stage import (
+    DRAFT,
+    FRESH_DAYS,
+    FRESH_WATCHES,
+    creator_keys,
+    finish_release,
+    fresh_rows,
+)
+from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.ease import EASE_NEIGHBOURS
 from vireo.training.run import Run
 
@@ -57,6 +73,8 @@ def test_the_release_says_when_it_was_made_and_of_what(
     assert manifest.architecture == platform.machine()
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", manifest.code_commit)
     assert {"chain.ndcg_10", "ease.ndcg_10", "ranker.like_auc"} <= set(manifest.metrics)
+    last = describe_dataset(trained_home, "trained").last
+    assert manifest.metrics[DATA_END] == last.timestamp()
 
 
 def test_the_release_states_how_many_candidates_its_ranker_was_trained_on(
@@ -95,11 +113,6 @@ def test_tables_of_the_sources_name_videos_of_the_catalogue(
     assert release.ease_rows.shape == (count, min(EASE_NEIGHBOURS, count))
     assert release.ease_weights.any()
     assert manifest.quotas == Quotas()
-
-
-def test_the_manifest_says_when_the_data_ended(manifest: Manifest, trained_home: Home) -> None:
-    last = describe_dataset(trained_home, "trained").last
-    assert manifest.metrics[DATA_END] == last.timestamp()
 
 
 def test_content_vectors_have_length_1_or_none(folder: Path) -> None:
@@ -150,3 +163,85 @@ def test_a_release_that_cant_be_finished_leaves_the_one_before(
         finish_release(tmp_path / "draft", target, {})
     assert Manifest.read(target) == manifest
     assert manifest.files == describe_files(target)
+
+
+def catalogue(
+    published: dict[str, int], watches: dict[str, int]
+) -> tuple[RetrievalData, list[str]]:
+    """Videos a to h, published some days before the last watch, with a number of viewers each.
+
+    The last watch is one of "h", which everyone begins with.
+    """
+    ids = list("abcdefgh")
+    videos = videos_frame(ids)
+    dates = [EPOCH - pd.Timedelta(days=published[key]) if key in published else None for key in ids]
+    videos["published"] = pd.Series(dates, dtype="datetime64[us, UTC]")
+    viewers = {
+        str(viewer): ["h", *[key for key, count in watches.items() if viewer < count]]
+        for viewer in range(FRESH_WATCHES + 5)
+    }
+    data = RetrievalData.build(watches_frame(viewers, held_out=0), videos, viewers_frame({}))
+    return data, [ids[row] for row in fresh_rows(data, videos)]
+
+
+MANY, SOME = dict.fromkeys("abcdefg", FRESH_WATCHES + 1), dict.fromkeys("efg", 12)
+FEW = {"a": 3, "b": 1, "c": FRESH_WATCHES, "e": FRESH_WATCHES - 1, "f": 12, "g": 12}
+
+
+@pytest.mark.parametrize(
+    ("published", "watches", "fresh"),
+    [
+        # New videos come first, the newest of them before the others.
+        ({"a": 5, "b": 2, "c": FRESH_DAYS + 2, "d": -3}, MANY, "dba"),
+        # Hardly watched videos follow, the fewest watched first.
+        ({"a": 1}, FEW, "adbe"),
+        # Of equally watched ones the newest comes first, and those without a date last.
+        ({"a": 900, "b": 400, "c": 600}, SOME, "bcad"),
+    ],
+)
+def test_fresh_videos_are_the_new_and_the_hardly_watched(
+    published: dict[str, int], watches: dict[str, int], fresh: str
+) -> None:
+    assert "".join(catalogue(published, watches)[1]) == fresh
+
+
+def test_no_more_than_the_limit_and_undated_videos_by_their_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, undated = catalogue({}, SOME)
+    assert undated == sorted("abcd", key=lambda video: data.keys["abcd".index(video)])
+    monkeypatch.setattr(stage, "FRESH_LIMIT", 2)
+    data, found = catalogue({}, SOME)
+    assert found == undated[:2]
+    assert fresh_rows(data, videos_frame(list("abcdefgh"))).dtype == np.int64
+
+
+OF_ONNX = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32"}
+MODELS = {
+    layout.VIEWER_TOWER_CONFIG: layout.VIEWER_TOWER,
+    layout.VIDEO_TOWER_CONFIG: layout.VIDEO_TOWER,
+    layout.RANKER_CONFIG: layout.RANKER,
+}
+
+
+def signature(value: Any) -> tuple[str, str, list[int]]:
+    """Name, type and dimensions of what ONNX Runtime says of a tensor."""
+    dims = [size if isinstance(size, int) else -1 for size in value.shape]
+    return value.name, OF_ONNX[value.type], dims
+
+
+@pytest.mark.parametrize("config_path", MODELS)
+def test_a_release_is_a_triton_model_repository(config_path: str, trained_home: Home) -> None:
+    folder = trained_home.staged_release("trained")
+    config = text_format.Parse((folder / config_path).read_text(), ModelConfig())
+    session = onnxruntime.InferenceSession(str(folder / MODELS[config_path]))
+    assert config.name == config_path.split("/")[0]
+    assert (config.platform, config.backend) == ("onnxruntime_onnx", "onnxruntime")
+    assert config.max_batch_size == 0
+    for tensors, values in (
+        (config.input, session.get_inputs()),
+        (config.output, session.get_outputs()),
+    ):
+        declared = [(each.name, DataType.Name(each.data_type), [*each.dims]) for each in tensors]
+        assert declared == list(map(signature, values))
+        assert all(dims[0] == -1 for _, _, dims in declared), "any size of batch will do"
