@@ -316,33 +316,11 @@ async def test_a_gateways_caller_has_no_say_in_its_priority(gateway: Admission) 
     await urgent.end()
 
 
-class Background:
-    """A piece of work in the background."""
-
-    def __init__(self, admission: Admission) -> None:
-        self.begun = asyncio.Event()
-        self.task = asyncio.create_task(self._run(admission))
-
-    async def _run(self, admission: Admission) -> None:
-        async with admission.background():
-            self.begun.set()
-
-
-async def test_work_in_the_background_begins_once_no_call_is_under_way(
+async def test_work_in_the_background_begins_once_no_call_is_under_way_one_after_the_other(
     gateway: Admission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_BACKGROUND_WAIT", 60)
-    urgent = await under_way(gateway)
-    work = Background(gateway)
-    await settled()
-    assert not work.begun.is_set()
-    await urgent.end()
-    await work.task
-
-
-async def test_pieces_of_background_work_are_done_one_after_the_other(gateway: Admission) -> None:
-    at_a_time = list[int]()
-    now = 0
+    urgent, now, at_a_time = await under_way(gateway), 0, list[int]()
 
     async def work() -> None:
         nonlocal now
@@ -352,7 +330,11 @@ async def test_pieces_of_background_work_are_done_one_after_the_other(gateway: A
             await settled()
             now -= 1
 
-    await asyncio.gather(*(work() for _ in range(5)))
+    pieces = [asyncio.create_task(work()) for _ in range(5)]
+    await settled()
+    assert not at_a_time
+    await urgent.end()
+    await asyncio.gather(*pieces)
     assert at_a_time == [1] * 5
 
 
@@ -361,13 +343,18 @@ async def test_work_in_the_background_begins_some_day_but_not_while_calls_wait(
 ) -> None:
     monkeypatch.setattr(module, "_BACKGROUND_WAIT", 0.01)
     gateway = Admission(Slots(1, math.inf))
-    urgent, waiting = await under_way(gateway), Call(gateway)
-    work = Background(gateway)
+    urgent, waiting, begun = await under_way(gateway), Call(gateway), asyncio.Event()
+
+    async def work() -> None:
+        async with gateway.background():
+            begun.set()
+
+    working = asyncio.create_task(work())
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
-            await work.begun.wait()
+            await begun.wait()
     await urgent.end()
-    await work.task  # although the other call is under way now
+    await working  # although the other call is under way now
     await waiting.end()
 
 
