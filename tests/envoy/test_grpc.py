@@ -12,9 +12,6 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.builders.chain import NOWHERE, gateway_settings
 from tests.builders.edge import GATEWAY, Edge
@@ -23,6 +20,7 @@ from tests.builders.releases import build_release
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, build_tiny_features
 from tests.builders.waiting import until
+from tests.envoy.conftest import DEFAULT_DEADLINE
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.home import Home
 from vireo.server.rpc.caller import CALLER
@@ -33,9 +31,8 @@ from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
-CONTROL = {"default_deadline": 7.5}
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 RECOMMEND = pb.RecommendRequest(viewer_id=VIEWER)
 CANDIDATES = RetrieveCandidatesRequest(viewer=ViewerFeatures(), count=1)
@@ -77,23 +74,6 @@ async def test_a_request_over_the_limit_is_refused(
     request = pb.RecommendRequest(viewer_id="x" * (2 << 20))
     call = slates.Recommend(request, timeout=20, compression=compression)
     assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
-    guess: Any = channel.unary_unary(f"/{GATEWAY}/Guess")
-    assert await guess(b"").code() is grpc.StatusCode.UNIMPLEMENTED
-
-
-async def test_an_error_has_its_details_in_the_trailers(slates: Any) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await slates.Recommend(pb.RecommendRequest(), timeout=20)
-    trailers = dict(raised.value.trailing_metadata())
-    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
-    assert status.code == raised.value.code().value[0]
-    assert status.message == raised.value.details()
-    bad = error_details_pb2.BadRequest()
-    assert status.details[0].Unpack(bad)
-    assert [violation.field for violation in bad.field_violations] == ["viewer_id"]
 
 
 async def test_a_request_with_many_mistakes_is_invalid_for_every_kind_of_caller(
@@ -151,27 +131,19 @@ async def test_grpc_by_another_verb_reaches_no_gateway(edge: Edge, path: str, ki
         assert answer.headers["grpc-message"] == "gRPC requires POST"
 
 
-async def test_a_malformed_grpc_timeout_and_a_missing_te_are_ignored(edge: Edge) -> None:
+async def test_callers_without_a_deadline_or_the_header_te_get_the_default_deadline(
+    edge: Edge,
+) -> None:
     # HTTP/1.1, and without the header `te`: a gateway's gRPC would reset the stream.
     headers = {"content-type": "application/grpc", "grpc-timeout": "soon"}
     frame = grpc_frame(RECOMMEND.SerializeToString())
     answer = await edge.rest(f"/{GATEWAY}/Recommend", frame, headers=headers)
     assert answer.headers.get("grpc-status") != str(grpc.StatusCode.UNAVAILABLE.value[0])
     assert edge.last_request == RECOMMEND
-    assert 1 < (edge.gateways[0].left or 0) <= 7.5
-
-
-async def test_health_can_be_watched_and_services_listed(channel: grpc.aio.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-    watch = health.Watch(health_pb2.HealthCheckRequest(service=GATEWAY))
-    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-    watch.cancel()
-    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call]
-    stream = reflection.ServerReflectionInfo()
-    await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
-    listed = (await stream.read()).list_services_response
-    assert GATEWAY in {service.name for service in listed.service}
-    stream.cancel()
+    assert 1 < (edge.gateways[0].left or 0) <= DEFAULT_DEADLINE
+    edge.gateways[0].left = None
+    await edge.rest("/v1/viewers/1/recommendations")
+    assert 1 < (edge.gateways[0].left or 0) <= DEFAULT_DEADLINE
 
 
 async def test_the_callers_id_agent_trace_and_address_reach_the_gateway(edge: Edge) -> None:
@@ -201,14 +173,6 @@ async def test_gateways_and_pods_get_no_header_that_envoy_adds_and_nobody_reads(
     [pod] = [pod for pod in edge.candidates if pod.metadata]
     for metadata in (edge.gateways[0].metadata, pod.metadata):
         assert not [name for name in metadata if name.startswith(("x-envoy-", "x-forwarded-"))]
-
-
-async def test_a_caller_without_a_deadline_gets_the_default_one(edge: Edge, slates: Any) -> None:
-    await slates.Recommend(RECOMMEND)
-    assert 1 < (edge.gateways[0].left or 0) <= 7.5
-    edge.gateways[0].left = None
-    await edge.rest("/v1/viewers/1/recommendations")
-    assert 1 < (edge.gateways[0].left or 0) <= 7.5
 
 
 async def test_a_caller_who_cancels_at_the_edge_cancels_the_gateways_call(
