@@ -1,10 +1,10 @@
-"""gRPC at the edge and behind it: compression, errors, metadata, deadlines, streams, gRPC-Web."""
+"""gRPC at the edge and behind it: compression, errors, metadata, deadlines, gRPC-Web, traces."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+import pytest_asyncio
 
 from tests.builders.chain import NOWHERE, gateway_settings
-from tests.builders.edge import GATEWAY, Edge
+from tests.builders.edge import GATEWAY, Edge, running_edge
 from tests.builders.http2 import grpc_frame
 from tests.builders.releases import build_release
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, build_tiny_features
 from tests.builders.waiting import until
 from tests.envoy.conftest import DEFAULT_DEADLINE
+from tests.otlp_sink import OtlpSink, running_otlp_sink
 from vireo.server.gateway.service import gateway_pod
 from vireo.server.home import Home
 from vireo.server.rpc.caller import CALLER
@@ -33,7 +35,8 @@ from vireo.v1.viewer_pb2 import ViewerFeatures
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
-PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+PARENT = f"00-{TRACE}-{SPAN}-01"
 RECOMMEND = pb.RecommendRequest(viewer_id=VIEWER)
 CANDIDATES = RetrieveCandidatesRequest(viewer=ViewerFeatures(), count=1)
 PATHS = (f"/{GATEWAY}/Recommend", "/grpc.health.v1.Health/Check", "/a.B/C")
@@ -229,3 +232,60 @@ async def test_the_largest_batch_passes_and_one_beyond_two_mebibytes_does_not(sl
     assert [each.viewer_id async for each in call] == viewers
     too_large = pb.BatchRecommendRequest(viewer_ids=["v" * (1 << 21), *viewers])
     assert await slates.BatchRecommend(too_large).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def traced(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Edge, OtlpSink]]:
+    """An edge that samples the calls of everybody who doesn't say otherwise."""
+    with running_otlp_sink() as sink:
+        control = {"otlp_endpoint": sink.endpoint, "trace_share": 1.0}
+        async with running_edge(
+            tmp_path_factory.mktemp("edge"), gateway_count=1, control=control
+        ) as edge:
+            yield edge, sink
+
+
+async def ask(channel: grpc.aio.Channel, **metadata: str) -> None:
+    await RecommendationServiceStub(channel).Recommend(
+        pb.RecommendRequest(viewer_id="1"), timeout=20, metadata=tuple(metadata.items())
+    )
+
+
+async def test_callers_without_a_trace_are_sampled_by_the_share_whatever_their_request_id(
+    traced: tuple[Edge, OtlpSink],
+) -> None:
+    edge, sink = traced
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        await ask(channel, **{"x-request-id": "my-own"})
+    _, trace_id, parent, flags = edge.gateways[0].metadata["traceparent"].split("-")
+    assert flags == "01"
+    found = await asyncio.to_thread(sink.trace, trace_id, 2)
+    assert parent in {each.span_id for each in found}
+    assert [each.parent_id for each in found if each.kind == "SERVER"] == [""]
+
+
+async def test_a_caller_may_leave_its_call_out(traced: tuple[Edge, OtlpSink]) -> None:
+    edge, sink = traced
+    other = "1" * 32
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        await ask(channel, traceparent=f"00-{other}-{SPAN}-00")
+        assert edge.gateways[0].metadata["traceparent"].endswith("-00")
+        assert other in edge.gateways[0].metadata["traceparent"]
+        await ask(channel, traceparent=f"00-{'2' * 32}-{SPAN}-01")
+    found = await asyncio.to_thread(sink.trace, "2" * 32, 2)
+    assert [each.parent_id for each in found if each.kind == "SERVER"] == [SPAN]
+    assert not [each for each in sink.spans if each.trace_id == other]
+
+
+async def test_an_edge_may_have_its_callers_decide_nothing(tmp_path: Path) -> None:
+    control = {"otlp_endpoint": "http://127.0.0.1:1", "trace_share": 0.0, "trace_callers": False}
+    async with (
+        running_edge(tmp_path, gateway_count=1, control=control) as edge,
+        grpc.aio.insecure_channel(edge.address) as channel,
+    ):
+        await ask(channel, traceparent=PARENT, tracestate="a=1")
+    metadata = edge.gateways[0].metadata
+    _, trace_id, _, flags = metadata["traceparent"].split("-")
+    assert trace_id != TRACE
+    assert flags == "00"
+    assert not metadata.get("tracestate")
