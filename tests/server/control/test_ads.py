@@ -41,22 +41,24 @@ async def test_a_client_is_sent_all_clusters_what_it_names_and_each_change(serve
 async def test_the_status_has_what_was_accepted_what_is_under_way_and_what_was_refused() -> None:
     async with running_control({}) as control, xds_client(control.port, node="n") as client:
 
-        async def status(kind: str) -> tuple[str, str, bool]:
+        async def status(kind: str, name: str) -> tuple[str, str, bool]:
             """The status of a resource by CSDS, the words of a refusal, and if there is a body."""
-            each = (await control.status())["n"][kind, "candidate"]
-            name = csds_pb2.ConfigStatus.Name(each.config_status)
-            return name, each.error_state.details, each.HasField("xds_config")
+            each = (await control.status())["n"][kind, name]
+            state = csds_pb2.ConfigStatus.Name(each.config_status)
+            return state, each.error_state.details, each.HasField("xds_config")
 
         await client.ask(ROUTES, "candidate")
         await client.taken()
         await client.ask(CLUSTER)
         waiting = await client.receive()
-        assert await status("RouteConfiguration") == ("SYNCED", "", True)
-        assert await status("Cluster") == ("NOT_SENT", "", False)
-        await client.refuse(waiting, "no such type")
+        assert await status("RouteConfiguration", "candidate") == ("SYNCED", "", True)
+        assert await status("Cluster", "candidate") == ("NOT_SENT", "", False)
+        await client.refuse(waiting, "no such type")  # all of them together
+        alone = await client.receive()
+        await client.refuse(alone, "no such type")
         [session] = control.servicer.clients.all()
         await until(lambda: bool(session.nacks[CLUSTER]))
-        assert await status("Cluster") == ("ERROR", "no such type", False)
+        assert await status("Cluster", *alone.names) == ("ERROR", "no such type", False)
 
 
 async def test_streams_beyond_the_limit_are_refused_and_others_continue(server: Server) -> None:
