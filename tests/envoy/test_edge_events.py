@@ -123,18 +123,6 @@ async def test_a_body_over_a_mebibyte_is_too_large(recording: Recording) -> None
     assert failure.retry_seconds is None
 
 
-async def test_a_stream_with_a_message_over_two_mebibytes_says_what_is_recorded(
-    recording: Recording,
-) -> None:
-    async def batches() -> AsyncIterator[pb.StreamEventsRequest]:
-        yield pb.StreamEventsRequest(events=[play("small")])
-        yield pb.StreamEventsRequest(events=[play("large", video_id="v" * (2 << 20))])
-
-    failure = await failure_of(recording.events.StreamEvents(batches()))
-    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert (failure.recorded, failure.retry_seconds) == (1, None)
-
-
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "identity"])
 async def test_a_stream_whose_message_is_corrupt_says_what_was_recorded_before(
     recording: Recording, encoding: str

@@ -14,17 +14,12 @@ import grpc.aio
 import pytest
 import pytest_asyncio
 
-from tests.builders.chain import NOWHERE, gateway_settings
 from tests.builders.edge import GATEWAY, Edge, running_edge
 from tests.builders.http2 import grpc_frame
-from tests.builders.releases import build_release
-from tests.builders.rpc import serving
-from tests.builders.tiny_home import VIEWER, build_tiny_features
+from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
 from tests.envoy.conftest import DEFAULT_DEADLINE
 from tests.otlp_sink import OtlpSink, running_otlp_sink
-from vireo.server.gateway.service import gateway_pod
-from vireo.server.home import Home
 from vireo.server.rpc.caller import CALLER
 from vireo.server.rpc.errors import invalid_argument
 from vireo.v1 import recommendation_pb2 as pb
@@ -191,27 +186,6 @@ async def test_a_caller_who_cancels_at_the_edge_cancels_the_gateways_call(
     await until(lambda: gateway.cancelled > cancelled)
     await asyncio.gather(waiting, return_exceptions=True)
     gateway.hangs = False
-
-
-async def test_a_caller_who_cancels_at_a_gateway_cancels_the_candidate_pods_call(
-    edge: Edge, tmp_path: Path
-) -> None:
-    features = build_tiny_features(Home(tmp_path / "home")).parent
-    inner = f"127.0.0.1:{edge.settings.candidate_port}"
-    settings = gateway_settings(features, inner, NOWHERE)
-    for pod in edge.candidates:
-        pod.hangs, pod.calls = True, 0
-    release = build_release(tmp_path / "release")
-    async with serving(gateway_pod(settings), release) as (_, channel):
-        call = RecommendationServiceStub(channel).Recommend(RECOMMEND, timeout=60)
-        waiting = asyncio.ensure_future(call)
-        await until(lambda: sum(pod.calls for pod in edge.candidates) == 1)
-        call.cancel()
-        await until(lambda: sum(pod.cancelled for pod in edge.candidates) == 1)
-        await asyncio.gather(waiting, return_exceptions=True)
-    assert sum(pod.calls for pod in edge.candidates) == 1, "nor was another pod asked"
-    for pod in edge.candidates:
-        pod.hangs = False
 
 
 async def test_a_batch_lasts_longer_than_a_try_and_ends_with_its_callers_deadline(
