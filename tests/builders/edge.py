@@ -42,8 +42,8 @@ from vireo.v1.recommendation_pb2_grpc import (
 )
 
 GATEWAY = "vireo.v1.RecommendationService"
-_CANDIDATE = "vireo.v1.CandidateService"
-_RANKING = "vireo.v1.RankingService"
+CANDIDATE = "vireo.v1.CandidateService"
+RANKING = "vireo.v1.RankingService"
 _SHARED_SETTINGS = ("edge_host", "edge_port", "candidate_port", "ranking_port", "cors_origins")
 
 
@@ -128,18 +128,27 @@ class CandidatePod(CandidateServiceServicer):
     sheds: bool = False
     breaks: bool = False
     """Whether it answers INTERNAL."""
+    cancelled: int = 0
+    """Calls whose caller has gone while it hung."""
+    left: float | None = None
+    """Seconds until the deadline of the latest call."""
 
     async def RetrieveCandidates(  # noqa: N802
         self, request: candidate_pb2.RetrieveCandidatesRequest, context: Any
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         self.calls += 1
         self.metadata = dict(context.invocation_metadata())
+        self.left = context.time_remaining()
         if self.sheds:
             raise ShedError(ShedReason.QUEUE)
         if self.breaks:
             raise RuntimeError("this pod is broken")
         if self.hangs:
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
         return candidate_pb2.RetrieveCandidatesResponse(release_id=self.name)
 
 
@@ -275,7 +284,7 @@ async def running_edge(
             server = _server(port, **_tls(settings, "gateway"))
             server.add(GATEWAY, partial(add_RecommendationServiceServicer_to_server, gateway))
             add_to(server, log)
-            await _start(server, stack)
+            await start_server(server, stack)
         for pool, members in pods.items():
             ports = settings.pod_ports(pool.service, pool.name)
             for each, port in zip(members, ports, strict=True):
@@ -318,15 +327,15 @@ async def serve_candidate(
 ) -> None:
     """Serve a candidate pod on a port until `stack` closes."""
     server = _server(port, **settings)
-    server.add(_CANDIDATE, partial(add_CandidateServiceServicer_to_server, pod))
-    await _start(server, stack)
+    server.add(CANDIDATE, partial(add_CandidateServiceServicer_to_server, pod))
+    await start_server(server, stack)
 
 
 async def serve_ranking(port: int, stack: AsyncExitStack) -> None:
     """Serve a ranking pod on a port until `stack` closes."""
     server = _server(port)
-    server.add(_RANKING, partial(add_RankingServiceServicer_to_server, RankingPod()))
-    await _start(server, stack)
+    server.add(RANKING, partial(add_RankingServiceServicer_to_server, RankingPod()))
+    await start_server(server, stack)
 
 
 def _tls(settings: StackSettings, role: str) -> dict[str, Path]:
@@ -345,7 +354,7 @@ def _server(port: int, **settings: Any) -> RpcServer:
     return RpcServer(rpc_settings(port=port, max_message_bytes=2 << 20, **settings))
 
 
-async def _start(server: RpcServer, stack: AsyncExitStack) -> None:
+async def start_server(server: RpcServer, stack: AsyncExitStack) -> None:
     """Serve health SERVING until `stack` closes."""
     await server.start()
     await server.set_serving(True)

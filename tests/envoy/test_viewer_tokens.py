@@ -12,11 +12,13 @@ import grpc
 import grpc.aio
 import pytest
 
+from tests.builders.certificates import serial, shown_serial
 from tests.builders.edge import running_edge
 from tests.builders.recording import batch, play
 from tests.builders.tokens import Tokens
 from tests.envoy.conftest import SCOPES, Guarded, bearer
 from vireo.server.rpc.tls import open_channel
+from vireo.server.security.certificates import Certificates
 from vireo.server.security.folder import SecurityFolder
 from vireo.server.security.tokens import TokenSigner
 from vireo.v1 import recommendation_pb2 as pb
@@ -143,15 +145,14 @@ async def test_with_the_subject_as_the_viewer_every_token_is_for_one(
         assert (await edge.rest("/ready")).status == 200, "load balancers have no token"
 
 
-async def test_an_inner_listener_is_open_to_gateways_alone(tmp_path: Path) -> None:
+async def test_an_inner_listener_is_open_to_gateways_alone_and_new_certificates_are_taken_up(
+    tmp_path: Path,
+) -> None:
     async with running_edge(tmp_path, 1, secure=True) as edge:
 
         async def code(role: str) -> grpc.StatusCode:
-            target, tls = (
-                f"127.0.0.1:{edge.settings.candidate_port}",
-                edge.settings.security.tls(role),
-            )
-            async with open_channel(target, tls, "envoy") as channel:
+            target = f"127.0.0.1:{edge.settings.candidate_port}"
+            async with open_channel(target, edge.settings.security.tls(role), "envoy") as channel:
                 request = RetrieveCandidatesRequest(viewer=ViewerFeatures(), count=1)
                 return await CandidateServiceStub(channel).RetrieveCandidates(request).code()
 
@@ -160,3 +161,18 @@ async def test_an_inner_listener_is_open_to_gateways_alone(tmp_path: Path) -> No
         before = await edge.stat(refused)
         assert await code("control") is grpc.StatusCode.UNAVAILABLE
         assert await edge.stat(refused) > before
+
+        settings = edge.settings
+        Certificates(settings.security).renew([])
+        operator = settings.security.tls("operator")
+        for role, port in (
+            ("edge", settings.edge_port),
+            ("envoy", settings.candidate_port),
+            ("candidate", settings.candidate_pod_port),
+            ("control", settings.control_port),
+        ):
+            wanted = serial(settings.security.tls(role))
+            async with asyncio.timeout(30):
+                while await asyncio.to_thread(shown_serial, port, role, operator) != wanted:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+        assert await code("gateway") is OK
