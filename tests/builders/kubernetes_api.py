@@ -198,11 +198,6 @@ def endpoint_slice(
     }
 
 
-def listing(version: int, *slices: dict[str, Any]) -> bytes:
-    """A list of slices."""
-    return json.dumps({"metadata": {"resourceVersion": str(version)}, "items": slices}).encode()
-
-
 def modified(changed: dict[str, Any]) -> bytes:
     """Return the event of a modified slice."""
     return json.dumps({"type": "MODIFIED", "object": changed}).encode() + b"\n"

@@ -28,7 +28,6 @@ class Response:
     nonce: str
     names: frozenset[str]
     removed: frozenset[str]
-    bodies: tuple[Any, ...]
 
 
 class XdsClient:
@@ -58,7 +57,6 @@ class XdsClient:
             message.nonce,
             frozenset(each.name for each in message.resources),
             frozenset(message.removed_resources),
-            tuple(each.resource for each in message.resources),
         )
 
     async def take(self, response: Response) -> None:

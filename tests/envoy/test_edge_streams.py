@@ -1,9 +1,13 @@
-"""What streams at the edge is bounded, for each connection, for each address and in all."""
+"""What callers may have of the edge, for each connection, for each address and in all."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import ipaddress
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import grpc
 import pytest
@@ -11,12 +15,12 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
-from tests.builders.edge import GATEWAY, Edge
+from tests.builders.edge import GATEWAY, Edge, running_edge
 from tests.builders.http2 import Http2, Stream, grpc_frame, http2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
 CHECK = "/grpc.health.v1.Health/Check"
 WATCH = "/grpc.health.v1.Health/Watch"
@@ -26,7 +30,6 @@ OF_AN_ADDRESS = 10
 """Watches that one address may open at once; a further one every 30 s."""
 IN_ALL = 100
 OF_A_CONNECTION = 256
-GATEWAYS = 2
 
 
 async def watch(connection: Http2, count: int) -> list[Stream]:
@@ -73,9 +76,13 @@ async def test_watchers_of_one_address_are_bounded_and_calls_notice_nothing(edge
         held, _ = states(streams)
         assert held <= OF_AN_ADDRESS + 2  # of a slow machine some have come back meanwhile
         await call(edge)
-        details = next(stream for stream in streams if stream.code).headers
-        assert details["grpc-message"].startswith("limit of health checks, watches or reflection")
-        assert details["retry-after"] == "30"
+        refused = next(stream for stream in streams if stream.code).headers
+        assert refused["grpc-message"].startswith("limit of health checks, watches or reflection")
+        assert refused["retry-after"] == "30"
+        details = base64.b64decode(refused["grpc-status-details-bin"] + "==")
+        retry = error_details_pb2.RetryInfo()
+        assert status_pb2.Status.FromString(details).details[0].Unpack(retry)
+        assert retry.retry_delay.ToSeconds() == 30
     await none_is_left(edge)
 
 
@@ -150,24 +157,6 @@ async def test_streams_per_connection_are_bounded(edge: Edge) -> None:
         assert connection.max_streams == OF_A_CONNECTION
 
 
-async def test_a_refused_watch_gets_a_retry_delay(edge: Edge) -> None:
-    options = [("grpc.use_local_subchannel_pool", 1)]
-    async with (
-        http2(edge.address, "127.0.0.1") as connection,
-        grpc.aio.insecure_channel(edge.address, options) as channel,
-    ):
-        await watch(connection, OF_AN_ADDRESS + 2)
-        health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-        with pytest.raises(grpc.aio.AioRpcError) as raised:
-            await health.Watch(health_pb2.HealthCheckRequest(service=GATEWAY)).read()
-    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    trailers = dict(raised.value.trailing_metadata() or ())
-    [detail] = status_pb2.Status.FromString(trailers["grpc-status-details-bin"]).details
-    retry = error_details_pb2.RetryInfo()
-    assert detail.Unpack(retry)
-    assert retry.retry_delay.ToSeconds() == 30
-
-
 async def test_health_checks_are_bounded_apart_from_watches_and_calls(edge: Edge) -> None:
     async with http2(edge.address, "127.0.5.1") as connection, asyncio.timeout(60):
         await watch(connection, OF_AN_ADDRESS + 2)
@@ -181,3 +170,40 @@ async def test_health_checks_are_bounded_apart_from_watches_and_calls(edge: Edge
             assert grpc.StatusCode.OK in codes
             refused = sum(check.code is grpc.StatusCode.RESOURCE_EXHAUSTED for check in checks)
         await call(edge)
+
+
+async def limited(edge: Edge, address: Callable[[int], str]) -> bool:
+    """Whether the limit holds for calls that are forwarded from addresses, however slow all is."""
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        stub = RecommendationServiceStub(channel)
+
+        async def code(forwarded: str) -> grpc.StatusCode:
+            metadata = (("x-forwarded-for", forwarded),)
+            request = pb.RecommendRequest(viewer_id="1")
+            return await stub.Recommend(request, timeout=30, metadata=metadata).code()
+
+        for first in range(0, 800, 40):
+            sent = [code(address(number)) for number in range(first, first + 40)]
+            codes = {*await asyncio.gather(*sent)}
+            assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+            if grpc.StatusCode.RESOURCE_EXHAUSTED in codes:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("hops", [0, 1])
+async def test_a_forwarded_address_counts_only_if_a_trusted_hop_adds_it(
+    tmp_path: Path, hops: int
+) -> None:
+    def address(number: int) -> str:
+        return str(ipaddress.IPv4Address((10 << 24) + number))
+
+    control = {"rate_limit": 5, "trusted_hops": hops}
+    async with running_edge(tmp_path, 1, control=control) as edge:
+        assert await limited(edge, address) == (hops == 0)
+        if hops:
+            # What the caller itself has sent stands before what the proxy adds.
+            assert await limited(edge, lambda number: f"{address(number)}, 198.51.100.1")
+            # Of an IPv6 address the first half: a caller has all of the other.
+            assert await limited(edge, "2001:db8::{:x}".format)
+            assert not await limited(edge, "2001:db8:1:{:x}::1".format)

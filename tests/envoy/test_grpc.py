@@ -1,10 +1,10 @@
-"""gRPC at the edge and behind it: compression, errors, metadata, deadlines, streams, gRPC-Web."""
+"""gRPC at the edge and behind it: compression, errors, metadata, deadlines, gRPC-Web, traces."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,14 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2, status_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+import pytest_asyncio
 
-from tests.builders.chain import NOWHERE, gateway_settings
-from tests.builders.edge import GATEWAY, Edge
+from tests.builders.edge import GATEWAY, Edge, running_edge
 from tests.builders.http2 import grpc_frame
-from tests.builders.releases import build_release
-from tests.builders.rpc import serving
-from tests.builders.tiny_home import VIEWER, build_tiny_features
+from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import until
-from vireo.server.gateway.service import gateway_pod
-from vireo.server.home import Home
+from tests.envoy.conftest import DEFAULT_DEADLINE
+from tests.otlp_sink import OtlpSink, running_otlp_sink
 from vireo.server.rpc.caller import CALLER
 from vireo.server.rpc.errors import invalid_argument
 from vireo.v1 import recommendation_pb2 as pb
@@ -33,10 +28,10 @@ from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 from vireo.v1.viewer_pb2 import ViewerFeatures
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
-CONTROL = {"default_deadline": 7.5}
-PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+PARENT = f"00-{TRACE}-{SPAN}-01"
 RECOMMEND = pb.RecommendRequest(viewer_id=VIEWER)
 CANDIDATES = RetrieveCandidatesRequest(viewer=ViewerFeatures(), count=1)
 PATHS = (f"/{GATEWAY}/Recommend", "/grpc.health.v1.Health/Check", "/a.B/C")
@@ -77,23 +72,6 @@ async def test_a_request_over_the_limit_is_refused(
     request = pb.RecommendRequest(viewer_id="x" * (2 << 20))
     call = slates.Recommend(request, timeout=20, compression=compression)
     assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-async def test_an_unknown_method_is_unimplemented(channel: grpc.aio.Channel) -> None:
-    guess: Any = channel.unary_unary(f"/{GATEWAY}/Guess")
-    assert await guess(b"").code() is grpc.StatusCode.UNIMPLEMENTED
-
-
-async def test_an_error_has_its_details_in_the_trailers(slates: Any) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await slates.Recommend(pb.RecommendRequest(), timeout=20)
-    trailers = dict(raised.value.trailing_metadata())
-    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
-    assert status.code == raised.value.code().value[0]
-    assert status.message == raised.value.details()
-    bad = error_details_pb2.BadRequest()
-    assert status.details[0].Unpack(bad)
-    assert [violation.field for violation in bad.field_violations] == ["viewer_id"]
 
 
 async def test_a_request_with_many_mistakes_is_invalid_for_every_kind_of_caller(
@@ -151,27 +129,19 @@ async def test_grpc_by_another_verb_reaches_no_gateway(edge: Edge, path: str, ki
         assert answer.headers["grpc-message"] == "gRPC requires POST"
 
 
-async def test_a_malformed_grpc_timeout_and_a_missing_te_are_ignored(edge: Edge) -> None:
+async def test_callers_without_a_deadline_or_the_header_te_get_the_default_deadline(
+    edge: Edge,
+) -> None:
     # HTTP/1.1, and without the header `te`: a gateway's gRPC would reset the stream.
     headers = {"content-type": "application/grpc", "grpc-timeout": "soon"}
     frame = grpc_frame(RECOMMEND.SerializeToString())
     answer = await edge.rest(f"/{GATEWAY}/Recommend", frame, headers=headers)
     assert answer.headers.get("grpc-status") != str(grpc.StatusCode.UNAVAILABLE.value[0])
     assert edge.last_request == RECOMMEND
-    assert 1 < (edge.gateways[0].left or 0) <= 7.5
-
-
-async def test_health_can_be_watched_and_services_listed(channel: grpc.aio.Channel) -> None:
-    health = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-    watch = health.Watch(health_pb2.HealthCheckRequest(service=GATEWAY))
-    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-    watch.cancel()
-    reflection = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call]
-    stream = reflection.ServerReflectionInfo()
-    await stream.write(reflection_pb2.ServerReflectionRequest(list_services=""))
-    listed = (await stream.read()).list_services_response
-    assert GATEWAY in {service.name for service in listed.service}
-    stream.cancel()
+    assert 1 < (edge.gateways[0].left or 0) <= DEFAULT_DEADLINE
+    edge.gateways[0].left = None
+    await edge.rest("/v1/viewers/1/recommendations")
+    assert 1 < (edge.gateways[0].left or 0) <= DEFAULT_DEADLINE
 
 
 async def test_the_callers_id_agent_trace_and_address_reach_the_gateway(edge: Edge) -> None:
@@ -203,14 +173,6 @@ async def test_gateways_and_pods_get_no_header_that_envoy_adds_and_nobody_reads(
         assert not [name for name in metadata if name.startswith(("x-envoy-", "x-forwarded-"))]
 
 
-async def test_a_caller_without_a_deadline_gets_the_default_one(edge: Edge, slates: Any) -> None:
-    await slates.Recommend(RECOMMEND)
-    assert 1 < (edge.gateways[0].left or 0) <= 7.5
-    edge.gateways[0].left = None
-    await edge.rest("/v1/viewers/1/recommendations")
-    assert 1 < (edge.gateways[0].left or 0) <= 7.5
-
-
 async def test_a_caller_who_cancels_at_the_edge_cancels_the_gateways_call(
     edge: Edge, slates: Any
 ) -> None:
@@ -224,27 +186,6 @@ async def test_a_caller_who_cancels_at_the_edge_cancels_the_gateways_call(
     await until(lambda: gateway.cancelled > cancelled)
     await asyncio.gather(waiting, return_exceptions=True)
     gateway.hangs = False
-
-
-async def test_a_caller_who_cancels_at_a_gateway_cancels_the_candidate_pods_call(
-    edge: Edge, tmp_path: Path
-) -> None:
-    features = build_tiny_features(Home(tmp_path / "home")).parent
-    inner = f"127.0.0.1:{edge.settings.candidate_port}"
-    settings = gateway_settings(features, inner, NOWHERE)
-    for pod in edge.candidates:
-        pod.hangs, pod.calls = True, 0
-    release = build_release(tmp_path / "release")
-    async with serving(gateway_pod(settings), release) as (_, channel):
-        call = RecommendationServiceStub(channel).Recommend(RECOMMEND, timeout=60)
-        waiting = asyncio.ensure_future(call)
-        await until(lambda: sum(pod.calls for pod in edge.candidates) == 1)
-        call.cancel()
-        await until(lambda: sum(pod.cancelled for pod in edge.candidates) == 1)
-        await asyncio.gather(waiting, return_exceptions=True)
-    assert sum(pod.calls for pod in edge.candidates) == 1, "nor was another pod asked"
-    for pod in edge.candidates:
-        pod.hangs = False
 
 
 async def test_a_batch_lasts_longer_than_a_try_and_ends_with_its_callers_deadline(
@@ -265,3 +206,60 @@ async def test_the_largest_batch_passes_and_one_beyond_two_mebibytes_does_not(sl
     assert [each.viewer_id async for each in call] == viewers
     too_large = pb.BatchRecommendRequest(viewer_ids=["v" * (1 << 21), *viewers])
     assert await slates.BatchRecommend(too_large).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+@pytest_asyncio.fixture(loop_scope="session", scope="session")
+async def traced(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Edge, OtlpSink]]:
+    """An edge that samples the calls of everybody who doesn't say otherwise."""
+    with running_otlp_sink() as sink:
+        control = {"otlp_endpoint": sink.endpoint, "trace_share": 1.0}
+        async with running_edge(
+            tmp_path_factory.mktemp("edge"), gateway_count=1, control=control
+        ) as edge:
+            yield edge, sink
+
+
+async def ask(channel: grpc.aio.Channel, **metadata: str) -> None:
+    await RecommendationServiceStub(channel).Recommend(
+        pb.RecommendRequest(viewer_id="1"), timeout=20, metadata=tuple(metadata.items())
+    )
+
+
+async def test_callers_without_a_trace_are_sampled_by_the_share_whatever_their_request_id(
+    traced: tuple[Edge, OtlpSink],
+) -> None:
+    edge, sink = traced
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        await ask(channel, **{"x-request-id": "my-own"})
+    _, trace_id, parent, flags = edge.gateways[0].metadata["traceparent"].split("-")
+    assert flags == "01"
+    found = await asyncio.to_thread(sink.trace, trace_id, 2)
+    assert parent in {each.span_id for each in found}
+    assert [each.parent_id for each in found if each.kind == "SERVER"] == [""]
+
+
+async def test_a_caller_may_leave_its_call_out(traced: tuple[Edge, OtlpSink]) -> None:
+    edge, sink = traced
+    other = "1" * 32
+    async with grpc.aio.insecure_channel(edge.address) as channel:
+        await ask(channel, traceparent=f"00-{other}-{SPAN}-00")
+        assert edge.gateways[0].metadata["traceparent"].endswith("-00")
+        assert other in edge.gateways[0].metadata["traceparent"]
+        await ask(channel, traceparent=f"00-{'2' * 32}-{SPAN}-01")
+    found = await asyncio.to_thread(sink.trace, "2" * 32, 2)
+    assert [each.parent_id for each in found if each.kind == "SERVER"] == [SPAN]
+    assert not [each for each in sink.spans if each.trace_id == other]
+
+
+async def test_an_edge_may_have_its_callers_decide_nothing(tmp_path: Path) -> None:
+    control = {"otlp_endpoint": "http://127.0.0.1:1", "trace_share": 0.0, "trace_callers": False}
+    async with (
+        running_edge(tmp_path, gateway_count=1, control=control) as edge,
+        grpc.aio.insecure_channel(edge.address) as channel,
+    ):
+        await ask(channel, traceparent=PARENT, tracestate="a=1")
+    metadata = edge.gateways[0].metadata
+    _, trace_id, _, flags = metadata["traceparent"].split("-")
+    assert trace_id != TRACE
+    assert flags == "00"
+    assert not metadata.get("tracestate")

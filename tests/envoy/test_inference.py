@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from tests.builders.edge import Edge, running_edge
+from tests.builders.edge import running_edge
 from tests.builders.inference import golden
 from tests.builders.inference_http import LENGTH, HttpPod, binary_request, json_request
 from tests.builders.releases import build_release
@@ -136,19 +136,3 @@ async def test_errors_of_pods_and_of_the_edge_have_the_same_form(opened: Open) -
         answer = await opened.ask(method, path, body)
         assert answer.status == status
         assert answer.error
-
-
-async def test_without_the_setting_the_edge_has_neither_route_nor_cluster(tmp_path: Path) -> None:
-    async with running_edge(tmp_path, 1) as edge, aiohttp.ClientSession() as session:
-        for path in ("/v2", "/v2/health/ready", "/v2/models/ranker"):
-            async with session.get(f"http://{edge.address}{path}") as response:
-                assert response.status == 404
-                assert (await response.json())["code"] == 5
-        assert not [name for name in await clusters(edge, session) if name.endswith("-http")]
-
-
-async def clusters(edge: Edge, session: aiohttp.ClientSession) -> set[str]:
-    """The names of Envoy's clusters."""
-    url = f"http://127.0.0.1:{edge.settings.admin_port}/clusters"
-    async with session.get(url) as response:
-        return {line.partition("::")[0] for line in (await response.text()).splitlines()}

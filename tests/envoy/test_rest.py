@@ -11,13 +11,12 @@ from urllib.parse import quote
 import pytest
 
 from protos.generate import OPENAPI
-from tests.builders.edge import GATEWAY, Edge
+from tests.builders.edge import Edge
 from vireo.server.gateway.page_token import MAX_SHOWN, PageTokens
-from vireo.server.rpc.caller import CALLER
 from vireo.v1 import filter_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
-pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
 
 SLATES = "/v1/viewers/1/recommendations"
 BY_BODY = "/v1/recommendations"
@@ -152,11 +151,8 @@ def seen(edge: Edge) -> tuple[int, object, object]:
                 ("page_size=ten", "page_size"),
                 ("page_size=%FF%C3%A9", "page_size"),
                 ("page_size=99999999999", "page_size"),
-                ("page_size=0", "page_size"),
-                ("page_size=501", "page_size"),
                 ("surface=SIDEBAR", "surface"),
                 ("surface=7", "surface"),
-                ("surface=SURFACE_UP_NEXT", "seed_video_id"),
                 ("explain=perhaps", "explain"),
                 ("pagesize=10", "pagesize"),
                 ("excluded_video_ids=", "excluded_video_ids[0]"),
@@ -166,12 +162,9 @@ def seen(edge: Edge) -> tuple[int, object, object]:
             (BY_BODY, body, fields)
             for body, *fields in (
                 ({"viewer_id": 5}, "viewer_id"),
-                ({"viewer_id": ""}, "viewer_id"),
-                ({"viewer_id": "x" * 129}, "viewer_id"),
                 ({"viewer_id": "x", "page_size": "ten"}, "page_size"),
                 ({"viewer_id": "x", "page_size": 1.5}, "page_size"),
                 ({"viewer_id": "x", "excluded_video_ids": [1]}, "excluded_video_ids[0]"),
-                ({"viewer_id": "x", "excluded_video_ids": ["a"] * 1001}, "excluded_video_ids"),
                 ({"viewer_id": "x", "context": {"time": "noon"}}, "context.time"),
                 ({"viewer_id": "x", "context": 'a "quoted" text'}, "context"),
                 ({"page_size": 0}, "page_size", "viewer_id"),
@@ -293,17 +286,6 @@ async def test_the_openapi_document_is_served_to_pages_of_any_origin(edge: Edge)
     assert (head.status, head.body) == (200, b"")
 
 
-async def test_browsers_of_allowed_origins_may_ask_and_others_not(edge: Edge) -> None:
-    preflight = {"access-control-request-method": "POST"}
-    here = {"origin": "http://localhost:3000"}
-    for path in (SLATES, f"/{GATEWAY}/Recommend"):
-        answer = await edge.rest(path, method="OPTIONS", headers={**preflight, **here})
-        assert answer.status == 200
-        assert answer.headers["access-control-allow-origin"] == "http://localhost:3000"
-    answer = await edge.rest(SLATES, headers={"origin": "http://localhost.example"})
-    assert "access-control-allow-origin" not in answer.headers
-
-
 async def test_the_callers_request_id_is_forwarded_and_returned_unchanged(edge: Edge) -> None:
     # By default Envoy writes a trace bit into what looks like a UUID.
     sent = "11111111-2222-4333-8444-555555555555"
@@ -312,8 +294,3 @@ async def test_the_callers_request_id_is_forwarded_and_returned_unchanged(edge: 
     assert edge.gateways[0].metadata["x-request-id"] == sent
     made = await edge.rest(SLATES)
     assert made.headers["x-request-id"] == edge.gateways[0].metadata["x-request-id"] != sent
-
-
-async def test_gateways_know_a_caller_by_its_address_whatever_it_says(edge: Edge) -> None:
-    assert (await edge.rest(SLATES, headers={CALLER: "another"})).status == 200
-    assert edge.gateways[0].metadata[CALLER] == "127.0.0.1"

@@ -4,33 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import urllib.request
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 
 from tests.builders.edge import (
-    CANDIDATE,
-    CandidatePod,
     Edge,
     counter,
     running_edge,
-    start_server,
 )
-from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
-from vireo.server.control.mesh import Pool
-from vireo.server.rpc.server import RpcServer
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import (
     CandidateServiceStub,
-    add_CandidateServiceServicer_to_server,
 )
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
@@ -163,79 +152,3 @@ async def test_connections_that_reach_their_age_under_load_cost_no_call(tmp_path
                     for _ in range(10):
                         calls = [stub.RetrieveCandidates(CANDIDATES, timeout=10) for _ in range(10)]
                         await asyncio.gather(*calls)
-
-
-async def test_cancelled_calls_dont_fail_others_on_their_connection(
-    edge: Edge,
-) -> None:
-    for gateway in edge.gateways:
-        gateway.delay = 0.1
-    request = pb.RecommendRequest(viewer_id="1")
-    async with grpc.aio.insecure_channel(edge.address) as channel:
-        stub = RecommendationServiceStub(channel)
-
-        async def give_up() -> None:
-            with pytest.raises(grpc.aio.AioRpcError) as raised:
-                await stub.Recommend(request, timeout=0.005)
-            assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-
-        async def wait() -> None:
-            await stub.Recommend(request, timeout=60)
-
-        for _ in range(10):
-            await asyncio.gather(wait(), *(give_up() for _ in range(50)))
-
-
-async def test_a_pod_that_stops_right_after_another_recovers_fails_no_call(
-    edge: Edge, tmp_path: Path
-) -> None:
-    # By default Envoy's workers hear of the second change up to a second after the first.
-    async with AsyncExitStack() as stack:
-        first, back, stopping = [await _candidate_server(stack) for _ in range(3)]
-        ports = {back.port, stopping.port}
-        target = f"127.0.0.1:{edge.settings.candidate_port}"
-        async with grpc.aio.insecure_channel(target) as channel:
-            stub = CandidateServiceStub(channel)
-            # Until a cluster's first call its healthy pods are checked every half minute only.
-            edge.control.discovery.set(Pool("candidate"), first.port)
-            await _until_healthy(edge, {first.port})
-            await stub.RetrieveCandidates(CANDIDATES, timeout=10)
-            edge.control.discovery.set(Pool("candidate"), *ports)
-            await _until_healthy(edge, ports)
-            for _ in range(2):
-                await back.set_serving(False)
-                await _until_healthy(edge, ports - {back.port})
-                await back.set_serving(True)
-                await _until_healthy(edge, ports)
-                await stopping.drain()
-                for _ in range(20):
-                    await stub.RetrieveCandidates(CANDIDATES, timeout=10)
-                stopping = await _candidate_server(stack, stopping.port)
-                await _until_healthy(edge, ports)
-
-
-async def _candidate_server(stack: AsyncExitStack, port: int = 0) -> RpcServer:
-    server = RpcServer(rpc_settings(port=port))
-    server.add(CANDIDATE, partial(add_CandidateServiceServicer_to_server, CandidatePod("pod")))
-    await start_server(server, stack)
-    return server
-
-
-async def _until_healthy(edge: Edge, ports: set[int]) -> None:
-    """Wait until Envoy's main thread has these candidate pods as healthy, and no others."""
-    url = f"http://127.0.0.1:{edge.settings.admin_port}/clusters?format=json"
-
-    async def healthy() -> set[int]:
-        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read())
-        [cluster] = [
-            each for each in json.loads(text)["cluster_statuses"] if each["name"] == "candidate"
-        ]
-        return {
-            host["address"]["socket_address"]["port_value"]
-            for host in cluster.get("host_statuses", [])
-            if host["health_status"] == {"eds_health_status": "HEALTHY"}
-        }
-
-    async with asyncio.timeout(60):
-        while await healthy() != ports:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)

@@ -1,11 +1,14 @@
-"""What Envoy does with calls that pods shed, that it sheds itself, and that fail."""
+"""What Envoy does with calls that pods shed, that it sheds itself, and that fail: it counts all."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import json
+import re
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 from tests.builders.edge import Edge, RestAnswer, running_edge
 from vireo.server.control import resources, templates
+from vireo.server.control.mesh import Pool
+from vireo.server.rpc.errors import invalid_argument
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
@@ -25,6 +30,7 @@ pytestmark = pytest.mark.integration
 
 CANDIDATES = candidate_pb2.RetrieveCandidatesRequest(viewer=viewer_pb2.ViewerFeatures(), count=1)
 CALLS = 30
+SLATE = "/v1/viewers/1/recommendations"
 HEDGED_SECONDS = 0.5
 """After which the edge asks another gateway as well: the most of `envoy/edge_request.lua`."""
 ONE_TRY = (("x-envoy-upstream-rq-per-try-timeout-ms", "60000"),)
@@ -66,6 +72,10 @@ async def test_calls_that_gateways_shed_go_back_with_a_hint_and_are_not_retried(
     assert isinstance(details, bytes)
     [hint] = status_pb2.Status.FromString(details).details
     assert hint.Unpack(error_details_pb2.RetryInfo())
+    answer = await edge.rest(SLATE)
+    assert (answer.status, answer.json["code"]) == (429, 8)
+    kind = "type.googleapis.com/google.rpc.RetryInfo"
+    assert answer.json["details"] == [{"@type": kind, "retryDelay": "0.100s"}]
 
 
 def requests(edge: Edge) -> Iterator[pb.RecommendRequest]:
@@ -91,13 +101,6 @@ async def test_calls_that_candidate_pods_shed_are_not_retried_and_eject_no_pod(e
     assert all(pod.calls > CALLS / 4 for pod in edge.candidates), "both are still asked"
 
 
-async def test_rest_callers_get_429_with_the_hint(edge: Edge) -> None:
-    answer = await edge.rest("/v1/viewers/1/recommendations")
-    assert (answer.status, answer.json["code"]) == (429, 8)
-    [hint] = answer.json["details"]
-    assert hint == {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.100s"}
-
-
 async def test_more_calls_than_are_taken_on_are_exhausted_to_rest_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,8 +118,7 @@ async def test_more_calls_than_are_taken_on_are_exhausted_to_rest_too(
         refused: list[RestAnswer] = []
         async with asyncio.timeout(60):
             while not refused:
-                path = "/v1/viewers/1/recommendations"
-                answers = await asyncio.gather(*(edge.rest(path) for _ in range(8)))
+                answers = await asyncio.gather(*(edge.rest(SLATE) for _ in range(8)))
                 refused = [each for each in answers if each.status != 200]
     assert {(each.status, each.json["code"]) for each in refused} == {(429, 8)}
 
@@ -126,7 +128,7 @@ async def test_an_outage_logs_a_sample_of_the_failed_requests(tmp_path: Path) ->
     async with running_edge(tmp_path, 1, control=nobody) as edge:
         edge.gateways[0].refuses = True
         for _ in range(requests):
-            assert (await edge.rest("/v1/viewers/1/recommendations")).status == 503
+            assert (await edge.rest(SLATE)).status == 503
     # Envoy writes what it holds back when it ends.
     lines = [
         json.loads(line)
@@ -137,3 +139,53 @@ async def test_an_outage_logs_a_sample_of_the_failed_requests(tmp_path: Path) ->
     assert 0 < len(lines) < requests / 2
     assert {line["status"] for line in lines} == {503}
     assert all(len(line["request_id"]) == 36 and len(line["trace_id"]) == 32 for line in lines)
+
+
+_BY_STATUS = r"_cluster_grpc_RecommendationService_Recommend_(\d+|total)"
+_BY_REST = r"_vhost_vcluster_upstream_rq_(xx)"
+
+
+async def counted(edge: Edge) -> Counter[str]:
+    """Slates by gRPC status, in total, and, as "xx", by REST without a gateway."""
+    url = f"http://127.0.0.1:{edge.settings.admin_port}/stats/prometheus"
+    with await asyncio.to_thread(urllib.request.urlopen, url) as response:
+        text = response.read().decode()
+    found = [
+        *re.findall(rf"^envoy{_BY_STATUS}{{[^}}]*}} (\d+)$", text, re.M),
+        *re.findall(rf'^envoy{_BY_REST}{{.*class="5".*"rest_slates"[^}}]*}} (\d+)$', text, re.M),
+    ]
+    return Counter({name: int(count) for name, count in found})
+
+
+async def test_slates_that_no_gateway_answers_are_counted_with_those_that_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vireo.server.control.admission._EMPTY_SECONDS", 0.1)
+    async with (
+        running_edge(tmp_path, 1) as edge,
+        grpc.aio.insecure_channel(edge.address) as channel,
+    ):
+        [gateway] = edge.gateways
+
+        async def statuses() -> set[object]:
+            """Ask for a slate by gRPC and by REST."""
+            stub = RecommendationServiceStub(channel)
+            call = stub.Recommend(pb.RecommendRequest(viewer_id="1"), timeout=20)
+            return {await call.code(), (await edge.rest(SLATE)).status}
+
+        assert await statuses() == {grpc.StatusCode.OK, 200}
+        gateway.refusal = invalid_argument([("viewer_id", "strange")])
+        assert await statuses() == {grpc.StatusCode.INVALID_ARGUMENT, 400}
+        assert await counted(edge) == {"0": 2, "3": 2, "total": 4}
+        before = len(gateway.requests)
+        edge.control.discovery.set(Pool("gateway"))
+        gateway.refusal = None
+        async with asyncio.timeout(30):
+            while await statuses() != {grpc.StatusCode.UNAVAILABLE, 503}:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        after = await counted(edge)
+        answered = len(gateway.requests) - before
+        assert after["0"] - 2 == answered
+        assert after["14"] >= 1
+        assert after["xx"] >= 1
+        assert after["total"] == after["0"] + after["3"] + after["14"]

@@ -10,7 +10,8 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from tests.builders.rpc import rpc_settings
 from vireo.server.control import ads, attempts, discovery
 from vireo.server.control.ads import DiscoveryServicer, add_xds_services
-from vireo.server.control.snapshot import Resource, Snapshot
+from vireo.server.control.clients import Clients, Push
+from vireo.server.control.snapshot import KINDS, Resource, Snapshot
 from vireo.server.rpc.server import RpcServer
 
 MAX_STREAMS = 3
@@ -32,6 +33,47 @@ def snapshot_of(contents: Mapping[str, str]) -> Snapshot:
         else:
             messages.append(RouteConfiguration(name=name, response_headers_to_remove=[content]))
     return Snapshot.of(map(Resource.of, messages))
+
+
+class Envoy:
+    """An Envoy with one stream, which asks for all as Envoy does, and answers as a test decides."""
+
+    def __init__(self, clients: Clients | None = None, identity: str = "envoy") -> None:
+        self.session = (clients or Clients()).begin(identity, "", "")
+        self.snapshot = snapshot_of({})
+
+    def publish(self, **contents: str) -> None:
+        """Publish contents by name, with an underscore for the hyphen."""
+        self.snapshot = snapshot_of({k.replace("_", "-"): v for k, v in contents.items()})
+
+    def ask(self, kind: str, *names: str, has: dict[str, str] | None = None) -> None:
+        """Subscribe to names; to all of a kind without any."""
+        self.session.change(kind, names, (), has or {})
+
+    def leave(self, kind: str, *names: str) -> None:
+        self.session.change(kind, (), names, {})
+
+    def receive(self) -> Push:
+        """The next response."""
+        push = self.session.next(self.snapshot)
+        assert push is not None
+        return push
+
+    def take(self, push: Push) -> None:
+        self.session.ack(push.kind, push.nonce)
+
+    def refuse(self, push: Push, words: str = "bad") -> None:
+        self.session.nack(push.kind, push.nonce, words)
+
+    def taken(self) -> list[str]:
+        """All responses until nothing comes, each ACKed: a kind, and names with a sign."""
+        found = []
+        while (push := self.session.next(self.snapshot)) is not None:
+            signs = [f"+{name}" for name in sorted(push.resources)]
+            signs += [f"-{name}" for name in sorted(push.removed)]
+            found.append(" ".join([KINDS[push.kind], *signs]))
+            self.take(push)
+        return found
 
 
 @dataclass(frozen=True)

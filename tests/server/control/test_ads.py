@@ -9,30 +9,16 @@ import grpc
 import pytest
 from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as pb
-from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
+from envoy.service.status.v3 import csds_pb2
 from google.rpc.status_pb2 import Status
 
+from tests.builders.control import running_control
 from tests.builders.waiting import until
 from tests.builders.xds import xds_client
 from tests.server.control.conftest import MAX_STREAMS, Server
 from vireo.server.control import ads
 from vireo.server.control.clients import MAX_NAMES
 from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, ROUTES
-
-
-async def states(port: int) -> dict[str, tuple[str, str, bool]]:
-    """The status by CSDS, the words of a refusal, and whether there is a body, by resource."""
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        stub = csds_pb2_grpc.ClientStatusDiscoveryServiceStub(channel)
-        [config] = (await stub.FetchClientStatus(csds_pb2.ClientStatusRequest())).config
-    return {
-        f"{each.type_url.rpartition('.')[2]} {each.name}": (
-            csds_pb2.ConfigStatus.Name(each.config_status),
-            each.error_state.details,
-            each.HasField("xds_config"),
-        )
-        for each in config.generic_xds_configs
-    }
 
 
 async def test_a_client_is_sent_all_clusters_what_it_names_and_each_change(server: Server) -> None:
@@ -52,27 +38,27 @@ async def test_a_client_is_sent_all_clusters_what_it_names_and_each_change(serve
         assert await client.hears_nothing()
 
 
-async def test_the_status_has_what_was_accepted_what_is_under_way_and_what_was_refused(
-    server: Server,
-) -> None:
-    server.publish({"c-a": "1", "r": "1"})
-    async with xds_client(server.port) as client:
-        await client.ask(ROUTES, "r")
+async def test_the_status_has_what_was_accepted_what_is_under_way_and_what_was_refused() -> None:
+    async with running_control({}) as control, xds_client(control.port, node="n") as client:
+
+        async def status(kind: str, name: str) -> tuple[str, str, bool]:
+            """The status of a resource by CSDS, the words of a refusal, and if there is a body."""
+            each = (await control.status())["n"][kind, name]
+            state = csds_pb2.ConfigStatus.Name(each.config_status)
+            return state, each.error_state.details, each.HasField("xds_config")
+
+        await client.ask(ROUTES, "candidate")
         await client.taken()
         await client.ask(CLUSTER)
         waiting = await client.receive()
-        assert await states(server.port) == {
-            "Cluster c-a": ("NOT_SENT", "", False),
-            "RouteConfiguration r": ("SYNCED", "", True),
-        }
-        await client.refuse(waiting, "no such type")
-        await until_refused(server)
-        assert (await states(server.port))["Cluster c-a"] == ("ERROR", "no such type", False)
-
-
-async def until_refused(server: Server) -> None:
-    [client] = server.servicer.clients.all()
-    await until(lambda: bool(client.nacks[CLUSTER]))
+        assert await status("RouteConfiguration", "candidate") == ("SYNCED", "", True)
+        assert await status("Cluster", "candidate") == ("NOT_SENT", "", False)
+        await client.refuse(waiting, "no such type")  # all of them together
+        alone = await client.receive()
+        await client.refuse(alone, "no such type")
+        [session] = control.servicer.clients.all()
+        await until(lambda: bool(session.nacks[CLUSTER]))
+        assert await status("Cluster", *alone.names) == ("ERROR", "no such type", False)
 
 
 async def test_streams_beyond_the_limit_are_refused_and_others_continue(server: Server) -> None:

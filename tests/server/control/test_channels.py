@@ -11,7 +11,6 @@ from xml.etree.ElementTree import ParseError
 import grpc
 import grpc.aio
 import pytest
-from pydantic import SecretStr
 
 from tests.builders.control import SetChannels, control_of, running_control
 from tests.builders.edge import CandidatePod, serve_candidate, serve_ranking
@@ -21,8 +20,6 @@ from vireo.server.control import channels as module
 from vireo.server.control.channels import CANARY, MAX_CHANNELS, Channels, ChannelWatch
 from vireo.server.control.discovery import StaticDiscovery
 from vireo.server.control.mesh import Pool
-from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import StoreUnavailableError
 from vireo.v1.channel_pb2 import AwaitReleaseRequest
 from vireo.v1.channel_pb2_grpc import ChannelServiceStub
@@ -228,27 +225,3 @@ async def test_with_the_store_down_from_the_start_no_viewer_goes_to_the_canary(
         assert control.mesh.canary_share == 0.0
         channels.failure = None
         await until(lambda: control.mesh.canary_share == 0.25)
-
-
-@pytest.fixture
-async def garbage_s3() -> AsyncIterator[S3Settings]:
-    """A server that answers every request with an error whose body is no XML."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        body = b"<html><p>Bad gateway"
-        head = f"HTTP/1.1 403 No\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}"
-        writer.write(f"{head}\r\nConnection: close\r\n\r\n".encode() + body)
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        yield S3Settings(endpoint=f"127.0.0.1:{port}", access_key="a", secret_key=SecretStr("b"))
-
-
-async def test_an_error_of_s3_that_is_no_xml_is_shown_and_the_channel_read_again(
-    garbage_s3: S3Settings,
-) -> None:
-    async with following(ReleaseStore(garbage_s3), Shares()) as watch:
-        await until(lambda: watch.attempts.failures >= 2)

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.control import local, running_control
+from tests.builders.control import local
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
-from vireo.server.control import resources
 from vireo.server.control.control import discovery_of
 from vireo.server.control.discovery import Discovery, EndpointsFileError, FileDiscovery, parse
-from vireo.server.control.mesh import Endpoint, Endpoints, Mesh, Pool
+from vireo.server.control.mesh import Endpoint, Endpoints, Pool
 from vireo.server.control.settings import ControlSettings
-from vireo.server.control.snapshot import Snapshot
 from vireo.server.errors import VireoError
 
 CANDIDATE = Pool("candidate")
@@ -111,27 +109,6 @@ async def test_invalid_file_content_removes_no_pod_and_is_reported_until_it_is_f
         replace(path, listing(2))
         await until(lambda: len(found) == 2)
     assert [each[CANDIDATE] for each in found] == [local(1), local(2)]
-
-
-async def test_a_mesh_without_a_valid_snapshot_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running_control({}) as control:
-        before, make = control.mesh, resources.snapshot
-        attempts = []
-
-        def refuse(settings: ControlSettings, mesh: Mesh) -> Snapshot:
-            attempts.append(mesh)
-            if mesh.canary_share:
-                raise ValueError("nothing can be made of it")
-            return make(settings, mesh)
-
-        monkeypatch.setattr(resources, "snapshot", refuse)
-        monkeypatch.setattr("vireo.server.control.channels._UNUSED_SECONDS", 0.0)
-        control.channels.share = 0.5
-        await until(lambda: len(attempts) >= 2)
-        assert control.mesh == before
-        control.channels.share = 0.0
-        control.discovery.set(Pool("candidate"), 2)
-        await until(lambda: control.mesh.of(Pool("candidate")).active == local(2))
 
 
 def test_yaml_is_read_and_ipv6_hosts_are_in_brackets(tmp_path: Path) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import http.server
 import json
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -25,38 +23,32 @@ def jwks(*keys: object) -> str:
     return json.dumps({"keys": keys})
 
 
-class KeyServer:
-    """An identity provider as far as its keys go."""
-
-    def __init__(self) -> None:
-        self.status, self.body = 200, jwks(KEY)
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(outer.status)
-                self.end_headers()
-                self.wfile.write(outer.body.encode())
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}/keys"
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-@pytest.fixture
-def key_server() -> Iterator[KeyServer]:
-    served = KeyServer()
-    thread = threading.Thread(target=served.server.serve_forever)
-    thread.start()
-    yield served
-    served.server.shutdown()
-    served.server.server_close()
-    thread.join()
+@asynccontextmanager
+async def key_server(answer: Answer) -> AsyncIterator[str]:
+    """Yield where an identity provider is that answers so."""
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}/keys"
+
+
+async def send(writer: asyncio.StreamWriter, body: str, status: int = 200) -> None:
+    """Answer a request at once."""
+    head = f"HTTP/1.1 {status} x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    writer.write((head + body).encode())
+    writer.close()
+
+
+async def drip(writer: asyncio.StreamWriter, byte: bytes, ended: Callable[[], bool]) -> None:
+    """Send the same byte again and again."""
+    with suppress(ConnectionError):
+        while not ended():
+            writer.write(byte)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+    writer.close()
 
 
 @asynccontextmanager
@@ -128,20 +120,27 @@ async def test_a_file_is_followed_and_invalid_or_endless_content_changes_nothing
 
 
 async def test_a_url_is_followed_and_its_failures_change_nothing(
-    key_server: KeyServer, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    key_server.status = 503
-    async with following(key_server.url, monkeypatch) as (published, attempts):
+    status, body = 503, jwks(KEY)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await send(writer, body, status)
+
+    async with (
+        key_server(answer) as place,
+        following(f"http://{place}", monkeypatch) as (published, attempts),
+    ):
         await until(lambda: attempts.failures >= 2)
         assert published == []
-        key_server.status = 200
+        status = 200
         await until(lambda: len(published) == 1)
-        for status, body in ((500, jwks(KEY)), (200, "x" * (2 << 20)), (302, "")):
+        for status, body in ((500, jwks(KEY)), (200, "x" * (2 << 20)), (302, "")):  # noqa: B007
             before = attempts.failures
-            key_server.status, key_server.body = status, body
             await until(lambda: attempts.failures >= before + 2)  # noqa: B023
         assert len(published) == 1
-        key_server.status, key_server.body = 200, jwks({**KEY, "kid": "second"})
+        status, body = 200, jwks({**KEY, "kid": "second"})
         await until(lambda: len(published) == 2)
 
 
@@ -149,29 +148,23 @@ async def test_a_body_that_comes_byte_by_byte_is_given_up_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("vireo.server.control.keys._FETCH_SECONDS", 0.2)
-    dripping, text = [0], jwks(KEY)
+    dripping = 0
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal dripping
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\n")
-        if dripping[0] < 2:
-            dripping[0] += 1
-            writer.write(b"\r\n")
-            with suppress(ConnectionError):
-                while not reader.at_eof():
-                    writer.write(b" ")
-                    await writer.drain()
-                    await asyncio.sleep(0.02)
+        if dripping == 2:
+            await send(writer, jwks(KEY))
         else:
-            writer.write(f"Content-Length: {len(text)}\r\n\r\n{text}".encode())
-        writer.close()
+            dripping += 1
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            await drip(writer, b" ", reader.at_eof)
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        async with following(f"http://127.0.0.1:{port}/keys", monkeypatch) as (published, _):
-            await until(lambda: len(published) == 1)
-        assert dripping[0] == 2
+    async with (
+        key_server(answer) as place,
+        following(f"http://{place}", monkeypatch) as (published, _),
+    ):
+        await until(lambda: len(published) == 1)
 
 
 async def test_a_handshake_that_comes_byte_by_byte_is_given_up_in_time(
@@ -180,21 +173,16 @@ async def test_a_handshake_that_comes_byte_by_byte_is_given_up_in_time(
     monkeypatch.setattr("vireo.server.control.keys._SILENT_SECONDS", 0.2)
     given_up = asyncio.Event()
 
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"\x16\x03\x03\x40\x00")  # of a record of 16 KiB
-        with suppress(ConnectionError):
-            while not given_up.is_set():
-                writer.write(b"\x02")
-                await writer.drain()
-                await asyncio.sleep(0.02)
-        writer.close()
+        await drip(writer, b"\x02", given_up.is_set)
 
-    server = await asyncio.start_server(drip, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        async with following(f"https://127.0.0.1:{port}/keys", monkeypatch) as (_, attempts):
-            await until(lambda: attempts.failures > 0, seconds=20)
-            given_up.set()
+    async with (
+        key_server(answer) as place,
+        following(f"https://{place}", monkeypatch) as (_, attempts),
+    ):
+        await until(lambda: attempts.failures > 0, seconds=20)
+        given_up.set()
 
 
 @pytest.mark.parametrize("url", ["http://keys.example/jwks", "ftp://127.0.0.1/jwks"])

@@ -139,7 +139,7 @@ async def test_discovery_failures_and_the_age_of_the_last_success_are_exported(
         await until(lambda: age() < longest)
 
 
-async def test_members_that_no_snapshot_can_be_made_of_are_counted(
+async def test_members_that_no_snapshot_can_be_made_of_are_counted_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object) -> None:
@@ -154,7 +154,8 @@ async def test_members_that_no_snapshot_can_be_made_of_are_counted(
             patched.setattr("vireo.server.control.resources.snapshot", fail)
             control.discovery.set(CANDIDATE, 1)
             await until(lambda: failures() >= before + 2)
-        await until(lambda: bool(control.mesh.members.get(CANDIDATE)))
+            assert not control.mesh.of(CANDIDATE).active
+        await until(lambda: bool(control.mesh.of(CANDIDATE).active))
 
 
 @pytest.mark.integration

@@ -19,8 +19,6 @@ from vireo.v1.release_pb2_grpc import (
     add_ReleaseServiceServicer_to_server,
 )
 
-NOBODY = Endpoint("127.0.0.1", 1)
-
 
 class ScriptedPod(ReleaseServiceServicer):
     """A pod that serves one release and may load another."""
@@ -89,23 +87,18 @@ async def test_a_service_without_pods_serves_nothing(pods: dict[Service, list[st
         assert await ask(control) == ("", "")
 
 
-async def test_a_pod_that_cannot_be_reached_delays_nobody() -> None:
+@pytest.mark.parametrize(("hangs", "release"), [(False, "new"), (True, "")])
+async def test_a_pod_that_cannot_be_reached_delays_nobody_and_one_that_hangs_serves_nothing(
+    monkeypatch: pytest.MonkeyPatch, release: str, *, hangs: bool
+) -> None:
+    monkeypatch.setattr(releases, "_POD_SECONDS", 0.1 if hangs else 60)
     pods: dict[Service, list[ScriptedPod]] = {
-        "candidate": [ScriptedPod("new")],
+        "candidate": [ScriptedPod("new", hangs=hangs), ScriptedPod("new")],
         "ranking": [ScriptedPod("new")],
     }
-    async with running_pods(pods, NOBODY) as control:
-        assert await ask(control) == ("new", "")
-
-
-async def test_a_pod_that_hangs_serves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(releases, "_POD_SECONDS", 0.1)
-    pods: dict[Service, list[ScriptedPod]] = {
-        "candidate": [ScriptedPod("new", hangs=True), ScriptedPod("new")],
-        "ranking": [ScriptedPod("new")],
-    }
-    async with running_pods(pods) as control:
-        assert await ask(control) == ("", "")
+    nobody = Endpoint("127.0.0.1", 1)
+    async with running_pods(pods, nobody) as control:
+        assert await ask(control) == (release, "")
 
 
 async def test_gateways_that_ask_together_have_each_pod_asked_once(

@@ -1,21 +1,29 @@
+"""What tests of calls that wait have in common."""
+
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
-from tests.builders.rpc import rpc_settings
-from tests.otlp_sink import OtlpSink, running_otlp_sink
-from vireo.server.rpc import span_export, spans
-from vireo.server.rpc.spans import end_export, start_export
+from vireo.server.rpc.errors import ShedError, ShedReason
 
 
-@pytest.fixture
-def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpSink]:
-    """A collector that this process exports to, soon; no call is slow."""
-    monkeypatch.setattr(span_export, "_BATCH_SECONDS", 0.05)
-    monkeypatch.setattr(spans, "SLOW_SECONDS", 1e6)
-    with running_otlp_sink() as sink:
-        start_export(rpc_settings(otlp_endpoint=sink.endpoint), "test", "test-1")
-        yield sink
-        end_export()
+async def settled() -> None:
+    """Whatever can go on has gone on."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def reason(call: Coroutine[Any, Any, Any] | asyncio.Task[Any]) -> ShedReason:
+    with pytest.raises(ShedError) as raised:
+        await call
+    return raised.value.reason
+
+
+async def dropped(*tasks: asyncio.Task[Any]) -> None:
+    for each in tasks:
+        each.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

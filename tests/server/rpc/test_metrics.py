@@ -198,32 +198,6 @@ async def test_a_server_whose_event_loop_hangs_neither_lives_nor_is_ready(
     assert await asyncio.to_thread(page, port, "ready") == (200, "OK")
 
 
-async def test_probes_are_answered_while_connections_send_a_byte_at_a_time(
-    server: RpcServer, port: int
-) -> None:
-    async def trickle() -> None:
-        while True:  # again as soon as it is ended
-            with suppress(OSError):
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-                begun.release()
-                while not writer.is_closing():
-                    writer.write(b"G")
-                    await writer.drain()
-                    await asyncio.sleep(0.02)
-
-    begun = asyncio.Semaphore(0)
-    await server.set_serving(True)
-    slow = [asyncio.ensure_future(trickle()) for _ in range(100)]
-    for _ in slow:
-        await begun.acquire()
-    for _ in range(10):
-        for probe in ("live", "ready"):
-            assert await asyncio.to_thread(page, port, probe) == (200, "OK")
-    for task in slow:
-        task.cancel()
-    await asyncio.gather(*slow, return_exceptions=True)
-
-
 async def test_the_lag_of_a_loop_is_short_if_it_is_free_and_bounded_if_it_is_blocked() -> None:
     loop = asyncio.get_running_loop()
     assert 0 < await asyncio.to_thread(lag, loop) < MAX_LAG

@@ -1,11 +1,11 @@
-"""Which calls of a server become spans at a collector."""
+"""The trace that a call belongs to, and which calls of a server become spans at a collector."""
 
 from __future__ import annotations
 
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +17,13 @@ import structlog
 from tests.builders.columns import rank_request
 from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import rpc_settings, serving
-from tests.otlp_sink import OtlpSink
+from tests.otlp_sink import OtlpSink, running_otlp_sink
 from vireo.server.errors import VireoError
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.recommend.ranking.pipeline import RankingPipeline
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases import layout
-from vireo.server.rpc import spans
+from vireo.server.rpc import span_export, spans
 from vireo.server.rpc.spans import (
     Allowance,
     consumer_spans,
@@ -32,12 +32,23 @@ from vireo.server.rpc.spans import (
     span,
     start_export,
 )
-from vireo.server.rpc.trace import add_trace_id, begin_call, note_failure
+from vireo.server.rpc.trace import add_trace_id, begin_call, note_failure, trace_context
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = (f"00-{TRACE}-{CALLER}-{flags}" for flags in ("01", "00"))
 METHOD = "vireo.v1.RankingService/RankCandidates"
+
+
+@pytest.fixture
+def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpSink]:
+    """A collector that this process exports to, soon; no call is slow."""
+    monkeypatch.setattr(span_export, "_BATCH_SECONDS", 0.05)
+    monkeypatch.setattr(spans, "SLOW_SECONDS", 1e6)
+    with running_otlp_sink() as sink:
+        start_export(rpc_settings(otlp_endpoint=sink.endpoint), "test", "test-1")
+        yield sink
+        spans.end_export()
 
 
 @pytest.fixture
@@ -192,3 +203,27 @@ def test_without_opentelemetry_a_collector_is_refused_with_what_to_install(
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(VireoError, match=r"pip install 'vireo\[tracing\]'"):
         start_export(rpc_settings(otlp_endpoint="http://127.0.0.1:1"), "test", "t")
+
+
+STATE = ("tracestate", "a=1")
+OF_A_TRACE = ("traceparent", SAMPLED)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "sent"),
+    [
+        ([("x-other", "1"), STATE, OF_A_TRACE], (OF_A_TRACE, STATE)),
+        ([OF_A_TRACE], (OF_A_TRACE,)),
+        ([OF_A_TRACE, ("tracestate", "a=" + "1" * 511)], (OF_A_TRACE,)),
+        ([STATE, ("traceparent-bin", b"\0")], ()),
+        (None, ()),
+        *(
+            ([("traceparent", parent), STATE], ())
+            for parent in ("", "00", SAMPLED.upper(), SAMPLED + "x", "x" * 10_000)
+        ),
+    ],
+)
+def test_a_trace_goes_along_as_it_is_unless_it_is_unfit(
+    metadata: list[tuple[str, str | bytes]] | None, sent: tuple[tuple[str, str], ...]
+) -> None:
+    assert trace_context(metadata) == sent

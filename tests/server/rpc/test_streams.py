@@ -14,7 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from tests.builders.batches import SERVICE, batch_handlers
-from tests.builders.refusals import failure_of, violations_of
+from tests.builders.refusals import failure_of
 from tests.builders.rpc import rpc_settings
 from tests.builders.waiting import until
 from vireo.server.rpc.admission import Admission, Slots
@@ -91,18 +91,6 @@ async def test_all_responses_arrive_in_order_and_the_call_is_counted_with_its_id
     assert counted("OK") == before + 1
 
 
-async def test_an_invalid_request_of_a_stream_is_told_by_field_before_any_work() -> None:
-    slates = Slates()
-    async with served(slates) as (_, stub):
-        request = pb.BatchRecommendRequest(viewer_ids=["v"] * 10_001, page_size=501)
-        error = await failure_of(stub.BatchRecommend(request))
-        assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-        assert set(violations_of(error)) == {"viewer_ids"}
-        error = await failure_of(stub.BatchRecommend(pb.BatchRecommendRequest(page_size=501)))
-        assert set(violations_of(error)) == {"viewer_ids", "page_size"}
-    assert not slates.begun
-
-
 async def test_a_bug_in_the_middle_of_a_stream_is_internal_and_names_the_request() -> None:
     slates = Slates(fails_at="b")
     async with served(slates) as (_, stub):
@@ -125,18 +113,6 @@ async def test_a_stream_ends_with_its_caller_or_its_deadline(*, leaves: bool) ->
         else:
             assert (await failure_of(call)).code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await until(lambda: slates.ended == slates.begun and server.under_way == 0)
-
-
-async def test_a_server_that_shuts_down_ends_a_stream_in_the_middle_of_a_response() -> None:
-    slates = Slates()
-    async with served(slates) as (server, stub):
-        call = stub.BatchRecommend(pb.BatchRecommendRequest(viewer_ids=["a", "hangs"]))
-        assert (await call.read()).viewer_id == "a"
-        draining = asyncio.create_task(server.drain())
-        assert await call.code() is grpc.StatusCode.UNAVAILABLE
-        assert "continue on another stream" in await call.details()
-        await draining
-    assert slates.ended == 1
 
 
 async def test_responses_are_made_while_no_other_call_is_under_way() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -66,13 +66,7 @@ def handshakes() -> float:
     return REGISTRY.get_sample_value("vireo_tls_handshakes_total") or 0
 
 
-async def test_a_client_that_the_authority_has_signed_is_answered(
-    server: RpcServer, folder: SecurityFolder, certificates: Certificates
-) -> None:
-    assert await problem(server, folder.tls("envoy")) == ""
-
-
-async def test_any_other_is_not(
+async def test_only_clients_that_the_authority_has_signed_are_answered(
     server: RpcServer, folder: SecurityFolder, certificates: Certificates, tmp_path: Path
 ) -> None:
     theirs = Authority.new("other")
@@ -99,15 +93,10 @@ async def test_any_other_is_not(
             await stub.Check(health_pb2.HealthCheckRequest(), timeout=30)
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert await problem(server, ours) == ""
+    assert await problem(server, ours, "candidate") == "UNAVAILABLE", "it has another role"
 
 
-async def test_a_server_with_another_role_is_not_asked(
-    server: RpcServer, folder: SecurityFolder, certificates: Certificates
-) -> None:
-    assert await problem(server, folder.tls("control"), "candidate") == "UNAVAILABLE"
-
-
-async def test_a_renewed_certificate_is_shown_without_a_restart(
+async def test_a_renewed_certificate_is_shown_without_a_restart_and_kept_without_its_file(
     server: RpcServer, folder: SecurityFolder, certificates: Certificates
 ) -> None:
     client, files = folder.tls("control"), folder.tls("ranking")
@@ -116,6 +105,9 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
     certificates.renew([])
     assert serial(files) != before
     assert await asyncio.to_thread(shown_serial, server.port, "ranking", client) == serial(files)
+    kept = serial(files)
+    files.certificate.unlink()
+    assert await asyncio.to_thread(shown_serial, server.port, "ranking", client) == kept
 
 
 async def test_the_end_of_the_certificate_in_use_is_exported(
@@ -138,23 +130,11 @@ async def test_the_end_of_the_certificate_in_use_is_exported(
     assert ends("certificate") == soon.timestamp()
 
 
-async def test_without_its_files_a_server_keeps_its_certificates(
-    server: RpcServer, folder: SecurityFolder, certificates: Certificates
-) -> None:
-    files = folder.tls("ranking")
-    client = folder.tls("control")
-    before = serial(files)
-    kept = files.certificate.rename(files.certificate.with_suffix(".kept"))
-    assert await asyncio.to_thread(shown_serial, server.port, "ranking", client) == before
-    kept.rename(files.certificate)
-
-
-async def test_a_long_lived_channel_adopts_a_renewed_certificate_without_losing_calls(
-    server: RpcServer,
-    folder: SecurityFolder,
-    certificates: Certificates,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+async def check(
+    server: RpcServer, folder: SecurityFolder, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[], Awaitable[health_pb2.HealthCheckResponse]]]:
+    """Asks the server for its health by one long-lived channel, which looks at its files often."""
     monkeypatch.setattr("vireo.server.rpc.tls._CHECK_SECONDS", 0)
     channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
     check = channel.unary_unary(
@@ -162,40 +142,39 @@ async def test_a_long_lived_channel_adopts_a_renewed_certificate_without_losing_
         request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
         response_deserializer=health_pb2.HealthCheckResponse.FromString,
     )
+    yield lambda: check(health_pb2.HealthCheckRequest(), timeout=30)
+    await channel.close()
+
+
+async def test_a_long_lived_channel_adopts_a_renewed_certificate_without_losing_calls(
+    check: Callable[[], Awaitable[health_pb2.HealthCheckResponse]],
+    folder: SecurityFolder,
+    certificates: Certificates,
+) -> None:
     with structlog.testing.capture_logs() as logs:
         for renewals in range(3):
             async with asyncio.timeout(30):
                 while True:
-                    answer = await check(health_pb2.HealthCheckRequest(), timeout=30)
+                    answer = await check()
                     assert answer.status == health_pb2.HealthCheckResponse.SERVING
                     if [line["event"] for line in logs].count("channel reopened") == renewals:
                         break
             certificates.renew([])
     shutil.rmtree(folder.current.resolve())
-    assert (await check(health_pb2.HealthCheckRequest(), timeout=30)).status
-    await channel.close()
+    assert (await check()).status
 
 
 async def test_while_the_volume_of_certificates_hangs_calls_go_on_and_new_ones_are_taken(
+    check: Callable[[], Awaitable[health_pb2.HealthCheckResponse]],
     server: RpcServer,
     folder: SecurityFolder,
-    certificates: Certificates,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vireo.server.rpc.tls._CHECK_SECONDS", 0)
     client = folder.tls("envoy")
-    channel = RenewedChannel(f"127.0.0.1:{server.port}", folder.tls("control"), "ranking")
-    check = channel.unary_unary(
-        "/grpc.health.v1.Health/Check",
-        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
-        response_deserializer=health_pb2.HealthCheckResponse.FromString,
-    )
     with hanging(folder.tls("control").key), hanging(folder.tls("ranking").key):
         for _ in range(3):
-            assert (await check(health_pb2.HealthCheckRequest(), timeout=10)).status
+            assert (await asyncio.wait_for(check(), 10)).status
             await asyncio.sleep(0.01)
         assert await problem(server, client) == ""
-    await channel.close()
 
 
 async def test_a_file_that_is_missing_at_the_start_is_named(

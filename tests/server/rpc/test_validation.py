@@ -128,12 +128,6 @@ def test_the_items_of_a_list_that_is_too_long_are_not_checked_however_small_they
         validate(request)
 
 
-@pytest.mark.parametrize("kind", [type(make()) for make in (recommend, retrieve, rank)])
-def test_an_empty_request_is_rejected(kind: type[Message]) -> None:
-    with pytest.raises(RpcError):
-        validate(kind())
-
-
 def filter_of(levels: int, width: int) -> filter_pb2.Filter:
     """Filters within filters, each with some conditions of its own."""
     made = filter_pb2.Filter()

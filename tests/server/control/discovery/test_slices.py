@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import pytest
 
-from tests.builders.kubernetes_api import recorded
 from vireo.server.control.mesh import Endpoint, Endpoints, Pool
 from vireo.server.control.settings import KubernetesSettings
 from vireo.server.control.slices import EndpointSlice, SlicePods, merged
@@ -55,19 +53,6 @@ def ranking(*slices: EndpointSlice) -> frozenset[Endpoint]:
     found = pods_of(slices)
     assert not found.flaws
     return found.endpoints[RANKING]
-
-
-def test_the_slices_of_a_service_are_merged_and_a_moved_pod_is_listed_once() -> None:
-    slices = [
-        EndpointSlice.model_validate(each) for each in json.loads(recorded("list.json"))["items"]
-    ]
-    found = pods_of(slices)
-    assert found.endpoints[Pool("candidate")] == {
-        Endpoint("10.244.1.21", 8120),
-        Endpoint("10.244.3.23", 8120),
-    }, "one of the three is not ready"
-    assert found.endpoints[Pool("candidate", "canary")] == frozenset(), "its endpoints are null"
-    assert found.flaws == frozenset()
 
 
 def test_a_dual_stack_pod_is_listed_once_by_ipv4() -> None:
@@ -132,6 +117,14 @@ def test_each_slice_has_a_port_of_its_own() -> None:
         (slice_of(endpoint("10.0.0.1"), ports=({"name": "grpc"},)), "no port"),
         (slice_of(endpoint("pod.example"), family="FQDN"), "addresses of the type FQDN"),
         (slice_of(endpoint("10.0.0.300")), "'10.0.0.300' does not appear to be an IP"),
+        (slice_of(endpoint("fe80::1%eth0"), family="IPv6"), "scope"),
+        *(
+            (
+                slice_of(endpoint("10.0.0.1"), ports=({"name": "grpc", "port": port},)),
+                f": {port} is",
+            )
+            for port in (0, -1, 65536, 1 << 40)
+        ),
     ],
 )
 def test_unusable_entries_are_reported_and_remove_nothing_else(
@@ -143,18 +136,3 @@ def test_unusable_entries_are_reported_and_remove_nothing_else(
     assert words in flaw
     assert "vireo-ranking-abcde" in flaw
     assert found.endpoints[RANKING] == {Endpoint("10.0.0.2", 8130)}
-
-
-@pytest.mark.parametrize("port", [0, -1, 65536, 1 << 40])
-def test_an_invalid_port_is_reported_beside_the_pods_that_have_one(port: int) -> None:
-    odd = slice_of(endpoint("10.0.0.1"), ports=({"name": "grpc", "port": port},), name="odd")
-    found = pods_of([odd, slice_of(endpoint("10.0.0.2"))])
-    assert found.endpoints[RANKING] == {Endpoint("10.0.0.2", 8130)}
-    assert found.flaws == {f"EndpointSlice odd: {port} is not a port"}
-
-
-def test_an_address_with_a_scope_is_reported() -> None:
-    found = pods_of([slice_of(endpoint("fe80::1%eth0"), family="IPv6")])
-    assert found.endpoints[RANKING] == frozenset()
-    [flaw] = found.flaws
-    assert "scope" in flaw
