@@ -1,8 +1,9 @@
-"""What tests of several folders share: their order, plain tracebacks in logs, and a stack."""
+"""What tests of several folders share: their order, what CI may skip, plain logs, and a stack."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 
 REFUSED = "refused"
 """Property of a test's report: whom a secured stack refused, where, how, and what counted it."""
+
+SKIPPED_IN_CI = (
+    "there is no kube-apiserver",  # `.ci/run` doesn't build Kubernetes' servers: minutes
+    "needs the right to mount a file system",  # which a container may lack
+    "can't mount a file system here",
+    "perf_analyzer can't be installed here",  # on Debian 12
+    "systemd isn't installed",  # nor is it by `.ci/run`, as are the other programs
+    "needs Debian's strace",
+)
+"""How the reasons begin for which a test may be skipped in CI; any other fails it."""
 
 # Processes of ours configure their logs. In tests the default would draw each traceback with all
 # variables of each frame: seconds, if they are a release's tables.
@@ -35,6 +46,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if runs_stacks(item.nodeid):
             item.add_marker(pytest.mark.stack)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail what is skipped in CI for a reason that isn't listed."""
+    report = yield
+    expected = hasattr(report, "wasxfail") or not os.environ.get("CI")
+    if report.skipped and not expected and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith(SKIPPED_IN_CI):
+            report.outcome = "failed"
+            report.longrepr = f"{item.nodeid} may not be skipped in CI: {reason}"
+    return report
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -12,6 +12,7 @@ import urllib3
 from protos.generate import OPENAPI
 from tests.acceptance.conftest import BIN, CHECKOUT
 from tests.builders.stack import Stack
+from tests.builders.waiting import wait_until
 
 DOCUMENT = (CHECKOUT / "docs" / "rest.md").read_text()
 CONFIG = Path(__file__).parent / "schemathesis.toml"
@@ -54,3 +55,10 @@ def test_the_examples_of_the_page_answer_as_it_shows(stack: Stack) -> None:
             assert answer == json.loads(shown[1])
         else:
             assert "code" not in answer, answer
+
+
+def test_an_unknown_viewer_gets_a_full_slate(stack: Stack) -> None:
+    url = f"http://{stack.edge}/v1/viewers/nobody/recommendations?page_size=20"
+    # Until the consumer has started, features may lack events, and slates say so.
+    wait_until(lambda: "degradations" not in urllib3.request("GET", url).json())
+    assert len(urllib3.request("GET", url).json()["items"]) == 20

@@ -5,7 +5,6 @@ All in one stack, in the order of the file: the last tests replace its certifica
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import shutil
@@ -17,15 +16,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
-import grpc.aio
 import jwt
-import psutil
 import pytest
 import redis
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import load_pem_x509_certificates
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 
 from tests.acceptance.conftest import CHECKOUT
 from tests.builders.asking import asking
@@ -220,19 +215,7 @@ def test_plain_text_gets_nowhere(secured: SecuredStack, record_rejection: Record
         assert counted > 0
 
 
-@pytest.mark.parametrize(
-    "reason",
-    [
-        "no token",
-        "expired",
-        "wrong audience",
-        "wrong issuer",
-        "alg none",
-        "tampered",
-        "shared secret",
-        "another key",
-    ],
-)
+@pytest.mark.parametrize("reason", ["no token", "expired"])
 def test_a_caller_without_a_valid_token_is_unauthenticated(
     secured: SecuredStack, reason: str, record_rejection: RecordRejection
 ) -> None:
@@ -243,21 +226,6 @@ def test_a_caller_without_a_valid_token_is_unauthenticated(
     record_rejection(reason, "edge", f"{code.name}, {rest.status}", f"jwt_authn.denied +{counted}")
     assert code is grpc.StatusCode.UNAUTHENTICATED
     assert (rest.status, rest.json()["code"]) == (401, 16)
-    assert counted == 2
-
-
-def test_a_caller_without_the_scope_is_denied(
-    secured: SecuredStack, record_rejection: RecordRejection
-) -> None:
-    token = secured.tokens.good("vireo.admin", subject="scope")
-    before = secured.count("^http.edge.rbac.denied$")
-    code, rest = secured.code(token), secured.rest(token)
-    counted = secured.count("^http.edge.rbac.denied$") - before
-    record_rejection(
-        "wrong scope", "edge", f"{code.name}, {rest.status}", f"rbac.denied +{counted}"
-    )
-    assert code is grpc.StatusCode.PERMISSION_DENIED
-    assert (rest.status, rest.json()["code"]) == (403, 7)
     assert counted == 2
 
 
@@ -303,46 +271,30 @@ def test_processes_accept_only_certificates_of_the_authority(
             assert counted > 0
 
 
-def test_a_rate_limited_caller_gets_retry_info_and_others_are_unaffected(
+def test_a_caller_has_no_more_calls_than_the_stacks_rate_limit(
     secured: SecuredStack, record_rejection: RecordRejection
 ) -> None:
-    busy, other = (secured.tokens.good(subject=name) for name in ("busy", "other"))
     pattern = "^edge.http_local_rate_limit.rate_limited$"
     before = secured.count(pattern)
-
-    async def flood() -> list[grpc.aio.AioRpcError]:
-        """Calls that cost little, the other's last: what they ask is refused by the gateway."""
-        roots = grpc.ssl_channel_credentials(secured.folder.authority.read_bytes())
-        async with grpc.aio.secure_channel(secured.stack.edge, roots) as channel:
-            stub = RecommendationServiceStub(channel)
-            request = pb.RecommendRequest(viewer_id="")
-            calls = (
-                stub.Recommend(request, timeout=SECONDS, metadata=bearer(token))
-                for token, count in ((busy, 20 * RATE), (other, RATE // 2))
-                for _ in range(count)
-            )
-            return await asyncio.gather(*calls, return_exceptions=True)  # type: ignore[return-value]
-
-    errors = asyncio.run(flood())
-    others = {error.code() for error in errors[20 * RATE :]}
-    assert others == {grpc.StatusCode.INVALID_ARGUMENT}, "as without a flood"
-    codes = [error.code() for error in errors]
-    limited = codes.count(grpc.StatusCode.RESOURCE_EXHAUSTED)
-    counted = secured.count(pattern) - before
+    token = bearer(secured.tokens.good(subject="busy"))
+    with secured.channel() as channel:
+        stub = RecommendationServiceStub(channel)
+        request = pb.RecommendRequest(viewer_id="")  # which costs little: a gateway refuses it
+        calls = [
+            stub.Recommend.future(request, timeout=SECONDS, metadata=token)
+            for _ in range(20 * RATE)
+        ]
+        codes = Counter(call.code() for call in calls)
+    limited, counted = codes[grpc.StatusCode.RESOURCE_EXHAUSTED], secured.count(pattern) - before
     record_rejection(
         "too many calls", "edge", f"RESOURCE_EXHAUSTED x{limited}", f"rate_limited +{counted}"
     )
     assert limited
     assert counted == limited
-    for error in errors:
-        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-            status = rpc_status.from_call(error)  # type: ignore[no-untyped-call]
-            retry = error_details_pb2.RetryInfo()
-            assert status.details[0].Unpack(retry)
-            assert retry.retry_delay.ToSeconds() == 1
-    assert codes.count(grpc.StatusCode.INVALID_ARGUMENT) == len(codes) - limited
-    assert secured.code(other) is grpc.StatusCode.OK
-    assert secured.rest(other).status == 200
+    assert codes.keys() <= {
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+    }
 
 
 def test_no_secret_is_in_a_log_a_command_line_or_the_state_file(secured: SecuredStack) -> None:
@@ -377,23 +329,6 @@ def test_no_secret_is_in_a_log_a_command_line_or_the_state_file(secured: Secured
     assert not found
 
 
-def test_every_port_of_every_process_is_on_loopback_alone(secured: SecuredStack) -> None:
-    state = secured.stack.state()
-    listening = {
-        socket.laddr.port: socket.laddr.ip.removeprefix("::ffff:")
-        for process in state.processes
-        for socket in psutil.Process(process.pid).net_connections("tcp")
-        if socket.status == psutil.CONN_LISTEN
-    }
-    metrics = {each.port + 1000 for each in state.processes if each.pool or each.name == "control"}
-    assert listening.keys() >= {
-        state.admin_port,
-        *metrics,
-        *(each.port for each in state.processes),
-    }
-    assert set(listening.values()) == {"127.0.0.1"}
-
-
 def places(secured: SecuredStack) -> list[tuple[str, int]]:
     """Roles of processes that show a certificate, and their ports."""
     names = ("gateway-1", "candidate-1", "ranking-1", "control")
@@ -423,24 +358,6 @@ def until_asked(counts: Counter[str], times: int) -> None:
     """Wait for further slates: who calls looks for renewed files once a second."""
     enough = counts["slates"] + times
     wait_until(lambda: counts["slates"] >= enough)
-
-
-def test_renewed_certificates_are_taken_up_without_a_restart_and_no_call_is_lost(
-    secured: SecuredStack,
-) -> None:
-    before = pids(secured)
-    operator = secured.folder.tls("operator")
-    serials = {role: serial(secured.folder.tls(role)) for role, _ in places(secured)}
-    assert {role: shown_serial(port, role, operator) for role, port in places(secured)} == serials
-    token = secured.tokens.good(subject="renewal", seconds=3600)
-    with secured.channel() as channel, asking(lambda: secured.recommend(token, channel)) as counts:
-        renew(secured)
-        # Connections made anew, with the new certificates at both ends.
-        until_asked(counts, 20)
-    assert counts.keys() == {"slates"}, "none was degraded"
-    for role, number in serials.items():
-        assert serial(secured.folder.tls(role)) != number
-    assert pids(secured) == before
 
 
 def test_another_authority_takes_over_without_a_restart_and_no_slate_is_lost(

@@ -7,32 +7,28 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import psutil
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from tests.acceptance.conftest import CHECKOUT
 from tests.builders.environments import build_wheel, new_environment
+from tests.builders.process import wait_for_health, watched_channel
 from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
+from tests.builders.waiting import wait_until
 from vireo.server.home import Home
 
-SERVICES = {
-    "candidate-1": ("vireo.v1.CandidateService", "import faiss, grpc, minio, onnxruntime", 5),
-    "ranking-1": ("vireo.v1.RankingService", "import grpc, minio, onnxruntime", 5),
-    "gateway-1": (
-        "vireo.v1.RecommendationService",
-        "import grpc, minio; from feast import FeatureStore",
-        3,
-    ),
+LIBRARIES = {
+    "candidate-1": ("import faiss, grpc, minio, onnxruntime", 5),
+    "ranking-1": ("import grpc, minio, onnxruntime", 5),
+    "gateway-1": ("import grpc, minio; from feast import FeatureStore", 3),
 }
-"""Service of a process, the libraries that it can't do without, and how many times as long as to
-import them its start may take: about twice what it does."""
+"""The libraries that a process can't do without, and how many times as long as to import them its
+start may take: about twice what it does."""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +74,11 @@ def test_nothing_of_training_is_installed(environment: Path) -> None:
     assert run(environment, code) == ""
 
 
+def test_stubs_are_importable_by_the_names_that_the_readme_has(environment: Path) -> None:
+    code = "from vireo.v1 import recommendation_pb2 as it; print(it.RecommendRequest(page_size=1))"
+    assert run(environment, code) == "page_size: 1"
+
+
 def test_the_wheel_claims_one_top_level_name_and_works_beside_envoys_protos(
     environment: Path,
 ) -> None:
@@ -87,11 +88,6 @@ def test_the_wheel_claims_one_top_level_name_and_works_beside_envoys_protos(
     code = "import envoy.config.core.v3.base_pb2, vireo.server.home; import server"
     with pytest.raises(AssertionError, match="No module named 'server'"):
         run(environment, code)
-
-
-def test_stubs_are_importable_by_the_names_that_the_readme_has(environment: Path) -> None:
-    code = "from vireo.v1 import recommendation_pb2 as it; print(it.RecommendRequest(page_size=1))"
-    assert run(environment, code) == "page_size: 1"
 
 
 def test_a_full_slate_is_served(serving: Stack, environment: Path) -> None:
@@ -119,59 +115,25 @@ def test_candidate_and_ranking_pods_have_loaded_no_torch_pandas_or_arrow(
         assert f"/{library}/" not in loaded, library
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", LIBRARIES)
 def test_a_pod_starts_little_slower_than_its_libraries_import(
     serving: Stack, environment: Path, name: str
 ) -> None:
-    service, libraries, times = SERVICES[name]
+    libraries, times = LIBRARIES[name]
     [port] = [each.port for each in serving.state().processes if each.name == name]
     killed = serving.pid(name)
+
+    def pid() -> int | None:
+        [found] = [each.pid for each in serving.state().processes if each.name == name]
+        return found
+
     os.kill(killed, signal.SIGKILL)
-    process = _wait_for_another(serving, name, killed)
-    _wait_until_serving(port, service)
+    wait_until(lambda: pid() not in (None, killed))
+    process = psutil.Process(pid())
+    with watched_channel(port) as channel:
+        wait_for_health(channel, health_pb2.HealthCheckResponse.SERVING)
     spent = process.cpu_times()
-    # Of the processor's time, and in times of what the machine takes for the least of it.
-    seconds, least = spent.user + spent.system, _importing(environment, libraries)
-    assert seconds < times * least, f"{name} took {seconds:.2f} s, its libraries {least:.2f}"
-
-
-def _importing(environment: Path, libraries: str) -> float:
-    """Seconds of processor time that an import takes in a process of its own."""
     code = f"{libraries}; import os; spent = os.times(); print(spent.user + spent.system)"
-    done = subprocess.run(
-        [environment / "python", "-c", code],
-        cwd=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(done.stdout)
-
-
-def _wait_for_another(stack: Stack, name: str, killed: int) -> psutil.Process:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        [pid] = [each.pid for each in stack.state().processes if each.name == name]
-        if pid not in (None, killed):
-            return psutil.Process(pid)
-        time.sleep(0.02)
-    raise AssertionError(f"{name} was not started again")
-
-
-def _wait_until_serving(port: int, service: str) -> None:
-    """Returns once the service answers SERVING."""
-    deadline = time.monotonic() + 120
-    request = health_pb2.HealthCheckRequest(service=service)
-    while time.monotonic() < deadline:
-        # A channel of its own each time: a refused one would wait before it tries again.
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            try:
-                stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-                answer = stub.Check(request, timeout=5)
-            except grpc.RpcError:
-                time.sleep(0.05)
-                continue
-        if answer.status == health_pb2.HealthCheckResponse.SERVING:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{service} was never SERVING")
+    # Of the processor's time, and in times of what the machine takes for the least of it.
+    seconds, least = spent.user + spent.system, float(run(environment, code))
+    assert seconds < times * least, f"{name} took {seconds:.2f} s, its libraries {least:.2f}"

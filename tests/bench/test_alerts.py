@@ -24,23 +24,20 @@ def test_each_chaos_case_has_a_fault_that_waits_for_an_alert_of_the_rules() -> N
 
 
 @pytest.mark.parametrize(
-    ("moments", "expected"),
+    ("moments", "until", "expected"),
     [
-        ([], 0.0),
-        ([100.0, 101.0, 102.0], 2.0),
-        ([100.0, 101.0, 140.0, 141.0], 1.0),
-        ([120.0, 121.0], 0.0),
-        ([100.0 + second for second in range(51)], None),
+        ([], 150.0, 0.0),
+        ([100.0, 101.0, 102.0], 150.0, 2.0),
+        ([100.0, 101.0, 140.0, 141.0], 150.0, 1.0),
+        ([120.0, 121.0], 150.0, 0.0),
+        ([100.0 + second for second in range(51)], 150.0, None),
+        ([], 100.5, None),  # it has just been looked at
     ],
 )
 def test_an_alert_has_resolved_once_it_did_not_fire(
-    moments: list[float], expected: float | None
+    moments: list[float], until: float, expected: float | None
 ) -> None:
-    assert resolved_after(moments, 100.0, 150.0) == expected
-
-
-def test_an_alert_that_has_just_been_looked_at_is_not_called_resolved() -> None:
-    assert resolved_after([], 100.0, 100.5) is None
+    assert resolved_after(moments, 100.0, until) == expected
 
 
 @pytest.mark.integration

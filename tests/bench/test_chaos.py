@@ -3,6 +3,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +16,6 @@ import pytest
 from rich.console import Console
 
 from bench.chaos.case import check_refused
-from bench.chaos.cases import CASES
 from bench.chaos.findings import Findings, Judge
 from bench.chaos.plan import SHORT
 from bench.chaos.run import run_chaos
@@ -97,27 +98,35 @@ class _Refusing(event_pb2_grpc.EventServiceServicer):
         return event_pb2.RecordEventsResponse(recorded=len(request.events))
 
 
+@asynccontextmanager
+async def _refusing(details: bytes) -> AsyncIterator[tuple[_Refusing, str]]:
+    """A server that refuses events, and its address."""
+    service = _Refusing(details)  # type: ignore[abstract]  # it has no streams
+    server = grpc.aio.server()
+    event_pb2_grpc.add_EventServiceServicer_to_server(service, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    try:
+        yield service, address
+    finally:
+        await server.stop(None)
+
+
 @pytest.mark.parametrize("says_when", [True, False])
 async def test_refused_events_are_repeated_until_they_are_acknowledged(
     tmp_path: Path, says_when: bool
 ) -> None:
     details = unavailable("away", timedelta(seconds=1)).status() if says_when else b""
-    service = _Refusing(details)  # type: ignore[abstract]  # it has no streams
-    server = grpc.aio.server()
-    event_pb2_grpc.add_EventServiceServicer_to_server(service, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
     findings = Findings(11, JUDGE, tmp_path / "failures.jsonl")
-    try:
-        recorder = Recorder(f"127.0.0.1:{port}", ["video-1"], rate=1000, patience=60, size=5)
-        async with recorder:
+    async with (
+        _refusing(details) as (service, address),
+        Recorder(address, ["video-1"], rate=1000, patience=60, size=5) as recorder,
+    ):
 
-            async def some() -> bool:
-                return len(recorder.acknowledged) >= 40
+        async def some() -> bool:
+            return len(recorder.acknowledged) >= 40
 
-            await findings.until(some, "nothing was acknowledged")
-    finally:
-        await server.stop(None)
+        await findings.until(some, "nothing was acknowledged")
     assert {each.says_when for each in recorder.refusals} == {says_when}
     assert len(recorder.refusals) >= 16, "two for each of eight batches"
     assert not any(count % 3 for count in service.attempts.values()), "none was given up"
@@ -127,17 +136,11 @@ async def test_refused_events_are_repeated_until_they_are_acknowledged(
 
 
 async def test_events_that_are_refused_for_too_long_end_the_recording_with_the_reason() -> None:
-    server = grpc.aio.server()
-    event_pb2_grpc.add_EventServiceServicer_to_server(_Refusing(b""), server)  # type: ignore[abstract]
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        recorder = Recorder(f"127.0.0.1:{port}", ["video-1"], rate=1000, patience=0, size=5)
+    async with _refusing(b"") as (_, address):
+        recorder = Recorder(address, ["video-1"], rate=1000, patience=0, size=5)
         with pytest.raises(VireoError, match="UNAVAILABLE: away"):
             async with recorder:
                 await asyncio.wait([recorder.running])
-    finally:
-        await server.stop(None)
 
 
 @pytest.mark.integration
@@ -149,7 +152,3 @@ def test_no_request_is_lost_when_parts_of_the_stack_are_hurt(tmp_path: Path) -> 
     results = list(run_chaos(home, DATASET, cases, SHORT, Console()))
     assert [result.case for result in results] == cases
     assert [result for result in results if result.holds is False] == []
-
-
-def test_cases_are_numbered_from_one() -> None:
-    assert list(CASES) == list(range(1, 19))

@@ -29,24 +29,13 @@ EVERYWHERE = {
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 }
-PUBLIC = {
-    "vireo.v1.RecommendationService",
-    "vireo.v1.EventService",
-    "vireo.v1.CatalogService",
-}
+PUBLIC = {"vireo.v1.RecommendationService", "vireo.v1.EventService", "vireo.v1.CatalogService"}
+INNER = {"inference.GRPCInferenceService", "grpc.channelz.v1.Channelz"}
 ASKED = {
     "edge": PUBLIC,
     "gateway": {*PUBLIC, "grpc.channelz.v1.Channelz"},
-    "candidate": {
-        "vireo.v1.CandidateService",
-        "inference.GRPCInferenceService",
-        "grpc.channelz.v1.Channelz",
-    },
-    "ranking": {
-        "vireo.v1.RankingService",
-        "inference.GRPCInferenceService",
-        "grpc.channelz.v1.Channelz",
-    },
+    "candidate": {"vireo.v1.CandidateService", *INNER},
+    "ranking": {"vireo.v1.RankingService", *INNER},
 }
 
 
@@ -170,21 +159,14 @@ def test_no_bad_request_kills_a_process_or_gets_an_unclear_answer(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("place", "status"),
-    [
-        ("ranking", "HUNG"),
-        ("gateway", "HUNG"),
-        ("edge", "DEADLINE_EXCEEDED"),
-    ],
+    ("place", "status"), [("ranking", "HUNG"), ("gateway", "HUNG"), ("edge", "DEADLINE_EXCEEDED")]
 )
 def test_a_silent_call_that_lasts_until_its_deadline_hangs_where_the_server_must_end_it(
     place: str, status: str
 ) -> None:
     counts = Counts()
     method = next(
-        each
-        for each in methods(dict.fromkeys(("edge", "gateway", "candidate", "ranking"), "a:1"))
-        if each.place == place and each.name.endswith("GetServingRelease")
+        each for each in METHODS if each.place == place and each.name.endswith("GetServingRelease")
     )
     counts.add(method, "valid, silent", "DEADLINE_EXCEEDED: Deadline Exceeded")
     assert dict(counts.answers[method.name]) == {status: 1}

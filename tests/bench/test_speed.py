@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import faiss
@@ -17,7 +20,8 @@ from bench.speed.filtered import SHARES
 from bench.speed.h2load import Prepared, Target, frame
 from bench.speed.models import measure_search
 from bench.speed.plan import SpeedPlan
-from bench.speed.report import write_report
+from bench.speed.profile import measure_profile
+from bench.speed.report import write_profiles, write_report
 from bench.speed.stand import SETTINGS
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.server.errors import VireoError
@@ -27,6 +31,11 @@ from vireo.training.release.index import build_index
 
 needs_h2load = pytest.mark.skipif(
     shutil.which("h2load") is None, reason="h2load is missing: make h2load"
+)
+PTRACE = Path("/proc/sys/kernel/yama/ptrace_scope")
+needs_ptrace = pytest.mark.skipif(
+    os.geteuid() != 0 and PTRACE.exists() and PTRACE.read_text().strip() != "0",
+    reason="py-spy may not read other processes here",
 )
 SMALL = SpeedPlan(rounds=1, viewers=4, requests=64, alone=16, sample=4, idle=1.0, small=DATASET)
 
@@ -152,3 +161,31 @@ def test_every_answer_of_a_small_run_is_right(tmp_path: Path) -> None:
     idle = [row for row in rows if row.section == "idle"]
     assert all(row.figure >= 0 for row in idle)
     assert all(row.figure > 0 for row in rows if row not in (*wrong, *idle))
+
+
+@needs_h2load
+@needs_ptrace
+@pytest.mark.integration
+def test_each_service_is_sampled_under_load(tmp_path: Path) -> None:
+    home = build_tiny_home(tmp_path / "home")
+    plan = SpeedPlan(viewers=1, requests=64)
+    profiles = measure_profile(home, DATASET, plan, 1, tmp_path, Console(quiet=True))
+    assert [each.service for each in profiles] == ["gateway", "candidate", "ranking"]
+    for profile in profiles:
+        assert profile.milliseconds > 0
+    write_profiles(profiles, tmp_path)
+    page = (tmp_path / "profile.md").read_text()
+    for profile in profiles:
+        graph = (tmp_path / f"{profile.service}.svg").read_text()
+        assert "<svg" in graph
+        assert "server/" in graph
+        assert f"({profile.service}.svg)" in page
+
+
+def test_pipelines_import_nothing_that_the_environments_of_other_servers_lack() -> None:
+    missing = ["vireo.v1", "pydantic_settings", "feast", "torch"]
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({missing}));"
+        "import vireo.server.recommend.retrieval.pipeline, vireo.server.recommend.ranking.pipeline"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

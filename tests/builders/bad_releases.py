@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from tests.builders.releases import build_release, poison_model
+from tests.builders.releases import build_release, described_again, poison_model
 from tests.builders.s3 import client_of
 from vireo.server.releases import layout
-from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, describe_files
+from vireo.server.releases.manifest import MANIFEST_NAME
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.texts import write_texts
 
@@ -43,20 +43,12 @@ class BadRelease:
         build_release(folder, release_id=release_id, seed=seed)
         self.damage(folder)
         if self.described:
-            manifest = Manifest.read(folder)
-            manifest.model_copy(update={"files": describe_files(folder)}).write(folder)
+            described_again(folder)
         return folder
 
 
-def _flip(folder: Path) -> None:
-    file = folder / layout.VIDEO_VECTORS
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-
-
-def _remove(folder: Path) -> None:
-    (folder / layout.GOLDEN_RANKER).unlink()
+def _content(path: str, change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    return lambda folder: (folder / path).write_bytes(change((folder / path).read_bytes()))
 
 
 def _manifest(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
@@ -75,10 +67,6 @@ def _narrow_index(folder: Path) -> None:
     faiss.write_index(index, str(folder / layout.VIDEO_INDEX))
 
 
-def _no_model(folder: Path) -> None:
-    (folder / layout.RANKER).write_bytes(b"not a model")
-
-
 def _another_input(folder: Path) -> None:
     path = folder / layout.RANKER
     model = onnx.load(str(path))
@@ -92,33 +80,18 @@ def _golden_of_another(folder: Path) -> None:
     (other / layout.GOLDEN_RANKER).replace(folder / layout.GOLDEN_RANKER)
 
 
-def _table(path: str, change: Callable[[Any], None]) -> Callable[[Path], None]:
+def _value(path: str, place: Any, value: float) -> Callable[[Path], None]:
     def damage(folder: Path) -> None:
         table = np.load(folder / path)
-        change(table)
+        table[place] = value
         np.save(folder / path, table)
 
     return damage
 
 
-def _nan_vector(vectors: Any) -> None:
-    vectors[3, 1] = np.nan
-
-
-def _row_40(rows: Any) -> None:
-    rows[3] = 40
-
-
 def _unsorted_labels(folder: Path) -> None:
     count = len(np.load(folder / layout.LABEL_OFFSETS)) - 1
     write_texts(folder / layout.LABELS, [f"tag={count - place:06}" for place in range(count)])
-
-
-def _text(path: str, content: str) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        (folder / path).write_text(content)
-
-    return damage
 
 
 def _ids_beyond_the_table(folder: Path) -> None:
@@ -129,9 +102,15 @@ def _ids_beyond_the_table(folder: Path) -> None:
 
 BAD_RELEASES = (
     BadRelease(
-        "flipped_byte", _flip, r"viewer_tower/1/vectors\.npy of release .* \(another SHA-256\)"
+        "flipped_byte",
+        _content(layout.VIDEO_VECTORS, lambda content: content[:-1] + bytes([content[-1] ^ 1])),
+        r"viewer_tower/1/vectors\.npy of release .* \(another SHA-256\)",
     ),
-    BadRelease("missing_file", _remove, r"golden/ranker\.npz isn't in bucket"),
+    BadRelease(
+        "missing_file",
+        lambda folder: (folder / layout.GOLDEN_RANKER).unlink(),
+        r"golden/ranker\.npz isn't in bucket",
+    ),
     BadRelease(
         "unknown_format",
         _manifest(lambda document: document.update(format_version=99)),
@@ -152,7 +131,10 @@ BAD_RELEASES = (
         pod="candidate",
     ),
     BadRelease(
-        "no_model", _no_model, r"model\.onnx: ONNX Runtime can't load the model", described=True
+        "no_model",
+        _content(layout.RANKER, lambda _: b"not a model"),
+        r"model\.onnx: ONNX Runtime can't load the model",
+        described=True,
     ),
     BadRelease(
         "another_input",
@@ -181,7 +163,7 @@ BAD_RELEASES = (
     ),
     BadRelease(
         "nan_in_the_vectors",
-        _table(layout.VIDEO_VECTORS, _nan_vector),
+        _value(layout.VIDEO_VECTORS, (3, 1), np.nan),
         r"viewer_tower/1/vectors\.npy: has values that aren't finite",
         described=True,
         pod="candidate",
@@ -202,7 +184,7 @@ BAD_RELEASES = (
     ),
     BadRelease(
         "label_of_no_video",
-        _table(layout.LABEL_ROWS, _row_40),
+        _value(layout.LABEL_ROWS, 3, 40),
         r"videos/label_rows\.npy: names row 40",
         described=True,
         pod="candidate",
@@ -215,14 +197,14 @@ BAD_RELEASES = (
     ),
     BadRelease(
         "no_list_of_videos",
-        _text(layout.POPULAR_IDS, "{}"),
+        _content(layout.POPULAR_IDS, lambda _: b"{}"),
         r"as a gateway pod: popular\.json",
         described=True,
         pod="gateway",
     ),
     BadRelease(
         "list_of_no_attributes",
-        _text(layout.POPULAR_ATTRIBUTES, "[]"),
+        _content(layout.POPULAR_ATTRIBUTES, lambda _: b"[]"),
         r"as a gateway pod: popular_attributes\.json: has 0 videos",
         described=True,
         pod="gateway",

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from vireo.server.arrays import Float64Array
 from vireo.server.home import Home
 from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
 from vireo.training.data.writing import Tables, write_dataset
@@ -27,29 +28,26 @@ def random_interactions() -> pd.DataFrame:
                 rows.append(
                     (f"w{viewer}", f"v{video}", second + int(random.integers(9_000_000)), "like")
                 )
-    frame = pd.DataFrame(rows, columns=["viewer_id", "video_id", "second", "event"])
-    frame["timestamp"] = START + pd.to_timedelta(frame.pop("second"), unit="s")
-    frame["row"] = range(1, len(frame) + 1)
-    frame["watched_fraction"] = random.random(len(frame)).astype("float32")
-    frame["rating"] = np.float32("nan")
-    frame["held_out"] = False
-    return frame.sort_values(["timestamp", "row"], ignore_index=True)
+    return _interactions(rows, random.random(len(rows)))
 
 
-def ring_interactions(viewers: int = VIEWER_COUNT) -> pd.DataFrame:
+def ring_interactions() -> pd.DataFrame:
     """Plays on around a ring of the videos, so that what comes next can be learned."""
     random = np.random.default_rng(3)
     rows = [
-        (f"w{viewer}", f"v{(start + step) % VIDEO_COUNT}", viewer * 1_000 + step * 60)
-        for viewer in range(viewers)
+        (f"w{viewer}", f"v{(start + step) % VIDEO_COUNT}", viewer * 1_000 + step * 60, "play")
+        for viewer in range(VIEWER_COUNT)
         for start in [int(random.integers(VIDEO_COUNT))]
         for step in range(int(random.integers(8, 20)))
     ]
-    frame = pd.DataFrame(rows, columns=["viewer_id", "video_id", "second"])
-    frame["event"] = "play"
+    return _interactions(rows, np.ones(len(rows)))
+
+
+def _interactions(rows: list[tuple[str, str, int, str]], fractions: Float64Array) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=["viewer_id", "video_id", "second", "event"])
     frame["timestamp"] = START + pd.to_timedelta(frame.pop("second"), unit="s")
     frame["row"] = range(1, len(frame) + 1)
-    frame["watched_fraction"] = np.float32(1)
+    frame["watched_fraction"] = fractions.astype("float32")
     frame["rating"] = np.float32("nan")
     frame["held_out"] = False
     return frame.sort_values(["timestamp", "row"], ignore_index=True)

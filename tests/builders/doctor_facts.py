@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from vireo.ops.doctor.facts import (
     Certificate,
@@ -45,37 +46,39 @@ def page(
     return Page(source, now, before, 2.0)
 
 
-def counted(metric: str, grew: float, **labels: str) -> dict[object, float]:
+def counted(metric: str, grew: float, **labels: str) -> dict[Any, float]:
     """Growth of one counter."""
     return {(metric, tuple(labels.items())): grew}
 
 
-def answered(grew: float, code: str, method: str = RECOMMEND) -> dict[object, float]:
+def answered(grew: float, code: str, method: str = RECOMMEND) -> dict[Any, float]:
     """Growth of how many calls ended so."""
     return counted("vireo_rpcs_total", grew, method=method, code=code)
 
 
-def shed(grew: float, reason: str) -> dict[object, float]:
+def shed(grew: float, reason: str) -> dict[Any, float]:
     """Growth of how many calls for slates were refused before any work."""
     return counted("vireo_rpcs_shed_total", grew, method=RECOMMEND, reason=reason)
 
 
-def degraded(kind: str, grew: float = 90) -> dict[object, float]:
+def degraded(kind: str, grew: float = 90) -> dict[Any, float]:
     """Growth of how many slates lack something."""
     return counted("vireo_degradations_total", grew, kind=kind)
 
 
-def gateway(*counts: Mapping[object, float], **gauges: float) -> Facts:
+def _all_of(counts: Iterable[Mapping[Any, float]]) -> dict[Any, float]:
+    return {key: grew for each in counts for key, grew in each.items()}
+
+
+def gateway(*counts: Mapping[Any, float], **gauges: float) -> Facts:
     """Facts of a gateway's page."""
-    merged = {key: grew for each in counts for key, grew in each.items()}
-    return Facts(pages=(page("gateway-1", gauges, merged),))  # type: ignore[arg-type]
+    return Facts(pages=(page("gateway-1", gauges, _all_of(counts)),))
 
 
-def consumer(*counts: Mapping[object, float], **gauges: float) -> Facts:
+def consumer(*counts: Mapping[Any, float], **gauges: float) -> Facts:
     """Facts of a consumer's page; `gauges` are named without their prefix."""
-    merged = {key: grew for each in counts for key, grew in each.items()}
     full = {f"vireo_consumer_{name}": value for name, value in gauges.items()}
-    return Facts(pages=(page("consumer-1", full, merged),))  # type: ignore[arg-type]
+    return Facts(pages=(page("consumer-1", full, _all_of(counts)),))
 
 
 HEALTHY = Facts(
@@ -104,15 +107,17 @@ HEALTHY = Facts(
 )
 
 
+def _changed(facts: Facts, kind: str, names: Container[str], changes: dict[str, Any]) -> Facts:
+    """Facts with another state of what has these names."""
+    changed = (
+        replace(each, **changes) if each.name in names else each for each in getattr(facts, kind)
+    )
+    return replace(facts, **{kind: tuple(changed)})
+
+
 def with_process(name: str, facts: Facts = HEALTHY, **changes: object) -> Facts:
     """Facts with another state of one process."""
-    return replace(
-        facts,
-        processes=tuple(
-            replace(each, **changes) if each.name == name else each  # type: ignore[arg-type]
-            for each in facts.processes
-        ),
-    )
+    return _changed(facts, "processes", [name], changes)
 
 
 def killed(name: str, state: str = "restarting", ago: float = 1.0, facts: Facts = HEALTHY) -> Facts:
@@ -124,30 +129,17 @@ def killed(name: str, state: str = "restarting", ago: float = 1.0, facts: Facts 
 
 def with_pods(*names: str, **changes: object) -> Facts:
     """The healthy facts with another state of some pods."""
-    return replace(
-        HEALTHY,
-        pods=tuple(
-            replace(each, **changes) if each.name in names else each  # type: ignore[arg-type]
-            for each in HEALTHY.pods
-        ),
-    )
+    return _changed(HEALTHY, "pods", names, changes)
 
 
 def with_hosts(facts: Facts, *names: str, **changes: object) -> Facts:
     """Facts with another state of some pods as Envoy sees them."""
-    return replace(
-        facts,
-        hosts=tuple(
-            replace(each, **changes) if each.name in names else each  # type: ignore[arg-type]
-            for each in facts.hosts
-        ),
-    )
+    return _changed(facts, "hosts", names, changes)
 
 
 def part(name: str, fault: str, problem: str = "it says so", facts: Facts = HEALTHY) -> Facts:
     """Facts with a fault of one part."""
-    ill = Part(name, name, fault, problem)  # type: ignore[arg-type]
-    return replace(facts, parts=tuple(ill if each.name == name else each for each in facts.parts))
+    return _changed(facts, "parts", [name], {"fault": fault, "problem": problem})
 
 
 def also(facts: Facts, *further: Facts) -> Facts:

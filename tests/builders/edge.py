@@ -48,33 +48,29 @@ _SHARED_SETTINGS = ("edge_host", "edge_port", "candidate_port", "ranking_port", 
 
 
 @dataclass
-class Gateway(RecommendationServiceServicer):
-    """A gateway that keeps what it is asked, and answers with one video."""
+class Scripted:
+    """What a test may have a pod do to its calls, and what it has seen of them."""
 
     name: str
-    requests: list[pb.RecommendRequest] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
+    """Of the latest call."""
+    left: float | None = None
+    """Seconds until its deadline."""
     refuses: bool = False
     """Whether it answers UNAVAILABLE, as a pod that drains does."""
-    sheds: bool = False
-    similar: pb.SimilarVideosRequest | None = None
-    """The latest request for videos like one."""
-    explained: pb.ExplainVideoRequest | None = None
-    """The latest request to explain a video."""
-    breaks: bool = False
-    """Whether it answers INTERNAL."""
     refusal: RpcError | None = None
     """What it answers instead, if anything."""
+    sheds: bool = False
+    breaks: bool = False
+    """Whether it answers INTERNAL."""
     hangs: bool = False
     delay: float = 0.0
     """Seconds that an answer takes."""
     cancelled: int = 0
-    """Requests that ended before they were answered."""
-    left: float | None = None
-    """Seconds until the deadline of the latest call."""
+    """Calls that ended before they were answered."""
 
-    async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
-        self.requests.append(request)
+    async def take(self, context: Any) -> None:
+        """Do it to a call, which is to be answered once this returns."""
         self.metadata = dict(context.invocation_metadata())
         self.left = context.time_remaining()
         if self.refuses:
@@ -90,6 +86,21 @@ class Gateway(RecommendationServiceServicer):
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+
+
+@dataclass
+class Gateway(Scripted, RecommendationServiceServicer):
+    """A gateway that keeps what it is asked, and answers with one video."""
+
+    requests: list[pb.RecommendRequest] = field(default_factory=list)
+    similar: pb.SimilarVideosRequest | None = None
+    """The latest request for videos like one."""
+    explained: pb.ExplainVideoRequest | None = None
+    """The latest request to explain a video."""
+
+    async def Recommend(self, request: pb.RecommendRequest, context: Any) -> pb.RecommendResponse:  # noqa: N802
+        self.requests.append(request)
+        await self.take(context)
         return pb.RecommendResponse(
             items=[pb.SlateItem(video_id="v", position=1)], release_id=self.name
         )
@@ -118,37 +129,16 @@ class Gateway(RecommendationServiceServicer):
 
 
 @dataclass
-class CandidatePod(CandidateServiceServicer):
-    """A candidate pod that answers with its name, hangs or sheds."""
+class CandidatePod(Scripted, CandidateServiceServicer):
+    """A candidate pod that answers with its name."""
 
-    name: str
     calls: int = 0
-    metadata: dict[str, Any] = field(default_factory=dict)
-    hangs: bool = False
-    sheds: bool = False
-    breaks: bool = False
-    """Whether it answers INTERNAL."""
-    cancelled: int = 0
-    """Calls whose caller has gone while it hung."""
-    left: float | None = None
-    """Seconds until the deadline of the latest call."""
 
     async def RetrieveCandidates(  # noqa: N802
         self, request: candidate_pb2.RetrieveCandidatesRequest, context: Any
     ) -> candidate_pb2.RetrieveCandidatesResponse:
         self.calls += 1
-        self.metadata = dict(context.invocation_metadata())
-        self.left = context.time_remaining()
-        if self.sheds:
-            raise ShedError(ShedReason.QUEUE)
-        if self.breaks:
-            raise RuntimeError("this pod is broken")
-        if self.hangs:
-            try:
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                self.cancelled += 1
-                raise
+        await self.take(context)
         return candidate_pb2.RetrieveCandidatesResponse(release_id=self.name)
 
 

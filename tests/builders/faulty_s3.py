@@ -16,22 +16,17 @@ from vireo.server.releases.s3 import S3Settings
 Fault = Literal["none", "stops", "hangs", "silent", "refuses", "fails", "busy", "meets"]
 """stops: closes in mid-answer; hangs: goes quiet in mid-answer; silent: accepts, never answers;
 refuses: answers 403; fails: answers 500; busy: answers 503; meets: answers 409."""
-_STATUS: dict[Fault, bytes] = {
-    "refuses": b"403 Forbidden",
-    "fails": b"500 Internal Server Error",
-    "busy": b"503 Service Unavailable",
-    "meets": b"409 Conflict",
+_ERRORS: dict[Fault, tuple[bytes, bytes]] = {
+    "refuses": (b"403 Forbidden", b"AccessDenied"),
+    "fails": (b"500 Internal Server Error", b"InternalError"),
+    "busy": (b"503 Service Unavailable", b"SlowDown"),
+    "meets": (b"409 Conflict", b"ConditionalRequestConflict"),
 }
+"""Status and code of each error."""
 _BODY = (
     b'<?xml version="1.0" encoding="UTF-8"?>'
     b"<Error><Code>%s</Code><Message>made by a test</Message></Error>"
 )
-_CODES: dict[Fault, bytes] = {
-    "refuses": b"AccessDenied",
-    "fails": b"InternalError",
-    "busy": b"SlowDown",
-    "meets": b"ConditionalRequestConflict",
-}
 
 
 @dataclass
@@ -49,9 +44,6 @@ class FaultyS3:
     """Called before a request that `only` matches is passed on."""
     requests: list[bytes] = field(default_factory=list)
     """Request lines with their Range headers, in the order of their arrival."""
-
-    def fault_of(self, request: bytes) -> Fault:
-        return self.fault if self.only in request.partition(b"\r\n")[0] else "none"
 
 
 @contextmanager
@@ -92,17 +84,18 @@ def _serve(client: socket.socket, endpoint: str, proxy: FaultyS3, ended: threadi
             lines = request.split(b"\r\n")
             ranges = [line for line in lines if line.lower().startswith(b"range:")]
             proxy.requests.append(b" ".join([lines[0], *ranges]))
-            fault = proxy.fault_of(request)
+            fault = proxy.fault if proxy.only in lines[0] else "none"
             if proxy.before_answer is not None and proxy.only in lines[0]:
                 proxy.before_answer()
             if fault == "silent":
                 ended.wait()
                 return
-            if fault in _STATUS:
-                body = _BODY % _CODES[fault]
+            if fault in _ERRORS:
+                status, code = _ERRORS[fault]
+                body = _BODY % code
                 client.sendall(
                     b"HTTP/1.1 %s\r\nContent-Type: application/xml\r\nContent-Length: %d\r\n\r\n%s"
-                    % (_STATUS[fault], len(body), body)
+                    % (status, len(body), body)
                 )
                 continue
             if not _forward(client, request, endpoint, fault, proxy, ended):

@@ -35,10 +35,10 @@ def watched_channel(port: int) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def health_of(channel: grpc.Channel, seconds: float = 120) -> Iterator[int]:
+def health_of(channel: grpc.Channel) -> Iterator[int]:
     """What the process behind `channel` reports of itself, once it is there: at first and anew."""
     stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-    for answer in stub.Watch(health_pb2.HealthCheckRequest(), timeout=seconds, wait_for_ready=True):
+    for answer in stub.Watch(health_pb2.HealthCheckRequest(), timeout=120, wait_for_ready=True):
         yield answer.status
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2
 
+from tests.builders import refusals
 from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -104,16 +105,7 @@ class Failure:
 
 async def failure_of(call: Any) -> Failure:
     """How a call fails."""
-    try:
-        await call
-    except grpc.aio.AioRpcError as error:
-        return _explained(error)
-    raise AssertionError("the call succeeded")
-
-
-def _explained(error: grpc.aio.AioRpcError) -> Failure:
-    trailing = dict(error.trailing_metadata() or ())
-    status = status_pb2.Status.FromString(trailing.get("grpc-status-details-bin", b""))
+    error = await refusals.failure_of(call)
     bad, retry, info = (
         error_details_pb2.BadRequest(),
         error_details_pb2.RetryInfo(),
@@ -121,7 +113,7 @@ def _explained(error: grpc.aio.AioRpcError) -> Failure:
     )
     fields: tuple[str, ...] = ()
     seconds, recorded = None, None
-    for detail in status.details:
+    for detail in refusals.status_of(error).details:
         if detail.Unpack(bad):
             fields = tuple(each.field for each in bad.field_violations)
         elif detail.Unpack(retry):

@@ -29,7 +29,8 @@ async def refusal(call: Any) -> tuple[grpc.StatusCode, str]:
 
 
 def status_of(error: grpc.aio.AioRpcError) -> status_pb2.Status:
-    details = dict(error.trailing_metadata() or ())["grpc-status-details-bin"]
+    """Its status with all details, empty without any."""
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
     assert isinstance(details, bytes)
     return status_pb2.Status.FromString(details)
 

@@ -119,6 +119,13 @@ def write_manifest(
     return manifest
 
 
+def described_again(folder: Path, **fields: object) -> Path:
+    """Describe the files of a release as they are now, with other fields of its manifest."""
+    update = {"files": describe_files(folder), **fields}
+    Manifest.read(folder).model_copy(update=update).write(folder)
+    return folder
+
+
 def _write_videos(folder: Path, random: np.random.Generator, count: int) -> None:
     ids = video_ids(count)
     vectors = random.normal(size=(count, VECTOR_SIZE)).astype(np.float32)

@@ -9,16 +9,16 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from tests.builders.releases import save_golden
+from tests.builders.inference import golden
+from tests.builders.releases import described_again, save_golden
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases import layout
-from vireo.server.releases.manifest import Manifest, describe_files
 
 
 def changed_copy(release: Path, folder: Path, **fields: object) -> Path:
     """The release in `folder`, which it returns, with other fields of the manifest."""
     shutil.copytree(release, folder)
-    return _described(folder, **fields)
+    return described_again(folder, **fields)
 
 
 def with_shuffled_ranker(release: Path, folder: Path, release_id: str) -> Path:
@@ -33,16 +33,7 @@ def with_shuffled_ranker(release: Path, folder: Path, release_id: str) -> Path:
             shuffled = random.permutation(values.ravel()).reshape(values.shape)
             weights.CopyFrom(numpy_helper.from_array(shuffled, weights.name))
     onnx.save(model, str(path))
-    golden = folder / layout.GOLDEN_RANKER
-    with np.load(golden) as file:
-        inputs = {
-            name.removeprefix("input/"): file[name] for name in file if name.startswith("input/")
-        }
-    save_golden(golden, inputs, {"scores": RankingRelease.load(folder).ranker.run(inputs)})
-    return _described(folder, release_id=release_id)
-
-
-def _described(folder: Path, **fields: object) -> Path:
-    update = {"files": describe_files(folder), **fields}
-    Manifest.read(folder).model_copy(update=update).write(folder)
-    return folder
+    inputs, _ = golden(folder, layout.GOLDEN_RANKER)
+    scores = RankingRelease.load(folder).ranker.run(inputs)
+    save_golden(folder / layout.GOLDEN_RANKER, inputs, {"scores": scores})
+    return described_again(folder, release_id=release_id)

@@ -36,12 +36,12 @@ Table = tuple[Int32Array, Float32Array]
 """Rows and weights of each video's neighbours."""
 
 
-def check_ranking_set(timeline: Timeline, data: RankingSet, viewers: int) -> None:
+def check_ranking_set(timeline: Timeline, data: RankingSet) -> None:
     """Check that no label is of the test part, and that the inputs beside a label are older.
 
-    The labels are each viewer's last watches before the test; of at most `viewers` chosen viewers.
+    The labels are each chosen viewer's last watches before the test.
     """
-    labels = label_places(timeline, viewers)
+    labels = label_places(timeline)
     lists = labels[timeline.parts[labels] == "validation"]
     outcomes = _of_watches(data.outcomes)
     for name, given, wanted in (
@@ -78,13 +78,13 @@ def _of_watches(outcomes: OutcomeLabels) -> OutcomeLabels:
     return OutcomeLabels(viewers=outcomes.viewers.take(own), **arrays)
 
 
-def label_places(timeline: Timeline, max_viewers: int) -> Int64Array:
+def label_places(timeline: Timeline) -> Int64Array:
     """Return places of the watches that label outcomes: chosen viewers' last before the test."""
     past = np.flatnonzero(~timeline.test)
     numbers = np.unique(timeline.viewers[past])
     ids = timeline.viewer_ids
     chosen = np.zeros(len(ids), np.bool_)
-    chosen[numbers] = chosen_viewers([ids[number] for number in numbers], max_viewers)
+    chosen[numbers] = chosen_viewers([ids[number] for number in numbers], RankingConfig.viewers)
     past = past[chosen[timeline.viewers[past]]]
     viewers = timeline.viewers[past]
     stops = np.searchsorted(viewers, viewers, side="right")
@@ -221,7 +221,6 @@ def check_made(
     data: RetrievalData,
     release: Path,
     ranking_set: RankingSet | None,
-    viewers: int = RankingConfig.viewers,
 ) -> None:
     """Check the results of training: a release's tables, and the ranker's training set.
 
@@ -230,7 +229,6 @@ def check_made(
         data: the towers' data.
         release: its folder, with or without the ranker.
         ranking_set: the ranking set drawn from it; None to check the tables alone.
-        viewers: maximum viewers of the ranking set, see `RankingConfig`.
 
     Raises:
         LeakError: see `check_inputs`.
@@ -238,4 +236,4 @@ def check_made(
     timeline = Timeline(watches, data.video_ids)
     check_tables(timeline, data, release)
     if ranking_set is not None:
-        check_ranking_set(timeline, ranking_set, viewers)
+        check_ranking_set(timeline, ranking_set)

@@ -18,28 +18,17 @@ class LeakError(AssertionError):
 
 
 class EventCounts:
-    """Counts of an entity's events up to a time, for many pairs of both at once."""
+    """Counts of an entity's events up to a time."""
 
-    def __init__(self, entities: Int64Array, ranks: Int64Array, moments: Int64Array) -> None:
-        """Index events.
-
-        Args:
-            entities: entity of each event, in any order, int64[e].
-            ranks: places of the events' times in `moments`, int64[e].
-            moments: ascending times that include those of the events, int64[m].
-        """
-        self._moments = moments
-        # Entity and time in one number: times by rank, so that it fits.
-        self._width = len(moments) + 1
-        self._events = entities * self._width
-        self._events += ranks
-        self._events.sort()
+    def __init__(self, entities: Int64Array, moments: Int64Array) -> None:
+        """Index the entity and the time of each event, int64[e], in any order."""
+        self._moments = {each: np.sort(moments[entities == each]) for each in np.unique(entities)}
 
     def before(self, entities: Int64Array, moments: Int64Array) -> Int64Array:
         """Return the number of each entity's events strictly before each time, int64[m]."""
-        ends = entities * self._width + np.searchsorted(self._moments, moments)
-        starts = np.searchsorted(self._events, entities * self._width)
-        return np.asarray(np.searchsorted(self._events, ends) - starts, np.int64)
+        pairs = zip(entities, moments, strict=True)
+        counts = [np.searchsorted(self._moments.get(each, ()), moment) for each, moment in pairs]
+        return np.array(counts, np.int64)
 
 
 class Timeline:
@@ -66,20 +55,16 @@ class Timeline:
         self.test_times = np.full(len(names), _NEVER)
         """Time of each viewer's first test watch, int64[viewers]; the maximum if there is none."""
         np.minimum.at(self.test_times, self.viewers[self.test], self.times[self.test])
-        pairs = self.viewers * len(self._videos) + self.rows
-        self._by_pair: npt.NDArray[np.intp] = np.argsort(pairs, kind="stable")
-        self._pairs = pairs[self._by_pair]
+        self._places: dict[tuple[int, int], int] = {}
+        for place, (viewer, row) in enumerate(zip(self.viewers, self.rows, strict=True)):
+            if row >= 0:
+                self._places.setdefault((viewer, row), place)
         past = ~self.test
         likes &= past
-        watched, liked = self.times[past], liked[likes]
-        moments = np.concatenate([watched, liked])
-        moments.sort()
-        ranks = np.searchsorted(moments, watched)
-        self.viewer_watches = EventCounts(self.viewers[past], ranks, moments)
-        self.video_watches = EventCounts(self.rows[past], ranks, moments)
-        ranks = np.searchsorted(moments, liked)
-        self.viewer_likes = EventCounts(self.viewers[likes], ranks, moments)
-        self.video_likes = EventCounts(self.rows[likes], ranks, moments)
+        self.viewer_watches = EventCounts(self.viewers[past], self.times[past])
+        self.video_watches = EventCounts(self.rows[past], self.times[past])
+        self.viewer_likes = EventCounts(self.viewers[likes], liked[likes])
+        self.video_likes = EventCounts(self.rows[likes], liked[likes])
 
     @property
     def video_count(self) -> int:
@@ -101,11 +86,8 @@ class Timeline:
 
     def find(self, viewers: Int64Array, rows: Int64Array) -> Int64Array:
         """Return the place of the watch of each (viewer, video), -1 if there is none, int64[m]."""
-        wanted = viewers * len(self._videos) + rows
-        at = np.minimum(np.searchsorted(self._pairs, wanted), len(self._pairs) - 1)
-        known = (viewers >= 0) & (rows >= 0) & (self._pairs[at] == wanted)
-        places: Int64Array = np.where(known, self._by_pair[at], -1)
-        return places
+        pairs = zip(viewers, rows, strict=True)
+        return np.array([self._places.get(pair, -1) for pair in pairs], np.int64)
 
     def require_past(
         self, where: str, viewers: Int64Array, rows: Int64Array, moments: Int64Array
