@@ -46,12 +46,11 @@ def test_a_missing_release_is_reported_with_an_existing_command(tmp_path: Path) 
 
 
 def test_a_release_that_the_gate_refuses_has_a_code_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refuse() -> None:
         raise PromotionRefusedError("it is worse")
 
-    monkeypatch.setattr("vireo.ops.cli.__main__.app", refuse)
     with pytest.raises(SystemExit) as ended:
-        main()
+        main(refuse)
     assert (ended.value.code, capsys.readouterr().err) == (3, "error: it is worse\n")
