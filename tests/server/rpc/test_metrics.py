@@ -26,7 +26,8 @@ from vireo.ops.stack.ports import free_port_base
 from vireo.server.errors import VireoError
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.rpc import metrics
-from vireo.server.rpc.metrics import MAX_CONNECTIONS, MAX_LAG, MetricsEndpoint, export_disk, lag
+from vireo.server.rpc.disk_metrics import export_disk
+from vireo.server.rpc.metrics import MAX_CONNECTIONS, MAX_LAG, MetricsEndpoint, lag
 from vireo.server.rpc.server import RpcServer
 from vireo.v1 import ranking_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
