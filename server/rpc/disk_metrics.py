@@ -1,4 +1,4 @@
-"""Space of the disks that a process writes: a module of its own, since imported metrics are shown."""
+"""Space of the disks that a process writes; a module of its own, as imported metrics are shown."""
 
 from __future__ import annotations
 
