@@ -54,7 +54,7 @@ class Site:
         """Start a consumer."""
         self.consumers += 1
         log = self.folder / f"consumer-{self.consumers}.log"
-        flags = ("--port", str(free_port_base()), "--poll-seconds", "0.2", "--store-timeout", "1")
+        flags = ("--port", str(free_port_base()))
         return start("vireo.server.consumer", log, self.environment, *flags)
 
     @contextmanager
