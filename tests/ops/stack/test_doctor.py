@@ -86,7 +86,6 @@ def hanging(stack: Stack, name: str) -> Iterator[None]:
 
 
 def test_every_part_of_a_healthy_stack_is_asked(diagnosed: Callable[[], Diagnosed]) -> None:
-    until_well(diagnosed)  # a gateway may have failed calls while the stack started
     facts, findings = diagnosed()
     assert causes(findings) == []
     assert facts.unasked == ()
