@@ -26,6 +26,9 @@ _CHECK_SECONDS = 0.5
 _INTERVAL_SECONDS = 0.25
 """Seconds between health checks of the pods that have not been healthy yet."""
 _PARALLEL_CHECKS = 64
+_FIRST_SECONDS = 5.0
+"""Maximum seconds to wait at the start for production's pods: Envoy would send calls to a pod that
+doesn't listen yet, and count them as its errors."""
 _EMPTY_SECONDS = 30.0
 """Seconds for which discovery must find no pods before a pool is emptied."""
 
@@ -107,7 +110,8 @@ class Admission:
     ) -> None:
         """Start without members.
 
-        `changed` is called with all members once each pod has been checked, and on each change.
+        `changed` is called with all members once production's pods are healthy, or their time is
+        over, and on each change.
         """
         self._settings = settings
         self._discovery = discovery
@@ -144,7 +148,11 @@ class Admission:
 
     async def _check(self) -> None:
         await self._found.wait()
+        end = time.monotonic() + _FIRST_SECONDS
         await self._check_once()
+        while time.monotonic() < end and any(p.name == "production" for p, _ in self._waiting()):
+            await asyncio.sleep(_INTERVAL_SECONDS)
+            await self._check_once()
         # Envoys may have all of production's pods from a previous control plane, and would drop any
         # that is left out: one that isn't healthy yet is for Envoy's own health checks to judge.
         for pool, endpoint in sorted(self._waiting()):
