@@ -50,7 +50,7 @@ class LivePlan:
     swap_rate: float = 60.0
     """Slates a second meanwhile."""
     swap_deadline: float = 2.0
-    """Of each."""
+    """Deadline of each of these slates, seconds."""
     stores: tuple[str, ...] = ("sqlite", "redis")
     """Online stores with which plays are timed."""
 

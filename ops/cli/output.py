@@ -54,7 +54,7 @@ def print_table(table: Table, console: Console | None = None) -> None:
 
 
 Progressed = Callable[[int, int | None], None]
-"""Takes how much is done, and of how much; None for as before."""
+"""Called with how much is done and how much there is; the latter is None if it is as before."""
 
 
 @contextmanager

@@ -31,17 +31,17 @@ def texts(path: str, values: Sequence[str]) -> Damage:
 
 
 def content(path: str, text: str) -> Damage:
-    """Gives the release another file."""
+    """Damage that replaces a file of the release."""
     return lambda folder: (folder / path).write_text(text)
 
 
 def missing(path: str) -> Damage:
-    """Takes a file from the release."""
+    """Damage that removes a file of the release."""
     return lambda folder: (folder / path).unlink()
 
 
 def index(made: Any, vectors: Any, ids: Any = None) -> Damage:
-    """Gives the release another index, of these vectors."""
+    """Damage that replaces the index by one of these vectors."""
     made.train(vectors)
     if ids is None:
         made.add(vectors)

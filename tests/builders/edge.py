@@ -53,9 +53,9 @@ class Scripted:
 
     name: str
     metadata: dict[str, Any] = field(default_factory=dict)
-    """Of the latest call."""
+    """Metadata of the latest call."""
     left: float | None = None
-    """Seconds until its deadline."""
+    """Seconds until the latest call's deadline."""
     refuses: bool = False
     """Whether it answers UNAVAILABLE, as a pod that drains does."""
     refusal: RpcError | None = None

@@ -17,7 +17,7 @@ from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 _UNDEGRADED = 20
 """Slates in a row without a degradation, before a fault and after it."""
 _MAX_DEGRADED_SHARE = 0.5
-"""Of the slates meanwhile: pods that are left answer for those that aren't."""
+"""Bound on degraded slates during a fault: pods that are left answer for those that aren't."""
 _SECONDS = 120
 
 

@@ -28,7 +28,7 @@ FILTER_JSON = {
     "conditions": [{"attribute": "duration", "max": 600.5}],
     "none": [{"conditions": [{"attribute": "tag", "any_of": ["a", "b"]}]}],
 }
-LONGEST_TOKEN = PageTokens({"k": b"k" * 16}).issue(
+MAX_LENGTH_TOKEN = PageTokens({"k": b"k" * 16}).issue(
     pb.RecommendRequest(viewer_id="1"), b"", map(str, range(MAX_SHOWN))
 )
 MANY = [f"{number:0128}" for number in range(390)]
@@ -58,9 +58,9 @@ REQUESTS: dict[str, tuple[str, Any, pb.RecommendRequest]] = {
         pb.RecommendRequest(viewer_id="1", excluded_video_ids=MANY),
     ),
     "the longest token": (
-        f"{SLATES}?page_token={LONGEST_TOKEN}",
+        f"{SLATES}?page_token={MAX_LENGTH_TOKEN}",
         None,
-        pb.RecommendRequest(viewer_id="1", page_token=LONGEST_TOKEN),
+        pb.RecommendRequest(viewer_id="1", page_token=MAX_LENGTH_TOKEN),
     ),
     "a body as in the proto": (
         BY_BODY,
@@ -69,8 +69,8 @@ REQUESTS: dict[str, tuple[str, Any, pb.RecommendRequest]] = {
     ),
     "a body as in JSON": (
         BY_BODY,
-        {"viewerId": "x", "pageToken": LONGEST_TOKEN},
-        pb.RecommendRequest(viewer_id="x", page_token=LONGEST_TOKEN),
+        {"viewerId": "x", "pageToken": MAX_LENGTH_TOKEN},
+        pb.RecommendRequest(viewer_id="x", page_token=MAX_LENGTH_TOKEN),
     ),
     "a filter and a session": (
         BY_BODY,

@@ -173,8 +173,8 @@ class IalsConfig:
     """
 
     half_life: float | None = 5.0
-    """Of the confidence in a watch when the viewer's factors are solved for; it is the same for all
-    when the videos' factors are learned."""
+    """Watches after which the confidence in one halves, when a viewer's factors are solved for; all
+    count the same when the videos' factors are learned."""
     regularisation: float = 10.0
     """L2 regularisation; the library doesn't scale it by the number of watches."""
     alpha: float = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, Generic, TypeVar, Unpack
@@ -359,14 +360,14 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
         removed: Count = self._send(call)
         return removed
 
+    @abstractmethod
     def _send(self, call: Call) -> Any:
         """Make one call."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _stream(self, call: Call) -> Any:
         """Make one call with a stream of requests."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _batch(self, batch: Batch) -> Any:
         """Return an iterator of a batch's viewers and slates."""
-        raise NotImplementedError

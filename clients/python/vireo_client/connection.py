@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,7 +62,7 @@ class Tls:
         )
 
 
-class Connection:
+class Connection(ABC):
     """One connection to a Vireo stack, for any number of calls."""
 
     def __init__(
@@ -107,11 +108,11 @@ class Connection:
             for each in METHODS
         }
 
+    @abstractmethod
     def _open(
         self, target: str, credentials: grpc.ChannelCredentials | None, options: Options
     ) -> Any:
         """Open the channel; plaintext without credentials."""
-        raise NotImplementedError
 
     def _call(
         self,
