@@ -16,13 +16,14 @@ from rich.console import Console
 
 from bench.alerts.prometheus import Prometheus
 from bench.chaos.case import Fault
-from bench.chaos.cases import ALERTS, CASES
+from bench.chaos.cases import AFTER_DEATHS, ALERTING, CASES
 from bench.chaos.chain import Chain, running_chain
 from bench.chaos.plan import ChaosPlan
 from bench.load import SteadyLoad
 from bench.rows import Row
 from vireo.ops.cli.own_stack import VIREO
 from vireo.ops.doctor.causes.processes import JUST_NOW
+from vireo.ops.doctor.conditions import by_fault
 from vireo.ops.stack.observe import check_programs, prometheus_url
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
@@ -90,7 +91,7 @@ class _Expected:
     """What must fire; empty if nothing may."""
     cause: str
     """What `vireo doctor` must name first, as long as it lasts."""
-    needs_peace: bool
+    after_deaths: bool
     """Whether a process that died shortly before would rightly be named first."""
 
     def measure(self, what: str) -> str:
@@ -106,9 +107,10 @@ def expected_of(cases: Collection[int], *, on_redis: bool) -> list[_Expected]:
         for fault in case.faults
         if number in cases and case.on_redis == on_redis
     }
+    alert_and_cause = by_fault()
     return [
-        _Expected(numbers[fault], fault, alert, cause, needs_peace)
-        for fault, alert, cause, needs_peace in ALERTS
+        _Expected(numbers[fault], fault, *alert_and_cause[fault.title], fault in AFTER_DEATHS)
+        for fault in ALERTING
         if fault in numbers
     ]
 
@@ -264,7 +266,7 @@ async def _until_peace(each: _Expected, bench: _Bench) -> None:
         processes = bench.chain.stack.state().processes
         now = datetime.now(UTC)
         ages = [(now - one.ended_at).total_seconds() for one in processes if one.ended_at]
-        recent = each.needs_peace and min(ages, default=math.inf) <= JUST_NOW
+        recent = each.after_deaths and min(ages, default=math.inf) <= JUST_NOW
         return not recent and each.alert not in await bench.prometheus.firing()
 
     patience = bench.plan.resolves

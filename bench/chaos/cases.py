@@ -163,32 +163,33 @@ CASES = {
 }
 """By number."""
 
-ALERTS: tuple[tuple[Fault, str, str, bool], ...] = (
-    # Fault, alert (none may fire if it is empty), cause that `vireo doctor` must name first, and
-    # whether a process that died shortly before would rightly be named instead.
-    (_RESTARTED, "", "restarted", False),
-    (_SHORT_DEADLINES, "VireoShortDeadlines", "short-deadlines", False),
-    (_HANGING, "VireoPodHangs", "pod-hangs", False),
-    (_UNAVAILABLE, "VireoRetries", "pod-errors", False),
-    (_FLOODED, "VireoShedding", "overload", False),
-    (_CROWD, "VireoShedding", "overload", False),
-    (_SLOW, "VireoRetries", "pod-slow", False),
-    (_NAN, "VireoInvalidResponses", "invalid-responses", False),
-    (_HOST_CUT_OFF, "VireoEndpointsMissing", "pod-unreachable", False),
-    (_ATTACKED, "VireoHostileCallers", "hostile-callers", False),
-    (_LOG_DISK_FULL, "VireoLogDiskFull", "log-disk-full", False),
-    (_STORE_LOCKED, "VireoOnlineStoreLocked", "store-locked", False),
-    (_NO_FEATURES, "VireoNoFeatures", "no-features", False),
-    (_REJECTED, "VireoEnvoyRefusesConfiguration", "configuration-refused", False),
-    (_NO_CONTROL, "VireoControlPlaneDown", "control-down", False),
-    (_NO_RANKING, "VireoNoRanking", "no-ranking", False),
-    (_NO_CANDIDATES, "VireoNoCandidates", "no-candidate", False),
-    (_NO_LOG, "VireoLogDown", "log-down", False),
-    (_KILLED_PODS, "VireoPodCrashes", "pod-dies", True),
-    (_KILLED_CONSUMER, "VireoConsumerDown", "consumer-down", True),
-    (_KILLED_GATEWAYS, "VireoPodCrashes", "pod-dies", False),
-    (_FAR_BEHIND, "VireoConsumerBehind", "consumer-down", True),
-    (_REDIS_HANGS, "VireoOnlineStoreDown", "store-down", False),
-    (_REDIS_KILLED, "VireoOnlineStoreDown", "store-down", False),
+ALERTING: tuple[Fault, ...] = (
+    _RESTARTED,
+    _SHORT_DEADLINES,
+    _HANGING,
+    _UNAVAILABLE,
+    _FLOODED,
+    _CROWD,
+    _SLOW,
+    _NAN,
+    _HOST_CUT_OFF,
+    _ATTACKED,
+    _LOG_DISK_FULL,
+    _STORE_LOCKED,
+    _NO_FEATURES,
+    _REJECTED,
+    _NO_CONTROL,
+    _NO_RANKING,
+    _NO_CANDIDATES,
+    _NO_LOG,
+    _KILLED_PODS,
+    _KILLED_CONSUMER,
+    _KILLED_GATEWAYS,
+    _FAR_BEHIND,
+    _REDIS_HANGS,
+    _REDIS_KILLED,
 )
 """In an order in which none hides the next: what processes die of comes last."""
+
+AFTER_DEATHS = frozenset((_KILLED_PODS, _KILLED_CONSUMER, _FAR_BEHIND))
+"""Faults that wait until no process has died for a while: doctor would rightly name that first."""
