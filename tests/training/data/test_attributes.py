@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
+from tests.builders import importing
 from tests.builders.datasets import random_interactions, write_small_dataset
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
@@ -25,7 +24,6 @@ from vireo.training.data.attributes import (
     check_attributes,
 )
 from vireo.training.data.dataset import DESCRIPTION, DatasetInfo, describe_dataset, load_dataset
-from vireo.training.data.importing import ImportRequest, import_dataset
 from vireo.training.data.problems import BadRowsError
 from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
@@ -34,29 +32,15 @@ VIDEOS = """video_id,title,tags,language,countries,age
 0,Zero,,en, AT ,
 ü,Umlaut,,,,6.5
 """
-INTERACTIONS = "viewer_id,video_id,timestamp\na,007,100\na,0,200\na,ü,300\n"
 DECLARED = ("language", "region=countries", "age:number")
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "home")
 
 
 def imported(
     home: Home, videos: str | dict[str, Any] = VIDEOS, *declared: str, **options: Any
 ) -> DatasetInfo:
     """Imports a catalogue, CSV text or columns of Parquet, as data set "mine"."""
-    folder = home.root.parent
-    (folder / "i.csv").write_text(INTERACTIONS)
-    path = folder / ("v.csv" if isinstance(videos, str) else "v.parquet")
-    if isinstance(videos, str):
-        path.write_text(videos)
-    else:
-        pq.write_table(pa.table(videos), path)
     attributes = tuple(map(AttributeColumn.parse, declared or DECLARED))
-    request = ImportRequest("mine", folder / "i.csv", path, attributes=attributes, **options)
-    return import_dataset(home, request)
+    return importing.imported(home, videos=videos, attributes=attributes, **options)
 
 
 def values_of(home: Home, *names: str) -> list[list[Any]]:
@@ -144,7 +128,9 @@ def test_what_cant_be_declared_is_refused(declared: list[str], said: str) -> Non
 
 
 def test_an_unknown_column_is_named_before_anything_is_read(home: Home) -> None:
-    with pytest.raises(VireoError, match=r"v\.csv has no column land for the attribute region; it"):
+    with pytest.raises(
+        VireoError, match=r"videos\.csv has no column land for the attribute region; it"
+    ):
         imported(home, VIDEOS, "region=land")
     assert not home.data("mine").exists()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests.builders.importing import imported
 from vireo.server.features.context import COLUMNS, NAMES, context_ids
 from vireo.server.home import Home
 from vireo.training.data.as_events import interaction_events
@@ -19,7 +18,6 @@ from vireo.training.data.context import (
     video_languages,
 )
 from vireo.training.data.dataset import load_dataset
-from vireo.training.data.importing import ImportRequest, import_dataset
 from vireo.training.data.problems import BadRowsError
 from vireo.training.data.split import split_watches
 
@@ -80,35 +78,26 @@ def test_watches_have_the_features_of_the_columns_that_there_are(
     assert context_names(split_watches(some, "last").columns) == names
 
 
-def imported(folder: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """Import a file of interactions and return those of the data set."""
-    columns = ["viewer_id", "video_id", "timestamp", *(set(COLUMNS) & set(table))]
-    times = table["timestamp"].astype(str)
-    table.assign(timestamp=times)[columns].to_csv(folder / "i.csv", index=False)
-    videos = pd.DataFrame({"video_id": np.arange(90).astype(str), "title": "a"})
-    videos.to_csv(folder / "v.csv", index=False)
-    request = ImportRequest("mine", folder / "i.csv", folder / "v.csv")
-    assert not import_dataset(Home(folder / "home"), request).problems
-    return load_dataset(Home(folder / "home"), "mine").interactions
-
-
 def test_an_import_keeps_the_context_and_refuses_what_is_no_time_zone(
-    tmp_path: Path, table: pd.DataFrame
+    home: Home, table: pd.DataFrame
 ) -> None:
+    columns = ["viewer_id", "video_id", "timestamp", *COLUMNS]
+    videos = {"video_id": np.arange(90).astype(str), "title": ["a"] * 90}
+    given = table[columns].assign(timestamp=table["timestamp"].astype(str))
     with pytest.raises(BadRowsError, match=r"time_zone: 'no zone' is not a time zone"):
-        imported(tmp_path, table)
-    table["time_zone"] = table["time_zone"].where(table["time_zone"] != "no zone", None)
-    found = imported(tmp_path, table)
-    given = table.assign(row=table["row"] + 1).set_index("row")
-    both = found.set_index("row").join(given, rsuffix="_")
-    for name in COLUMNS:
-        assert both[name].fillna("").tolist() == both[f"{name}_"].fillna("").tolist(), name
-
-
-def test_an_import_without_context_has_no_columns_of_it(
-    tmp_path: Path, table: pd.DataFrame
-) -> None:
-    assert not set(COLUMNS) & set(imported(tmp_path, table.drop(columns=list(COLUMNS))))
+        imported(home, given.to_csv(index=False), videos)
+    given["time_zone"] = given["time_zone"].where(given["time_zone"] != "no zone", None)
+    assert not imported(home, given.to_csv(index=False), videos).problems
+    found = load_dataset(home, "mine").interactions.set_index("row")
+    given.index += 2  # after the header
+    pd.testing.assert_frame_equal(
+        found[[*COLUMNS]].astype(object).fillna("").sort_index(),
+        given[[*COLUMNS]].astype(object).fillna(""),
+        check_names=False,
+    )
+    without = given.drop(columns=[*COLUMNS]).to_csv(index=False)
+    imported(home, without, videos, force=True)
+    assert not set(COLUMNS) & set(load_dataset(home, "mine").interactions)
 
 
 def test_a_data_set_as_events_brings_its_context(table: pd.DataFrame) -> None:

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import tracemalloc
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -223,25 +221,3 @@ def test_hidden_videos_are_no_watches_from_the_first_play_or_hide_on(
     frame = interactions(*rows)
     for given in (frame, frame.assign(device="tv", time_zone="Europe/Zurich", locale="de")):
         assert (hidden(given), hidden(given, "none")) == (last, none)
-
-
-def test_the_splits_memory_is_a_few_numbers_per_interaction() -> None:
-    random, count = np.random.default_rng(0), 50_000
-    frame = pd.DataFrame(
-        {
-            "viewer_id": pd.Categorical([f"a-viewer-{n}" for n in random.integers(0, 5000, count)]),
-            "video_id": pd.Categorical([f"a-video-{n}" for n in random.integers(0, 5000, count)]),
-            "timestamp": pd.date_range("2024-01-01", periods=count, freq="s", tz="UTC", unit="us"),
-            "row": np.arange(count),
-            "event": pd.Categorical(["play"] * count),
-            "watched_fraction": random.random(count).astype("float32"),
-            "rating": np.full(count, np.nan, "float32"),
-            "held_out": np.zeros(count, bool),
-        }
-    )
-    tracemalloc.start()
-    split = split_watches(frame, "last")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(split) > 0.9 * count
-    assert peak < 130 * count

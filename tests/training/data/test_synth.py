@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from vireo.server.errors import VireoError
@@ -94,15 +93,9 @@ def test_videos_have_creators_and_attributes_that_follow_topics_in_part(tmp_path
     for column in (videos["creator"], language, videos["attribute.age_rating"].fillna(-1)):
         assert (column.groupby(series).nunique() == 1).all()
 
-    def purity(column: pd.Series, clusters: pd.Series) -> float:
-        """The share of the videos that have the commonest value of their cluster."""
-        commonest = column.groupby(clusters).agg(lambda each: each.value_counts().max())
-        return float(commonest.sum()) / len(videos)
-
-    assert 0.7 < purity(language, region) < 0.9
-    assert 0.6 < purity(videos["attribute.age_rating"], topic) < 0.9
+    commonest = language.groupby(region).agg(lambda each: each.value_counts().max())
+    assert 0.7 < commonest.sum() / len(videos) < 0.9
     assert set(regions) == {1, 2, 5}
-    assert 0.5 < (regions == 5).mean() < 0.7
     assert 0 < videos["attribute.age_rating"].isna().mean() < 0.1
     counts = videos["creator"].value_counts()
     assert len(counts) > 1_000

@@ -23,7 +23,6 @@ from vireo.training.evaluation.baselines import (
     fitted,
     possible,
 )
-from vireo.training.retrieval.ease import closed_form
 
 
 def rows(*values: int) -> np.ndarray:
@@ -52,15 +51,6 @@ def test_popularity_scores_every_viewer_alike_by_all_or_by_the_last_watches() ->
     past = Past([rows(0, 1, 2), rows(2, 1)], 3)
     scores = Popularity(past, PopularityConfig(half_life=1.0)).scores([rows()])
     assert scores.tolist() == [[0.25, 1.5, 1.5]]
-
-
-def test_ease_is_the_ridge_regression_of_each_video_on_the_others() -> None:
-    matrix = (np.random.default_rng(0).random((40, 6)) < 0.4).astype(float)
-    watched = [np.flatnonzero(line) for line in matrix]
-    others = np.delete(matrix, 2, axis=1)
-    ridge = np.linalg.solve(others.T @ others + 3 * np.eye(5), others.T @ matrix[:, 2])
-    scores = Ease(closed_form(Past(watched, 6).matrix, 3.0)).scores(watched)
-    assert scores[:, 2] == pytest.approx(others @ ridge, abs=1e-5)
 
 
 def test_with_recency_a_watch_one_half_life_back_says_half_as_much() -> None:

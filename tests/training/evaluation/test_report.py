@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 from vireo.server.errors import VireoError
-from vireo.server.releases.manifest import FeatureSchema, Manifest
-from vireo.server.releases.weights import ScoreWeights
+from vireo.server.releases.manifest import Manifest
 from vireo.training.comparison import compare
 from vireo.training.evaluation import report as files
 from vireo.training.evaluation.baselines import Setting
@@ -25,24 +22,18 @@ from vireo.training.evaluation.tuning import (
     write_settings,
 )
 
-MANIFEST = Manifest(
-    release_id="r-1",
-    created_at=datetime(2024, 1, 1, tzinfo=UTC),
-    dataset="films",
-    code_commit="unknown",
-    data_fingerprint="abc",
-    holdout="last",
-    feature_schema=FeatureSchema.ours(history_limit=5, vector_size=4),
-    score_weights=ScoreWeights(),
-    metrics={},
-    files={},
-).model_copy(update={"dataset": "films & more"})  # no manifest is read with such a name
 MEASURES = {"hr_10": 0.24, "ndcg_10": 0.13, "recall_50": 0.5, "recall_100": 0.7, "coverage_10": 0.4}
 RANKS = {name: np.arange(40) * (place + 1) for place, name in enumerate(("chain", "ease"))}
 
 
 REPORTS = Path(__file__).parents[3] / "bench" / "report"
 """Reports of trainings on real data sets."""
+
+
+@pytest.fixture
+def films(of_films: Manifest) -> Manifest:
+    """No manifest is read with such a name."""
+    return of_films.model_copy(update={"dataset": "films & more"})
 
 
 class Page(HTMLParser):
@@ -85,15 +76,17 @@ def write_small_report(folder: Path) -> None:
     write_json(folder, files.COMPARISON, compare(RANKS))
 
 
-def test_the_page_needs_no_other_file_and_names_what_it_is_made_from(tmp_path: Path) -> None:
+def test_the_page_needs_no_other_file_and_names_what_it_is_made_from(
+    films: Manifest, tmp_path: Path
+) -> None:
     write_small_report(tmp_path)
-    page = render_page(tmp_path, MANIFEST)
+    page = render_page(tmp_path, films)
     assert "films &amp; more" in page
     assert page.count("<svg") == 2
     assert "src=" not in page
     assert "<link" not in page
     assert "From <code>metrics.json, comparison.json</code>" in page
-    assert page == render_page(tmp_path, MANIFEST), "the same report, the same page"
+    assert page == render_page(tmp_path, films), "the same report, the same page"
     for study in ("baselines", "ablations", "diversity", "sources", "cold-start"):
         assert f"<code>{study.replace('-', '_')}.json</code>" in page
         assert f"study {study}" in page, "the command that measures what is missing"
@@ -101,8 +94,8 @@ def test_the_page_needs_no_other_file_and_names_what_it_is_made_from(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["ml-100k", "ml-1m"])
-def test_the_page_of_a_real_report_is_valid_and_shows_all_of_it(name: str) -> None:
-    text = render_page(REPORTS / name, MANIFEST)
+def test_the_page_of_a_real_report_is_valid_and_shows_all_of_it(films: Manifest, name: str) -> None:
+    text = render_page(REPORTS / name, films)
     page = Page(text)
     assert {link.removeprefix("#") for link in page.links} <= {*page.ids}
     missing = re.findall(r'class="missing">.*? makes <code>(.*?)</code>', text)
@@ -131,28 +124,16 @@ def test_ticks_are_round_and_enclose_all_values() -> None:
         assert found[0] <= low <= high <= found[-1]
 
 
-def test_every_study_has_its_section(tmp_path: Path) -> None:
+def test_figures_of_studies_are_written_with_their_change_interval_and_unit(
+    films: Manifest, tmp_path: Path
+) -> None:
     write_small_report(tmp_path)
-    by_cutoff = {"100": 0.5, "200": 0.6, "500": 0.9}
-    sources: dict[str, Any] = {
-        "alone": {"ease": by_cutoff},
-        "union": by_cutoff,
-        "without": {"ease": by_cutoff},
-    }
-    sources["pooled"] = {"100": {"recall": 0.7, "videos": 123.4}}
-    write_json(tmp_path, files.SOURCES, sources)
     ablated = {
         "full": MEASURES,
         "without": {"co_watch": {**MEASURES, "ndcg_10": 0.117}},
         "tests": {"co_watch": {"p_holm": 0.0123}},
     }
     write_json(tmp_path, files.ABLATIONS, ablated)
-    point = {"strength": 0.2, "ndcg_10": 0.1, "hr_10": 0.2, "intra_list_distance": 0.5}
-    curve = {"points": [{**point, "coverage": 0.3}], "chosen": 0.2}
-    write_json(tmp_path, files.DIVERSITY, curve)
-    cold = {"cases": 1234, "systems": {"vireo": MEASURES, "random": MEASURES}}
-    groups = {"viewers": {"2-5": cold}, "late_viewers": {"2-5": cold}, "videos": cold}
-    write_json(tmp_path, files.COLD_START, groups)
     one = {
         "seed": 7,
         "systems": {"served": MEASURES},
@@ -165,45 +146,28 @@ def test_every_study_has_its_section(tmp_path: Path) -> None:
     seeds["train_cpu_seconds"] = {"mean": 183.0}
     seeds["ranker"] = {"watch_predicted_over_observed": {"mean": 0.9876, "low": 0.9753}}
     write_json(tmp_path, "seeds.json", seeds)
-
-    rates = {f"{task}_ece": 0.0007 for task in ("watch", "like")}
-    rates["watch_predicted_over_observed"] = 0.644
-    rates |= {f"watch_predicted_over_observed_{end}": 0.6 for end in ("low", "high")}
-    point = {"predicted": 0.002, "observed": 0.003, "n": 9}
-    bins = {"watch": [point], "like": [point]}
-    write_json(tmp_path, files.CALIBRATION, {"bins": bins, "test": rates, "validation": {}})
-
     tried = (Trial(settings={}, ndcg_10=0.0898), Trial(settings={}, ndcg_10=0.1125))
     chosen: dict[str, Setting] = {"half_life": None, "steps": (1.0, 0.5)}
     tuned = BaselineSettings(chosen=chosen, ndcg_10=0.1125, tried=tried)
     both = {"markov_blend": tuned, "ease": BaselineSettings(chosen={"regularisation": 300.0})}
     write_settings(tmp_path, TunedBaselines(fingerprint="abc", baselines=both))
 
-    page = render_page(tmp_path, MANIFEST)
+    page = render_page(tmp_path, films)
 
     assert "<td>half life none, steps 1 / 0.5</td><td>2</td><td>0.0898</td><td>0.1125</td>" in page
     assert "<td>regularisation 300</td><td>0</td><td>\u2013</td><td>not tuned</td>" in page
-    assert page.count("<svg") == 2 + 8
-    assert "<td>0.644 <span" in page
-    assert "+0.0130" in page
-    assert "+10.0%" in page
-    assert "<td>.012</td>" in page
-    assert "1,234" in page
-    assert "last 2-5 watches" in page
-    assert "0.700 in 123" in page
-    assert "0.1300 ± 0.0100" in page
-    assert "<td>0.987</td>" in page
-    assert "0.9876 ± 0.0123" in page
-    assert "2:05 min" in page
-    assert "3:03 min" in page
+    for text in ("+0.0130", "+10.0%", "<td>.012</td>", "0.1300 ± 0.0100", "<td>0.987</td>"):
+        assert text in page
+    for text in ("0.9876 ± 0.0123", "2:05 min", "3:03 min"):
+        assert text in page
 
 
-def test_the_page_is_written_to_the_given_path(tmp_path: Path) -> None:
+def test_the_page_is_written_to_the_given_path(films: Manifest, tmp_path: Path) -> None:
     write_small_report(tmp_path)
-    assert write_page(tmp_path, MANIFEST) == tmp_path / "index.html"
-    path = write_page(tmp_path, MANIFEST, tmp_path / "docs" / "films.html")
+    assert write_page(tmp_path, films) == tmp_path / "index.html"
+    path = write_page(tmp_path, films, tmp_path / "docs" / "films.html")
     assert path.read_text().startswith("<!doctype html>")
     with pytest.raises(VireoError, match=r"cannot write .*give another file"):
-        write_page(tmp_path, MANIFEST, tmp_path)
+        write_page(tmp_path, films, tmp_path)
     with pytest.raises(VireoError, match="vireo evaluate --data films & more"):
-        render_page(tmp_path / "docs", MANIFEST)
+        render_page(tmp_path / "docs", films)

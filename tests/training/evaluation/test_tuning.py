@@ -22,7 +22,6 @@ from vireo.training.evaluation.baselines import (
     IalsConfig,
     MarkovConfig,
     Past,
-    changed,
 )
 from vireo.training.evaluation.tuning import (
     SETTINGS_FILE,
@@ -72,16 +71,6 @@ def split(histories: dict[str, Sequence[int]]) -> pd.DataFrame:
         for part, row in zip(parts[-len(watched) :], watched, strict=True):
             lines.append((viewer, VIDEOS[row], part))
     return pd.DataFrame(lines, columns=["viewer_id", "video_id", "part"])
-
-
-@pytest.mark.parametrize("name", BASELINES)
-def test_the_start_of_each_search_is_in_its_grid(name: str) -> None:
-    start, grid = DECLARED[name].start, DECLARED[name].grid
-    for setting, values in grid.items():
-        assert getattr(start, setting) in values
-        assert len(set(values)) == len(values)
-        for value in values:
-            assert getattr(changed(start, {setting: value}), setting) == value
 
 
 def test_two_settings_are_tried_in_every_combination_once_and_the_first_best_is_kept() -> None:

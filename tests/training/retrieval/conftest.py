@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from vireo.server.features.context import NAMES, sizes
+from vireo.training.data.context import watch_column
 from vireo.training.retrieval import data
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
@@ -32,6 +35,41 @@ def ring_tables() -> Tables:
 def ring(ring_tables: Tables) -> RetrievalData:
     """See `ring_tables`."""
     return RetrievalData.build(*ring_tables)
+
+
+@pytest.fixture(scope="session")
+def context_tables(ring_tables: Tables) -> Tables:
+    """The ring, each watch with a context."""
+    watches, videos, viewers = ring_tables
+    random = np.random.default_rng(3)
+    columns = {
+        watch_column(name): random.integers(0, size, len(watches)).astype(np.int16)
+        for name, size in zip(NAMES, sizes(NAMES), strict=True)
+    }
+    return watches.assign(**columns), videos, viewers
+
+
+@pytest.fixture(scope="session")
+def of_context(context_tables: Tables) -> RetrievalData:
+    return RetrievalData.build(*context_tables)
+
+
+@pytest.fixture(scope="session")
+def cats_and_dogs() -> RetrievalData:
+    """Half of the viewers watch videos of cats, half of dogs.
+
+    One more of each is unseen, "new-cat" and "new-dog", and "blank", which has no content.
+    """
+    random = np.random.default_rng(3)
+    known = [f"{kind}-{number}" for number in range(20) for kind in ("cat", "dog")]
+    walks = {
+        f"viewer-{viewer:02}": list(random.permutation(known[viewer % 2 :: 2])[:12])
+        for viewer in range(60)
+    }
+    ids = [*known, "new-cat", "new-dog", "blank"]
+    tags = [[name[-3:] if "new" in name else name[:3]] for name in ids[:-1]]
+    videos = videos_frame(ids, [*tags, []])
+    return RetrievalData.build(watches_frame(walks), videos, viewers_frame({}))
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+"""The towers: what viewers and videos have as vectors."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -5,33 +7,27 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 import torch
 
+from tests.builders.towers import random_towers
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from vireo.server.features.context import NAMES, UNKNOWN
 from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.data.context import watch_column
 from vireo.training.retrieval import model as module
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.model import TwoTower, VideoTower, ages_of, readable, viewer_vectors
+from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 
 Inputs = dict[str, npt.NDArray[np.int64]]
 
 
-def seeded(data: RetrievalData, config: RetrievalConfig) -> TwoTower:
-    torch.manual_seed(0)
-    model = TwoTower(data, config)
-    for parameter in model.parameters():  # No term may hide behind a zero initial value.
-        torch.nn.init.normal_(parameter, std=0.3)
-    with torch.no_grad():
-        model.video_tower.token_embedding.weight[0] = 0
-        model.viewer_tower.attribute_embedding.weight[0] = 0
-    return model.eval()
-
-
 @pytest.fixture
 def model(ring: RetrievalData, small: RetrievalConfig) -> TwoTower:
-    return seeded(ring, small)
+    return random_towers(ring, small)
 
 
 def inputs(*histories: Sequence[int], **changed: object) -> Inputs:
@@ -56,21 +52,28 @@ def vectors_of(model: TwoTower, given: Mapping[str, npt.NDArray[np.int64]]) -> t
 MANY = inputs([1, 2, 3], [4, 5], [])
 
 
+@pytest.mark.parametrize("kind", ["ring", "of_context"])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_the_last_state_alone_equals_that_of_all_states(
-    ring: RetrievalData, small: RetrievalConfig, blocks: int
+def test_the_last_state_that_is_served_equals_that_of_all_states_in_training(
+    kind: str, small: RetrievalConfig, blocks: int, request: pytest.FixtureRequest
 ) -> None:
-    model = seeded(ring, replace(small, blocks=blocks))
+    model = random_towers(request.getfixturevalue(kind), replace(small, blocks=blocks))
     watched = readable(model.video_vectors())[torch.from_numpy(MANY["history"])]
     gaps = np.zeros((3, 4), np.int64)
+    context = np.zeros((3, 4, len(NAMES)), np.int64)
+    asked_in = np.array([[5, 1, 2, 8], [3, 2, 1, 7], [0, 0, 1, 0]])
     for viewer, length in enumerate(MANY["lengths"].tolist()):
         gaps[viewer, :length] = MANY["gaps"][viewer, :length]
         gaps[viewer, length] = MANY["asked_gap"][viewer]
+        context[viewer, length] = asked_in[viewer]
     attributes = torch.from_numpy(MANY["attributes"])
-    states = model.viewer_tower(watched, torch.from_numpy(gaps), attributes)
+    states = model.viewer_tower(
+        watched, torch.from_numpy(gaps), attributes, context=torch.from_numpy(context)
+    )
     last = states[torch.arange(3), MANY["lengths"]]
     assert last.shape == (3, 16)
-    assert torch.allclose(vectors_of(model, MANY), last, atol=1e-5)
+    given = MANY | ({"context": asked_in} if model.context else {})
+    assert torch.allclose(vectors_of(model, given), last, atol=1e-5)
 
 
 def test_viewers_are_computed_a_few_at_a_time_and_padding_changes_nothing(
@@ -113,36 +116,10 @@ def test_a_longer_absence_than_any_in_training_is_the_longest_there(model: TwoTo
     assert torch.equal(asked[1:], asked[1:2].expand(3, -1))
 
 
-def test_ages_are_those_at_the_next_watch_or_the_request() -> None:
-    # Three watches, 5 s and 2 s apart, and a request 11 s later, by the middles of the buckets.
-    ages = ages_of(torch.tensor([[0, 3, 2, 4]]))[0]
-    assert ages[3].tolist() == [0, 5, 4, 4]
-    assert [ages[state, state].item() for state in (1, 2, 3)] == [3, 2, 4]
-
-
-def test_attention_depends_on_how_long_ago_an_earlier_watch_was(model: TwoTower) -> None:
-    tower = model.viewer_tower
-    assert tower.asked_steps is not None
-    assert tower.age_steps is not None
-
-    def difference() -> float:
-        one, other = (
-            vectors_of(model, inputs([1, 2, 3], gaps=[gaps])) for gaps in ([0, 3, 9], [0, 9, 3])
-        )
-        return float((one - other).abs().max())
-
-    with torch.no_grad():
-        tower.gap_embedding.weight.zero_()
-        tower.asked_steps.weight.zero_()
-        assert difference() > 1e-3
-        tower.age_steps.weight.zero_()
-        assert difference() == 0
-
-
 def test_a_tower_may_do_without_the_moment_asked(
     ring: RetrievalData, small: RetrievalConfig
 ) -> None:
-    model = seeded(ring, replace(small, asked_gap=False))
+    model = random_towers(ring, replace(small, asked_gap=False))
     one, later = inputs([1, 2, 3]), inputs([1, 2, 3], asked_gap=[16])
     assert torch.equal(vectors_of(model, one), vectors_of(model, later))
 
@@ -154,7 +131,7 @@ def test_a_video_never_watched_has_the_vector_of_its_content(
     tags = [["t"], ["t"], ["t"], ["u"], ["u"]] if described else None
     videos = videos_frame(["x", "new", "new too", "y", "z"], tags)
     data = RetrievalData.build(watches_frame({"a": ["x", "y", "z"]}), videos, viewers_frame({}))
-    vectors = seeded(data, small).video_vectors()
+    vectors = random_towers(data, small).video_vectors()
     assert torch.equal(vectors[1], vectors[2])
     assert bool(vectors[1].any()) is described
     assert not torch.allclose(vectors[0], vectors[1])
@@ -163,7 +140,7 @@ def test_a_video_never_watched_has_the_vector_of_its_content(
 def test_id_dropout_leaves_some_videos_their_content_alone(
     ring: RetrievalData, small: RetrievalConfig
 ) -> None:
-    model = seeded(ring, replace(small, id_dropout=0.5))
+    model = random_towers(ring, replace(small, id_dropout=0.5))
     content_alone = model.video_vectors() - model.video_tower.id_embedding.weight
     torch.manual_seed(1)
     vectors = model.train().video_vectors()
@@ -171,21 +148,56 @@ def test_id_dropout_leaves_some_videos_their_content_alone(
     assert 3 < int(dropped.sum()) < 27
 
 
-def test_the_whole_table_is_made_a_part_at_a_time(
-    ring: RetrievalData, model: TwoTower, monkeypatch: pytest.MonkeyPatch
+def test_the_table_made_a_part_at_a_time_is_that_of_the_rows_alone(
+    model: TwoTower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes: list[int] = []
-
-    def forward(tower: VideoTower, rows: torch.Tensor | None = None) -> torch.Tensor:
-        sizes.append(ring.video_count if rows is None else len(rows))
-        return whole(tower, rows)
-
-    whole = VideoTower.forward
-    monkeypatch.setattr(VideoTower, "forward", forward)
+    whole = model.video_vectors().detach()
     monkeypatch.setattr(module, "ROWS_AT_ONCE", 8)
     with torch.no_grad():
-        parts = model.video_vectors()
-    assert sizes == [8, 8, 8, 6]
-    assert torch.equal(parts, model.video_vectors())
-    rows = torch.tensor([7, 0, 7])
-    assert torch.allclose(model.video_tower(rows), parts[rows], atol=1e-6)
+        assert torch.allclose(model.video_vectors(), whole, atol=1e-6)
+        rows = torch.tensor([7, 0, 7])
+        assert torch.allclose(model.video_tower(rows), whole[rows], atol=1e-6)
+
+
+Tables = tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]
+COLUMNS = [watch_column(name) for name in NAMES]
+
+
+def asked(data: RetrievalData, model: TwoTower, *viewers: ViewerFeatures) -> np.ndarray:
+    inputs = data.inputs(viewers, model.config.history_limit)
+    with torch.no_grad():
+        vectors: np.ndarray = viewer_vectors(model, readable(model.video_vectors()), inputs).numpy()
+    return vectors
+
+
+def test_held_out_viewers_ask_in_the_context_of_their_watch(
+    of_context: RetrievalData, context_tables: Tables
+) -> None:
+    last = context_tables[0][context_tables[0]["part"] == "validation"].groupby("viewer_id").tail(1)
+    wanted = sorted(map(tuple, last[COLUMNS].to_numpy().tolist()))
+    assert sorted(each.viewer.context for each in of_context.validation) == wanted
+
+
+def test_an_unknown_context_adds_nothing(of_context: RetrievalData, small: RetrievalConfig) -> None:
+    model = random_towers(of_context, small)
+    [one, *_] = of_context.validation
+    unknown = replace(one.viewer, context=UNKNOWN)
+    found = asked(of_context, model, replace(one.viewer, context=(5, 1, 2, 88)), unknown)
+    model.viewer_tower.context = None
+    without = asked(replace(of_context, context=()), model, unknown)
+    np.testing.assert_allclose(found[1], without[0], atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_without_context_everything_is_as_if_there_were_no_such_feature(
+    ring: RetrievalData, context_tables: Tables, small: RetrievalConfig
+) -> None:
+    plain, off = ring, RetrievalData.build(*context_tables, context=False)
+    assert plain.context == off.context == ()
+    assert plain.fingerprint() == off.fingerprint()
+    one, other = (random_towers(each, small).state_dict() for each in (plain, off))
+    assert not any("context" in name for name in one)
+    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+    viewer = replace(plain.validation[0].viewer, context=(5, 1, 2, 88))
+    names = ["history", "gaps", "asked_gap", "lengths", "attributes"]
+    assert list(plain.inputs([viewer], 20)) == names

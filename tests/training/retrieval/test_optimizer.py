@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.training.retrieval.config import RetrievalConfig
@@ -84,28 +83,6 @@ def test_rows_that_no_batch_touched_do_not_change(sparse: RetrievalTrainer) -> N
     )
     assert torch.equal(one[rest], other[rest])
     assert not torch.equal(weight.detach()[:10], before[:10])
-
-
-def test_no_gradient_as_large_as_the_catalogue_is_made(sparse: RetrievalTrainer) -> None:
-    made: dict[int, str] = {}
-    weight = sparse.model.video_tower.id_embedding.weight
-
-    class Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            result = func(*args, **(kwargs or {}))
-            whole = isinstance(result, torch.Tensor) and result.shape == weight.shape
-            if whole and result.layout == torch.strided:  # A sparse one has no address.
-                made[result.data_ptr()] = str(func)
-            return result
-
-    sparse.train_step()
-    with Watching():  # type: ignore[no-untyped-call]
-        sparse.train_step()
-    state, name = sparse.state(), "video_tower.id_embedding.weight"
-    rows = state["optimizer"][-1]["state"][0]
-    own = [state["model"][name], state["average"]["model"][name]]
-    own += [rows["exp_avg"], rows["exp_avg_sq"]]
-    assert set(made) <= {tensor.data_ptr() for tensor in own}, made
 
 
 def test_the_average_by_rows_is_the_average_of_every_step(sparse: RetrievalTrainer) -> None:

@@ -1,9 +1,10 @@
+"""Training of the towers: from where it starts, what it learns, and how it goes on."""
+
 from __future__ import annotations
 
 import json
 import os
 import signal
-import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.builders.watches import videos_frame, viewers_frame
+from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from vireo.training.profile import load_profile
-from vireo.training.retrieval import train
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.first_vectors import first_vectors
+from vireo.training.retrieval.first_vectors import SPREAD, first_vectors
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import (
     CHECKPOINT,
@@ -117,19 +117,6 @@ def test_few_watches_are_trained_on_for_a_minimum_of_steps(ring: RetrievalData) 
     assert trainer.share_done < 1 / 1_000
 
 
-def test_the_learning_rate_has_risen_after_a_twentieth_of_a_short_training(
-    ring: RetrievalData, small: RetrievalConfig
-) -> None:
-    short = replace(small, epochs=10, batch_tokens=64, warmup_steps=1_000, constant_share=0.5)
-    trainer = RetrievalTrainer(ring, short)
-    rates: list[float] = []
-    while trainer.share_done < 0.1:
-        rates.append(trainer._learning_rate())
-        trainer.train_step()
-    assert rates[0] < 0.1 * short.learning_rate
-    assert rates[-1] == short.learning_rate
-
-
 def test_a_large_catalogue_starts_from_co_watches_too(
     ring: RetrievalData, small: RetrievalConfig
 ) -> None:
@@ -165,16 +152,6 @@ def test_a_run_stopped_by_ctrl_c_and_resumed_equals_an_uninterrupted_one(
     assert curve(tmp_path) == curve(trained[1])
 
 
-def test_the_seed_decides_metrics_and_weights(
-    trained: Trained, ring: RetrievalData, small: RetrievalConfig, tmp_path: Path
-) -> None:
-    again = train_retrieval(ring, small, tmp_path / "again")
-    other = train_retrieval(ring, replace(small, seed=1), tmp_path / "other")
-    assert torch.equal(weights(again), weights(trained[0]))
-    assert curve(tmp_path / "again") == curve(trained[1]) != curve(tmp_path / "other")
-    assert not torch.equal(weights(other), weights(trained[0]))
-
-
 @pytest.mark.parametrize("limit", [50_000, 10])
 def test_a_state_from_mid_epoch_resumes_with_equal_results(
     ring: RetrievalData, small: RetrievalConfig, limit: int
@@ -192,35 +169,6 @@ def test_a_state_from_mid_epoch_resumes_with_equal_results(
         trainer.average.settle()
     assert torch.equal(weights(resumed.model), weights(straight.model))
     assert torch.equal(weights(resumed.average.model), weights(straight.average.model))
-
-
-def test_the_optimizer_is_gone_before_unseen_videos_are_filled_in(
-    ring: RetrievalData, small: RetrievalConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainers: list[weakref.ref[RetrievalTrainer]] = []
-    filled: list[RetrievalTrainer | None] = []
-
-    def started(*arguments: Any) -> RetrievalTrainer:
-        trainer = RetrievalTrainer(*arguments)
-        trainers.append(weakref.ref(trainer))
-        return trainer
-
-    monkeypatch.setattr(train, "RetrievalTrainer", started)
-    monkeypatch.setattr(train, "fill_unseen", lambda *_: filled.append(trainers[0]()))
-    train_retrieval(ring, replace(small, epochs=1), tmp_path)
-    assert filled == [None]
-
-
-def test_the_last_average_is_not_copied_when_it_is_the_best(
-    ring: RetrievalData, small: RetrievalConfig
-) -> None:
-    trainer = RetrievalTrainer(ring, replace(small, epochs=1, validations=1))
-    while not trainer.at_epoch_end:
-        trainer.train_step()
-    trainer.end_epoch()
-    assert trainer.finished
-    for name, weight in trainer.average.model.state_dict().items():
-        assert trainer.best[name].data_ptr() == weight.data_ptr()
 
 
 def test_a_finished_run_is_not_trained_again(
@@ -258,11 +206,8 @@ def test_the_clock_ends_training_when_epochs_would_not(
 
 
 def test_what_cannot_be_trained_on_or_from_is_said_with_the_remedy(
-    ring: RetrievalData, ring_tables: tuple[Any, ...], small: RetrievalConfig, tmp_path: Path
+    ring: RetrievalData, ring_tables: tuple[Any, ...], small: RetrievalConfig
 ) -> None:
-    (tmp_path / CHECKPOINT).write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"retrieval\.pt is damaged; delete it"):
-        train_retrieval(ring, small, tmp_path)
     watches, *tables = ring_tables
     empty = RetrievalData.build(watches.assign(part="test"), *tables)
     with pytest.raises(EmptyTrainingSetError, match="no watches"):
@@ -271,3 +216,50 @@ def test_what_cannot_be_trained_on_or_from_is_said_with_the_remedy(
     del start["viewer_tower.age_steps.weight"]
     with pytest.raises(CheckpointError, match="train again with --fresh"):
         RetrievalTrainer(ring, small, start)
+
+
+@pytest.fixture(scope="module")
+def two_worlds() -> RetrievalData:
+    """Viewers watch some of the even videos, or some of the odd ones; v20 is unwatched."""
+    ids = [f"v{row}" for row in range(21)]
+    random = np.random.default_rng(0)
+    walks = {
+        f"viewer-{number:02}": [ids[2 * row + number % 2] for row in random.permutation(10)[:5]]
+        for number in range(40)
+    }
+    return RetrievalData.build(watches_frame(walks), videos_frame(ids), viewers_frame({}))
+
+
+def vectors_of(data: RetrievalData, seed: int = 0) -> np.ndarray:
+    vectors = first_vectors(data, 4, seed)
+    assert vectors is not None
+    return vectors
+
+
+def test_videos_of_one_world_start_nearer_to_each_other_than_to_the_other_world(
+    two_worlds: RetrievalData,
+) -> None:
+    vectors = vectors_of(two_worlds)
+    assert vectors.shape == (21, 4)
+    assert vectors.dtype == np.float32
+    assert vectors.std() == pytest.approx(SPREAD, rel=0.1)
+    likeness = vectors @ vectors.T
+    even, odd = likeness[0, 2:20:2], likeness[0, 1:20:2]
+    assert even.max() > 0
+    assert even.mean() > odd.mean()
+    assert np.allclose(vectors[20], 0, atol=1e-6)
+
+
+def test_the_seed_turns_the_start(two_worlds: RetrievalData) -> None:
+    first, again, other = (vectors_of(two_worlds, seed) for seed in (0, 0, 1))
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, other)
+    # Only turned: how near videos are to each other stays.
+    assert np.allclose(first @ first.T, other @ other.T, atol=1e-6)
+
+
+def test_too_few_videos_or_watches_give_no_start(two_worlds: RetrievalData) -> None:
+    assert first_vectors(two_worlds, 21, seed=0) is None
+    walks = watches_frame({"a": ["v0"], "b": ["v1"]})
+    lonely = RetrievalData.build(walks, videos_frame(["v0", "v1", "v2"]), viewers_frame({}))
+    assert first_vectors(lonely, 2, seed=0) is None

@@ -17,23 +17,6 @@ from vireo.training.retrieval.unseen import best_scores, fair_lift, fill_unseen
 from vireo.training.retrieval.validation import viewer_scores
 
 UNSEEN = ["new-cat", "new-dog"]
-BLANK = "blank"
-"""An unseen video without content."""
-
-
-@pytest.fixture(scope="module")
-def data() -> RetrievalData:
-    """Half of the viewers watch videos of cats, half of dogs; one more of each is unseen."""
-    random = np.random.default_rng(3)
-    known = [f"{kind}-{number}" for number in range(20) for kind in ("cat", "dog")]
-    walks = {
-        f"viewer-{viewer:02}": list(random.permutation(known[viewer % 2 :: 2])[:12])
-        for viewer in range(60)
-    }
-    ids = [*known, *UNSEEN, BLANK]
-    tags = [[name[-3:] if "new" in name else name[:3]] for name in ids[:-1]]
-    videos = videos_frame(ids, [*tags, []])
-    return RetrievalData.build(watches_frame(walks), videos, viewers_frame({}))
 
 
 def filled(
@@ -48,22 +31,24 @@ def filled(
 
 
 def test_an_unseen_video_is_found_by_those_who_watch_its_like(
-    data: RetrievalData, small: RetrievalConfig, tmp_path: Path
+    cats_and_dogs: RetrievalData, small: RetrievalConfig, tmp_path: Path
 ) -> None:
-    model = train_retrieval(data, replace(small, id_dropout=0.2), tmp_path)
-    scores = viewer_scores(model, data, [data.viewer_features(viewer) for viewer in range(60)])
-    cat, dog = (data.video_ids.index(name) for name in UNSEEN)
+    model = train_retrieval(cats_and_dogs, replace(small, id_dropout=0.2), tmp_path)
+    scores = viewer_scores(
+        model, cats_and_dogs, [cats_and_dogs.viewer_features(viewer) for viewer in range(60)]
+    )
+    cat, dog = (cats_and_dogs.video_ids.index(name) for name in UNSEEN)
     # Both halves are in the order of their ids: cats first, then dogs by turns.
     assert (scores[::2, cat] > scores[::2, dog]).all()
     assert (scores[1::2, dog] > scores[1::2, cat]).all()
 
 
 def test_an_embedding_is_drawn_to_the_estimate_by_its_watches(
-    data: RetrievalData, small: RetrievalConfig
+    cats_and_dogs: RetrievalData, small: RetrievalConfig
 ) -> None:
-    model, before, after = filled(data, replace(small, estimate_weight=12.0))
-    cat, new = (data.video_ids.index(name) for name in ("cat-0", "new-cat"))
-    watches = data.watch_counts[cat]
+    model, before, after = filled(cats_and_dogs, replace(small, estimate_weight=12.0))
+    cat, new = (cats_and_dogs.video_ids.index(name) for name in ("cat-0", "new-cat"))
+    watches = cats_and_dogs.watch_counts[cat]
     assert watches > 0
     # Their content is the same, so that what the unseen one has is the estimate.
     estimate = after[new] - model.video_tower.unseen_step
@@ -73,11 +58,11 @@ def test_an_embedding_is_drawn_to_the_estimate_by_its_watches(
 
 
 def test_without_a_weight_of_the_estimate_only_unseen_videos_with_content_change(
-    data: RetrievalData, small: RetrievalConfig
+    cats_and_dogs: RetrievalData, small: RetrievalConfig
 ) -> None:
-    _, before, after = filled(data, replace(small, estimate_weight=0.0))
+    _, before, after = filled(cats_and_dogs, replace(small, estimate_weight=0.0))
     changed = torch.where((after != before).any(1))[0]
-    assert [data.video_ids[row] for row in changed] == UNSEEN
+    assert [cats_and_dogs.video_ids[row] for row in changed] == UNSEEN
 
 
 def test_a_video_first_watched_later_goes_on_from_where_it_was_served(

@@ -1,8 +1,7 @@
-"""EASE of all pairs, and for large catalogues that of each video on some others."""
+"""Tables of each video's neighbours: EASE of all pairs or some, and what is watched soon after."""
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +10,16 @@ import numpy.typing as npt
 import pytest
 from scipy import sparse
 
+from tests.builders.co_watch import co_watch_scores
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.training.retrieval import local_ease
-from vireo.training.retrieval.co_watch import co_watch_neighbours
+from vireo.training.retrieval.co_watch import (
+    POPULARITY_DAMPING,
+    STEP_DECAY,
+    STEPS,
+    co_watch_neighbours,
+    co_watch_table,
+)
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.ease import EASE_LAMBDA, closed_form, ease_table, ease_weights
 from vireo.training.retrieval.local_ease import local_ease_table
@@ -93,24 +99,6 @@ def test_validation_watches_are_not_fitted() -> None:
     assert not weights[:, 2].any()
 
 
-def test_the_fit_holds_one_matrix_and_is_as_good_as_in_double_precision() -> None:
-    random = np.random.default_rng(0)
-    videos = 1500
-    popularity = 1 / np.arange(1, videos + 1)
-    matrix = random.random((2000, videos)) < 40 * popularity / popularity.sum()
-    watched = sparse.csr_array(matrix.astype(np.float32))  # type: ignore[no-untyped-call]
-    tracemalloc.start()
-    weights = closed_form(watched, EASE_LAMBDA)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    inverse = np.linalg.inv(matrix.T.astype(float) @ matrix + EASE_LAMBDA * np.eye(videos))
-    expected = -inverse / np.diag(inverse)
-    np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(weights, expected, atol=1e-6)
-    assert abs(expected).max() > 0.1
-    assert peak < 4 * videos**2 * 2.5, "the matrix, and a band of a third of it while counting"
-
-
 @pytest.mark.parametrize("limit", [29, 0])
 def test_in_a_catalogue_over_the_limit_videos_are_regressed_on_some_others(
     ring: RetrievalData, limit: int
@@ -153,19 +141,6 @@ def test_a_video_is_regressed_on_those_that_predict_it_best_by_themselves(
         np.testing.assert_allclose(found[:, row], expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_count_that_one_of_two_videos_has_dropped_is_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(local_ease, "REGRESSORS", 2)
-    # Row 0 keeps two counts of its 3; row 3 keeps that with row 0.
-    near = np.array([[1, 2], [0, -1], [0, 3], [0, 2], [-1, -1]], np.int32)
-    together = np.array([[9, 8], [9, 0], [8, 3], [2, 3], [0, 0]], np.float32)
-    found = local_ease._regressions(near, together, np.array([20, 20, 20, 20, 10], np.float32))
-    # Of video 2 the regressors are 0 and 3, which share 2 viewers by the row of 3 alone.
-    np.testing.assert_allclose(found[2], np.linalg.solve([[20, 2], [2, 20]], [8, 3]), rtol=1e-5)
-    assert found[1].tolist() == pytest.approx([9 / 20, 0]), "padding has no weight"
-
-
 def test_only_the_last_watches_of_a_viewer_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not matrix_of(local_ease_table(data_of([[0], [1], [1]]), 3)).any()
     monkeypatch.setattr(local_ease, "HISTORY", 2)
@@ -173,3 +148,63 @@ def test_only_the_last_watches_of_a_viewer_count(monkeypatch: pytest.MonkeyPatch
     assert found[1, 2] > 0
     assert not found[[0, 3]].any()
     assert not found[:, [0, 3]].any()
+
+
+LETTERS = [chr(ord("a") + index) for index in range(26)]
+
+
+def of_letters(*sequences: str) -> RetrievalData:
+    """One viewer for each sequence of one-letter videos a to z, all of it train part."""
+    named = {f"viewer-{index:02}": list(sequence) for index, sequence in enumerate(sequences)}
+    watches = watches_frame(named, held_out=0)
+    return RetrievalData.build(watches, videos_frame(LETTERS), viewers_frame({}))
+
+
+@pytest.mark.parametrize(
+    ("sequences", "video", "followers"),
+    [
+        (("abc", "abd", "abz"), "a", "bcdz"),  # sooner and more frequent ones first
+        (("ab",), "b", ""),  # nothing came later
+        (("ab", "cd"), "b", ""),  # viewers aren't chained together
+        (("ab", "ac", "bx", "by", "bz"), "a", "cb"),  # b is watched everywhere, and damped
+        (("a", "b"), "a", ""),
+        (("".join(LETTERS[: STEPS + 2]),), "a", "".join(LETTERS[1 : STEPS + 1])),
+    ],
+)
+def test_followers_are_those_that_viewers_watched_soon_after(
+    sequences: tuple[str, ...], video: str, followers: str
+) -> None:
+    rows, weights = co_watch_table(of_letters(*sequences), k=26)
+    own = rows[LETTERS.index(video)]
+    assert "".join(LETTERS[row] for row in own[own >= 0]) == followers
+    assert np.array_equal(weights > 0, rows >= 0)
+    assert (np.diff(weights, axis=1) <= 0).all()
+
+
+def test_weights_are_probabilities_by_step_damped_by_popularity() -> None:
+    rows, weights = co_watch_table(of_letters("abc", "abd", "abz"), k=4)
+    assert rows.dtype == np.int32
+    assert weights.dtype == np.float32
+    assert weights[0, 0] == pytest.approx(1 / 3**POPULARITY_DAMPING)
+    assert weights[0, 1:] == pytest.approx([STEP_DECAY / 3] * 3)
+
+
+def test_the_table_leads_around_the_ring_however_little_of_it_is_made_at_a_time(
+    ring: RetrievalData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = co_watch_table(ring, k=6)
+    assert np.argmax(co_watch_scores(np.array([3, 4, 5]), *whole)) == 6
+    monkeypatch.setattr("vireo.training.retrieval.co_watch.PAIRS_AT_A_TIME", 25)
+    parted = co_watch_table(ring, k=6)
+    some = co_watch_table(ring, k=6, videos=range(3, 8))
+    fewer = co_watch_table(ring, k=2)
+    for table, same, part, first in zip(whole, parted, some, fewer, strict=True):
+        assert np.array_equal(table, same)
+        assert np.array_equal(table[3:8], part)
+        assert np.array_equal(table[:, :2], first)
+
+
+def test_a_large_catalogue_keeps_fewer_followers_of_each_video() -> None:
+    assert co_watch_neighbours(100) == co_watch_neighbours(187_500) == 64
+    assert co_watch_neighbours(1_000_000) == 12
+    assert co_watch_neighbours(100_000_000) == 8
