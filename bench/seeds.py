@@ -30,8 +30,8 @@ from bench.stack import run_vireo
 from vireo.ops.cli.own_stack import stack_environment
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.training.comparison import PER_VIEWER
 from vireo.training.evaluation.systems import RANKS
+from vireo.training.metrics import PER_VIEWER
 
 _REPORT = Path(__file__).parent / "report"
 _SYSTEMS = ("chain", "served")

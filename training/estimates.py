@@ -107,8 +107,8 @@ def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
     """
     # Heavy, and of no use to other commands.
     from vireo.training.evaluation.baselines import MAX_NEIGHBOURS, ItemKnnConfig
-    from vireo.training.evaluation.viewers import MAX_SCORES, MAX_VIEWERS
-    from vireo.training.retrieval.first_vectors import PAIRS, STEPS
+    from vireo.training.evaluation.systems import MAX_SCORES, MAX_VIEWERS
+    from vireo.training.retrieval.embeddings import PAIRS, STEPS
 
     retrieval, ranking = profile.retrieval, profile.ranking
     videos, watches = info.videos, info.watches

@@ -1,4 +1,4 @@
-"""The two fits of a run: a measured one, and the one that is served.
+"""Training end to end: a measured fit, then the one that is served.
 
 The measured fit holds out each viewer's last watch, and is evaluated on it. The second one
 continues the towers from its weights for a few more epochs on every watch, validation and test
@@ -23,26 +23,31 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from vireo.server.home import Home
+from vireo.server.home import Home, keep_private
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest
 from vireo.server.releases.memory import return_memory
 from vireo.server.releases.weights import Quotas, ScoreWeights
-from vireo.training.data.dataset import Dataset, describe_dataset
+from vireo.training.data.dataset import Dataset, describe_dataset, load_dataset
 from vireo.training.data.split import Holdout
 from vireo.training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
 from vireo.training.evaluation.report import flat
 from vireo.training.evaluation.run import evaluate_release
 from vireo.training.evaluation.sources import FIT_VIEWERS, Proposals, fit_quotas
-from vireo.training.evaluation.viewers import last_held_out
+from vireo.training.evaluation.systems import last_held_out
 from vireo.training.features.build import build_features, progress_bars
 from vireo.training.features.online_store import OnlineStoreSettings
 from vireo.training.features.watches import FeaturesMissingError, Split, load_watches
-from vireo.training.profile import Profile
-from vireo.training.ranking.storage import load_ranking_set, save_ranking_set
+from vireo.training.heartbeat import heartbeat
+from vireo.training.profile import Profile, load_profile
 from vireo.training.ranking.train import TrainedRanker, calibrated, fit_ranker
-from vireo.training.ranking.training_set import RankingSet, build_ranking_set
+from vireo.training.ranking.training_set import (
+    RankingSet,
+    build_ranking_set,
+    load_ranking_set,
+    save_ranking_set,
+)
 from vireo.training.release.stage import (
     Origin,
     finish_release,
@@ -55,7 +60,7 @@ from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval
 from vireo.training.retrieval.validation import check_beats_popularity
-from vireo.training.run import Run, fingerprint
+from vireo.training.run import Run, fingerprint, measuring_home, only_training
 
 REFIT_EPOCHS = 1 / 8
 """Epochs and steps of the second fit as a share of the first's; at least one epoch."""
@@ -276,7 +281,7 @@ def _evaluated(inputs: Inputs, ranker: TrainedRanker) -> dict[str, float]:
     return metrics
 
 
-def refit(
+def fit_to_every_watch(
     home: Home, measuring: Home, dataset: Dataset, settings: Profile, console: Console
 ) -> Manifest:
     """Fit to every watch, stage the release in `home`, and return its manifest.
@@ -341,3 +346,62 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def train_all(
+    home: Home,
+    dataset: str,
+    profile: str = "demo",
+    *,
+    seed: int | None = None,
+    refit: bool = True,
+    fresh: bool = False,
+    force: bool = False,
+    console: Console | None = None,
+) -> Manifest:
+    """Train on a data set, stage the release, and return its manifest.
+
+    Args:
+        home: holds data sets, features, runs and releases.
+        dataset: name of an imported data set.
+        profile: name of the settings.
+        seed: replaces the profile's random seed.
+        refit: continue on every watch after the first fit is measured. If False, the measured
+            release itself is staged, which has never seen the held-out watches.
+        fresh: discard the results of earlier runs.
+        force: stage the release even if its towers are worse than popularity.
+        console: where the steps are announced.
+
+    Raises:
+        DatasetMissingError: there is no such data set.
+        TrainingInterruptedError: Ctrl-C; the same call resumes.
+        VireoError: another process trains on it, or any other error that the user can fix.
+    """
+    console = console or Console(stderr=True, highlight=False)
+    settings = _seeded(load_profile(profile), seed)
+    tables = load_dataset(home, dataset)
+    keep_private(home.root)
+    measuring = measuring_home(home)
+    with only_training(home, dataset), heartbeat(console, f"training on {dataset}"):
+        if fresh:
+            for each in (home, measuring):
+                Run(each.run(dataset)).forget()
+        console.rule("first fit: each viewer's last watch is held out, to measure on")
+        manifest = fit(measuring, tables, settings, console, force=force)
+        if not refit:
+            # Served features cover every watch, whatever the models were trained on.
+            ensure_features(home, tables, "none", console)
+            Run(home.run(dataset)).stage_copy(measuring.staged_release(dataset))
+            return manifest
+        console.rule("second fit: it goes on with every watch, to serve")
+        return fit_to_every_watch(home, measuring, tables, settings, console)
+
+
+def _seeded(profile: Profile, seed: int | None) -> Profile:
+    if seed is None:
+        return profile
+    return replace(
+        profile,
+        retrieval=replace(profile.retrieval, seed=seed),
+        ranking=replace(profile.ranking, seed=seed),
+    )

@@ -17,7 +17,6 @@ from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.training.comparison import CONFIDENCE, paired_tests, with_intervals
 from vireo.training.data.dataset import load_dataset
 from vireo.training.evaluation import report as files
 from vireo.training.evaluation.ablations import check_names, lists_of_test, study_ablations
@@ -26,21 +25,22 @@ from vireo.training.evaluation.cold_start import study_cold_start
 from vireo.training.evaluation.diversity import study_diversity
 from vireo.training.evaluation.report import write_json
 from vireo.training.evaluation.sources import MAX_VIEWERS, Proposals, fit_quotas, study_sources
-from vireo.training.evaluation.systems import SystemReport, of_lists
-from vireo.training.evaluation.tuning import described, tune_baselines, write_settings
-from vireo.training.evaluation.viewers import (
+from vireo.training.evaluation.systems import (
     HeldOutPart,
     HeldOutWatches,
+    SystemReport,
     TestBed,
     features_before_test,
     last_held_out,
+    of_lists,
 )
+from vireo.training.evaluation.tuning import described, tune_baselines, write_settings
 from vireo.training.features.publication import published_of
 from vireo.training.features.watches import load_watches
 from vireo.training.fit import fit
+from vireo.training.metrics import CONFIDENCE, paired_tests, with_intervals
 from vireo.training.profile import Profile, load_profile
-from vireo.training.ranking.storage import load_ranking_set
-from vireo.training.ranking.training_set import RankingSet
+from vireo.training.ranking.training_set import RankingSet, load_ranking_set
 from vireo.training.run import Run
 
 WITH = "with context"

@@ -55,8 +55,8 @@ def train(
     from vireo.server.home import Home
     from vireo.training.data.dataset import describe_dataset
     from vireo.training.estimates import choose_profile, training_memory
+    from vireo.training.fit import train_all
     from vireo.training.profile import load_profile
-    from vireo.training.train import train_all
 
     home, errors = Home.current(), Console(stderr=True, highlight=False)
     info = describe_dataset(home, data)

@@ -33,7 +33,7 @@ from vireo.server.releases.manifest import FeatureSchema, Manifest, describe_fil
 from vireo.server.releases.texts import write_texts
 from vireo.server.releases.weights import Quotas, ScoreWeights
 from vireo.server.signals import TASKS
-from vireo.training.release.triton import write_triton_config
+from vireo.training.onnx_export import write_triton_config
 
 VECTOR_SIZE = 8
 HISTORY_LIMIT = 20

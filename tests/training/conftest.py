@@ -16,10 +16,9 @@ from vireo.server.home import Home
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest
 from vireo.training.features.watches import load_watches
-from vireo.training.ranking.storage import load_ranking_set
-from vireo.training.ranking.training_set import RankingSet
+from vireo.training.fit import train_all
+from vireo.training.ranking.training_set import RankingSet, load_ranking_set
 from vireo.training.run import Run
-from vireo.training.train import train_all
 
 TRAINED = "trained"
 REFITTED = "refitted"

@@ -22,11 +22,10 @@ from vireo.server.releases.manifest import Manifest
 from vireo.training import fit as fitting
 from vireo.training.checkpoint import CheckpointError
 from vireo.training.data.dataset import LogPositions, describe_dataset, load_dataset
-from vireo.training.fit import refit, refit_config
+from vireo.training.fit import fit_to_every_watch, refit_config, train_all
 from vireo.training.profile import load_profile
 from vireo.training.release.stage import stage_retrieval
 from vireo.training.run import Run
-from vireo.training.train import train_all
 
 pytestmark = pytest.mark.slow
 TRAINED, REFITTED = "trained", "refitted"
@@ -124,7 +123,9 @@ def second(refitted_home: Home, tmp_path: Path) -> Home:
 def refitted(home: Home) -> tuple[Manifest, str]:
     output, settings = io.StringIO(), load_profile("quick")
     console = Console(file=output, width=200)
-    manifest = refit(home, home.measuring, load_dataset(home, REFITTED), settings, console)
+    manifest = fit_to_every_watch(
+        home, home.measuring, load_dataset(home, REFITTED), settings, console
+    )
     return manifest, output.getvalue()
 
 

@@ -13,8 +13,7 @@ from vireo.server.features.online_store import read_viewer
 from vireo.server.home import Home
 from vireo.server.releases.manifest import Manifest
 from vireo.training.features.watches import load_watches
-from vireo.training.ranking.storage import load_ranking_set
-from vireo.training.ranking.training_set import RankingSet
+from vireo.training.ranking.training_set import RankingSet, load_ranking_set
 from vireo.training.run import Run
 
 FEATURES = ("viewer_profile", "viewer_activity", "video_statistics")

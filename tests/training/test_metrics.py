@@ -10,16 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vireo.training.comparison import compare, holm, intervals, paired_p
 from vireo.training.metrics import (
     auc,
+    compare,
     coverage,
     expected_calibration_error,
     full_ranking,
     gains,
     hit_rate,
+    holm,
+    intervals,
     intra_list_distance,
     ndcg,
+    paired_p,
     predicted_over_observed,
 )
 

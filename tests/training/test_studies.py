@@ -29,7 +29,7 @@ from vireo.training.evaluation.ablations import ablate, ablation_names, check_na
 from vireo.training.evaluation.diversity import Point, ScoredLists, diversity_curve, worth_it
 from vireo.training.evaluation.sources import CUTOFFS, FIT_VIEWERS, Proposals, fit_quotas
 from vireo.training.evaluation.sources import NAMES as SOURCES
-from vireo.training.evaluation.viewers import HeldOutWatches, last_held_out
+from vireo.training.evaluation.systems import HeldOutWatches, last_held_out
 from vireo.training.features.publication import of_the_past
 from vireo.training.fit import with_quotas
 from vireo.training.profile import load_profile

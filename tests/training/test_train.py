@@ -22,9 +22,9 @@ from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.training.data.dataset import DatasetMissingError, load_dataset
 from vireo.training.features.watches import Split, load_watches
+from vireo.training.fit import train_all
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.run import only_training
-from vireo.training.train import train_all
 
 DATASET = "refitted"
 

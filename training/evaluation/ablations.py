@@ -27,10 +27,10 @@ from vireo.server.features.ranking_inputs import (
     VIEWER_FEATURES,
 )
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.training.comparison import means, paired_tests
 from vireo.training.evaluation.sources import NAMES as SOURCES
-from vireo.training.ranking.batches import Batches, chunks
+from vireo.training.metrics import means, paired_tests
 from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.loss import Batches, chunks
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.train import fit_ranker
 from vireo.training.ranking.training_set import (

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.training.heartbeat import Bars
-from vireo.training.retrieval.ease import EASE_LAMBDA, closed_form
+from vireo.training.retrieval.neighbours import EASE_LAMBDA, closed_form
 
 MAX_NEIGHBOURS = 20_000_000
 """Maximum neighbours of all videos together, some 40 bytes each while they are looked for."""

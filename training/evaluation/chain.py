@@ -22,7 +22,7 @@ from vireo.server.recommend.retrieval.pipeline import (
 )
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.signals import OUTCOMES, SCORES
-from vireo.training.evaluation.viewers import TestViewers
+from vireo.training.evaluation.systems import TestViewers
 from vireo.training.features.publication import of_the_past
 from vireo.training.features.statistics import Snapshots, just_before
 from vireo.training.heartbeat import tracked

@@ -16,10 +16,9 @@ from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.weights import ScoreWeights
 from vireo.training.evaluation.chain import run_chain
-from vireo.training.evaluation.systems import list_ranks
-from vireo.training.evaluation.viewers import HeldOutWatches
+from vireo.training.evaluation.systems import HeldOutWatches, list_ranks
 from vireo.training.metrics import coverage, hit_rate, intra_list_distance, ndcg
-from vireo.training.ranking.batches import Batches, chunks
+from vireo.training.ranking.loss import Batches, chunks
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.training_set import RankingSet, WatchLists
 

@@ -17,25 +17,31 @@ from vireo.server.home import Home
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest, ReleaseError
-from vireo.training.comparison import compare
 from vireo.training.data.dataset import load_dataset
 from vireo.training.evaluation import report as files
 from vireo.training.evaluation.baselines import BASELINES, QUICK
 from vireo.training.evaluation.chain import calibration, ranker_measures, run_chain, tower_scores
-from vireo.training.evaluation.report import read_json, write_json, write_page
-from vireo.training.evaluation.slices import popularity_curves, sliced, slicings
+from vireo.training.evaluation.report import (
+    popularity_curves,
+    read_json,
+    sliced,
+    slicings,
+    write_json,
+    write_page,
+)
 from vireo.training.evaluation.systems import (
     SystemReport,
     Systems,
+    TestBed,
     baseline_systems,
+    features_before_test,
     of_chunks,
     of_lists,
 )
 from vireo.training.evaluation.tuning import add_to_report, tuned_for
-from vireo.training.evaluation.viewers import TestBed, features_before_test
 from vireo.training.features.publication import published_of, published_times
 from vireo.training.features.watches import Split, load_watches
-from vireo.training.metrics import hit_rate
+from vireo.training.metrics import compare, hit_rate
 from vireo.training.ranking.train import CALIBRATION as RANKING_CALIBRATION
 from vireo.training.ranking.train import CURVE as RANKING_CURVE
 from vireo.training.retrieval.train import CURVE as RETRIEVAL_CURVE

@@ -34,8 +34,13 @@ from vireo.training.evaluation.run import (
     finish_report,
     measured_baselines,
 )
-from vireo.training.evaluation.systems import SLATE, of_lists
-from vireo.training.evaluation.viewers import TestBed, TestViewers, features_before_test
+from vireo.training.evaluation.systems import (
+    SLATE,
+    TestBed,
+    TestViewers,
+    features_before_test,
+    of_lists,
+)
 from vireo.training.features.publication import published_times
 from vireo.training.features.watches import Split, load_watches
 from vireo.training.heartbeat import Bars

@@ -19,7 +19,7 @@ from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.weights import Quotas
 from vireo.server.signals import SOURCES as DECLARED
-from vireo.training.evaluation.viewers import HeldOutWatches
+from vireo.training.evaluation.systems import HeldOutWatches
 from vireo.training.features.publication import of_the_past
 from vireo.training.heartbeat import tracked
 

@@ -35,7 +35,7 @@ from vireo.training.evaluation.baselines import (
     changed,
     possible,
 )
-from vireo.training.evaluation.viewers import past_watches
+from vireo.training.evaluation.systems import past_watches
 from vireo.training.heartbeat import Bars
 from vireo.training.metrics import full_ranking, ndcg, viewer_chunks
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls i
 from torch import Tensor
 
 from vireo.training.metrics import calibration_measures
-from vireo.training.ranking.batches import Batches, chunks
+from vireo.training.ranking.loss import Batches, chunks
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.training_set import RankingSet
 

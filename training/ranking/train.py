@@ -30,11 +30,13 @@ from vireo.server.signals import OUTCOMES, TASKS
 from vireo.training.checkpoint import Checkpoints
 from vireo.training.cpu import torch_threads
 from vireo.training.heartbeat import Bars
-from vireo.training.ranking.batches import Batches, Places, chunks
 from vireo.training.ranking.calibration import calibrate
 from vireo.training.ranking.config import RankingConfig
 from vireo.training.ranking.loss import (
+    Batches,
     HeldOut,
+    Places,
+    chunks,
     level_loss,
     listwise_loss,
     measure,

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +42,7 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, Candida
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.tables import VECTOR_TYPES, read_table
+from vireo.server.signals import OUTCOMES
 from vireo.training.features.activity import ROWS_KEPT
 from vireo.training.features.history import viewers_before_by_part
 from vireo.training.features.publication import of_the_past
@@ -345,3 +348,42 @@ def _features(
     """Return VIDEO_FEATURES of the videos at `rows` int64[m, n] as of requests at m labels."""
     asked_at = labels["time"].to_numpy("datetime64[s]").astype(np.int64)
     return video_features_at(repo, release.ids, rows, just_before(asked_at))
+
+
+def save_ranking_set(path: Path, data: RankingSet, fingerprint: str) -> None:
+    """Write the set to `path` atomically."""
+    arrays = {"fingerprint": np.array(fingerprint)}
+    for part, value in (("watches", data.watches), ("outcomes", data.outcomes)):
+        columns = vars(value) | vars(value.viewers)
+        arrays |= {f"{part}/{name}": column for name, column in columns.items()}
+        del arrays[f"{part}/viewers"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    partial.replace(path)
+
+
+def load_ranking_set(path: Path, fingerprint: str) -> RankingSet | None:
+    """Return the set at `path`; None if it is missing, damaged, or of another fingerprint."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays: dict[str, Any] = dict(file)
+    except (OSError, ValueError, BadZipFile):
+        return None  # The file is only a cache: the set is built again.
+    if str(arrays["fingerprint"]) != fingerprint:
+        return None
+    if arrays["outcomes/labels"].shape[1] != len(OUTCOMES):
+        return None  # Earlier builds knew fewer outcomes.
+
+    def of(kind: type[Any], part: str, **known: ViewerColumns) -> Any:
+        names = [field.name for field in fields(kind) if field.name not in known]
+        return kind(**{name: arrays[f"{part}/{name}"] for name in names}, **known)
+
+    try:
+        return RankingSet(
+            of(WatchLists, "watches", viewers=of(ViewerColumns, "watches")),
+            of(OutcomeLabels, "outcomes", viewers=of(ViewerColumns, "outcomes")),
+        )
+    except KeyError:
+        return None  # Earlier builds wrote other arrays.

@@ -36,8 +36,9 @@ from vireo.training.data.context import video_languages
 from vireo.training.data.dataset import Dataset
 from vireo.training.data.folder import replaced_folder
 from vireo.training.features.statistics import latest_popularity, latest_video_features
-from vireo.training.ranking.export import export_ranker, torch_scores
+from vireo.training.onnx_export import write_triton_config
 from vireo.training.ranking.model import Ranker
+from vireo.training.ranking.served import export_ranker, torch_scores
 from vireo.training.ranking.training_set import match_table
 from vireo.training.release.attributes import write_attributes
 from vireo.training.release.goldens import (
@@ -48,12 +49,10 @@ from vireo.training.release.goldens import (
     write_video_goldens,
 )
 from vireo.training.release.index import EXACT_LIMIT, build_index
-from vireo.training.release.triton import write_triton_config
-from vireo.training.retrieval.co_watch import co_watch_neighbours, co_watch_table
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.ease import ease_table
 from vireo.training.retrieval.export import content_tower, export_video_tower, export_viewer_tower
 from vireo.training.retrieval.model import TwoTower
+from vireo.training.retrieval.neighbours import co_watch_neighbours, co_watch_table, ease_table
 from vireo.training.retrieval.validation import viewer_queries
 
 FRESH_DAYS = 30

@@ -134,7 +134,7 @@ def example_inputs(model: TwoTower, lengths: list[int]) -> Inputs:
 
 
 class ContentTower(nn.Module):
-    """Vectors of unwatched videos by the rule of `vireo.training.retrieval.unseen`."""
+    """Vectors of unwatched videos by the rule of `vireo.training.retrieval.embeddings`."""
 
     tokens: Tensor
     weights: Tensor

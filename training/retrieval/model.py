@@ -43,7 +43,7 @@ class VideoTower(nn.Module):
     """Weight of each id embedding, float32[n, 1]."""
     unseen_step: Tensor
     """Added to the estimated id embedding of unwatched videos, float32[d]; see
-    `vireo.training.retrieval.unseen`."""
+    `vireo.training.retrieval.embeddings`."""
     ridge: Ridge | None = None
     """Estimates id embeddings once training has ended; None without content."""
     estimate: Tensor | None = None

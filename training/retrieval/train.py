@@ -22,9 +22,9 @@ from vireo.training.cpu import torch_threads
 from vireo.training.heartbeat import Bars
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.embeddings import fill_unseen
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.trainer import RetrievalTrainer
-from vireo.training.retrieval.unseen import fill_unseen
 
 CHECKPOINT = "retrieval.pt"
 RESULT = "towers.pt"

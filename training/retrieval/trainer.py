@@ -15,7 +15,7 @@ from vireo.training.checkpoint import CheckpointError
 from vireo.training.cpu import bfloat16_is_fast
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.first_vectors import first_vectors
+from vireo.training.retrieval.embeddings import first_vectors
 from vireo.training.retrieval.loss import SampledSoftmax, full_softmax_loss
 from vireo.training.retrieval.model import ROWS_AT_ONCE, TwoTower
 from vireo.training.retrieval.optimizer import TowerOptimizer

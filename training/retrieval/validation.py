@@ -15,8 +15,7 @@ from torch import Tensor
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.training.comparison import paired_p
-from vireo.training.metrics import full_ranking, gains, hit_rate, hits, ndcg
+from vireo.training.metrics import full_ranking, gains, hit_rate, hits, ndcg, paired_p
 from vireo.training.retrieval.data import HeldOut, RetrievalData
 from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 

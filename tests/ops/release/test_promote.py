@@ -22,8 +22,7 @@ from vireo.server.releases.manifest import FORMAT_VERSION, Manifest, describe_fi
 from vireo.server.releases.promotion import PromotionRefusedError
 from vireo.server.releases.store import ReleaseStore, manifest_place
 from vireo.training.data.dataset import describe_dataset
-from vireo.training.fit import add_measured
-from vireo.training.train import train_all
+from vireo.training.fit import add_measured, train_all
 
 pytestmark = pytest.mark.integration
 TASKS = ("watch", "like")

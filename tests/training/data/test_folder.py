@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.builders.datasets import random_interactions, write_small_dataset
 from vireo.server.home import Home, keep_private
 from vireo.training.data.folder import remove_abandoned_drafts, replaced_folder
-from vireo.training.train import train_all
+from vireo.training.fit import train_all
 
 
 def names(folder: Path) -> set[str]:
@@ -60,7 +60,7 @@ def test_all_of_a_home_is_for_its_owner_only(
     of_data = home.data("small")
     assert {mode(home.root), mode(of_data), mode(of_data.parent)} == {0o700}
     home.root.chmod(0o755)
-    monkeypatch.setattr("vireo.training.train.measuring_home", lambda _: 1 / 0)
+    monkeypatch.setattr("vireo.training.fit.measuring_home", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train_all(home, "small", "quick", console=Console(file=io.StringIO()))
     assert mode(home.root) == 0o700

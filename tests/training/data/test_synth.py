@@ -15,8 +15,7 @@ from vireo.training.data.synth.events import KINDS, Events, all_events
 from vireo.training.data.synth.world import DAY, REGIONS, START, World, WorldConfig
 from vireo.training.data.synth.writing import write_world
 from vireo.training.evaluation.baselines import fitted
-from vireo.training.evaluation.systems import of_chunks
-from vireo.training.evaluation.viewers import TestBed
+from vireo.training.evaluation.systems import TestBed, of_chunks
 from vireo.training.metrics import hit_rate
 
 SMALL = WorldConfig(viewers=400, videos=600, events=16_000, seed=3)

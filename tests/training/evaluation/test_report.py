@@ -10,7 +10,6 @@ import pytest
 
 from vireo.server.errors import VireoError
 from vireo.server.releases.manifest import Manifest
-from vireo.training.comparison import compare
 from vireo.training.evaluation import report as files
 from vireo.training.evaluation.baselines import Setting
 from vireo.training.evaluation.report import render_page, ticks, write_json, write_page
@@ -21,6 +20,7 @@ from vireo.training.evaluation.tuning import (
     TunedBaselines,
     write_settings,
 )
+from vireo.training.metrics import compare
 
 MEASURES = {"hr_10": 0.24, "ndcg_10": 0.13, "recall_50": 0.5, "recall_100": 0.7, "coverage_10": 0.4}
 RANKS = {name: np.arange(40) * (place + 1) for place, name in enumerate(("chain", "ease"))}

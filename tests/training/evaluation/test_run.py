@@ -19,24 +19,21 @@ from vireo.server.releases.manifest import Manifest
 from vireo.training.evaluation import report as files
 from vireo.training.evaluation.baselines import BASELINES
 from vireo.training.evaluation.chain import ChainAnswers, ranker_measures, run_chain, tower_scores
-from vireo.training.evaluation.report import flat, read_json
+from vireo.training.evaluation.report import flat, popularity_shares, read_json, sliced, slicings
 from vireo.training.evaluation.run import evaluate_staged, recall_curves
-from vireo.training.evaluation.slices import popularity_shares, sliced, slicings
 from vireo.training.evaluation.systems import (
     Systems,
-    best_unwatched,
-    list_ranks,
-    of_chunks,
-    of_lists,
-)
-from vireo.training.evaluation.tuning import read_settings
-from vireo.training.evaluation.viewers import (
     TestViewers,
+    best_unwatched,
     features_before_test,
     last_held_out,
+    list_ranks,
     load_test_viewers,
+    of_chunks,
+    of_lists,
     past_watches,
 )
+from vireo.training.evaluation.tuning import read_settings
 from vireo.training.features.publication import of_the_past
 from vireo.training.features.statistics import just_before, video_features_at
 

@@ -26,7 +26,7 @@ from vireo.training.evaluation.served import (
     staged_as,
     write_lists,
 )
-from vireo.training.evaluation.viewers import TestViewers
+from vireo.training.evaluation.systems import TestViewers
 from vireo.training.features.watches import Split
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
 from vireo.v1.viewer_pb2 import Degradation

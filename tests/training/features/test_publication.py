@@ -12,8 +12,7 @@ from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.evaluation.sources import Proposals
-from vireo.training.evaluation.systems import of_chunks
-from vireo.training.evaluation.viewers import HeldOutWatches, TestViewers
+from vireo.training.evaluation.systems import HeldOutWatches, TestViewers, of_chunks
 from vireo.training.features.publication import of_the_past, published_of, published_times
 from vireo.training.ranking.training_set import draw_candidates
 

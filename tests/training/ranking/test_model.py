@@ -22,10 +22,9 @@ from vireo.server.models.model import Model
 from vireo.server.models.signature import ranker_signature
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.training.ranking.config import RankingConfig
-from vireo.training.ranking.export import example_inputs, export_ranker, torch_scores
 from vireo.training.ranking.loss import level_loss, listwise_loss, outcome_loss
 from vireo.training.ranking.model import OutcomePart, Ranker, WatchPart
-from vireo.training.ranking.served import ServedRanker
+from vireo.training.ranking.served import ServedRanker, example_inputs, export_ranker, torch_scores
 
 VECTOR_SIZE = 8
 SCHEMA = FeatureSchema.ours(history_limit=200, vector_size=VECTOR_SIZE)

@@ -24,10 +24,8 @@ from vireo.server.features.ranking_inputs import VIDEO_FEATURES
 from vireo.server.signals import OUTCOMES
 from vireo.training.checkpoint import Checkpoints
 from vireo.training.metrics import auc
-from vireo.training.ranking.batches import Batches
 from vireo.training.ranking.config import RankingConfig
-from vireo.training.ranking.loss import HeldOut
-from vireo.training.ranking.storage import load_ranking_set, save_ranking_set
+from vireo.training.ranking.loss import Batches, HeldOut
 from vireo.training.ranking.train import (
     CURVE,
     RankingTrainer,
@@ -37,7 +35,7 @@ from vireo.training.ranking.train import (
     fit_ranker,
     with_known_tasks,
 )
-from vireo.training.ranking.training_set import RankingSet
+from vireo.training.ranking.training_set import RankingSet, load_ranking_set, save_ranking_set
 
 pytestmark = pytest.mark.slow
 BATCHES = Batches(VECTORS)

@@ -24,8 +24,8 @@ from vireo.training.features.publication import of_the_past
 from vireo.training.features.statistics import just_before, video_features_at
 from vireo.training.features.watches import HIDDEN, load_hidden, write_watches
 from vireo.training.ranking import training_set
-from vireo.training.ranking.batches import Batches
 from vireo.training.ranking.config import RankingConfig
+from vireo.training.ranking.loss import Batches
 from vireo.training.ranking.training_set import RankingSet, build_ranking_set, is_held_out
 
 CONFIG = RankingConfig(candidates=20, holdout_share=0.3)

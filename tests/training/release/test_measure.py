@@ -11,7 +11,7 @@ from vireo.server.home import Home
 from vireo.server.releases.gate import judge
 from vireo.server.releases.gate_measures import Measured
 from vireo.server.releases.manifest import Manifest
-from vireo.training.release.measure import LoadedRelease, measure
+from vireo.training.release.comparison import LoadedRelease, measure
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from vireo.server.releases.texts import read_mapped_texts
 from vireo.server.releases.weights import Quotas
 from vireo.training.data.dataset import describe_dataset, load_dataset
 from vireo.training.features.statistics import latest_popularity, latest_video_features
-from vireo.training.ranking.storage import load_ranking_set
+from vireo.training.ranking.training_set import load_ranking_set
 from vireo.training.release import stage
 from vireo.training.release.stage import (
     DRAFT,
@@ -44,7 +44,7 @@ from vireo.training.release.stage import (
     fresh_rows,
 )
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.ease import EASE_NEIGHBOURS
+from vireo.training.retrieval.neighbours import EASE_NEIGHBOURS
 from vireo.training.run import Run
 
 

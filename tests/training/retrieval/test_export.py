@@ -14,9 +14,10 @@ from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.models.model import Model
 from vireo.server.models.signature import VIDEOS, tower_signature
-from vireo.training.retrieval import unseen
+from vireo.training.retrieval import embeddings
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.embeddings import fill_unseen
 from vireo.training.retrieval.export import (
     content_tower,
     example_inputs,
@@ -24,7 +25,6 @@ from vireo.training.retrieval.export import (
     export_viewer_tower,
 )
 from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
-from vireo.training.retrieval.unseen import fill_unseen
 
 pytestmark = pytest.mark.slow
 
@@ -76,9 +76,9 @@ def test_unseen_videos_get_the_vectors_that_training_gives_them(
 ) -> None:
     towers = random_towers(cats_and_dogs, small)
     # So few places that unseen videos need a step towards the viewers.
-    monkeypatch.setattr(unseen, "PLACES", 2)
-    monkeypatch.setattr(unseen, "EXPOSURE", 20)
-    monkeypatch.setattr(unseen, "MAX_SHARE", 0.9)
+    monkeypatch.setattr(embeddings, "PLACES", 2)
+    monkeypatch.setattr(embeddings, "EXPOSURE", 20)
+    monkeypatch.setattr(embeddings, "MAX_SHARE", 0.9)
     fill_unseen(towers, cats_and_dogs)
     path = tmp_path / "model.onnx"
     export_video_tower(content_tower(towers), path)

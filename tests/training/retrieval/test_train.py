@@ -19,7 +19,7 @@ from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_ch
 from vireo.training.profile import load_profile
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.first_vectors import SPREAD, first_vectors
+from vireo.training.retrieval.embeddings import SPREAD, first_vectors
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import (
     CHECKPOINT,

@@ -10,10 +10,10 @@ import torch
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.embeddings import best_scores, fair_lift, fill_unseen
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval, trained_weights
 from vireo.training.retrieval.trainer import RetrievalTrainer
-from vireo.training.retrieval.unseen import best_scores, fair_lift, fill_unseen
 from vireo.training.retrieval.validation import viewer_scores
 
 UNSEEN = ["new-cat", "new-dog"]
@@ -114,7 +114,7 @@ def test_the_best_scores_are_of_some_videos_that_the_viewer_has_not_watched(
     some = torch.arange(300) % 2 == 0
     watched = [np.arange(viewer, viewer + 20) for viewer in range(7)]
     whole = best_scores(states, vectors, some, watched)
-    monkeypatch.setattr("vireo.training.retrieval.unseen.SCORES_AT_ONCE", 900)
+    monkeypatch.setattr("vireo.training.retrieval.embeddings.SCORES_AT_ONCE", 900)
     assert torch.allclose(best_scores(states, vectors, some, watched), whole, atol=1e-5)
     free = sorted(set(range(0, 300, 2)) - set(watched[3].tolist()))
     expected = (states @ vectors.T)[3, free].topk(100).values
