@@ -1,4 +1,4 @@
-"""The ranker's inputs, its losses (which video was watched, what followed), and held-out metrics."""
+"""The ranker's inputs, its losses (which video was watched, what followed), and its metrics."""
 
 from __future__ import annotations
 
