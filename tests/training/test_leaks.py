@@ -11,6 +11,7 @@ from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.fits import fit_measured
 from vireo.server.features.online_store import read_viewer
 from vireo.server.home import Home
+from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.training.features.watches import load_watches
 from vireo.training.ranking.training_set import RankingSet, load_ranking_set
@@ -18,6 +19,8 @@ from vireo.training.run import Run
 
 FEATURES = ("viewer_profile", "viewer_activity", "video_statistics")
 MEASURED_ON_THE_TEST = {"reference.npz"}
+NUMBERED_BY_EXPORT = {layout.VIEWER_TOWER}
+"""Notes of where its operations come from differ from export to export; its goldens don't."""
 
 
 def columns_of(data: RankingSet) -> dict[str, np.ndarray]:
@@ -75,4 +78,4 @@ def test_another_end_of_all_histories_makes_the_same_features_ranking_set_and_re
     for name, column in columns_of(made).items():
         np.testing.assert_array_equal(column, columns_of(ranking_set)[name], name)
     differing = {path for path, entry in manifest.files.items() if other.files[path] != entry}
-    assert differing <= MEASURED_ON_THE_TEST
+    assert differing <= MEASURED_ON_THE_TEST | NUMBERED_BY_EXPORT

@@ -151,7 +151,7 @@ async def test_a_few_failed_or_degraded_requests_are_retried_if_that_can_help(
     found = counts(answers)
     assert {name: found[name] for name in short} == short
     if "bad" in viewers:
-        failed = ServedAnswer("bad", failure="UNAVAILABLE: no pod left")
+        failed = ServedAnswer("bad", failure="UNAVAILABLE: no pod left", asked=asked["bad"])
         assert answers[every.index("bad")] == failed
     if "busy" in viewers and asked["busy"] > 1:
         assert answers[every.index("busy")].degradations == ()
