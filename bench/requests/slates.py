@@ -27,8 +27,8 @@ from bench.site import Site, event, ids
 from tests.builders.filters import random_expression
 from vireo.server.home import Home
 from vireo.server.recommend.filters.declared import CREATOR, label
-from vireo.training.data.attributes import all_attributes, attribute_column
 from vireo.training.data.dataset import load_dataset
+from vireo.training.data.schema import all_attributes, attribute_column
 from vireo.v1 import event_pb2, recommendation_pb2_grpc, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 

@@ -152,8 +152,8 @@ def import_(
     vireo data import ... --attribute language --attribute region=countries --attribute age:number
     """
     from vireo.server.features.activity import USUAL_BOUNCE, Bounce
-    from vireo.training.data.attributes import AttributeColumn
     from vireo.training.data.importing import ImportRequest, import_dataset
+    from vireo.training.data.schema import AttributeColumn
     from vireo.training.estimates import estimate_import
 
     console = Console()

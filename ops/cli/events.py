@@ -198,8 +198,8 @@ async def _replay_dead(event_log: JetStreamLog, rate: float) -> int:
 
 def _events_of(name: str) -> tuple[Iterator[event_pb2.Event], int]:
     """Return a data set's events and their number."""
-    from vireo.training.data.as_events import interaction_events
     from vireo.training.data.dataset import load_dataset
+    from vireo.training.data.log_events import interaction_events
 
     interactions = load_dataset(Home.current(), name).interactions
     return interaction_events(name, interactions), len(interactions)

@@ -120,7 +120,7 @@ def erase_again(home: Home, settings: EventLogSettings, erased: Mapping[str, int
 def _erase_from_files(
     home: Home, viewers: Collection[str], names: list[str] | None, failures: list[str]
 ) -> None:
-    from vireo.training.data.erase import erase_from_dataset, erase_from_tables
+    from vireo.training.data.dataset import erase_from_dataset, erase_from_tables
     from vireo.training.data.folder import remove_abandoned_drafts
 
     for folder in _folders([home], "data", names):

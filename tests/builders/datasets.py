@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from vireo.server.arrays import Float64Array
 from vireo.server.home import Home
+from vireo.training.data.dataset import write_dataset
 from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
-from vireo.training.data.writing import Tables, write_dataset
 
 VIEWER_COUNT, VIDEO_COUNT = 40, 60
 START = pd.Timestamp("2024-01-01", tz="UTC")
@@ -68,9 +68,12 @@ def write_small_dataset(home: Home, name: str, interactions: pd.DataFrame, terms
         "viewer_id": [f"w{n}" for n in range(VIEWER_COUNT + 1)],
         "attributes": [["plan=free", f"group={n % 3}"] if n else [] for n in range(41)],
     }
-    tables = Tables(
-        pa.Table.from_pandas(interactions, INTERACTIONS, preserve_index=False),
-        pa.table(videos, VIDEOS),
-        pa.table(viewers, VIEWERS),
+    write_dataset(
+        home,
+        name,
+        "a test",
+        videos=[pa.table(videos, VIDEOS)],
+        viewers=pa.table(viewers, VIEWERS),
+        interactions=[pa.Table.from_pandas(interactions, INTERACTIONS, preserve_index=False)],
+        terms=terms,
     )
-    write_dataset(home, name, tables, "a test", terms, {})

@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from tests.builders.releases import build_release, video_ids
 from vireo.server.home import Home
+from vireo.training.data.dataset import write_dataset
 from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
-from vireo.training.data.writing import Tables, write_dataset
 from vireo.training.features.build import build_features
 
 DATASET = "tiny"
@@ -23,34 +23,37 @@ def build_tiny_features(home: Home) -> Path:
     """Imports a data set of one viewer and builds its features, no watch held out for tests."""
     start = datetime(2024, 1, 1, tzinfo=UTC)
     count = len(WATCHED)
-    tables = Tables(
-        interactions=pa.table(
-            {
-                "viewer_id": [VIEWER] * count,
-                "video_id": WATCHED,
-                "timestamp": [start + timedelta(hours=hour) for hour in range(count)],
-                "row": list(range(1, count + 1)),
-                "event": ["play"] * count,
-                "watched_fraction": [None] * count,
-                "rating": [5.0, 1.0, 5.0],
-                "held_out": [False] * count,
-            },
-            INTERACTIONS,
-        ),
-        videos=pa.table(
-            {
-                "video_id": video_ids(40),
-                "title": [f"Title of {name}" for name in video_ids(40)],
-                "tags": [[] for _ in range(40)],
-                "published": [None] * 40,
-                "duration": [None] * 40,
-                "creator": [None] * 40,
-            },
-            VIDEOS,
-        ),
+    write_dataset(
+        home,
+        DATASET,
+        "made up",
+        interactions=[
+            pa.table(
+                {
+                    "viewer_id": [VIEWER] * count,
+                    "video_id": WATCHED,
+                    "timestamp": [start + timedelta(hours=hour) for hour in range(count)],
+                    "row": list(range(1, count + 1)),
+                    "event": ["play"] * count,
+                    "watched_fraction": [None] * count,
+                    "rating": [5.0, 1.0, 5.0],
+                    "held_out": [False] * count,
+                },
+                INTERACTIONS,
+            )
+        ],
+        videos=[
+            pa.table(
+                {
+                    "video_id": video_ids(40),
+                    "title": [f"Title of {name}" for name in video_ids(40)],
+                    "tags": [[] for _ in range(40)],
+                },
+                pa.schema([VIDEOS.field(name) for name in ("video_id", "title", "tags")]),
+            )
+        ],
         viewers=pa.table({"viewer_id": [VIEWER], "attributes": [["occupation=artist"]]}, VIEWERS),
     )
-    write_dataset(home, DATASET, tables, "made up", "", {})
     build_features(home, DATASET, holdout="none")
     return home.features(DATASET)
 

@@ -1,4 +1,4 @@
-"""Columns of a user's files as ids, numbers, text and tags; bad values are problems."""
+"""Columns of a user's files as ids, numbers, text, tags and times; bad values are problems."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vireo.server.arrays import BoolArray, Float64Array
+from vireo.server.arrays import BoolArray, Float64Array, Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.recommend.filters.declared import MAX_VALUE_BYTES
-from vireo.training.data.files import FilePart, is_text, present, read_parts
-from vireo.training.data.problems import Problems
-from vireo.training.data.schema import MAX_VALUES
+from vireo.training.data.files import FilePart, Problems, is_text, present, read_parts
+from vireo.training.data.schema import MAX_VALUES, TIME
 
 ID_BYTES = 128
 """Maximum length of an id in UTF-8."""
@@ -28,45 +28,29 @@ ATTRIBUTE_BYTES = 256
 _NUMBER = r"^\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*$"
 _DECIMAL_ID = r"^-?\d+\.0+$"
 
-
-@dataclass
-class Checked:
-    """A part of a file while its columns are read, and which of its rows are bad."""
-
-    file: FilePart
-    problems: Problems
-    bad: BoolArray
-
-    @staticmethod
-    def of(file: FilePart, problems: Problems) -> Checked:
-        """Return a part without bad rows."""
-        return Checked(file, problems, np.zeros(len(file.rows), np.bool_))
-
-    def mark(self, column: str, bad: BoolArray, what: str, remedy: str) -> None:
-        """Record bad rows; {} in `what` stands for the row's value."""
-
-        def described(position: int) -> str:
-            # A missing time can't be shown.
-            return what.replace("{}", self.shown(column, position)) if "{}" in what else what
-
-        self.problems.add(self.file.name, column, self.file.rows, bad, described, remedy)
-        self.bad |= bad
-
-    def shown(self, column: str, position: int) -> str:
-        """Return a value of the file, truncated for a message."""
-        scalar = self.file.columns[column][position]
-        if pa.types.is_temporal(scalar.type):  # datetime can't hold all of them
-            text = scalar.cast(pa.string()).as_py()
-        else:
-            text = repr(scalar.as_py())
-        return text if len(text) <= 60 else f"{text[:57]}..."
+MAX_CLOCK_SKEW = timedelta(days=1)
+"""Maximum time of an event in the future: clocks and local time zones differ."""
+MAX_PUBLISHED_AHEAD = timedelta(days=3650)
+"""Maximum time in the future at which a video may be announced."""
+EARLIEST_PUBLISHED = datetime(1700, 1, 1, tzinfo=UTC)
+"""Some databases write year 1 for "unknown", which pandas' 64-bit nanoseconds can't hold."""
+_MICROS = 1_000_000
+_MAX_SECONDS = 1e11
+"""Unix seconds from this value on (the year 5138) are taken for milliseconds."""
+# Four groups and no choice between them: RE2 is five times as fast then.
+_ISO_8601 = (
+    r"^(?P<date>\d{4}[-/]?(?:0[1-9]|1[0-2])(?:[-/]?(?:0[1-9]|[12]\d|3[01]))?)"
+    r"(?:[Tt ](?P<time>(?:[01]\d|2[0-3])(?::?[0-5]\d(?::?[0-5]\d)?)?)(?:[.,](?P<fraction>\d+))?"
+    r" ?(?:[Zz]|UTC|(?P<zone>[+-](?:[01]\d|2[0-3])(?::?[0-5]\d)?))?)?$"
+)
+"""A month or day, optionally a time of day, optionally a zone."""
 
 
 @dataclass(frozen=True)
 class Column:
     """A column that is made of a column of a user's file."""
 
-    read: Callable[[Checked, str], Any]
+    read: Callable[[FilePart, str], Any]
     """Converts a part's column of this name to an array or lists, and marks rows that can't be."""
     source: str = ""
     """Column of the file; the same name if empty."""
@@ -75,7 +59,7 @@ class Column:
 
 def read_columns(
     path: Path, columns: Mapping[str, Column], problems: Problems, notes: Counter[str], kind: str
-) -> Iterator[tuple[Checked, dict[str, Any]]]:
+) -> Iterator[tuple[FilePart, dict[str, Any]]]:
     """Yield each part of a file with its columns by name, and its bad rows marked.
 
     Args:
@@ -89,74 +73,50 @@ def read_columns(
         VireoError: the file can't be read, or a column is missing or unusable.
     """
     sources = {name: column.source or name for name, column in columns.items()}
-    for file in read_parts(path, problems):
-        file.require(*(sources[name] for name, column in columns.items() if column.required))
-        ignored = [name for name in file.columns if name not in sources.values()]
+    for part in read_parts(path, problems):
+        part.require(*(sources[name] for name, column in columns.items() if column.required))
+        ignored = [name for name in part.columns if name not in sources.values()]
         if ignored:
             notes[f"columns of {kind} ignored: {', '.join(ignored)}"] = len(ignored)
-        checked = Checked.of(file, problems)
-        yield checked, {name: each.read(checked, sources[name]) for name, each in columns.items()}
+        yield part, {name: each.read(part, sources[name]) for name, each in columns.items()}
 
 
-class IdColumn:
-    """Reads a column of ids as text, part by part: 007 stays 007, the integer 7 becomes "7"."""
+def ids(part: FilePart, column: str) -> Any:
+    """Return a column of ids as text, empty if missing: 007 stays 007, the integer 7 becomes "7".
 
-    def __init__(self) -> None:
-        self._decimals: VireoError | None = None
-        self._others = False
-
-    def read(self, checked: Checked, column: str) -> Any:
-        """Return a part's ids, empty if missing; raise VireoError if not text or integers."""
-        values = checked.file.columns[column]
-        kind = values.type
-        if pa.types.is_floating(kind):
-            raise _decimal_ids(checked, column, 0)
-        if not (pa.types.is_integer(kind) or is_text(kind)):
-            raise VireoError(
-                f"{checked.file.name}, column {column}: ids are of type {kind}; "
-                "write them as text or integers"
-            )
-        there = present(values)
-        text = values.cast(pa.string())
-        decimal = pc.match_substring_regex(text, _DECIMAL_ID).fill_null(False).to_numpy()
-        self._others = self._others or bool((there & ~decimal).any())
-        if self._decimals is None and not self._others and there.any():
-            self._decimals = _decimal_ids(checked, column, int(np.argmax(there)))
-        checked.mark(column, ~there, "the id is missing", "give every row its id")
-        too_long = f"the id {{}} is over {ID_BYTES} bytes long"
-        remedy = f"use ids of 1 to {ID_BYTES} bytes of UTF-8"
-        checked.mark(column, longer(text, ID_BYTES), too_long, remedy)
-        return text.fill_null("")
-
-    def close(self) -> None:
-        """Raise VireoError if every id was a decimal, as integers with missing values become."""
-        if self._decimals is not None and not self._others:
-            raise self._decimals
-
-
-def _decimal_ids(checked: Checked, column: str, position: int) -> VireoError:
-    rows = checked.file.rows
-    place = f", row {rows[position]}" if len(rows) else ""
-    example = f" like {checked.shown(column, position)}" if len(rows) else ""
-    return VireoError(
-        f"{checked.file.name}{place}, column {column}: ids are decimal numbers{example}, which is "
-        "what integers with missing values turn into; write them as integers or text"
-    )
+    Raises:
+        VireoError: ids are neither text nor integers.
+    """
+    values = part.columns[column]
+    if not (pa.types.is_integer(values.type) or is_text(values.type)):
+        raise VireoError(
+            f"{part.name}, column {column}: ids are of type {values.type}; "
+            "write them as text or integers"
+        )
+    text = values.cast(pa.string())
+    part.mark(column, ~present(values), "the id is missing", "give every row its id")
+    decimal = pc.match_substring_regex(text, _DECIMAL_ID).fill_null(False).to_numpy()
+    what = "{} is a decimal number, which integers with missing values turn into"
+    part.mark(column, np.asarray(decimal, np.bool_), what, "write the id as an integer or text")
+    too_long = f"the id {{}} is over {ID_BYTES} bytes long"
+    remedy = f"use ids of 1 to {ID_BYTES} bytes of UTF-8"
+    part.mark(column, longer(text, ID_BYTES), too_long, remedy)
+    return text.fill_null("")
 
 
 def numbers(
-    checked: Checked,
+    part: FilePart,
     column: str,
     low: float = -math.inf,
     high: float = math.inf,
     kind: type[np.floating] = np.float32,
 ) -> Any:
     """Return a column of finite numbers from `low` to `high`, null if empty or absent."""
-    if column not in checked.file.columns:
-        return pa.nulls(len(checked.file.rows), pa.from_numpy_dtype(kind))
-    values = checked.file.columns[column]
+    if column not in part.columns:
+        return pa.nulls(len(part.rows), pa.from_numpy_dtype(kind))
+    values = part.columns[column]
     there = present(values)
-    found, numeric = column_numbers(values)
+    found, numeric = _parsed(values)
     with np.errstate(over="ignore"):
         narrow = found.astype(kind)
     fits = numeric & np.isfinite(narrow) & (found >= low) & (found <= high)
@@ -164,24 +124,40 @@ def numbers(
     if not math.isfinite(low):
         span = "that is finite"
     remedy = f"write a number {span}, or leave it empty"
-    checked.mark(column, there & ~fits, f"{{}} is not a number {span}", remedy)
+    part.mark(column, there & ~fits, f"{{}} is not a number {span}", remedy)
     return pa.array(narrow, mask=~(there & fits))
 
 
-def texts(checked: Checked, column: str, max_bytes: int | None = None) -> Any:
+def _parsed(values: Any) -> tuple[Float64Array, BoolArray]:
+    """Parse a column as numbers: float64[n], 0 if none, and which rows have one, bool[n]."""
+    kind = values.type
+    if is_text(kind):
+        numeric = pc.match_substring_regex(values, _NUMBER).fill_null(False)
+        kept = pc.if_else(numeric, pc.utf8_trim_whitespace(values), "0")
+        # pandas can't read numbers beyond float64, such as 1e400.
+        found = pd.to_numeric(kept.to_pandas(), errors="coerce").to_numpy(np.float64)
+        fits = np.asarray(numeric.to_numpy(), np.bool_) & ~np.isnan(found)
+        return np.where(fits, found, 0.0), fits
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        found = values.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
+        numeric = ~np.isnan(found)
+        return np.where(numeric, found, 0.0), numeric
+    return np.zeros(len(values)), np.zeros(len(values), np.bool_)
+
+
+def texts(part: FilePart, column: str, max_bytes: int | None = None) -> Any:
     """Return a column of scalar values as text, null if missing, empty or absent.
 
     Raises:
         VireoError: the column holds lists, structs or binary values.
     """
-    if column not in checked.file.columns:
-        return pa.nulls(len(checked.file.rows), pa.string())
-    values = checked.file.columns[column]
+    if column not in part.columns:
+        return pa.nulls(len(part.rows), pa.string())
+    values = part.columns[column]
     kind = values.type
     if pa.types.is_nested(kind) or pa.types.is_binary(kind):
         raise VireoError(
-            f"{checked.file.name}, column {column}: values are of type {kind}; "
-            "write text or numbers"
+            f"{part.name}, column {column}: values are of type {kind}; write text or numbers"
         )
     if is_text(kind):
         text = values.cast(pa.string())
@@ -190,7 +166,7 @@ def texts(checked: Checked, column: str, max_bytes: int | None = None) -> Any:
         text = pa.array([_text(value) for value in values.to_pylist()], pa.string())
     if max_bytes is not None:
         what = f"{{}} is over {max_bytes} bytes long"
-        checked.mark(column, longer(text, max_bytes), what, "use shorter names or ids")
+        part.mark(column, longer(text, max_bytes), what, "use shorter names or ids")
     return text
 
 
@@ -209,37 +185,34 @@ def _text(value: Any) -> str | None:
     return str(value)
 
 
-def tags(checked: Checked, column: str) -> list[list[str]]:
+def tags(part: FilePart, column: str) -> list[list[str]]:
     """Return each row's distinct tags, from lists of text or text separated by `|`."""
-    values = checked.file.columns.get(column)
+    values = part.columns.get(column)
     if values is None or pa.types.is_null(values.type):
-        return [[] for _ in checked.file.rows]
+        return [[] for _ in part.rows]
     if not (_is_list(values.type) or is_text(values.type)):
         raise VireoError(
-            f"{checked.file.name}, column {column}: tags are of type {values.type}; "
+            f"{part.name}, column {column}: tags are of type {values.type}; "
             "write lists of text, or text with | between the tags"
         )
     return _distinct(values)
 
 
-def labels(checked: Checked, column: str) -> list[list[str]]:
+def labels(part: FilePart, column: str) -> list[list[str]]:
     """Return each row's distinct labels, from lists, or from values as text separated by `|`."""
-    values = checked.file.columns[column]
-    found = _distinct(values if _is_list(values.type) else texts(checked, column))
+    values = part.columns[column]
+    found = _distinct(values if _is_list(values.type) else texts(part, column))
     long = (any(len(value.encode()) > MAX_VALUE_BYTES for value in row) for row in found)
     many = (len(row) > MAX_VALUES for row in found)
-    checked.mark(
-        column,
-        np.fromiter(long, np.bool_, len(found)),
-        f"a label of {{}} is over {MAX_VALUE_BYTES} bytes long",
-        "shorten it, or write | between labels",
-    )
-    checked.mark(
-        column,
-        np.fromiter(many, np.bool_, len(found)),
-        f"{{}} are over {MAX_VALUES} labels",
-        "keep those that filters ask for",
-    )
+    for bad, what, remedy in (
+        (
+            long,
+            f"a label of {{}} is over {MAX_VALUE_BYTES} bytes long",
+            "shorten it, or write | between labels",
+        ),
+        (many, f"{{}} are over {MAX_VALUES} labels", "keep those that filters ask for"),
+    ):
+        part.mark(column, np.fromiter(bad, np.bool_, len(found)), what, remedy)
     return found
 
 
@@ -257,18 +230,135 @@ def _distinct(values: Any) -> list[list[str]]:
     return [list(dict.fromkeys(part for part in found if part)) for found in stripped]
 
 
-def column_numbers(values: Any) -> tuple[Float64Array, BoolArray]:
-    """Parse a column as numbers: float64[n], 0 if none, and which rows have one, bool[n]."""
+def event_times(part: FilePart, column: str, now: datetime) -> Any:
+    """Return a column of event times as TIME; missing, early or future ones are problems.
+
+    Events may be up to MAX_CLOCK_SKEW later than `now`, the current time.
+    """
+    micros, readable, _ = _times(part, column)
+    there = present(part.columns[column])
+    part.mark(column, ~there, "the time is missing", "give every row its time")
+    early = readable & (micros < 0)
+    part.mark(column, early, "{} is before 1970", "write the time of the event")
+    late = readable & (micros > unix_micros(now + MAX_CLOCK_SKEW))
+    part.mark(
+        column,
+        late,
+        f"{{}} is in the future (it is {now:%Y-%m-%dT%H:%MZ} now)",
+        "write the time of the event, or set this machine's clock",
+    )
+    return pa.array(micros, pa.int64(), mask=~readable | early | late).cast(TIME)
+
+
+def published_times(part: FilePart, column: str, now: datetime) -> Any:
+    """Return a column of publication times as TIME, null if missing or absent.
+
+    Times may be up to MAX_PUBLISHED_AHEAD later than `now`, the current time.
+    """
+    if column not in part.columns:
+        return pa.nulls(len(part.rows), TIME)
+    micros, readable, numeric = _times(part, column)
+    # As Unix seconds these lie before 12 January 1970, where no video is lost.
+    year = numeric & (micros >= 1e3 * _MICROS) & (micros < 1e6 * _MICROS)
+    remedy = "write the day, for example 1995-01-01"
+    part.mark(column, year, "{} is a year or month, not Unix seconds", remedy)
+    first, last = EARLIEST_PUBLISHED, now + MAX_PUBLISHED_AHEAD
+    outside = readable & ((micros < unix_micros(first)) | (micros > unix_micros(last)))
+    part.mark(
+        column,
+        outside,
+        f"{{}} is not from {first.year} to {last.year}",
+        "write the day that it was published, or leave it empty",
+    )
+    return pa.array(micros, pa.int64(), mask=~readable | year | outside).cast(TIME)
+
+
+def unix_micros(moment: datetime) -> int:
+    """Return a time in Unix microseconds, rounded to seconds."""
+    return round(moment.timestamp()) * _MICROS
+
+
+def _times(part: FilePart, column: str) -> tuple[Int64Array, BoolArray, BoolArray]:
+    """Parse a column of Unix seconds, ISO 8601 text, or Parquet timestamps and dates.
+
+    Returns:
+        Unix microseconds, int64[n], 0 if unreadable; which rows have a time, bool[n]; and which of
+        these were written as numbers.
+    """
+    values = part.columns[column]
+    there = present(values)
+    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+        return _stored(values), there, np.zeros(len(there), np.bool_)
+    seconds, numeric = _parsed(values)
+    milliseconds = numeric & ~(np.abs(seconds) < _MAX_SECONDS)
+    what = "{} is not a Unix time in seconds"
+    part.mark(column, milliseconds, what, "divide milliseconds by 1,000")
+    numeric = numeric & ~milliseconds
+    seconds = np.where(numeric, seconds, 0.0)
+    day = numeric & _is_written_day(seconds)
+    remedy = "write it with dashes, for example 2024-05-01"
+    part.mark(column, day, "{} is a day, not Unix seconds", remedy)
+    text = there & ~numeric & ~milliseconds
+    iso, is_iso = _iso_times(values, text)
+    remedy = "write Unix seconds or ISO 8601, for example 2024-05-01T12:00:00Z"
+    part.mark(column, text & ~is_iso, "{} is not a time", remedy)
+    micros = np.where(is_iso, iso, np.rint(seconds * _MICROS).astype(np.int64))
+    return micros, (numeric & ~day) | is_iso, numeric & ~day
+
+
+def _stored(values: Any) -> Int64Array:
+    """Return timestamps or dates as Unix microseconds, clipped to int64."""
     kind = values.type
-    if is_text(kind):
-        numeric = pc.match_substring_regex(values, _NUMBER).fill_null(False)
-        kept = pc.if_else(numeric, pc.utf8_trim_whitespace(values), "0")
-        # pandas can't read numbers beyond float64, such as 1e400.
-        found = pd.to_numeric(kept.to_pandas(), errors="coerce").to_numpy(np.float64)
-        fits = np.asarray(numeric.to_numpy(), np.bool_) & ~np.isnan(found)
-        return np.where(fits, found, 0.0), fits
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        found = values.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
-        numeric = ~np.isnan(found)
-        return np.where(numeric, found, 0.0), numeric
-    return np.zeros(len(values)), np.zeros(len(values), np.bool_)
+    per_second = {"s": 1, "ms": 1_000, "us": _MICROS, "ns": 1_000 * _MICROS}
+    unit = "ms" if pa.types.is_date64(kind) else getattr(kind, "unit", "day")
+    width = pa.int32() if pa.types.is_date32(kind) else pa.int64()
+    stored: Int64Array = values.cast(width).fill_null(0).to_numpy().astype(np.int64)
+    if unit == "ns":
+        return stored // 1_000
+    factor = 86_400 * _MICROS if unit == "day" else _MICROS // per_second[unit]
+    most = np.iinfo(np.int64).max // factor
+    return np.clip(stored, -most, most) * factor
+
+
+def _is_written_day(seconds: Float64Array) -> BoolArray:
+    """Return which numbers look like a day without dashes, such as 20240501."""
+    year, month_and_day = np.divmod(seconds, 10_000)
+    month, day = np.divmod(month_and_day, 100)
+    in_calendar = (year >= 1900) & (year < 2100) & (month >= 1) & (month <= 12)
+    return np.asarray(in_calendar & (day >= 1) & (day <= 31) & (day % 1 == 0), np.bool_)
+
+
+def _iso_times(values: Any, wanted: BoolArray) -> tuple[Int64Array, BoolArray]:
+    """Parse ISO 8601 texts to Unix microseconds, 0 if none, and return which rows have one.
+
+    Each is parsed on its own; pandas gives a time without a zone the previous one's zone.
+    """
+    micros, found = np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    if not wanted.any() or not is_text(values.type):
+        return micros, found
+    text = pc.utf8_trim_whitespace(values.filter(pa.array(wanted)))
+    fields = pc.extract_regex(text, _ISO_8601).combine_chunks()
+    date = _digits(fields, "date", 8)
+    months = 12 * (date // 10_000 - 1970) + date // 100 % 100 - 1
+    first = months.astype("datetime64[M]").astype("datetime64[D]")
+    day = first + np.maximum(date % 100, 1) - 1
+    exists = day.astype("datetime64[M]").astype(np.int64) == months  # false for 30 February
+    time, offset = _digits(fields, "time", 6), _digits(fields, "zone", 4)
+    offset = 3600 * (offset // 100) + 60 * (offset % 100)
+    east = pc.starts_with(fields.field("zone"), "+").fill_null(False)
+    seconds = 3600 * (time // 10_000) + 60 * (time // 100 % 100) + time % 100
+    seconds = seconds + np.where(east.to_numpy(zero_copy_only=False), -offset, offset)
+    read = (86_400 * day.astype(np.int64) + seconds) * _MICROS + _digits(fields, "fraction", 6)
+    valid = exists & fields.is_valid().to_numpy(zero_copy_only=False)
+    found[wanted] = valid
+    micros[found] = read[valid]
+    return micros, found
+
+
+def _digits(fields: Any, name: str, count: int) -> Int64Array:
+    """Return a field's first `count` digits as a number, padded with zeros on the right."""
+    text = fields.field(name).fill_null("")
+    for mark in "-/:+":
+        text = pc.replace_substring(text, mark, "")
+    text = pc.utf8_rpad(pc.utf8_slice_codeunits(text, 0, count), count, "0")
+    return np.asarray(text.cast(pa.int64()).to_numpy(), np.int64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,6 @@ from vireo.server.features.context import (
 
 Int16Array = npt.NDArray[np.int16]
 
-MAX_TEXTS = np.iinfo(np.int16).max
-"""Distinct texts of a column that are kept."""
 _PREFIX = "context."
 _QUARTER = 900
 """Seconds within which no zone of today changes its hour."""
@@ -36,59 +34,6 @@ def context_fields(columns: Iterable[str]) -> list[pa.Field]:
     """Return the fields of those of COLUMNS that are among some columns, for interactions."""
     given = set(columns)
     return [pa.field(name, pa.string()) for name in COLUMNS if name in given]
-
-
-class ContextTexts:
-    """Texts of the context of interactions, by column and place; place 0 is a missing one."""
-
-    def __init__(self) -> None:
-        self._places: list[dict[str, int]] = [{"": 0} for _ in COLUMNS]
-
-    def place(self, column: int, text: str) -> int:
-        """Return the place of a text in the column of this number of COLUMNS.
-
-        Beyond MAX_TEXTS, which is more than there are zones, devices or locales, texts count as
-        missing.
-        """
-        places = self._places[column]
-        found = places.get(text)
-        if found is None:
-            found = len(places) if len(places) < MAX_TEXTS else 0
-            if found:
-                places[text] = found
-        return found
-
-    def places(self, column: int, some: Iterable[str]) -> Int16Array:
-        """Return the place of each of some texts, int16[m]."""
-        return np.array([self.place(column, str(text)) for text in some], np.int16)
-
-    def of_frame(self, interactions: pd.DataFrame) -> Int16Array:
-        """Return the places of the texts that interactions have, int16[n, 3]."""
-        places = context_places(len(interactions))
-        for number, name in enumerate(COLUMNS):
-            if name in interactions:
-                codes, values = pd.factorize(interactions[name])  # missing ones have code -1
-                places[:, number] = self.places(number, [*values, ""])[codes]
-        return places
-
-    @property
-    def known(self) -> tuple[str, ...]:
-        """The columns that have a text."""
-        return tuple(
-            name for name, places in zip(COLUMNS, self._places, strict=True) if len(places) > 1
-        )
-
-    def columns(self, places: Int16Array) -> Iterator[tuple[pa.Field, pa.Array]]:
-        """Yield the field and the values of each known column, given places int16[n, 3]."""
-        for field in context_fields(self.known):
-            number = COLUMNS.index(field.name)
-            every = pa.array([None, *list(self._places[number])[1:]], pa.string())
-            yield field, every.take(pa.array(places[:, number]))
-
-
-def context_places(count: int) -> Int16Array:
-    """Return the places of interactions without context, int16[count, 3]."""
-    return np.zeros((count, len(COLUMNS)), np.int16)
 
 
 def is_time_zone(text: str) -> bool:

@@ -1,24 +1,43 @@
-"""Imported data sets on disk: tables, description, loading."""
+"""Data sets on disk: their tables and description, written, read, and erased of viewers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vireo.server.errors import VireoError
 from vireo.server.event_log.position import BEGIN, StoredPosition
 from vireo.server.features.activity import Bounce
-from vireo.server.home import Home
-from vireo.training.data.schema import VIDEOS, WATCH_EVENTS, AttributeKind
+from vireo.server.features.keys import KeyCollisionError, unique_video_keys
+from vireo.server.home import Home, keep_private
+from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.releases.layout import TAKEDOWNS
+from vireo.training.data.context import context_fields
+from vireo.training.data.folder import replaced_folder
+from vireo.training.data.schema import (
+    INTERACTIONS,
+    VIDEOS,
+    VIEWERS,
+    WATCH_EVENTS,
+    AttributeKind,
+    attribute_fields,
+)
 
 DESCRIPTION = "dataset.json"
+_TABLES = ("interactions", "videos", "viewers")
+_VIEWER = "viewer_id"
 _REMEDY = "fetch or import the data set again with --force"
 
 
@@ -29,15 +48,12 @@ class DatasetMissingError(VireoError):
 class LogPositions(BaseModel):
     """Positions in the log of events and of the catalogue, up to which a data set has them all."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)  # The build before wrote others, of an unknown log.
 
     partitions: dict[int, StoredPosition] = Field(default={}, exclude_if=lambda each: not each)
     """Position up to which the data set has each partition's events."""
     catalogue: StoredPosition = Field(default=BEGIN, exclude_if=lambda each: each == BEGIN)
     """Position up to which it has the catalogue's changes."""
-    events: dict[int, int] = Field(default={}, exclude_if=lambda _: True)
-    catalog: int = Field(default=0, exclude_if=lambda _: True)
-    """Sequences in an unknown log, as the build before wrote them: read, and not used."""
 
 
 class DatasetInfo(BaseModel):
@@ -182,3 +198,170 @@ def _missing(home: Home, name: str) -> str:
         else f"vireo data import --name {name} --interactions FILE --videos FILE"
     )
     return f"there is no data set {name} in {home.root}; make it with: {command}"
+
+
+def check_name_is_free(home: Home, name: str, *, force: bool) -> None:
+    """Raise VireoError if there is a data set of that name, unless it may be replaced."""
+    if home.data(name).exists() and not force:
+        raise VireoError(
+            f"there is a data set {name} already; pass --force to replace it, "
+            "or --name to choose another name"
+        )
+
+
+def write_dataset(
+    home: Home,
+    name: str,
+    source: str,
+    *,
+    videos: Iterable[pa.Table],
+    viewers: pa.Table,
+    interactions: Iterable[pa.Table],
+    terms: str = "",
+    problems: Mapping[str, int] | None = None,
+    log_positions: LogPositions | None = None,
+    attributes: Mapping[str, AttributeKind] | None = None,
+    context: Sequence[str] = (),
+    bounce: Bounce | None = None,
+    takedowns: Takedowns | None = None,
+) -> DatasetInfo:
+    """Write a data set part by part; it atomically replaces any earlier one of that name.
+
+    Args:
+        home: where to write the data set.
+        name: the data set's name.
+        source: where the data comes from, in words.
+        videos: parts of the catalogue, in its order; columns that a part lacks are unknown.
+        viewers: the viewers.
+        interactions: parts of the interactions, each of which becomes a row group, in order.
+        terms: licence or terms of use.
+        problems: what was repaired or dropped, and how often.
+        log_positions: up to where it has what is in the log.
+        attributes: kind of each declared attribute of the videos.
+        context: columns of the interactions' context.
+        bounce: which plays were made bounces.
+        takedowns: the videos that were taken down, if that is known.
+
+    Raises:
+        VireoError: the name is invalid, writing fails, two video ids share a key, or there are no
+            interactions.
+    """
+    columns = pa.schema([*VIDEOS, *attribute_fields(attributes or {})])
+    schemas = {
+        "interactions": pa.schema([*INTERACTIONS, *context_fields(context)]),
+        "videos": columns,
+        "viewers": VIEWERS,
+    }
+    completed = (
+        pa.concat_tables([columns.empty_table(), part], promote_options="default").select(
+            columns.names
+        )
+        for part in videos
+    )
+    parts = {"videos": completed, "viewers": [viewers], "interactions": interactions}
+    with replaced_folder(home.data(name)) as folder:
+        keep_private(home.root)
+        video_ids: list[str] = []
+        for table, some in parts.items():
+            path, schema = folder / f"{table}.parquet", schemas[table]
+            with pq.ParquetWriter(path, schema, compression="zstd") as file:
+                for part in some:
+                    file.write_table(part.cast(schema))
+                    if table == "videos":
+                        video_ids += part["video_id"].to_pylist()
+        try:
+            unique_video_keys(video_ids)
+        except KeyCollisionError as error:
+            raise VireoError(str(error)) from error
+        if takedowns is not None:
+            takedowns.write(folder / TAKEDOWNS)
+        info = DatasetInfo(
+            name=name,
+            source=source,
+            terms=terms,
+            problems={what: count for what, count in (problems or {}).items() if count},
+            log_positions=log_positions or LogPositions(),
+            attributes=dict(attributes or {}),
+            bounce=bounce,
+            **_describe_tables(folder),
+        )
+        (folder / DESCRIPTION).write_text(info.model_dump_json(indent=2) + "\n")
+    return describe_dataset(home, name)
+
+
+def _describe_tables(folder: Path) -> dict[str, Any]:
+    """Return the fields of `DatasetInfo` that follow from a data set's tables, by name.
+
+    Raises:
+        VireoError: there are no interactions.
+    """
+    digest = hashlib.sha256()
+    for name in _TABLES:
+        with (folder / f"{name}.parquet").open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    tables = {name: pq.ParquetFile(folder / f"{name}.parquet") for name in _TABLES}
+    events, times = Counter[str](), list[datetime]()
+    for part in tables["interactions"].iter_batches(1 << 20, columns=["event", "timestamp"]):
+        for entry in part["event"].value_counts().to_pylist():
+            events[entry["values"]] += entry["counts"]
+        times += pc.min_max(part["timestamp"]).as_py().values()
+    if not times:
+        raise VireoError("a data set needs at least one interaction")
+    return {
+        **{name: table.metadata.num_rows for name, table in tables.items()},
+        "events": dict(events),
+        "first": min(times),
+        "last": max(times),
+        "fingerprint": digest.hexdigest(),
+    }
+
+
+def erase_from_dataset(home: Home, name: str, viewers: Collection[str]) -> int:
+    """Remove viewers from a data set, atomically; return the number of rows removed.
+
+    Raises:
+        VireoError: nothing would be left of the data set, or it can't be read or written.
+    """
+    info, source = describe_dataset(home, name), home.data(name)
+    with replaced_folder(source) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        folder.chmod(0o700)  # it has the mode of the source
+        removed = erase_from_tables(folder, viewers)
+        if not pq.ParquetFile(folder / "interactions.parquet").metadata.num_rows:
+            raise VireoError(
+                f"all interactions of data set {name} are of who is erased, and it needs one at "
+                f"least; delete it with: rm -r {source}"
+            )
+        left = info.model_copy(update=_describe_tables(folder))
+        (folder / DESCRIPTION).write_text(left.model_dump_json(indent=2) + "\n")
+    return removed
+
+
+def erase_from_tables(folder: Path, viewers: Collection[str]) -> int:
+    """Remove viewers from a folder's Parquet files, each atomically; return the number of rows.
+
+    Row groups stay as they are: features have all rows of a viewer in one.
+
+    Raises:
+        VireoError: one can't be read or written.
+    """
+    removed, erased = 0, pa.array([*viewers], pa.string())
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            file = pq.ParquetFile(path)
+            if _VIEWER not in file.schema_arrow.names:
+                continue
+            fresh, before = path.with_suffix(".new"), removed
+            with pq.ParquetWriter(fresh, file.schema_arrow, compression="zstd") as writer:
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group)
+                    left = table.filter(pc.invert(pc.is_in(table[_VIEWER], value_set=erased)))
+                    removed += table.num_rows - left.num_rows
+                    writer.write_table(left)
+            if removed > before:
+                fresh.replace(path)
+            else:
+                fresh.unlink()  # so that a file without them stays as it is, byte for byte
+        except (OSError, pa.ArrowInvalid) as error:
+            raise VireoError(f"cannot erase from {path}: {error}") from error
+    return removed

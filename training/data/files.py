@@ -1,11 +1,11 @@
-"""Reader of a user's CSV or Parquet file: part by part, in columns, with row numbers."""
+"""Reader of a user's CSV or Parquet file, part by part in columns, and the problems of its rows."""
 
 from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ import pyarrow.parquet
 
 from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.errors import VireoError
-from vireo.training.data.problems import Problems
 
 BLOCK_BYTES = 32 << 20
 """Bytes of a CSV file parsed at a time; no row may be longer."""
@@ -27,9 +26,64 @@ ROWS_AT_A_TIME = 262_144
 _BUFFER_BYTES = 1 << 20
 """Bytes of each column of a Parquet file read at a time."""
 PARQUET_SUFFIXES = (".parquet", ".pq")
+SHOWN = 20
+"""Number of problems listed; the rest are only counted."""
 
 
-@dataclass(frozen=True)
+class BadRowsError(VireoError):
+    """Files have bad rows; the message lists the first of them."""
+
+
+@dataclass
+class Problems:
+    """Counts all problems of rows, and keeps the first SHOWN, so that the user can fix them.
+
+    In a CSV file the header is row 1; in a Parquet file the first row is.
+    """
+
+    total: int = 0
+    _kept: list[tuple[str, int, str, str]] = field(default_factory=list)
+    """File, row, column and description of each."""
+
+    def add(
+        self,
+        file: str,
+        column: str,
+        rows: Int64Array,
+        bad: BoolArray,
+        what: Callable[[int], str],
+        remedy: str,
+    ) -> None:
+        """Add a problem for every bad row.
+
+        Args:
+            file: name of the file.
+            column: name of the column, empty for the whole row.
+            rows: each row's number in the file, int64[n].
+            bad: which rows are bad, bool[n].
+            what: describes the problem of the row at a position of `rows`.
+            remedy: how to fix it.
+        """
+        positions = np.flatnonzero(bad)
+        self.total += len(positions)
+        for position in positions[:SHOWN].tolist():
+            text = f"{what(position)}; {remedy}"
+            self._kept.append((file, int(rows[position]), column, text))
+        self._kept = sorted(self._kept)[:SHOWN]
+
+    def error(self) -> BadRowsError:
+        """Return the error that lists the first problems."""
+        more = self.total - len(self._kept)
+        lines = [
+            f"{self.total} bad {'value' if self.total == 1 else 'values'}, nothing was imported; "
+            "fix the files or pass --skip-bad-rows to drop such rows"
+        ]
+        for file, row, column, text in self._kept:
+            lines.append(f"  {file}, row {row}{f', column {column}' if column else ''}: {text}")
+        return BadRowsError("\n".join([*lines, *([f"  and {more} more"] if more else [])]))
+
+
+@dataclass
 class FilePart:
     """Some rows of a file: CSV columns are all text, Parquet columns are as stored."""
 
@@ -38,9 +92,20 @@ class FilePart:
     columns: dict[str, Any]
     """Column name to pyarrow ChunkedArray."""
     rows: Int64Array
-    """Number of each row in the file, int64[n]: see `Problem.row`."""
+    """Number of each row in the file, int64[n]: see `Problems`."""
+    problems: Problems
     uneven: int = 0
     """Number of rows dropped because they have too many or too few fields."""
+    bad: BoolArray = field(init=False)
+    """Which rows were marked, bool[n]."""
+
+    def __post_init__(self) -> None:
+        self.bad = np.zeros(len(self.rows), np.bool_)
+
+    @property
+    def bad_count(self) -> int:
+        """Number of rows that were marked or dropped."""
+        return int(self.bad.sum()) + self.uneven
 
     def require(self, *names: str) -> None:
         """Raise VireoError if a column is missing."""
@@ -50,6 +115,25 @@ class FilePart:
                 f"{self.name} has no column {', '.join(missing)}; it has "
                 f"{', '.join(self.columns)}: rename its columns to those of the documented schema"
             )
+
+    def mark(self, column: str, bad: BoolArray, what: str, remedy: str) -> None:
+        """Record bad rows as a problem; {} in `what` stands for the row's value."""
+
+        def described(position: int) -> str:
+            # A missing time can't be shown.
+            return what.replace("{}", self._shown(column, position)) if "{}" in what else what
+
+        self.problems.add(self.name, column, self.rows, bad, described, remedy)
+        self.bad |= bad
+
+    def _shown(self, column: str, position: int) -> str:
+        """Return a value of the file, truncated for a message."""
+        scalar = self.columns[column][position]
+        if pa.types.is_temporal(scalar.type):  # datetime can't hold all of them
+            text = scalar.cast(pa.string()).as_py()
+        else:
+            text = repr(scalar.as_py())
+        return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def is_parquet(path: Path) -> bool:
@@ -68,9 +152,9 @@ def read_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
     Raises:
         VireoError: the file is missing, can't be read or has no usable header.
     """
-    parquet = is_parquet(path)
+    read = _parquet_parts if is_parquet(path) else _csv_parts
     try:
-        yield from _parquet_parts(path) if parquet else _csv_parts(path, problems)
+        yield from read(path, problems)
     except FileNotFoundError as error:
         raise VireoError(f"there is no file {path}; check the path") from error
     except OSError as error:
@@ -82,7 +166,7 @@ def read_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
         ) from error
 
 
-def _parquet_parts(path: Path) -> Iterator[FilePart]:
+def _parquet_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
     first = 1
     for file, partition in _parquet_files(path):
         _check_header(path, [*file.schema_arrow.names, *partition])
@@ -93,7 +177,7 @@ def _parquet_parts(path: Path) -> Iterator[FilePart]:
             columns = {name: _plain(table[name]) for name in table.column_names}
             for name, value in partition.items():
                 columns[name] = pa.chunked_array([pa.repeat(value, len(table))])
-            yield FilePart(path.name, columns, np.arange(first, first + len(table)))
+            yield FilePart(path.name, columns, np.arange(first, first + len(table)), problems)
             first += len(table)
 
 
@@ -113,10 +197,10 @@ def _parquet_files(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 def _csv_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
     header = _csv_header(path)
-    found: list[_UnevenRow] = []
+    found: list[Any] = []
 
     def note(row: Any) -> str:
-        found.append(_UnevenRow(row.number, row.actual_columns, "\n" in (row.text or "")))
+        found.append(row)
         return "skip"
 
     reader = pyarrow.csv.open_csv(
@@ -133,11 +217,10 @@ def _csv_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
     # The last part has no rows; it reports the uneven rows after the last good one.
     for batch in itertools.chain(reader, [None]):
         table = pa.Table.from_batches([batch] if batch else [], reader.schema)
-        uneven = found.copy()
+        uneven = _uneven_rows(path, found, len(header), problems)
         found.clear()
-        _note_uneven(path, uneven, len(header), problems)
         # The reader reads blocks ahead, so these may belong to later parts.
-        skipped = np.append(skipped, np.array([row.number for row in uneven], np.int64))
+        skipped = np.append(skipped, uneven)
         rows = np.arange(next_row, next_row + table.num_rows + len(skipped))
         rows = np.setdiff1d(rows, skipped)[: table.num_rows]
         next_row = int(rows[-1]) + 1 if len(rows) else next_row
@@ -148,34 +231,27 @@ def _csv_parts(path: Path, problems: Problems) -> Iterator[FilePart]:
             name: _decoded(path.name, name, table[name].filter(pa.array(full)), rows[full])
             for name in header
         }
-        yield FilePart(path.name, columns, rows[full], len(uneven))
+        yield FilePart(path.name, columns, rows[full], problems, len(uneven))
 
 
-@dataclass(frozen=True)
-class _UnevenRow:
-    """A row of a CSV file with too many or too few fields."""
-
-    number: int
-    fields: int
-    lines: bool
-    """Whether the row spans several lines."""
-
-
-def _note_uneven(path: Path, uneven: list[_UnevenRow], fields: int, problems: Problems) -> None:
-    for row in uneven:
-        if row.lines:
+def _uneven_rows(path: Path, found: list[Any], fields: int, problems: Problems) -> Int64Array:
+    """Report rows with too many or too few fields; return their numbers."""
+    for row in found:
+        if "\n" in (row.text or ""):
             raise VireoError(
                 f"{path.name}, row {row.number}: a quoted field runs over the end of the line and "
                 'leaves the row uneven; close the quote (a " inside quotes is written "")'
             )
+    numbers = np.array([row.number for row in found], np.int64)
     problems.add(
         path.name,
         "",
-        np.array([row.number for row in uneven], np.int64),
-        np.ones(len(uneven), np.bool_),
-        lambda position: f"{uneven[position].fields} fields, but the header has {fields}",
+        numbers,
+        np.ones(len(found), np.bool_),
+        lambda position: f"{found[position].actual_columns} fields, but the header has {fields}",
         "put text that contains commas in double quotes",
     )
+    return numbers
 
 
 def _csv_header(path: Path) -> list[str]:

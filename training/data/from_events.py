@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Mapping, Set
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from typing import Any
@@ -22,37 +24,29 @@ from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, EVENTS, REMOVED
 from vireo.server.event_log.position import BEGIN, Start
 from vireo.server.features.activity import USUAL_BOUNCE, Bounce
+from vireo.server.features.context import COLUMNS
 from vireo.server.home import Home
 from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.filters.declared import ATTRIBUTE_NAME, MAX_ATTRIBUTES
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.training.data import schema
-from vireo.training.data.attributes import attribute_fields, attribute_kinds, attribute_values
-from vireo.training.data.context import ContextTexts
 from vireo.training.data.dataset import (
     Dataset,
     DatasetInfo,
     LogPositions,
+    check_name_is_free,
     describe_dataset,
     load_dataset,
+    write_dataset,
 )
-from vireo.training.data.importing import check_name_is_free, check_size
-from vireo.training.data.interactions import Interactions, interaction_tables
-from vireo.training.data.log_events import UNREADABLE, Ids, LogEvents
-from vireo.training.data.writing import dataset_writer
+from vireo.training.data.interactions import Interactions, Names, Texts, check_size
+from vireo.training.data.log_events import UNREADABLE, LogEvents
+from vireo.training.data.schema import AttributeKind, attribute_column, attribute_fields
 from vireo.v1 import catalog_pb2, log_pb2
 
 Progress = Callable[[int, int], None]
 """Called with the messages of the log that were read, and about how many there are."""
-
-
-@dataclass
-class _Log:
-    """What was read of the log."""
-
-    events: LogEvents
-    changes: dict[str, log_pb2.CatalogChange]
-    takedowns: Takedowns
-    positions: LogPositions
+LEFT_OUT = "attributes of videos left out: of another kind, or too many"
 
 
 def data_from_events(
@@ -92,68 +86,68 @@ def data_from_events(
     info = describe_dataset(home, base) if base else None
     before = info.log_positions if info else LogPositions()
     bounce = bounce or (info.bounce if info else None) or USUAL_BOUNCE
-    videos, viewers = Ids(), Ids()
-    contexts = ContextTexts()
-    known = Interactions.none()
-    if dataset:
-        known = _base_interactions(dataset, viewers, videos, contexts)
-    read = asyncio.run(
-        _read_log(
-            event_log,
-            partitions,
-            before,
-            LogEvents(viewers, videos, contexts),
-            progress,
-            accept_gap=accept_gap or base is None,
-        )
-    )
-    until = np.full(len(viewers.places) + 1, np.iinfo(np.int64).min)
-    for viewer, (_, at) in read.events.erased.items():
-        until[viewers.places.get(viewer, -1)] = at
+    names = Names()
+    known = _base_interactions(dataset, names) if dataset else Interactions.none()
+    accept_gap = accept_gap or base is None
+    log = asyncio.run(_read_log(event_log, partitions, before, names, progress, accept_gap))
+    events, notes = log.events, log.events.notes
+    until = np.full(len(names.viewers.numbers) + 1, np.iinfo(np.int64).min)
+    for viewer, (_, at) in events.erased.items():
+        until[names.viewers.numbers.get(viewer, -1)] = at
     known = known.take(known.time > until[known.viewer])
     if dataset and (removed := dataset.folder / TAKEDOWNS).exists():
-        read.takedowns.merge_copy(Takedowns.read(removed))
-    upserted = [change.video for change in read.changes.values() if not change.removed]
+        log.takedowns.merge_copy(Takedowns.read(removed))
+    upserted = [change.video for change in log.changes.values() if not change.removed]
     kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
-    notes = read.events.notes
-    catalogue = _catalogue(dataset, read.changes, set(videos.places), kinds, notes)
+    catalogue = _catalogue(dataset, log.changes, names.videos, kinds, notes)
     lengths = catalogue.filter(pc.greater(catalogue["duration"], 0))
     durations = dict(
         zip(lengths["video_id"].to_pylist(), lengths["duration"].to_pylist(), strict=True)
     )
-    found = Interactions.joined([known, read.events.interactions(durations, known, bounce)])
-    listed = set(catalogue["video_id"].to_pylist())
-    kept = np.array([video_id in listed for video_id in videos.places], np.bool_)[found.video]
+    found = Interactions.joined([known, events.interactions(durations, known, bounce)])
+    listed = pc.is_in(names.videos.array(), value_set=catalogue["video_id"].combine_chunks())
+    kept = np.asarray(listed.to_numpy(zero_copy_only=False), np.bool_)[found.video]
     notes["events of unknown videos left out"] += int((~kept).sum())
     found = found.take(kept)
-    order = np.lexsort((found.row, found.time))
     check_size(found, catalogue.num_rows)
-    source = f"the log of events, on top of {base}" if base else "the log of events"
     active = set(np.unique(found.viewer).tolist())
-    profiles = _profiles(dataset, viewers, read.events.erased, active)
-    terms = info.terms if info else ""
-    with dataset_writer(
-        home, name, source, terms, notes, read.positions, kinds, contexts.known, bounce
-    ) as writer:
-        read.takedowns.write(writer.folder / TAKEDOWNS)
-        writer.add_videos(catalogue)
-        writer.add_viewers(profiles)
-        for part in interaction_tables(found, order, viewers.array(), videos.array(), contexts):
-            writer.add_interactions(part)
-    return describe_dataset(home, name)
+    return write_dataset(
+        home,
+        name,
+        f"the log of events, on top of {base}" if base else "the log of events",
+        videos=[catalogue],
+        viewers=_profiles(dataset, names.viewers, events.erased, active),
+        interactions=found.tables(np.lexsort((found.row, found.time)), names),
+        terms=info.terms if info else "",
+        problems=notes,
+        log_positions=log.positions,
+        attributes=kinds,
+        context=names.known_context,
+        bounce=bounce,
+        takedowns=log.takedowns,
+    )
+
+
+@dataclass(frozen=True)
+class _Log:
+    """What was read of the log."""
+
+    events: LogEvents
+    changes: dict[str, log_pb2.CatalogChange]
+    takedowns: Takedowns
+    positions: LogPositions
 
 
 async def _read_log(
     event_log: JetStreamLog,
     partitions: int,
     before: LogPositions,
-    events: LogEvents,
+    names: Names,
     progress: Progress,
-    *,
     accept_gap: bool,
 ) -> _Log:
     """Read what the log has after some positions; raise LogAwayError or VireoError."""
-    began = time.time()
+    began, events = time.time(), LogEvents(names)
     try:
         positions = {each: before.partitions.get(each, BEGIN) for each in range(partitions)}
         done, total, after = 0, 0, dict[int, int]()
@@ -206,38 +200,33 @@ def _gap(partition: int, start: Start) -> VireoError:
     )
 
 
-def _base_interactions(
-    dataset: Dataset, viewers: Ids, videos: Ids, contexts: ContextTexts
-) -> Interactions:
-    """Return the base's interactions; number its ids first."""
+def _base_interactions(dataset: Dataset, names: Names) -> Interactions:
+    """Return the base's interactions; number its texts first."""
     table = dataset.interactions
-    numbers = {}
-    for column, ids in (("viewer_id", viewers), ("video_id", videos)):
-        categories = table[column].cat
-        places = np.array([ids.place(name) for name in categories.categories], np.int32)
-        numbers[column] = places[categories.codes.to_numpy()]
+    unknown = np.full(len(table), -1, np.int32)
+    context = [
+        texts.add(table[name]) if name in table else unknown
+        for name, texts in zip(COLUMNS, names.context, strict=True)
+    ]
     kinds = pd.Index(schema.EVENTS).get_indexer(pd.Index(table["event"].astype(object)))
+    times: Int64Array = table["timestamp"].to_numpy("datetime64[us]").view(np.int64)
     return Interactions(
-        viewer=numbers["viewer_id"],
-        video=numbers["video_id"],
+        viewer=names.viewers.add(table["viewer_id"]),
+        video=names.videos.add(table["video_id"]),
         event=kinds.astype(np.int8),
-        time=_micros(table["timestamp"]),
+        time=times,
         row=table["row"].to_numpy(np.int64),
         watched_fraction=table["watched_fraction"].to_numpy(np.float32),
         rating=table["rating"].to_numpy(np.float32),
-        context=contexts.of_frame(table),
+        context=np.stack(context, 1),
     )
-
-
-def _micros(times: pd.Series) -> Int64Array:
-    return np.asarray(times.to_numpy("datetime64[us]").view(np.int64), np.int64)
 
 
 def _catalogue(
     dataset: Dataset | None,
     changes: Mapping[str, log_pb2.CatalogChange],
-    acted_on: Set[str],
-    kinds: Mapping[str, schema.AttributeKind],
+    acted_on: Texts,
+    kinds: Mapping[str, AttributeKind],
     notes: Counter[str],
 ) -> pa.Table:
     """Return the videos: the base's with the catalogue's changes.
@@ -250,7 +239,7 @@ def _catalogue(
     gone = [
         video_id
         for video_id, change in changes.items()
-        if not change.removed or video_id not in acted_on
+        if not change.removed or video_id not in acted_on.numbers
     ]
     base = base.filter(pc.invert(pc.is_in(base["video_id"], pa.array(gone, pa.string()))))
     new = [
@@ -276,17 +265,54 @@ def _row(video: catalog_pb2.Video) -> dict[str, Any]:
     }
 
 
+def attribute_kinds(
+    base: Mapping[str, AttributeKind], videos: Iterable[catalog_pb2.Video]
+) -> dict[str, AttributeKind]:
+    """Return the attributes to declare: the base's, then those that most videos of the log have.
+
+    Each has the kind that it has in the base, or in most of the videos.
+    """
+    counts = Counter((each.name, _kind(each)) for video in videos for each in video.attributes)
+    kinds = dict(base)
+    for (name, kind), _ in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
+        if len(kinds) == MAX_ATTRIBUTES:
+            break
+        if re.fullmatch(ATTRIBUTE_NAME, name):
+            kinds.setdefault(name, kind)
+    return kinds
+
+
+def attribute_values(
+    video: catalog_pb2.Video, kinds: Mapping[str, AttributeKind], notes: Counter[str]
+) -> dict[str, list[str] | float]:
+    """Return a video's attributes by column; `notes` counts those that aren't declared so."""
+    values: dict[str, list[str] | float] = {}
+    for each in video.attributes:
+        if kinds.get(each.name) != _kind(each):
+            notes[LEFT_OUT] += 1
+        elif each.HasField("number"):
+            if math.isfinite(each.number):
+                values[attribute_column(each.name)] = each.number
+        else:
+            values[attribute_column(each.name)] = list(dict.fromkeys(each.labels))
+    return values
+
+
+def _kind(attribute: catalog_pb2.VideoAttribute) -> AttributeKind:
+    return "number" if attribute.HasField("number") else "labels"
+
+
 def _profiles(
-    dataset: Dataset | None, viewers: Ids, erased: Collection[str], active: Container[int]
+    dataset: Dataset | None, viewers: Texts, erased: Collection[str], active: Container[int]
 ) -> pa.Table:
     """Return the base's viewers, except those who were erased, then whoever else is active.
 
-    Viewers with interactions are `active`, by their places.
+    Viewers with interactions are `active`, by their numbers.
     """
     known = dataset.viewers if dataset else pd.DataFrame({"viewer_id": [], "attributes": []})
     known = known[~known["viewer_id"].isin(list(erased))]
     ids = known["viewer_id"].tolist()
     profiled = set(ids)
-    new = [n for n, place in viewers.places.items() if n not in profiled and place in active]
+    new = [each for each, n in viewers.numbers.items() if each not in profiled and n in active]
     attributes = [list(each) for each in known["attributes"]] + [[] for _ in new]
     return pa.table({"viewer_id": ids + new, "attributes": attributes}, schema=schema.VIEWERS)

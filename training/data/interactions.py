@@ -1,29 +1,40 @@
-"""Interactions as numeric columns: deduplicated, sorted, and converted to tables."""
+"""Interactions as numeric columns: numbered, checked, sorted, and converted to tables."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
-from datetime import timedelta
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vireo.server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.features.activity import Bounce
-from vireo.training.data.context import ContextTexts, Int16Array, context_places
+from vireo.server.features.context import COLUMNS
+from vireo.training.data.columns import unix_micros
+from vireo.training.data.context import context_fields
 from vireo.training.data.schema import EVENTS, INTERACTIONS, MAX_RATING, TIME, WATCH_EVENTS
+from vireo.training.data.split import MIN_WATCHES
 
 MAX_GAP = timedelta(days=730)
 """Pause that separates groups of events; see `far_from_others`."""
 MIN_SHARE = 0.001
 """A group below this share of all events is an error, such as Unix time 0 for "unknown"."""
+EARLIEST_USUAL = datetime(1990, 1, 1, tzinfo=UTC)
+"""If most events are earlier, their times are hardly Unix seconds."""
+_MIN_EVENTS = 1_000
+"""Fewer events may be early, as in a trial with times 1, 2, 3."""
 SCALES = (MAX_RATING, 10.0, 100.0)
 """Best ratings of usual scales."""
+MIN_VIDEOS = 2
+"""Minimum catalogue size; fewer videos leave nothing to choose from."""
 ROWS_AT_A_TIME = 262_144
 """Interactions per row group."""
 
@@ -31,13 +42,68 @@ Int8Array = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True)
+class Texts:
+    """Texts numbered by first appearance."""
+
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def number(self, text: str) -> int:
+        """Return the number of a text, which is added if it is new."""
+        return self.numbers.setdefault(text, len(self.numbers))
+
+    def add(self, column: Any) -> Int32Array:
+        """Return the number of each text of a column, -1 for missing ones, int32[n]; add new ones.
+
+        The column is one of pyarrow or pandas.
+        """
+        return self._each(column, self.number)
+
+    def find(self, column: Any) -> Int32Array:
+        """Return the number of each text of a column, -1 if there is none, int32[n]."""
+        return self._each(column, lambda text: self.numbers.get(text, -1))
+
+    @staticmethod
+    def _each(column: Any, number: Callable[[str], int]) -> Int32Array:
+        array = pa.array(column, from_pandas=True) if isinstance(column, pd.Series) else column
+        chunks = array.chunks if isinstance(array, pa.ChunkedArray) else [array]
+        found = [np.empty(0, np.int32)]
+        for chunk in chunks:
+            if not pa.types.is_dictionary(chunk.type):
+                chunk = pc.dictionary_encode(chunk)
+            numbers = [*(number(text) for text in chunk.dictionary.to_pylist()), -1]
+            codes = chunk.indices.fill_null(len(numbers) - 1).to_numpy()
+            found.append(np.array(numbers, np.int32)[codes])
+        return np.concatenate(found)
+
+    def array(self) -> pa.Array:
+        """Return the texts by their numbers."""
+        return pa.array(list(self.numbers), pa.string())
+
+
+@dataclass(frozen=True)
+class Names:
+    """The texts of interactions."""
+
+    viewers: Texts = field(default_factory=Texts)
+    videos: Texts = field(default_factory=Texts)
+    context: tuple[Texts, ...] = field(default_factory=lambda: tuple(Texts() for _ in COLUMNS))
+    """Of each of COLUMNS."""
+
+    @property
+    def known_context(self) -> list[str]:
+        """Those of COLUMNS of which there is a text."""
+        pairs = zip(COLUMNS, self.context, strict=True)
+        return [name for name, texts in pairs if texts.numbers]
+
+
+@dataclass(frozen=True)
 class Interactions:
-    """Interactions in columns, 39 bytes each; ids are indices into lists of ids."""
+    """Interactions in columns, 45 bytes each, whose texts are in Names."""
 
     viewer: Int32Array
-    """Index of the viewer's id, int32[n]."""
+    """Number of the viewer's id, int32[n]."""
     video: Int32Array
-    """Index of the video's id, int32[n]."""
+    """Number of the video's id, int32[n]."""
     event: Int8Array
     """Index in EVENTS, int8[n]."""
     time: Int64Array
@@ -48,8 +114,8 @@ class Interactions:
     """float32[n], NaN if unknown."""
     rating: Float32Array
     """float32[n], NaN if unknown."""
-    context: Int16Array
-    """Places in `ContextTexts` of what is known of the context, int16[n, 3]."""
+    context: Int32Array
+    """Numbers of the texts of the context, -1 if unknown, int32[n, 3]."""
 
     def __len__(self) -> int:
         return len(self.time)
@@ -65,7 +131,7 @@ class Interactions:
 
         Args:
             bounce: which plays these are.
-            durations: seconds of each video, by index, NaN if unknown.
+            durations: seconds of each video, by number, NaN if unknown.
             seconds: seconds watched if known apart from the fraction, NaN if not, float32[n].
         """
         watched = self.watched_fraction * durations[self.video]
@@ -80,7 +146,7 @@ class Interactions:
     def none() -> Interactions:
         """Return no interactions."""
         ids, times, shares = np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.float32)
-        kinds, context = np.empty(0, np.int8), context_places(0)
+        kinds, context = np.empty(0, np.int8), np.empty((0, len(COLUMNS)), np.int32)
         return Interactions(ids, ids, kinds, times, times, shares, shares, context)
 
     @staticmethod
@@ -92,6 +158,34 @@ class Interactions:
                 for field in fields(Interactions)
             )
         )
+
+    def tables(self, order: Int64Array, names: Names) -> Iterator[pa.Table]:
+        """Yield them in the given order, int64[m], a row group at a time.
+
+        The schema is INTERACTIONS, with the columns of the context that are known.
+        """
+        viewers, videos = names.viewers.array(), names.videos.array()
+        for start in range(0, len(order), ROWS_AT_A_TIME):
+            part = self.take(order[start : start + ROWS_AT_A_TIME])
+            table = pa.table(
+                {
+                    "viewer_id": viewers.take(pa.array(part.viewer)),
+                    "video_id": videos.take(pa.array(part.video)),
+                    "timestamp": pa.array(part.time, TIME),
+                    "row": part.row,
+                    "event": pa.array(EVENTS).take(pa.array(part.event)),
+                    "watched_fraction": pa.array(part.watched_fraction, from_pandas=True),
+                    "rating": pa.array(part.rating, from_pandas=True),
+                    "held_out": np.zeros(len(part), np.bool_),
+                },
+                schema=INTERACTIONS,
+            )
+            for known in context_fields(names.known_context):
+                number = COLUMNS.index(known.name)
+                own = part.context[:, number]
+                column = names.context[number].array().take(pa.array(own, mask=own < 0))
+                table = table.append_column(known, column)
+            yield table
 
 
 def rescaled(ratings: Float32Array, scale: float | None) -> Float32Array:
@@ -109,6 +203,17 @@ def rescaled(ratings: Float32Array, scale: float | None) -> Float32Array:
     elif (best := known.max(initial=0)) > scale:
         raise VireoError(f"there is a rating of {best:g}, above --rating-scale {scale:g}")
     return ratings if scale == MAX_RATING else ratings * np.float32(MAX_RATING / scale)
+
+
+def check_years(name: str, times: Int64Array) -> None:
+    """Raise VireoError if most times of a file, Unix microseconds, are before EARLIEST_USUAL."""
+    if len(times) < _MIN_EVENTS or (middle := np.median(times)) >= unix_micros(EARLIEST_USUAL):
+        return
+    raise VireoError(
+        f"{name}, column timestamp: most times are before {EARLIEST_USUAL.year} as Unix seconds, "
+        f"the middle one is {middle / 1e6:.15g}; write Unix seconds or ISO 8601, for example "
+        "2024-05-01T12:00:00Z"
+    )
 
 
 def far_from_others(times: Int64Array) -> BoolArray:
@@ -137,8 +242,9 @@ def in_order(found: Interactions, notes: Counter[str]) -> Int64Array:
     order = np.lexsort((same, found.time))  # stable: the last in the file comes last
     repeated = np.flatnonzero((np.diff(same[order]) == 0) & (np.diff(found.time[order]) == 0))
     dropped, later = order[repeated], order[repeated + 1]
-    changed = _differ(found.rating, dropped, later)
-    changed |= _differ(found.watched_fraction, dropped, later)
+    changed = np.zeros(len(dropped), np.bool_)
+    for values in (found.rating, found.watched_fraction):
+        changed |= ~np.isclose(values[dropped], values[later], rtol=0, atol=0, equal_nan=True)
     fresh = np.ones(len(found), np.bool_)
     fresh[dropped] = False
     kept = np.flatnonzero(fresh)
@@ -149,54 +255,19 @@ def in_order(found: Interactions, notes: Counter[str]) -> Int64Array:
     return np.asarray(kept[np.argsort(times, kind="stable")], np.int64)
 
 
-def _differ(values: Float32Array, left: Int64Array, right: Int64Array) -> BoolArray:
-    """Return which values at `left` differ from those at `right`; NaN equals NaN."""
-    one, other = values[left], values[right]
-    differ: BoolArray = (one != other) & ~(np.isnan(one) & np.isnan(other))
-    return differ
-
-
-def most_watched(found: Interactions) -> int:
-    """Return the maximum number of distinct videos that any viewer has watched."""
+def check_size(found: Interactions, videos: int) -> None:
+    """Raise VireoError if there is too little data to train on."""
+    if videos < MIN_VIDEOS:
+        raise VireoError(
+            f"there are {videos} videos, too few to recommend from; import at least {MIN_VIDEOS}"
+        )
     watched = np.isin(found.event, [EVENTS.index(event) for event in WATCH_EVENTS])
     width = int(found.video.max(initial=0)) + 1
     pairs = found.viewer[watched].astype(np.int64) * width + found.video[watched]
     pairs.sort()  # np.unique hashes, which takes longer and more memory
-    return int(np.bincount(pairs[np.diff(pairs, prepend=-1) != 0] // width).max(initial=0))
-
-
-def interaction_tables(
-    found: Interactions,
-    order: Int64Array,
-    viewer_ids: pa.Array,
-    video_ids: pa.Array,
-    contexts: ContextTexts,
-) -> Iterator[pa.Table]:
-    """Yield interactions in the given order, int64[n], a row group at a time.
-
-    The schema is INTERACTIONS, with the columns of the context that are known. `viewer_ids` and
-    `video_ids` are the ids by index.
-    """
-    for start in range(0, len(order), ROWS_AT_A_TIME):
-        part = found.take(order[start : start + ROWS_AT_A_TIME])
-        table = pa.table(
-            {
-                "viewer_id": viewer_ids.take(pa.array(part.viewer)),
-                "video_id": video_ids.take(pa.array(part.video)),
-                "timestamp": pa.array(part.time, TIME),
-                "row": part.row,
-                "event": pa.array(EVENTS).take(pa.array(part.event)),
-                "watched_fraction": pa.array(part.watched_fraction, from_pandas=True),
-                "rating": pa.array(part.rating, from_pandas=True),
-                "held_out": np.zeros(len(part), np.bool_),
-            },
-            schema=INTERACTIONS,
+    most = int(np.bincount(pairs[np.diff(pairs, prepend=-1) != 0] // width).max(initial=0))
+    if most < MIN_WATCHES:
+        raise VireoError(
+            f"no viewer watched more than {most} videos, too few to train on; at least one needs "
+            f"{MIN_WATCHES} (events play or like)"
         )
-        for field, column in contexts.columns(part.context):
-            table = table.append_column(field, column)
-        yield table
-
-
-def viewers_in(found: Interactions, order: Int64Array, viewer_ids: pa.Array) -> pa.Array:
-    """Return the distinct viewer ids of some interactions in order of first appearance."""
-    return viewer_ids.take(pa.array(pd.unique(found.viewer[order])))

@@ -1,15 +1,14 @@
-"""The log's events in columns, as a data set's interactions."""
+"""The log's events as interactions, and a data set's interactions as events."""
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import xxhash
 from google.protobuf.message import DecodeError
 
@@ -19,8 +18,9 @@ from vireo.server.features.activity import Bounce
 from vireo.server.features.context import COLUMNS
 from vireo.server.features.keys import video_keys
 from vireo.training.data import schema
-from vireo.training.data.context import ContextTexts
-from vireo.training.data.interactions import Interactions
+from vireo.training.data.interactions import Interactions, Names
+from vireo.training.data.schema import WATCH_EVENTS
+from vireo.training.data.split import LIKED_RATING, split_watches
 from vireo.v1 import event_pb2, log_pb2
 
 UNREADABLE = "messages of the log that can't be read left out"
@@ -35,30 +35,20 @@ _KINDS = {
     event_pb2.EVENT_KIND_NOT_INTERESTED: "hide",
     event_pb2.EVENT_KIND_IMPRESSION: "impression",
 }
-
-
-@dataclass
-class Ids:
-    """Numbers ids by first appearance."""
-
-    places: dict[str, int] = field(default_factory=dict)
-
-    def place(self, name: str) -> int:
-        """Return the number of an id."""
-        return self.places.setdefault(name, len(self.places))
-
-    def array(self) -> pa.Array:
-        """Return the ids by their numbers."""
-        return pa.array(list(self.places), pa.string())
+_SENT_AS = {
+    "play": event_pb2.EVENT_KIND_PLAY,
+    "like": event_pb2.EVENT_KIND_LIKE,
+    "hide": event_pb2.EVENT_KIND_HIDE,
+    "impression": event_pb2.EVENT_KIND_IMPRESSION,
+    "bounce": event_pb2.EVENT_KIND_PLAY,
+}
 
 
 @dataclass
 class LogEvents:
-    """Events in columns, each once by its viewer and id."""
+    """The log's events in columns, each once by its viewer and id."""
 
-    viewers: Ids
-    videos: Ids
-    contexts: ContextTexts = field(default_factory=ContextTexts)
+    names: Names
     notes: Counter[str] = field(default_factory=Counter)
     ids: array[int] = field(default_factory=lambda: array("Q"))
     """128 bits for each event: two numbers."""
@@ -68,8 +58,8 @@ class LogEvents:
     time: array[int] = field(default_factory=lambda: array("q"))
     fraction: array[float] = field(default_factory=lambda: array("f"))
     seconds: array[float] = field(default_factory=lambda: array("f"))
-    context: array[int] = field(default_factory=lambda: array("h"))
-    """Places in `contexts`, those of each event one after another."""
+    context: array[int] = field(default_factory=lambda: array("i"))
+    """Numbers of texts, those of each event one after another."""
     erased: dict[str, tuple[int, int]] = field(default_factory=dict)
     """For each viewer who was erased the number of events that were added before, and the time up
     to which the base's interactions are erased, Unix microseconds."""
@@ -98,15 +88,16 @@ class LogEvents:
         if not (event.viewer_id and event.video_id and event.HasField("time")):
             self.notes["events without a viewer, video or time left out"] += 1
             return
-        viewer = self.viewers.place(event.viewer_id)
+        viewer = self.names.viewers.number(event.viewer_id)
         # Of fixed size first: no two pairs have the same bytes.
         pair = viewer.to_bytes(8, "little") + event.event_id.encode()
         self.ids.frombytes(xxhash.xxh3_128_digest(pair))
         self.viewer.append(viewer)
-        self.video.append(self.videos.place(event.video_id))
+        self.video.append(self.names.videos.number(event.video_id))
         self.kind.append(schema.EVENTS.index(kind))
-        for number, name in enumerate(COLUMNS):
-            self.context.append(self.contexts.place(number, getattr(event, name)))
+        for name, texts in zip(COLUMNS, self.names.context, strict=True):
+            text = getattr(event, name)
+            self.context.append(texts.number(text) if text else -1)
         self.time.append(event.time.seconds * 1_000_000 + event.time.nanos // 1000)
         if event.kind == event_pb2.EVENT_KIND_FINISH:
             self.fraction.append(1.0)
@@ -115,13 +106,6 @@ class LogEvents:
             self.fraction.append(event.watched_fraction if known else np.nan)
         played = event.kind == event_pb2.EVENT_KIND_PLAY and event.HasField("watched_seconds")
         self.seconds.append(event.watched_seconds if played else np.nan)
-
-    def counting(self) -> BoolArray:
-        """Return which events count: those of no viewer who was erased later, bool[n]."""
-        begins = np.zeros(len(self.viewers.places) + 1, np.int64)
-        for name, (before, _) in self.erased.items():
-            begins[self.viewers.places.get(name, -1)] = before
-        return np.arange(len(self.viewer)) >= begins[np.array(self.viewer, np.int32)]
 
     def interactions(
         self, durations: Mapping[str, float], known: Interactions, bounce: Bounce
@@ -136,42 +120,37 @@ class LogEvents:
             known: those of the base. Events that are in it alike are dropped: it has no event ids.
             bounce: which plays are bounces.
         """
-        counting = np.flatnonzero(self.counting())
-        self.notes["events of viewers who were erased left out"] += len(self.viewer) - len(counting)
-        once = counting[self._first_of_each(counting)]
+        viewer, video = np.array(self.viewer, np.int32), np.array(self.video, np.int32)
+        begins = np.zeros(len(self.names.viewers.numbers) + 1, np.int64)
+        for name, (before, _) in self.erased.items():
+            begins[self.names.viewers.numbers.get(name, -1)] = before
+        counting = np.flatnonzero(np.arange(len(viewer)) >= begins[viewer])
+        self.notes["events of viewers who were erased left out"] += len(viewer) - len(counting)
+        ids = pd.DataFrame(np.array(self.ids, np.uint64).reshape(-1, 2)[counting])
+        once = counting[~ids.duplicated().to_numpy()]
         self.notes["events sent again dropped"] += len(counting) - len(once)
-        video, time = np.array(self.video, np.int32)[once], np.array(self.time, np.int64)[once]
-        keys = video_keys(list(self.videos.places))
-        order = once[np.lexsort((keys[video], time))] if len(once) else once
-        fraction = np.array(self.fraction, np.float32)
+        keys, times = video_keys(list(self.names.videos.numbers)), np.array(self.time, np.int64)
+        order = once[np.lexsort((keys[video[once]], times[once]))] if len(once) else once
+        fraction, seconds = np.array(self.fraction, np.float32), np.array(self.seconds, np.float32)
         # NaN where the length or the seconds are unknown.
-        lengths = np.array([durations.get(name, np.nan) for name in self.videos.places], np.float32)
-        seconds = np.array(self.seconds, np.float32)
-        played = seconds / lengths[np.array(self.video, np.int32)]
-        fraction = np.where(np.isnan(fraction), np.minimum(played, 1), fraction)
+        videos = self.names.videos.numbers
+        lengths = np.array([durations.get(name, np.nan) for name in videos], np.float32)
+        fraction = np.where(np.isnan(fraction), np.minimum(seconds / lengths[video], 1), fraction)
         first_row = int(known.row.max()) + 1 if len(known) else 1
         found = Interactions(
-            viewer=np.array(self.viewer, np.int32)[order],
-            video=np.array(self.video, np.int32)[order],
+            viewer=viewer[order],
+            video=video[order],
             event=np.array(self.kind, np.int8)[order],
-            time=np.array(self.time, np.int64)[order],
+            time=times[order],
             row=np.arange(first_row, first_row + len(order), dtype=np.int64),
             watched_fraction=fraction[order],
             rating=np.full(len(order), np.nan, np.float32),
-            context=np.array(self.context, np.int16).reshape(-1, len(COLUMNS))[order],
+            context=np.array(self.context, np.int32).reshape(-1, len(COLUMNS))[order],
         )
         found = found.with_bounces(bounce, lengths, seconds[order])
         new = ~_among(found, known)
         self.notes["events that the base has dropped"] += len(found) - int(new.sum())
         return found.take(new)
-
-    def _first_of_each(self, among: Int64Array) -> Int64Array:
-        """Return where each event appears first among some, int64[n], as places there, int64[m]."""
-        ids = np.array(self.ids, np.uint64).reshape(-1, 2)[among]
-        order = np.lexsort(ids.T)  # stable
-        differ = np.ones(len(order), np.bool_)
-        differ[1:] = (ids[order[1:]] != ids[order[:-1]]).any(axis=1)
-        return np.asarray(order[differ], np.int64)
 
 
 def _among(found: Interactions, known: Interactions) -> BoolArray:
@@ -187,3 +166,71 @@ def _among(found: Interactions, known: Interactions) -> BoolArray:
     )
     merged = one.merge(other.drop_duplicates(), how="left", on=names, indicator=True)
     return np.asarray(merged["_merge"] == "both", np.bool_)
+
+
+def interaction_events(name: str, interactions: pd.DataFrame) -> Iterator[event_pb2.Event]:
+    """Yield an event for each interaction of a data set, in the order of the table.
+
+    A rating that counts as a like becomes a like; of another one, the watched fraction is left out,
+    which would say otherwise. Watches of one viewer at one moment are
+    microseconds apart, as in the features that are built from the data set: else their order in the
+    file would be lost.
+
+    Args:
+        name: the data set's name: event ids are `<name>:<row>`.
+        interactions: rows as in `vireo.training.data.schema.INTERACTIONS`.
+    """
+    rows = zip(
+        interactions["viewer_id"],
+        interactions["video_id"],
+        interactions["event"],
+        _times(interactions).tolist(),
+        interactions["watched_fraction"].tolist(),
+        interactions["rating"].tolist(),
+        interactions["row"].tolist(),
+        _contexts(interactions),
+        strict=True,
+    )
+    for viewer_id, video_id, kind, micros, fraction, rating, row, context in rows:
+        event = event_pb2.Event(
+            event_id=f"{name}:{row}",
+            viewer_id=viewer_id,
+            video_id=video_id,
+            kind=_SENT_AS["like" if rating >= LIKED_RATING and kind == "play" else kind],
+            **context,
+        )
+        event.time.FromMicroseconds(micros)
+        unrated = rating != rating
+        if unrated and fraction == fraction and event.kind == event_pb2.EVENT_KIND_PLAY:
+            event.watched_fraction = fraction
+        yield event
+
+
+def _contexts(interactions: pd.DataFrame) -> list[dict[str, str]]:
+    """Return the context of each interaction that is known, by field of the event."""
+    names = [name for name in COLUMNS if name in interactions]
+    rows = interactions[names].astype(object).itertuples(index=False, name=None)
+    return (
+        [
+            {name: text for name, text in zip(names, row, strict=True) if isinstance(text, str)}
+            for row in rows
+        ]
+        if names
+        else [{}] * len(interactions)
+    )
+
+
+def _times(interactions: pd.DataFrame) -> Int64Array:
+    """Return each interaction's time, Unix microseconds, those of watches as in `split_watches`."""
+    raw = interactions["timestamp"].to_numpy("datetime64[us]").astype(np.int64)
+    watches = split_watches(interactions, "none")
+    pairs = pd.MultiIndex.from_arrays(
+        [watches["viewer_id"].astype(object), watches["video_id"].astype(object)]
+    )
+    firsts = pd.Series(watches["time"].to_numpy("datetime64[us]").astype(np.int64), pairs)
+    asked = pd.MultiIndex.from_arrays(
+        [interactions["viewer_id"].astype(object), interactions["video_id"].astype(object)]
+    )
+    moved = np.maximum(firsts.reindex(asked).fillna(0).to_numpy(np.int64), raw)
+    watched = interactions["event"].isin(WATCH_EVENTS).to_numpy()
+    return np.where(watched, moved, raw)

@@ -12,14 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.training.data.dataset import DatasetInfo, describe_dataset
+from vireo.training.data.dataset import DatasetInfo, describe_dataset, write_dataset
 from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
-from vireo.training.data.writing import Tables, write_dataset
 
 TERMS = (
     "MovieLens data is GroupLens Research's, University of Minnesota: use it for research, "
@@ -28,6 +28,8 @@ TERMS = (
     "Context, ACM TiiS 5(4), 2015."
 )
 
+Tables = tuple[pa.Table, pa.Table, pa.Table]
+"""Interactions, videos and viewers."""
 # The age groups of MovieLens-1M, by their youngest.
 _AGES = (0, 18, 25, 35, 45, 50, 56)
 _AGE_NAMES = ("under-18", "18-24", "25-34", "35-44", "45-49", "50-55", "56+")
@@ -97,9 +99,18 @@ def fetch_movielens(home: Home, name: str, force: bool = False) -> tuple[Dataset
             f"cannot write to {home.root}: {error.strerror or error}; "
             "check free space and permissions, or set VIREO_HOME to another folder"
         ) from error
-    tables = read(*contents)
+    interactions, videos, viewers = read(*contents)
     source = f"MovieLens, from the files of the package {requirement}"
-    return write_dataset(home, name, tables, source, TERMS, {}), True
+    info = write_dataset(
+        home,
+        name,
+        source,
+        videos=[videos],
+        viewers=viewers,
+        interactions=[interactions],
+        terms=TERMS,
+    )
+    return info, True
 
 
 def ml_100k_tables(interactions: bytes, videos: bytes, viewers: bytes) -> Tables:
@@ -108,9 +119,7 @@ def ml_100k_tables(interactions: bytes, videos: bytes, viewers: bytes) -> Tables
     movies = _tab_separated(videos)
     people = _tab_separated(viewers)
     year = pd.to_numeric(movies["release_year"], errors="coerce")
-    published = pd.to_datetime(
-        {"year": year, "month": 1, "day": 1}, utc=True, errors="coerce"
-    ).astype("datetime64[us, UTC]")
+    published = pd.to_datetime({"year": year, "month": 1, "day": 1}, utc=True, errors="coerce")
     ages = pd.cut(people["age"].astype(int), [*_AGES, 200], right=False, labels=list(_AGE_NAMES))
     attributes = [
         [f"age={age}", f"gender={gender}", f"occupation={occupation}"]
@@ -118,28 +127,18 @@ def ml_100k_tables(interactions: bytes, videos: bytes, viewers: bytes) -> Tables
             ages, people["gender"], people["occupation"], strict=True
         )
     ]
-    return Tables(
-        interactions=_ratings_table(
-            ratings["user_id"], ratings["item_id"], ratings["rating"], ratings["timestamp"]
-        ),
-        videos=pa.table(
-            {
-                "video_id": movies["item_id"],
-                "title": movies["movie_title"],
-                "tags": [
-                    [genre for genre in genres.split(" ") if genre != "unknown"]
-                    for genres in movies["class"]
-                ],
-                "published": published,
-                "duration": pa.nulls(len(movies), pa.float32()),
-                "creator": pa.nulls(len(movies), pa.string()),
-            },
-            schema=VIDEOS,
-        ),
-        viewers=pa.table(
-            {"viewer_id": people["user_id"], "attributes": attributes}, schema=VIEWERS
-        ),
-    )
+    catalogue = {
+        "video_id": movies["item_id"],
+        "title": movies["movie_title"],
+        "tags": [
+            [genre for genre in genres.split(" ") if genre != "unknown"]
+            for genres in movies["class"]
+        ],
+        "published": pa.array(published.astype("datetime64[us, UTC]"), from_pandas=True),
+    }
+    profiles = {"viewer_id": people["user_id"], "attributes": attributes}
+    ratings = ratings.rename(columns={"user_id": "viewer_id", "item_id": "video_id"})
+    return _ratings(ratings), pa.table(catalogue), pa.table(profiles, VIEWERS)
 
 
 def ml_1m_tables(train: bytes, test: bytes) -> Tables:
@@ -155,31 +154,13 @@ def ml_1m_tables(train: bytes, test: bytes) -> Tables:
     ]
     ratings = pd.concat(parts, ignore_index=True)
     held_out = np.repeat([False, True], [len(part) for part in parts])
-    videos = sorted(ratings["video_id"].unique(), key=int)
-    viewers = sorted(ratings["viewer_id"].unique(), key=int)
-    return Tables(
-        interactions=_ratings_table(
-            ratings["viewer_id"],
-            ratings["video_id"],
-            ratings["rating"],
-            ratings["timestamp"],
-            held_out,
-        ),
-        videos=pa.table(
-            {
-                "video_id": videos,
-                "title": videos,
-                "tags": [[] for _ in videos],
-                "published": pa.nulls(len(videos), VIDEOS.field("published").type),
-                "creator": pa.nulls(len(videos), pa.string()),
-                "duration": pa.nulls(len(videos), pa.float32()),
-            },
-            schema=VIDEOS,
-        ),
-        viewers=pa.table(
-            {"viewer_id": viewers, "attributes": [[] for _ in viewers]}, schema=VIEWERS
-        ),
+    videos, viewers = (
+        sorted(ratings[name].unique(), key=int) for name in ("video_id", "viewer_id")
     )
+    catalogue = {"video_id": videos, "title": videos, "tags": [[] for _ in videos]}
+    profiles = {"viewer_id": viewers, "attributes": [[] for _ in viewers]}
+    fields = pa.schema([VIDEOS.field(name) for name in catalogue])
+    return _ratings(ratings, held_out), pa.table(catalogue, fields), pa.table(profiles, VIEWERS)
 
 
 def _tab_separated(content: bytes) -> pd.DataFrame:
@@ -188,28 +169,17 @@ def _tab_separated(content: bytes) -> pd.DataFrame:
     return frame.rename(columns=lambda header: header.split(":")[0])
 
 
-def _ratings_table(
-    viewers: pd.Series,
-    videos: pd.Series,
-    ratings: pd.Series,
-    seconds: pd.Series,
-    held_out: np.ndarray | None = None,
-) -> pa.Table:
+def _ratings(ratings: pd.DataFrame, held_out: npt.NDArray[np.bool_] | bool = False) -> pa.Table:
     """Return ratings in file order as INTERACTIONS, sorted by (timestamp, row)."""
-    count = len(viewers)
-    frame = pd.DataFrame(
-        {
-            "viewer_id": viewers,
-            "video_id": videos,
-            "timestamp": pd.to_datetime(seconds.astype("int64"), unit="s", utc=True),
-            "row": np.arange(1, count + 1),
-            "event": "play",
-            "watched_fraction": np.full(count, None),
-            "rating": ratings.astype("float32"),
-            "held_out": np.zeros(count, bool) if held_out is None else held_out,
-        }
+    times = pd.to_datetime(ratings["timestamp"].astype("int64"), unit="s", utc=True)
+    frame = ratings.assign(
+        timestamp=times.astype("datetime64[us, UTC]"),
+        row=np.arange(1, len(ratings) + 1),
+        event="play",
+        watched_fraction=None,
+        rating=ratings["rating"].astype("float32"),
+        held_out=held_out,
     )
-    frame["timestamp"] = frame["timestamp"].astype("datetime64[us, UTC]")
     frame = frame.sort_values(["timestamp", "row"], kind="stable", ignore_index=True)
     return pa.Table.from_pandas(frame, schema=INTERACTIONS, preserve_index=False)
 

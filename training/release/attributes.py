@@ -15,8 +15,8 @@ from vireo.server.arrays import Float64Array, Int32Array, Int64Array
 from vireo.server.recommend.filters.declared import MAX_VALUE_BYTES, label
 from vireo.server.releases import layout
 from vireo.server.releases.texts import write_texts
-from vireo.training.data.attributes import all_attributes, attribute_column
 from vireo.training.data.dataset import Dataset
+from vireo.training.data.schema import all_attributes, attribute_column
 
 _MICROS = 1e6
 

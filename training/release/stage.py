@@ -31,10 +31,10 @@ from vireo.server.releases.manifest import DATA_END, FeatureSchema, Manifest, de
 from vireo.server.releases.texts import write_texts
 from vireo.server.releases.weights import Quotas, ScoreWeights
 from vireo.server.signals import OUTCOMES
-from vireo.training.data.attributes import attribute_column
 from vireo.training.data.context import video_languages
 from vireo.training.data.dataset import Dataset
 from vireo.training.data.folder import replaced_folder
+from vireo.training.data.schema import attribute_column
 from vireo.training.features.statistics import latest_popularity, latest_video_features
 from vireo.training.onnx_export import write_triton_config
 from vireo.training.ranking.model import Ranker

@@ -23,9 +23,8 @@ from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import open_rows, read_viewer
 from vireo.server.home import Home
 from vireo.server.releases.s3 import S3Settings
-from vireo.training.data.dataset import load_dataset
+from vireo.training.data.dataset import load_dataset, write_dataset
 from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
-from vireo.training.data.writing import Tables, write_dataset
 from vireo.training.features.build import build_features
 from vireo.v1.viewer_pb2 import ViewerFeatures
 from vireo_client import AsyncClient, Client, Event, EventKind, Video, VireoError
@@ -73,12 +72,14 @@ def build_home(root: Path) -> Home:
         "tags": [[]] * 40,
         **{name: [None] * 40 for name in ("published", "duration", "creator")},
     }
-    tables = Tables(
-        pa.table(interactions, INTERACTIONS).sort_by("timestamp"),
-        pa.table(videos, VIDEOS),
-        pa.table({"viewer_id": EVERYBODY, "attributes": [["plan=free"]] * COUNT}, VIEWERS),
+    write_dataset(
+        home,
+        DATASET,
+        "made up",
+        videos=[pa.table(videos, VIDEOS)],
+        viewers=pa.table({"viewer_id": EVERYBODY, "attributes": [["plan=free"]] * COUNT}, VIEWERS),
+        interactions=[pa.table(interactions, INTERACTIONS).sort_by("timestamp")],
     )
-    write_dataset(home, DATASET, tables, "made up", "", {})
     build_features(home, DATASET, holdout="none")
     build_release(home.staged_release(DATASET), release_id="tiny-1")
     return home

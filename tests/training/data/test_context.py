@@ -9,16 +9,15 @@ import pytest
 from tests.builders.importing import imported
 from vireo.server.features.context import COLUMNS, NAMES, context_ids
 from vireo.server.home import Home
-from vireo.training.data.as_events import interaction_events
 from vireo.training.data.context import (
-    ContextTexts,
     context_columns,
     context_names,
     contexts_of,
     video_languages,
 )
 from vireo.training.data.dataset import load_dataset
-from vireo.training.data.problems import BadRowsError
+from vireo.training.data.files import BadRowsError
+from vireo.training.data.log_events import interaction_events
 from vireo.training.data.split import split_watches
 
 ZONES = ("Europe/Zurich", "+05:45", "America/St_Johns", "no zone", "")
@@ -103,11 +102,6 @@ def test_an_import_keeps_the_context_and_refuses_what_is_no_time_zone(
 def test_a_data_set_as_events_brings_its_context(table: pd.DataFrame) -> None:
     for event, (_, row) in zip(interaction_events("a", table), table.iterrows(), strict=True):
         assert [getattr(event, name) for name in COLUMNS] == [row[name] or "" for name in COLUMNS]
-
-
-def test_more_texts_than_are_kept_count_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vireo.training.data.context.MAX_TEXTS", 3)
-    assert ContextTexts().places(1, ["a", "b", "c", "a", "c"]).tolist() == [1, 2, 0, 1, 0]
 
 
 def test_a_video_has_the_language_of_its_first_label() -> None:

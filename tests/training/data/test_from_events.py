@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pandas as pd
 import pytest
 
@@ -19,8 +17,8 @@ from tests.builders.logged_data import (
 from vireo.server.errors import VireoError
 from vireo.server.event_log.log import CATALOG, EVENTS, LogAwayError, partition_of
 from vireo.server.features.activity import Bounce
-from vireo.training.data.as_events import interaction_events
 from vireo.training.data.dataset import load_dataset
+from vireo.training.data.log_events import interaction_events
 from vireo.training.features.build import build_features
 from vireo.v1 import log_pb2
 
@@ -119,23 +117,6 @@ def test_a_base_that_is_older_than_what_the_log_keeps_is_refused_with_the_gap(
     assert second.interactions == kept + 2
     logged.record([event(9, "w1", "v5")])
     assert logged.made("live").interactions == second.interactions + 1
-
-
-def test_a_base_of_the_build_before_has_sequences_in_an_unknown_log(logged: LoggedData) -> None:
-    """It alone may have what the log doesn't keep any more: it must stay a base."""
-    logged.record([event(1, "w1", "v1")], [event(2, "w1", "v2")])
-    first = logged.made()
-    path = logged.home.data("live") / "dataset.json"
-    old = {"log_positions": {"events": {"0": 1, "1": 1}, "catalog": 0}}
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | old))
-    logged.record([event(3, "w1", "v3")])
-    assert logged.made("live").interactions == first.interactions + 1
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | old))
-    purge_events(logged.nats, 3)
-    with pytest.raises(VireoError, match="--accept-gap"):
-        logged.made("live")
-    assert logged.made("live", accept_gap=True).interactions == first.interactions + 1
-    assert "events" not in json.loads(path.read_bytes())["log_positions"]
 
 
 def test_a_log_that_was_replaced_is_read_from_its_begin(logged: LoggedData) -> None:

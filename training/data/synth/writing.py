@@ -15,11 +15,17 @@ import pyarrow.compute as pc
 
 from vireo.server.features.context import COLUMNS, DEVICES
 from vireo.server.home import Home
-from vireo.training.data.attributes import attribute_column, attribute_fields
 from vireo.training.data.context import context_fields
-from vireo.training.data.dataset import DatasetInfo, describe_dataset
-from vireo.training.data.importing import check_name_is_free
-from vireo.training.data.schema import INTERACTIONS, TIME, VIDEOS, VIEWERS, AttributeKind
+from vireo.training.data.dataset import DatasetInfo, check_name_is_free, write_dataset
+from vireo.training.data.schema import (
+    INTERACTIONS,
+    TIME,
+    VIDEOS,
+    VIEWERS,
+    AttributeKind,
+    attribute_column,
+    attribute_fields,
+)
 from vireo.training.data.synth.events import HIDE, KINDS, LOCALES, ZONES, Events, all_events
 from vireo.training.data.synth.world import (
     REGIONS,
@@ -30,7 +36,6 @@ from vireo.training.data.synth.world import (
     hashed,
     unit,
 )
-from vireo.training.data.writing import dataset_writer
 
 VIDEOS_AT_A_TIME = 131_072
 WORDS_PER_TOPIC = 12
@@ -262,21 +267,26 @@ def write_world(
     """
     check_name_is_free(home, name, force=force)
     world = World.of(config)
-    context = COLUMNS if config.context else ()
-    with dataset_writer(
-        home, name, _source(config), TERMS, attributes=ATTRIBUTES, context=context
-    ) as writer:
-        for part in video_parts(world):
-            writer.add_videos(part)
-        writer.add_viewers(viewer_table(world))
-        viewers, videos = viewer_ids(config.viewers), video_ids(config.videos)
+    viewers, videos = viewer_ids(config.viewers), video_ids(config.videos)
+
+    def interactions() -> Iterator[pa.Table]:
         written = 0
         for events in all_events(world):
-            table = interaction_table(events, written + 1, viewers, videos, context=config.context)
-            writer.add_interactions(table)
+            yield interaction_table(events, written + 1, viewers, videos, context=config.context)
             written += len(events)
             progress(written, config.events)
-    return describe_dataset(home, name)
+
+    return write_dataset(
+        home,
+        name,
+        _source(config),
+        videos=video_parts(world),
+        viewers=viewer_table(world),
+        interactions=interactions(),
+        terms=TERMS,
+        attributes=ATTRIBUTES,
+        context=COLUMNS if config.context else (),
+    )
 
 
 def _source(config: WorldConfig) -> str:
