@@ -259,8 +259,8 @@ class _Files:
             found.row,
             far,
             lambda position: (
-                f"{np.datetime64(int(found.time[position]), 'us').astype('datetime64[s]')}Z is over "
-                f"{MAX_GAP.days // 365} years away from all but a few other events"
+                f"{datetime.fromtimestamp(found.time[position] // 10**6, UTC):%Y-%m-%dT%H:%M:%SZ} "
+                f"is over {MAX_GAP.days // 365} years away from all but a few other events"
             ),
             "write the time of the event, or leave the row out",
         )
