@@ -12,15 +12,12 @@ import pandas as pd
 from rich.console import Console
 
 from vireo.server.errors import VireoError
-from vireo.server.features.context import UNKNOWN
-from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.data.dataset import load_dataset
 from vireo.training.evaluation import report as files
 from vireo.training.evaluation.ablations import check_names, lists_of_test, study_ablations
-from vireo.training.evaluation.chain import run_chain
 from vireo.training.evaluation.cold_start import study_cold_start
 from vireo.training.evaluation.diversity import study_diversity
 from vireo.training.evaluation.report import write_json
@@ -28,102 +25,13 @@ from vireo.training.evaluation.sources import MAX_VIEWERS, Proposals, fit_quotas
 from vireo.training.evaluation.systems import (
     HeldOutPart,
     HeldOutWatches,
-    SystemReport,
-    TestBed,
-    features_before_test,
     last_held_out,
-    of_lists,
 )
 from vireo.training.evaluation.tuning import described, tune_baselines, write_settings
-from vireo.training.features.publication import published_of
 from vireo.training.features.watches import load_watches
-from vireo.training.fit import fit
-from vireo.training.metrics import CONFIDENCE, paired_tests, with_intervals
-from vireo.training.profile import Profile, load_profile
+from vireo.training.profile import load_profile
 from vireo.training.ranking.training_set import RankingSet, load_ranking_set
 from vireo.training.run import Run
-
-WITH = "with context"
-ABSENT = "absent in requests"
-OFF = "features off"
-
-
-def study_context(home: Home, dataset: str, settings: Profile, console: Console) -> dict[str, Any]:
-    """Compare the newest release with context, without, and with one trained without.
-
-    The latter is fitted in a folder of the run; an interrupted study resumes.
-
-    Args:
-        home: the home of measured fits.
-        dataset: name of the data set.
-        settings: those that the newest release was trained with.
-        console: where progress is shown.
-
-    Returns:
-        `features`: the context features of the release; `viewers`; `confidence`; `systems`: see
-        `with_intervals`, by WITH, ABSENT and OFF; `tests`: WITH and ABSENT against OFF, see
-        `paired_tests`.
-
-    Raises:
-        VireoError: the release reads no context.
-    """
-    run, watches = Run(home.run(dataset)), load_watches(home, dataset)
-    release = CandidateRelease.load(run.release)
-    features = release.context
-    if not features:
-        raise VireoError(
-            f"the release of {dataset} reads no context: its watches have no device, time zone or "
-            "locale; import data with these columns, or try vireo data synth --context"
-        )
-    without = _beside(home, dataset, run)
-    # Without a limit of minutes: a busy machine must not shorten one training of the two.
-    off = replace(settings, retrieval=replace(settings.retrieval, context=False, max_minutes=None))
-    fit(without, load_dataset(without, dataset), off, console, force=True)
-    bed = TestBed.of(watches, release.ids, published_of(release))
-    repo = home.features(dataset)
-    viewers = features_before_test(bed.watches, repo)
-    nothing = [replace(viewer, context=UNKNOWN) for viewer in viewers]
-    other = Run(without.run(dataset)).release
-    reports = {
-        WITH: _measured(run.release, bed, viewers, repo),
-        ABSENT: _measured(run.release, bed, nothing, repo),
-        OFF: _measured(other, bed, nothing, repo),
-    }
-    ranks = {name: report.ranks for name, report in reports.items()}
-    tests = {
-        name: {against: paired_tests(ranks[name], {against: ranks[against]})[against]}
-        for name, against in ((WITH, OFF), (ABSENT, OFF))
-    }
-    return {
-        "features": list(features),
-        "viewers": len(viewers),
-        "confidence": CONFIDENCE,
-        "systems": with_intervals(ranks),
-        "tests": tests,
-    }
-
-
-def _beside(home: Home, dataset: str, run: Run) -> Home:
-    """Return a home within a run's checkpoints, with the same data and features."""
-    beside = Home(run.checkpoints / "without_context")
-    for own, shared in (
-        (beside.data(dataset), home.data(dataset)),
-        (beside.features(dataset), home.features(dataset)),
-    ):
-        own.parent.mkdir(parents=True, exist_ok=True)
-        if not own.is_symlink():
-            own.symlink_to(shared.absolute(), target_is_directory=True)
-    return beside
-
-
-def _measured(
-    folder: Path, bed: TestBed, viewers: Sequence[ViewerFeatures], repo: Path
-) -> SystemReport:
-    """Return the results of a release's chain on the test viewers."""
-    candidates, ranking = CandidateRelease.load(folder), RankingRelease.load(folder)
-    count = candidates.manifest.candidates
-    answers = run_chain(candidates, ranking, viewers, bed.viewers.targets, count, repo)
-    return of_lists(answers.ranked, bed.viewers)
 
 
 @dataclass(frozen=True)
@@ -225,13 +133,6 @@ class Studies:
             folds,
         )
         return self._written(files.COLD_START, found)
-
-    def context(self) -> dict[str, Any]:
-        """Measure the chain with the context of requests, without it, and trained without it."""
-        settings = load_profile(self.profile)
-        return self._written(
-            files.CONTEXT, study_context(self.home, self.dataset, settings, self.console)
-        )
 
     def _ranking_set(self) -> RankingSet:
         data = load_ranking_set(self.run.ranking_set, self.run.finished_inputs())

@@ -89,17 +89,6 @@ def cold_start(
     _study("cold_start", lambda studies: studies.cold_start(minutes, folds), data, as_json, profile)
 
 
-@app.command()
-def context(
-    data: DataOption = "synth", profile: _Profile = "demo", as_json: JsonOption = False
-) -> None:
-    """Measure what the context of requests is worth, against models trained without it.
-
-    The release must have been trained with the same profile. An interrupted study resumes.
-    """
-    _study("context", lambda studies: studies.context(), data, as_json, profile)
-
-
 def _study(
     name: str,
     study: Callable[[Studies], Any],
@@ -176,19 +165,6 @@ def _cold_start(document: Mapping[str, Any]) -> Iterator[Row]:
             yield f"{title}: {system}", figures
 
 
-def _context(document: Mapping[str, Any]) -> Iterator[Row]:
-    for name, measures in document["systems"].items():
-        yield (
-            name,
-            {
-                f"{measure}{end}": figure[key]
-                for measure, figure in measures.items()
-                if measure != "hr_10"
-                for end, key in (("", "value"), (" from", "low"), (" to", "high"))
-            },
-        )
-
-
 _ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "sources": _sources,
     "quotas": _quotas,
@@ -196,5 +172,4 @@ _ROWS: dict[str, Callable[[Any], Iterator[Row]]] = {
     "diversity": _diversity,
     "ablations": _ablations,
     "cold_start": _cold_start,
-    "context": _context,
 }

@@ -13,9 +13,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from tests.builders.fits import fit_measured
 from vireo.server.errors import VireoError
-from vireo.server.features.context import NAMES
 from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
 from vireo.server.home import Home
 from vireo.server.recommend.candidates import Candidates
@@ -23,8 +21,6 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, Candida
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import MANIFEST_NAME
 from vireo.server.releases.weights import Quotas
-from vireo.training.data.synth.world import WorldConfig
-from vireo.training.data.synth.writing import write_world
 from vireo.training.evaluation.ablations import ablate, ablation_names, check_names
 from vireo.training.evaluation.diversity import Point, ScoredLists, diversity_curve, worth_it
 from vireo.training.evaluation.sources import CUTOFFS, FIT_VIEWERS, Proposals, fit_quotas
@@ -32,12 +28,9 @@ from vireo.training.evaluation.sources import NAMES as SOURCES
 from vireo.training.evaluation.systems import HeldOutWatches, last_held_out
 from vireo.training.features.publication import of_the_past
 from vireo.training.fit import with_quotas
-from vireo.training.profile import load_profile
 from vireo.training.ranking.train import RankingTrainer
 from vireo.training.ranking.training_set import RankingSet
-from vireo.training.studies import ABSENT, OFF, WITH, Studies, study_context
-
-QUIET = Console(file=io.StringIO())
+from vireo.training.studies import Studies
 
 
 @pytest.fixture(scope="module")
@@ -212,20 +205,3 @@ def test_training_fits_the_quotas_to_validation(
     assert f"20 candidates hold {fitted['recall']:.1%}" in output.getvalue()
     # A catalogue that is retrieved as a whole needs none.
     assert with_quotas(release, trained_watches, repo, len(release.keys), console) is release
-
-
-def test_the_study_of_context_compares_with_it_without_and_trained_without(
-    trained_home: Home, tmp_path: Path
-) -> None:
-    home = Home(tmp_path)
-    write_world(home, "rich", WorldConfig(150, 120, 4_000, context=True))
-    fit_measured(home, "rich")
-    found = study_context(home, "rich", load_profile("quick"), QUIET)
-    assert found["features"] == list(NAMES)
-    assert set(found["systems"]) == {WITH, ABSENT, OFF}
-    figures = [found["systems"][name]["ndcg_10"]["value"] for name in (WITH, ABSENT, OFF)]
-    assert len(set(figures)) == 3, "each is measured by itself"
-    tested = {(name, *found["tests"][name]) for name in found["tests"]}
-    assert tested == {(WITH, OFF), (ABSENT, OFF)}
-    with pytest.raises(VireoError, match="reads no context"):
-        study_context(trained_home, "trained", load_profile("quick"), QUIET)

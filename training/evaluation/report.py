@@ -40,7 +40,6 @@ SOURCES = "sources.json"
 ABLATIONS = "ablations.json"
 DIVERSITY = "diversity.json"
 COLD_START = "cold_start.json"
-CONTEXT = "context.json"
 INDEX = "index.html"
 MEASURES = {
     "hr_10": "HR@10",

@@ -7,7 +7,6 @@ like, don't read retrieval features, since their labels are watches that retriev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -21,7 +20,7 @@ from vireo.server.features.ranking_inputs import (
 )
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.server.signals import UNWANTED
-from vireo.training.cpu import ByteDropout
+from vireo.training.modules import ByteDropout, ContextEmbeddings
 from vireo.training.ranking.config import RankingConfig
 
 WatchPart = Literal["retrieval", "linear", "full"]
@@ -63,22 +62,6 @@ class Standardise(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """Standardise the last dimension."""
         return (values - self.mean) / self.scale
-
-
-class ContextEmbeddings(nn.Module):
-    """An embedding of each feature of the context; that of an unknown one is 0."""
-
-    def __init__(self, sizes: Iterable[int], dimension: int) -> None:
-        super().__init__()
-        self.features = nn.ModuleList(
-            nn.Embedding(size, dimension, padding_idx=0) for size in sizes
-        )
-        for weight in self.parameters():
-            nn.init.zeros_(weight)  # what training never sees adds nothing
-
-    def forward(self, ids: Tensor) -> list[Tensor]:
-        """Return the embedding of each feature, float32[b, e], of int64[b, c]."""
-        return [feature(ids[:, place]) for place, feature in enumerate(self.features)]
 
 
 class Ranker(nn.Module):

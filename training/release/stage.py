@@ -142,7 +142,7 @@ def stage_retrieval(
     popularity = latest_popularity(repo, ids)
     rows, weights = co_watch_table(data, co_watch_neighbours(data.video_count))
     model_rows, model_weights = ease_table(data, limit=model.config.ease_limit)
-    content = model.content_vectors().detach()
+    content = model.video_tower.content_vectors(model.video_tower.content).detach()
     tables: dict[str, npt.NDArray[Any]] = {
         layout.VIDEO_KEYS: data.keys,
         layout.VIDEO_FEATURE_TABLE: latest_video_features(repo, ids),

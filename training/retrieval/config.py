@@ -20,9 +20,6 @@ class RetrievalConfig:
     blocks: int = 2
     history_limit: int = HISTORY_LIMIT
     """Number of last watched videos that the viewer tower reads."""
-    asked_gap: bool = True
-    """Whether the viewer tower reads the time from the last watch, and from those before, to the
-    request."""
     context: bool = True
     """Whether both models read the context of requests, as far as the data has that of watches."""
 

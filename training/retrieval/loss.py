@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vireo.training.retrieval.model import TwoTower, readable
+from vireo.training.retrieval.windows import WindowBatch
 
 CHUNK = 512
 """Positions whose logits are held in memory at once."""
@@ -154,36 +155,20 @@ def _between(positions: Tensor, start: int, stop: int) -> slice:
 
 
 def full_softmax_loss(
-    model: TwoTower,
-    history: Tensor,
-    gaps: Tensor,
-    attributes: Tensor,
-    targets: Tensor,
-    context: Tensor,
-    moments: Tensor,
-    published: Tensor | None = None,
+    model: TwoTower, batch: WindowBatch, published: Tensor | None = None
 ) -> Tensor:
-    """Return the mean loss over all positions that have a target.
+    """Return the mean loss over all positions of a batch that have a target.
 
     Classes are the videos published by then: otherwise every earlier watch would count as evidence
-    against a later video.
-
-    Args:
-        model: the towers.
-        history: row + 1 of the videos watched, int64[b, l].
-        gaps: int64[b, l + 1], see `WindowBatch`.
-        attributes: int64[b, a].
-        targets: row of the video watched next, -1 for padding, int64[b, l + 1].
-        context: ids of the context in which it was watched, int64[b, l + 1, c].
-        moments: when that was, Unix seconds, int64[b, l + 1].
-        published: as in `RetrievalData.published`, int64[n]; None if all came before any watch.
+    against a later video. `published` is as in `RetrievalData.published`, int64[n]; None if all
+    came before any watch.
     """
     vectors = model.video_vectors()
-    watched = F.embedding(history, readable(vectors))
-    states = model.viewer_tower(watched, gaps, attributes, context=context)
-    real = targets >= 0
-    later = None if published is None else Later(published, moments[real])
-    return cross_entropy(states[real], vectors, targets[real], later)
+    watched = F.embedding(batch.history, readable(vectors))
+    states = model.viewer_tower(watched, batch.gaps, batch.attributes, context=batch.context)
+    real = batch.targets >= 0
+    later = None if published is None else Later(published, batch.moments[real])
+    return cross_entropy(states[real], vectors, batch.targets[real], later)
 
 
 class SampledSoftmax:
@@ -209,17 +194,10 @@ class SampledSoftmax:
         self._negatives = negatives
 
     def __call__(
-        self,
-        model: TwoTower,
-        history: Tensor,
-        gaps: Tensor,
-        attributes: Tensor,
-        targets: Tensor,
-        context: Tensor,
-        moments: Tensor,
-        published: Tensor | None = None,
+        self, model: TwoTower, batch: WindowBatch, published: Tensor | None = None
     ) -> Tensor:
         """Return the estimated loss; arguments are those of `full_softmax_loss`."""
+        history, targets = batch.history, batch.targets
         draws = torch.rand(self._negatives, dtype=torch.float64)
         drawn = torch.searchsorted(self._cumulated, draws).clamp(max=len(self._cumulated) - 1)
         real = targets >= 0
@@ -233,9 +211,12 @@ class SampledSoftmax:
         local_history = torch.zeros_like(history)
         local_history[history > 0] = read + 1
         states = model.viewer_tower(
-            F.embedding(local_history, readable(vectors)), gaps, attributes, context=context
+            F.embedding(local_history, readable(vectors)),
+            batch.gaps,
+            batch.attributes,
+            context=batch.context,
         )[real]
-        later = None if published is None else Later(published[drawn], moments[real])
+        later = None if published is None else Later(published[drawn], batch.moments[real])
         return sampled_cross_entropy(
             states,
             vectors[positives],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vireo.server.arrays import Int64Array
 from vireo.server.features.context import sizes
 from vireo.server.features.tower_inputs import GAP_BUCKETS
-from vireo.training.cpu import ByteDropout
+from vireo.training.modules import ByteDropout, ContextEmbeddings
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.content import Ridge
 from vireo.training.retrieval.data import RetrievalData
@@ -71,14 +71,12 @@ class VideoTower(nn.Module):
             estimate = estimate if estimate is None else estimate[rows]
         if self.training and self.id_dropout:
             watched = watched * (torch.rand_like(watched) >= self.id_dropout)
-        bag = F.embedding_bag(content, self.token_embedding.weight, padding_idx=0, mode="mean")
-        vectors: Tensor = ids * watched + self.token_projection(bag)
+        vectors = ids * watched + self.content_vectors(content)
         return vectors if estimate is None else vectors + estimate
 
-    def content_vectors(self) -> Tensor:
-        """Return the content part of every video's vector, without its id's, float32[n, d]."""
-        table = self.token_embedding.weight
-        bag = F.embedding_bag(self.content, table, padding_idx=0, mode="mean")
+    def content_vectors(self, content: Tensor) -> Tensor:
+        """Return the content part of the vectors of videos with these tokens, float32[m, d]."""
+        bag = F.embedding_bag(content, self.token_embedding.weight, padding_idx=0, mode="mean")
         vectors: Tensor = self.token_projection(bag)
         return vectors
 
@@ -193,10 +191,10 @@ class ViewerTower(nn.Module):
         self.gap_embedding = nn.Embedding(GAP_BUCKETS, d)
         # Each bucket's difference from the one below, so that gaps longer than any in training
         # get the embedding of the longest one seen.
-        self.asked_steps = nn.Embedding(GAP_BUCKETS, d) if config.asked_gap else None
-        self.context = ContextEmbedding(data.context, d) if data.context else None
+        self.asked_steps = nn.Embedding(GAP_BUCKETS, d)
+        self.context = ContextEmbeddings(sizes(data.context), d) if data.context else None
         # Likewise, per head. Only the first block reads them: it takes time.
-        self.age_steps = nn.Embedding(GAP_BUCKETS, config.heads) if config.asked_gap else None
+        self.age_steps = nn.Embedding(GAP_BUCKETS, config.heads)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(d)
         self.dropout = ByteDropout(config.dropout)
@@ -230,25 +228,21 @@ class ViewerTower(nn.Module):
         profile = self.start + self.attribute_embedding(self._kept(attributes)).sum(1)
         events = watched + self.gap_embedding(gaps[:, :-1])
         x = torch.cat([profile[:, None], events], dim=1)
-        if self.asked_steps is not None:
-            x = x + F.embedding(gaps, self.asked_steps.weight.cumsum(0))
+        x = x + F.embedding(gaps, self.asked_steps.weight.cumsum(0))
         x = self.dropout(x + self.position_embedding(torch.arange(x.shape[1])))
         asked = None
         if self.context is not None and context is not None:
-            asked = self.context(self._some(context))
-        age_bias = None
-        if self.age_steps is not None:
-            steps = self.age_steps.weight.cumsum(0)
-            age_bias = F.embedding(ages_of(gaps), steps).permute(0, 3, 1, 2)
+            asked = torch.stack(self.context(self._some(context))).sum(0)
+        steps = self.age_steps.weight.cumsum(0)
+        age_bias = F.embedding(ages_of(gaps), steps).permute(0, 3, 1, 2)
         last = len(self.blocks) - 1
         for place, block in enumerate(self.blocks):
             x = block(
                 x,
                 at=lengths if place == last else None,
                 asked=asked if place == last else None,
-                age_bias=age_bias,
+                age_bias=age_bias if place == 0 else None,
             )
-            age_bias = None
         state: Tensor = self.norm(x)
         return state
 
@@ -312,21 +306,6 @@ def ages_of(gaps: Tensor) -> Tensor:
     return (1.01 + torch.log2(1 + ages)).long()
 
 
-class ContextEmbedding(nn.Module):
-    """The sum of an embedding of each feature of a context; unknown ones add nothing."""
-
-    def __init__(self, names: Sequence[str], dimension: int) -> None:
-        super().__init__()
-        self.features = nn.ModuleList(
-            nn.Embedding(size, dimension, padding_idx=0) for size in sizes(names)
-        )
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return float32[..., d] of int64[..., c]."""
-        parts = [feature(ids[..., place]) for place, feature in enumerate(self.features)]
-        return torch.stack(parts).sum(0)
-
-
 class TwoTower(nn.Module):
     """Both towers; the viewer tower reads the video tower's vectors."""
 
@@ -340,8 +319,7 @@ class TwoTower(nn.Module):
         self.viewer_tower = ViewerTower(data, config)
         self.apply(_initialise)
         for steps in (self.viewer_tower.asked_steps, self.viewer_tower.age_steps):
-            if steps is not None:
-                nn.init.zeros_(steps.weight)  # a bucket absent from training adds nothing
+            nn.init.zeros_(steps.weight)  # a bucket absent from training adds nothing
         if (context := self.viewer_tower.context) is not None:
             for weight in context.parameters():
                 nn.init.zeros_(weight)  # nor does an hour or a language
@@ -357,10 +335,6 @@ class TwoTower(nn.Module):
             rows = torch.arange(start, min(start + ROWS_AT_ONCE, self.video_count))
             vectors[rows] = tower(rows)
         return vectors
-
-    def content_vectors(self) -> Tensor:
-        """Return the content part of every video's vector, without its id's, float32[n, d]."""
-        return self.video_tower.content_vectors()
 
 
 def _initialise(module: nn.Module) -> None:

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from vireo.server.errors import VireoError
 from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from vireo.training.cpu import torch_threads
 from vireo.training.heartbeat import Bars
+from vireo.training.modules import torch_threads
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import fill_unseen
@@ -30,8 +30,8 @@ CHECKPOINT = "retrieval.pt"
 RESULT = "towers.pt"
 """Weights of a finished training, from which another may start."""
 CURVE = "retrieval_curve.jsonl"
-"""One JSON object an epoch: `epoch`, `loss`, `tokens` (watches trained on), `tokens_per_second`
-(throughput of its steps), and the validation metrics if it was validated."""
+"""One JSON object an epoch: `epoch`, `loss`, `tokens` (watches trained on), and the validation
+metrics if it was validated."""
 
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -112,11 +112,12 @@ def train_retrieval(
     with torch_threads(config.threads), interrupt.listening(), _progress(console) as bar:
         task = bar.add_task("retrieval", total=1.0, measures="")
         bar.update(task, completed=trainer.share_done)
-        clock = _Clock(trainer)
         while not trainer.finished:
+            began = time.monotonic()
             trainer.train_step()
-            clock.tick(stepped=True)
-            measures = f"loss {trainer.loss:.3f}  {trainer.tokens_per_second:,.0f} watches/s"
+            # What the schedule goes by must be known before an epoch ends.
+            trainer.seconds += time.monotonic() - began
+            began, measures = time.monotonic(), f"loss {trainer.loss:.3f}"
             if trainer.at_epoch_end or trainer.share_done == 1:
                 point = trainer.end_epoch()
                 if "ndcg_10" in point:
@@ -124,7 +125,7 @@ def train_retrieval(
                 if "ndcg_10" in point or trainer.finished:
                     _write_curve(trainer, checkpoints)
                     _save(trainer, identity, checkpoints)
-                clock.tick()
+                trainer.seconds += time.monotonic() - began
             bar.update(task, completed=trainer.share_done, measures=measures)
             if interrupt.requested:
                 _save(trainer, identity, checkpoints)
@@ -134,7 +135,7 @@ def train_retrieval(
                 )
     console.print(_summed_up(trainer), highlight=False)
     model = trainer.best_model()
-    del trainer, clock  # Weights and optimiser state take four times the model's memory.
+    del trainer  # Weights and optimiser state take four times the model's memory.
     fill_unseen(model, data)
     write_checkpoint(checkpoints / RESULT, model.state_dict())
     return model
@@ -157,22 +158,6 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(weight.numpy().tobytes())
     return digest.hexdigest()
-
-
-class _Clock:
-    """Adds elapsed time to a trainer's seconds."""
-
-    def __init__(self, trainer: RetrievalTrainer) -> None:
-        self._trainer = trainer
-        self._last = time.monotonic()
-
-    def tick(self, stepped: bool = False) -> None:
-        """Add the time since the last tick."""
-        now = time.monotonic()
-        passed, self._last = now - self._last, now
-        self._trainer.seconds += passed
-        if stepped:
-            self._trainer.step_seconds += passed
 
 
 def _resume(
@@ -212,11 +197,7 @@ def _progress(console: Console) -> Bars:
 
 def _summed_up(trainer: RetrievalTrainer) -> str:
     tokens = sum(point["tokens"] for point in trainer.curve)
-    seconds = sum(point["tokens"] / point["tokens_per_second"] for point in trainer.curve)
-    learned = (
-        f"trained on {tokens:,.0f} watches in {trainer.seconds / 60:.1f} minutes, "
-        f"{tokens / seconds:,.0f} watches/s"
-    )
+    learned = f"trained on {tokens:,.0f} watches in {trainer.seconds / 60:.1f} minutes"
     if trainer.best_ndcg < 0:
         return learned
     return f"{learned}; best validation NDCG@10 {trainer.best_ndcg:.3f}"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vireo.training.checkpoint import CheckpointError
-from vireo.training.cpu import bfloat16_is_fast
+from vireo.training.modules import bfloat16_is_fast
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import first_vectors
@@ -24,7 +24,7 @@ from vireo.training.retrieval.windows import Batch, epoch_batches
 
 PROGRESS = (
     "best_ndcg", "curve", "epoch", "batch", "step", "tokens", "loss_sum", "seconds",
-    "step_seconds", "validated", "finished",
+    "validated", "finished",
 )  # fmt: skip
 """Attributes of a trainer that a checkpoint holds."""
 WARMUP_SHARE = 0.05
@@ -139,8 +139,6 @@ class RetrievalTrainer:
         """Sum of the losses of this epoch's batches."""
         self.seconds = 0.0
         """Training time, validation included."""
-        self.step_seconds = 0.0
-        """Time of this epoch's steps."""
         self.validated = 0
         """Validations done."""
         self.finished = False
@@ -196,11 +194,6 @@ class RetrievalTrainer:
         """Mean loss of this epoch's batches; undefined before its first step."""
         return self.loss_sum / self.batch
 
-    @property
-    def tokens_per_second(self) -> float:
-        """Throughput of this epoch, watches/s; 0 before its first step."""
-        return self.tokens / self.step_seconds if self.step_seconds else 0.0
-
     def _next_batch(self) -> Batch:
         if self._batches is None:
             batches = epoch_batches(self._data, self.config, self.epoch)
@@ -222,8 +215,7 @@ class RetrievalTrainer:
         batch = self._next_batch()
         self._optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=self._bfloat16):
-            inputs = map(torch.from_numpy, batch.encode())
-            loss = self._loss(self.model, *inputs, self._published)
+            loss = self._loss(self.model, batch.encode(), self._published)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.clip()
         touched = self._optimizer.touched()
@@ -246,7 +238,6 @@ class RetrievalTrainer:
             "epoch": self.epoch + 1.0,
             "loss": self.loss,
             "tokens": float(self.tokens),
-            "tokens_per_second": self.tokens_per_second,
         }
         self.finished = self.share_done == 1
         validations = int(self.share_done * self.config.validations + 1e-9)
@@ -263,7 +254,7 @@ class RetrievalTrainer:
                 self.best = average if self.finished else deepcopy(average)
         self.curve.append(point)
         self.epoch, self.batch, self.tokens = self.epoch + 1, 0, 0
-        self.loss_sum, self.step_seconds = 0.0, 0.0
+        self.loss_sum = 0.0
         self._batches = None
         return point
 

@@ -33,44 +33,41 @@ class WorseThanPopularityError(VireoError):
     """The towers are worse than a list of the most watched videos."""
 
 
+@torch.inference_mode()
 def viewer_scores(
     model: TwoTower, data: RetrievalData, viewers: list[ViewerFeatures]
 ) -> Float32Array:
     """Return the retrieval score of every video for each viewer, float32[v, n]."""
-    model.eval()
-    with torch.inference_mode():
-        vectors = model.video_vectors()
-        scores = _vectors(model, data, readable(vectors), viewers) @ vectors.T
-        return np.asarray(scores.numpy(), np.float32)
+    videos = model.eval().video_vectors()
+    scores = _vectors(model, data, readable(videos), viewers) @ videos.T
+    return np.asarray(scores.numpy(), np.float32)
 
 
+@torch.inference_mode()
 def viewer_queries(model: TwoTower, data: RetrievalData) -> Float32Array:
     """Return vectors of at most QUERIES viewers at their last watch, float32[v, d]."""
     step = max(1, len(data.last_watches) // QUERIES)
     viewers = [one.viewer for one in data.last_watches[::step]][:QUERIES]
-    model.eval()
-    with torch.inference_mode():
-        vectors = model.video_vectors()
-        if not viewers:
-            return np.empty((0, vectors.shape[1]), np.float32)
-        return np.asarray(_vectors(model, data, readable(vectors), viewers).numpy(), np.float32)
+    videos = model.eval().video_vectors()
+    if not viewers:
+        return np.empty((0, videos.shape[1]), np.float32)
+    return np.asarray(_vectors(model, data, readable(videos), viewers).numpy(), np.float32)
 
 
+@torch.inference_mode()
 def validation_ranks(model: TwoTower, data: RetrievalData) -> Int64Array:
     """Return the rank of each viewer's last validation watch given all before it, int64[v].
 
     Viewers are sampled so that about SCORES scores are computed.
     """
-    model.eval()
-    with torch.inference_mode():
-        vectors = model.video_vectors()
-        table = readable(vectors)
+    videos = model.eval().video_vectors()
+    table = readable(videos)
 
-        def scores(part: Sequence[HeldOut]) -> Float32Array:
-            viewers = _vectors(model, data, table, [one.viewer for one in part])
-            return np.asarray((viewers @ vectors.T).numpy(), np.float32)
+    def scores(part: Sequence[HeldOut]) -> Float32Array:
+        viewers = _vectors(model, data, table, [one.viewer for one in part])
+        return np.asarray((viewers @ videos.T).numpy(), np.float32)
 
-        return _ranks(data, scores)
+    return _ranks(data, scores)
 
 
 def check_beats_popularity(
@@ -121,8 +118,7 @@ def _vectors(
     model: TwoTower, data: RetrievalData, table: Tensor, viewers: list[ViewerFeatures]
 ) -> Tensor:
     """Return viewers' vectors, float32[v, d], given `readable(model.video_vectors())`."""
-    inputs = data.inputs(viewers, model.config.history_limit)
-    return viewer_vectors(model, table, inputs)
+    return viewer_vectors(model, table, data.inputs(viewers, model.config.history_limit))
 
 
 def validation_metrics(model: TwoTower, data: RetrievalData) -> dict[str, float]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vireo.server.arrays import Int64Array
 from vireo.server.features.tower_inputs import gap_buckets
@@ -17,18 +19,18 @@ from vireo.training.retrieval.data import RetrievalData, Watches
 class WindowBatch(NamedTuple):
     """Windows of w videos, each as a history of w - 1 videos and the targets of w states."""
 
-    history: Int64Array
+    history: Tensor
     """Row + 1 of each video, 0 for padding, int64[b, l]."""
-    gaps: Int64Array
+    gaps: Tensor
     """`gap_buckets` of the window's times, the targets' included: the bucket at state i is that of
     the time from the last watch read to the target, int64[b, l + 1]."""
-    attributes: Int64Array
+    attributes: Tensor
     """int64[b, ATTRIBUTE_LIMIT]."""
-    targets: Int64Array
+    targets: Tensor
     """Row of the video watched next at states 0..l, -1 for padding, int64[b, l + 1]."""
-    context: Int64Array
+    context: Tensor
     """Ids of the context in which it was watched, int64[b, l + 1, c]; 0 for padding."""
-    moments: Int64Array
+    moments: Tensor
     """When it was watched, Unix seconds, int64[b, l + 1]; undefined for padding."""
 
 
@@ -79,7 +81,7 @@ class Windows:
             start = stop
 
     def encode(self, windows: Int64Array) -> WindowBatch:
-        """Return the arrays of one batch."""
+        """Return the tensors of one batch."""
         viewers, starts, stops = windows.T
         places = starts[:, None] + np.arange((stops - starts).max())
         inside = places < stops[:, None]
@@ -87,14 +89,15 @@ class Windows:
         targets = np.where(inside, self.watches.rows[places], -1)
         gaps = np.where(inside, self._gaps[places], 0)
         gaps[:, 0] = 0
-        return WindowBatch(
-            history=np.where(inside[:, 1:], targets[:, :-1] + 1, 0),
-            gaps=gaps,
-            attributes=self._attributes[viewers],
-            targets=targets,
-            context=np.where(inside[..., None], self.watches.context[places].astype(np.int64), 0),
-            moments=self.watches.times[places],
+        arrays = (
+            np.where(inside[:, 1:], targets[:, :-1] + 1, 0),
+            gaps,
+            self._attributes[viewers],
+            targets,
+            np.where(inside[..., None], self.watches.context[places].astype(np.int64), 0),
+            self.watches.times[places],
         )
+        return WindowBatch(*map(torch.from_numpy, arrays))
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class Batch:
         return int((self.chosen[:, 2] - self.chosen[:, 1]).sum())
 
     def encode(self) -> WindowBatch:
-        """Return the batch's arrays."""
+        """Return the batch's tensors."""
         return self.windows.encode(self.chosen)
 
 

@@ -21,7 +21,7 @@ from vireo.training.retrieval.loss import (
     sampled_cross_entropy,
 )
 from vireo.training.retrieval.model import TwoTower
-from vireo.training.retrieval.windows import epoch_batches
+from vireo.training.retrieval.windows import WindowBatch, epoch_batches
 
 POSITIONS, VIDEOS, SAMPLE, SIZE = CHUNK + 100, 300, 40, 16
 Case = tuple[list[tuple[int, int]], Callable[..., Tensor], Callable[..., Tensor]]
@@ -107,37 +107,43 @@ def model(ring: RetrievalData, small: RetrievalConfig) -> TwoTower:
 
 
 @pytest.fixture(scope="module")
-def batch(ring: RetrievalData, small: RetrievalConfig) -> list[Tensor]:
-    return [torch.from_numpy(each) for each in next(epoch_batches(ring, small, 0)).encode()]
+def batch(ring: RetrievalData, small: RetrievalConfig) -> WindowBatch:
+    return next(epoch_batches(ring, small, 0)).encode()
 
 
 @pytest.mark.parametrize("counts", ["its own", "skewed"])
 @pytest.mark.parametrize("published", [False, True])
 def test_a_large_sample_estimates_the_full_loss_however_often_videos_are_drawn(
-    ring: RetrievalData, model: TwoTower, batch: list[Tensor], counts: str, published: bool
+    ring: RetrievalData, model: TwoTower, batch: WindowBatch, counts: str, published: bool
 ) -> None:
-    some = batch
+    some, when = batch, None
     if published:
-        some = [part[:2] for part in batch]
-        when = some[-1].max() + 1 + torch.zeros(ring.video_count, dtype=torch.int64)
-        when[some[3][some[3] >= 0]] = 0
-        some = [*some, when]
-    wanted = full_softmax_loss(model, *some).item()
+        some = WindowBatch(*(part[:2] for part in batch))
+        when = some.moments.max() + 1 + torch.zeros(ring.video_count, dtype=torch.int64)
+        when[some.targets[some.targets >= 0]] = 0
+    wanted = full_softmax_loss(model, some, when).item()
     if published:
-        assert wanted < full_softmax_loss(model, *some[:-1]).item() - 0.1, "there are fewer classes"
+        assert wanted < full_softmax_loss(model, some).item() - 0.1, "there are fewer classes"
     own = torch.from_numpy(ring.watch_counts)
     drawn = own if counts == "its own" else torch.arange(1, 31) ** 3
     estimate = SampledSoftmax(drawn, negatives=50_000, power=0.5)
-    assert estimate(model, *some).item() == pytest.approx(wanted, rel=0.03)
+    assert estimate(model, some, when).item() == pytest.approx(wanted, rel=0.03)
 
 
-def test_padding_adds_nothing_to_the_loss(model: TwoTower, batch: list[Tensor]) -> None:
-    history, gaps, attributes, targets, context, moments = (part[:2] for part in batch)
-    whole = full_softmax_loss(model, *(part[:1] for part in batch))
-    cut = targets.clone()
+def test_padding_adds_nothing_to_the_loss(model: TwoTower, batch: WindowBatch) -> None:
+    both = WindowBatch(*(part[:2] for part in batch))
+    whole = full_softmax_loss(model, WindowBatch(*(part[:1] for part in batch)))
+    cut = both.targets.clone()
     cut[1, 3:] = -1
-    parts = (history[:, :2], gaps[:, :3], attributes, cut[:, :3], context[:, :3], moments[:, :3])
-    short = full_softmax_loss(model, *(part[1:] for part in parts))
-    together = full_softmax_loss(model, history, gaps, attributes, cut, context, moments)
-    n = targets.shape[1]
+    part = WindowBatch(
+        both.history[1:, :2],
+        both.gaps[1:, :3],
+        both.attributes[1:],
+        cut[1:, :3],
+        both.context[1:, :3],
+        both.moments[1:, :3],
+    )
+    short = full_softmax_loss(model, part)
+    together = full_softmax_loss(model, both._replace(targets=cut))
+    n = both.targets.shape[1]
     assert together.item() == pytest.approx((whole * n + short * 3).item() / (n + 3), rel=1e-4)

@@ -19,7 +19,7 @@ from vireo.training.data.context import watch_column
 from vireo.training.retrieval import data as module
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.windows import Windows, epoch_batches
+from vireo.training.retrieval.windows import WindowBatch, Windows, epoch_batches
 
 
 def data_of(
@@ -166,7 +166,7 @@ def test_every_watch_is_a_target_once_in_a_window_of_one_viewer(
     assert sorted(covered) == list(range(ring.watch_count))
     for viewer, start, stop in every:
         assert offsets[viewer] <= start < stop <= min(start + 5, offsets[viewer + 1])
-    assert max(windows.encode(batch).targets.size for batch in batches) <= 64
+    assert max(windows.encode(batch).targets.numel() for batch in batches) <= 64
 
 
 def test_windows_differ_by_epoch_and_repeat_by_seed(
@@ -174,7 +174,7 @@ def test_windows_differ_by_epoch_and_repeat_by_seed(
 ) -> None:
     def targets(seed: int, epoch: int) -> bytes:
         batches = epoch_batches(ring, replace(small, seed=seed), epoch)
-        return b"".join(batch.encode().targets.tobytes() for batch in batches)
+        return b"".join(batch.encode().targets.numpy().tobytes() for batch in batches)
 
     assert targets(1, 0) == targets(1, 0)
     assert len({targets(1, 0), targets(1, 1), targets(2, 0)}) == 3
@@ -202,7 +202,7 @@ def test_a_window_is_encoded_as_serving_encodes_the_same_history(
         for viewer, start, stop in batch
     ]
     served = tower_inputs(viewers, data.video_rows, data.vocabulary, 4, data.context)
-    trained = windows.encode(batch)
+    trained = WindowBatch(*(each.numpy() for each in windows.encode(batch)))  # type: ignore[arg-type]
     # A batch of single watches has no history at all, serving pads it to one.
     width = trained.history.shape[1]
     assert np.array_equal(trained.history, served["history"][:, :width])

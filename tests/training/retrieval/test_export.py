@@ -88,7 +88,9 @@ def test_unseen_videos_get_the_vectors_that_training_gives_them(
     vectors, content = np.split(found, 2, axis=1)
     with torch.no_grad():
         wanted = towers.video_vectors().numpy()[rows]
-        parts = torch.nn.functional.normalize(towers.content_vectors()).numpy()[rows]
+        parts = torch.nn.functional.normalize(
+            towers.video_tower.content_vectors(towers.video_tower.content)
+        ).numpy()[rows]
     assert vectors == pytest.approx(wanted, abs=1e-5)
     assert content == pytest.approx(parts, abs=1e-5)
     assert not found[2].any()

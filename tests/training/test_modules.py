@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vireo.training.cpu import ByteDropout
+from vireo.training.modules import ByteDropout
 
 
 def test_the_share_asked_for_is_dropped_and_the_mean_kept() -> None:

@@ -1,8 +1,8 @@
-"""PyTorch on CPUs: dropout whose masks are cheap, the number of threads, and bfloat16."""
+"""PyTorch on CPUs: modules of both models, the number of threads, and bfloat16."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -29,6 +29,22 @@ class ByteDropout(nn.Module):
         draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
         kept = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= self.threshold
         return x * (kept.to(x.dtype) * (256 / (256 - self.threshold)))
+
+
+class ContextEmbeddings(nn.Module):
+    """An embedding of each feature of the context; that of an unknown one is 0."""
+
+    def __init__(self, sizes: Iterable[int], dimension: int) -> None:
+        super().__init__()
+        self.features = nn.ModuleList(
+            nn.Embedding(size, dimension, padding_idx=0) for size in sizes
+        )
+        for weight in self.parameters():
+            nn.init.zeros_(weight)  # what training never sees adds nothing
+
+    def forward(self, ids: Tensor) -> list[Tensor]:
+        """Return the embedding of each feature, float32[..., e], of int64[..., c]."""
+        return [feature(ids[..., place]) for place, feature in enumerate(self.features)]
 
 
 @contextmanager
