@@ -146,32 +146,20 @@ SIZES = (
 """The first that fits a data set is chosen."""
 
 
-@dataclass(frozen=True)
-class ChosenProfile:
-    """The profile for a data set."""
+def choose_profile(info: DatasetInfo, *, refit: bool) -> tuple[str, str]:
+    """Return the profile for a data set of this size.
 
-    profile: str
-    dataset: str
-    watches: int
-    videos: int
-    core_minutes: float
-    """Core minutes of one fit."""
-
-    def described(self, refit: bool) -> str:
-        """Return one line for users: the choice, the reason, and the training time."""
-        minutes = max(1, round(self.core_minutes * (1 + REFIT_SHARE * refit)))
-        return (
-            f"{self.dataset}: {self.watches:,} watches of {self.videos:,} videos, so profile "
-            f"{self.profile}; about {minutes:,} minutes of one core (another by --profile)"
-        )
-
-
-def choose_profile(info: DatasetInfo) -> ChosenProfile:
-    """Return the profile for a data set of this size."""
+    And a line for users: the choice, the reason, and the training time, of a second fit too if
+    `refit`.
+    """
     size = next(
         each
         for each in SIZES
         if info.watches <= each.max_watches and info.videos <= each.max_videos
     )
     minutes = max(size.min_core_minutes, info.watches * size.core_ms_a_watch / 60_000)
-    return ChosenProfile(size.profile, info.name, info.watches, info.videos, minutes)
+    minutes = max(1, round(minutes * (1 + REFIT_SHARE * refit)))
+    return size.profile, (
+        f"{info.name}: {info.watches:,} watches of {info.videos:,} videos, so profile "
+        f"{size.profile}; about {minutes:,} minutes of one core (another by --profile)"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
+from scipy.stats import bootstrap, rankdata
 
 from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 
@@ -204,17 +204,18 @@ def intervals(values: Float64Array) -> list[dict[str, float]]:
     Returns:
         `value`, `low` and `high` of each column.
     """
-    viewers = len(values)
-    random = np.random.default_rng(0)
-    found = []
-    for size in _batches(_RESAMPLES, viewers):
-        drawn = random.integers(0, viewers, (size, viewers))
-        drawn += np.arange(size)[:, None] * viewers
-        times = np.bincount(drawn.ravel(), minlength=size * viewers).reshape(size, viewers)
-        found.append(times @ values / viewers)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(found), [tail, 1 - tail], axis=0)
-    columns = zip(values.mean(0).tolist(), low.tolist(), high.tolist(), strict=True)
+    low = high = mean = values.mean(0)
+    if len(values) > 1:
+        low, high = bootstrap(
+            (values,),
+            np.mean,
+            n_resamples=_RESAMPLES,
+            batch=max(1, _BATCH_VALUES // values.size),
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+    columns = zip(mean.tolist(), low.tolist(), high.tolist(), strict=True)
     return [{"value": value, "low": down, "high": up} for value, down, up in columns]
 
 
@@ -231,16 +232,12 @@ def paired_p(differences: Float64Array) -> list[float]:
     # Sums of the same numbers in another order differ in their last digits.
     observed = np.abs(differences.sum(0)) * (1 - 1e-9)
     as_far = np.zeros(differences.shape[1], np.int64)
-    for size in _batches(_PERMUTATIONS, viewers):
-        signs = random.integers(0, 2, (size, viewers), np.int8) * 2.0 - 1.0
+    size = max(1, _BATCH_VALUES // max(viewers, 1))
+    for start in range(0, _PERMUTATIONS, size):
+        drawn = (min(size, _PERMUTATIONS - start), viewers)
+        signs = random.integers(0, 2, drawn, np.int8) * 2.0 - 1.0
         as_far += (np.abs(signs @ differences) >= observed).sum(0)
     return [float(p) for p in (as_far + 1) / (_PERMUTATIONS + 1)]
-
-
-def _batches(times: int, viewers: int) -> Iterator[int]:
-    size = max(1, _BATCH_VALUES // max(viewers, 1))
-    for start in range(0, times, size):
-        yield min(size, times - start)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

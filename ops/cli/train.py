@@ -61,9 +61,8 @@ def train(
     home, errors = Home.current(), Console(stderr=True, highlight=False)
     info = describe_dataset(home, data)
     if not profile:
-        chosen = choose_profile(info)
-        errors.print(chosen.described(refit), soft_wrap=True)
-        profile = chosen.profile
+        profile, said = choose_profile(info, refit=refit)
+        errors.print(said, soft_wrap=True)
     errors.print(f"{data}: {training_memory(info, load_profile(profile))}", soft_wrap=True)
     manifest = train_all(
         home, data, profile, seed=seed, refit=refit, fresh=fresh, force=force, console=errors

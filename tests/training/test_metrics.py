@@ -19,7 +19,6 @@ from vireo.training.metrics import (
     gains,
     hit_rate,
     holm,
-    intervals,
     intra_list_distance,
     ndcg,
     paired_p,
@@ -123,18 +122,6 @@ def test_the_interval_of_the_ratio_is_that_of_the_bootstrap() -> None:
 
 RANDOM = np.random.default_rng(7)
 RANKS = RANDOM.geometric(0.02, 400).astype(np.int64) - 1
-
-
-def test_intervals_are_those_of_scipys_bootstrap() -> None:
-    values = np.stack([gains(RANKS, 10), gains(RANKS, 100)], axis=1)
-    theirs = stats.bootstrap(
-        (values,), np.mean, n_resamples=2_000, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    for column, ours in enumerate(intervals(values)):
-        assert ours["value"] == pytest.approx(values[:, column].mean())
-        assert (ours["low"], ours["high"]) == pytest.approx(
-            (theirs.low[column], theirs.high[column])
-        )
 
 
 def test_p_is_that_of_scipys_permutation_test() -> None:

@@ -7,7 +7,7 @@ the test part is used, so the study may choose settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from vireo.training.evaluation.baselines import Past, Popularity, PopularityConf
 from vireo.training.metrics import full_ranking, gains, means
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.content import weighted_bags
-from vireo.training.retrieval.data import RetrievalData
+from vireo.training.retrieval.data import HeldOut, RetrievalData
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval
 from vireo.training.retrieval.validation import SCORES_AT_ONCE, viewer_scores
@@ -38,29 +38,9 @@ GROUPS = {"0": (0, 0), "1": (1, 1), "2-5": (2, 5)}
 """Minimum and maximum known watches of a cold viewer."""
 
 
-@dataclass(frozen=True)
-class Cases:
-    """c watches to predict."""
-
-    viewers: tuple[ViewerFeatures, ...]
-    """As known just before."""
-    known: tuple[Int64Array, ...]
-    """Rows of the known watches, oldest first."""
-    watched: tuple[Int64Array, ...]
-    """Rows of all earlier watches, known or not, which are excluded from the ranking."""
-    targets: Int64Array
-    """Row watched, int64[c]."""
-
-    def batches(self, size: int) -> Iterator[Cases]:
-        """Yield the cases in batches of at most `size`, similar lengths together."""
-        order = np.argsort([len(rows) for rows in self.known], kind="stable")
-        for start in range(0, len(order), size):
-            places = order[start : start + size]
-            viewers, known, watched = (
-                tuple(column[place] for place in places)
-                for column in (self.viewers, self.known, self.watched)
-            )
-            yield Cases(viewers, known, watched, self.targets[places])
+Cases = list[HeldOut]
+"""Watches to predict from those that the viewer is known by; all earlier ones, known or not, are
+excluded from the ranking."""
 
 
 @dataclass(frozen=True)
@@ -143,37 +123,34 @@ class _Histories:
     def cases(self, places: Int64Array, known: Int64Array | None = None) -> Cases:
         """Return watches as cases with `known` watches each; None: all earlier ones."""
         lengths = self.position[places] if known is None else known
-        viewers, histories, watched = [], [], []
+        cases = []
         for place, length in zip(places.tolist(), lengths.tolist(), strict=True):
             before = slice(place - length, place)
-            rows, times = self.rows[before], self._times[before]
-            keys = self._data.keys[rows]
-            histories.append(rows)
-            watched.append(self.rows[place - int(self.position[place]) : place])
-            viewers.append(
-                ViewerFeatures(
-                    history_keys=keys[-HISTORY_LIMIT:],
-                    history_times=times[-HISTORY_LIMIT:],
-                    watched_keys=keys,
-                    attributes=tuple(self._profiles.get(self._names[place], ())),
-                    watch_count=len(rows),
-                    asked_at=int(self._times[place]),
-                )
+            keys = self._data.keys[self.rows[before]]
+            viewer = ViewerFeatures(
+                history_keys=keys[-HISTORY_LIMIT:],
+                history_times=self._times[before][-HISTORY_LIMIT:],
+                watched_keys=keys,
+                attributes=tuple(self._profiles.get(self._names[place], ())),
+                watch_count=len(keys),
+                asked_at=int(self._times[place]),
             )
-        return Cases(tuple(viewers), tuple(histories), tuple(watched), self.rows[places])
+            watched = self.rows[place - int(self.position[place]) : place]
+            cases.append(HeldOut(viewer, watched, int(self.rows[place])))
+        return cases
 
 
-class ContentKnn:
-    """Cosine between the mean token bag of the history and each video's, weighted by tf-idf."""
+def content_scores(data: RetrievalData, cases: Cases) -> Float32Array:
+    """Return the similarity of each case's known watches to all videos, float32[c, n].
 
-    def __init__(self, data: RetrievalData) -> None:
-        self._bags = weighted_bags(data.content)
-
-    def scores(self, watched: Sequence[Int64Array]) -> Float32Array:
-        """Return the similarity of videos to each history, float32[v, n]; 0 without history."""
-        # The norm of a viewer's mean doesn't change the order.
-        tastes = history_matrix(watched, self._bags.shape[0]) @ self._bags
-        return np.asarray((tastes @ self._bags.T).toarray(), np.float32)
+    It is the cosine between their mean token bag and each video's, weighted by tf-idf; 0 without
+    watches.
+    """
+    bags = weighted_bags(data.content)
+    known = [data.video_rows.find(case.viewer.watched_keys) for case in cases]
+    # The norm of a viewer's mean doesn't change the order.
+    tastes = history_matrix(known, data.video_count) @ bags
+    return np.asarray((tastes @ bags.T).toarray(), np.float32)
 
 
 Scorer = Callable[[Cases], Float32Array]
@@ -201,7 +178,7 @@ def study_cold_start(
             measured with the first.
     """
     found: dict[str, object] = {}
-    new_videos: list[Places] = []
+    new_videos: list[dict[str, Int64Array]] = []
     unseen = 0
     for fold in range(folds):
         sets = cold_sets(watches, videos, viewers, fold)
@@ -209,7 +186,7 @@ def study_cold_start(
         model = train_retrieval(data, config, checkpoints / f"fold-{fold}", console)
         systems = _systems(model, data)
         unseen += int(sets.unseen.sum())
-        new_videos.append(_places(sets.new_videos, systems, data.video_count))
+        new_videos.append(_ranks(sets.new_videos, systems, data.video_count))
         if fold:
             continue
         found["order"] = "two_tower"
@@ -220,57 +197,52 @@ def study_cold_start(
         }
         for name, group in (("viewers", sets.new_viewers), ("late_viewers", sets.late_viewers)):
             found[name] = {
-                known: _measured([_places(cases, systems, data.video_count)])
+                known: _measured([_ranks(cases, systems, data.video_count)])
                 for known, cases in group.items()
             }
     return {**found, "videos": {"videos": unseen, "folds": folds, **_measured(new_videos)}}
 
 
 def _systems(model: TwoTower, data: RetrievalData) -> dict[str, Scorer]:
-    knn = ContentKnn(data)
     past = [data.watched(viewer) for viewer in range(data.viewer_count)]
     popularity = Popularity(Past(past, data.video_count), PopularityConfig())
     return {
-        "vireo": lambda cases: viewer_scores(model, data, list(cases.viewers)),
-        "popularity": lambda cases: popularity.scores(cases.watched),
-        "content_knn": lambda cases: knn.scores(cases.known),
+        "vireo": lambda cases: viewer_scores(model, data, [case.viewer for case in cases]),
+        "popularity": lambda cases: popularity.scores([case.watched for case in cases]),
+        "content_knn": lambda cases: content_scores(data, cases),
     }
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where systems rank the watched videos of c cases."""
-
-    ranks: dict[str, Int64Array]
-    """By system, int64[c]."""
-    choices: list[int]
-    """Number of videos that are ranked in each case."""
-
-
-def _places(cases: Cases, systems: Mapping[str, Scorer], videos: int) -> Places:
+def _ranks(cases: Cases, systems: Mapping[str, Scorer], videos: int) -> dict[str, Int64Array]:
+    """Return where systems rank the watched videos, int64[c], and in how many as "choices"."""
     size = max(1, min(256, SCORES_AT_ONCE // videos))
+    # Similar lengths together, since a batch is padded to its longest history.
+    cases = sorted(cases, key=lambda case: len(case.viewer.watched_keys))
     ranks = {name: [np.empty(0, np.int64)] for name in systems}
-    for batch in cases.batches(size):
+    for start in range(0, len(cases), size):
+        batch = cases[start : start + size]
+        watched = [case.watched for case in batch]
+        targets = np.array([case.target for case in batch])
         for name, score in systems.items():
-            ranks[name].append(full_ranking(score(batch), batch.watched, batch.targets))
-    choices = [videos - len(rows) for rows in cases.watched]
-    return Places({name: np.concatenate(parts) for name, parts in ranks.items()}, choices)
+            ranks[name].append(full_ranking(score(batch), watched, targets))
+    choices = np.array([videos - len(case.watched) for case in cases], np.int64)
+    return {name: np.concatenate(parts) for name, parts in ranks.items()} | {"choices": choices}
 
 
-def _measured(parts: Sequence[Places]) -> dict[str, object]:
+def _measured(parts: Sequence[Mapping[str, Int64Array]]) -> dict[str, object]:
+    together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    choices = together.pop("choices")
     measured: dict[str, dict[str, float]] = {}
-    for name in parts[0].ranks:
-        ranks = np.concatenate([part.ranks[name] for part in parts])
+    for name, ranks in together.items():
         error = float(gains(ranks, 10).std() / len(ranks) ** 0.5) if len(ranks) else 0.0
         measured[name] = means(ranks) | {"ndcg_10_error": error}
-    choices = [count for part in parts for count in part.choices]
     measured["random"] = random_measures(choices)
     return {"cases": len(choices), "systems": measured}
 
 
-def random_measures(choices: list[int]) -> dict[str, float]:
+def random_measures(choices: Int64Array) -> dict[str, float]:
     """Return the expected measures of a random order, given each case's number of candidates."""
-    sizes = np.maximum(np.array(choices, np.float64), 1)
+    sizes = np.maximum(choices, 1.0)
     gain = float((1 / np.log2(np.arange(10) + 2.0)).sum())
     chance = float((1 / sizes).mean()) if len(sizes) else 0.0
     return {

@@ -8,19 +8,21 @@ import pandas as pd
 import pytest
 
 from tests.builders.datasets import random_interactions, write_small_dataset
+from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.training.data.dataset import Dataset, load_dataset
 from vireo.training.data.split import split_watches
 from vireo.training.evaluation.cold_start import (
     FOLDS,
     ColdSets,
-    ContentKnn,
     cold_sets,
+    content_scores,
     kept_apart,
     random_measures,
     study_cold_start,
 )
 from vireo.training.profile import load_profile
+from vireo.training.retrieval.data import HeldOut
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +61,15 @@ def test_training_has_no_watch_of_a_kept_viewer_or_video(dataset: Dataset, sets:
     assert sets.unseen.any()
     assert not sets.unseen[sets.data.train.rows].any()
     assert len(sets.data.viewer_ids) < dataset.interactions["viewer_id"].nunique()
-    assert sets.unseen[sets.new_videos.targets].all()
+    assert sets.unseen[[case.target for case in sets.new_videos]].all()
     for cases in sets.new_viewers.values():
-        assert not sets.unseen[cases.targets].any()
+        assert not sets.unseen[[case.target for case in cases]].any()
 
 
 def test_no_case_is_a_watch_of_the_test_part(sets: ColdSets, past: list[list[str]]) -> None:
     ids = np.array(sets.data.video_ids)
-    for watched, target in zip(sets.new_videos.watched, sets.new_videos.targets, strict=True):
-        whole = [*ids[watched], ids[target]]
+    for case in sets.new_videos:
+        whole = [*ids[case.watched], ids[case.target]]
         assert any(each[: len(whole)] == whole for each in past)
 
 
@@ -80,29 +82,31 @@ def test_groups_of_viewers_have_as_many_known_watches_as_they_say(
     lengths = {"0": {0}, "1": {1}, "2-5": {2, 3, 4, 5}}
     for groups in (sets.new_viewers, sets.late_viewers):
         for name, cases in groups.items():
-            assert set() < {len(rows) for rows in cases.known} <= lengths[name]
-            for viewer, known in zip(cases.viewers, cases.known, strict=True):
-                assert np.array_equal(viewer.history_keys, sets.data.keys[known])
+            known = [case.viewer.watched_keys for case in cases]
+            assert set() < {len(keys) for keys in known} <= lengths[name]
+            for case, keys in zip(cases, known, strict=True):
+                assert np.array_equal(case.viewer.history_keys, keys)
+                # The last few watches are known, of new viewers all, and none is the answer.
+                before = sets.data.keys[case.watched]
+                assert np.array_equal(before[len(before) - len(keys) :], keys)
+                assert len(keys) == len(before) or groups is sets.late_viewers
+                assert (*ids[case.watched], ids[case.target]) in whole or groups is sets.new_viewers
     assert [*sets.new_viewers] == [*lengths]
-    for cases in sets.new_viewers.values():
-        assert all(map(np.array_equal, cases.known, cases.watched))
-    # Of late viewers the last few watches are known, and none is the answer.
     assert [*sets.late_viewers] == ["1", "2-5"]
-    for cases in sets.late_viewers.values():
-        for known, before, target in zip(cases.known, cases.watched, cases.targets, strict=True):
-            assert np.array_equal(before[-len(known) :], known)
-            assert (*ids[before], ids[target]) in whole
 
 
 def test_content_neighbours_share_informative_tokens(sets: ColdSets) -> None:
-    scores = ContentKnn(sets.data).scores([np.array([4]), np.empty(0, np.int64)])
+    known = [sets.data.keys[[4]], sets.data.keys[:0]]
+    none = np.empty(0, np.int64)
+    cases = [HeldOut(ViewerFeatures(watched_keys=keys), none, 0) for keys in known]
+    scores = content_scores(sets.data, cases)
     even, odd = scores[0, 0:40:2], scores[0, 1:40:2]
     assert even.min() > odd.max(), "even videos share a tag with video 4"
     assert not scores[1].any()
 
 
 def test_a_random_order_is_worth_its_chance() -> None:
-    found = random_measures([200, 200])
+    found = random_measures(np.array([200, 200]))
     expected = {"hr_10": 0.05, "recall_100": 0.5, "ndcg_10": 4.5436 / 200}
     assert found == pytest.approx(expected, rel=1e-3)
 
@@ -116,7 +120,7 @@ def test_the_study_measures_every_system_on_every_group(
     )
     other = cold_sets(watches, dataset.videos, dataset.viewers, fold=1)
     videos = found["videos"]
-    assert videos["cases"] == len(sets.new_videos.targets) + len(other.new_videos.targets)
+    assert videos["cases"] == len(sets.new_videos) + len(other.new_videos)
     assert videos["videos"] == sets.unseen.sum() + other.unseen.sum()
     for part in (*found["viewers"].values(), *found["late_viewers"].values(), videos):
         assert part["cases"] > 0
