@@ -28,8 +28,13 @@ from vireo.server.home import Home
 from vireo.training.data.importing import ImportRequest
 from vireo.training.data.synth.world import WorldConfig
 from vireo.training.data.synth.writing import write_world
-from vireo.training.estimates import estimate_import, features_memory, training_memory
-from vireo.training.profile import PROFILES, read_profile
+from vireo.training.profile import (
+    PROFILES,
+    estimate_import,
+    features_memory,
+    read_profile,
+    training_memory,
+)
 
 EVENTS = (1_000_000, 10_000_000)
 MAX_GB = 4.0

@@ -1,4 +1,7 @@
-"""Profiles: named training settings, one TOML file each."""
+"""Profiles, named training settings in a TOML file each, and what data of some size takes.
+
+The coefficients of memory are fitted to what `vireo bench memory` measures, and rounded up.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,23 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+import psutil
+import pyarrow as pa
+import pyarrow.dataset
+
 from vireo.server.errors import VireoError
+from vireo.training.data.dataset import DatasetInfo
+from vireo.training.data.files import is_parquet
+from vireo.training.data.importing import ImportRequest
 from vireo.training.ranking.config import RankingConfig
 from vireo.training.retrieval.config import RetrievalConfig
 
 PROFILES = Path(__file__).parent / "profiles"
 Config = TypeVar("Config", RetrievalConfig, RankingConfig)
+_GB = 1e9
+_SAMPLE_BYTES = 1 << 20
+REFIT_SHARE = 0.2
+"""Time of the second fit as a share of the first's, as measured on ml-100k and ml-1m."""
 
 
 class ProfileError(VireoError):
@@ -89,3 +103,145 @@ def _fits(value: object, wanted: Any) -> bool:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names)
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Approximate peak memory of a command."""
+
+    needed: int
+    """Bytes."""
+    free: int
+    """Available memory of this machine, bytes."""
+
+    @staticmethod
+    def of(needed: float) -> MemoryEstimate:
+        """Return the estimate beside what is available now."""
+        return MemoryEstimate(round(needed), psutil.virtual_memory().available)
+
+    def __str__(self) -> str:
+        line = (
+            f"takes about {self.needed / _GB:.1f} GB of memory, {self.free / _GB:.1f} GB are free"
+        )
+        return line if self.needed <= self.free else f"{line}: close other programs first"
+
+
+@dataclass(frozen=True)
+class ImportEstimate:
+    """Approximate size of an import."""
+
+    interactions: int
+    videos: int
+    viewers: int
+    """Rows of the viewers file."""
+    attributes: int = 0
+    """Number of declared attributes of a video."""
+
+    @property
+    def memory(self) -> MemoryEstimate:
+        """Peak memory of the import."""
+        # An upper bound for up to a million ids of each kind.
+        entities = 500 * (self.videos + self.viewers)
+        attributes = 100 * self.attributes * self.videos
+        return MemoryEstimate.of(500e6 + 100 * self.interactions + entities + attributes)
+
+    def __str__(self) -> str:
+        known = f"{self.viewers:,} viewers, " if self.viewers else ""
+        return (
+            f"about {self.interactions:,} interactions, {known}{self.videos:,} videos: "
+            f"{self.memory}"
+        )
+
+
+def estimate_import(request: ImportRequest) -> ImportEstimate:
+    """Estimate what importing the files needs; an unreadable file counts as empty."""
+    return ImportEstimate(
+        interactions=_rows(request.interactions),
+        videos=_rows(request.videos),
+        viewers=_rows(request.viewers) if request.viewers else 0,
+        attributes=len(request.attributes),
+    )
+
+
+def _rows(path: Path) -> int:
+    """Estimate a file's row count from its metadata or the length of its first lines."""
+    try:
+        if is_parquet(path):
+            return int(pyarrow.dataset.dataset(path, format="parquet").count_rows())
+        with path.open("rb") as file:
+            sample = file.read(_SAMPLE_BYTES)
+        lines = sample.count(b"\n") * path.stat().st_size / max(1, len(sample))
+        return max(0, round(lines) - 1)  # the header is no row
+    except (OSError, pa.ArrowInvalid):
+        return 0
+
+
+def features_memory(info: DatasetInfo) -> MemoryEstimate:
+    """Estimate the memory of building a data set's features."""
+    entities = info.videos + info.viewers
+    return MemoryEstimate.of(900e6 + 100 * info.interactions + 150 * entities)
+
+
+def training_memory(info: DatasetInfo, profile: Profile) -> MemoryEstimate:
+    """Estimate the memory of training on a data set.
+
+    Training's phases follow each other, and each frees what it took.
+    """
+    # Heavy, and of no use to other commands.
+    from vireo.training.evaluation.baselines import MAX_NEIGHBOURS, ItemKnnConfig
+    from vireo.training.evaluation.systems import MAX_SCORES, MAX_VIEWERS
+    from vireo.training.retrieval.embeddings import PAIRS, STEPS
+
+    retrieval, ranking = profile.retrieval, profile.ranking
+    videos, watches = info.videos, info.watches
+    near = 60 * min(PAIRS, STEPS * watches) + 8 * videos * retrieval.dimension
+    towers = 24 * videos * retrieval.dimension
+    ease = 4 * videos**2 if videos <= retrieval.ease_limit else 1e9 + 1000 * videos
+    ranking_set = 120 * ranking.candidates * min(info.viewers, ranking.viewers)
+    tested = min(info.viewers, MAX_VIEWERS, MAX_SCORES // max(videos, 1))
+    item_knn = 40 * min(ItemKnnConfig.neighbours * videos, MAX_NEIGHBOURS)
+    evaluation = 100 * watches + max(90 * ranking.candidates * tested, item_knn)
+    phases = (near, towers, ease, 200 * watches + ranking_set, evaluation)
+    # The towers' watches, and ids and attributes of their viewers, are there all the time.
+    base = 1.6e9 + 300 * videos + 450 * info.viewers + 24 * watches
+    return MemoryEstimate.of(base + max(phases))
+
+
+@dataclass(frozen=True)
+class Size:
+    """The data size up to which a profile is chosen, and its cost."""
+
+    profile: str
+    max_watches: float
+    max_videos: float
+    core_ms_a_watch: float
+    """Core milliseconds per watch for one fit with its report, measured."""
+    min_core_minutes: float
+    """Core minutes of one fit of few watches, whose steps are no fewer."""
+
+
+SIZES = (
+    Size("demo", 200_000, float("inf"), 0.9, 3.0),
+    Size("quality", 5_000_000, 50_000, 3.0, 23.0),
+    Size("large", float("inf"), float("inf"), 0.3, 16.0),
+)
+"""The first that fits a data set is chosen."""
+
+
+def choose_profile(info: DatasetInfo, *, refit: bool) -> tuple[str, str]:
+    """Return the profile for a data set of this size.
+
+    And a line for users: the choice, the reason, and the training time, of a second fit too if
+    `refit`.
+    """
+    size = next(
+        each
+        for each in SIZES
+        if info.watches <= each.max_watches and info.videos <= each.max_videos
+    )
+    minutes = max(size.min_core_minutes, info.watches * size.core_ms_a_watch / 60_000)
+    minutes = max(1, round(minutes * (1 + REFIT_SHARE * refit)))
+    return size.profile, (
+        f"{info.name}: {info.watches:,} watches of {info.videos:,} videos, so profile "
+        f"{size.profile}; about {minutes:,} minutes of one core (another by --profile)"
+    )

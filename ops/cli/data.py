@@ -154,7 +154,7 @@ def import_(
     from vireo.server.features.activity import USUAL_BOUNCE, Bounce
     from vireo.training.data.importing import ImportRequest, import_dataset
     from vireo.training.data.schema import AttributeColumn
-    from vireo.training.estimates import estimate_import
+    from vireo.training.profile import estimate_import
 
     console = Console()
     attributes = tuple(AttributeColumn.parse(text) for text in attribute or ())

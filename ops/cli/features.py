@@ -26,9 +26,9 @@ def build(
     """
     from vireo.ops.stack.state import running_stack
     from vireo.training.data.dataset import describe_dataset
-    from vireo.training.estimates import features_memory
     from vireo.training.features.build import build_features, progress_bars
     from vireo.training.heartbeat import heartbeat
+    from vireo.training.profile import features_memory
 
     home, console = Home.current(), Console()
     need = features_memory(describe_dataset(home, name))

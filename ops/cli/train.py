@@ -54,9 +54,8 @@ def train(
     """Train both models and stage a release; after Ctrl-C, run it again to resume."""
     from vireo.server.home import Home
     from vireo.training.data.dataset import describe_dataset
-    from vireo.training.estimates import choose_profile, training_memory
     from vireo.training.fit import train_all
-    from vireo.training.profile import load_profile
+    from vireo.training.profile import choose_profile, load_profile, training_memory
 
     home, errors = Home.current(), Console(stderr=True, highlight=False)
     info = describe_dataset(home, data)

@@ -11,16 +11,19 @@ import pytest
 
 from vireo.training.data.dataset import DatasetInfo
 from vireo.training.data.importing import ImportRequest
-from vireo.training.estimates import (
+from vireo.training.profile import (
+    PROFILES,
     SIZES,
     ImportEstimate,
     MemoryEstimate,
+    ProfileError,
     choose_profile,
     estimate_import,
     features_memory,
+    load_profile,
+    read_profile,
     training_memory,
 )
-from vireo.training.profile import PROFILES, ProfileError, load_profile, read_profile
 from vireo.training.ranking.config import RankingConfig
 from vireo.training.retrieval.config import RetrievalConfig
 
