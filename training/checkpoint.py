@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -15,43 +15,29 @@ from vireo.server.errors import VireoError
 
 
 class CheckpointError(VireoError):
-    """A checkpoint can't be read."""
+    """A checkpoint can't be read or written."""
 
 
 def write_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Replace the checkpoint by `state`, atomically; raise OSError if the disk is full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Replace the checkpoint by `state`, atomically.
+
+    Raises:
+        CheckpointError: it can't be written, for example because the disk is full.
+    """
     partial = path.with_suffix(".partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            target = _Target(file)  # A copy in memory would double a large model's.
-            try:
-                torch.save(dict(state), target)  # type: ignore[arg-type]
-            except RuntimeError as error:
-                raise target.refused or error from None
+            torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as an error of its own
+        raise CheckpointError(
+            f"cannot write {path}: {error}; check free space and permissions there"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
-
-
-class _Target:
-    """A file that keeps the OSError of a failed write, which torch reports as an internal error."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.refused: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.refused = error
-            raise
-
-    def flush(self) -> None:
-        """Leave it to the caller, whose error stays what it is."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Any] | None:
@@ -78,7 +64,7 @@ class Checkpoints:
         return self.folder / f"ranking_{phase}.pt"
 
     def write(self, phase: str, state: Mapping[str, Any]) -> None:
-        """Replace the state of a phase; raise OSError if the file can't be written."""
+        """Replace the state of a phase; raise CheckpointError if the file can't be written."""
         write_checkpoint(self._path(phase), {"fingerprint": self.fingerprint, **state})
 
     def read(self, phase: str) -> dict[str, Any] | None:

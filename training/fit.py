@@ -29,7 +29,7 @@ from vireo.server.releases import layout
 from vireo.server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest
 from vireo.server.releases.memory import return_memory
 from vireo.server.releases.weights import Quotas, ScoreWeights
-from vireo.training.data.dataset import Dataset, describe_dataset, load_dataset
+from vireo.training.data.dataset import Dataset, load_dataset
 from vireo.training.data.split import Holdout
 from vireo.training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
 from vireo.training.evaluation.report import flat
@@ -49,7 +49,6 @@ from vireo.training.ranking.training_set import (
     save_ranking_set,
 )
 from vireo.training.release.stage import (
-    Origin,
     finish_release,
     stage_ranker,
     stage_retrieval,
@@ -70,17 +69,17 @@ REFIT_RATE = 1 / 4
 
 def ensure_features(home: Home, dataset: Dataset, holdout: Holdout, console: Console) -> Split:
     """Return the features' split; build the features if missing or built from other data."""
-    wanted = Split.of(holdout, dataset.fingerprint)
+    wanted = Split.of(holdout, dataset.info.fingerprint)
     try:
-        split = Split.load(home, dataset.name)
+        split = Split.load(home, dataset.info.name)
     except FeaturesMissingError:
         split = None
     if split != wanted:
-        console.rule(f"features of {dataset.name}")
+        console.rule(f"features of {dataset.info.name}")
         with progress_bars(console) as progress:
             # Measuring stays local; a shared store holds only what serving reads.
             own = OnlineStoreSettings(online_store="sqlite") if holdout == "last" else None
-            build_features(home, dataset.name, holdout, progress, own)
+            build_features(home, dataset.info.name, holdout, progress, own)
     return wanted
 
 
@@ -100,7 +99,7 @@ class Inputs:
     ) -> Inputs:
         """Return the inputs; build the features if need be."""
         split = ensure_features(home, dataset, holdout, console)
-        watches, context = load_watches(home, dataset.name), settings.retrieval.context
+        watches, context = load_watches(home, dataset.info.name), settings.retrieval.context
         data = RetrievalData.build(watches, dataset.videos, dataset.viewers, context=context)
         del watches
         return_memory()  # Freed strings of the tables lie between strings that are kept.
@@ -109,17 +108,17 @@ class Inputs:
     @property
     def repo(self) -> Path:
         """The feature folder."""
-        return self.home.features(self.dataset.name)
+        return self.home.features(self.dataset.info.name)
 
     @property
     def run(self) -> Run:
         """The run's folder."""
-        return Run(self.home.run(self.dataset.name))
+        return Run(self.home.run(self.dataset.info.name))
 
     @property
     def watches(self) -> pd.DataFrame:
         """The split's watches, read on each use: keeping them takes too much memory."""
-        return load_watches(self.home, self.dataset.name)
+        return load_watches(self.home, self.dataset.info.name)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -141,16 +140,8 @@ class Inputs:
 
         `quotas` are those of its sources; the defaults if None.
         """
-        described = describe_dataset(self.home, self.dataset.name)
-        origin = Origin(
-            self.dataset.name,
-            self.split.data_fingerprint,
-            self.split.holdout,
-            described.log_positions.catalogue,
-            described.last.timestamp(),
-        )
         return stage_retrieval(
-            self.run.draft, model, self.data, self.dataset, self.repo, origin, quotas
+            self.run.draft, model, self.data, self.dataset, self.repo, self.split, quotas
         )
 
 
@@ -293,7 +284,7 @@ def fit_to_every_watch(
         TrainingInterruptedError: Ctrl-C; the same call resumes.
         VireoError: any other error that the user can fix.
     """
-    measured = Run(measuring.run(dataset.name))
+    measured = Run(measuring.run(dataset.info.name))
     twin = Manifest.read(measured.release)
     inputs = Inputs.of(home, dataset, settings, "none", console)
     run, made_of = inputs.run, fingerprint(inputs.fingerprint, twin.release_id)

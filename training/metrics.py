@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -130,17 +130,10 @@ def expected_calibration_error(
     return float(np.abs(predicted - observed).sum() / len(labels))
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """A ratio of two sums with its 95% interval; all NaN if the denominator is 0."""
-
-    value: float
-    low: float
-    high: float
-
-
-def predicted_over_observed(predicted: npt.NDArray[Any], observed: npt.NDArray[Any]) -> Ratio:
-    """Return predicted over observed events, 1 if calibrated overall, with its interval.
+def predicted_over_observed(
+    predicted: npt.NDArray[Any], observed: npt.NDArray[Any]
+) -> tuple[float, float, float]:
+    """Return predicted over observed events, 1 if calibrated overall, with its 95% interval.
 
     For rare events, such as watches of a candidate, most of the calibration error's equal-width
     bins are empty and it stays small even if every probability is twice the rate; this ratio
@@ -149,13 +142,16 @@ def predicted_over_observed(predicted: npt.NDArray[Any], observed: npt.NDArray[A
     Args:
         predicted: sum of each viewer's probabilities, float[v].
         observed: how many of these events happened, int[v].
+
+    Returns:
+        The ratio and the ends of its interval; all NaN if no event happened.
     """
     happened = float(observed.sum())
     if not happened:
-        return Ratio(*[float("nan")] * 3)
+        return (math.nan,) * 3
     value = float(predicted.sum()) / happened
     half = _Z_95 * float(np.sqrt(np.square(predicted - value * observed).sum())) / happened
-    return Ratio(value, value - half, value + half)
+    return value, value - half, value + half
 
 
 def calibration_measures(
@@ -174,12 +170,12 @@ def calibration_measures(
         `TASK_predicted_over_observed` with the ends of its interval, `…_low` and `…_high`.
     """
     measures = {f"{task}_ece": expected_calibration_error(probabilities, labels)}
-    ratio = predicted_over_observed(
+    value, low, high = predicted_over_observed(
         np.bincount(viewers, probabilities), np.bincount(viewers, labels)
     )
-    if np.isfinite(ratio.value):
+    if np.isfinite(value):
         name = f"{task}_predicted_over_observed"
-        measures |= {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
+        measures |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return measures
 
 

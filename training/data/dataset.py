@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,8 @@ class Dataset:
     A table is read on each access, as large ones would fill the memory; VireoError if it can't be.
     """
 
-    name: str
     folder: Path
-    fingerprint: str
-    attributes: Mapping[str, AttributeKind] = field(default_factory=dict)
-    """Kind of each declared attribute of its videos."""
+    info: DatasetInfo
 
     @property
     def videos(self) -> pd.DataFrame:
@@ -170,8 +167,7 @@ def list_datasets(home: Home) -> list[DatasetInfo]:
 
 def load_dataset(home: Home, name: str) -> Dataset:
     """Return a data set; raises the same errors as `describe_dataset`."""
-    info = describe_dataset(home, name)
-    return Dataset(name, home.data(name), info.fingerprint, info.attributes)
+    return Dataset(home.data(name), describe_dataset(home, name))
 
 
 def read_frame(path: Path, categories: Sequence[str], remedy: str) -> pd.DataFrame:

@@ -35,7 +35,6 @@ from vireo.training.data.dataset import (
     DatasetInfo,
     LogPositions,
     check_name_is_free,
-    describe_dataset,
     load_dataset,
     write_dataset,
 )
@@ -83,7 +82,7 @@ def data_from_events(
     """
     check_name_is_free(home, name, force=force)
     dataset = load_dataset(home, base) if base else None
-    info = describe_dataset(home, base) if base else None
+    info = dataset.info if dataset else None
     before = info.log_positions if info else LogPositions()
     bounce = bounce or (info.bounce if info else None) or USUAL_BOUNCE
     names = Names()
@@ -98,7 +97,7 @@ def data_from_events(
     if dataset and (removed := dataset.folder / TAKEDOWNS).exists():
         log.takedowns.merge_copy(Takedowns.read(removed))
     upserted = [change.video for change in log.changes.values() if not change.removed]
-    kinds = attribute_kinds(dataset.attributes if dataset else {}, upserted)
+    kinds = attribute_kinds(dataset.info.attributes if dataset else {}, upserted)
     catalogue = _catalogue(dataset, log.changes, names.videos, kinds, notes)
     lengths = catalogue.filter(pc.greater(catalogue["duration"], 0))
     durations = dict(

@@ -150,7 +150,7 @@ def build_features(
                 f"data set {name} has no watches to train on; "
                 "import interactions whose event is play or like"
             )
-        Split.of(holdout, dataset.fingerprint).write(folder)
+        Split.of(holdout, dataset.info.fingerprint).write(folder)
         progress("split", 1, 1)
         first = watches["time"].min().to_pydatetime() - timedelta(seconds=1)
         write_viewer_profile(dataset.viewers, first, folder / "viewer_profile.parquet")

@@ -43,7 +43,7 @@ def write_attributes(folder: Path, dataset: Dataset, popular: Int64Array) -> Non
         dataset: the data set; a column that it lacks is unknown of all videos.
         popular: rows of the videos of layout.POPULAR_IDS, int64[p].
     """
-    declared = all_attributes(dataset.attributes)
+    declared = all_attributes(dataset.info.attributes)
     # The label's text begins with "name=", so "a1=" comes before "a=".
     names = sorted(declared.labels, key=lambda name: label(name, ""))
     labels = _joined([_labels(name, _column(dataset, name)) for name in names])

@@ -8,11 +8,10 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import faiss
 import numpy as np
@@ -21,7 +20,6 @@ import pandas as pd
 import torch
 
 from vireo.server.arrays import Int64Array
-from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.features.keys import video_keys
 from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.ranking.release import RankingRelease
@@ -36,6 +34,7 @@ from vireo.training.data.dataset import Dataset
 from vireo.training.data.folder import replaced_folder
 from vireo.training.data.schema import attribute_column
 from vireo.training.features.statistics import latest_popularity, latest_video_features
+from vireo.training.features.watches import Split
 from vireo.training.onnx_export import write_triton_config
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.served import export_ranker, torch_scores
@@ -90,26 +89,13 @@ def fresh_rows(data: RetrievalData, videos: pd.DataFrame) -> Int64Array:
     return rows
 
 
-@dataclass(frozen=True)
-class Origin:
-    """The data set and split that a release was built from."""
-
-    dataset: str
-    data_fingerprint: str
-    holdout: Literal["last", "none"]
-    catalog_position: Position = BEGIN
-    """Position in the log of the catalogue's changes up to which the data set has them."""
-    data_end: float | None = None
-    """When the data set's last interaction took place, Unix seconds; None if unknown."""
-
-
 def stage_retrieval(
     folder: Path,
     model: TwoTower,
     data: RetrievalData,
     dataset: Dataset,
     repo: Path,
-    origin: Origin,
+    split: Split,
     quotas: Quotas | None = None,
 ) -> CandidateRelease:
     """Write everything but the ranker, with a draft manifest, so that candidates can be retrieved.
@@ -120,7 +106,7 @@ def stage_retrieval(
         data: the towers' training data.
         dataset: source of titles, publication dates and attributes.
         repo: the Feast repository, source of the videos' latest features.
-        origin: the data set and split that the release is built from.
+        split: the split of the data set that the towers were trained on.
         quotas: quotas of the candidate sources; the defaults if None.
 
     Raises:
@@ -186,17 +172,17 @@ def stage_retrieval(
     Manifest(
         release_id=DRAFT,
         created_at=datetime.now(UTC),
-        dataset=origin.dataset,
+        dataset=dataset.info.name,
         code_commit=code_commit(),
         architecture=platform.machine(),
-        data_fingerprint=origin.data_fingerprint,
-        holdout=origin.holdout,
+        data_fingerprint=split.data_fingerprint,
+        holdout=split.holdout,
         feature_schema=schema,
         quotas=quotas or Quotas(),
-        catalog_log_position=origin.catalog_position,
+        catalog_log_position=dataset.info.log_positions.catalogue,
         index=description,
         score_weights=ScoreWeights(),
-        metrics={} if origin.data_end is None else {DATA_END: origin.data_end},
+        metrics={DATA_END: dataset.info.last.timestamp()},
         files={},
     ).write(folder)
     release = CandidateRelease.load(folder)
@@ -207,7 +193,7 @@ def stage_retrieval(
 
 def _languages(dataset: Dataset) -> npt.NDArray[np.int16] | None:
     """Return the `language_id` of each video, int16[n]; None unless languages are declared."""
-    if dataset.attributes.get("language") != "labels":
+    if dataset.info.attributes.get("language") != "labels":
         return None
     column = attribute_column("language")
     labels = dataset.video_columns(column)[column].to_pylist()

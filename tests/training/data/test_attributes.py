@@ -15,7 +15,7 @@ from tests.builders import importing
 from tests.builders.datasets import random_interactions, write_small_dataset
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.training.data.dataset import DESCRIPTION, DatasetInfo, describe_dataset, load_dataset
+from vireo.training.data.dataset import DESCRIPTION, DatasetInfo, load_dataset
 from vireo.training.data.files import BadRowsError
 from vireo.training.data.from_events import LEFT_OUT, attribute_kinds, attribute_values
 from vireo.training.data.schema import AttributeColumn, all_attributes, check_attributes
@@ -45,7 +45,7 @@ def values_of(home: Home, *names: str) -> list[list[Any]]:
 def test_declared_columns_become_attributes_and_others_are_ignored(home: Home) -> None:
     info = imported(home)
     kinds = {"language": "labels", "region": "labels", "age": "number"}
-    assert info.attributes == load_dataset(home, "mine").attributes == kinds
+    assert info.attributes == load_dataset(home, "mine").info.attributes == kinds
     assert info.problems == {}
     assert values_of(home, *kinds) == [
         [["de"], ["en"], []],
@@ -155,9 +155,9 @@ def test_a_data_set_without_declared_attributes_is_written_as_by_earlier_builds(
     videos = pd.read_parquet(folder / "videos.parquet").drop(columns="creator")
     videos.to_parquet(folder / "videos.parquet")
     dataset = load_dataset(home, "small")
-    assert describe_dataset(home, "small").attributes == dataset.attributes == {}
+    assert dataset.info.attributes == {}
     assert "creator" not in dataset.videos
-    declared = all_attributes(dataset.attributes)
+    declared = all_attributes(dataset.info.attributes)
     assert declared.labels == ("creator", "tag")
     assert declared.numbers == ("duration", "published")
 

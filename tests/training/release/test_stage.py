@@ -69,7 +69,7 @@ def test_the_release_says_when_it_was_made_and_of_what(
     assert manifest.release_id.startswith(f"{manifest.created_at:%Y%m%d-%H%M%S}")
     dataset = load_dataset(trained_home, "trained")
     assert (manifest.dataset, manifest.holdout) == ("trained", "last")
-    assert manifest.data_fingerprint == dataset.fingerprint
+    assert manifest.data_fingerprint == dataset.info.fingerprint
     assert manifest.architecture == platform.machine()
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", manifest.code_commit)
     assert {"chain.ndcg_10", "ease.ndcg_10", "ranker.like_auc"} <= set(manifest.metrics)
