@@ -67,13 +67,11 @@ def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = Fa
     """
     from vireo.server.home import Home
     from vireo.training.evaluation.run import evaluate_staged
-    from vireo.training.heartbeat import heartbeat
     from vireo.training.run import measuring_home
 
     # The served release has seen every watch: measure its twin, which has not.
     home = measuring_home(Home.current())
-    with heartbeat(Console(stderr=True), f"evaluating {dataset}"):
-        found = evaluate_staged(home, dataset, _names(baselines))
+    found = evaluate_staged(home, dataset, _names(baselines))
     _print(found, as_json)
     if not as_json:
         typer.echo(f"report: {home.run(dataset) / 'report' / 'index.html'}")
@@ -110,16 +108,12 @@ def served(
     """Measure end to end: request every viewer's recommendations from a stack, through Envoy."""
     from vireo.server.home import Home
     from vireo.training.evaluation.served import Stack, evaluate_served
-    from vireo.training.heartbeat import heartbeat
     from vireo.training.run import measuring_home
 
     home, errors = measuring_home(Home.current()), Console(stderr=True)
     report = home.run(data) / "report"
     path = lists or report / "served.jsonl"
-    with (
-        heartbeat(errors, f"evaluating {data}"),
-        _asked_edge(home, data, target, ca, token) as edge,
-    ):
+    with _asked_edge(home, data, target, ca, token) as edge:
         stack = Stack(edge.target, deadline, concurrency, edge.credentials())
         stored = partial(stored_manifest, home)
         found = evaluate_served(home, data, stack, path, stored, errors, _names(baselines))

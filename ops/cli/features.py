@@ -27,13 +27,12 @@ def build(
     from vireo.ops.stack.state import running_stack
     from vireo.training.data.dataset import describe_dataset
     from vireo.training.features.build import build_features, progress_bars
-    from vireo.training.heartbeat import heartbeat
     from vireo.training.profile import features_memory
 
     home, console = Home.current(), Console()
     need = features_memory(describe_dataset(home, name))
     console.print(f"{name}: {need}", highlight=False, soft_wrap=True)
-    with heartbeat(console, f"features of {name}"), progress_bars(console) as progress:
+    with progress_bars(console) as progress:
         build_features(home, name, "none", progress)
     console.print(f"{name}: features built from every event.", highlight=False)
     if running_stack(home) is not None:

@@ -98,14 +98,12 @@ def _study(
 ) -> None:
     """Run a study; print it as JSON, or its main figures and the report's path."""
     from vireo.server.home import Home
-    from vireo.training.heartbeat import heartbeat
     from vireo.training.run import measuring_home
     from vireo.training.studies import Studies
 
     # Served models hold nothing out, so their measured twin is studied.
     home, errors = measuring_home(Home.current()), Console(stderr=True)
-    with heartbeat(errors, f"studying {data}"):
-        document = study(Studies(home, data, profile, errors))
+    document = study(Studies(home, data, profile, errors))
     if as_json:
         print_json({name: document})
         return

@@ -21,7 +21,7 @@ from scipy import sparse
 from threadpoolctl import threadpool_limits
 
 from vireo.server.arrays import Float32Array, Int64Array
-from vireo.training.heartbeat import Bars
+from vireo.training.progress import Bars
 from vireo.training.retrieval.neighbours import EASE_LAMBDA, closed_form
 
 MAX_NEIGHBOURS = 20_000_000

@@ -25,8 +25,8 @@ from vireo.server.signals import OUTCOMES, SCORES
 from vireo.training.evaluation.systems import TestViewers
 from vireo.training.features.publication import of_the_past
 from vireo.training.features.statistics import Snapshots, just_before
-from vireo.training.heartbeat import tracked
 from vireo.training.metrics import auc, calibration_measures
+from vireo.training.progress import tracked
 
 FloatArray = npt.NDArray[np.floating]
 _BINS = 10

@@ -43,7 +43,7 @@ from vireo.training.evaluation.systems import (
 )
 from vireo.training.features.publication import published_times
 from vireo.training.features.watches import Split, load_watches
-from vireo.training.heartbeat import Bars
+from vireo.training.progress import Bars
 from vireo.training.run import Run
 from vireo.v1 import recommendation_pb2, recommendation_pb2_grpc, release_pb2, release_pb2_grpc
 from vireo.v1.viewer_pb2 import Degradation

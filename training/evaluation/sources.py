@@ -21,7 +21,7 @@ from vireo.server.releases.weights import Quotas
 from vireo.server.signals import SOURCES as DECLARED
 from vireo.training.evaluation.systems import HeldOutWatches
 from vireo.training.features.publication import of_the_past
-from vireo.training.heartbeat import tracked
+from vireo.training.progress import tracked
 
 CUTOFFS = (100, 200, 500)
 NAMES = tuple(source.name for source in SOURCES)

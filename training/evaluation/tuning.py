@@ -36,8 +36,8 @@ from vireo.training.evaluation.baselines import (
     possible,
 )
 from vireo.training.evaluation.systems import past_watches
-from vireo.training.heartbeat import Bars
 from vireo.training.metrics import full_ranking, ndcg, viewer_chunks
+from vireo.training.progress import Bars
 
 SETTINGS_FILE = "baselines.json"
 """In the folder of a data set's features, in a run's report and in `bench/report/<data set>`."""

@@ -43,7 +43,7 @@ from vireo.training.features.repository import (
 )
 from vireo.training.features.statistics import write_video_statistics
 from vireo.training.features.watches import HIDDEN, Split, write_watches
-from vireo.training.heartbeat import Bars
+from vireo.training.progress import Bars
 
 _MICROS = 1_000_000
 _EPOCH = 0

@@ -28,8 +28,8 @@ from vireo.server.arrays import Float32Array
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.server.signals import OUTCOMES, TASKS
 from vireo.training.checkpoint import Checkpoints
-from vireo.training.heartbeat import Bars
 from vireo.training.modules import torch_threads
+from vireo.training.progress import Bars
 from vireo.training.ranking.calibration import calibrate
 from vireo.training.ranking.config import RankingConfig
 from vireo.training.ranking.loss import (

@@ -48,7 +48,7 @@ from vireo.training.features.history import viewers_before_by_part
 from vireo.training.features.publication import of_the_past
 from vireo.training.features.statistics import just_before, video_features_at
 from vireo.training.features.watches import load_hidden, outcome_labels
-from vireo.training.heartbeat import tracked
+from vireo.training.progress import tracked
 from vireo.training.ranking.config import RankingConfig
 
 OUTCOME_WATCHES = ROWS_KEPT - 1

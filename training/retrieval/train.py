@@ -18,8 +18,8 @@ from torch import Tensor
 
 from vireo.server.errors import VireoError
 from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from vireo.training.heartbeat import Bars
 from vireo.training.modules import torch_threads
+from vireo.training.progress import Bars
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import fill_unseen
