@@ -20,9 +20,9 @@ from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.training import fit as fitting
-from vireo.training.checkpoint import CheckpointError
 from vireo.training.data.dataset import LogPositions, describe_dataset, load_dataset
 from vireo.training.fit import fit_to_every_watch, refit_config, train_all
+from vireo.training.modules import CheckpointError
 from vireo.training.profile import load_profile
 from vireo.training.release.stage import stage_retrieval
 from vireo.training.run import Run

@@ -9,12 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from vireo.training.checkpoint import (
-    CheckpointError,
-    Checkpoints,
-    read_checkpoint,
-    write_checkpoint,
-)
+from vireo.training.modules import CheckpointError, Checkpoints, read_checkpoint, write_checkpoint
 from vireo.training.progress import Bars, tracked
 
 

@@ -21,7 +21,6 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, Candida
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import MANIFEST_NAME
 from vireo.server.releases.weights import Quotas
-from vireo.training.evaluation.ablations import ablate, ablation_names, check_names
 from vireo.training.evaluation.diversity import Point, ScoredLists, diversity_curve, worth_it
 from vireo.training.evaluation.sources import CUTOFFS, FIT_VIEWERS, Proposals, fit_quotas
 from vireo.training.evaluation.sources import NAMES as SOURCES
@@ -30,7 +29,7 @@ from vireo.training.features.publication import of_the_past
 from vireo.training.fit import with_quotas
 from vireo.training.ranking.train import RankingTrainer
 from vireo.training.ranking.training_set import RankingSet
-from vireo.training.studies import Studies
+from vireo.training.studies import Studies, ablate, ablation_names, check_names
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from torch import Tensor
 
 from vireo.server.errors import VireoError
-from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
-from vireo.training.modules import torch_threads
+from vireo.training.modules import CheckpointError, read_checkpoint, torch_threads, write_checkpoint
 from vireo.training.progress import Bars
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vireo.training.checkpoint import CheckpointError
-from vireo.training.modules import bfloat16_is_fast
+from vireo.training.modules import CheckpointError, bfloat16_is_fast
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import first_vectors

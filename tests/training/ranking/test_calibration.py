@@ -9,10 +9,9 @@ import pytest
 import torch
 
 from tests.builders.ranking_sets import ATTRIBUTES, CONFIG, SCHEMA, VECTORS, ranking_set
-from vireo.training.ranking.calibration import FOLDS, calibrate, fit_platt
 from vireo.training.ranking.loss import Batches
 from vireo.training.ranking.model import Ranker
-from vireo.training.ranking.train import calibrated, fit_ranker
+from vireo.training.ranking.train import FOLDS, calibrate, calibrated, fit_platt, fit_ranker
 from vireo.training.ranking.training_set import RankingSet
 
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from vireo.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from vireo.training.modules import CheckpointError, read_checkpoint, write_checkpoint
 from vireo.training.profile import load_profile
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
