@@ -42,7 +42,6 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, Candida
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.tables import VECTOR_TYPES, read_table
-from vireo.server.signals import OUTCOMES
 from vireo.training.features.activity import ROWS_KEPT
 from vireo.training.features.history import viewers_before_by_part
 from vireo.training.features.publication import of_the_past
@@ -366,24 +365,18 @@ def save_ranking_set(path: Path, data: RankingSet, fingerprint: str) -> None:
 
 def load_ranking_set(path: Path, fingerprint: str) -> RankingSet | None:
     """Return the set at `path`; None if it is missing, damaged, or of another fingerprint."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, Any] = dict(file)
-    except (OSError, ValueError, BadZipFile):
-        return None  # The file is only a cache: the set is built again.
-    if str(arrays["fingerprint"]) != fingerprint:
-        return None
-    if arrays["outcomes/labels"].shape[1] != len(OUTCOMES):
-        return None  # Earlier builds knew fewer outcomes.
 
     def of(kind: type[Any], part: str, **known: ViewerColumns) -> Any:
         names = [field.name for field in fields(kind) if field.name not in known]
-        return kind(**{name: arrays[f"{part}/{name}"] for name in names}, **known)
+        return kind(**{name: file[f"{part}/{name}"] for name in names}, **known)
 
     try:
-        return RankingSet(
-            of(WatchLists, "watches", viewers=of(ViewerColumns, "watches")),
-            of(OutcomeLabels, "outcomes", viewers=of(ViewerColumns, "outcomes")),
-        )
-    except KeyError:
-        return None  # Earlier builds wrote other arrays.
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["fingerprint"]) != fingerprint:
+                return None
+            return RankingSet(
+                of(WatchLists, "watches", viewers=of(ViewerColumns, "watches")),
+                of(OutcomeLabels, "outcomes", viewers=of(ViewerColumns, "outcomes")),
+            )
+    except (OSError, ValueError, KeyError, BadZipFile):
+        return None  # The file is only a cache: the set is built again.

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pytest
 
 from tests.builders import importing
-from tests.builders.datasets import random_interactions, write_small_dataset
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.training.data.dataset import DESCRIPTION, DatasetInfo, load_dataset
+from vireo.training.data.dataset import DatasetInfo, load_dataset
 from vireo.training.data.files import BadRowsError
 from vireo.training.data.from_events import LEFT_OUT, attribute_kinds, attribute_values
-from vireo.training.data.schema import AttributeColumn, all_attributes, check_attributes
+from vireo.training.data.schema import AttributeColumn, check_attributes
 from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
 VIDEOS = """video_id,title,tags,language,countries,age
@@ -146,20 +143,6 @@ def test_a_value_that_isnt_one_is_named_and_can_be_dropped(home: Home, row: str,
     info = imported(home, videos, skip_bad_rows=True)
     assert info.problems == {"bad videos left out": 1}
     assert info.videos == 3
-
-
-def test_a_data_set_without_declared_attributes_is_written_as_by_earlier_builds(home: Home) -> None:
-    write_small_dataset(home, "small", random_interactions())
-    folder = home.data("small")
-    assert "attributes" not in json.loads((folder / DESCRIPTION).read_text())
-    videos = pd.read_parquet(folder / "videos.parquet").drop(columns="creator")
-    videos.to_parquet(folder / "videos.parquet")
-    dataset = load_dataset(home, "small")
-    assert dataset.info.attributes == {}
-    assert "creator" not in dataset.videos
-    declared = all_attributes(dataset.info.attributes)
-    assert declared.labels == ("creator", "tag")
-    assert declared.numbers == ("duration", "published")
 
 
 def labels(name: str, *values: str) -> VideoAttribute:

@@ -26,7 +26,6 @@ from vireo.training.evaluation.systems import (
     TestViewers,
     best_unwatched,
     features_before_test,
-    last_held_out,
     list_ranks,
     load_test_viewers,
     of_chunks,
@@ -86,20 +85,6 @@ def test_every_viewer_with_a_test_watch_is_known_as_just_before_it(
         assert target not in rows
     assert [known.asked_at for known in features] == viewers.moments.tolist()
     assert all(known.history_times[-1] <= known.asked_at for known in features)
-
-
-def test_of_more_held_out_viewers_the_same_sample_is_drawn(
-    trained_repo: Path, trained_watches: pd.DataFrame, release: CandidateRelease
-) -> None:
-    first, again, every = (
-        {(viewer.asked_at, row) for viewer, row in zip(found.viewers, found.targets, strict=True)}
-        for found in (
-            last_held_out(trained_watches, trained_repo, release.rows, "validation", limit)
-            for limit in (7, 7, None)
-        )
-    )
-    assert first == again < every
-    assert len(first) == 7
 
 
 def test_the_chain_ranks_retrieved_unwatched_videos(

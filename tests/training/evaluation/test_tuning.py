@@ -116,13 +116,6 @@ def test_the_last_watch_before_the_test_is_held_out_of_those_who_have_validation
     assert held_out.targets.tolist() == [3, 7]
 
 
-def test_of_a_large_catalogue_fewer_viewers_are_asked_and_alike_each_time() -> None:
-    past = {str(viewer): rows(viewer, viewer + 1) for viewer in range(100)}
-    few = [HeldOut.of(past, frozenset(past), 10_000_000) for _ in range(2)]
-    assert few[0].targets.tolist() == few[1].targets.tolist()
-    assert (len(few[0].targets), len(few[0].past.histories)) == (5, 100)
-
-
 def test_every_baseline_gets_its_best_on_validation_and_the_test_watch_is_never_seen() -> None:
     random = np.random.default_rng(0)
     histories = {f"u{viewer}": random.permutation(29)[:8].tolist() for viewer in range(40)}

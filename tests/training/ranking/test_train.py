@@ -178,20 +178,6 @@ def test_a_training_that_was_interrupted_ends_like_one_that_was_not(
         assert torch.equal(value, resumed[name]), name
 
 
-def test_the_seed_decides_everything(
-    co_watched: tuple[TrainedRanker, Path], tmp_path: Path
-) -> None:
-    same, other = (
-        trained(ranking_set("co_watch"), tmp_path / str(seed), replace(CONFIG, seed=seed))
-        for seed in (CONFIG.seed, CONFIG.seed + 1)
-    )
-    first, same, other = (
-        each.model.state_dict()["watch_hidden.weight"] for each in (co_watched[0], same, other)
-    )
-    assert torch.equal(first, same)
-    assert not torch.equal(first, other)
-
-
 def test_too_few_viewers_to_hold_any_out_still_give_a_ranker(tmp_path: Path) -> None:
     data = ranking_set("two_tower")
     parts = {}

@@ -114,16 +114,6 @@ def test_few_watches_are_trained_on_for_a_minimum_of_steps(ring: RetrievalData) 
     assert trainer.share_done < 1 / 1_000
 
 
-def test_a_large_catalogue_starts_from_co_watches_too(
-    ring: RetrievalData, small: RetrievalConfig
-) -> None:
-    trainer = RetrievalTrainer(ring, replace(small, full_softmax_limit=10))
-    started = trainer.model.video_tower.id_embedding.weight.detach().numpy()
-    wanted = first_vectors(ring, small.dimension, small.seed)
-    assert wanted is not None
-    assert np.array_equal(started, wanted)
-
-
 def test_the_average_of_a_short_training_goes_along_with_the_weights(
     ring: RetrievalData, small: RetrievalConfig, trained: Trained
 ) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from vireo.server.arrays import Int64Array
 from vireo.server.features.context import DEVICES
 from vireo.training.data.context import hours_and_weekdays
 from vireo.training.data.synth.world import (
@@ -22,7 +23,6 @@ from vireo.training.data.synth.world import (
     REGIONS,
     START,
     TASTE_SHARES,
-    Int64Array,
     World,
     hashed,
 )

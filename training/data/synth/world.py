@@ -12,12 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vireo.server.arrays import Float32Array, Float64Array, Int32Array, Int64Array
 from vireo.server.errors import VireoError
 
-Int64Array = npt.NDArray[np.int64]
-Int32Array = npt.NDArray[np.int32]
-Float32Array = npt.NDArray[np.float32]
-Float64Array = npt.NDArray[np.float64]
 UInt64Array = npt.NDArray[np.uint64]
 
 START = 1_704_067_200

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vireo.server.arrays import Int64Array
 from vireo.server.features.context import COLUMNS, DEVICES
 from vireo.server.home import Home
 from vireo.training.data.context import context_fields
@@ -30,7 +31,6 @@ from vireo.training.data.synth.events import HIDE, KINDS, LOCALES, ZONES, Events
 from vireo.training.data.synth.world import (
     REGIONS,
     SERIES,
-    Int64Array,
     World,
     WorldConfig,
     hashed,
