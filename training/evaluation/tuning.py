@@ -2,19 +2,16 @@
 
 The protocol is that of the test, one watch earlier: every viewer's last watch before the test is
 held out, and baselines fitted on all watches before it rank the videos not watched by then. A grid
-of one or two settings is searched whole; a larger one by coordinate search in the declared order.
-Its first round tries all values of a setting, later ones the neighbours of the best so far, until a
-round changes nothing or MAX_ROUNDS are done.
+is searched one setting at a time, from the best so far, until no setting is better.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,9 +40,6 @@ SETTINGS_FILE = "baselines.json"
 """In the folder of a data set's features, in a run's report and in `bench/report/<data set>`."""
 SHIPPED = Path(__file__).parents[3] / "bench" / "report"
 """Reports of a checkout; a wheel has none."""
-MAX_ROUNDS = 5
-MAX_WHOLE = 2
-"""Maximum settings of a grid that is searched whole."""
 MAX_SCORES = 50_000_000
 """Maximum scores for each trial; viewers are sampled to keep it."""
 Settings = dict[str, Setting]
@@ -69,7 +63,8 @@ class BaselineSettings(_Document):
     chosen: Settings
     ndcg_10: float | None = None
     """On validation; None if not tuned on this data."""
-    search: Literal["whole grid", "one setting at a time"] | None = None
+    search: str | None = None
+    """How an earlier build has searched."""
     grid: dict[str, tuple[Setting, ...]] = {}
     tried: tuple[Trial, ...] = ()
     """In order of trial, the initial settings first."""
@@ -224,13 +219,15 @@ def tune_baselines(watches: pd.DataFrame, video_ids: list[str], console: Console
     with Bars(console=console, transient=True) as bars:
         for name in bars.track(possible(BASELINES, len(video_ids)), description="tuning"):
             bars.update(bars.task_ids[0], description=f"tuning {name}")
-            declared = DECLARED[name]
-            tried = search(
-                declared.start,
-                declared.grid,
-                lambda config: held_out.ndcg_10(fitter.fit(config)),
+            start, grid = DECLARED[name].start, DECLARED[name].grid
+            tried = search(start, grid, lambda config: held_out.ndcg_10(fitter.fit(config)))
+            best = best_of(tried)
+            found[name] = BaselineSettings(
+                chosen=asdict(best),
+                ndcg_10=tried[best],
+                grid={setting: tuple(values) for setting, values in grid.items()},
+                tried=tuple(Trial(settings=asdict(each), ndcg_10=tried[each]) for each in tried),
             )
-            found[name] = _settings(declared.grid, tried)
     return TunedBaselines(
         fingerprint=Past(list(past.values()), len(video_ids)).fingerprint,
         viewers=len(held_out.targets),
@@ -244,48 +241,17 @@ def search(start: Config, grid: Grid, measure: Callable[[Config], float]) -> dic
 
     `measure` is called once for each; larger is better. Settings outside the grid stay as they are.
     """
-    found: dict[Config, float] = {}
-
-    def consider(config: Config) -> None:
-        if config not in found:
-            found[config] = measure(config)
-
-    consider(start)
-    if _search_of(grid) == "whole grid":
-        for together in product(*grid.values()):
-            consider(changed(start, dict(zip(grid, together, strict=True))))
-        return found
-    for place in range(MAX_ROUNDS):
+    found, before = {start: measure(start)}, None
+    while best_of(found) != before:
         before = best_of(found)
         for name, values in grid.items():
             around = best_of(found)
-            for value in values if place == 0 else _beside(values, getattr(around, name)):
-                consider(changed(around, {name: value}))
-        if best_of(found) == before:
-            break
+            for config in (changed(around, {name: value}) for value in values):
+                if config not in found:
+                    found[config] = measure(config)
     return found
-
-
-def _beside(values: Sequence[Setting], value: Setting) -> Sequence[Setting]:
-    place = values.index(value)
-    return values[max(place - 1, 0) : place + 2]
 
 
 def best_of(found: Mapping[Config, float]) -> Config:
     """Return the configuration that measured best, the first tried of equal ones."""
     return max(found, key=found.__getitem__)
-
-
-def _search_of(grid: Grid) -> Literal["whole grid", "one setting at a time"]:
-    return "whole grid" if len(grid) <= MAX_WHOLE else "one setting at a time"
-
-
-def _settings(grid: Grid, found: Mapping[Config, float]) -> BaselineSettings:
-    best = best_of(found)
-    return BaselineSettings(
-        chosen=asdict(best),
-        ndcg_10=found[best],
-        search=_search_of(grid),
-        grid={name: tuple(values) for name, values in grid.items()},
-        tried=tuple(Trial(settings=asdict(each), ndcg_10=value) for each, value in found.items()),
-    )

@@ -73,39 +73,28 @@ def split(histories: dict[str, Sequence[int]]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["viewer_id", "video_id", "part"])
 
 
-def test_two_settings_are_tried_in_every_combination_once_and_the_first_best_is_kept() -> None:
-    grid: Grid = {"regularisation": (1.0, 2.0, 3.0), "half_life": (None, 5.0)}
-    start, tried = EaseConfig(2.0, 5.0), list[Config]()
-
-    def measure(config: Config) -> float:
-        tried.append(config)
-        return float(config == EaseConfig(3.0, None))
-
-    found = search(start, grid, measure)
-    assert tried[0] == start
-    assert tried == list(found)
-    assert set(found) == {EaseConfig(a, b) for a in (1.0, 2.0, 3.0) for b in (None, 5.0)}
-    assert best_of(found) == EaseConfig(3.0, None)
-    assert best_of(search(start, grid, lambda _: 0.5)) == start
-
-
-def test_more_settings_are_tried_one_at_a_time_and_then_those_beside_the_best() -> None:
+def test_settings_are_tried_one_at_a_time_once_each_and_the_first_best_is_kept() -> None:
     grid: Grid = {
         "factors": (32, 64, 128, 256),
         "half_life": (None, 10.0, 3.0),
         "alpha": (1.0, 3.0),
     }
+    start, tried = IalsConfig(half_life=10.0, alpha=1.0, factors=256), list[Config]()
 
     def measure(config: Config) -> float:
         assert isinstance(config, IalsConfig)
+        tried.append(config)
         # At the half-life of the start more factors seem to help than do at the best one.
         best_factors = 64 if config.half_life == 3.0 else 128
         lost = abs(math.log2(config.factors / best_factors) / 10)
         return (config.half_life == 3.0) + (config.alpha == 3.0) - lost
 
-    found = search(IalsConfig(half_life=10.0, alpha=1.0, factors=256), grid, measure)
+    found = search(start, grid, measure)
     assert best_of(found) == IalsConfig(half_life=3.0, alpha=3.0, factors=64)
-    assert len(found) == 12, "of 24"
+    assert tried == list(found)
+    assert tried[0] == start
+    assert len(found) < 24
+    assert best_of(search(start, grid, lambda _: 0.5)) == start
 
 
 def test_the_last_watch_before_the_test_is_held_out_of_those_who_have_validation() -> None:
