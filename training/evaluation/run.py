@@ -19,7 +19,7 @@ from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import Manifest, ReleaseError
 from vireo.training.data.dataset import load_dataset
 from vireo.training.evaluation import report as files
-from vireo.training.evaluation.baselines import BASELINES, QUICK
+from vireo.training.evaluation.baselines import BASELINES, QUICK, fitted
 from vireo.training.evaluation.chain import calibration, ranker_measures, run_chain, tower_scores
 from vireo.training.evaluation.report import (
     popularity_curves,
@@ -33,7 +33,6 @@ from vireo.training.evaluation.systems import (
     SystemReport,
     Systems,
     TestBed,
-    baseline_systems,
     features_before_test,
     of_chunks,
     of_lists,
@@ -192,7 +191,15 @@ def measured_baselines(
 ) -> dict[str, SystemReport]:
     """Measure baselines with the settings tuned for the data, if any, and report the settings."""
     tuned = tuned_for(bed.past, repo, dataset)
-    systems = baseline_systems(bed.past, bed.viewers, names, tuned.configs())
+    watched = bed.viewers.watched
+    systems = {
+        name: of_chunks(
+            lambda part, model=baseline: model.scores(watched[part]),  # type: ignore[misc]
+            bed.viewers,
+            bed.past.videos,
+        )
+        for name, baseline in fitted(names, bed.past, tuned.configs())
+    }
     if report:
         add_to_report(report, tuned.of(systems))
     return systems

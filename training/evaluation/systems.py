@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +18,7 @@ from vireo.server.features.keys import video_keys
 from vireo.server.features.video_rows import VideoRows
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.data.context import contexts_of
-from vireo.training.evaluation.baselines import BASELINES, QUICK, Config, Past, fitted
+from vireo.training.evaluation.baselines import BASELINES, Past
 from vireo.training.features.history import viewers_before
 from vireo.training.features.watches import outcome_labels
 from vireo.training.metrics import coverage, full_ranking, hit_rate, ndcg, viewer_chunks
@@ -108,37 +107,20 @@ class TestBed:
         if len(test) > limit:
             kept = np.random.default_rng(0).choice(test, limit, replace=False)
             watches = watches[~np.isin(np.arange(len(watches)), np.setdiff1d(test, kept))]
-        past = list(past_watches(watches, video_ids).values())
-        viewers = load_test_viewers(watches, video_ids, published)
-        return TestBed(watches, viewers, Past(past, len(video_ids)))
-
-
-def load_test_viewers(
-    watches: pd.DataFrame, video_ids: Sequence[str], published: Float64Array | None = None
-) -> TestViewers:
-    """Return the test viewers of a split; rows are places in `video_ids`.
-
-    `published` is as in TestViewers.
-    """
-    test = watches[watches["part"] == "test"]
-    moments = test["time"].to_numpy("datetime64[s]").astype(np.int64)
-    if (
-        published is not None
-        and not (published > moments.min(initial=np.iinfo(np.int64).max)).any()
-    ):
-        published = None
-    own = watches["viewer_id"].isin(test["viewer_id"])
-    past = past_watches(watches[own], video_ids)
-    none = np.empty(0, np.int64)
-    return TestViewers(
-        ids=tuple(test["viewer_id"]),
-        targets=_rows(test, video_ids),
-        outcomes=outcome_labels(test),
-        watched=tuple(past.get(viewer, none) for viewer in test["viewer_id"]),
-        moments=moments,
-        contexts=tuple(contexts_of(test)),
-        published=published,
-    )
+        past = past_watches(watches, video_ids)
+        held_out = watches[watches["part"] == "test"]
+        moments = held_out["time"].to_numpy("datetime64[s]").astype(np.int64)
+        first, none = moments.min(initial=np.iinfo(np.int64).max), np.empty(0, np.int64)
+        viewers = TestViewers(
+            ids=tuple(held_out["viewer_id"]),
+            targets=_rows(held_out, video_ids),
+            outcomes=outcome_labels(held_out),
+            watched=tuple(past.get(viewer, none) for viewer in held_out["viewer_id"]),
+            moments=moments,
+            contexts=tuple(contexts_of(held_out)),
+            published=None if published is None or (published <= first).all() else published,
+        )
+        return TestBed(watches, viewers, Past(list(past.values()), len(video_ids)))
 
 
 def past_watches(watches: pd.DataFrame, video_ids: Sequence[str]) -> dict[str, Int64Array]:
@@ -309,23 +291,6 @@ def best_unwatched(scores: Float32Array, watched: Sequence[Int64Array]) -> Int64
         best = reached[np.argsort(-own[reached], kind="stable")][:SLATE]
         slates[place, : len(best)] = best
     return slates
-
-
-def baseline_systems(
-    past: Past,
-    viewers: TestViewers,
-    names: Sequence[str] = QUICK,
-    settings: Mapping[str, Config] = MappingProxyType({}),
-) -> dict[str, SystemReport]:
-    """Measure the baselines that are `fitted` with these arguments on the test viewers."""
-    return {
-        name: of_chunks(
-            lambda part, model=baseline: model.scores(viewers.watched[part]),  # type: ignore[misc]
-            viewers,
-            past.videos,
-        )
-        for name, baseline in fitted(names, past, settings)
-    }
 
 
 def list_ranks(lists: Int64Array, targets: Int64Array) -> Int64Array:

@@ -23,11 +23,11 @@ from vireo.training.evaluation.report import flat, popularity_shares, read_json,
 from vireo.training.evaluation.run import evaluate_staged, recall_curves
 from vireo.training.evaluation.systems import (
     Systems,
+    TestBed,
     TestViewers,
     best_unwatched,
     features_before_test,
     list_ranks,
-    load_test_viewers,
     of_chunks,
     of_lists,
     past_watches,
@@ -41,7 +41,7 @@ SYSTEMS = {"popularity", "item_knn", "ease", "two_tower", "chain", "ranker"}
 
 @pytest.fixture(scope="module")
 def viewers(trained_watches: pd.DataFrame, release: CandidateRelease) -> TestViewers:
-    return load_test_viewers(trained_watches, release.ids)
+    return TestBed.of(trained_watches, release.ids).viewers
 
 
 @pytest.fixture(scope="module")
