@@ -115,13 +115,13 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Checkpoints in `folder` of the phases of a ranker's training with this `fingerprint`."""
+    """Checkpoints in `folder` of the phases of a training whose inputs have this `fingerprint`."""
 
     folder: Path
     fingerprint: str
 
     def _path(self, phase: str) -> Path:
-        return self.folder / f"ranking_{phase}.pt"
+        return self.folder / f"{phase}.pt"
 
     def write(self, phase: str, state: Mapping[str, Any]) -> None:
         """Replace the state of a phase; raise CheckpointError if the file can't be written."""

@@ -53,6 +53,6 @@ def test_a_checkpoint_of_other_inputs_is_ignored_and_a_damaged_one_named(tmp_pat
     Checkpoints(tmp_path, "one").write("linear", {"epoch": 3})
     assert Checkpoints(tmp_path, "other").read("linear") is None
     assert Checkpoints(tmp_path, "one").read("linear") == {"epoch": 3}
-    (tmp_path / "ranking_linear.pt").write_bytes(b"not a checkpoint")
-    with pytest.raises(CheckpointError, match=r"ranking_linear\.pt is damaged; delete it"):
+    (tmp_path / "linear.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"linear\.pt is damaged; delete it"):
         Checkpoints(tmp_path, "one").read("linear")

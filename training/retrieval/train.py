@@ -10,22 +10,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from vireo.server.errors import VireoError
-from vireo.training.modules import CheckpointError, read_checkpoint, torch_threads, write_checkpoint
+from vireo.training.modules import (
+    CheckpointError,
+    Checkpoints,
+    read_checkpoint,
+    torch_threads,
+    write_checkpoint,
+)
 from vireo.training.progress import Bars
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import fill_unseen
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.trainer import RetrievalTrainer
+from vireo.training.run import fingerprint
 
-CHECKPOINT = "retrieval.pt"
+PHASE = "retrieval"
 RESULT = "towers.pt"
 """Weights of a finished training, from which another may start."""
 CURVE = "retrieval_curve.jsonl"
@@ -99,14 +105,17 @@ def train_retrieval(
     console = console or Console(stderr=True)
     first = trained_weights(start) if start else None
     trainer = RetrievalTrainer(data, config, first)
-    identity = {
-        "config": asdict(config),
-        "data": data.fingerprint(),
-        "code": trainer.state_names(),
-        "start": _digest(first) if first else None,
-    }
+    inputs = fingerprint(
+        asdict(config),
+        data.fingerprint(),
+        trainer.state_names(),
+        _digest(first) if first else None,
+    )
     del first  # As large as the catalogue's vectors.
-    _resume(trainer, identity, checkpoints, console)
+    kept = Checkpoints(checkpoints, inputs)
+    if state := kept.read(PHASE):
+        trainer.restore(state)
+        console.print(f"resuming from the checkpoint, {trainer.share_done:.0%} done")
     interrupt = Interrupt()
     with torch_threads(config.threads), interrupt.listening(), _progress(console) as bar:
         task = bar.add_task("retrieval", total=1.0, measures="")
@@ -123,11 +132,11 @@ def train_retrieval(
                     bar.console.print(_described(point, trainer.epochs), highlight=False)
                 if "ndcg_10" in point or trainer.finished:
                     _write_curve(trainer, checkpoints)
-                    _save(trainer, identity, checkpoints)
+                    kept.write(PHASE, trainer.state())
                 trainer.seconds += time.monotonic() - began
             bar.update(task, completed=trainer.share_done, measures=measures)
             if interrupt.requested:
-                _save(trainer, identity, checkpoints)
+                kept.write(PHASE, trainer.state())
                 raise TrainingInterruptedError(
                     f"training was interrupted at {trainer.share_done:.0%}; "
                     "run the same command again to resume"
@@ -157,24 +166,6 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(weight.numpy().tobytes())
     return digest.hexdigest()
-
-
-def _resume(
-    trainer: RetrievalTrainer, identity: dict[str, Any], checkpoints: Path, console: Console
-) -> None:
-    state = read_checkpoint(checkpoints / CHECKPOINT)
-    if state is None:
-        return
-    changed = [name for name in identity if state["identity"].get(name) != identity[name]]
-    if changed:
-        console.print(f"training from scratch: the checkpoint has other {' and '.join(changed)}")
-        return
-    trainer.restore(state["trainer"])
-    console.print(f"resuming from the checkpoint, {trainer.share_done:.0%} done")
-
-
-def _save(trainer: RetrievalTrainer, identity: dict[str, Any], checkpoints: Path) -> None:
-    write_checkpoint(checkpoints / CHECKPOINT, {"identity": identity, "trainer": trainer.state()})
 
 
 def _write_curve(trainer: RetrievalTrainer, checkpoints: Path) -> None:
