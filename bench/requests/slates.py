@@ -61,7 +61,7 @@ class Catalogue:
     def load(home: Home, dataset: str) -> Catalogue:
         """Read a data set's videos; raise VireoError if there is none."""
         loaded = load_dataset(home, dataset)
-        declared = all_attributes(loaded.attributes)
+        declared = all_attributes(loaded.info.attributes)
         columns = {name: attribute_column(name) for name in (*declared.labels, *declared.numbers)}
         videos = {}
         for row in loaded.video_columns("video_id", *columns.values()).to_pylist():

@@ -35,7 +35,7 @@ def test_the_seed_decides_the_files_and_there_is_as_much_as_was_asked_for(
 ) -> None:
     done: list[tuple[int, int]] = []
     info = write_world(Home(tmp_path), "synth", SMALL, progress=lambda *counts: done.append(counts))
-    assert info.fingerprint == world.fingerprint
+    assert info.fingerprint == world.info.fingerprint
     assert (info.viewers, info.videos, info.interactions) == (400, 600, 16_000)
     assert set(info.events) == set(KINDS)
     assert done[-1] == (16_000, 16_000)
