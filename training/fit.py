@@ -31,10 +31,15 @@ from vireo.server.releases.memory import return_memory
 from vireo.server.releases.weights import Quotas, ScoreWeights
 from vireo.training.data.dataset import Dataset, load_dataset
 from vireo.training.data.split import Holdout
-from vireo.training.evaluation.diversity import ALLOWED_LOSS, choose_diversity
+from vireo.training.evaluation.choices import (
+    ALLOWED_LOSS,
+    FIT_VIEWERS,
+    Proposals,
+    choose_diversity,
+    fit_quotas,
+)
 from vireo.training.evaluation.report import flat
 from vireo.training.evaluation.run import evaluate_release
-from vireo.training.evaluation.sources import FIT_VIEWERS, Proposals, fit_quotas
 from vireo.training.evaluation.systems import last_held_out
 from vireo.training.features.build import build_features, progress_bars
 from vireo.training.features.online_store import OnlineStoreSettings

@@ -33,11 +33,16 @@ from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.training.data.dataset import load_dataset
 from vireo.training.evaluation import report as files
+from vireo.training.evaluation.choices import (
+    MAX_VIEWERS,
+    Proposals,
+    fit_quotas,
+    study_diversity,
+    study_sources,
+)
+from vireo.training.evaluation.choices import NAMES as SOURCES
 from vireo.training.evaluation.cold_start import study_cold_start
-from vireo.training.evaluation.diversity import study_diversity
 from vireo.training.evaluation.report import write_json
-from vireo.training.evaluation.sources import MAX_VIEWERS, Proposals, fit_quotas, study_sources
-from vireo.training.evaluation.sources import NAMES as SOURCES
 from vireo.training.evaluation.systems import (
     HeldOutPart,
     HeldOutWatches,

@@ -55,7 +55,7 @@ _Weights = Annotated[dict[Label, TaskWeight], AfterValidator(_of_every_task)]
 class Quotas(RootModel[_Shares]):
     """Shares of the candidates kept for the best of each source; two-tower gets the remainder.
 
-    Training fits them to validation, see `vireo.training.evaluation.sources`. Fresh videos lower
+    Training fits them to validation, see `vireo.training.evaluation.choices`. Fresh videos lower
     recall, and get a few places nonetheless, or they would never be watched.
     """
 

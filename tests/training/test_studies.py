@@ -21,9 +21,17 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, Candida
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.manifest import MANIFEST_NAME
 from vireo.server.releases.weights import Quotas
-from vireo.training.evaluation.diversity import Point, ScoredLists, diversity_curve, worth_it
-from vireo.training.evaluation.sources import CUTOFFS, FIT_VIEWERS, Proposals, fit_quotas
-from vireo.training.evaluation.sources import NAMES as SOURCES
+from vireo.training.evaluation.choices import (
+    CUTOFFS,
+    FIT_VIEWERS,
+    Point,
+    Proposals,
+    ScoredLists,
+    diversity_curve,
+    fit_quotas,
+    worth_it,
+)
+from vireo.training.evaluation.choices import NAMES as SOURCES
 from vireo.training.evaluation.systems import HeldOutWatches, last_held_out
 from vireo.training.features.publication import of_the_past
 from vireo.training.fit import with_quotas

@@ -11,7 +11,7 @@ import pytest
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.training.evaluation.sources import Proposals
+from vireo.training.evaluation.choices import Proposals
 from vireo.training.evaluation.systems import HeldOutWatches, TestViewers, of_chunks
 from vireo.training.features.publication import of_the_past, published_of, published_times
 from vireo.training.ranking.training_set import draw_candidates

@@ -12,8 +12,7 @@ from torch import nn
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
-from vireo.training.retrieval.optimizer import Muon, orthogonalised
-from vireo.training.retrieval.trainer import RetrievalTrainer
+from vireo.training.retrieval.trainer import Muon, RetrievalTrainer, orthogonalised
 
 VIDEOS = 200
 
