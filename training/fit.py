@@ -29,6 +29,7 @@ from vireo.server.releases import layout
 from vireo.server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest
 from vireo.server.releases.memory import return_memory
 from vireo.server.releases.weights import Quotas, ScoreWeights
+from vireo.training.config import RetrievalConfig
 from vireo.training.data.dataset import Dataset, load_dataset
 from vireo.training.data.split import Holdout
 from vireo.training.evaluation.choices import (
@@ -58,7 +59,6 @@ from vireo.training.release.stage import (
     stage_retrieval,
     take_ranker,
 )
-from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval

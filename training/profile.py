@@ -15,11 +15,10 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from vireo.server.errors import VireoError
+from vireo.training.config import RankingConfig, RetrievalConfig
 from vireo.training.data.dataset import DatasetInfo
 from vireo.training.data.files import is_parquet
 from vireo.training.data.importing import ImportRequest
-from vireo.training.ranking.config import RankingConfig
-from vireo.training.retrieval.config import RetrievalConfig
 
 PROFILES = Path(__file__).parent / "profiles"
 Config = TypeVar("Config", RetrievalConfig, RankingConfig)

@@ -31,6 +31,7 @@ from vireo.server.features.ranking_inputs import (
 from vireo.server.home import Home
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import CandidateRelease
+from vireo.training.config import RankingConfig
 from vireo.training.data.dataset import load_dataset
 from vireo.training.evaluation import report as files
 from vireo.training.evaluation.choices import (
@@ -52,7 +53,6 @@ from vireo.training.evaluation.tuning import described, tune_baselines, write_se
 from vireo.training.features.watches import load_watches
 from vireo.training.metrics import means, paired_tests
 from vireo.training.profile import load_profile
-from vireo.training.ranking.config import RankingConfig
 from vireo.training.ranking.loss import Batches, chunks
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.train import fit_ranker

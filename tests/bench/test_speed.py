@@ -27,7 +27,7 @@ from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.server.errors import VireoError
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
-from vireo.training.release.index import build_index
+from vireo.training.release.tables import build_index
 
 needs_h2load = pytest.mark.skipif(
     shutil.which("h2load") is None, reason="h2load is missing: make h2load"

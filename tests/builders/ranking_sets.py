@@ -15,7 +15,7 @@ from vireo.server.features.ranking_inputs import (
 from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.server.signals import OUTCOMES
-from vireo.training.ranking.config import RankingConfig
+from vireo.training.config import RankingConfig
 from vireo.training.ranking.training_set import OutcomeLabels, RankingSet, ViewerColumns, WatchLists
 
 VIDEOS, VECTOR_SIZE, LISTS, CANDIDATES, LIKES, ATTRIBUTES = 50, 8, 200, 20, 600, 3

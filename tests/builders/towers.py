@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
 

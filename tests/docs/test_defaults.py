@@ -16,8 +16,8 @@ from vireo.server.home import Home
 from vireo.server.pod.pod import PodSettings
 from vireo.server.releases.gate_measures import LIKENESS, MEASURES
 from vireo.server.releases.manifest import CANDIDATES, Manifest
+from vireo.training.config import RankingConfig
 from vireo.training.profile import PROFILES, read_profile
-from vireo.training.ranking.config import RankingConfig
 from vireo_client import Client
 
 CHECKOUT = Path(__file__).parents[2]

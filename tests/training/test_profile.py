@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from vireo.training.config import RankingConfig, RetrievalConfig
 from vireo.training.data.dataset import DatasetInfo
 from vireo.training.data.importing import ImportRequest
 from vireo.training.profile import (
@@ -24,8 +25,6 @@ from vireo.training.profile import (
     read_profile,
     training_memory,
 )
-from vireo.training.ranking.config import RankingConfig
-from vireo.training.retrieval.config import RetrievalConfig
 
 
 def described(watches: int, videos: int, viewers: int = 10, hides: int = 7) -> DatasetInfo:

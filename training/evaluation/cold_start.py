@@ -19,9 +19,9 @@ from rich.console import Console
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.features.activity import HISTORY_LIMIT
 from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.config import RetrievalConfig
 from vireo.training.evaluation.baselines import Past, Popularity, PopularityConfig, history_matrix
 from vireo.training.metrics import full_ranking, gains, means
-from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.content import weighted_bags
 from vireo.training.retrieval.data import HeldOut, RetrievalData
 from vireo.training.retrieval.model import TwoTower

@@ -20,8 +20,8 @@ from vireo.server.features.ranking_inputs import (
 )
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.server.signals import UNWANTED
+from vireo.training.config import RankingConfig
 from vireo.training.modules import ByteDropout, ContextEmbeddings
-from vireo.training.ranking.config import RankingConfig
 
 WatchPart = Literal["retrieval", "linear", "full"]
 """Part of the model that orders watches: the two-tower score alone, the linear part, or all."""

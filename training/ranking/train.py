@@ -31,10 +31,10 @@ from torch import Tensor
 from vireo.server.arrays import Float32Array
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.server.signals import OUTCOMES, TASKS
+from vireo.training.config import RankingConfig
 from vireo.training.metrics import calibration_measures
 from vireo.training.modules import Checkpoints, torch_threads
 from vireo.training.progress import Bars
-from vireo.training.ranking.config import RankingConfig
 from vireo.training.ranking.loss import (
     Batches,
     HeldOut,

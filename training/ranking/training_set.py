@@ -42,13 +42,13 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, Candida
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.releases.tables import VECTOR_TYPES, read_table
+from vireo.training.config import RankingConfig
 from vireo.training.features.activity import ROWS_KEPT
 from vireo.training.features.history import viewers_before_by_part
 from vireo.training.features.publication import of_the_past
 from vireo.training.features.statistics import just_before, video_features_at
 from vireo.training.features.watches import load_hidden, outcome_labels
 from vireo.training.progress import tracked
-from vireo.training.ranking.config import RankingConfig
 
 OUTCOME_WATCHES = ROWS_KEPT - 1
 """Number of a viewer's last non-test watches that are outcome labels: the feature store keeps the

@@ -39,7 +39,6 @@ from vireo.training.onnx_export import write_triton_config
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.served import export_ranker, torch_scores
 from vireo.training.ranking.training_set import match_table
-from vireo.training.release.attributes import write_attributes
 from vireo.training.release.goldens import (
     Answer,
     golden_viewers,
@@ -47,7 +46,7 @@ from vireo.training.release.goldens import (
     write_tower_goldens,
     write_video_goldens,
 )
-from vireo.training.release.index import EXACT_LIMIT, build_index
+from vireo.training.release.tables import EXACT_LIMIT, build_index, write_attributes
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.export import content_tower, export_video_tower, export_viewer_tower
 from vireo.training.retrieval.model import TwoTower

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from vireo.server.arrays import Int64Array
 from vireo.server.features.context import sizes
 from vireo.server.features.tower_inputs import GAP_BUCKETS
+from vireo.training.config import RetrievalConfig
 from vireo.training.modules import ByteDropout, ContextEmbeddings
-from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.content import Ridge
 from vireo.training.retrieval.data import RetrievalData
 

@@ -25,7 +25,7 @@ from scipy import sparse
 from scipy.linalg import get_lapack_funcs
 
 from vireo.server.arrays import Float32Array, Int32Array, Int64Array
-from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 
 STEPS = 10

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from torch import Tensor
 
 from vireo.server.errors import VireoError
+from vireo.training.config import RetrievalConfig
 from vireo.training.modules import (
     CheckpointError,
     Checkpoints,
@@ -24,7 +25,6 @@ from vireo.training.modules import (
     write_checkpoint,
 )
 from vireo.training.progress import Bars
-from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import fill_unseen
 from vireo.training.retrieval.model import TwoTower

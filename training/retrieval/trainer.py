@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from vireo.training.config import RetrievalConfig
 from vireo.training.modules import CheckpointError, bfloat16_is_fast
-from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import first_vectors
 from vireo.training.retrieval.loss import SampledSoftmax, full_softmax_loss

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vireo.server.arrays import Int64Array
 from vireo.server.features.tower_inputs import gap_buckets
-from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData, Watches
 
 

@@ -21,7 +21,7 @@ from vireo.server.features.ranking_inputs import (
 from vireo.server.models.model import Model
 from vireo.server.models.signature import ranker_signature
 from vireo.server.releases.manifest import FeatureSchema
-from vireo.training.ranking.config import RankingConfig
+from vireo.training.config import RankingConfig
 from vireo.training.ranking.loss import level_loss, listwise_loss, outcome_loss
 from vireo.training.ranking.model import OutcomePart, Ranker, WatchPart
 from vireo.training.ranking.served import ServedRanker, example_inputs, export_ranker, torch_scores

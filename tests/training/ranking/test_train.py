@@ -22,9 +22,9 @@ from tests.builders.ranking_sets import (
 )
 from vireo.server.features.ranking_inputs import VIDEO_FEATURES
 from vireo.server.signals import OUTCOMES
+from vireo.training.config import RankingConfig
 from vireo.training.metrics import auc
 from vireo.training.modules import Checkpoints
-from vireo.training.ranking.config import RankingConfig
 from vireo.training.ranking.loss import Batches, HeldOut
 from vireo.training.ranking.train import (
     CURVE,

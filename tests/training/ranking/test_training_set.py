@@ -19,12 +19,12 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, Candida
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
 from vireo.server.signals import OUTCOMES
+from vireo.training.config import RankingConfig
 from vireo.training.features.history import viewers_before
 from vireo.training.features.publication import of_the_past
 from vireo.training.features.statistics import just_before, video_features_at
 from vireo.training.features.watches import HIDDEN, load_hidden, write_watches
 from vireo.training.ranking import training_set
-from vireo.training.ranking.config import RankingConfig
 from vireo.training.ranking.loss import Batches
 from vireo.training.ranking.training_set import RankingSet, build_ranking_set, is_held_out
 

@@ -17,7 +17,7 @@ from vireo.server.recommend.filters.table import AttributeTable
 from vireo.server.releases import layout
 from vireo.training.data.dataset import Dataset, load_dataset, write_dataset
 from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
-from vireo.training.release.attributes import write_attributes
+from vireo.training.release.tables import write_attributes
 
 
 def exported(dataset: Dataset, folder: Path, popular: list[int] | None = None) -> AttributeTable:

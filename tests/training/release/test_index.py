@@ -8,7 +8,7 @@ import pytest
 
 from vireo.server.recommend.retrieval.index import VideoIndex
 from vireo.server.releases.manifest import IndexDescription
-from vireo.training.release.index import NEIGHBOURS, RECALL_WANTED, build_index, min_probes
+from vireo.training.release.tables import NEIGHBOURS, RECALL_WANTED, build_index, min_probes
 
 
 def sample(count: int, seed: int) -> np.ndarray:

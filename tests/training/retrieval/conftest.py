@@ -6,9 +6,9 @@ import pytest
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.server.features.context import NAMES, sizes
+from vireo.training.config import RetrievalConfig
 from vireo.training.data.context import watch_column
 from vireo.training.retrieval import data
-from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 
 VIDEOS = 30

@@ -15,9 +15,9 @@ from tests.builders.watches import EPOCH, videos_frame, viewers_frame, watches_f
 from vireo.server.features.context import NAMES
 from vireo.server.features.tower_inputs import tower_inputs
 from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.config import RetrievalConfig
 from vireo.training.data.context import watch_column
 from vireo.training.retrieval import data as module
-from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.windows import WindowBatch, Windows, epoch_batches
 

@@ -14,8 +14,8 @@ from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.models.model import Model
 from vireo.server.models.signature import VIDEOS, tower_signature
+from vireo.training.config import RetrievalConfig
 from vireo.training.retrieval import embeddings
-from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import fill_unseen
 from vireo.training.retrieval.export import (

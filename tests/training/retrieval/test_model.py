@@ -16,9 +16,9 @@ from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.server.features.context import NAMES, UNKNOWN
 from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
 from vireo.server.features.viewer import ViewerFeatures
+from vireo.training.config import RetrievalConfig
 from vireo.training.data.context import watch_column
 from vireo.training.retrieval import model as module
-from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower, readable, viewer_vectors
 

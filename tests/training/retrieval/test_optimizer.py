@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.trainer import Muon, RetrievalTrainer, orthogonalised
 

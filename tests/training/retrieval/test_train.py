@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
+from vireo.training.config import RetrievalConfig
 from vireo.training.modules import CheckpointError
 from vireo.training.profile import load_profile
-from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import SPREAD, first_vectors
 from vireo.training.retrieval.model import TwoTower

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.embeddings import best_scores, fair_lift, fill_unseen
 from vireo.training.retrieval.model import TwoTower

@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from vireo.training.retrieval.config import RetrievalConfig
+from vireo.training.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData
 from vireo.training.retrieval.model import TwoTower
 from vireo.training.retrieval.train import train_retrieval
