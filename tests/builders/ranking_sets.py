@@ -73,7 +73,6 @@ def ranking_set(column: str, missed: int = 20, seed: int = 1) -> RankingSet:
             features=table[rows],
             retrieval=retrieval,
             match=random.random((LISTS, CANDIDATES, len(MATCH_FEATURES)), np.float32),
-            moment=np.arange(LISTS),
             label=label,
         ),
         OutcomeLabels(

@@ -138,8 +138,6 @@ class WatchLists:
     """RETRIEVAL_FEATURES, float32[m, n, r]."""
     match: Float32Array
     """MATCH_FEATURES, float32[m, n, k]."""
-    moment: Int64Array
-    """Time of the label's watch, Unix microseconds, int64[m]."""
     label: Int64Array
     """Column of the watched video, int64[m]; -1 if retrieval missed it. It isn't added to the list
     then: no served candidate lacks a source, so the missing source would leak the label."""
@@ -305,7 +303,6 @@ def _watch_lists(
         features=_features(repo, release, rows, labels),
         retrieval=retrieval,
         match=_matches(columns, rows, table, release.context),
-        moment=labels["time"].to_numpy("datetime64[us]").astype(np.int64),
         label=np.where(hits.any(1), hits.argmax(1), -1).astype(np.int64),
     )
 
