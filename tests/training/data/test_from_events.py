@@ -1,4 +1,4 @@
-"""Events of a real log in data sets, and which of them a base has already."""
+"""Events and the catalogue of a real log in data sets, and what of them a base has already."""
 
 from __future__ import annotations
 
