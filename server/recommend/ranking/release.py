@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vireo.server.arrays import Int64Array
-from vireo.server.features.ranking_inputs import VIDEO_FEATURES, VideoTable
-from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.keys import VideoRows
+from vireo.server.features.model_inputs import VIDEO_FEATURES, VideoTable
 from vireo.server.models.golden import replay
 from vireo.server.models.model import Model
 from vireo.server.models.signature import ranker_signature
