@@ -81,7 +81,7 @@ def serving(
 
 
 @pytest.fixture(scope="module")
-def environment(serving: Stack, before: Path) -> Path:  # noqa: ARG001
+def environment(serving: Stack, before: Path) -> Path:
     """The folder of programs after the upgrade."""
     return before
 
