@@ -20,7 +20,7 @@ from vireo.server.arrays import Float32Array, Int32Array, Int64Array
 from vireo.server.errors import VireoError
 from vireo.server.features.activity import USUAL_BOUNCE, Bounce
 from vireo.server.features.context import COLUMNS as CONTEXT_COLUMNS
-from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.features.model_inputs import ATTRIBUTE_LIMIT
 from vireo.server.home import Home
 from vireo.training.data.columns import (
     ATTRIBUTE_BYTES,

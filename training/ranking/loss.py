@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812 (as all of PyTorch's world calls i
 from torch import Tensor
 
 from vireo.server.arrays import Float32Array
-from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
+from vireo.server.features.model_inputs import RETRIEVAL_FEATURES
 from vireo.training.metrics import ndcg
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.training_set import OutcomeLabels, RankingSet, ViewerColumns, WatchLists

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from vireo.server.arrays import Float32Array
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
+    ATTRIBUTE_LIMIT,
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
 from vireo.training.onnx_export import Inputs, export
 from vireo.training.ranking.model import (
     MASKED,

@@ -25,13 +25,13 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, Candida
 from vireo.server.recommend.retrieval.release import FILES as CANDIDATE_FILES
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
+from vireo.server.releases.bucket import NotInStoreError
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.channels import BestFigures
 from vireo.server.releases.gate import FIRST, GateResult, judge
 from vireo.server.releases.gate_measures import Measured, Predictions, in_both
 from vireo.server.releases.manifest import MANIFEST_NAME, Manifest, OlderFormatError, ReleaseError
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import NotInStoreError
 from vireo.server.signals import OUTCOMES
 from vireo.training.data.dataset import DatasetMissingError, describe_dataset, is_example
 from vireo.training.evaluation.chain import ChainAnswers, ranking_query, run_chain

@@ -21,7 +21,7 @@ from vireo.server.arrays import Float32Array, Float64Array, Int32Array, Int64Arr
 from vireo.server.recommend.filters.declared import MAX_VALUE_BYTES, label
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import IndexDescription
-from vireo.server.releases.texts import write_texts
+from vireo.server.releases.tables import write_texts
 from vireo.training.data.dataset import Dataset
 from vireo.training.data.schema import all_attributes, attribute_column
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vireo.server.arrays import Int64Array
-from vireo.server.features.tower_inputs import gap_buckets
+from vireo.server.features.model_inputs import gap_buckets
 from vireo.training.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData, Watches
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.builders.watches import EPOCH, videos_frame, viewers_frame, watches_frame
 from vireo.server.features.context import NAMES
-from vireo.server.features.tower_inputs import tower_inputs
+from vireo.server.features.model_inputs import tower_inputs
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.config import RetrievalConfig
 from vireo.training.data.context import watch_column

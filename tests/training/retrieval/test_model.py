@@ -14,7 +14,7 @@ import torch
 from tests.builders.towers import random_towers
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
 from vireo.server.features.context import NAMES, UNKNOWN
-from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.features.model_inputs import ATTRIBUTE_LIMIT
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.config import RetrievalConfig
 from vireo.training.data.context import watch_column
