@@ -11,8 +11,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from grpc_tools import protoc
 
-from protos.generate import DESCRIPTOR_SET
-from protos.protoc import SOURCES, our_protos
+from protos.protoc import DESCRIPTOR_SET, SOURCES, our_protos
 
 CHECKOUT = SOURCES.parent
 Change = tuple[str, str, str]

@@ -7,8 +7,7 @@ from pathlib import Path
 from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 
-from protos.generate import DESCRIPTOR_SET
-from protos.protoc import SOURCES, our_protos
+from protos.protoc import DESCRIPTOR_SET, SOURCES, our_protos
 from vireo.inference import model_config_pb2, open_inference_pb2
 from vireo.v1 import (
     candidate_pb2,
