@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-import urllib.request
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from bench.live.stack import LiveStack
-from bench.process import memory_of
+from bench.process import counted, memory_of
 from bench.rows import Row
 from bench.site import Site, event, ids
 from bench.stack import until
-from vireo.ops.stack.settings import METRICS_PORT_OFFSET
 from vireo.v1 import catalog_pb2, event_pb2
 
 _PAGE = 100
@@ -23,7 +20,6 @@ _IN_A_ROW = 8
 _MAX_SECONDS = 5.0
 _MAX_MEGABYTES = {"candidate": 500.0, "ranking": 600.0}
 _BATCH = 500
-_CALL_SECONDS = 5.0
 
 
 async def measure_catalogue(live: LiveStack) -> list[Row]:
@@ -43,13 +39,9 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
             unscored += not await _scored(site, viewer, video)
             await site.remove([video])
             removed.append(await _known(site, live, viewer, video, shown=False))
-        bound = _MAX_SECONDS if plan.timed else None
+        bound, first = plan.judged(_MAX_SECONDS), "in a matching viewer's first 100"
         rows = [
-            Row(
-                "new video in a matching viewer's first 100 on all pods, max s",
-                max(added),
-                bound=bound,
-            ),
+            Row(f"new video {first} on all pods, max s", max(added), bound=bound),
             Row("new videos without a score", unscored, bound=0),
             Row("removed video gone on all pods, max s", max(removed), bound=bound),
         ]
@@ -64,21 +56,15 @@ async def measure_catalogue(live: LiveStack) -> list[Row]:
             for viewer, video in gone.items():
                 came_back += bool({video, listed} & set(ids(await site.slate(viewer, _PAGE))))
 
-        for kind in ("gateway", "candidate", "ranking", "log"):
-            names = ["log"] if kind == "log" else live.stack.names(kind)
+        for names in (*map(live.stack.names, ("gateway", *_MAX_MEGABYTES)), ["log"]):
             await live.kill(names)
             await look()
         for release in (*live.stack.releases[::-1], live.stack.releases[1]):
             await live.stack.promote(release, plan.patience)
             await look()
         await live.stack.promote(live.stack.releases[0], plan.patience)
-        rows.append(
-            Row(
-                "removed videos that came back after restarts, swaps and a rollback",
-                came_back,
-                bound=0,
-            )
-        )
+        outlast = "after restarts, swaps and a rollback"
+        rows.append(Row(f"removed videos that came back {outlast}", came_back, bound=0))
         live.console.print(f"adding {plan.upserts} videos")
         await _add_many(site, live)
     return rows + _memory(live)
@@ -137,21 +123,16 @@ async def _add_many(site: Site, live: LiveStack) -> None:
     for start in range(0, len(videos), _BATCH):
         await site.upsert(videos[start : start + _BATCH])
 
-    names = live.stack.names(*_MAX_MEGABYTES)
+    ports = [live.stack.process(name).port for name in live.stack.names(*_MAX_MEGABYTES)]
 
     async def placed() -> bool:
-        return all([await asyncio.to_thread(_placed, live, name) for name in names])
+        pods = [await counted([port]) for port in ports]
+        return all(
+            each["vireo_live_videos"] >= live.plan.upserts and not each["vireo_live_waiting_videos"]
+            for each in pods
+        )
 
     await until(placed, f"placing {live.plan.upserts} videos", live.plan.patience, pause=0.5)
-
-
-def _placed(live: LiveStack, name: str) -> bool:
-    port = live.stack.process(name).port + METRICS_PORT_OFFSET
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=_CALL_SECONDS) as page:
-        lines = page.read().decode().splitlines()
-    values = dict(line.rsplit(" ", 1) for line in lines if line.startswith("vireo_live_"))
-    has = float(values.get('vireo_live_videos{kind="upserted"}', 0.0))
-    return has >= live.plan.upserts and not float(values.get("vireo_live_waiting_videos", 1.0))
 
 
 def _memory(live: LiveStack) -> list[Row]:

@@ -1,150 +1,106 @@
-"""From a play to the slate that follows: how soon, and what changes in it."""
+"""From a play or a hide to the slate that follows: how soon, and whether it stays so."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 import numpy as np
 
 from bench.live.stack import LiveStack
 from bench.rows import Row
 from bench.site import Site, event, ids
-from vireo.server.errors import VireoError
+from bench.stack import until
 from vireo.v1 import event_pb2
 
-_PAGE = 100
-_FIRST = 30
-"""Places of a slate in which the kind's share is measured."""
+_PAGE = 20
 _PLAYS = 3
-_ENOUGH = 4
-"""A kind is two tags that so many videos of a first slate have together, as Action and Sci-Fi: a
-single one says little of a video."""
 _AT_A_TIME = 2
 """Viewers who are timed side by side: more would measure the queue before the processors."""
+_HIDING_AT_A_TIME = 4
 _POLL = 0.01
 _MAX_MEDIAN, _MAX_P99 = 0.5, 1.0
-_MIN_GROWTH = 2.0
-"""Minimum of the mean share of a kind afterwards over the one before."""
 
-
-@dataclass(frozen=True)
-class _Effect:
-    seconds: float
-    """From the acknowledgement to the first slate without the videos that were played."""
-    before: float
-    """Share of the kind in the first places of the slate before, without what was played."""
-    after: float
-    kind: frozenset[str]
-    played: Sequence[str]
-    later: Sequence[str]
-    """The slate afterwards."""
-    came_back: bool
-    """Whether a video that was played was in the slate afterwards."""
+Item = TypeVar("Item")
 
 
 async def measure_effect(live: LiveStack, store: str) -> list[Row]:
-    """Let viewers without history play three videos of one kind each, from their first slate."""
-    plan = live.plan
-    viewers = iter(range(plan.viewers))
-    effects: list[_Effect] = []
-
-    async def watch(site: Site) -> None:
-        for number in viewers:
-            effect = await _effect(site, live, f"newcomer-{store}-{number}")
-            effects.append(effect)
+    """Let viewers without history play three videos of their first slate."""
+    plan, seconds, came_back = live.plan, list[float](), 0
 
     async with live.flow(), live.site() as site:
+
+        async def watch(number: int) -> None:
+            nonlocal came_back
+            took, again = await _effect(site, live, f"newcomer-{store}-{number}")
+            seconds.append(took)
+            came_back += again
+
         # A consumer that has just started may still be opening the features.
         await _effect(site, live, f"first-{store}")
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(_AT_A_TIME):
-                tasks.create_task(watch(site))
-    seconds = [each.seconds for each in effects]
-    median, p99 = (float(np.percentile(seconds, part)) for part in (50, 99))
-    timed = plan.timed
+        await _for_each(range(plan.viewers), watch, _AT_A_TIME)
+    median, p99 = np.percentile(seconds, [50, 99]).tolist()
     what = f"{store}: play to effect beside {plan.rate:.0f} events/s"
     return [
-        Row(f"{what}, median s", median, bound=_MAX_MEDIAN if timed else None),
-        Row(f"{what}, p99 s", p99, bound=_MAX_P99 if timed else None),
-        Row(
-            f"{store}: slates with a video that was played",
-            sum(each.came_back for each in effects),
-            bound=0,
-        ),
-        *_shares(live, store, effects),
+        Row(f"{what}, median s", median, bound=plan.judged(_MAX_MEDIAN)),
+        Row(f"{what}, p99 s", p99, bound=plan.judged(_MAX_P99)),
+        Row(f"{store}: slates with a video that was played", came_back, bound=0),
     ]
 
 
-def _shares(live: LiveStack, store: str, effects: Sequence[_Effect]) -> list[Row]:
-    """Return the kinds' mean share in the first places before and after, and its growth."""
-    before = float(np.mean([each.before for each in effects]))
-    after = float(np.mean([each.after for each in effects]))
-    others = float(np.mean([_share_elsewhere(live, each, effects) for each in effects]))
-    growth = after / max(before, 0.1 / _FIRST)
-    return [
-        Row(f"{store}: share of the kind in the first {_FIRST} before", before),
-        Row(f"{store}: share of the kind in the first {_FIRST} after three plays", after),
-        Row(f"{store}: share of the kind after three plays of others", others),
-        Row(f"{store}: share after over before", growth, bound=_MIN_GROWTH, at_least=True),
-    ]
+async def _effect(site: Site, live: LiveStack, viewer: str) -> tuple[float, bool]:
+    """Return the seconds until plays had their effect, and whether a video came back after it."""
+    played = ids(await site.slate(viewer, _PAGE))[:_PLAYS]
+    plays = [event(f"{viewer}-{v}", viewer, event_pb2.EVENT_KIND_PLAY, v) for v in played]
+    await site.record(plays)
+
+    async def applied() -> bool:
+        return not set(played) & set(ids(await site.slate(viewer, _PAGE)))
+
+    seconds = await until(applied, f"the effect of {viewer}'s plays", live.plan.patience, _POLL)
+    return seconds, not await applied()
 
 
-def _share_elsewhere(live: LiveStack, one: _Effect, effects: Sequence[_Effect]) -> float:
-    """Return the share of a viewer's kind, without what was played, for who played other kinds."""
-    shares = [
-        _share(live, [video for video in each.later if video not in one.played], one.kind)
-        for each in effects
-        if each.kind != one.kind
-    ]
-    return float(np.mean(shares)) if shares else 0.0
+async def measure_hides(live: LiveStack) -> list[Row]:
+    """Let viewers hide the first video of their slate, and restart everything in between."""
+    hidden: dict[str, str] = {}
+    came_back = 0
+
+    async with live.site() as site:
+
+        async def hide(viewer: str) -> None:
+            video = hidden[viewer] = ids(await site.slate(viewer, _PAGE))[0]
+            hides = [event(f"hide-{viewer}", viewer, event_pb2.EVENT_KIND_HIDE, video)]
+            await site.record(hides)
+
+            async def gone() -> bool:
+                return video not in ids(await site.slate(viewer, _PAGE))
+
+            await until(gone, "the effect of a hide", live.plan.patience)
+
+        async def look(viewer: str) -> None:
+            nonlocal came_back
+            came_back += hidden[viewer] in ids(await site.slate(viewer, _PAGE))
+
+        await _for_each(live.viewers, hide, _HIDING_AT_A_TIME)
+        live.console.print("hides have their effect; restarting all that serves them")
+        for kind in ("consumer", "gateway", "candidate", "ranking"):
+            await live.kill(live.stack.names(kind))
+            await _for_each(live.viewers, look, _HIDING_AT_A_TIME)
+    return [Row(f"hidden videos that came back, of {len(hidden)}", came_back, bound=0)]
 
 
-async def _effect(site: Site, live: LiveStack, viewer: str) -> _Effect:
-    shown = ids(await site.slate(viewer, _PAGE))
-    kind = _kind(live, shown, sum(map(ord, viewer)))
-    played = [video for video in shown if kind <= live.tags.get(video, frozenset())][:_PLAYS]
-    await site.record(
-        [
-            event(f"{viewer}-{number}", viewer, event_pb2.EVENT_KIND_PLAY, video)
-            for number, video in enumerate(played)
-        ]
-    )
-    begun = time.monotonic()
-    while True:
-        slate = ids(await site.slate(viewer, _PAGE))
-        seconds = time.monotonic() - begun
-        if not set(played) & set(slate):
-            break
-        if seconds > live.plan.patience:
-            raise VireoError(f"the plays of {viewer} have no effect")
-        await asyncio.sleep(_POLL)
-    later = ids(await site.slate(viewer, _PAGE))
-    rest = [video for video in shown if video not in played]
-    return _Effect(
-        seconds,
-        _share(live, rest, kind),
-        _share(live, later, kind),
-        kind,
-        played,
-        later,
-        came_back=bool(set(played) & set(later)),
-    )
+async def _for_each(
+    items: Iterable[Item], do: Callable[[Item], Awaitable[None]], at_a_time: int
+) -> None:
+    """Do something for each item, for some at a time."""
+    waiting = iter(items)
 
+    async def some() -> None:
+        for item in waiting:
+            await do(item)
 
-def _kind(live: LiveStack, shown: Sequence[str], turn: int) -> frozenset[str]:
-    """Return two tags that enough of the videos have together; others for each viewer."""
-    pairs = [pair for video in shown for pair in combinations(sorted(live.tags.get(video, ())), 2)]
-    enough = sorted(pair for pair, count in Counter(pairs).items() if count >= _ENOUGH)
-    if not enough:
-        raise VireoError(f"no two tags are those of {_ENOUGH} videos of a slate")
-    return frozenset(enough[turn % len(enough)])
-
-
-def _share(live: LiveStack, slate: Sequence[str], kind: frozenset[str]) -> float:
-    first = slate[:_FIRST]
-    return sum(kind <= live.tags.get(video, frozenset()) for video in first) / max(1, len(first))
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(at_a_time):
+            tasks.create_task(some())

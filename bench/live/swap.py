@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from bench.live.stack import LiveStack
 from bench.load import PAGE, Answer, SteadyLoad, p99
@@ -20,11 +20,9 @@ from vireo.training.evaluation.served import Stack as ServedStack
 from vireo.training.evaluation.served import ask_in_full
 from vireo.v1 import viewer_pb2
 
-SETTINGS = {"VIREO_KEEP_PREVIOUS_SECONDS": "5"}
-"""How long pods keep the previous release; the default is too long to wait for 20 times."""
 _PAUSE = 6.0
-"""Seconds between all pods serving one release and the next swap: longer than that, so that each
-swap loads one."""
+"""Seconds between all pods serving one release and the next swap: longer than pods keep the
+previous one, so that each swap loads one."""
 _VIEWERS, _LEARNERS = 200, 8
 _SETTLING = 1.0
 """Seconds after a swap that still count as swapping."""
@@ -33,34 +31,24 @@ Slates = Mapping[tuple[str, str], tuple[str, ...]]
 """Video ids of a slate, best first, by release and viewer."""
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How some requests ended."""
-
-    failed: int = 0
-    """Requests without an answer."""
-    degraded: int = 0
-    """Answers that declare a degradation, including mixed ones."""
-    mixed_declared: int = 0
-    mixed_undeclared: int = 0
-    """Answers that aren't the slate of the release that they declare, and don't say so."""
-
-
-def count(answers: Sequence[Answer], slates: Slates) -> Counts:
+def count(answers: Sequence[Answer], slates: Slates) -> Counter[str]:
     """Compare each answer with the slate of its viewer under the release that it declares.
 
-    An answer with a degradation may be another slate.
+    Returns:
+        How many "failed", declare a degradation ("degraded", and "declared" if it is that releases
+        are mixed), or aren't the slate of the release that they declare and don't say so
+        ("undeclared").
     """
-    failed = degraded = declared = undeclared = 0
+    counts = Counter[str]()
     for answer in answers:
         if answer.failure:
-            failed += 1
+            counts["failed"] += 1
         elif answer.degradations:
-            degraded += 1
-            declared += viewer_pb2.DEGRADATION_MIXED_RELEASES in answer.degradations
+            counts["degraded"] += 1
+            counts["declared"] += viewer_pb2.DEGRADATION_MIXED_RELEASES in answer.degradations
         elif slates.get((answer.release_id, answer.viewer_id)) != answer.items:
-            undeclared += 1
-    return Counts(failed, degraded, declared, undeclared)
+            counts["undeclared"] += 1
+    return counts
 
 
 async def measure_swaps(live: LiveStack) -> list[Row]:
@@ -91,10 +79,10 @@ async def measure_swaps(live: LiveStack) -> list[Row]:
     counts = count(load.answers, slates)
     return [
         Row("slates beside swaps", len(load.answers)),
-        Row("slates beside swaps that failed", counts.failed, bound=0),
-        Row("slates of mixed releases that don't say so", counts.mixed_undeclared, bound=0),
-        Row("slates of mixed releases that say so", counts.mixed_declared, bound=0),
-        Row("degraded slates beside swaps", counts.degraded),
+        Row("slates beside swaps that failed", counts["failed"], bound=0),
+        Row("slates of mixed releases that don't say so", counts["undeclared"], bound=0),
+        Row("slates of mixed releases that say so", counts["declared"], bound=0),
+        Row("degraded slates beside swaps", counts["degraded"]),
         Row("slates during a swap over slates before, p99", p99(busy) / quiet),
         Row("memory of pods after the last swap over the second", memory[-1] / memory[2]),
         Row("slowest swap, s", max(end - start for start, end in windows) - _SETTLING),
@@ -103,9 +91,8 @@ async def measure_swaps(live: LiveStack) -> list[Row]:
 
 async def _learned(live: LiveStack, viewers: Sequence[str], moment: int, release: str) -> Slates:
     """Return every viewer's slate under the release that is served."""
-    moments = [moment] * len(viewers)
     edge = ServedStack(live.edge, concurrency=_LEARNERS)
-    answers = await ask_in_full(edge, viewers, moments)
+    answers = await ask_in_full(edge, viewers, [moment] * len(viewers))
     for answer in answers:
         if answer.failure or answer.degradations or answer.release_id != release:
             raise VireoError(f"the quiet stack did not answer in full: {answer}")
