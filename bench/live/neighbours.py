@@ -146,6 +146,7 @@ async def measure_share(live: LiveStack) -> list[Row]:
     # it costs others.
     spawned = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, spawned, os.nice, (10,)) as elsewhere:
+        elsewhere.submit(_repeated, _PLAIN, live.edge, 0.0, {}).result()  # its imports take seconds
 
         def greedy(kind: str, ended: Counter[str]) -> tuple[str, _Beside]:
             @asynccontextmanager

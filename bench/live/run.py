@@ -11,12 +11,10 @@ from typing import Any, TypeAlias
 
 from rich.console import Console
 
-from bench.live.catalogue import measure_catalogue
-from bench.live.effect import measure_effect, measure_hides
+from bench.live.effect import measure_catalogue, measure_effect, measure_hides
 from bench.live.neighbours import measure_batches, measure_share
-from bench.live.slates import measure_filters, measure_pages
+from bench.live.slates import measure_filters, measure_pages, measure_swaps
 from bench.live.stack import LivePlan, LiveStack, live_stack
-from bench.live.swap import measure_swaps
 from bench.rows import Row, attempted
 from tests.builders.redis import running_redis
 from vireo.server.home import Home

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from bench.live.run import LIVE, REQUESTS, measure
+from bench.live.slates import count
 from bench.live.stack import SHORT
-from bench.live.swap import count
 from bench.load import Answer, beside
 from tests.builders.attributes import labels_of, numbers_of
 from tests.builders.releases import CREATORS, build_release, video_ids
