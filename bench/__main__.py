@@ -18,13 +18,16 @@ from vireo.ops.cli.output import only_warnings, print_table, table_of
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 
+_LARGE, _SMALL = "million", "ml-100k"
 _Data = Annotated[str, typer.Option(help="Data set whose newest release to serve.")]
+_Served = Annotated[
+    str, typer.Option(help=f"Data set to serve; {_LARGE} if it was trained, else {_SMALL}.")
+]
 _Rounds = Annotated[int, typer.Option(min=1, help="Rounds of interleaved measurements.")]
 _Part = Annotated[list[str] | None, typer.Option(help="What to measure; everything if absent.")]
 _Case = Annotated[list[int] | None, typer.Option(help="Number of a case; all if absent.")]
 _Short = Annotated[bool, typer.Option("--short", help="All once and briefly; no time is judged.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, one per row.")]
-_LARGE, _SMALL = "million", "ml-100k"
 _SPEED = {
     "chain": "Measure the whole chain, with and without Envoy, over a bare one and a peer's.",
     "tail": "Measure tail latency at a sustained load.",
@@ -44,7 +47,7 @@ def _progress() -> Console:
 
 def _add_speed(name: str, about: str) -> None:
     @app.command(name, help=about)
-    def measured(data: str = "", rounds: _Rounds = 5, as_json: _Json = False) -> None:
+    def measured(data: _Served = "", rounds: _Rounds = 5, as_json: _Json = False) -> None:
         from bench.speed.measures import measure
         from bench.speed.stand import SpeedPlan
 
