@@ -31,11 +31,10 @@ class ResourceStatus:
 
 @dataclass(frozen=True)
 class EnvoyStatus:
-    """One Envoy."""
+    """One Envoy that is connected to the control plane."""
 
     node: str
     agent: str
-    connected: bool
     versions: dict[str, str]
     """Version of each kind."""
     resources: tuple[ResourceStatus, ...]
@@ -59,7 +58,6 @@ def envoys_of(
     from envoy.service.status.v3.csds_pb2 import ClientStatusRequest
     from envoy.service.status.v3.csds_pb2_grpc import ClientStatusDiscoveryServiceStub
 
-    from vireo.server.control.ads import CONNECTED
     from vireo.server.control.snapshot import KINDS, version_of
     from vireo.server.rpc.tls import open_blocking_channel
 
@@ -95,7 +93,6 @@ def envoys_of(
             EnvoyStatus(
                 node=config.node.id,
                 agent=config.node.user_agent_name,
-                connected=config.node.metadata[CONNECTED],
                 versions=versions,
                 resources=resources,
             )

@@ -85,7 +85,6 @@ def _ask_control(deployment: Deployment) -> Facts:
     refusals = tuple(
         Refusal(envoy.node, each.kind, each.name, each.words)
         for envoy in envoys
-        if envoy.connected
         for each in envoy.resources
         if each.state == "NACKED"
     )
