@@ -92,7 +92,8 @@ async def measure_hides(live: LiveStack) -> list[Row]:
 
         async def look(viewer: str) -> None:
             nonlocal came_back
-            came_back += hidden[viewer] in ids(await site.slate(viewer, _PAGE))
+            shown = ids(await site.slate(viewer, _PAGE))
+            came_back += hidden[viewer] in shown
 
         await _for_each(live.viewers, hide, _HIDING_AT_A_TIME)
         live.console.print("hides have their effect; restarting all that serves them")
