@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
-from vireo.ops.edge import operator_tls, require_stack
-from vireo.ops.envoys import EnvoyStatus, envoys_of
+from vireo.ops.edge import EnvoyStatus, envoys_of, operator_tls, require_stack
+from vireo.ops.stack.state import StackState
 from vireo.server.errors import VireoError
-
-if TYPE_CHECKING:
-    from vireo.ops.stack.state import StackState
-    from vireo.server.rpc.tls import TlsFiles
+from vireo.server.rpc.tls import TlsFiles
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -74,8 +71,6 @@ def snapshot(
 
 
 def _files(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
-    from vireo.server.rpc.tls import TlsFiles
-
     if certificate and key and ca:
         return TlsFiles(certificate, key, ca)
     if certificate or key or ca:

@@ -6,7 +6,7 @@ import asyncio
 import math
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,12 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 from vireo.ops.cli.output import AsJson, print_json, print_table, progress_bar, table_of
+from vireo.ops.stack.nats import reachable_log
 from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import open_log, opened_log
+from vireo.server.event_log.log import EVENTS
+from vireo.server.event_log.position import Position
+from vireo.server.features.activity import USUAL_BOUNCE, Bounce
 from vireo.server.home import Home
-
-if TYPE_CHECKING:
-    from vireo.server.event_log.position import Position
-    from vireo.training.data.dataset import DatasetInfo, LogPositions
+from vireo.training.data.attributes import AttributeColumn
+from vireo.training.data.dataset import DatasetInfo, LogPositions, describe_dataset, list_datasets
+from vireo.training.data.from_events import data_from_events
+from vireo.training.data.importing import ImportRequest, import_dataset
+from vireo.training.data.movielens import fetch_movielens
+from vireo.training.data.synth.world import WorldConfig
+from vireo.training.data.synth.writing import write_world
+from vireo.training.estimates import estimate_import
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -67,9 +76,6 @@ def synth(
 
     vireo data synth --viewers 200000 --videos 1000000 --events 10000000 --name million
     """
-    from vireo.training.data.synth.world import WorldConfig
-    from vireo.training.data.synth.writing import write_world
-
     count = 40 * viewers if events is None else events
     config = WorldConfig(viewers, videos, count, seed, days, context, drift, repeats)
     console = Console()
@@ -84,8 +90,6 @@ def fetch(
     force: Annotated[bool, typer.Option(help="Download again if it is already there.")] = False,
 ) -> None:
     """Download MovieLens and import it."""
-    from vireo.training.data.movielens import fetch_movielens
-
     console = Console()
     with console.status(f"fetching {name}"):
         info, fetched = fetch_movielens(Home.current(), name, force)
@@ -151,11 +155,6 @@ def import_(
 
     vireo data import ... --attribute language --attribute region=countries --attribute age:number
     """
-    from vireo.server.features.activity import USUAL_BOUNCE, Bounce
-    from vireo.training.data.attributes import AttributeColumn
-    from vireo.training.data.importing import ImportRequest, import_dataset
-    from vireo.training.estimates import estimate_import
-
     console = Console()
     attributes = tuple(AttributeColumn.parse(text) for text in attribute or ())
     request = ImportRequest(
@@ -181,11 +180,6 @@ def import_(
 
 
 def _positions_in_log(lag: float, last: float) -> LogPositions:
-    from vireo.ops.stack.nats import reachable_log
-    from vireo.server.event_log.jetstream import opened_log
-    from vireo.server.event_log.log import EVENTS
-    from vireo.training.data.dataset import LogPositions
-
     settings = reachable_log()
 
     async def find() -> Position:
@@ -222,11 +216,6 @@ def from_events(
     ] = None,
 ) -> None:
     """Make a data set of the events and the catalogue's changes in the log, up to now."""
-    from vireo.ops.stack.nats import reachable_log
-    from vireo.server.event_log.jetstream import open_log
-    from vireo.server.features.activity import Bounce
-    from vireo.training.data.from_events import data_from_events
-
     console, home = Console(), Home.current()
     settings = reachable_log()
     event_log = open_log(settings)
@@ -251,8 +240,6 @@ def from_events(
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """List the data sets."""
-    from vireo.training.data.dataset import list_datasets
-
     infos = list_datasets(Home.current())
     if as_json:
         print_json([info.model_dump(mode="json") for info in infos])
@@ -274,8 +261,6 @@ def show(
     name: Annotated[str, typer.Argument(help="Which data set.")], as_json: AsJson = False
 ) -> None:
     """Show the contents of a data set, and what the import repaired or dropped."""
-    from vireo.training.data.dataset import describe_dataset
-
     info = describe_dataset(Home.current(), name)
     if as_json:
         print(info.model_dump_json(indent=2))

@@ -11,14 +11,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, only_warnings, print_json
-from vireo.ops.edge import CaOption, TokenOption
+from vireo.ops.cli.output import AsJson, CaOption, TokenOption, only_warnings, print_json
 from vireo.server.errors import VireoError
 
 if TYPE_CHECKING:
+    from vireo.ops.doctor.conditions import Finding
     from vireo.ops.doctor.deployment import Deployment
     from vireo.ops.doctor.facts import Facts
-    from vireo.ops.doctor.finding import Finding
     from vireo.server.rpc.tls import TlsFiles
 
 _STYLES = {"failing": "bold red", "risk": "yellow", "note": "dim"}
@@ -91,7 +90,7 @@ def doctor(
     except VireoError as error:
         _refuse(str(error), as_json=as_json)
     _quiet_libraries()
-    facts = ask_all(probes_of(deployment), seconds + _ANSWERS_SECONDS)
+    facts = ask_all([*probes_of(deployment)], seconds + _ANSWERS_SECONDS)
     findings = diagnose(facts)
     if as_json:
         print_json(document(facts, findings))
@@ -172,7 +171,7 @@ def _client_files(certificate: Path | None, key: Path | None, ca: Path | None) -
 
 
 def _check_address(option: str, address: str) -> None:
-    from vireo.ops.doctor.reach import split
+    from vireo.ops.doctor.deployment import split
 
     try:
         if address:

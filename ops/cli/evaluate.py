@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 
-from vireo.ops.cli import studies
-from vireo.ops.cli.output import print_table, table_of
-from vireo.ops.cli.studies import DataOption, JsonOption
-from vireo.ops.edge import CaOption, Edge, TokenOption, edge_of
+from vireo.ops.cli.output import CaOption, TokenOption, print_json, print_table, table_of
+from vireo.ops.cli.own_stack import served_release
+from vireo.ops.edge import Edge, edge_of
+from vireo.ops.stack.s3 import access, external_endpoint
+from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 from vireo.server.signals import TASKS
+from vireo.training.evaluation.baselines import BASELINES, QUICK
+from vireo.training.evaluation.report import MEASURES
+from vireo.training.evaluation.run import Evaluated, evaluate_staged, write_report_page
+from vireo.training.evaluation.served import Stack, evaluate_served
+from vireo.training.heartbeat import heartbeat
+from vireo.training.run import measuring_home
+from vireo.training.studies import Studies
 
-if TYPE_CHECKING:
-    from vireo.server.home import Home
-    from vireo.server.releases.manifest import Manifest
-    from vireo.training.evaluation.run import Evaluated
+DataOption = Annotated[str, typer.Option(help="Name of the data set.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Profile = Annotated[str, typer.Option(help="Settings to train with.")]
 
 _RANKER = {
     "auc": "AUC",
@@ -41,7 +53,8 @@ _Baselines = Annotated[
 
 
 app = typer.Typer(invoke_without_command=True)
-app.add_typer(studies.app, name="study", help="Study one part of a release, or tune it.")
+study = typer.Typer(no_args_is_help=True)
+app.add_typer(study, name="study", help="Study one part of a release, or tune it.")
 
 
 @app.callback()
@@ -65,11 +78,6 @@ def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = Fa
     Raises:
         VireoError: there is no release, or it can't be measured.
     """
-    from vireo.server.home import Home
-    from vireo.training.evaluation.run import evaluate_staged
-    from vireo.training.heartbeat import heartbeat
-    from vireo.training.run import measuring_home
-
     # The served release has seen every watch: measure its twin, which has not.
     home = measuring_home(Home.current())
     with heartbeat(Console(stderr=True), f"evaluating {dataset}"):
@@ -108,11 +116,6 @@ def served(
     as_json: JsonOption = False,
 ) -> None:
     """Measure end to end: request every viewer's recommendations from a stack, through Envoy."""
-    from vireo.server.home import Home
-    from vireo.training.evaluation.served import Stack, evaluate_served
-    from vireo.training.heartbeat import heartbeat
-    from vireo.training.run import measuring_home
-
     home, errors = measuring_home(Home.current()), Console(stderr=True)
     report = home.run(data) / "report"
     path = lists or report / "served.jsonl"
@@ -139,10 +142,6 @@ def page(
     data: DataOption = "ml-100k",
 ) -> None:
     """Write one page with the results of all evaluations so far."""
-    from vireo.server.home import Home
-    from vireo.training.evaluation.run import write_report_page
-    from vireo.training.run import measuring_home
-
     home = measuring_home(Home.current())
     typer.echo(f"page: {write_report_page(home, data, file)}")
 
@@ -153,11 +152,6 @@ def stored_manifest(home: Home, release_id: str) -> Manifest:
     Raises:
         VireoError: no store is known, or it has no such release.
     """
-    from vireo.ops.stack.s3 import access, external_endpoint
-    from vireo.ops.stack.settings import StackSettings
-    from vireo.server.releases.s3 import S3Settings
-    from vireo.server.releases.store import ReleaseStore
-
     settings = S3Settings.load() if external_endpoint() else access(StackSettings.load())
     if settings is None:
         raise VireoError(
@@ -168,8 +162,6 @@ def stored_manifest(home: Home, release_id: str) -> Manifest:
 
 
 def _names(every: bool) -> Sequence[str]:
-    from vireo.training.evaluation.baselines import BASELINES, QUICK
-
     return BASELINES if every else QUICK
 
 
@@ -178,8 +170,6 @@ def _asked_edge(
     home: Home, dataset: str, target: str, ca: Path | None, token: str
 ) -> Iterator[Edge]:
     """Yield the edge at `target`, or that of a temporary stack that serves `home`'s release."""
-    from vireo.ops.cli.own_stack import served_release
-
     if target:
         yield edge_of(target, ca, token)
         return
@@ -192,7 +182,6 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(evaluated), indent=2))
         return
-    from vireo.training.evaluation.report import MEASURES
 
     console = Console(highlight=False)
     title = f"{evaluated.release_id}: held-out watches, all unwatched videos ranked"
@@ -220,3 +209,97 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
     if evaluated.agreement:
         same, differing = evaluated.agreement.same_top_10, evaluated.agreement.differing_viewers
         console.print(f"same ten best as in process: {same:.2%} of viewers, {differing} differ")
+
+
+@study.command()
+def sources(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
+    """Measure recall of each candidate source, of their union, and of the union without each."""
+    _study("sources", lambda studies: studies.sources(), data, as_json)
+
+
+@study.command()
+def quotas(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
+    """Show how recall on validation grows with the quotas of the candidate sources."""
+    _study("quotas", lambda studies: studies.quotas(), data, as_json)
+
+
+@study.command()
+def baselines(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
+    """Try the settings of every baseline on validation; evaluations use the best."""
+    _study("baselines", lambda studies: studies.baselines(), data, as_json)
+
+
+@study.command()
+def diversity(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
+    """Measure what diversity costs and gains."""
+    _study("diversity", lambda studies: studies.diversity(), data, as_json)
+
+
+@study.command()
+def ablations(
+    without: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Sources, or inputs of the ranker.")
+    ],
+    data: DataOption = "ml-100k",
+    profile: _Profile = "demo",
+    as_json: JsonOption = False,
+) -> None:
+    """Retrain the ranker without each of the named sources or inputs.
+
+    An interrupted study resumes.
+    """
+    _study("ablations", lambda studies: studies.ablations(without), data, as_json, profile)
+
+
+@study.command("cold-start")
+def cold_start(
+    data: DataOption = "ml-100k",
+    profile: _Profile = "demo",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="Maximum minutes of a training.")
+    ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=20,
+            help="Trainings, each without another 5% of the videos: 20 leave out each once.",
+        ),
+    ] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Train towers without some viewers and videos, then measure recommendations on these.
+
+    An interrupted study resumes.
+    """
+    _study("cold_start", lambda studies: studies.cold_start(minutes, folds), data, as_json, profile)
+
+
+@study.command()
+def context(
+    data: DataOption = "synth", profile: _Profile = "demo", as_json: JsonOption = False
+) -> None:
+    """Measure what the context of requests is worth, against models trained without it.
+
+    The release must have been trained with the same profile. An interrupted study resumes.
+    """
+    _study("context", lambda studies: studies.context(), data, as_json, profile)
+
+
+def _study(
+    name: str,
+    run: Callable[[Studies], Any],
+    data: str,
+    as_json: bool,
+    profile: str = "demo",
+) -> None:
+    """Run a study; print it as JSON, or as YAML with the report's path."""
+    # Served models hold nothing out, so their measured twin is studied.
+    home, errors = measuring_home(Home.current()), Console(stderr=True)
+    with heartbeat(errors, f"studying {data}"):
+        document = run(Studies(home, data, profile, errors))
+    if as_json:
+        print_json({name: document})
+        return
+    typer.echo(yaml.safe_dump(document, sort_keys=False))
+    typer.echo(f"report: {home.run(data) / 'report'}")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 from rich.console import Console
 
 from vireo.ops.cli.output import (
@@ -21,16 +24,25 @@ from vireo.ops.cli.output import (
     progress_bar,
     table_of,
 )
+from vireo.ops.stack.nats import reachable_log
 from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
+from vireo.server.event_log.log import (
+    CATALOG,
+    DEAD,
+    EVENT_KINDS,
+    EVENTS,
+    REPLAYED,
+    STATE,
+    STREAMS,
+    Entry,
+    LogAwayError,
+    Stream,
+)
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.streams import Limits
 from vireo.server.home import Home
-
-if TYPE_CHECKING:
-    from vireo.ops.cli.dead_events import Letter
-    from vireo.server.event_log.jetstream import JetStreamLog
-    from vireo.server.event_log.log import Entry
-    from vireo.server.event_log.position import Position
-    from vireo.server.event_log.streams import Limits
-    from vireo.v1 import event_pb2
+from vireo.v1 import event_pb2, log_pb2
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -54,13 +66,6 @@ def tail(
 
 
 async def _tail(viewer: str, *, as_json: bool, begin: bool, follow: bool) -> None:
-    from google.protobuf.message import DecodeError
-
-    from vireo.ops.cli.dead_events import note_unreadable
-    from vireo.server.event_log.log import EVENTS
-    from vireo.server.event_log.position import BEGIN, Position
-    from vireo.v1 import log_pb2
-
     console = Console(highlight=False)
 
     def show(entry: Entry) -> None:
@@ -166,8 +171,6 @@ def limits(
 
 
 async def _streams(limits: Limits) -> list[dict[str, Any]]:
-    from vireo.server.event_log.log import STREAMS
-
     async with _opened_log(limits) as event_log:
         return [await event_log.describe(stream) for stream in STREAMS]
 
@@ -186,8 +189,6 @@ async def _replay(data: str, rate: float) -> tuple[int, float]:
 
 async def _replay_dead(event_log: JetStreamLog, rate: float) -> int:
     """Record what was set aside since the last time, each event once; return their number."""
-    from vireo.ops.cli.dead_events import dead_letters, mark_replayed
-
     letters = [each for each in await dead_letters(event_log, _partitions()) if not each.replayed]
     events = {(event.viewer_id, event.event_id): event for each in letters for event in each.events}
     recorded = await _record(event_log, iter(events.values()), len(events), rate, again=True)
@@ -243,15 +244,11 @@ async def _record(
 
 
 async def _dead() -> list[Letter]:
-    from vireo.ops.cli.dead_events import dead_letters
-
     async with _opened_log() as event_log:
         return await dead_letters(event_log, _partitions())
 
 
 def _described(letter: Letter) -> dict[str, Any]:
-    from google.protobuf.json_format import MessageToDict
-
     return {
         "position": letter.content.position,
         "at": letter.content.at.ToJsonString(),
@@ -263,8 +260,6 @@ def _described(letter: Letter) -> dict[str, Any]:
 
 def _json_line(event: event_pb2.Event) -> str:
     """Return an event as a line of JSON, without characters that a terminal obeys."""
-    from google.protobuf.json_format import MessageToDict
-
     document = MessageToDict(event)
     line = json.dumps(document, ensure_ascii=False)
     return line if line.isprintable() else json.dumps(document)
@@ -277,9 +272,6 @@ def _printable(text: str) -> str:
 
 def _line(event: event_pb2.Event) -> str:
     """Return an event as one line."""
-    from vireo.server.event_log.log import EVENT_KINDS
-    from vireo.v1 import event_pb2
-
     kind = EVENT_KINDS.get(event.kind, str(event.kind))
     parts = [event.time.ToJsonString(), f"{kind:14}", event.viewer_id]
     parts.append(event.creator if event.kind == event_pb2.EVENT_KIND_FOLLOW else event.video_id)
@@ -298,17 +290,12 @@ def _partitions() -> list[str]:
 
 
 def _log_settings() -> Any:
-    from vireo.ops.stack.nats import reachable_log
-
     return reachable_log()
 
 
 @asynccontextmanager
 async def _opened_log(limits: Limits = "keep") -> AsyncIterator[JetStreamLog]:
     """Open the log of the settings, or of this home's stack; raise VireoError if it is away."""
-    from vireo.server.event_log.jetstream import opened_log
-    from vireo.server.event_log.log import CATALOG, LogAwayError
-
     only_warnings()
     try:
         async with opened_log(_log_settings(), limits=limits) as event_log:
@@ -316,3 +303,58 @@ async def _opened_log(limits: Limits = "keep") -> AsyncIterator[JetStreamLog]:
             yield event_log
     except LogAwayError as error:
         raise VireoError(f"{error}; is the stack up? Start it with: vireo up") from error
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A message of stream DEAD."""
+
+    content: log_pb2.DeadEvents
+    events: Sequence[event_pb2.Event]
+    """The events that were set aside; none if they can't be parsed."""
+    partition: str
+    place: Position
+    """Its position in DEAD; `content.position` is that of its events in the log."""
+    replayed: bool
+
+
+async def dead_letters(event_log: JetStreamLog, partitions: Iterable[str]) -> list[Letter]:
+    """Return what is in DEAD, each partition's in order; name on stderr what can't be read."""
+    letters = []
+    for key in partitions:
+        told = await _all_of(event_log, STATE, REPLAYED + key)
+        replayed = Position.parse(told[-1].data.decode()) if told else BEGIN
+        # Those of a log that was replaced since are none of this one.
+        last = (await event_log.resume(DEAD, replayed)).after
+        for entry in await _all_of(event_log, DEAD, key):
+            try:
+                content = log_pb2.DeadEvents.FromString(entry.data)
+            except DecodeError:
+                note_unreadable(entry)
+                continue
+            events = _parsed(content.recorded)
+            letters.append(Letter(content, events, key, entry.position, entry.sequence <= last))
+    return letters
+
+
+async def mark_replayed(event_log: JetStreamLog, letters: Iterable[Letter]) -> None:
+    """Remember in the log that these letters, and those before them, were replayed."""
+    for partition, place in {each.partition: each.place for each in letters}.items():
+        await event_log.append(STATE, REPLAYED + partition, str(place).encode())
+
+
+def note_unreadable(entry: Entry) -> None:
+    """Say on stderr that a message is left out."""
+    typer.echo(f"the message at position {entry.sequence} can't be read: left out", err=True)
+
+
+async def _all_of(event_log: JetStreamLog, stream: Stream, key: str) -> list[Entry]:
+    """Return the messages of a key that are there now."""
+    return [entry async for some in event_log.up_to_end(stream, key) for entry in some]
+
+
+def _parsed(recorded: bytes) -> Sequence[event_pb2.Event]:
+    try:
+        return log_pb2.RecordedEvents.FromString(recorded).events
+    except DecodeError:
+        return ()

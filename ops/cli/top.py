@@ -67,12 +67,10 @@ def _seen(metrics: list[str], prometheus: str, installation: str, seconds: float
     """Return what is read within `seconds`, the time between two readings of each page."""
     from vireo.ops.doctor.deployment import ask_all
     from vireo.ops.doctor.overview import overview
-    from vireo.ops.doctor.probes import metrics as pages
-    from vireo.ops.doctor.probes import prometheus as server
+    from vireo.ops.doctor.parts import metrics_probes
 
     deployment = deployment_of("", "", "", metrics, prometheus, installation, seconds=seconds)
-    probes = [*pages.probes(deployment), *server.probes(deployment)]
-    facts = ask_all(probes, seconds + _ANSWERS_SECONDS)
+    facts = ask_all([*metrics_probes(deployment)], seconds + _ANSWERS_SECONDS)
     if not facts.pages and deployment.state is None:
         raise VireoError("; ".join(f"{each.what}: {each.why}" for each in facts.unasked))
     processes = deployment.state.processes if deployment.state else ()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.probes import envoy, machine, metrics, prometheus, services, stores
+from vireo.ops.doctor.facts import Facts
+from vireo.ops.doctor.probes import envoy, machine, metrics, services
 from vireo.ops.edge import edge_of, operator_tls
 from vireo.ops.stack.nats import external_log, known_log
 from vireo.ops.stack.s3 import access, external_endpoint
@@ -16,28 +18,45 @@ from vireo.ops.stack.state import StackState
 from vireo.server.home import Home
 from vireo.server.releases.s3 import S3Settings
 
-_PROBES: tuple[Callable[[Deployment], Iterator[Probe]], ...] = (
-    machine.process_probes,
-    machine.pod_probes,
-    metrics.probes,
-    prometheus.probes,
-    envoy.probes,
-    services.control_probes,
-    services.edge_probes,
-    services.log_probes,
-    stores.store_probes,
-    stores.s3_probes,
-    machine.file_probes,
+_PARTS: tuple[tuple[str, str, Callable[[Deployment], Facts], str], ...] = (
+    ("Envoy", "envoy", envoy.ask_envoy, "name its admin interface with --envoy"),
+    ("the control plane", "control", services.ask_control, "name it with --control"),
+    ("the edge", "edge", services.ask_edge, "name it with --edge"),
+    ("the log of events", "log", services.ask_log, "set VIREO_NATS_URL"),
+    (
+        "the online store",
+        "features",
+        services.ask_store,
+        "set VIREO_FEATURES to the folder of the feature repositories",
+    ),
+    ("S3", "s3", services.ask_s3, "set VIREO_S3_ENDPOINT and its keys"),
 )
+"""Parts of which there is one: name, field of Deployment, probe, and how to name it."""
 _WITH_METRICS = ("candidate", "ranking", "gateway", "consumer", "control")
 
 
-def probes_of(deployment: Deployment) -> list[Probe]:
-    """Return every probe that a deployment's parts allow, and one for each part that isn't known.
+def probes_of(deployment: Deployment) -> Iterator[Probe]:
+    """Yield every probe that a deployment's parts allow, and one for each part that isn't known.
 
     The latter says which option would name it.
     """
-    return [probe for part in _PROBES for probe in part(deployment)]
+    yield from machine.process_probes(deployment)
+    yield from machine.pod_probes(deployment)
+    yield from metrics_probes(deployment)
+    for name, field, ask, advice in _PARTS:
+        if getattr(deployment, field):
+            yield Probe(name, partial(ask, deployment))
+        else:
+            yield Probe.unnamed(name, advice)
+    yield from machine.file_probes(deployment)
+
+
+def metrics_probes(deployment: Deployment) -> Iterator[Probe]:
+    """Yield the probes of pages of metrics, and of the Prometheus that reads them."""
+    yield from metrics.probes(deployment)
+    if deployment.prometheus:
+        name = f"Prometheus at {deployment.prometheus}"
+        yield Probe(name, partial(metrics.ask_prometheus, deployment))
 
 
 def stack_deployment(state: StackState, window: float) -> Deployment:
@@ -52,7 +71,11 @@ def stack_deployment(state: StackState, window: float) -> Deployment:
         control=f"127.0.0.1:{ports['control']}" if "control" in ports else "",
         tls=operator_tls(state),
         envoy=f"127.0.0.1:{state.admin_port}" if state.admin_port else "",
-        metrics=metrics_pages(state),
+        metrics={
+            name: f"http://127.0.0.1:{port + METRICS_PORT_OFFSET}/metrics"
+            for name, port in ports.items()
+            if name.split("-")[0] in _WITH_METRICS
+        },
         s3=access(settings) if external_endpoint() is None else S3Settings.load(),
         log=known_log(home),
         log_health=f"http://127.0.0.1:{ports['log'] + METRICS_PORT_OFFSET}/healthz"
@@ -70,15 +93,6 @@ def stack_deployment(state: StackState, window: float) -> Deployment:
         channel=state.channel,
         window=window,
     )
-
-
-def metrics_pages(state: StackState) -> dict[str, str]:
-    """Return the URL of the metrics of each process of a stack that has some."""
-    return {
-        each.name: f"http://127.0.0.1:{each.port + METRICS_PORT_OFFSET}/metrics"
-        for each in state.processes
-        if each.name.split("-")[0] in _WITH_METRICS
-    }
 
 
 def external_s3() -> S3Settings | None:

@@ -13,11 +13,10 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from vireo.ops.stack.envoy import tool
-from vireo.ops.stack.ports import check_ports_free
+from vireo.ops.stack.ports import check_ports_free, temporary_server
 from vireo.ops.stack.probes import Probe, http_probe
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.ops.stack.state import running_stack, stack_lock
-from vireo.ops.stack.temporary_server import temporary_server
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.file_lock import file_lock

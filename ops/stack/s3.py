@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 from vireo.ops.stack.envoy import tool
-from vireo.ops.stack.ports import check_ports_free
+from vireo.ops.stack.ports import await_ready, check_ports_free, temporary_server
 from vireo.ops.stack.settings import StackSettings
-from vireo.ops.stack.temporary_server import await_ready, temporary_server
+from vireo.server.errors import VireoError
 from vireo.server.file_lock import LockTakenError, file_lock
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.s3 import S3Settings
+from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import StoreError
 
 BUCKET = "vireo"
@@ -185,3 +187,33 @@ def _problem(settings: StackSettings) -> str:
     server = access(settings)
     ready = server is not None and stores(Bucket(server.with_short_timeouts()))
     return "" if ready else f"the embedded S3 server of {settings.home} stores nothing yet"
+
+
+@contextmanager
+def open_store(needed_bytes: int = 0) -> Iterator[ReleaseStore]:
+    """Yield the release store: that of the settings or the running stack, else a temporary one.
+
+    Raises:
+        VireoError: there is none, or too little disk space for `needed_bytes` more.
+    """
+    if external_endpoint() is not None:
+        yield ReleaseStore(S3Settings.load())
+        return
+    settings = StackSettings.load()
+    _check_space(settings.home, needed_bytes)
+    with embedded_s3(settings) as server:
+        yield ReleaseStore(server)
+
+
+def _check_space(folder: Path, needed_bytes: int) -> None:
+    """Raise VireoError unless the embedded S3 server can store `needed_bytes` more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    disk = shutil.disk_usage(folder)
+    # The server refuses writes once less than 1% of the disk is free.
+    free = disk.free - disk.total // 100
+    if free < needed_bytes:
+        raise VireoError(
+            f"too little disk space for the S3 server in {folder}: the release needs "
+            f"{needed_bytes / 1e6:,.0f} MB and {max(free, 0) / 1e6:,.0f} MB are left; free some "
+            "space, or set VIREO_HOME to another disk"
+        )

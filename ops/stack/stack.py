@@ -27,10 +27,9 @@ from vireo.ops.stack.processes import (
     pod_processes,
     s3_process,
 )
-from vireo.ops.stack.restart import environment_file
 from vireo.ops.stack.s3 import access, external_endpoint, lock_path, prepare
 from vireo.ops.stack.settings import StackSettings
-from vireo.ops.stack.state import StackState, running_stack, stack_lock
+from vireo.ops.stack.state import StackState, environment_file, running_stack, stack_lock
 from vireo.ops.stack.supervisor import Supervisor
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,12 @@ from typer.testing import CliRunner, Result
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
 from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
+from tests.builders.nats import with_log as with_log_of
+from tests.builders.recording import play
 from tests.builders.redis import running_redis
 from vireo.ops.cli import viewers
 from vireo.ops.cli.__main__ import app
-from vireo.ops.cli.dead_events import dead_letters, mark_replayed
+from vireo.ops.cli.events import dead_letters, mark_replayed
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -40,6 +41,7 @@ pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
 VIEWER, OTHER, PARTITIONS = "w1", "w2", 2
 OWN = partition_of(VIEWER, PARTITIONS)
+with_log = partial(with_log_of, event_partitions=PARTITIONS)
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -87,43 +89,22 @@ def erase(home: Home, nats: RunningNats | None, *more: str) -> Result:
 
 
 def opened(nats: RunningNats) -> JetStreamLog:
-    return JetStreamLog(settings_of(nats).model_copy(update={"event_partitions": PARTITIONS}))
-
-
-def with_log(nats: RunningNats, work: Callable[[JetStreamLog], Any]) -> Any:
-    async def run() -> Any:
-        log = opened(nats)
-        try:
-            return await work(log)
-        finally:
-            await log.close()
-
-    return asyncio.run(run())
+    return JetStreamLog(settings_of(nats, event_partitions=PARTITIONS))
 
 
 def event(viewer: str, video: str, number: int = 0, **more: Any) -> event_pb2.Event:
-    made = event_pb2.Event(
-        event_id=f"{video}-{number}",
-        viewer_id=viewer,
-        video_id=video,
-        **{"kind": event_pb2.EVENT_KIND_PLAY, **more},
-    )
+    made: event_pb2.Event = play(f"{video}-{number}", viewer, video, **more)
     made.time.FromSeconds(1_800_000_000 + number)
     return made
 
 
-def record(nats: RunningNats, *events: event_pb2.Event) -> int:
-    """Append events of one viewer each; return the last position."""
+def record(nats: RunningNats, *events: event_pb2.Event) -> None:
 
-    async def append(log: JetStreamLog) -> int:
-        position = 0
+    async def append(log: JetStreamLog) -> None:
         for each in events:
-            key = str(partition_of(each.viewer_id, PARTITIONS))
-            position = await log.append(EVENTS, key, message([each]))
-        return position
+            await log.append(EVENTS, str(partition_of(each.viewer_id, PARTITIONS)), message([each]))
 
-    position: int = with_log(nats, append)
-    return position
+    with_log(nats, append)
 
 
 def follow(nats: RunningNats, repo: Path) -> None:
@@ -303,13 +284,11 @@ def test_it_asks_first_and_may_be_for_some_data_sets_alone(home: Home) -> None:
 
 
 def test_a_data_set_of_one_viewer_is_not_emptied(home: Home) -> None:
-    interactions = random_interactions()
-    alone = interactions[interactions["viewer_id"] == VIEWER].reset_index(drop=True)
-    write_small_dataset(home, "alone", alone)
-    before = json.loads(describe_dataset(home, "alone").model_dump_json())
+    write_small_dataset(home, "alone", random_interactions().query("viewer_id == @VIEWER"))
+    before = describe_dataset(home, "alone")
     failed = erase(home, None, "--data", "alone")
     assert "delete it with: rm -r" in str(failed.exception)
-    assert json.loads(describe_dataset(home, "alone").model_dump_json()) == before
+    assert describe_dataset(home, "alone") == before
 
 
 def test_progress_in_a_log_that_was_replaced_says_nothing_of_an_erasure(
@@ -334,8 +313,7 @@ def test_what_it_cannot_erase_from_keeps_it_from_nothing_else(
     nats: RunningNats, home: Home
 ) -> None:
     interactions = random_interactions()
-    alone = interactions[interactions["viewer_id"] == VIEWER].reset_index(drop=True)
-    write_small_dataset(home, "alone", alone)
+    write_small_dataset(home, "alone", interactions.query("viewer_id == @VIEWER"))
     for name in ("alone", "small"):
         build_features(home, name, "none")
     repo = home.features("aged")

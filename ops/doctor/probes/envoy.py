@@ -7,14 +7,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from statistics import fmean
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from vireo.ops.doctor.deployment import Deployment, Probe
+from vireo.ops.doctor.deployment import Deployment, UnansweredError, get, reach
 from vireo.ops.doctor.facts import POD_KINDS, Edge, Facts, Fault, Host, Part
-from vireo.ops.doctor.reach import UnansweredError, get, reach
 
 _HTTP = "http.edge"
 COUNTED = {
@@ -44,15 +42,8 @@ _Hosts: TypeAlias = Mapping[tuple[str, str], Host]
 """By cluster and address; of a look at one moment, `occupied` is the number of calls under way."""
 
 
-def probes(deployment: Deployment) -> Iterator[Probe]:
-    """Yield the probe of the Envoy that is named."""
-    if deployment.envoy:
-        yield Probe("Envoy", partial(_ask, deployment))
-    else:
-        yield Probe.unnamed("Envoy", "name its admin interface with --envoy")
-
-
-def _ask(deployment: Deployment) -> Facts:
+def ask_envoy(deployment: Deployment) -> Facts:
+    """Read the admin interface throughout the window."""
     where = f"Envoy's admin interface at {deployment.envoy}"
     try:
         hosts_before, counts_before = _hosts(deployment), _counts(deployment)

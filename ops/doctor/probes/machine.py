@@ -14,9 +14,8 @@ from typing import Any, cast
 
 import psutil
 
-from vireo.ops.doctor.deployment import Deployment, Probe
+from vireo.ops.doctor.deployment import Deployment, Probe, reach, split, words
 from vireo.ops.doctor.facts import POD_KINDS, Certificate, Disk, Facts, Fault, Machine, Pod, Process
-from vireo.ops.doctor.reach import reach, split, words
 from vireo.ops.stack.state import ProcessState
 from vireo.server.errors import VireoError
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 from tests.builders.http_page import served_metrics
 from vireo.ops.cli import doctor
 from vireo.ops.cli.doctor import print_findings
+from vireo.ops.doctor.conditions import Finding
 from vireo.ops.doctor.facts import Facts, Part, Unasked
-from vireo.ops.doctor.finding import Finding
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
