@@ -149,6 +149,15 @@ def require_stack(alternative: str) -> StackState:
     return state
 
 
+def client_files(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
+    """Return files for mutual TLS, None without a certificate; raise VireoError if one lacks."""
+    if certificate and key and ca:
+        return TlsFiles(certificate, key, ca)
+    if certificate or key:
+        raise VireoError("--certificate, --key and --ca go together")
+    return None
+
+
 def operator_tls(state: StackState) -> TlsFiles | None:
     """Return TLS files to call a stack's processes with; None if it isn't secured."""
     return SecurityFolder(Home.current().security).tls("operator") if state.secure else None

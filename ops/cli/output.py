@@ -84,6 +84,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 TargetOption = Annotated[
     str, typer.Option(help="host:port of the edge; that of VIREO_HOME's stack if absent.")
 ]
+CertificateOption = Annotated[
+    Path | None,
+    typer.Option(help="Client certificate for mutual TLS with the control plane, PEM."),
+]
+KeyOption = Annotated[Path | None, typer.Option(help="Key of the certificate, PEM.")]
 CaOption = Annotated[
     Path | None,
     typer.Option(
@@ -124,4 +129,12 @@ def words(enum: Any, number: int) -> str:
     prefix = names[0].removesuffix("UNSPECIFIED")
     return (
         names.get(number, f"unknown kind {number}").removeprefix(prefix).lower().replace("_", " ")
+    )
+
+
+def printable(text: str) -> str:
+    """Return one line without characters that a terminal would obey instead of showing them."""
+    return "".join(
+        each if each.isprintable() else " " if each.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for each in text
     )

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC
 from importlib.resources import files
@@ -18,6 +19,7 @@ from typing import Annotated
 import typer
 from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from vireo.ops.cli.control import control_target, summary
@@ -33,6 +35,9 @@ from vireo.server.home import Home
 from vireo.server.security.folder import SecurityFolder
 from vireo.v1.release_pb2 import GetServingReleaseResponse
 
+Releases = Mapping[str, GetServingReleaseResponse | None]
+_MAX_TAKEDOWNS_AGE = 60.0
+"""Seconds; while the log responds they are younger."""
 _STYLES = {
     "starting": "yellow",
     "healthy": "green",
@@ -153,27 +158,30 @@ class _ChangePrinter:
 
 def process_lines(processes: tuple[ProcessState, ...]) -> Group:
     """Return a line per process, followed by their problems."""
-    numbers = ("pid", "port", "restarts")
-    table = table_of("process", "state", *numbers, numbers=numbers)
-    for process in processes:
-        table.add_row(
-            process.name,
-            state_text(process.state),
-            str(process.pid or ""),
-            str(process.port),
-            str(process.restarts or ""),
-        )
     problems = [
         Text(f"{process.name}: {process.problem}", style="dim")
         for process in processes
         if process.problem and process.state != "starting"
     ]
-    return Group(table, *problems)
+    return Group(_table(processes), *problems)
 
 
-def state_text(state: str) -> Text:
-    """Return a process's state in its colour."""
-    return Text(state, style=_STYLES[state])
+def _table(processes: tuple[ProcessState, ...], releases: Releases | None = None) -> Table:
+    """Return a table of processes, with the releases that they serve if these are known."""
+    numbers = ("pid", "port", "restarts")
+    last = () if releases is None else ("release",)
+    table = table_of("process", "state", *numbers, *last, numbers=numbers, tight=bool(last))
+    for process in processes:
+        release = (releases or {}).get(process.name)
+        table.add_row(
+            process.name,
+            Text(process.state, style=_STYLES[process.state]),
+            str(process.pid or ""),
+            str(process.port),
+            str(process.restarts or ""),
+            *((release.release_id if release else "",) if last else ()),
+        )
+    return table
 
 
 def show_endpoints(state: StackState) -> None:
@@ -235,64 +243,26 @@ def _from_here(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-_MAX_TAKEDOWNS_AGE = 60.0
-"""Seconds; while the log responds they are younger."""
-
-
-def status(
-    as_json: AsJson = False,
-) -> None:
+def status(as_json: AsJson = False) -> None:
     """Show every process of the running stack; exit with 1 if no stack runs."""
     state = require_stack("set VIREO_HOME to the home of the stack you mean")
-    releases = serving_releases(state)
-    envoys = _envoys_of(state)
-    if as_json:
-        _print_json(state, releases, envoys)
-    else:
+    releases, envoys = serving_releases(state), list[EnvoyStatus]()
+    with suppress(VireoError):  # the table shows the control plane's state
+        envoys = envoys_of(control_target(state), operator_tls(state))
+    if not as_json:
         print_status(state, releases, envoys)
-
-
-def _envoys_of(state: StackState) -> list[EnvoyStatus]:
-    """Return each Envoy's status; empty while the control plane doesn't answer."""
-    try:
-        return envoys_of(control_target(state), operator_tls(state))
-    except VireoError:
-        return []  # the table shows the control plane's state
-
-
-def _print_json(
-    state: StackState,
-    releases: Mapping[str, GetServingReleaseResponse | None],
-    envoys: list[EnvoyStatus],
-) -> None:
+        return
     fields = ("release_id", "origin", "last_failure")
     document = state.model_dump(mode="json")
     for process in document["processes"]:
         release = releases.get(process["name"])
         process["release"] = {name: getattr(release, name) for name in fields} if release else None
-    document["envoys"] = [asdict(envoy) for envoy in envoys]
-    print_json(document)
+    print_json(document | {"envoys": [asdict(envoy) for envoy in envoys]})
 
 
-def print_status(
-    state: StackState,
-    releases: Mapping[str, GetServingReleaseResponse | None],
-    envoys: list[EnvoyStatus],
-) -> None:
+def print_status(state: StackState, releases: Releases, envoys: list[EnvoyStatus]) -> None:
     """Print a line per process, then their problems, and each Envoy's resources."""
-    numbers = ("pid", "port", "restarts")
-    table = table_of("process", "state", *numbers, "release", numbers=numbers, tight=True)
-    for process in state.processes:
-        release = releases.get(process.name)
-        table.add_row(
-            process.name,
-            state_text(process.state),
-            str(process.pid or ""),
-            str(process.port),
-            str(process.restarts or ""),
-            release.release_id if release else "",
-        )
-    print_table(table)
+    print_table(_table(state.processes, releases))
     for process in state.processes:
         if remark := _remark(process, releases.get(process.name)):
             typer.echo(f"{process.name}: {remark}")
@@ -308,18 +278,11 @@ def _remark(process: ProcessState, release: GetServingReleaseResponse | None) ->
         return process.problem
     if release.last_failure:
         return release.last_failure
-    if old := _old_takedowns(release):
-        return old
+    at = release.takedowns_as_of
+    seconds = time.time() - at.seconds
+    if release.HasField("takedowns_as_of") and seconds > _MAX_TAKEDOWNS_AGE:
+        as_of = f"{at.ToDatetime(UTC):%Y-%m-%d %H:%M} UTC"
+        return f"takedowns as of {as_of}, {ago(seconds)} old: the log is away"
     if release.origin == "cache":
         return "its release is from the cache because the store could not be reached"
     return ""
-
-
-def _old_takedowns(release: GetServingReleaseResponse) -> str:
-    """Return up to when a process knows which videos are removed; empty if that is now."""
-    at = release.takedowns_as_of
-    seconds = time.time() - at.seconds
-    if not release.HasField("takedowns_as_of") or seconds < _MAX_TAKEDOWNS_AGE:
-        return ""
-    as_of = f"{at.ToDatetime(UTC):%Y-%m-%d %H:%M} UTC"
-    return f"takedowns as of {as_of}, {ago(seconds)} old: the log is away"

@@ -1,16 +1,16 @@
-"""`vireo upgrade`: whether this build reads what a deployment holds."""
+"""`vireo upgrade`: whether this build reads what a deployment holds, by its own readers."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from typing import Any
 
 import typer
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 from rich.console import Console
 
 from vireo.ops.cli.output import AsJson, only_warnings, print_json, print_table, table_of
@@ -19,17 +19,7 @@ from vireo.ops.stack.s3 import external_endpoint, open_store
 from vireo.ops.stack.state import running_stack
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
-from vireo.server.event_log.log import (
-    CATALOG,
-    DEAD,
-    EVENT_KINDS,
-    EVENTS,
-    REMOVED,
-    STATE,
-    Entry,
-    LogAwayError,
-    Stream,
-)
+from vireo.server.event_log.log import CATALOG, DEAD, EVENT_KINDS, EVENTS, REMOVED, STATE, Stream
 from vireo.server.event_log.position import Position
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
@@ -38,7 +28,7 @@ from vireo.server.home import Home
 from vireo.server.releases.channels import ChannelPointer
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import NotInStoreError, StoreError
+from vireo.server.releases.store_errors import NotInStoreError
 from vireo.v1 import log_pb2
 
 app = typer.Typer(
@@ -50,113 +40,11 @@ app = typer.Typer(
 
 _NOT_READ, _NOT_ASKED = 1, 2
 """Exit codes."""
-
-
-@app.command()
-def check(as_json: AsJson = False) -> None:
-    """Check what this deployment holds: home, S3, online stores and the log.
-
-    Parts are found by the same settings as by every command: `VIREO_HOME`, `VIREO_S3_…` and
-    `VIREO_NATS_URL`. Nothing is changed. Run it by the new build before an upgrade, and by the
-    old one before a rollback.
-
-    Exit code 0: this build reads everything. 1: it doesn't. 2: a part couldn't be asked.
-    """
-    only_warnings()
-    parts = tuple(_parts())
-    if as_json:
-        print_json(_document(parts))
-    else:
-        _print(parts)
-    if any(each.problem for part in parts for each in part.held):
-        raise typer.Exit(_NOT_READ)
-    if any(part.away for part in parts):
-        raise typer.Exit(_NOT_ASKED)
-
-
-def _parts() -> Iterator[Part]:
-    home = Home.current()
-    yield home_files(home)
-    yield _releases(home.s3)
-    yield online_stores(home)
-    if (log := _log(home)) is not None:
-        yield log
-
-
-def _releases(folder: Path) -> Part:
-    """Return what S3 has; the embedded server is started for it if there is one."""
-    if external_endpoint() is None and not folder.exists():
-        return Part("S3")
-    try:
-        with open_store() as store:
-            return stored_releases(store)
-    except VireoError as error:
-        return Part("S3", away=str(error))
-
-
-def _log(home: Home) -> Part | None:
-    """Return what the log has; None if the settings and the home name none."""
-    if (named := known_log(home)) is None:
-        return None
-
-    async def ask() -> Part:
-        async with opened_log(named, read_only=True) as event_log:
-            return await logged(event_log, named.event_partitions)
-
-    try:
-        return asyncio.run(ask())
-    except VireoError as error:
-        return Part("log", away=str(error))
-
-
-def _document(parts: tuple[Part, ...]) -> dict[str, object]:
-    """Return what was found as JSON has it."""
-    return {
-        "build": f"vireo {version('vireo')}",
-        "away": {part.name: part.away for part in parts if part.away},
-        "held": [
-            {
-                "part": part.name,
-                "where": each.where,
-                "format": each.format,
-                "problem": each.problem,
-                "effect": each.effect,
-            }
-            for part in parts
-            for each in part.held
-        ],
-    }
-
-
-def _print(parts: tuple[Part, ...]) -> None:
-    console = Console(highlight=False)
-    table = table_of("part", "read", "not read", numbers=("read", "not read"))
-    lines = []
-    for part in parts:
-        bad = [each for each in part.held if each.problem]
-        counts = ("?", "") if part.away else (str(len(part.held) - len(bad)), str(len(bad)))
-        table.add_row(part.name, *counts)
-        if part.away:
-            lines.append(f"{part.name}: can't be asked: {part.away}")
-        for each in bad:
-            lines.append(f"{each.where}: can't read this {each.format}: {each.problem}")
-            lines += [f"  {each.effect}"] * bool(each.effect)
-    if not any(each.problem for part in parts for each in part.held):
-        lines.append(f"vireo {version('vireo')} reads all of it")
-    print_table(table, console)
-    for line in lines:
-        console.print(line, soft_wrap=True, markup=False)
-
-
 _STORE_SECONDS = 5.0
 _LOG_SECONDS = 10.0
 """Maximum seconds to wait for each partition's messages."""
 _LAST_RECORDS = 20
 """Records of a channel's history that are read: a rollback goes back to one of them."""
-_STATE_KINDS: dict[str, tuple[str, type[Message]]] = {
-    "trending": ("trending", log_pb2.Trending),
-    "progress": ("consumer progress", log_pb2.ConsumerProgress),
-}
 _TRAIN = "train again with this build; until then its pods serve the release that they have"
 _REBUILD = "build the features again: vireo features build"
 _EFFECTS = {
@@ -178,8 +66,8 @@ class Held:
 
     where: str
     format: str
-    problem: str = ""
-    """Why this build can't read it, by its own reader; empty if it can."""
+    problem: str
+    """Why this build can't read it; empty if it can."""
 
     @property
     def effect(self) -> str:
@@ -187,165 +75,210 @@ class Held:
         return _EFFECTS.get(self.format, "") if self.problem else ""
 
 
-@dataclass(frozen=True)
-class Part:
-    """One part of a deployment."""
+@app.command()
+def check(as_json: AsJson = False) -> None:
+    """Check what this deployment holds: home, S3, online stores and the log.
 
-    name: str
-    held: tuple[Held, ...] = ()
-    away: str = ""
-    """Why it couldn't be asked; empty if it could."""
+    Parts are found by the same settings as by every command: `VIREO_HOME`, `VIREO_S3_…` and
+    `VIREO_NATS_URL`. Nothing is changed. Run it by the new build before an upgrade, and by the
+    old one before a rollback.
 
-
-def home_files(home: Home) -> Part:
-    """Return the documents below a home; data sets only if training is installed."""
-    try:
-        return Part("home", tuple(_home_files(home)))
-    except OSError as error:
-        return Part("home", away=f"{error.filename}: {error.strerror}")
-
-
-def online_stores(home: Home) -> Part:
-    """Return the features of each data set, opened as gateways and consumers do."""
-    held = []
-    for configuration in sorted((home.root / "features").glob("[!.]*/feature_store.yaml")):
-        repo = configuration.parent
-        where = f"features/{repo.name}"
-        if (repo / "events.json").exists():
-            rules = _problem(EventRules.load, repo)
-            held.append(Held(f"{where}/events.json", "event rules", rules))
+    Exit code 0: this build reads everything. 1: it doesn't. 2: a part couldn't be asked.
+    """
+    only_warnings()
+    held, away = dict[str, list[Held]](), dict[str, str]()
+    for name, read in _PARTS.items():
+        held[name] = []
         try:
-            held.append(Held(f"{where}/registry.db", "online store", _problem(_open, repo)))
-        except Exception as error:  # noqa: BLE001  # Feast raises errors of any type
-            away = f"{repo}: {type(error).__name__}: {error}"
-            return Part("online store", tuple(held), away)
-    return Part("online store", tuple(held))
+            held[name].extend(read(Home.current()))
+        except (VireoError, OSError) as error:  # a TimeoutError is one
+            away[name] = str(error) or "it doesn't answer"
+    if as_json:
+        documents = [
+            {
+                "part": name,
+                "where": each.where,
+                "format": each.format,
+                "problem": each.problem,
+                "effect": each.effect,
+            }
+            for name, some in held.items()
+            for each in some
+        ]
+        print_json({"build": f"vireo {version('vireo')}", "away": away, "held": documents})
+    else:
+        _print(held, away)
+    if any(each.problem for some in held.values() for each in some):
+        raise typer.Exit(_NOT_READ)
+    if away:
+        raise typer.Exit(_NOT_ASKED)
 
 
-def stored_releases(store: ReleaseStore) -> Part:
-    """Return S3's channels with their history, and the releases that these name."""
-    try:
-        return Part("S3", tuple(_stored_releases(store)))
-    except StoreError as error:
-        return Part("S3", away=str(error))
-
-
-async def logged(event_log: JetStreamLog, partitions: int) -> Part:
-    """Return the last messages of the log's streams, whose events have so many partitions."""
-    try:
-        async with asyncio.timeout(_LOG_SECONDS * (1 + partitions)):
-            return Part("log", tuple([each async for each in _logged(event_log, partitions)]))
-    except (LogAwayError, TimeoutError) as error:
-        return Part("log", away=str(error) or "the log doesn't answer")
+def _print(held: Mapping[str, list[Held]], away: Mapping[str, str]) -> None:
+    console = Console(highlight=False)
+    table = table_of("part", "read", "not read", numbers=("read", "not read"))
+    lines = []
+    bad = {name: [each for each in some if each.problem] for name, some in held.items()}
+    for name, some in held.items():
+        unread = len(bad[name])
+        counts = ("?", "") if name in away else (str(len(some) - unread), str(unread))
+        table.add_row(name, *counts)
+        if name in away:
+            lines.append(f"{name}: can't be asked: {away[name]}")
+        for each in bad[name]:
+            lines.append(f"{each.where}: can't read this {each.format}: {each.problem}")
+            lines += [f"  {each.effect}"] * bool(each.effect)
+    if not any(bad.values()):
+        lines.append(f"vireo {version('vireo')} reads all of it")
+    print_table(table, console)
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _home_files(home: Home) -> Iterator[Held]:
-    def of(path: Path, name: str, read: Callable[..., object], *arguments: object) -> Held:
-        return Held(str(path.relative_to(home.root)), name, _problem(read, *arguments))
-
+    """Yield the documents below a home; data sets only if training is installed."""
     for path in sorted((home.root / "runs").glob("[!.]*/release/manifest.json")):
-        yield of(path, "release manifest", Manifest.parse, path.read_bytes(), "manifest.json")
-    if (path := home.stack / "stack.json").exists():
-        yield of(path, "stack state", running_stack, home)
+        where = str(path.relative_to(home.root))
+        yield _held(where, "release manifest", Manifest.parse, path.read_bytes(), "manifest.json")
+    if (home.stack / "stack.json").exists():
+        yield _held("stack/stack.json", "stack state", running_stack, home)
     try:
         from vireo.training.data.dataset import DESCRIPTION, describe_dataset
         from vireo.training.features.watches import Split
     except ModuleNotFoundError:  # an image that only serves
         return
     for path in sorted((home.root / "data").glob(f"[!.]*/{DESCRIPTION}")):
-        yield of(path, "data set", describe_dataset, home, path.parent.name)
+        name = path.parent.name
+        yield _held(f"data/{name}/{DESCRIPTION}", "data set", describe_dataset, home, name)
     for path in sorted((home.root / "features").glob("[!.]*/split.json")):
-        yield of(path, "features", Split.load, home, path.parent.name)
+        name = path.parent.name
+        yield _held(f"features/{name}/split.json", "features", Split.load, home, name)
 
 
-def _open(repo: Path) -> None:
+def _online_stores(home: Home) -> Iterator[Held]:
+    """Yield the features of each data set, opened as gateways and consumers do."""
+    for configuration in sorted((home.root / "features").glob("[!.]*/feature_store.yaml")):
+        repo = configuration.parent
+        where = f"features/{repo.name}"
+        if (repo / "events.json").exists():
+            yield _held(f"{where}/events.json", "event rules", EventRules.load, repo)
+        try:
+            yield _held(f"{where}/registry.db", "online store", _open, repo)
+        except Exception as error:  # Feast raises errors of any type
+            raise VireoError(f"{repo}: {type(error).__name__}: {error}") from error
+
+
+def _open(repo: Any) -> None:
     FeatureReader(repo, _STORE_SECONDS)
     open_rows(repo, _STORE_SECONDS).close()
 
 
+def _stored(home: Home) -> Iterator[Held]:
+    """Yield S3's channels with their history, and the releases that these name.
+
+    The embedded server is started for it if there is one.
+    """
+    if external_endpoint() is not None or home.s3.exists():
+        with open_store() as store:
+            if store.bucket.exists():
+                yield from _stored_releases(store)
+
+
 def _stored_releases(store: ReleaseStore) -> Iterator[Held]:
-    bucket = store.bucket
-    if not bucket.exists():
-        return
-    named: dict[str, None] = {}
+    bucket, named = store.bucket, dict[str, None]()
+
+    def name(record: bytes, place: str) -> None:
+        named[ChannelPointer.parse_record(record, place).release_id] = None
+
     for stored in bucket.objects("channels/"):
-        if not stored.name.endswith(".json"):
-            continue
         channel = stored.name.removeprefix("channels/").removesuffix(".json")
-        records = [each.name for each in bucket.objects(f"channels/history/{channel}/")]
-        for place in [stored.name, *records[-_LAST_RECORDS:]]:
-            if (found := bucket.get(place)) is None:
-                continue
-            try:
-                named[ChannelPointer.parse_record(found[0], place).release_id] = None
-            except StoreError as error:
-                yield Held(place, "channel", str(error))
-            else:
-                yield Held(place, "channel")
+        history = [each.name for each in bucket.objects(f"channels/history/{channel}/")]
+        for place in [stored.name, *history[-_LAST_RECORDS:]] * stored.name.endswith(".json"):
+            if found := bucket.get(place):
+                yield _held(place, "channel", name, found[0], place)
     for release_id in named:
+        place = f"releases/{release_id}/manifest.json"
         try:
-            problem = _problem(store.manifest, release_id)
+            yield _held(place, "release manifest", store.manifest, release_id)
         except NotInStoreError:
             continue  # `vireo release gc` removed it: no format is at fault
-        yield Held(f"releases/{release_id}/manifest.json", "release manifest", problem)
 
 
-async def _logged(event_log: JetStreamLog, partitions: int) -> AsyncIterator[Held]:
+def _logged(home: Home) -> Iterable[Held]:
+    """Return the last messages of the log's streams; none without a log."""
+    if (settings := known_log(home)) is None:
+        return []
+    partitions = settings.event_partitions
+
+    async def read() -> list[Held]:
+        async with (
+            opened_log(settings, read_only=True) as event_log,
+            asyncio.timeout(_LOG_SECONDS * (1 + partitions)),
+        ):
+            return [each async for each in _messages(event_log, partitions)]
+
+    return asyncio.run(read())
+
+
+_PARTS: Mapping[str, Callable[[Home], Iterable[Held]]] = {
+    "home": _home_files,
+    "S3": _stored,
+    "online store": _online_stores,
+    "log": _logged,
+}
+
+
+async def _messages(event_log: JetStreamLog, partitions: int) -> AsyncIterator[Held]:
     for key in map(str, range(partitions)):
-        if entry := await _last(event_log, EVENTS, key):
-            yield _events(f"{EVENTS.name}.{key}", entry)
-        if entry := await _last(event_log, DEAD, key):
-            yield _parsed(f"{DEAD.name}.{key}", "dead events", entry, log_pb2.DeadEvents)
+        async for data in _last(event_log, EVENTS, key):
+            yield _held(f"{EVENTS.name}.{key}", "event messages", _read_events, data)
+        async for data in _last(event_log, DEAD, key):
+            yield _held(f"{DEAD.name}.{key}", "dead events", log_pb2.DeadEvents.FromString, data)
     for stream in (CATALOG, REMOVED):
-        if entry := await _last(event_log, stream):
-            yield _parsed(stream.name, "catalogue changes", entry, log_pb2.CatalogChange)
+        async for data in _last(event_log, stream):
+            change = log_pb2.CatalogChange.FromString
+            yield _held(stream.name, "catalogue changes", change, data)
     if not await event_log.end(STATE):
         return
+    kinds: dict[str, tuple[str, Callable[[bytes], object]]] = {
+        "trending": ("trending", log_pb2.Trending.FromString),
+        "progress": ("consumer progress", log_pb2.ConsumerProgress.FromString),
+    }
     async for entry in (each async for some in event_log.up_to_end(STATE) for each in some):
-        if kind := _STATE_KINDS.get(entry.key.partition(".")[0]):
-            yield _parsed(f"{STATE.name}.{entry.key}", kind[0], entry, kind[1])
+        if kind := kinds.get(entry.key.partition(".")[0]):
+            yield _held(f"{STATE.name}.{entry.key}", *kind, entry.data)
 
 
-async def _last(event_log: JetStreamLog, stream: Stream, key: str = "") -> Entry | None:
-    """Return the last message of a stream; None if it is empty."""
-    end = await event_log.end(stream, key)
-    if not end:
-        return None
-    async with aclosing(event_log.read(stream, key, Position(end - 1))) as reading:  # type: ignore[type-var]
-        async for entries in reading:
-            return entries[-1] if entries else None
-    return None
+async def _last(event_log: JetStreamLog, stream: Stream, key: str = "") -> AsyncIterator[bytes]:
+    """Yield the last message of a stream, if it has one."""
+    if end := await event_log.end(stream, key):
+        async with aclosing(event_log.read(stream, key, Position(end - 1))) as reading:  # type: ignore[type-var]
+            async for entries in reading:
+                if entries:
+                    yield entries[-1].data
+                return
 
 
-def _events(where: str, entry: Entry) -> Held:
-    held = _parsed(where, "event messages", entry, log_pb2.RecordedEvents)
-    if not held.problem:
-        events = log_pb2.RecordedEvents.FromString(entry.data).events
-        unknown = sorted({each.kind for each in events} - EVENT_KINDS.keys())
-        if unknown:
-            kinds = ", ".join(map(str, unknown))
-            return Held(where, held.format, f"it doesn't know events of kind {kinds}")
-    return held
+def _read_events(data: bytes) -> None:
+    """Parse events; raise VireoError if there are some of kinds that this build doesn't know."""
+    events = log_pb2.RecordedEvents.FromString(data).events
+    if unknown := sorted({each.kind for each in events} - EVENT_KINDS.keys()):
+        raise VireoError(f"it doesn't know events of kind {', '.join(map(str, unknown))}")
 
 
-def _parsed(where: str, name: str, entry: Entry, message: type[Message]) -> Held:
-    try:
-        message.FromString(entry.data)
-    except DecodeError as error:
-        return Held(where, name, f"it can't be parsed: {error}")
-    return Held(where, name)
-
-
-def _problem(read: Callable[..., object], *arguments: object) -> str:
-    """Return why this build's own reader can't read something; empty if it can.
+def _held(where: str, name: str, read: Callable[..., object], *arguments: object) -> Held:
+    """Return what is there, and whether this build's own reader reads it.
 
     Raises:
         NotInStoreError: it isn't there.
     """
+    problem = ""
     try:
         read(*arguments)
     except NotInStoreError:
         raise
+    except DecodeError as error:
+        problem = f"it can't be parsed: {error}"
     except VireoError as error:
-        return str(error)
-    return ""
+        problem = str(error)
+    return Held(where, name, problem)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from vireo.ops.doctor.deployment import Deployment, Probe
 from vireo.ops.doctor.facts import Facts
 from vireo.ops.doctor.probes import envoy, machine, metrics, services
-from vireo.ops.edge import edge_of, operator_tls
+from vireo.ops.edge import Edge, edge_of, operator_tls
 from vireo.ops.stack.nats import external_log, known_log
 from vireo.ops.stack.s3 import access, external_endpoint
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
-from vireo.ops.stack.state import StackState
+from vireo.ops.stack.state import StackState, running_stack
+from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases.s3 import S3Settings
+from vireo.server.rpc.tls import TlsFiles
 
 _PARTS: tuple[tuple[str, str, Callable[[Deployment], Facts], str], ...] = (
     ("Envoy", "envoy", envoy.ask_envoy, "name its admin interface with --envoy"),
@@ -95,6 +97,44 @@ def stack_deployment(state: StackState, window: float) -> Deployment:
     )
 
 
-def external_s3() -> S3Settings | None:
-    """Return the S3 that the settings name; None if they name none."""
-    return S3Settings.load() if external_endpoint() else None
+def deployment_of(
+    *,
+    edge: str = "",
+    control: str = "",
+    envoy: str = "",
+    metrics: Sequence[tuple[str, str]] | None = None,
+    prometheus: str = "",
+    installation: str = "",
+    tls: TlsFiles | None = None,
+    ca: Path | None = None,
+    token: str = "",
+    seconds: float = 2.0,
+) -> Deployment:
+    """Return the deployment whose parts are named; the stack of this home if none is.
+
+    Raises:
+        VireoError: none is named, and no stack runs.
+    """
+    if not any((edge, control, envoy, metrics, prometheus)):
+        home = Home.current()
+        if (state := running_stack(home)) is None:
+            raise VireoError(
+                f"no stack runs on {home.root}: start it with vireo up, set VIREO_HOME to the home "
+                "of the one you mean, or name a deployment with --edge, --control and --metrics, "
+                "or --prometheus"
+            )
+        return stack_deployment(state, seconds)
+    features = os.environ.get("VIREO_FEATURES")
+    return Deployment(
+        edge=Edge(edge, ca, token) if edge else None,
+        control=control,
+        tls=tls,
+        envoy=envoy,
+        metrics=dict(metrics or ()),
+        prometheus=prometheus,
+        installation=installation,
+        s3=S3Settings.load() if external_endpoint() else None,
+        log=external_log(),
+        features=Path(features) if features else None,
+        window=seconds,
+    )

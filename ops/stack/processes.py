@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import sys
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vireo.ops.stack import nats, page_keys, s3
+from vireo.ops.stack import nats, s3
 from vireo.ops.stack.envoy import envoy_command
 from vireo.ops.stack.nats import MAX_UNHEALTHY_SECONDS, log_command, log_environment, log_probe
 from vireo.ops.stack.probes import Probe, grpc_probe, s3_probe
@@ -18,6 +20,7 @@ from vireo.ops.stack.settings import METRICS_PORT_OFFSET, OIP_HTTP_PORT_OFFSET, 
 from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Pool
 from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.home import replace_private
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.rpc.tls import TlsFiles
 
@@ -30,6 +33,19 @@ POD_TUNABLES = ":".join(
 )
 """How a pod's malloc keeps memory: an arena for each of gRPC's threads would take 30 MB more, and
 a model's largest batch as much for ever; what a slate needs stays on the heap."""
+
+
+PAGE_KEYS = "VIREO_PAGE_TOKEN_KEYS"
+"""The variable of the keys by which gateways sign page tokens."""
+
+
+def page_keys(settings: StackSettings) -> str:
+    """Return the operator's keys of page tokens, else that of this home, which is made once."""
+    file = settings.home_folder.root / "page_token_keys"
+    if not (own := os.environ.get(PAGE_KEYS)) and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_private(file, b"home:" + b64encode(secrets.token_bytes(32)))
+    return own or file.read_text().strip()
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,7 @@ def _pod_process(
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
             "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
-            **({page_keys.VARIABLE: page_token_keys} if pool.service == "gateway" else {}),
+            **({PAGE_KEYS: page_token_keys} if pool.service == "gateway" else {}),
             # By HTTP too; 0 for no port.
             "VIREO_OIP_HTTP_PORT": str(port + OIP_HTTP_PORT_OFFSET if serves_oip else 0),
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", POD_TUNABLES),

@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -16,11 +17,16 @@ from vireo.ops.stack.ports import await_ready, check_ports_free, temporary_serve
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
 from vireo.server.file_lock import LockTakenError, file_lock
+from vireo.server.home import replace_private
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.releases.store_errors import StoreError
 
+_CERTIFICATE, _KEY, _AUTHORITY = "internal.crt", "internal.key", "internal-ca.crt"
+_GRPC = ("client", "master", "volume", "filer", "s3", "admin", "worker")
+_HTTPS = ("client", "master", "volume", "filer", "admin")
+_DAYS = 3650
 BUCKET = "vireo"
 _PROBE = "ready"
 _MAX_VOLUMES = 1000
@@ -73,9 +79,6 @@ def prepare(settings: StackSettings) -> None:
     The keys of S3 are created once and stay; those between the server's own parts are created
     again. Only the owner may enter the folder: it holds the store itself, and the sockets.
     """
-    # Imported here, since those who use an external S3 server don't need it.
-    from vireo.ops.stack.s3_keys import replace_private, write_internal_keys
-
     folder = settings.home_folder.s3
     (folder / "data").mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -91,7 +94,7 @@ def prepare(settings: StackSettings) -> None:
         }
         replace_private(config, json.dumps({"identities": [identity]}).encode())
     replace_private(folder / "endpoint", f"127.0.0.1:{settings.s3_port}".encode())
-    write_internal_keys(folder)
+    _write_internal_keys(folder)
 
 
 def access(settings: StackSettings) -> S3Settings | None:
@@ -217,3 +220,41 @@ def _check_space(folder: Path, needed_bytes: int) -> None:
             f"{needed_bytes / 1e6:,.0f} MB and {max(free, 0) / 1e6:,.0f} MB are left; free some "
             "space, or set VIREO_HOME to another disk"
         )
+
+
+def _write_internal_keys(folder: Path) -> None:
+    """Write a new certificate, and the security.toml that makes every internal port require it.
+
+    SeaweedFS is several servers in one process, which call each other at ports of their own. By
+    default those serve anybody: the filer's lets the whole store be read and replaced without
+    the keys of S3. With mutual TLS only this process gets through. The key that signed the
+    certificate is not kept, so there is never a second one.
+
+    Args:
+        folder: the server's working directory, which only its owner may enter; SeaweedFS looks
+            for security.toml there before it looks elsewhere.
+    """
+    # Imported here, since those who use an external S3 server don't need cryptography.
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    from vireo.server.security.certificates import Authority, certificate_pem
+
+    authority = Authority.new("vireo s3", days=_DAYS)
+    certificate, key = authority.sign(
+        "s3.vireo",
+        ["127.0.0.1"],
+        [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+        datetime.now(UTC) + timedelta(days=_DAYS),
+    )
+    replace_private(folder / _AUTHORITY, certificate_pem(authority.certificate))
+    replace_private(folder / _CERTIFICATE, certificate)
+    replace_private(folder / _KEY, key)
+    replace_private(folder / "security.toml", _security_toml().encode())
+
+
+def _security_toml() -> str:
+    pair = f'cert = "{_CERTIFICATE}"\nkey = "{_KEY}"\n'
+    sections = [f'[grpc]\nca = "{_AUTHORITY}"\n']
+    sections += [f"[grpc.{part}]\n{pair}" for part in _GRPC]
+    sections += [f'[https.{part}]\n{pair}ca = "{_AUTHORITY}"\n' for part in _HTTPS]
+    return "\n".join(sections).replace("[https.client]\n", "[https.client]\nenabled = true\n")

@@ -15,7 +15,6 @@ import structlog
 from vireo.ops.stack.envoy import bootstrap, secure
 from vireo.ops.stack.nats import external_log, prepare_log, reachable_log
 from vireo.ops.stack.observe import alertmanager_url, check_programs, observers, prometheus_url
-from vireo.ops.stack.page_keys import page_token_keys
 from vireo.ops.stack.ports import check_ports_free
 from vireo.ops.stack.processes import (
     ProcessSpec,
@@ -24,6 +23,7 @@ from vireo.ops.stack.processes import (
     endpoints_document,
     envoy_process,
     log_process,
+    page_keys,
     pod_processes,
     s3_process,
 )
@@ -161,7 +161,7 @@ class Stack:
         server, log = _s3(settings), external_log() or reachable_log(settings)
         return [
             control_process(settings, server, self._endpoints),
-            *pod_processes(settings, server, log, page_token_keys(settings)),
+            *pod_processes(settings, server, log, page_keys(settings)),
             *consumer_processes(settings, server, log),
         ]
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vireo.server.errors import VireoError
 from vireo.server.file_lock import file_lock, holder
-from vireo.server.home import Home
+from vireo.server.home import Home, replace_private
 
 State = Literal["starting", "healthy", "unhealthy", "restarting", "stopped"]
 
@@ -150,9 +150,6 @@ def restart(home: Home, names: Sequence[str], patience: float) -> None:
     Raises:
         VireoError: no such process runs, one isn't healthy in time, or another restart runs.
     """
-    # Imported here, since it imports cryptography, which those who only read don't need.
-    from vireo.ops.stack.s3_keys import replace_private
-
     running = _processes(home)
     wanted = [
         name

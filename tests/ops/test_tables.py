@@ -15,7 +15,7 @@ from vireo.ops.cli.control import resource_table, summary
 from vireo.ops.cli.output import print_table, table_of
 from vireo.ops.cli.recommend import print_slate
 from vireo.ops.cli.release.promote import print_gate
-from vireo.ops.cli.release.show import (
+from vireo.ops.cli.release.stored import (
     print_channels,
     print_comparisons,
     print_history,

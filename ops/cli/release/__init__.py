@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from vireo.ops.cli.release.promote import promote, publish, rollback
-from vireo.ops.cli.release.show import gc, history, list_, show, status, verify
+from vireo.ops.cli.release.stored import gc, history, list_, show, status, verify
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -118,7 +118,7 @@ def test_findings_are_numbered_and_a_terminal_obeys_nothing_in_them() -> None:
         print_findings(facts, [finding, follows], console)
     assert captured.get().splitlines() == [
         "1. failing: The log is away",
-        "   - it says  [31mno",
+        "   - it says \N{REPLACEMENT CHARACTER}[31mno",
         "   do: Start",
         "   see: docs/runbooks/VireoLogDown.md",
         "2. failing: St ale",

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from vireo.ops.cli.top import overview, quantile
 from vireo.ops.doctor.facts import Page
-from vireo.ops.doctor.overview import overview, quantile
 from vireo.ops.doctor.probes.metrics import parse
 
 _RECOMMEND = "/vireo.v1.RecommendationService/Recommend"

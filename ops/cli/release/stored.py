@@ -1,4 +1,4 @@
-"""`vireo release list`, `show` and `history`: what the store and its channels hold."""
+"""`vireo release`: what the store and its channels hold, and whether that is sound or needed."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from rich.text import Text
 
 from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.ops.cli.release.promote import ReleaseId
-from vireo.ops.cli.release.verification import Verification
 from vireo.ops.edge import serving_releases
 from vireo.ops.stack.s3 import open_store
 from vireo.ops.stack.state import running_stack
 from vireo.server.home import Home
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases.channels import Channel, ChannelPointer
-from vireo.server.releases.garbage import Plan, collect, plan_collection
+from vireo.server.releases.garbage import collect, plan_collection
 from vireo.server.releases.layout import ATTRIBUTES
 from vireo.server.releases.manifest import Manifest
-from vireo.server.releases.store import ListedRelease, ReleaseStore
+from vireo.server.releases.store import ListedRelease
 from vireo.server.releases.store_errors import StoreError
 
 _SHOWN = {"release_id", "created_at", "dataset", "holdout", "metrics"}
@@ -46,7 +45,16 @@ def list_(as_json: AsJson = False) -> None:
         for each in releases
     }
     if as_json:
-        print_json([_as_json(each, named[each.release_id]) for each in releases])
+        documents = [
+            {
+                "release_id": each.release_id,
+                **(each.manifest.model_dump(mode="json", include=_SHOWN) if each.manifest else {}),
+                "channels": named[each.release_id],
+                "problem": each.problem,
+            }
+            for each in releases
+        ]
+        print_json(documents)
         return
     if not releases:
         typer.echo("no releases yet; publish one with: vireo release publish")
@@ -75,21 +83,12 @@ def print_releases(
             typer.echo(f"{each.release_id}: {each.problem}")
 
 
-def _as_json(each: ListedRelease, channels: list[str]) -> dict[str, Any]:
-    shown = each.manifest.model_dump(mode="json", include=_SHOWN) if each.manifest else {}
-    return {
-        "release_id": each.release_id,
-        **shown,
-        "channels": channels,
-        "problem": each.problem,
-    }
-
-
 def show(release_id: ReleaseId, as_json: AsJson = False) -> None:
     """Show what a release consists of, and its metrics."""
     with open_store() as store:
         manifest = store.manifest(release_id)
-        attributes = declared_by(store, manifest)
+        text = b"".join(store.read(release_id, ATTRIBUTES))
+        attributes = Declared.parse(text, f"{release_id}/{ATTRIBUTES}")
     if as_json:
         print_json(manifest.model_dump(mode="json") | {"attributes": asdict(attributes)})
         return
@@ -286,52 +285,39 @@ def gc(
     """
     removed: list[str] = []
     failed: dict[str, str] = {}
+    lines: list[tuple[str, str, str]] = []
     with open_store() as store:
         plan = plan_collection(store, history, timedelta(hours=grace_hours))
-        for each in plan.garbage if yes else ():
+        lines += ((release_id, "", f"kept: {why}") for release_id, why in plan.kept.items())
+        for each in plan.garbage:
+            done = _PLANNED[each.kind]
             try:
-                if collect(store, each, history):
+                if yes and collect(store, each, history):
                     removed.append(each.release_id)
+                    done = "removed"
+                elif yes:
+                    done = "kept: needed or changed just now"
             except StoreError as error:  # reported below; the others are still removed
                 failed[each.release_id] = str(error)
-    _print_report(plan, removed, failed, yes=yes, as_json=as_json)
+                done = f"failed: {error}"
+            lines.append((each.release_id, f"{each.size / 1e6:,.1f} MB", done))
+    if as_json:
+        garbage = [
+            {"release_id": each.release_id, "kind": each.kind, "size": each.size}
+            for each in plan.garbage
+        ]
+        kept = dict(plan.kept)
+        print_json({"kept": kept, "garbage": garbage, "removed": removed, "failed": failed})
+    else:
+        table = table_of("release", "size", "", numbers={"size"}, texts={""})
+        for line in lines:
+            table.add_row(*line)
+        print_table(table)
+        if plan.garbage and not yes:
+            size = sum(each.size for each in plan.garbage) / 1e6
+            typer.echo(f"{size:,.1f} MB would be freed; do it with the same options and --yes")
     if failed:
         raise typer.Exit(1)
-
-
-def _print_report(
-    plan: Plan, removed: Sequence[str], failed: Mapping[str, str], *, yes: bool, as_json: bool
-) -> None:
-    """Print what was, or would be, done with each release."""
-    if as_json:
-        document = {
-            "kept": dict(plan.kept),
-            "garbage": [
-                {"release_id": each.release_id, "kind": each.kind, "size": each.size}
-                for each in plan.garbage
-            ],
-            "removed": removed,
-            "failed": failed,
-        }
-        print_json(document)
-        return
-    table = table_of("release", "size", "", numbers={"size"}, texts={""})
-    for release_id, why in plan.kept.items():
-        table.add_row(release_id, "", f"kept: {why}")
-    for each in plan.garbage:
-        if not yes:
-            done = _PLANNED[each.kind]
-        elif each.release_id in failed:
-            done = f"failed: {failed[each.release_id]}"
-        elif each.release_id in removed:
-            done = "removed"
-        else:
-            done = "kept: needed or changed just now"
-        table.add_row(each.release_id, f"{each.size / 1e6:,.1f} MB", done)
-    print_table(table)
-    size = sum(each.size for each in plan.garbage)
-    if plan.garbage and not yes:
-        typer.echo(f"{size / 1e6:,.1f} MB would be freed; do it with the same options and --yes")
 
 
 def verify(
@@ -351,66 +337,36 @@ def verify(
     Small golden differences on another processor architecture than the release was built on are
     reported, but don't fail the release.
     """
-    from vireo.ops.cli.release.verification import named_releases
-
-    with open_store() as store:
-        problems: tuple[str, ...] = ()
-        releases: tuple[str, ...] = (release_id,)
-        if not release_id:
-            problems, releases = named_releases(store, channel)
-        found = [_verified(store, each, quiet=as_json) for each in releases]
-    failed = bool(problems) or any(each.problems for each in found)
-    if as_json:
-        document = {
-            "ok": not failed,
-            "channels": list(problems),
-            "releases": [asdict(each) for each in found],
-        }
-        print_json(document)
-    else:
-        _print(problems, found)
-    if failed:
-        raise typer.Exit(1)
-
-
-def _verified(store: ReleaseStore, release_id: str, *, quiet: bool) -> Verification:
-    from vireo.ops.cli.release.verification import verify_release
+    from vireo.ops.cli.release.verification import named_releases, verify_release
 
     # In VIREO_HOME: a release may be larger than the system's temporary folder.
     root = Home.current().root
     root.mkdir(parents=True, exist_ok=True)
-    console = Console(stderr=True, quiet=quiet)
-    with (
-        console.status(f"reading {release_id}"),
-        tempfile.TemporaryDirectory(prefix=".verify-", dir=root) as scratch,
-    ):
-        return verify_release(store, release_id, Path(scratch))
-
-
-def _print(problems: tuple[str, ...], found: list[Verification]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    for problem in problems:
-        console.print(f"[bold red]wrong[/]  {escape(problem)}")
-    for each in found:
-        for problem in each.problems:
-            console.print(f"[bold red]wrong[/]  {escape(f'{each.release_id}: {problem}')}")
-        for note in each.notes:
-            console.print(f"[yellow]note[/]   {escape(f'{each.release_id}: {note}')}")
-        if not each.problems:
-            console.print(
-                f"[green]sound[/]  {each.release_id}: {each.files} files, "
-                f"{each.size / 1e6:,.1f} MB, loads as every kind of pod"
-            )
-    if not found and not problems:
-        console.print("no channel names a release")
-
-
-def declared_by(store: ReleaseStore, manifest: Manifest) -> Declared:
-    """Return the attributes that a release in the store declares.
-
-    Raises:
-        ReleaseError: they can't be read.
-        StoreError: the store can't be read.
-    """
-    text = b"".join(store.read(manifest.release_id, ATTRIBUTES))
-    return Declared.parse(text, f"{manifest.release_id}/{ATTRIBUTES}")
+    found, progress = [], Console(stderr=True, quiet=as_json)
+    with open_store() as store:
+        problems, releases = (
+            named_releases(store, channel) if not release_id else ((), [release_id])
+        )
+        for each in releases:
+            with (
+                progress.status(f"reading {each}"),
+                tempfile.TemporaryDirectory(prefix=".verify-", dir=root) as scratch,
+            ):
+                found.append(verify_release(store, each, Path(scratch)))
+    failed = bool(problems) or any(each.problems for each in found)
+    if as_json:
+        documents = [asdict(each) for each in found]
+        print_json({"ok": not failed, "channels": list(problems), "releases": documents})
+    else:
+        lines = [("[bold red]wrong[/] ", problem) for problem in problems]
+        for each in found:
+            of = each.release_id
+            lines += [("[bold red]wrong[/] ", f"{of}: {problem}") for problem in each.problems]
+            lines += [("[yellow]note[/]  ", f"{of}: {note}") for note in each.notes]
+            if not each.problems:
+                size = f"{each.files} files, {each.size / 1e6:,.1f} MB"
+                lines.append(("[green]sound[/] ", f"{of}: {size}, loads as every kind of pod"))
+        for kind, line in lines or [("", "no channel names a release")]:
+            Console(highlight=False, soft_wrap=True).print(f"{kind} {escape(line)}".strip())
+    if failed:
+        raise typer.Exit(1)
