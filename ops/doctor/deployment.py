@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vireo.ops.doctor.facts import Clock, Facts, Fault, Unasked
 from vireo.server.errors import VireoError
@@ -180,6 +180,14 @@ def reach(address: str, seconds: float = CONNECT_SECONDS) -> Fault:
         return "refused"
     except OSError:  # also a name that isn't known, and a timeout
         return "unreachable"
+
+
+def call_fault(error: Any, target: str) -> tuple[Fault, str]:
+    """Return how a gRPC call to host:port failed, and that in words."""
+    if fault := reach(target):
+        return fault, words(fault)
+    silent = error.code().name == "DEADLINE_EXCEEDED"
+    return ("silent" if silent else "failed"), f"{error.code().name}: {error.details()}"
 
 
 def get(url: str, seconds: float) -> Response:

@@ -14,9 +14,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.builders.commands import reaching, vireo
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
-from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
+from tests.builders.nats import RunningNats, running_nats, settings_of
 from tests.builders.nats import with_log as with_log_of
 from tests.builders.recording import play
 from tests.builders.redis import running_redis
@@ -76,16 +77,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 def environment(home: Home, nats: RunningNats | None) -> dict[str, str]:
     return {
         "VIREO_HOME": str(home.root),
-        "VIREO_NATS_URL": nats.url if nats else "",
-        "VIREO_NATS_TOKEN": TOKEN,
+        **(reaching(nats) if nats else {"VIREO_NATS_URL": ""}),
         "VIREO_EVENT_PARTITIONS": str(PARTITIONS),
     }
 
 
-def erase(home: Home, nats: RunningNats | None, *more: str) -> Result:
-    return CliRunner(env=environment(home, nats)).invoke(
-        app, ["viewers", "erase", VIEWER, "--yes", *more]
-    )
+def erase(home: Home, nats: RunningNats | None, *more: str, viewer: str = VIEWER) -> Result:
+    return vireo("viewers", "erase", viewer, "--yes", *more, **environment(home, nats))
 
 
 def opened(nats: RunningNats) -> JetStreamLog:
@@ -254,8 +252,7 @@ def test_without_a_log_the_home_is_cleaned_and_nothing_of_the_id_is_left(home: H
     write_small_dataset(home, "small", alone)
     build_features(home, "small", "none")
     assert b"nobody-else" in as_text(home.root)
-    runner = CliRunner(env=environment(home, None))
-    done = runner.invoke(app, ["viewers", "erase", "nobody-else", "--yes"])
+    done = erase(home, None, viewer="nobody-else")
     assert done.exit_code == 0, done.output
     assert "log: there is none" in done.output
     with sqlite3.connect(home.features("small") / "online.db") as connection:
@@ -266,7 +263,7 @@ def test_without_a_log_the_home_is_cleaned_and_nothing_of_the_id_is_left(home: H
 def test_a_log_that_is_away_stops_it_before_files_are_changed(home: Home, closed_port: int) -> None:
     before = describe_dataset(home, "small")
     variables = environment(home, None) | {"VIREO_NATS_URL": f"nats://127.0.0.1:{closed_port}"}
-    failed = CliRunner(env=variables).invoke(app, ["viewers", "erase", VIEWER, "--yes"])
+    failed = vireo("viewers", "erase", VIEWER, "--yes", **variables)
     assert "repeat this" in str(failed.exception)
     assert describe_dataset(home, "small") == before
 
@@ -343,7 +340,6 @@ def test_what_is_no_viewers_id_is_not_recorded_in_the_log(
     home: Home, nats: RunningNats, viewer: str
 ) -> None:
     """Each later backup would fail to store its tombstone."""
-    arguments = ["viewers", "erase", viewer, "--yes"]
-    done = CliRunner(env=environment(home, nats)).invoke(app, arguments)
+    done = erase(home, nats, viewer=viewer)
     assert "is no viewer's id" in str(done.exception)
     assert with_log(nats, lambda log: log.end(EVENTS)) == 0

@@ -12,12 +12,11 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from vireo.ops.doctor.deployment import Deployment, UnansweredError, get, reach
-from vireo.ops.doctor.facts import POD_KINDS, Edge, Facts, Fault, Host, Part
+from vireo.ops.doctor.facts import POD_KINDS, Edge, Facts, Fault, Host
 
 _HTTP = "http.edge"
 COUNTED = {
     "requests": (f"{_HTTP}.downstream_rq_total",),
-    "resets": (f"{_HTTP}.downstream_rq_rx_reset",),
     "deadlines": (f"{_HTTP}.downstream_rq_max_duration_reached",),
     "refused_streams": ("edge_streams.http_local_rate_limit.rate_limited",),
     "refused_calls": (
@@ -52,10 +51,10 @@ def ask_envoy(deployment: Deployment) -> Facts:
         seconds = time.monotonic() - began
         hosts, counts = looks[-1], _counts(deployment)
     except UnansweredError as error:
-        return Facts(parts=(Part("envoy", where, error.fault, str(error)),))
+        return Facts.of_part("envoy", where, error.fault, str(error))
     except (ValueError, KeyError, TypeError) as error:
         problem = f"it isn't Envoy ({type(error).__name__}: {error})"
-        return Facts(parts=(Part("envoy", where, "failed", problem),))
+        return Facts.of_part("envoy", where, "failed", problem)
     counted = {
         name: sum(counts.get(each, 0.0) - counts_before.get(each, 0.0) for each in statistics)
         for name, statistics in COUNTED.items()
@@ -72,7 +71,7 @@ def ask_envoy(deployment: Deployment) -> Facts:
         )
         for key, host in hosts.items()
     ]
-    return Facts(parts=(Part("envoy", where),), hosts=tuple(_reached(fresh)), edges=(edge,))
+    return Facts.of_part("envoy", where, hosts=tuple(_reached(fresh)), edges=(edge,))
 
 
 def _watched(deployment: Deployment, until: float) -> Iterator[_Hosts]:

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import time
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
@@ -13,13 +14,14 @@ from urllib.parse import urlsplit
 from vireo.ops.doctor.deployment import (
     Deployment,
     UnansweredError,
+    call_fault,
     get,
     is_loopback,
     reach,
     split,
     words,
 )
-from vireo.ops.doctor.facts import Channel, Facts, Fault, Part, Refusal, Slate
+from vireo.ops.doctor.facts import Channel, Facts, Fault, Refusal, Slate
 from vireo.ops.edge import envoys_of
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
@@ -45,27 +47,13 @@ def ask_edge(deployment: Deployment) -> Facts:
         try:
             slate = RecommendationServiceStub(channel).Recommend(request, timeout=deployment.answer)
         except grpc.RpcError as error:
-            call = cast("grpc.Call", error)
-            if call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-                return Facts(parts=(Part("edge", edge.target),))  # it sheds, which counts tell
-            fault, problem = _fault_edge(call, edge.target)
-            return Facts(parts=(Part("edge", edge.target, fault, problem),))
+            if cast("grpc.Call", error).code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return Facts.of_part("edge", edge.target)  # it sheds, which counts tell
+            return Facts.of_part("edge", edge.target, *call_fault(error, edge.target))
         took = time.monotonic() - began
     kinds = [viewer_pb2.Degradation.Name(each) for each in slate.degradations]
     degradations = tuple(each.removeprefix("DEGRADATION_").lower() for each in kinds)
-    return Facts(
-        parts=(Part("edge", edge.target),), slates=(Slate(took, degradations, slate.release_id),)
-    )
-
-
-def _fault_edge(call: object, target: str) -> tuple[Fault, str]:
-    import grpc
-
-    error = cast("grpc.Call", call)
-    if fault := reach(target):
-        return fault, words(fault)
-    silent = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    return ("silent" if silent else "failed"), f"{error.code().name}: {error.details()}"
+    return Facts.of_part("edge", edge.target, slates=(Slate(took, degradations),))
 
 
 def ask_control(deployment: Deployment) -> Facts:
@@ -76,7 +64,7 @@ def ask_control(deployment: Deployment) -> Facts:
     except VireoError as error:
         fault = reach(deployment.control)
         problem = words(fault) if fault else str(error).partition(";")[0]
-        return Facts(parts=(Part("control", where, fault or "failed", problem),))
+        return Facts.of_part("control", where, fault or "failed", problem)
     refusals = tuple(
         Refusal(envoy.node, each.kind, each.name, each.words)
         for envoy in envoys
@@ -84,21 +72,16 @@ def ask_control(deployment: Deployment) -> Facts:
         for each in envoy.resources
         if each.state == "NACKED"
     )
-    return Facts(parts=(Part("control", where),), refusals=refusals)
+    return Facts.of_part("control", where, refusals=refusals)
 
 
 def ask_log(deployment: Deployment) -> Facts:
     """Ask the log that the settings name."""
     settings = deployment.log
     assert settings is not None
-    where = f"the log at {_shown(settings)}"
-    fault, problem = _fault_log(deployment, settings)
-    return Facts(parts=(Part("log", where, fault, problem),))
-
-
-def _shown(settings: EventLogSettings) -> str:
-    """Return its addresses without credentials."""
-    return ", ".join(_address(url) for url in settings.servers)
+    # Its addresses without credentials.
+    where = f"the log at {', '.join(_address(url) for url in settings.servers)}"
+    return Facts.of_part("log", where, *_fault_log(deployment, settings))
 
 
 def _address(url: str) -> str:
@@ -154,7 +137,7 @@ def ask_s3(deployment: Deployment) -> Facts:
     if ":" not in address:
         address = f"{address}:{_PORTS[settings.secure]}"
     if fault := reach(address):
-        return Facts(parts=(Part("s3", where, fault, words(fault)),))
+        return Facts.of_part("s3", where, fault, words(fault))
     store = ReleaseStore(settings.with_patience(read_timeout=deployment.answer, retries=0))
     try:
         channel = store.read_channel(deployment.channel)
@@ -162,26 +145,17 @@ def ask_s3(deployment: Deployment) -> Facts:
         channel = None  # nothing was ever published
     except StoreError as error:
         away: Fault = "silent" if isinstance(error, StoreUnavailableError) else "failed"
-        return Facts(parts=(Part("s3", where, away, str(error)),))
-    named = Channel(
-        deployment.channel,
-        channel.release_id if channel else "",
-        channel.pointer.share if channel else 0.0,
+        return Facts.of_part("s3", where, away, str(error))
+    found = Facts.of_part(
+        "s3", where, channels=(Channel(deployment.channel, channel.release_id if channel else ""),)
     )
-    clocks = Facts()
-    if not is_loopback(split(address)[0]):
-        clocks = _clock_s3(
-            f"http{'s' if settings.secure else ''}://{settings.endpoint}/", deployment
-        )
-    return Facts.merged([Facts(parts=(Part("s3", where),), channels=(named,)), clocks])
-
-
-def _clock_s3(url: str, deployment: Deployment) -> Facts:
+    if is_loopback(split(address)[0]):
+        return found
     try:
-        clock = get(url, deployment.answer).clock
+        clock = get(f"http{'s' * settings.secure}://{settings.endpoint}/", deployment.answer).clock
     except UnansweredError as error:
         raise VireoError(f"its clock: {error}") from error
-    return Facts(clocks=(clock,) if clock else ())
+    return replace(found, clocks=(clock,) if clock else ())
 
 
 _VIEWS = ("viewer_activity", "viewer_hidden")
@@ -199,7 +173,7 @@ def ask_store(deployment: Deployment) -> Facts:
         repositories = [each.parent for each in deployment.features.glob(f"*/{CONFIGURATION}")]
     if not repositories:
         problem = "it has no features; build them with: vireo features build DATASET"
-        return Facts(parts=(Part("store", str(deployment.features), "missing", problem),))
+        return Facts.of_part("store", str(deployment.features), "missing", problem)
     return Facts.merged(_asked(each, deployment.answer) for each in repositories)
 
 
@@ -226,16 +200,16 @@ def _asked(repository: Path, seconds: float) -> Facts:
         kind = online["type"]
     except FileNotFoundError:
         problem = f"it has no {CONFIGURATION}: its features were never built"
-        return Facts(parts=(Part("store", str(repository), "missing", problem),))
+        return Facts.of_part("store", str(repository), "missing", problem)
     except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
         raise VireoError(f"{repository / CONFIGURATION} can't be read: {error}") from error
     if kind == "redis":
         redis = RedisSettings.load()
         address = redis.address
-        fault, problem = _redis(redis.url.get_secret_value(), address, seconds)
-        return Facts(parts=(Part("store", f"Redis at {address}", fault, problem),))
+        found = _redis(redis.url.get_secret_value(), address, seconds)
+        return Facts.of_part("store", f"Redis at {address}", *found)
     file = repository / online["path"]
-    return Facts(parts=(Part("store", str(file), *_sqlite(file, project)),))
+    return Facts.of_part("store", str(file), *_sqlite(file, project))
 
 
 def _redis(url: str, address: str, seconds: float) -> tuple[Fault, str]:
