@@ -11,7 +11,7 @@ import pytest
 from tests.builders.chain import candidate_target, features, ranking_target, release
 from tests.builders.commands import vireo
 from tests.builders.tiny_home import VIEWER
-from vireo.ops.cli.rules import compare
+from vireo.ops.cli.rules_preview import compare
 from vireo.server.errors import VireoError
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.rules import parse_rules
