@@ -15,15 +15,13 @@ import grpc.aio
 from vireo.ops.stack.s3 import open_store
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import prepare_lean_feast
-from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.pipeline import RecommendPipeline
+from vireo.server.gateway.pods import StageCall, UnknownSeedError
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rule_tables import BadRulesError
 from vireo.server.gateway.rules import ActiveRules, SiteRules
-from vireo.server.gateway.stages.call import StageCall
-from vireo.server.gateway.stages.pods import UnknownSeedError
-from vireo.server.gateway.stages.read_features import ReadFeatures
+from vireo.server.gateway.viewer import ReadFeatures
 from vireo.server.home import Home
 from vireo.server.releases.cache import ReleaseCache
 from vireo.v1 import recommendation_pb2 as pb
@@ -105,7 +103,7 @@ async def compare(
 
             find = CandidateServiceStub(candidate).RetrieveCandidates
             pipeline = RecommendPipeline(
-                ReadFeatures(_SECONDS, LastFeatures(0, 0)),
+                ReadFeatures(_SECONDS),
                 StageCall("retrieval", find, _SECONDS),
                 StageCall("ranking", RankingServiceStub(ranking).RankCandidates, _SECONDS),
                 rules_of=active,

@@ -18,10 +18,9 @@ from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
 from vireo.server.file_lock import LockTakenError, file_lock
 from vireo.server.home import replace_private
-from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.bucket import Bucket, StoreError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import StoreError
 
 _CERTIFICATE, _KEY, _AUTHORITY = "internal.crt", "internal.key", "internal-ca.crt"
 _GRPC = ("client", "master", "volume", "filer", "s3", "admin", "worker")

@@ -23,12 +23,12 @@ from vireo.ops.stack.s3 import open_store
 from vireo.ops.stack.state import running_stack
 from vireo.server.home import Home
 from vireo.server.recommend.filters.declared import Declared
+from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.channels import Channel, ChannelPointer
 from vireo.server.releases.garbage import collect, plan_collection
 from vireo.server.releases.layout import ATTRIBUTES
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ListedRelease
-from vireo.server.releases.store_errors import StoreError
 
 _SHOWN = {"release_id", "created_at", "dataset", "holdout", "metrics"}
 

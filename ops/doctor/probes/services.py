@@ -123,12 +123,12 @@ _PORTS = {False: 80, True: 443}
 
 def ask_s3(deployment: Deployment) -> Facts:
     """Read the channel in S3, and its clock if it is another machine."""
-    from vireo.server.releases.store import ReleaseStore
-    from vireo.server.releases.store_errors import (
+    from vireo.server.releases.bucket import (
         NotInStoreError,
         StoreError,
         StoreUnavailableError,
     )
+    from vireo.server.releases.store import ReleaseStore
 
     settings = deployment.s3
     assert settings is not None

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vireo.server.arrays import BoolArray, Int64Array
+from vireo.server.features.keys import VideoRows
 from vireo.server.features.looked_up import Column, Vectors, widened
-from vireo.server.features.ranking_inputs import VideoTable
-from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.model_inputs import VideoTable
 from vireo.server.recommend.catalogue.locales import OVERALL, normal_locale
 from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.filters.declared import Declared

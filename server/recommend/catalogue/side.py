@@ -15,14 +15,13 @@ import structlog
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.event_log.position import Position
 from vireo.server.features.context import language_id
-from vireo.server.features.keys import video_key
+from vireo.server.features.keys import VideoRows, video_key
 from vireo.server.features.looked_up import Vectors, looked_up
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
     LIKE_PRIOR,
     VIDEO_FEATURES,
     video_features,
 )
-from vireo.server.features.video_rows import VideoRows
 from vireo.server.recommend.candidates import best
 from vireo.server.recommend.catalogue.attributes import ChangedAttributes
 from vireo.server.recommend.catalogue.overlay import Change, Overlay

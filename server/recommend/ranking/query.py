@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vireo.server.arrays import Float32Array, Int64Array
-from vireo.server.features.ranking_inputs import VideoTable
+from vireo.server.features.model_inputs import VideoTable
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.page import NO_CAPS, Caps, LabelsOf
 from vireo.server.recommend.ranking.release import RankingRelease

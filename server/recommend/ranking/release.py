@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vireo.server.arrays import Int64Array
-from vireo.server.features.ranking_inputs import VIDEO_FEATURES, VideoTable
-from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.keys import VideoRows
+from vireo.server.features.model_inputs import VIDEO_FEATURES, VideoTable
 from vireo.server.models.golden import replay
 from vireo.server.models.model import Model
 from vireo.server.models.signature import ranker_signature
@@ -19,8 +19,14 @@ from vireo.server.recommend.catalogue import placement
 from vireo.server.recommend.catalogue.live_videos import LiveVideos
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
-from vireo.server.releases.tables import VECTOR_TYPES, read_ids, read_table, read_vocabulary
-from vireo.server.releases.texts import Texts, read_mapped_texts
+from vireo.server.releases.tables import (
+    VECTOR_TYPES,
+    Texts,
+    read_ids,
+    read_mapped_texts,
+    read_table,
+    read_vocabulary,
+)
 
 if TYPE_CHECKING:
     from vireo.server.recommend.catalogue.side import Follower

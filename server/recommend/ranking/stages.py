@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from vireo.server.arrays import Float32Array
-from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.features.model_inputs import ranking_inputs, retrieval_features
 from vireo.server.models.model import ModelOutputError
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.ranking.damping import damping

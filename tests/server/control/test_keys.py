@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.builders.certificates import authority, signed
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from vireo.server.control.attempts import Attempts
@@ -27,9 +29,9 @@ Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @asynccontextmanager
-async def key_server(answer: Answer) -> AsyncIterator[str]:
+async def key_server(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """Yield where an identity provider is that answers so."""
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=tls)
     async with server:
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}/keys"
 
@@ -142,6 +144,28 @@ async def test_a_url_is_followed_and_its_failures_change_nothing(
         assert len(published) == 1
         status, body = 200, jwks({**KEY, "kid": "second"})
         await until(lambda: len(published) == 2)
+
+
+async def test_keys_come_by_tls_from_a_provider_whose_certificate_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted = authority(tmp_path)
+    certificate = signed(tmp_path, "provider", trusted)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate.certificate, certificate.key)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await send(writer, jwks(KEY))
+
+    async with (
+        key_server(answer, tls) as place,
+        following(f"https://{place}", monkeypatch) as (published, attempts),
+    ):
+        await until(lambda: attempts.failures >= 2)
+        assert published == []
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted.certificate))
+        await until(lambda: len(published) == 1)
 
 
 async def test_a_body_that_comes_byte_by_byte_is_given_up_in_time(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vireo.server.arrays import Float32Array, Int64Array
-from vireo.server.features.co_watch import co_watched
+from vireo.server.features.history_scores import co_watched
 from vireo.server.recommend.retrieval.query import Retrieval
 
 

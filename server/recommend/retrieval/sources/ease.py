@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from vireo.server.arrays import Float32Array, Int64Array
-from vireo.server.features.summed import summed
+from vireo.server.features.history_scores import summed
 from vireo.server.recommend.retrieval.query import Retrieval
 
 RECENCY_HALF_LIFE = 3
