@@ -17,12 +17,11 @@ from rich.console import Console
 from vireo.ops.cli.output import CaOption, TokenOption, print_json, print_table, table_of
 from vireo.ops.cli.own_stack import served_release
 from vireo.ops.edge import Edge, edge_of
-from vireo.ops.stack.s3 import access, external_endpoint
+from vireo.ops.stack.s3 import access, external_s3
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases.manifest import Manifest
-from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.server.signals import TASKS
 from vireo.training.evaluation.baselines import BASELINES, QUICK
@@ -152,7 +151,7 @@ def stored_manifest(home: Home, release_id: str) -> Manifest:
     Raises:
         VireoError: no store is known, or it has no such release.
     """
-    settings = S3Settings.load() if external_endpoint() else access(StackSettings.load())
+    settings = external_s3() or access(StackSettings.load())
     if settings is None:
         raise VireoError(
             f"the manifest of {release_id}, which is served, is neither in {home.root} nor in a "

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from vireo.ops.cli.output import AsJson, only_warnings, print_json, print_table, table_of
 from vireo.ops.stack.nats import known_log
-from vireo.ops.stack.s3 import external_endpoint, open_store
+from vireo.ops.stack.s3 import external_s3, open_store
 from vireo.ops.stack.state import running_stack
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
@@ -178,7 +178,7 @@ def _stored(home: Home) -> Iterator[Held]:
 
     The embedded server is started for it if there is one.
     """
-    if external_endpoint() is not None or home.s3.exists():
+    if external_s3() or home.s3.exists():
         with open_store() as store:
             if store.bucket.exists():
                 yield from _stored_releases(store)

@@ -12,12 +12,11 @@ from vireo.ops.doctor.facts import Facts
 from vireo.ops.doctor.probes import envoy, machine, metrics, services
 from vireo.ops.edge import Edge, edge_of, operator_tls
 from vireo.ops.stack.nats import external_log, known_log
-from vireo.ops.stack.s3 import access, external_endpoint
+from vireo.ops.stack.s3 import access, external_s3
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.ops.stack.state import StackState, running_stack
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.releases.s3 import S3Settings
 from vireo.server.rpc.tls import TlsFiles
 
 _PARTS: tuple[tuple[str, str, Callable[[Deployment], Facts], str], ...] = (
@@ -78,7 +77,7 @@ def stack_deployment(state: StackState, window: float) -> Deployment:
             for name, port in ports.items()
             if name.split("-")[0] in _WITH_METRICS
         },
-        s3=access(settings) if external_endpoint() is None else S3Settings.load(),
+        s3=external_s3() or access(settings),
         log=known_log(home),
         log_health=f"http://127.0.0.1:{ports['log'] + METRICS_PORT_OFFSET}/healthz"
         if "log" in ports
@@ -87,7 +86,7 @@ def stack_deployment(state: StackState, window: float) -> Deployment:
         certificates=certificates,
         folders={
             **({"the log of events": home.root / "log" / "data"} if external_log() is None else {}),
-            **({"releases in S3": home.s3} if external_endpoint() is None else {}),
+            **({"releases in S3": home.s3} if external_s3() is None else {}),
             "the cache of releases": Path(os.environ.get("VIREO_CACHE") or home.cache),
             "features": home.root / "features",
             "processes' logs": home.logs,
@@ -133,7 +132,7 @@ def deployment_of(
         metrics=dict(metrics or ()),
         prometheus=prometheus,
         installation=installation,
-        s3=S3Settings.load() if external_endpoint() else None,
+        s3=external_s3(),
         log=external_log(),
         features=Path(features) if features else None,
         window=seconds,

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vireo.ops.stack import nats, s3
 from vireo.ops.stack.envoy import envoy_command
-from vireo.ops.stack.nats import MAX_UNHEALTHY_SECONDS, log_command, log_environment, log_probe
-from vireo.ops.stack.probes import Probe, grpc_probe, s3_probe
-from vireo.ops.stack.s3 import s3_command
+from vireo.ops.stack.nats import log_environment
+from vireo.ops.stack.probes import Probe, grpc_probe
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, OIP_HTTP_PORT_OFFSET, StackSettings
 from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Pool
@@ -68,30 +66,6 @@ class ProcessSpec:
     """Its working directory; None for that of the stack."""
     max_unhealthy_seconds: float = math.inf
     """Seconds for which it may be unhealthy, once it was healthy, before it is started again."""
-
-
-def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
-    """Return the embedded S3 server."""
-    return ProcessSpec(
-        name="s3",
-        command=s3_command(settings),
-        port=settings.s3_port,
-        probe=s3_probe(server),
-        environment=s3.ENVIRONMENT,
-        folder=settings.home_folder.s3,
-    )
-
-
-def log_process(settings: StackSettings) -> ProcessSpec:
-    """Return the embedded log of events, once it is prepared."""
-    return ProcessSpec(
-        name="log",
-        command=log_command(settings),
-        port=settings.log_port,
-        probe=log_probe(settings),
-        environment=nats.ENVIRONMENT,
-        max_unhealthy_seconds=MAX_UNHEALTHY_SECONDS,
-    )
 
 
 def pod_processes(

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -62,9 +62,9 @@ def stores(bucket: Bucket) -> bool:
     return False
 
 
-def external_endpoint(environment: Mapping[str, str] = os.environ) -> str | None:
+def external_s3() -> S3Settings | None:
     """Return the S3 server that the settings name; None if it is to be embedded."""
-    return environment.get("VIREO_S3_ENDPOINT") or None
+    return S3Settings.load() if os.environ.get("VIREO_S3_ENDPOINT") else None
 
 
 def lock_path(settings: StackSettings) -> Path:
@@ -72,8 +72,8 @@ def lock_path(settings: StackSettings) -> Path:
     return settings.home_folder.s3 / "lock"
 
 
-def prepare(settings: StackSettings) -> None:
-    """Create the folders, keys and configuration; the lock must be held.
+def prepare(settings: StackSettings) -> S3Settings:
+    """Create the folders, keys and configuration; return how to reach it. The lock must be held.
 
     The keys of S3 are created once and stay; those between the server's own parts are created
     again. Only the owner may enter the folder: it holds the store itself, and the sockets.
@@ -94,6 +94,9 @@ def prepare(settings: StackSettings) -> None:
         replace_private(config, json.dumps({"identities": [identity]}).encode())
     replace_private(folder / "endpoint", f"127.0.0.1:{settings.s3_port}".encode())
     _write_internal_keys(folder)
+    server = access(settings)
+    assert server is not None
+    return server
 
 
 def access(settings: StackSettings) -> S3Settings | None:
@@ -198,8 +201,8 @@ def open_store(needed_bytes: int = 0) -> Iterator[ReleaseStore]:
     Raises:
         VireoError: there is none, or too little disk space for `needed_bytes` more.
     """
-    if external_endpoint() is not None:
-        yield ReleaseStore(S3Settings.load())
+    if (external := external_s3()) is not None:
+        yield ReleaseStore(external)
         return
     settings = StackSettings.load()
     _check_space(settings.home, needed_bytes)

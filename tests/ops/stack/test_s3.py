@@ -18,11 +18,12 @@ import pytest
 import urllib3
 from minio import Minio
 
+from tests.builders.faulty_s3 import faulty_s3
 from tests.builders.listeners import listening
 from tests.builders.waiting import until
 from vireo.ops.stack.envoy import tool
 from vireo.ops.stack.ports import free_port_base
-from vireo.ops.stack.s3 import access, answers, embedded_s3
+from vireo.ops.stack.s3 import access, answers, embedded_s3, stores
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import Bucket
@@ -155,3 +156,14 @@ def test_a_taken_port_is_reported_before_the_start(tmp_path: Path) -> None:
         embedded_s3(StackSettings(home=tmp_path / "other", port_base=base)),
     ):
         pass
+
+
+def test_it_is_ready_only_if_it_returns_what_was_just_written(served: StackSettings) -> None:
+    """An object of an earlier start may be read a moment before others."""
+    server = access(served)
+    assert server is not None
+    with faulty_s3(server) as proxy:
+        bucket = Bucket(proxy.settings.with_short_timeouts())
+        assert stores(bucket)
+        proxy.fault, proxy.only = "refuses", b"PUT /"
+        assert not stores(bucket)
