@@ -133,7 +133,13 @@ def doctor(
             seconds=seconds,
         )
     except VireoError as error:
-        _refuse(str(error), as_json=as_json)
+        if as_json:
+            unasked = [{"what": "", "why": str(error)}]
+            print_json({"healthy": None, "findings": [], "unasked": unasked})
+        else:
+            problem = Text.assemble(("error: ", "bold red"), str(error))
+            Console(stderr=True, highlight=False).print(problem, soft_wrap=True)
+        raise typer.Exit(2) from error
     logging.disable(logging.CRITICAL)
     facts = ask_all([*probes_of(deployment)], seconds + _ANSWERS_SECONDS)
     findings = diagnose(facts)
@@ -145,16 +151,6 @@ def doctor(
         raise typer.Exit(2)
     if any(each.level != "note" for each in findings):
         raise typer.Exit(1)
-
-
-def _refuse(problem: str, *, as_json: bool) -> None:
-    """Say why nothing could be asked, and end with 2."""
-    if as_json:
-        print_json({"healthy": None, "findings": [], "unasked": [{"what": "", "why": problem}]})
-    else:
-        errors = Console(stderr=True, highlight=False)
-        errors.print(Text.assemble(("error: ", "bold red"), problem), soft_wrap=True)
-    raise typer.Exit(2)
 
 
 def document(facts: Facts, findings: list[Finding]) -> dict[str, object]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +34,6 @@ from vireo.training.studies import Studies
 
 DataOption = Annotated[str, typer.Option(help="Name of the data set.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_Profile = Annotated[str, typer.Option(help="Settings to train with.")]
 
 _RANKER = {
     "auc": "AUC",
@@ -52,8 +51,6 @@ _Baselines = Annotated[
 
 
 app = typer.Typer(invoke_without_command=True)
-study = typer.Typer(no_args_is_help=True)
-app.add_typer(study, name="study", help="Study one part of a release, or tune it.")
 
 
 @app.callback()
@@ -80,7 +77,7 @@ def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = Fa
     # The served release has seen every watch: measure its twin, which has not.
     home = measuring_home(Home.current())
     with heartbeat(Console(stderr=True), f"evaluating {dataset}"):
-        found = evaluate_staged(home, dataset, _names(baselines))
+        found = evaluate_staged(home, dataset, BASELINES if baselines else QUICK)
     _print(found, as_json)
     if not as_json:
         typer.echo(f"report: {home.run(dataset) / 'report' / 'index.html'}")
@@ -118,13 +115,13 @@ def served(
     home, errors = measuring_home(Home.current()), Console(stderr=True)
     report = home.run(data) / "report"
     path = lists or report / "served.jsonl"
-    with (
-        heartbeat(errors, f"evaluating {data}"),
-        _asked_edge(home, data, target, ca, token) as edge,
-    ):
+    running = nullcontext(target) if target else served_release(home, data)
+    with heartbeat(errors, f"evaluating {data}"), running as address:
+        edge = edge_of(address, ca, token) if target else Edge(address)
         stack = Stack(edge.target, deadline, concurrency, edge.credentials())
         stored = partial(stored_manifest, home)
-        found = evaluate_served(home, data, stack, path, stored, errors, _names(baselines))
+        names = BASELINES if baselines else QUICK
+        found = evaluate_served(home, data, stack, path, stored, errors, names)
     _print(found, as_json)
     if not as_json:
         typer.echo(f"lists: {path}")
@@ -158,22 +155,6 @@ def stored_manifest(home: Home, release_id: str) -> Manifest:
             "known store; set VIREO_S3_ENDPOINT and its keys, or VIREO_HOME to the stack's home"
         )
     return ReleaseStore(settings).manifest(release_id)
-
-
-def _names(every: bool) -> Sequence[str]:
-    return BASELINES if every else QUICK
-
-
-@contextmanager
-def _asked_edge(
-    home: Home, dataset: str, target: str, ca: Path | None, token: str
-) -> Iterator[Edge]:
-    """Yield the edge at `target`, or that of a temporary stack that serves `home`'s release."""
-    if target:
-        yield edge_of(target, ca, token)
-        return
-    with served_release(home, dataset) as own:
-        yield edge_of(own, None, "")
 
 
 def _print(evaluated: Evaluated, as_json: bool) -> None:
@@ -210,95 +191,69 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
         console.print(f"same ten best as in process: {same:.2%} of viewers, {differing} differ")
 
 
-@study.command()
-def sources(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
-    """Measure recall of each candidate source, of their union, and of the union without each."""
-    _study("sources", lambda studies: studies.sources(), data, as_json)
+class StudyName(StrEnum):
+    """What can be studied."""
+
+    SOURCES = "sources"
+    QUOTAS = "quotas"
+    BASELINES = "baselines"
+    DIVERSITY = "diversity"
+    ABLATIONS = "ablations"
+    COLD_START = "cold-start"
+    CONTEXT = "context"
 
 
-@study.command()
-def quotas(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
-    """Show how recall on validation grows with the quotas of the candidate sources."""
-    _study("quotas", lambda studies: studies.quotas(), data, as_json)
-
-
-@study.command()
-def baselines(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
-    """Try the settings of every baseline on validation; evaluations use the best."""
-    _study("baselines", lambda studies: studies.baselines(), data, as_json)
-
-
-@study.command()
-def diversity(data: DataOption = "ml-100k", as_json: JsonOption = False) -> None:
-    """Measure what diversity costs and gains."""
-    _study("diversity", lambda studies: studies.diversity(), data, as_json)
-
-
-@study.command()
-def ablations(
+@app.command()
+def study(
+    name: Annotated[StudyName, typer.Argument(help="What to study.")],
     without: Annotated[
-        list[str], typer.Argument(metavar="NAME", help="Sources, or inputs of the ranker.")
-    ],
-    data: DataOption = "ml-100k",
-    profile: _Profile = "demo",
-    as_json: JsonOption = False,
-) -> None:
-    """Retrain the ranker without each of the named sources or inputs.
-
-    An interrupted study resumes.
-    """
-    _study("ablations", lambda studies: studies.ablations(without), data, as_json, profile)
-
-
-@study.command("cold-start")
-def cold_start(
-    data: DataOption = "ml-100k",
-    profile: _Profile = "demo",
+        list[str] | None,
+        typer.Argument(help="For ablations: sources, or inputs of the ranker."),
+    ] = None,
+    data: Annotated[str, typer.Option(help="Name of the data set; for context, synth.")] = "",
+    profile: Annotated[str, typer.Option(help="Settings to train with.")] = "demo",
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Maximum minutes of a training.")
+        float | None, typer.Option(min=0.01, help="For cold-start: maximum minutes of a training.")
     ] = None,
     folds: Annotated[
         int,
         typer.Option(
             min=1,
             max=20,
-            help="Trainings, each without another 5% of the videos: 20 leave out each once.",
+            help="For cold-start: trainings, each without another 5% of the videos: 20 leave out "
+            "each once.",
         ),
     ] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Train towers without some viewers and videos, then measure recommendations on these.
+    """Study one part of the newest release, or tune it; print the results.
 
-    An interrupted study resumes.
+    - sources: recall of each candidate source, of their union, and of the union without each.
+    - quotas: how recall on validation grows with the quotas of the candidate sources.
+    - baselines: the settings of every baseline on validation; evaluations use the best.
+    - diversity: what diversity costs and gains.
+    - ablations: the ranker retrained without each of the named sources or inputs.
+    - cold-start: towers trained without some viewers and videos, measured on these.
+    - context: what the context of requests is worth, against models trained without it; the
+      release must have been trained with the same profile.
+
+    The last three train, and resume if they were interrupted.
     """
-    _study("cold_start", lambda studies: studies.cold_start(minutes, folds), data, as_json, profile)
-
-
-@study.command()
-def context(
-    data: DataOption = "synth", profile: _Profile = "demo", as_json: JsonOption = False
-) -> None:
-    """Measure what the context of requests is worth, against models trained without it.
-
-    The release must have been trained with the same profile. An interrupted study resumes.
-    """
-    _study("context", lambda studies: studies.context(), data, as_json, profile)
-
-
-def _study(
-    name: str,
-    run: Callable[[Studies], Any],
-    data: str,
-    as_json: bool,
-    profile: str = "demo",
-) -> None:
-    """Run a study; print it as JSON, or as YAML with the report's path."""
+    if (name is StudyName.ABLATIONS) != bool(without):
+        raise typer.BadParameter("name what to do without, for ablations alone")
+    arguments: dict[StudyName, tuple[Any, ...]] = {
+        StudyName.ABLATIONS: (without,),
+        StudyName.COLD_START: (minutes, folds),
+    }
+    data = data or ("synth" if name is StudyName.CONTEXT else "ml-100k")
     # Served models hold nothing out, so their measured twin is studied.
     home, errors = measuring_home(Home.current()), Console(stderr=True)
+    method = name.replace("-", "_")
     with heartbeat(errors, f"studying {data}"):
-        document = run(Studies(home, data, profile, errors))
+        studies = Studies(home, data, profile, errors)
+        document = getattr(studies, method)(*arguments.get(name, ()))
     if as_json:
-        print_json({name: document})
+        print_json({method: document})
         return
     typer.echo(yaml.safe_dump(document, sort_keys=False))
     typer.echo(f"report: {home.run(data) / 'report'}")

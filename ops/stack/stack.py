@@ -113,7 +113,13 @@ class Stack:
         s3_lock = file_lock(path) if external_s3() is None else nullcontext()
         with _alone(self._settings), s3_lock:
             keep_private(self._home.root)
-            check_ports_free(_ports(self._settings))
+            named = external_log()
+            ports = self._settings.ports(
+                embedded_s3=external_s3() is None,
+                embedded_log=named is None,
+                partitions=(named or EventLogSettings.load()).event_partitions,
+            )
+            check_ports_free(ports)
             stopped = asyncio.ensure_future(self._stop_signal().wait())
             serving = asyncio.ensure_future(self._serve())
             environment_file(self._home).unlink(missing_ok=True)  # of a stack that was killed
@@ -257,16 +263,6 @@ def _s3(settings: StackSettings) -> S3Settings:
     if server is None:
         raise VireoError("the keys of S3 are gone; make others with: vireo restart s3")
     return server
-
-
-def _ports(settings: StackSettings) -> dict[int, str]:
-    """Return every port that the stack binds, with the setting that moves it."""
-    log = external_log()
-    return settings.ports(
-        embedded_s3=external_s3() is None,
-        embedded_log=log is None,
-        partitions=(log or EventLogSettings.load()).event_partitions,
-    )
 
 
 def _check_release(settings: StackSettings, server: S3Settings) -> None:

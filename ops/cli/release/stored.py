@@ -30,6 +30,8 @@ from vireo.server.releases.layout import ATTRIBUTES
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.store import ListedRelease
 
+Pods = dict[str, dict[str, Any] | None]
+"""What each pod says that it serves; None if it doesn't answer."""
 _SHOWN = {"release_id", "created_at", "dataset", "holdout", "metrics"}
 
 
@@ -137,15 +139,12 @@ def print_history(records: Sequence[ChannelPointer]) -> None:
     """Print two lines per change: time, release and action; who, previous release and reason."""
     for record in records:
         when = f"{record.updated_at:%Y-%m-%d %H:%M:%S}"
-        typer.echo(f"{record.revision:4}  {when}  {record.release_id}  {_what(record)}")
+        what = f"{record.action}, forced" if record.forced else record.action
+        share = f" {record.share:.1%}" if record.share else ""
+        typer.echo(f"{record.revision:4}  {when}  {record.release_id}  {what}{share}")
         instead = f", instead of {record.previous}" if record.previous else ""
         why = "; ".join(filter(None, (record.reason, *record.findings)))
         typer.echo(f"      by {record.updated_by}{instead}{f': {why}' if why else ''}")
-
-
-def _what(record: ChannelPointer) -> str:
-    action = f"{record.action}, forced" if record.forced else record.action
-    return f"{action} {record.share:.1%}" if record.share else action
 
 
 def status(as_json: AsJson = False) -> None:
@@ -155,7 +154,12 @@ def status(as_json: AsJson = False) -> None:
     """
     with open_store() as store:
         channels = store.channels.all()
-    pods = _pods()
+    pods: Pods | None = None
+    if (state := running_stack(Home.current())) is not None:
+        pods = {
+            name: answer and MessageToDict(answer, preserving_proto_field_name=True)
+            for name, answer in serving_releases(state).items()
+        }
     if as_json:
         document = {
             "channels": {
@@ -171,17 +175,6 @@ def status(as_json: AsJson = False) -> None:
     else:
         print_pods(pods, {name: channel.release_id for name, channel in channels.items()})
         print_comparisons(pods)
-
-
-def _pods() -> dict[str, dict[str, Any] | None] | None:
-    """Return each pod's serving release, None if it doesn't answer; None without a stack."""
-    state = running_stack(Home.current())
-    if state is None:
-        return None
-    return {
-        name: None if answer is None else MessageToDict(answer, preserving_proto_field_name=True)
-        for name, answer in serving_releases(state).items()
-    }
 
 
 def print_channels(channels: dict[str, Channel]) -> None:
@@ -201,7 +194,7 @@ def print_channels(channels: dict[str, Channel]) -> None:
         typer.echo(f"{name}: by {channel.pointer.updated_by}{why}")
 
 
-def print_pods(pods: dict[str, dict[str, Any] | None], named: dict[str, str]) -> None:
+def print_pods(pods: Pods, named: dict[str, str]) -> None:
     """Print a line per pod, marking a release that isn't the one that its channel names.
 
     Then print what each pod is loading, and its last failure.
@@ -227,7 +220,7 @@ def print_pods(pods: dict[str, dict[str, Any] | None], named: dict[str, str]) ->
             typer.echo(f"{name}: {failure}")
 
 
-def print_comparisons(pods: dict[str, dict[str, Any] | None]) -> None:
+def print_comparisons(pods: Pods) -> None:
     """Print the shadow pool's comparison for each gateway that mirrors requests to it."""
     columns = ("compared", "failed", "dropped", "same of ten", "score shift", "served", "shadow")
     shadows = {name: pod["shadow"] for name, pod in pods.items() if pod and "shadow" in pod}
@@ -240,15 +233,14 @@ def print_comparisons(pods: dict[str, dict[str, Any] | None]) -> None:
             *(str(shadow.get(count, 0)) for count in ("compared", "failed", "dropped")),
             f"{shadow.get('mean_overlap_10', 0.0):.1%}",
             f"{shadow.get('mean_score_shift', 0.0):+.4f}",
-            *(_milliseconds(shadow.get(f"{side}_time", "0s")) for side in ("served", "shadow")),
+            *(
+                # A JSON duration, "0.0123s".
+                f"{float(shadow.get(f'{side}_time', '0s').removesuffix('s')) * 1000:.1f} ms"
+                for side in ("served", "shadow")
+            ),
         )
     if table.row_count:
         print_table(table)
-
-
-def _milliseconds(duration: str) -> str:
-    """Format a JSON duration, "0.0123s", in milliseconds."""
-    return f"{float(duration.removesuffix('s')) * 1000:.1f} ms"
 
 
 def _loading(loading: dict[str, Any] | None) -> str:

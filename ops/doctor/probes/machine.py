@@ -130,18 +130,16 @@ def _ask_pods(deployment: Deployment, process: ProcessState) -> Facts:
 def file_probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield the probes of files, of folders, and of the certificate that the edge presents."""
     if deployment.certificates:
-        yield Probe("certificates", partial(_files, deployment.certificates))
+        files = deployment.certificates
+        yield Probe("certificates", lambda: Facts(certificates=tuple(map(_certificate, files))))
     if deployment.edge is not None and deployment.edge.ca is not None:
         yield Probe("the edge's certificate", partial(_presented, deployment))
     for what, folder in deployment.folders.items():
         yield Probe(f"the disk of {what}", partial(_disk, what, folder))
 
 
-def _files(files: tuple[Path, ...]) -> Facts:
-    return Facts(certificates=tuple(_certificate(str(file), file) for file in files))
-
-
-def _certificate(name: str, file: Path) -> Certificate:
+def _certificate(file: Path) -> Certificate:
+    name = str(file)
     try:
         return Certificate(name, min(_ends_in(file.read_bytes())))
     except (OSError, ValueError) as error:
