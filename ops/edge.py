@@ -222,11 +222,10 @@ class ResourceStatus:
 
 @dataclass(frozen=True)
 class EnvoyStatus:
-    """One Envoy."""
+    """One Envoy that is connected to the control plane."""
 
     node: str
     agent: str
-    connected: bool
     versions: dict[str, str]
     """Version of each kind."""
     resources: tuple[ResourceStatus, ...]
@@ -250,7 +249,6 @@ def envoys_of(
     from envoy.service.status.v3.csds_pb2 import ClientStatusRequest
     from envoy.service.status.v3.csds_pb2_grpc import ClientStatusDiscoveryServiceStub
 
-    from vireo.server.control.ads import CONNECTED
     from vireo.server.control.snapshot import KINDS, version_of
 
     request = ClientStatusRequest(exclude_resource_contents=True)
@@ -285,7 +283,6 @@ def envoys_of(
             EnvoyStatus(
                 node=config.node.id,
                 agent=config.node.user_agent_name,
-                connected=config.node.metadata[CONNECTED],
                 versions=versions,
                 resources=resources,
             )

@@ -65,12 +65,9 @@ def snapshot(
         print_json([asdict(each) for each in envoys])
         return
     if not envoys:
-        typer.echo("no Envoy has connected yet")
+        typer.echo("no Envoy is connected")
     for envoy in envoys:
-        connection = (
-            "connected" if envoy.connected else "disconnected; its last known state follows"
-        )
-        typer.echo(f"{envoy.node}: {envoy.agent}, {connection}")
+        typer.echo(f"{envoy.node}: {envoy.agent}")
         print_table(resource_table(envoy))
 
 
@@ -91,7 +88,7 @@ def summary(envoys: Sequence[EnvoyStatus]) -> str:
             for kind in envoy.versions
         ]
         has = ", ".join(counts) or "no resources yet"
-        lines.append(f"{envoy.node}: {has}" + ("" if envoy.connected else "; disconnected"))
+        lines.append(f"{envoy.node}: {has}")
         lines += [
             f"  rejected {each.kind} {each.name}: {each.words}"
             for each in envoy.resources

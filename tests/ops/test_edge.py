@@ -89,7 +89,7 @@ async def test_a_failed_recording_is_explained(monkeypatch: pytest.MonkeyPatch) 
     server = RpcServer(rpc_settings())
     server.add(NAME, partial(add_EventServiceServicer_to_server, Refusing()))
     await server.start()
-    monkeypatch.setattr("vireo.ops.edge.edge_of", lambda: Edge(f"127.0.0.1:{server.port}"))
+    monkeypatch.setattr("vireo.ops.cli.demo.edge_of", lambda: Edge(f"127.0.0.1:{server.port}"))
     with pytest.raises(VireoError, match=r"not for you.* with the scope vireo\.events"):
         await asyncio.to_thread(demo._record, ["50"], "181", "request")
     await server.drain()

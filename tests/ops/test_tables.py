@@ -122,7 +122,7 @@ def test_up_has_a_line_per_process_and_problems_below(
 
 def envoy(*resources: ResourceStatus) -> EnvoyStatus:
     versions = {each.kind: "0123456789abcdef" for each in resources}
-    return EnvoyStatus("envoy-8080", "envoy 1.40.0", True, versions, resources)
+    return EnvoyStatus("envoy-8080", "envoy 1.40.0", versions, resources)
 
 
 def test_an_envoy_that_has_taken_nothing_yet_says_so() -> None:

@@ -68,7 +68,6 @@ def ask_control(deployment: Deployment) -> Facts:
     refusals = tuple(
         Refusal(envoy.node, each.kind, each.name, each.words)
         for envoy in envoys
-        if envoy.connected
         for each in envoy.resources
         if each.state == "NACKED"
     )

@@ -26,12 +26,13 @@ from tests.builders.redis import running_redis
 from tests.builders.s3 import unreachable_s3
 from tests.builders.sqlite_lock import locked_for_writing
 from tests.builders.waiting import wait_until
-from tests.builders.xds import refuse_endpoints, xds_client
+from tests.builders.xds import xds_client
 from vireo.ops.doctor.deployment import MAX_BYTES, Deployment, Probe, UnansweredError, get, reach
 from vireo.ops.doctor.diagnose import diagnose
 from vireo.ops.doctor.facts import Facts, Fault, Part
 from vireo.ops.doctor.probes import machine, metrics, services
 from vireo.ops.stack.ports import free_port_base
+from vireo.server.control.snapshot import ENDPOINTS
 from vireo.server.errors import VireoError
 from vireo.server.security.certificates import Authority
 
@@ -366,7 +367,8 @@ async def test_what_an_envoy_refuses_is_told_in_its_words() -> None:
         running_control({}) as plane,
         xds_client(plane.port, node="one") as client,
     ):
-        await refuse_endpoints(client, "no such zone")
+        await client.ask(ENDPOINTS, "gateway")
+        await client.refuse(await client.receive(), "no such zone")
         here = deployment(control=f"127.0.0.1:{plane.port}")
         async with asyncio.timeout(30):
             while not (facts := await asyncio.to_thread(services.ask_control, here)).refusals:
