@@ -125,7 +125,7 @@ def words(enum: Any, number: int) -> str:
 
     Gateways of a later build may send values that are unknown here.
     """
-    names = {each: name for name, each in enum.items()}
+    names: dict[int, str] = {each: name for name, each in enum.items()}
     prefix = names[0].removesuffix("UNSPECIFIED")
     return (
         names.get(number, f"unknown kind {number}").removeprefix(prefix).lower().replace("_", " ")

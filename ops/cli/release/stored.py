@@ -351,12 +351,12 @@ def verify(
         print_json({"ok": not failed, "channels": list(problems), "releases": documents})
     else:
         lines = [("[bold red]wrong[/] ", problem) for problem in problems]
-        for each in found:
-            of = each.release_id
-            lines += [("[bold red]wrong[/] ", f"{of}: {problem}") for problem in each.problems]
-            lines += [("[yellow]note[/]  ", f"{of}: {note}") for note in each.notes]
-            if not each.problems:
-                size = f"{each.files} files, {each.size / 1e6:,.1f} MB"
+        for one in found:
+            of = one.release_id
+            lines += [("[bold red]wrong[/] ", f"{of}: {problem}") for problem in one.problems]
+            lines += [("[yellow]note[/]  ", f"{of}: {note}") for note in one.notes]
+            if not one.problems:
+                size = f"{one.files} files, {one.size / 1e6:,.1f} MB"
                 lines.append(("[green]sound[/] ", f"{of}: {size}, loads as every kind of pod"))
         for kind, line in lines or [("", "no channel names a release")]:
             Console(highlight=False, soft_wrap=True).print(f"{kind} {escape(line)}".strip())
