@@ -167,7 +167,7 @@ def _stored_releases(store: ReleaseStore) -> Iterator[Held]:
             if (found := bucket.get(place)) is None:
                 continue
             try:
-                named[ChannelPointer.parse_record(found[0], place).release_id] = None
+                named[ChannelPointer.parse(found[0], place).release_id] = None
             except StoreError as error:
                 yield Held(place, "channel", str(error))
             else:

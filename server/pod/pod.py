@@ -24,8 +24,7 @@ from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
 from vireo.server.pod import release_service
 from vireo.server.pod.announcements import Announcements
-from vireo.server.pod.release_metrics import ReleaseCollector, ReleaseFacts
-from vireo.server.pod.release_service import ReleaseServicer
+from vireo.server.pod.release_service import ReleaseCollector, ReleaseFacts, ReleaseServicer
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.layout import TAKEDOWNS

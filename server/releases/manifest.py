@@ -52,6 +52,7 @@ DATA_END = "data.end_timestamp"
 """Metric of a release: when the last interaction of its data set took place, Unix seconds."""
 
 _TASKS = tuple(task.name for task in signals.TASKS)
+_CONTEXT = {feature.name for feature in CONTEXT}
 _REQUIRED = {task.name for task in signals.TASKS if not task.optional}
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
 _REMEDY = "train the release again, or serve it with the build that it was made for"
@@ -148,36 +149,32 @@ class FeatureSchema(_Part):
 
     def difference(self) -> str:
         """Return the first field that differs from this build's schema; empty if none does."""
-        for name, ours in (
-            ("retrieval_features", RETRIEVAL_FEATURES),
-            ("tasks", tuple(each for each in _TASKS if each in self.tasks or each in _REQUIRED)),
-            ("video_features", VIDEO_FEATURES),
-            (
-                "match_features",
-                match_features(tuple(self.context_features), languages=self.languages),
-            ),
-            ("viewer_features", VIEWER_FEATURES),
+        known = tuple(name for name in self.context_features if name in _CONTEXT)
+        ours = FeatureSchema.ours(
+            self.history_limit, self.vector_size, known, languages=self.languages
+        )
+        tasks = tuple(each for each in _TASKS if each in self.tasks or each in _REQUIRED)
+        for name, given, mine in (
+            ("retrieval_features", self.retrieval_features, ours.retrieval_features),
+            ("tasks", self.tasks, tasks),
+            ("video_features", self.video_features, ours.video_features),
+            ("match_features", self.match_features, ours.match_features),
+            ("viewer_features", self.viewer_features, ours.viewer_features),
         ):
-            given: tuple[str, ...] = getattr(self, name)
-            unknown = [each for each in given if each not in ours]
+            unknown = [each for each in given if each not in mine]
             if unknown:
                 return f"{name} names {shown(', '.join(unknown))}, which this build lacks"
-            missing = [each for each in ours if each not in given]
+            missing = [each for each in mine if each not in given]
             if missing:
                 return f"{name} lacks {', '.join(missing)}, which this build has"
-            if given != ours:
-                return f"{name} is {list(given)}, this build's order is {list(ours)}"
-        known = {feature.name: feature.size for feature in CONTEXT}
-        for name, size in self.context_features.items():
-            if name not in known:
-                return f"context_features names {shown(name)}, which this build lacks"
-            if size != known[name]:
-                return f"context_features[{name}] is {size}, this build has {known[name]} ids"
-        constants = feature_constants()
-        for name in sorted(self.constants.keys() | constants.keys()):
-            theirs, mine = self.constants.get(name), constants.get(name)
-            if theirs != mine:
-                return f"constants[{shown(name)}] is {theirs}, this build computes with {mine}"
+            if given != mine:
+                return f"{name} is {list(given)}, this build's order is {list(mine)}"
+        for name in ("context_features", "constants"):
+            theirs, own = getattr(self, name), getattr(ours, name)
+            for key in sorted(theirs.keys() | own.keys()):
+                if theirs.get(key) != own.get(key):
+                    given_value = f"{name}[{shown(key)}] is {theirs.get(key)}"
+                    return f"{given_value}, this build has {own.get(key)}"
         return ""
 
 

@@ -283,10 +283,8 @@ async def test_a_call_whose_deadline_passes_is_504(
 ) -> None:
     queue = RunQueue()
     async with serving_http(RANKING_POD, release_folder, queue=queue) as pod, busy(queue):
-        answer = await pod.infer("ranker", json_request(inputs), **{"grpc-timeout": "50m"})
-        assert answer.status == 504
         monkeypatch.setattr(http_server, "MAX_SECONDS", 0.05)
-        answer = await pod.infer("ranker", json_request(inputs), **{"grpc-timeout": "9S"})
+        answer = await pod.infer("ranker", json_request(inputs))
         assert answer.status == 504
 
 

@@ -216,10 +216,9 @@ async def test_values_of_another_number_or_field_or_given_twice_are_refused(
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         said += details
     for message in (
-        "input 'match_features' of shape [1, 5, 1] must have 5 values, has 6",
-        "input 'attributes' of shape [1, 16] must have 16 values, has 15",
-        "input 'viewer_features' has fp64_contents; FP32 has fp32_contents",
-        "input 'viewer_features' of shape [1, 2] must have 2 values, has 0",
+        "input 'match_features' of shape [1, 5, 1] must have 5 values in fp32_contents, has 6",
+        "input 'attributes' of shape [1, 16] must have 16 values in int64_contents, has 15",
+        "input 'viewer_features' of shape [1, 2] must have 2 values in fp32_contents, has 0",
         "inputs[5].contents: input 'history_lengths' has contents",
     ):
         assert message in said

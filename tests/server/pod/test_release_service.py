@@ -17,8 +17,7 @@ from tests.builders.rpc import idle_loader
 from tests.builders.waiting import until
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.pod import Pod
-from vireo.server.pod.release_metrics import ReleaseCollector
-from vireo.server.pod.release_service import _stage
+from vireo.server.pod.release_service import ReleaseCollector, _stage
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.releases import layout
 from vireo.server.releases.channels import Change
