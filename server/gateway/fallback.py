@@ -17,9 +17,8 @@ from vireo.server.gateway.rules import ActiveRules
 from vireo.server.recommend.filters.declared import PUBLISHED, label
 from vireo.server.recommend.filters.expression import FilterExpression
 from vireo.server.recommend.page import Caps, fill_page
-from vireo.server.releases.fields import first_problem
 from vireo.server.releases.layout import POPULAR_ATTRIBUTES, POPULAR_IDS
-from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.manifest import ReleaseError, first_problem
 from vireo.server.releases.tables import read_texts
 from vireo.v1 import rules_pb2
 

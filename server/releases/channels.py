@@ -28,7 +28,7 @@ from vireo.server.releases.bucket import (
     NotInStoreError,
     StoreError,
 )
-from vireo.server.releases.fields import (
+from vireo.server.releases.manifest import (
     CHANNEL_NAME,
     Label,
     ReleaseId,

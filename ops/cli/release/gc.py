@@ -12,7 +12,7 @@ from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
 from vireo.ops.cli.release.access import open_store
 
 if TYPE_CHECKING:
-    from vireo.server.releases.garbage import Plan
+    from vireo.server.releases.store import Plan
 
 _PLANNED = {
     "release": "to remove: nothing needs it",
@@ -38,7 +38,7 @@ def gc(
     name them, or if they were written recently. Nothing is removed without --yes.
     """
     from vireo.server.releases.bucket import StoreError
-    from vireo.server.releases.garbage import collect, plan_collection
+    from vireo.server.releases.store import collect, plan_collection
 
     removed: list[str] = []
     failed: dict[str, str] = {}

@@ -8,10 +8,10 @@ import pytest
 from tests.builders.releases import build_release
 from tests.ops.release.conftest import Publish, Vireo
 from vireo.server.releases.channels import Change
+from vireo.server.releases.manifest import Quotas, ScoreWeights
 from vireo.server.releases.promotion import NothingToReturnToError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.weights import Quotas, ScoreWeights
 
 pytestmark = pytest.mark.integration
 
