@@ -88,30 +88,33 @@ class ReleaseStore:
             StoreError: S3 fails; publish it again.
         """
         manifest = Manifest.read(folder)
-        release_id = manifest.release_id
-        lacking = self._lacking(manifest)
-        missing = [path for path in lacking if not (folder / path).is_file()]
-        if missing:
-            raise ReleaseError(f"{folder / missing[0]} is missing; the manifest lists it")
+        release_id, prefix = manifest.release_id, release_object(manifest.release_id, "")
+        self.bucket.make()
+        stored: dict[str, int] = {}
+        if self._is_published(manifest):
+            stored = {each.name: each.size for each in self.bucket.objects(prefix, recursive=True)}
 
-        def upload(path: str, entry: FileEntry) -> None:
-            if FileEntry.of(folder / path) != entry:
-                raise ReleaseError(f"{folder / path} isn't the file that the manifest describes")
-            self.bucket.put_file(release_object(release_id, path), folder / path)
+        def upload(path: str) -> None:
+            file, entry = folder / path, manifest.files[path]
+            if stored.get(prefix + path) == entry.size:
+                return
+            if not file.is_file():
+                raise ReleaseError(f"{file} is missing; the manifest lists it")
+            if FileEntry.of(file) != entry:
+                raise ReleaseError(f"{file} isn't the file that the manifest describes")
+            self.bucket.put_file(prefix + path, file)
             if progress is not None:
                 progress(entry.size)
 
         with ThreadPoolExecutor(PARALLEL) as threads:
-            list(threads.map(upload, lacking.keys(), lacking.values()))
-        place, body = manifest_place(release_id), (folder / MANIFEST_NAME).read_bytes()
-        if self.bucket.swap(place, body, None) is None:
-            try:
-                self._check_same(manifest)
-            except NotInStoreError as error:
-                raise StoreUnavailableError(
-                    f"S3 at {self.settings.endpoint} did not accept the manifest of {release_id}; "
-                    "publish it again"
-                ) from error
+            list(threads.map(upload, manifest.files))
+        body = (folder / MANIFEST_NAME).read_bytes()
+        written = self.bucket.swap(prefix + MANIFEST_NAME, body, None)
+        if written is None and not self._is_published(manifest):
+            raise StoreUnavailableError(
+                f"S3 at {self.settings.endpoint} did not accept the manifest of {release_id}; "
+                "publish it again"
+            )
         return manifest
 
     def list(self) -> tuple[ListedRelease, ...]:
@@ -211,34 +214,16 @@ class ReleaseStore:
             )
         return found[0]
 
-    def _lacking(self, manifest: Manifest) -> dict[str, FileEntry]:
-        """Return the files to upload; raise ReleaseError if another release has the id."""
-        self.bucket.make()
-        try:
-            self._check_same(manifest)
-        except NotInStoreError:
-            return manifest.files
-        prefix = release_object(manifest.release_id, "")
-        stored = {each.name: each.size for each in self.bucket.objects(prefix, recursive=True)}
-        return {
-            path: entry
-            for path, entry in manifest.files.items()
-            if stored.get(prefix + path) != entry.size
-        }
-
-    def _check_same(self, manifest: Manifest) -> None:
-        """Raise ReleaseError if another release is published under this one's id.
-
-        Raises:
-            NotInStoreError: none is.
-        """
-        release_id = manifest.release_id
-        body = self._manifest_body(release_id)
-        if Manifest.parse(body, manifest_place(release_id)) != manifest:
+    def _is_published(self, manifest: Manifest) -> bool:
+        """Return whether a release is published; raise ReleaseError if another has its id."""
+        place = manifest_place(manifest.release_id)
+        found = self.bucket.get(place)
+        if found is not None and Manifest.parse(found[0], place) != manifest:
             raise ReleaseError(
-                f"another release is already published as {release_id}; "
+                f"another release is already published as {manifest.release_id}; "
                 "releases don't change: give the new one an id of its own"
             )
+        return found is not None
 
     def _listed(self, release_id: str) -> ListedRelease | None:
         """Return a folder of the store as a release; None if it has no manifest."""
