@@ -11,9 +11,9 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from vireo.server.releases import layout
+from vireo.server.releases.cache import Stage
 from vireo.server.releases.loader import ReleaseLoader, Serving
 from vireo.server.releases.manifest import DATA_END, Manifest
-from vireo.server.releases.progress import Stage
 from vireo.server.rpc.errors import unavailable
 from vireo.v1 import release_pb2, release_pb2_grpc
 

@@ -20,8 +20,8 @@ from vireo.server.pod.pod import Pod
 from vireo.server.pod.release_service import ReleaseCollector, _stage
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.releases import layout
+from vireo.server.releases.cache import Stage
 from vireo.server.releases.manifest import DATA_END, Manifest
-from vireo.server.releases.progress import Stage
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.v1 import release_pb2
