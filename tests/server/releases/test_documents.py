@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.builders.releases import build_release
@@ -240,6 +240,7 @@ def test_a_document_that_is_no_channel_is_refused(place: str, advice: str, text:
 kinds = st.sampled_from([MANIFEST, CHANNEL])
 
 
+@settings(deadline=None)
 @given(kinds, st.data())
 def test_any_document_is_read_or_refused(kind: Kind, data: st.DataObject) -> None:
     place = data.draw(st.sampled_from(places(kind.sound())))
