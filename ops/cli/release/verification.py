@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vireo.server.errors import VireoError
-from vireo.server.gateway.fallback import PopularList
 from vireo.server.gateway.release import FILES as GATEWAY_FILES
+from vireo.server.gateway.release import PopularList
 from vireo.server.models.golden import GoldenMismatchError
 from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.ranking.release import FILES as RANKING_FILES
