@@ -27,10 +27,9 @@ from vireo.server.control.mesh import GRPC_SERVICES
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases.channels import Change
-from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.manifest import Manifest, Quotas
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.weights import Quotas
 from vireo.training.evaluation.served import Stack as ServedStack
 
 _CALL_SECONDS = 5.0

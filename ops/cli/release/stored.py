@@ -25,10 +25,9 @@ from vireo.server.home import Home
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.channels import Channel, ChannelPointer
-from vireo.server.releases.garbage import collect, plan_collection
 from vireo.server.releases.layout import ATTRIBUTES
 from vireo.server.releases.manifest import Manifest
-from vireo.server.releases.store import ListedRelease
+from vireo.server.releases.store import ListedRelease, collect, plan_collection
 
 Pods = dict[str, dict[str, Any] | None]
 """What each pod says that it serves; None if it doesn't answer."""
