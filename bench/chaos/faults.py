@@ -241,7 +241,7 @@ async def _routes(chain: Chain) -> dict[str, Any]:
         timeout=_COMMAND_SECONDS,
     )
     for envoy in json.loads(done.stdout) if done.returncode == 0 else ():
-        for resource in envoy["resources"] if envoy["connected"] else ():
+        for resource in envoy["resources"]:
             if (resource["kind"], resource["name"]) == ("routes", "edge"):
                 return dict(resource)
     return {}
