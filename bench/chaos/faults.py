@@ -37,8 +37,8 @@ SHORT_DEADLINE = 0.005
 FIRST = ("candidate-1", "ranking-1", "gateway-1")
 """A pod of each kind."""
 EVERY = (*FIRST, "candidate-2", "ranking-2", "gateway-2")
-_FAULTY_PORT_OFFSET = 97
-"""From the first port of the stack, whose others are all below it."""
+_FAULTY_PORT_OFFSETS = {"unavailable": 97, "slow": 98, "nan": 99}
+"""From the first port of the stack, whose others are all below: Envoy knows addresses for long."""
 _INNER: tuple[PodKind, ...] = ("candidate", "ranking")
 """What runs on another host, where a gateway would need an Envoy, and whose scores are checked by
 others on the way to the caller."""
@@ -103,7 +103,7 @@ def faulty(fault: str) -> Begin:
 
     @asynccontextmanager
     async def begin(chain: Chain) -> AsyncIterator[None]:
-        port = chain.settings.port_base + _FAULTY_PORT_OFFSET
+        port = chain.settings.port_base + _FAULTY_PORT_OFFSETS[fault]
         targets = [f"{kind}=127.0.0.1:{chain.settings.pod_ports(kind)[0]}" for kind in POD_KINDS]
         command = [sys.executable, "-m", faulty_pod.__name__, str(port), fault, *targets]
         spec = ProcessSpec(f"faulty-{fault}", command, port, grpc_probe(port, ""))

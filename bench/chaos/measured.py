@@ -203,7 +203,8 @@ async def _record(chain: Chain, flood: Recorder) -> None:
         return len(flood.acknowledged) >= chain.plan.of(*_BEHIND)
 
     async with flood:
-        await chain.findings.until(enough, "the events were not recorded")
+        patience = 3 * chain.plan.patience
+        await chain.findings.until(enough, "the events were not recorded", patience)
 
 
 async def _caught_up(chain: Chain, replay: Replay, before: int) -> tuple[float, float]:
