@@ -26,9 +26,14 @@ from rich.console import Console
 from vireo.server.home import Home, keep_private
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
-from vireo.server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest
+from vireo.server.releases.manifest import (
+    FORMAT_VERSION,
+    FeatureSchema,
+    Manifest,
+    Quotas,
+    ScoreWeights,
+)
 from vireo.server.releases.memory import return_memory
-from vireo.server.releases.weights import Quotas, ScoreWeights
 from vireo.training.config import RetrievalConfig
 from vireo.training.data.dataset import Dataset, load_dataset
 from vireo.training.data.split import Holdout

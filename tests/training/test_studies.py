@@ -19,8 +19,7 @@ from vireo.server.home import Home
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.releases.manifest import MANIFEST_NAME
-from vireo.server.releases.weights import Quotas
+from vireo.server.releases.manifest import MANIFEST_NAME, Quotas
 from vireo.training.evaluation.choices import (
     CUTOFFS,
     FIT_VIEWERS,

@@ -24,7 +24,7 @@ from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.pipeline import SOURCES, CandidateQuery, within
 from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.releases.weights import Quotas, ScoreWeights
+from vireo.server.releases.manifest import Quotas, ScoreWeights
 from vireo.server.signals import SOURCES as DECLARED
 from vireo.training.evaluation.chain import run_chain
 from vireo.training.evaluation.systems import HeldOutWatches, list_ranks

@@ -4,8 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from vireo.server.releases.manifest import FeatureSchema, Manifest
-from vireo.server.releases.weights import ScoreWeights
+from vireo.server.releases.manifest import FeatureSchema, Manifest, ScoreWeights
 
 
 @pytest.fixture(scope="session")
