@@ -47,17 +47,9 @@ def check(
     import random
 
     from vireo.ops.cli.rules_preview import preview
-    from vireo.server.gateway.rule_tables import BadRulesError
-    from vireo.server.gateway.rules import SiteRules
-    from vireo.server.gateway.rules_file import read_rules
+    from vireo.server.gateway.rules import read_rules
 
-    def read(path: Path) -> SiteRules:
-        try:
-            return read_rules(path)
-        except BadRulesError as error:
-            raise VireoError("\n".join(f"{path}: {each}" for each in error.problems)) from error
-
-    asked, before = read(file), read(against) if against else None
+    asked, before = read_rules(file), read_rules(against) if against else None
     if offline:
         result: dict[str, Any] = {"file": str(file), "rules": len(asked)}
     else:

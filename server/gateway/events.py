@@ -17,8 +17,7 @@ from prometheus_client import Counter
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENT_KINDS, EVENTS, partition_of
 from vireo.server.gateway import catalog
-from vireo.server.gateway.appender import Appended, Appender
-from vireo.server.gateway.log_room import LogRoom
+from vireo.server.gateway.appender import Appended, Appender, LogRoom
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.rpc.admission import Admission, Slots

@@ -83,6 +83,8 @@ class RecommendQuery(NamedTuple):
     """Which videos may be returned; None for all."""
     filter_field: str = "filter"
     """Its field in the caller's request."""
+    seed_named: str = ""
+    """Field and id of the seed video in the caller's request."""
     session: Sequence[tuple[int, float]] = ()
     """Keys of the videos that the viewer came upon in this session, oldest first, and how much each
     counts beside a watch."""
@@ -107,6 +109,7 @@ class RecommendQuery(NamedTuple):
         trace: tuple[tuple[str, str], ...] = (),
         *,
         field: str = "",
+        seed_field: str = "seed_video_id",
         shown: Sequence[int] = (),
         next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
@@ -118,6 +121,7 @@ class RecommendQuery(NamedTuple):
             deadline: when the caller stops waiting, on the monotonic clock.
             trace: the caller's trace context.
             field: begin of its fields' paths in the caller's request, for example "request.".
+            seed_field: name there of the field that has the seed video.
             shown: keys of the videos on the pages before.
             next_page: returns the token of the next page; it may change the request.
 
@@ -141,6 +145,7 @@ class RecommendQuery(NamedTuple):
             profile=request.profile if request.HasField("profile") else None,
             filter=request.filter if request.HasField("filter") else None,
             filter_field=f"{field}filter",
+            seed_named=f"{field}{seed_field}: {request.seed_video_id!r}",
             next_page=next_page,
             session=[
                 (video_key(each.video_id), _SESSION_WEIGHTS.get(each.action, 1.0))

@@ -16,12 +16,12 @@ from vireo.server.gateway.pods import (
     RankingCall,
     RetrievalCall,
     StageFailedError,
-    UnknownSeedError,
     rank,
     retrieve,
 )
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.slate import ranked_slate
+from vireo.server.rpc.errors import RpcError
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.recommendation_pb2 import RecommendResponse
 from vireo.v1.release_pb2 import GetServingReleaseResponse, ShadowComparison
@@ -171,7 +171,7 @@ class Shadow:
             answered = await self._queue.get()
             try:
                 await self._repeat(answered)
-            except (StageFailedError, UnknownSeedError):
+            except (StageFailedError, RpcError):
                 self._comparisons.failed()
             except Exception as error:  # noqa: BLE001
                 # Declared policy: whatever another build answers, viewers don't notice. A stack
