@@ -7,7 +7,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from datetime import timedelta
-from itertools import islice
 from typing import NamedTuple
 
 import grpc
@@ -56,43 +55,6 @@ class Appended(NamedTuple):
     key: str
     data: bytes
     dedup_id: str = ""
-
-
-class Appender:
-    """The log, as one service writes to it. Use it from one event loop."""
-
-    def __init__(self, log: JetStreamLog | None) -> None:
-        """Append to a log; None if the settings name none."""
-        self._log = log
-        self._free = asyncio.Semaphore(_MAX_APPENDS)
-
-    async def append(self, messages: Iterable[Appended]) -> None:
-        """Append messages; return once all are in the log.
-
-        Raises:
-            RpcError: UNAVAILABLE: some may be in the log, and some not, since it is away.
-                UNIMPLEMENTED: there is no log.
-        """
-        if (log := self._log) is None:
-            raise RpcError(
-                grpc.StatusCode.UNIMPLEMENTED,
-                "this gateway has no log to record in; its operator sets VIREO_NATS_URL",
-            )
-        left = iter(messages)
-        while some := [*islice(left, _APPENDS_OF_A_CALL)]:
-            outcomes = await asyncio.gather(
-                *(self._append(log, each) for each in some), return_exceptions=True
-            )
-            for outcome in outcomes:
-                if isinstance(outcome, LogAwayError):
-                    raise unavailable(f"{outcome}; try again", _AWAY_RETRY) from outcome
-                if isinstance(outcome, BaseException):
-                    raise outcome
-
-    async def _append(self, log: JetStreamLog, message: Appended) -> None:
-        async with self._free:
-            with APPEND_SECONDS.time(), span(f"append to {message.stream.name}", "producer"):
-                await log.append(*message, traceparent=current_traceparent())
 
 
 class LogRoom:
@@ -180,3 +142,47 @@ class LogRoom:
         self._used = max(0, self._used - size)
         if 0 < size <= lately:
             self._callers[caller] = (lately - size, max(0.0, beyond - size * hides), at)
+
+
+class Appender:
+    """The log, as one service writes to it. Use it from one event loop."""
+
+    def __init__(self, log: JetStreamLog | None, room: LogRoom | None = None) -> None:
+        """Append to a log, None if the settings name none, as long as callers have `room`."""
+        self._log, self._room = log, room
+        self._free = asyncio.Semaphore(_MAX_APPENDS)
+
+    async def append(
+        self, messages: Iterable[Appended], caller: str = "", *, hides: bool = False
+    ) -> None:
+        """Append messages of a caller; return once all are in the log. For `hides` see `LogRoom`.
+
+        Raises:
+            RpcError: UNAVAILABLE: some may be in the log, and some not, since it is away.
+                RESOURCE_EXHAUSTED: the caller has taken its share. UNIMPLEMENTED: there is no log.
+        """
+        if (log := self._log) is None:
+            raise RpcError(
+                grpc.StatusCode.UNIMPLEMENTED,
+                "this gateway has no log to record in; its operator sets VIREO_NATS_URL",
+            )
+        all_of_them, room, size = [*messages], self._room, 0
+        if room is not None:
+            size = room.charge(caller, [each.data for each in all_of_them], hides=hides)
+        for begin in range(0, len(all_of_them), _APPENDS_OF_A_CALL):
+            some = all_of_them[begin : begin + _APPENDS_OF_A_CALL]
+            outcomes = await asyncio.gather(
+                *(self._append(log, each) for each in some), return_exceptions=True
+            )
+            for outcome in outcomes:
+                if isinstance(outcome, LogAwayError):
+                    if room is not None:
+                        room.refund(caller, size, hides=hides)
+                    raise unavailable(f"{outcome}; try again", _AWAY_RETRY) from outcome
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+    async def _append(self, log: JetStreamLog, message: Appended) -> None:
+        async with self._free:
+            with APPEND_SECONDS.time(), span(f"append to {message.stream.name}", "producer"):
+                await log.append(*message, traceparent=current_traceparent())
