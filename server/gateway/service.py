@@ -31,7 +31,7 @@ from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rules import RulesFile
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.gateway.shadow import POOL, SECONDS, Shadow
-from vireo.server.gateway.turn import InnerPods
+from vireo.server.gateway.turn import pods_serve
 from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, ReadFeatures
 from vireo.server.live.live import Live
 from vireo.server.pod.pod import Pod
@@ -209,7 +209,7 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     ready = None  # without a control plane nobody knows the pods
     if target := settings.control_target:
         control = lasting_channel(target, settings.tls, "control", _CHANNEL_OPTIONS)
-        ready = InnerPods(ReleaseServiceStub(control), settings.release_swap_timeout).serving
+        ready = partial(pods_serve, ReleaseServiceStub(control), settings.release_swap_timeout)
 
     find = CandidateServiceStub(candidate).RetrieveCandidates
     order = RankingServiceStub(ranking).RankCandidates

@@ -15,7 +15,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def progress(clock: Clock) -> Progress:
-    return Progress(None, 4, 10.0, clock, clock)  # type: ignore[arg-type]
+    return Progress(None, 4, 10.0, clock)  # type: ignore[arg-type]
 
 
 def told(partition: int = partition_of("v", 4), oldest: int | None = None) -> bytes:

@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 import structlog
 
-from vireo.server.gateway.turn import InnerPods
+from vireo.server.gateway.turn import pods_serve
 from vireo.v1.release_pb2 import (
     GetServingReleaseResponse,
     ReleaseLoad,
@@ -53,7 +53,7 @@ def serving(release_id: str, loading: str = "") -> GetServingReleaseResponse:
 async def test_it_is_time_once_all_pods_serve_the_release() -> None:
     async with answering([serving("old"), serving("", "new"), serving("new")]) as control:
         with structlog.testing.capture_logs() as logs:
-            await asyncio.wait_for(InnerPods(control, FOREVER).serving("new"), 60)
+            await asyncio.wait_for(pods_serve(control, FOREVER, "new"), 60)
     assert not logs
 
 
@@ -72,5 +72,5 @@ async def test_a_wait_is_bounded_and_logged(
 ) -> None:
     async with answering([response]) as control:
         with structlog.testing.capture_logs() as logs:
-            await asyncio.wait_for(InnerPods(control, limit, longest).serving("new"), 60)
+            await asyncio.wait_for(pods_serve(control, limit, "new", longest), 60)
     assert [line["release"] for line in logs if line["log_level"] == "warning"] == ["new"]
