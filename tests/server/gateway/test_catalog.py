@@ -169,16 +169,16 @@ async def test_what_is_invalid_is_named_and_nothing_is_changed(
     recorder: Recorder, log: JetStreamLog
 ) -> None:
     end = await log.end(CATALOG)
-    calls = [
-        (recorder.catalog.UpsertVideos(pb.UpsertVideosRequest(videos=videos)), fields)
+    requests: list[tuple[Any, Any, list[str]]] = [
+        (recorder.catalog.UpsertVideos, pb.UpsertVideosRequest(videos=videos), fields)
         for videos, fields in INVALID
     ]
-    calls += [
-        (recorder.catalog.RemoveVideos(pb.RemoveVideosRequest(video_ids=ids)), [field])
+    requests += [
+        (recorder.catalog.RemoveVideos, pb.RemoveVideosRequest(video_ids=ids), [field])
         for ids, field in (([], "video_ids"), (["a", ""], "video_ids[1]"), ("aa", "video_ids[1]"))
     ]
-    for call, fields in calls:
-        failure = await failure_of(call)
+    for method, request, fields in requests:
+        failure = await failure_of(method(request))
         assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
         assert all(map(str.startswith, failure.fields, fields)), failure
         assert len(failure.fields) == len(fields)
