@@ -145,9 +145,11 @@ class BadRulesError(VireoError):
     """Rules that can't be used; `problems` has a line each, with its table and key."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        """List what is wrong, the first so many."""
+        """List what is wrong, the first so many; one more line isn't worth a line that says so."""
         more = len(problems) - _MAX_PROBLEMS
-        self.problems = [*problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+        self.problems = [*problems]
+        if more > 1:
+            self.problems[_MAX_PROBLEMS:] = [f"and {more} more"]
         super().__init__("\n".join(self.problems))
 
 
