@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from vireo.ops.stack.s3 import open_store
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import prepare_lean_feast
 from vireo.server.gateway.pipeline import RecommendPipeline
@@ -23,8 +24,6 @@ from vireo.server.gateway.rules import SiteRules
 from vireo.server.gateway.viewer import ReadFeatures
 from vireo.server.home import Home
 from vireo.server.releases.cache import ReleaseCache
-from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store import ReleaseStore
 from vireo.server.rpc.errors import RpcError
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
@@ -45,15 +44,7 @@ def preview(
     region: str = "",
     seed: str = "",
 ) -> dict[str, Any]:
-    """Return how slates of some viewers differ by rules, made by these pods.
-
-    Args:
-        rules: the rules to preview.
-        before: those to compare with; None for none.
-        viewers: the viewers' ids.
-        targets: host:port of a candidate pod and of a ranking pod.
-        region: region of the requests.
-        seed: the video that they follow; empty for home.
+    """Return how slates of some viewers differ by rules, made by these pods; see `compare`.
 
     Raises:
         VireoError: the pods can't be reached, or the rules don't fit their release.
@@ -67,8 +58,8 @@ def preview(
             )
         except grpc.RpcError as error:
             raise VireoError(f"no candidate pod answers at {targets[0]}: {error}") from error
-    store = ReleaseStore(S3Settings.load())
-    folder = ReleaseCache(home.cache).fetch(store, served.release_id, FILES)
+    with open_store() as store:
+        folder = ReleaseCache(home.cache).fetch(store, served.release_id, FILES)
     release = GatewayRelease.load(folder, home.root / "features", _SECONDS)
     return asyncio.run(compare(rules, before, viewers, targets, release, region, seed))
 
@@ -82,7 +73,20 @@ async def compare(
     region: str = "",
     seed: str = "",
 ) -> dict[str, Any]:
-    """Return how slates differ; see `preview`, whose pods serve `release`."""
+    """Return how slates differ.
+
+    Args:
+        rules: the rules to preview.
+        before: those to compare with; None for none.
+        viewers: the viewers' ids.
+        targets: host:port of a candidate pod and of a ranking pod.
+        release: the one that they serve.
+        region: region of the requests.
+        seed: the video that they follow; empty for home.
+
+    Raises:
+        VireoError: the rules don't fit the release.
+    """
     _check(rules, release)
     if before is not None:
         _check(before, release, "--against: ")

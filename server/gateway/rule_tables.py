@@ -19,7 +19,7 @@ from pydantic import (
 from vireo.server.columns import MAX_FACTOR, MIN_FACTOR
 from vireo.server.errors import VireoError
 from vireo.server.recommend.filters.declared import ATTRIBUTE_NAME
-from vireo.server.releases.fields import shown
+from vireo.server.releases.manifest import shown
 
 MAX_BYTES = 1 << 20
 """Maximum bytes of a file."""

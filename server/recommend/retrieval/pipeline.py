@@ -23,7 +23,7 @@ from vireo.server.recommend.retrieval.sources import (
     two_tower,
 )
 from vireo.server.recommend.runner import Caller, Observer, Pipeline, Run
-from vireo.server.releases.weights import Quotas
+from vireo.server.releases.manifest import Quotas
 
 __all__ = [
     "CandidatePipeline",
