@@ -14,7 +14,7 @@ from vireo.server.gateway.release import GatewayRelease
 from vireo.server.gateway.slate_metrics import kind_of
 from vireo.server.gateway.stages.answer import TASKS, sources_of
 from vireo.server.gateway.stages.check import blocked_keys
-from vireo.server.recommend.filters.unmet import unmet
+from vireo.server.recommend.filters.expression import unmet
 from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, ordinal, why_blocked
 from vireo.v1 import ranking_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
