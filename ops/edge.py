@@ -7,20 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar, cast
+from typing import TypeVar, cast
 
-import typer
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
+from vireo.ops.stack.settings import StackSettings
+from vireo.ops.stack.state import ProcessState, StackState, running_stack
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-
-if TYPE_CHECKING:
-    import grpc
-
-    from vireo.ops.stack.settings import StackSettings
-    from vireo.ops.stack.state import ProcessState, StackState
-    from vireo.server.rpc.tls import TlsFiles
-    from vireo.v1.release_pb2 import GetServingReleaseResponse
+from vireo.server.rpc.tls import TlsFiles, open_blocking_channel
+from vireo.server.security.folder import SecurityFolder
+from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
+from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
 Stub = TypeVar("Stub")
 _LOCAL_SECONDS = 3600
@@ -32,22 +33,6 @@ _LOCAL_SCOPES = (
     "vireo.catalog",
     "vireo.admin",
 )
-
-CaOption = Annotated[
-    Path | None,
-    typer.Option(
-        envvar="VIREO_CA",
-        help="CA of the edge's certificate, PEM; the connection then uses TLS.",
-    ),
-]
-TokenOption = Annotated[
-    str,
-    typer.Option(
-        envvar="VIREO_TOKEN",
-        show_envvar=True,
-        help="Bearer token. Prefer the variable: other users can see a command's options.",
-    ),
-]
 
 
 @dataclass(frozen=True)
@@ -62,8 +47,6 @@ class Edge:
 
     def channel(self) -> grpc.Channel:
         """Open a channel to the edge; raise VireoError if the CA can't be read."""
-        import grpc
-
         credentials = self.credentials()
         if credentials is None:
             return grpc.insecure_channel(self.target)
@@ -75,8 +58,6 @@ class Edge:
         Raises:
             VireoError: the CA can't be read, or a token would be sent in plain text.
         """
-        import grpc
-
         if self.ca is None:
             if self.token:
                 raise VireoError(
@@ -101,8 +82,6 @@ class Edge:
             stub: its class.
             scope: of tokens, which the calls ask for.
         """
-        import grpc
-
         with self.channel() as channel:
             try:
                 yield stub(channel)
@@ -111,7 +90,7 @@ class Edge:
 
     def failure(self, error: grpc.RpcError, scope: str) -> VireoError:
         """Return what to raise if a call failed that asks for a token of a scope."""
-        return VireoError(_explain(cast("grpc.Call", error), self.target, scope))
+        return VireoError(_explain(error, self.target, scope))
 
 
 def edge_of(target: str = "", ca: Path | None = None, token: str = "") -> Edge:
@@ -124,9 +103,6 @@ def edge_of(target: str = "", ca: Path | None = None, token: str = "") -> Edge:
         ca: CA of the edge's certificate.
         token: bearer token to send.
     """
-    from vireo.ops.stack.settings import StackSettings
-    from vireo.ops.stack.state import running_stack
-
     if target:
         return Edge(target, ca, token)
     state = running_stack(Home.current())
@@ -137,29 +113,26 @@ def edge_of(target: str = "", ca: Path | None = None, token: str = "") -> Edge:
     return Edge(stack.edge, ca or settings.security.authority, token or _local_token(settings))
 
 
-def _explain(error: grpc.Call, target: str, scope: str) -> str:
-    """Return one line for the user: the field violations, or what to do."""
-    import grpc
-    from google.rpc import error_details_pb2
-    from grpc_status import rpc_status
+def unpack_detail(error: grpc.RpcError, detail: Message) -> bool:
+    """Fill a message of google.rpc from an error; return whether the error has such a detail."""
+    status = rpc_status.from_call(cast("grpc.Call", error))  # type: ignore[no-untyped-call]
+    return any(each.Unpack(detail) for each in (status.details if status else ()))
 
-    status = rpc_status.from_call(error)  # type: ignore[no-untyped-call]
-    bad = error_details_pb2.BadRequest()
-    for detail in status.details if status else ():
-        if detail.Unpack(bad) and bad.field_violations:
-            return "; ".join(f"{each.field}: {each.description}" for each in bad.field_violations)
-    if error.code() == grpc.StatusCode.UNAVAILABLE:
+
+def _explain(error: grpc.RpcError, target: str, scope: str) -> str:
+    """Return one line for the user: the field violations, or what to do."""
+    bad, call = error_details_pb2.BadRequest(), cast("grpc.Call", error)
+    if unpack_detail(error, bad) and bad.field_violations:
+        return "; ".join(f"{each.field}: {each.description}" for each in bad.field_violations)
+    if call.code() == grpc.StatusCode.UNAVAILABLE:
         return (
-            f"nothing serves at {target} ({error.details()}); "
-            "start the stack with: vireo up, or name another with --target; a secured one needs "
-            "--ca"
+            f"nothing serves at {target} ({call.details()}); start the stack with: vireo up, or "
+            "name another with --target; a secured one needs --ca"
         )
-    if error.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
-        return (
-            f"{target} answered {error.code().name}: {error.details()}; set VIREO_TOKEN to a token "
-            f"with the scope {scope}"
-        )
-    return f"{target} answered {error.code().name}: {error.details()}"
+    answered = f"{target} answered {call.code().name}: {call.details()}"
+    if call.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        return f"{answered}; set VIREO_TOKEN to a token with the scope {scope}"
+    return answered
 
 
 def require_stack(alternative: str) -> StackState:
@@ -168,8 +141,6 @@ def require_stack(alternative: str) -> StackState:
     Raises:
         VireoError: none does; the message offers `alternative` besides `vireo up`.
     """
-    from vireo.ops.stack.state import running_stack
-
     state = running_stack(Home.current())
     if state is None:
         raise VireoError(
@@ -178,10 +149,17 @@ def require_stack(alternative: str) -> StackState:
     return state
 
 
+def client_files(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
+    """Return files for mutual TLS, None without a certificate; raise VireoError if one lacks."""
+    if certificate and key and ca:
+        return TlsFiles(certificate, key, ca)
+    if certificate or key:
+        raise VireoError("--certificate, --key and --ca go together")
+    return None
+
+
 def operator_tls(state: StackState) -> TlsFiles | None:
     """Return TLS files to call a stack's processes with; None if it isn't secured."""
-    from vireo.server.security.folder import SecurityFolder
-
     return SecurityFolder(Home.current().security).tls("operator") if state.secure else None
 
 
@@ -205,12 +183,6 @@ _PODS = ("candidate", "ranking", "gateway")
 
 def serving_releases(state: StackState) -> dict[str, GetServingReleaseResponse | None]:
     """Return the response of each pod of a stack by name; None if it doesn't answer."""
-    import grpc
-
-    from vireo.server.rpc.tls import open_blocking_channel
-    from vireo.v1.release_pb2 import GetServingReleaseRequest
-    from vireo.v1.release_pb2_grpc import ReleaseServiceStub
-
     tls = operator_tls(state)
 
     def ask(pod: ProcessState) -> GetServingReleaseResponse | None:
@@ -227,3 +199,92 @@ def serving_releases(state: StackState) -> dict[str, GetServingReleaseResponse |
     # Concurrent: a pod that hangs uses up its whole deadline.
     with ThreadPoolExecutor(_CONCURRENT) as threads:
         return dict(zip([pod.name for pod in pods], threads.map(ask, pods), strict=True))
+
+
+TIMEOUT = 5.0
+
+
+@dataclass(frozen=True)
+class ResourceStatus:
+    """One resource on one Envoy."""
+
+    kind: str
+    """One of "clusters", "endpoints", "listeners" and "routes"."""
+    name: str
+    version: str
+    """Version that the Envoy has; empty if it never accepted one."""
+    state: str
+    """ACKED, NACKED (a newer version was rejected) or REQUESTED (a version is in flight)."""
+    refused_version: str
+    words: str
+    """Error details of the rejection, as sent by Envoy."""
+
+
+@dataclass(frozen=True)
+class EnvoyStatus:
+    """One Envoy that is connected to the control plane."""
+
+    node: str
+    agent: str
+    versions: dict[str, str]
+    """Version of each kind."""
+    resources: tuple[ResourceStatus, ...]
+
+
+def envoys_of(
+    target: str, tls: TlsFiles | None = None, seconds: float = TIMEOUT
+) -> list[EnvoyStatus]:
+    """Return the status of each client of a control plane.
+
+    Args:
+        target: host:port of the control plane.
+        tls: client TLS files, if it uses mutual TLS.
+        seconds: maximum time to wait for its answer.
+
+    Raises:
+        VireoError: the control plane doesn't answer, or a TLS file can't be read.
+    """
+    # Imported here, since only these need the extra "control".
+    from envoy.admin.v3.config_dump_shared_pb2 import ClientResourceStatus
+    from envoy.service.status.v3.csds_pb2 import ClientStatusRequest
+    from envoy.service.status.v3.csds_pb2_grpc import ClientStatusDiscoveryServiceStub
+
+    from vireo.server.control.snapshot import KINDS, version_of
+
+    request = ClientStatusRequest(exclude_resource_contents=True)
+    with open_blocking_channel(target, tls, "control") as channel:
+        try:
+            answer = ClientStatusDiscoveryServiceStub(channel).FetchClientStatus(
+                request, timeout=seconds
+            )
+        except grpc.RpcError as error:
+            raise VireoError(
+                f"no control plane answers at {target} ({error.code().name}); start one with "
+                "`vireo up` or `vireo control serve`, or name another with --target"
+            ) from error
+    envoys = []
+    for config in answer.config:
+        resources = tuple(
+            ResourceStatus(
+                kind=KINDS.get(each.type_url, each.type_url),
+                name=each.name,
+                version=each.version_info,
+                state=ClientResourceStatus.Name(each.client_status),
+                refused_version=each.error_state.version_info,
+                words=each.error_state.details,
+            )
+            for each in config.generic_xds_configs
+        )
+        versions = {
+            kind: version_of({each.name: each.version for each in resources if each.kind == kind})
+            for kind in dict.fromkeys(each.kind for each in resources)
+        }
+        envoys.append(
+            EnvoyStatus(
+                node=config.node.id,
+                agent=config.node.user_agent_name,
+                versions=versions,
+                resources=resources,
+            )
+        )
+    return envoys

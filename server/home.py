@@ -6,6 +6,7 @@ import os
 import re
 import stat
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vireo.server.errors import VireoError
@@ -111,3 +112,12 @@ def keep_private(folder: Path) -> None:
     status = folder.stat()
     if status.st_uid == os.geteuid() and not status.st_mode & stat.S_ISVTX:
         folder.chmod(0o700)
+
+
+def replace_private(path: Path, contents: bytes) -> None:
+    """Replace a file by one that only its owner may read."""
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with open(fresh, "xb", opener=partial(os.open, mode=0o600)) as file:
+        file.write(contents)
+    fresh.replace(path)

@@ -2,7 +2,7 @@
 
 Pipelines, checks, the inner hops, manifests, training, evaluation and benchmarks iterate over these
 tables, and a release's manifest pins their names. `docs/extending.md` adds a row to each. The other
-features of the ranking model are declared in `vireo.server.features.ranking_inputs`.
+features of the ranking model are declared in `vireo.server.features.model_inputs`.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from bench.speed.filtered import filtered_rows
 from bench.speed.plan import SpeedPlan
 from bench.speed.questions import read_viewers
 from vireo.server.errors import VireoError
-from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from vireo.server.features.model_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
 from vireo.server.pod.viewer import decode_viewer

@@ -3,40 +3,70 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
-from vireo.ops.cli import (
-    backup,
-    bench,
-    control,
-    data,
-    demo,
-    doctor,
-    evaluate,
-    events,
-    explain,
-    features,
-    recommend,
-    release,
-    rules,
-    security,
-    status,
-    top,
-    train,
-    up,
-    upgrade,
-    viewers,
-)
 from vireo.server.errors import VireoError
+
+_COMMANDS = {
+    "data": ("data:app", "Fetch, import and show data sets."),
+    "features": ("features:app", "Build and show features in Feast."),
+    "train": ("train:train", "Train both models and stage a release."),
+    "evaluate": ("evaluate:app", "Measure the newest release on held-out watches."),
+    "release": ("release:app", "Publish releases and choose which one is served."),
+    "up": ("up:up", "Serve the channel's release, supervised, until Ctrl-C."),
+    "restart": ("up:restart", "Restart processes of the running stack one after the other."),
+    "status": ("up:status", "Show every process of the running stack."),
+    "doctor": ("doctor:doctor", "Find out what is wrong, and what to do about it."),
+    "top": ("top:top", "Show what the running stack does, until Ctrl-C."),
+    "certificates": ("security:certificates", "Make certificates for `vireo up --secure`."),
+    "token": ("security:token", "Print a token for this home's secured stack."),
+    "control": ("control:app", "Run Envoy's control plane and show its state."),
+    "recommend": ("recommend:recommend", "Show what a viewer should watch next."),
+    "similar": ("recommend:similar", "Show the videos that are most like one."),
+    "rules": ("rules:app", "Check rules of the site."),
+    "explain": ("recommend:explain", "Show why a video is on a viewer's page, or isn't."),
+    "events": ("events:app", "See and replay what viewers did."),
+    "viewers": ("viewers:app", "Erase what is known of a viewer."),
+    "upgrade": ("upgrade:app", "Check that this build reads what a deployment holds."),
+    "backup": ("backup:backup", "Store what can't be made again in a bucket of its own."),
+    "restore": ("backup:restore", "Bring back what a backup has."),
+    "demo": ("demo:demo", "From an empty home to a slate of real videos."),
+}
+"""Where each command is, below this package, and what it does."""
+
+
+class LazyGroup(TyperGroup):
+    """The commands, whose modules are imported once they are called: all would take seconds."""
+
+    def loaded(self, name: str) -> Any:
+        """Return a command with its options, or a group of commands."""
+        module, _, attribute = _COMMANDS[name][0].partition(":")
+        found = getattr(import_module(f"{__package__}.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            return typer.main.get_group(found)
+        single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+        single.command(name)(found)
+        return typer.main.get_command(single)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Find the command that the first argument names."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, self.loaded(name) if name in _COMMANDS else command, rest
+
 
 app = typer.Typer(
     name="vireo",
+    cls=LazyGroup,
     help="Train, ship and serve two-stage video recommenders.\n\n"
     "First steps: `vireo demo`, or with your own data: `vireo data import`, `vireo train`, "
     "`vireo release publish`, `vireo up`, `vireo recommend`.",
@@ -44,34 +74,26 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-app.add_typer(data.app, name="data", help="Fetch, import and show data sets.")
-app.add_typer(features.app, name="features", help="Build and show features in Feast.")
-app.command("train")(train.train)
-app.add_typer(evaluate.app, name="evaluate")
-app.add_typer(release.app, name="release")
-app.command("up")(up.up)
-app.command("restart")(up.restart)
-app.command("status")(status.status)
-app.command("doctor")(doctor.doctor)
-app.command("top")(top.top)
-app.command("certificates")(security.certificates)
-app.command("token")(security.token)
-app.add_typer(control.app, name="control", help="Run Envoy's control plane and show its state.")
-app.command("recommend")(recommend.recommend)
-app.command("similar")(recommend.similar)
-app.add_typer(rules.app, name="rules", help="Check rules of the site.")
-app.command("explain")(explain.explain)
-app.add_typer(events.app, name="events", help="See and replay what viewers did.")
-app.add_typer(viewers.app, name="viewers", help="Erase what is known of a viewer.")
-app.add_typer(upgrade.app, name="upgrade")
-app.command("backup")(backup.backup)
-app.command("restore")(backup.restore)
-app.command("demo")(demo.demo)
-app.command(
-    "bench",
+for _name, (_, _help) in _COMMANDS.items():
+    app.command(_name, help=_help)(lambda: None)
+
+
+@app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(bench.bench)
+)
+def bench(context: typer.Context) -> None:
+    """Measure performance, side by side in one run: `vireo bench --help`, from a checkout."""
+    checkout = Path(__file__).parents[3]
+    if not (checkout / "bench" / "__main__.py").exists():
+        raise VireoError(
+            "vireo bench measures a checkout of the source, which this isn't: run it in one, after "
+            "make setup"
+        )
+    paths = (str(checkout), os.environ.get("PYTHONPATH"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    os.execve(sys.executable, [sys.executable, "-m", "bench", *context.args], environment)  # noqa: S606
+
 
 _MISSING_EXTRA = {
     "training": {

@@ -6,19 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from vireo.ops.backup.archive import Archive
+from vireo.ops.backup.restore import Restore
+from vireo.ops.backup.take import take_backup
 from vireo.ops.cli.output import only_warnings
-from vireo.ops.cli.release.access import open_store
+from vireo.ops.cli.viewers import erase_again
+from vireo.ops.stack.nats import embedded_log
+from vireo.ops.stack.s3 import open_store
+from vireo.ops.stack.settings import StackSettings
+from vireo.ops.stack.state import stack_lock
 from vireo.server.errors import VireoError
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.file_lock import holder
 from vireo.server.home import Home
-
-if TYPE_CHECKING:
-    from vireo.ops.backup.archive import Archive
-    from vireo.server.event_log.settings import EventLogSettings
-    from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.s3 import BackupSettings
+from vireo.server.releases.store import ReleaseStore
 
 
 def backup(
@@ -31,8 +37,6 @@ def backup(
     That is: the log of events, hides, channels and the releases that they name, the data sets of
     these, rules, page keys and certificates. Files that earlier backups have aren't stored again.
     """
-    from vireo.ops.backup.take import take_backup
-
     with _opened() as (store, log, archive):
         manifest = take_backup(Home.current(), store, log, archive)
         removed = archive.prune(keep)
@@ -54,11 +58,6 @@ def restore(
     Whoever was erased since the backup stays erased. A restore that was interrupted is repeated
     with --overwrite.
     """
-    from vireo.ops.backup.restore import Restore
-    from vireo.ops.cli.viewers import erase_again
-    from vireo.ops.stack.state import stack_lock
-    from vireo.server.file_lock import holder
-
     home = Home.current()
     if not dry_run and (pid := holder(stack_lock(home))) is not None:
         raise VireoError(
@@ -83,11 +82,6 @@ def restore(
 @contextmanager
 def _opened() -> Iterator[tuple[ReleaseStore, EventLogSettings, Archive]]:
     """Yield the store, the log and the backups, once all can be reached."""
-    from vireo.ops.backup.archive import Archive
-    from vireo.ops.stack.nats import embedded_log
-    from vireo.ops.stack.settings import StackSettings
-    from vireo.server.releases.s3 import BackupSettings
-
     only_warnings()
     settings = BackupSettings.load()
     with (

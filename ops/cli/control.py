@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
-from vireo.ops.edge import operator_tls, require_stack
-from vireo.ops.envoys import EnvoyStatus, envoys_of
+from vireo.ops.cli.output import (
+    AsJson,
+    CertificateOption,
+    KeyOption,
+    print_json,
+    print_table,
+    table_of,
+)
+from vireo.ops.edge import EnvoyStatus, client_files, envoys_of, operator_tls, require_stack
+from vireo.ops.stack.state import StackState
 from vireo.server.errors import VireoError
-
-if TYPE_CHECKING:
-    from vireo.ops.stack.state import StackState
-    from vireo.server.rpc.tls import TlsFiles
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -45,10 +48,8 @@ def snapshot(
     target: Annotated[
         str, typer.Option(help="host:port of the control plane; the running stack's if absent.")
     ] = "",
-    certificate: Annotated[
-        Path | None, typer.Option(help="With --target: client certificate for mutual TLS, PEM.")
-    ] = None,
-    key: Annotated[Path | None, typer.Option(help="Key of the certificate, PEM.")] = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
     ca: Annotated[
         Path | None, typer.Option(help="CA of the certificate and of the target, PEM.")
     ] = None,
@@ -56,7 +57,7 @@ def snapshot(
 ) -> None:
     """Show each Envoy's resources: versions by kind, accepted and rejected ones, and why."""
     if target:
-        envoys = envoys_of(target, _files(certificate, key, ca))
+        envoys = envoys_of(target, client_files(certificate, key, ca))
     else:
         state = require_stack("name a control plane with --target")
         envoys = envoys_of(control_target(state), operator_tls(state))
@@ -64,23 +65,10 @@ def snapshot(
         print_json([asdict(each) for each in envoys])
         return
     if not envoys:
-        typer.echo("no Envoy has connected yet")
+        typer.echo("no Envoy is connected")
     for envoy in envoys:
-        connection = (
-            "connected" if envoy.connected else "disconnected; its last known state follows"
-        )
-        typer.echo(f"{envoy.node}: {envoy.agent}, {connection}")
+        typer.echo(f"{envoy.node}: {envoy.agent}")
         print_table(resource_table(envoy))
-
-
-def _files(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
-    from vireo.server.rpc.tls import TlsFiles
-
-    if certificate and key and ca:
-        return TlsFiles(certificate, key, ca)
-    if certificate or key or ca:
-        raise VireoError("--certificate, --key and --ca go together")
-    return None
 
 
 def control_target(state: StackState) -> str:
@@ -100,7 +88,7 @@ def summary(envoys: Sequence[EnvoyStatus]) -> str:
             for kind in envoy.versions
         ]
         has = ", ".join(counts) or "no resources yet"
-        lines.append(f"{envoy.node}: {has}" + ("" if envoy.connected else "; disconnected"))
+        lines.append(f"{envoy.node}: {has}")
         lines += [
             f"  rejected {each.kind} {each.name}: {each.words}"
             for each in envoy.resources

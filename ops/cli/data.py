@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -14,14 +13,35 @@ from rich.table import Table
 from rich.text import Text
 
 from vireo.ops.cli.output import AsJson, print_json, print_table, progress_bar, table_of
-from vireo.server.errors import VireoError
+from vireo.ops.stack.nats import reachable_log
+from vireo.server.event_log.jetstream import open_log, opened_log
+from vireo.server.event_log.log import EVENTS
+from vireo.server.event_log.position import Position
+from vireo.server.features.activity import USUAL_BOUNCE, Bounce
 from vireo.server.home import Home
-
-if TYPE_CHECKING:
-    from vireo.server.event_log.position import Position
-    from vireo.training.data.dataset import DatasetInfo, LogPositions
+from vireo.training.data.attributes import AttributeColumn
+from vireo.training.data.dataset import DatasetInfo, LogPositions, describe_dataset, list_datasets
+from vireo.training.data.from_events import data_from_events
+from vireo.training.data.importing import ImportRequest, import_dataset
+from vireo.training.data.movielens import fetch_movielens
+from vireo.training.data.synth.world import WorldConfig
+from vireo.training.data.synth.writing import write_world
+from vireo.training.estimates import estimate_import
 
 app = typer.Typer(no_args_is_help=True)
+
+_Name = Annotated[str, typer.Option(help="Name of the data set.", show_default=False)]
+_Force = Annotated[bool, typer.Option("--force", help="Replace a data set of that name.")]
+_Bounce = Annotated[
+    Bounce | None,
+    typer.Option(
+        parser=Bounce.parse,
+        metavar="FRACTION|SECONDSs",
+        help="Plays of less than this fraction of a video, or of fewer seconds, as in 10s, are no "
+        "watches: 0.05 by default, or as in the base; 0 for none.",
+        show_default=False,
+    ),
+]
 
 
 @app.command()
@@ -49,10 +69,8 @@ def synth(
     repeats: Annotated[
         float, typer.Option(help="Share of events of videos that the viewer comes back to.")
     ] = 0.0,
-    name: Annotated[str, typer.Option(help="Name of the data set.")] = "synth",
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a data set of that name.")
-    ] = False,
+    name: _Name = "synth",
+    force: _Force = False,
 ) -> None:
     """Generate a synthetic data set of viewers, videos and interactions, of any size.
 
@@ -67,15 +85,11 @@ def synth(
 
     vireo data synth --viewers 200000 --videos 1000000 --events 10000000 --name million
     """
-    from vireo.training.data.synth.world import WorldConfig
-    from vireo.training.data.synth.writing import write_world
-
     count = 40 * viewers if events is None else events
     config = WorldConfig(viewers, videos, count, seed, days, context, drift, repeats)
-    console = Console()
     with progress_bar("events", config.events) as show:
         info = write_world(Home.current(), name, config, force=force, progress=show)
-    console.print(summary(info), highlight=False)
+    _print(info)
 
 
 @app.command()
@@ -84,12 +98,13 @@ def fetch(
     force: Annotated[bool, typer.Option(help="Download again if it is already there.")] = False,
 ) -> None:
     """Download MovieLens and import it."""
-    from vireo.training.data.movielens import fetch_movielens
-
     console = Console()
     with console.status(f"fetching {name}"):
         info, fetched = fetch_movielens(Home.current(), name, force)
-    console.print(summary(info) if fetched else f"{name} is here already.", highlight=False)
+    if fetched:
+        _print(info)
+    else:
+        typer.echo(f"{name} is here already.")
     console.print(info.terms, style="dim", highlight=False)
 
 
@@ -111,15 +126,7 @@ def import_(
             show_default=False,
         ),
     ] = None,
-    bounce: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FRACTION|SECONDSs",
-            help="Plays of less than this fraction of a video, or of fewer seconds, as in 10s, are "
-            "no watches: 0.05 by default, 0 for none.",
-            show_default=False,
-        ),
-    ] = None,
+    bounce: _Bounce = None,
     rating_scale: Annotated[
         float | None,
         typer.Option(help="The best rating; by default 5, 10 or 100, as the ratings are.", min=1),
@@ -135,13 +142,11 @@ def import_(
             show_default=False,
         ),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the data set.")] = "mine",
+    name: _Name = "mine",
     skip_bad_rows: Annotated[
         bool, typer.Option("--skip-bad-rows", help="Drop and count bad rows.")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a data set of that name.")
-    ] = False,
+    force: _Force = False,
 ) -> None:
     """Import your own data; docs/data.md describes the files.
 
@@ -151,11 +156,6 @@ def import_(
 
     vireo data import ... --attribute language --attribute region=countries --attribute age:number
     """
-    from vireo.server.features.activity import USUAL_BOUNCE, Bounce
-    from vireo.training.data.attributes import AttributeColumn
-    from vireo.training.data.importing import ImportRequest, import_dataset
-    from vireo.training.estimates import estimate_import
-
     console = Console()
     attributes = tuple(AttributeColumn.parse(text) for text in attribute or ())
     request = ImportRequest(
@@ -166,26 +166,17 @@ def import_(
         skip_bad_rows,
         force,
         attributes,
-        Bounce.parse(bounce) if bounce else USUAL_BOUNCE,
+        bounce or USUAL_BOUNCE,
         rating_scale,
     )
     console.print(f"{name}: {estimate_import(request)}", highlight=False, markup=False)
     with console.status("checking and importing"):
-        if log_lag is not None and math.isnan(log_lag):
-            raise VireoError("--log-lag is a number of seconds")
         positions = None if log_lag is None else partial(_positions_in_log, log_lag)
         info = import_dataset(Home.current(), request, positions)
-    console.print(summary(info), highlight=False)
-    for what, count in info.problems.items():
-        console.print(f"  {count:,} {what}", highlight=False, markup=False)
+    _print(info)
 
 
 def _positions_in_log(lag: float, last: float) -> LogPositions:
-    from vireo.ops.stack.nats import reachable_log
-    from vireo.server.event_log.jetstream import opened_log
-    from vireo.server.event_log.log import EVENTS
-    from vireo.training.data.dataset import LogPositions
-
     settings = reachable_log()
 
     async def find() -> Position:
@@ -200,34 +191,20 @@ def _positions_in_log(lag: float, last: float) -> LogPositions:
 
 @app.command("from-events")
 def from_events(
-    name: Annotated[str, typer.Option(help="Name of the data set.", show_default=False)],
+    name: _Name,
     base: Annotated[
         str | None,
         typer.Option(help="The data set to begin with; may be the one that is replaced."),
     ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a data set of that name.")
-    ] = False,
+    force: _Force = False,
     accept_gap: Annotated[
         bool,
         typer.Option("--accept-gap", help="Go on without events that the log keeps no longer."),
     ] = False,
-    bounce: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FRACTION|SECONDSs",
-            help="As for an import; that of the base by default.",
-            show_default=False,
-        ),
-    ] = None,
+    bounce: _Bounce = None,
 ) -> None:
     """Make a data set of the events and the catalogue's changes in the log, up to now."""
-    from vireo.ops.stack.nats import reachable_log
-    from vireo.server.event_log.jetstream import open_log
-    from vireo.server.features.activity import Bounce
-    from vireo.training.data.from_events import data_from_events
-
-    console, home = Console(), Home.current()
+    home = Home.current()
     settings = reachable_log()
     event_log = open_log(settings)
     assert event_log is not None
@@ -240,19 +217,15 @@ def from_events(
             settings.event_partitions,
             force=force,
             accept_gap=accept_gap,
-            bounce=Bounce.parse(bounce) if bounce else None,
+            bounce=bounce,
             progress=show,
         )
-    console.print(summary(info), highlight=False)
-    for what, count in info.problems.items():
-        console.print(f"  {count:,} {what}", highlight=False, markup=False)
+    _print(info)
 
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
     """List the data sets."""
-    from vireo.training.data.dataset import list_datasets
-
     infos = list_datasets(Home.current())
     if as_json:
         print_json([info.model_dump(mode="json") for info in infos])
@@ -274,13 +247,12 @@ def show(
     name: Annotated[str, typer.Argument(help="Which data set.")], as_json: AsJson = False
 ) -> None:
     """Show the contents of a data set, and what the import repaired or dropped."""
-    from vireo.training.data.dataset import describe_dataset
-
     info = describe_dataset(Home.current(), name)
     if as_json:
         print(info.model_dump_json(indent=2))
         return
     table = Table(show_header=False)
+    declared = ", ".join(f"{name} ({kind})" for name, kind in info.attributes.items())
     events = ", ".join(f"{count:,} {event}" for event, count in info.events.items())
     for label, value in (
         ("data set", info.name),
@@ -288,7 +260,7 @@ def show(
         ("interactions", f"{info.interactions:,} ({events})"),
         ("videos", f"{info.videos:,}"),
         ("viewers", f"{info.viewers:,}"),
-        ("attributes", _declared(info) or "none declared"),
+        ("attributes", declared or "none declared"),
         ("from", f"{info.first:%Y-%m-%d %H:%M:%S} UTC"),
         ("to", f"{info.last:%Y-%m-%d %H:%M:%S} UTC"),
         ("problems", "\n".join(f"{n:,} {what}" for what, n in info.problems.items()) or "none"),
@@ -299,13 +271,11 @@ def show(
     Console().print(table)
 
 
-def _declared(info: DatasetInfo) -> str:
-    return ", ".join(f"{name} ({kind})" for name, kind in info.attributes.items())
-
-
-def summary(info: DatasetInfo) -> str:
-    """Return a line with the size of a data set."""
-    return (
+def _print(info: DatasetInfo) -> None:
+    """Print a line with the size of a data set, and what its import repaired or dropped."""
+    typer.echo(
         f"{info.name}: {info.interactions:,} interactions of {info.viewers:,} viewers "
         f"with {info.videos:,} videos."
     )
+    for what, count in info.problems.items():
+        typer.echo(f"  {count:,} {what}")

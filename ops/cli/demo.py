@@ -6,16 +6,22 @@ import signal
 import time
 import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from vireo.ops.cli import data, train, up
+from vireo.ops.cli.evaluate import measure_offline
+from vireo.ops.cli.recommend import ask, print_slate
+from vireo.ops.cli.release.promote import publish
+from vireo.ops.edge import edge_of
+from vireo.ops.stack.state import StackState
 from vireo.server.errors import VireoError
-
-if TYPE_CHECKING:
-    from vireo.ops.stack.state import StackState
-    from vireo.v1 import recommendation_pb2 as pb
+from vireo.server.releases.promotion import PromotionRefusedError
+from vireo.v1 import event_pb2, recommendation_pb2
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.event_pb2_grpc import EventServiceStub
 
 DATASET = "ml-100k"
 PROFILE = "demo"
@@ -35,11 +41,6 @@ def demo(
     Each step is a command of its own, shown as it runs. Steps that an earlier demo finished are
     skipped.
     """
-    from vireo.ops.cli import data, train, up
-    from vireo.ops.cli.evaluate import measure_offline
-    from vireo.ops.cli.release.promote import publish
-    from vireo.server.releases.promotion import PromotionRefusedError
-
     console = Console(highlight=False)
 
     def announce(command: str) -> None:
@@ -75,8 +76,6 @@ def demo(
 
 def _show_slate_and_events(console: Console) -> None:
     """Show a slate, record what the viewer does with it, and show the slate that follows."""
-    from vireo.ops.cli.recommend import print_slate
-
     before = _slate()
     print_slate(before)
     videos = {item.video_id: item.title for item in before.items}
@@ -104,10 +103,6 @@ def _show_slate_and_events(console: Console) -> None:
 
 
 def _slate() -> pb.RecommendResponse:
-    from vireo.ops.cli.recommend import ask
-    from vireo.ops.edge import edge_of
-    from vireo.v1 import recommendation_pb2
-
     request = recommendation_pb2.RecommendRequest(viewer_id=VIEWER, page_size=10, explain=True)
     return ask(request, edge_of())
 
@@ -118,10 +113,6 @@ def _record(played: Sequence[str], hidden: str, request_id: str) -> None:
     Raises:
         VireoError: they weren't recorded; the message says why.
     """
-    from vireo.ops.edge import edge_of
-    from vireo.v1 import event_pb2
-    from vireo.v1.event_pb2_grpc import EventServiceStub
-
     kinds = [*((video, event_pb2.EVENT_KIND_PLAY) for video in played)]
     kinds.append((hidden, event_pb2.EVENT_KIND_HIDE))
     events = [

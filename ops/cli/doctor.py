@@ -2,34 +2,69 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, only_warnings, print_json
-from vireo.ops.edge import CaOption, TokenOption
+from vireo.ops.cli.output import (
+    AsJson,
+    CaOption,
+    CertificateOption,
+    KeyOption,
+    TokenOption,
+    only_warnings,
+    print_json,
+    printable,
+)
+from vireo.ops.doctor.conditions import Finding
+from vireo.ops.doctor.deployment import ask_all, split
+from vireo.ops.doctor.diagnose import diagnose
+from vireo.ops.doctor.facts import Facts
 from vireo.server.errors import VireoError
-
-if TYPE_CHECKING:
-    from vireo.ops.doctor.deployment import Deployment
-    from vireo.ops.doctor.facts import Facts
-    from vireo.ops.doctor.finding import Finding
-    from vireo.server.rpc.tls import TlsFiles
 
 _STYLES = {"failing": "bold red", "risk": "yellow", "note": "dim"}
 _ANSWERS_SECONDS = 7.0
 """Seconds beyond the window in which every probe should have ended."""
 
-EdgeOption = Annotated[str, typer.Option("--edge", help="host:port of the edge.")]
+
+def _address(text: str) -> str:
+    try:
+        if text:
+            split(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} isn't host:port") from error
+    return text
+
+
+def _url(text: str) -> str:
+    if text and not text.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"{text!r} isn't a URL, http://host:port/…")
+    return text
+
+
+def _page(text: str) -> tuple[str, str]:
+    """Return name and URL of NAME=URL, or of a URL."""
+    name, equals, url = text.partition("=")
+    if not equals or "://" in name:
+        name, url = text.removeprefix("http://").removesuffix("/metrics"), text
+    return name, _url(url)
+
+
+def _part(what: str) -> Any:
+    return typer.Option(help=f"host:port of {what}.", parser=_address, metavar="HOST:PORT")
+
+
 MetricsOption = Annotated[
-    list[str] | None,
+    list[Any] | None,
     typer.Option(
         "--metrics",
+        parser=_page,
+        metavar="URL",
         help="URL of a process's metrics, or NAME=URL; repeat it for each process.",
     ),
 ]
@@ -38,6 +73,8 @@ PrometheusOption = Annotated[
     typer.Option(
         envvar="VIREO_PROMETHEUS_URL",
         show_envvar=True,
+        parser=_url,
+        metavar="URL",
         help="URL of a Prometheus that reads the metrics of all processes and Envoys.",
     ),
 ]
@@ -52,16 +89,14 @@ InstallationOption = Annotated[
 
 
 def doctor(
-    edge: EdgeOption = "",
-    control: Annotated[str, typer.Option(help="host:port of the control plane.")] = "",
-    envoy: Annotated[str, typer.Option(help="host:port of Envoy's admin interface.")] = "",
+    edge: Annotated[str, _part("the edge")] = "",
+    control: Annotated[str, _part("the control plane")] = "",
+    envoy: Annotated[str, _part("Envoy's admin interface")] = "",
     metrics: MetricsOption = None,
     prometheus: PrometheusOption = "",
     installation: InstallationOption = "",
-    certificate: Annotated[
-        Path | None, typer.Option(help="Client certificate for mutual TLS with --control, PEM.")
-    ] = None,
-    key: Annotated[Path | None, typer.Option(help="Key of the certificate, PEM.")] = None,
+    certificate: CertificateOption = None,
+    key: KeyOption = None,
     ca: CaOption = None,
     token: TokenOption = "",
     seconds: Annotated[
@@ -79,19 +114,34 @@ def doctor(
     asked.
     """
     only_warnings()
-    from vireo.ops.doctor.deployment import ask_all
-    from vireo.ops.doctor.diagnose import diagnose
-    from vireo.ops.doctor.parts import probes_of
+    # It is for findings to say what fails: gRPC's own lines, from its import on, would hide them.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from vireo.ops.doctor.parts import deployment_of, probes_of
+    from vireo.ops.edge import client_files
 
-    tls = _client_files(certificate, key, ca)
     try:
         deployment = deployment_of(
-            edge, control, envoy, metrics or [], prometheus, installation, tls, ca, token, seconds
+            edge=edge,
+            control=control,
+            envoy=envoy,
+            metrics=metrics,
+            prometheus=prometheus,
+            installation=installation,
+            tls=client_files(certificate, key, ca),
+            ca=ca,
+            token=token,
+            seconds=seconds,
         )
     except VireoError as error:
-        _refuse(str(error), as_json=as_json)
-    _quiet_libraries()
-    facts = ask_all(probes_of(deployment), seconds + _ANSWERS_SECONDS)
+        if as_json:
+            unasked = [{"what": "", "why": str(error)}]
+            print_json({"healthy": None, "findings": [], "unasked": unasked})
+        else:
+            problem = Text.assemble(("error: ", "bold red"), str(error))
+            Console(stderr=True, highlight=False).print(problem, soft_wrap=True)
+        raise typer.Exit(2) from error
+    logging.disable(logging.CRITICAL)
+    facts = ask_all([*probes_of(deployment)], seconds + _ANSWERS_SECONDS)
     findings = diagnose(facts)
     if as_json:
         print_json(document(facts, findings))
@@ -101,116 +151,6 @@ def doctor(
         raise typer.Exit(2)
     if any(each.level != "note" for each in findings):
         raise typer.Exit(1)
-
-
-def deployment_of(
-    edge: str,
-    control: str,
-    envoy: str,
-    metrics: list[str],
-    prometheus: str,
-    installation: str = "",
-    tls: TlsFiles | None = None,
-    ca: Path | None = None,
-    token: str = "",
-    seconds: float = 2.0,
-) -> Deployment:
-    """Return the deployment whose parts are named; the stack of this home if none is.
-
-    Raises:
-        VireoError: none is named, and no stack runs.
-        BadParameter: an address isn't one.
-    """
-    from vireo.ops.doctor.deployment import Deployment
-    from vireo.ops.doctor.parts import external_s3
-    from vireo.ops.edge import Edge
-    from vireo.ops.stack.nats import external_log
-
-    if not any((edge, control, envoy, metrics, prometheus)):
-        return _stack(seconds)
-    for option, address in (("--edge", edge), ("--control", control), ("--envoy", envoy)):
-        _check_address(option, address)
-    features = os.environ.get("VIREO_FEATURES")
-    return Deployment(
-        edge=Edge(edge, ca, token) if edge else None,
-        control=control,
-        tls=tls,
-        envoy=envoy,
-        metrics=dict(map(_page, metrics)),
-        prometheus=_url("--prometheus", prometheus),
-        installation=installation,
-        s3=external_s3(),
-        log=external_log(),
-        features=Path(features) if features else None,
-        window=seconds,
-    )
-
-
-def _stack(seconds: float) -> Deployment:
-    from vireo.ops.doctor.parts import stack_deployment
-    from vireo.ops.stack.state import running_stack
-    from vireo.server.home import Home
-
-    state = running_stack(Home.current())
-    if state is None:
-        raise VireoError(
-            f"no stack runs on {Home.current().root}: start it with vireo up, set VIREO_HOME to "
-            "the home of the one you mean, or name a deployment with --edge, --control and "
-            "--metrics, or --prometheus"
-        )
-    return stack_deployment(state, seconds)
-
-
-def _client_files(certificate: Path | None, key: Path | None, ca: Path | None) -> TlsFiles | None:
-    from vireo.server.rpc.tls import TlsFiles
-
-    if certificate and key and ca:
-        return TlsFiles(certificate, key, ca)
-    if certificate or key:
-        raise typer.BadParameter("--certificate, --key and --ca go together")
-    return None
-
-
-def _check_address(option: str, address: str) -> None:
-    from vireo.ops.doctor.reach import split
-
-    try:
-        if address:
-            split(address)
-    except ValueError as error:
-        raise typer.BadParameter(f"{address!r} isn't host:port", param_hint=option) from error
-
-
-def _page(text: str) -> tuple[str, str]:
-    """Return name and URL of NAME=URL, or of a URL."""
-    name, equals, url = text.partition("=")
-    if not equals or "://" in name:
-        name, url = text.removeprefix("http://").removesuffix("/metrics"), text
-    return name, _url("--metrics", url)
-
-
-def _url(option: str, text: str) -> str:
-    if text and not text.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{text!r} isn't a URL, http://host:port/…", param_hint=option)
-    return text
-
-
-def _refuse(problem: str, *, as_json: bool) -> None:
-    """Say why nothing could be asked, and end with 2."""
-    if as_json:
-        print_json({"healthy": None, "findings": [], "unasked": [{"what": "", "why": problem}]})
-    else:
-        errors = Console(stderr=True, highlight=False)
-        errors.print(Text.assemble(("error: ", "bold red"), problem), soft_wrap=True)
-    raise typer.Exit(2)
-
-
-def _quiet_libraries() -> None:
-    """Leave it to findings to say what fails: gRPC's and others' own lines would hide them."""
-    import logging
-
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    logging.disable(logging.CRITICAL)
 
 
 def document(facts: Facts, findings: list[Finding]) -> dict[str, object]:
@@ -230,20 +170,20 @@ def print_findings(facts: Facts, findings: list[Finding], console: Console) -> N
     elif not findings:
         console.print(Text.assemble(("healthy", "bold green"), f": {_asked(facts)}"))
     for number, each in enumerate(findings, start=1):
-        title = f": {_printable(each.title)}"  # it may name what other machines say
+        title = f": {printable(each.title)}"  # it may name what other machines say
         line = Text.assemble(f"{number}. ", (each.level, _STYLES[each.level]), title)
         console.print(line, soft_wrap=True)
         if each.follows_from:
             console.print(f"   follows from: {each.follows_from}", soft_wrap=True)
         for evidence in each.evidence:
-            console.print(Text(f"   - {_printable(evidence)}"), soft_wrap=True)
+            console.print(Text(f"   - {printable(evidence)}"), soft_wrap=True)
         console.print(Text(f"   do: {each.advice}"), soft_wrap=True)
         if each.runbook:
             console.print(Text(f"   see: {each.runbook}"), soft_wrap=True)
     if facts.unasked:
         console.print("not asked:")
     for unasked in facts.unasked:
-        line = Text(f"  {unasked.what}: {_printable(unasked.why)}")
+        line = Text(f"  {unasked.what}: {printable(unasked.why)}")
         console.print(line, soft_wrap=True, style="dim")
 
 
@@ -258,8 +198,3 @@ def _asked(facts: Facts) -> str:
         (len(facts.disks), "folders"),
     ]
     return ", ".join(names + [f"{count} {what}" for count, what in counts if count])
-
-
-def _printable(text: str) -> str:
-    """Return one line without characters that a terminal would obey."""
-    return "".join(each if each.isprintable() else " " for each in text)

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import asdict
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
+import yaml
 from rich.console import Console
 
-from vireo.ops.cli import studies
-from vireo.ops.cli.output import print_table, table_of
-from vireo.ops.cli.studies import DataOption, JsonOption
-from vireo.ops.edge import CaOption, Edge, TokenOption, edge_of
+from vireo.ops.cli.output import CaOption, TokenOption, print_json, print_table, table_of
+from vireo.ops.cli.own_stack import served_release
+from vireo.ops.edge import Edge, edge_of
+from vireo.ops.stack.s3 import access, external_s3
+from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
+from vireo.server.home import Home
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.store import ReleaseStore
 from vireo.server.signals import TASKS
+from vireo.training.evaluation.baselines import BASELINES, QUICK
+from vireo.training.evaluation.report import MEASURES
+from vireo.training.evaluation.run import Evaluated, evaluate_staged, write_report_page
+from vireo.training.evaluation.served import Stack, evaluate_served
+from vireo.training.heartbeat import heartbeat
+from vireo.training.run import measuring_home
+from vireo.training.studies import Studies
 
-if TYPE_CHECKING:
-    from vireo.server.home import Home
-    from vireo.server.releases.manifest import Manifest
-    from vireo.training.evaluation.run import Evaluated
+DataOption = Annotated[str, typer.Option(help="Name of the data set.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _RANKER = {
     "auc": "AUC",
@@ -41,7 +51,6 @@ _Baselines = Annotated[
 
 
 app = typer.Typer(invoke_without_command=True)
-app.add_typer(studies.app, name="study", help="Study one part of a release, or tune it.")
 
 
 @app.callback()
@@ -65,15 +74,10 @@ def measure_offline(dataset: str, *, baselines: bool = False, as_json: bool = Fa
     Raises:
         VireoError: there is no release, or it can't be measured.
     """
-    from vireo.server.home import Home
-    from vireo.training.evaluation.run import evaluate_staged
-    from vireo.training.heartbeat import heartbeat
-    from vireo.training.run import measuring_home
-
     # The served release has seen every watch: measure its twin, which has not.
     home = measuring_home(Home.current())
     with heartbeat(Console(stderr=True), f"evaluating {dataset}"):
-        found = evaluate_staged(home, dataset, _names(baselines))
+        found = evaluate_staged(home, dataset, BASELINES if baselines else QUICK)
     _print(found, as_json)
     if not as_json:
         typer.echo(f"report: {home.run(dataset) / 'report' / 'index.html'}")
@@ -108,21 +112,16 @@ def served(
     as_json: JsonOption = False,
 ) -> None:
     """Measure end to end: request every viewer's recommendations from a stack, through Envoy."""
-    from vireo.server.home import Home
-    from vireo.training.evaluation.served import Stack, evaluate_served
-    from vireo.training.heartbeat import heartbeat
-    from vireo.training.run import measuring_home
-
     home, errors = measuring_home(Home.current()), Console(stderr=True)
     report = home.run(data) / "report"
     path = lists or report / "served.jsonl"
-    with (
-        heartbeat(errors, f"evaluating {data}"),
-        _asked_edge(home, data, target, ca, token) as edge,
-    ):
+    running = nullcontext(target) if target else served_release(home, data)
+    with heartbeat(errors, f"evaluating {data}"), running as address:
+        edge = edge_of(address, ca, token) if target else Edge(address)
         stack = Stack(edge.target, deadline, concurrency, edge.credentials())
         stored = partial(stored_manifest, home)
-        found = evaluate_served(home, data, stack, path, stored, errors, _names(baselines))
+        names = BASELINES if baselines else QUICK
+        found = evaluate_served(home, data, stack, path, stored, errors, names)
     _print(found, as_json)
     if not as_json:
         typer.echo(f"lists: {path}")
@@ -139,10 +138,6 @@ def page(
     data: DataOption = "ml-100k",
 ) -> None:
     """Write one page with the results of all evaluations so far."""
-    from vireo.server.home import Home
-    from vireo.training.evaluation.run import write_report_page
-    from vireo.training.run import measuring_home
-
     home = measuring_home(Home.current())
     typer.echo(f"page: {write_report_page(home, data, file)}")
 
@@ -153,12 +148,7 @@ def stored_manifest(home: Home, release_id: str) -> Manifest:
     Raises:
         VireoError: no store is known, or it has no such release.
     """
-    from vireo.ops.stack.s3 import access, external_endpoint
-    from vireo.ops.stack.settings import StackSettings
-    from vireo.server.releases.s3 import S3Settings
-    from vireo.server.releases.store import ReleaseStore
-
-    settings = S3Settings.load() if external_endpoint() else access(StackSettings.load())
+    settings = external_s3() or access(StackSettings.load())
     if settings is None:
         raise VireoError(
             f"the manifest of {release_id}, which is served, is neither in {home.root} nor in a "
@@ -167,32 +157,11 @@ def stored_manifest(home: Home, release_id: str) -> Manifest:
     return ReleaseStore(settings).manifest(release_id)
 
 
-def _names(every: bool) -> Sequence[str]:
-    from vireo.training.evaluation.baselines import BASELINES, QUICK
-
-    return BASELINES if every else QUICK
-
-
-@contextmanager
-def _asked_edge(
-    home: Home, dataset: str, target: str, ca: Path | None, token: str
-) -> Iterator[Edge]:
-    """Yield the edge at `target`, or that of a temporary stack that serves `home`'s release."""
-    from vireo.ops.cli.own_stack import served_release
-
-    if target:
-        yield edge_of(target, ca, token)
-        return
-    with served_release(home, dataset) as own:
-        yield edge_of(own, None, "")
-
-
 def _print(evaluated: Evaluated, as_json: bool) -> None:
     """Print JSON, or a table of the systems and a line for each other result."""
     if as_json:
         typer.echo(json.dumps(asdict(evaluated), indent=2))
         return
-    from vireo.training.evaluation.report import MEASURES
 
     console = Console(highlight=False)
     title = f"{evaluated.release_id}: held-out watches, all unwatched videos ranked"
@@ -220,3 +189,71 @@ def _print(evaluated: Evaluated, as_json: bool) -> None:
     if evaluated.agreement:
         same, differing = evaluated.agreement.same_top_10, evaluated.agreement.differing_viewers
         console.print(f"same ten best as in process: {same:.2%} of viewers, {differing} differ")
+
+
+class StudyName(StrEnum):
+    """What can be studied."""
+
+    SOURCES = "sources"
+    QUOTAS = "quotas"
+    BASELINES = "baselines"
+    DIVERSITY = "diversity"
+    ABLATIONS = "ablations"
+    COLD_START = "cold-start"
+    CONTEXT = "context"
+
+
+@app.command()
+def study(
+    name: Annotated[StudyName, typer.Argument(help="What to study.")],
+    without: Annotated[
+        list[str] | None,
+        typer.Argument(help="For ablations: sources, or inputs of the ranker."),
+    ] = None,
+    data: Annotated[str, typer.Option(help="Name of the data set; for context, synth.")] = "",
+    profile: Annotated[str, typer.Option(help="Settings to train with.")] = "demo",
+    minutes: Annotated[
+        float | None, typer.Option(min=0.01, help="For cold-start: maximum minutes of a training.")
+    ] = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=20,
+            help="For cold-start: trainings, each without another 5% of the videos: 20 leave out "
+            "each once.",
+        ),
+    ] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Study one part of the newest release, or tune it; print the results.
+
+    - sources: recall of each candidate source, of their union, and of the union without each.
+    - quotas: how recall on validation grows with the quotas of the candidate sources.
+    - baselines: the settings of every baseline on validation; evaluations use the best.
+    - diversity: what diversity costs and gains.
+    - ablations: the ranker retrained without each of the named sources or inputs.
+    - cold-start: towers trained without some viewers and videos, measured on these.
+    - context: what the context of requests is worth, against models trained without it; the
+      release must have been trained with the same profile.
+
+    The last three train, and resume if they were interrupted.
+    """
+    if (name is StudyName.ABLATIONS) != bool(without):
+        raise typer.BadParameter("name what to do without, for ablations alone")
+    arguments: dict[StudyName, tuple[Any, ...]] = {
+        StudyName.ABLATIONS: (without,),
+        StudyName.COLD_START: (minutes, folds),
+    }
+    data = data or ("synth" if name is StudyName.CONTEXT else "ml-100k")
+    # Served models hold nothing out, so their measured twin is studied.
+    home, errors = measuring_home(Home.current()), Console(stderr=True)
+    method = name.replace("-", "_")
+    with heartbeat(errors, f"studying {data}"):
+        studies = Studies(home, data, profile, errors)
+        document = getattr(studies, method)(*arguments.get(name, ()))
+    if as_json:
+        print_json({method: document})
+        return
+    typer.echo(yaml.safe_dump(document, sort_keys=False))
+    typer.echo(f"report: {home.run(data) / 'report'}")

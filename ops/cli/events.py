@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 from rich.console import Console
 
 from vireo.ops.cli.output import (
@@ -18,21 +22,32 @@ from vireo.ops.cli.output import (
     only_warnings,
     print_json,
     print_table,
+    printable,
     progress_bar,
     table_of,
 )
+from vireo.ops.stack.nats import reachable_log
 from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
+from vireo.server.event_log.log import (
+    CATALOG,
+    DEAD,
+    EVENT_KINDS,
+    EVENTS,
+    REPLAYED,
+    STATE,
+    STREAMS,
+    Entry,
+    LogAwayError,
+    Stream,
+)
+from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.streams import Limits
 from vireo.server.home import Home
-
-if TYPE_CHECKING:
-    from vireo.ops.cli.dead_events import Letter
-    from vireo.server.event_log.jetstream import JetStreamLog
-    from vireo.server.event_log.log import Entry
-    from vireo.server.event_log.position import Position
-    from vireo.server.event_log.streams import Limits
-    from vireo.v1 import event_pb2
+from vireo.v1 import event_pb2, log_pb2
 
 app = typer.Typer(no_args_is_help=True)
+T = TypeVar("T")
 
 _BATCH = 500
 """Number of events that are appended together."""
@@ -50,70 +65,68 @@ def tail(
     follow: Annotated[bool, typer.Option(help="Wait for further events, until Ctrl-C.")] = True,
 ) -> None:
     """Print events as they are recorded."""
-    asyncio.run(_tail(viewer, as_json=as_json, begin=begin, follow=follow))
-
-
-async def _tail(viewer: str, *, as_json: bool, begin: bool, follow: bool) -> None:
-    from google.protobuf.message import DecodeError
-
-    from vireo.ops.cli.dead_events import note_unreadable
-    from vireo.server.event_log.log import EVENTS
-    from vireo.server.event_log.position import BEGIN, Position
-    from vireo.v1 import log_pb2
-
     console = Console(highlight=False)
 
-    def show(entry: Entry) -> None:
-        try:
-            recorded = log_pb2.RecordedEvents.FromString(entry.data)
-        except DecodeError:
-            note_unreadable(entry)
+    def show(event: event_pb2.Event) -> None:
+        if viewer not in ("", event.viewer_id):
             return
-        for event in recorded.events:
-            if viewer and event.viewer_id != viewer:
-                continue
-            if as_json:
-                typer.echo(_json_line(event))
-            else:
-                console.print(_line(event), markup=False, soft_wrap=True)
+        if as_json:
+            document = MessageToDict(event)
+            line = json.dumps(document, ensure_ascii=False)
+            # Without characters that a terminal obeys.
+            typer.echo(line if line.isprintable() else json.dumps(document))
+        else:
+            console.print(_line(event), markup=False, soft_wrap=True)
 
-    async def show_partition(event_log: JetStreamLog, key: str, after: Position) -> None:
+    async def show_partition(event_log: JetStreamLog, key: str) -> None:
+        after = BEGIN if begin else Position(await event_log.end(EVENTS, key))
         async for entries in event_log.read(EVENTS, key, after):
             if not entries and not follow:
                 return
             for entry in entries:
-                show(entry)
+                try:
+                    recorded = log_pb2.RecordedEvents.FromString(entry.data)
+                except DecodeError:
+                    _note_unreadable(entry)
+                    continue
+                for event in recorded.events:
+                    show(event)
 
-    async with _opened_log() as event_log:
-        keys = _partitions()
-        starts = [BEGIN if begin else Position(await event_log.end(EVENTS, key)) for key in keys]
+    async def show_all(event_log: JetStreamLog) -> None:
         async with asyncio.TaskGroup() as readers:
-            for key, after in zip(keys, starts, strict=True):
-                readers.create_task(show_partition(event_log, key, after))
+            for key in _partitions():
+                readers.create_task(show_partition(event_log, key))
+
+    _with_log(show_all)
 
 
 @app.command()
 def dead(as_json: AsJson = False) -> None:
     """List the events that couldn't be applied to features, and why."""
-    letters = asyncio.run(_dead())
+    letters = _with_log(lambda event_log: dead_letters(event_log, _partitions()))
     if as_json:
-        print_json([_described(letter) for letter in letters])
+        described = [
+            {
+                "position": letter.content.position,
+                "at": letter.content.at.ToJsonString(),
+                "reason": letter.content.reason,
+                "replayed": letter.replayed,
+                "events": [MessageToDict(event) for event in letter.events] or None,
+            }
+            for letter in letters
+        ]
+        print_json(described)
         return
-    table = table_of(
-        "position",
-        "set aside",
-        "events",
-        "replayed",
-        "reason",
-        numbers=("position", "events"),
-        texts={"reason"},
-    )
+    titles = ("position", "set aside", "events", "replayed", "reason")
+    table = table_of(*titles, numbers=("position", "events"), texts={"reason"})
     for letter in letters:
-        described = _described(letter)
-        count = "" if described["events"] is None else str(len(described["events"]))
-        replayed = "yes" if letter.replayed else ""
-        reason = _printable(letter.content.reason)
-        table.add_row(str(letter.content.position), described["at"], count, replayed, reason)
+        table.add_row(
+            str(letter.content.position),
+            letter.content.at.ToJsonString(),
+            str(len(letter.events) or ""),
+            "yes" if letter.replayed else "",
+            printable(letter.content.reason),
+        )
     print_table(table)
     if not all(letter.replayed for letter in letters):
         typer.echo("once the reason is mended: vireo events replay --dead")
@@ -136,8 +149,10 @@ def replay(
     """
     if dead == bool(data):
         raise typer.BadParameter("say either --dead or --data NAME")
-    recorded, seconds = asyncio.run(_replay(data, rate))
-    typer.echo(f"recorded {recorded:,} events in {seconds:.1f} s")
+    began = time.monotonic()
+    replayed = partial(_replay_data, data=data) if data else _replay_dead
+    recorded = _with_log(partial(replayed, rate=rate))
+    typer.echo(f"recorded {recorded:,} events in {time.monotonic() - began:.1f} s")
 
 
 @app.command()
@@ -152,7 +167,11 @@ def limits(
     Consumers set the limits of the settings (VIREO_EVENT_RETENTION, VIREO_EVENT_MAX_BYTES and
     VIREO_EVENT_REPLICAS) when they start, unless that would delete something.
     """
-    for info in asyncio.run(_streams("force" if apply else "keep")):
+
+    async def described(event_log: JetStreamLog) -> list[dict[str, Any]]:
+        return [await event_log.describe(stream) for stream in STREAMS]
+
+    for info in _with_log(described, "force" if apply else "keep"):
         state, config = info["state"], info["config"]
         since = f" since {state['first_ts']}" if state["messages"] else ""
         most = f" of {config['max_bytes']:,}" if config["max_bytes"] > 0 else ""
@@ -165,44 +184,43 @@ def limits(
         )
 
 
-async def _streams(limits: Limits) -> list[dict[str, Any]]:
-    from vireo.server.event_log.log import STREAMS
+def _with_log(work: Callable[[JetStreamLog], Awaitable[T]], limits: Limits = "keep") -> T:
+    """Return what `work` returns for the log of the settings, or of this home's stack.
 
-    async with _opened_log(limits) as event_log:
-        return [await event_log.describe(stream) for stream in STREAMS]
+    Raises:
+        VireoError: the log is away.
+    """
+    only_warnings()
+
+    async def run() -> T:
+        async with opened_log(reachable_log(), limits=limits) as event_log:
+            await event_log.end(CATALOG)
+            return await work(event_log)
+
+    try:
+        return asyncio.run(run())
+    except LogAwayError as error:
+        raise VireoError(f"{error}; is the stack up? Start it with: vireo up") from error
 
 
-async def _replay(data: str, rate: float) -> tuple[int, float]:
-    """Record what is to be replayed; return the number of events and the seconds that it took."""
-    async with _opened_log() as event_log:
-        began = time.monotonic()
-        if data:
-            events, total = _events_of(data)
-            recorded = await _record(event_log, events, total, rate, again=False)
-        else:
-            recorded = await _replay_dead(event_log, rate)
-        return recorded, time.monotonic() - began
+async def _replay_data(event_log: JetStreamLog, data: str, rate: float) -> int:
+    """Record a data set's events; return their number."""
+    from vireo.training.data.as_events import interaction_events
+    from vireo.training.data.dataset import load_dataset
+
+    interactions = load_dataset(Home.current(), data).interactions
+    events = interaction_events(data, interactions)
+    return await _record(event_log, events, len(interactions), rate, again=False)
 
 
 async def _replay_dead(event_log: JetStreamLog, rate: float) -> int:
     """Record what was set aside since the last time, each event once; return their number."""
-    from vireo.ops.cli.dead_events import dead_letters, mark_replayed
-
     letters = [each for each in await dead_letters(event_log, _partitions()) if not each.replayed]
     events = {(event.viewer_id, event.event_id): event for each in letters for event in each.events}
     recorded = await _record(event_log, iter(events.values()), len(events), rate, again=True)
     # Only now: what fails before is replayed once more.
     await mark_replayed(event_log, letters)
     return recorded
-
-
-def _events_of(name: str) -> tuple[Iterator[event_pb2.Event], int]:
-    """Return a data set's events and their number."""
-    from vireo.training.data.as_events import interaction_events
-    from vireo.training.data.dataset import load_dataset
-
-    interactions = load_dataset(Home.current(), name).interactions
-    return interaction_events(name, interactions), len(interactions)
 
 
 async def _record(
@@ -224,7 +242,7 @@ async def _record(
     """
     from vireo.server.gateway.events import messages
 
-    partitions = _log_settings().event_partitions
+    partitions = len(_partitions())
     began, recorded = time.monotonic(), 0
 
     async def append(some: list[event_pb2.Event]) -> None:
@@ -242,44 +260,8 @@ async def _record(
     return recorded
 
 
-async def _dead() -> list[Letter]:
-    from vireo.ops.cli.dead_events import dead_letters
-
-    async with _opened_log() as event_log:
-        return await dead_letters(event_log, _partitions())
-
-
-def _described(letter: Letter) -> dict[str, Any]:
-    from google.protobuf.json_format import MessageToDict
-
-    return {
-        "position": letter.content.position,
-        "at": letter.content.at.ToJsonString(),
-        "reason": letter.content.reason,
-        "replayed": letter.replayed,
-        "events": [MessageToDict(event) for event in letter.events] or None,
-    }
-
-
-def _json_line(event: event_pb2.Event) -> str:
-    """Return an event as a line of JSON, without characters that a terminal obeys."""
-    from google.protobuf.json_format import MessageToDict
-
-    document = MessageToDict(event)
-    line = json.dumps(document, ensure_ascii=False)
-    return line if line.isprintable() else json.dumps(document)
-
-
-def _printable(text: str) -> str:
-    """Return a text without characters that a terminal would obey instead of showing them."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-
-
 def _line(event: event_pb2.Event) -> str:
     """Return an event as one line."""
-    from vireo.server.event_log.log import EVENT_KINDS
-    from vireo.v1 import event_pb2
-
     kind = EVENT_KINDS.get(event.kind, str(event.kind))
     parts = [event.time.ToJsonString(), f"{kind:14}", event.viewer_id]
     parts.append(event.creator if event.kind == event_pb2.EVENT_KIND_FOLLOW else event.video_id)
@@ -289,30 +271,60 @@ def _line(event: event_pb2.Event) -> str:
         parts.append(f"{event.watched_fraction:.0%}")
     if event.position:
         parts.append(f"at {event.position}")
-    return _printable("  ".join([*parts, event.locale]).rstrip())
+    return printable("  ".join([*parts, event.locale]).rstrip())
 
 
 def _partitions() -> list[str]:
     """Return the keys of EVENTS and DEAD."""
-    return [str(partition) for partition in range(_log_settings().event_partitions)]
+    return [str(partition) for partition in range(reachable_log().event_partitions)]
 
 
-def _log_settings() -> Any:
-    from vireo.ops.stack.nats import reachable_log
+@dataclass(frozen=True)
+class Letter:
+    """A message of stream DEAD."""
 
-    return reachable_log()
+    content: log_pb2.DeadEvents
+    events: Sequence[event_pb2.Event]
+    """The events that were set aside; none if they can't be parsed."""
+    partition: str
+    place: Position
+    """Its position in DEAD; `content.position` is that of its events in the log."""
+    replayed: bool
 
 
-@asynccontextmanager
-async def _opened_log(limits: Limits = "keep") -> AsyncIterator[JetStreamLog]:
-    """Open the log of the settings, or of this home's stack; raise VireoError if it is away."""
-    from vireo.server.event_log.jetstream import opened_log
-    from vireo.server.event_log.log import CATALOG, LogAwayError
+async def dead_letters(event_log: JetStreamLog, partitions: Iterable[str]) -> list[Letter]:
+    """Return what is in DEAD, each partition's in order; name on stderr what can't be read."""
+    letters = []
+    for key in partitions:
+        told = await _all_of(event_log, STATE, REPLAYED + key)
+        replayed = Position.parse(told[-1].data.decode()) if told else BEGIN
+        # Those of a log that was replaced since are none of this one.
+        last = (await event_log.resume(DEAD, replayed)).after
+        for entry in await _all_of(event_log, DEAD, key):
+            events: Sequence[event_pb2.Event] = ()
+            try:
+                content = log_pb2.DeadEvents.FromString(entry.data)
+            except DecodeError:
+                _note_unreadable(entry)
+                continue
+            with suppress(DecodeError):
+                events = log_pb2.RecordedEvents.FromString(content.recorded).events
+            again = entry.sequence <= last
+            letters.append(Letter(content, events, key, entry.position, again))
+    return letters
 
-    only_warnings()
-    try:
-        async with opened_log(_log_settings(), limits=limits) as event_log:
-            await event_log.end(CATALOG)
-            yield event_log
-    except LogAwayError as error:
-        raise VireoError(f"{error}; is the stack up? Start it with: vireo up") from error
+
+async def mark_replayed(event_log: JetStreamLog, letters: Iterable[Letter]) -> None:
+    """Remember in the log that these letters, and those before them, were replayed."""
+    for partition, place in {each.partition: each.place for each in letters}.items():
+        await event_log.append(STATE, REPLAYED + partition, str(place).encode())
+
+
+def _note_unreadable(entry: Entry) -> None:
+    """Say on stderr that a message is left out."""
+    typer.echo(f"the message at position {entry.sequence} can't be read: left out", err=True)
+
+
+async def _all_of(event_log: JetStreamLog, stream: Stream, key: str) -> list[Entry]:
+    """Return the messages of a key that are there now."""
+    return [entry async for some in event_log.up_to_end(stream, key) for entry in some]

@@ -11,7 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
+from vireo.ops.stack.state import running_stack
+from vireo.server.features.keys import video_keys
+from vireo.server.features.online_store import read_viewer
 from vireo.server.home import Home
+from vireo.training.data.dataset import describe_dataset, load_dataset
+from vireo.training.estimates import features_memory
+from vireo.training.features.build import build_features, progress_bars
+from vireo.training.heartbeat import heartbeat
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -24,12 +31,6 @@ def build(
 
     Measuring on held-out watches uses separate features, which `vireo train` builds.
     """
-    from vireo.ops.stack.state import running_stack
-    from vireo.training.data.dataset import describe_dataset
-    from vireo.training.estimates import features_memory
-    from vireo.training.features.build import build_features, progress_bars
-    from vireo.training.heartbeat import heartbeat
-
     home, console = Home.current(), Console()
     need = features_memory(describe_dataset(home, name))
     console.print(f"{name}: {need}", highlight=False, soft_wrap=True)
@@ -47,10 +48,6 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show a viewer's values in the online store."""
-    from vireo.server.features.keys import video_keys
-    from vireo.server.features.online_store import read_viewer
-    from vireo.training.data.dataset import load_dataset
-
     home = Home.current()
     found = read_viewer(home.features(name), viewer)
     ids = dict[int, str]()

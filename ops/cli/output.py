@@ -1,4 +1,4 @@
-"""Output: tables for terminals, whose names are never truncated or wrapped, and JSON."""
+"""Options that commands share, and output: tables whose names are never truncated, and JSON."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import json
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 _UNBOUNDED = 10_000
@@ -60,14 +69,6 @@ Progressed = Callable[[int, int | None], None]
 @contextmanager
 def progress_bar(what: str, total: int | None = None) -> Iterator[Progressed]:
     """Show on standard error how much is done until the block ends, by what is called with it."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bars:
@@ -80,12 +81,33 @@ def progress_bar(what: str, total: int | None = None) -> Iterator[Progressed]:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+TargetOption = Annotated[
+    str, typer.Option(help="host:port of the edge; that of VIREO_HOME's stack if absent.")
+]
+CertificateOption = Annotated[
+    Path | None,
+    typer.Option(help="Client certificate for mutual TLS with the control plane, PEM."),
+]
+KeyOption = Annotated[Path | None, typer.Option(help="Key of the certificate, PEM.")]
+CaOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="VIREO_CA",
+        help="CA of the edge's certificate, PEM; the connection then uses TLS.",
+    ),
+]
+TokenOption = Annotated[
+    str,
+    typer.Option(
+        envvar="VIREO_TOKEN",
+        show_envvar=True,
+        help="Bearer token. Prefer the variable: other users can see a command's options.",
+    ),
+]
 
 
 def only_warnings() -> None:
     """Log warnings and errors alone, on standard error: standard output is the command's."""
-    import structlog
-
     if not structlog.is_configured():
         structlog.configure(
             wrapper_class=structlog.make_filtering_bound_logger("warning"),
@@ -96,3 +118,23 @@ def only_warnings() -> None:
 def print_json(document: Any) -> None:
     """Print a document, indented."""
     typer.echo(json.dumps(document, indent=2))
+
+
+def words(enum: Any, number: int) -> str:
+    """Return a value of the API in words: "two tower" for SOURCE_TWO_TOWER.
+
+    Gateways of a later build may send values that are unknown here.
+    """
+    names: dict[int, str] = {each: name for name, each in enum.items()}
+    prefix = names[0].removesuffix("UNSPECIFIED")
+    return (
+        names.get(number, f"unknown kind {number}").removeprefix(prefix).lower().replace("_", " ")
+    )
+
+
+def printable(text: str) -> str:
+    """Return one line without characters that a terminal would obey instead of showing them."""
+    return "".join(
+        each if each.isprintable() else " " if each.isspace() else "\N{REPLACEMENT CHARACTER}"
+        for each in text
+    )

@@ -7,19 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any, cast
 
+import grpc
 import typer
+from google.rpc import error_details_pb2
 
-from vireo.ops.cli.output import progress_bar
-from vireo.ops.edge import Edge
+from vireo.ops.cli.output import progress_bar, words
+from vireo.ops.edge import Edge, unpack_detail
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-
-if TYPE_CHECKING:
-    import grpc
-
-    from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
+from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 MAX_VIEWERS = 10_000
 """Maximum viewers of one call of BatchRecommend."""
@@ -31,7 +31,16 @@ _FIRST_PAUSE, _MAX_PAUSE = 0.1, 5.0
 """Seconds before the first and before later calls that continue one that failed."""
 _ROW_GROUP = 5_000
 """Viewers of a row group."""
-
+_RESUMED = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    # What becomes of a stream whose gateway is killed.
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.CANCELLED,
+)
+"""Statuses of calls that are continued by another one."""
 
 AllOption = Annotated[
     bool,
@@ -46,11 +55,6 @@ ViewersOption = Annotated[
 OutOption = Annotated[
     Path | None, typer.Option(help="Parquet file to write, with a row a viewer.", dir_okay=False)
 ]
-
-
-def chosen_viewers(dataset: str, path: Path | None) -> list[str]:
-    """Return the ids in a file, or those of a data set if there is no file; each once."""
-    return viewers_of(dataset) if path is None else viewers_in(path)
 
 
 def recommend_all(
@@ -72,14 +76,15 @@ def recommend_all(
 
     if not out.parent.is_dir():
         raise VireoError(f"{out.parent} is no folder; make it, or name another file with --out")
+    texts = pa.list_(pa.string())
     schema = pa.schema(
-        [
-            ("viewer_id", pa.string()),
-            ("video_ids", pa.list_(pa.string())),
-            ("scores", pa.list_(pa.float32())),
-            ("release_id", pa.string()),
-            ("degradations", pa.list_(pa.string())),
-        ]
+        {
+            "viewer_id": pa.string(),
+            "video_ids": texts,
+            "scores": pa.list_(pa.float32()),
+            "release_id": pa.string(),
+            "degradations": texts,
+        }
     )
     degraded = Counter[str]()
     unmet = 0
@@ -121,10 +126,6 @@ def batched(
     Raises:
         VireoError: a call failed for good, or without any slate for two minutes.
     """
-    import grpc
-
-    from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
-
     with edge.channel() as channel:
         call = RecommendationServiceStub(channel).BatchRecommend
         for begin in range(0, len(viewers), MAX_VIEWERS):
@@ -139,7 +140,8 @@ def batched(
                         pause, ends = _FIRST_PAUSE, time.monotonic() + _PATIENCE_SECONDS
                 except grpc.RpcError as error:
                     pause = max(pause, _retry_delay(error))
-                    if not _resumed(error) or time.monotonic() + pause > ends:
+                    resumed = cast("grpc.Call", error).code() in _RESUMED
+                    if not resumed or time.monotonic() + pause > ends:
                         raise edge.failure(error, "vireo.batch") from error
                 else:
                     break
@@ -177,8 +179,14 @@ def viewers_of(dataset: str) -> list[str]:
     return list(found)
 
 
-def viewers_in(path: Path) -> list[str]:
-    """Return the ids in a file, one a line, each once; raise VireoError if it can't be read."""
+def chosen_viewers(dataset: str, path: Path | None) -> list[str]:
+    """Return the ids in a file, one a line, or those of a data set without a file; each once.
+
+    Raises:
+        VireoError: the file can't be read or has none; or as `viewers_of`.
+    """
+    if path is None:
+        return viewers_of(dataset)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -190,46 +198,19 @@ def viewers_in(path: Path) -> list[str]:
 
 
 def _row(response: pb.BatchRecommendResponse) -> dict[str, Any]:
-    from vireo.v1 import viewer_pb2
-
     slate = response.slate
-    known = {number: name for name, number in viewer_pb2.Degradation.items()}
+    kinds = (words(viewer_pb2.Degradation, each) for each in slate.degradations)
     return {
         "viewer_id": response.viewer_id,
         "video_ids": [item.video_id for item in slate.items],
         "scores": [item.score for item in slate.items],
         "release_id": slate.release_id,
-        "degradations": [
-            # A gateway of a later build may send values that are unknown here.
-            known.get(each, f"unknown_{each}").removeprefix("DEGRADATION_").lower()
-            for each in slate.degradations
-        ],
+        "degradations": [each.replace(" ", "_") for each in kinds],
     }
-
-
-def _resumed(error: grpc.RpcError) -> bool:
-    """Return whether a call that failed so is continued by another one."""
-    import grpc
-
-    return cast("grpc.Call", error).code() in (
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        # What becomes of a stream whose gateway is killed.
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-        grpc.StatusCode.CANCELLED,
-    )
 
 
 def _retry_delay(error: grpc.RpcError) -> float:
     """Return the seconds after which the server wants to be called again; 0 if it doesn't say."""
-    from google.rpc import error_details_pb2
-    from grpc_status import rpc_status
-
-    status = rpc_status.from_call(cast("grpc.Call", error))  # type: ignore[no-untyped-call]
     retry = error_details_pb2.RetryInfo()
-    for detail in status.details if status else ():
-        if detail.Unpack(retry):
-            return float(retry.retry_delay.ToTimedelta().total_seconds())
-    return 0.0
+    unpack_detail(error, retry)
+    return float(retry.retry_delay.ToTimedelta().total_seconds())

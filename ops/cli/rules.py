@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,13 +12,11 @@ import typer
 from vireo.ops.cli.recommend_all import DataOption, ViewersOption, chosen_viewers
 from vireo.ops.edge import require_stack
 from vireo.server.errors import VireoError
+from vireo.server.gateway.rule_tables import BadRulesError
+from vireo.server.gateway.rules import SiteRules
+from vireo.server.gateway.rules_file import read_rules
 
 app = typer.Typer(no_args_is_help=True)
-
-
-@app.callback()
-def rules() -> None:
-    """Check rules of the site."""
 
 
 @app.command()
@@ -44,12 +43,6 @@ def check(
     Slates of some viewers are made by the stack's pods with the rules and without, or with those of
     --against. Nothing that the stack serves changes.
     """
-    import random
-
-    from vireo.ops.cli.rules_preview import preview
-    from vireo.server.gateway.rule_tables import BadRulesError
-    from vireo.server.gateway.rules import SiteRules
-    from vireo.server.gateway.rules_file import read_rules
 
     def read(path: Path) -> SiteRules:
         try:
@@ -64,6 +57,9 @@ def check(
         targets = target.split(",") if target else _targets()
         if len(targets) != 2:
             raise typer.BadParameter("--target must be CANDIDATE,RANKING")
+        # Imported here, since a file alone is checked without the extra "gateway".
+        from vireo.ops.cli.rules_preview import preview
+
         ids = chosen_viewers(data, viewers)
         chosen = random.Random(0).sample(ids, min(sample, len(ids)))  # noqa: S311
         found = preview(asked, before, chosen, targets, region=region, seed=seed)

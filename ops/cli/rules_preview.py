@@ -12,21 +12,18 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from vireo.ops.stack.s3 import open_store
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import prepare_lean_feast
-from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.pipeline import RecommendPipeline
+from vireo.server.gateway.pods import StageCall, UnknownSeedError
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rule_tables import BadRulesError
 from vireo.server.gateway.rules import ActiveRules, SiteRules
-from vireo.server.gateway.stages.call import StageCall
-from vireo.server.gateway.stages.pods import UnknownSeedError
-from vireo.server.gateway.stages.read_features import ReadFeatures
+from vireo.server.gateway.viewer import ReadFeatures
 from vireo.server.home import Home
 from vireo.server.releases.cache import ReleaseCache
-from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store import ReleaseStore
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
@@ -46,15 +43,7 @@ def preview(
     region: str = "",
     seed: str = "",
 ) -> dict[str, Any]:
-    """Return how slates of some viewers differ by rules, made by these pods.
-
-    Args:
-        rules: the rules to preview.
-        before: those to compare with; None for none.
-        viewers: the viewers' ids.
-        targets: host:port of a candidate pod and of a ranking pod.
-        region: region of the requests.
-        seed: the video that they follow; empty for home.
+    """Return how slates of some viewers differ by rules, made by these pods; see `compare`.
 
     Raises:
         VireoError: the pods can't be reached, or the rules don't fit their release.
@@ -68,8 +57,8 @@ def preview(
             )
         except grpc.RpcError as error:
             raise VireoError(f"no candidate pod answers at {targets[0]}: {error}") from error
-    store = ReleaseStore(S3Settings.load())
-    folder = ReleaseCache(home.cache).fetch(store, served.release_id, FILES)
+    with open_store() as store:
+        folder = ReleaseCache(home.cache).fetch(store, served.release_id, FILES)
     release = GatewayRelease.load(folder, home.root / "features", _SECONDS)
     return asyncio.run(compare(rules, before, viewers, targets, release, region, seed))
 
@@ -83,7 +72,20 @@ async def compare(
     region: str = "",
     seed: str = "",
 ) -> dict[str, Any]:
-    """Return how slates differ; see `preview`, whose pods serve `release`."""
+    """Return how slates differ.
+
+    Args:
+        rules: the rules to preview.
+        before: those to compare with; None for none.
+        viewers: the viewers' ids.
+        targets: host:port of a candidate pod and of a ranking pod.
+        release: the one that they serve.
+        region: region of the requests.
+        seed: the video that they follow; empty for home.
+
+    Raises:
+        VireoError: the rules don't fit the release.
+    """
     _check(rules, release)
     if before is not None:
         _check(before, release, "--against: ")
@@ -101,7 +103,7 @@ async def compare(
 
             find = CandidateServiceStub(candidate).RetrieveCandidates
             pipeline = RecommendPipeline(
-                ReadFeatures(_SECONDS, LastFeatures(0, 0)),
+                ReadFeatures(_SECONDS),
                 StageCall("retrieval", find, _SECONDS),
                 StageCall("ranking", RankingServiceStub(ranking).RankCandidates, _SECONDS),
                 rules_of=active,

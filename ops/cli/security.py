@@ -6,9 +6,13 @@ from typing import Annotated
 
 import typer
 
+from vireo.ops.stack.envoy import write_envoy_secrets
+from vireo.ops.stack.settings import StackSettings
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
+from vireo.server.security.certificates import DAYS, Certificates
 from vireo.server.security.folder import SecurityFolder
+from vireo.server.security.tokens import TokenSigner
 
 
 def certificates(
@@ -29,10 +33,6 @@ def certificates(
     Each kind of process gets a certificate signed by this home's CA. Running processes reload
     renewed ones. Keys are readable only by their owner.
     """
-    from vireo.ops.stack.envoy import write_envoy_secrets
-    from vireo.server.security.certificates import DAYS, Certificates
-    from vireo.server.security.tokens import TokenSigner
-
     folder = SecurityFolder(Home.current().security)
     if new_authority:
         Certificates(folder).replace_authority()
@@ -66,9 +66,6 @@ def token(
     audience: Annotated[str, typer.Option(help="The stack's VIREO_JWT_AUDIENCE if absent.")] = "",
 ) -> None:
     """Print a token for this home's secured stack: `export VIREO_TOKEN=$(vireo token)`."""
-    from vireo.ops.stack.settings import StackSettings
-    from vireo.server.security.tokens import TokenSigner
-
     settings = StackSettings.load()
     made = TokenSigner(settings.security).token(
         subject=subject,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-if TYPE_CHECKING:
-    from vireo.training.data.dataset import DatasetInfo
+from vireo.server.home import Home
+from vireo.training.data.dataset import DatasetInfo, describe_dataset
+from vireo.training.estimates import choose_profile, training_memory
+from vireo.training.profile import load_profile
+from vireo.training.train import train_all
 
 _BASELINES = {"popularity": "popularity", "item_knn": "item-kNN", "ease": "EASE"}
 _MUST_BEAT = ("popularity", "item_knn")
@@ -52,12 +55,6 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Train both models and stage a release; after Ctrl-C, run it again to resume."""
-    from vireo.server.home import Home
-    from vireo.training.data.dataset import describe_dataset
-    from vireo.training.estimates import choose_profile, training_memory
-    from vireo.training.profile import load_profile
-    from vireo.training.train import train_all
-
     home, errors = Home.current(), Console(stderr=True, highlight=False)
     info = describe_dataset(home, data)
     if not profile:

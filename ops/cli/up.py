@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console, Group
 from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
-from vireo.ops.cli.output import table_of
+from vireo.ops.cli.control import control_target, summary
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
+from vireo.ops.doctor.conditions import ago
+from vireo.ops.edge import EnvoyStatus, envoys_of, operator_tls, require_stack, serving_releases
+from vireo.ops.stack.settings import StackSettings
+from vireo.ops.stack.stack import Stack
+from vireo.ops.stack.state import ProcessState, StackState
+from vireo.ops.stack.state import restart as restart_processes
+from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.security.folder import SecurityFolder
+from vireo.v1.release_pb2 import GetServingReleaseResponse
 
-if TYPE_CHECKING:
-    from vireo.ops.stack.state import ProcessState, StackState
-
+Releases = Mapping[str, GetServingReleaseResponse | None]
+_MAX_TAKEDOWNS_AGE = 60.0
+"""Seconds; while the log responds they are younger."""
 _STYLES = {
     "starting": "yellow",
     "healthy": "green",
@@ -70,11 +85,6 @@ def run_stack_in_terminal(ready: Callable[[StackState], None], **switched_on: bo
         ready: called once the stack serves.
         switched_on: fields of StackSettings that are true even if the settings say otherwise.
     """
-    import asyncio
-
-    from vireo.ops.stack.settings import StackSettings
-    from vireo.ops.stack.stack import Stack
-
     settings = StackSettings.load()
     settings = settings.model_copy(update={name: True for name, on in switched_on.items() if on})
     console = Console()
@@ -126,11 +136,8 @@ def restart(
 
     `VIREO_…` variables that are set here replace those that the stack was started with.
     """
-    from vireo.ops.stack import restart
-    from vireo.ops.stack.settings import StackSettings
-
     settings = StackSettings.load()
-    restart.restart(settings.home_folder, names or [], settings.start_timeout)
+    restart_processes(settings.home_folder, names or [], settings.start_timeout)
     typer.echo("restarted")
 
 
@@ -151,27 +158,30 @@ class _ChangePrinter:
 
 def process_lines(processes: tuple[ProcessState, ...]) -> Group:
     """Return a line per process, followed by their problems."""
-    numbers = ("pid", "port", "restarts")
-    table = table_of("process", "state", *numbers, numbers=numbers)
-    for process in processes:
-        table.add_row(
-            process.name,
-            state_text(process.state),
-            str(process.pid or ""),
-            str(process.port),
-            str(process.restarts or ""),
-        )
     problems = [
         Text(f"{process.name}: {process.problem}", style="dim")
         for process in processes
         if process.problem and process.state != "starting"
     ]
-    return Group(table, *problems)
+    return Group(_table(processes), *problems)
 
 
-def state_text(state: str) -> Text:
-    """Return a process's state in its colour."""
-    return Text(state, style=_STYLES[state])
+def _table(processes: tuple[ProcessState, ...], releases: Releases | None = None) -> Table:
+    """Return a table of processes, with the releases that they serve if these are known."""
+    numbers = ("pid", "port", "restarts")
+    last = () if releases is None else ("release",)
+    table = table_of("process", "state", *numbers, *last, numbers=numbers, tight=bool(last))
+    for process in processes:
+        release = (releases or {}).get(process.name)
+        table.add_row(
+            process.name,
+            Text(process.state, style=_STYLES[process.state]),
+            str(process.pid or ""),
+            str(process.port),
+            str(process.restarts or ""),
+            *((release.release_id if release else "",) if last else ()),
+        )
+    return table
 
 
 def show_endpoints(state: StackState) -> None:
@@ -231,3 +241,48 @@ def _from_here(path: Path) -> str:
     """Return a path as typed in the current folder."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def status(as_json: AsJson = False) -> None:
+    """Show every process of the running stack; exit with 1 if no stack runs."""
+    state = require_stack("set VIREO_HOME to the home of the stack you mean")
+    releases, envoys = serving_releases(state), list[EnvoyStatus]()
+    with suppress(VireoError):  # the table shows the control plane's state
+        envoys = envoys_of(control_target(state), operator_tls(state))
+    if not as_json:
+        print_status(state, releases, envoys)
+        return
+    fields = ("release_id", "origin", "last_failure")
+    document = state.model_dump(mode="json")
+    for process in document["processes"]:
+        release = releases.get(process["name"])
+        process["release"] = {name: getattr(release, name) for name in fields} if release else None
+    print_json(document | {"envoys": [asdict(envoy) for envoy in envoys]})
+
+
+def print_status(state: StackState, releases: Releases, envoys: list[EnvoyStatus]) -> None:
+    """Print a line per process, then their problems, and each Envoy's resources."""
+    print_table(_table(state.processes, releases))
+    for process in state.processes:
+        if remark := _remark(process, releases.get(process.name)):
+            typer.echo(f"{process.name}: {remark}")
+    if envoys:
+        typer.echo(summary(envoys))
+    ready = "ready" if state.ready else "starting"
+    typer.echo(f"{ready}; edge {state.edge}, channel {state.channel}, supervisor {state.pid}")
+
+
+def _remark(process: ProcessState, release: GetServingReleaseResponse | None) -> str:
+    """Return a process's problem; empty if there is none."""
+    if process.problem or release is None:
+        return process.problem
+    if release.last_failure:
+        return release.last_failure
+    at = release.takedowns_as_of
+    seconds = time.time() - at.seconds
+    if release.HasField("takedowns_as_of") and seconds > _MAX_TAKEDOWNS_AGE:
+        as_of = f"{at.ToDatetime(UTC):%Y-%m-%d %H:%M} UTC"
+        return f"takedowns as of {as_of}, {ago(seconds)} old: the log is away"
+    if release.origin == "cache":
+        return "its release is from the cache because the store could not be reached"
+    return ""

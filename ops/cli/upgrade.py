@@ -1,21 +1,35 @@
-"""`vireo upgrade`: whether this build reads what a deployment holds."""
+"""`vireo upgrade`: whether this build reads what a deployment holds, by its own readers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import typer
+from google.protobuf.message import DecodeError
 from rich.console import Console
 
 from vireo.ops.cli.output import AsJson, only_warnings, print_json, print_table, table_of
+from vireo.ops.stack.nats import known_log
+from vireo.ops.stack.s3 import external_s3, open_store
+from vireo.ops.stack.state import running_stack
 from vireo.server.errors import VireoError
-
-if TYPE_CHECKING:
-    from vireo.ops.cli.upgrade_check import Part
-    from vireo.server.home import Home
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
+from vireo.server.event_log.log import CATALOG, DEAD, EVENT_KINDS, EVENTS, REMOVED, STATE, Stream
+from vireo.server.event_log.position import Position
+from vireo.server.features.activity import EventRules
+from vireo.server.features.online_store import open_rows
+from vireo.server.gateway.features import FeatureReader
+from vireo.server.home import Home
+from vireo.server.releases.bucket import NotInStoreError
+from vireo.server.releases.channels import ChannelPointer
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.store import ReleaseStore
+from vireo.v1 import log_pb2
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,11 +40,39 @@ app = typer.Typer(
 
 _NOT_READ, _NOT_ASKED = 1, 2
 """Exit codes."""
+_STORE_SECONDS = 5.0
+_LOG_SECONDS = 10.0
+"""Maximum seconds to wait for each partition's messages."""
+_LAST_RECORDS = 20
+"""Records of a channel's history that are read: a rollback goes back to one of them."""
+_TRAIN = "train again with this build; until then its pods serve the release that they have"
+_REBUILD = "build the features again: vireo features build"
+_EFFECTS = {
+    "release manifest": _TRAIN,
+    "channel": "set the channel again: vireo release promote",
+    "event rules": f"consumers wait; {_REBUILD}",
+    "online store": f"gateways go without features, and consumers wait; {_REBUILD}",
+    "event messages": "consumers set them aside; once upgraded: vireo events replay --dead",
+    "stack state": "commands don't find the stack: stop it with the build that started it",
+    "data set": "fetch or import the data set again with --force",
+    "features": "`vireo train` builds them again by itself; or: vireo features build",
+}
+"""What happens if something can't be read, and what to do, by format."""
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `check` a command of its own name."""
+@dataclass(frozen=True)
+class Held:
+    """One document or message that another build may have written."""
+
+    where: str
+    format: str
+    problem: str
+    """Why this build can't read it; empty if it can."""
+
+    @property
+    def effect(self) -> str:
+        """What happens since it can't be read; empty if it can."""
+        return _EFFECTS.get(self.format, "") if self.problem else ""
 
 
 @app.command()
@@ -44,99 +86,199 @@ def check(as_json: AsJson = False) -> None:
     Exit code 0: this build reads everything. 1: it doesn't. 2: a part couldn't be asked.
     """
     only_warnings()
-    parts = tuple(_parts())
+    held, away = dict[str, list[Held]](), dict[str, str]()
+    for name, read in _PARTS.items():
+        held[name] = []
+        try:
+            held[name].extend(read(Home.current()))
+        except (VireoError, OSError) as error:  # a TimeoutError is one
+            away[name] = str(error) or "it doesn't answer"
     if as_json:
-        print_json(_document(parts))
-    else:
-        _print(parts)
-    if any(each.problem for part in parts for each in part.held):
-        raise typer.Exit(_NOT_READ)
-    if any(part.away for part in parts):
-        raise typer.Exit(_NOT_ASKED)
-
-
-def _parts() -> Iterator[Part]:
-    from vireo.ops.cli.upgrade_check import home_files, online_stores
-    from vireo.server.home import Home
-
-    home = Home.current()
-    yield home_files(home)
-    yield _releases(home.s3)
-    yield online_stores(home)
-    if (log := _log(home)) is not None:
-        yield log
-
-
-def _releases(folder: Path) -> Part:
-    """Return what S3 has; the embedded server is started for it if there is one."""
-    from vireo.ops.cli.release.access import open_store
-    from vireo.ops.cli.upgrade_check import Part, stored_releases
-    from vireo.ops.stack.s3 import external_endpoint
-
-    if external_endpoint() is None and not folder.exists():
-        return Part("S3")
-    try:
-        with open_store() as store:
-            return stored_releases(store)
-    except VireoError as error:
-        return Part("S3", away=str(error))
-
-
-def _log(home: Home) -> Part | None:
-    """Return what the log has; None if the settings and the home name none."""
-    import asyncio
-
-    from vireo.ops.cli.upgrade_check import Part, logged
-    from vireo.ops.stack.nats import known_log
-    from vireo.server.event_log.jetstream import opened_log
-
-    if (named := known_log(home)) is None:
-        return None
-
-    async def ask() -> Part:
-        async with opened_log(named, read_only=True) as event_log:
-            return await logged(event_log, named.event_partitions)
-
-    try:
-        return asyncio.run(ask())
-    except VireoError as error:
-        return Part("log", away=str(error))
-
-
-def _document(parts: tuple[Part, ...]) -> dict[str, object]:
-    """Return what was found as JSON has it."""
-    return {
-        "build": f"vireo {version('vireo')}",
-        "away": {part.name: part.away for part in parts if part.away},
-        "held": [
+        documents = [
             {
-                "part": part.name,
+                "part": name,
                 "where": each.where,
                 "format": each.format,
                 "problem": each.problem,
                 "effect": each.effect,
             }
-            for part in parts
-            for each in part.held
-        ],
-    }
+            for name, some in held.items()
+            for each in some
+        ]
+        print_json({"build": f"vireo {version('vireo')}", "away": away, "held": documents})
+    else:
+        _print(held, away)
+    if any(each.problem for some in held.values() for each in some):
+        raise typer.Exit(_NOT_READ)
+    if away:
+        raise typer.Exit(_NOT_ASKED)
 
 
-def _print(parts: tuple[Part, ...]) -> None:
+def _print(held: Mapping[str, list[Held]], away: Mapping[str, str]) -> None:
     console = Console(highlight=False)
     table = table_of("part", "read", "not read", numbers=("read", "not read"))
     lines = []
-    for part in parts:
-        bad = [each for each in part.held if each.problem]
-        counts = ("?", "") if part.away else (str(len(part.held) - len(bad)), str(len(bad)))
-        table.add_row(part.name, *counts)
-        if part.away:
-            lines.append(f"{part.name}: can't be asked: {part.away}")
-        for each in bad:
+    bad = {name: [each for each in some if each.problem] for name, some in held.items()}
+    for name, some in held.items():
+        unread = len(bad[name])
+        counts = ("?", "") if name in away else (str(len(some) - unread), str(unread))
+        table.add_row(name, *counts)
+        if name in away:
+            lines.append(f"{name}: can't be asked: {away[name]}")
+        for each in bad[name]:
             lines.append(f"{each.where}: can't read this {each.format}: {each.problem}")
             lines += [f"  {each.effect}"] * bool(each.effect)
-    if not any(each.problem for part in parts for each in part.held):
+    if not any(bad.values()):
         lines.append(f"vireo {version('vireo')} reads all of it")
     print_table(table, console)
     for line in lines:
         console.print(line, soft_wrap=True, markup=False)
+
+
+def _home_files(home: Home) -> Iterator[Held]:
+    """Yield the documents below a home; data sets only if training is installed."""
+    for path in sorted((home.root / "runs").glob("[!.]*/release/manifest.json")):
+        where = str(path.relative_to(home.root))
+        yield _held(where, "release manifest", Manifest.parse, path.read_bytes(), "manifest.json")
+    if (home.stack / "stack.json").exists():
+        yield _held("stack/stack.json", "stack state", running_stack, home)
+    try:
+        from vireo.training.data.dataset import DESCRIPTION, describe_dataset
+        from vireo.training.features.watches import Split
+    except ModuleNotFoundError:  # an image that only serves
+        return
+    for path in sorted((home.root / "data").glob(f"[!.]*/{DESCRIPTION}")):
+        name = path.parent.name
+        yield _held(f"data/{name}/{DESCRIPTION}", "data set", describe_dataset, home, name)
+    for path in sorted((home.root / "features").glob("[!.]*/split.json")):
+        name = path.parent.name
+        yield _held(f"features/{name}/split.json", "features", Split.load, home, name)
+
+
+def _online_stores(home: Home) -> Iterator[Held]:
+    """Yield the features of each data set, opened as gateways and consumers do."""
+    for configuration in sorted((home.root / "features").glob("[!.]*/feature_store.yaml")):
+        repo = configuration.parent
+        where = f"features/{repo.name}"
+        if (repo / "events.json").exists():
+            yield _held(f"{where}/events.json", "event rules", EventRules.load, repo)
+        try:
+            yield _held(f"{where}/registry.db", "online store", _open, repo)
+        except Exception as error:  # Feast raises errors of any type
+            raise VireoError(f"{repo}: {type(error).__name__}: {error}") from error
+
+
+def _open(repo: Any) -> None:
+    FeatureReader(repo, _STORE_SECONDS)
+    open_rows(repo, _STORE_SECONDS).close()
+
+
+def _stored(home: Home) -> Iterator[Held]:
+    """Yield S3's channels with their history, and the releases that these name.
+
+    The embedded server is started for it if there is one.
+    """
+    if external_s3() or home.s3.exists():
+        with open_store() as store:
+            if store.bucket.exists():
+                yield from _stored_releases(store)
+
+
+def _stored_releases(store: ReleaseStore) -> Iterator[Held]:
+    bucket, named = store.bucket, dict[str, None]()
+
+    def name(record: bytes, place: str) -> None:
+        named[ChannelPointer.parse_record(record, place).release_id] = None
+
+    for stored in bucket.objects("channels/"):
+        channel = stored.name.removeprefix("channels/").removesuffix(".json")
+        history = [each.name for each in bucket.objects(f"channels/history/{channel}/")]
+        for place in [stored.name, *history[-_LAST_RECORDS:]] * stored.name.endswith(".json"):
+            if found := bucket.get(place):
+                yield _held(place, "channel", name, found[0], place)
+    for release_id in named:
+        place = f"releases/{release_id}/manifest.json"
+        try:
+            yield _held(place, "release manifest", store.manifest, release_id)
+        except NotInStoreError:
+            continue  # `vireo release gc` removed it: no format is at fault
+
+
+def _logged(home: Home) -> Iterable[Held]:
+    """Return the last messages of the log's streams; none without a log."""
+    if (settings := known_log(home)) is None:
+        return []
+    partitions = settings.event_partitions
+
+    async def read() -> list[Held]:
+        async with (
+            opened_log(settings, read_only=True) as event_log,
+            asyncio.timeout(_LOG_SECONDS * (1 + partitions)),
+        ):
+            return [each async for each in _messages(event_log, partitions)]
+
+    return asyncio.run(read())
+
+
+_PARTS: Mapping[str, Callable[[Home], Iterable[Held]]] = {
+    "home": _home_files,
+    "S3": _stored,
+    "online store": _online_stores,
+    "log": _logged,
+}
+
+
+async def _messages(event_log: JetStreamLog, partitions: int) -> AsyncIterator[Held]:
+    for key in map(str, range(partitions)):
+        async for data in _last(event_log, EVENTS, key):
+            yield _held(f"{EVENTS.name}.{key}", "event messages", _read_events, data)
+        async for data in _last(event_log, DEAD, key):
+            yield _held(f"{DEAD.name}.{key}", "dead events", log_pb2.DeadEvents.FromString, data)
+    for stream in (CATALOG, REMOVED):
+        async for data in _last(event_log, stream):
+            change = log_pb2.CatalogChange.FromString
+            yield _held(stream.name, "catalogue changes", change, data)
+    if not await event_log.end(STATE):
+        return
+    kinds: dict[str, tuple[str, Callable[[bytes], object]]] = {
+        "trending": ("trending", log_pb2.Trending.FromString),
+        "progress": ("consumer progress", log_pb2.ConsumerProgress.FromString),
+    }
+    async for entry in (each async for some in event_log.up_to_end(STATE) for each in some):
+        if kind := kinds.get(entry.key.partition(".")[0]):
+            yield _held(f"{STATE.name}.{entry.key}", *kind, entry.data)
+
+
+async def _last(event_log: JetStreamLog, stream: Stream, key: str = "") -> AsyncIterator[bytes]:
+    """Yield the last message of a stream, if it has one."""
+    if end := await event_log.end(stream, key):
+        async with aclosing(event_log.read(stream, key, Position(end - 1))) as reading:  # type: ignore[type-var]
+            async for entries in reading:
+                if entries:
+                    yield entries[-1].data
+                return
+
+
+def _read_events(data: bytes) -> None:
+    """Parse events; raise VireoError if there are some of kinds that this build doesn't know."""
+    events = log_pb2.RecordedEvents.FromString(data).events
+    if unknown := sorted({each.kind for each in events} - EVENT_KINDS.keys()):
+        raise VireoError(f"it doesn't know events of kind {', '.join(map(str, unknown))}")
+
+
+def _held(where: str, name: str, read: Callable[..., object], *arguments: object) -> Held:
+    """Return what is there, and whether this build's own reader reads it.
+
+    Raises:
+        NotInStoreError: it isn't there.
+    """
+    problem = ""
+    try:
+        read(*arguments)
+    except NotInStoreError:
+        raise
+    except DecodeError as error:
+        problem = f"it can't be parsed: {error}"
+    except VireoError as error:
+        problem = str(error)
+    return Held(where, name, problem)

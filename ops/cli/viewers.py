@@ -7,18 +7,36 @@ import time
 from collections.abc import AsyncGenerator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, cast
 
 import typer
 
+from vireo.ops.backup.archive import bury
+from vireo.ops.cli.events import dead_letters, mark_replayed
 from vireo.ops.cli.output import only_warnings
+from vireo.ops.stack.nats import known_log
 from vireo.server.errors import VireoError
+from vireo.server.event_log.jetstream import JetStreamLog, opened_log
+from vireo.server.event_log.log import (
+    DEAD,
+    EVENTS,
+    PROGRESS,
+    STATE,
+    Entries,
+    LogAwayError,
+    partition_of,
+)
+from vireo.server.event_log.position import Position
+from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.features.online_store import open_rows
 from vireo.server.home import Home
-
-if TYPE_CHECKING:
-    from vireo.server.event_log.jetstream import JetStreamLog
-    from vireo.server.event_log.log import Entries
-    from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.releases.bucket import Bucket
+from vireo.server.releases.s3 import BackupSettings
+from vireo.training.data.columns import ID_BYTES
+from vireo.training.data.erase import erase_from_dataset, erase_from_tables
+from vireo.training.data.folder import remove_abandoned_drafts
+from vireo.v1 import log_pb2
+from vireo.v1.log_pb2 import ConsumerProgress
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -28,11 +46,6 @@ _STORE_SECONDS = 10.0
 _DAY = 86_400
 _MARKS = {"data": "dataset.json", "features": "feature_store.yaml", "runs": "checkpoints"}
 """What each kind of folder has in it."""
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `erase` a command of its own name."""
 
 
 @app.command()
@@ -49,9 +62,6 @@ def erase(
     Events that come later count anew. It may be repeated, and should be if it fails halfway. What
     it can't erase from doesn't keep it from the rest.
     """
-    from vireo.ops.stack.nats import known_log
-    from vireo.training.data.columns import ID_BYTES
-
     home = Home.current()
     if not 0 < len(viewer.encode()) <= ID_BYTES:  # its tombstone would have no valid name
         raise VireoError(f"{viewer!r} is no viewer's id: these have 1 to {ID_BYTES} bytes")
@@ -92,10 +102,6 @@ def _noted(failures: list[str]) -> Iterator[None]:
 
 def _say_to_backups(viewer: str, at: int) -> None:
     """Have restores of backups leave the viewer out; last, since a backup knows what is done."""
-    from vireo.ops.backup.archive import bury
-    from vireo.server.releases.bucket import Bucket
-    from vireo.server.releases.s3 import BackupSettings
-
     if BackupSettings.named():
         bucket = Bucket(BackupSettings.load())
         bucket.make()
@@ -120,9 +126,6 @@ def erase_again(home: Home, settings: EventLogSettings, erased: Mapping[str, int
 def _erase_from_files(
     home: Home, viewers: Collection[str], names: list[str] | None, failures: list[str]
 ) -> None:
-    from vireo.training.data.erase import erase_from_dataset, erase_from_tables
-    from vireo.training.data.folder import remove_abandoned_drafts
-
     for folder in _folders([home], "data", names):
         with _noted(failures):
             rows = erase_from_dataset(home, folder.name, viewers)
@@ -147,18 +150,12 @@ def _folders(homes: Sequence[Home], kind: str, names: list[str] | None) -> Itera
 
 def _erased(repo: Path, viewer: str) -> bool:
     """Delete a viewer's rows of the online store; return whether there were any."""
-    from vireo.server.features.online_store import open_rows
-
     with closing(open_rows(repo, _STORE_SECONDS)) as rows:
         return rows.erase([viewer])
 
 
 async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
     """Record in the log who is erased, and when, Unix nanoseconds; return the last position."""
-    from vireo.server.event_log.jetstream import opened_log
-    from vireo.server.event_log.log import EVENTS, LogAwayError, partition_of
-    from vireo.v1 import log_pb2
-
     position = 0
     try:
         async with opened_log(settings) as event_log:
@@ -177,9 +174,6 @@ async def _record(settings: EventLogSettings, erased: Mapping[str, int]) -> int:
 
 async def _after(settings: EventLogSettings, viewer: str, position: int) -> None:
     """Wait for the consumer, then delete the viewer's events that were set aside."""
-    from vireo.server.event_log.jetstream import opened_log
-    from vireo.server.event_log.log import partition_of
-
     partition = partition_of(viewer, settings.event_partitions)
     async with opened_log(settings) as event_log:
         passed = await _passed(event_log, partition, position)
@@ -196,10 +190,6 @@ async def _delete_letters(
     settings: EventLogSettings, partitions: Iterable[int], viewers: Collection[str]
 ) -> None:
     """Delete viewers' events that were set aside, which a replay would bring back."""
-    from vireo.ops.cli.dead_events import dead_letters, mark_replayed
-    from vireo.server.event_log.jetstream import opened_log
-    from vireo.server.event_log.log import DEAD
-
     async with opened_log(settings) as event_log:
         letters = await dead_letters(event_log, map(str, partitions))
         own = [each for each in letters if any(one.viewer_id in viewers for one in each.events)]
@@ -217,10 +207,6 @@ async def _passed(event_log: JetStreamLog, partition: int, position: int) -> boo
 
     What it told before isn't read: that may be a position in a log that was replaced.
     """
-    from vireo.server.event_log.log import PROGRESS, STATE
-    from vireo.server.event_log.position import Position
-    from vireo.v1.log_pb2 import ConsumerProgress
-
     key, told = f"{PROGRESS}{partition}", Position(await event_log.end(STATE))
     reading = cast("AsyncGenerator[Entries, None]", event_log.read(STATE, key, told))
     try:
@@ -239,8 +225,6 @@ def _say(folder: Path, what: str) -> None:
 
 
 def _print_what_remains(settings: EventLogSettings | None) -> None:
-    from vireo.server.releases.s3 import BackupSettings
-
     typer.echo("what remains:")
     if settings is not None:
         days = settings.event_retention / _DAY

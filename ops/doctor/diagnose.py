@@ -6,23 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
-from vireo.ops.doctor.causes import (
-    control,
-    events,
-    features,
-    load,
-    machine,
-    pods,
-    processes,
-    releases,
-)
-from vireo.ops.doctor.conditions import LEVELS, conditions
+from vireo.ops.doctor.causes import load, parts, processes
+from vireo.ops.doctor.conditions import LEVELS, Finding, conditions, found
 from vireo.ops.doctor.facts import Facts
-from vireo.ops.doctor.finding import Finding, found
 
 Cause: TypeAlias = Callable[[Facts], Iterator[Finding]]
 
-_MODULES = (control, events, features, load, machine, pods, processes, releases)
+_MODULES = (load, parts, processes)
 
 
 def diagnose(facts: Facts) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, Literal
 
 POD_KINDS = ("candidate", "ranking", "gateway")
 Fault = Literal["", "refused", "unreachable", "silent", "failed", "locked", "missing"]
@@ -138,8 +138,6 @@ class Edge:
     open_requests: float = 0
     """Requests and streams open now."""
     requests: float = 0
-    resets: float = 0
-    """Requests that their callers ended before they were answered."""
     deadlines: float = 0
     """Requests that Envoy ended at their callers' deadlines."""
     refused_streams: float = 0
@@ -193,7 +191,6 @@ class Slate:
 
     seconds: float
     degradations: tuple[str, ...] = ()
-    release: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,7 +200,6 @@ class Channel:
     name: str
     release: str
     """Empty if it was never set."""
-    share: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -276,6 +272,13 @@ class Facts:
     disks: tuple[Disk, ...] = ()
     machines: tuple[Machine, ...] = ()
     unasked: tuple[Unasked, ...] = ()
+
+    @staticmethod
+    def of_part(
+        name: str, where: str, fault: Fault = "", problem: str = "", **more: tuple[Any, ...]
+    ) -> Facts:
+        """Return what was found out of one part, and with it."""
+        return Facts(parts=(Part(name, where, fault, problem),), **more)
 
     @staticmethod
     def merged(many: Iterable[Facts]) -> Facts:

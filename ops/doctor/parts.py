@@ -3,41 +3,61 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.probes import envoy, machine, metrics, prometheus, services, stores
-from vireo.ops.edge import edge_of, operator_tls
+from vireo.ops.doctor.facts import Facts
+from vireo.ops.doctor.probes import envoy, machine, metrics, services
+from vireo.ops.edge import Edge, edge_of, operator_tls
 from vireo.ops.stack.nats import external_log, known_log
-from vireo.ops.stack.s3 import access, external_endpoint
+from vireo.ops.stack.s3 import access, external_s3
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
-from vireo.ops.stack.state import StackState
+from vireo.ops.stack.state import StackState, running_stack
+from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.releases.s3 import S3Settings
+from vireo.server.rpc.tls import TlsFiles
 
-_PROBES: tuple[Callable[[Deployment], Iterator[Probe]], ...] = (
-    machine.process_probes,
-    machine.pod_probes,
-    metrics.probes,
-    prometheus.probes,
-    envoy.probes,
-    services.control_probes,
-    services.edge_probes,
-    services.log_probes,
-    stores.store_probes,
-    stores.s3_probes,
-    machine.file_probes,
+_PARTS: tuple[tuple[str, str, Callable[[Deployment], Facts], str], ...] = (
+    ("Envoy", "envoy", envoy.ask_envoy, "name its admin interface with --envoy"),
+    ("the control plane", "control", services.ask_control, "name it with --control"),
+    ("the edge", "edge", services.ask_edge, "name it with --edge"),
+    ("the log of events", "log", services.ask_log, "set VIREO_NATS_URL"),
+    (
+        "the online store",
+        "features",
+        services.ask_store,
+        "set VIREO_FEATURES to the folder of the feature repositories",
+    ),
+    ("S3", "s3", services.ask_s3, "set VIREO_S3_ENDPOINT and its keys"),
 )
+"""Parts of which there is one: name, field of Deployment, probe, and how to name it."""
 _WITH_METRICS = ("candidate", "ranking", "gateway", "consumer", "control")
 
 
-def probes_of(deployment: Deployment) -> list[Probe]:
-    """Return every probe that a deployment's parts allow, and one for each part that isn't known.
+def probes_of(deployment: Deployment) -> Iterator[Probe]:
+    """Yield every probe that a deployment's parts allow, and one for each part that isn't known.
 
     The latter says which option would name it.
     """
-    return [probe for part in _PROBES for probe in part(deployment)]
+    yield from machine.process_probes(deployment)
+    yield from machine.pod_probes(deployment)
+    yield from metrics_probes(deployment)
+    for name, field, ask, advice in _PARTS:
+        if getattr(deployment, field):
+            yield Probe(name, partial(ask, deployment))
+        else:
+            yield Probe.unnamed(name, advice)
+    yield from machine.file_probes(deployment)
+
+
+def metrics_probes(deployment: Deployment) -> Iterator[Probe]:
+    """Yield the probes of pages of metrics, and of the Prometheus that reads them."""
+    yield from metrics.probes(deployment)
+    if deployment.prometheus:
+        name = f"Prometheus at {deployment.prometheus}"
+        yield Probe(name, partial(metrics.ask_prometheus, deployment))
 
 
 def stack_deployment(state: StackState, window: float) -> Deployment:
@@ -52,8 +72,12 @@ def stack_deployment(state: StackState, window: float) -> Deployment:
         control=f"127.0.0.1:{ports['control']}" if "control" in ports else "",
         tls=operator_tls(state),
         envoy=f"127.0.0.1:{state.admin_port}" if state.admin_port else "",
-        metrics=metrics_pages(state),
-        s3=access(settings) if external_endpoint() is None else S3Settings.load(),
+        metrics={
+            name: f"http://127.0.0.1:{port + METRICS_PORT_OFFSET}/metrics"
+            for name, port in ports.items()
+            if name.split("-")[0] in _WITH_METRICS
+        },
+        s3=external_s3() or access(settings),
         log=known_log(home),
         log_health=f"http://127.0.0.1:{ports['log'] + METRICS_PORT_OFFSET}/healthz"
         if "log" in ports
@@ -62,7 +86,7 @@ def stack_deployment(state: StackState, window: float) -> Deployment:
         certificates=certificates,
         folders={
             **({"the log of events": home.root / "log" / "data"} if external_log() is None else {}),
-            **({"releases in S3": home.s3} if external_endpoint() is None else {}),
+            **({"releases in S3": home.s3} if external_s3() is None else {}),
             "the cache of releases": Path(os.environ.get("VIREO_CACHE") or home.cache),
             "features": home.root / "features",
             "processes' logs": home.logs,
@@ -72,15 +96,44 @@ def stack_deployment(state: StackState, window: float) -> Deployment:
     )
 
 
-def metrics_pages(state: StackState) -> dict[str, str]:
-    """Return the URL of the metrics of each process of a stack that has some."""
-    return {
-        each.name: f"http://127.0.0.1:{each.port + METRICS_PORT_OFFSET}/metrics"
-        for each in state.processes
-        if each.name.split("-")[0] in _WITH_METRICS
-    }
+def deployment_of(
+    *,
+    edge: str = "",
+    control: str = "",
+    envoy: str = "",
+    metrics: Sequence[tuple[str, str]] | None = None,
+    prometheus: str = "",
+    installation: str = "",
+    tls: TlsFiles | None = None,
+    ca: Path | None = None,
+    token: str = "",
+    seconds: float = 2.0,
+) -> Deployment:
+    """Return the deployment whose parts are named; the stack of this home if none is.
 
-
-def external_s3() -> S3Settings | None:
-    """Return the S3 that the settings name; None if they name none."""
-    return S3Settings.load() if external_endpoint() else None
+    Raises:
+        VireoError: none is named, and no stack runs.
+    """
+    if not any((edge, control, envoy, metrics, prometheus)):
+        home = Home.current()
+        if (state := running_stack(home)) is None:
+            raise VireoError(
+                f"no stack runs on {home.root}: start it with vireo up, set VIREO_HOME to the home "
+                "of the one you mean, or name a deployment with --edge, --control and --metrics, "
+                "or --prometheus"
+            )
+        return stack_deployment(state, seconds)
+    features = os.environ.get("VIREO_FEATURES")
+    return Deployment(
+        edge=Edge(edge, ca, token) if edge else None,
+        control=control,
+        tls=tls,
+        envoy=envoy,
+        metrics=dict(metrics or ()),
+        prometheus=prometheus,
+        installation=installation,
+        s3=external_s3(),
+        log=external_log(),
+        features=Path(features) if features else None,
+        window=seconds,
+    )

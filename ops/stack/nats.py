@@ -13,15 +13,14 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from vireo.ops.stack.envoy import tool
-from vireo.ops.stack.ports import check_ports_free
+from vireo.ops.stack.ports import check_ports_free, temporary_server
 from vireo.ops.stack.probes import Probe, http_probe
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.ops.stack.state import running_stack, stack_lock
-from vireo.ops.stack.temporary_server import temporary_server
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.file_lock import file_lock
-from vireo.server.home import Home
+from vireo.server.home import Home, replace_private
 
 ENVIRONMENT = {
     # As for S3: an idle server wakes up fewer threads. The operator's own number wins.
@@ -54,9 +53,6 @@ def prepare_log(settings: StackSettings) -> EventLogSettings:
             f"VIREO_EVENT_REPLICAS={log.event_replicas}: the log that vireo up runs is one server; "
             "name a cluster's with VIREO_NATS_URL, or leave it at 1"
         )
-    # Imported here, since it imports cryptography, which those who only read don't need.
-    from vireo.ops.stack.s3_keys import replace_private
-
     folder = settings.home_folder.root / "log"
     (folder / "data").mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)

@@ -61,18 +61,6 @@ def observers(settings: StackSettings, observed: Iterable[ProcessSpec]) -> list[
     (folder / "targets").mkdir(parents=True, exist_ok=True)
     for job, found in targets(settings, observed).items():
         (folder / "targets" / f"{job}.json").write_text(json.dumps(found, indent=1) + "\n")
-    document = prometheus_document(settings, folder)
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
-    return [_alertmanager(settings, folder), _prometheus(settings, folder)]
-
-
-def prometheus_document(settings: StackSettings, folder: Path) -> dict[str, Any]:
-    """Return `prometheus.yaml` with this stack's paths and ports.
-
-    Args:
-        settings: the stack's.
-        folder: where `targets/` is.
-    """
     document: dict[str, Any] = yaml.safe_load((FOLDER / "prometheus.yaml").read_text())
     document["rule_files"] = [str(FOLDER / each) for each in document["rule_files"]]
     [alertmanager] = document["alerting"]["alertmanagers"]
@@ -80,7 +68,24 @@ def prometheus_document(settings: StackSettings, folder: Path) -> dict[str, Any]
     for job in document["scrape_configs"]:
         for files in job["file_sd_configs"]:
             files["files"] = [str(folder.absolute() / each) for each in files["files"]]
-    return document
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    return [
+        _server(
+            "alertmanager",
+            settings.alertmanager_port,
+            f"--config.file={FOLDER / 'alertmanager.yaml'}",
+            f"--storage.path={folder / 'alertmanager'}",
+            "--cluster.listen-address=",  # it is alone
+        ),
+        _server(
+            "prometheus",
+            settings.prometheus_port,
+            f"--config.file={folder / 'prometheus.yaml'}",
+            f"--storage.tsdb.path={folder / 'prometheus'}",
+            *_RETENTION,
+            "--enable-feature=exemplar-storage",
+        ),
+    ]
 
 
 def targets(
@@ -102,27 +107,6 @@ def targets(
 
 def _target(port: int | str, labels: Mapping[str, str]) -> Mapping[str, object]:
     return {"targets": [f"127.0.0.1:{port}"], "labels": labels}
-
-
-def _prometheus(settings: StackSettings, folder: Path) -> ProcessSpec:
-    return _server(
-        "prometheus",
-        settings.prometheus_port,
-        f"--config.file={folder / 'prometheus.yaml'}",
-        f"--storage.tsdb.path={folder / 'prometheus'}",
-        *_RETENTION,
-        "--enable-feature=exemplar-storage",
-    )
-
-
-def _alertmanager(settings: StackSettings, folder: Path) -> ProcessSpec:
-    return _server(
-        "alertmanager",
-        settings.alertmanager_port,
-        f"--config.file={FOLDER / 'alertmanager.yaml'}",
-        f"--storage.path={folder / 'alertmanager'}",
-        "--cluster.listen-address=",  # it is alone
-    )
 
 
 def _server(name: str, port: int, *options: str) -> ProcessSpec:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import sys
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vireo.ops.stack import nats, page_keys, s3
 from vireo.ops.stack.envoy import envoy_command
-from vireo.ops.stack.nats import MAX_UNHEALTHY_SECONDS, log_command, log_environment, log_probe
-from vireo.ops.stack.probes import Probe, grpc_probe, s3_probe
-from vireo.ops.stack.s3 import s3_command
+from vireo.ops.stack.nats import log_environment
+from vireo.ops.stack.probes import Probe, grpc_probe
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, OIP_HTTP_PORT_OFFSET, StackSettings
 from vireo.server.control.discovery import EndpointsDocument
 from vireo.server.control.mesh import GRPC_SERVICES, POOLS, Pool
 from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.home import replace_private
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.rpc.tls import TlsFiles
 
@@ -30,6 +31,19 @@ POD_TUNABLES = ":".join(
 )
 """How a pod's malloc keeps memory: an arena for each of gRPC's threads would take 30 MB more, and
 a model's largest batch as much for ever; what a slate needs stays on the heap."""
+
+
+PAGE_KEYS = "VIREO_PAGE_TOKEN_KEYS"
+"""The variable of the keys by which gateways sign page tokens."""
+
+
+def page_keys(settings: StackSettings) -> str:
+    """Return the operator's keys of page tokens, else that of this home, which is made once."""
+    file = settings.home_folder.root / "page_token_keys"
+    if not (own := os.environ.get(PAGE_KEYS)) and not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        replace_private(file, b"home:" + b64encode(secrets.token_bytes(32)))
+    return own or file.read_text().strip()
 
 
 @dataclass(frozen=True)
@@ -52,30 +66,6 @@ class ProcessSpec:
     """Its working directory; None for that of the stack."""
     max_unhealthy_seconds: float = math.inf
     """Seconds for which it may be unhealthy, once it was healthy, before it is started again."""
-
-
-def s3_process(settings: StackSettings, server: S3Settings) -> ProcessSpec:
-    """Return the embedded S3 server."""
-    return ProcessSpec(
-        name="s3",
-        command=s3_command(settings),
-        port=settings.s3_port,
-        probe=s3_probe(server),
-        environment=s3.ENVIRONMENT,
-        folder=settings.home_folder.s3,
-    )
-
-
-def log_process(settings: StackSettings) -> ProcessSpec:
-    """Return the embedded log of events, once it is prepared."""
-    return ProcessSpec(
-        name="log",
-        command=log_command(settings),
-        port=settings.log_port,
-        probe=log_probe(settings),
-        environment=nats.ENVIRONMENT,
-        max_unhealthy_seconds=MAX_UNHEALTHY_SECONDS,
-    )
 
 
 def pod_processes(
@@ -122,7 +112,7 @@ def _pod_process(
             "VIREO_SHADOW_SHARE": str(settings.shadow_share if settings.shadow_pods else 0.0),
             "VIREO_CANDIDATE_TARGET": f"127.0.0.1:{settings.candidate_port}",
             "VIREO_RANKING_TARGET": f"127.0.0.1:{settings.ranking_port}",
-            **({page_keys.VARIABLE: page_token_keys} if pool.service == "gateway" else {}),
+            **({PAGE_KEYS: page_token_keys} if pool.service == "gateway" else {}),
             # By HTTP too; 0 for no port.
             "VIREO_OIP_HTTP_PORT": str(port + OIP_HTTP_PORT_OFFSET if serves_oip else 0),
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", POD_TUNABLES),

@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 from vireo.ops.stack.envoy import tool
-from vireo.ops.stack.ports import check_ports_free
+from vireo.ops.stack.ports import await_ready, check_ports_free, temporary_server
 from vireo.ops.stack.settings import StackSettings
-from vireo.ops.stack.temporary_server import await_ready, temporary_server
+from vireo.server.errors import VireoError
 from vireo.server.file_lock import LockTakenError, file_lock
-from vireo.server.releases.bucket import Bucket
+from vireo.server.home import replace_private
+from vireo.server.releases.bucket import Bucket, StoreError
 from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store_errors import StoreError
+from vireo.server.releases.store import ReleaseStore
 
+_CERTIFICATE, _KEY, _AUTHORITY = "internal.crt", "internal.key", "internal-ca.crt"
+_GRPC = ("client", "master", "volume", "filer", "s3", "admin", "worker")
+_HTTPS = ("client", "master", "volume", "filer", "admin")
+_DAYS = 3650
 BUCKET = "vireo"
 _PROBE = "ready"
 _MAX_VOLUMES = 1000
@@ -55,9 +62,9 @@ def stores(bucket: Bucket) -> bool:
     return False
 
 
-def external_endpoint(environment: Mapping[str, str] = os.environ) -> str | None:
+def external_s3() -> S3Settings | None:
     """Return the S3 server that the settings name; None if it is to be embedded."""
-    return environment.get("VIREO_S3_ENDPOINT") or None
+    return S3Settings.load() if os.environ.get("VIREO_S3_ENDPOINT") else None
 
 
 def lock_path(settings: StackSettings) -> Path:
@@ -65,15 +72,12 @@ def lock_path(settings: StackSettings) -> Path:
     return settings.home_folder.s3 / "lock"
 
 
-def prepare(settings: StackSettings) -> None:
-    """Create the folders, keys and configuration; the lock must be held.
+def prepare(settings: StackSettings) -> S3Settings:
+    """Create the folders, keys and configuration; return how to reach it. The lock must be held.
 
     The keys of S3 are created once and stay; those between the server's own parts are created
     again. Only the owner may enter the folder: it holds the store itself, and the sockets.
     """
-    # Imported here, since those who use an external S3 server don't need it.
-    from vireo.ops.stack.s3_keys import replace_private, write_internal_keys
-
     folder = settings.home_folder.s3
     (folder / "data").mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -89,7 +93,10 @@ def prepare(settings: StackSettings) -> None:
         }
         replace_private(config, json.dumps({"identities": [identity]}).encode())
     replace_private(folder / "endpoint", f"127.0.0.1:{settings.s3_port}".encode())
-    write_internal_keys(folder)
+    _write_internal_keys(folder)
+    server = access(settings)
+    assert server is not None
+    return server
 
 
 def access(settings: StackSettings) -> S3Settings | None:
@@ -185,3 +192,71 @@ def _problem(settings: StackSettings) -> str:
     server = access(settings)
     ready = server is not None and stores(Bucket(server.with_short_timeouts()))
     return "" if ready else f"the embedded S3 server of {settings.home} stores nothing yet"
+
+
+@contextmanager
+def open_store(needed_bytes: int = 0) -> Iterator[ReleaseStore]:
+    """Yield the release store: that of the settings or the running stack, else a temporary one.
+
+    Raises:
+        VireoError: there is none, or too little disk space for `needed_bytes` more.
+    """
+    if (external := external_s3()) is not None:
+        yield ReleaseStore(external)
+        return
+    settings = StackSettings.load()
+    _check_space(settings.home, needed_bytes)
+    with embedded_s3(settings) as server:
+        yield ReleaseStore(server)
+
+
+def _check_space(folder: Path, needed_bytes: int) -> None:
+    """Raise VireoError unless the embedded S3 server can store `needed_bytes` more."""
+    folder.mkdir(parents=True, exist_ok=True)
+    disk = shutil.disk_usage(folder)
+    # The server refuses writes once less than 1% of the disk is free.
+    free = disk.free - disk.total // 100
+    if free < needed_bytes:
+        raise VireoError(
+            f"too little disk space for the S3 server in {folder}: the release needs "
+            f"{needed_bytes / 1e6:,.0f} MB and {max(free, 0) / 1e6:,.0f} MB are left; free some "
+            "space, or set VIREO_HOME to another disk"
+        )
+
+
+def _write_internal_keys(folder: Path) -> None:
+    """Write a new certificate, and the security.toml that makes every internal port require it.
+
+    SeaweedFS is several servers in one process, which call each other at ports of their own. By
+    default those serve anybody: the filer's lets the whole store be read and replaced without
+    the keys of S3. With mutual TLS only this process gets through. The key that signed the
+    certificate is not kept, so there is never a second one.
+
+    Args:
+        folder: the server's working directory, which only its owner may enter; SeaweedFS looks
+            for security.toml there before it looks elsewhere.
+    """
+    # Imported here, since those who use an external S3 server don't need cryptography.
+    from cryptography.x509.oid import ExtendedKeyUsageOID
+
+    from vireo.server.security.certificates import Authority, certificate_pem
+
+    authority = Authority.new("vireo s3", days=_DAYS)
+    certificate, key = authority.sign(
+        "s3.vireo",
+        ["127.0.0.1"],
+        [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH],
+        datetime.now(UTC) + timedelta(days=_DAYS),
+    )
+    replace_private(folder / _AUTHORITY, certificate_pem(authority.certificate))
+    replace_private(folder / _CERTIFICATE, certificate)
+    replace_private(folder / _KEY, key)
+    replace_private(folder / "security.toml", _security_toml().encode())
+
+
+def _security_toml() -> str:
+    pair = f'cert = "{_CERTIFICATE}"\nkey = "{_KEY}"\n'
+    sections = [f'[grpc]\nca = "{_AUTHORITY}"\n']
+    sections += [f"[grpc.{part}]\n{pair}" for part in _GRPC]
+    sections += [f'[https.{part}]\n{pair}ca = "{_AUTHORITY}"\n' for part in _HTTPS]
+    return "\n".join(sections).replace("[https.client]\n", "[https.client]\nenabled = true\n")

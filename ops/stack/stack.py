@@ -12,33 +12,38 @@ from datetime import UTC, datetime
 
 import structlog
 
+from vireo.ops.stack import nats, s3
 from vireo.ops.stack.envoy import bootstrap, secure
-from vireo.ops.stack.nats import external_log, prepare_log, reachable_log
+from vireo.ops.stack.nats import (
+    external_log,
+    log_command,
+    log_probe,
+    prepare_log,
+    reachable_log,
+)
 from vireo.ops.stack.observe import alertmanager_url, check_programs, observers, prometheus_url
-from vireo.ops.stack.page_keys import page_token_keys
 from vireo.ops.stack.ports import check_ports_free
+from vireo.ops.stack.probes import s3_probe
 from vireo.ops.stack.processes import (
     ProcessSpec,
     consumer_processes,
     control_process,
     endpoints_document,
     envoy_process,
-    log_process,
+    page_keys,
     pod_processes,
-    s3_process,
 )
-from vireo.ops.stack.restart import environment_file
-from vireo.ops.stack.s3 import access, external_endpoint, lock_path, prepare
+from vireo.ops.stack.s3 import access, external_s3, lock_path, prepare, s3_command
 from vireo.ops.stack.settings import StackSettings
-from vireo.ops.stack.state import StackState, running_stack, stack_lock
+from vireo.ops.stack.state import StackState, environment_file, running_stack, stack_lock
 from vireo.ops.stack.supervisor import Supervisor
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.file_lock import LockTakenError, file_lock
 from vireo.server.home import keep_private
+from vireo.server.releases.bucket import NotInStoreError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import NotInStoreError
 
 log = structlog.get_logger()
 
@@ -105,10 +110,16 @@ class Stack:
         if self._settings.observe:
             check_programs()
         path = lock_path(self._settings)
-        s3_lock = file_lock(path) if external_endpoint() is None else nullcontext()
+        s3_lock = file_lock(path) if external_s3() is None else nullcontext()
         with _alone(self._settings), s3_lock:
             keep_private(self._home.root)
-            check_ports_free(_ports(self._settings))
+            named = external_log()
+            ports = self._settings.ports(
+                embedded_s3=external_s3() is None,
+                embedded_log=named is None,
+                partitions=(named or EventLogSettings.load()).event_partitions,
+            )
+            check_ports_free(ports)
             stopped = asyncio.ensure_future(self._stop_signal().wait())
             serving = asyncio.ensure_future(self._serve())
             environment_file(self._home).unlink(missing_ok=True)  # of a stack that was killed
@@ -124,7 +135,7 @@ class Stack:
 
     async def _serve(self) -> None:
         settings = self._settings
-        external = {"s3": external_endpoint(), "log": external_log()}
+        external = {"s3": external_s3(), "log": external_log()}
         if stores := [self._store(name) for name, given in external.items() if given is None]:
             await self._supervisor.start(stores, settings.start_timeout)
         # Before what a stack keeps is made: a restore of a backup refuses to replace it.
@@ -150,11 +161,22 @@ class Stack:
         settings = self._settings
         if name == "log":
             prepare_log(settings)
-            return log_process(settings)
-        prepare(settings)
-        server = access(settings)
-        assert server is not None, "prepare made it"
-        return s3_process(settings, server)
+            return ProcessSpec(
+                name="log",
+                command=log_command(settings),
+                port=settings.log_port,
+                probe=log_probe(settings),
+                environment=nats.ENVIRONMENT,
+                max_unhealthy_seconds=nats.MAX_UNHEALTHY_SECONDS,
+            )
+        return ProcessSpec(
+            name="s3",
+            command=s3_command(settings),
+            port=settings.s3_port,
+            probe=s3_probe(prepare(settings)),
+            environment=s3.ENVIRONMENT,
+            folder=self._home.s3,
+        )
 
     def _specs(self) -> list[ProcessSpec]:
         """Return the clients of S3, by the environment and the files of now."""
@@ -162,7 +184,7 @@ class Stack:
         server, log = _s3(settings), external_log() or reachable_log(settings)
         return [
             control_process(settings, server, self._endpoints),
-            *pod_processes(settings, server, log, page_token_keys(settings)),
+            *pod_processes(settings, server, log, page_keys(settings)),
             *consumer_processes(settings, server, log),
         ]
 
@@ -237,20 +259,10 @@ def _alone(settings: StackSettings) -> Iterator[None]:
 
 def _s3(settings: StackSettings) -> S3Settings:
     """Return how to reach S3, by the environment and the files of now."""
-    server = access(settings) if external_endpoint() is None else S3Settings.load()
+    server = external_s3() or access(settings)
     if server is None:
         raise VireoError("the keys of S3 are gone; make others with: vireo restart s3")
     return server
-
-
-def _ports(settings: StackSettings) -> dict[int, str]:
-    """Return every port that the stack binds, with the setting that moves it."""
-    log = external_log()
-    return settings.ports(
-        embedded_s3=external_endpoint() is None,
-        embedded_log=log is None,
-        partitions=(log or EventLogSettings.load()).event_partitions,
-    )
 
 
 def _check_release(settings: StackSettings, server: S3Settings) -> None:

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from vireo.ops.stack.die_with_parent import wrapped
 from vireo.ops.stack.logs import bound_log, is_large, last_lines, start_log
@@ -79,7 +79,9 @@ class SupervisedProcess:
         loop = asyncio.get_running_loop()
         while not self._stop.is_set():
             started = loop.time()
-            ended = f"ended with {_exit_text(await self._run_once())}"
+            code = await self._run_once()
+            how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            ended = f"ended with {how}"
             if self._stop.is_set():
                 break
             if self._awaited:
@@ -229,25 +231,30 @@ class Supervisor:
         self._processes += fresh
         self._running |= {asyncio.ensure_future(process.run()) for process in fresh}
         awaited = [process for process in fresh if process.spec.awaited]
-        healthy = asyncio.ensure_future(_all_healthy(awaited))
+        healthy = asyncio.gather(*(process.healthy.wait() for process in awaited))
+
+        def mark_late() -> None:
+            for process in awaited:
+                if not process.healthy.is_set():
+                    process.mark_late(patience)
+
+        late = asyncio.get_running_loop().call_later(patience, mark_late)
         try:
-            for timeout in (patience, None):
-                done, _ = await asyncio.wait(
-                    {healthy, *self._running}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-                )
-                _raise_failures(done - {healthy})
-                if done:
-                    break
-                for process in awaited:
-                    if not process.healthy.is_set():
-                        process.mark_late(patience)
+            await self._first_of(healthy)
         finally:
+            late.cancel()
             healthy.cancel()
 
     async def watch(self) -> None:
         """Return only by raising, if the supervision of a process itself fails."""
-        done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-        _raise_failures(done)
+        await self._first_of()
+
+    async def _first_of(self, *others: asyncio.Future[Any]) -> None:
+        """Wait for one of `others`; raise if the supervision of a process ends before."""
+        waiting = {*others, *self._running}
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for future in done.difference(others):
+            future.result()
 
     async def stop(self, patience: float) -> None:
         """Terminate every process, in the reverse order of starting; kill those that don't end.
@@ -274,18 +281,3 @@ async def _next_multiple_of(seconds: float) -> None:
     The supervisor, and gRPC's threads in it, then wake up once for all of them.
     """
     await asyncio.sleep(seconds - asyncio.get_running_loop().time() % seconds)
-
-
-async def _all_healthy(processes: Sequence[SupervisedProcess]) -> None:
-    await asyncio.gather(*(process.healthy.wait() for process in processes))
-
-
-def _raise_failures(done: set[asyncio.Future[None]]) -> None:
-    for future in done:
-        future.result()
-
-
-def _exit_text(code: int) -> str:
-    if code < 0:
-        return f"signal {signal.Signals(-code).name}"
-    return f"exit code {code}"

@@ -16,9 +16,9 @@ from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import identity
 from vireo.server.live.settings import TRENDING_HALF_LIFE
 from vireo.server.pod.announcements import Announcements
+from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.store_errors import StoreError
 from vireo.server.rpc.disk_metrics import export_disk
 from vireo.server.rpc.logs import configure_logs
 from vireo.server.rpc.server import RpcServer

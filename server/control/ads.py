@@ -17,7 +17,7 @@ from envoy.service.discovery.v3 import discovery_pb2 as pb
 from envoy.service.status.v3 import csds_pb2, csds_pb2_grpc
 from prometheus_client import Counter, Gauge
 
-from vireo.server.control.clients import Client, ClientLimitError, Clients, Push, Session
+from vireo.server.control.clients import Client, ClientLimitError, Push
 from vireo.server.control.snapshot import KINDS, WARMING_ORDER, Snapshot, version_of
 from vireo.server.rpc.errors import RpcError
 from vireo.server.rpc.places import STREAM_RETRY, Places
@@ -43,8 +43,6 @@ REFUSED_RESOURCES = Gauge(
 )
 MAX_NODE_LENGTH = 256
 """Maximum characters of a node's id; its cluster and user agent are truncated to this."""
-CONNECTED = "connected"
-"""Key of a node's metadata, in its status, for whether it has an open stream."""
 NAME: str = ads_pb2.DESCRIPTOR.services_by_name["AggregatedDiscoveryService"].full_name
 _STATUS: str = csds_pb2.DESCRIPTOR.services_by_name["ClientStatusDiscoveryService"].full_name
 _MAX_STREAMS = 750
@@ -61,20 +59,23 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         """Start without a snapshot, and export what clients have."""
         self.snapshot: Snapshot | None = None
         """The newest snapshot; None before the first."""
-        self.clients = Clients()
+        self.clients: dict[Client, asyncio.Event] = {}
+        """Every Envoy with a stream, and what wakes the stream's sender."""
         self.streams = Places(_MAX_STREAMS, STREAM_RETRY)
-        self._wakes: set[asyncio.Event] = set()
         for kind in ("envoy", "other"):
             CLIENTS.labels(kind).set_function(partial(self._count, envoys=kind == "envoy"))
         for kind, word in KINDS.items():
             REFUSED_RESOURCES.labels(word).set_function(partial(self._count_nacks, kind))
 
+    # Scrapes count in another thread, so by copies.
+
     def _count(self, *, envoys: bool) -> int:
-        agents = [each.user_agent.lower() for each in self.clients.all() if each.streams]
+        agents = [each.user_agent.lower() for each in [*self.clients]]
         return sum(agent.startswith("envoy") == envoys for agent in agents)
 
     def _count_nacks(self, kind: str) -> int:
-        return sum(len(each.nacks[kind]) for each in self.clients.all() if each.streams)
+        subscriptions = [each.subscriptions.get(kind) for each in [*self.clients]]
+        return sum(len(each.nacks) for each in subscriptions if each)
 
     def publish(self, snapshot: Snapshot) -> None:
         """Make `snapshot` the newest one, and wake all streams."""
@@ -84,7 +85,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         for kind, resources in snapshot.resources.items():
             version = version_of({name: each.version for name, each in resources.items()})
             INFO.labels(KINDS[kind], version).set(1)
-        for wake in self._wakes:
+        for wake in self.clients.values():
             wake.set()
 
     # It writes to the context instead of yielding: a generator suspended in a yield ends only
@@ -110,14 +111,13 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
         self, first: Any, requests: AsyncIterator[Any], context: Context
     ) -> None:
         node = first.node
-        session = self.clients.begin(node.id, _shown(node.cluster), _shown(_user_agent(node)))
-        log.info("stream started", node=node.id, agent=session.client.user_agent)
-        wake = asyncio.Event()
-        self._wakes.add(wake)
-        reader = asyncio.create_task(_read(session, first, requests, wake))
+        client = Client(node.id, _shown(node.cluster), _shown(_user_agent(node)))
+        log.info("stream started", node=node.id, agent=client.user_agent)
+        wake = self.clients[client] = asyncio.Event()
+        reader = asyncio.create_task(_read(client, first, requests, wake))
         try:
             while not reader.done():
-                push = session.next(self.snapshot) if self.snapshot else None
+                push = client.next(self.snapshot) if self.snapshot else None
                 if push is not None:
                     await context.write(_response(push))
                     continue
@@ -125,8 +125,7 @@ class DiscoveryServicer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # typ
                 wake.clear()
             reader.result()
         finally:
-            self._wakes.discard(wake)
-            self.clients.end(session)
+            del self.clients[client]
             log.info("stream ended", node=node.id)
             reader.cancel()
             await asyncio.gather(reader, return_exceptions=True)
@@ -153,29 +152,29 @@ async def _first(requests: AsyncIterator[Any], context: Context) -> Any:
 
 
 async def _read(
-    session: Session, first: Any, requests: AsyncIterator[Any], wake: asyncio.Event
+    client: Client, first: Any, requests: AsyncIterator[Any], wake: asyncio.Event
 ) -> None:
     """Apply every request of a stream, and wake the sender after each and at the end."""
     try:
-        _apply(session, first)
+        _apply(client, first)
         wake.set()
         async for request in requests:
-            _apply(session, request)
+            _apply(client, request)
             wake.set()
     finally:
         wake.set()
 
 
-def _apply(session: Session, request: Any) -> None:
+def _apply(client: Client, request: Any) -> None:
     """Apply a request: first its ACK or NACK, then its subscriptions."""
     kind, nonce = request.type_url, request.response_nonce
     if kind not in WARMING_ORDER:
         return  # other types, such as secrets, are never served
     if nonce and request.HasField("error_detail"):
-        session.nack(kind, nonce, request.error_detail.message)
+        client.nack(kind, nonce, request.error_detail.message)
     elif nonce:
-        session.ack(kind, nonce)
-    session.change(
+        client.ack(kind, nonce)
+    client.change(
         kind,
         request.resource_names_subscribe,
         request.resource_names_unsubscribe,
@@ -184,16 +183,15 @@ def _apply(session: Session, request: Any) -> None:
 
 
 def _response(push: Push) -> Any:
-    return pb.DeltaDiscoveryResponse(
+    response = pb.DeltaDiscoveryResponse(
         system_version_info=push.version,
         type_url=push.kind,
         nonce=push.nonce,
-        resources=[
-            pb.Resource(name=each.name, version=each.version, resource=each.body)
-            for each in push.resources.values()
-        ],
         removed_resources=sorted(push.removed),
     )
+    if each := push.resource:
+        response.resources.add(name=each.name, version=each.version, resource=each.body)
+    return response
 
 
 def _user_agent(node: Any) -> str:
@@ -211,53 +209,43 @@ def _shown(text: str) -> str:
 class StatusServicer(csds_pb2_grpc.ClientStatusDiscoveryServiceServicer):  # type: ignore[misc]
     """Serves the status of clients: what each has accepted and rejected, and why."""
 
-    def __init__(self, clients: Clients) -> None:
-        """Serve the status of these clients."""
-        self._clients = clients
+    def __init__(self, servicer: DiscoveryServicer) -> None:
+        """Serve the status of its clients."""
+        self._servicer = servicer
 
     async def FetchClientStatus(self, request: Any, context: Context) -> Any:  # noqa: N802
-        """Return the status of all clients, or of those that match a node id."""
-        ids = set()
-        for matcher in request.node_matchers:
-            if matcher.node_id.WhichOneof("match_pattern") != "exact" or matcher.node_metadatas:
-                await context.abort(
-                    grpc.StatusCode.INVALID_ARGUMENT,
-                    "node_matchers: only node_id with an exact match is supported",
-                )
-            ids.add(matcher.node_id.exact)
-        return csds_pb2.ClientStatusResponse(
-            config=[
-                _status(client, with_bodies=not request.exclude_resource_contents)
-                for client in self._clients.all()
-                if not ids or client.identity in ids
-            ]
-        )
+        """Return the status of all clients, without the resources' contents."""
+        if request.node_matchers:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, "node_matchers aren't supported; leave them out"
+            )
+        clients = sorted(self._servicer.clients, key=lambda each: each.identity)
+        return csds_pb2.ClientStatusResponse(config=map(_status, clients))
 
 
-def _status(client: Client, *, with_bodies: bool) -> Any:
+def _status(client: Client) -> Any:
     node = Node(id=client.identity, cluster=client.cluster, user_agent_name=client.user_agent)
-    node.metadata.update({CONNECTED: client.streams > 0})
     config = csds_pb2.ClientConfig(node=node)
-    for kind, known in client.session.subscriptions.items():
-        pending = known.pending.resources if known.pending else {}
-        nacks, good = client.nacks[kind], client.good[kind]
-        for name in sorted({*known.has, *pending, *nacks}):
+    for kind in WARMING_ORDER:
+        known = client.subscriptions.get(kind)
+        if known is None:
+            continue
+        pending = known.pending.resource if known.pending else None
+        waiting = {pending.name} if pending else set()
+        for name in sorted({*known.has, *known.nacks, *waiting}):
             each = config.generic_xds_configs.add(type_url=kind, name=name)
             each.version_info = known.has.get(name, "")
-            if with_bodies and name in good:
-                each.xds_config.CopyFrom(good[name].body)
             if name in known.acked_at:
                 each.last_updated.FromDatetime(known.acked_at[name])
             each.config_status, each.client_status = csds_pb2.SYNCED, ClientResourceStatus.ACKED
-            if nack := nacks.get(name):
+            if nack := known.nacks.get(name):
                 each.config_status, each.client_status = csds_pb2.ERROR, ClientResourceStatus.NACKED
                 each.error_state.details = nack.message
                 each.error_state.version_info = nack.version
                 each.error_state.last_update_attempt.FromDatetime(nack.at)
-            elif name in pending and pending[name].version != known.has.get(name):
+            elif name in waiting:
                 each.config_status = csds_pb2.STALE if name in known.has else csds_pb2.NOT_SENT
                 each.client_status = ClientResourceStatus.REQUESTED
-    config.generic_xds_configs.sort(key=lambda each: WARMING_ORDER.index(each.type_url))
     return config
 
 
@@ -267,5 +255,5 @@ def add_xds_services(server: RpcServer) -> DiscoveryServicer:
     add_ads = ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server
     add_status = csds_pb2_grpc.add_ClientStatusDiscoveryServiceServicer_to_server
     server.add(NAME, partial(add_ads, servicer), ads_pb2.DESCRIPTOR)
-    server.add(_STATUS, partial(add_status, StatusServicer(servicer.clients)), csds_pb2.DESCRIPTOR)
+    server.add(_STATUS, partial(add_status, StatusServicer(servicer)), csds_pb2.DESCRIPTOR)
     return servicer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -112,8 +112,10 @@ class Attempts:
         self._counter.inc(failures)
 
     def pause(self, usual: float) -> float:
-        """Return the seconds to wait before the next attempt, with exponential backoff."""
-        return backoff(self._in_a_row + 1, usual, max(usual, _MAX_PAUSE_SECONDS))
+        """Return the seconds to wait before the next attempt; after failures, by a backoff."""
+        if not self._in_a_row:
+            return usual
+        return backoff(self._in_a_row, min(usual, _MAX_PAUSE_SECONDS / 4), _MAX_PAUSE_SECONDS)
 
     @property
     def age(self) -> float:
@@ -123,25 +125,26 @@ class Attempts:
 
 async def follow(
     attempts: Attempts,
-    read: Callable[[], T],
+    read: Callable[[], tuple[T, frozenset[str]]],
     changed: Callable[[T], None],
-    pause: Callable[[], Awaitable[None]],
+    seconds: float,
 ) -> None:
     """Poll a source until cancelled, and pass on each change.
 
     Args:
         attempts: records the outcomes.
-        read: returns the source's value; runs in a thread and may raise anything.
+        read: returns the source's value, and what was invalid in it; runs in a thread and may
+            raise anything.
         changed: called with the first value and on each change. If it raises, the attempt has
             failed and the same value is passed on again.
-        pause: returns when it is time for the next attempt.
+        seconds: seconds between attempts.
     """
     known: T | None = None
     while True:
         with attempts.contained():
-            value = await asyncio.to_thread(read)
+            value, flaws = await asyncio.to_thread(read)
             if value != known:
                 changed(value)
                 known = value
-            attempts.succeeded()
-        await pause()
+            attempts.succeeded(flaws)
+        await asyncio.sleep(attempts.pause(seconds))

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
@@ -60,29 +60,18 @@ class FileDiscovery:
         """Hold the file's path; nothing is read yet."""
         self.attempts = Attempts("file")
         self._path = path
-        self._text: bytes | None = None
-        self._parsed: Endpoints | EndpointsFileError = {}
-        """What the last content comes to, so that the same one isn't parsed on every poll."""
+        self._latest: tuple[bytes, Endpoints] = b"", {}
+        """The latest valid content, and what it comes to."""
 
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
         """Call `changed` with the pods, and after each change; invalid content is ignored."""
+        await follow(self.attempts, self._read, changed, _POLL_SECONDS)
 
-        async def pause() -> None:
-            await asyncio.sleep(self.attempts.pause(_POLL_SECONDS))
-
-        await follow(self.attempts, self._read, changed, pause)
-
-    def _read(self) -> Endpoints:
+    def _read(self) -> tuple[Endpoints, frozenset[str]]:
         text = read_bounded(self._path, _MAX_BYTES)
-        if text != self._text:
-            try:
-                self._parsed = parse(text, self._path)
-            except EndpointsFileError as error:
-                self._parsed = error
-            self._text = text
-        if isinstance(self._parsed, EndpointsFileError):
-            raise self._parsed
-        return self._parsed
+        if text != self._latest[0]:
+            self._latest = text, parse(text, self._path)
+        return self._latest[1], frozenset()
 
 
 def _endpoint(text: str) -> Endpoint:
@@ -132,55 +121,25 @@ class EndpointsDocument(BaseModel):
         }
 
 
-class EndpointsFileError(VireoError):
-    """The file of endpoints is invalid; the message names the problem."""
-
-
 def parse(text: bytes, path: Path) -> Endpoints:
     """Parse the pods that a file lists, in JSON or YAML.
 
     Raises:
-        EndpointsFileError: the document is invalid; the message names the first problem.
+        VireoError: the document is invalid; the message names the first problem.
     """
     try:
-        content = _load(text)
+        try:
+            content = json.loads(text)
+        except ValueError:
+            content = yaml.safe_load(text)
     except Exception as error:
         # Parsers raise more than they declare: ValueError for a date, RecursionError for depth.
         words = f"{type(error).__name__}: {error}"
-        raise EndpointsFileError(f"{path} is neither JSON nor YAML: {words}") from error
+        raise VireoError(f"{path} is neither JSON nor YAML: {words}") from error
     try:
         document = EndpointsDocument.model_validate(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"])) or "the document"
-        raise EndpointsFileError(f"{path}: {place}: {first['msg']}") from error
+        raise VireoError(f"{path}: {place}: {first['msg']}") from error
     return document.endpoints()
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML loader that rejects aliases, which can expand a small file hugely, and repeated keys."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not supported")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        found = super().construct_mapping(node, deep)
-        if len(found) != len(node.value):
-            raise yaml.YAMLError(f"duplicate key, {node.start_mark}".strip())
-        return found
-
-
-def _load(text: bytes) -> Any:
-    try:
-        return json.loads(text, object_pairs_hook=_without_repeats)
-    except ValueError:
-        return yaml.load(text, _Loader)  # noqa: S506 (it is a SafeLoader)
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise yaml.YAMLError("duplicate key")
-    return found

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import time
 from collections.abc import Callable, Mapping
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any, Never
 from urllib.parse import urlsplit
 
 import structlog
+import urllib3
 
 from vireo.server.control.attempts import Attempts, follow, read_bounded
 from vireo.server.errors import VireoError
@@ -29,16 +27,10 @@ _URL_SECONDS = 60.0
 """Seconds between reads of a URL: as long as a new key may take to be known."""
 _SILENT_SECONDS = 5.0
 """Timeout of each step: the connection, the handshake, and each read."""
-_FETCH_SECONDS = 10.0
-"""Maximum seconds for a whole body, which may arrive byte by byte."""
 _MAX_BYTES = 1 << 20
 _MAX_KEYS = 100
 _MAX_SHOWN = 64
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-
-
-class KeysError(VireoError):
-    """The keys can't be read, or can't verify tokens; the message has the reason."""
 
 
 async def follow_keys(source: str, changed: Callable[[str], None], attempts: Attempts) -> None:
@@ -53,31 +45,24 @@ async def follow_keys(source: str, changed: Callable[[str], None], attempts: Att
         attempts: records the outcomes.
     """
     remote = "://" in source
-    published = False
 
-    def read() -> str:
+    def read() -> tuple[str, frozenset[str]]:
         text = _fetch(source) if remote else read_bounded(Path(source), _MAX_BYTES)
-        return checked(text, source)
+        return checked(text, source), frozenset()
 
     def publish(keys: str) -> None:
-        nonlocal published
         changed(keys)
-        published = True
         ids = [key.get("kid", "")[:_MAX_SHOWN] for key in json.loads(keys)["keys"]]
         log.info("token keys", source=source, ids=ids)
 
-    async def pause() -> None:
-        # Until the first success the start is held up, so a URL is polled as often as a file.
-        await asyncio.sleep(attempts.pause(_URL_SECONDS if remote and published else _FILE_SECONDS))
-
-    await follow(attempts, read, publish, pause)
+    await follow(attempts, read, publish, _URL_SECONDS if remote else _FILE_SECONDS)
 
 
 def checked(text: bytes, source: str) -> str:
     """Return a JSON Web Key Set in canonical form, with only the relevant members.
 
     Raises:
-        KeysError: it is not a key set, has no keys, or has a private or incomplete one. Envoy
+        VireoError: it is not a key set, has no keys, or has a private or incomplete one. Envoy
             would accept such a set and reject every token.
     """
     try:
@@ -86,17 +71,17 @@ def checked(text: bytes, source: str) -> str:
         members = {member for key in keys for member in key}
     except Exception as error:
         # Malformed documents can make the parser raise anything, including RecursionError.
-        raise KeysError(f"{source} is not a JSON Web Key Set") from error
+        raise VireoError(f"{source} is not a JSON Web Key Set") from error
     if not keys:
-        raise KeysError(f"{source} has no keys")
+        raise VireoError(f"{source} has no keys")
     if len(keys) > _MAX_KEYS:
-        raise KeysError(f"{source} has more than {_MAX_KEYS} keys")
+        raise VireoError(f"{source} has more than {_MAX_KEYS} keys")
     if not kinds <= _MEMBERS.keys() or members & _PRIVATE:
         # Anyone who can read a symmetric key can sign with it.
-        raise KeysError(f"{source} has a key that isn't public; give only public ones, RSA or EC")
+        raise VireoError(f"{source} has a key that isn't public; give only public ones, RSA or EC")
     for number, key in enumerate(keys, start=1):
         if not _is_whole(key):
-            raise KeysError(f"{source}: key {number} is invalid and can't verify tokens")
+            raise VireoError(f"{source}: key {number} is invalid and can't verify tokens")
     public = [
         {name: key[name] for name in (*_WORDS, *_MEMBERS[key["kty"]]) if name in key}
         for key in keys
@@ -128,24 +113,21 @@ def check_source(source: str) -> None:
 
 def _fetch(url: str) -> bytes:
     """Return the body of a URL's response; redirects aren't followed."""
-    parts = urlsplit(url)
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=_SILENT_SECONDS)
-    path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
-    body, end = b"", time.monotonic() + _FETCH_SECONDS
     try:
-        connection.request("GET", path, headers={"Accept": "application/json"})
-        response = connection.getresponse()
-        if response.status != 200:
-            raise KeysError(f"{url} answered {response.status}")
-        while part := response.read1(_MAX_BYTES):  # what has arrived, so that the time is checked
-            body += part
-            if len(body) > _MAX_BYTES:
-                raise KeysError(f"{url} answered more than {_MAX_BYTES} bytes")
-            if time.monotonic() > end:
-                raise TimeoutError(f"the response took longer than {_FETCH_SECONDS:g} s")
-    except (OSError, HTTPException) as error:
-        raise KeysError(f"{url} can't be fetched: {str(error) or type(error).__name__}") from error
-    finally:
-        connection.close()
+        response = urllib3.request(
+            "GET",
+            url,
+            headers={"Accept": "application/json"},
+            timeout=_SILENT_SECONDS,
+            retries=False,
+            preload_content=False,
+        )
+        body = response.read(_MAX_BYTES + 1)
+        response.close()
+    except (OSError, urllib3.exceptions.HTTPError) as error:
+        raise VireoError(f"{url} can't be fetched: {error}") from error
+    if response.status != 200:
+        raise VireoError(f"{url} answered {response.status}")
+    if len(body) > _MAX_BYTES:
+        raise VireoError(f"{url} answered more than {_MAX_BYTES} bytes")
     return body

@@ -1,79 +1,101 @@
-"""Discovery of pods by the EndpointSlices of a Kubernetes cluster: listed once, then watched."""
+"""Discovery of pods by the EndpointSlices of a Kubernetes cluster, which are listed every second.
+
+A list from the API server's cache is cheap. Compared with a watch it has no version that expires,
+and no connection that may be lost in silence.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import random
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import NamedTuple
 
-import aiohttp
-import structlog
-from kubernetes.aio import client, config
-from kubernetes.aio.config import incluster_config
-from pydantic import ValidationError
+import urllib3
+from kubernetes import client, config
+from kubernetes.config import incluster_config
+from pydantic import AliasPath, BaseModel, ConfigDict, Field, ValidationError
 
-from vireo.server.backoff import backoff
-from vireo.server.control.attempts import Attempts
-from vireo.server.control.mesh import Endpoints
+from vireo.server.control.attempts import Attempts, follow
+from vireo.server.control.mesh import Endpoint, Endpoints, Pool
 from vireo.server.control.settings import KubernetesSettings
-from vireo.server.control.slices import (
-    SERVICE_LABEL,
-    EndpointSlice,
-    Part,
-    SlicePods,
-    Versioned,
-    merged,
-)
 from vireo.server.errors import VireoError
 
-log = structlog.get_logger()
-
+SERVICE_LABEL = "kubernetes.io/service-name"
+"""Label of a slice with the name of its Service."""
+PORT_NAME = "grpc"
+"""Name of the port that the pods of all Services serve on."""
+_FAMILIES = ("IPv4", "IPv6")
+"""Supported address families, in order of preference for a pod with both."""
+_POLL_SECONDS = 1.0
 _REQUEST_SECONDS = 5.0
 """Maximum seconds to wait for a response."""
-_WATCH_SECONDS = 30
-"""Seconds that one watch lasts; a silently lost connection is detected after them."""
-_MIN_WATCH_SECONDS = 1.0
-"""A watch without events that ends earlier counts as a failure."""
-_FIRST_RETRY_SECONDS, _MAX_BACKOFF_SECONDS = 0.25, 10.0
-_MAX_RETRY_AFTER = 60.0
-"""Maximum seconds that the API may have us wait."""
-_MAX_LIST_BYTES = 32 << 20
+_MAX_BYTES = 32 << 20
 """Maximum size of a list: room for tens of thousands of pods."""
-_MAX_LINE_BYTES = 4 << 20
-"""Maximum size of an event, above that of an object in etcd."""
 _MAX_WORDS = 300
 """Maximum characters shown of an error message."""
 
 
-class KubernetesApiError(VireoError):
-    """A request to the API failed; the message includes the API's."""
+class _Part(BaseModel):
+    """A part of a response of the API."""
 
-    retry_after = 0.0
-    """Minimum seconds to wait before the next request, as the API asked when it throttled this."""
-
-
-class VersionExpiredError(KubernetesApiError):
-    """The resource version to watch from has expired: list again."""
+    # Absent and null mean the same to the API; unused fields are ignored.
+    model_config = ConfigDict(frozen=True)
 
 
-class _Listed(Versioned):
-    items: tuple[EndpointSlice, ...] | None
+class _SliceEndpoint(_Part):
+    addresses: tuple[str, ...] = Field(min_length=1)
+    """Addresses, of which only the first is meaningful."""
+    pod: str | None = Field(default=None, validation_alias=AliasPath("targetRef", "uid"))
+    ready: bool | None = Field(default=None, validation_alias=AliasPath("conditions", "ready"))
+    serving: bool | None = Field(default=None, validation_alias=AliasPath("conditions", "serving"))
+    terminating: bool | None = Field(
+        default=None, validation_alias=AliasPath("conditions", "terminating")
+    )
+
+    @property
+    def takes_traffic(self) -> bool:
+        """Whether the endpoint takes new calls; unknown means yes.
+
+        All three conditions count: if a Service publishes addresses that aren't ready, `ready` is
+        always true, even while the pod terminates.
+        """
+        return self.ready is not False and self.serving is not False and not self.terminating
 
 
-class _Status(Part):
-    code: int | None = None
-    message: str = ""
+class _SlicePort(_Part):
+    name: str | None = None
+    port: int | None = None
+    """None for all ports."""
 
 
-class _Change(Part):
-    type: Literal["ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR"]
-    object: dict[str, Any]
+class _Slice(_Part):
+    """Some of a Service's endpoints, all with the same ports and address family."""
+
+    name: str = Field(validation_alias=AliasPath("metadata", "name"))
+    service: str = Field(
+        default="", validation_alias=AliasPath("metadata", "labels", SERVICE_LABEL)
+    )
+    family: str = Field(alias="addressType")
+    endpoints: tuple[_SliceEndpoint, ...] | None = None
+    ports: tuple[_SlicePort, ...] | None = None
+
+
+class _List(_Part):
+    items: tuple[_Slice, ...] | None
+
+
+class _Status(_Part):
+    message: str
+
+
+class Found(NamedTuple):
+    """What a list of slices comes to."""
+
+    endpoints: Endpoints
+    """The pods that take traffic, by pool."""
+    flaws: frozenset[str] = frozenset()
+    """Descriptions of the invalid parts, which are left out."""
 
 
 class KubernetesDiscovery:
@@ -83,212 +105,140 @@ class KubernetesDiscovery:
         """Hold the settings; nothing is requested yet."""
         self.attempts = Attempts("kubernetes")
         self._settings = settings
-        self._pools = settings.pools
-        self._failures = 0
-        """Number of consecutive failures."""
-        self._slices: dict[str, SlicePods] = {}
-        """The pods of each slice as last received, by its name."""
-        self._version = ""
-        """The resource version to watch from."""
-        self._known: Endpoints | None = None
+        self._list: Callable[[], urllib3.HTTPResponse] | None = None
+        """Requests the list on a connection that is kept; None after a failure."""
+        self._latest: tuple[bytes, Found] = b"", Found({})
+        """The latest list, and what it came to."""
 
     async def follow(self, changed: Callable[[Endpoints], None]) -> None:
-        """Call `changed` with the pods that are ready, and again after each change."""
-        while True:
-            pause = 0.0
-            # Declared policy: an API that can't be reached removes no pod.
-            with self.attempts.contained():
-                try:
-                    await self._list_and_watch(changed)
-                except VersionExpiredError as error:
-                    # Expected after a long interruption of a watch: list again.
-                    log.info("relisting pods", source=self.attempts.source, reason=str(error))
-                except KubernetesApiError as error:
-                    # A throttled API that is asked again too soon stays throttled.
-                    pause = error.retry_after
-                    raise
-            self._failures += 1
-            delay = backoff(self._failures, _FIRST_RETRY_SECONDS, _MAX_BACKOFF_SECONDS)
-            await asyncio.sleep(max(random.uniform(delay / 2, delay), pause))  # noqa: S311
+        """Call `changed` with the pods that take traffic, and again after each change."""
+        await follow(self.attempts, self._read, changed, _POLL_SECONDS)
 
-    async def _list_and_watch(self, changed: Callable[[Endpoints], None]) -> None:
-        """Follow the API on a new connection, with freshly read credentials, until it fails.
+    def _read(self) -> Found:
+        """Return the pods; after a failure on a new connection, with freshly read credentials.
 
         Raises:
-            KubernetesApiError: it has failed.
+            VireoError: the API can't be asked, or its response isn't a list.
         """
-        with _explained("reading the configuration"):
-            configuration = client.Configuration()
+        request, self._list = self._list, None
+        try:
+            request = request or self._connect()
+            response = request()
+            body = response.read(_MAX_BYTES + 1)
+            response.release_conn()
+        except client.ApiException as error:
+            words = _words(error.body or "")
+            raise VireoError(f"listing EndpointSlices: {error.status}: {words}") from error
+        except Exception as error:
+            # The client doesn't validate a kubeconfig: a malformed one can make it raise anything.
+            reason = f"{type(error).__name__}: {error}"
+            raise VireoError(f"listing EndpointSlices: {reason[:_MAX_WORDS]}") from error
+        if body != self._latest[0]:
             try:
-                namespace = await _configure(configuration, self._settings.config)
-            except Exception as error:
-                # The client doesn't validate a kubeconfig, so a malformed one can raise anything.
-                raise KubernetesApiError(f"{type(error).__name__}: {error}") from error
-            api_client = client.ApiClient(configuration)
-        async with api_client:
-            # Without preloading the body, since a watch is endless; it then skips the status, too.
-            api = client.DiscoveryV1Api(api_client)
-            request = _Request(
-                api.list_namespaced_endpoint_slice_without_preload_content,
-                self._settings.namespace or namespace,
-                f"{SERVICE_LABEL} in ({','.join(sorted(self._pools))})",
-            )
-            with _explained("listing"):
-                await self._list(request)
-            self._publish(changed)
-            with _explained("watching"):
-                while True:
-                    await self._watch(request, changed)
+                self._latest = body, found(body, self._settings.pools)
+            except ValidationError as error:
+                words = str(error)[:_MAX_WORDS]
+                raise VireoError(f"listing EndpointSlices: no list: {words}") from error
+        self._list = request
+        return self._latest[1]
 
-    async def _list(self, request: _Request) -> None:
-        """Replace the slices by the current ones."""
-        async with asyncio.timeout(_REQUEST_SECONDS):
-            async with await request.send(_REQUEST_SECONDS) as response:
-                body = await _body(response, _MAX_LIST_BYTES)
-        if len(body) > _MAX_LIST_BYTES:
-            raise KubernetesApiError(f"the list has more than {_MAX_LIST_BYTES} bytes")
-        listed = _Listed.model_validate_json(body)
-        self._slices, self._version = {}, listed.version
-        for each in listed.items or ():
-            self._put(each)
-
-    async def _watch(self, request: _Request, changed: Callable[[Endpoints], None]) -> None:
-        """Apply changes since the current version, until the API ends the watch."""
-        began, received = time.monotonic(), False
-        async with asyncio.timeout(_REQUEST_SECONDS):
-            response = await request.send(
-                _WATCH_SECONDS + _REQUEST_SECONDS,
-                watch=True,
-                allow_watch_bookmarks=True,
-                resource_version=self._version,
-                timeout_seconds=_WATCH_SECONDS,
-            )
-        async with response:
-            self._publish(changed, followed=True)
-            rest = b""
-            while chunk := await response.content.readany():
-                *lines, rest = (rest + chunk).split(b"\n")
-                # Those that arrive together are applied together: a burst must not keep us busy.
-                for line in lines:
-                    self._apply(_Change.model_validate_json(line))
-                if len(rest) > _MAX_LINE_BYTES:
-                    raise KubernetesApiError(f"an event has more than {_MAX_LINE_BYTES} bytes")
-                if lines:
-                    received, self._failures = True, 0
-                    self._publish(changed, followed=True)
-            if rest:
-                self._apply(_Change.model_validate_json(rest))
-        if not received and time.monotonic() - began < _MIN_WATCH_SECONDS:
-            # Restarting such watches without a backoff would flood the API.
-            raise KubernetesApiError("the API ends watches as soon as they begin")
-        self._failures = 0
-        self._publish(changed, followed=True)
-
-    def _apply(self, change: _Change) -> None:
-        if change.type == "ERROR":
-            status = _Status.model_validate(change.object)
-            raise _refusal(status.code or 0, status.message)
-        self._version = Versioned.model_validate(change.object).version
-        if change.type == "BOOKMARK":
-            return
-        received = EndpointSlice.model_validate(change.object)
-        if change.type == "DELETED":
-            self._slices.pop(received.name, None)
+    def _connect(self) -> Callable[[], urllib3.HTTPResponse]:
+        settings, path = self._settings, self._settings.config
+        configuration = client.Configuration()
+        configuration.retries = False  # they would wait for as long as the API asks
+        if path is None and incluster_config.SERVICE_HOST_ENV_NAME in os.environ:
+            config.load_incluster_config(client_configuration=configuration)
+            token = Path(incluster_config.SERVICE_TOKEN_FILENAME)
+            namespace = token.with_name("namespace").read_text().strip()
         else:
-            self._put(received)
+            file = None if path is None else str(path)
+            config.load_kube_config(file, client_configuration=configuration, persist_config=False)
+            _, context = config.list_kube_config_contexts(file)
+            namespace = context["context"].get("namespace") or "default"
+        api = client.DiscoveryV1Api(client.ApiClient(configuration))
+        selector = f"{SERVICE_LABEL} in ({','.join(sorted(settings.pools))})"
 
-    def _put(self, received: EndpointSlice) -> None:
-        pool = self._pools.get(received.service)
-        if pool is None:
-            self._slices.pop(received.name, None)
-        else:
-            self._slices[received.name] = SlicePods.of(received, pool)
-
-    def _publish(self, changed: Callable[[Endpoints], None], *, followed: bool = False) -> None:
-        """Pass on the pods if they have changed; `followed` once a watch keeps them up to date."""
-        endpoints, flaws = merged(self._slices.values(), self._pools.values())
-        if followed:
-            self.attempts.succeeded(flaws)
-        if endpoints != self._known:
-            changed(endpoints)
-            self._known = endpoints
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A request for slices: the client's call and what all of them have in common."""
-
-    call: Callable[..., Any]
-    namespace: str
-    selector: str
-
-    async def send(self, seconds: float, **query: object) -> aiohttp.ClientResponse:
-        """Return the response, once it has started, of a request with a timeout of `seconds`."""
-        response: aiohttp.ClientResponse = await self.call(
-            self.namespace, label_selector=self.selector, _request_timeout=float(seconds), **query
-        )
-        if response.status == 200:
+        def request() -> urllib3.HTTPResponse:
+            response: urllib3.HTTPResponse = api.list_namespaced_endpoint_slice(
+                settings.namespace or namespace,
+                label_selector=selector,
+                resource_version="0",  # from the API server's cache
+                _preload_content=False,
+                _request_timeout=_REQUEST_SECONDS,
+            )
             return response
-        async with response:
-            body = await _body(response, 64 << 10)
-            refusal = _refusal(response.status, _words(body))
-            refusal.retry_after = _seconds(response.headers.get("Retry-After", ""))
-            raise refusal
+
+        return request
 
 
-async def _configure(configuration: Any, path: Path | None) -> str:
-    """Set the API's address and credentials, and return the namespace that comes with them."""
-    if path is None and incluster_config.SERVICE_HOST_ENV_NAME in os.environ:
-        config.load_incluster_config(client_configuration=configuration)
-        token = Path(incluster_config.SERVICE_TOKEN_FILENAME)
-        return token.with_name("namespace").read_text().strip()
-    loader = await config.load_kube_config(
-        config_file=None if path is None else str(path),
-        client_configuration=configuration,
-        persist_config=False,
-    )
-    context: Mapping[str, Any] = loader.current_context["context"]
-    return str(context.get("namespace") or "default")
+def found(body: bytes, pools: Mapping[str, Pool]) -> Found:
+    """Return what a list of slices, as JSON, comes to.
+
+    A pod that is in several slices, because it moves between them or has addresses of both
+    families, is returned once, and only if it takes traffic in all of them.
+
+    Args:
+        body: the API's response.
+        pools: all pools, also those without a slice, by the name of their Service.
+
+    Raises:
+        ValidationError: it isn't a list.
+    """
+    flaws: set[str] = set()
+    pods: dict[Pool, dict[str, list[_Entry]]] = {pool: {} for pool in pools.values()}
+    for each in _List.model_validate_json(body).items or ():
+        if each.service in pools:
+            for pod, entry in _entries(each, flaws):
+                pods[pools[each.service]].setdefault(pod, []).append(entry)
+    endpoints = {
+        pool: frozenset(endpoint for entries in each.values() for endpoint in _preferred(entries))
+        for pool, each in pods.items()
+    }
+    return Found(endpoints, frozenset(flaws))
 
 
-@contextmanager
-def _explained(doing: str) -> Iterator[None]:
-    """Convert all errors of a request to KubernetesApiError, without credentials."""
-    try:
-        yield
-    except KubernetesApiError as error:
-        explained = type(error)(f"{doing}: {error}")
-        explained.retry_after = error.retry_after
-        raise explained from error
-    except TimeoutError as error:
-        raise KubernetesApiError(f"{doing}: the API has not answered in time") from error
-    except (aiohttp.ClientError, client.ApiException, OSError, ValueError) as error:
-        # ValueError is an invalid response.
-        raise KubernetesApiError(f"{doing}: {type(error).__name__}: {error}") from error
+class _Entry(NamedTuple):
+    """One address of a pod."""
+
+    family: str
+    endpoint: Endpoint
+    takes_traffic: bool
 
 
-async def _body(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    """Return a response's body, truncated at one byte more than `max_bytes`."""
-    try:
-        return await response.content.readexactly(max_bytes + 1)
-    except asyncio.IncompleteReadError as error:
-        return error.partial
+def _entries(each: _Slice, flaws: set[str]) -> Iterable[tuple[str, _Entry]]:
+    """Yield the addresses of a slice, by their pod's uid, or by the address if it has none."""
+    port = next((it.port for it in each.ports or () if it.name == PORT_NAME), None)
+    flaw = ""
+    if each.family not in _FAMILIES:
+        # Envoy doesn't resolve host names of endpoints.
+        flaw = f"addresses of the type {each.family} are not supported"
+    elif port is None:
+        flaw = f"no port is called {PORT_NAME!r}"
+    if port is None or flaw:
+        if each.endpoints:
+            flaws.add(f"EndpointSlice {each.name}: {flaw}")
+        return
+    for it in each.endpoints or ():
+        try:
+            endpoint = Endpoint.checked(it.addresses[0], port)
+        except ValueError as error:
+            flaws.add(f"EndpointSlice {each.name}: {error}")
+        else:
+            yield it.pod or endpoint.host, _Entry(each.family, endpoint, it.takes_traffic)
 
 
-def _words(body: bytes) -> str:
+def _preferred(entries: list[_Entry]) -> Iterable[Endpoint]:
+    """Return a pod's addresses of the preferred family; none if it takes no traffic."""
+    if not all(entry.takes_traffic for entry in entries):
+        return ()
+    preferred = min((entry.family for entry in entries), key=_FAMILIES.index)
+    return {entry.endpoint for entry in entries if entry.family == preferred}
+
+
+def _words(body: str) -> str:
     """Return a Status's message, or the whole body if it isn't one, for example a proxy's."""
     try:
-        return _Status.model_validate_json(body).message
+        words = _Status.model_validate_json(body).message
     except ValidationError:
-        return " ".join(body.decode(errors="replace").split())
-
-
-def _seconds(retry_after: str) -> float:
-    """Return the seconds that a Retry-After header asks for; 0 if it has none, as with a date."""
-    text = retry_after.strip()
-    return min(float(text), _MAX_RETRY_AFTER) if text.isascii() and text.isdecimal() else 0.0
-
-
-def _refusal(status: int, words: str) -> KubernetesApiError:
-    kind = VersionExpiredError if status == 410 else KubernetesApiError
-    return kind(f"{status}: {words[:_MAX_WORDS]}")
+        words = " ".join(body.split())
+    return words[:_MAX_WORDS]

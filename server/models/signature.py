@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from vireo.server.features.content import CONTENT_LIMIT
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
+    ATTRIBUTE_LIMIT,
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.signals import TASKS
 

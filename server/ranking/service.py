@@ -21,7 +21,7 @@ from vireo.server.columns import (
     decode_columns,
     encode_columns,
 )
-from vireo.server.features.ranking_inputs import RANKER_HISTORY
+from vireo.server.features.model_inputs import RANKER_HISTORY
 from vireo.server.histogram import Histogram
 from vireo.server.inference.over_http import serve_inference_http
 from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service

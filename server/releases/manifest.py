@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vireo.server import signals
 from vireo.server.errors import VireoError
 from vireo.server.event_log.position import BEGIN, StoredPosition
-from vireo.server.features.constants import feature_constants
 from vireo.server.features.context import CONTEXT, sizes
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
     LANGUAGE_MATCH,
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
+    feature_constants,
 )
 from vireo.server.releases.fields import (
     Count,
@@ -110,7 +110,7 @@ class FeatureSchema(_Part):
     """What the last watch counts in EASE's score beside the 1 of every watch: EASE_RECENCY, and 0
     in releases of earlier builds, whose rankers learnt the score without it."""
     constants: dict[Label, float] = Field(max_length=256)
-    """Numbers that define the features; see `vireo.server.features.constants`."""
+    """Numbers that define the features; see `vireo.server.features.model_inputs`."""
 
     @staticmethod
     def ours(

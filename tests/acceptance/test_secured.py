@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import ssl
 import subprocess
 import urllib.request
 from collections import Counter
@@ -24,9 +25,18 @@ from cryptography.x509 import load_pem_x509_certificates
 
 from tests.acceptance.conftest import CHECKOUT
 from tests.builders.asking import asking
-from tests.builders.certificates import role_files, serial, shown_serial
+from tests.builders.certificates import (
+    Certificate,
+    authority,
+    role_files,
+    serial,
+    shown_serial,
+    signed,
+)
 from tests.builders.chart import flags, render
+from tests.builders.faulty_s3 import FaultyS3, faulty_s3
 from tests.builders.redis import RunningRedis, running_redis
+from tests.builders.s3 import running_s3
 from tests.builders.secured_stack import (
     SECONDS,
     SecuredStack,
@@ -50,7 +60,9 @@ from vireo.server.rpc.tls import TlsFiles, tls_name
 from vireo.server.security.certificates import Authority, Certificates
 from vireo.server.security.folder import SecurityFolder
 from vireo.server.security.tokens import public_jwk
+from vireo.v1 import catalog_pb2
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1.catalog_pb2_grpc import CatalogServiceStub
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 RATE = 20
@@ -87,13 +99,38 @@ def sink(home: Home) -> Iterator[OtlpSink]:
 
 
 @pytest.fixture(scope="module")
-def secured(home: Home, sink: OtlpSink, redis_server: RunningRedis) -> Iterator[SecuredStack]:
+def trusted(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """The authority that has signed what the S3 server shows."""
+    return authority(tmp_path_factory.mktemp("trusted"))
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory, trusted: Certificate) -> Iterator[FaultyS3]:
+    """An S3 server that is reached by TLS alone."""
+    folder = tmp_path_factory.mktemp("storage")
+    shown = signed(folder, "storage", trusted)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(shown.certificate, shown.key)
+    with running_s3(folder) as settings, faulty_s3(settings, tls=tls) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def secured(
+    home: Home,
+    sink: OtlpSink,
+    redis_server: RunningRedis,
+    storage: FaultyS3,
+    trusted: Certificate,
+) -> Iterator[SecuredStack]:
     publish = f"vireo release publish --data {DATASET}"
     settings = {
         "VIREO_RATE_LIMIT": str(RATE),
         "VIREO_OTLP_ENDPOINT": f"https://127.0.0.1:{sink.port}",
         "VIREO_TRACE_SHARE": "0",
         "VIREO_REDIS_URL": redis_server.url,
+        "SSL_CERT_FILE": str(trusted.certificate),
+        **storage.settings.environment(),
         "VIREO_MAX_EVENTS_LAG": "600",  # of a busy machine, whose slates would declare it
         "VIREO_GATEWAY_PODS": "2",  # one of them serves while the other is restarted
     }
@@ -297,13 +334,14 @@ def test_a_caller_has_no_more_calls_than_the_stacks_rate_limit(
     }
 
 
-def test_no_secret_is_in_a_log_a_command_line_or_the_state_file(secured: SecuredStack) -> None:
+def test_no_secret_is_in_a_log_a_command_line_or_the_state_file(
+    secured: SecuredStack, storage: FaultyS3
+) -> None:
     home = secured.stack.home
-    identity = json.loads((home.s3 / "s3.json").read_text())["identities"][0]
     token = secured.tokens.good(subject="secret")
     secured.recommend(token)
     secrets = {
-        "S3 key": identity["credentials"][0]["secretKey"].encode(),
+        "S3 key": storage.settings.secret_key.get_secret_value().encode(),
         "token": token.encode(),
         "signature": token.rpartition(".")[2].encode(),
     }
@@ -327,6 +365,31 @@ def test_no_secret_is_in_a_log_a_command_line_or_the_state_file(secured: Secured
         (where, what) for where, text in texts.items() for what in secrets if secrets[what] in text
     }
     assert not found
+
+
+def test_whoever_may_change_the_catalogue_takes_a_video_down_and_brings_it_back(
+    secured: SecuredStack,
+) -> None:
+    token = secured.tokens.good(subject="catalogue")
+    taken_down = secured.recommend(token).items[0].video_id
+
+    def shown() -> bool:
+        return taken_down in [item.video_id for item in secured.recommend(token).items]
+
+    with secured.channel() as channel:
+        catalogue = CatalogServiceStub(channel)
+        removal = catalog_pb2.RemoveVideosRequest(video_ids=[taken_down])
+        with pytest.raises(grpc.RpcError) as refused:
+            catalogue.RemoveVideos(removal, timeout=SECONDS, metadata=bearer(token))
+        assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        assert shown()
+        may_change = bearer(secured.tokens.good("vireo.catalog", subject="catalogue"))
+        catalogue.RemoveVideos(removal, timeout=SECONDS, metadata=may_change)
+        wait_until(lambda: not shown())
+        video = catalog_pb2.Video(video_id=taken_down)
+        back = catalog_pb2.UpsertVideosRequest(videos=[video], restore=True)
+        catalogue.UpsertVideos(back, timeout=SECONDS, metadata=may_change)
+        wait_until(shown)
 
 
 def places(secured: SecuredStack) -> list[tuple[str, int]]:

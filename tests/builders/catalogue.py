@@ -13,8 +13,7 @@ from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import Entry
 from vireo.server.event_log.position import Position
 from vireo.server.event_log.settings import EventLogSettings
-from vireo.server.features.keys import video_key
-from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.keys import VideoRows, video_key
 from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
 from vireo.server.recommend.catalogue.overlay import Overlay

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from vireo.server.features.co_watch import co_watched
+from vireo.server.features.history_scores import co_watched
 
 
 def co_watch_scores(

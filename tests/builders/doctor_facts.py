@@ -98,7 +98,7 @@ HEALTHY = Facts(
     ),
     edges=(Edge(open_requests=3, requests=160),),
     pods=tuple(Pod(name, release="r1", channel="production", origin="s3") for name in PODS),
-    slates=(Slate(0.006, release="r1"),),
+    slates=(Slate(0.006),),
     channels=(Channel("production", "r1"),),
     certificates=(Certificate("ca.crt", 3000 * DAY), Certificate("edge.crt", 60 * DAY)),
     clocks=(Clock("S3", 0.4, 0.6),),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,13 +48,17 @@ class FaultyS3:
 
 
 @contextmanager
-def faulty_s3(settings: S3Settings, port: int = 0, **patience: float) -> Iterator[FaultyS3]:
-    """A proxy before the S3 server of `settings`; `patience` of requests through it."""
+def faulty_s3(
+    settings: S3Settings, port: int = 0, tls: ssl.SSLContext | None = None, **patience: float
+) -> Iterator[FaultyS3]:
+    """A proxy before the S3 server of `settings`, by TLS if there is a context for it.
+
+    `patience` is that of requests through it.
+    """
     with socket.create_server(("127.0.0.1", port)) as listener:
         endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
-        proxy = FaultyS3(
-            settings.with_patience(**patience).model_copy(update={"endpoint": endpoint})
-        )
+        through = {"endpoint": endpoint, "secure": tls is not None}
+        proxy = FaultyS3(settings.with_patience(**patience).model_copy(update=through))
         ended = threading.Event()
 
         def accept() -> None:
@@ -63,7 +68,7 @@ def faulty_s3(settings: S3Settings, port: int = 0, **patience: float) -> Iterato
                 except OSError:
                     return
                 threading.Thread(
-                    target=_serve, args=(client, settings.endpoint, proxy, ended), daemon=True
+                    target=_serve, args=(client, tls, settings.endpoint, proxy, ended), daemon=True
                 ).start()
 
         thread = threading.Thread(target=accept, daemon=True)
@@ -76,10 +81,19 @@ def faulty_s3(settings: S3Settings, port: int = 0, **patience: float) -> Iterato
             thread.join()
 
 
-def _serve(client: socket.socket, endpoint: str, proxy: FaultyS3, ended: threading.Event) -> None:
+def _serve(
+    accepted: socket.socket,
+    tls: ssl.SSLContext | None,
+    endpoint: str,
+    proxy: FaultyS3,
+    ended: threading.Event,
+) -> None:
     """Answer the requests of one connection, one upstream connection each."""
     # A pod that gives up closes its connection, whatever is being sent.
-    with client, contextlib.suppress(OSError):
+    with (
+        contextlib.suppress(OSError),
+        tls.wrap_socket(accepted, server_side=True) if tls else accepted as client,
+    ):
         while request := _request(client):
             lines = request.split(b"\r\n")
             ranges = [line for line in lines if line.lower().startswith(b"range:")]

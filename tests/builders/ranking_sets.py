@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from vireo.server.arrays import BoolArray, Float32Array
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
+    ATTRIBUTE_LIMIT,
     MATCH_FEATURES,
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
 from vireo.server.releases.manifest import FeatureSchema
 from vireo.server.signals import OUTCOMES
 from vireo.training.ranking.config import RankingConfig

@@ -21,16 +21,16 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.builders.attributes import DECLARED, labels_of, numbers_of, write_attributes
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.keys import unique_video_keys, video_keys
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
+    ATTRIBUTE_LIMIT,
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import FeatureSchema, Manifest, describe_files
-from vireo.server.releases.texts import write_texts
+from vireo.server.releases.tables import write_texts
 from vireo.server.releases.weights import Quotas, ScoreWeights
 from vireo.server.signals import TASKS
 from vireo.training.release.triton import write_triton_config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,24 +20,28 @@ VIEWER = "a/b é?"
 WATCHED = ["video-0", "video-1", "video-2"]
 
 
-def build_tiny_features(home: Home) -> Path:
-    """Imports a data set of one viewer and builds its features, no watch held out for tests."""
-    start = datetime(2024, 1, 1, tzinfo=UTC)
-    count = len(WATCHED)
+def build_watches(
+    home: Home,
+    watches: Sequence[tuple[str, str, datetime]],
+    attributes: Sequence[str],
+    ratings: Sequence[float],
+) -> Path:
+    """Imports a data set of who watched what when, and builds its features, nothing held out."""
+    viewers, count = list(dict.fromkeys(viewer for viewer, _, _ in watches)), len(watches)
     tables = Tables(
         interactions=pa.table(
             {
-                "viewer_id": [VIEWER] * count,
-                "video_id": WATCHED,
-                "timestamp": [start + timedelta(hours=hour) for hour in range(count)],
+                "viewer_id": [viewer for viewer, _, _ in watches],
+                "video_id": [video for _, video, _ in watches],
+                "timestamp": [at for _, _, at in watches],
                 "row": list(range(1, count + 1)),
                 "event": ["play"] * count,
                 "watched_fraction": [None] * count,
-                "rating": [5.0, 1.0, 5.0],
+                "rating": ratings,
                 "held_out": [False] * count,
             },
             INTERACTIONS,
-        ),
+        ).sort_by("timestamp"),
         videos=pa.table(
             {
                 "video_id": video_ids(40),
@@ -48,11 +53,20 @@ def build_tiny_features(home: Home) -> Path:
             },
             VIDEOS,
         ),
-        viewers=pa.table({"viewer_id": [VIEWER], "attributes": [["occupation=artist"]]}, VIEWERS),
+        viewers=pa.table(
+            {"viewer_id": viewers, "attributes": [attributes] * len(viewers)}, VIEWERS
+        ),
     )
     write_dataset(home, DATASET, tables, "made up", "", {})
     build_features(home, DATASET, holdout="none")
     return home.features(DATASET)
+
+
+def build_tiny_features(home: Home) -> Path:
+    """Those of one viewer."""
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    watches = [(VIEWER, video, start + timedelta(hours=n)) for n, video in enumerate(WATCHED)]
+    return build_watches(home, watches, ["occupation=artist"], [5.0, 1.0, 5.0])
 
 
 def build_tiny_home(root: Path) -> Home:

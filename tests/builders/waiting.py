@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import TypeVar
+
+Found = TypeVar("Found")
 
 
 async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -25,3 +28,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:g} s")
         time.sleep(0.02)
+
+
+def wait_for(find: Callable[[], Found], seconds: float = 60) -> Found:
+    """Return what `find` returns once that is true."""
+    found: list[Found] = []
+
+    def holds() -> bool:
+        found[:] = [find()]
+        return bool(found[0])
+
+    wait_until(holds, seconds)
+    return found[0]

@@ -14,8 +14,6 @@ from envoy.service.discovery.v3 import ads_pb2_grpc
 from envoy.service.discovery.v3 import discovery_pb2 as pb
 from google.rpc.status_pb2 import Status
 
-from vireo.server.control.snapshot import CLUSTER, ENDPOINTS
-
 _QUIET_SECONDS = 0.3
 
 
@@ -108,11 +106,3 @@ async def xds_client(port: int, *, node: str = "test") -> AsyncIterator[XdsClien
             yield client
         finally:
             client.end()
-
-
-async def refuse_endpoints(client: XdsClient, words: str) -> None:
-    """Take the clusters and refuse the endpoints of the gateway."""
-    await client.ask(CLUSTER)
-    await client.taken()
-    await client.ask(ENDPOINTS, "gateway")
-    await client.refuse(await client.receive(), words)

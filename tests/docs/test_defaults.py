@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vireo.ops.cli.release.gc import gc
 from vireo.ops.cli.release.promote import MAX_VIEWERS
+from vireo.ops.cli.release.stored import gc
 from vireo.ops.stack.settings import StackSettings
 from vireo.server.gateway.query import DEFAULT_PAGE_SIZE
 from vireo.server.gateway.settings import GatewaySettings

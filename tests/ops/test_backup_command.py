@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 from minio import Minio
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
+from tests.builders.commands import reaching
+from tests.builders.commands import vireo as run
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
-from tests.builders.nats import TOKEN, RunningNats, running_nats, with_log
+from tests.builders.nats import RunningNats, running_nats, with_log
 from tests.builders.reading import take as taken
 from tests.builders.recording import play as played
 from tests.builders.releases import build_release
@@ -25,7 +27,6 @@ from tests.builders.s3 import client_of, running_s3
 from tests.builders.waiting import until
 from vireo.ops.backup import take
 from vireo.ops.backup.archive import Archive, Manifest
-from vireo.ops.cli.__main__ import app
 from vireo.ops.stack.state import stack_lock
 from vireo.server.control.channels import BACKUP_BEGAN, follow_backups
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -94,10 +95,8 @@ class Site:
     def environment(self) -> dict[str, str]:
         secret = self.releases.secret_key.get_secret_value()
         return {
-            "COLUMNS": "200",
             "VIREO_HOME": str(self.home.root),
-            "VIREO_NATS_URL": self.nats.url,
-            "VIREO_NATS_TOKEN": TOKEN,
+            **reaching(self.nats),
             "VIREO_EVENT_PARTITIONS": str(PARTITIONS),
             **self.releases.environment(),
             "VIREO_BACKUP_S3_ENDPOINT": self.backups.endpoint,
@@ -106,7 +105,7 @@ class Site:
         }
 
     def vireo(self, *arguments: str, **more: str) -> Result:
-        return CliRunner(env=self.environment | more).invoke(app, [*arguments])
+        return run(*arguments, **self.environment | more)
 
     def backup(self, *arguments: str) -> Manifest:
         done = self.vireo("backup", *arguments)

@@ -5,22 +5,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
+from tests.builders.commands import vireo
 from tests.builders.event_batches import message
 from tests.builders.nats import RunningNats, running_nats, settings_of, with_log
-from vireo.ops.cli import data, features
 from vireo.ops.stack.nats import log_environment
 from vireo.server.errors import VireoError
 from vireo.server.event_log.log import EVENTS
 from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import read_viewer
 from vireo.v1 import event_pb2
-
-app = typer.Typer()
-app.add_typer(data.app, name="data")
-app.add_typer(features.app, name="features")
 
 # Ten viewers watch on around a ring of eight videos.
 INTERACTIONS = "viewer_id,video_id,timestamp,event\n" + "".join(
@@ -29,10 +23,6 @@ INTERACTIONS = "viewer_id,video_id,timestamp,event\n" + "".join(
     for step in range(5)
 )
 VIDEOS = "video_id,title\n" + "".join(f"v{n},[bold]Title {n}\n" for n in range(8))
-
-
-def vireo(*arguments: str) -> Result:
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
 
 
 @pytest.fixture

@@ -1,18 +1,27 @@
-"""How commands find the edge that is meant, and come in."""
+"""How commands find the edge that is meant, come in, and say what keeps them out."""
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import jwt
 import pytest
 
+from tests.builders.rpc import rpc_settings
+from vireo.ops.cli import demo
 from vireo.ops.edge import Edge, edge_of
 from vireo.server.errors import VireoError
+from vireo.server.gateway.events import NAME
+from vireo.server.rpc.errors import RpcError
+from vireo.server.rpc.server import RpcServer
 from vireo.server.security.certificates import Certificates
 from vireo.server.security.folder import SecurityFolder
 from vireo.server.security.tokens import TokenSigner
+from vireo.v1.event_pb2_grpc import EventServiceServicer, add_EventServiceServicer_to_server
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +36,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SecurityFolder:
 
 
 def test_a_plain_stack_is_asked_plainly() -> None:
-    edge = edge_of()
-    assert (edge.target, edge.ca, edge.token) == ("127.0.0.1:1234", None, "")
-    assert edge.credentials() is None
+    plain = edge_of()
+    assert (plain.target, plain.ca, plain.token) == ("127.0.0.1:1234", None, "")
+    assert plain.credentials() is None
 
 
 def test_commands_use_the_homes_certificates_for_its_secured_stack(
@@ -37,14 +46,14 @@ def test_commands_use_the_homes_certificates_for_its_secured_stack(
 ) -> None:
     monkeypatch.setenv("VIREO_SECURE", "true")
     monkeypatch.setenv("VIREO_JWT_AUDIENCE", "mine")
-    edge = edge_of()
-    assert edge.ca == home.authority
-    claims = jwt.decode(edge.token, options={"verify_signature": False})
+    secured = edge_of()
+    assert secured.ca == home.authority
+    claims = jwt.decode(secured.token, options={"verify_signature": False})
     assert (claims["aud"], claims["scope"]) == (
         "mine",
         "vireo.read vireo.batch vireo.explain vireo.events vireo.catalog vireo.admin",
     )
-    assert isinstance(edge.credentials(), grpc.ChannelCredentials)
+    assert isinstance(secured.credentials(), grpc.ChannelCredentials)
 
 
 def test_explicit_options_take_precedence(
@@ -58,6 +67,7 @@ def test_explicit_options_take_precedence(
 def test_a_token_never_travels_in_plain_text() -> None:
     with pytest.raises(VireoError, match="plain text"):
         Edge("127.0.0.1:1", token="secret").channel()
+    assert "secret" not in repr(Edge("127.0.0.1:1", token="secret"))
 
 
 def test_an_authority_that_cant_be_read_is_named() -> None:
@@ -65,5 +75,23 @@ def test_an_authority_that_cant_be_read_is_named() -> None:
         Edge("127.0.0.1:1", Path("/nowhere.pem")).channel()
 
 
-def test_a_token_is_not_shown() -> None:
-    assert "secret" not in repr(Edge("127.0.0.1:1", token="secret"))
+class Refusing(EventServiceServicer):
+    """Refuses every call."""
+
+    async def RecordEvents(self, request: Any, context: Any) -> Any:  # noqa: N802
+        raise RpcError(grpc.StatusCode.PERMISSION_DENIED, "not for you")
+
+    async def StreamEvents(self, requests: Any, context: Any) -> Any:  # noqa: N802
+        raise NotImplementedError
+
+
+async def test_a_failed_recording_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = RpcServer(rpc_settings())
+    server.add(NAME, partial(add_EventServiceServicer_to_server, Refusing()))
+    await server.start()
+    monkeypatch.setattr("vireo.ops.cli.demo.edge_of", lambda: Edge(f"127.0.0.1:{server.port}"))
+    with pytest.raises(VireoError, match=r"not for you.* with the scope vireo\.events"):
+        await asyncio.to_thread(demo._record, ["50"], "181", "request")
+    await server.drain()
+    with pytest.raises(VireoError, match="start the stack with: vireo up"):
+        await asyncio.to_thread(demo._record, ["50"], "181", "request")

@@ -33,11 +33,18 @@ def test_a_read_only_home_is_reported(command: tuple[str, ...], tmp_path: Path) 
     assert "VIREO_HOME" in error_of(tmp_path / "file" / "home", *command)
 
 
-@pytest.mark.parametrize("request_", [("1", "--page-size", "99999999999"), (b"a\xff",)])
-def test_a_request_that_no_message_can_hold_is_reported(
-    request_: tuple[str | bytes, ...], tmp_path: Path
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (("1", "--page-size", "99999999999"), "invalid request"),
+        ((b"a\xff",), "invalid request"),
+        (("1", "--target", "127.0.0.1:1"), "nothing serves at 127.0.0.1:1"),
+    ],
+)
+def test_a_request_that_no_message_can_hold_or_nobody_serves_is_reported(
+    request_: tuple[str | bytes, ...], words: str, tmp_path: Path
 ) -> None:
-    assert "invalid request" in error_of(tmp_path, "recommend", "--viewer", *request_)
+    assert words in error_of(tmp_path, "recommend", "--viewer", *request_)
 
 
 def test_a_missing_release_is_reported_with_an_existing_command(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import structlog
-import typer
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from tests.builders.nats import TOKEN, RunningNats, settings_of, with_log
+from tests.builders.commands import reaching
+from tests.builders.commands import vireo as run
+from tests.builders.nats import RunningNats, settings_of, with_log
 from tests.builders.reading import take
 from tests.builders.recording import play
 from tests.builders.tiny_home import DATASET, VIEWER, WATCHED, build_tiny_features
-from vireo.ops.cli import events
 from vireo.ops.stack.nats import log_environment
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
@@ -31,9 +31,6 @@ from vireo.v1.log_pb2 import DeadEvents, RecordedEvents
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
-app = typer.Typer()
-app.add_typer(events.app, name="events")
-
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
@@ -44,13 +41,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture
 def vireo(home: Home, nats: RunningNats) -> Callable[..., Result]:
-    environment = {
-        "COLUMNS": "200",
-        "VIREO_HOME": str(home.root),
-        "VIREO_NATS_URL": nats.url,
-        "VIREO_NATS_TOKEN": TOKEN,
-    }
-    return lambda *arguments: CliRunner(env=environment).invoke(app, ["events", *arguments])
+    return partial(run, "events", VIREO_HOME=str(home.root), **reaching(nats))
 
 
 async def set_aside(letter: DeadEvents, log: JetStreamLog) -> None:
@@ -199,12 +190,9 @@ def test_replay_asks_what_to_replay(vireo: Callable[..., Result]) -> None:
 
 
 def test_without_a_log_the_message_says_how_to_have_one(tmp_path: Path) -> None:
-    environment = {"VIREO_HOME": str(tmp_path), "VIREO_NATS_URL": ""}
-    failed = CliRunner(env=environment).invoke(app, ["events", "dead"])
-    assert "vireo up" in str(failed.exception)
-    environment["VIREO_NATS_URL"] = "nats://127.0.0.1:1"
-    failed = CliRunner(env=environment).invoke(app, ["events", "dead"])
-    assert "is the stack up?" in str(failed.exception)
+    for url, said in (("", "vireo up"), ("nats://127.0.0.1:1", "is the stack up?")):
+        failed = run("events", "dead", VIREO_HOME=str(tmp_path), VIREO_NATS_URL=url)
+        assert said in str(failed.exception)
 
 
 def test_limits_show_how_full_streams_are_and_apply_what_would_delete_messages_by_hand(

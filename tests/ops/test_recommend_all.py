@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
 from tests.builders.batches import SERVICE, batch_handlers
+from tests.builders.commands import vireo
 from tests.builders.tiny_home import VIEWER, build_tiny_features
 from vireo.ops.cli import recommend_all
-from vireo.ops.cli.__main__ import app
 from vireo.ops.cli.recommend_all import viewers_of
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
@@ -66,8 +65,7 @@ def served(slates: Slates) -> Iterator[str]:
         server.stop(None)
 
 
-def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, ["recommend", *arguments])
+run = partial(vireo, "recommend")
 
 
 @pytest.fixture

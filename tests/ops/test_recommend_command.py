@@ -4,53 +4,71 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.builders.gateway import FakeGateway, fake_gateway
 from vireo.ops.cli.__main__ import app
-from vireo.ops.cli.explain import print_explanation
-from vireo.ops.cli.recommend import print_slate
+from vireo.ops.cli.recommend import print_explanation, print_slate
 from vireo.server.errors import VireoError
 from vireo.v1 import filter_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
-
-def test_a_slate_names_the_sources_of_each_video_and_their_counts(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    item = pb.SlateItem(
-        video_id="7",
-        position=1,
-        score=0.5,
-        sources=[viewer_pb2.SOURCE_EASE, viewer_pb2.SOURCE_FRESH],
-    )
-    reports = [
+POPULAR = viewer_pb2.DEGRADATION_POPULAR_FALLBACK
+SOURCES = pb.Explanation(
+    sources=[
         pb.SourceReport(source=viewer_pb2.SOURCE_TWO_TOWER, proposed=300),
         pb.SourceReport(source=viewer_pb2.SOURCE_EASE, proposed=45),
-    ]
-    explanation = pb.Explanation(sources=reports, candidates=300, history_length=3)
-    print_slate(pb.RecommendResponse(items=[item], explanation=explanation))
-    printed = capsys.readouterr().out
-    assert "ease, fresh" in printed
-    assert "proposed by: two tower 300, ease 45" in printed
+    ],
+    candidates=300,
+)
+RULES = [pb.AppliedRule(name="rights", count=7), pb.AppliedRule(name="premiere")]
+ITEM = pb.SlateItem(video_id="7", sources=[viewer_pb2.SOURCE_EASE, viewer_pb2.SOURCE_FRESH])
 
 
-def test_a_slate_names_the_rules_that_apply(capsys: pytest.CaptureFixture[str]) -> None:
-    rules = [pb.AppliedRule(name="rights", count=7), pb.AppliedRule(name="premiere")]
-    print_slate(pb.RecommendResponse(explanation=pb.Explanation(rules=rules)))
-    assert "rules, and videos that each concerned: rights 7, premiere 0" in capsys.readouterr().out
-
-
-def test_a_slate_without_candidates_says_nothing_of_sources(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize(
+    ("slate", "said", "unsaid"),
+    [
+        ({"items": [ITEM]}, "ease, fresh", "proposed by"),
+        ({"explanation": SOURCES}, "proposed by: two tower 300, ease 45", "degraded"),
+        (
+            {"explanation": pb.Explanation(rules=RULES)},
+            "rules, and videos that each concerned: rights 7, premiere 0",
+            "degraded",
+        ),
+        (
+            {"explanation": pb.Explanation(filter_share=0.125)},
+            "the filter is met by 12.50% of the videos",
+            "degraded",
+        ),
+        (
+            {"filter_unmet": True},
+            "no video of the catalogue meets the filter and the site's rules",
+            "popular list",
+        ),
+        (
+            {"filter_unmet": True, "degradations": [POPULAR]},
+            "no video of the popular list meets",
+            "of the catalogue",
+        ),
+        # A viewer whose features could not be read is no cold start.
+        ({}, "a cold start", "filter"),
+        (
+            {"degradations": [viewer_pb2.DEGRADATION_FEATURES_MISSING]},
+            "degraded: features missing",
+            "a cold start",
+        ),
+    ],
+)
+def test_a_slate_says_what_it_has_and_nothing_else(
+    slate: dict[str, Any], said: str, unsaid: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_slate(pb.RecommendResponse(degradations=[viewer_pb2.DEGRADATION_POPULAR_FALLBACK]))
+    print_slate(pb.RecommendResponse(**slate))
     printed = capsys.readouterr().out
-    assert "proposed by" not in printed
-    assert "degraded: popular fallback" in printed
+    assert said in printed
+    assert unsaid not in printed
 
 
 @pytest.mark.parametrize("degradation", [each for each in viewer_pb2.Degradation.values() if each])
@@ -68,15 +86,6 @@ def test_an_unknown_degradation_is_printed_by_its_number(
     answer = pb.RecommendResponse.FromString(b"\x22\x01\x63")  # degradations: 99
     print_slate(answer)
     assert "degraded: unknown kind 99" in capsys.readouterr().out
-
-
-def test_a_viewer_whose_features_could_not_be_read_is_no_cold_start(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    print_slate(pb.RecommendResponse())
-    assert "a cold start" in capsys.readouterr().out
-    print_slate(pb.RecommendResponse(degradations=[viewer_pb2.DEGRADATION_FEATURES_MISSING]))
-    assert "a cold start" not in capsys.readouterr().out
 
 
 FILTER = '{"conditions": [{"attribute": "tag", "anyOf": ["a"]}], "none": [{}]}'
@@ -130,29 +139,11 @@ async def test_similar_videos_are_printed_with_their_degradations() -> None:
         document = json.loads(await run(gateway, "similar", "v", "--json"))
         with pytest.raises(VireoError, match="'nowhere' is not in the release"):
             await run(gateway, "similar", "nowhere")
+        with pytest.raises(VireoError, match="viewer_id: must be at least 1 bytes"):
+            await run(gateway, "recommend", "--viewer", "")
     assert "degraded: ranking skipped" in printed
     assert "release r" in printed
     assert document["items"] == [{"videoId": "v", "position": 1}]
-
-
-def test_the_share_of_videos_that_meet_the_filter_is_printed(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    print_slate(pb.RecommendResponse(explanation=pb.Explanation(filter_share=0.125)))
-    assert "the filter is met by 12.50% of the videos" in capsys.readouterr().out
-    print_slate(pb.RecommendResponse())
-    assert "filter" not in capsys.readouterr().out
-
-
-def test_a_filter_that_no_video_meets_is_said_in_words(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    print_slate(pb.RecommendResponse(filter_unmet=True))
-    said = "no video of the catalogue meets the filter and the site's rules"
-    assert said in capsys.readouterr().out
-    popular = [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
-    print_slate(pb.RecommendResponse(filter_unmet=True, degradations=popular))
-    assert "no video of the popular list meets" in capsys.readouterr().out
 
 
 async def test_an_explanation_is_printed_with_ranks_scores_and_inputs() -> None:
@@ -177,11 +168,11 @@ async def test_an_explanation_is_printed_with_ranks_scores_and_inputs() -> None:
     assert document["lostAt"] == "LOST_AT_RETRIEVAL"
 
 
-async def test_a_video_on_the_page_is_printed_with_its_place() -> None:
-    console = Console(width=80)
-    with console.capture() as captured:
-        print_explanation(pb.ExplainVideoResponse(position=3, reason="It is good."), console)
-    assert captured.get().strip() == "on the page at 3: It is good."
+def test_a_video_on_the_page_is_printed_with_its_place(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_explanation(pb.ExplainVideoResponse(position=3, reason="It is good."))
+    assert capsys.readouterr().out.startswith("on the page at 3: It is good.\n")
 
 
 async def test_a_region_is_asked_for_by_each_command() -> None:

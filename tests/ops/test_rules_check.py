@@ -7,11 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from tests.builders.chain import candidate_target, features, ranking_target, release
+from tests.builders.commands import vireo
 from tests.builders.tiny_home import VIEWER
-from vireo.ops.cli.__main__ import app
 from vireo.ops.cli.rules_preview import compare
 from vireo.server.errors import VireoError
 from vireo.server.gateway.release import GatewayRelease
@@ -29,14 +28,14 @@ conditions = [{ attribute = "language", any_of = ["de"] }]
 def test_a_good_file_is_valid_without_a_stack(tmp_path: Path) -> None:
     file = tmp_path / "rules.toml"
     file.write_text(GERMAN)
-    told = CliRunner().invoke(app, ["rules", "check", str(file), "--offline", "--json"])
+    told = vireo("rules", "check", str(file), "--offline", "--json")
     assert json.loads(told.stdout) == {"file": str(file), "rules": 1}
 
 
 def test_a_bad_file_is_told_with_table_and_key(tmp_path: Path) -> None:
     file = tmp_path / "rules.toml"
     file.write_text(GERMAN.replace("any_of", "of"))
-    told = CliRunner().invoke(app, ["rules", "check", str(file), "--offline"])
+    told = vireo("rules", "check", str(file), "--offline")
     assert isinstance(told.exception, VireoError)
     assert "[[filters]] number 1 (german): conditions[0].of: there is no such key" in str(
         told.exception

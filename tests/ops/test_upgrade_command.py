@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
-import typer
 from google.protobuf.message import Message
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from tests.builders.nats import TOKEN, RunningNats, with_log
+from tests.builders.commands import reaching
+from tests.builders.commands import vireo as run
+from tests.builders.nats import RunningNats, with_log
 from tests.builders.s3 import running_s3
 from tests.builders.tiny_home import VIEWER, build_tiny_home
-from vireo.ops.cli import upgrade
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, DEAD, EVENTS, STATE
 from vireo.server.home import Home
@@ -24,9 +25,6 @@ from vireo.server.releases.store import ReleaseStore
 from vireo.v1 import catalog_pb2, event_pb2, log_pb2
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
-
-app = typer.Typer()
-app.add_typer(upgrade.app, name="upgrade")
 
 
 @pytest.fixture(scope="module")
@@ -42,16 +40,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="module")
 def vireo(home: Home, nats: RunningNats, store: ReleaseStore) -> Callable[..., Result]:
-    environment = {
-        "COLUMNS": "200",
-        "VIREO_HOME": str(home.root),
-        "VIREO_NATS_URL": nats.url,
-        "VIREO_NATS_TOKEN": TOKEN,
-        **store.settings.environment(),
-    }
-    return lambda *arguments, **more: CliRunner(env={**environment, **more}).invoke(
-        app, ["upgrade", "check", *arguments]
-    )
+    environment = {"VIREO_HOME": str(home.root), **reaching(nats), **store.settings.environment()}
+    return partial(run, "upgrade", "check", **environment)
 
 
 def put(store: ReleaseStore, name: str, body: bytes) -> None:
@@ -156,7 +146,5 @@ def test_a_part_that_is_away_is_another_exit_code(home: Home, vireo: Callable[..
 
 
 def test_an_empty_home_has_nothing_that_cannot_be_read(tmp_path: Path) -> None:
-    done = CliRunner(env={"VIREO_HOME": str(tmp_path), "COLUMNS": "200"}).invoke(
-        app, ["upgrade", "check"]
-    )
+    done = run("upgrade", "check", VIREO_HOME=str(tmp_path))
     assert done.exit_code == 0, done.output

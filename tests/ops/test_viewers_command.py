@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,16 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
+from tests.builders.commands import reaching, vireo
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import message
-from tests.builders.nats import TOKEN, RunningNats, running_nats, settings_of
+from tests.builders.nats import RunningNats, running_nats, settings_of
+from tests.builders.nats import with_log as with_log_of
+from tests.builders.recording import play
 from tests.builders.redis import running_redis
 from vireo.ops.cli import viewers
 from vireo.ops.cli.__main__ import app
-from vireo.ops.cli.dead_events import dead_letters, mark_replayed
+from vireo.ops.cli.events import dead_letters, mark_replayed
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -40,6 +42,7 @@ pytestmark = pytest.mark.usefixtures("logs_of_a_command")
 
 VIEWER, OTHER, PARTITIONS = "w1", "w2", 2
 OWN = partition_of(VIEWER, PARTITIONS)
+with_log = partial(with_log_of, event_partitions=PARTITIONS)
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -74,56 +77,32 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 def environment(home: Home, nats: RunningNats | None) -> dict[str, str]:
     return {
         "VIREO_HOME": str(home.root),
-        "VIREO_NATS_URL": nats.url if nats else "",
-        "VIREO_NATS_TOKEN": TOKEN,
+        **(reaching(nats) if nats else {"VIREO_NATS_URL": ""}),
         "VIREO_EVENT_PARTITIONS": str(PARTITIONS),
     }
 
 
-def erase(home: Home, nats: RunningNats | None, *more: str) -> Result:
-    return CliRunner(env=environment(home, nats)).invoke(
-        app, ["viewers", "erase", VIEWER, "--yes", *more]
-    )
+def erase(home: Home, nats: RunningNats | None, *more: str, viewer: str = VIEWER) -> Result:
+    return vireo("viewers", "erase", viewer, "--yes", *more, **environment(home, nats))
 
 
 def opened(nats: RunningNats) -> JetStreamLog:
-    return JetStreamLog(settings_of(nats).model_copy(update={"event_partitions": PARTITIONS}))
-
-
-def with_log(nats: RunningNats, work: Callable[[JetStreamLog], Any]) -> Any:
-    async def run() -> Any:
-        log = opened(nats)
-        try:
-            return await work(log)
-        finally:
-            await log.close()
-
-    return asyncio.run(run())
+    return JetStreamLog(settings_of(nats, event_partitions=PARTITIONS))
 
 
 def event(viewer: str, video: str, number: int = 0, **more: Any) -> event_pb2.Event:
-    made = event_pb2.Event(
-        event_id=f"{video}-{number}",
-        viewer_id=viewer,
-        video_id=video,
-        **{"kind": event_pb2.EVENT_KIND_PLAY, **more},
-    )
+    made: event_pb2.Event = play(f"{video}-{number}", viewer, video, **more)
     made.time.FromSeconds(1_800_000_000 + number)
     return made
 
 
-def record(nats: RunningNats, *events: event_pb2.Event) -> int:
-    """Append events of one viewer each; return the last position."""
+def record(nats: RunningNats, *events: event_pb2.Event) -> None:
 
-    async def append(log: JetStreamLog) -> int:
-        position = 0
+    async def append(log: JetStreamLog) -> None:
         for each in events:
-            key = str(partition_of(each.viewer_id, PARTITIONS))
-            position = await log.append(EVENTS, key, message([each]))
-        return position
+            await log.append(EVENTS, str(partition_of(each.viewer_id, PARTITIONS)), message([each]))
 
-    position: int = with_log(nats, append)
-    return position
+    with_log(nats, append)
 
 
 def follow(nats: RunningNats, repo: Path) -> None:
@@ -273,8 +252,7 @@ def test_without_a_log_the_home_is_cleaned_and_nothing_of_the_id_is_left(home: H
     write_small_dataset(home, "small", alone)
     build_features(home, "small", "none")
     assert b"nobody-else" in as_text(home.root)
-    runner = CliRunner(env=environment(home, None))
-    done = runner.invoke(app, ["viewers", "erase", "nobody-else", "--yes"])
+    done = erase(home, None, viewer="nobody-else")
     assert done.exit_code == 0, done.output
     assert "log: there is none" in done.output
     with sqlite3.connect(home.features("small") / "online.db") as connection:
@@ -285,7 +263,7 @@ def test_without_a_log_the_home_is_cleaned_and_nothing_of_the_id_is_left(home: H
 def test_a_log_that_is_away_stops_it_before_files_are_changed(home: Home, closed_port: int) -> None:
     before = describe_dataset(home, "small")
     variables = environment(home, None) | {"VIREO_NATS_URL": f"nats://127.0.0.1:{closed_port}"}
-    failed = CliRunner(env=variables).invoke(app, ["viewers", "erase", VIEWER, "--yes"])
+    failed = vireo("viewers", "erase", VIEWER, "--yes", **variables)
     assert "repeat this" in str(failed.exception)
     assert describe_dataset(home, "small") == before
 
@@ -303,13 +281,11 @@ def test_it_asks_first_and_may_be_for_some_data_sets_alone(home: Home) -> None:
 
 
 def test_a_data_set_of_one_viewer_is_not_emptied(home: Home) -> None:
-    interactions = random_interactions()
-    alone = interactions[interactions["viewer_id"] == VIEWER].reset_index(drop=True)
-    write_small_dataset(home, "alone", alone)
-    before = json.loads(describe_dataset(home, "alone").model_dump_json())
+    write_small_dataset(home, "alone", random_interactions().query("viewer_id == @VIEWER"))
+    before = describe_dataset(home, "alone")
     failed = erase(home, None, "--data", "alone")
     assert "delete it with: rm -r" in str(failed.exception)
-    assert json.loads(describe_dataset(home, "alone").model_dump_json()) == before
+    assert describe_dataset(home, "alone") == before
 
 
 def test_progress_in_a_log_that_was_replaced_says_nothing_of_an_erasure(
@@ -334,8 +310,7 @@ def test_what_it_cannot_erase_from_keeps_it_from_nothing_else(
     nats: RunningNats, home: Home
 ) -> None:
     interactions = random_interactions()
-    alone = interactions[interactions["viewer_id"] == VIEWER].reset_index(drop=True)
-    write_small_dataset(home, "alone", alone)
+    write_small_dataset(home, "alone", interactions.query("viewer_id == @VIEWER"))
     for name in ("alone", "small"):
         build_features(home, name, "none")
     repo = home.features("aged")
@@ -365,7 +340,6 @@ def test_what_is_no_viewers_id_is_not_recorded_in_the_log(
     home: Home, nats: RunningNats, viewer: str
 ) -> None:
     """Each later backup would fail to store its tombstone."""
-    arguments = ["viewers", "erase", viewer, "--yes"]
-    done = CliRunner(env=environment(home, nats)).invoke(app, arguments)
+    done = erase(home, nats, viewer=viewer)
     assert "is no viewer's id" in str(done.exception)
     assert with_log(nats, lambda log: log.end(EVENTS)) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
+from vireo.server.features.model_inputs import RETRIEVAL_FEATURES
 from vireo.server.signals import EVERY_SOURCE, LIVE_SOURCES, ORDERING, SCORES, SOURCES, TASKS, Score
 from vireo.v1 import recommendation_pb2, viewer_pb2
 

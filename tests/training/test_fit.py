@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tests.builders.fits import fit_measured
 from vireo.server.event_log.position import BEGIN, Position
-from vireo.server.features.constants import feature_constants
+from vireo.server.features.model_inputs import feature_constants
 from vireo.server.home import Home
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.releases import layout

@@ -16,7 +16,7 @@ from rich.console import Console
 from tests.builders.fits import fit_measured
 from vireo.server.errors import VireoError
 from vireo.server.features.context import NAMES
-from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
+from vireo.server.features.model_inputs import RETRIEVAL_FEATURES
 from vireo.server.home import Home
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery

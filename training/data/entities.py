@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from vireo.server.arrays import Int64Array
 from vireo.server.errors import VireoError
-from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.features.model_inputs import ATTRIBUTE_LIMIT
 from vireo.training.data.attributes import AttributeColumn, attribute_column, attribute_fields
 from vireo.training.data.columns import (
     ATTRIBUTE_BYTES,

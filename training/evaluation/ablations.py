@@ -20,7 +20,7 @@ from rich.console import Console
 
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.errors import VireoError
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
     MATCH_FEATURES,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,

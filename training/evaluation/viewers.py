@@ -13,8 +13,7 @@ import pandas as pd
 
 from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from vireo.server.features.context import ContextIds
-from vireo.server.features.keys import video_keys
-from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.keys import VideoRows, video_keys
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.data.context import contexts_of
 from vireo.training.evaluation.baselines import Past

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vireo.server.arrays import Float32Array, Float64Array, Int64Array
-from vireo.server.features.ranking_inputs import LIKE_PRIOR, like_rate, video_features
+from vireo.server.features.model_inputs import LIKE_PRIOR, like_rate, video_features
 from vireo.training.features.definitions import TIMESTAMP, columns, file_schema, video_statistics
 
 SNAPSHOTS = 64

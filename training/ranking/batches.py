@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vireo.server.arrays import Float32Array
-from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES
+from vireo.server.features.model_inputs import RETRIEVAL_FEATURES
 from vireo.training.ranking.training_set import OutcomeLabels, ViewerColumns, WatchLists
 
 Places = npt.NDArray[np.intp]

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 from vireo.server.arrays import Float32Array
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
+    ATTRIBUTE_LIMIT,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,
 )
-from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
 from vireo.training.onnx_export import Inputs, export
 from vireo.training.ranking.model import Ranker
 from vireo.training.ranking.served import ServedRanker

@@ -24,17 +24,16 @@ from rich.console import Console
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.features.context import NAMES, context_input
-from vireo.server.features.keys import video_keys
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.keys import VideoRows, video_keys
+from vireo.server.features.model_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VideoTable,
+    attribute_ids,
     match_features,
     retrieval_features,
     viewer_features,
 )
-from vireo.server.features.tower_inputs import attribute_ids
-from vireo.server.features.video_rows import VideoRows
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.keys import VideoRows
+from vireo.server.features.model_inputs import (
     RANKER_HISTORY,
     VideoTable,
     ranking_inputs,
     retrieval_features,
 )
-from vireo.server.features.video_rows import VideoRows
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease

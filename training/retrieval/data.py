@@ -16,9 +16,8 @@ from vireo.server.arrays import BoolArray, Int32Array, Int64Array
 from vireo.server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from vireo.server.features.content import content_ids
 from vireo.server.features.context import NAMES, ContextIds
-from vireo.server.features.keys import unique_video_keys
-from vireo.server.features.tower_inputs import attribute_ids, tower_inputs
-from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.keys import VideoRows, unique_video_keys
+from vireo.server.features.model_inputs import attribute_ids, tower_inputs
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.data.context import Int16Array, context_names, watch_column
 from vireo.training.features.publication import published_times

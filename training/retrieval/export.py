@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from vireo.server.arrays import Int64Array
 from vireo.server.features.content import CONTENT_LIMIT
 from vireo.server.features.context import sizes
-from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
+from vireo.server.features.model_inputs import ATTRIBUTE_LIMIT, GAP_BUCKETS
 from vireo.server.models.signature import VIDEOS
 from vireo.server.releases import layout
 from vireo.training.onnx_export import Inputs, export

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vireo.server.arrays import Int64Array
 from vireo.server.features.context import sizes
-from vireo.server.features.tower_inputs import GAP_BUCKETS
+from vireo.server.features.model_inputs import GAP_BUCKETS
 from vireo.training.cpu import ByteDropout
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.content import Ridge
@@ -385,7 +385,7 @@ def viewer_vectors(towers: TwoTower, table: Tensor, inputs: Mapping[str, Int64Ar
     Args:
         towers: the trained towers.
         table: `readable(towers.video_vectors())`, shared by batches, float32[n + 1, d].
-        inputs: `vireo.server.features.tower_inputs.tower_inputs` of b viewers.
+        inputs: `vireo.server.features.model_inputs.tower_inputs` of b viewers.
     """
     parts = []
     for start in range(0, max(1, len(inputs["lengths"])), VIEWERS_AT_ONCE):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vireo.server.arrays import Int64Array
-from vireo.server.features.tower_inputs import gap_buckets
+from vireo.server.features.model_inputs import gap_buckets
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData, Watches
 

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -30,24 +29,7 @@ from vireo_client import (
 )
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options from the command line and the environment."""
-
-    address: str
-    viewers: list[str]
-    page_size: int
-    timeout: float
-    authority: str | None
-    token: str | None
-    played: str
-    tag: str
-    pages: int
-    similar: str
-    why: str
-
-
-def options() -> Options:
+def options() -> argparse.Namespace:
     """Return the options; exit with 2 if they are invalid."""
     parser = argparse.ArgumentParser(prog="recommend", description=__doc__)
     parser.add_argument("address", metavar="HOST:PORT")
@@ -59,9 +41,11 @@ def options() -> Options:
     parser.add_argument(
         "--tls-ca",
         metavar="FILE",
+        default=os.environ.get("VIREO_CA"),
         help="use TLS and trust the authorities in this PEM file (or VIREO_CA)",
     )
-    parser.add_argument("--token", help="bearer token; needs TLS (or VIREO_TOKEN)")
+    token = os.environ.get("VIREO_TOKEN") or None
+    parser.add_argument("--token", default=token, help="bearer token; needs TLS (or VIREO_TOKEN)")
     parser.add_argument(
         "--played",
         metavar="VIDEO",
@@ -84,32 +68,20 @@ def options() -> Options:
         parser.error("a viewer or --similar is needed, and not both")
     if len(given.viewers) != 1 and (given.why or given.played or given.pages != 1):
         parser.error("--why, --played and --pages are of one viewer")
-    return Options(
-        address=given.address,
-        viewers=given.viewers,
-        page_size=given.page_size,
-        timeout=given.timeout,
-        authority=given.tls_ca or os.environ.get("VIREO_CA") or None,
-        token=given.token or os.environ.get("VIREO_TOKEN") or None,
-        played=given.played,
-        tag=given.tag,
-        pages=given.pages,
-        similar=given.similar,
-        why=given.why,
-    )
+    return given
 
 
-def client(asked: Options) -> Client:
+def client(asked: argparse.Namespace) -> Client:
     """Return a client; exit with 2 if an option is invalid."""
     try:
-        tls = Tls.from_files(asked.authority) if asked.authority else None
+        tls = Tls.from_files(asked.tls_ca) if asked.tls_ca else None
         return Client(asked.address, tls=tls, token=asked.token, timeout=asked.timeout)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from error
 
 
-def documents(asking: Client, asked: Options) -> Iterator[dict[str, Any]]:
+def documents(asking: Client, asked: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield what is asked for, as it comes."""
     tagged = Filter([Condition("tag", any_of=[asked.tag])]) if asked.tag else None
     if asked.similar:

@@ -21,7 +21,10 @@ from vireo_client.calls import (
     AskArguments,
     Batch,
     Call,
+    CallArguments,
+    ExplainArguments,
     Metadata,
+    SimilarArguments,
     SlateArguments,
     identity,
     recommend_request,
@@ -125,56 +128,36 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
         def build() -> pb.RecommendRequest:
             return recommend_request(viewer_id, asked, page_token, explain=explain)
 
-        answer: Answer = self._send(self._call(RECOMMEND, build, timeout, request_id, metadata))
+        how = CallArguments(timeout=timeout, request_id=request_id, metadata=metadata)
+        answer: Answer = self._send(self._call(RECOMMEND, build, how))
         return answer
 
-    def similar(
-        self,
-        video_id: str,
-        *,
-        excluded_video_ids: Iterable[str] = (),
-        timeout: float | None = None,
-        request_id: str = "",
-        metadata: Metadata = (),
-        **slate: Unpack[SlateArguments],
-    ) -> Answer:
+    def similar(self, video_id: str, **how: Unpack[SimilarArguments]) -> Answer:
         """Return the videos that are most like one, best first, for no viewer in particular.
 
         Args:
             video_id: your own id of the video; never returned.
-            excluded_video_ids: videos not to return, at most 1,000.
-            timeout: as for `recommend`.
-            request_id: as for `recommend`.
-            metadata: as for `recommend`.
-            **slate: page_size, filter, device, locale, time, time_zone and region, as for
-                `recommend`.
+            **how: excluded_video_ids, page_size, filter, device, locale, time, time_zone, region,
+                timeout, request_id and metadata, as for `recommend`.
 
         Raises:
             NotFound: the video is unknown.
             VireoError: as for `recommend`.
             ValueError: as for `recommend`.
         """
-        check_zone(slate.get("time"))
+        check_zone(how.get("time"))
 
         def build() -> pb.SimilarVideosRequest:
-            excluded = excluded_video_ids
+            excluded = how.get("excluded_video_ids", ())
             request = pb.SimilarVideosRequest(video_id=video_id, excluded_video_ids=excluded)
-            set_slate_arguments(request, slate)
+            set_slate_arguments(request, how)
             return request
 
-        call = self._call(SIMILAR_VIDEOS, build, timeout, request_id, metadata)
-        answer: Answer = self._send(call)
+        answer: Answer = self._send(self._call(SIMILAR_VIDEOS, build, how))
         return answer
 
     def explain_video(
-        self,
-        video_id: str,
-        viewer_id: str,
-        *,
-        timeout: float | None = None,
-        request_id: str = "",
-        metadata: Metadata = (),
-        **slate: Unpack[AskArguments],
+        self, video_id: str, viewer_id: str, **how: Unpack[ExplainArguments]
     ) -> Explained:
         """Return at which stage of a viewer's slate a video was lost, and why, or its place.
 
@@ -185,23 +168,19 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
         Args:
             video_id: your own id of the video.
             viewer_id: as for `recommend`.
-            timeout: as for `recommend`.
-            request_id: as for `recommend`.
-            metadata: as for `recommend`.
-            **slate: as for `recommend`.
+            **how: as for `recommend`.
 
         Raises:
             VireoError: as for `recommend`.
             ValueError: as for `recommend`.
         """
-        check_zone(slate.get("time"))
+        check_zone(how.get("time"))
 
         def build() -> pb.ExplainVideoRequest:
-            request = recommend_request(viewer_id, slate)
+            request = recommend_request(viewer_id, how)
             return pb.ExplainVideoRequest(request=request, video_id=video_id)
 
-        call = self._call(EXPLAIN_VIDEO, build, timeout, request_id, metadata)
-        answer: Explained = self._send(call)
+        answer: Explained = self._send(self._call(EXPLAIN_VIDEO, build, how))
         return answer
 
     def batch(
@@ -240,10 +219,7 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
     def record_events(
         self,
         events: Iterable[Event],
-        *,
-        timeout: float | None = None,
-        request_id: str = "",
-        metadata: Metadata = (),
+        **how: Unpack[CallArguments],
     ) -> Count:
         """Record what viewers did, all of it or nothing; return the number of events.
 
@@ -252,9 +228,8 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
 
         Args:
             events: 1 to 1,000 events.
-            timeout: timeout of this call in seconds; the client's if None, and at least 5.
-            request_id: as for `recommend`.
-            metadata: as for `recommend`.
+            **how: timeout, the client's and at least 5 if None; request_id and metadata as for
+                `recommend`.
 
         Raises:
             InvalidRequest: an event is invalid, and none was recorded; `violations` has the fields.
@@ -266,17 +241,13 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
         def build() -> pb.RecordEventsRequest:
             return pb.RecordEventsRequest(events=[each.message() for each in events])
 
-        call = self._call(RECORD_EVENTS, build, timeout, request_id, metadata)
-        recorded: Count = self._send(call)
+        recorded: Count = self._send(self._call(RECORD_EVENTS, build, how))
         return recorded
 
     def stream_events(
         self,
         batches: Iterable[Iterable[Event]],
-        *,
-        timeout: float | None = None,
-        request_id: str = "",
-        metadata: Metadata = (),
+        **how: Unpack[CallArguments],
     ) -> Count:
         """Record batches of events in order, without waiting for each; return the number of events.
 
@@ -284,9 +255,8 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
 
         Args:
             batches: each of 1 to 1,000 events; read as fast as they are sent.
-            timeout: timeout of the whole stream in seconds; 320 if None.
-            request_id: as for `recommend`.
-            metadata: as for `recommend`.
+            **how: timeout of the whole stream, 320 s if None; request_id and metadata as for
+                `recommend`.
 
         Raises:
             VireoError: as for `record_events`; `recorded` says how many events of the stream were
@@ -297,8 +267,9 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
             for batch in batches:
                 yield pb.StreamEventsRequest(events=[each.message() for each in batch])
 
-        seconds = STREAM_SECONDS if timeout is None else timeout
-        call = self._call(STREAM_EVENTS, build, seconds, request_id, metadata)
+        if how.get("timeout") is None:
+            how["timeout"] = STREAM_SECONDS
+        call = self._call(STREAM_EVENTS, build, how)
         recorded: Count = self._stream(call)
         return recorded
 
@@ -307,18 +278,15 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
         videos: Iterable[Video],
         *,
         restore: bool = False,
-        timeout: float | None = None,
-        request_id: str = "",
-        metadata: Metadata = (),
+        **how: Unpack[CallArguments],
     ) -> Count:
         """Add videos to the catalogue, or replace what is known of them; return their number.
 
         Args:
             videos: 1 to 1,000 videos with different ids.
             restore: whether to show those again that were removed.
-            timeout: timeout of this call in seconds; the client's if None, and at least 5.
-            request_id: as for `recommend`.
-            metadata: as for `recommend`.
+            **how: timeout, the client's and at least 5 if None; request_id and metadata as for
+                `recommend`.
 
         Raises:
             VireoError: as for `record_events`.
@@ -329,25 +297,20 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
                 videos=[each.message() for each in videos], restore=restore
             )
 
-        call = self._call(UPSERT_VIDEOS, build, timeout, request_id, metadata)
-        upserted: Count = self._send(call)
+        upserted: Count = self._send(self._call(UPSERT_VIDEOS, build, how))
         return upserted
 
     def remove_videos(
         self,
         video_ids: Iterable[str],
-        *,
-        timeout: float | None = None,
-        request_id: str = "",
-        metadata: Metadata = (),
+        **how: Unpack[CallArguments],
     ) -> Count:
         """Remove videos from every slate until they are restored; return their number.
 
         Args:
             video_ids: 1 to 1,000 different ids; unknown ones too.
-            timeout: timeout of this call in seconds; the client's if None, and at least 5.
-            request_id: as for `recommend`.
-            metadata: as for `recommend`.
+            **how: timeout, the client's and at least 5 if None; request_id and metadata as for
+                `recommend`.
 
         Raises:
             VireoError: as for `record_events`.
@@ -356,8 +319,7 @@ class BaseClient(Connection, Generic[Answer, Count, Slates, Explained]):
         def build() -> pb.RemoveVideosRequest:
             return pb.RemoveVideosRequest(video_ids=video_ids)
 
-        call = self._call(REMOVE_VIDEOS, build, timeout, request_id, metadata)
-        removed: Count = self._send(call)
+        removed: Count = self._send(self._call(REMOVE_VIDEOS, build, how))
         return removed
 
     @abstractmethod

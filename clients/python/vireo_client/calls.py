@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Self, TypedDict
 
 import grpc
@@ -49,71 +50,36 @@ class Method:
 
     service: str
     name: str
-    request: Any
-    """Type of its request."""
-    response: Any
-    """Type of its response."""
     result: Callable[[Any], Any]
     """Returns what a caller gets of a response."""
     kind: str = "unary_unary"
     """Name of the channel's method that makes it callable."""
 
     @property
-    def path(self) -> str:
-        """The path of its calls."""
-        return f"/vireo.v1.{self.service}/{self.name}"
-
-    @property
     def writes(self) -> bool:
         """Whether it changes something."""
-        return self.service != "RecommendationService"
+        return self.service != _SLATES
+
+    def on(self, channel: Any) -> Any:
+        """Return what makes calls of it on a channel."""
+        request, response = getattr(pb, f"{self.name}Request"), getattr(pb, f"{self.name}Response")
+        path = f"/vireo.v1.{self.service}/{self.name}"
+        return getattr(channel, self.kind)(path, request.SerializeToString, response.FromString)
+
+
+def _slate_of_one(response: pb.BatchRecommendResponse) -> tuple[str, Slate]:
+    return response.viewer_id, slate_of(response.slate)
 
 
 _SLATES = "RecommendationService"
-RECOMMEND = Method(_SLATES, "Recommend", pb.RecommendRequest, pb.RecommendResponse, slate_of)
-SIMILAR_VIDEOS = Method(
-    _SLATES, "SimilarVideos", pb.SimilarVideosRequest, pb.SimilarVideosResponse, slate_of
-)
-EXPLAIN_VIDEO = Method(
-    _SLATES, "ExplainVideo", pb.ExplainVideoRequest, pb.ExplainVideoResponse, explanation_of
-)
-BATCH = Method(
-    _SLATES,
-    "BatchRecommend",
-    pb.BatchRecommendRequest,
-    pb.BatchRecommendResponse,
-    lambda response: (response.viewer_id, slate_of(response.slate)),
-    "unary_stream",
-)
-RECORD_EVENTS = Method(
-    "EventService",
-    "RecordEvents",
-    pb.RecordEventsRequest,
-    pb.RecordEventsResponse,
-    lambda response: response.recorded,
-)
-STREAM_EVENTS = Method(
-    "EventService",
-    "StreamEvents",
-    pb.StreamEventsRequest,
-    pb.StreamEventsResponse,
-    lambda response: response.recorded,
-    "stream_unary",
-)
-UPSERT_VIDEOS = Method(
-    "CatalogService",
-    "UpsertVideos",
-    pb.UpsertVideosRequest,
-    pb.UpsertVideosResponse,
-    lambda response: response.upserted,
-)
-REMOVE_VIDEOS = Method(
-    "CatalogService",
-    "RemoveVideos",
-    pb.RemoveVideosRequest,
-    pb.RemoveVideosResponse,
-    lambda response: response.removed,
-)
+RECOMMEND = Method(_SLATES, "Recommend", slate_of)
+SIMILAR_VIDEOS = Method(_SLATES, "SimilarVideos", slate_of)
+EXPLAIN_VIDEO = Method(_SLATES, "ExplainVideo", explanation_of)
+BATCH = Method(_SLATES, "BatchRecommend", _slate_of_one, "unary_stream")
+RECORD_EVENTS = Method("EventService", "RecordEvents", attrgetter("recorded"))
+STREAM_EVENTS = Method("EventService", "StreamEvents", attrgetter("recorded"), "stream_unary")
+UPSERT_VIDEOS = Method("CatalogService", "UpsertVideos", attrgetter("upserted"))
+REMOVE_VIDEOS = Method("CatalogService", "RemoveVideos", attrgetter("removed"))
 METHODS = (
     RECOMMEND,
     SIMILAR_VIDEOS,
@@ -124,6 +90,17 @@ METHODS = (
     UPSERT_VIDEOS,
     REMOVE_VIDEOS,
 )
+
+
+class CallArguments(TypedDict, total=False):
+    """The arguments of any call."""
+
+    timeout: float | None
+    """Timeout of this call in seconds; the client's if None."""
+    request_id: str
+    """Id for the server's logs, printable ASCII of at most 128 characters; generated if empty."""
+    metadata: Metadata
+    """Further headers in lower case, for example `traceparent`."""
 
 
 class SlateArguments(TypedDict, total=False):
@@ -148,14 +125,25 @@ class AskArguments(SlateArguments, total=False):
     session: Iterable[SessionVideo]
 
 
-class PageArguments(AskArguments, total=False):
+class SimilarArguments(SlateArguments, CallArguments, total=False):
+    """The arguments of `similar` beside what it is asked about."""
+
+    excluded_video_ids: Iterable[str]
+
+
+class ExplainArguments(AskArguments, CallArguments, total=False):
+    """The arguments of `explain_video` beside what it is asked about."""
+
+
+class PageArguments(AskArguments, CallArguments, total=False):
     """The arguments of `pages`, which are those of `recommend`."""
 
     page_token: str
     explain: bool
-    timeout: float | None
-    request_id: str
-    metadata: Metadata
+
+
+ARGUMENTS = frozenset(PageArguments.__optional_keys__)
+"""The names of all arguments that a call may have by keyword alone."""
 
 
 def repeatable(arguments: PageArguments) -> PageArguments:

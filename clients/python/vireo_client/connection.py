@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 
-from vireo_client.calls import METHODS, Call, Metadata, Method, identity
+from vireo_client.calls import ARGUMENTS, METHODS, Call, CallArguments, Method, identity
 from vireo_client.version import __version__
 
 Options = Sequence[tuple[str, Any]]
@@ -101,12 +101,7 @@ class Connection(ABC):
         self._closed = False
         credentials = tls.channel_credentials() if tls else None
         self._channel: Any = self._open(target, credentials, _options(attempts, options))
-        self._methods = {
-            each: getattr(self._channel, each.kind)(
-                each.path, each.request.SerializeToString, each.response.FromString
-            )
-            for each in METHODS
-        }
+        self._methods = {each: each.on(self._channel) for each in METHODS}
 
     @abstractmethod
     def _open(
@@ -114,17 +109,14 @@ class Connection(ABC):
     ) -> Any:
         """Open the channel; plaintext without credentials."""
 
-    def _call(
-        self,
-        method: Method,
-        build: Callable[[], Any],
-        timeout: float | None,
-        request_id: str,
-        metadata: Metadata,
-    ) -> Call:
+    def _call(self, method: Method, build: Callable[[], Any], how: CallArguments) -> Call:
+        if unknown := how.keys() - ARGUMENTS:
+            raise TypeError(f"unexpected arguments: {', '.join(sorted(unknown))}")
+        timeout = how.get("timeout")
         if timeout is None:
             timeout = max(self._timeout, _WRITE_SECONDS if method.writes else 0)
-        return Call(method, build, timeout, identity(request_id), metadata)
+        request_id = identity(how.get("request_id", ""))
+        return Call(method, build, timeout, request_id, how.get("metadata", ()))
 
     def _begin(self, call: Call, request: Any, timeout: float | None = None) -> Any:
         """Begin a call; what it returns is a response, or an awaitable or an iterator of some.

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from vireo.ops.cli.release.diff import diff
-from vireo.ops.cli.release.gc import gc
-from vireo.ops.cli.release.listing import history, list_, show
 from vireo.ops.cli.release.promote import promote, publish, rollback
-from vireo.ops.cli.release.status import status
-from vireo.ops.cli.release.verify import verify
+from vireo.ops.cli.release.stored import gc, history, list_, show, status, verify
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +20,5 @@ app.command()(status)
 app.command()(history)
 app.command("list")(list_)
 app.command()(show)
-app.command()(diff)
 app.command()(verify)
 app.command()(gc)

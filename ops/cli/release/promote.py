@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.text import Text
 
-from vireo.ops.cli.output import AsJson, print_json
-from vireo.ops.cli.release.access import open_store
-from vireo.ops.cli.release.gate_table import print_gate
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
+from vireo.ops.stack.s3 import open_store
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-
-if TYPE_CHECKING:
-    from vireo.server.releases.channels import Channel as ReadChannel
-    from vireo.server.releases.gate import GateResult
-    from vireo.server.releases.promotion import PromotionRequest
-    from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases import promotion
+from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.channels import Channel as ReadChannel
+from vireo.server.releases.gate import FIRST, Check, GateResult
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.promotion import PromotionRequest, roll_back
+from vireo.server.releases.store import ReleaseStore
 
 Channel = Annotated[str, typer.Option(envvar="VIREO_CHANNEL", help="The channel to change.")]
 ReleaseId = Annotated[str, typer.Argument(help="Id of a published release.")]
@@ -62,9 +64,6 @@ def publish(
     The gate is that of `vireo release promote`; a refused release stays published. With
     --no-promote the release is uploaded and no channel changes.
     """
-    from vireo.server.releases.manifest import Manifest
-    from vireo.server.releases.promotion import PromotionRequest
-
     request = PromotionRequest(channel, share, force, reason)
     home = Home.current()
     folder = home.trained_release(data or _only_run(home))
@@ -103,8 +102,6 @@ def promote(
     For the canary's current release, --share changes only the share:
     vireo release promote ID --channel canary --share 0.1
     """
-    from vireo.server.releases.promotion import PromotionRequest
-
     request = PromotionRequest(channel, share, force, reason)
     with open_store() as store:
         promote_through_gate(store, release_id, request, viewers, as_json=as_json)
@@ -116,8 +113,6 @@ def rollback(channel: Channel = "production", reason: Reason = "", as_json: AsJs
     This is the release before the current one, skipping releases that were themselves rolled
     back: two rollbacks undo two promotions. The gate isn't consulted.
     """
-    from vireo.server.releases.promotion import roll_back
-
     with open_store() as store:
         done = roll_back(store, channel, reason)
     if as_json:
@@ -153,7 +148,6 @@ def promote_through_gate(
         PromotionRefusedError: the gate refuses it and isn't overridden.
         ChannelChangedError: the channel was changed concurrently.
     """
-    from vireo.server.releases import promotion
 
     def gate(current: ReadChannel | None, replaces: bool) -> GateResult:
         return _compared(store, current, release_id, max_viewers, replaces=replaces)
@@ -192,9 +186,6 @@ def _compared(
     replaces: bool,
 ) -> GateResult:
     """Return the gate's result, measured on this machine."""
-    from vireo.server.releases.cache import ReleaseCache
-    from vireo.server.releases.gate import FIRST, GateResult
-
     try:
         from vireo.training.release.comparison import Comparison
     except ModuleNotFoundError as error:
@@ -225,3 +216,78 @@ def _only_run(home: Home) -> str:
     if len(runs) > 1:
         raise VireoError(f"name the data set with --data; there are runs of {', '.join(runs)}")
     return runs[0]
+
+
+_TITLES = {
+    "ndcg_10": "NDCG@10",
+    "recall_100": "Recall@100",
+    "coverage_10": "Coverage@10",
+    "watch_log_loss": "watch log loss",
+    "watch_miscalibration": "watches, off by",
+    "like_log_loss": "like log loss",
+    "like_miscalibration": "likes, off by",
+    "finish_log_loss": "finish log loss",
+    "finish_miscalibration": "finishes, off by",
+    "hide_log_loss": "hide log loss",
+    "hide_miscalibration": "hides, off by",
+    "inference_p50": "inference p50, ms",
+    "fit_overlap_10": "served fit: top 10",
+    "fit_overlap_100": "served fit: top 100",
+    "fit_coverage_10": "served fit: coverage",
+    "fit_scale": "served fit: scale",
+}
+_LESS_IS_BETTER = ("log_loss", "miscalibration", "p50")
+
+
+def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
+    """Print the comparison, or why there is none."""
+    console = Console(highlight=False)
+    if not result.checks:
+        why = "nothing to compare with" if result.passed else "not comparable"
+        console.print(f"gate: {why}: {result.reason}", soft_wrap=True, markup=False)
+        return
+    other = now or "its measured twin"
+    compared = f"{candidate} against {other}: {result.viewers:,} viewers' held-out watches"
+    console.print(compared, soft_wrap=True, markup=False)
+    numbers = ("now", "new", "change", "margin", "can tell")
+    table = table_of("measure", *numbers, "verdict", numbers=numbers, tight=True)
+    for check in result.checks:
+        table.add_row(*_row(check))
+    print_table(table, console)
+    for check in result.checks:
+        if check.verdict == "below the best":
+            best = f"{_TITLES[check.measure]}: this channel reached {check.best:.4f}"
+            console.print(f"note: {best} on the same watches", soft_wrap=True, markup=False)
+    if now:
+        chance = f"{result.false_refusals:.1%}"
+        console.print(f"an equal release would be refused in at most {chance} of cases")
+    blurred = [
+        f"{_TITLES[check.measure]} {check.tells / check.now:.1%} ({check.margin / check.now:.1%})"
+        for check in result.checks
+        if check.blurred and check.now
+    ]
+    if blurred:
+        told = f"with {result.viewers:,} viewers the smallest loss that can be told"
+        note = f"note: {told} is well above the margin, in brackets: {', '.join(blurred)}"
+        console.print(note, soft_wrap=True, markup=False)
+    if result.reason:
+        console.print(f"note: {result.reason}", soft_wrap=True, markup=False)
+
+
+def _row(check: Check) -> tuple[str | Text, ...]:
+    scale, digits = (1e3, 2) if check.measure == "inference_p50" else (1.0, 4)
+    style = "bold red" if check.refused else "green" if check.verdict == "better" else ""
+
+    def number(value: float, sign: str = "") -> str:
+        return f"{value * scale:{sign}.{digits}f}"
+
+    sign = 1 if check.measure.endswith(_LESS_IS_BETTER) else -1
+    return (
+        _TITLES[check.measure],
+        number(check.now),
+        number(check.candidate),
+        number(check.change, "+"),
+        number(sign * check.margin, "+"),
+        number(sign * check.tells, "+"),
+        Text(check.verdict, style=style),
+    )

@@ -1,11 +1,11 @@
-"""Too many calls, calls in too much of a hurry, and callers who waste what they get."""
+"""Too many calls, calls in too much of a hurry, callers who waste; and what the machine lacks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vireo.ops.doctor.facts import Facts
-from vireo.ops.doctor.finding import Finding, found
+from vireo.ops.doctor.conditions import Finding, ago, found, named
+from vireo.ops.doctor.facts import Certificate, Disk, Facts
 
 _BUSY = 0.9
 _MIN_RATE = 0.5
@@ -22,6 +22,16 @@ _CALLERS_METHODS = (
 _MAX_REFUSED_SHARE = 0.05
 _MIN_REFUSED = 3
 """Refused calls within a window below which nothing is concluded from their share."""
+_ENDS_SOON = 14 * 86_400.0
+_FULL_BYTES = 16 << 20
+"""Free bytes below which a disk counts as full: files are written in parts of about that size."""
+_LOW_BYTES, _LOW_SHARE = 2 << 30, 0.1
+"""A disk is nearly full if less than both is free."""
+_CLOCK_OFF = 5.0
+"""Seconds. Events may lie a minute in the future; S3 accepts 15 minutes."""
+_LOW_MEMORY = 0.05
+_OPEN_SHARE = 0.8
+_LOG = "the log of events"
 
 
 def overload(facts: Facts) -> Iterator[Finding]:
@@ -31,9 +41,13 @@ def overload(facts: Facts) -> Iterator[Finding]:
         return
     calls = facts.increase("vireo_rpcs_total")
     evidence = [f"{shed:.0f} of {calls:.0f} calls were shed within {facts.seconds:.0f} s"]
-    if standing := _queue_stands(facts):
+    if standing := facts.sources("vireo_queue_standing"):
         evidence.append(f"a queue stands at {', '.join(standing[:3])}")
-    evidence += _machine(facts)
+    evidence += [
+        f"this machine's cores are {each.busy:.0%} busy"
+        for each in facts.machines
+        if each.busy >= _BUSY
+    ]
     yield found("overload", evidence)
 
 
@@ -50,13 +64,16 @@ def short_deadlines(facts: Facts) -> Iterator[Finding]:
     hurried = min(max(hurried, edge) + without_time, total)
     if not _often(facts, hurried) or hurried < _HURRY_SHARE * total:
         return
-    if shed_calls(facts) > hurried or _queue_stands(facts) or _wasting(facts):
+    standing = facts.sources("vireo_queue_standing")
+    if shed_calls(facts) > hurried or standing or _wasting(facts):
         return
     seen = (
         f"within {facts.seconds:.0f} s {hurried:.0f} of {total:.0f} calls ended at their "
         "caller's deadline or left no time for candidates, and no queue stands"
     )
-    yield found("short-deadlines", [seen, *_slate_time(facts)])
+    times = [each.seconds for each in facts.slates]
+    took = [f"a slate took {1000 * min(times):.0f} ms just now"] if times else []
+    yield found("short-deadlines", [seen, *took])
 
 
 def hostile_callers(facts: Facts) -> Iterator[Finding]:
@@ -126,9 +143,8 @@ def _shed_for(facts: Facts) -> list[str]:
         if (reason := found.get("reason", ""))
     }
     often = sorted(((count, reason) for reason, count in counts.items() if count), reverse=True)
-    return [f"shed: {', '.join(f'{count:.0f} by {reason}' for count, reason in often)}"] * bool(
-        often
-    )
+    words = ", ".join(f"{count:.0f} by {reason}" for count, reason in often)
+    return [f"shed: {words}"] if words else []
 
 
 def shed_calls(facts: Facts) -> float:
@@ -145,26 +161,97 @@ def hurried_calls(facts: Facts) -> float:
     )
 
 
-def _queue_stands(facts: Facts) -> list[str]:
-    """Return where a queue stands."""
-    return facts.sources("vireo_queue_standing")
-
-
 def _often(facts: Facts, count: float) -> bool:
     return count > 0 and count >= _MIN_RATE * max(facts.seconds, 1.0)
 
 
-def _slate_time(facts: Facts) -> list[str]:
-    times = [each.seconds for each in facts.slates]
-    return [f"a slate took {1000 * min(times):.0f} ms just now"] if times else []
+def disks_full(facts: Facts) -> Iterator[Finding]:
+    """No room for events, or for anything else; or little room left."""
+    low: dict[tuple[float, float], list[Disk]] = {}
+    for disk in facts.disks:
+        if _FULL_BYTES <= disk.free < min(_LOW_BYTES, _LOW_SHARE * disk.size):
+            low.setdefault((disk.free, disk.size), []).append(disk)
+        elif disk.free < _FULL_BYTES and disk.what != _LOG:
+            yield found("disk-full", [_room(disk)], what=disk.what)
+        elif disk.free < _FULL_BYTES:
+            evidence = [_room(disk)]
+            if part := facts.ill("log"):
+                evidence.append(f"the log: {part.problem}")
+            if refused := facts.increase("vireo_events_refused_total", reason="away"):
+                evidence.append(f"gateways refused {refused:.0f} events just now")
+            yield found("log-disk-full", evidence)
+    for disks in low.values():
+        yield found("disk-filling", map(_room, disks), what=disks[0].what)
 
 
-def _machine(facts: Facts) -> list[str]:
-    return [
-        f"this machine's cores are {each.busy:.0%} busy"
-        for each in facts.machines
-        if each.busy >= _BUSY
-    ]
+def _room(disk: Disk) -> str:
+    share = disk.free / disk.size if disk.size else 0.0
+    return f"{disk.folder} ({disk.what}): {disk.free / 1e6:,.0f} MB free, {share:.0%} of the disk"
 
 
-CAUSES = (overload, short_deadlines, hostile_callers, rate_limited, calls_refused)
+def certificates_end(facts: Facts) -> Iterator[Finding]:
+    """Certificates that have ended or can't be read, so that connections fail; or soon will."""
+    over = [each for each in facts.certificates if each.problem or each.ends_in <= 0]
+    if over:
+        variant = "unreadable" if over[0].problem else ""
+        yield found("certificate-over", map(_validity, over), variant)
+    soon = [each for each in facts.certificates if each not in over and each.ends_in <= _ENDS_SOON]
+    if soon:
+        soon.sort(key=lambda each: each.ends_in)
+        yield found("certificate-ends", map(_validity, soon), time=ago(soon[0].ends_in))
+
+
+def _validity(each: Certificate) -> str:
+    if each.problem:
+        return f"{each.file}: {each.problem}"
+    if each.ends_in <= 0:
+        return f"{each.file} ended {ago(-each.ends_in)} ago"
+    return f"{each.file} ends in {ago(each.ends_in)}"
+
+
+def clock_off(facts: Facts) -> Iterator[Finding]:
+    """Clocks that differ: events are refused, tokens and certificates seem not to be valid."""
+    off = [each for each in facts.clocks if abs(each.ahead) - each.uncertainty > _CLOCK_OFF]
+    if off:
+        worst = max(off, key=lambda each: abs(each.ahead))
+        direction = "ahead of" if worst.ahead > 0 else "behind"
+        evidence = (
+            f"{each.source}: {each.ahead:+.0f} s (± {each.uncertainty:.0f} s)" for each in off
+        )
+        apart = f"{ago(abs(worst.ahead))} {direction}"
+        yield found("clock-off", evidence, names=worst.source, apart=apart)
+
+
+def memory_short(facts: Facts) -> Iterator[Finding]:
+    """Memory that is nearly gone: the kernel kills next."""
+    for each in facts.machines:
+        if each.free_memory < _LOW_MEMORY:
+            yield found("memory-short", [f"{each.free_memory:.1%} is available"])
+
+
+def files_run_out(facts: Facts) -> Iterator[Finding]:
+    """Processes that have nearly as many files open as they may."""
+    opened = {
+        page.source: (page.value("process_open_fds"), page.value("process_max_fds"))
+        for page in facts.pages
+    }
+    lines = {
+        name: f"{name}: {count:.0f} of {most:.0f}"
+        for name, (count, most) in opened.items()
+        if most and count > _OPEN_SHARE * most
+    }
+    yield from named("files-run-out", lines)
+
+
+CAUSES = (
+    overload,
+    short_deadlines,
+    hostile_callers,
+    rate_limited,
+    calls_refused,
+    disks_full,
+    certificates_end,
+    clock_off,
+    memory_short,
+    files_run_out,
+)

@@ -7,19 +7,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from statistics import fmean
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import POD_KINDS, Edge, Facts, Fault, Host, Part
-from vireo.ops.doctor.reach import UnansweredError, get, reach
+from vireo.ops.doctor.deployment import Deployment, UnansweredError, get, reach
+from vireo.ops.doctor.facts import POD_KINDS, Edge, Facts, Fault, Host
 
 _HTTP = "http.edge"
 COUNTED = {
     "requests": (f"{_HTTP}.downstream_rq_total",),
-    "resets": (f"{_HTTP}.downstream_rq_rx_reset",),
     "deadlines": (f"{_HTTP}.downstream_rq_max_duration_reached",),
     "refused_streams": ("edge_streams.http_local_rate_limit.rate_limited",),
     "refused_calls": (
@@ -44,15 +41,8 @@ _Hosts: TypeAlias = Mapping[tuple[str, str], Host]
 """By cluster and address; of a look at one moment, `occupied` is the number of calls under way."""
 
 
-def probes(deployment: Deployment) -> Iterator[Probe]:
-    """Yield the probe of the Envoy that is named."""
-    if deployment.envoy:
-        yield Probe("Envoy", partial(_ask, deployment))
-    else:
-        yield Probe.unnamed("Envoy", "name its admin interface with --envoy")
-
-
-def _ask(deployment: Deployment) -> Facts:
+def ask_envoy(deployment: Deployment) -> Facts:
+    """Read the admin interface throughout the window."""
     where = f"Envoy's admin interface at {deployment.envoy}"
     try:
         hosts_before, counts_before = _hosts(deployment), _counts(deployment)
@@ -61,10 +51,10 @@ def _ask(deployment: Deployment) -> Facts:
         seconds = time.monotonic() - began
         hosts, counts = looks[-1], _counts(deployment)
     except UnansweredError as error:
-        return Facts(parts=(Part("envoy", where, error.fault, str(error)),))
+        return Facts.of_part("envoy", where, error.fault, str(error))
     except (ValueError, KeyError, TypeError) as error:
         problem = f"it isn't Envoy ({type(error).__name__}: {error})"
-        return Facts(parts=(Part("envoy", where, "failed", problem),))
+        return Facts.of_part("envoy", where, "failed", problem)
     counted = {
         name: sum(counts.get(each, 0.0) - counts_before.get(each, 0.0) for each in statistics)
         for name, statistics in COUNTED.items()
@@ -81,7 +71,7 @@ def _ask(deployment: Deployment) -> Facts:
         )
         for key, host in hosts.items()
     ]
-    return Facts(parts=(Part("envoy", where),), hosts=tuple(_reached(fresh)), edges=(edge,))
+    return Facts.of_part("envoy", where, hosts=tuple(_reached(fresh)), edges=(edge,))
 
 
 def _watched(deployment: Deployment, until: float) -> Iterator[_Hosts]:

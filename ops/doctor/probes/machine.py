@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,8 @@ from typing import Any, cast
 
 import psutil
 
-from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import POD_KINDS, Certificate, Disk, Facts, Fault, Machine, Pod, Process
-from vireo.ops.doctor.reach import reach, split, words
+from vireo.ops.doctor.deployment import Deployment, Probe, call_fault, split
+from vireo.ops.doctor.facts import POD_KINDS, Certificate, Disk, Facts, Machine, Pod, Process
 from vireo.ops.stack.state import ProcessState
 from vireo.server.errors import VireoError
 
@@ -109,53 +109,37 @@ def _ask_pods(deployment: Deployment, process: ProcessState) -> Facts:
                 GetServingReleaseRequest(), timeout=deployment.answer
             )
         except grpc.RpcError as error:
-            fault, problem = _fault_pods(cast("grpc.Call", error), target)
-            return Facts(pods=(Pod(pod.name, pod.pool, problem, fault),))
+            fault, problem = call_fault(error, target)
+            return Facts(pods=(replace(pod, problem=problem, fault=fault),))
     serving = status == health_pb2.HealthCheckResponse.SERVING
     load = answer.loading if answer.HasField("loading") else None
     stage = LoadStage.Name(load.stage).removeprefix("LOAD_STAGE_").lower() if load else ""
-    return Facts(
-        pods=(
-            Pod(
-                pod.name,
-                pod.pool,
-                "" if serving else "its health check says that it doesn't serve",
-                "" if serving else "failed",
-                answer.release_id,
-                answer.channel,
-                answer.origin,
-                answer.last_failure,
-                f"{stage} {load.release_id}".strip() if load else "",
-            ),
-        )
+    known = replace(
+        pod,
+        problem="" if serving else "its health check says that it doesn't serve",
+        fault="" if serving else "failed",
+        release=answer.release_id,
+        channel=answer.channel,
+        origin=answer.origin,
+        failure=answer.last_failure,
+        loading=f"{stage} {load.release_id}".strip() if load else "",
     )
-
-
-def _fault_pods(error: Any, target: str) -> tuple[Fault, str]:
-    import grpc
-
-    if fault := reach(target):
-        return fault, words(fault)
-    if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-        return "silent", words("silent")
-    return "failed", f"{error.code().name}: {error.details()}"
+    return Facts(pods=(known,))
 
 
 def file_probes(deployment: Deployment) -> Iterator[Probe]:
     """Yield the probes of files, of folders, and of the certificate that the edge presents."""
     if deployment.certificates:
-        yield Probe("certificates", partial(_files, deployment.certificates))
+        files = deployment.certificates
+        yield Probe("certificates", lambda: Facts(certificates=tuple(map(_certificate, files))))
     if deployment.edge is not None and deployment.edge.ca is not None:
         yield Probe("the edge's certificate", partial(_presented, deployment))
     for what, folder in deployment.folders.items():
         yield Probe(f"the disk of {what}", partial(_disk, what, folder))
 
 
-def _files(files: tuple[Path, ...]) -> Facts:
-    return Facts(certificates=tuple(_certificate(str(file), file) for file in files))
-
-
-def _certificate(name: str, file: Path) -> Certificate:
+def _certificate(file: Path) -> Certificate:
+    name = str(file)
     try:
         return Certificate(name, min(_ends_in(file.read_bytes())))
     except (OSError, ValueError) as error:

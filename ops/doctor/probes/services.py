@@ -1,34 +1,38 @@
-"""What callers, Envoy and sites reach: the edge, the control plane, and the log of events."""
+"""The parts that are asked once: edge, control plane, log of events, S3 and the online store."""
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
-from collections.abc import Iterator
-from functools import partial
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
-from vireo.ops.doctor.deployment import Deployment, Probe
-from vireo.ops.doctor.facts import Facts, Fault, Part, Refusal, Slate
-from vireo.ops.doctor.reach import UnansweredError, get, reach, words
-from vireo.ops.envoys import envoys_of
+from vireo.ops.doctor.deployment import (
+    Deployment,
+    UnansweredError,
+    call_fault,
+    get,
+    is_loopback,
+    reach,
+    split,
+    words,
+)
+from vireo.ops.doctor.facts import Channel, Facts, Fault, Refusal, Slate
+from vireo.ops.edge import envoys_of
 from vireo.server.errors import VireoError
 from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.features.online_store import CONFIGURATION, RedisSettings
 
 _VIEWER = "vireo-doctor"
 _VIDEOS = 10
 
 
-def edge_probes(deployment: Deployment) -> Iterator[Probe]:
-    """Yield the probe of the edge that is named."""
-    if deployment.edge:
-        yield Probe("the edge", partial(_ask_edge, deployment))
-    else:
-        yield Probe.unnamed("the edge", "name it with --edge")
-
-
-def _ask_edge(deployment: Deployment) -> Facts:
+def ask_edge(deployment: Deployment) -> Facts:
+    """Ask for a slate."""
     import grpc
 
     from vireo.v1 import recommendation_pb2 as pb
@@ -43,74 +47,40 @@ def _ask_edge(deployment: Deployment) -> Facts:
         try:
             slate = RecommendationServiceStub(channel).Recommend(request, timeout=deployment.answer)
         except grpc.RpcError as error:
-            call = cast("grpc.Call", error)
-            if call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
-                return Facts(parts=(Part("edge", edge.target),))  # it sheds, which counts tell
-            fault, problem = _fault_edge(call, edge.target)
-            return Facts(parts=(Part("edge", edge.target, fault, problem),))
+            if cast("grpc.Call", error).code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+                return Facts.of_part("edge", edge.target)  # it sheds, which counts tell
+            return Facts.of_part("edge", edge.target, *call_fault(error, edge.target))
         took = time.monotonic() - began
     kinds = [viewer_pb2.Degradation.Name(each) for each in slate.degradations]
     degradations = tuple(each.removeprefix("DEGRADATION_").lower() for each in kinds)
-    return Facts(
-        parts=(Part("edge", edge.target),), slates=(Slate(took, degradations, slate.release_id),)
-    )
+    return Facts.of_part("edge", edge.target, slates=(Slate(took, degradations),))
 
 
-def _fault_edge(call: object, target: str) -> tuple[Fault, str]:
-    import grpc
-
-    error = cast("grpc.Call", call)
-    if fault := reach(target):
-        return fault, words(fault)
-    silent = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    return ("silent" if silent else "failed"), f"{error.code().name}: {error.details()}"
-
-
-def control_probes(deployment: Deployment) -> Iterator[Probe]:
-    """Yield the probe of the control plane that is named."""
-    if deployment.control:
-        yield Probe("the control plane", partial(_ask_control, deployment))
-    else:
-        yield Probe.unnamed("the control plane", "name it with --control")
-
-
-def _ask_control(deployment: Deployment) -> Facts:
+def ask_control(deployment: Deployment) -> Facts:
+    """Ask the control plane for its Envoys' state."""
     where = f"the control plane at {deployment.control}"
     try:
         envoys = envoys_of(deployment.control, deployment.tls, deployment.answer)
     except VireoError as error:
         fault = reach(deployment.control)
         problem = words(fault) if fault else str(error).partition(";")[0]
-        return Facts(parts=(Part("control", where, fault or "failed", problem),))
+        return Facts.of_part("control", where, fault or "failed", problem)
     refusals = tuple(
         Refusal(envoy.node, each.kind, each.name, each.words)
         for envoy in envoys
-        if envoy.connected
         for each in envoy.resources
         if each.state == "NACKED"
     )
-    return Facts(parts=(Part("control", where),), refusals=refusals)
+    return Facts.of_part("control", where, refusals=refusals)
 
 
-def log_probes(deployment: Deployment) -> Iterator[Probe]:
-    """Yield the probe of the log that the settings name."""
-    if deployment.log is not None and deployment.log.named:
-        yield Probe("the log of events", partial(_ask_log, deployment))
-    else:
-        yield Probe.unnamed("the log of events", "set VIREO_NATS_URL")
-
-
-def _ask_log(deployment: Deployment) -> Facts:
+def ask_log(deployment: Deployment) -> Facts:
+    """Ask the log that the settings name."""
     settings = deployment.log
     assert settings is not None
-    where = f"the log at {_shown(settings)}"
-    fault, problem = _fault_log(deployment, settings)
-    return Facts(parts=(Part("log", where, fault, problem),))
-
-
-def _shown(settings: EventLogSettings) -> str:
-    """Return its addresses without credentials."""
-    return ", ".join(_address(url) for url in settings.servers)
+    # Its addresses without credentials.
+    where = f"the log at {', '.join(_address(url) for url in settings.servers)}"
+    return Facts.of_part("log", where, *_fault_log(deployment, settings))
 
 
 def _address(url: str) -> str:
@@ -145,3 +115,168 @@ async def _end(settings: EventLogSettings, seconds: float) -> None:
 
     async with opened_log(settings, read_only=True) as log, asyncio.timeout(seconds):
         await log.end(CATALOG)
+
+
+_PORTS = {False: 80, True: 443}
+
+
+def ask_s3(deployment: Deployment) -> Facts:
+    """Read the channel in S3, and its clock if it is another machine."""
+    from vireo.server.releases.bucket import (
+        NotInStoreError,
+        StoreError,
+        StoreUnavailableError,
+    )
+    from vireo.server.releases.store import ReleaseStore
+
+    settings = deployment.s3
+    assert settings is not None
+    where = f"S3 at {settings.endpoint}"
+    address = settings.endpoint
+    if ":" not in address:
+        address = f"{address}:{_PORTS[settings.secure]}"
+    if fault := reach(address):
+        return Facts.of_part("s3", where, fault, words(fault))
+    store = ReleaseStore(settings.with_patience(read_timeout=deployment.answer, retries=0))
+    try:
+        channel = store.read_channel(deployment.channel)
+    except NotInStoreError:
+        channel = None  # nothing was ever published
+    except StoreError as error:
+        away: Fault = "silent" if isinstance(error, StoreUnavailableError) else "failed"
+        return Facts.of_part("s3", where, away, str(error))
+    found = Facts.of_part(
+        "s3", where, channels=(Channel(deployment.channel, channel.release_id if channel else ""),)
+    )
+    if is_loopback(split(address)[0]):
+        return found
+    try:
+        clock = get(f"http{'s' * settings.secure}://{settings.endpoint}/", deployment.answer).clock
+    except UnansweredError as error:
+        raise VireoError(f"its clock: {error}") from error
+    return replace(found, clocks=(clock,) if clock else ())
+
+
+_VIEWS = ("viewer_activity", "viewer_hidden")
+_LOCKED_SECONDS = 1.5
+"""Seconds for which a lock must be held to count: consumers hold it for moments."""
+
+
+def ask_store(deployment: Deployment) -> Facts:
+    """Ask the online store, SQLite or Redis, of what production serves; if unknown, of all."""
+    assert deployment.features is not None
+    dataset = _served(deployment)
+    if dataset:
+        repositories = [deployment.features / dataset]
+    else:
+        repositories = [each.parent for each in deployment.features.glob(f"*/{CONFIGURATION}")]
+    if not repositories:
+        problem = "it has no features; build them with: vireo features build DATASET"
+        return Facts.of_part("store", str(deployment.features), "missing", problem)
+    return Facts.merged(_asked(each, deployment.answer) for each in repositories)
+
+
+def _served(deployment: Deployment) -> str:
+    """Return the data set of the release in production; empty if S3 can't tell at once."""
+    from vireo.server.releases.store import ReleaseStore
+
+    if deployment.s3 is None:
+        return ""
+    with suppress(VireoError):  # the probe of S3 says so
+        impatient = deployment.s3.with_patience(connect_timeout=0.5, read_timeout=1.0, retries=0)
+        store = ReleaseStore(impatient)
+        if channel := store.read_channel(deployment.channel):
+            return store.manifest(channel.release_id).dataset
+    return ""
+
+
+def _asked(repository: Path, seconds: float) -> Facts:
+    import yaml
+
+    try:
+        document = yaml.safe_load((repository / CONFIGURATION).read_text())
+        online, project = document["online_store"], document["project"]
+        kind = online["type"]
+    except FileNotFoundError:
+        problem = f"it has no {CONFIGURATION}: its features were never built"
+        return Facts.of_part("store", str(repository), "missing", problem)
+    except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise VireoError(f"{repository / CONFIGURATION} can't be read: {error}") from error
+    if kind == "redis":
+        redis = RedisSettings.load()
+        address = redis.address
+        found = _redis(redis.url.get_secret_value(), address, seconds)
+        return Facts.of_part("store", f"Redis at {address}", *found)
+    file = repository / online["path"]
+    return Facts.of_part("store", str(file), *_sqlite(file, project))
+
+
+def _redis(url: str, address: str, seconds: float) -> tuple[Fault, str]:
+    if fault := reach(address):
+        return fault, words(fault)
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    client = redis.Redis.from_url(
+        url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=Retry(NoBackoff(), 0)
+    )
+    with client:
+        try:
+            client.ping()
+        except redis.TimeoutError:
+            return "silent", words("silent")
+        except redis.RedisError as error:
+            return "failed", str(error)
+    return "", ""
+
+
+def _sqlite(file: Path, project: str) -> tuple[Fault, str]:
+    if not file.exists():
+        return "missing", "the file isn't there"
+    # Never as a file that a probe creates.
+    location = f"{file.absolute().as_uri()}?mode=rw"
+    with closing(
+        sqlite3.connect(location, _LOCKED_SECONDS, uri=True, isolation_level=None)
+    ) as connection:
+        try:
+            query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+            tables = {name for (name,) in connection.execute(query)}
+            missing = [view for view in _VIEWS if f"{project}_{view}" not in tables]
+            if missing:
+                return "missing", f"it lacks the tables of {', '.join(missing)}"
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                held = f"another program has held its write lock for {_LOCKED_SECONDS:g} s"
+                return "locked", held + _holder(file)
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+                return "", ""  # this user may not write, so nothing is known of locks
+            return "failed", str(error)
+        except sqlite3.DatabaseError as error:
+            return "failed", f"it isn't a database that can be read: {error}"
+    return "", ""
+
+
+def _holder(file: Path) -> str:
+    """Return which processes have locks on the file, as the kernel says; empty if it doesn't."""
+    import psutil
+
+    inodes = set()
+    for suffix in ("", "-shm"):  # in WAL mode writers lock the latter
+        with suppress(OSError):
+            inodes.add(str(Path(f"{file}{suffix}").stat().st_ino))
+    pids = set()
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            # 1: POSIX  ADVISORY  WRITE 4711 fe:01:12345 120 120
+            parts = line.split()
+            if parts[1] != "->" and parts[3] == "WRITE" and parts[5].split(":")[-1] in inodes:
+                pids.add(int(parts[4]))
+    shown = []
+    for pid in sorted(pids):
+        with suppress(psutil.Error):
+            command = " ".join(psutil.Process(pid).cmdline())[:80]
+            shown.append(f"process {pid} ({command})")
+    return f": {', '.join(shown)}" if shown else ""

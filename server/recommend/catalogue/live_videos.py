@@ -19,7 +19,7 @@ from vireo.server.arrays import BoolArray, Int64Array
 from vireo.server.features.context import language_id
 from vireo.server.features.keys import video_key
 from vireo.server.features.looked_up import Column, looked_up, widened
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
     LIKE_PRIOR,
     VIDEO_FEATURES,
     VideoTable,

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.event_log.position import Position
 from vireo.server.features.content import CONTENT_LIMIT, content_ids, content_tokens
+from vireo.server.features.keys import VideoRows
 from vireo.server.features.looked_up import Vectors
-from vireo.server.features.video_rows import VideoRows
 from vireo.server.models.model import Model, replay
 from vireo.server.models.signature import video_tower_signature
 from vireo.server.recommend.filters.declared import Declared

@@ -16,8 +16,7 @@ from vireo.server.recommend.filters.declared import Declared, label
 from vireo.server.recommend.filters.expression import Condition, FilterExpression
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import ReleaseError
-from vireo.server.releases.tables import read_rows, read_table
-from vireo.server.releases.texts import Texts, read_mapped_texts
+from vireo.server.releases.tables import Texts, read_mapped_texts, read_rows, read_table
 
 FILES = layout.ATTRIBUTE_TABLES
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.features.looked_up import looked_up
-from vireo.server.features.ranking_inputs import VideoTable
+from vireo.server.features.model_inputs import VideoTable
 from vireo.server.recommend.candidates import Candidates, best
 from vireo.server.recommend.ranking.release import Ranking
 

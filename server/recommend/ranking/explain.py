@@ -9,7 +9,7 @@ import numpy as np
 
 from vireo.server.arrays import Float32Array
 from vireo.server.columns import encode_columns
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,
     VIEWER_FEATURES,

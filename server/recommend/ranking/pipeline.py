@@ -14,7 +14,7 @@ import structlog
 import xxhash
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
-from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.features.model_inputs import ranking_inputs, retrieval_features
 from vireo.server.models.model import ModelOutputError
 from vireo.server.recommend.candidates import Candidates, best
 from vireo.server.recommend.page import fill_page

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vireo.server.arrays import Float32Array, Int64Array
-from vireo.server.features.ranking_inputs import VIDEO_FEATURES, VideoTable
-from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.keys import VideoRows
+from vireo.server.features.model_inputs import VIDEO_FEATURES, VideoTable
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.models.model import Model, replay
 from vireo.server.models.signature import ranker_signature
@@ -21,8 +21,14 @@ from vireo.server.recommend.catalogue.placement import Follower, KnownVideos, Pl
 from vireo.server.recommend.page import NO_CAPS, Caps, LabelsOf
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
-from vireo.server.releases.tables import VECTOR_TYPES, read_ids, read_table, read_vocabulary
-from vireo.server.releases.texts import Texts, read_mapped_texts
+from vireo.server.releases.tables import (
+    VECTOR_TYPES,
+    Texts,
+    read_ids,
+    read_mapped_texts,
+    read_table,
+    read_vocabulary,
+)
 
 if TYPE_CHECKING:
     from vireo.server.recommend.catalogue.live_videos import LiveVideos

@@ -15,9 +15,9 @@ from cachetools import LRUCache
 from prometheus_client import Counter
 
 from vireo.server.arrays import Float32Array, Int32Array, Int64Array
+from vireo.server.features.keys import VideoRows
 from vireo.server.features.looked_up import Column, Vectors, looked_up
-from vireo.server.features.tower_inputs import viewer_inputs
-from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.model_inputs import viewer_inputs
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.models.model import Model, replay
 from vireo.server.models.signature import VIDEOS, tower_signature
@@ -33,12 +33,12 @@ from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.tables import (
     VECTOR_TYPES,
+    Texts,
     read_ids,
     read_rows,
     read_table,
     read_vocabulary,
 )
-from vireo.server.releases.texts import Texts
 
 if TYPE_CHECKING:
     from vireo.server.recommend.catalogue.live_videos import LiveVideos

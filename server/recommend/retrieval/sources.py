@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from vireo.server.arrays import Float32Array, Int32Array, Int64Array
-from vireo.server.features.co_watch import co_watched
+from vireo.server.features.history_scores import co_watched, summed
 from vireo.server.features.looked_up import looked_up
-from vireo.server.features.summed import summed
 from vireo.server.recommend.candidates import best
 from vireo.server.recommend.retrieval.allowed import AppliedFilter
 from vireo.server.recommend.retrieval.query import Retrieval

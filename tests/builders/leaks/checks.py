@@ -15,7 +15,7 @@ from tests.builders.leaks.features import (
 )
 from tests.builders.leaks.timeline import LeakError, Timeline
 from vireo.server.arrays import Float32Array, Int32Array, Int64Array
-from vireo.server.features.ranking_inputs import VIDEO_FEATURES, VIEWER_FEATURES
+from vireo.server.features.model_inputs import VIDEO_FEATURES, VIEWER_FEATURES
 from vireo.server.releases import layout
 from vireo.server.signals import OUTCOMES
 from vireo.training.ranking.config import RankingConfig

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from tests.builders.leaks.timeline import Timeline
 from vireo.server.arrays import Float64Array, Int64Array
-from vireo.server.features.ranking_inputs import LIKE_PRIOR, LIKE_PRIOR_COUNT
-from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.keys import VideoRows
+from vireo.server.features.model_inputs import LIKE_PRIOR, LIKE_PRIOR_COUNT
 from vireo.training.features.statistics import HALF_LIFE_DAYS
 
 _HALF_LIFE = HALF_LIFE_DAYS * 86_400 * 1_000_000

@@ -8,17 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import grpc
 import pytest
 
 from tests.builders.environments import build_wheel, new_environment, pip_of
 from tests.builders.stack import Stack
-from tests.builders.tiny_home import VIEWER, WATCHED
-from vireo.v1 import recommendation_pb2 as pb
-from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
 
 PACKAGE = Path(__file__).parents[3] / "clients" / "python"
-DRIVER = Path(__file__).with_name("driver.py")
 
 pytestmark = [
     pytest.mark.integration,
@@ -57,29 +52,6 @@ def test_it_brings_nothing_but_grpc_and_protobuf(python: Path) -> None:
         "protobuf",
     }
     run(*pip_of(python), "check")
-
-
-def test_it_works_through_envoy_like_other_clients_and_fails_as_documented(
-    python: Path, stack: Stack
-) -> None:
-    results = json.loads(run(python, DRIVER, stack.edge, VIEWER))
-    with grpc.insecure_channel(stack.edge) as channel:
-        expected = RecommendationServiceStub(channel).Recommend(
-            pb.RecommendRequest(viewer_id=VIEWER, page_size=20), timeout=20
-        )
-    ids = [item.video_id for item in expected.items]
-    for kind in ("Client", "AsyncClient"):
-        by = results[kind]
-        assert by["slate"] == ids
-        assert by["release"] == expected.release_id == "tiny-1"
-        assert by["degradations"] == []
-        assert by["scores"] == pytest.approx([item.score for item in expected.items])
-        assert by["titles"] == [f"Title of {video_id}" for video_id in ids]
-        assert by["history"] == len(WATCHED)
-        assert not {*by["without_first"]} & {ids[0], *WATCHED}
-        assert ids[0] not in by["up_next"]
-        assert by["InvalidRequest"] == ["page_size", "viewer_id"]
-        assert by["NotFound"] == "driver-id"
 
 
 def test_the_readmes_examples_run(python: Path, stack: Stack) -> None:

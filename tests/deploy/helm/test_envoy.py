@@ -216,8 +216,8 @@ async def running_edge(folder: Path) -> AsyncIterator[RunningEnvoy]:
             )
         try:
             clients = control.servicer.clients
-            await until(lambda: bool(clients.all()))
-            envoy.identities = {each.identity for each in clients.all()}
+            await until(lambda: bool(clients))
+            envoy.identities = {each.identity for each in clients}
             await until_open(envoy.edge)
             yield envoy
         finally:

@@ -110,7 +110,7 @@ def test_the_control_plane_may_read_slices_and_nothing_else(values: str) -> None
         {
             "apiGroups": ["discovery.k8s.io"],
             "resources": ["endpointslices"],
-            "verbs": ["get", "list", "watch"],
+            "verbs": ["list"],
         }
     ]
     [binding] = chart.named("RoleBinding").values()

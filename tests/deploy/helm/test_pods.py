@@ -16,9 +16,9 @@ from tests.builders.s3 import unreachable_s3
 from vireo.server.candidate.service import CandidateSettings
 from vireo.server.consumer.settings import ConsumerSettings
 from vireo.server.control import ads
+from vireo.server.control.kubernetes import PORT_NAME
 from vireo.server.control.mesh import GRPC_SERVICES, POOLS
 from vireo.server.control.settings import ControlSettings, KubernetesSettings
-from vireo.server.control.slices import PORT_NAME
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import RedisSettings
 from vireo.server.gateway.settings import GatewaySettings

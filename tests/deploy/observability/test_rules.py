@@ -16,7 +16,7 @@ import yaml
 
 from tests.builders.alert_rules import DASHBOARDS, panels, rules
 from tests.builders.metrics_table import documented
-from vireo.ops.cli.__main__ import app
+from vireo.ops.cli.__main__ import LazyGroup, app
 from vireo.ops.doctor.conditions import alerts, conditions
 from vireo.ops.stack.observe import FOLDER
 
@@ -104,7 +104,8 @@ def is_command(command: Any, words: list[str]) -> bool:
         return True
     first, *rest = words
     if commands := getattr(command, "commands", None):
-        return first in commands and is_command(commands[first], rest)
+        load = command.loaded if isinstance(command, LazyGroup) else commands.get
+        return first in commands and is_command(load(first), rest)
     options = {option for parameter in command.params for option in parameter.opts}
     return not first.startswith("--") or first in options
 

@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-import typer
 from prometheus_client import CollectorRegistry, Gauge
 from rich.console import Console
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
+from tests.builders.commands import vireo as run
 from tests.builders.http_page import served_metrics
-from vireo.ops.cli import doctor
 from vireo.ops.cli.doctor import print_findings
+from vireo.ops.doctor.conditions import Finding
 from vireo.ops.doctor.facts import Facts, Part, Unasked
-from vireo.ops.doctor.finding import Finding
 
 pytestmark = pytest.mark.usefixtures("logs_of_a_command")
-
-app = typer.Typer()
-app.command()(doctor.doctor)
 
 
 @pytest.fixture
 def vireo(tmp_path: Path) -> Callable[..., Result]:
-    environment = {"COLUMNS": "200", "VIREO_HOME": str(tmp_path), "VIREO_FEATURES": ""}
-
-    def run(*arguments: str) -> Result:
-        return CliRunner().invoke(app, ["--seconds", "0.2", *arguments], env=environment)
-
-    return run
+    own = {"VIREO_HOME": str(tmp_path), "VIREO_FEATURES": ""}
+    return partial(run, "doctor", "--seconds", "0.2", **own)
 
 
 @pytest.fixture
@@ -118,7 +111,7 @@ def test_findings_are_numbered_and_a_terminal_obeys_nothing_in_them() -> None:
         print_findings(facts, [finding, follows], console)
     assert captured.get().splitlines() == [
         "1. failing: The log is away",
-        "   - it says  [31mno",
+        "   - it says \N{REPLACEMENT CHARACTER}[31mno",
         "   do: Start",
         "   see: docs/runbooks/VireoLogDown.md",
         "2. failing: St ale",

@@ -7,16 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import typer
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from typer.testing import CliRunner
 
+from tests.builders.commands import vireo
 from tests.builders.http_page import served_metrics
-from vireo.ops.cli import top
 from vireo.server.errors import VireoError
 
-app = typer.Typer()
-app.command()(top.top)
 _RECOMMEND = "/vireo.v1.RecommendationService/Recommend"
 
 
@@ -36,7 +32,7 @@ def url() -> Iterator[str]:
 
 def test_one_table_shows_rates_and_releases(url: str) -> None:
     arguments = ["--once", "--seconds", "0.5", "--metrics", f"gateway-1={url}"]
-    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    result = vireo("top", *arguments)
     assert result.exit_code == 0, result.output
     assert "degraded: none" in result.stdout
     assert "releases: r1 (1)" in result.stdout
@@ -46,7 +42,7 @@ def test_one_table_shows_rates_and_releases(url: str) -> None:
 
 def test_json_has_rates_and_no_nan(url: str) -> None:
     arguments = ["--json", "--seconds", "0.5", "--metrics", f"gateway-1={url}"]
-    document = json.loads(CliRunner().invoke(app, arguments).stdout)
+    document = json.loads(vireo("top", *arguments).stdout)
     [process] = document["processes"]
     assert 0 < document["slates"] <= 20  # 10 calls within at least half a second
     assert process["calls"] == document["slates"]
@@ -54,16 +50,13 @@ def test_json_has_rates_and_no_nan(url: str) -> None:
 
 
 def test_a_prometheus_that_does_not_answer_is_no_empty_table(closed_port: int) -> None:
-    where = {"VIREO_PROMETHEUS_URL": f"http://127.0.0.1:{closed_port}"}
-    result = CliRunner().invoke(app, ["--once", "--seconds", "0.5"], env=where)
+    where = f"http://127.0.0.1:{closed_port}"
+    result = vireo("top", "--once", "--seconds", "0.5", VIREO_PROMETHEUS_URL=where)
     assert isinstance(result.exception, VireoError)
     assert str(result.exception).endswith("nothing listens there; is that its address?")
 
 
-def test_without_a_stack_it_says_what_to_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VIREO_HOME", str(tmp_path))
-    result = CliRunner().invoke(app, ["--once"])
+def test_without_a_stack_it_says_what_to_name(tmp_path: Path) -> None:
+    result = vireo("top", "--once", VIREO_HOME=str(tmp_path))
     assert isinstance(result.exception, VireoError)
     assert "no stack runs on" in str(result.exception)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tests.builders.doctor_facts import (
     BEHIND,
     HEALTHY,
@@ -59,30 +61,26 @@ def test_takedowns_that_are_old_are_evidence_that_the_log_is_away() -> None:
     assert diagnose(facts(20.0)) == []
 
 
-def test_healthy_facts_have_no_finding() -> None:
-    assert diagnose(HEALTHY) == []
-
-
-def test_no_facts_have_no_finding() -> None:
-    assert diagnose(Facts()) == []
-
-
-def test_pods_that_only_this_machine_cannot_reach_are_no_finding() -> None:
-    assert diagnose(with_hosts(HEALTHY, "ranking-1", "ranking-2", reach="unreachable")) == []
+@pytest.mark.parametrize(
+    "facts",
+    [
+        HEALTHY,
+        Facts(),
+        # Pods that only this machine can't reach.
+        with_hosts(HEALTHY, "ranking-1", "ranking-2", reach="unreachable"),
+        # One that stood still for a moment.
+        with_hosts(HEALTHY, "gateway-1", calls=8, latency=0.3, occupied=0.3),
+        # Pods that are all slow can't be told from each other.
+        with_hosts(HEALTHY, "ranking-1", "ranking-2", latency=0.3, occupied=1.0),
+    ],
+)
+def test_what_is_well_or_cannot_be_told_is_no_finding(facts: Facts) -> None:
+    assert diagnose(facts) == []
 
 
 def test_a_busy_pod_that_is_silent_does_not_hang() -> None:
     facts = with_pods("gateway-1", problem="silent", fault="silent")
     assert "pod-hangs" not in [each.cause for each in diagnose(facts)]
-
-
-def test_a_pod_that_stood_still_for_a_moment_is_no_finding() -> None:
-    assert diagnose(with_hosts(HEALTHY, "gateway-1", calls=8, latency=0.3, occupied=0.3)) == []
-
-
-def test_pods_that_are_all_slow_are_not_told_from_each_other() -> None:
-    both = with_hosts(HEALTHY, "ranking-1", "ranking-2", latency=0.3, occupied=1.0)
-    assert diagnose(both) == []
 
 
 def test_a_deployment_elsewhere_is_judged_by_its_pages() -> None:

@@ -26,13 +26,13 @@ from tests.builders.redis import running_redis
 from tests.builders.s3 import unreachable_s3
 from tests.builders.sqlite_lock import locked_for_writing
 from tests.builders.waiting import wait_until
-from tests.builders.xds import refuse_endpoints, xds_client
-from vireo.ops.doctor.deployment import Deployment, Probe
+from tests.builders.xds import xds_client
+from vireo.ops.doctor.deployment import MAX_BYTES, Deployment, Probe, UnansweredError, get, reach
 from vireo.ops.doctor.diagnose import diagnose
 from vireo.ops.doctor.facts import Facts, Fault, Part
-from vireo.ops.doctor.probes import machine, metrics, prometheus, services, stores
-from vireo.ops.doctor.reach import MAX_BYTES, UnansweredError, get, reach
+from vireo.ops.doctor.probes import machine, metrics, services
 from vireo.ops.stack.ports import free_port_base
+from vireo.server.control.snapshot import ENDPOINTS
 from vireo.server.errors import VireoError
 from vireo.server.security.certificates import Authority
 
@@ -121,9 +121,9 @@ def test_pages_of_machines_elsewhere_tell_of_disks_and_certificates() -> None:
 
 def test_a_prometheus_that_is_none_is_reported(closed_port: int) -> None:
     with pytest.raises(VireoError, match="nothing listens there; is that its address"):
-        asked(prometheus.probes(deployment(prometheus=f"http://127.0.0.1:{closed_port}")))
+        metrics.ask_prometheus(deployment(prometheus=f"http://127.0.0.1:{closed_port}"))
     with silent_port() as silent, pytest.raises(VireoError, match="doesn't answer; is that"):
-        asked(prometheus.probes(deployment(prometheus=f"http://127.0.0.1:{silent}")))
+        metrics.ask_prometheus(deployment(prometheus=f"http://127.0.0.1:{silent}"))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_prometheus_that_is_none_is_reported(closed_port: int) -> None:
 )
 def test_a_prometheus_that_fails_says_how(status: int, body: str, words: str) -> None:
     with answering(status, body) as url, pytest.raises(VireoError, match=words):
-        asked(prometheus.probes(replace(deployment(prometheus=url), answer=10.0)))
+        metrics.ask_prometheus(replace(deployment(prometheus=url), answer=10.0))
 
 
 @contextmanager
@@ -232,7 +232,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 def found_by(here: Deployment) -> Facts:
     """What a Prometheus has; nothing until it answers."""
     try:
-        return asked(prometheus.probes(here))
+        return metrics.ask_prometheus(here)
     except VireoError:
         return Facts()
 
@@ -264,9 +264,9 @@ def test_a_prometheus_tells_what_envoys_see(observed: Deployment) -> None:
 
 def test_of_several_installations_one_must_be_named(observed: Deployment) -> None:
     with pytest.raises(VireoError, match="name one with --installation: other, shop"):
-        asked(prometheus.probes(replace(observed, installation="")))
+        metrics.ask_prometheus(replace(observed, installation=""))
     with pytest.raises(VireoError, match='no metrics of the installation sh"op'):
-        asked(prometheus.probes(replace(observed, installation='sh"op')))
+        metrics.ask_prometheus(replace(observed, installation='sh"op'))
 
 
 def test_connections_tell_a_dead_port_from_one_that_answers(closed_port: int) -> None:
@@ -281,18 +281,18 @@ def test_connections_tell_a_dead_port_from_one_that_answers(closed_port: int) ->
 def test_the_log_is_well_hangs_and_is_gone(tmp_path: Path) -> None:
     with running_nats(tmp_path) as nats:
         here = deployment(log=settings_of(nats))
-        assert fault_of(asked(services.log_probes(here)), "log") == ""
+        assert fault_of(services.ask_log(here), "log") == ""
         nats.hang()
-        assert fault_of(asked(services.log_probes(here)), "log") in ("failed", "silent")
+        assert fault_of(services.ask_log(here), "log") in ("failed", "silent")
         nats.kill()
-        assert fault_of(asked(services.log_probes(here)), "log") == "refused"
+        assert fault_of(services.ask_log(here), "log") == "refused"
 
 
 def test_a_log_that_says_that_it_stores_nothing_is_believed(tmp_path: Path) -> None:
     ill = {"/healthz": lambda: "JetStream is not available"}
     with served_metrics(probes=ill) as url, running_nats(tmp_path) as nats:
         health = url.replace("metrics", "healthz")
-        facts = asked(services.log_probes(deployment(log=settings_of(nats), log_health=health)))
+        facts = services.ask_log(deployment(log=settings_of(nats), log_health=health))
     assert fault_of(facts, "log") == "failed"
     [part] = facts.parts
     assert part.problem == "it stores nothing: JetStream is not available"
@@ -317,7 +317,7 @@ def sqlite_features(tmp_path: Path) -> Path:
 
 
 def store_part(features: Path) -> Part:
-    part = asked(stores.store_probes(deployment(features=features))).part("store")
+    part = services.ask_store(deployment(features=features)).part("store")
     assert part is not None
     return part
 
@@ -358,7 +358,7 @@ def test_redis_is_well_hangs_and_is_gone(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_s3_that_is_away_is_told() -> None:
-    facts = asked(stores.s3_probes(deployment(s3=unreachable_s3())))
+    facts = services.ask_s3(deployment(s3=unreachable_s3()))
     assert fault_of(facts, "s3") in ("refused", "unreachable")
 
 
@@ -367,10 +367,11 @@ async def test_what_an_envoy_refuses_is_told_in_its_words() -> None:
         running_control({}) as plane,
         xds_client(plane.port, node="one") as client,
     ):
-        await refuse_endpoints(client, "no such zone")
-        [probe] = services.control_probes(deployment(control=f"127.0.0.1:{plane.port}"))
+        await client.ask(ENDPOINTS, "gateway")
+        await client.refuse(await client.receive(), "no such zone")
+        here = deployment(control=f"127.0.0.1:{plane.port}")
         async with asyncio.timeout(30):
-            while not (facts := await asyncio.to_thread(probe.ask)).refusals:
+            while not (facts := await asyncio.to_thread(services.ask_control, here)).refusals:
                 pass  # it has yet to be heard
     [refusal] = facts.refusals
     assert (refusal.envoy, refusal.name, refusal.words) == ("one", "gateway", "no such zone")
@@ -379,10 +380,10 @@ async def test_what_an_envoy_refuses_is_told_in_its_words() -> None:
 
 def test_a_control_plane_that_is_away_or_hangs_is_told(closed_port: int) -> None:
     gone = deployment(control=f"127.0.0.1:{closed_port}")
-    assert fault_of(asked(services.control_probes(gone)), "control") == "refused"
+    assert fault_of(services.ask_control(gone), "control") == "refused"
     with silent_port() as silent:
         hanging = deployment(control=f"127.0.0.1:{silent}")
-        assert fault_of(asked(services.control_probes(hanging)), "control") == "failed"
+        assert fault_of(services.ask_control(hanging), "control") == "failed"
 
 
 def test_certificates_tell_when_they_end_or_that_they_are_none(tmp_path: Path) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
+from tests.builders.commands import vireo as run
 from tests.builders.releases import build_release
 from tests.builders.s3 import running_s3
-from vireo.ops.cli import release
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 
@@ -61,5 +62,4 @@ def vireo(s3: S3Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Vi
     monkeypatch.setenv("VIREO_USER", "ada@here")
     for variable, text in s3.environment().items():
         monkeypatch.setenv(variable, text)
-    runner = CliRunner(env={"COLUMNS": "200"})
-    return lambda *arguments: runner.invoke(release.app, arguments)
+    return partial(run, "release")

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.builders.releases import build_release
 from tests.ops.release.conftest import Publish, Vireo
 from vireo.server.releases.channels import Change
 from vireo.server.releases.promotion import NothingToReturnToError
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.weights import Quotas, ScoreWeights
 
 pytestmark = pytest.mark.integration
 
@@ -81,32 +79,6 @@ def test_show_lists_the_attributes_that_a_release_can_be_filtered_by(
         "numbers": ["age_rating", "duration", "published"],
     }
     assert json.loads(vireo("show", "new", "--json").stdout)["attributes"] == declared
-
-
-def test_diff_shows_files_metrics_and_settings(
-    publish: Publish, store: ReleaseStore, vireo: Vireo, tmp_path: Path
-) -> None:
-    publish("a")
-    folder = build_release(
-        tmp_path / "b",
-        release_id="b",
-        seed=sum(b"a"),
-        videos=41,
-        quotas=Quotas({"fresh": 0.1}),
-        weights=ScoreWeights({"watch": 1.0, "like": 0.25}),
-    )
-    store.publish(folder)
-    found = json.loads(vireo("diff", "a", "b", "--json").stdout)
-    assert found["settings"] == {"quotas.fresh": [0.02, 0.1], "score_weights.like": [0.5, 0.25]}
-    changed = {file["path"]: file for file in found["files"]}
-    assert changed["videos/keys.npy"]["kind"] == "changed"
-    assert changed["videos/keys.npy"]["after"] - changed["videos/keys.npy"]["before"] == 8
-    assert "vocabulary.json" not in changed
-    table = vireo("diff", "a", "b").stdout
-    assert "quotas.fresh" in table
-    assert "videos/keys.npy" in table
-    same = vireo("diff", "a", "a").stdout
-    assert same.count("no difference") == 3
 
 
 def test_status_shows_channels_without_a_running_stack(

@@ -7,6 +7,7 @@ import pytest
 
 from tests.builders.faulty_s3 import faulty_s3
 from tests.ops.release.conftest import Publish, Vireo
+from vireo.ops.cli.release import stored
 from vireo.server.releases import garbage
 from vireo.server.releases.channels import Change, Channel
 from vireo.server.releases.s3 import S3Settings
@@ -96,7 +97,7 @@ def test_a_release_promoted_after_planning_is_kept(
         return plan
 
     plan_collection = garbage.plan_collection
-    monkeypatch.setattr(garbage, "plan_collection", promoted_meanwhile)
+    monkeypatch.setattr(stored, "plan_collection", promoted_meanwhile)
     done = vireo("gc", "--grace-hours", "0", "--yes")
     assert "kept: needed or changed just now" in done.stdout
     assert [each.release_id for each in store.list()] == ["a"]

@@ -24,25 +24,18 @@ pytestmark = pytest.mark.integration
 PODS = 5
 
 
-class Together(release_pb2_grpc.ReleaseServiceServicer):
-    """Respond once all pods have been asked."""
-
-    def __init__(self, everybody: Barrier) -> None:
-        self._everybody = everybody
-
-    def GetServingRelease(  # noqa: N802 (the RPC's name)
-        self, request: release_pb2.GetServingReleaseRequest, context: grpc.ServicerContext
-    ) -> release_pb2.GetServingReleaseResponse:
-        self._everybody.wait()
-        return release_pb2.GetServingReleaseResponse(release_id="a", channel="production")
-
-
 @contextmanager
 def pod(everybody: Barrier) -> Iterator[int]:
-    """Yield the port of a running pod."""
+    """Yield the port of a pod that responds once all pods have been asked."""
+
+    class Together(release_pb2_grpc.ReleaseServiceServicer):
+        def GetServingRelease(self, *_: object) -> release_pb2.GetServingReleaseResponse:  # noqa: N802
+            everybody.wait()
+            return release_pb2.GetServingReleaseResponse(release_id="a", channel="production")
+
     with futures.ThreadPoolExecutor(1) as threads:
         server = grpc.server(threads)
-        release_pb2_grpc.add_ReleaseServiceServicer_to_server(Together(everybody), server)
+        release_pb2_grpc.add_ReleaseServiceServicer_to_server(Together(), server)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         try:
@@ -72,15 +65,7 @@ def test_pods_are_queried_concurrently_and_a_missing_one_is_reported(
 def running_stack(home: Home, ports: dict[str, int]) -> None:
     """Write the state of a stack that this process runs, with a process on each port."""
     processes = [
-        ProcessState(
-            name=name,
-            state="healthy",
-            pid=None,
-            port=port,
-            restarts=0,
-            problem="",
-            log=home.stack / "log",
-        )
+        ProcessState(name=name, state="healthy", port=port, log=home.stack / "log")
         for name, port in ports.items()
     ]
     StackState(

@@ -11,29 +11,25 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
-from tests.builders.releases import build_release, video_ids
+from tests.builders.releases import build_release
 from tests.builders.s3 import running_s3
+from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
+from tests.builders.tiny_home import DATASET, build_watches
 from tests.builders.waiting import wait_until
 from vireo.server.consumer import apply
 from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import open_rows, read_viewer
 from vireo.server.home import Home
-from vireo.server.releases.s3 import S3Settings
 from vireo.training.data.dataset import load_dataset
-from vireo.training.data.schema import INTERACTIONS, VIDEOS, VIEWERS
-from vireo.training.data.writing import Tables, write_dataset
-from vireo.training.features.build import build_features
 from vireo.v1.viewer_pb2 import ViewerFeatures
 from vireo_client import AsyncClient, Client, Event, EventKind, Video, VireoError
 
 pytestmark = pytest.mark.integration
 
-DATASET, COUNT = "tiny", 2_000
-EVERYBODY = [f"viewer-{number}" for number in range(COUNT)]
+EVERYBODY = [f"viewer-{number}" for number in range(2_000)]
 ERASED_BEFORE, ERASED_AFTER, HID_LONG_AGO = EVERYBODY[:3]
 TAKEN_DOWN = ["video-30", "video-31"]
 RULES = """[[pins]]
@@ -51,35 +47,12 @@ share = 0.0
 def build_home(root: Path) -> Home:
     """A home whose 2,000 viewers have watched two to six of forty videos."""
     home, start = Home(root), datetime(2024, 1, 1, tzinfo=UTC)
-    watched = [
+    watches = [
         (viewer, f"video-{(number * 7 + step * 3) % 28}", start + timedelta(hours=number + step))
         for number, viewer in enumerate(EVERYBODY)
         for step in range(2 + number % 5)
     ]
-    rows = len(watched)
-    interactions = {
-        "viewer_id": [viewer for viewer, _, _ in watched],
-        "video_id": [video for _, video, _ in watched],
-        "timestamp": [at for _, _, at in watched],
-        "row": list(range(1, rows + 1)),
-        "event": ["play"] * rows,
-        "watched_fraction": [None] * rows,
-        "rating": [5.0] * rows,
-        "held_out": [False] * rows,
-    }
-    videos = {
-        "video_id": video_ids(40),
-        "title": video_ids(40),
-        "tags": [[]] * 40,
-        **{name: [None] * 40 for name in ("published", "duration", "creator")},
-    }
-    tables = Tables(
-        pa.table(interactions, INTERACTIONS).sort_by("timestamp"),
-        pa.table(videos, VIDEOS),
-        pa.table({"viewer_id": EVERYBODY, "attributes": [["plan=free"]] * COUNT}, VIEWERS),
-    )
-    write_dataset(home, DATASET, tables, "made up", "", {})
-    build_features(home, DATASET, holdout="none")
+    build_watches(home, watches, ["plan=free"], [5.0] * len(watches))
     build_release(home.staged_release(DATASET), release_id="tiny-1")
     return home
 
@@ -143,9 +116,12 @@ async def test_all_that_is_lost_comes_back_but_for_viewers_who_were_erased(
     rules = tmp_path / "rules.toml"
     rules.write_text(RULES)
     with running_s3(tmp_path / "backups") as bucket:
-        settings = backup_environment(bucket) | {
+        settings = {
+            "VIREO_BACKUP_S3_ENDPOINT": bucket.endpoint,
+            "VIREO_BACKUP_S3_ACCESS_KEY": bucket.access_key,
+            "VIREO_BACKUP_S3_SECRET_KEY": bucket.secret_key.get_secret_value(),
             "VIREO_RULES": str(rules),
-            **{f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")},
+            **ONE_POD_EACH,
         }
         publish = f"vireo certificates && vireo release publish --data {DATASET}"
         with running_stack(home.root, prepare=publish, settings=settings) as stack:
@@ -182,14 +158,6 @@ async def test_all_that_is_lost_comes_back_but_for_viewers_who_were_erased(
             assert read_viewer(home.features(DATASET), viewer) == ViewerFeatures()
             assert viewer not in set(load_dataset(home, DATASET).interactions["viewer_id"])
         assert secret_files(home) == secrets
-
-
-def backup_environment(bucket: S3Settings) -> dict[str, str]:
-    return {
-        "VIREO_BACKUP_S3_ENDPOINT": bucket.endpoint,
-        "VIREO_BACKUP_S3_ACCESS_KEY": bucket.access_key,
-        "VIREO_BACKUP_S3_SECRET_KEY": bucket.secret_key.get_secret_value(),
-    }
 
 
 def secret_files(home: Home) -> dict[str, tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""Who holds a lock, whether a port is free, and the end of a log."""
+"""Locks, ports, logs and state of a stack, and servers that last as long as a command."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from vireo.ops.stack import ports as module
 from vireo.ops.stack.logs import last_lines
-from vireo.ops.stack.ports import PortTakenError, check_ports_free
+from vireo.ops.stack.nats import embedded_log
+from vireo.ops.stack.ports import PortTakenError, check_ports_free, temporary_server
+from vireo.ops.stack.settings import StackSettings
+from vireo.ops.stack.stack import Stack
+from vireo.ops.stack.state import StackState, running_stack, stack_lock
+from vireo.server.errors import VireoError
 from vireo.server.file_lock import LockTakenError, file_lock, holder
+from vireo.server.home import Home
 
 
 def test_a_lock_has_one_holder_and_names_it(tmp_path: Path) -> None:
@@ -67,3 +74,53 @@ def test_the_end_of_a_log_has_no_blank_lines_and_may_be_missing(tmp_path: Path) 
     assert last_lines(log, 3) == ""
     log.write_bytes(b"x" * 100_000 + b"\n\none\n\n \ntw\xff\n")
     assert last_lines(log, 2) == "one\ntw\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_state_file_that_cannot_be_written_ends_no_stack(tmp_path: Path) -> None:
+    (tmp_path / "stack").write_text("a file where the folder should be")
+    states: list[StackState] = []
+    stack = Stack(StackSettings(home=tmp_path), states.append, states.append)
+    stack._write_state()  # as the supervisor does on each change
+    assert len(states) == 1
+
+
+def test_a_running_stack_of_another_build_is_told_from_none(tmp_path: Path) -> None:
+    home, state = Home(tmp_path), tmp_path / "stack/stack.json"
+    with file_lock(stack_lock(home)):
+        state.write_text(f'{{"pid": {os.getpid()}, "of": "another build"}}')
+        with pytest.raises(VireoError, match=rf"process {os.getpid()}.*use the build that started"):
+            running_stack(home)
+        state.write_text('{"pid": 1, "of": "a stack that ended"}')
+        assert running_stack(home) is None
+        state.write_text("")
+        assert running_stack(home) is None
+    assert running_stack(home) is None
+
+
+def test_a_server_that_ends_is_reported_with_what_it_wrote_last(tmp_path: Path) -> None:
+    command, log = ["sh", "-c", "echo the disk is full >&2; exit 3"], tmp_path / "logs" / "x.log"
+    with (
+        pytest.raises(VireoError, match=f"sh ended with code 3; see {log}: the disk is full"),
+        temporary_server(command, log, lambda: "no answer", {}),
+    ):
+        pytest.fail("it isn't ready")
+
+
+def test_a_server_that_does_not_end_in_time_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_STOP_SECONDS", 0.1)
+    started = tmp_path / "started"
+    command = ["sh", "-c", f"trap '' TERM; touch {started}; while true; do sleep 0.1; done"]
+    with temporary_server(command, tmp_path / "log", lambda: "" if started.exists() else "no", {}):
+        pass
+
+
+def test_a_second_command_at_the_same_time_is_told_of_the_first(tmp_path: Path) -> None:
+    settings = StackSettings(home=tmp_path)
+    with (
+        file_lock(stack_lock(settings.home_folder)),
+        pytest.raises(VireoError, match=r"process \d+ holds .*; try again once it has ended"),
+        embedded_log(settings),
+    ):
+        pytest.fail("it isn't its own")

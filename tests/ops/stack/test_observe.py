@@ -22,15 +22,16 @@ import grpc
 import pytest
 import yaml
 
+from tests.builders.alert_rules import DASHBOARDS, RULES, panels
 from tests.builders.stack import Stack
 from tests.builders.tiny_home import VIEWER
 from tests.builders.waiting import wait_until
 from vireo.ops.doctor.deployment import Deployment
 from vireo.ops.doctor.facts import POD_KINDS, Facts
 from vireo.ops.doctor.probes.envoy import COUNTED, OPEN
-from vireo.ops.doctor.probes.prometheus import probes, series_of
+from vireo.ops.doctor.probes.metrics import ask_prometheus, series_of
 from vireo.ops.stack.nats import reachable_log
-from vireo.ops.stack.observe import FOLDER, check_programs, observers, prometheus_url, targets
+from vireo.ops.stack.observe import check_programs, observers, prometheus_url, targets
 from vireo.ops.stack.probes import http_probe
 from vireo.ops.stack.processes import (
     ProcessSpec,
@@ -113,7 +114,7 @@ def hasten(configuration: Path, folder: Path) -> None:
     document = yaml.safe_load(configuration.read_text())
     for name in ("scrape_interval", "scrape_timeout", "evaluation_interval"):
         document["global"][name] = "1s"
-    for file in (FOLDER / "rules").glob("*.yaml"):
+    for file in RULES:
         groups = yaml.safe_load(file.read_text())["groups"]
         often = [{**group, "interval": "1s"} for group in groups]
         (folder / file.name).write_text(yaml.safe_dump({"groups": often}))
@@ -136,15 +137,15 @@ def has_data(url: str, expression: str) -> bool:
 def expressions() -> dict[str, str]:
     """Each rule's and panel's expression by where it is; alerts' with their values, true or not."""
     found = {}
-    for file in (FOLDER / "rules").glob("*.yaml"):
+    for file in RULES:
         for group in yaml.safe_load(file.read_text())["groups"]:
             for rule in group["rules"]:
                 labels = "".join(f", {label}" for label in rule.get("labels", {}).values())
                 name = rule.get("alert") or rule["record"]
                 found[f"{file.stem}: {name}{labels}"] = without_filters(rule["expr"])
-    for file in (FOLDER / "dashboards").glob("*.json"):
-        for panel in json.loads(file.read_text())["panels"]:
-            for target in panel.get("targets", ()):
+    for file in DASHBOARDS:
+        for panel in panels(file):
+            for target in panel["targets"]:
                 expression = target["expr"].replace("$__rate_interval", "1m")
                 expression = expression.replace("$installation", ".*")  # all, or without a name
                 found[f"{file.stem}: {panel['title']}, {target['refId']}"] = expression
@@ -225,12 +226,11 @@ def test_no_alert_fires_and_all_targets_answer(prometheus: str) -> None:
 def test_doctor_reads_there_what_processes_and_envoy_say(
     tiny_stack: Stack, prometheus: str
 ) -> None:
-    [probe] = probes(Deployment(prometheus=prometheus, answer=10.0))
 
     def found() -> Facts:
         drive(tiny_stack.edge)
         with suppress(VireoError):  # it has scraped nothing yet
-            return probe.ask()
+            return ask_prometheus(Deployment(prometheus=prometheus, answer=10.0))
         return Facts()
 
     wait_until(lambda: len(found().pages) == 8 and bool(found().edges), _PATIENCE)

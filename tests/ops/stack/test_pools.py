@@ -6,16 +6,21 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 
 from tests.builders.releases import build_release
+from tests.builders.secured_stack import ONE_POD_EACH
 from tests.builders.stack import Stack, running_stack
 from tests.builders.tiny_home import DATASET, build_tiny_home
+from tests.builders.waiting import wait_until
+from vireo.ops.stack.state import running_stack as state_of
 from vireo.server.gateway.query import BUCKETS, viewer_bucket
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.recommendation_pb2_grpc import RecommendationServiceStub
@@ -25,7 +30,7 @@ pytestmark = pytest.mark.integration
 SHARE = 0.1
 VIEWERS = [f"viewer-{number}" for number in range(500)]
 POOLS = {
-    **{f"VIREO_{kind}_PODS": "1" for kind in ("CANDIDATE", "RANKING", "GATEWAY")},
+    **ONE_POD_EACH,
     "VIREO_CANARY_PODS": "1",
     "VIREO_SHADOW_PODS": "1",
     "VIREO_SHADOW_SHARE": "1",
@@ -43,11 +48,18 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         vireo release publish --data {DATASET}
         rm -r '{staged}' && mv '{home.root / "other"}' '{staged}'
         vireo release publish --data {DATASET} --no-promote
-        vireo release promote tiny-2 --channel canary --share {SHARE} {FORCE}
         vireo release promote tiny-2 --channel shadow {FORCE}
     """
     with running_stack(home.root, prepare=prepare, settings=POOLS) as stack:
         yield stack
+
+
+def vireo(stack: Stack, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        ["vireo", *arguments], env=stack.environment, capture_output=True, text=True
+    )
+    assert done.returncode == code, done
+    return done
 
 
 async def ask(stack: Stack, viewers: list[str]) -> list[pb.RecommendResponse]:
@@ -67,15 +79,24 @@ async def ask(stack: Stack, viewers: list[str]) -> list[pb.RecommendResponse]:
 
 
 def status(stack: Stack) -> dict[str, Any]:
-    done = subprocess.run(
-        ["vireo", "release", "status", "--json"],
-        env=stack.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    document: dict[str, Any] = json.loads(done.stdout)
+    document: dict[str, Any] = json.loads(vireo(stack, "release", "status", "--json").stdout)
     return document
+
+
+def canary(stack: Stack) -> dict[str, tuple[str, str, bool]]:
+    """State and pool of the canary's pods, and whether they have a problem."""
+    return {
+        each.name: (each.state, each.pool, bool(each.problem))
+        for each in stack.state().processes
+        if each.name in ("candidate-canary-1", "ranking-canary-1")
+    }
+
+
+def test_a_canary_pool_waits_for_its_channel_and_holds_nothing_up(stack: Stack) -> None:
+    wait_until(lambda: set(canary(stack).values()) == {("starting", "canary", True)}, 120)
+    promote = ("release", "promote", "tiny-2", "--channel", "canary", "--share", str(SHARE))
+    vireo(stack, *promote, "--force", "--reason", "a test")
+    wait_until(lambda: set(canary(stack).values()) == {("healthy", "canary", False)}, 120)
 
 
 async def test_the_canary_answers_exactly_its_share_of_the_viewers_each_time(stack: Stack) -> None:
@@ -120,3 +141,17 @@ async def test_killed_shadow_pods_change_no_answer_and_cost_none(stack: Stack) -
 
     assert [list(answer.items) for answer in answers] == before
     assert not any(answer.degradations for answer in answers)
+
+
+def test_ctrl_c_frees_every_process_and_port(stack: Stack) -> None:
+    """The last that has this stack."""
+    processes = stack.state().processes
+    children = [psutil.Process(process.pid) for process in processes if process.pid]
+    assert len(children) == 12
+    stack.process.send_signal(signal.SIGINT)
+    stack.process.wait(60)
+    assert not any(child.is_running() for child in children)
+    for process in processes:
+        socket.create_server(("127.0.0.1", process.port)).close()
+    assert state_of(stack.home) is None
+    assert "vireo up" in vireo(stack, "status", code=1).stderr

@@ -1,4 +1,4 @@
-"""The settings that the processes of a stack get."""
+"""The settings that the processes of a stack get, of a plain and of a secured one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,26 @@ import asyncio
 from pathlib import Path
 
 import pytest
+import yaml
+from cryptography import x509
 from pydantic import SecretStr
 
 from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3
+from vireo.ops.stack.envoy import bootstrap, secure
 from vireo.ops.stack.nats import log_probe, prepare_log, reachable_log
-from vireo.ops.stack.page_keys import VARIABLE, page_token_keys
 from vireo.ops.stack.ports import free_port_base
-from vireo.ops.stack.processes import endpoints_document, envoy_process, pod_processes
+from vireo.ops.stack.processes import (
+    PAGE_KEYS,
+    control_process,
+    endpoints_document,
+    envoy_process,
+    page_keys,
+    pod_processes,
+)
 from vireo.ops.stack.settings import METRICS_PORT_OFFSET, StackSettings
 from vireo.server.control.mesh import Pool
+from vireo.server.control.settings import ControlSettings
 from vireo.server.errors import VireoError
 from vireo.server.gateway.page_token import signing_keys
 from vireo.server.releases.s3 import S3Settings
@@ -34,8 +44,7 @@ def test_pods_cache_releases_in_vireo_cache_or_below_the_home(
     monkeypatch.delenv("VIREO_CACHE", raising=False)
     if elsewhere:
         monkeypatch.setenv("VIREO_CACHE", "/another/disk")
-    server = S3Settings(endpoint="127.0.0.1:1", access_key="a", secret_key="s")  # type: ignore[arg-type]
-    pods = pod_processes(StackSettings(home=tmp_path), server)
+    pods = pod_processes(StackSettings(home=tmp_path), unreachable_s3())
     wanted = "/another/disk" if elsewhere else str(tmp_path / "cache")
     assert {pod.environment["VIREO_CACHE"] for pod in pods} == {wanted}
 
@@ -104,14 +113,14 @@ def test_a_log_whose_token_is_none_is_not_served(tmp_path: Path, written: str) -
 def test_gateways_alone_get_the_keys_of_page_tokens_which_stay_and_are_private(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv(PAGE_KEYS, raising=False)
     settings = StackSettings(home=tmp_path / "home")
-    made = page_token_keys(settings)
-    assert made == page_token_keys(settings)
+    made = page_keys(settings)
+    assert made == page_keys(settings)
     assert len(signing_keys(SecretStr(made))) == 1
     assert (tmp_path / "home" / "page_token_keys").stat().st_mode & 0o777 == 0o600
     pods = pod_processes(settings, unreachable_s3(), page_token_keys=made)
-    given = {pod.name: pod.environment.get(VARIABLE) for pod in pods}
+    given = {pod.name: pod.environment.get(PAGE_KEYS) for pod in pods}
     assert given["gateway-1"] == given["gateway-2"] == made
     assert [name for name, keys in given.items() if keys] == ["gateway-1", "gateway-2"]
 
@@ -119,8 +128,8 @@ def test_gateways_alone_get_the_keys_of_page_tokens_which_stay_and_are_private(
 def test_the_operators_keys_of_page_tokens_come_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "mine:abc")
-    assert page_token_keys(StackSettings(home=tmp_path)) == "mine:abc"
+    monkeypatch.setenv(PAGE_KEYS, "mine:abc")
+    assert page_keys(StackSettings(home=tmp_path)) == "mine:abc"
     assert not (tmp_path / "page_token_keys").exists()
 
 
@@ -156,3 +165,76 @@ def test_the_control_plane_gets_every_pod(tmp_path: Path) -> None:
     found = endpoints_document(settings).endpoints()
     assert {each.port for endpoints in found.values() for each in endpoints} == ports
     assert len(found[Pool("candidate", "canary")]) == 2
+
+
+def secured(home: Path, **changes: object) -> StackSettings:
+    return StackSettings(home=home, secure=True, **changes)  # type: ignore[arg-type]
+
+
+def test_each_process_has_its_roles_certificate_and_no_secret_in_its_command(
+    tmp_path: Path,
+) -> None:
+    settings = secured(tmp_path)
+    secure(settings)
+    specs = [
+        *pod_processes(settings, unreachable_s3()),
+        control_process(settings, unreachable_s3(), tmp_path / "endpoints.json"),
+    ]
+    for spec in specs:
+        role = spec.name.partition("-")[0]
+        assert spec.environment["VIREO_TLS_CERTIFICATE"].endswith(f"/current/{role}.crt")
+        assert Path(spec.environment["VIREO_TLS_KEY"]).read_text().startswith("-----BEGIN PRIVATE")
+        assert Path(spec.environment["VIREO_TLS_CA"]).exists()
+        secret = unreachable_s3().secret_key.get_secret_value()
+        assert not any(secret in word for word in spec.command)
+
+
+def test_envoy_gets_paths_of_certificates_and_no_keys(tmp_path: Path) -> None:
+    settings = secured(tmp_path)
+    secure(settings)
+    for name in ("edge", "envoy", "authority"):
+        text = (settings.security.secrets / f"{name}.yaml").read_text()
+        [secret] = yaml.safe_load(text)["resources"]
+        assert secret["name"] == name
+        assert "BEGIN" not in text
+
+
+def test_the_edge_is_certified_for_the_address_that_it_listens_on(tmp_path: Path) -> None:
+    settings = secured(tmp_path, edge_host="192.0.2.1")
+    secure(settings)
+    pem = settings.security.tls("edge").certificate.read_bytes()
+    extension = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
+    assert "192.0.2.1" in {str(each.value) for each in extension.value}
+
+
+def test_settings_for_a_secured_edge_change_nothing_in_a_plain_stack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIREO_JWKS", "/keys.json")
+    monkeypatch.setenv("VIREO_RATE_LIMIT", "7")
+    settings = StackSettings(home=tmp_path)
+    spec = control_process(settings, unreachable_s3(), tmp_path / "endpoints.json")
+    assert (spec.environment["VIREO_JWKS"], spec.environment["VIREO_RATE_LIMIT"]) == ("", "0")
+    assert not any(name.startswith("VIREO_TLS") for name in spec.environment)
+    assert "transport_socket" not in bootstrap(settings)
+
+
+def test_the_admin_interface_can_be_switched_off(tmp_path: Path) -> None:
+    settings = StackSettings(home=tmp_path, admin_port=0)
+    assert "admin" not in yaml.safe_load(bootstrap(settings))
+    assert 0 not in settings.ports(embedded_s3=True)
+
+
+def test_settings_are_printed_with_the_places_of_secrets_not_with_secrets() -> None:
+    settings = ControlSettings(
+        s3=S3Settings(endpoint="127.0.0.1:1", access_key="a", secret_key="never shown"),  # type: ignore[arg-type]
+        tls_certificate=Path("/c.crt"),
+        tls_key=Path("/c.key"),
+        tls_ca=Path("/ca.crt"),
+        envoy_secrets=Path("/secrets"),
+    )
+    assert settings.model_dump(mode="json")["tls_key"] == "/c.key"
+    for shown in (settings.model_dump_json(), repr(settings)):
+        assert "never shown" not in shown

@@ -14,13 +14,12 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from vireo.ops.stack import restart as module
+from vireo.ops.stack import state as module
 from vireo.ops.stack.ports import free_port_base
 from vireo.ops.stack.processes import ProcessSpec
-from vireo.ops.stack.restart import environment_file, restart
 from vireo.ops.stack.settings import StackSettings
 from vireo.ops.stack.stack import Stack
-from vireo.ops.stack.state import StackState
+from vireo.ops.stack.state import StackState, environment_file, restart
 from vireo.server.errors import VireoError
 from vireo.server.file_lock import file_lock
 from vireo.server.home import Home
@@ -123,17 +122,13 @@ async def test_a_restart_ends_at_the_first_process_that_isnt_healthy(tmp_path: P
         assert settings_of(history[-1])["gateway-2"] == "right"
 
 
-async def test_only_one_restart_runs_at_a_time(tmp_path: Path) -> None:
+async def test_a_restart_beside_another_or_with_invalid_settings_changes_nothing(
+    tmp_path: Path,
+) -> None:
     home, history = Home(tmp_path), list[StackState]()
     async with running(home, history):
         with file_lock(home.stack / "restart"), pytest.raises(VireoError, match="try again once"):
             await asyncio.to_thread(_restart, home, "second")
-        assert set(settings_of(history[-1]).values()) == {"first"}
-
-
-async def test_invalid_settings_leave_a_process_with_those_before(tmp_path: Path) -> None:
-    home, history = Home(tmp_path), list[StackState]()
-    async with running(home, history):
         with pytest.raises(VireoError, match="the stack can't use these settings"):
             await asyncio.to_thread(_restart, home, "invalid")
         assert set(settings_of(history[-1]).values()) == {"first"}

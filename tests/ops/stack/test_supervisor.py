@@ -36,11 +36,17 @@ def python(name: str, script: str, healthy_when: Path | None = None) -> ProcessS
     return ProcessSpec(name, [sys.executable, "-c", script], 0, probe)
 
 
-def sleeping(name: str, folder: Path) -> ProcessSpec:
-    """A process that is healthy as soon as it runs, and then sleeps."""
+def sleeping(name: str, folder: Path, first: str = "", seconds: float = 600) -> ProcessSpec:
+    """A process that does something, is healthy as soon as it has, and then sleeps."""
     file = folder / f"{name}.healthy"
-    script = f"import pathlib, time; pathlib.Path({str(file)!r}).touch(); time.sleep(600)"
-    return python(name, script, file)
+    touch = f"import pathlib, time; pathlib.Path({str(file)!r}).touch(); time.sleep({seconds})"
+    return python(name, f"{first}\n{touch}", file)
+
+
+def stubborn(folder: Path) -> ProcessSpec:
+    """A process that ignores the request to end."""
+    ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    return sleeping("stubborn", folder, ignore)
 
 
 class Watched:
@@ -84,7 +90,8 @@ async def test_start_returns_once_all_are_healthy_and_stop_ends_them(tmp_path: P
             ("b", "healthy"),
         ]
     assert not any(psutil.pid_exists(status.pid or 0) for status in statuses)
-    assert {status.state for status in it.supervisor.statuses} == {"stopped"}
+    stopped = it.supervisor.statuses
+    assert {(status.state, status.restarts) for status in stopped} == {("stopped", 0)}
 
 
 async def test_a_crashed_process_is_restarted_with_backoff(tmp_path: Path) -> None:
@@ -205,17 +212,9 @@ async def test_an_unhealthy_process_that_ignores_the_request_to_end_is_killed_an
 ) -> None:
     monkeypatch.setattr(supervisor, "_HEALTHY_POLL", 0.1)
     monkeypatch.setattr(supervisor, "_KILL_SECONDS", 0.2)
-    file = tmp_path / "healthy"
-    script = f"""
-import pathlib, signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pathlib.Path({str(file)!r}).touch()
-time.sleep(600)
-"""
-    stubborn = replace(python("stubborn", script, file), max_unhealthy_seconds=0.2)
     async with watched(tmp_path) as it:
-        await it.supervisor.start([stubborn], 30)
-        file.unlink()
+        await it.supervisor.start([replace(stubborn(tmp_path), max_unhealthy_seconds=0.2)], 30)
+        (tmp_path / "stubborn.healthy").unlink()
         ended = await it.until(lambda status: status.state == "restarting", "stubborn")
         assert ended.problem == "ended with signal SIGKILL"
         await it.until(lambda status: status.state == "healthy", "stubborn")
@@ -223,33 +222,18 @@ time.sleep(600)
 
 
 async def test_a_process_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
-    file = tmp_path / "healthy"
-    script = f"""
-import pathlib, signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pathlib.Path({str(file)!r}).touch()
-time.sleep(600)
-"""
     it = Watched(tmp_path)
-    await it.supervisor.start([python("stubborn", script, file)], 30)
+    await it.supervisor.start([stubborn(tmp_path)], 30)
     pid = it.supervisor.statuses[0].pid
     await it.supervisor.stop(0.2)
     assert pid is not None
     assert not psutil.pid_exists(pid)
 
 
-async def test_a_process_that_is_stopped_is_not_restarted(tmp_path: Path) -> None:
-    async with watched(tmp_path) as it:
-        await it.supervisor.start([sleeping("a", tmp_path)], 30)
-    assert it.supervisor.statuses[0].restarts == 0
-
-
 async def test_a_process_that_waits_for_its_restart_is_stopped_at_once(tmp_path: Path) -> None:
-    file = tmp_path / "healthy"
-    # Ends by itself a moment after it was healthy: soon it is waiting most of the time.
-    script = f"import pathlib, time; pathlib.Path({str(file)!r}).touch(); time.sleep(0.3)"
     it = Watched(tmp_path)
-    await it.supervisor.start([python("brief", script, file)], 30)
+    # Ends by itself a moment after it was healthy: soon it is waiting most of the time.
+    await it.supervisor.start([sleeping("brief", tmp_path, seconds=0.3)], 30)
     await it.until(lambda status: status.state == "restarting" and status.restarts > 2, "brief")
     started = len(it.history)
     await it.supervisor.stop(60)
@@ -261,13 +245,9 @@ async def test_the_log_of_the_run_before_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     for _ in range(2):
         async with watched(tmp_path) as it:
-            file = tmp_path / "healthy"
-            file.unlink(missing_ok=True)
-            script = (
-                f"import pathlib, os, time; print(os.getpid(), flush=True);"
-                f"pathlib.Path({str(file)!r}).touch(); time.sleep(600)"
-            )
-            await it.supervisor.start([python("a", script, file)], 30)
+            (tmp_path / "a.healthy").unlink(missing_ok=True)
+            first = "import os; print(os.getpid(), flush=True)"
+            await it.supervisor.start([sleeping("a", tmp_path, first)], 30)
     assert len((folder / "a.log").read_text().splitlines()) == 1
     assert len((folder / "a.log.1").read_text().splitlines()) == 1
     assert (folder / "a.log").read_text() != (folder / "a.log.1").read_text()

@@ -10,7 +10,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from tests.builders.rpc import rpc_settings
 from vireo.server.control import ads, attempts, discovery
 from vireo.server.control.ads import DiscoveryServicer, add_xds_services
-from vireo.server.control.clients import Clients, Push
+from vireo.server.control.clients import Client, Push
 from vireo.server.control.snapshot import KINDS, Resource, Snapshot
 from vireo.server.rpc.server import RpcServer
 
@@ -38,8 +38,8 @@ def snapshot_of(contents: Mapping[str, str]) -> Snapshot:
 class Envoy:
     """An Envoy with one stream, which asks for all as Envoy does, and answers as a test decides."""
 
-    def __init__(self, clients: Clients | None = None, identity: str = "envoy") -> None:
-        self.session = (clients or Clients()).begin(identity, "", "")
+    def __init__(self) -> None:
+        self.client = Client("envoy")
         self.snapshot = snapshot_of({})
 
     def publish(self, **contents: str) -> None:
@@ -48,31 +48,34 @@ class Envoy:
 
     def ask(self, kind: str, *names: str, has: dict[str, str] | None = None) -> None:
         """Subscribe to names; to all of a kind without any."""
-        self.session.change(kind, names, (), has or {})
+        self.client.change(kind, names, (), has or {})
 
     def leave(self, kind: str, *names: str) -> None:
-        self.session.change(kind, (), names, {})
+        self.client.change(kind, (), names, {})
 
     def receive(self) -> Push:
         """The next response."""
-        push = self.session.next(self.snapshot)
+        push = self.client.next(self.snapshot)
         assert push is not None
         return push
 
     def take(self, push: Push) -> None:
-        self.session.ack(push.kind, push.nonce)
+        self.client.ack(push.kind, push.nonce)
 
     def refuse(self, push: Push, words: str = "bad") -> None:
-        self.session.nack(push.kind, push.nonce, words)
+        self.client.nack(push.kind, push.nonce, words)
 
-    def taken(self) -> list[str]:
-        """All responses until nothing comes, each ACKed: a kind, and names with a sign."""
+    def taken(self, *, refuses: str = "") -> list[str]:
+        """Kind, and names with a sign, of all responses until nothing comes; one may be refused."""
         found = []
-        while (push := self.session.next(self.snapshot)) is not None:
-            signs = [f"+{name}" for name in sorted(push.resources)]
+        while (push := self.client.next(self.snapshot)) is not None:
+            signs = [f"+{push.resource.name}"] if push.resource else []
             signs += [f"-{name}" for name in sorted(push.removed)]
             found.append(" ".join([KINDS[push.kind], *signs]))
-            self.take(push)
+            if refuses and push.resource and push.resource.name == refuses:
+                self.refuse(push)
+            else:
+                self.take(push)
         return found
 
 

@@ -13,14 +13,14 @@ from prometheus_client import REGISTRY
 from tests.builders.control import SetChannels, control_of, running_control
 from tests.builders.edge import CandidatePod, serve_candidate
 from tests.builders.http_page import page
-from tests.builders.kubernetes_api import recorded_api
+from tests.builders.kubernetes_api import RecordedApi
 from tests.builders.process import start, wait_for_health, watched_channel
 from tests.builders.s3 import unreachable_s3
 from tests.builders.waiting import until
 from tests.builders.xds import xds_client
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.control.discovery import FileDiscovery
-from vireo.server.control.mesh import Pool
+from vireo.server.control.mesh import POOLS, Pool
 from vireo.server.control.snapshot import CLUSTER, ENDPOINTS, LISTENER, version_of
 
 CANDIDATE = Pool("candidate")
@@ -58,12 +58,12 @@ async def test_pushes_and_their_answers_are_counted_by_kind_and_refusals_shown()
     ):
         before = counted(*events), counted(*events, kind="listeners")
         await client.ask(CLUSTER)
-        await client.taken()
+        for _ in POOLS:
+            await client.taken()
         await client.ask(ENDPOINTS, "candidate")
         await client.taken()
         await client.ask(LISTENER)
-        await client.refuse(await client.receive(), "no such filter")  # all of them together
-        await client.refuse(await client.receive(), "no such filter")  # the first one alone
+        await client.refuse(await client.receive(), "no such filter")
         await until(lambda: sample("xds_refused_resources", kind="listeners") == 1)
         assert sample("xds_refused_resources", kind="clusters") == 0
         after = counted(*events), counted(*events, kind="listeners")
@@ -73,8 +73,8 @@ async def test_pushes_and_their_answers_are_counted_by_kind_and_refusals_shown()
         [now - then for now, then in zip(*pair, strict=True)]
         for pair in zip(after, before, strict=True)
     )
-    assert clusters == [1, 1, 0]
-    assert listeners[1:] == [0, 2]
+    assert clusters == [len(POOLS), len(POOLS), 0]
+    assert listeners[1:] == [0, 1]
 
 
 async def test_each_kind_has_the_version_of_the_newest_snapshot() -> None:
@@ -164,7 +164,7 @@ async def test_a_process_that_follows_kubernetes_exports_them_and_stops_on_sigte
 ) -> None:
     port = free_port_base()
     metrics_port = port + 1
-    async with recorded_api() as api:
+    async with RecordedApi().running() as api:
         environment = {
             "VIREO_PORT": str(port),
             "VIREO_METRICS_PORT": str(metrics_port),

@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 
 from tests.builders.co_watch import co_watch_scores
-from vireo.server.features.co_watch import (
+from vireo.server.features.history_scores import (
     CO_WATCH_HALF_LIFE,
     CO_WATCH_HISTORY,
-    co_watched,
-)
-from vireo.server.features.content_match import (
     CONTENT_HALF_LIFE,
     CONTENT_HISTORY,
+    co_watched,
     content_match,
+    summed,
 )
-from vireo.server.features.ranking_inputs import RANKER_HISTORY
+from vireo.server.features.model_inputs import RANKER_HISTORY
 
 ROWS = np.array([[1, 2], [2, -1], [0, -1], [-1, -1]], np.int32)
 WEIGHTS = np.array([[0.5, 0.25], [1.0, 0.0], [2.0, 0.0], [0.0, 0.0]], np.float32)
@@ -73,3 +72,45 @@ def test_the_content_of_watches_before_the_recent_ones_does_not_count() -> None:
 
 def test_the_rankers_training_set_keeps_as_much_history() -> None:
     assert CONTENT_HISTORY <= RANKER_HISTORY
+
+
+SCORES = "vireo.server.features.history_scores"
+TABLE = np.array([[1, 2], [2, 0], [0, 1], [3, -1]], np.int32)
+TABLE_WEIGHTS = np.array([[0.5, -0.25], [1.0, 0.0], [2.0, 0.5], [0.0, 0.0]], np.float32)
+
+
+def test_every_video_with_weights_is_listed_once_with_their_sum() -> None:
+    rows, sums = summed(TABLE[[0, 1]], TABLE_WEIGHTS[[0, 1]], 4)
+
+    assert rows.dtype == np.int64
+    assert sums.dtype == np.float32
+    assert rows.tolist() == [1, 2]
+    assert sums == pytest.approx([0.5, 0.75])
+
+
+def test_a_sum_can_be_negative() -> None:
+    assert summed(TABLE[:1], TABLE_WEIGHTS[:1], 4)[1] == pytest.approx([0.5, -0.25])
+
+
+def test_without_weights_nothing_is_listed() -> None:
+    for some in (TABLE[:0], TABLE[:, :0]):
+        rows, sums = summed(some, np.empty(some.shape, np.float32), 4)
+        assert len(rows) == len(sums) == 0
+
+
+@pytest.mark.parametrize("watched", [[0, 1, 2, 3], [3], []])
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_a_large_catalogue_is_summed_as_a_small_one_is(
+    monkeypatch: pytest.MonkeyPatch, watched: list[int], kind: type[np.floating]
+) -> None:
+    some = np.array(watched, np.int64)
+    rows, weights = TABLE[some], TABLE_WEIGHTS[some].astype(kind)
+    small = summed(rows, weights, 4)
+    monkeypatch.setattr(f"{SCORES}.DENSE_LIMIT", 0)
+    many = summed(rows, weights, 4)
+    monkeypatch.setattr(f"{SCORES}.DENSE_SHARE", 10)
+    few = summed(rows, weights, 4)
+    for large in (many, few):
+        assert [part.dtype for part in large] == [part.dtype for part in small]
+        np.testing.assert_array_equal(large[0], small[0])
+        np.testing.assert_array_equal(large[1], small[1])

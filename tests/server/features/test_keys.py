@@ -5,8 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vireo.server.features.keys import KeyCollisionError, unique_video_keys, video_key, video_keys
-from vireo.server.features.video_rows import VideoRows
+from vireo.server.features.keys import (
+    KeyCollisionError,
+    VideoRows,
+    unique_video_keys,
+    video_key,
+    video_keys,
+)
 
 
 def test_keys_never_change_between_versions() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VideoTable,

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vireo.server.features.tower_inputs import (
+from vireo.server.features.keys import VideoRows
+from vireo.server.features.model_inputs import (
     ATTRIBUTE_LIMIT,
     GAP_BUCKETS,
     gap_buckets,
     tower_inputs,
 )
-from vireo.server.features.video_rows import VideoRows
 from vireo.server.features.viewer import ViewerFeatures
 
 KEYS = np.array([50, -7, 900], np.int64)

@@ -17,7 +17,7 @@ from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key, video_keys
-from vireo.server.features.ranking_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
+from vireo.server.features.model_inputs import RETRIEVAL_FEATURES, VIDEO_FEATURES
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.recommend.ranking.diversity import DAMPING
 from vireo.server.recommend.ranking.explain import ExplainedVideo, explain

@@ -13,7 +13,7 @@ from tests.builders.ranking import ranking_query
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_keys
 from vireo.server.features.looked_up import looked_up
-from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.features.model_inputs import ranking_inputs, retrieval_features
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.ranking.service import encode
 from vireo.server.recommend.page import fill_page

@@ -11,7 +11,7 @@ from tests.builders.ranking import of_rows
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.keys import video_key
-from vireo.server.features.ranking_inputs import ranking_inputs, retrieval_features
+from vireo.server.features.model_inputs import ranking_inputs, retrieval_features
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.models.model import ModelOutputError
 from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery

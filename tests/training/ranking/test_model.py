@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vireo.server.features.context import NAMES
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
     RANKER_HISTORY,
     RETRIEVAL_FEATURES,
     VIDEO_FEATURES,

@@ -20,7 +20,7 @@ from tests.builders.ranking_sets import (
     VECTORS,
     ranking_set,
 )
-from vireo.server.features.ranking_inputs import VIDEO_FEATURES
+from vireo.server.features.model_inputs import VIDEO_FEATURES
 from vireo.server.signals import OUTCOMES
 from vireo.training.checkpoint import Checkpoints
 from vireo.training.metrics import auc

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vireo.server.features.keys import video_keys
-from vireo.server.features.ranking_inputs import (
+from vireo.server.features.model_inputs import (
     VideoTable,
     ranking_inputs,
     retrieval_features,

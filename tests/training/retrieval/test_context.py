@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vireo.server.features.context import NAMES, UNKNOWN, sizes
-from vireo.server.features.tower_inputs import tower_inputs
+from vireo.server.features.model_inputs import tower_inputs
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.data.context import watch_column
 from vireo.training.retrieval.config import RetrievalConfig

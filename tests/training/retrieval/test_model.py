@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.builders.watches import videos_frame, viewers_frame, watches_frame
-from vireo.server.features.tower_inputs import ATTRIBUTE_LIMIT
+from vireo.server.features.model_inputs import ATTRIBUTE_LIMIT
 from vireo.training.retrieval import model as module
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from vireo.server.features.tower_inputs import tower_inputs
+from vireo.server.features.model_inputs import tower_inputs
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.training.retrieval.config import RetrievalConfig
 from vireo.training.retrieval.data import RetrievalData

@@ -18,7 +18,7 @@ from tests.builders.catalogue import known_videos, removed, restored, take, upse
 from tests.builders.filters import condition, expression
 from vireo.server.arrays import Int64Array
 from vireo.server.features.keys import video_key
-from vireo.server.features.ranking_inputs import LIKE_PRIOR
+from vireo.server.features.model_inputs import LIKE_PRIOR
 from vireo.server.recommend.catalogue.live_videos import LiveVideos
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.placement import Placement

@@ -1,4 +1,4 @@
-"""The ranking model's inputs for one viewer and a list of candidates."""
+"""The inputs of the viewer tower, and of the ranker for a list of candidates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,109 @@ import numpy.typing as npt
 
 from vireo.server import signals
 from vireo.server.arrays import Float32Array, Float64Array, Int64Array
-from vireo.server.features.content_match import content_match
+from vireo.server.features.activity import HISTORY_LIMIT, WATCHED_LIMIT
 from vireo.server.features.context import NAMES, ContextIds, context_input, language_match
+from vireo.server.features.history_scores import (
+    CO_WATCH_HALF_LIFE,
+    CO_WATCH_HISTORY,
+    CONTENT_HALF_LIFE,
+    CONTENT_HISTORY,
+    content_match,
+)
+from vireo.server.features.keys import VideoRows
 from vireo.server.features.looked_up import Column, looked_up
-from vireo.server.features.tower_inputs import attribute_ids
 from vireo.server.features.viewer import ViewerFeatures
+
+ATTRIBUTE_LIMIT = 16
+"""Maximum profile attributes that a model reads; further ones are ignored."""
+GAP_BUCKETS = 32
+"""Buckets of log2 seconds between consecutive watches; 0 is the first watch or padding."""
+
+
+def gap_buckets(times: Int64Array) -> Int64Array:
+    """Return the bucket of the time since the watch before, int64[n] in [0, GAP_BUCKETS).
+
+    0 for the first watch; else 1 + floor(log2(1 + seconds)), negative gaps counting as 0.
+    """
+    buckets = np.zeros(len(times), np.int64)
+    if len(times) > 1:
+        gaps = np.maximum(times[1:] - times[:-1], 0)
+        # As floats: 1 + the maximum of int64 would overflow.
+        buckets[1:] = 1 + np.log2(1.0 + gaps).astype(np.int64)
+    return np.minimum(buckets, GAP_BUCKETS - 1)
+
+
+def attribute_ids(attributes: Sequence[str], vocabulary: Mapping[str, int]) -> Int64Array:
+    """Return the ids of the known attributes, from 1, padded with 0, int64[ATTRIBUTE_LIMIT]."""
+    known = [vocabulary[text] for text in attributes if text in vocabulary][:ATTRIBUTE_LIMIT]
+    ids = np.zeros(ATTRIBUTE_LIMIT, np.int64)
+    ids[: len(known)] = known
+    return ids
+
+
+def viewer_inputs(
+    viewer: ViewerFeatures,
+    found: Int64Array,
+    vocabulary: Mapping[str, int],
+    history_limit: int,
+    context: Sequence[str] = (),
+) -> dict[str, Int64Array]:
+    """Return the viewer tower's inputs for one viewer (b = 1); see `tower_inputs`.
+
+    Args:
+        viewer: the viewer.
+        found: row of each video of the history, -1 for unknown ones, int64[h].
+        vocabulary: attribute text to id.
+        history_limit: number of last known videos that the tower reads.
+        context: names of the context features that the tower reads.
+    """
+    known = (found >= 0).nonzero()[0][-history_limit:]
+    length = len(known)
+    history, times = np.zeros(max(1, length), np.int64), np.empty(length + 1, np.int64)
+    history[:length] = found[known] + 1
+    times[:length], times[length] = viewer.history_times[known], viewer.asked_at
+    buckets = gap_buckets(times)
+    inputs = {
+        "history": history[None],
+        "gaps": buckets[None, : len(history)],
+        "asked_gap": buckets[-1:],
+        "lengths": np.array([length], np.int64),
+        "attributes": attribute_ids(viewer.attributes, vocabulary)[None],
+    }
+    if context:
+        inputs["context"] = context_input(viewer.context, context)[None]
+    return inputs
+
+
+def tower_inputs(
+    viewers: Sequence[ViewerFeatures],
+    rows: VideoRows,
+    vocabulary: Mapping[str, int],
+    history_limit: int,
+    context: Sequence[str] = (),
+) -> dict[str, Int64Array]:
+    """Return a batch of the viewer tower's inputs, for at least one viewer.
+
+    Videos that the release doesn't know are left out of the history. Histories are
+    left-aligned and padded on the right to the longest of the batch (at least 1).
+
+    Returns:
+        `history` int64[b, l]: row + 1 of each video, 0 for padding; `gaps` int64[b, l]:
+        see `gap_buckets`; `asked_gap` int64[b]: bucket of the time from the last of these videos
+        to the request, 0 only without a history; `lengths` int64[b]; `attributes`
+        int64[b, ATTRIBUTE_LIMIT]; and for a tower that reads the context, `context` int64[b, c],
+        the id of each of its features.
+    """
+    each = [
+        viewer_inputs(viewer, rows.find(viewer.history_keys), vocabulary, history_limit, context)
+        for viewer in viewers
+    ]
+    width = max(inputs["history"].shape[1] for inputs in each)
+    for inputs in each:
+        padding = ((0, 0), (0, width - inputs["history"].shape[1]))
+        inputs |= {name: np.pad(inputs[name], padding) for name in ("history", "gaps")}
+    return {name: np.concatenate([inputs[name] for inputs in each]) for name in each[0]}
+
 
 RANKER_HISTORY = 50
 """Number of last watched videos that the ranking model attends to."""
@@ -166,3 +264,24 @@ def match_features(
     return np.stack(
         [content, language_match(language, table.languages.take(candidate_rows, axis=0))], 1
     )
+
+
+def feature_constants() -> dict[str, float]:
+    """Return the numbers with which this build computes features, by name.
+
+    A model trained with others would read values that it has never seen, though every name and
+    shape fits.
+    """
+    return {
+        "activity.history_limit": HISTORY_LIMIT,
+        "activity.watched_limit": WATCHED_LIMIT,
+        "attributes.limit": ATTRIBUTE_LIMIT,
+        "co_watch.half_life": CO_WATCH_HALF_LIFE,
+        "co_watch.history": CO_WATCH_HISTORY,
+        "content_match.half_life": CONTENT_HALF_LIFE,
+        "content_match.history": CONTENT_HISTORY,
+        "gaps.buckets": GAP_BUCKETS,
+        "like_rate.prior": LIKE_PRIOR,
+        "like_rate.prior_count": LIKE_PRIOR_COUNT,
+        "ranker.history": RANKER_HISTORY,
+    }

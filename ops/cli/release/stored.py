@@ -1,0 +1,364 @@
+"""`vireo release`: what the store and its channels hold, and whether that is sound or needed."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from vireo.ops.cli.output import AsJson, print_json, print_table, table_of
+from vireo.ops.cli.release.promote import ReleaseId
+from vireo.ops.edge import serving_releases
+from vireo.ops.stack.s3 import open_store
+from vireo.ops.stack.state import running_stack
+from vireo.server.home import Home
+from vireo.server.recommend.filters.declared import Declared
+from vireo.server.releases.bucket import StoreError
+from vireo.server.releases.channels import Channel, ChannelPointer
+from vireo.server.releases.garbage import collect, plan_collection
+from vireo.server.releases.layout import ATTRIBUTES
+from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.store import ListedRelease
+
+Pods = dict[str, dict[str, Any] | None]
+"""What each pod says that it serves; None if it doesn't answer."""
+_SHOWN = {"release_id", "created_at", "dataset", "holdout", "metrics"}
+
+
+def list_(as_json: AsJson = False) -> None:
+    """List published releases, newest first, and the channels that name them."""
+    with open_store() as store:
+        releases = store.list()
+        channels = {name: channel.release_id for name, channel in store.channels.all().items()}
+    named = {
+        each.release_id: sorted(
+            name for name, release_id in channels.items() if release_id == each.release_id
+        )
+        for each in releases
+    }
+    if as_json:
+        documents = [
+            {
+                "release_id": each.release_id,
+                **(each.manifest.model_dump(mode="json", include=_SHOWN) if each.manifest else {}),
+                "channels": named[each.release_id],
+                "problem": each.problem,
+            }
+            for each in releases
+        ]
+        print_json(documents)
+        return
+    if not releases:
+        typer.echo("no releases yet; publish one with: vireo release publish")
+        return
+    print_releases(releases, named)
+
+
+def print_releases(
+    releases: Sequence[ListedRelease], channels: Mapping[str, Sequence[str]]
+) -> None:
+    """Print a line per release, followed by the reasons why this build can't serve some."""
+    titles = ("release", "data set", "created", "size", "channels")
+    table = table_of(*titles, numbers={"size"}, texts={"channels"})
+    for each in releases:
+        manifest = each.manifest
+        table.add_row(
+            each.release_id,
+            manifest.dataset if manifest else Text("unfit", style="red"),
+            f"{manifest.created_at:%Y-%m-%d %H:%M}" if manifest else "",
+            megabytes(manifest) if manifest else "",
+            ", ".join(channels[each.release_id]),
+        )
+    print_table(table)
+    for each in releases:
+        if each.problem:
+            typer.echo(f"{each.release_id}: {each.problem}")
+
+
+def show(release_id: ReleaseId, as_json: AsJson = False) -> None:
+    """Show what a release consists of, and its metrics."""
+    with open_store() as store:
+        manifest = store.manifest(release_id)
+        text = b"".join(store.read(release_id, ATTRIBUTES))
+        attributes = Declared.parse(text, f"{release_id}/{ATTRIBUTES}")
+    if as_json:
+        print_json(manifest.model_dump(mode="json") | {"attributes": asdict(attributes)})
+        return
+    names = f"{', '.join(attributes.labels)}; numbers: {', '.join(attributes.numbers)}"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in {
+        "release": manifest.release_id,
+        "created": f"{manifest.created_at:%Y-%m-%d %H:%M:%S %Z}",
+        "data set": f"{manifest.dataset} ({manifest.data_fingerprint[:12]})",
+        "held out": "each viewer's last watch" if manifest.holdout == "last" else "nothing",
+        "code": manifest.code_commit[:12],
+        "goldens of": manifest.architecture or "an unknown processor",
+        "attributes": names,
+        "files": f"{len(manifest.files)}, {megabytes(manifest)}",
+        **{name: f"{value:.4f}" for name, value in manifest.metrics.items()},
+    }.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def megabytes(manifest: Manifest) -> str:
+    """Return the total size of a release's files."""
+    return f"{sum(entry.size for entry in manifest.files.values()) / 1e6:,.1f} MB"
+
+
+def history(
+    channel: Annotated[
+        str, typer.Option(envvar="VIREO_CHANNEL", help="Name of the channel.")
+    ] = "production",
+    last: Annotated[int, typer.Option(min=1, help="Number of changes to show.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the changes of a channel, newest first: who, when, from, to and why."""
+    with open_store() as store:
+        records = tuple(reversed(store.channels.history(channel, last)))
+    if as_json:
+        print_json([record.model_dump(mode="json") for record in records])
+        return
+    if not records:
+        typer.echo(f"channel {channel} was never set")
+        return
+    print_history(records)
+
+
+def print_history(records: Sequence[ChannelPointer]) -> None:
+    """Print two lines per change: time, release and action; who, previous release and reason."""
+    for record in records:
+        when = f"{record.updated_at:%Y-%m-%d %H:%M:%S}"
+        what = f"{record.action}, forced" if record.forced else record.action
+        share = f" {record.share:.1%}" if record.share else ""
+        typer.echo(f"{record.revision:4}  {when}  {record.release_id}  {what}{share}")
+        instead = f", instead of {record.previous}" if record.previous else ""
+        why = "; ".join(filter(None, (record.reason, *record.findings)))
+        typer.echo(f"      by {record.updated_by}{instead}{f': {why}' if why else ''}")
+
+
+def status(as_json: AsJson = False) -> None:
+    """Show which release each channel names, and which one each pod of the stack serves.
+
+    If no stack runs on VIREO_HOME, only the channels are shown.
+    """
+    with open_store() as store:
+        channels = store.channels.all()
+    pods: Pods | None = None
+    if (state := running_stack(Home.current())) is not None:
+        pods = {
+            name: answer and MessageToDict(answer, preserving_proto_field_name=True)
+            for name, answer in serving_releases(state).items()
+        }
+    if as_json:
+        document = {
+            "channels": {
+                name: channel.pointer.model_dump(mode="json") for name, channel in channels.items()
+            },
+            "pods": pods,
+        }
+        print_json(document)
+        return
+    print_channels(channels)
+    if pods is None:
+        typer.echo(f"no stack runs on {Home.current().root}")
+    else:
+        print_pods(pods, {name: channel.release_id for name, channel in channels.items()})
+        print_comparisons(pods)
+
+
+def print_channels(channels: dict[str, Channel]) -> None:
+    """Print each channel's release and since when, then who changed it last and why."""
+    table = table_of("channel", "release", "share", "since", numbers={"share"}, title="channels")
+    for name, channel in channels.items():
+        pointer = channel.pointer
+        table.add_row(
+            name,
+            pointer.release_id,
+            f"{pointer.share:.1%}" if pointer.share else "",
+            f"{pointer.updated_at:%Y-%m-%d %H:%M:%S}",
+        )
+    print_table(table)
+    for name, channel in channels.items():
+        why = f": {channel.pointer.reason}" if channel.pointer.reason else ""
+        typer.echo(f"{name}: by {channel.pointer.updated_by}{why}")
+
+
+def print_pods(pods: Pods, named: dict[str, str]) -> None:
+    """Print a line per pod, marking a release that isn't the one that its channel names.
+
+    Then print what each pod is loading, and its last failure.
+    """
+    table = table_of("pod", "pool", "serves", "from", title="pods")
+    for name, pod in pods.items():
+        if pod is None:
+            table.add_row(name, "", Text("doesn't answer", style="red"))
+            continue
+        pool, serves = pod.get("channel", ""), pod.get("release_id", "")
+        behind = serves != named.get(pool)
+        table.add_row(
+            name,
+            pool,
+            Text(serves or "nothing", style="yellow" if behind else ""),
+            pod.get("origin", ""),
+        )
+    print_table(table)
+    for name, pod in pods.items():
+        if loading := _loading((pod or {}).get("loading")):
+            typer.echo(f"{name}: {loading}")
+        if failure := (pod or {}).get("last_failure"):
+            typer.echo(f"{name}: {failure}")
+
+
+def print_comparisons(pods: Pods) -> None:
+    """Print the shadow pool's comparison for each gateway that mirrors requests to it."""
+    columns = ("compared", "failed", "dropped", "same of ten", "score shift", "served", "shadow")
+    shadows = {name: pod["shadow"] for name, pod in pods.items() if pod and "shadow" in pod}
+    releases = sorted({shadow.get("release_id", "") for shadow in shadows.values()} - {""})
+    title = f"shadow pool, {' and '.join(releases) or 'no release yet'}"
+    table = table_of("gateway", *columns, numbers=columns, title=title, tight=True)
+    for name, shadow in shadows.items():
+        table.add_row(
+            name,
+            *(str(shadow.get(count, 0)) for count in ("compared", "failed", "dropped")),
+            f"{shadow.get('mean_overlap_10', 0.0):.1%}",
+            f"{shadow.get('mean_score_shift', 0.0):+.4f}",
+            *(
+                # A JSON duration, "0.0123s".
+                f"{float(shadow.get(f'{side}_time', '0s').removesuffix('s')) * 1000:.1f} ms"
+                for side in ("served", "shadow")
+            ),
+        )
+    if table.row_count:
+        print_table(table)
+
+
+def _loading(loading: dict[str, Any] | None) -> str:
+    """Return stage, bytes and release that a pod is loading; empty if it loads nothing."""
+    if not loading:
+        return ""
+    stage = str(loading.get("stage", "")).removeprefix("LOAD_STAGE_").lower()
+    done, total = (int(loading.get(f"bytes_{name}", 0)) / 1e6 for name in ("done", "total"))
+    return f"{stage} {done:,.1f} of {total:,.1f} MB of {loading.get('release_id', '')}"
+
+
+_PLANNED = {
+    "release": "to remove: nothing needs it",
+    "leftover": "to remove: incomplete upload or removal",
+}
+
+
+def gc(
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove the releases; without it, only show them.")
+    ] = False,
+    history: Annotated[
+        int, typer.Option(min=0, help="Keep the releases of this many last changes per channel.")
+    ] = 5,
+    grace_hours: Annotated[
+        float, typer.Option(min=0, help="Keep releases written within this many hours.")
+    ] = 24.0,
+    as_json: AsJson = False,
+) -> None:
+    """Remove releases that no channel needs, and leftovers of incomplete uploads.
+
+    Releases are kept if a channel names them or would roll back to them, if its last changes
+    name them, or if they were written recently. Nothing is removed without --yes.
+    """
+    removed: list[str] = []
+    failed: dict[str, str] = {}
+    lines: list[tuple[str, str, str]] = []
+    with open_store() as store:
+        plan = plan_collection(store, history, timedelta(hours=grace_hours))
+        lines += ((release_id, "", f"kept: {why}") for release_id, why in plan.kept.items())
+        for each in plan.garbage:
+            done = _PLANNED[each.kind]
+            try:
+                if yes and collect(store, each, history):
+                    removed.append(each.release_id)
+                    done = "removed"
+                elif yes:
+                    done = "kept: needed or changed just now"
+            except StoreError as error:  # reported below; the others are still removed
+                failed[each.release_id] = str(error)
+                done = f"failed: {error}"
+            lines.append((each.release_id, f"{each.size / 1e6:,.1f} MB", done))
+    if as_json:
+        garbage = [
+            {"release_id": each.release_id, "kind": each.kind, "size": each.size}
+            for each in plan.garbage
+        ]
+        kept = dict(plan.kept)
+        print_json({"kept": kept, "garbage": garbage, "removed": removed, "failed": failed})
+    else:
+        table = table_of("release", "size", "", numbers={"size"}, texts={""})
+        for line in lines:
+            table.add_row(*line)
+        print_table(table)
+        if plan.garbage and not yes:
+            size = sum(each.size for each in plan.garbage) / 1e6
+            typer.echo(f"{size:,.1f} MB would be freed; do it with the same options and --yes")
+    if failed:
+        raise typer.Exit(1)
+
+
+def verify(
+    release_id: Annotated[
+        str, typer.Argument(help="Id of a release; if absent, all that channels name.")
+    ] = "",
+    channel: Annotated[
+        str, typer.Option(help="Verify the release of this channel.", show_default=False)
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check a release as pods would: every digest in the store, then a load with golden replay.
+
+    Prints every problem, and exits with 1 if there is one. Without a release, the releases that
+    channels name are verified, and that they exist.
+
+    Small golden differences on another processor architecture than the release was built on are
+    reported, but don't fail the release.
+    """
+    from vireo.ops.cli.release.verification import named_releases, verify_release
+
+    # In VIREO_HOME: a release may be larger than the system's temporary folder.
+    root = Home.current().root
+    root.mkdir(parents=True, exist_ok=True)
+    found, progress = [], Console(stderr=True, quiet=as_json)
+    with open_store() as store:
+        problems, releases = (
+            named_releases(store, channel) if not release_id else ((), [release_id])
+        )
+        for each in releases:
+            with (
+                progress.status(f"reading {each}"),
+                tempfile.TemporaryDirectory(prefix=".verify-", dir=root) as scratch,
+            ):
+                found.append(verify_release(store, each, Path(scratch)))
+    failed = bool(problems) or any(each.problems for each in found)
+    if as_json:
+        documents = [asdict(each) for each in found]
+        print_json({"ok": not failed, "channels": list(problems), "releases": documents})
+    else:
+        lines = [("[bold red]wrong[/] ", problem) for problem in problems]
+        for one in found:
+            of = one.release_id
+            lines += [("[bold red]wrong[/] ", f"{of}: {problem}") for problem in one.problems]
+            lines += [("[yellow]note[/]  ", f"{of}: {note}") for note in one.notes]
+            if not one.problems:
+                size = f"{one.files} files, {one.size / 1e6:,.1f} MB"
+                lines.append(("[green]sound[/] ", f"{of}: {size}, loads as every kind of pod"))
+        for kind, line in lines or [("", "no channel names a release")]:
+            Console(highlight=False, soft_wrap=True).print(f"{kind} {escape(line)}".strip())
+    if failed:
+        raise typer.Exit(1)
