@@ -19,7 +19,7 @@ from vireo.server.recommend.retrieval.pipeline import (
 )
 from vireo.server.recommend.retrieval.query import CandidateQuery, Retrieval
 from vireo.server.recommend.retrieval.sources import SCORE
-from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, listed, ordinal, why_blocked
+from vireo.server.recommend.wording import REMOVED, UNPUBLISHED, listed, ordinal
 from vireo.server.releases.manifest import MAX_CANDIDATES
 from vireo.server.signals import EVERY_SOURCE, LIVE_SOURCES, NEW, SOURCES
 from vireo.v1 import recommendation_pb2 as pb
@@ -109,28 +109,26 @@ class _Asked:
     def lost_before_retrieval(self) -> tuple[pb.LostAt.ValueType, str] | None:
         """Return where it was lost before sources may propose it, and why; None if it wasn't."""
         release, query = self.retrieval.release, self.retrieval.query
-        name = release.manifest.release_id
-        live = release.live
+        name, live = release.manifest.release_id, release.live
         removed = live is not None and self.key in live.overlay.takedowns
         if self.row < 0 and not removed:
-            log = "" if release.live is None else ", and the log of the catalogue's changes neither"
+            log = "" if live is None else ", and the log of the catalogue's changes neither"
             return pb.LOST_AT_CATALOG, f"Release {name} doesn't have it{log}."
-        blocked = why_blocked(
-            self.key,
-            seed_key=query.seed_key,
-            hidden=query.viewer.hidden_keys,
-            watched=query.viewer.watched_keys,
-            excluded=query.excluded_keys,
-        )
-        if blocked or removed:
-            return pb.LOST_AT_BLOCKED, blocked or REMOVED
-        if self.row in release.embargo.unpublished():
-            return pb.LOST_AT_BLOCKED, UNPUBLISHED
-        if query.filter is not None and (why := unmet(query.filter, *self._attributes())):
-            return pb.LOST_AT_FILTER, f"A filter forbids it: {why}."
+        for is_so, why in (
+            (self.key == query.seed_key, "It is the video that is playing."),
+            (self.key in query.viewer.hidden_keys, "The viewer has hidden it."),
+            (self.key in query.viewer.watched_keys, "The viewer has watched it."),
+            (self.key in query.excluded_keys, "The request excludes it."),
+            (removed, REMOVED),
+            (self.row in release.embargo.unpublished(), UNPUBLISHED),
+        ):
+            if is_so:
+                return pb.LOST_AT_BLOCKED, why
+        if query.filter is not None and (unfit := unmet(query.filter, *self._attributes())):
+            return pb.LOST_AT_FILTER, f"A filter forbids it: {unfit}."
         if not self.has_vector:
-            unfit = live is not None and self.key in live.unfit
-            waits = "which can't place it" if unfit else "and isn't placed yet"
+            never = live is not None and self.key in live.unfit
+            waits = "which can't place it" if never else "and isn't placed yet"
             reason = f"It came since release {name} was trained, {waits}."
             return pb.LOST_AT_RETRIEVAL, reason
         return None
