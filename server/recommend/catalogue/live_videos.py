@@ -113,7 +113,7 @@ class LiveVideos:
         # was written to take no memory.
         room = overlay.max_videos
         self.placed = np.zeros(room, np.bool_)
-        """Whether the columns have the video, or it waits, or the release has the same of it."""
+        """Whether the columns have the video; else it waits, or the release has the same content."""
         self.new = np.zeros(room, np.bool_)
         """Whether it is placed, and the release doesn't have it."""
         self.keys = np.zeros(room, np.int64)
@@ -163,6 +163,7 @@ class LiveVideos:
         """
         down = self.overlay.takedowns.among(keys)
         rows = self.known.rows.find(np.array(keys, np.int64))
+        kept: list[tuple[int, int, Change]] = []
         for key, row in zip(keys, rows.tolist(), strict=True):
             change = self.overlay.get(key)
             if row >= 0:
@@ -170,7 +171,9 @@ class LiveVideos:
             if change is None or key in down or (row >= 0 and change.position <= self.merged):
                 self._drop(key)
             else:
-                self._put(key, row, change)
+                kept.append((key, row, change))
+        for each in kept:  # into the places of those that went
+            self._put(*each)
         if (rows >= 0).any():
             self.removed_rows = self.removed.nonzero()[0]
         self._note_changed()

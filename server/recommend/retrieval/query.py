@@ -189,7 +189,9 @@ class Retrieval:
         """Whether each live video is free, by its place, bool[m]."""
         live = self.release.live
         assert live is not None
-        return self.is_free(np.arange(live.first, live.first + live.count))
+        if self.release.index.exact:
+            return self._free_mask[live.first :]
+        return mask_of(self.free[live.first // 8 :], live.count)
 
     @property
     def free_rows(self) -> Int64Array:
