@@ -67,17 +67,12 @@ certificates: setup ## Make, or renew, the certificates of `vireo up --secure`
 	$(BIN)/vireo certificates
 
 bench: setup h2load bench-peers ## Measure speed, over a bare chain and beside Ray Serve (JSON=1: a line a row)
-	$(BIN)/vireo bench all $(if $(JSON),--json) $(if $(REPORT),--report $(REPORT))
+	$(BIN)/vireo bench all $(if $(JSON),--json)
 
-# All of it takes some 40 minutes of one core, and is kept. ml-100k is for its viewer tower, which
-# reads 200 watches.
-bench-data: setup ## Make and train the catalogues that `make bench` measures
-	test -e .vireo/data/ml-100k || $(BIN)/vireo data fetch ml-100k
+# It takes some 30 minutes of one core, and is kept.
+bench-data: setup ## Make and train the catalogue that `make bench` measures
 	test -e .vireo/data/million || $(BIN)/vireo data synth --viewers 200000 --videos 1000000 --events 10000000 --name million
-	test -e .vireo/data/thousands || $(BIN)/vireo data synth --viewers 20000 --videos 10000 --events 1000000 --name thousands
 	test -e .vireo/runs/million/release || $(BIN)/vireo train --data million --profile large --no-refit --force
-	test -e .vireo/runs/thousands/release || $(BIN)/vireo train --data thousands --profile large --no-refit --force
-	test -e .vireo/runs/ml-100k/release || $(BIN)/vireo train --data ml-100k --no-refit
 
 prometheus: ## Install Prometheus and Alertmanager, where they are missing (Debian's packages)
 	@{ command -v prometheus && command -v prometheus-alertmanager; } >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus prometheus-alertmanager; }
@@ -116,7 +111,6 @@ alerts: setup h2load prometheus ## Check that faults alone fire alerts, and doct
 live: setup ## Measure events, the live catalogue and swaps, while processes are killed (JSON=1: a line a row)
 	$(BIN)/vireo bench live $(if $(JSON),--json)
 
-# Its search needs `make bench-data`.
 requests: setup ## Measure filters, pages and batches, while pods are killed (JSON=1: a line a row)
 	$(BIN)/vireo bench requests $(if $(JSON),--json)
 
@@ -141,7 +135,7 @@ protos: setup ## Make the stubs and the API reference again
 
 protos-baseline: protos ## Take in what the API has that is new (BREAKING=1: and what is incompatible)
 	$(if $(BREAKING),,$(BIN)/buf breaking $(DESCRIPTORS) --against protos/baseline.json)
-	$(BIN)/python -m protos.baseline
+	$(BIN)/python -m protos.wire
 
 oip-env: $(OIP)/.done ## Make .vireo/oip-env with Triton's client, for its tests
 $(OIP)/.done: tests/server/inference/tritonclient.txt

@@ -6,7 +6,6 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,15 +13,16 @@ from rich.console import Console
 from rich.text import Text
 
 from bench.rows import check_bounds, show
-from bench.speed.plan import SpeedPlan
 from vireo.ops.cli.__main__ import main
 from vireo.ops.cli.output import only_warnings, print_table, table_of
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 
+_LARGE, _SMALL = "million", "ml-100k"
 _Data = Annotated[str, typer.Option(help="Data set whose newest release to serve.")]
-_Small = Annotated[str, typer.Option(help="Data set with a small catalogue, to compare with.")]
-_Large = Annotated[str, typer.Option(help="Data set with a large catalogue.")]
+_Served = Annotated[
+    str, typer.Option(help=f"Data set to serve; {_LARGE} if it was trained, else {_SMALL}.")
+]
 _Rounds = Annotated[int, typer.Option(min=1, help="Rounds of interleaved measurements.")]
 _Part = Annotated[list[str] | None, typer.Option(help="What to measure; everything if absent.")]
 _Case = Annotated[list[int] | None, typer.Option(help="Number of a case; all if absent.")]
@@ -31,12 +31,10 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON lines, one per r
 _SPEED = {
     "chain": "Measure the whole chain, with and without Envoy, over a bare one and a peer's.",
     "tail": "Measure tail latency at a sustained load.",
-    "idle": "Measure the processor time of an idle stack.",
     "pods": "Measure pods' start time from a warm cache, and their memory.",
-    "tower": "Measure the viewer tower's latency by length of history.",
-    "search": "Measure recall and latency of a large catalogue's index, over exact search and by "
-    "selectivity of filters.",
-    "catalogue": "Measure a whole chain over a large catalogue beside the same over a small one.",
+    "search": "Measure recall of a large catalogue's search and its cost, by selectivity of "
+    "filters.",
+    "all": f"Measure all of these, over the data set {_LARGE} if it was trained, else {_SMALL}.",
 }
 
 app = typer.Typer(no_args_is_help=True, callback=only_warnings, pretty_exceptions_enable=False)
@@ -47,69 +45,20 @@ def _progress() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def _add(name: str, about: str) -> None:
+def _add_speed(name: str, about: str) -> None:
     @app.command(name, help=about)
-    def measured(
-        data: _Data = "ml-100k" if name == "tower" else "million",
-        small: _Small = "thousands",
-        rounds: _Rounds = 5,
-        as_json: _Json = False,
-    ) -> None:
-        from bench.speed.all import measure
+    def measured(data: _Served = "", rounds: _Rounds = 5, as_json: _Json = False) -> None:
+        from bench.speed.measures import measure
+        from bench.speed.stand import SpeedPlan
 
-        plan = SpeedPlan(rounds=rounds, small=small)
-        show(measure(Home.current(), data, plan, _progress(), name), as_json)
+        home = Home.current()
+        served = data or (_LARGE if home.staged_release(_LARGE).exists() else _SMALL)
+        names = [each for each in _SPEED if each != "all"] if name == "all" else [name]
+        show(measure(home, served, SpeedPlan(rounds=rounds), _progress(), names), as_json)
 
 
 for _name, _about in _SPEED.items():
-    _add(_name, _about)
-
-
-@app.command("all")
-def every(
-    data: Annotated[
-        str, typer.Option(help="Data set to measure if no large one was trained.")
-    ] = "ml-100k",
-    large: _Large = "million",
-    small: _Small = "thousands",
-    rounds: _Rounds = 5,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to write speed.json and the page speed.md to; profiles services, too."
-        ),
-    ] = None,
-    as_json: _Json = False,
-) -> None:
-    """Measure everything; what a large catalogue costs only if a release of it was trained."""
-    from bench.speed.all import measure_all, served_of
-    from bench.speed.profile import measure_profile
-    from bench.speed.report import load_before, write_report
-
-    home, plan = Home.current(), SpeedPlan(rounds=rounds, small=small)
-    load = load_before(_progress())
-    rows = show(measure_all(home, data, large, plan, _progress()), as_json)
-    if report is not None:
-        served = served_of(home, data, large)
-        write_report(rows, served, load, report)  # at once: sampling may fail
-        profiles = measure_profile(home, served, plan, 15, report, _progress())
-        write_report(rows, served, load, report, profiles)
-
-
-@app.command()
-def profile(
-    data: _Data = "ml-100k",
-    report: Annotated[
-        Path, typer.Option(help="Folder to write profile.md, profile.json and SVGs to.")
-    ] = Path("bench/report/profile"),
-    seconds: Annotated[int, typer.Option(min=1, help="Seconds to sample each service for.")] = 15,
-) -> None:
-    """Draw a flame graph of each service under load."""
-    from bench.speed.profile import measure_profile
-    from bench.speed.report import write_profiles
-
-    home, plan = Home.current(), SpeedPlan()
-    write_profiles(measure_profile(home, data, plan, seconds, report, _progress()), report)
+    _add_speed(_name, _about)
 
 
 @app.command()
@@ -128,55 +77,52 @@ def memory(
 
 @app.command()
 def live(
-    data: _Data = "ml-100k", part: _Part = None, short: _Short = False, as_json: _Json = False
+    data: _Data = _SMALL, part: _Part = None, short: _Short = False, as_json: _Json = False
 ) -> None:
     """Measure events, the live catalogue and swaps of releases; exit with 1 if a bound fails.
 
     Runs stacks of its own on free ports: a running one is left alone. Bounds are the stated ones.
     """
-    from bench.live.run import PARTS, measure_live
-    from bench.live.stack import SHORT, LivePlan
+    from bench.live.run import LIVE
 
-    _check_known(part, PARTS)
-    plan = SHORT if short else LivePlan()
-    check_bounds(
-        show(measure_live(Home.current(), data, plan, _progress(), part or PARTS), as_json)
-    )
+    _measure_live(data, part, LIVE, short=short, as_json=as_json)
 
 
 @app.command()
 def requests(
-    data: _Data = "ml-100k",
-    part: _Part = None,
-    large: _Large = "million",
-    short: _Short = False,
-    as_json: _Json = False,
+    data: _Data = _SMALL, part: _Part = None, short: _Short = False, as_json: _Json = False
 ) -> None:
     """Measure what requests may ask: filters, pages, batches; exit with 1 if a bound fails.
 
-    Runs a stack of its own on free ports, whose pods are killed: a running one is left alone. Then
-    a large catalogue is searched by filters, with --short only if it was trained.
+    Runs a stack of its own on free ports, whose pods are killed: a running one is left alone.
     """
-    from bench.requests.plan import SHORT, RequestsPlan
-    from bench.requests.run import PARTS, measure_requests
+    from bench.live.run import REQUESTS
 
-    _check_known(part, PARTS)
-    plan = replace(SHORT if short else RequestsPlan(), large=large)
-    check_bounds(show(measure_requests(Home.current(), data, plan, _progress(), part), as_json))
+    _measure_live(data, part, REQUESTS, short=short, as_json=as_json)
+
+
+def _measure_live(
+    data: str, part: list[str] | None, known: Collection[str], *, short: bool, as_json: bool
+) -> None:
+    from bench.live.run import measure
+    from bench.live.stack import SHORT, LivePlan
+
+    _check_known(part, known)
+    plan = SHORT if short else LivePlan()
+    check_bounds(show(measure(Home.current(), data, plan, _progress(), part or known), as_json))
 
 
 @app.command()
 def chaos(
-    data: _Data = "ml-100k", case: _Case = None, short: _Short = False, as_json: _Json = False
+    data: _Data = _SMALL, case: _Case = None, short: _Short = False, as_json: _Json = False
 ) -> None:
     """Kill, hang, cut off and overload a stack under load; exit with 1 if a case does not hold.
 
     Runs a stack of its own on free ports: a running one is left alone. docs/chaos.md describes
     the cases.
     """
-    from bench.chaos.cases import CASES
-    from bench.chaos.plan import SHORT, ChaosPlan
-    from bench.chaos.run import run_chaos
+    from bench.chaos.cases import CASES, run_chaos
+    from bench.chaos.findings import SHORT, ChaosPlan
 
     _check_known(case, CASES)
     counts_of = ("requests", "failed", "degraded")
@@ -199,7 +145,7 @@ def chaos(
 
 @app.command()
 def alerts(
-    data: _Data = "ml-100k",
+    data: _Data = _SMALL,
     case: _Case = None,
     clean: Annotated[
         float | None,
@@ -215,7 +161,7 @@ def alerts(
     The faults are those of `vireo bench chaos`, on a stack of its own with Prometheus: a running
     one is left alone. Without a fault no alert may fire.
     """
-    from bench.alerts.run import SHORT, SHORT_CASES, AlertsPlan, measure_alerts
+    from bench.alerts import SHORT, SHORT_CASES, AlertsPlan, measure_alerts
     from bench.chaos.cases import CASES
 
     _check_known(case, CASES)
@@ -228,7 +174,7 @@ def alerts(
 
 @app.command()
 def fuzz(
-    data: _Data = "ml-100k",
+    data: _Data = _SMALL,
     requests: Annotated[int, typer.Option(min=1, help="Number of requests.")] = 20_000,
     seed: Annotated[int, typer.Option(help="The same seed makes the same requests.")] = 0,
 ) -> None:

@@ -1,11 +1,14 @@
-"""A process that runs for as long as a measurement takes."""
+"""A process that runs for as long as a measurement takes, and what processes say of themselves."""
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,16 @@ from typing import Any
 import grpc
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 
 from vireo.ops.stack.die_with_parent import wrapped
+from vireo.ops.stack.settings import METRICS_PORT_OFFSET
 from vireo.server.errors import VireoError
 
 _POLL = 0.05
 _HEALTH_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
+_PAGE_SECONDS = 5.0
 
 
 @contextmanager
@@ -109,3 +115,33 @@ def memory_of(pid: int, cache: Path) -> float:
     files = [area for area in process.memory_maps() if area.path.startswith(str(cache))]
     unread = sum(area.size - area.rss for area in files)
     return float(process.memory_info().rss + unread) / 1e6
+
+
+async def counted(ports: Iterable[int]) -> Mapping[str, float]:
+    """Return the sum of each metric's samples over labels and pods; `ports` are those of calls.
+
+    Raises:
+        VireoError: a pod doesn't answer.
+    """
+    totals: defaultdict[str, float] = defaultdict(float)
+    for port in ports:
+        text = await page_of(port + METRICS_PORT_OFFSET, "metrics")
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                totals[sample.name] += sample.value
+    return totals
+
+
+async def page_of(port: int, path: str) -> str:
+    """Return what a port of this machine has at a path; raise VireoError if it doesn't answer."""
+
+    def read() -> str:
+        url = f"http://127.0.0.1:{port}/{path}"
+        try:
+            with urllib.request.urlopen(url, timeout=_PAGE_SECONDS) as page:
+                text: str = page.read().decode()
+        except OSError as error:
+            raise VireoError(f"{url} doesn't answer: {error}") from error
+        return text
+
+    return await asyncio.to_thread(read)

@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -36,7 +36,7 @@ _REPEATED = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )
 _RETRY_INFO = f"/{RetryInfo.DESCRIPTOR.full_name}"
-KINDS = (
+_KINDS = (
     event_pb2.EVENT_KIND_PLAY,
     event_pb2.EVENT_KIND_PLAY,
     event_pb2.EVENT_KIND_FINISH,
@@ -49,17 +49,10 @@ _PAST_SECONDS = 6 * 86_400.0
 """Seconds back to which the times of events go: they come in any order."""
 _AGAIN = 0.1
 """Share of the batches that are sent once more, in another order: other messages of the log."""
+_WRITERS = 8
+"""Batches on their way at a time."""
 
 Answer = TypeVar("Answer")
-
-
-class RefusedError(VireoError):
-    """A call that isn't repeated: it would fail again, or has failed for too long."""
-
-    def __init__(self, error: grpc.aio.AioRpcError) -> None:
-        """Take over what the server said."""
-        super().__init__(f"{error.code().name}: {error.details()}")
-        self.code = error.code()
 
 
 @dataclass(frozen=True)
@@ -77,10 +70,13 @@ class Refusal:
 
 
 class Site:
-    """Calls that are repeated until they succeed, as they may be: all of them are idempotent."""
+    """Calls that are repeated until they succeed, as they may be: all of them are idempotent.
+
+    Each raises VireoError if it would fail again, or has failed for longer than `patience` seconds.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, patience: float) -> None:
-        """Hold a connection to the edge; `patience` is how long a call is repeated, in seconds."""
+        """Hold a connection to the edge."""
         self._patience = patience
         # The stubs of asyncio are of another type than the stubs' file declares.
         self._recommend: Any = recommendation_pb2_grpc.RecommendationServiceStub(channel)
@@ -98,7 +94,7 @@ class Site:
     async def recommend(
         self, request: recommendation_pb2.RecommendRequest
     ) -> recommendation_pb2.RecommendResponse:
-        """Return the slate of a request; raise RefusedError if the server refuses it."""
+        """Return the slate of a request."""
         answer: recommendation_pb2.RecommendResponse = await self._answered(
             lambda: self._recommend.Recommend(request, timeout=_CALL_SECONDS)
         )
@@ -126,11 +122,10 @@ class Site:
             try:
                 return await call()
             except grpc.aio.AioRpcError as error:
-                took = time.monotonic() - at
-                refusal = Refusal(at, took, error.code().name, _says_when(error))
                 if error.code() not in _REPEATED or time.monotonic() > until:
-                    raise RefusedError(error) from error
-            self.refusals.append(refusal)
+                    raise VireoError(f"{error.code().name}: {error.details()}") from error
+                took = time.monotonic() - at
+                self.refusals.append(Refusal(at, took, error.code().name, _says_when(error)))
             await asyncio.sleep(_PAUSE)
 
 
@@ -157,10 +152,6 @@ class Recorder:
         *,
         viewers: int = 200,
         size: int = 20,
-        writers: int = 8,
-        kinds: Sequence[event_pb2.EventKind.ValueType] = KINDS,
-        past: float = _PAST_SECONDS,
-        again: float = _AGAIN,
     ) -> None:
         """Prepare it.
 
@@ -171,10 +162,6 @@ class Recorder:
             patience: maximum seconds for which a batch is repeated.
             viewers: number of viewers, of whom nothing else is known.
             size: events in a batch.
-            writers: batches on their way at a time.
-            kinds: of the events.
-            past: seconds back to which their times go.
-            again: share of the batches that are sent twice.
         """
         self.acknowledged: set[str] = set()
         """Ids of events."""
@@ -186,8 +173,7 @@ class Recorder:
         self._prefix = f"recorded-{time.time_ns()}"
         self.viewers = [f"{self._prefix}-{number}" for number in range(viewers)]
         self._target, self._videos, self._patience = target, videos, patience
-        self._pause, self._size, self._writers = writers * size / rate, size, writers
-        self._kinds, self._past, self._again = kinds, past, again
+        self._pause, self._size = _WRITERS * size / rate, size
         self._random = random.Random(0)  # noqa: S311
         self._numbers = count()
         self._stopping = asyncio.Event()
@@ -205,22 +191,20 @@ class Recorder:
     async def _run(self) -> None:
         async with opened_site(self._target, self._patience) as site:
             self.refusals = site.refusals
+            waits = (number / _WRITERS * self._pause for number in range(_WRITERS))
             try:
                 async with asyncio.TaskGroup() as writers:
-                    for number in range(self._writers):
-                        writers.create_task(self._write(site, number / self._writers * self._pause))
-            except ExceptionGroup as failed:
-                refused, other = failed.split(VireoError)
-                if other is not None or refused is None:
-                    raise
-                raise refused.exceptions[0] from failed
+                    for wait in waits:
+                        writers.create_task(self._write(site, wait))
+            except* VireoError as refused:
+                raise refused.exceptions[0] from None
 
     async def _write(self, site: Site, wait: float) -> None:
         while not await self._stopped(wait):
             begun = time.monotonic()
             batch = [self._event() for _ in range(self._size)]
             await self._record(site, batch)
-            if self._random.random() < self._again:
+            if self._random.random() < _AGAIN:
                 await self._record(site, self._random.sample(batch, len(batch)))
             wait = max(0.0, begun + self._pause - time.monotonic())
 
@@ -243,26 +227,20 @@ class Recorder:
         made = event(
             f"{self._prefix}-{next(self._numbers)}",
             choose.choice(self.viewers),
-            choose.choice(self._kinds),
+            choose.choice(_KINDS),
             choose.choice(self._videos),
-            time.time() - choose.random() * self._past,
         )
+        made.time.FromMicroseconds(int(1e6 * (time.time() - choose.random() * _PAST_SECONDS)))
         if made.kind == event_pb2.EVENT_KIND_PLAY:
             made.watched_fraction = choose.random()
         return made
 
 
 def event(
-    event_id: str,
-    viewer: str,
-    kind: event_pb2.EventKind.ValueType,
-    video: str,
-    at: float | None = None,
+    event_id: str, viewer: str, kind: event_pb2.EventKind.ValueType, video: str
 ) -> event_pb2.Event:
-    """Return an event; of a time in Unix seconds if it isn't now."""
+    """Return an event that happens now."""
     made = event_pb2.Event(event_id=event_id, viewer_id=viewer, kind=kind, video_id=video)
-    if at is not None:
-        made.time.FromMicroseconds(int(at * 1e6))
     if kind == event_pb2.EVENT_KIND_PLAY:
         made.watched_fraction = 1.0
     return made
@@ -271,25 +249,6 @@ def event(
 def ids(response: recommendation_pb2.RecommendResponse) -> list[str]:
     """Return the videos of a slate, best first."""
     return [item.video_id for item in response.items]
-
-
-async def for_each(
-    target: str,
-    patience: float,
-    items: Iterable[Answer],
-    do: Callable[[Site, Answer], Awaitable[None]],
-    at_a_time: int,
-) -> None:
-    """Do something by a site for each item, for some at a time."""
-    remaining = iter(items)
-
-    async def some(site: Site) -> None:
-        for item in remaining:
-            await do(site, item)
-
-    async with opened_site(target, patience) as site, asyncio.TaskGroup() as tasks:
-        for _ in range(at_a_time):
-            tasks.create_task(some(site))
 
 
 def _says_when(error: grpc.aio.AioRpcError) -> bool:

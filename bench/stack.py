@@ -8,14 +8,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import psutil
-from rich.console import Console
 
 from bench.process import running, serves
 from vireo.ops.cli.own_stack import CHANNEL, VIREO, OwnStack, stack_environment
@@ -27,25 +25,12 @@ from vireo.server.control.mesh import GRPC_SERVICES
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
 from vireo.server.releases.channels import Change
-from vireo.server.releases.manifest import Manifest
+from vireo.server.releases.manifest import Manifest, Quotas
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.releases.weights import Quotas
 from vireo.training.evaluation.served import Stack as ServedStack
 
 _CALL_SECONDS = 5.0
-_FETCHED, _PROFILE = "ml-100k", "quick"
-
-
-@dataclass(frozen=True)
-class FurtherPod:
-    """A pod beside those of a stack, which neither the control plane nor Envoy knows."""
-
-    address: str
-    """host:port."""
-    pid: int
-    started: float
-    """Seconds from its process's start until it served."""
 
 
 class Stack(OwnStack):
@@ -113,11 +98,12 @@ class Stack(OwnStack):
 
         await until(back, f"the restart of {', '.join(killed)}", patience)
 
-    async def until_healthy(self, patience: float) -> None:
-        """Return once no process is down; what was killed last may still start."""
+    async def until_healthy(self, patience: float, names: Collection[str] | None = None) -> None:
+        """Return once some processes are healthy, all if None; what was killed may still start."""
 
         async def healthy() -> bool:
-            return not self.unhealthy()
+            ill = self.unhealthy()
+            return not (ill if names is None else ill.keys() & set(names))
 
         await until(healthy, "the restart of what was killed", patience)
 
@@ -150,18 +136,18 @@ class Stack(OwnStack):
     @contextmanager
     def further_pod(
         self, kind: PodKind, settings: Mapping[str, str] | None = None
-    ) -> Iterator[FurtherPod]:
+    ) -> Iterator[tuple[str, int]]:
         """Run one more pod, with other settings than the stack's, until the block ends.
 
-        The stack's S3 must run.
+        Neither the control plane nor Envoy knows it. The stack's S3 must run. Yield its host:port
+        and process id once it serves.
         """
         spec = self.further(kind)
         environment = {**self.environment, **spec.environment, **(settings or {})}
         address, log = f"127.0.0.1:{spec.port}", self.home.logs / f"{spec.name}.log"
-        begun = time.monotonic()
         ready = partial(serves, address, GRPC_SERVICES[kind])
         with running(spec.command, log, ready, environment) as pid:
-            yield FurtherPod(address, pid, time.monotonic() - begun)
+            yield address, pid
 
 
 def linked_home(home: Home, name: str) -> Home:
@@ -172,15 +158,12 @@ def linked_home(home: Home, name: str) -> Home:
     return own
 
 
-def built_home(
-    home: Home, name: str, source: Home, dataset: str, settings: Mapping[str, str]
-) -> Home:
+def built_home(home: Home, name: str, dataset: str, settings: Mapping[str, str]) -> Home:
     """Return an empty home below another's, with features that are built anew: events change them.
 
     Args:
-        home: below which it is.
+        home: below which it is, and which has the data set.
         name: of its folder.
-        source: home of the data set.
         dataset: its name.
         settings: variables of the build.
 
@@ -188,34 +171,9 @@ def built_home(
         VireoError: they can't be built.
     """
     own = _emptied(home, name)
-    (own.root / "data").symlink_to((source.root / "data").absolute(), target_is_directory=True)
+    (own.root / "data").symlink_to((home.root / "data").absolute(), target_is_directory=True)
     run_vireo(["features", "build", dataset], {**stack_environment(own), **settings})
     return own
-
-
-def trained_home(home: Home, dataset: str, console: Console) -> Home:
-    """Return a home with a release of a data set: this, else one that is trained briefly and kept.
-
-    Raises:
-        VireoError: none was trained, and the data set isn't one that can be fetched.
-    """
-    if _trained(home, dataset):
-        return home
-    small = Home(home.root / "bench" / "trained")
-    if _trained(small, dataset):
-        return small
-    if dataset != _FETCHED:
-        raise VireoError(f"nothing was trained on {dataset}; do it: vireo train --data {dataset}")
-    console.print(f"training a small release on {dataset}, since {home.root} has none")
-    environment = stack_environment(small)
-    run_vireo(["data", "fetch", dataset], environment)
-    options = ["--profile", _PROFILE, "--no-refit", "--force"]
-    run_vireo(["train", "--data", dataset, *options], environment)
-    return small
-
-
-def _trained(home: Home, dataset: str) -> bool:
-    return (home.staged_release(dataset) / "manifest.json").exists()
 
 
 def _emptied(home: Home, name: str) -> Home:

@@ -23,8 +23,6 @@ OUTSIDE = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "bench/README.md",
-    "bench/report/speed/speed.md",
-    *(f"bench/report/speed/{service}.svg" for service in ("gateway", "candidate", "ranking")),
     "clients/README.md",
     *(f"clients/{language}/README.md" for language in ("python", "go", "java", "typescript")),
 )

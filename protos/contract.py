@@ -5,6 +5,8 @@ Everything comes from the descriptor set, so that it can be read before any stub
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,11 +17,9 @@ from google.protobuf.descriptor import (
     MethodDescriptor,
     ServiceDescriptor,
 )
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
-
-from protos.comments import comments_by_name
 
 
 class Contract:
@@ -75,3 +75,30 @@ class Contract:
         """An option of ours; read by classes of the same pool, which know the extension."""
         options = self._any_options[kind].FromString(element.GetOptions().SerializeToString())
         return options.Extensions[self._pool.FindExtensionByName(extension)]
+
+
+def comments_by_name(described: FileDescriptorSet) -> defaultdict[str, str]:
+    """Return the leading comments of elements by full name; empty for those that have none.
+
+    The name of an enum's value includes the enum: `vireo.v1.Surface.SURFACE_HOME`. A file's name is
+    its path.
+    """
+    found = defaultdict[str, str](str)
+    for file in described.file:
+        for place in file.source_code_info.location:
+            lines = place.leading_comments.split("\n")
+            if text := "\n".join(line.removeprefix(" ") for line in lines).strip():
+                found[_full_name(file, place.path)] = text
+    return found
+
+
+def _full_name(file: FileDescriptorProto, path: Sequence[int]) -> str:
+    """Return the name of the element at a path of field numbers and indexes, as protoc gives it."""
+    if len(path) % 2:
+        return file.name  # its syntax, above which a file's own comment is
+    names, element = [file.package], file
+    for number, index in zip(path[::2], path[1::2], strict=True):
+        fields: Any = element.DESCRIPTOR.fields_by_number
+        element = getattr(element, fields[number].name)[index]
+        names.append(element.name)
+    return ".".join(names)

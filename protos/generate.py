@@ -13,11 +13,16 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from protos.openapi import openapi
-from protos.protoc import SOURCES, VALIDATE, describe, run_on_protos
+from protos.protoc import (
+    DESCRIPTOR_SET,
+    GENERATED,
+    SOURCES,
+    VALIDATE,
+    describe,
+    run_on_protos,
+)
 from protos.python_client import generate_client
 
-GENERATED = SOURCES / "gen"
-DESCRIPTOR_SET = GENERATED / "vireo" / "descriptors.binpb"
 OPENAPI = GENERATED / "vireo" / "openapi.json"
 _OUTSIDE = re.compile(r"^(from |import )(inference|buf)(?=[. ])", re.M)
 """Imports of packages that protoc names by the folders of their protos; ours lie below `vireo`."""

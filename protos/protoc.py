@@ -17,6 +17,8 @@ from grpc_tools import protoc
 from protovalidate import ViolationPb
 
 SOURCES = Path(__file__).parent
+GENERATED = SOURCES / "gen"
+DESCRIPTOR_SET = GENERATED / "vireo" / "descriptors.binpb"
 VALIDATE = "buf/validate/validate.proto"
 
 _IMPORTED = (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import EnumDescriptorProto, FileDescriptorSet
 
-from protos.comments import comments_by_name
+from protos.contract import comments_by_name
 from protos.protoc import SOURCES, describe, run_protoc
 from protos.wire import wire_descriptors
 

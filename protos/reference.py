@@ -16,8 +16,7 @@ from google.protobuf.descriptor import (
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from protos.contract import Contract
-from protos.generate import DESCRIPTOR_SET
-from protos.protoc import SOURCES
+from protos.protoc import DESCRIPTOR_SET, SOURCES
 
 PAGE = SOURCES.parent / "docs" / "api.md"
 PACKAGES = ("vireo.v1", "inference")

@@ -1,7 +1,8 @@
 """The protos as they are on the wire: names, numbers and types.
 
 Without comments, and ours without rules and REST bindings, so that nothing needs the files which
-declare those.
+declare those. `python -m protos.wire` writes protos/baseline.json, the API that must not break:
+`make breaking` holds the protos to it, and `make protos-baseline` takes them as they are now.
 """
 
 from __future__ import annotations
@@ -9,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
+from protos.protoc import DESCRIPTOR_SET, SOURCES
+
+BASELINE = SOURCES / "baseline.json"
 _ONLY_OPTIONS = {"buf/validate/validate.proto", "google/api/annotations.proto"}
 
 
@@ -53,3 +58,14 @@ def _clear_options(message: Message) -> None:
         elif field.message_type is not None:
             for each in value if field.is_repeated else [value]:
                 _clear_options(each)
+
+
+def baseline() -> str:
+    """The API as it is now: an image that `buf breaking` takes, and a person can compare."""
+    described = FileDescriptorSet.FromString(DESCRIPTOR_SET.read_bytes())
+    ours = [file.name for file in described.file if file.name.startswith("vireo/")]
+    return MessageToJson(wire_descriptors(described, ours)) + "\n"
+
+
+if __name__ == "__main__":
+    BASELINE.write_text(baseline())

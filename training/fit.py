@@ -26,9 +26,14 @@ from rich.console import Console
 from vireo.server.home import Home
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
-from vireo.server.releases.manifest import FORMAT_VERSION, FeatureSchema, Manifest
+from vireo.server.releases.manifest import (
+    FORMAT_VERSION,
+    FeatureSchema,
+    Manifest,
+    Quotas,
+    ScoreWeights,
+)
 from vireo.server.releases.memory import return_memory
-from vireo.server.releases.weights import Quotas, ScoreWeights
 from vireo.training.data.dataset import Dataset, describe_dataset
 from vireo.training.data.split import Holdout
 from vireo.training.evaluation.diversity import ALLOWED_LOSS, choose_diversity

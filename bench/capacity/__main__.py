@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
+import jinja2
 import typer
 from rich.console import Console
 
-from bench.capacity.plan import DAY_SECONDS, ROLES, Demand, Policy, Prices, limits, plan
-from bench.capacity.published import PAGE, capacity_page, published_costs
+from bench.capacity import plan as facts
+from bench.capacity.plan import (
+    DAY_SECONDS,
+    ROLES,
+    Costs,
+    Demand,
+    Policy,
+    Prices,
+    limits,
+    plan,
+    role_milliseconds,
+)
 from vireo.ops.cli.output import print_table, table_of
-from vireo.server.errors import VireoError
 
+PAGE = Path(__file__).parents[2] / "docs/capacity.md"
+_VIEWERS = (1_000, 100_000, 10_000_000)
 _DEFAULT, _POLICY, _PRICES = Demand(0), Policy(), Prices()
 
 
@@ -28,12 +41,7 @@ def capacity(
     gb_hour: Annotated[float, typer.Option(help="Dollars.")] = _PRICES.gb_hour,
 ) -> None:
     """Write docs/capacity.md, or print what a number of daily viewers needs."""
-    try:
-        costs = published_costs()
-    except VireoError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from error
-    console = Console(highlight=False)
+    costs, console = Costs.measured(), Console(highlight=False)
     if not viewers:
         PAGE.write_text(capacity_page(costs))
         console.print(f"wrote {PAGE}")
@@ -55,9 +63,42 @@ def capacity(
         "of features to read a day of the log",
         soft_wrap=True,
     )
-    for limit in limits(demand, costs, policy):
-        if limit.daily_viewers < viewers:
-            console.print(f"beyond {limit.part}: {limit.then}", soft_wrap=True)
+    for part, limit in limits(demand, costs, policy).items():
+        if limit < viewers:
+            console.print(f"beyond what docs/capacity.md says of {part}", soft_wrap=True)
+
+
+def capacity_page(costs: Costs) -> str:
+    """Return the page as Markdown."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # noqa: S701 (Markdown, of figures and texts of ours)
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("page.md.jinja").render(
+        demand=_DEFAULT,
+        policy=_POLICY,
+        prices=_PRICES,
+        costs=costs,
+        spent=role_milliseconds(_DEFAULT, costs),
+        plans=[plan(Demand(viewers), costs, _POLICY, _PRICES) for viewers in _VIEWERS],
+        limits=limits(_DEFAULT, costs, _POLICY),
+        viewers=_VIEWERS,
+        roles=ROLES,
+        facts=facts,
+        log_defaults=facts.LOG_DEFAULTS,
+        number=format,
+        rounded=_rounded,
+    )
+
+
+def _rounded(viewers: float) -> str:
+    """Return a number with two digits that count."""
+    digits = len(str(int(viewers))) - 2
+    return f"{round(viewers, -digits):,.0f}"
 
 
 if __name__ == "__main__":

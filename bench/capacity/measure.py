@@ -1,5 +1,7 @@
 """Measure what no other benchmark has: `python -m bench.capacity.measure FEATURES [HOME]`.
 
+The figures replace those in `report/capacity.json`, in which those of others are written by hand.
+
 The memory and the processor time of Redis for viewers' rows, the bytes of an event in the log and
 how many messages a second it stores, and the memory of the processes of a stack that runs on HOME.
 Bytes and memory don't depend on how busy the machine is, processor time little; messages do.
@@ -22,8 +24,7 @@ import psutil
 import yaml
 from pydantic import SecretStr
 
-from bench.capacity.plan import Demand
-from bench.capacity.published import CHECKOUT, OWN
+from bench.capacity.plan import MEASURED, Demand
 from tests.builders.nats import running_nats, settings_of
 from tests.builders.redis import running_redis
 from vireo.ops.stack.state import running_stack
@@ -172,7 +173,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         given = [Path(each) for each in sys.argv[1:]]
         found = measure(given[0], given[1] if len(given) > 1 else None, Path(folder))
-    path = CHECKOUT / OWN
-    before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(before | found, indent=2) + "\n")
-    sys.stdout.write(f"wrote {path} after {time.monotonic() - begun:.0f} s\n")
+    costs = json.loads(MEASURED.read_text())
+    found["process_mb"] = costs["process_mb"] | found.get("process_mb", {})
+    MEASURED.write_text(json.dumps(costs | found, indent=2) + "\n")
+    sys.stdout.write(f"wrote {MEASURED} after {time.monotonic() - begun:.0f} s\n")

@@ -6,13 +6,12 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.chaos.chain import Chain
 from bench.chaos.findings import CaseResult, Findings, degradations
-from bench.chaos.plan import ChaosPlan
 from bench.load import SteadyLoad
 from bench.replay import Replay
 from bench.site import Recorder, Refusal, opened_site
@@ -20,6 +19,9 @@ from bench.site import Recorder, Refusal, opened_site
 _REFUSED_SECONDS = 5.0
 """Maximum seconds until a caller knows that the log is away."""
 _MAX_SHOWN = 3
+
+Begin = Callable[[Chain], AbstractAsyncContextManager[Any]]
+"""Lets a fault last until the block ends; whatever it needs beforehand is done when that begins."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +32,11 @@ class Fault:
     """
 
     title: str
-    begin: Callable[[Chain], AbstractAsyncContextManager[Any]]
-    """Lets it last until the block ends; whatever it needs beforehand is done when that begins."""
-    lasts: Callable[[ChaosPlan], float] | None = None
-    """Seconds that it lasts in its case; None if the case does otherwise."""
-    times: Callable[[ChaosPlan], int] = lambda _: 1
-    """How often it comes."""
+    begin: Begin
+    lasts: tuple[float, float] | None = None
+    """Seconds that it lasts in its case, and in the short form; None if the case says."""
+    times: tuple[int, int] = (1, 1)
+    """How often it comes, and in the short form."""
     declares: frozenset[str] = frozenset()
     """Each slate meanwhile must declare one of these degradations."""
     declared_after: float = 0.0
@@ -73,122 +74,112 @@ async def run_case(case: Case, chain: Chain) -> CaseResult:
     """Run a case on a stack that is well; raise VireoError if it can't be run to its end."""
     if case.run is not None:
         return await case.run(chain)
-    async with AsyncExitStack() as opened:
-        replay = await opened.enter_async_context(chain.replay()) if case.events else None
+    plan, findings = chain.plan, chain.findings
+    if not case.events:
         async with chain.load() as load:
-            recorder = chain.recorder() if case.events else None
-            async with AsyncExitStack() as recording:
-                if recorder:
-                    await recording.enter_async_context(recorder)
-                await asyncio.sleep(chain.plan.quiet)
+            await asyncio.sleep(plan.quiet)
+            for fault in case.faults:
+                await _suffer(chain, load, fault)
+            await asyncio.sleep(plan.settle)
+        return findings.result(load)
+    async with chain.replay() as replay:
+        async with chain.load() as load:
+            async with chain.recorder() as recorder:
+                await asyncio.sleep(plan.quiet)
                 for fault in case.faults:
-                    if fault.lasts and not fault.idle:
-                        for _ in range(fault.times(chain.plan)):
-                            await _Suffering(chain, load, fault, recorder, replay).run()
-                await asyncio.sleep(chain.plan.settle)
-            for fault in (each for each in case.faults if each.idle):
-                await until_applied(chain, replay)
-                await _Suffering(chain, load, fault, recorder, replay).run()
-        if recorder and replay:
-            if case.events == "refused":
-                check_refused(chain.findings, recorder.refusals)
-            elif case.events == "kept":
-                refused = f"{len(recorder.refusals)} calls were refused"
-                chain.findings.must(not recorder.refusals, refused)
-            await check_events(chain, replay, recorder)
-    return chain.findings.result(load)
+                    for _ in range(0 if fault.idle else plan.of(*fault.times)):
+                        await _suffer(chain, load, fault, recorder, replay)
+                await asyncio.sleep(plan.settle)
+            for fault in case.faults:
+                if fault.idle:
+                    await until_applied(chain, replay)
+                    await _suffer(chain, load, fault, recorder, replay)
+        if case.events == "refused":
+            check_refused(findings, recorder.refusals)
+        elif case.events == "kept":
+            count = len(recorder.refusals)
+            findings.must(not count, f"{count} calls were refused")
+        await check_events(chain, replay, recorder)
+    return findings.result(load)
 
 
-@dataclass(frozen=True)
-class _Suffering:
-    """A fault, and what is looked at while it lasts and after."""
+async def _suffer(
+    chain: Chain,
+    load: SteadyLoad,
+    fault: Fault,
+    recorder: Recorder | None = None,
+    replay: Replay | None = None,
+) -> None:
+    """Let a fault come and end, and judge what there was meanwhile and after.
 
-    chain: Chain
-    load: SteadyLoad
-    fault: Fault
-    recorder: Recorder | None
-    replay: Replay | None
+    A fault that says something of events needs their recorder and replay.
+    """
+    plan, findings = chain.plan, chain.findings
+    assert fault.lasts
+    findings.progress(fault.title)
 
-    async def run(self) -> None:
-        chain, fault = self.chain, self.fault
-        assert fault.lasts
-        chain.findings.progress(fault.title)
-        async with fault.begin(chain):
-            gone = time.monotonic()
-            row = await self._row()
-            if fault.refuses:
-                await chain.findings.until(self._refused_since(gone), "events were still taken")
-            await asyncio.sleep(fault.lasts(chain.plan))
-            chain.findings.must(await self._row() == row, "rows were written despite it")
-            over = time.monotonic()
-        # What ends may take a while to be back, as pods do.
-        seen = [f"{over - gone:.0f} s", *await self._after(time.monotonic())]
-        self._check_declared(gone, over, seen)
-        chain.findings.note(f"{fault.title}: {', '.join(seen)}")
+    async def row() -> int:
+        return await replay.position() if replay and fault.stops_rows else 0
 
-    async def _row(self) -> int:
-        return await self.replay.position() if self.replay and self.fault.stops_rows else 0
+    async with fault.begin(chain):
+        gone = time.monotonic()
+        before = await row()
+        if recorder and fault.refuses:
+            refusals = recorder.refusals
 
-    def _refused_since(self, gone: float) -> Callable[[], Awaitable[bool]]:
-        async def refused() -> bool:
-            assert self.recorder is not None, "a case whose events are recorded"
-            return any(each.at >= gone for each in self.recorder.refusals)
+            async def refused() -> bool:
+                return any(each.at >= gone for each in refusals)
 
-        return refused
+            await findings.until(refused, "events were still taken")
+        await asyncio.sleep(plan.of(*fault.lasts))
+        findings.must(await row() == before, "rows were written despite it")
+        over = time.monotonic()
+    back = time.monotonic()  # what ends may take a while to be back, as pods do
+    seen = [f"{over - gone:.0f} s"]
 
-    async def _after(self, back: float) -> list[str]:
-        """Return how soon after a moment all was as before."""
-        chain, fault, seen = self.chain, self.fault, []
-        if self.recorder and fault.recorded_within is not None:
-            took = await _until_recorded(chain, self.recorder, back)
-            seen.append(self._judged("events were taken again", took, fault.recorded_within))
-        if fault.applied_within is not None:
-            took = await until_applied(chain, self.replay)
-            seen.append(self._judged("events were applied again", took, fault.applied_within))
-        if fault.full_within is not None:
-            took = await chain.findings.until_full(self.load, back)
-            seen.append(self._judged("slates were full", took, fault.full_within))
-        return seen
+    def judged(what: str, took: float, within: float) -> None:
+        holds = math.isinf(within) or took <= plan.within(within)
+        findings.must(holds, f"{fault.title}: {what} only {took:.1f} s after")
+        seen.append(f"{what} {took:.1f} s after")
 
-    def _judged(self, what: str, took: float, within: float) -> str:
-        holds = math.isinf(within) or took <= self.chain.plan.within(within)
-        self.chain.findings.must(holds, f"{self.fault.title}: {what} only {took:.1f} s after")
-        return f"{what} {took:.1f} s after"
+    if recorder and fault.recorded_within is not None:
+        acknowledged = recorder
 
-    def _check_declared(self, gone: float, over: float, seen: list[str]) -> None:
-        """Check that slates said so; one that came later may have waited until all was back."""
-        fault, findings = self.fault, self.chain.findings
-        if not fault.declares:
-            return
-        during = [
-            each
-            for each in self.load.answers
-            if gone + fault.declared_after <= each.at
-            and each.at + each.seconds < over
-            and not each.failure
-        ]
-        silent = [each for each in during if not degradations(each) & fault.declares]
-        answered = bool(during) or fault.declared_after > 0
-        findings.must(answered, f"{fault.title}: nothing was answered")
-        when = ", ".join(f"{each.at - gone:.1f}" for each in silent[:_MAX_SHOWN])
-        count = f"{len(silent)} of {len(during)}"
-        findings.must(not silent, f"{fault.title}: {count} slates did not say so, {when} s after")
-        seen.append(f"{len(during) - len(silent)} slates said so")
+        async def recorded() -> bool:
+            return acknowledged.last_left > back
+
+        took = await findings.until(recorded, "events were not taken again")
+        judged("events were taken again", took, fault.recorded_within)
+    if replay and fault.applied_within is not None:
+        took = await until_applied(chain, replay)
+        judged("events were applied again", took, fault.applied_within)
+    if fault.full_within is not None:
+        took = await findings.until_full(load, back)
+        judged("slates were full", took, fault.full_within)
+    if fault.declares:
+        seen.append(_declared(findings, load, fault, gone, over))
+    findings.note(f"{fault.title}: {', '.join(seen)}")
 
 
-async def _until_recorded(chain: Chain, recorder: Recorder, since: float) -> float:
-    """Return the seconds from `since` until a call was acknowledged that left after it."""
+def _declared(findings: Findings, load: SteadyLoad, fault: Fault, gone: float, over: float) -> str:
+    """Judge whether slates said so; one that came later may have waited until all was back."""
+    begins = gone + fault.declared_after
+    during = [
+        each
+        for each in load.answers
+        if begins <= each.at and each.at + each.seconds < over and not each.failure
+    ]
+    silent = [each for each in during if not degradations(each) & fault.declares]
+    answered = bool(during) or fault.declared_after > 0
+    findings.must(answered, f"{fault.title}: nothing was answered")
+    when = ", ".join(f"{each.at - gone:.1f}" for each in silent[:_MAX_SHOWN])
+    count = f"{len(silent)} of {len(during)}"
+    findings.must(not silent, f"{fault.title}: {count} slates did not say so, {when} s after")
+    return f"{len(during) - len(silent)} slates said so"
 
-    async def recorded() -> bool:
-        return recorder.last_left > since
 
-    await chain.findings.until(recorded, "events were not taken again")
-    return time.monotonic() - since
-
-
-async def until_applied(chain: Chain, replay: Replay | None) -> float:
+async def until_applied(chain: Chain, replay: Replay) -> float:
     """Return the seconds until all that is in the log is in the rows; see `Findings.until`."""
-    assert replay is not None, "a case whose events are recorded"
     return await chain.findings.until(replay.applied, "the events were never applied")
 
 

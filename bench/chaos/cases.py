@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from rich.console import Console
 
 from bench.chaos import faults, measured, overload
-from bench.chaos.case import Case, Fault
+from bench.chaos.case import Case, Fault, run_case
+from bench.chaos.chain import Chain, running_chain
+from bench.chaos.findings import UNREAD, CaseResult, ChaosPlan
+from bench.chaos.places import CannotRunError
+from vireo.server.errors import VireoError
+from vireo.server.home import Home
 
-_UNREAD = frozenset({"features_missing", "features_stale"})
+_SHARE, _MIN_RATE = 0.4, 5.0
+"""Share of the sustainable rate that the steady load has at most, and its minimum a second."""
+
 _BEHIND = frozenset({"features_behind"})
 
 # Pods.
 _KILLED_PODS = Fault(
     "pods are killed",
-    faults.killed_in_turn(lambda chain: chain.plan.killed_pods),
-    lasts=lambda plan: plan.killed_requests / plan.rate,
+    faults.killed_in_turn(faults.EVERY, faults.FIRST),
+    lasts=(250.0, 4.0),
 )
-_RESTARTED = Fault("a rolling restart", faults.rolling_restart, lasts=lambda plan: plan.settle)
+_RESTARTED = Fault("a rolling restart", faults.rolling_restart, lasts=(2.0, 1.0))
 _HANGING = Fault("a pod hangs", faults.hanging)
 _UNAVAILABLE, _SLOW, _NAN = (
-    Fault(title, faults.faulty(fault), lasts=lambda plan: plan.faulty)
+    Fault(title, faults.faulty(fault), lasts=(10.0, 3.0))
     for title, fault in (
         ("a pod answers UNAVAILABLE", "unavailable"),
         ("a pod is 50 times slower", "slow"),
@@ -27,25 +39,23 @@ _UNAVAILABLE, _SLOW, _NAN = (
     )
 )
 _NO_RANKING, _NO_CANDIDATES, _NO_FEATURES = (
-    Fault(
-        title, begin, lasts=lambda plan: plan.outage, declares=frozenset(declares), full_within=5.0
-    )
+    Fault(title, begin, lasts=(6.0, 2.0), declares=frozenset(declares), full_within=5.0)
     for title, begin, declares in (
         ("no ranking pods", faults.all_dead("ranking"), {"ranking_skipped"}),
         ("no candidate pods", faults.all_dead("candidate"), {"popular_fallback"}),
-        ("no feature store", faults.without_tables, _UNREAD),
+        ("no feature store", faults.without_tables, UNREAD),
     )
 )
-_HOST_CUT_OFF = Fault("a host is cut off", faults.host_cut_off, lasts=lambda plan: plan.cut)
+_HOST_CUT_OFF = Fault("a host is cut off", faults.host_cut_off, lasts=(12.0, 6.0))
 
 # The control plane.
 _PODS_CHANGE = Fault(
     "no control plane while pods come and go",
     faults.pods_change_without_control_plane,
-    lasts=lambda plan: plan.control_outage,
+    lasts=(60.0, 4.0),
 )
 _NO_CONTROL = Fault("no control plane", faults.held_down("control"))
-_REJECTED = Fault("Envoy refuses routes", faults.rejected_routes, lasts=lambda plan: plan.settle)
+_REJECTED = Fault("Envoy refuses routes", faults.rejected_routes, lasts=(2.0, 1.0))
 
 # Too many calls.
 _FLOODED = Fault("four times the sustainable load", overload.flooded)
@@ -57,14 +67,14 @@ _ATTACKED = Fault("hostile callers", overload.attacked)
 _LOG_KILLED = Fault(
     "the log is killed",
     faults.killed_log,
-    lasts=lambda plan: plan.settle,
-    times=lambda plan: plan.log_kills,
+    lasts=(2.0, 1.0),
+    times=(3, 1),
     recorded_within=math.inf,
 )
 _NO_LOG = Fault(
     "no log",
     faults.held_down("log"),
-    lasts=lambda plan: plan.log_outage,
+    lasts=(60.0, 4.0),
     declares=_BEHIND,
     declared_after=20.0,
     full_within=math.inf,
@@ -74,7 +84,7 @@ _NO_LOG = Fault(
 _LOG_DISK_FULL = Fault(
     "the log's disk is full",
     faults.full_log_disk,
-    lasts=lambda plan: plan.outage,
+    lasts=(6.0, 2.0),
     full_within=math.inf,
     refuses=True,
     recorded_within=30.0,  # the supervisor restarts the server 10 s after it has noticed
@@ -84,7 +94,7 @@ _FAR_BEHIND = Fault("many events without a consumer", measured.far_behind)
 _STORE_LOCKED = Fault(
     "SQLite is locked",
     faults.locked_store,
-    lasts=lambda plan: 2 * plan.store_outage,
+    lasts=(16.0, 4.0),
     declares=_BEHIND,
     declared_after=13.0,  # gateways wait for 10 s, and hear each second how far the consumer is
     full_within=15.0,
@@ -93,15 +103,15 @@ _STORE_LOCKED = Fault(
 )
 _KILLED_GATEWAYS = Fault(
     "gateways are killed",
-    faults.killed_in_turn(lambda chain: chain.plan.killed_gateways),
-    lasts=lambda plan: plan.settle,
+    faults.killed_in_turn(2 * ("gateway-1", "gateway-2"), ("gateway-1",)),
+    lasts=(2.0, 1.0),
 )
 _REDIS_HANGS, _REDIS_KILLED, _REDIS_KILLED_IDLE = (
     Fault(
         title,
         begin,
-        lasts=lambda plan: plan.store_outage,
-        declares=_UNREAD,
+        lasts=(8.0, 2.0),
+        declares=UNREAD,
         full_within=20.0,  # the lease of a consumer that Redis forgot may have to end
         applied_within=20.0,
         idle=begin is faults.killed_redis and "idle" in title,
@@ -193,3 +203,32 @@ ALERTING: tuple[Fault, ...] = (
 
 AFTER_DEATHS = frozenset((_KILLED_PODS, _KILLED_CONSUMER, _FAR_BEHIND))
 """Faults that wait until no process has died for a while: doctor would rightly name that first."""
+
+
+def run_chaos(
+    home: Home, dataset: str, numbers: Sequence[int], plan: ChaosPlan, console: Console
+) -> Iterator[CaseResult]:
+    """Run cases by number on stacks of their own, and yield each one's result when it is there.
+
+    Raises:
+        VireoError: the stack can't be set up or started.
+    """
+    for on_redis in (False, True):
+        if chosen := [number for number in numbers if CASES[number].on_redis == on_redis]:
+            with running_chain(home, dataset, plan, on_redis=on_redis) as chain:
+                rate = _SHARE * asyncio.run(chain.sustainable_rate())
+                affordable = replace(plan, rate=max(_MIN_RATE, min(plan.rate, rate)))
+                for number in chosen:
+                    case = replace(chain.for_case(number, console), plan=affordable)
+                    case.findings.progress(CASES[number].title)
+                    yield asyncio.run(_run(number, case))
+
+
+async def _run(number: int, chain: Chain) -> CaseResult:
+    try:
+        await chain.until_well()
+        return await run_case(CASES[number], chain)
+    except CannotRunError as error:
+        return CaseResult(number, 0, 0, 0, holds=None, note=f"skipped: {error}")
+    except VireoError as error:
+        return CaseResult(number, 0, 0, 0, holds=False, note=str(error))

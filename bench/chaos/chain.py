@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
+import json
 import os
 import shutil
 import signal
@@ -15,15 +15,13 @@ from functools import partial
 
 from rich.console import Console
 
-from bench.chaos.findings import Findings, Judge
+from bench.chaos.findings import ChaosPlan, Findings, Judge
 from bench.chaos.places import small_log_disk, unmount_log_disk
-from bench.chaos.plan import ChaosPlan
-from bench.chaos.views import Host, hosts
-from bench.load import SteadyLoad, closed_load
-from bench.process import running, serves
+from bench.load import SteadyLoad, beside, closed_load
+from bench.process import page_of, running, serves
 from bench.replay import Replay, opened_replay
 from bench.site import Recorder
-from bench.stack import Stack, built_home, trained_home
+from bench.stack import Stack, built_home
 from tests.builders.redis import RunningRedis, running_redis
 from vireo.ops.stack.nats import reachable_log
 from vireo.ops.stack.processes import ProcessSpec
@@ -37,6 +35,19 @@ _POLL = 0.05
 _CALLERS = 8
 """Closed-loop callers: enough to keep the stack busy, too few to be shed."""
 _KNOWN_VIDEOS, _UNKNOWN_VIDEOS = 200, 50
+_LOG_OUTAGE = 60.0
+
+
+@dataclass(frozen=True)
+class Host:
+    """One pod as Envoy sees it: as this one, if Envoy doesn't know it."""
+
+    healthy: bool = False
+    """Whether it gets calls: it passes checks, and is neither ejected nor draining."""
+    checked_out: bool = False
+    """Whether it fails the active health check."""
+    requests: int = 0
+    """Calls that it got so far, without health checks."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,7 @@ class Chain:
             edge,
             self.videos,
             rate or plan.event_rate,
-            plan.log_outage + plan.patience,
+            _LOG_OUTAGE + plan.patience,
             viewers=viewers or plan.viewers,
             size=size,
         )
@@ -84,10 +95,12 @@ class Chain:
         return opened_replay(self.stack.home, self.dataset, reachable_log(self.settings), url)
 
     async def sustainable_rate(self) -> float:
-        """Return how many full answers a second a few callers get."""
+        """Return how many full answers a second a few callers get, and show it."""
         seconds = 2 * self.plan.quiet
         answers = await closed_load(self.settings.edge, self.viewers, _CALLERS, seconds)
-        return sum(map(self.findings.judge.full, answers)) / seconds
+        rate = sum(map(self.findings.judge.full, answers)) / seconds
+        self.findings.progress(f"{rate:.0f} requests a second are sustainable")
+        return rate
 
     def for_case(self, number: int, console: Console) -> Chain:
         """Return the chain with findings of a case, which are shown on a console."""
@@ -109,18 +122,36 @@ class Chain:
             for number, port in enumerate(self.settings.pod_ports(kind), start=1)
         }
 
-    async def host(self, kind: str, address: str) -> Host:
-        """Return a pod as Envoy sees it: unhealthy and never asked if Envoy doesn't know it."""
-        known = await hosts(self.settings.admin_port, kind)
-        return known.get(address, Host(healthy=False, checked_out=False, requests=0))
+    async def hosts(self, cluster: str) -> dict[str, Host]:
+        """Return the pods of a cluster by "address:port"; none if Envoy has no such cluster.
+
+        Raises:
+            VireoError: Envoy doesn't answer.
+        """
+        found = {}
+        document = json.loads(await page_of(self.settings.admin_port, "clusters?format=json"))
+        for status in document.get("cluster_statuses", ()):
+            for host in status.get("host_statuses", ()) if status["name"] == cluster else ():
+                place = host["address"]["socket_address"]
+                flags = dict(host.get("health_status", {}))
+                by_discovery = flags.pop("eds_health_status", "HEALTHY") in ("HEALTHY", "UNKNOWN")
+                stats = {stat["name"]: int(stat.get("value", 0)) for stat in host["stats"]}
+                found[f"{place['address']}:{place['port_value']}"] = Host(
+                    by_discovery and not any(flags.values()),
+                    bool(flags.get("failed_active_health_check")),
+                    stats["rq_total"],
+                )
+        return found
 
     async def pod_host(self, name: str) -> Host:
         """Return one of the stack's own pods as Envoy sees it."""
-        return await self.host(name.rpartition("-")[0], f"127.0.0.1:{self.pods()[name]}")
+        known = await self.hosts(name.rpartition("-")[0])
+        return known.get(f"127.0.0.1:{self.pods()[name]}", Host())
 
     async def requests(self, places: Mapping[PodKind, str]) -> dict[PodKind, int]:
         """Return the calls that pods got so far, given their "address:port" by kind."""
-        return {kind: (await self.host(kind, at)).requests for kind, at in places.items()}
+        hosts = {kind: (await self.hosts(kind)).get(at, Host()) for kind, at in places.items()}
+        return {kind: host.requests for kind, host in hosts.items()}
 
     async def until_used(
         self, places: Mapping[PodKind, str], otherwise: str, calls: int = 1
@@ -156,7 +187,7 @@ class Chain:
         """
 
         async def well() -> bool:
-            known = [await hosts(self.settings.admin_port, kind) for kind in POD_KINDS]
+            known = [await self.hosts(kind) for kind in POD_KINDS]
             return (
                 not self.stack.unhealthy()
                 and [len(each) for each in known] == [len(self.pods(kind)) for kind in POD_KINDS]
@@ -167,19 +198,14 @@ class Chain:
             ill = ", ".join(f"{name}: {state}" for name, state in self.stack.unhealthy().items())
             raise VireoError(f"the stack is not well: {ill}")
 
-    async def until_healthy(self, names: Iterable[str]) -> float:
-        """Return the seconds until the supervisor finds all of these processes healthy."""
-        wanted = set(names)
-
-        async def healthy() -> bool:
-            return wanted.isdisjoint(self.stack.unhealthy())
-
-        return await self.findings.until(healthy)
+    async def until_healthy(self, *names: str) -> None:
+        """Return once these processes are healthy; raise VireoError if that takes too long."""
+        await self.stack.until_healthy(self.plan.patience, names)
 
     # What is done to it.
 
-    async def replaced(self, name: str, number: signal.Signals) -> float:
-        """Send a signal that ends a pod; return the seconds until Envoy calls its successor."""
+    async def replaced(self, name: str, number: signal.Signals) -> None:
+        """Send a signal that ends a pod, and return once Envoy calls its successor."""
         pid = self.stack.send(name, number)
 
         async def back() -> bool:
@@ -187,7 +213,7 @@ class Chain:
 
         took = await self.findings.until(back, f"{name} did not come back")
         called = await self.until_pod(name, lambda h: h.healthy, f"{name} got no calls again")
-        return took + called
+        self.findings.progress(f"{name} back after {took + called:.1f} s")
 
     @asynccontextmanager
     async def held_down(self, names: Iterable[str]) -> AsyncIterator[None]:
@@ -209,15 +235,9 @@ class Chain:
                 kill()
 
         kill()
-        killing = asyncio.create_task(keep_killing())
-        try:
+        async with beside(keep_killing()):
             yield
-        finally:
-            killing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await killing
-        if math.isinf(await self.until_healthy(names & self.pods().keys())):
-            self.findings.progress(f"not all of {', '.join(sorted(names))} came back")
+        await self.until_healthy(*names & self.pods().keys())
 
     @asynccontextmanager
     async def listed(self, places: Mapping[PodKind, str]) -> AsyncIterator[None]:
@@ -229,8 +249,7 @@ class Chain:
             self._list(places, present=False)
 
             async def gone() -> bool:
-                admin = self.settings.admin_port
-                return not any([at in await hosts(admin, kind) for kind, at in places.items()])
+                return not any([at in await self.hosts(kind) for kind, at in places.items()])
 
             await self.findings.until(gone)
 
@@ -274,7 +293,6 @@ def running_chain(
     home: Home,
     dataset: str,
     plan: ChaosPlan,
-    console: Console,
     *,
     on_redis: bool,
     bench: str = "chaos",
@@ -283,10 +301,9 @@ def running_chain(
     """Run a stack on a home of its own, whose log has a small disk if this process may mount one.
 
     Args:
-        home: has a release that was trained on the data set, else a small one is trained.
+        home: has a release that was trained on the data set.
         dataset: its name.
         plan: of the chain.
-        console: for progress.
         on_redis: whether the online store is Redis rather than SQLite.
         bench: name of its folder below the home.
         settings: further variables of the stack.
@@ -294,7 +311,7 @@ def running_chain(
     Raises:
         VireoError: it can't be set up or started.
     """
-    source, name = trained_home(home, dataset, console), f"{bench}/stack"
+    release, name = home.trained_release(dataset), f"{bench}/stack"
     unmount_log_disk(Home(home.root / "bench" / name))
     with contextlib.ExitStack() as resources:
         redis, variables = None, dict(settings or {})
@@ -303,8 +320,8 @@ def running_chain(
             shutil.rmtree(folder, ignore_errors=True)
             redis = resources.enter_context(running_redis(folder))
             variables |= {"VIREO_ONLINE_STORE": "redis", "VIREO_REDIS_URL": redis.url}
-        own = built_home(home, name, source, dataset, variables)
-        stack = Stack.of(own, source.staged_release(dataset), settings=variables)
+        own = built_home(home, name, dataset, variables)
+        stack = Stack.of(own, release, settings=variables)
         if redis:
             redis.save()
         resources.enter_context(small_log_disk(own))

@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.chaos import faulty_pod
+from bench.chaos.case import Begin
 from bench.chaos.chain import Chain
 from bench.chaos.places import filled, log_disk, other_host
 from bench.load import beside, closed_load
@@ -32,17 +33,15 @@ from vireo.ops.stack.settings import POD_KINDS, PodKind
 CONSUMER = "consumer-1"
 CROWD = 32
 """Callers who repeat at once."""
-FAULTY_KINDS: Mapping[str, tuple[PodKind, ...]] = {
-    "unavailable": POD_KINDS,
-    "slow": POD_KINDS,
-    # Nothing checks a gateway's scores on the way to the caller.
-    "nan": ("candidate", "ranking"),
-}
-"""Kinds of pods, by the fault of one that answers wrongly."""
-_FAULTY_PORT_OFFSET = 97
-"""From the first port of the stack, whose others are all below it."""
-_ELSEWHERE: tuple[PodKind, ...] = ("candidate", "ranking")
-"""What runs on another host; a gateway would need an Envoy there."""
+SHORT_DEADLINE = 0.005
+FIRST = ("candidate-1", "ranking-1", "gateway-1")
+"""A pod of each kind."""
+EVERY = (*FIRST, "candidate-2", "ranking-2", "gateway-2")
+_FAULTY_PORT_OFFSETS = {"unavailable": 97, "slow": 98, "nan": 99}
+"""From the first port of the stack, whose others are all below: Envoy knows addresses for long."""
+_INNER: tuple[PodKind, ...] = ("candidate", "ranking")
+"""What runs on another host, where a gateway would need an Envoy, and whose scores are checked by
+others on the way to the caller."""
 _TAKES_TRAFFIC = 5
 """Calls after which a pod counts as in use."""
 _KILLED = "ranking-1"
@@ -54,22 +53,19 @@ _MAX_LETTERS = 80
 _LOCK_SECONDS = 5.0
 _AWAY = "_away"
 
-Begin = Callable[[Chain], AbstractAsyncContextManager[Any]]
 
-
-def killed_in_turn(names: Callable[[Chain], Sequence[str]]) -> Begin:
+def killed_in_turn(full: tuple[str, ...], short: tuple[str, ...]) -> Begin:
     """Return a fault that kills pods in turn, each once the one before is back, and all of them."""
 
     @asynccontextmanager
     async def begin(chain: Chain) -> AsyncIterator[None]:
-        kills, wanted = 0, names(chain)
+        kills, wanted = 0, chain.plan.of(full, short)
 
         async def kill() -> None:
             nonlocal kills
             for name in cycle(wanted):
-                took = await chain.replaced(name, signal.SIGKILL)
+                await chain.replaced(name, signal.SIGKILL)
                 kills += 1
-                chain.findings.progress(f"{name} back after {took:.1f} s")
                 await asyncio.sleep(chain.plan.settle)
 
         async def each_once() -> bool:
@@ -87,9 +83,8 @@ def killed_in_turn(names: Callable[[Chain], Sequence[str]]) -> Begin:
 @asynccontextmanager
 async def rolling_restart(chain: Chain) -> AsyncIterator[None]:
     """Restart each pod once Envoy calls the one before again; all of it when the block begins."""
-    for name in chain.plan.restart_rounds * chain.plan.restarted_pods:
-        took = await chain.replaced(name, signal.SIGTERM)
-        chain.findings.progress(f"{name} restarted in {took:.1f} s")
+    for name in chain.plan.of(2 * EVERY, FIRST[-1:]):
+        await chain.replaced(name, signal.SIGTERM)
     yield
 
 
@@ -108,11 +103,11 @@ def faulty(fault: str) -> Begin:
 
     @asynccontextmanager
     async def begin(chain: Chain) -> AsyncIterator[None]:
-        port = chain.settings.port_base + _FAULTY_PORT_OFFSET + [*FAULTY_KINDS].index(fault)
+        port = chain.settings.port_base + _FAULTY_PORT_OFFSETS[fault]
         targets = [f"{kind}=127.0.0.1:{chain.settings.pod_ports(kind)[0]}" for kind in POD_KINDS]
         command = [sys.executable, "-m", faulty_pod.__name__, str(port), fault, *targets]
         spec = ProcessSpec(f"faulty-{fault}", command, port, grpc_probe(port, ""))
-        places = dict.fromkeys(FAULTY_KINDS[fault], f"127.0.0.1:{port}")
+        places = dict.fromkeys(_INNER if fault == "nan" else POD_KINDS, f"127.0.0.1:{port}")
 
         async def asked() -> bool:
             return all((await chain.requests(places)).values())
@@ -188,8 +183,7 @@ async def pods_change_without_control_plane(chain: Chain) -> AsyncIterator[None]
     address, control = f"127.0.0.1:{new.port}", f"127.0.0.1:{chain.settings.control_port}"
     async with chain.further_process(new), AsyncExitStack() as listing:
         async with chain.held_down(["control"]):
-            took = await chain.replaced(_KILLED, signal.SIGKILL)
-            findings.progress(f"{_KILLED} was killed and is back after {took:.1f} s")
+            await chain.replaced(_KILLED, signal.SIGKILL)
             await listing.enter_async_context(chain.listed({"ranking": address}))
             yield
         serving = partial(asyncio.to_thread, serves, control, ADS)
@@ -247,7 +241,7 @@ async def _routes(chain: Chain) -> dict[str, Any]:
         timeout=_COMMAND_SECONDS,
     )
     for envoy in json.loads(done.stdout) if done.returncode == 0 else ():
-        for resource in envoy["resources"] if envoy["connected"] else ():
+        for resource in envoy["resources"]:
             if (resource["kind"], resource["name"]) == ("routes", "edge"):
                 return dict(resource)
     return {}
@@ -261,14 +255,15 @@ async def host_cut_off(chain: Chain) -> AsyncIterator[None]:
     """
     with other_host(chain.settings.port_base // 100) as host:
         specs = {}
-        for kind in _ELSEWHERE:
+        for kind in _INNER:
             spec, name = chain.stack.further(kind), f"{kind}-elsewhere"
             there = {"VIREO_HOST": host.address, "VIREO_POD_NAME": name}
             specs[kind] = replace(spec, name=name, environment={**spec.environment, **there})
         places = {kind: f"{host.address}:{spec.port}" for kind, spec in specs.items()}
 
         async def out() -> bool:
-            return not any([(await chain.host(kind, at)).healthy for kind, at in places.items()])
+            hosts = [(await chain.hosts(kind)).get(at) for kind, at in places.items()]
+            return not any(host and host.healthy for host in hosts)
 
         async with AsyncExitStack() as pods:
             for spec in specs.values():
@@ -288,7 +283,7 @@ async def host_cut_off(chain: Chain) -> AsyncIterator[None]:
 @asynccontextmanager
 async def killed_log(chain: Chain) -> AsyncIterator[None]:
     """Kill the log, once it is healthy; it starts again by itself."""
-    await chain.until_healthy(["log"])
+    await chain.until_healthy("log")
     chain.stack.send("log", signal.SIGKILL)
     yield
 
@@ -303,7 +298,7 @@ def killed_consumer(chain: Chain) -> AbstractAsyncContextManager[None]:
 
     async def kill() -> None:
         while True:
-            await chain.until_healthy([CONSUMER])
+            await chain.until_healthy(CONSUMER)
             chain.stack.send(CONSUMER, signal.SIGKILL)
             await asyncio.sleep(chain.plan.settle)
 
@@ -338,7 +333,7 @@ async def killed_redis(chain: Chain) -> AsyncIterator[None]:
 @asynccontextmanager
 async def short_deadlines(chain: Chain) -> AsyncIterator[None]:
     """Let callers ask who wait for 5 ms."""
-    async with chain.load(chain.plan.short_deadline_rate, chain.plan.short_deadline):
+    async with chain.load(chain.plan.of(200.0, 50.0), SHORT_DEADLINE):
         yield
 
 

@@ -1,4 +1,4 @@
-"""Judgement of answers, and the findings of a case."""
+"""How much of each fault there is, the judgement of answers, and the findings of a case."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 from bench.load import PAGE, Answer, SteadyLoad
 from vireo.v1.viewer_pb2 import Degradation
 
-_UNREAD = frozenset({"features_missing", "features_stale"})
+UNREAD = frozenset({"features_missing", "features_stale"})
 """Degradations under which a gateway may not know what has been watched."""
 _MAX_KINDS = 3
 """Kinds of failures that a note lists."""
@@ -24,6 +25,43 @@ _MAX_LATE = 0.2
 _POLL = 0.1
 _FULL_SECONDS = 2.0
 """Seconds of full answers after which an outage counts as over."""
+
+Amount = TypeVar("Amount")
+
+
+@dataclass(frozen=True)
+class ChaosPlan:
+    """How much of each fault there is, and the time limits. All times in seconds."""
+
+    rate: float = 80.0
+    """Requests a second of the steady load, at most 40% of what the stack sustains."""
+    deadline: float = 2.0
+    viewers: int = 200
+    event_rate: float = 200.0
+    """Events a second."""
+    quiet: float = 4.0
+    """Load before a fault, to compare with."""
+    settle: float = 2.0
+    """Load after a fault."""
+    timed: bool = True
+    """Whether it is all of each fault, and stated times are judged; else it is little, and anything
+    may take `patience`."""
+    patience: float = 60.0
+    """Maximum wait for anything."""
+
+    def of(self, full: Amount, short: Amount) -> Amount:
+        """Return how much there is of something."""
+        return full if self.timed else short
+
+    def within(self, stated: float) -> float:
+        """Return the maximum seconds for what is stated to take `stated`."""
+        return self.of(stated, self.patience)
+
+
+SHORT = ChaosPlan(
+    rate=15.0, deadline=8.0, viewers=20, quiet=1.0, settle=1.0, timed=False, patience=180.0
+)
+"""For CI: each fault once and briefly; no time is judged."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +103,7 @@ class Judge:
         if not all(map(math.isfinite, answer.scores)):
             return "a score that isn't finite"
         seen = self.watched.get(answer.viewer_id, frozenset())
-        if not degradations(answer) & _UNREAD and seen.intersection(answer.items):
+        if not degradations(answer) & UNREAD and seen.intersection(answer.items):
             return "a video that the viewer has watched"
         return ""
 
@@ -167,7 +205,3 @@ class Findings:
             holds=not self._broken,
             note="; ".join([*self._broken, *self._notes]),
         )
-
-    def skipped(self, why: str) -> CaseResult:
-        """Return the line of a case that can't be run here."""
-        return CaseResult(self.case, 0, 0, 0, None, f"skipped: {why}")

@@ -13,10 +13,10 @@ from statistics import median
 
 from bench.chaos.case import check_events, until_applied
 from bench.chaos.chain import Chain
-from bench.chaos.faults import CONSUMER, hanging
+from bench.chaos.faults import CONSUMER, FIRST, hanging
 from bench.chaos.findings import CaseResult
-from bench.chaos.views import counted
 from bench.load import PAGE, SteadyLoad, beside, p99
+from bench.process import counted
 from bench.replay import Replay
 from bench.site import Recorder, event, ids, opened_site
 from vireo.ops.stack.nats import reachable_log
@@ -32,6 +32,8 @@ _TAKES_TRAFFIC = 5
 _WAITS = "another consumer has the partition"
 _HELD = "vireo_consumer_lease_held"
 _MAX_P50_TIMES = 1.5
+_BEHIND = (100_000, 2_000)
+"""Events that are recorded without a consumer, and in the short form."""
 _BATCH, _EVENTS_OF_VIEWER = 500, 20
 _BACK_SECONDS = 5.0
 """A consumer that has caught up says so each second."""
@@ -40,23 +42,23 @@ _BACK_SECONDS = 5.0
 async def hanging_pods(chain: Chain) -> CaseResult:
     """Stop one pod of each kind, in turn."""
     async with chain.load() as load:
-        for name in chain.plan.hanging_pods:
+        for name in chain.plan.of(FIRST, FIRST[1:2]):
             await _hang(chain, load, name)
     return chain.findings.result(load)
 
 
 async def _hang(chain: Chain, load: SteadyLoad, name: str) -> None:
-    plan, findings = chain.plan, chain.findings
+    plan, findings, hang = chain.plan, chain.findings, chain.plan.of(20.0, 6.0)
     started = time.monotonic()
     await asyncio.sleep(plan.quiet)
     async with hanging(chain, name):
         since = time.monotonic()
         kept = f"{name} was not ejected while it hung"
-        at_first = await chain.until_pod(name, lambda h: not h.healthy, kept, plan.hang)
+        at_first = await chain.until_pod(name, lambda h: not h.healthy, kept, hang)
         passed = f"{name} passed health checks while it hung"
-        checked = await chain.until_pod(name, lambda h: h.checked_out, passed, plan.hang)
+        checked = await chain.until_pod(name, lambda h: h.checked_out, passed, hang)
         out = time.monotonic()
-        await asyncio.sleep(max(0.0, since + plan.hang - out))
+        await asyncio.sleep(max(0.0, since + hang - out))
         resumed = time.monotonic()
     enough = (await chain.pod_host(name)).requests + _TAKES_TRAFFIC
     back = await chain.until_pod(
@@ -80,7 +82,7 @@ async def killed_consumers(chain: Chain) -> CaseResult:
     async with chain.replay() as replay:
         async with chain.load() as load, chain.recorder() as recorder:
             await asyncio.sleep(plan.quiet)
-            effects = [await _killed_consumer(chain) for _ in range(plan.consumer_kills)]
+            effects = [await _killed_consumer(chain) for _ in range(plan.of(3, 1))]
             findings.note(f"plays take effect {max(effects):.1f} s after a kill at most")
             await _two_consumers(chain)
             await asyncio.sleep(plan.settle)
@@ -91,7 +93,7 @@ async def killed_consumers(chain: Chain) -> CaseResult:
 async def _killed_consumer(chain: Chain) -> float:
     """Kill the consumer; return the seconds until a play from then on is in the slate."""
     plan, findings = chain.plan, chain.findings
-    await chain.until_healthy([CONSUMER])
+    await chain.until_healthy(CONSUMER)
     killed = time.monotonic()
     chain.stack.send(CONSUMER, signal.SIGKILL)
     await _effect(chain)
@@ -136,7 +138,7 @@ async def _two_consumers(chain: Chain) -> None:
         killed = time.monotonic()
         await _effect(chain)
         findings.note(f"a second one takes over {time.monotonic() - killed:.1f} s after a kill")
-        await chain.until_healthy([CONSUMER])
+        await chain.until_healthy(CONSUMER)
         holders = sum(await held())
         findings.must(holders == 1, f"the lease is held by {holders:.0f}")
     await _effect(chain)
@@ -190,7 +192,7 @@ async def far_behind(chain: Chain) -> AsyncIterator[None]:
 
 def _flood_of_events(chain: Chain) -> Recorder:
     """Return a site that records events as quickly as it can, of viewers who have a few each."""
-    viewers = chain.plan.behind // _EVENTS_OF_VIEWER
+    viewers = chain.plan.of(*_BEHIND) // _EVENTS_OF_VIEWER
     return chain.recorder(rate=math.inf, viewers=viewers, size=_BATCH)
 
 
@@ -198,10 +200,11 @@ async def _record(chain: Chain, flood: Recorder) -> None:
     """Return once the plan's events are recorded."""
 
     async def enough() -> bool:
-        return len(flood.acknowledged) >= chain.plan.behind
+        return len(flood.acknowledged) >= chain.plan.of(*_BEHIND)
 
     async with flood:
-        await chain.findings.until(enough, "the events were not recorded")
+        patience = 3 * chain.plan.patience
+        await chain.findings.until(enough, "the events were not recorded", patience)
 
 
 async def _caught_up(chain: Chain, replay: Replay, before: int) -> tuple[float, float]:

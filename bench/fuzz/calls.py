@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from random import Random
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+from google.protobuf.descriptor import MethodDescriptor
 
 from bench.fuzz.messages import WAYS, spoilt, valid
-from bench.fuzz.targets import Method
 
 _DEADLINE = 10.0
 _OPEN_DEADLINES = {"silent": 3.0, "never ends": 1.0}
@@ -39,6 +40,27 @@ _BULKY_SHARE = 0.2
 
 _Metadata: TypeAlias = tuple[tuple[str, str | bytes], ...]
 _Conversation: TypeAlias = grpc.aio.StreamStreamCall[bytes, bytes]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method at one place."""
+
+    place: str
+    """The edge, or a kind of pod."""
+    address: str
+    """host:port"""
+    descriptor: MethodDescriptor
+
+    @property
+    def path(self) -> str:
+        """The `:path` of a call."""
+        return f"/{self.descriptor.containing_service.full_name}/{self.descriptor.name}"
+
+    @property
+    def name(self) -> str:
+        """Its name in results: the place, the service and the method."""
+        return f"{self.place} {self.path[1:]}"
 
 
 class GrpcCaller:

@@ -11,8 +11,8 @@ from typing import TypeAlias
 
 import h2.exceptions
 
+from bench.fuzz.calls import Method
 from bench.fuzz.messages import valid
-from bench.fuzz.targets import Method
 from tests.builders.http2 import Stream, grpc_frame, http2
 
 Headers: TypeAlias = dict[str, str | None]
@@ -45,11 +45,6 @@ def _path(random: Random, headers: Headers, body: bytes) -> bytes:
     return body
 
 
-def _short_frame(random: Random, _: Headers, body: bytes) -> bytes:
-    """Return a frame that announces more than follows."""
-    return struct.pack(">BI", 0, len(body) + random.choice((1, 100, 1 << 30))) + body[5:]
-
-
 def _metadata(random: Random, headers: Headers, body: bytes) -> bytes:
     """Spoil a value that services pass on to others."""
     headers["traceparent"] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -63,15 +58,10 @@ def _compressed(random: Random, headers: Headers, body: bytes) -> bytes:
     """Return a frame that claims to be compressed, and can't be read."""
     headers["grpc-encoding"] = random.choice(("gzip", "deflate"))
     whole = gzip.compress(body[5:] + random.randbytes(50))
-    data = random.choice(
-        (
-            random.randbytes(40),
-            b"",
-            whole[: random.randrange(1, len(whole))],
-            whole[:20] + bytes([whole[20] ^ 0xFF]) + whole[21:],
-            whole[:-8] + bytes(8),  # another checksum and size
-        )
-    )
+    corrupt = whole[:20] + bytes([whole[20] ^ 0xFF]) + whole[21:]
+    wrong_checksum = whole[:-8] + bytes(8)
+    cut = whole[: random.randrange(1, len(whole))]
+    data = random.choice((random.randbytes(40), b"", cut, corrupt, wrong_checksum))
     return struct.pack(">BI", 1, len(data)) + data
 
 
@@ -85,30 +75,31 @@ def _undeclared(random: Random, headers: Headers, body: bytes) -> bytes:
 
 def _forbidden(random: Random, headers: Headers, body: bytes) -> bytes:
     """Add a header that HTTP/2 forbids."""
-    name, value = random.choice(
-        (
-            ("connection", "close"),
-            ("keep-alive", "timeout=5"),
-            ("proxy-connection", "close"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "h2c"),
-            ("X-Upper", "1"),
-            ("x-newline", "a\nb: c"),
-            ("x-null", "a\0b"),
-            (":status", "200"),
-            ("x y", "1"),
-        )
-    )
-    headers[name] = value
+    name = random.choice([*_FORBIDDEN])
+    headers[name] = _FORBIDDEN[name]
     return body
 
 
+_FORBIDDEN = {
+    "connection": "close",
+    "keep-alive": "timeout=5",
+    "proxy-connection": "close",
+    "transfer-encoding": "chunked",
+    "upgrade": "h2c",
+    "X-Upper": "1",
+    "x-newline": "a\nb: c",
+    "x-null": "a\0b",
+    ":status": "200",
+    "x y": "1",
+}
 _TYPES = ("", "text/plain", "application/json", "application/grpc+xml", "application/grpcx")
 SPOILT: Mapping[str, Spoil] = {
     "content type": _header("content-type", *_TYPES, "a" * 500),
     "verb": _header(":method", "GET", "PUT"),
     "path": _path,
-    "short frame": _short_frame,
+    "short frame": lambda random, _, body: (
+        struct.pack(">BI", 0, len(body) + random.choice((1, 100, 1 << 30))) + body[5:]
+    ),
     "half a prefix": lambda random, _, body: body[: random.randrange(5)],
     "trailing bytes": lambda random, _, body: body + random.randbytes(random.randrange(1, 9)),
     "no te": _header("te", None),

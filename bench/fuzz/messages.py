@@ -30,8 +30,6 @@ _GIANT = (1_001, 20_000, 300_000)
 """Items; the largest lists exceed a server's limit of a message."""
 _DEEP = (50, 101, 20_000)
 _MAX_BYTES = 6 << 20
-UNKNOWN = b"of a field that nobody knows "
-"""What unknown fields hold, over and over."""
 _UNKNOWN_NUMBER = 15_000
 _UNKNOWN_BYTES = (100, 100_000, 1_000_000, 4_000_000)
 """Sizes of unknown fields: up to the maximum message at the edge, and at a pod."""
@@ -175,7 +173,7 @@ def _with_unknown(random: Random, message: Message) -> bytes:
         if field.message_type is not None and field.is_repeated
         for each in values
     ]
-    text = UNKNOWN * (random.choice(_UNKNOWN_BYTES) // len(UNKNOWN))
+    text = b"?" * random.choice(_UNKNOWN_BYTES)
     random.choice([message, *inner]).MergeFromString(_tagged(_UNKNOWN_NUMBER, text))
     return message.SerializeToString()
 

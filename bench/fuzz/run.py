@@ -8,20 +8,21 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from mmap import ACCESS_READ, mmap
-from pathlib import Path
 from random import Random
 
 import grpc
 import grpc.aio
 import psutil
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
 from rich.console import Console
 
-from bench.fuzz.calls import GrpcCaller
+from bench.fuzz.calls import GrpcCaller, Method
 from bench.fuzz.frames import BROKEN, ask_by_frames
-from bench.fuzz.messages import UNKNOWN
-from bench.fuzz.targets import Method, methods_of
-from bench.stack import Stack, built_home, trained_home
+from bench.stack import Stack, built_home
+from vireo.ops.stack.settings import POD_KINDS, StackSettings
 from vireo.ops.stack.state import running_stack
 from vireo.server.home import Home
 from vireo.v1.recommendation_pb2 import RecommendRequest
@@ -58,8 +59,6 @@ class FuzzResult:
     unwanted: Mapping[str, list[str]]
     """Examples of requests that ended with UNKNOWN or INTERNAL, or not at all, or that ended
     others on their connection."""
-    stored: list[str]
-    """Files of the log that contain unknown fields."""
     died: list[str]
     """Processes that have ended or were restarted."""
     memory: Mapping[str, float]
@@ -81,7 +80,10 @@ class Counts:
     def add(self, method: Method, how: str, ended: str) -> None:
         """Count a request that ended with a status, and any message after a colon."""
         status, _, message = ended.partition(":")
-        if status == "DEADLINE_EXCEEDED" and self._must_end(method, how):
+        # The edge forwards a call once it has arrived completely, and ends one that doesn't by its
+        # own timeouts, which are longer than these callers stay.
+        bounded = not (method.place == "edge" or method.descriptor.client_streaming)
+        if status == "DEADLINE_EXCEEDED" and how.endswith("silent") and bounded:
             status = "HUNG"
         self.requests += 1
         self.answers[method.name][status] += 1
@@ -90,14 +92,19 @@ class Counts:
             if len(examples) < _MAX_EXAMPLES:
                 examples.append(f"{how}:{message}")
 
-    def _must_end(self, method: Method, how: str) -> bool:
-        """Return whether the server bounds how long this caller may stay silent.
 
-        The edge forwards a call once it has arrived completely, and ends one that doesn't by its
-        own timeouts, which are longer than these callers stay.
-        """
-        edge, streams = method.place == "edge", method.descriptor.client_streaming
-        return how.endswith("silent") and not (edge or streams)
+def methods_of(settings: StackSettings) -> list[Method]:
+    """Return the methods of a stack's edge and of its first pod of each kind, by reflection."""
+    pods = [(kind, f"127.0.0.1:{settings.pod_ports(kind)[0]}") for kind in POD_KINDS]
+    found = []
+    for place, address in [("edge", settings.edge), *pods]:
+        with grpc.insecure_channel(address) as channel:
+            described = ProtoReflectionDescriptorDatabase(channel)
+            pool = DescriptorPool(described)
+            for name in described.get_services():
+                methods = pool.FindServiceByName(name).methods
+                found += [Method(place, address, each) for each in methods]
+    return found
 
 
 def run_fuzz(home: Home, dataset: str, requests: int, seed: int, console: Console) -> FuzzResult:
@@ -106,9 +113,9 @@ def run_fuzz(home: Home, dataset: str, requests: int, seed: int, console: Consol
     Raises:
         VireoError: the stack can't be set up or started.
     """
-    source = trained_home(home, dataset, console)
-    own = built_home(home, "fuzz/stack", source, dataset, {})
-    with Stack.of(own, source.staged_release(dataset)).running() as stack:
+    release = home.trained_release(dataset)
+    own = built_home(home, "fuzz/stack", dataset, {})
+    with Stack.of(own, release).running() as stack:
         return asyncio.run(_run(stack, requests, seed, console))
 
 
@@ -136,17 +143,15 @@ async def _run(stack: Stack, requests: int, seed: int, console: Console) -> Fuzz
         for name, size in end.items()
         if name in warm
     )
-    stored = await asyncio.to_thread(with_unknown_fields, stack.home.root / "log")
     well = await _well(stack.settings.edge)
     return FuzzResult(
         requests=counts.requests,
         seconds=round(seconds, 1),
         answers={name: dict(statuses) for name, statuses in sorted(counts.answers.items())},
         unwanted=counts.unwanted,
-        stored=stored,
         died=died,
         memory=growth,
-        holds=flat and well and not (died or counts.unwanted or stored),
+        holds=flat and well and not (died or counts.unwanted),
     )
 
 
@@ -188,17 +193,6 @@ def _memory(processes: Mapping[str, psutil.Process]) -> dict[str, int]:
         with contextlib.suppress(psutil.NoSuchProcess):
             found[name] = process.memory_info().rss
     return {name: size for name, size in found.items() if name != _APART}
-
-
-def with_unknown_fields(folder: Path) -> list[str]:
-    """Return the files below a folder that contain unknown fields of the requests."""
-    found = []
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.stat().st_size:
-            with file.open("rb") as opened, mmap(opened.fileno(), 0, access=ACCESS_READ) as content:
-                if content.find(UNKNOWN * 2) >= 0:
-                    found.append(file.name)
-    return found
 
 
 async def _well(edge: str) -> bool:

@@ -1,1 +1,1 @@
-"""What `vireo bench live` measures: events and the live catalogue, from a call to its effect."""
+"""What `vireo bench live` and `requests` measure on stacks whose features events change."""

@@ -1,150 +1,241 @@
-"""From a play to the slate that follows: how soon, and what changes in it."""
+"""From a play, a hide, a new video or a removal to the slate: how soon, and whether it stays so."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 import numpy as np
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from bench.live.stack import LiveStack
+from bench.process import counted, memory_of
 from bench.rows import Row
 from bench.site import Site, event, ids
-from vireo.server.errors import VireoError
-from vireo.v1 import event_pb2
+from bench.stack import until
+from vireo.v1 import catalog_pb2, event_pb2
 
-_PAGE = 100
-_FIRST = 30
-"""Places of a slate in which the kind's share is measured."""
+_PAGE = 20
 _PLAYS = 3
-_ENOUGH = 4
-"""A kind is two tags that so many videos of a first slate have together, as Action and Sci-Fi: a
-single one says little of a video."""
 _AT_A_TIME = 2
 """Viewers who are timed side by side: more would measure the queue before the processors."""
+_HIDING_AT_A_TIME = 4
 _POLL = 0.01
 _MAX_MEDIAN, _MAX_P99 = 0.5, 1.0
-_MIN_GROWTH = 2.0
-"""Minimum of the mean share of a kind afterwards over the one before."""
 
+_LONG_PAGE = 100
+_FAN_PLAYS = 5
+_IN_A_ROW = 8
+"""Slates that have to agree before a change counts as known to all pods: each is asked for."""
+_MAX_SECONDS = 5.0
+_MAX_MEGABYTES = {"candidate": 500.0, "ranking": 600.0}
+_BATCH = 500
 
-@dataclass(frozen=True)
-class _Effect:
-    seconds: float
-    """From the acknowledgement to the first slate without the videos that were played."""
-    before: float
-    """Share of the kind in the first places of the slate before, without what was played."""
-    after: float
-    kind: frozenset[str]
-    played: Sequence[str]
-    later: Sequence[str]
-    """The slate afterwards."""
-    came_back: bool
-    """Whether a video that was played was in the slate afterwards."""
+Item = TypeVar("Item")
 
 
 async def measure_effect(live: LiveStack, store: str) -> list[Row]:
-    """Let viewers without history play three videos of one kind each, from their first slate."""
-    plan = live.plan
-    viewers = iter(range(plan.viewers))
-    effects: list[_Effect] = []
-
-    async def watch(site: Site) -> None:
-        for number in viewers:
-            effect = await _effect(site, live, f"newcomer-{store}-{number}")
-            effects.append(effect)
+    """Let viewers without history play three videos of their first slate."""
+    plan, seconds, came_back = live.plan, list[float](), 0
 
     async with live.flow(), live.site() as site:
+
+        async def watch(number: int) -> None:
+            nonlocal came_back
+            took, again = await _effect(site, live, f"newcomer-{store}-{number}")
+            seconds.append(took)
+            came_back += again
+
         # A consumer that has just started may still be opening the features.
         await _effect(site, live, f"first-{store}")
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(_AT_A_TIME):
-                tasks.create_task(watch(site))
-    seconds = [each.seconds for each in effects]
-    median, p99 = (float(np.percentile(seconds, part)) for part in (50, 99))
-    timed = plan.timed
+        await _for_each(range(plan.viewers), watch, _AT_A_TIME)
+    median, p99 = np.percentile(seconds, [50, 99]).tolist()
     what = f"{store}: play to effect beside {plan.rate:.0f} events/s"
     return [
-        Row(f"{what}, median s", median, bound=_MAX_MEDIAN if timed else None),
-        Row(f"{what}, p99 s", p99, bound=_MAX_P99 if timed else None),
-        Row(
-            f"{store}: slates with a video that was played",
-            sum(each.came_back for each in effects),
-            bound=0,
-        ),
-        *_shares(live, store, effects),
+        Row(f"{what}, median s", median, bound=plan.judged(_MAX_MEDIAN)),
+        Row(f"{what}, p99 s", p99, bound=plan.judged(_MAX_P99)),
+        Row(f"{store}: slates with a video that was played", came_back, bound=0),
     ]
 
 
-def _shares(live: LiveStack, store: str, effects: Sequence[_Effect]) -> list[Row]:
-    """Return the kinds' mean share in the first places before and after, and its growth."""
-    before = float(np.mean([each.before for each in effects]))
-    after = float(np.mean([each.after for each in effects]))
-    others = float(np.mean([_share_elsewhere(live, each, effects) for each in effects]))
-    growth = after / max(before, 0.1 / _FIRST)
-    return [
-        Row(f"{store}: share of the kind in the first {_FIRST} before", before),
-        Row(f"{store}: share of the kind in the first {_FIRST} after three plays", after),
-        Row(f"{store}: share of the kind after three plays of others", others),
-        Row(f"{store}: share after over before", growth, bound=_MIN_GROWTH, at_least=True),
-    ]
+async def _effect(site: Site, live: LiveStack, viewer: str) -> tuple[float, bool]:
+    """Return the seconds until plays had their effect, and whether a video came back after it."""
+    played = ids(await site.slate(viewer, _PAGE))[:_PLAYS]
+    plays = [event(f"{viewer}-{v}", viewer, event_pb2.EVENT_KIND_PLAY, v) for v in played]
+    await site.record(plays)
+
+    async def applied() -> bool:
+        return not set(played) & set(ids(await site.slate(viewer, _PAGE)))
+
+    seconds = await until(applied, f"the effect of {viewer}'s plays", live.plan.patience, _POLL)
+    return seconds, not await applied()
 
 
-def _share_elsewhere(live: LiveStack, one: _Effect, effects: Sequence[_Effect]) -> float:
-    """Return the share of a viewer's kind, without what was played, for who played other kinds."""
-    shares = [
-        _share(live, [video for video in each.later if video not in one.played], one.kind)
-        for each in effects
-        if each.kind != one.kind
-    ]
-    return float(np.mean(shares)) if shares else 0.0
+async def measure_hides(live: LiveStack) -> list[Row]:
+    """Let viewers hide the first video of their slate, and restart everything in between."""
+    hidden: dict[str, str] = {}
+    came_back = 0
+
+    async with live.site() as site:
+
+        async def hide(viewer: str) -> None:
+            video = hidden[viewer] = ids(await site.slate(viewer, _PAGE))[0]
+            hides = [event(f"hide-{viewer}", viewer, event_pb2.EVENT_KIND_HIDE, video)]
+            await site.record(hides)
+
+            async def gone() -> bool:
+                return video not in ids(await site.slate(viewer, _PAGE))
+
+            await until(gone, "the effect of a hide", live.plan.patience)
+
+        async def look(viewer: str) -> None:
+            nonlocal came_back
+            shown = ids(await site.slate(viewer, _PAGE))
+            came_back += hidden[viewer] in shown
+
+        await _for_each(live.viewers, hide, _HIDING_AT_A_TIME)
+        live.console.print("hides have their effect; restarting all that serves them")
+        for kind in ("consumer", "gateway", "candidate", "ranking"):
+            await live.kill(live.stack.names(kind))
+            await _for_each(live.viewers, look, _HIDING_AT_A_TIME)
+    return [Row(f"hidden videos that came back, of {len(hidden)}", came_back, bound=0)]
 
 
-async def _effect(site: Site, live: LiveStack, viewer: str) -> _Effect:
-    shown = ids(await site.slate(viewer, _PAGE))
-    kind = _kind(live, shown, sum(map(ord, viewer)))
-    played = [video for video in shown if kind <= live.tags.get(video, frozenset())][:_PLAYS]
-    await site.record(
-        [
-            event(f"{viewer}-{number}", viewer, event_pb2.EVENT_KIND_PLAY, video)
-            for number, video in enumerate(played)
+async def _for_each(
+    items: Iterable[Item], do: Callable[[Item], Awaitable[None]], at_a_time: int
+) -> None:
+    """Do something for each item, for some at a time."""
+    waiting = iter(items)
+
+    async def some() -> None:
+        for item in waiting:
+            await do(item)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(at_a_time):
+            tasks.create_task(some())
+
+
+async def measure_catalogue(live: LiveStack) -> list[Row]:
+    """Add videos for viewers whom they suit, remove them, and restart and swap in between."""
+    plan = live.plan
+    added, removed = list[float](), list[float]()
+    unscored = 0
+    async with live.site() as site:
+        for number in range(plan.videos):
+            viewer, video = f"fan-{number}", f"new-{number}"
+            tags = await _become_fan(site, live, viewer, number)
+            published = Timestamp()
+            published.GetCurrentTime()
+            new = catalog_pb2.Video(video_id=video, title=video, tags=tags, published=published)
+            await site.upsert([new])
+            added.append(await _known(site, live, viewer, video, shown=True))
+            unscored += not await _scored(site, viewer, video)
+            await site.remove([video])
+            removed.append(await _known(site, live, viewer, video, shown=False))
+        bound, first = plan.judged(_MAX_SECONDS), "in a matching viewer's first 100"
+        rows = [
+            Row(f"new video {first} on all pods, max s", max(added), bound=bound),
+            Row("new videos without a score", unscored, bound=0),
+            Row("removed video gone on all pods, max s", max(removed), bound=bound),
         ]
-    )
-    begun = time.monotonic()
-    while True:
-        slate = ids(await site.slate(viewer, _PAGE))
-        seconds = time.monotonic() - begun
-        if not set(played) & set(slate):
-            break
-        if seconds > live.plan.patience:
-            raise VireoError(f"the plays of {viewer} have no effect")
-        await asyncio.sleep(_POLL)
-    later = ids(await site.slate(viewer, _PAGE))
-    rest = [video for video in shown if video not in played]
-    return _Effect(
-        seconds,
-        _share(live, rest, kind),
-        _share(live, later, kind),
-        kind,
-        played,
-        later,
-        came_back=bool(set(played) & set(later)),
-    )
+        gone = {f"fan-{number}": f"new-{number}" for number in range(plan.videos)}
+        listed = ids(await site.slate("fan-0", _LONG_PAGE))[0]
+        await site.remove([listed])
+        await _known(site, live, "fan-0", listed, shown=False)
+        came_back = 0
+
+        async def look() -> None:
+            nonlocal came_back
+            for viewer, video in gone.items():
+                came_back += bool({video, listed} & set(ids(await site.slate(viewer, _LONG_PAGE))))
+
+        for names in (*map(live.stack.names, ("gateway", *_MAX_MEGABYTES)), ["log"]):
+            await live.kill(names)
+            await look()
+        for release in (*live.stack.releases[::-1], live.stack.releases[1]):
+            await live.stack.promote(release, plan.patience)
+            await look()
+        await live.stack.promote(live.stack.releases[0], plan.patience)
+        outlast = "after restarts, swaps and a rollback"
+        rows.append(Row(f"removed videos that came back {outlast}", came_back, bound=0))
+        live.console.print(f"adding {plan.upserts} videos")
+        await _add_many(site, live)
+    return rows + _memory(live)
 
 
-def _kind(live: LiveStack, shown: Sequence[str], turn: int) -> frozenset[str]:
-    """Return two tags that enough of the videos have together; others for each viewer."""
-    pairs = [pair for video in shown for pair in combinations(sorted(live.tags.get(video, ())), 2)]
-    enough = sorted(pair for pair, count in Counter(pairs).items() if count >= _ENOUGH)
-    if not enough:
-        raise VireoError(f"no two tags are those of {_ENOUGH} videos of a slate")
-    return frozenset(enough[turn % len(enough)])
+async def _become_fan(site: Site, live: LiveStack, viewer: str, turn: int) -> list[str]:
+    """Let a viewer play some videos with the tags of one of them, and return these."""
+    shown = ids(await site.slate(viewer, _LONG_PAGE))
+    model = live.tags[shown[turn % len(shown)]]
+    alike = sorted(shown, key=lambda video: -len(model & live.tags.get(video, frozenset())))
+    played = alike[:_FAN_PLAYS]
+    plays = [
+        event(f"{viewer}-{video}", viewer, event_pb2.EVENT_KIND_PLAY, video) for video in played
+    ]
+    await site.record(plays)
+
+    async def applied() -> bool:
+        return not set(played) & set(ids(await site.slate(viewer, _LONG_PAGE)))
+
+    await until(applied, "the effect of plays", live.plan.patience)
+    return sorted(model)
 
 
-def _share(live: LiveStack, slate: Sequence[str], kind: frozenset[str]) -> float:
-    first = slate[:_FIRST]
-    return sum(kind <= live.tags.get(video, frozenset()) for video in first) / max(1, len(first))
+async def _known(site: Site, live: LiveStack, viewer: str, video: str, *, shown: bool) -> float:
+    """Return the seconds until the first of several slates in a row that have a video, or not."""
+    begun = since = time.monotonic()
+    in_a_row = 0
+
+    async def agreed() -> bool:
+        nonlocal in_a_row, since
+        if (video in ids(await site.slate(viewer, _LONG_PAGE))) == shown:
+            since = since if in_a_row else time.monotonic()
+            in_a_row += 1
+        else:
+            in_a_row = 0
+        return in_a_row >= _IN_A_ROW
+
+    await until(agreed, f"{video}, {'added' if shown else 'removed'},", live.plan.patience)
+    return since - begun
+
+
+async def _scored(site: Site, viewer: str, video: str) -> bool:
+    slate = await site.slate(viewer, _LONG_PAGE)
+    return any(each.video_id == video and each.HasField("task_scores") for each in slate.items)
+
+
+async def _add_many(site: Site, live: LiveStack) -> None:
+    """Add videos, and return once all pods have placed them."""
+    tags = [sorted(each) for each in live.tags.values()]
+    videos = [
+        catalog_pb2.Video(
+            video_id=f"bulk-{number}", title=f"bulk {number}", tags=tags[number % len(tags)]
+        )
+        for number in range(live.plan.upserts)
+    ]
+    for start in range(0, len(videos), _BATCH):
+        await site.upsert(videos[start : start + _BATCH])
+
+    ports = [live.stack.process(name).port for name in live.stack.names(*_MAX_MEGABYTES)]
+
+    async def placed() -> bool:
+        pods = [await counted([port]) for port in ports]
+        return all(
+            each["vireo_live_videos"] >= live.plan.upserts and not each["vireo_live_waiting_videos"]
+            for each in pods
+        )
+
+    await until(placed, f"placing {live.plan.upserts} videos", live.plan.patience, pause=0.5)
+
+
+def _memory(live: LiveStack) -> list[Row]:
+    rows = []
+    for kind, bound in _MAX_MEGABYTES.items():
+        pids = [live.stack.process(name).pid for name in live.stack.names(kind)]
+        most = max(memory_of(pid, live.stack.home.cache) for pid in pids if pid is not None)
+        what = f"memory of a {kind} pod with {live.plan.upserts} new videos, MB"
+        rows.append(Row(what, most, bound=bound))
+    return rows

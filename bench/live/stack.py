@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 
-import pandas as pd
+import numpy as np
 from rich.console import Console
 
 from bench.site import Recorder, Site, opened_site
 from bench.stack import Stack, built_home, make_twin
 from vireo.server.home import Home
+from vireo.server.recommend.filters.declared import CREATOR, label
+from vireo.training.data.attributes import all_attributes, attribute_column
+from vireo.training.data.dataset import load_dataset
 from vireo.training.features.watches import load_watches
-from vireo.v1 import event_pb2
 
+SETTINGS = {
+    # How long pods keep the previous release; the default is too long to wait for 20 times.
+    "VIREO_KEEP_PREVIOUS_SECONDS": "5",
+    # The edge knows callers by the address that they state.
+    "VIREO_TRUSTED_HOPS": "1",
+}
 _FLOW_VIEWERS = 5_000
+_COMMON = 200
+"""Labels that filters are made of: the commonest, and as many at random."""
+_TAG = label("tag", "")
 
 
 @dataclass(frozen=True)
@@ -32,8 +46,6 @@ class LivePlan:
 
     viewers: int = 200
     """Viewers whose plays are timed."""
-    events: int = 200_000
-    """Events that are recorded through the edge while its processes are killed."""
     hiding: int = 1_000
     """Viewers who hide a video."""
     videos: int = 20
@@ -41,7 +53,7 @@ class LivePlan:
     upserts: int = 100_000
     """Videos that are added for pods' memory."""
     rounds: int = 11
-    """Rounds of slates with and without events beside them: short ones, so that what else the
+    """Rounds of slates with and without something beside them: short ones, so that what else the
     machine does meets both alike."""
     seconds: float = 3.0
     """Length of each."""
@@ -54,23 +66,100 @@ class LivePlan:
     stores: tuple[str, ...] = ("sqlite", "redis")
     """Online stores with which plays are timed."""
 
+    positions: int = 1_000_000
+    """Positions of slates that are compared with their filters."""
+    max_degraded: float = 0.5
+    """Maximum share of filtered slates that are degraded: fallback alone must not pass."""
+    readers: int = 1_000
+    """Viewers who ask for page after page."""
+    pages: int = 50
+    """Pages of each."""
+    callers: int = 8
+    """Requests at a time."""
+    calm: float = 4.0
+    """Pause between two faults."""
+    batch: int = 3_000
+    """Viewers of the batch whose gateways are killed."""
+    greedy_rounds: int = 3
+    """Rounds beside each kind of greedy caller."""
+
+    def judged(self, bound: float) -> float | None:
+        """Return the bound of a time or rate; None if none are judged."""
+        return bound if self.timed else None
+
 
 SHORT = LivePlan(
     rate=200.0,
     patience=240.0,
     timed=False,
     viewers=20,
-    events=4_000,
     hiding=20,
     videos=3,
     upserts=1_000,
     rounds=1,
+    seconds=0.5,
     swaps=4,
     swap_rate=20.0,
     swap_deadline=20.0,
     stores=("sqlite",),
+    positions=20_000,
+    max_degraded=0.9,  # all may be asked for during one fault
+    readers=10,
+    calm=1.0,
+    batch=300,
+    greedy_rounds=1,
 )
 """For CI: everything once and briefly; no time is judged."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a data set says of its videos."""
+
+    videos: Mapping[str, tuple[frozenset[str], Mapping[str, float]]]
+    """Labels, each "attribute=value", and numbers of each video by its id."""
+
+    @staticmethod
+    def load(home: Home, dataset: str) -> Catalogue:
+        """Read a data set's videos; raise VireoError if there is none."""
+        loaded = load_dataset(home, dataset)
+        declared = all_attributes(loaded.attributes)
+        columns = {name: attribute_column(name) for name in (*declared.labels, *declared.numbers)}
+        videos = {}
+        for row in loaded.video_columns("video_id", *columns.values()).to_pylist():
+            labels, numbers = set[str](), dict[str, float]()
+            for name in declared.labels:
+                values = row.get(columns[name]) or ()
+                texts = [values] if name == CREATOR else values
+                labels.update(label(name, each) for each in texts if each)
+            for name in declared.numbers:
+                value = row.get(columns[name])
+                value = value.timestamp() if isinstance(value, datetime) else value
+                if value is not None and np.isfinite(value):
+                    numbers[name] = value
+            videos[str(row["video_id"])] = (frozenset(labels), numbers)
+        return Catalogue(videos)
+
+    @cached_property
+    def labels(self) -> Mapping[str, Sequence[str]]:
+        """Values to make filters of, by attribute."""
+        counts = Counter(each for labels, _ in self.videos.values() for each in labels)
+        ordered = [each for each, _ in counts.most_common()]
+        rare = ordered[_COMMON:]
+        some = random.Random(1).sample(rare, min(_COMMON, len(rare)))  # noqa: S311
+        labels: dict[str, list[str]] = {}
+        for name, _, value in (each.partition("=") for each in ordered[:_COMMON] + some):
+            labels.setdefault(name, []).append(value)
+        return labels
+
+    @cached_property
+    def numbers(self) -> Mapping[str, Sequence[float]]:
+        """Numbers to make bounds of, by attribute."""
+        numbers: dict[str, list[float]] = {}
+        for _, known in self.videos.values():
+            for name, number in known.items():
+                numbers.setdefault(name, []).append(number)
+        return numbers
 
 
 @dataclass(frozen=True)
@@ -83,8 +172,7 @@ class LiveStack:
     console: Console
     viewers: Sequence[str]
     """Viewers of the data set, then strangers, as many as hide a video."""
-    tags: Mapping[str, frozenset[str]]
-    """Tags of each video of the data set."""
+    catalogue: Catalogue
 
     @property
     def edge(self) -> str:
@@ -94,7 +182,15 @@ class LiveStack:
     @cached_property
     def videos(self) -> list[str]:
         """Ids of the data set's videos."""
-        return list(self.tags)
+        return list(self.catalogue.videos)
+
+    @cached_property
+    def tags(self) -> Mapping[str, frozenset[str]]:
+        """Tags of each video of the data set."""
+        return {
+            video: frozenset(each.removeprefix(_TAG) for each in labels if each.startswith(_TAG))
+            for video, (labels, _) in self.catalogue.videos.items()
+        }
 
     def site(self) -> AbstractAsyncContextManager[Site]:
         """Open a connection to the edge."""
@@ -104,22 +200,11 @@ class LiveStack:
         """Kill -9 processes, and return once they are healthy again."""
         await self.stack.kill(names, self.plan.patience)
 
-    @asynccontextmanager
-    async def flow(self) -> AsyncIterator[None]:
-        """Record plays of some thousand viewers at the plan's rate until the block ends."""
-        recorder = Recorder(
-            self.edge,
-            self.videos,
-            self.plan.rate,
-            self.plan.patience,
-            viewers=_FLOW_VIEWERS,
-            size=max(1, round(self.plan.rate / 10)),
-            kinds=[event_pb2.EVENT_KIND_PLAY],
-            past=0.0,
-            again=0.0,
-        )
-        async with recorder:
-            yield
+    def flow(self) -> Recorder:
+        """Record events of some thousand viewers at the plan's rate, as long as a block lasts."""
+        rate, patience = self.plan.rate, self.plan.patience
+        size = max(1, round(rate / 10))
+        return Recorder(self.edge, self.videos, rate, patience, viewers=_FLOW_VIEWERS, size=size)
 
 
 @contextmanager
@@ -144,17 +229,14 @@ def live_stack(
     Raises:
         VireoError: nothing was trained on the data set, or the stack doesn't start.
     """
+    settings = {**SETTINGS, **(settings or {})}
     release = home.trained_release(dataset)
     console.print(f"building the features of {dataset} and starting a stack")
-    own = built_home(home, f"live/{name}", home, dataset, settings or {})
+    own = built_home(home, f"live/{name}", dataset, settings)
     watches = load_watches(own, dataset)["viewer_id"].drop_duplicates()
     viewers = [str(each) for each in watches.head(plan.hiding)]
     viewers += [f"stranger-{number}" for number in range(plan.hiding - len(viewers))]
     twin = make_twin(release, own.root / "twin")
-    videos = pd.read_parquet(home.data(dataset) / "videos.parquet", columns=["video_id", "tags"])
-    tags = {
-        str(video): frozenset(map(str, tags))
-        for video, tags in zip(videos["video_id"], videos["tags"], strict=True)
-    }
+    catalogue = Catalogue.load(home, dataset)
     with Stack.of(own, release, twin, settings=settings).running() as stack:
-        yield LiveStack(stack, dataset, plan, console, viewers, tags)
+        yield LiveStack(stack, dataset, plan, console, viewers, catalogue)

@@ -4,6 +4,10 @@ It has its own switches for speed, and nothing that costs time for each request.
 `RAY_SERVE_THROUGHPUT_OPTIMIZED` is Ray's own set of them: no proxy process before the replica that
 gets requests, replicas that call each other by gRPC, user code and routers on the loop that reads
 requests, and objects of the start exempt from garbage collection.
+
+    python -m bench.peers.rayserve_chain PORT RELEASE VIEWERS
+
+VIEWERS is a file of viewers' features by id, pickled; the port after PORT must be free, too.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import logging
 import os
 import pickle
 import signal
+import sys
 import tempfile
 import threading
 from dataclasses import replace
@@ -22,7 +27,6 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from bench.peers import PORT, RELEASE, VIEWERS
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.ranking.pipeline import RankingPipeline
 from vireo.server.recommend.ranking.release import RankingQuery, RankingRelease
@@ -30,7 +34,7 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.recommend.retrieval.query import CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 
-_PORT = int(os.environ[PORT])
+_PORT = int(sys.argv[1]) if len(sys.argv) > 1 else 0
 # Ray reads them on import; the processes that it starts inherit them.
 os.environ |= {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
@@ -54,9 +58,9 @@ _STORE_BYTES = 80_000_000
 class Candidate:
     """Retrieval."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: Path) -> None:
         """Load the release."""
-        self.pipeline = CandidatePipeline(CandidateRelease.load(Path(os.environ[RELEASE])))
+        self.pipeline = CandidatePipeline(CandidateRelease.load(release))
 
     async def __call__(self, viewer: ViewerFeatures) -> tuple[Any, Any, Any]:
         """Return the candidates for one viewer: keys, scores by name, and masks of sources."""
@@ -68,9 +72,9 @@ class Candidate:
 class Ranking:
     """Ranking."""
 
-    def __init__(self) -> None:
+    def __init__(self, release: Path) -> None:
         """Load the release."""
-        self.pipeline = RankingPipeline(RankingRelease.load(Path(os.environ[RELEASE])))
+        self.pipeline = RankingPipeline(RankingRelease.load(release))
 
     async def __call__(
         self, viewer: ViewerFeatures, found: tuple[Any, Any, Any], page_size: int
@@ -84,9 +88,9 @@ class Ranking:
 class Gateway:
     """Two calls, and the slate."""
 
-    def __init__(self, find: Any, rank: Any) -> None:
+    def __init__(self, viewers: Path, find: Any, rank: Any) -> None:
         """Load viewers' features, and hold the handles of both stages."""
-        body = Path(os.environ[VIEWERS]).read_bytes()
+        body = viewers.read_bytes()
         self.viewers: dict[str, ViewerFeatures] = pickle.loads(body)  # noqa: S301 - our own
         # Ray's default is cloudpickle, which is slower.
         methods = {"request_serialization": "pickle", "response_serialization": "pickle"}
@@ -108,7 +112,7 @@ def deployed(kind: type) -> Any:
     )(kind)
 
 
-def main() -> None:
+def main(release: Path, viewers: Path) -> None:
     """Serve the chain until killed; its gateway answers HTTP itself."""
     logging.disable(logging.INFO)
     # For sockets, whose paths must be short; removed with this process.
@@ -123,7 +127,8 @@ def main() -> None:
         quiet = LoggingConfig(log_level="ERROR", enable_access_log=False)
         http = HTTPOptions(host="127.0.0.1", port=_PORT + 1)
         serve.start(http_options=http, logging_config=quiet)
-        chain = deployed(Gateway).bind(deployed(Candidate).bind(), deployed(Ranking).bind())
+        stages = deployed(Candidate).bind(release), deployed(Ranking).bind(release)
+        chain = deployed(Gateway).bind(viewers, *stages)
         serve.run(chain, logging_config=quiet)
         stopped = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stopped.set())
@@ -132,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[2:]))

@@ -104,24 +104,22 @@ class Target:
             VireoError: more answers than that are wrong, or h2load is missing or failed.
         """
         if callers == 1:
-            return self._checked(await self._one_caller(number, requests), max_wrong)
-        turn = self._turn(number, min(self.senders, callers))
-        return self._checked(await self._send(turn, callers, requests, rate), max_wrong)
-
-    async def p50(self, number: int, requests: int) -> float:
-        """Return the median latency of one caller in seconds."""
-        return (await self.load(number, 1, requests)).p50
-
-    async def _one_caller(self, number: int, requests: int) -> LoadResult:
-        """Send as many requests in a closed loop as many would, one run after the other."""
-        turn = self._turn(number, self.senders)
-        runs = [await self._send([each], 1, requests // len(turn)) for each in turn]
-        return LoadResult(
+            turn = self._turn(number, self.senders)
+            runs = [await self._send([each], 1, requests // len(turn)) for each in turn]
+        else:
+            turn = self._turn(number, min(self.senders, callers))
+            runs = [await self._send(turn, callers, requests, rate)]
+        result = LoadResult(
             requests=sum(run.requests for run in runs),
             wrong=sum(run.wrong for run in runs),
             seconds=sum(run.seconds for run in runs),
             latencies=np.concatenate([run.latencies for run in runs]),
         )
+        if result.wrong > max_wrong * result.requests:
+            raise VireoError(
+                f"{result.wrong} of {result.requests} answers of {self.name} are not the right ones"
+            )
+        return result
 
     def _turn(self, number: int, count: int) -> list[Prepared]:
         places = range(number * count, (number + 1) * count)
@@ -154,13 +152,6 @@ class Target:
             seconds=(ended - began) / 1e6,
             latencies=np.concatenate([log[:, 2] for log, _ in done]) / 1e6,
         )
-
-    def _checked(self, result: LoadResult, max_wrong: float = 0.0) -> LoadResult:
-        if result.wrong > max_wrong * result.requests:
-            raise VireoError(
-                f"{result.wrong} of {result.requests} answers of {self.name} are not the right ones"
-            )
-        return result
 
 
 def frame(message: bytes) -> bytes:

@@ -17,8 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from vireo.server.errors import VireoError
 from vireo.server.event_log.position import StoredPosition
 from vireo.server.releases.bucket import Bucket
-from vireo.server.releases.fields import FilePath, first_problem
-from vireo.server.releases.manifest import FileEntry
+from vireo.server.releases.manifest import FileEntry, FilePath, first_problem
 from vireo.server.releases.s3 import BackupSettings
 
 _UNFINISHED = timedelta(days=1)

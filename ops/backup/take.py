@@ -24,9 +24,13 @@ from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.online_store import CONFIGURATION, open_rows
 from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
-from vireo.server.releases.garbage import needed_releases
 from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry
-from vireo.server.releases.store import ReleaseStore, manifest_place, release_object
+from vireo.server.releases.store import (
+    ReleaseStore,
+    manifest_place,
+    needed_releases,
+    release_object,
+)
 from vireo.training.data.dataset import DESCRIPTION
 from vireo.v1.log_pb2 import RecordedEvents
 

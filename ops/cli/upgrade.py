@@ -188,7 +188,7 @@ def _stored_releases(store: ReleaseStore) -> Iterator[Held]:
     bucket, named = store.bucket, dict[str, None]()
 
     def name(record: bytes, place: str) -> None:
-        named[ChannelPointer.parse_record(record, place).release_id] = None
+        named[ChannelPointer.parse(record, place).release_id] = None
 
     for stored in bucket.objects("channels/"):
         channel = stored.name.removeprefix("channels/").removesuffix(".json")

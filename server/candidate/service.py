@@ -13,14 +13,17 @@ import numpy as np
 from pydantic import Field
 
 from vireo.server.columns import encode_columns
-from vireo.server.inference.over_http import serve_inference_http
-from vireo.server.inference.service import MAX_BATCH, ServedModel, add_inference_service
+from vireo.server.inference.service import (
+    MAX_BATCH,
+    ServedModel,
+    add_inference_service,
+    serve_inference_http,
+)
 from vireo.server.inference.tensors import Limits
 from vireo.server.live.live import Live
 from vireo.server.models.signature import BATCH, HISTORY
 from vireo.server.pod.pod import Pod, PodSettings, following
-from vireo.server.pod.release_metrics import ReleaseFacts
-from vireo.server.pod.release_service import served
+from vireo.server.pod.release_service import ReleaseFacts, served
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.pod.viewer import decode_viewer

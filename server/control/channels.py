@@ -23,7 +23,7 @@ from vireo.server.control.attempts import Attempts
 from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.channels import Channel
-from vireo.server.releases.fields import CHANNEL_NAME
+from vireo.server.releases.manifest import CHANNEL_NAME
 from vireo.server.releases.s3 import BackupSettings
 from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
 from vireo.server.rpc.server import RpcServer

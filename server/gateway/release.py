@@ -21,7 +21,6 @@ from vireo.server.gateway.rules import ActiveRules
 from vireo.server.recommend.filters.declared import PUBLISHED, Declared, label
 from vireo.server.recommend.filters.expression import FilterExpression
 from vireo.server.recommend.page import Caps, fill_page
-from vireo.server.releases.fields import first_problem
 from vireo.server.releases.layout import (
     ATTRIBUTES,
     POPULAR_ATTRIBUTES,
@@ -29,7 +28,7 @@ from vireo.server.releases.layout import (
     TAKEDOWNS,
     VIDEO_KEYS,
 )
-from vireo.server.releases.manifest import Manifest, ReleaseError
+from vireo.server.releases.manifest import Manifest, ReleaseError, first_problem
 from vireo.server.releases.tables import read_texts
 from vireo.v1 import filter_pb2, rules_pb2
 

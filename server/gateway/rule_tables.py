@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from vireo.server.columns import MAX_FACTOR, MIN_FACTOR
 from vireo.server.errors import VireoError
 from vireo.server.recommend.filters.declared import ATTRIBUTE_NAME
-from vireo.server.releases.fields import shown
+from vireo.server.releases.manifest import shown
 
 MAX_RULES = 1_000
 """Maximum rules of a kind in a file."""

@@ -32,7 +32,7 @@ from vireo.server.recommend.filters.expression import (
     all_of,
     decode,
 )
-from vireo.server.releases.fields import shown
+from vireo.server.releases.manifest import shown
 from vireo.v1 import filter_pb2, rules_pb2
 from vireo.v1 import recommendation_pb2 as pb
 

@@ -38,8 +38,7 @@ from vireo.server.gateway.turn import InnerPods
 from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, ReadFeatures
 from vireo.server.live.live import Live
 from vireo.server.pod.pod import Pod
-from vireo.server.pod.release_metrics import ReleaseFacts
-from vireo.server.pod.release_service import served
+from vireo.server.pod.release_service import ReleaseFacts, served
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.takedowns import Takedowns

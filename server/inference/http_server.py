@@ -20,13 +20,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from vireo.inference import open_inference_pb2 as pb
 from vireo.server.errors import VireoError
-from vireo.server.inference.http_messages import (
-    JSON_LENGTH,
-    InferRequest,
-    as_json,
-    encode,
-)
-from vireo.server.inference.service import NAME
+from vireo.server.inference.http_messages import JSON_LENGTH, InferRequest, as_json, encode
 from vireo.server.rpc import reading
 from vireo.server.rpc.caller import CALLER
 from vireo.server.rpc.errors import RpcError, invalid_argument
@@ -37,8 +31,9 @@ from vireo.server.rpc.settings import RpcSettings
 
 log = structlog.get_logger()
 
+NAME = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MAX_SECONDS = 10.0
-"""Deadline of a request; the header `grpc-timeout` may ask for less."""
+"""Deadline of a request."""
 
 _STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -59,11 +54,9 @@ _BYTE_SECONDS = 1e-7
 """Cost of a byte of a body."""
 _BINARY_EXTENSION = "binary_tensor_data"
 _MODEL = "/v2/models/{name}"
-_PLACES = (_MODEL, _MODEL + "/versions/{version}")
+_MODELS = (_MODEL, _MODEL + "/versions/{version}")
 
-
-_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-_MAX_DIGITS = 8
+_Read = Callable[[], Awaitable[bytes]]
 
 
 class RefusedError(Exception):
@@ -75,28 +68,31 @@ class RefusedError(Exception):
 
     def response(self) -> web.Response:
         """Return the error as HTTP has it."""
-        retry_after = _retry_after(self.metadata["grpc-status-details-bin"])
         status = _STATUS.get(self.code, 500)
+        headers = {REQUEST_ID: self.metadata[REQUEST_ID]}
+        retry, has_retry = error_details_pb2.RetryInfo(), False
+        for detail in status_pb2.Status.FromString(
+            self.metadata["grpc-status-details-bin"]
+        ).details:
+            has_retry = has_retry or detail.Unpack(retry)
+        if has_retry:
+            seconds = retry.retry_delay.ToTimedelta().total_seconds()
+            headers[hdrs.RETRY_AFTER] = str(math.ceil(seconds))
         if self.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             # Without a time to retry it is too large, and would be again.
-            status = 413 if retry_after is None else 429
-        headers = {REQUEST_ID: self.metadata[REQUEST_ID]}
-        if retry_after is not None:
-            headers[hdrs.RETRY_AFTER] = str(retry_after)
-        return error_response(status, self.message, headers)
+            status = 429 if has_retry else 413
+        return _error(status, self.message, headers)
 
 
 class Call:
     """A request by HTTP, as the guard and handlers see calls: in place of gRPC's context."""
 
-    def __init__(self, request: web.Request, read: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(self, request: web.Request, read: _Read) -> None:
         """Start the call's deadline; `read` reads its message, once it is admitted."""
-        asked = timeout_seconds(request.headers.get("grpc-timeout", ""))
-        seconds = MAX_SECONDS if asked is None else min(asked, MAX_SECONDS)
-        self.ends = asyncio.get_running_loop().time() + seconds
+        self.ends = asyncio.get_running_loop().time() + MAX_SECONDS
         """When the deadline is, by the loop's clock."""
-        self.trailing: dict[str, Any] = {}
-        """Metadata for the end of the response."""
+        self.headers: dict[str, str] = {}
+        """Headers for the response."""
         self.read = read
         self.read_seconds = None
         """No bound of its own on `read`."""
@@ -112,7 +108,7 @@ class Call:
 
     def set_trailing_metadata(self, metadata: Iterable[tuple[str, Any]]) -> None:
         """Set what the response's headers are taken from."""
-        self.trailing = dict(metadata)
+        self.headers = {REQUEST_ID: dict(metadata)[REQUEST_ID]}
 
     async def abort(
         self, code: grpc.StatusCode, message: str, metadata: Iterable[tuple[str, Any]]
@@ -121,77 +117,46 @@ class Call:
         raise RefusedError(code, message, dict(metadata))
 
 
-def error_response(
-    status: int, message: str, headers: Mapping[str, str] | None = None
-) -> web.Response:
-    """Return an error as the protocol has it."""
-    return web.json_response({"error": message}, status=status, headers=headers)
-
-
-def timeout_seconds(value: str) -> float | None:
-    """Return the seconds of a grpc-timeout, for example "500m"; None if it isn't one."""
-    digits, unit = value[:-1], value[-1:]
-    if unit in _UNITS and digits.isdecimal() and len(digits) <= _MAX_DIGITS:
-        return int(digits) * _UNITS[unit]
-    return None
-
-
-def _retry_after(status: bytes) -> int | None:
-    """Return the whole seconds of a status' RetryInfo; None if it has none."""
-    retry = error_details_pb2.RetryInfo()
-    for detail in status_pb2.Status.FromString(status).details:
-        if detail.Unpack(retry):
-            return math.ceil(retry.retry_delay.ToTimedelta().total_seconds())
-    return None
-
-
-class InferenceHttp:
+class _InferenceHttp:
     """The routes of the protocol, before a pod's server."""
 
     def __init__(self, server: RpcServer, max_bytes: int) -> None:
         """Serve the methods of `server`; a body has at most `max_bytes`."""
         self._server = server
-        self.max_bytes = max_bytes
+        self._max_bytes = max_bytes
 
     def application(self) -> web.Application:
         """Return the application with all routes."""
-        application = web.Application(client_max_size=self.max_bytes, middlewares=[_errors_in_json])
-        add = application.router.add_route
-        add("GET", "/v2", self._server_metadata)
-        add("GET", "/v2/health/live", self._live)
-        add("GET", "/v2/health/ready", self._ready)
-        for place in _PLACES:
-            add("GET", place, self._model_metadata)
-            add("GET", f"{place}/ready", self._model_ready)
-            add("GET", f"{place}/config", self._config)
-            add("POST", f"{place}/infer", self._infer)
-        return application
+        app = web.Application(client_max_size=self._max_bytes, middlewares=[_errors_in_json])
+        routes: dict[str, type[Message]] = {
+            "/v2": pb.ServerMetadataRequest,
+            "/v2/health/live": pb.ServerLiveRequest,
+            "/v2/health/ready": pb.ServerReadyRequest,
+        }
+        for place in _MODELS:
+            routes[place] = pb.ModelMetadataRequest
+            routes[f"{place}/ready"] = pb.ModelReadyRequest
+            routes[f"{place}/config"] = pb.ModelConfigRequest
+            app.router.add_route("POST", f"{place}/infer", self._infer)
+        for place, kind in routes.items():
+            app.router.add_route("GET", place, partial(self._describe, kind))
+        return app
 
-    async def _server_metadata(self, request: web.Request) -> web.Response:
-        found, call = await self._ask(request, pb.ServerMetadataRequest())
-        found.extensions.append(_BINARY_EXTENSION)
-        return _json(as_json(found), call)
-
-    async def _live(self, request: web.Request) -> web.Response:
-        return _json(*await self._answer(request, pb.ServerLiveRequest()))
-
-    async def _ready(self, request: web.Request) -> web.Response:
-        found, call = await self._answer(request, pb.ServerReadyRequest())
-        return _json(found, call, 200 if found["ready"] else 503)
-
-    async def _model_metadata(self, request: web.Request) -> web.Response:
-        return _json(*await self._answer(request, _named(request, pb.ModelMetadataRequest)))
-
-    async def _model_ready(self, request: web.Request) -> web.Response:
-        found, call = await self._answer(request, _named(request, pb.ModelReadyRequest))
-        if not found["ready"]:
-            await self._ask(request, _named(request, pb.ModelMetadataRequest))  # 404 if unknown
-        named = {"name": request.match_info["name"], **found}
-        return _json(named, call, 200 if found["ready"] else 503)
-
-    async def _config(self, request: web.Request) -> web.Response:
-        found, call = await self._answer(request, _named(request, pb.ModelConfigRequest))
-        return _json(found["config"], call)
+    async def _describe(self, kind: type[Message], request: web.Request) -> web.Response:
+        """Return the response to a message that has no more than a model and version."""
+        found, call = await self._ask(request, kind)
+        document, status = as_json(found), 200
+        if kind is pb.ServerMetadataRequest:
+            document["extensions"].append(_BINARY_EXTENSION)
+        elif kind is pb.ModelConfigRequest:
+            document = document["config"]
+        elif document.get("ready") is False:
+            status = 503
+            if kind is pb.ModelReadyRequest:
+                await self._ask(request, pb.ModelMetadataRequest)  # 404 if unknown
+        if kind is pb.ModelReadyRequest:
+            document = {"name": request.match_info["name"], **document}
+        return web.json_response(document, status=status, headers=call.headers)
 
     async def _infer(self, request: web.Request) -> web.Response:
         decoded: InferRequest
@@ -199,7 +164,8 @@ class InferenceHttp:
         async def read() -> bytes:
             nonlocal decoded
             body, length = await self._body(request), request.headers.get(JSON_LENGTH)
-            decode = partial(InferRequest.decode, body, length, *_model_and_version(request))
+            name, version = _model_and_version(request)
+            decode = partial(InferRequest.decode, body, length, name, version)
             caller = request.headers.get(CALLER, "")
             async with self._server.budget.turn(caller, len(body) * _BYTE_SECONDS):
                 inline = len(body) <= _INLINE_BYTES
@@ -208,11 +174,10 @@ class InferenceHttp:
 
         response, call = await self._call(request, "ModelInfer", read)
         body, json_length = encode(response, decoded)
-        headers = _headers(call)
-        if json_length is None:
-            return web.Response(body=body, content_type="application/json", headers=headers)
-        headers[JSON_LENGTH] = str(json_length)
-        return web.Response(body=body, content_type="application/octet-stream", headers=headers)
+        kind, headers = "application/json", call.headers
+        if json_length is not None:
+            kind, headers = "application/octet-stream", {**headers, JSON_LENGTH: str(json_length)}
+        return web.Response(body=body, content_type=kind, headers=headers)
 
     async def _body(self, request: web.Request) -> bytes:
         """Return the body; raise RpcError if it is too large, compressed, or broken off."""
@@ -226,25 +191,22 @@ class InferenceHttp:
             raise NoMessageError(f"no message arrived within {seconds} s of the call") from error
         except web.HTTPRequestEntityTooLarge as error:
             raise RpcError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the body exceeds {self.max_bytes:,} bytes"
+                grpc.StatusCode.RESOURCE_EXHAUSTED, f"the body exceeds {self._max_bytes:,} bytes"
             ) from error
         except (web.RequestPayloadError, ConnectionError) as error:
             raise invalid_argument([("", "the body is incomplete, or not as declared")]) from error
 
-    async def _answer(self, request: web.Request, message: Message) -> tuple[dict[str, Any], Call]:
-        """Return the response to a message as JSON."""
-        response, call = await self._ask(request, message)
-        return as_json(response), call
+    async def _ask(self, request: web.Request, kind: type[Message]) -> tuple[Any, Call]:
+        """Return the response to a message of this kind about the model in the path, if any."""
+        values = dict(zip(("name", "version"), _model_and_version(request), strict=True))
+        message = kind(**{name: values[name] for name in kind.DESCRIPTOR.fields_by_name})
 
-    async def _ask(self, request: web.Request, message: Message) -> tuple[Any, Call]:
         async def read() -> bytes:
             return message.SerializeToString()
 
-        return await self._call(request, message.DESCRIPTOR.name.removesuffix("Request"), read)
+        return await self._call(request, kind.DESCRIPTOR.name.removesuffix("Request"), read)
 
-    async def _call(
-        self, request: web.Request, method: str, read: Callable[[], Awaitable[bytes]]
-    ) -> tuple[Any, Call]:
+    async def _call(self, request: web.Request, method: str, read: _Read) -> tuple[Any, Call]:
         """Return a method's response.
 
         Raises:
@@ -276,9 +238,8 @@ async def http_endpoint(server: RpcServer, settings: RpcSettings, port: int) -> 
     Raises:
         VireoError: the port can't be bound, or a TLS file can't be read.
     """
-    application = InferenceHttp(server, settings.max_message_bytes).application()
     runner = web.AppRunner(
-        application,
+        _InferenceHttp(server, settings.max_message_bytes).application(),
         access_log=None,
         handle_signals=False,
         handler_cancellation=True,  # nobody reads the response
@@ -312,26 +273,15 @@ async def _errors_in_json(
     except RefusedError as refusal:
         return refusal.response()
     except TimeoutError:
-        return error_response(504, "the deadline has passed")
+        return _error(504, "the deadline has passed")
     except web.HTTPException as error:
         allowed = error.headers.get(hdrs.ALLOW)
         why = f"{request.method} {request.path!a}: {error.reason}"
-        return error_response(error.status, why, {hdrs.ALLOW: allowed} if allowed else {})
+        return _error(error.status, why, {hdrs.ALLOW: allowed} if allowed else {})
 
 
-def _json(content: object, call: Call, status: int = 200) -> web.Response:
-    return web.json_response(content, status=status, headers=_headers(call))
-
-
-def _headers(call: Call) -> dict[str, str]:
-    return {REQUEST_ID: call.trailing[REQUEST_ID]}
-
-
-def _named(request: web.Request, kind: type[Any]) -> Message:
-    """Return a message of this type with the model and version in the path."""
-    name, version = _model_and_version(request)
-    message: Message = kind(name=name, version=version)
-    return message
+def _error(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": message}, status=status, headers=headers)
 
 
 def _model_and_version(request: web.Request) -> tuple[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
@@ -13,6 +14,7 @@ from google.protobuf.message import Message
 from vireo.inference import model_config_pb2 as config_pb
 from vireo.inference import open_inference_pb2 as pb
 from vireo.inference import open_inference_pb2_grpc
+from vireo.server.errors import VireoError
 from vireo.server.inference.tensors import Limits, metadata, read_inputs, write_output
 from vireo.server.models.model import Model, ModelInputError, ModelOutputError
 from vireo.server.models.signature import Tensor
@@ -25,6 +27,7 @@ from vireo.server.rpc.errors import RpcError, invalid_argument, not_found
 from vireo.server.rpc.guard import ServiceLimits
 from vireo.server.rpc.reading import Context
 from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.settings import RpcSettings
 
 PLATFORM = "onnxruntime_onnx"
 _BACKEND = "onnxruntime"
@@ -48,23 +51,15 @@ def model_config(model: Model) -> config_pb.ModelConfig:
         platform=PLATFORM,
         backend=_BACKEND,
         max_batch_size=0,
-        input=[_input(name, tensor) for name, tensor in model.inputs.items()],
-        output=[_output(model.output, model.answer)],
+        input=[config_pb.ModelInput(**_described(*each)) for each in model.inputs.items()],
+        output=[config_pb.ModelOutput(**_described(model.output, model.answer))],
     )
 
 
-def _input(name: str, tensor: Tensor) -> config_pb.ModelInput:
+def _described(name: str, tensor: Tensor) -> dict[str, Any]:
     found = metadata(name, tensor)
-    return config_pb.ModelInput(name=name, data_type=_data_type(found.datatype), dims=found.shape)
-
-
-def _output(name: str, tensor: Tensor) -> config_pb.ModelOutput:
-    found = metadata(name, tensor)
-    return config_pb.ModelOutput(name=name, data_type=_data_type(found.datatype), dims=found.shape)
-
-
-def _data_type(datatype: str) -> config_pb.DataType.ValueType:
-    return config_pb.DataType.Value(f"TYPE_{datatype}")
+    data_type = config_pb.DataType.Value(f"TYPE_{found.datatype}")
+    return {"name": name, "data_type": data_type, "dims": found.shape}
 
 
 @dataclass(frozen=True)
@@ -222,3 +217,20 @@ def _cost(request: Message) -> float:
     """Return what a request costs, in seconds: a run of a model takes longer, the more it reads."""
     bytes_read = request.ByteSize() if isinstance(request, pb.ModelInferRequest) else 0
     return _CALL_SECONDS + bytes_read * _BYTE_SECONDS
+
+
+def serve_inference_http(
+    server: RpcServer, settings: RpcSettings, port: int
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return what serves the service of `server` by HTTP until cancelled.
+
+    Raises:
+        VireoError: aiohttp isn't installed, which pods without HTTP do without.
+    """
+    try:
+        from vireo.server.inference.http_server import serve_http
+    except ModuleNotFoundError as error:
+        raise VireoError(
+            "VIREO_OIP_HTTP_PORT needs aiohttp: pip install 'vireo[http]', or set it to 0"
+        ) from error
+    return partial(serve_http, server, settings, port)

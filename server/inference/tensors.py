@@ -75,7 +75,11 @@ def read_inputs(
         tensor.name: _array(request, place, DATATYPES[model.inputs[tensor.name].dtype])
         for place, tensor in enumerate(request.inputs)
     }
-    _refuse(_value_violations(arrays))
+    _refuse(
+        (f"inputs[{place}]", f"every value of input {name!r} must be finite")
+        for place, (name, array) in enumerate(arrays.items())
+        if not np.isfinite(array).all()
+    )
     return arrays
 
 
@@ -177,7 +181,7 @@ def _size_violations(request: pb.ModelInferRequest, model: Model, limits: Limits
 
 
 def _content_violations(request: pb.ModelInferRequest, model: Model) -> _Violations:
-    """Yield tensors whose number of values differs from the shape, or that use the wrong field."""
+    """Yield tensors whose number of values differs from the shape."""
     for place, tensor in enumerate(request.inputs):
         datatype, count = DATATYPES[model.inputs[tensor.name].dtype], math.prod(tensor.shape)
         must = f"input {tensor.name!r} of shape {list(tensor.shape)} must"
@@ -187,23 +191,10 @@ def _content_violations(request: pb.ModelInferRequest, model: Model) -> _Violati
             if length != wanted:
                 yield f"raw_input_contents[{place}]", f"{must} have {wanted} bytes, has {length}"
             continue
-        for field, _ in tensor.contents.ListFields():
-            if field.name != datatype.contents:
-                reason = f"{field.name}; {datatype.name} has {datatype.contents}"
-                yield (
-                    f"inputs[{place}].contents.{field.name}",
-                    f"input {tensor.name!r} has {reason}",
-                )
         values = len(getattr(tensor.contents, datatype.contents))
         if values != count:
-            yield f"inputs[{place}].contents", f"{must} have {count} values, has {values}"
-
-
-def _value_violations(arrays: Mapping[str, npt.NDArray[Any]]) -> _Violations:
-    """Yield arrays with values that aren't finite."""
-    for place, (name, array) in enumerate(arrays.items()):
-        if not np.isfinite(array).all():
-            yield f"inputs[{place}]", f"every value of input {name!r} must be finite"
+            reason = f"{must} have {count} values in {datatype.contents}, has {values}"
+            yield f"inputs[{place}].contents", reason
 
 
 def _array(request: pb.ModelInferRequest, place: int, datatype: Datatype) -> npt.NDArray[Any]:
@@ -213,9 +204,7 @@ def _array(request: pb.ModelInferRequest, place: int, datatype: Datatype) -> npt
         values = np.frombuffer(request.raw_input_contents[place], datatype.raw)
     else:
         values = np.array(getattr(tensor.contents, datatype.contents), datatype.raw)
-    # In this machine's byte order: no copy on a little-endian one.
-    native = values.astype(values.dtype.newbyteorder("="), copy=False)
-    return native.reshape(tuple(tensor.shape))
+    return values.reshape(tuple(tensor.shape))
 
 
 def _described(wanted: Tensor) -> str:

@@ -64,25 +64,20 @@ class Announcements:
         the control plane doesn't answer.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + _READ_SECONDS
-        # It must answer at once first: one that hangs hardly delays the poll.
-        still, _ = await asyncio.gather(
-            self._still_names(release_id, 0.0, max(poll_seconds, _MIN_FIRST_SECONDS)),
-            asyncio.sleep(poll_seconds),
-        )
-        trusted = still
-        while still and loop.time() < end:
-            asked = loop.time()
-            # A moment after the multiple: rounded down, a call of no length would follow.
-            wait = min(_WAIT_SECONDS, _WAIT_SECONDS - asked % _WAIT_SECONDS + 0.001)
-            still = await self._still_names(release_id, wait, _SLACK_SECONDS)
+        begun, still = loop.time(), True
+        while still and loop.time() < begun + _READ_SECONDS:
+            asked, wait, slack = loop.time(), 0.0, max(poll_seconds, _MIN_FIRST_SECONDS)
+            # It must answer at once first: one that hangs hardly delays the poll.
+            if self._connected:
+                # A moment after the multiple: rounded down, a call of no length would follow.
+                wait, slack = _WAIT_SECONDS - asked % _WAIT_SECONDS + 0.001, _SLACK_SECONDS
+            still = await self._still_names(release_id, wait, slack)
             if still and loop.time() - asked < wait / 2:  # it doesn't hold calls
                 await asyncio.sleep(poll_seconds)
-        if trusted:
-            # All pods have heard of the change, or have lost the control plane, at this moment:
-            # they must not read S3 at the same moments.
-            spread = _SPREAD_SECONDS if self._connected else poll_seconds
-            await asyncio.sleep(random.uniform(0.0, spread))  # noqa: S311
+        # All pods have heard of the change, or have lost the control plane, at this moment: they
+        # must not read S3 at the same moments.
+        spread = random.uniform(0.0, _SPREAD_SECONDS if self._connected else poll_seconds)  # noqa: S311
+        await asyncio.sleep(max(spread, begun + poll_seconds - loop.time()))
 
     async def _still_names(self, release_id: str, wait: float, slack: float) -> bool:
         """Return whether the channel names a release, by the control plane, for `wait` seconds."""

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -24,8 +25,7 @@ from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
 from vireo.server.pod import release_service
 from vireo.server.pod.announcements import Announcements
-from vireo.server.pod.release_metrics import ReleaseCollector, ReleaseFacts
-from vireo.server.pod.release_service import ReleaseServicer
+from vireo.server.pod.release_service import ReleaseCollector, ReleaseFacts, ReleaseServicer
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.layout import TAKEDOWNS
@@ -178,10 +178,7 @@ async def serve_pod(pod: Pod[Any], settings: PodSettings) -> None:
         keep_previous_seconds=settings.previous_is_kept,
     )
     queue = RunQueue(MAX_WAIT if settings.shedding else math.inf)
-    server = RpcServer(settings)
-    admission = pod_admission(pod, queue, shedding=settings.shedding)
-    add_pod_service(server, pod, loader, queue, admission)
-    add_release_service(server, loader, name, pod.describe)
+    server, admission = pod_server(pod, loader, queue, settings, name, shedding=settings.shedding)
     REGISTRY.register(ReleaseCollector(loader, pod.files, pod.facts))
     REGISTRY.register(LoadCollector(admission.slots, queue, server))
     export_disk("cache", settings.cache)
@@ -224,48 +221,44 @@ def following(
     )
 
 
-def pod_admission(
-    pod: Pod[Any], queue: RunQueue, max_calls: int = MAX_CALLS, *, shedding: bool = True
-) -> Admission:
-    """Return the admission control of the calls of a pod with this queue; see `Admission`."""
-    if pod.max_slates is None:
-        return Admission(queue.slots, max_calls, runs_in_queue=True)
-    slots = Slots(pod.max_slates) if shedding else Slots(max_calls, math.inf)
-    return Admission(slots, max_calls)
-
-
-def add_pod_service(
-    server: RpcServer,
+def pod_server(
     pod: Pod[T],
     loader: ReleaseLoader[T],
     queue: RunQueue,
-    admission: Admission,
-) -> None:
-    """Add a pod's own service to a server, its model's and further ones if it has them."""
+    settings: RpcSettings,
+    name: str,
+    *,
+    max_calls: int = MAX_CALLS,
+    shedding: bool = True,
+) -> tuple[RpcServer, Admission]:
+    """Return a server with all services of a pod, not started yet, and the admission of its calls.
+
+    Args:
+        pod: the kind of pod.
+        loader: has the release that it serves.
+        queue: the queue in which its pipeline runs.
+        settings: the server's.
+        name: name of the pod.
+        max_calls: see `Admission`.
+        shedding: see `PodSettings`.
+    """
+    server, slots = RpcServer(settings), queue.slots
+    if pod.max_slates is not None:
+        slots = Slots(pod.max_slates) if shedding else Slots(max_calls, math.inf)
+    admission = Admission(slots, max_calls, runs_in_queue=pod.max_slates is None)
+    work = pod.work(loader) if pod.work else None
     server.add(
         pod.service,
-        lambda grpc_server: pod.register(loader, queue, grpc_server),
-        limits=ServiceLimits(
-            admission, work=pod.work(loader) if pod.work else None, places=pod.places
-        ),
+        partial(pod.register, loader, queue),
+        limits=ServiceLimits(admission, work=work, places=pod.places),
     )
     if pod.inference is not None:
         pod.inference(server, loader, queue, admission)
     if pod.services is not None:
         pod.services(server)
-
-
-def add_release_service(
-    server: RpcServer,
-    loader: ReleaseLoader[Any],
-    pod_name: str,
-    describe: Callable[[release_pb2.GetServingReleaseResponse], None] | None = None,
-) -> None:
-    """Add ReleaseService to a server."""
-    servicer = ReleaseServicer(loader, pod_name, describe)
+    servicer = ReleaseServicer(loader, name, pod.describe)
     server.add(
         release_service.NAME,
-        lambda grpc_server: release_pb2_grpc.add_ReleaseServiceServicer_to_server(
-            servicer, grpc_server
-        ),
+        partial(release_pb2_grpc.add_ReleaseServiceServicer_to_server, servicer),
     )
+    return server, admission

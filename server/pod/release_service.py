@@ -1,13 +1,19 @@
-"""ReleaseService: what this process serves, since when, and from where."""
+"""What a process says of its releases: by ReleaseService, and to Prometheus."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from vireo.server.releases import layout
+from vireo.server.releases.cache import Stage
 from vireo.server.releases.loader import ReleaseLoader, Serving
-from vireo.server.releases.progress import Stage
+from vireo.server.releases.manifest import DATA_END, Manifest
 from vireo.server.rpc.errors import unavailable
 from vireo.v1 import release_pb2, release_pb2_grpc
 
@@ -84,3 +90,78 @@ def served(loader: ReleaseLoader[T], pinned_id: str = "") -> Serving[T]:
         reason = loader.failures.reason or "it is being loaded"
         raise unavailable(f"no release is loaded yet: {reason}", _RETRY_AFTER)
     return loader.serving
+
+
+@dataclass(frozen=True)
+class ReleaseFacts:
+    """What metrics tell of the release that a pod serves."""
+
+    manifest: Manifest
+    caches: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of each cache that belongs to the release, by its name."""
+
+
+class ReleaseCollector(Collector):
+    """The releases that a process holds and loads, at the time of a scrape."""
+
+    def __init__(
+        self,
+        loader: ReleaseLoader[Any],
+        files: Sequence[str] = (),
+        facts: Callable[[Any], ReleaseFacts] | None = None,
+    ) -> None:
+        """Read these on each scrape.
+
+        Args:
+            loader: has the releases.
+            files: files of a release that the process needs.
+            facts: returns what is told of a release's content.
+        """
+        self._loader, self._files, self._facts = loader, files, facts
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the families, some of them without samples."""
+        loader = self._loader
+        serving, load, failing = loader.serving, loader.progress, bool(loader.failures.reason)
+        facts = self._facts(serving.content) if self._facts and serving else None
+        info = GaugeMetricFamily(
+            "vireo_release_info",
+            "1 for each release in memory, by its role: serving or previous.",
+            labels=["release", "channel", "origin", "role"],
+        )
+        for role, held in (("serving", serving), ("previous", loader.previous)):
+            if held is not None:
+                info.add_metric([held.release_id, loader.channel, held.origin, role], 1)
+        stage = GaugeMetricFamily(
+            "vireo_release_load_stage", "1 for the loader's current stage.", labels=["stage"]
+        )
+        for each in Stage:
+            stage.add_metric([each.value], float(each is load.stage))
+        caches = GaugeMetricFamily(
+            "vireo_cache_bytes", "Memory of the served release's caches.", labels=["cache"]
+        )
+        for cache, size in facts.caches.items() if facts else ():
+            caches.add_metric([cache], size)
+        yield from (info, stage, caches)
+        since = serving.since.timestamp() if serving else None
+        for name, meaning, value in (
+            ("release_serving_since_timestamp_seconds", "When it was swapped in.", since),
+            ("release_load_done_bytes", "Bytes of the load that have arrived.", load.bytes_done),
+            ("release_load_expected_bytes", "Size of what is being loaded.", load.bytes_total),
+            ("release_failing", "1 while following the channel fails.", failing),
+            *(self._of_served(facts.manifest) if facts else ()),
+        ):
+            if value is not None:
+                yield GaugeMetricFamily(f"vireo_{name}", meaning, value=float(value))
+
+    def _of_served(self, manifest: Manifest) -> Iterator[tuple[str, str, float | None]]:
+        """Yield metrics of the files that this process has, as far as they are known."""
+        entries = manifest.files
+        sizes = {path: entries[path].size for path in self._files if path in entries}
+        models = [size for path, size in sizes.items() if path.endswith(".onnx")]
+        created, data_end = manifest.created_at.timestamp(), manifest.metrics.get(DATA_END)
+        yield "release_created_timestamp_seconds", "When it was trained.", created
+        yield "release_data_timestamp_seconds", "End of its data.", data_end
+        yield "release_files_bytes", "Size of the files.", sum(sizes.values())
+        yield "index_bytes", "Size of the mapped index.", sizes.get(layout.VIDEO_INDEX)
+        yield "model_bytes", "Size of the models.", sum(models) if models else None

@@ -16,7 +16,7 @@ from minio.error import MinioException, S3Error
 from prometheus_client import Counter
 
 from vireo.server.errors import VireoError
-from vireo.server.releases.fields import shown
+from vireo.server.releases.manifest import shown
 from vireo.server.releases.s3 import S3Settings
 
 PARALLEL = 4

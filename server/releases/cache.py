@@ -15,6 +15,8 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import structlog
@@ -22,7 +24,6 @@ import structlog
 from vireo.server.errors import VireoError
 from vireo.server.releases.layout import OPTIONAL
 from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry, Manifest, ReleaseError
-from vireo.server.releases.progress import LoadProgress, Stage
 from vireo.server.releases.store import ReleaseStore, check_release_id
 
 log = structlog.get_logger()
@@ -39,6 +40,57 @@ _MAX_TURN_SECONDS = 10.0
 _REST_SECONDS = 0.15
 """Between two builds: requests that the one delayed are answered before the next one begins."""
 _LOOK_SECONDS = 0.02
+
+
+class Stage(StrEnum):
+    """What a loader is doing, in the order of a load."""
+
+    LOOKING = "looking"
+    """Reading from the channel which release to serve."""
+    VERIFYING = "verifying"
+    """Comparing the cached files with the manifest's digests."""
+    DOWNLOADING = "downloading"
+    BUILDING = "building"
+    """Building sessions, index and tables beside those that serve."""
+    REPLAYING = "replaying"
+    """Comparing golden requests with their recorded outputs."""
+    WAITING = "waiting"
+    """Ready, and waiting until the pods that it calls serve the same release."""
+    SERVING = "serving"
+    """Nothing is being loaded."""
+
+
+class LoadStoppedError(Exception):
+    """The load was stopped: its process is about to end, or another release is wanted."""
+
+
+@dataclass
+class LoadProgress:
+    """The progress of one load; its threads write it, and anybody may read it."""
+
+    stage: Stage = Stage.LOOKING
+    release_id: str = ""
+    """The release that is loaded; empty while looking for the first one."""
+    bytes_total: int = 0
+    """Size of the files that this pod needs; 0 until the manifest is known."""
+    stopped: bool = False
+    """Whether the load is to end, at its next byte."""
+    _files: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def bytes_done(self) -> int:
+        """Bytes of those files that are verified in the cache or have arrived."""
+        return sum(list(self._files.values()))
+
+    def arrived(self, path: str, size: int) -> None:
+        """Set how many bytes of a file have arrived; raise LoadStoppedError to stop the load."""
+        self.check()
+        self._files[path] = size
+
+    def check(self) -> None:
+        """Raise LoadStoppedError if the load is stopped."""
+        if self.stopped:
+            raise LoadStoppedError
 
 
 class CacheError(VireoError):

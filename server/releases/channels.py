@@ -28,7 +28,7 @@ from vireo.server.releases.bucket import (
     NotInStoreError,
     StoreError,
 )
-from vireo.server.releases.fields import (
+from vireo.server.releases.manifest import (
     CHANNEL_NAME,
     Label,
     ReleaseId,
@@ -98,32 +98,28 @@ class ChannelPointer(BaseModel):
     """Figures that the next release is compared with besides this one's, latest measured first."""
 
     @staticmethod
-    def parse_channel(body: bytes, source: str) -> ChannelPointer:
-        """Return what a channel's object holds; raise StoreError, with `source`, if it is none."""
-        fix = "isn't a channel; remove it, and set it again with `vireo release promote`"
-        return _parsed(body, f"{source} {fix}")
+    def parse(body: bytes, source: str) -> ChannelPointer:
+        """Return what a channel's object, or a record of the history, holds.
 
-    @staticmethod
-    def parse_record(body: bytes, source: str) -> ChannelPointer:
-        """Return a record of the history; raise StoreError, with `source`, if it isn't one."""
-        fix = (
-            "isn't a record of a channel's change; remove it: the channel keeps what it names, "
-            "but no rollback goes back to that change or beyond it"
-        )
-        return _parsed(body, f"{source} {fix}")
+        Raises:
+            StoreError: it is neither; the message names `source` and the fix.
+        """
+        fix = "isn't a channel; remove it, and set it again with `vireo release promote`"
+        if source.startswith(HISTORY):
+            fix = (
+                "isn't a record of a channel's change; remove it: the channel keeps what it names, "
+                "but no rollback goes back to that change or beyond it"
+            )
+        try:
+            return ChannelPointer.model_validate(parse_json(body, MAX_DOCUMENT_BYTES))
+        except ValidationError as error:
+            raise StoreError(f"{source} {fix} ({first_problem(error)})") from error
+        except ValueError as error:
+            raise StoreError(f"{source} {fix} ({shown(str(error))})") from error
 
     def body(self) -> bytes:
         """Return it as it is stored."""
         return self.model_dump_json(indent=2).encode()
-
-
-def _parsed(body: bytes, refusal: str) -> ChannelPointer:
-    try:
-        return ChannelPointer.model_validate(parse_json(body, MAX_DOCUMENT_BYTES))
-    except ValidationError as error:
-        raise StoreError(f"{refusal} ({first_problem(error)})") from error
-    except ValueError as error:
-        raise StoreError(f"{refusal} ({shown(str(error))})") from error
 
 
 @dataclass(frozen=True)
@@ -177,7 +173,7 @@ class Channels:
         if found is None:
             return None
         body, etag = found
-        return Channel(name, ChannelPointer.parse_channel(body, self._source(place)), etag)
+        return Channel(name, self._parsed(body, place), etag)
 
     def all(self) -> dict[str, Channel]:
         """Return every channel by name; other objects beside them are ignored."""
@@ -281,7 +277,7 @@ class Channels:
 
     def _record_at(self, place: str) -> ChannelPointer | None:
         found = self._bucket.get(place, MAX_DOCUMENT_BYTES)
-        return None if found is None else ChannelPointer.parse_record(found[0], self._source(place))
+        return None if found is None else self._parsed(found[0], place)
 
     def _recorded(self, name: str) -> list[str]:
         """Return the objects of a channel's history, oldest first."""
@@ -293,8 +289,8 @@ class Channels:
         records = self._recorded(name)
         return int(Path(records[-1]).stem) if records else 0
 
-    def _source(self, place: str) -> str:
-        return f"{place} in bucket {self._bucket.name}"
+    def _parsed(self, body: bytes, place: str) -> ChannelPointer:
+        return ChannelPointer.parse(body, f"{place} in bucket {self._bucket.name}")
 
 
 def this_user() -> str:

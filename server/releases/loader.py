@@ -15,16 +15,23 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 import structlog
+from prometheus_client import Counter
 
 from vireo.server.backoff import backoff
+from vireo.server.errors import VireoError
 from vireo.server.releases.bucket import StoreError
-from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.cache import LoadProgress, ReleaseCache, Stage
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.memory import return_memory
-from vireo.server.releases.progress import LoadFailures, LoadProgress, Stage
 from vireo.server.releases.store import ReleaseStore
 
 log = structlog.get_logger()
+
+FAILURES = Counter(
+    "vireo_release_load_failures",
+    "Loads of a release, or reads of the channel, that failed, by stage.",
+    ["stage"],
+)
 
 _MAX_UNSERVED_BACKOFF = 3.0
 _MAX_LOOK_BACKOFF = 5.0
@@ -57,6 +64,60 @@ class Serving(Generic[T]):
     since: datetime
     origin: Origin
     """Source of its files: "cache" if the store could not provide a release."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A load, or a read of the channel, that failed."""
+
+    reason: str
+    stage: Stage
+    release_id: str
+    """The release that failed to load; empty if it wasn't known yet."""
+    at: datetime
+
+
+class LoadFailures:
+    """The failures of one loader: logged once, always counted, reported while they last."""
+
+    def __init__(self, channel: str) -> None:
+        """Start without failures of `channel`, the channel that is followed."""
+        self.latest: Failure | None = None
+        """The latest failure; kept after a later success."""
+        self.reason = ""
+        """Why the latest attempt failed; empty if it succeeded."""
+        self._channel = channel
+        self._logged: set[str] = set()
+        """Failures since the last success that are in the log."""
+
+    def ended(self) -> None:
+        """Record that an attempt succeeded."""
+        self.reason = ""
+        self._logged.clear()
+
+    def report(self, error: Exception, failed: LoadProgress, before: str = "") -> None:
+        """Report a failed attempt.
+
+        Args:
+            error: why it failed.
+            failed: the load, in the stage that failed.
+            before: why the attempt before this one failed, reported with it.
+        """
+        expected = isinstance(error, VireoError)
+        reason = str(error) if expected else f"{type(error).__name__}: {error}"
+        FAILURES.labels(failed.stage).inc()
+        if reason not in self._logged:
+            self._logged.add(reason)
+            log.error(
+                "release not loaded",
+                channel=self._channel,
+                release=failed.release_id,
+                stage=failed.stage.value,
+                reason=reason,
+                exc_info=not expected,
+            )
+        self.reason = f"{before}; {reason}" if before else reason
+        self.latest = Failure(self.reason, failed.stage, failed.release_id, datetime.now(UTC))
 
 
 class ReleaseLoader(Generic[T]):
@@ -303,7 +364,12 @@ class ReleaseLoader(Generic[T]):
 
     async def _fail(self, error: Exception, wanted: str) -> None:
         """Report a failure; if nothing is served yet, serve what the cache has."""
-        self._report(error, wanted)
+
+        def report(error: Exception, before: str = "") -> None:
+            stage = self.progress.stage if wanted else Stage.LOOKING
+            self.failures.report(error, LoadProgress(stage, wanted), before)
+
+        report(error)
         if self.serving is None and not isinstance(error, ChannelUnsetError):
             try:
                 if last := await self._last():
@@ -314,12 +380,7 @@ class ReleaseLoader(Generic[T]):
                     await self._load(last, "cache", folder)
             except Exception as second:  # noqa: BLE001
                 # The same policy: nothing to serve yet, but the next attempt may succeed.
-                self._report(second, wanted, self.failures.reason)
-
-    def _report(self, error: Exception, wanted: str, before: str = "") -> None:
-        load = LoadProgress(self.progress.stage if wanted else Stage.LOOKING, wanted)
-        serving = self.serving.release_id if self.serving else None
-        self.failures.report(error, load, serving, before)
+                report(second, self.failures.reason)
 
     async def _last(self) -> str | None:
         """Return the release that pods of this kind served last; None if there is none."""

@@ -1,15 +1,32 @@
-"""A release's manifest: the one file that pins everything that is served together."""
+"""A release's manifest: the one file that pins everything that is served together.
+
+Its fields, and those of channels, are checked when a document is parsed, and nowhere else.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import reduce
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import numpy as np
+import pydantic_core
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    ValidationError,
+    model_validator,
+)
 
 from vireo.server import signals
+from vireo.server.arrays import Float32Array
 from vireo.server.errors import VireoError
 from vireo.server.event_log.position import BEGIN, StoredPosition
 from vireo.server.features.context import CONTEXT, sizes
@@ -21,21 +38,38 @@ from vireo.server.features.model_inputs import (
     VIEWER_FEATURES,
     feature_constants,
 )
-from vireo.server.releases.fields import (
-    Count,
-    DatasetName,
-    FilePath,
-    FileSize,
-    Label,
-    ReleaseId,
-    Sha256,
-    Time,
-    Word,
-    first_problem,
-    parse_json,
-    shown,
-)
-from vireo.server.releases.weights import Quotas, ScoreWeights, Share
+from vireo.server.home import DATASET_NAME
+
+# Names become parts of paths and object names, and numbers reach every request: values that a
+# reader couldn't handle are refused here, once, when the document is parsed.
+RELEASE_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+CHANNEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+_FILE_PATH = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$"
+"""Relative, with slashes, without empty or hidden parts: neither "." nor ".." is one."""
+_SHOWN = 120
+"""Maximum characters of a document's content in an error message."""
+
+ReleaseId = Annotated[str, Field(pattern=RELEASE_ID)]
+DatasetName = Annotated[str, Field(pattern=DATASET_NAME)]
+FilePath = Annotated[str, Field(pattern=_FILE_PATH, max_length=256)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._+-]{0,128}$")]
+"""A version, a fingerprint or a machine's name; may be empty."""
+Label = Annotated[str, Field(min_length=1, max_length=128)]
+"""Name of a feature, constant, metric or measure."""
+Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Revision = Annotated[int, Field(ge=0, le=99_999_999)]
+"""Revision of a channel: records are named by eight digits, and sorted by name."""
+FileSize = Annotated[int, Field(ge=0, le=1 << 53)]
+"""Maximum size of a file: the sum over a release's files is an int64 in responses."""
+Time = Annotated[
+    AwareDatetime,
+    Field(ge=datetime(2000, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC)),
+]
+Share = Annotated[float, Field(ge=0, le=1)]
+TaskWeight = Annotated[float, Field(ge=0, le=100)]
+"""Exponent of a probability: a negative one would make 0 infinite."""
+_DIVERSITY = "diversity"
 
 FORMAT_VERSION = 5
 MANIFEST_NAME = "manifest.json"
@@ -52,6 +86,7 @@ DATA_END = "data.end_timestamp"
 """Metric of a release: when the last interaction of its data set took place, Unix seconds."""
 
 _TASKS = tuple(task.name for task in signals.TASKS)
+_CONTEXT = {feature.name for feature in CONTEXT}
 _REQUIRED = {task.name for task in signals.TASKS if not task.optional}
 Labels = Annotated[tuple[Label, ...], Field(max_length=256)]
 _REMEDY = "train the release again, or serve it with the build that it was made for"
@@ -63,6 +98,106 @@ class ReleaseError(VireoError):
 
 class OlderFormatError(ReleaseError):
     """A release in a format of earlier builds."""
+
+
+def parse_json(text: bytes, max_bytes: int) -> Any:
+    """Return the JSON document in `text`.
+
+    Raises:
+        ValueError: it is longer than `max_bytes`, isn't JSON, has a number that isn't finite, or is
+            nested too deeply.
+    """
+    if len(text) > max_bytes:
+        raise ValueError(f"has more than {max_bytes:,} bytes")
+    return pydantic_core.from_json(text, allow_inf_nan=False)
+
+
+def first_problem(error: ValidationError) -> str:
+    """Return the first unfit field of a document and what is wrong with it, on one short line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the document"
+    if first["type"] == "extra_forbidden":
+        return f"{shown(place)} isn't known to this build; has a newer one written it?"
+    return f"{shown(place)}: {shown(first['msg'])}"
+
+
+def shown(text: str) -> str:
+    """Return a document's text as it may stand in an error: one line, printable, bounded."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
+
+
+def _of_every_source(shares: dict[str, float]) -> dict[str, float]:
+    """Return the share of every source that has a quota, its default if it isn't given."""
+    declared = {each.name: each.quota for each in signals.SOURCES if each.quota is not None}
+    _refuse_others(shares, declared, "source with a quota")
+    every = {name: shares.get(name, quota) for name, quota in declared.items()}
+    if sum(every.values()) > 1:
+        raise ValueError(f"{', '.join(every)} together must be at most 1")
+    return every
+
+
+def _of_every_task(weights: dict[str, float]) -> dict[str, float]:
+    """Return the weight of every task, its default if it isn't given, and the diversity.
+
+    An optional task whose weight isn't given has none: earlier builds don't know it.
+    """
+    declared = {each.name: each.weight for each in signals.TASKS} | {_DIVERSITY: 0.0}
+    _refuse_others(weights, declared, "task")
+    left_out = {each.name for each in signals.TASKS if each.optional} - weights.keys()
+    return {
+        name: weights.get(name, weight) for name, weight in declared.items() if name not in left_out
+    }
+
+
+def _refuse_others(given: Mapping[str, float], names: Iterable[str], kind: str) -> None:
+    unknown = sorted(given.keys() - set(names))
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no {kind}; those are {', '.join(names)}")
+
+
+_Shares = Annotated[dict[Label, Share], AfterValidator(_of_every_source)]
+_Weights = Annotated[dict[Label, TaskWeight], AfterValidator(_of_every_task)]
+
+
+class Quotas(RootModel[_Shares]):
+    """Shares of the candidates kept for the best of each source; two-tower gets the remainder.
+
+    Training fits them to validation, see `vireo.training.evaluation.sources`. Fresh videos lower
+    recall, and get a few places nonetheless, or they would never be watched.
+    """
+
+    model_config = ConfigDict(frozen=True, validate_default=True)
+    root: _Shares = Field(default={})
+
+
+class ScoreWeights(RootModel[_Weights]):
+    """Exponent of each task's probability in the score that orders a slate, and `diversity`."""
+
+    model_config = ConfigDict(frozen=True, validate_default=True)
+    root: _Weights = Field(default={})
+
+    @property
+    def diversity(self) -> float:
+        """Strength of the diversity re-ranking, 0 for none; see `diverse_order`."""
+        return self.root[_DIVERSITY]
+
+    def with_diversity(self, strength: float) -> ScoreWeights:
+        """Return these weights with another diversity."""
+        return ScoreWeights({**self.root, _DIVERSITY: strength})
+
+    def combined(self, tasks: Mapping[str, Float32Array]) -> Float32Array:
+        """Return the product of the tasks' probabilities, each to the power of its weight.
+
+        An unwanted task counts as 1 minus its probability.
+        """
+        wanted: dict[str, Float32Array] = {
+            # Rounding may exceed 1.
+            name: np.maximum(1 - values, 0) if name in signals.UNWANTED else values
+            for name, values in tasks.items()
+        }
+        powers = [values ** self.root.get(name, 0.0) for name, values in wanted.items()]
+        return reduce(np.multiply, powers)
 
 
 class _Part(BaseModel):
@@ -128,10 +263,11 @@ class FeatureSchema(_Part):
             context: the context features that the models read.
             languages: whether the release has the languages of its videos.
         """
+        reads_language = languages and "language" in context
         return FeatureSchema(
             video_features=VIDEO_FEATURES,
             retrieval_features=RETRIEVAL_FEATURES,
-            match_features=match_features(context, languages=languages),
+            match_features=(*MATCH_FEATURES, LANGUAGE_MATCH) if reads_language else MATCH_FEATURES,
             viewer_features=VIEWER_FEATURES,
             context_features=dict(zip(context, sizes(context), strict=True)),
             tasks=_TASKS,
@@ -148,44 +284,33 @@ class FeatureSchema(_Part):
 
     def difference(self) -> str:
         """Return the first field that differs from this build's schema; empty if none does."""
-        for name, ours in (
-            ("retrieval_features", RETRIEVAL_FEATURES),
-            ("tasks", tuple(each for each in _TASKS if each in self.tasks or each in _REQUIRED)),
-            ("video_features", VIDEO_FEATURES),
-            (
-                "match_features",
-                match_features(tuple(self.context_features), languages=self.languages),
-            ),
-            ("viewer_features", VIEWER_FEATURES),
+        known = tuple(name for name in self.context_features if name in _CONTEXT)
+        ours = FeatureSchema.ours(
+            self.history_limit, self.vector_size, known, languages=self.languages
+        )
+        tasks = tuple(each for each in _TASKS if each in self.tasks or each in _REQUIRED)
+        for name, given, mine in (
+            ("retrieval_features", self.retrieval_features, ours.retrieval_features),
+            ("tasks", self.tasks, tasks),
+            ("video_features", self.video_features, ours.video_features),
+            ("match_features", self.match_features, ours.match_features),
+            ("viewer_features", self.viewer_features, ours.viewer_features),
         ):
-            given: tuple[str, ...] = getattr(self, name)
-            unknown = [each for each in given if each not in ours]
+            unknown = [each for each in given if each not in mine]
             if unknown:
                 return f"{name} names {shown(', '.join(unknown))}, which this build lacks"
-            missing = [each for each in ours if each not in given]
+            missing = [each for each in mine if each not in given]
             if missing:
                 return f"{name} lacks {', '.join(missing)}, which this build has"
-            if given != ours:
-                return f"{name} is {list(given)}, this build's order is {list(ours)}"
-        known = {feature.name: feature.size for feature in CONTEXT}
-        for name, size in self.context_features.items():
-            if name not in known:
-                return f"context_features names {shown(name)}, which this build lacks"
-            if size != known[name]:
-                return f"context_features[{name}] is {size}, this build has {known[name]} ids"
-        constants = feature_constants()
-        for name in sorted(self.constants.keys() | constants.keys()):
-            theirs, mine = self.constants.get(name), constants.get(name)
-            if theirs != mine:
-                return f"constants[{shown(name)}] is {theirs}, this build computes with {mine}"
+            if given != mine:
+                return f"{name} is {list(given)}, this build's order is {list(mine)}"
+        for name in ("context_features", "constants"):
+            theirs, own = getattr(self, name), getattr(ours, name)
+            for key in sorted(theirs.keys() | own.keys()):
+                if theirs.get(key) != own.get(key):
+                    given_value = f"{name}[{shown(key)}] is {theirs.get(key)}"
+                    return f"{given_value}, this build has {own.get(key)}"
         return ""
-
-
-def match_features(context: Sequence[str], *, languages: bool) -> tuple[str, ...]:
-    """Return the match features of a release that reads this context."""
-    return (
-        (*MATCH_FEATURES, LANGUAGE_MATCH) if languages and "language" in context else MATCH_FEATURES
-    )
 
 
 class _Pinned(BaseModel):
@@ -243,8 +368,6 @@ class Manifest(_Part):
         default=BEGIN, exclude_if=lambda each: each == BEGIN
     )
     """Position in the log of the catalogue's changes up to which the data set has them."""
-    catalog_position: int = Field(default=0, ge=0, exclude_if=lambda _: True)
-    """The same in an unknown log, as the build before wrote it: read, and not used."""
     index: IndexDescription = IndexDescription()
     """How the two-tower source searches."""
     score_weights: ScoreWeights

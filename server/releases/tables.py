@@ -16,8 +16,7 @@ import numpy.typing as npt
 from pydantic import TypeAdapter, ValidationError
 
 from vireo.server.features.keys import video_key
-from vireo.server.releases.fields import first_problem, shown
-from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.manifest import ReleaseError, first_problem, shown
 
 _COMPARED_IDS = 1000
 _CHECKED_AT_A_TIME = 1 << 20

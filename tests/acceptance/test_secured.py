@@ -209,7 +209,7 @@ def test_commands_find_their_way_in(secured: SecuredStack) -> None:
     status = json.loads(secured.vireo("status", "--json"))
     releases = [each["release"] for each in status["processes"] if each["name"] != "s3"]
     assert sum(release is not None for release in releases) == 4
-    assert status["envoys"][0]["connected"]
+    assert len(status["envoys"]) == 1
     assert len(json.loads(secured.vireo("recommend", "--viewer", "1", "--json"))["items"]) == 10
     token = secured.vireo("token", "--scope", "vireo.read").strip()
     further = {"VIREO_TOKEN": token, "VIREO_CA": str(secured.folder.authority)}

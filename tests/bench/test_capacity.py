@@ -2,26 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bench.capacity.__main__ import PAGE, capacity_page
 from bench.capacity.measure import ROWS, event_bytes, store
 from bench.capacity.plan import DAY_SECONDS, Costs, Demand, Policy, Prices, limits, plan
-from bench.capacity.published import (
-    CHECKOUT,
-    MEMORY,
-    OWN,
-    PAGE,
-    SPEED,
-    capacity_page,
-    published_costs,
-)
 from tests.builders.tiny_home import DATASET, build_tiny_features
-from vireo.server.errors import VireoError
 from vireo.server.home import Home
 
 COSTS = Costs(
@@ -80,64 +70,43 @@ def test_memory_log_and_money_follow_from_viewers_and_prices() -> None:
 
 def test_what_breaks_is_in_the_order_of_viewers_and_does_not_depend_on_their_number() -> None:
     found = limits(DEMAND, COSTS, Policy())
-    assert [each.daily_viewers for each in found] == sorted(each.daily_viewers for each in found)
+    assert [*found.values()] == sorted(found.values())
     assert found == limits(replace(DEMAND, daily_viewers=1e9), COSTS, Policy())
-    by_part = {each.part: each.daily_viewers for each in found}
     # 60% of a core, at 2.32 ms for each of a viewer's 10 slates a day, twice as many at the peak.
-    assert by_part["one gateway"] == pytest.approx(600 / 2.32 / (10 / 86_400 * 2))
-    assert by_part["memory of Redis"] == pytest.approx(64e9 / 18_000)
+    assert found["gateway"] == pytest.approx(600 / 2.32 / (10 / 86_400 * 2))
+    assert found["redis memory"] == pytest.approx(64e9 / 18_000)
     # 2 slates in 86,400 s, ten times a day, have 3 calls each.
-    assert by_part["one server of a durable log"] == pytest.approx(1_000 / (20 / 86_400 * 3))
+    assert found["durable"] == pytest.approx(1_000 / (20 / 86_400 * 3))
 
 
-def test_the_published_bytes_are_those_of_the_codec_in_redis_and_of_messages_in_the_log(
+def test_the_measured_bytes_are_those_of_the_codec_in_redis_and_of_messages_in_the_log(
     tmp_path: Path,
 ) -> None:
-    costs, home = published_costs(), Home(tmp_path / "home")
+    costs, home = Costs.measured(), Home(tmp_path / "home")
     build_tiny_features(home)
     assert list(costs.row_bytes) == list(ROWS) == [100, 1_200, 5_000]
-    for watches, published in costs.row_bytes.items():
+    for watches, measured in costs.row_bytes.items():
         size, _ = store(home.features(DATASET), tmp_path, watches, reads=1)
-        assert size == pytest.approx(published, rel=0.05)
+        assert size == pytest.approx(measured, rel=0.05)
     (tmp_path / "log").mkdir()
     stored = asyncio.run(event_bytes(tmp_path / "log"))
     assert stored == pytest.approx(costs.event_bytes, rel=0.05)
 
 
 def test_the_charts_example_of_production_has_the_limits_of_the_viewers_that_it_names() -> None:
-    text = (CHECKOUT / "deploy/helm/values/production.yaml").read_text()
+    text = (PAGE.parents[1] / "deploy/helm/values/production.yaml").read_text()
     [viewers] = re.findall(r"# For ([\d,]+) daily viewers", text)
     events = yaml.safe_load(text)["events"]
     policy = Policy(retention_days=events["retentionSeconds"] / DAY_SECONDS)
     demand = Demand(float(viewers.replace(",", "")))
-    needed = plan(demand, published_costs(), policy, Prices())
+    needed = plan(demand, Costs.measured(), policy, Prices())
     assert needed.log_max_bytes <= events["maxBytes"] <= 1.1 * needed.log_max_bytes
     assert f"is for {viewers} viewers" in PAGE.read_text()
     consumers = needed.processes["consumer"]
     assert consumers <= events["partitions"]
-    by_part = {each.part: each.daily_viewers for each in limits(demand, published_costs(), policy)}
-    assert by_part["a nightly build of features"] > demand.daily_viewers
+    assert limits(demand, Costs.measured(), policy)["nightly"] > demand.daily_viewers
 
 
-def test_the_page_is_as_new_as_the_published_measurements() -> None:
-    made = capacity_page(published_costs())
+def test_the_page_is_as_new_as_the_last_measurements() -> None:
+    made = capacity_page(Costs.measured())
     assert PAGE.read_text() == made, "make it again: python -m bench.capacity"
-
-
-def test_a_figure_that_is_not_published_any_more_is_named(tmp_path: Path) -> None:
-    for name in (SPEED, MEMORY, OWN, "docs/live.md", "docs/data.md"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(CHECKOUT / name, tmp_path / name)
-    assert published_costs(tmp_path) == published_costs()
-    live = (tmp_path / "docs/live.md").read_text()
-    (tmp_path / "docs/live.md").write_text(live.replace("for one alone", "for a single one"))
-    with pytest.raises(VireoError, match=r"live.md doesn't say any more: .* for one alone"):
-        published_costs(tmp_path)
-    shutil.copy(CHECKOUT / "docs/live.md", tmp_path / "docs/live.md")
-    speed = (tmp_path / SPEED).read_text().replace("c=8: gateway, ms", "c=8: door, ms")
-    (tmp_path / SPEED).write_text(speed)
-    with pytest.raises(VireoError, match="c=8: gateway, ms"):
-        published_costs(tmp_path)
-    (tmp_path / OWN).unlink()
-    with pytest.raises(VireoError, match=r"capacity.json: No such file"):
-        published_costs(tmp_path)

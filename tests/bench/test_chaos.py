@@ -16,9 +16,8 @@ import pytest
 from rich.console import Console
 
 from bench.chaos.case import check_refused
-from bench.chaos.findings import Findings, Judge
-from bench.chaos.plan import SHORT
-from bench.chaos.run import run_chaos
+from bench.chaos.cases import run_chaos
+from bench.chaos.findings import SHORT, Findings, Judge
 from bench.load import PAGE, Answer, SteadyLoad
 from bench.site import Recorder
 from tests.builders.tiny_home import DATASET, build_tiny_home

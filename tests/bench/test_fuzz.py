@@ -8,21 +8,21 @@ from random import Random
 import grpc.aio
 import pytest
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 from rich.console import Console
 
+from bench.fuzz.calls import Method
 from bench.fuzz.frames import BROKEN, ask_spoilt
-from bench.fuzz.messages import UNKNOWN, WAYS, spoilt, valid
-from bench.fuzz.run import Counts, run_fuzz, with_unknown_fields
-from bench.fuzz.targets import methods
+from bench.fuzz.messages import WAYS, spoilt, valid
+from bench.fuzz.run import Counts, run_fuzz
 from tests.builders.tiny_home import DATASET, build_tiny_home
 from vireo.server.gateway.page_token import BadPageTokenError, PageTokens
 from vireo.v1.event_pb2 import RecordEventsRequest
 from vireo.v1.recommendation_pb2 import RecommendRequest
 
-PLACES = ("edge", "gateway", "candidate", "ranking")
-METHODS = methods({place: f"{place}:1" for place in PLACES})
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].methods_by_name["Check"]
+CHECK = Method("gateway", "127.0.0.1:1", HEALTH)
 EVERYWHERE = {
     "vireo.v1.ReleaseService",
     "grpc.health.v1.Health",
@@ -32,7 +32,7 @@ EVERYWHERE = {
 PUBLIC = {"vireo.v1.RecommendationService", "vireo.v1.EventService", "vireo.v1.CatalogService"}
 INNER = {"inference.GRPCInferenceService", "grpc.channelz.v1.Channelz"}
 ASKED = {
-    "edge": PUBLIC,
+    "edge": {*PUBLIC, "grpc.channelz.v1.Channelz"},  # as its gateway says; it answers 404
     "gateway": {*PUBLIC, "grpc.channelz.v1.Channelz"},
     "candidate": {"vireo.v1.CandidateService", *INNER},
     "ranking": {"vireo.v1.RankingService", *INNER},
@@ -45,17 +45,6 @@ def parses(data: bytes) -> bool:
     except DecodeError:
         return False
     return True
-
-
-def test_every_service_is_asked_at_every_place_that_has_it() -> None:
-    for place, services in ASKED.items():
-        asked = {
-            method.descriptor.containing_service.full_name
-            for method in METHODS
-            if method.place == place
-        }
-        assert asked == services | EVERYWHERE
-    assert len({method.name for method in METHODS}) == len(METHODS)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -89,9 +78,7 @@ def test_slates_are_asked_for_with_filters_and_with_forged_tokens() -> None:
     assert 0 < sum(each.HasField("filter") for each in requests) < len(requests)
 
 
-def test_unknown_fields_leave_a_message_valid_and_are_found_where_they_are_stored(
-    tmp_path: Path,
-) -> None:
+def test_unknown_fields_leave_a_message_valid() -> None:
     made = [
         spoilt(random, "unknown field", valid(random, RecordEventsRequest.DESCRIPTOR))
         for random in map(Random, range(20))
@@ -100,13 +87,8 @@ def test_unknown_fields_leave_a_message_valid_and_are_found_where_they_are_store
         message = RecordEventsRequest.FromString(data)
         assert all(event.event_id and event.viewer_id for event in message.events)
         message.DiscardUnknownFields()
-        assert message.events
-        assert UNKNOWN not in message.SerializeToString()
+        assert len(message.SerializeToString()) < min(len(data), 1_000)
     assert max(map(len, made)) > 3_900_000
-    (tmp_path / "log").mkdir()
-    (tmp_path / "log" / "1.blk").write_bytes(b"x" * 5000 + made[0])
-    (tmp_path / "log" / "2.blk").write_bytes(message.SerializeToString())
-    assert with_unknown_fields(tmp_path) == ["1.blk"]
 
 
 async def test_a_request_that_ends_the_connection_of_good_calls_is_found() -> None:
@@ -115,7 +97,7 @@ async def test_a_request_that_ends_the_connection_of_good_calls_is_found() -> No
 
     async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
         address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        ended = await ask_spoilt(Random(1), replace(METHODS[0], address=address), "no te")
+        ended = await ask_spoilt(Random(1), replace(CHECK, address=address), "no te")
     assert ended.startswith(BROKEN)
 
 
@@ -124,9 +106,8 @@ async def test_corrupt_frames_end_their_own_call_alone() -> None:
     health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)  # type: ignore[no-untyped-call]
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     await server.start()
-    method = next(each for each in METHODS if each.name == "gateway grpc.health.v1.Health/Check")
     ended = [
-        await ask_spoilt(Random(number), replace(method, address=address), "compressed")
+        await ask_spoilt(Random(number), replace(CHECK, address=address), "compressed")
         for number in range(5)
     ]
     await server.stop(None)
@@ -135,23 +116,26 @@ async def test_corrupt_frames_end_their_own_call_alone() -> None:
 
 def test_unwanted_statuses_are_kept_with_their_requests() -> None:
     counts = Counts()
-    counts.add(METHODS[0], "deep, well", "INTERNAL: oh")
-    counts.add(METHODS[0], "deep, well", "INVALID_ARGUMENT: x")
-    assert dict(counts.answers[METHODS[0].name]) == {"INTERNAL": 1, "INVALID_ARGUMENT": 1}
-    assert counts.unwanted == {f"{METHODS[0].name} INTERNAL": ["deep, well: oh"]}
+    counts.add(CHECK, "deep, well", "INTERNAL: oh")
+    counts.add(CHECK, "deep, well", "INVALID_ARGUMENT: x")
+    assert dict(counts.answers[CHECK.name]) == {"INTERNAL": 1, "INVALID_ARGUMENT": 1}
+    assert counts.unwanted == {f"{CHECK.name} INTERNAL": ["deep, well: oh"]}
 
 
 @pytest.mark.integration
 @pytest.mark.timeout(900)
 def test_no_bad_request_kills_a_process_or_gets_an_unclear_answer(tmp_path: Path) -> None:
     home = build_tiny_home(tmp_path)
-    result = run_fuzz(home, DATASET, 3000, 1, Console())
+    result = run_fuzz(home, DATASET, 2000, 1, Console())
     assert result.unwanted == {}
-    assert result.stored == []
     assert result.died == []
     assert result.holds
-    assert sum(sum(each.values()) for each in result.answers.values()) == 3000
-    assert set(result.answers) == {method.name for method in METHODS}
+    assert sum(sum(each.values()) for each in result.answers.values()) == 2000
+    asked: dict[str, set[str]] = {}
+    for name in result.answers:
+        place, path = name.split(" ")
+        asked.setdefault(place, set()).add(path.partition("/")[0])
+    assert asked == {place: services | EVERYWHERE for place, services in ASKED.items()}
     assert result.answers["edge vireo.v1.RecommendationService/Recommend"].keys() >= {
         "OK",
         "INVALID_ARGUMENT",
@@ -164,10 +148,7 @@ def test_no_bad_request_kills_a_process_or_gets_an_unclear_answer(tmp_path: Path
 def test_a_silent_call_that_lasts_until_its_deadline_hangs_where_the_server_must_end_it(
     place: str, status: str
 ) -> None:
-    counts = Counts()
-    method = next(
-        each for each in METHODS if each.place == place and each.name.endswith("GetServingRelease")
-    )
+    counts, method = Counts(), replace(CHECK, place=place)
     counts.add(method, "valid, silent", "DEADLINE_EXCEEDED: Deadline Exceeded")
     assert dict(counts.answers[method.name]) == {status: 1}
     assert len(counts.unwanted) == (status == "HUNG")

@@ -121,7 +121,7 @@ BAD_RELEASES = (
         _manifest(
             lambda document: document["feature_schema"]["constants"].update({"co_watch.history": 7})
         ),
-        r"feature_schema\.constants\[co_watch\.history\] is 7\.0, this build computes with 20\b",
+        r"feature_schema\.constants\[co_watch\.history\] is 7\.0, this build has 20\b",
     ),
     BadRelease(
         "other_dimension",

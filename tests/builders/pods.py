@@ -13,11 +13,10 @@ import grpc.aio
 
 from tests.builders.loading import loader_of, running
 from tests.builders.rpc import rpc_settings
-from vireo.server.pod.pod import Pod, add_pod_service, add_release_service, pod_admission
+from vireo.server.pod.pod import Pod, pod_server
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.store import ReleaseStore
-from vireo.server.rpc.server import RpcServer
 from vireo.v1.release_pb2 import GetServingReleaseRequest, GetServingReleaseResponse
 from vireo.v1.release_pb2_grpc import ReleaseServiceStub
 
@@ -42,10 +41,7 @@ async def running_pod(
 ) -> AsyncIterator[RunningPod]:
     """A pod that looks at its channel often; `changes` are to its loader's arguments."""
     loader = loader_of(pod, store, cache, channel, **changes)
-    server = RpcServer(rpc_settings())
-    queue = RunQueue()
-    add_pod_service(server, pod, loader, queue, pod_admission(pod, queue, shedding=False))
-    add_release_service(server, loader, "pod-1", pod.describe)
+    server, _ = pod_server(pod, loader, RunQueue(), rpc_settings(), "pod-1", shedding=False)
     await server.start()
     background = [asyncio.create_task(work()) for work in pod.background]
     try:

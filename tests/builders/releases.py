@@ -29,9 +29,14 @@ from vireo.server.features.model_inputs import (
     VIEWER_FEATURES,
 )
 from vireo.server.releases import layout
-from vireo.server.releases.manifest import FeatureSchema, Manifest, describe_files
+from vireo.server.releases.manifest import (
+    FeatureSchema,
+    Manifest,
+    Quotas,
+    ScoreWeights,
+    describe_files,
+)
 from vireo.server.releases.tables import write_texts
-from vireo.server.releases.weights import Quotas, ScoreWeights
 from vireo.server.signals import TASKS
 from vireo.training.release.triton import write_triton_config
 

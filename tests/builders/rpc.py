@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 
 from tests.builders.s3 import unreachable_s3
-from vireo.server.pod.pod import Pod, add_pod_service, add_release_service, pod_admission
+from vireo.server.pod.pod import Pod, pod_server
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.releases.cache import ReleaseCache
 from vireo.server.releases.loader import ReleaseLoader, Serving
@@ -53,13 +53,11 @@ async def serving(
             be busy.
         previous: the release that it served before and still holds, if any.
     """
-    settings = settings or rpc_settings()
+    settings, queue = settings or rpc_settings(), queue or RunQueue()
     loader = await asyncio.to_thread(idle_loader, pod, folder, previous)
-    server = RpcServer(settings)
-    queue = queue or RunQueue()
-    admission = pod_admission(pod, queue, max_calls, shedding=shedding)
-    add_pod_service(server, pod, loader, queue, admission)
-    add_release_service(server, loader, "test-pod", pod.describe)
+    server, _ = pod_server(
+        pod, loader, queue, settings, "test-pod", max_calls=max_calls, shedding=shedding
+    )
     await server.start()
     background = [asyncio.ensure_future(run()) for run in pod.background]
     try:

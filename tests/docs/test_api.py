@@ -9,7 +9,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from protos.contract import Contract
-from protos.generate import DESCRIPTOR_SET
+from protos.protoc import DESCRIPTOR_SET
 from protos.reference import PACKAGES, PAGE, reference
 
 

@@ -36,9 +36,8 @@ from vireo.server.file_lock import file_lock
 from vireo.server.home import Home
 from vireo.server.releases.bucket import Bucket
 from vireo.server.releases.channels import Change
-from vireo.server.releases.garbage import needed_releases
 from vireo.server.releases.s3 import BackupSettings, S3Settings
-from vireo.server.releases.store import ReleaseStore
+from vireo.server.releases.store import ReleaseStore, needed_releases
 from vireo.training.data.dataset import load_dataset
 from vireo.v1 import event_pb2, log_pb2
 from vireo.v1.viewer_pb2 import ViewerFeatures

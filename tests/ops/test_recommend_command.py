@@ -71,15 +71,6 @@ def test_a_slate_says_what_it_has_and_nothing_else(
     assert unsaid not in printed
 
 
-@pytest.mark.parametrize("degradation", [each for each in viewer_pb2.Degradation.values() if each])
-def test_every_degradation_is_printed(
-    degradation: viewer_pb2.Degradation.ValueType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    print_slate(pb.RecommendResponse(degradations=[degradation]))
-    name = viewer_pb2.Degradation.Name(degradation).removeprefix("DEGRADATION_")
-    assert f"degraded: {name.lower().replace('_', ' ')}" in capsys.readouterr().out
-
-
 def test_an_unknown_degradation_is_printed_by_its_number(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

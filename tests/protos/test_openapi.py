@@ -9,8 +9,9 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from openapi_spec_validator import validate
 
-from protos.generate import DESCRIPTOR_SET, OPENAPI
+from protos.generate import OPENAPI
 from protos.openapi import openapi
+from protos.protoc import DESCRIPTOR_SET
 
 GET = "/v1/viewers/{viewer_id}/recommendations"
 

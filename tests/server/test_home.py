@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.releases.fields import DatasetName
+from vireo.server.releases.manifest import DatasetName
 
 
 @pytest.mark.parametrize(

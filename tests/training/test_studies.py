@@ -21,8 +21,7 @@ from vireo.server.home import Home
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.releases.manifest import MANIFEST_NAME
-from vireo.server.releases.weights import Quotas
+from vireo.server.releases.manifest import MANIFEST_NAME, Quotas
 from vireo.training.data.synth.world import WorldConfig
 from vireo.training.data.synth.writing import write_world
 from vireo.training.evaluation.ablations import ablate, ablation_names, check_names

@@ -14,7 +14,7 @@ from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.recommend.ranking.diversity import RERANK_WINDOW, diverse_order
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.releases.weights import ScoreWeights
+from vireo.server.releases.manifest import ScoreWeights
 from vireo.training.evaluation.chain import run_chain
 from vireo.training.evaluation.systems import list_ranks
 from vireo.training.evaluation.viewers import HeldOutWatches

@@ -17,7 +17,7 @@ from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.retrieval.pipeline import SOURCES, CandidateQuery, within
 from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.releases.weights import Quotas
+from vireo.server.releases.manifest import Quotas
 from vireo.server.signals import SOURCES as DECLARED
 from vireo.training.evaluation.viewers import HeldOutWatches
 from vireo.training.features.publication import of_the_past

@@ -27,9 +27,15 @@ from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
-from vireo.server.releases.manifest import DATA_END, FeatureSchema, Manifest, describe_files
+from vireo.server.releases.manifest import (
+    DATA_END,
+    FeatureSchema,
+    Manifest,
+    Quotas,
+    ScoreWeights,
+    describe_files,
+)
 from vireo.server.releases.tables import write_texts
-from vireo.server.releases.weights import Quotas, ScoreWeights
 from vireo.server.signals import OUTCOMES
 from vireo.training.data.attributes import attribute_column
 from vireo.training.data.context import video_languages

@@ -218,24 +218,6 @@ def _only_run(home: Home) -> str:
     return runs[0]
 
 
-_TITLES = {
-    "ndcg_10": "NDCG@10",
-    "recall_100": "Recall@100",
-    "coverage_10": "Coverage@10",
-    "watch_log_loss": "watch log loss",
-    "watch_miscalibration": "watches, off by",
-    "like_log_loss": "like log loss",
-    "like_miscalibration": "likes, off by",
-    "finish_log_loss": "finish log loss",
-    "finish_miscalibration": "finishes, off by",
-    "hide_log_loss": "hide log loss",
-    "hide_miscalibration": "hides, off by",
-    "inference_p50": "inference p50, ms",
-    "fit_overlap_10": "served fit: top 10",
-    "fit_overlap_100": "served fit: top 100",
-    "fit_coverage_10": "served fit: coverage",
-    "fit_scale": "served fit: scale",
-}
 _LESS_IS_BETTER = ("log_loss", "miscalibration", "p50")
 
 
@@ -256,13 +238,13 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
     print_table(table, console)
     for check in result.checks:
         if check.verdict == "below the best":
-            best = f"{_TITLES[check.measure]}: this channel reached {check.best:.4f}"
+            best = f"{check.measure}: this channel reached {check.best:.4f}"
             console.print(f"note: {best} on the same watches", soft_wrap=True, markup=False)
     if now:
         chance = f"{result.false_refusals:.1%}"
         console.print(f"an equal release would be refused in at most {chance} of cases")
     blurred = [
-        f"{_TITLES[check.measure]} {check.tells / check.now:.1%} ({check.margin / check.now:.1%})"
+        f"{check.measure} {check.tells / check.now:.1%} ({check.margin / check.now:.1%})"
         for check in result.checks
         if check.blurred and check.now
     ]
@@ -275,19 +257,14 @@ def print_gate(result: GateResult, now: str | None, candidate: str) -> None:
 
 
 def _row(check: Check) -> tuple[str | Text, ...]:
-    scale, digits = (1e3, 2) if check.measure == "inference_p50" else (1.0, 4)
     style = "bold red" if check.refused else "green" if check.verdict == "better" else ""
-
-    def number(value: float, sign: str = "") -> str:
-        return f"{value * scale:{sign}.{digits}f}"
-
     sign = 1 if check.measure.endswith(_LESS_IS_BETTER) else -1
     return (
-        _TITLES[check.measure],
-        number(check.now),
-        number(check.candidate),
-        number(check.change, "+"),
-        number(sign * check.margin, "+"),
-        number(sign * check.tells, "+"),
+        check.measure,
+        f"{check.now:.4f}",
+        f"{check.candidate:.4f}",
+        f"{check.change:+.4f}",
+        f"{sign * check.margin:+.4f}",
+        f"{sign * check.tells:+.4f}",
         Text(check.verdict, style=style),
     )

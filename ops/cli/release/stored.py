@@ -25,10 +25,9 @@ from vireo.server.home import Home
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases.bucket import StoreError
 from vireo.server.releases.channels import Channel, ChannelPointer
-from vireo.server.releases.garbage import collect, plan_collection
 from vireo.server.releases.layout import ATTRIBUTES
 from vireo.server.releases.manifest import Manifest
-from vireo.server.releases.store import ListedRelease
+from vireo.server.releases.store import ListedRelease, collect, plan_collection
 
 Pods = dict[str, dict[str, Any] | None]
 """What each pod says that it serves; None if it doesn't answer."""
@@ -178,20 +177,14 @@ def status(as_json: AsJson = False) -> None:
 
 
 def print_channels(channels: dict[str, Channel]) -> None:
-    """Print each channel's release and since when, then who changed it last and why."""
-    table = table_of("channel", "release", "share", "since", numbers={"share"}, title="channels")
+    """Print each channel's release and since when, who changed it last and why."""
     for name, channel in channels.items():
         pointer = channel.pointer
-        table.add_row(
-            name,
-            pointer.release_id,
-            f"{pointer.share:.1%}" if pointer.share else "",
-            f"{pointer.updated_at:%Y-%m-%d %H:%M:%S}",
-        )
-    print_table(table)
-    for name, channel in channels.items():
-        why = f": {channel.pointer.reason}" if channel.pointer.reason else ""
-        typer.echo(f"{name}: by {channel.pointer.updated_by}{why}")
+        share = f" for {pointer.share:.1%} of the viewers" if pointer.share else ""
+        why = f": {pointer.reason}" if pointer.reason else ""
+        when = f"{pointer.updated_at:%Y-%m-%d %H:%M:%S}"
+        typer.echo(f"{name} names {pointer.release_id}{share}")
+        typer.echo(f"  since {when}, by {pointer.updated_by}{why}")
 
 
 def print_pods(pods: Pods, named: dict[str, str]) -> None:
@@ -222,25 +215,16 @@ def print_pods(pods: Pods, named: dict[str, str]) -> None:
 
 def print_comparisons(pods: Pods) -> None:
     """Print the shadow pool's comparison for each gateway that mirrors requests to it."""
-    columns = ("compared", "failed", "dropped", "same of ten", "score shift", "served", "shadow")
-    shadows = {name: pod["shadow"] for name, pod in pods.items() if pod and "shadow" in pod}
-    releases = sorted({shadow.get("release_id", "") for shadow in shadows.values()} - {""})
-    title = f"shadow pool, {' and '.join(releases) or 'no release yet'}"
-    table = table_of("gateway", *columns, numbers=columns, title=title, tight=True)
-    for name, shadow in shadows.items():
-        table.add_row(
-            name,
-            *(str(shadow.get(count, 0)) for count in ("compared", "failed", "dropped")),
-            f"{shadow.get('mean_overlap_10', 0.0):.1%}",
-            f"{shadow.get('mean_score_shift', 0.0):+.4f}",
-            *(
-                # A JSON duration, "0.0123s".
-                f"{float(shadow.get(f'{side}_time', '0s').removesuffix('s')) * 1000:.1f} ms"
-                for side in ("served", "shadow")
-            ),
-        )
-    if table.row_count:
-        print_table(table)
+    for name, pod in pods.items():
+        if shadow := (pod or {}).get("shadow"):
+            counts = [f"{shadow.get(each, 0)} {each}" for each in ("compared", "failed", "dropped")]
+            served, other = (shadow.get(f"{side}_time", "0s") for side in ("served", "shadow"))
+            typer.echo(
+                f"{name}'s shadow pool, {shadow.get('release_id') or 'no release yet'}: "
+                f"{', '.join(counts)}; of ten videos {shadow.get('mean_overlap_10', 0.0):.1%} are "
+                f"the same, scores differ by {shadow.get('mean_score_shift', 0.0):+.4f}; served in "
+                f"{served}, by the shadow in {other}"
+            )
 
 
 def _loading(loading: dict[str, Any] | None) -> str:

@@ -18,10 +18,9 @@ from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.recommend.retrieval.release import FILES as CANDIDATE_FILES
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.bucket import PARALLEL, NotInStoreError
-from vireo.server.releases.cache import download
+from vireo.server.releases.cache import LoadProgress, download
 from vireo.server.releases.layout import OPTIONAL
 from vireo.server.releases.manifest import MANIFEST_NAME, FileEntry, ReleaseError
-from vireo.server.releases.progress import LoadProgress
 from vireo.server.releases.store import ReleaseStore, release_object
 
 ARCHITECTURE_NOISE = 1e-2

@@ -113,7 +113,7 @@ class LiveVideos:
         # was written to take no memory.
         room = overlay.max_videos
         self.placed = np.zeros(room, np.bool_)
-        """Whether the columns have the video; else it waits, or the release has the same content."""
+        """Whether the columns have the video; else it waits, or the release has the same of it."""
         self.new = np.zeros(room, np.bool_)
         """Whether it is placed, and the release doesn't have it."""
         self.keys = np.zeros(room, np.int64)

@@ -9,8 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vireo.server.releases import layout
-from vireo.server.releases.fields import first_problem
-from vireo.server.releases.manifest import ReleaseError
+from vireo.server.releases.manifest import ReleaseError, first_problem
 
 ATTRIBUTE_NAME = r"^[a-z][a-z0-9_]{0,63}$"
 """Without "=", which separates name and value in a label."""

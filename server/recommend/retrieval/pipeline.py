@@ -15,7 +15,7 @@ from vireo.server.recommend.retrieval.query import CandidateQuery, Retrieval, Un
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.recommend.retrieval.sources import PROPOSE, SCORE
 from vireo.server.recommend.runner import Caller, Observer, Run
-from vireo.server.releases.weights import Quotas
+from vireo.server.releases.manifest import Quotas
 
 __all__ = [
     "CandidatePipeline",

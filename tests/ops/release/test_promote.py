@@ -139,7 +139,7 @@ def test_a_worsened_model_is_refused_and_a_better_one_accepted(ring: Ring, train
     assert (verdicts["ndcg_10"], verdicts["watch_log_loss"]) == ("worse", "worse")
     table = ring.vireo("promote", "worse").stdout
     assert f"worse against {trained}" in table
-    assert "NDCG@10" in table
+    assert "ndcg_10" in table
 
     equal = ring.promoted("equal", "--reason", "the same model")
     assert f"channel production now names equal instead of {trained}" in equal
@@ -245,7 +245,7 @@ def test_releases_of_every_watch_are_judged_by_their_measured_twins(ring: Ring) 
     assert "the gate refuses lost" in ring.refusal("lost")
     ring.promoted("same")
     ring.name(ring.publish("measured-itself"))
-    assert "NDCG@10" in ring.promoted("now")
+    assert "ndcg_10" in ring.promoted("now")
 
 
 def test_a_served_fit_that_differs_from_its_measured_twin_is_refused_and_can_be_forced(

@@ -314,25 +314,3 @@ def test_on_a_full_disk_a_log_is_emptied_without_a_copy(
     logs.bound_log(log)
     assert log.read_text() == ""
     assert list(tmp_path.iterdir()) == [log]
-
-
-async def test_healthy_processes_are_probed_at_the_same_moments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(supervisor, "_HEALTHY_POLL", 1.0)
-    probed: dict[str, list[float]] = {"a": [], "b": []}
-
-    def process(name: str) -> ProcessSpec:
-        async def probe() -> str:
-            probed[name].append(asyncio.get_running_loop().time())
-            return ""
-
-        return replace(python(name, "import time; time.sleep(600)"), probe=probe)
-
-    async with watched(tmp_path) as it:
-        await it.supervisor.start([process("a")], 30)
-        await it.supervisor.start([process("b")], 30)
-        await until(lambda: len(probed["b"]) > 3, seconds=60)
-    # The first probe of each is when it has started.
-    for moment in probed["b"][1:-1]:
-        assert min(abs(moment - other) for other in probed["a"]) < 0.1

@@ -22,8 +22,7 @@ from vireo.server.recommend.retrieval.pipeline import (
 from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
-from vireo.server.releases.manifest import IndexDescription
-from vireo.server.releases.weights import Quotas
+from vireo.server.releases.manifest import IndexDescription, Quotas
 from vireo.server.signals import SOURCES
 
 VIDEOS = 40

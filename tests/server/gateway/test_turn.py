@@ -21,8 +21,8 @@ from tests.builders.releases import build_release
 from tests.builders.waiting import until
 from vireo.server.gateway.turn import InnerPods
 from vireo.server.ranking.service import RANKING_POD
+from vireo.server.releases.cache import Stage
 from vireo.server.releases.channels import Change
-from vireo.server.releases.progress import Stage
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.v1.release_pb2 import (

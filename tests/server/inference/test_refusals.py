@@ -194,9 +194,9 @@ async def test_a_mistake_is_named_in_whichever_form_it_comes(
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (of("attributes", datatype=7), "inputs[7].datatype: Input should be a valid string"),
-        (of("attributes", shape="1"), "inputs[7].shape: Input should be a valid array"),
-        (of("attributes", shape=[2**63]), "inputs[7].shape[0]: "),
+        (of("attributes", datatype=7), "Failed to parse datatype field: expected string"),
+        (of("attributes", shape="1"), "Failed to parse shape field: repeated field"),
+        (of("attributes", shape=[2**63]), "Failed to parse shape field: Value out of range"),
         (of("attributes", shape=[1, 1]), "inputs[7].data: input "),
         (of("attributes", data=[True, [1]]), "inputs[7].data: "),
         (of("attributes", data=[[1] * 15, [1]]), "must be flat, or nested as its shape"),
@@ -204,12 +204,12 @@ async def test_a_mistake_is_named_in_whichever_form_it_comes(
         (of("attributes", data=[1.5] * 16), "must have values of INT64"),
         (of("attributes", data=[2**63] * 16), "must have values of INT64"),
         (of("attributes", data=None), "inputs[7].data: input "),
-        (of("attributes", data={}), "inputs[7].data: Input should be a valid array"),
+        (of("attributes", data={}), "inputs[7].data: input "),
         (of("attributes", data=[[]] * 40_000), "the JSON has more than 32,768 lists and objects"),
         (of("viewer_features", data=[1e300, 0]), "'viewer_features' must be finite"),
-        (lambda request: request.pop("inputs"), "inputs: Field required"),
-        (lambda request: request.update(inputs=[0] * 100_000), "inputs"),
-        (lambda request: request.update(id=5), "id: Input should be a valid string"),
+        (lambda request: request.pop("inputs"), "inputs: input 'candidate_vectors' is missing"),
+        (lambda request: request.update(inputs=[0] * 100_000), "inputs: must be a list of objects"),
+        (lambda request: request.update(id=5), "Failed to parse id field: expected string"),
     ],
 )
 async def test_a_mistake_in_json_is_named(
@@ -247,8 +247,8 @@ async def test_what_isnt_a_request_is_refused_with_400(pod: HttpPod, body: bytes
         ({LENGTH: "1e3"}, "must be a number of bytes"),
         ({LENGTH: "9" * 300}, "must be a number of bytes"),
         ({LENGTH: "99999999"}, "is 99999999, and the body has"),
-        ({LENGTH: "0"}, "Invalid JSON"),
-        ({}, "Invalid JSON"),
+        ({LENGTH: "0"}, "the body isn't JSON"),
+        ({}, "the body isn't JSON"),
         ({"Content-Encoding": "gzip"}, "must be identity"),
     ],
 )

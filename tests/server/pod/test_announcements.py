@@ -147,7 +147,7 @@ async def test_a_pod_reads_only_when_a_change_is_announced_and_polls_without_a_c
 
 async def test_a_control_plane_that_stops_says_so_to_the_pods_that_wait() -> None:
     async with (
-        control_of(StaticDiscovery({}), SetChannels(), drain_seconds=30.0) as (port, control),
+        control_of(StaticDiscovery({}), SetChannels(), drain_seconds=2.0) as (port, control),
         grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
     ):
         stub = ChannelServiceStub(channel)
@@ -163,6 +163,7 @@ async def test_a_control_plane_that_stops_says_so_to_the_pods_that_wait() -> Non
         draining = asyncio.ensure_future(control._server.drain())
         with pytest.raises(grpc.aio.AioRpcError, match="shuts down"):
             await waiting
+        assert not draining.done()
         await draining
 
 

@@ -10,20 +10,18 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.builders.faulty_s3 import faulty_s3
-from tests.builders.loading import serves
+from tests.builders.loading import Followed, serves
 from tests.builders.pods import RunningPod, running_pod
 from tests.builders.releases import build_release
 from tests.builders.rpc import idle_loader
 from tests.builders.waiting import until
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.pod import Pod
-from vireo.server.pod.release_metrics import ReleaseCollector
-from vireo.server.pod.release_service import _stage
+from vireo.server.pod.release_service import ReleaseCollector, _stage
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.releases import layout
-from vireo.server.releases.channels import Change
+from vireo.server.releases.cache import Stage
 from vireo.server.releases.manifest import DATA_END, Manifest
-from vireo.server.releases.progress import Stage
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
 from vireo.v1 import release_pb2
@@ -45,18 +43,11 @@ def info(pod: RunningPod, release: str, role: str) -> float | None:
 
 
 async def test_a_pod_reports_what_it_serves_holds_and_loads(s3: S3Settings, tmp_path: Path) -> None:
-    store = ReleaseStore(s3)
-    for number in (1, 2, 3):
-        release_id = f"{CHANNEL}-{number}"
-        store.publish(build_release(tmp_path / release_id, release_id=release_id, seed=number))
-    first, second, third = (f"{CHANNEL}-{number}" for number in (1, 2, 3))
-    manifest = Manifest.read(tmp_path / third)
-    total = sum(file.size for path, file in manifest.files.items() if path in RANKING_POD.files)
-
-    def promote(release_id: str) -> None:
-        store.change_channel(CHANNEL, Change(release_id), store.read_channel(CHANNEL))
-
-    promote(first)
+    followed = Followed(CHANNEL, ReleaseStore(s3), tmp_path)
+    first, second, third = followed.publish("a", "b", "c")
+    files = followed.store.manifest(third).files
+    total = sum(file.size for path, file in files.items() if path in RANKING_POD.files)
+    followed.point(first)
     with faulty_s3(s3) as proxy:
         through = ReleaseStore(proxy.settings)
         async with running_pod(
@@ -69,13 +60,12 @@ async def test_a_pod_reports_what_it_serves_holds_and_loads(s3: S3Settings, tmp_
             assert not state.HasField("loading")
             assert not state.HasField("latest_failure")
             assert info(pod, first, "serving") == 1
-            promote(second)
-            await until(lambda: serves(pod.loader, second))
+            await followed.serve(pod.loader, second)
             assert (await pod.state()).previous_release_id == first
             assert info(pod, first, "previous") == 1
             assert info(pod, second, "serving") == 1
             proxy.only, proxy.fault = b"model.onnx", "hangs"
-            promote(third)
+            followed.point(third)
             await until(lambda: pod.loader.progress.stage is Stage.DOWNLOADING)
             loading = (await pod.state()).loading
             assert loading.release_id == third
@@ -117,20 +107,18 @@ def test_a_pod_exports_the_size_and_the_age_of_what_it_serves(pod: Pod[Any], fol
     assert registry.get_sample_value("vireo_index_bytes") == sizes.get(layout.VIDEO_INDEX)
 
 
-def test_a_pod_exports_when_the_data_of_its_release_ended(folder: Path, tmp_path: Path) -> None:
+def test_a_pod_exports_the_end_of_its_data_and_the_memory_of_its_caches(
+    folder: Path, tmp_path: Path
+) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     Manifest.read(folder).model_copy(update={"metrics": {DATA_END: 893286638.0}}).write(copy)
-    registry = exported(RANKING_POD, copy)
+    registry = exported(CANDIDATE_POD, copy)
     assert registry.get_sample_value("vireo_release_data_timestamp_seconds") == 893286638
+    for cache in ("viewer_vectors", "filters"):
+        assert registry.get_sample_value("vireo_cache_bytes", {"cache": cache}) == 0
 
 
-def test_a_pod_that_serves_nothing_yet_exports_no_release(folder: Path) -> None:
+def test_a_pod_that_serves_nothing_yet_exports_no_release() -> None:
     registry = exported(CANDIDATE_POD, None)
     assert registry.get_sample_value("vireo_release_failing") == 0
     assert registry.get_sample_value("vireo_release_files_bytes") is None
-
-
-def test_candidate_pods_export_what_their_caches_take(folder: Path) -> None:
-    registry = exported(CANDIDATE_POD, folder)
-    for cache in ("viewer_vectors", "filters"):
-        assert registry.get_sample_value("vireo_cache_bytes", {"cache": cache}) == 0

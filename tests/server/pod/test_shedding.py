@@ -54,45 +54,29 @@ async def test_a_call_that_would_wait_too_long_is_shed_with_a_hint_when_to_retry
     assert shed("queue") == before + 1
 
 
-async def test_a_call_that_is_shed_is_not_even_read(release_folder: Path) -> None:
-    async with serving(RANKING_POD, release_folder, max_calls=1, queue=RunQueue()) as (
-        _,
-        channel,
-    ):
-        method: grpc.aio.UnaryUnaryMultiCallable[Any, Any] = channel.unary_unary(METHOD)
-        assert (await failure_of(method(b"\xff no message"))).code() is (
-            grpc.StatusCode.INVALID_ARGUMENT
-        )
-    queue = RunQueue()
-    async with serving(RANKING_POD, release_folder, max_calls=1, queue=queue) as (_, channel):
-        async with busy(queue):
-            under_way = RankingServiceStub(channel).RankCandidates(request_for_one_video())
-            await until(lambda: queue.queued == 2)
-            method = channel.unary_unary(METHOD)
-            error = await failure_of(method(b"\xff no message"))
-        assert (await under_way).ids
-    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "too many calls are in flight" in (error.details() or "")
-
-
-async def test_a_pod_that_sheds_still_answers_for_its_health_reflection_and_release(
+async def test_a_call_beyond_the_number_is_not_even_read_and_the_pod_still_tells_of_itself(
     release_folder: Path,
 ) -> None:
     queue = RunQueue()
-    async with (
-        serving(RANKING_POD, release_folder, max_calls=1, queue=queue) as (_, channel),
-        busy(queue),
-    ):
-        under_way = RankingServiceStub(channel).RankCandidates(request_for_one_video())
-        await until(lambda: queue.queued == 2)
-        await failure_of(RankingServiceStub(channel).RankCandidates(request_for_one_video()))
-        release = await ReleaseServiceStub(channel).GetServingRelease(GetServingReleaseRequest())
-        health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
-        status = await health.Check(health_pb2.HealthCheckRequest())
-        reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call]
-        asked = reflection_pb2.ServerReflectionRequest(list_services="")
-        [listed] = [each async for each in reflection.ServerReflectionInfo(iter([asked]))]
-        under_way.cancel()
+    async with serving(RANKING_POD, release_folder, max_calls=1, queue=queue) as (_, channel):
+        no_message: Any = channel.unary_unary(METHOD)
+        read = await failure_of(no_message(b"\xff no message"))
+        async with busy(queue):
+            under_way = RankingServiceStub(channel).RankCandidates(request_for_one_video())
+            await until(lambda: queue.queued == 2)
+            error = await failure_of(no_message(b"\xff no message"))
+            release = await ReleaseServiceStub(channel).GetServingRelease(
+                GetServingReleaseRequest()
+            )
+            health: Any = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+            status = await health.Check(health_pb2.HealthCheckRequest())
+            reflection: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call]
+            asked = reflection_pb2.ServerReflectionRequest(list_services="")
+            [listed] = [each async for each in reflection.ServerReflectionInfo(iter([asked]))]
+        assert (await under_way).ids
+    assert read.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "too many calls are in flight" in (error.details() or "")
     assert release.release_id == "tiny-1"
     assert status.status == health_pb2.HealthCheckResponse.SERVING
     assert listed.list_services_response.service

@@ -23,7 +23,7 @@ from vireo.server.recommend.ranking.diversity import DAMPING
 from vireo.server.recommend.ranking.explain import ExplainedVideo, explain
 from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
 from vireo.server.recommend.ranking.release import PageRules, RankingRelease
-from vireo.server.releases.weights import ScoreWeights
+from vireo.server.releases.manifest import ScoreWeights
 from vireo.v1 import ranking_pb2, viewer_pb2
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
 

@@ -17,7 +17,7 @@ from vireo.server.models.model import ModelOutputError
 from vireo.server.recommend.ranking.pipeline import RankingPipeline, RankingQuery
 from vireo.server.recommend.ranking.release import RankingRelease
 from vireo.server.releases import layout
-from vireo.server.releases.weights import ScoreWeights
+from vireo.server.releases.manifest import ScoreWeights
 
 
 def expected(

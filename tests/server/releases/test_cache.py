@@ -17,9 +17,8 @@ from tests.builders.releases import build_release, write_manifest
 from tests.builders.s3 import client_of
 from vireo.server.releases import layout
 from vireo.server.releases.bucket import StoreUnavailableError
-from vireo.server.releases.cache import CacheError, ReleaseCache
+from vireo.server.releases.cache import CacheError, LoadProgress, ReleaseCache, Stage
 from vireo.server.releases.manifest import Manifest, ReleaseError
-from vireo.server.releases.progress import LoadProgress, Stage
 from vireo.server.releases.store import ReleaseStore, release_object
 
 pytestmark = pytest.mark.integration

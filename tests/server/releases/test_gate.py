@@ -273,9 +273,8 @@ def test_where_trainings_differ_more_a_served_fit_may_too_but_not_without_bound(
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
-@pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("field", ["gains", "hits", "predicted", "losses", "seconds"])
-@pytest.mark.parametrize("side", ["now", "candidate"])
+@pytest.mark.parametrize(("side", "value"), [("now", np.nan), ("candidate", np.inf)])
 def test_non_finite_measures_never_pass(side: str, field: str, value: float) -> None:
     now = made_up()
     watches = now.predictions["watch"]

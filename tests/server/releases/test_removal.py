@@ -23,11 +23,17 @@ from vireo.server.releases import layout
 from vireo.server.releases.bucket import NotInStoreError, StoreError
 from vireo.server.releases.cache import CacheError, ReleaseCache
 from vireo.server.releases.channels import Change
-from vireo.server.releases.garbage import Garbage, collect, plan_collection
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.promotion import roll_back
 from vireo.server.releases.s3 import S3Settings
-from vireo.server.releases.store import ReleaseStore, manifest_place, release_object
+from vireo.server.releases.store import (
+    Garbage,
+    ReleaseStore,
+    collect,
+    manifest_place,
+    plan_collection,
+    release_object,
+)
 
 pytestmark = pytest.mark.integration
 

@@ -22,11 +22,10 @@ from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.pod.pod import Pod
 from vireo.server.pod.release_service import served
 from vireo.server.ranking.service import RANKING_POD
-from vireo.server.releases.cache import ReleaseCache
+from vireo.server.releases.cache import LoadProgress, LoadStoppedError, ReleaseCache, Stage
 from vireo.server.releases.layout import RANKER
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.manifest import Manifest
-from vireo.server.releases.progress import LoadProgress, LoadStoppedError, Stage
 
 pytestmark = pytest.mark.integration
 FOREVER = 3600.0

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from vireo.server.errors import VireoError
-from vireo.server.releases.manifest import FeatureSchema, Manifest
-from vireo.server.releases.weights import ScoreWeights
+from vireo.server.releases.manifest import FeatureSchema, Manifest, ScoreWeights
 from vireo.training.comparison import compare
 from vireo.training.evaluation import report as files
 from vireo.training.evaluation.baselines import Setting

@@ -14,8 +14,7 @@ import pytest
 
 from vireo.server.errors import VireoError
 from vireo.server.home import Home
-from vireo.server.releases.manifest import FeatureSchema, Manifest
-from vireo.server.releases.weights import ScoreWeights
+from vireo.server.releases.manifest import FeatureSchema, Manifest, ScoreWeights
 from vireo.training.evaluation.run import Agreement, check_dataset, check_split
 from vireo.training.evaluation.served import (
     ServedAnswer,

@@ -1,1 +1,0 @@
-"""Whether each fault of `bench.chaos` fires its alert, and `vireo doctor` names its cause."""

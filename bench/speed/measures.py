@@ -1,0 +1,274 @@
+"""The cost of a slate over that of a bare chain and beside Ray Serve's, its tail, and pods.
+
+Every round measures each chain one after the other, so that other load on the machine falls on all
+of them alike; ratios are those within a round. Ray Serve, which is never idle, runs only once the
+other rounds are done: it takes turns with the chain behind Envoy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from bench import bare
+from bench.process import memory_of, running
+from bench.rows import Figures, Row
+from bench.speed.h2load import Prepared, Target
+from bench.speed.search import measure_search
+from bench.speed.stand import (
+    Chain,
+    Cost,
+    Question,
+    SpeedPlan,
+    Stand,
+    questions_of,
+    stand,
+)
+from vireo.ops.stack.ports import free_port_base
+from vireo.ops.stack.settings import PodKind
+from vireo.server.home import Home
+
+CALLERS = (1, 8, 32)
+"""Numbers of callers that chains are measured with: alone, busy, saturated."""
+_DIRECT, _EDGE, _BARE, _PEER = "Vireo", "Vireo behind Envoy", "the bare chain", "Ray Serve's chain"
+_PODS = ("candidate", "ranking")
+_MAX_OVER_BARE = 1.2
+_MIN_OVER_PEERS = 1.2
+"""Minimum throughput over a peer's chain."""
+_CHECKOUT = Path(__file__).parents[2]
+_JSON = "content-type: application/json"
+_ASK_SECONDS = 10.0
+
+_MAX_TAIL = 4.0
+_TAIL_CALLERS = 8
+_SHARE = 0.6
+"""Share of the rate that these callers sustain in a closed loop."""
+_MAX_START_SECONDS = 3.0
+_MAX_MEGABYTES: Mapping[PodKind, float] = {"candidate": 500.0, "ranking": 600.0}
+
+
+def measure(
+    home: Home, dataset: str, plan: SpeedPlan, console: Console, names: Sequence[str]
+) -> Iterator[Row]:
+    """Yield the rows of MEASURES over the newest release of a data set; they share a stack.
+
+    Raises:
+        VireoError: nothing was trained, something does not start, or an answer is wrong.
+    """
+    with ExitStack() as stands:
+        stood: Stand | None = None
+        for name in names:
+            console.print(f"measuring {name}")
+            if name == "search":
+                rows = measure_search(home, dataset, plan, console)
+            else:
+                stood = stood or stands.enter_context(stand(home, dataset))
+                rows = MEASURES[name](stood, plan, console)
+            yield from (replace(row, section=name) for row in rows)
+
+
+def _chain_rows(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
+    """Measure both chains of a stand, the bare one and that of Ray Serve."""
+    questions = questions_of(stood.home, stood.dataset, plan.viewers)
+    with _bare_chain(stood, questions) as (address, pids):
+
+        async def chains() -> list[Chain]:
+            edge = stood.stack.settings.edge
+            return [
+                await Chain.of(_BARE, address, pids, questions, stood.folder),
+                await stood.chain(_DIRECT, stood.direct, ("direct", *_PODS), questions),
+                await stood.chain(_EDGE, edge, ("envoy", "gateway", *_PODS), questions),
+            ]
+
+        ours = asyncio.run(chains())
+        rows = asyncio.run(_over_bare(ours, plan, console))
+    python = stood.home.root / "peers" / "rayserve" / "bin" / "python"
+    if not python.exists():
+        console.print("Ray Serve is left out; make its environment with: make bench-peers")
+        return rows
+    with _peer_chain(python, stood, questions) as peer:
+        return rows + asyncio.run(_over_peer(ours[-1], peer, plan, console))
+
+
+@contextmanager
+def _bare_chain(
+    stood: Stand, questions: Sequence[Question]
+) -> Iterator[tuple[str, dict[str, int]]]:
+    """Run the bare chain until the block ends; yield host:port and its processes."""
+    viewers = {}
+    for question in questions:
+        viewers[question.viewer_id] = type(question.candidates.viewer)()
+        viewers[question.viewer_id].CopyFrom(question.candidates.viewer)
+        viewers[question.viewer_id].ClearField("asked_at")
+    file = stood.folder / "viewers"
+    bare.write_viewers(file, viewers)
+    with (
+        _bare_server("candidate", stood) as (find, candidate),
+        _bare_server("ranking", stood) as (rank, ranking),
+        _bare_server("gateway", stood, str(file), find, rank) as (address, gateway),
+    ):
+        yield address, {"gateway": gateway, "candidate": candidate, "ranking": ranking}
+
+
+@contextmanager
+def _bare_server(role: str, stood: Stand, *upstreams: str) -> Iterator[tuple[str, int]]:
+    """Run one process of the bare chain until the block ends; yield host:port and its id."""
+    port = free_port_base()
+
+    def listens() -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+        return False
+
+    served = [str(port), str(stood.release), role, *upstreams]
+    command = [sys.executable, "-m", bare.__name__, *served]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with running(command, stood.folder / f"bare-{role}.log", listens, environment) as pid:
+        yield f"127.0.0.1:{port}", pid
+
+
+async def _over_bare(chains: Sequence[Chain], plan: SpeedPlan, console: Console) -> list[Row]:
+    """Measure our chains and the bare one, in turns."""
+    figures = Figures(console)
+    for number in figures.rounds(plan.rounds):
+        for callers in CALLERS:
+            requests = plan.of_round(number).requests_of(callers)
+            costs = {each.name: await each.load(number, callers, requests) for each in chains}
+            direct, floor = costs[_DIRECT], costs[_BARE]
+            over = f"{_DIRECT} over {_BARE}, c={callers}"
+            figures.add(f"CPU a slate, {over}", direct.cpu / floor.cpu, _MAX_OVER_BARE)
+            if callers == 1:
+                figures.add(f"p50, {over}", direct.load.p50 / floor.load.p50, _MAX_OVER_BARE)
+            for name, cost in costs.items():
+                _add_cost(figures, name, callers, cost)
+    return figures.rows()
+
+
+async def _over_peer(edge: Chain, peer: Chain, plan: SpeedPlan, console: Console) -> list[Row]:
+    """Measure the chain behind Envoy and a peer's, in turns."""
+    figures = Figures(console)
+    for number in figures.rounds(plan.rounds):
+        for callers in CALLERS:
+            requests = plan.of_round(number).requests_of(callers)
+            own = await edge.load(number, callers, requests)
+            theirs = await peer.load(number, callers, requests)
+            of = f"{_PEER}, c={callers}"
+            ratio = own.load.rate / theirs.load.rate
+            over = f"slates a second, {_EDGE} over {of}"
+            figures.add(over, ratio, _MIN_OVER_PEERS, at_least=True)
+            figures.add(f"slates a second, {_EDGE} beside {of}", own.load.rate)
+            _add_cost(figures, _PEER, callers, theirs)
+    return figures.rows()
+
+
+def _add_cost(figures: Figures, name: str, callers: int, cost: Cost) -> None:
+    """Add the figures of one chain: throughput, processor time, and one caller's latency."""
+    of = f"{name}, c={callers}"
+    figures.add(f"slates a second, {of}", cost.load.rate)
+    figures.add(f"CPU a slate, {of}, ms", 1000 * cost.cpu)
+    if len(cost.processes) > 1:
+        for process, seconds in cost.processes.items():
+            figures.add(f"CPU a slate, {of}: {process}, ms", 1000 * seconds)
+    if callers == 1:
+        figures.add(f"p50, {of}, ms", 1000 * cost.load.p50)
+
+
+@contextmanager
+def _peer_chain(python: Path, stood: Stand, questions: Sequence[Question]) -> Iterator[Chain]:
+    """Run Ray Serve's chain until the block ends; yield it once it answers every question right."""
+    folder, port = stood.folder, free_port_base()
+    viewers = folder / "peer-viewers"
+    viewers.write_bytes(pickle.dumps({each.viewer_id: each.query.viewer for each in questions}))
+
+    def body(question: Question) -> bytes:
+        asked = question.request
+        fields = {"viewer_id": asked.viewer_id, "page_size": asked.page_size}
+        return json.dumps({**fields, "time": asked.context.time.seconds}).encode()
+
+    def ask(question: Question) -> bytes:
+        headers = dict([_JSON.split(": ")])
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/", body(question), headers)
+        with urllib.request.urlopen(request, timeout=_ASK_SECONDS) as response:  # noqa: S310
+            content: bytes = response.read()
+        answer = json.loads(content)
+        question.check(answer["ids"], answer["scores"])
+        return content
+
+    def answers() -> bool:
+        with suppress(OSError):  # it may listen before its models are loaded
+            ask(questions[0])
+            return True
+        return False
+
+    module = "bench.peers.rayserve_chain"
+    command = [str(python), "-m", module, str(port), str(stood.release), str(viewers)]
+    environment = {**os.environ, "PYTHONPATH": str(_CHECKOUT), "OMP_NUM_THREADS": "1"}
+    log = folder / "rayserve-chain.log"
+    with running(command, log, answers, environment, folder=_CHECKOUT) as pid:
+        prepared = []
+        for number, question in enumerate(questions):
+            file = folder / f"peer-{number}.json"
+            file.write_bytes(body(question))
+            prepared.append(Prepared(file, len(ask(question)), (_JSON,)))
+        target = Target(_PEER, f"http://127.0.0.1:{port}/", prepared, folder, http2=False)
+        yield Chain(target, {"all": pid})
+
+
+def _tail_rows(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
+    """Measure p99 over p50 behind Envoy at a sustained load."""
+    return asyncio.run(_tail(stood, plan, console))
+
+
+async def _tail(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
+    edge, figures = await stood.edge(plan.viewers), Figures(console)
+    load = f"{_TAIL_CALLERS} callers at {_SHARE:.0%} of the sustained rate"
+    for number in figures.rounds(plan.rounds):
+        requests = plan.of_round(number).requests
+        sustained = (await edge.load(number, _TAIL_CALLERS, requests // 4)).rate
+        found = await edge.load(number, _TAIL_CALLERS, requests, _SHARE * sustained, max_wrong=1.0)
+        p50, p99 = np.percentile(found.latencies, [50, 99]).tolist()
+        figures.add(f"p99 over p50, {load}", p99 / p50, _MAX_TAIL)
+        # Other load on the cores can make answers late beyond all limits.
+        figures.add(f"share of wrong answers, {load}", found.wrong / found.requests, 0.0)
+        figures.add(f"p50, {load}, ms", 1000 * p50)
+        figures.add(f"p99, {load}, ms", 1000 * p99)
+        figures.add(f"sustained rate of {_TAIL_CALLERS} callers, answers a second", sustained)
+    return figures.rows()
+
+
+def _pods_rows(stood: Stand, plan: SpeedPlan, console: Console) -> list[Row]:
+    """Measure the memory of pods, and the start of others like them from a warm cache."""
+    asyncio.run(stood.edge(plan.sample))
+    figures = Figures(console)
+    for _ in figures.rounds(plan.rounds):
+        for kind in _MAX_MEGABYTES:
+            begun = time.monotonic()
+            with stood.stack.further_pod(kind):
+                took = time.monotonic() - begun
+            figures.add(f"start of a {kind} pod to SERVING, s", took, _MAX_START_SECONDS)
+    memory = {kind: memory_of(stood.pids[kind], stood.stack.home.cache) for kind in _MAX_MEGABYTES}
+    return figures.rows() + [
+        Row(f"memory of a {kind} pod, MB", memory[kind], bound=bound)
+        for kind, bound in _MAX_MEGABYTES.items()
+    ]
+
+
+MEASURES: Mapping[str, Callable[[Stand, SpeedPlan, Console], list[Row]]] = {
+    "chain": _chain_rows,
+    "tail": _tail_rows,
+    "pods": _pods_rows,
+}
+"""What is measured on a stand, by name."""
