@@ -9,7 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -66,6 +67,13 @@ class ExtendedColumn:
         found = widened(self.own.take(mine, axis=axis))
         found[beyond] = self.live.take(rows.take(beyond) - self.first, axis=axis)
         return found
+
+
+class Follower(Protocol):
+    """What follows the log for releases."""
+
+    def live_videos(self, known: KnownVideos, folder: Path) -> LiveVideos:
+        """Return the live videos of a release in `folder`, and keep them current while used."""
 
 
 class LiveVideos:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +25,7 @@ from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.tables import read_table, read_vocabulary
 
 if TYPE_CHECKING:
-    # They read messages, for which benchmarks' environments lack stubs.
-    from vireo.server.recommend.catalogue.live_videos import LiveVideos
+    # Benchmarks' environments lack stubs.
     from vireo.v1.catalog_pb2 import Video
 
 FILES = (
@@ -93,13 +92,6 @@ class KnownVideos:
     """Key of each video's creator, -1 if unknown, int64[n], which ranking needs."""
     declared: Declared | None = None
     """Attributes that filters need; None if nothing is filtered."""
-
-
-class Follower(Protocol):
-    """What follows the log for releases."""
-
-    def live_videos(self, known: KnownVideos, folder: Path) -> LiveVideos:
-        """Return the live videos of a release in `folder`, and keep them current while used."""
 
 
 def _tokens(video: Video) -> list[str]:

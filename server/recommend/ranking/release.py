@@ -17,7 +17,7 @@ from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.models.model import Model, replay
 from vireo.server.models.signature import ranker_signature
 from vireo.server.recommend.catalogue import placement
-from vireo.server.recommend.catalogue.placement import Follower, KnownVideos, Placement
+from vireo.server.recommend.catalogue.placement import KnownVideos, Placement
 from vireo.server.recommend.page import NO_CAPS, Caps, LabelsOf
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
@@ -31,7 +31,7 @@ from vireo.server.releases.tables import (
 )
 
 if TYPE_CHECKING:
-    from vireo.server.recommend.catalogue.live_videos import LiveVideos
+    from vireo.server.recommend.catalogue.live_videos import Follower, LiveVideos
 
 FILES = (
     layout.RANKER,

@@ -23,7 +23,7 @@ from vireo.server.models.model import Model, replay
 from vireo.server.models.signature import VIDEOS, tower_signature
 from vireo.server.recommend.candidates import best
 from vireo.server.recommend.catalogue import placement
-from vireo.server.recommend.catalogue.placement import Follower, KnownVideos, Placement
+from vireo.server.recommend.catalogue.placement import KnownVideos, Placement
 from vireo.server.recommend.filters import table as attribute_table
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.recommend.filters.table import AttributeTable, ForwardIndex
@@ -41,7 +41,7 @@ from vireo.server.releases.tables import (
 )
 
 if TYPE_CHECKING:
-    from vireo.server.recommend.catalogue.live_videos import LiveVideos
+    from vireo.server.recommend.catalogue.live_videos import Follower, LiveVideos
     from vireo.v1.catalog_pb2 import Video
 
 LOOKUPS = Counter(
