@@ -15,9 +15,8 @@ import pandas as pd
 from vireo.server.arrays import BoolArray, Float32Array, Float64Array, Int64Array
 from vireo.server.features.keys import video_keys
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.recommend.ranking.query import Ranking
-from vireo.server.recommend.ranking.release import RankingRelease
-from vireo.server.recommend.ranking.stages import RankerScorer, RequestedSource
+from vireo.server.recommend.ranking.pipeline import requested, scored
+from vireo.server.recommend.ranking.release import Ranking, RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases.gate_measures import Measured, Predictions, in_both
@@ -187,15 +186,15 @@ def _inference_seconds(
 def _timed_call(release: LoadedRelease) -> Callable[[ViewerFeatures], float]:
     candidates, ranking = release.candidates, release.ranking
     retrieval = CandidatePipeline(candidates, fail_open=False)
-    scorer, count = RankerScorer(), candidates.manifest.candidates
+    count = candidates.manifest.candidates
 
     def call(viewer: ViewerFeatures) -> float:
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
         query = Ranking.of(ranking, ranking_query(viewer, found))
-        retrieved = RequestedSource().propose(query)
+        retrieved = requested(query)
         start = time.thread_time()
         candidates.viewer_vector(viewer)
-        scorer.score(query, retrieved)
+        scored(query, retrieved)
         return time.thread_time() - start
 
     return call
