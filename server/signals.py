@@ -18,7 +18,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Source:
-    """Proposes candidates; `vireo.server.recommend.retrieval.sources` has a module of its name."""
+    """Proposes candidates, by its name in `vireo.server.recommend.retrieval.sources`."""
 
     name: str
     number: int
@@ -58,8 +58,8 @@ class Column:
 class Score(Column):
     """Input of the ranking model.
 
-    Computed by the module of this name in `vireo.server.recommend.retrieval.sources`; a source of
-    the same name reports its failures.
+    Computed by its name's function in `vireo.server.recommend.retrieval.sources`; a source of the
+    same name reports its failures.
     """
 
 

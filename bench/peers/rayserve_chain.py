@@ -29,8 +29,7 @@ from starlette.responses import JSONResponse
 
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.ranking.pipeline import RankingPipeline
-from vireo.server.recommend.ranking.query import RankingQuery
-from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.release import RankingQuery, RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.recommend.retrieval.query import CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease

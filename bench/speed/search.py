@@ -99,7 +99,7 @@ def _recall(release: CandidateRelease, query: CandidateQuery) -> float:
     parts = [rows[start : start + _AT_A_TIME] for start in range(0, len(rows), _AT_A_TIME)]
     scores = np.concatenate([looked_up(release.vectors, part) @ asked.vector for part in parts])
     nearest = asked.best(rows, scores, query.count)
-    found = two_tower.propose(asked, query.count)
+    found = two_tower(asked, query.count)
     return len(np.intersect1d(nearest, found)) / max(1, len(nearest))
 
 

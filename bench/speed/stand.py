@@ -31,8 +31,7 @@ from vireo.server.gateway.pods import retrieve_request
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.home import Home
 from vireo.server.recommend.ranking.pipeline import RankingPipeline
-from vireo.server.recommend.ranking.query import RankingQuery
-from vireo.server.recommend.ranking.release import RankingRelease
+from vireo.server.recommend.ranking.release import RankingQuery, RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.recommend.retrieval.query import CandidateQuery
 from vireo.server.recommend.retrieval.release import CandidateRelease

@@ -12,9 +12,7 @@ import typer
 from vireo.ops.cli.recommend_all import DataOption, ViewersOption, chosen_viewers
 from vireo.ops.edge import require_stack
 from vireo.server.errors import VireoError
-from vireo.server.gateway.rule_tables import BadRulesError
-from vireo.server.gateway.rules import SiteRules
-from vireo.server.gateway.rules_file import read_rules
+from vireo.server.gateway.rules import read_rules
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -43,14 +41,7 @@ def check(
     Slates of some viewers are made by the stack's pods with the rules and without, or with those of
     --against. Nothing that the stack serves changes.
     """
-
-    def read(path: Path) -> SiteRules:
-        try:
-            return read_rules(path)
-        except BadRulesError as error:
-            raise VireoError("\n".join(f"{path}: {each}" for each in error.problems)) from error
-
-    asked, before = read(file), read(against) if against else None
+    asked, before = read_rules(file), read_rules(against) if against else None
     if offline:
         result: dict[str, Any] = {"file": str(file), "rules": len(asked)}
     else:

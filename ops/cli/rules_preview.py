@@ -16,14 +16,15 @@ from vireo.ops.stack.s3 import open_store
 from vireo.server.errors import VireoError
 from vireo.server.features.online_store import prepare_lean_feast
 from vireo.server.gateway.pipeline import RecommendPipeline
-from vireo.server.gateway.pods import StageCall, UnknownSeedError
+from vireo.server.gateway.pods import StageCall
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
 from vireo.server.gateway.rule_tables import BadRulesError
-from vireo.server.gateway.rules import ActiveRules, SiteRules
+from vireo.server.gateway.rules import SiteRules
 from vireo.server.gateway.viewer import ReadFeatures
 from vireo.server.home import Home
 from vireo.server.releases.cache import ReleaseCache
+from vireo.server.rpc.errors import RpcError
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
 from vireo.v1.ranking_pb2_grpc import RankingServiceStub
@@ -95,18 +96,12 @@ async def compare(
     ):
 
         async def slate(of: SiteRules | None, request: pb.RecommendRequest) -> pb.RecommendResponse:
-            def active(query: RecommendQuery) -> ActiveRules | None:
-                followed = query.seed_key is not None
-                if of is None:
-                    return None
-                return of.active(up_next=followed, region=region, first_page=True)
-
             find = CandidateServiceStub(candidate).RetrieveCandidates
             pipeline = RecommendPipeline(
                 ReadFeatures(_SECONDS),
                 StageCall("retrieval", find, _SECONDS),
                 StageCall("ranking", RankingServiceStub(ranking).RankCandidates, _SECONDS),
-                rules_of=active,
+                rules=None if of is None else lambda: of,
             )
             query = RecommendQuery.of(request, "rules-check", time.monotonic() + 3 * _SECONDS)
             return await pipeline.recommend(query, release)
@@ -123,8 +118,8 @@ async def compare(
             )
             try:
                 usual, changed = await slate(before, request), await slate(rules, request)
-            except UnknownSeedError as error:
-                raise VireoError(str(error)) from error
+            except RpcError as error:
+                raise VireoError(error.message) from error
             shown, kept = ({item.video_id for item in each.items} for each in (usual, changed))
             overlaps.append(len(shown & kept) / max(1, len(shown)))
             shortened += len(kept) < len(shown)

@@ -28,7 +28,7 @@ from vireo.server.pod.run_queue import RunQueue
 from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.pod.viewer import decode_viewer
 from vireo.server.recommend.filters.declared import Declared
-from vireo.server.recommend.filters.expression import BadFilterError, FilterExpression, all_of
+from vireo.server.recommend.filters.expression import BadFilterError, all_of
 from vireo.server.recommend.filters.expression import decode as decode_filter
 from vireo.server.recommend.retrieval.explain import explain
 from vireo.server.recommend.retrieval.pipeline import (
@@ -72,8 +72,11 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
         """Return the candidates for one viewer."""
         serving = served(self.loader, request.release_id)
         declared = serving.content.release.declared
-        rules = decode_rules(request, declared) if request.HasField("rules") else None
-        query = decode(request, declared, rules)
+        try:
+            rules = retrieval_rules(request.rules, declared) if request.HasField("rules") else None
+            query = decode(request, declared, rules)
+        except BadFilterError as error:
+            raise invalid_argument(error.violations) from error
         if request.count_of_release:
             stated = serving.content.release.manifest.candidates
             query = replace(query, count=max(stated, request.page_size))
@@ -101,20 +104,6 @@ class CandidateServicer(candidate_pb2_grpc.CandidateServiceServicer):
             raise not_found(str(error)) from error
 
 
-def decode_rules(
-    request: candidate_pb2.RetrieveCandidatesRequest, declared: Declared
-) -> RetrievalRules:
-    """Return the rules of a request to a release that declares these attributes.
-
-    Raises:
-        RpcError: INVALID_ARGUMENT that names the filter that can't be applied.
-    """
-    try:
-        return retrieval_rules(request.rules, declared)
-    except BadFilterError as error:
-        raise invalid_argument(error.violations) from error
-
-
 def decode(
     request: candidate_pb2.RetrieveCandidatesRequest,
     declared: Declared | None = None,
@@ -124,37 +113,27 @@ def decode(
 
     Raises:
         RpcError: INVALID_ARGUMENT that names the field.
+        BadFilterError: the release can't apply the filter.
     """
     weights = np.array(request.session_weights, np.float32)
     if len(weights) != len(request.session_keys):
         raise invalid_argument([("session_weights", "must have as many values as session_keys")])
     if len(weights) and not ((weights >= 0) & (weights <= 1)).all():
         raise invalid_argument([("session_weights", "must be 0 to 1 each")])
-    wanted = _decode_filter(request, declared or Declared())
-    if rules is not None and rules.filter is not None:
-        wanted = rules.filter if wanted is None else all_of([wanted, rules.filter])
+    filters = [] if rules is None or rules.filter is None else [rules.filter]
+    if request.HasField("filter"):
+        filters.insert(0, decode_filter(request.filter, "filter", declared or Declared()))
     return CandidateQuery(
         viewer=decode_viewer(request.viewer),
         count=request.count,
         excluded_keys=np.array(request.excluded_keys, np.int64),
         seed_key=request.seed_key if request.HasField("seed_key") else None,
         locale=request.locale,
-        filter=wanted,
+        filter=all_of(filters) if filters else None,
         pinned_keys=np.empty(0, np.int64) if rules is None else rules.pinned_keys,
         session_keys=np.array(request.session_keys, np.int64),
         session_weights=weights,
     )
-
-
-def _decode_filter(
-    request: candidate_pb2.RetrieveCandidatesRequest, declared: Declared
-) -> FilterExpression | None:
-    if not request.HasField("filter"):
-        return None
-    try:
-        return decode_filter(request.filter, "filter", declared)
-    except BadFilterError as error:
-        raise invalid_argument(error.violations) from error
 
 
 def encode(
@@ -198,8 +177,7 @@ def _build(
 
 def _facts(pipeline: CandidatePipeline) -> ReleaseFacts:
     release = pipeline.release
-    filters = release.filters.nbytes
-    caches = {"viewer_vectors": release.viewers.nbytes, "filters": filters}
+    caches = {"viewer_vectors": release.viewers.nbytes, "filters": release.filters.nbytes}
     return ReleaseFacts(release.manifest, caches)
 
 

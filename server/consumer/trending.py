@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from vireo.server.event_log.position import BEGIN, Position
-from vireo.server.recommend.catalogue.locales import normal_locale
+from vireo.server.recommend.catalogue.trends import normal_locale
 from vireo.v1 import log_pb2
 
 MAX_VIDEOS = 5_000

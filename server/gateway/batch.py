@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import binascii
 import hashlib
 import random
 import struct
@@ -26,7 +25,7 @@ from vireo.server.gateway.viewer import ReadFeatures
 from vireo.server.pod.release_service import served
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.rpc.admission import LOW_PRIORITY
-from vireo.server.rpc.errors import RpcError, invalid_argument, unavailable
+from vireo.server.rpc.errors import invalid_argument, unavailable
 from vireo.server.rpc.guard import request_id
 from vireo.server.rpc.reading import Context
 from vireo.server.rpc.standard import MAX_STREAM_SECONDS
@@ -97,54 +96,52 @@ SLATES = Counter("vireo_batch_slates", "Slates of batches.")
 OPEN = Gauge("vireo_batches_open", "Batches under way.")
 
 
-class Batches:
-    """The batches of a gateway. Use it from one event loop."""
+def batch_slates(
+    pipeline: RecommendPipeline,
+    loader: ReleaseLoader[GatewayRelease],
+    request: pb.BatchRecommendRequest,
+    context: Context,
+) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
+    """Return a generator of the slates of a valid request's viewers, from its token on.
 
-    def __init__(
-        self,
-        pipeline: RecommendPipeline,
-        loader: ReleaseLoader[GatewayRelease],
-    ) -> None:
-        """Make slates with `patient(pipeline)`."""
-        self._pipeline, self._loader = pipeline, loader
+    Args:
+        pipeline: makes them; see `patient`.
+        loader: has the release.
+        request: the request; its token is cleared.
+        context: that of the call.
 
-    def responses(
-        self, request: pb.BatchRecommendRequest, context: Context
-    ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
-        """Return a generator of the slates of a valid request's viewers, from its token on.
+    Raises:
+        RpcError: INVALID_ARGUMENT, if the token isn't of this request, or the release can't be
+            filtered so.
+    """
+    if request.HasField("filter"):
+        decode_filter(request.filter, "filter", served(loader).content.declared)
+    token, request.resume_token = request.resume_token, ""
+    content = request.SerializeToString(deterministic=True)
+    digest = hashlib.blake2b(content, digest_size=16).digest()
+    begin = position_of(token, digest, len(request.viewer_ids)) if token else 0
+    return _slates(pipeline, loader, request, begin, digest, context)
 
-        Raises:
-            RpcError: INVALID_ARGUMENT, if the token isn't of this request, or the release can't be
-                filtered so.
-        """
-        if request.HasField("filter"):
-            decode_filter(request.filter, "filter", served(self._loader).content.declared)
-        token, request.resume_token = request.resume_token, ""
-        digest = hashlib.blake2b(
-            request.SerializeToString(deterministic=True), digest_size=16
-        ).digest()
-        begin = position_of(token, digest, len(request.viewer_ids)) if token else 0
-        return self._slates(request, begin, digest, context)
 
-    async def _slates(
-        self,
-        request: pb.BatchRecommendRequest,
-        begin: int,
-        digest: bytes,
-        context: Context,
-    ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
-        trace = current_call().headers
-        left = context.time_remaining()
-        deadline = time.monotonic() + (MAX_STREAM_SECONDS if left is None else left)
-        for position, viewer_id in enumerate(request.viewer_ids[begin:], begin + 1):
-            release = served(self._loader).content
-            query = RecommendQuery.of(_request(request, viewer_id), request_id(), deadline, trace)
-            query = query._replace(metadata=(*query.metadata, LOW_PRIORITY))
-            slate = await self._pipeline.recommend(query, release)
-            SLATES.inc()
-            yield pb.BatchRecommendResponse(
-                viewer_id=viewer_id, slate=slate, resume_token=token_at(position, digest)
-            )
+async def _slates(
+    pipeline: RecommendPipeline,
+    loader: ReleaseLoader[GatewayRelease],
+    request: pb.BatchRecommendRequest,
+    begin: int,
+    digest: bytes,
+    context: Context,
+) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
+    trace = current_call().headers
+    left = context.time_remaining()
+    deadline = time.monotonic() + (MAX_STREAM_SECONDS if left is None else left)
+    for position, viewer_id in enumerate(request.viewer_ids[begin:], begin + 1):
+        query = RecommendQuery.of(_request(request, viewer_id), request_id(), deadline, trace)
+        query = query._replace(metadata=(*query.metadata, LOW_PRIORITY))
+        slate = await pipeline.recommend(query, served(loader).content)
+        SLATES.inc()
+        yield pb.BatchRecommendResponse(
+            viewer_id=viewer_id, slate=slate, resume_token=token_at(position, digest)
+        )
 
 
 def patient(pipeline: RecommendPipeline, settings: GatewaySettings) -> RecommendPipeline:
@@ -174,20 +171,17 @@ def position_of(token: str, digest: bytes, viewers: int) -> int:
     Raises:
         RpcError: INVALID_ARGUMENT, the token isn't of this request.
     """
+    position: int
     try:
         version, position, of = _TOKEN.unpack(urlsafe_b64decode(token))
-    except (binascii.Error, ValueError, struct.error):
-        raise _unfit("isn't a token of a batch") from None
-    if version != VERSION:
-        raise _unfit("is of another version of the gateway; begin anew")
-    if of != digest or not 0 < position <= viewers:
-        raise _unfit("is of another request: nothing but the token may differ when it is resumed")
-    number: int = position
-    return number
-
-
-def _unfit(why: str) -> RpcError:
-    return invalid_argument([("resume_token", why)])
+    except (ValueError, struct.error):
+        version, position, of = 0, 0, b""
+    if version != VERSION or of != digest or not 0 < position <= viewers:
+        reason = (
+            "isn't a token of this request: nothing but the token may differ when it is resumed"
+        )
+        raise invalid_argument([("resume_token", reason)])
+    return position
 
 
 def _request(batch: pb.BatchRecommendRequest, viewer_id: str) -> pb.RecommendRequest:

@@ -17,17 +17,17 @@ from prometheus_client import Counter
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import EVENT_KINDS, EVENTS, partition_of
 from vireo.server.gateway import catalog
-from vireo.server.gateway.appender import Appended, Appender
-from vireo.server.gateway.log_room import LogRoom
+from vireo.server.gateway.appender import Appended, Appender, LogRoom
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.rpc.admission import Admission, Slots
 from vireo.server.rpc.caller import caller_of
 from vireo.server.rpc.errors import RpcError, ShedError
-from vireo.server.rpc.guard import ServiceLimits
+from vireo.server.rpc.guard import ServiceLimits, Work
 from vireo.server.rpc.places import STREAM_RETRY, Places
 from vireo.server.rpc.reading import Context
 from vireo.server.rpc.server import RpcServer
+from vireo.server.rpc.validation import Rules
 from vireo.v1 import event_pb2 as pb
 from vireo.v1.catalog_pb2_grpc import add_CatalogServiceServicer_to_server
 from vireo.v1.event_pb2_grpc import (
@@ -58,6 +58,10 @@ _MAX_SECONDS = 10.0
 _MAX_MESSAGE_BYTES = 512 << 10
 """Maximum bytes of a message in the log: NATS' own limit is 1 MiB."""
 _NANOS = 1_000_000_000
+_REFUSALS = {
+    grpc.StatusCode.UNAVAILABLE: "away",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "full",
+}
 _HIDES = (pb.EVENT_KIND_HIDE, pb.EVENT_KIND_NOT_INTERESTED)
 _CALL_SECONDS, _EVENT_SECONDS = 2e-4, 4e-5
 """Cost of a call, and of each of its events: half of it here, the rest in the log and consumers."""
@@ -72,12 +76,9 @@ for _kind in EVENT_KINDS.values():
 class EventServicer(EventServiceServicer):
     """Records events. Use it from one event loop."""
 
-    def __init__(
-        self, appender: Appender, settings: GatewaySettings, room: LogRoom | None = None
-    ) -> None:
-        """Record by `appender`, within the limits of `settings`, as long as there is `room`."""
-        self._appender, self._room = appender, room
-        self._partitions = settings.event_log.event_partitions
+    def __init__(self, appender: Appender, partitions: int) -> None:
+        """Record by `appender`, in so many partitions of the log."""
+        self._appender, self._partitions = appender, partitions
         self._streams = Places(MAX_STREAMS, STREAM_RETRY)
 
     async def RecordEvents(  # noqa: N802
@@ -129,20 +130,13 @@ class EventServicer(EventServiceServicer):
                 caller has taken its share of it; UNIMPLEMENTED.
         """
         distinct = {(event.viewer_id, event.event_id): event for event in events}.values()
-        appended = list(messages(distinct, self._partitions, time.time_ns()))
-        room, size = self._room, 0
         hides = all(event.kind in _HIDES for event in distinct)
+        appended = messages(distinct, self._partitions, time.time_ns())
         try:
-            if room is not None:
-                size = room.charge(caller, [each.data for each in appended], hides=hides)
-            await self._appender.append(appended)
+            await self._appender.append(appended, caller, hides=hides)
         except RpcError as error:
-            if error.code is grpc.StatusCode.UNAVAILABLE:
-                REFUSED.labels("away").inc(len(distinct))
-                if room is not None:
-                    room.refund(caller, size, hides=hides)
-            elif error.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                REFUSED.labels("full").inc(len(distinct))
+            if reason := _REFUSALS.get(error.code):
+                REFUSED.labels(reason).inc(len(distinct))
             raise
         for kind, count in Tally(event.kind for event in distinct).items():
             RECORDED.labels(EVENT_KINDS[kind]).inc(count)
@@ -243,22 +237,20 @@ def add_recording(
     can a caller have those of others, however long the log takes.
     `takedowns` are those that are followed.
     """
-    recorder = EventServicer(Appender(log), settings, room)
+    recorder = EventServicer(Appender(log, room), settings.event_log.event_partitions)
     changer = catalog.CatalogServicer(Appender(log), takedowns)
-    for name, register, rules, work in (
-        (
-            NAME,
-            partial(add_EventServiceServicer_to_server, recorder),
-            recorder.violations,
-            recorder.cost,
-        ),
-        (
-            catalog.NAME,
-            partial(add_CatalogServiceServicer_to_server, changer),
-            catalog.violations,
-            catalog.cost,
-        ),
-    ):
+
+    def limits(rules: Rules, work: Work) -> ServiceLimits:
         slots = Slots(MAX_CALLS, _MAX_SECONDS)
-        admission = Admission(slots, settings.max_concurrent_rpcs)
-        server.add(name, register, limits=ServiceLimits(admission, rules, work))
+        return ServiceLimits(Admission(slots, settings.max_concurrent_rpcs), rules, work)
+
+    server.add(
+        NAME,
+        partial(add_EventServiceServicer_to_server, recorder),
+        limits=limits(recorder.violations, recorder.cost),
+    )
+    server.add(
+        catalog.NAME,
+        partial(add_CatalogServiceServicer_to_server, changer),
+        limits=limits(catalog.violations, catalog.cost),
+    )

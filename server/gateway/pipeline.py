@@ -23,7 +23,7 @@ from vireo.server.gateway.progress import Progress
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease, digest_of
 from vireo.server.gateway.rule_tables import MAX_PAGE_SIZE
-from vireo.server.gateway.rules import ActiveRules
+from vireo.server.gateway.rules import ActiveRules, SiteRules
 from vireo.server.gateway.shadow import Shadow
 from vireo.server.gateway.slate import drop, popular_slate, ranked_slate, retrieved_slate
 from vireo.server.gateway.slate_metrics import FEATURE_AGE, count_slate
@@ -93,8 +93,8 @@ class RecommendPipeline:
     """Whether features lag behind the log of events; None without a log."""
     overlay: Overlay = field(default_factory=lambda: Overlay(0))
     """Which videos changed or were taken down; empty without a log."""
-    rules_of: Callable[[RecommendQuery], ActiveRules | None] | None = None
-    """Returns the site's rules for a query, None if none applies; None without a file of rules."""
+    rules: Callable[[], SiteRules] | None = None
+    """Returns the site's rules; None without a file of them."""
     shown: bool = False
     """Whether viewers wait for its slates: then these are counted and their stages timed."""
     attempt: Attempt = once
@@ -110,11 +110,15 @@ class RecommendPipeline:
         """Return the slate for a query, and what it is made from.
 
         Raises:
-            UnknownSeedError: the query follows a video that the release doesn't have.
-            RpcError: INVALID_ARGUMENT: the release can't be filtered so.
+            RpcError: NOT_FOUND: the query follows a video that the release doesn't have.
+                INVALID_ARGUMENT: the release can't be filtered so.
         """
-        if self.rules_of is not None:
-            query = query._replace(rules=self.rules_of(query))
+        if self.rules is not None:
+            up_next = query.seed_key is not None
+            active = self.rules().active(
+                up_next=up_next, region=query.region, first_page=query.first_page
+            )
+            query = query._replace(rules=active)
         made = Made(query, release, Run(_SHOWN if self.shown else _UNSHOWN))
         await self._read(made)
         await self._retrieve(made)

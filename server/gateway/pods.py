@@ -19,6 +19,7 @@ from vireo.server.gateway.check import BadAnswerError, check_candidates, check_r
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.release import GatewayRelease
 from vireo.server.pod.stage_metrics import ExpectedFailureError
+from vireo.server.rpc.errors import not_found
 from vireo.server.rpc.spans import outgoing, span
 from vireo.v1 import candidate_pb2, ranking_pb2
 from vireo.v1 import recommendation_pb2 as pb
@@ -57,10 +58,6 @@ INVALID_RESPONSES = Counter(
     "(empty if unknown).",
     ["stage", "address"],
 )
-
-
-class UnknownSeedError(Exception):
-    """The seed video isn't in the release that the candidate pod serves."""
 
 
 class StageFailedError(ExpectedFailureError):
@@ -227,14 +224,15 @@ async def retrieve(
 
     Raises:
         StageFailedError: no pod gave a valid response in time.
-        UnknownSeedError: the query follows a video that the release doesn't have.
-        RpcError: INVALID_ARGUMENT: `release` can't be filtered so either.
+        RpcError: NOT_FOUND: the query follows a video that the pod's release doesn't have.
+            INVALID_ARGUMENT: `release` can't be filtered so either.
     """
     try:
         return await call(request, query, check_candidates)
     except StageFailedError as error:
         if error.code is grpc.StatusCode.NOT_FOUND and query.seed_key is not None:
-            raise UnknownSeedError(str(error)) from error
+            text = f"{query.seed_named} is not in the release that is served"
+            raise not_found(text) from error
         if error.code is grpc.StatusCode.INVALID_ARGUMENT and release is not None:
             query.expression(release.declared)
         raise

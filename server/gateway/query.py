@@ -83,6 +83,8 @@ class RecommendQuery(NamedTuple):
     """Which videos may be returned; None for all."""
     filter_field: str = "filter"
     """Its field in the caller's request."""
+    seed_named: str = ""
+    """Field and id of the seed video in the caller's request."""
     session: Sequence[tuple[int, float]] = ()
     """Keys of the videos that the viewer came upon in this session, oldest first, and how much each
     counts beside a watch."""
@@ -107,6 +109,7 @@ class RecommendQuery(NamedTuple):
         trace: tuple[tuple[str, str], ...] = (),
         *,
         field: str = "",
+        seed_field: str = "seed_video_id",
         shown: Sequence[int] = (),
         next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
@@ -118,15 +121,27 @@ class RecommendQuery(NamedTuple):
             deadline: when the caller stops waiting, on the monotonic clock.
             trace: the caller's trace context.
             field: begin of its fields' paths in the caller's request, for example "request.".
+            seed_field: name there of the field that has the seed video.
             shown: keys of the videos on the pages before.
             next_page: returns the token of the next page; it may change the request.
 
         Raises:
             RpcError: INVALID_ARGUMENT if the time zone can't be parsed.
         """
-        asked_at = _moment(request)
+        context = request.context
+        # Before 1970 it counts as 1970.
+        seconds = context.time.seconds if context.HasField("time") else time.time()
+        asked_at = max(0, int(seconds))
+        seed_key = video_key(request.seed_video_id) if request.seed_video_id else None
+        excluded = [video_key(video_id) for video_id in request.excluded_video_ids]
+        if seed_key is not None and request.surface != pb.SURFACE_UP_NEXT:
+            # On HOME it leads to nothing: among the watched videos EASE would go by it.
+            excluded, seed_key = [*excluded, seed_key], None
+        try:
+            ids = context_ids(asked_at, context.time_zone, context.device, context.locale)
+        except BadTimeZoneError as error:
+            raise invalid_argument([(f"{field}context.time_zone", str(error))]) from error
         bucket = str(viewer_bucket(request.viewer_id))
-        seed_key, excluded = _seed_and_excluded(request)
         return RecommendQuery(
             viewer_id=request.viewer_id,
             page_size=request.page_size if request.HasField("page_size") else DEFAULT_PAGE_SIZE,
@@ -137,17 +152,18 @@ class RecommendQuery(NamedTuple):
             request_id=request_id,
             deadline=deadline,
             metadata=((REQUEST_ID, request_id), (BUCKET_HEADER, bucket), *trace),
-            locale=request.context.locale,
+            locale=context.locale,
             profile=request.profile if request.HasField("profile") else None,
             filter=request.filter if request.HasField("filter") else None,
             filter_field=f"{field}filter",
+            seed_named=f"{field}{seed_field}: {request.seed_video_id!r}",
             next_page=next_page,
             session=[
                 (video_key(each.video_id), _SESSION_WEIGHTS.get(each.action, 1.0))
                 for each in request.session
             ],
-            context=_context(request.context, asked_at, field),
-            region=request.context.region,
+            context=ids,
+            region=context.region,
             first_page=not request.page_token,
         )
 
@@ -172,30 +188,3 @@ class RecommendQuery(NamedTuple):
             share: share of the time left that it may use, so that later stages get theirs.
         """
         return min(limit, share * max(0.0, self.deadline - now - ANSWER_SECONDS))
-
-
-def _seed_and_excluded(request: pb.RecommendRequest) -> tuple[int | None, list[int]]:
-    """Return the key of the video that the slate follows, and of those that it must not have."""
-    excluded = [video_key(video_id) for video_id in request.excluded_video_ids]
-    if not request.seed_video_id:
-        return None, excluded
-    seed_key = video_key(request.seed_video_id)
-    if request.surface == pb.SURFACE_UP_NEXT:
-        return seed_key, excluded
-    # On HOME it leads to nothing: among the watched videos EASE would go by it.
-    return None, [*excluded, seed_key]
-
-
-def _moment(request: pb.RecommendRequest) -> int:
-    """Return the request's time in Unix seconds, 0 if it is before 1970; now if absent."""
-    if request.context.HasField("time"):
-        return max(0, request.context.time.seconds)
-    return int(time.time())
-
-
-def _context(context: pb.RequestContext, asked_at: int, field: str) -> ContextIds:
-    """Return the ids of a request's context; raise RpcError if its time zone can't be parsed."""
-    try:
-        return context_ids(asked_at, context.time_zone, context.device, context.locale)
-    except BadTimeZoneError as error:
-        raise invalid_argument([(f"{field}context.time_zone", str(error))]) from error

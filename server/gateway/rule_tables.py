@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from vireo.server.columns import MAX_FACTOR, MIN_FACTOR
 from vireo.server.errors import VireoError
 from vireo.server.recommend.filters.declared import ATTRIBUTE_NAME
 from vireo.server.releases.manifest import shown
 
+MAX_BYTES = 1 << 20
+"""Maximum bytes of a file."""
 MAX_RULES = 1_000
 """Maximum rules of a kind in a file."""
 MAX_PAGE_SIZE = 500
@@ -135,9 +145,11 @@ class BadRulesError(VireoError):
     """Rules that can't be used; `problems` has a line each, with its table and key."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        """List what is wrong, the first so many."""
+        """List what is wrong, the first so many; one more line isn't worth a line that says so."""
         more = len(problems) - _MAX_PROBLEMS
-        self.problems = [*problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+        self.problems = [*problems]
+        if more > 1:
+            self.problems[_MAX_PROBLEMS:] = [f"and {more} more"]
         super().__init__("\n".join(self.problems))
 
 
@@ -156,7 +168,31 @@ def place_of(document: Any, path: Sequence[int | str]) -> str:
     return f"{place}: {shown(key.removeprefix('.'))}" if key else place
 
 
-def reason_of(error: Any) -> str:
+def parse_tables(text: bytes) -> RuleTables:
+    """Return the tables of a file.
+
+    Raises:
+        BadRulesError: it is too long or isn't TOML, a table or key is unknown or its value out of
+            bounds.
+    """
+    if len(text) > MAX_BYTES:
+        raise BadRulesError([f"has more than {MAX_BYTES:,} bytes"])
+    try:
+        document = tomllib.loads(text.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadRulesError([f"isn't TOML: {error}"]) from error
+    except RecursionError:
+        raise BadRulesError(["is nested too deeply"]) from None
+    try:
+        return RuleTables.model_validate(document)
+    except ValidationError as error:
+        found = error.errors(include_url=False)
+        raise BadRulesError(
+            [f"{place_of(document, each['loc'])}: {_reason_of(each)}" for each in found]
+        ) from error
+
+
+def _reason_of(error: Any) -> str:
     """Return what is wrong with a key, in this project's words where pydantic has others."""
     match error["type"]:
         case "extra_forbidden":

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import tomllib
+import asyncio
+from collections import Counter as Tally
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+import structlog
+from prometheus_client import Counter, Gauge
 
 from vireo.server.features.keys import video_key
 from vireo.server.gateway.rule_tables import (
+    MAX_BYTES,
     MAX_RULES,
     BadRulesError,
     BoostRule,
     ConditionTable,
     FilterRule,
     FilterTable,
-    RuleTable,
     RuleTables,
     normal_region,
+    parse_tables,
     place_of,
-    reason_of,
 )
 from vireo.server.recommend.filters.declared import Declared
 from vireo.server.recommend.filters.expression import (
@@ -36,8 +39,8 @@ from vireo.server.releases.manifest import shown
 from vireo.v1 import filter_pb2, rules_pb2
 from vireo.v1 import recommendation_pb2 as pb
 
-MAX_BYTES = 1 << 20
-"""Maximum bytes of a file."""
+log = structlog.get_logger()
+
 MAX_ACTIVE = {"filters": 64, "boosts": 64, "pins": 64, "caps": 16}
 """Maximum rules of a kind that apply to one slate."""
 MAX_REGIONS = 1_000
@@ -53,6 +56,18 @@ _KINDS = {
 }
 _ELSEWHERE = None
 """Stands for every region that no rule names."""
+_POLL_SECONDS = 1.0
+
+VALID = Gauge(
+    "vireo_rules_valid",
+    "1 if the rules in effect are those of the file and fit the release; 0 while the file is "
+    "refused or the release lacks an attribute that a rule names.",
+)
+RULES = Gauge("vireo_rules", "Number of rules in effect.")
+LOADS = Counter(
+    "vireo_rules_loads", "Changes of the file of rules, by whether they were taken.", ["result"]
+)
+TAKEN, REFUSED = LOADS.labels("taken"), LOADS.labels("refused")
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,14 @@ class ActiveRules:
     """Id of the video that each position is for, from 0."""
 
 
+class _Rule(NamedTuple):
+    """A rule, and where in the file it is."""
+
+    kind: str
+    number: int
+    table: Any
+
+
 class SiteRules:
     """The rules of one file."""
 
@@ -81,37 +104,41 @@ class SiteRules:
                 regions.
         """
         self._tables = tables
-        problems = [*_repeated_names(tables), *_too_many_regions(tables)]
-        filters: tuple[FilterRule | BoostRule, ...] = (*tables.filters, *tables.boosts)
-        self._messages = {rule.name: _message(rule) for rule in filters}
-        self._expressions = {
-            rule.name: expression for rule, expression in self._decoded(_used(tables), problems)
-        }
+        self._rules = [
+            _Rule(kind, number, table)
+            for kind in _KINDS
+            for number, table in enumerate(getattr(tables, kind))
+        ]
+        filters = [
+            each.table for each in self._rules if isinstance(each.table, FilterRule | BoostRule)
+        ]
+        self._messages = {table.name: _message(table) for table in filters}
+        self._regions: set[str] = set()
+        problems = [*self._repeated_names(), *self._too_many_regions()]
+        self._expressions = self._decoded(_used(filters), problems)
         if problems:
             raise BadRulesError(problems)
-        self._numbers: defaultdict[tuple[str, str, str | None], list[int]] = defaultdict(list)
-        """Numbers of the rules of a kind on a surface that name a region, or none."""
-        named: set[str] = set()
-        for kind in _KINDS:
-            for number, rule in enumerate(getattr(tables, kind)):
-                named.update(rule.regions or ())
-                for key in product({*rule.surfaces}, {*(rule.regions or (_ELSEWHERE,))}):
-                    self._numbers[kind, *key].append(number)
-        self._regions = frozenset(named)
-        self._active: dict[tuple[str, str | None, bool], ActiveRules | None] = {}
-        sizes = {
-            kind: [self._of({kind: [rule]}).ByteSize() for rule in getattr(tables, kind)]
-            for kind in MAX_ACTIVE
-        }
-        for place in product(("home", "up_next"), (*sorted(named), _ELSEWHERE)):
-            problems += self._crowded(*place, sizes)
+        self._of_place: defaultdict[tuple[str, str | None], list[int]] = defaultdict(list)
+        """Places in `_rules` of those on a surface that name a region, or none."""
+        for place, (_, _, table) in enumerate(self._rules):
+            for key in product({*table.surfaces}, {*(table.regions or (_ELSEWHERE,))}):
+                self._of_place[key].append(place)
+        self._sizes = [self._message_of([each]).ByteSize() for each in self._rules]
+        for surface, region in product(("home", "up_next"), (*sorted(self._regions), _ELSEWHERE)):
+            problems += self._crowded(surface, region)
             if len(problems) > MAX_RULES:
                 break  # of so many, few are shown
         if problems:
             raise BadRulesError([*dict.fromkeys(problems)])
+        self._active: dict[tuple[str, str | None, bool], ActiveRules | None] = {}
+
+    @staticmethod
+    def parse(text: bytes) -> SiteRules:
+        """Return the rules of a file's content; raise BadRulesError if they can't be used."""
+        return SiteRules(parse_tables(text))
 
     def __len__(self) -> int:
-        return sum(len(getattr(self._tables, kind)) for kind in _KINDS)
+        return len(self._rules)
 
     def active(self, *, up_next: bool, region: str, first_page: bool = True) -> ActiveRules | None:
         """Return the rules for a slate; None if none applies.
@@ -136,119 +163,108 @@ class SiteRules:
                 numbers or numbers as labels.
         """
         problems: list[str] = []
-        for _ in self._decoded(declared, problems):
-            pass
+        self._decoded(declared, problems)
         for number, cap in enumerate(self._tables.caps):
             if cap.attribute not in declared.labels:
                 text = f"the release has no labels {cap.attribute!r}"
                 text += f" but {', '.join(declared.labels)}"
-                problems.append(f"{place_of(self._tables, ('caps', number, 'attribute'))}: {text}")
+                problems.append(f"{self._place('caps', number, 'attribute')}: {text}")
         if problems:
             raise BadRulesError(problems)
 
     def _prepared(self, surface: str, region: str | None, first: bool) -> ActiveRules | None:
-        rules = {
-            kind: [getattr(self._tables, kind)[n] for n in self._places(kind, surface, region)]
-            for kind in _KINDS
-        }
-        rules["pins"] = sorted(rules["pins"], key=lambda pin: pin.position) if first else []
-        applied = [(rule.name, _KINDS[kind]) for kind in _KINDS for rule in rules[kind]]
-        if not applied:
+        kinds = [*_KINDS]
+        rules = [self._rules[place] for place in self._places(surface, region)]
+        rules = [each for each in rules if first or each.kind != "pins"]
+        if not rules:
             return None
-        expressions = [self._expressions[rule.name] for rule in rules["filters"]]
+        rules.sort(key=lambda each: (kinds.index(each.kind), getattr(each.table, "position", 0)))
+        filters = [self._expressions[table.name] for kind, _, table in rules if kind == "filters"]
         return ActiveRules(
-            self._of(rules),
-            all_of(expressions) if expressions else None,
-            applied,
-            {pin.position - 1: pin.video_id for pin in rules["pins"]},
+            self._message_of(rules),
+            all_of(filters) if filters else None,
+            [(table.name, _KINDS[kind]) for kind, _, table in rules],
+            {table.position - 1: table.video_id for kind, _, table in rules if kind == "pins"},
         )
 
-    def _of(self, rules: Mapping[str, Sequence[Any]]) -> rules_pb2.SlateRules:
-        """Return what some rules of each kind ask of the pods."""
+    def _message_of(self, rules: Iterable[_Rule]) -> rules_pb2.SlateRules:
+        """Return what some rules ask of the pods."""
         message = rules_pb2.SlateRules()
-        for rule in rules.get("filters", ()):
-            message.filters.append(self._messages[rule.name])
-        for rule in rules.get("boosts", ()):
-            message.boosts.add(filter=self._messages[rule.name], factor=rule.factor)
-        for rule in rules.get("pins", ()):
-            message.pins.add(key=video_key(rule.video_id), position=rule.position)
-        for rule in rules.get("caps", ()):
-            message.caps.add(attribute=rule.attribute, values=rule.values, max=rule.max)
-        if shares := rules.get("new_videos"):
-            message.new_share = max(rule.share for rule in shares)
+        for kind, _, table in rules:
+            match kind:
+                case "filters":
+                    message.filters.append(self._messages[table.name])
+                case "boosts":
+                    message.boosts.add(filter=self._messages[table.name], factor=table.factor)
+                case "pins":
+                    message.pins.add(key=video_key(table.video_id), position=table.position)
+                case "caps":
+                    message.caps.add(attribute=table.attribute, values=table.values, max=table.max)
+                case _:
+                    message.new_share = max(message.new_share, table.share)
         return message
 
-    def _places(self, kind: str, surface: str, region: str | None) -> list[int]:
-        """Return the numbers of the rules of a kind that apply to a slate, ascending."""
-        everywhere = self._numbers.get((kind, surface, _ELSEWHERE), [])
-        own = self._numbers.get((kind, surface, region), []) if region is not None else []
-        return sorted([*everywhere, *own]) if own else everywhere
+    def _places(self, surface: str, region: str | None) -> list[int]:
+        """Return the places of the rules that apply to a slate, ascending."""
+        everywhere = self._of_place.get((surface, _ELSEWHERE), [])
+        own = self._of_place.get((surface, region), []) if region is not None else []
+        return sorted([*everywhere, *own])
 
-    def _crowded(
-        self, surface: str, region: str | None, sizes: Mapping[str, Sequence[int]]
-    ) -> Iterator[str]:
-        """Yield what is too much of the rules of one slate; `sizes` are bytes of each of a kind."""
+    def _place(self, kind: str, number: int, *keys: str | int) -> str:
+        return place_of(self._tables, (kind, number, *keys))
+
+    def _repeated_names(self) -> Iterator[str]:
+        before: dict[str, str] = {}
+        for kind, number, table in self._rules:
+            if table.name in before:
+                yield f"{self._place(kind, number, 'name')}: is that of {before[table.name]} too"
+            before.setdefault(table.name, f"[[{kind}]] number {number + 1}")
+
+    def _too_many_regions(self) -> Iterator[str]:
+        """Note the regions that are named; yield the place of the one that is too many, if any."""
+        for kind, number, table in self._rules:
+            for place, region in enumerate(table.regions or ()):
+                self._regions.add(region)
+                if len(self._regions) > MAX_REGIONS:
+                    where = self._place(kind, number, "regions", place)
+                    yield f"{where}: the rules name more than {MAX_REGIONS:,} regions"
+                    return
+
+    def _crowded(self, surface: str, region: str | None) -> Iterator[str]:
+        """Yield what is too much of the rules of one slate."""
         where = f"on {surface}" + (f" in {region or 'no region'}" if region is not None else "")
-        numbers = {kind: self._places(kind, surface, region) for kind in MAX_ACTIVE}
-        crowded = [kind for kind, most in MAX_ACTIVE.items() if len(numbers[kind]) > most]
+        places = self._places(surface, region)
+        counts = Tally(self._rules[place].kind for place in places)
+        crowded = [kind for kind, most in MAX_ACTIVE.items() if counts[kind] > most]
         for kind in crowded:
-            most = MAX_ACTIVE[kind]
-            yield f"[[{kind}]]: {len(numbers[kind])} apply {where}, more than {most}"
+            yield f"[[{kind}]]: {counts[kind]} apply {where}, more than {MAX_ACTIVE[kind]}"
         if crowded:
             return
-        size = sum(sizes[kind][number] for kind in MAX_ACTIVE for number in numbers[kind])
+        size = sum(self._sizes[place] for place in places if self._rules[place].kind in MAX_ACTIVE)
         if size > MAX_MESSAGE_BYTES:
             text = f"the rules {where} need {size:,} bytes in each call"
             yield f"{text}, more than {MAX_MESSAGE_BYTES:,}"
-        for key in ("position", "video_id"):
-            before: dict[Any, str] = {}
-            for number in numbers["pins"]:
-                pin = self._tables.pins[number]
+        before: dict[Any, str] = {}
+        for kind, number, pin in (self._rules[place] for place in places):
+            for key in ("position", "video_id") if kind == "pins" else ():
                 other = before.setdefault(getattr(pin, key), pin.name)
                 if other != pin.name:
-                    place = place_of(self._tables, ("pins", number, key))
-                    yield f"{place}: is that of {shown(other)} {where}"
+                    yield f"{self._place(kind, number, key)}: is that of {shown(other)} {where}"
 
-    def _decoded(
-        self, declared: Declared, problems: list[str]
-    ) -> Iterator[tuple[RuleTable, FilterExpression]]:
-        """Yield each filter and boost with what it says; add to `problems` what is wrong."""
-        for kind in ("filters", "boosts"):
-            for number, rule in enumerate(getattr(self._tables, kind)):
-                try:
-                    yield rule, decode(self._messages[rule.name], "", declared)
-                except BadFilterError as error:
-                    place = place_of(self._tables, (kind, number))
-                    for field, text in error.violations:
-                        key = field.removeprefix(".")
-                        problems.append(f"{place}: {key}: {text}" if key else f"{place}: {text}")
-
-
-def parse_rules(text: bytes) -> SiteRules:
-    """Return the rules of a file.
-
-    Raises:
-        BadRulesError: it isn't TOML, a table or key is unknown or its value out of bounds, or what
-            `SiteRules` refuses.
-    """
-    if len(text) > MAX_BYTES:
-        raise BadRulesError([f"has more than {MAX_BYTES:,} bytes"])
-    try:
-        document = tomllib.loads(text.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadRulesError([f"isn't TOML: {error}"]) from error
-    except RecursionError:
-        raise BadRulesError(["is nested too deeply"]) from None
-    try:
-        tables = RuleTables.model_validate(document)
-    except ValidationError as error:
-        raise BadRulesError(
-            [
-                f"{place_of(document, each['loc'])}: {reason_of(each)}"
-                for each in error.errors(include_url=False)
-            ]
-        ) from error
-    return SiteRules(tables)
+    def _decoded(self, declared: Declared, problems: list[str]) -> dict[str, FilterExpression]:
+        """Return what each filter and boost says; add to `problems` what is wrong."""
+        found = {}
+        for kind, number, table in self._rules:
+            if not isinstance(table, FilterRule | BoostRule):
+                continue
+            try:
+                found[table.name] = decode(self._messages[table.name], "", declared)
+            except BadFilterError as error:
+                for field, text in error.violations:
+                    key = field.removeprefix(".")
+                    place = self._place(kind, number)
+                    problems.append(f"{place}: {key}: {text}" if key else f"{place}: {text}")
+        return found
 
 
 def _message(table: FilterTable) -> filter_pb2.Filter:
@@ -261,10 +277,10 @@ def _message(table: FilterTable) -> filter_pb2.Filter:
     )
 
 
-def _used(tables: RuleTables) -> Declared:
+def _used(tables: Sequence[FilterTable]) -> Declared:
     """Return the attributes of all filters, as their conditions use them."""
     labels, numbers = {*Declared().labels}, {*Declared().numbers}
-    for each in _conditions((*tables.filters, *tables.boosts)):
+    for each in _conditions(tables):
         if each.attribute not in labels | numbers:
             compared = each.any_of or each.all_of or each.none_of
             (labels if compared else numbers).add(each.attribute)
@@ -277,24 +293,85 @@ def _conditions(tables: Sequence[FilterTable]) -> Iterator[ConditionTable]:
         yield from _conditions((*table.any, *table.none))
 
 
-def _repeated_names(tables: RuleTables) -> Iterator[str]:
-    before: dict[str, str] = {}
-    for kind in _KINDS:
-        for number, rule in enumerate(getattr(tables, kind)):
-            place = place_of(tables, (kind, number, "name"))
-            if rule.name in before:
-                yield f"{place}: is that of {before[rule.name]} too"
-            before.setdefault(rule.name, f"[[{kind}]] number {number + 1}")
+def read_rules(path: Path) -> SiteRules:
+    """Return the rules of a file; raise BadRulesError, which names it, if it can't be used."""
+    try:
+        with path.open("rb") as file:
+            return SiteRules.parse(file.read(MAX_BYTES + 1))
+    except OSError as error:
+        raise BadRulesError([f"{path}: can't be read: {error.strerror}"]) from error
+    except BadRulesError as error:
+        raise BadRulesError([f"{path}: {each}" for each in error.problems]) from error
 
 
-def _too_many_regions(tables: RuleTables) -> Iterator[str]:
-    """Yield the place of the region that is one too many, if there is one."""
-    named: set[str] = set()
-    for kind in _KINDS:
-        for number, rule in enumerate(getattr(tables, kind)):
-            for place, region in enumerate(rule.regions or ()):
-                named.add(region)
-                if len(named) > MAX_REGIONS:
-                    where = place_of(tables, (kind, number, "regions", place))
-                    yield f"{where}: the rules name more than {MAX_REGIONS:,} regions"
-                    return
+class RulesFile:
+    """The rules that are in effect: those of a file, which is followed. Use it from one loop."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            BadRulesError: it can't be used: without the rules that a site counts on, nothing is
+                served.
+        """
+        self._path, self._version = path, _version(path)
+        self.rules = read_rules(path)
+        self._file: SiteRules | BadRulesError = self.rules
+        """What the file has now, in effect or not."""
+        self.serving: Callable[[], tuple[str, Declared] | None] = lambda: None
+        """Returns id and attributes of the release that is served; None before there is one."""
+        self._checked: tuple[object, object] = (None, None)
+        """Content and release that were checked last, and `_problem` is what is wrong with them."""
+        self._problem = ""
+        VALID.set(1)
+        RULES.set(len(self.rules))
+
+    async def run(self) -> None:
+        """Take each new version of the file, until cancelled; a bad one changes nothing."""
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """Take the file if it has changed and fits the release that is served, if one is."""
+        problem = await asyncio.to_thread(self._check, self.serving())
+        if isinstance(self._file, SiteRules) and self._file is not self.rules and not problem:
+            self.rules = self._file
+            TAKEN.inc()
+            RULES.set(len(self.rules))
+            log.info("rules changed", file=str(self._path), rules=len(self.rules))
+        if problem and problem != self._problem:
+            REFUSED.inc()
+            log.error("rules refused", file=str(self._path), reason=problem)
+        self._problem = problem
+        VALID.set(not problem)
+
+    def _check(self, release: tuple[str, Declared] | None) -> str:
+        """Read the file if it has changed; return what is wrong with it, empty if nothing is."""
+        if (version := _version(self._path)) != self._version:
+            self._version = version
+            try:
+                self._file = read_rules(self._path)
+            except BadRulesError as error:
+                self._file = error
+        if self._checked[0] is self._file and self._checked[1] == release:
+            return self._problem
+        self._checked = self._file, release
+        if isinstance(self._file, BadRulesError):
+            return str(self._file)
+        if release is not None:
+            release_id, declared = release
+            try:
+                self._file.check(declared)
+            except BadRulesError as error:
+                return f"release {release_id}: {error}"
+        return ""
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes with each version of a file; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -7,17 +7,16 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 from google.protobuf.message import Message
 
 from vireo.server.event_log.jetstream import open_log
 from vireo.server.features.context import time_zones
-from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, Batches, patient
+from vireo.server.gateway.appender import LogRoom
+from vireo.server.gateway.batch import BATCH_RETRY, MAX_BATCHES, OPEN, batch_slates, patient
 from vireo.server.gateway.events import add_recording
 from vireo.server.gateway.explain import explain_video
-from vireo.server.gateway.log_room import LogRoom
 from vireo.server.gateway.page_token import BadPageTokenError, PageTokens, shown_keys, signing_keys
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.pods import (
@@ -25,16 +24,14 @@ from vireo.server.gateway.pods import (
     RankingCall,
     RetrievalCall,
     StageCall,
-    UnknownSeedError,
 )
 from vireo.server.gateway.progress import Progress
 from vireo.server.gateway.query import DEFAULT_PAGE_SIZE, RecommendQuery
 from vireo.server.gateway.release import FILES, GatewayRelease
-from vireo.server.gateway.rules_file import RulesFile
+from vireo.server.gateway.rules import RulesFile
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.gateway.shadow import POOL, SECONDS, Shadow
-from vireo.server.gateway.slate_metrics import count_degradations
-from vireo.server.gateway.turn import InnerPods
+from vireo.server.gateway.turn import pods_serve
 from vireo.server.gateway.viewer import CACHED_BYTES, LastFeatures, ReadFeatures
 from vireo.server.live.live import Live
 from vireo.server.pod.pod import Pod
@@ -42,11 +39,13 @@ from vireo.server.pod.release_service import ReleaseFacts, served
 from vireo.server.pod.run_queue import RunQueue
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.takedowns import Takedowns
+from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases.layout import TAKEDOWNS
 from vireo.server.releases.loader import ReleaseLoader
-from vireo.server.rpc.errors import RpcError, invalid_argument, not_found
+from vireo.server.rpc.errors import invalid_argument
 from vireo.server.rpc.guard import request_id
 from vireo.server.rpc.places import Places
+from vireo.server.rpc.reading import Context
 from vireo.server.rpc.tls import lasting_channel
 from vireo.server.rpc.trace import current_call
 from vireo.v1 import recommendation_pb2 as pb
@@ -80,34 +79,33 @@ class RecommendationServicer(RecommendationServiceServicer):
         self,
         pipeline: RecommendPipeline,
         loader: ReleaseLoader[GatewayRelease],
-        default_deadline: float,
-        batches: Batches,
-        pages: PageTokens | None = None,
+        settings: GatewaySettings,
     ) -> None:
         """Serve with these.
 
         Args:
             pipeline: makes the slates.
             loader: has the release.
-            default_deadline: deadline in seconds of calls that carry none.
-            batches: makes the slates of many viewers.
-            pages: tokens of further pages; None if there are none.
+            settings: of the gateway.
         """
         self._pipeline, self._loader = pipeline, loader
-        self._default_deadline = default_deadline
-        self._batches, self._pages = batches, pages
+        self._batches = patient(pipeline, settings)
+        self._default_deadline = settings.default_deadline
+        keys = signing_keys(settings.page_token_keys)
+        self._pages = PageTokens(keys) if keys else None
 
     async def Recommend(  # noqa: N802
-        self, request: pb.RecommendRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: pb.RecommendRequest, context: Context
     ) -> pb.RecommendResponse:
         """Return the slate for one viewer."""
         pages = self._pages
         shown = self._shown(request) if request.page_token else b""
         next_page = partial(pages.issue, request, shown) if pages else None
-        return await self._slate(request, context, "seed_video_id", shown, next_page)
+        query = self._query(request, context, shown=shown_keys(shown), next_page=next_page)
+        return await self._pipeline.recommend(query, served(self._loader).content)
 
     async def SimilarVideos(  # noqa: N802
-        self, request: pb.SimilarVideosRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: pb.SimilarVideosRequest, context: Context
     ) -> pb.SimilarVideosResponse:
         """Return the videos most like one: what follows it for a viewer without features."""
         asked = pb.RecommendRequest(
@@ -120,7 +118,8 @@ class RecommendationServicer(RecommendationServiceServicer):
             profile=pb.RequestProfile(use=pb.PROFILE_USE_INSTEAD),
             filter=request.filter if request.HasField("filter") else None,
         )
-        slate = await self._slate(asked, context, "video_id")
+        query = self._query(asked, context, seed_field="video_id")
+        slate = await self._pipeline.recommend(query, served(self._loader).content)
         return pb.SimilarVideosResponse(
             items=slate.items,
             request_id=slate.request_id,
@@ -130,69 +129,43 @@ class RecommendationServicer(RecommendationServiceServicer):
         )
 
     def BatchRecommend(  # noqa: N802
-        self, request: pb.BatchRecommendRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: pb.BatchRecommendRequest, context: Context
     ) -> AsyncGenerator[pb.BatchRecommendResponse, None]:
         """Return the slates of many viewers."""
-        return self._batches.responses(request, context)
+        return batch_slates(self._batches, self._loader, request, context)
 
     async def ExplainVideo(  # noqa: N802
-        self, request: pb.ExplainVideoRequest, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: pb.ExplainVideoRequest, context: Context
     ) -> pb.ExplainVideoResponse:
         """Return what became of a video in the slate for a request."""
         asked = request.request
         if asked.page_token:
             reason = "must be empty: only the first page can be explained"
             raise invalid_argument([("request.page_token", reason)])
-        release = served(self._loader).content
         query = self._query(asked, context, "request.")
-        try:
-            return await explain_video(self._pipeline, query, release, request.video_id)
-        except UnknownSeedError as error:
-            raise _unknown_seed("request.seed_video_id", asked) from error
-
-    async def _slate(
-        self,
-        request: pb.RecommendRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-        seed_field: str,
-        shown: bytes = b"",
-        next_page: Callable[[Sequence[str]], str] | None = None,
-    ) -> pb.RecommendResponse:
-        """Return a slate without the videos that were shown, as a page token has them.
-
-        `seed_field` is the field of the caller's request that has the seed video; for `next_page`
-        see `RecommendQuery`.
-        """
         release = served(self._loader).content
-        query = self._query(request, context, "", shown, next_page)
-        try:
-            slate = await self._pipeline.recommend(query, release)
-        except UnknownSeedError as error:
-            raise _unknown_seed(seed_field, request) from error
-        count_degradations(slate.degradations)
-        return slate
+        return await explain_video(self._pipeline, query, release, request.video_id)
 
     def _query(
         self,
         request: pb.RecommendRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
-        field: str,
-        shown: bytes = b"",
+        context: Context,
+        field: str = "",
+        *,
+        seed_field: str = "seed_video_id",
+        shown: Sequence[int] = (),
         next_page: Callable[[Sequence[str]], str] | None = None,
     ) -> RecommendQuery:
-        """Return the query of a request.
-
-        `field` is that of `RecommendQuery.of`; `shown` and `next_page` are those of `_slate`.
-        """
+        """Return the query of a request; for the others see `RecommendQuery.of`."""
         left = context.time_remaining()
-        deadline = time.monotonic() + (self._default_deadline if left is None else left)
         return RecommendQuery.of(
             request,
             request_id(),
-            deadline,
+            time.monotonic() + (self._default_deadline if left is None else left),
             current_call().headers,
             field=field,
-            shown=shown_keys(shown) if shown else (),
+            seed_field=seed_field,
+            shown=shown,
             next_page=next_page,
         )
 
@@ -205,10 +178,6 @@ class RecommendationServicer(RecommendationServiceServicer):
             return self._pages.read(request)
         except BadPageTokenError as error:
             raise invalid_argument([("page_token", str(error))]) from error
-
-
-def _unknown_seed(field: str, request: pb.RecommendRequest) -> RpcError:
-    return not_found(f"{field}: {request.seed_video_id!r} is not in the release that is served")
 
 
 def request_cost(
@@ -237,12 +206,9 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
         for target in (settings.candidate_target, settings.ranking_target)
     )
     ready = None  # without a control plane nobody knows the pods
-    if settings.control_target:
-        control = lasting_channel(
-            settings.control_target, settings.tls, "control", _CHANNEL_OPTIONS
-        )
-        pods = InnerPods(ReleaseServiceStub(control), settings.release_swap_timeout)
-        ready = pods.serving
+    if target := settings.control_target:
+        control = lasting_channel(target, settings.tls, "control", _CHANNEL_OPTIONS)
+        ready = partial(pods_serve, ReleaseServiceStub(control), settings.release_swap_timeout)
 
     find = CandidateServiceStub(candidate).RetrieveCandidates
     order = RankingServiceStub(ranking).RankCandidates
@@ -258,8 +224,6 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
             settings.shadow_share,
         )
 
-    keys = signing_keys(settings.page_token_keys)
-    pages = PageTokens(keys) if keys else None
     log = open_log(settings.event_log)
     live = progress = room = None
     if log:
@@ -271,28 +235,30 @@ def gateway_pod(settings: GatewaySettings) -> Pod[GatewayRelease]:
     places = Places(MAX_BATCHES, BATCH_RETRY)
     OPEN.set_function(lambda: places.taken)
 
+    last = LastFeatures(STALE_FEATURES_BYTES, STALE_FEATURES_SECONDS)
+    CACHED_BYTES.set_function(lambda: last.bytes)
+    pipeline = RecommendPipeline(
+        ReadFeatures(settings.features_timeout, last),
+        retrieval,
+        rank,
+        shadow,
+        settings.candidates,
+        progress,
+        overlay,
+        (lambda: rules.rules) if rules else None,
+        shown=True,
+    )
+
     def register(
         loader: ReleaseLoader[GatewayRelease], _: RunQueue, server: grpc.aio.Server
     ) -> None:
-        last = LastFeatures(STALE_FEATURES_BYTES, STALE_FEATURES_SECONDS)
-        CACHED_BYTES.set_function(lambda: last.bytes)
-        pipeline = RecommendPipeline(
-            ReadFeatures(settings.features_timeout, last),
-            retrieval,
-            rank,
-            shadow,
-            settings.candidates,
-            progress,
-            overlay,
-            rules.of if rules else None,
-            shown=True,
-        )
+        def attributes() -> tuple[str, Declared] | None:
+            release = loader.serving and loader.serving.content
+            return (release.manifest.release_id, release.declared) if release else None
+
         if rules:
-            rules.serving = lambda: loader.serving.content if loader.serving else None
-        batches = Batches(patient(pipeline, settings), loader)
-        servicer = RecommendationServicer(
-            pipeline, loader, settings.default_deadline, batches, pages
-        )
+            rules.serving = attributes
+        servicer = RecommendationServicer(pipeline, loader, settings)
         add_RecommendationServiceServicer_to_server(servicer, server)
 
     def build(folder: Path) -> GatewayRelease:

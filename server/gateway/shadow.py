@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections import deque
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +17,12 @@ from vireo.server.gateway.pods import (
     RankingCall,
     RetrievalCall,
     StageFailedError,
-    UnknownSeedError,
     rank,
     retrieve,
 )
 from vireo.server.gateway.query import RecommendQuery
 from vireo.server.gateway.slate import ranked_slate
+from vireo.server.rpc.errors import RpcError
 from vireo.v1.candidate_pb2 import RetrieveCandidatesRequest
 from vireo.v1.recommendation_pb2 import RecommendResponse
 from vireo.v1.release_pb2 import GetServingReleaseResponse, ShadowComparison
@@ -50,14 +51,9 @@ OVERLAP = Histogram(
 
 
 class Slate(NamedTuple):
-    """The slate that one pool returned."""
+    """The slate that one pool returned, of at least one video, and how long it took."""
 
-    release_id: str
-    """The release of its candidates and ranking."""
-    ids: tuple[str, ...]
-    """Best first."""
-    scores: tuple[float, ...]
-    """Scores by which it is ordered, all finite."""
+    response: RecommendResponse
     seconds: float
     """Latency of retrieval and ranking together."""
 
@@ -76,14 +72,17 @@ class Comparisons:
         """Overlap, mean score of the shadow's top ten minus that of the served, both latencies."""
 
     def add(self, served: Slate, shadow: Slate) -> None:
-        """Compare the two slates of one request, of at least one video each."""
-        if (served.release_id, shadow.release_id) != self._pair:
-            self._pair = served.release_id, shadow.release_id
+        """Compare the two slates of one request."""
+        pair = served.response.release_id, shadow.response.release_id
+        if pair != self._pair:
+            self._pair = pair
             self._compared = self._failed = self._dropped = 0
             self._latest.clear()
-        best = served.ids[:_TOP]
-        overlap = len(set(best) & set(shadow.ids[:_TOP])) / len(best)
-        shift = float(np.mean(shadow.scores[:_TOP]) - np.mean(served.scores[:_TOP]))
+        tops = [each.response.items[:_TOP] for each in (served, shadow)]
+        served_ids, shadow_ids = ({item.video_id for item in top} for top in tops)
+        served_score, shadow_score = (fmean(item.score for item in top) for top in tops)
+        overlap = len(served_ids & shadow_ids) / len(served_ids)
+        shift = shadow_score - served_score
         self._latest.append((overlap, shift, served.seconds, shadow.seconds))
         self._compared += 1
         OUTCOMES.labels("compared").inc()
@@ -152,7 +151,7 @@ class Shadow:
         if not slate.items or random.random() >= self._share:  # noqa: S311
             return
         try:
-            self._queue.put_nowait(_Answered(query, request, slate_of(slate, seconds)))
+            self._queue.put_nowait(_Answered(query, request, Slate(slate, seconds)))
         except asyncio.QueueFull:
             self._comparisons.dropped()
 
@@ -171,7 +170,7 @@ class Shadow:
             answered = await self._queue.get()
             try:
                 await self._repeat(answered)
-            except (StageFailedError, UnknownSeedError):
+            except (StageFailedError, RpcError):
                 self._comparisons.failed()
             except Exception as error:  # noqa: BLE001
                 # Declared policy: whatever another build answers, viewers don't notice. A stack
@@ -193,14 +192,4 @@ class Shadow:
         if ranked.release_id != candidates.release_id:
             raise StageFailedError("the shadow pool's candidates and ranking are of two releases")
         seconds = time.perf_counter() - started
-        self._comparisons.add(answered.served, slate_of(slate, seconds))
-
-
-def slate_of(slate: RecommendResponse, seconds: float) -> Slate:
-    """Return what is compared of a slate; retrieval and ranking took `seconds`."""
-    return Slate(
-        slate.release_id,
-        tuple(item.video_id for item in slate.items),
-        tuple(item.score for item in slate.items),
-        seconds,
-    )
+        self._comparisons.add(answered.served, Slate(slate, seconds))

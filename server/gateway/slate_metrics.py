@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 import numpy as np
@@ -107,18 +107,14 @@ def count_slate(query: RecommendQuery, slate: pb.RecommendResponse) -> None:
     sources = (item.sources[:] or [viewer_pb2.SOURCE_UNSPECIFIED] for item in items)
     for source, count in Tally(chain.from_iterable(sources)).items():
         _VIDEOS_OF[source].inc(count)
+    for degradation in slate.degradations:
+        DEGRADATIONS.labels(kind_of(degradation)).inc()
     _COVERAGE.add([video_key(item.video_id) for item in items])
 
 
 def kind_of(degradation: viewer_pb2.Degradation.ValueType) -> str:
     """Return the name of a degradation, for example "mixed_releases"."""
     return viewer_pb2.Degradation.Name(degradation).removeprefix("DEGRADATION_").lower()
-
-
-def count_degradations(degradations: Iterable[viewer_pb2.Degradation.ValueType]) -> None:
-    """Count the degradations of a response."""
-    for degradation in degradations:
-        DEGRADATIONS.labels(kind_of(degradation)).inc()
 
 
 for _degradation in viewer_pb2.Degradation.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 from cachetools import Cache, TTLCache
@@ -75,11 +76,9 @@ class LastFeatures:
         """
         key = dataset, viewer_id
         self._entries.pop(key, None)
-        size = _size(viewer)
-        if (viewer.watched_keys or viewer.hidden_keys or viewer.attributes) and (
-            size <= self._entries.maxsize
-        ):
-            self._entries[key] = viewer
+        if viewer.watched_keys or viewer.hidden_keys or viewer.attributes:
+            with suppress(ValueError):  # it is larger than the cache
+                self._entries[key] = viewer
 
     def find(self, dataset: str, viewer_id: str) -> ViewerFeatures | None:
         """Return the row that was last read of a viewer; None if none is cached."""

@@ -1,4 +1,4 @@
-"""Follows the log: keeps the overlay and the side tables of all releases in memory current."""
+"""Follows the log: keeps the overlay and the live videos of all releases in memory current."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,8 @@ from vireo.server.releases.layout import TAKEDOWNS
 
 if TYPE_CHECKING:
     # It imports ONNX Runtime, which gateways don't have.
-    from vireo.server.recommend.catalogue.side import SideTable
+    from vireo.server.recommend.catalogue.live_videos import LiveVideos
+    from vireo.server.recommend.catalogue.placement import KnownVideos
     from vireo.v1.release_pb2 import GetServingReleaseResponse
 
 log = structlog.get_logger()
@@ -59,7 +59,7 @@ TAKEDOWNS_AGE = Gauge(
 
 
 class Live:
-    """What a process follows of the log. Use it from one event loop, but for `wait`, `complete`."""
+    """What a process follows of the log. Use it from one event loop; threads may wait for it."""
 
     def __init__(
         self,
@@ -68,7 +68,6 @@ class Live:
         copy: Path | None = None,
         *,
         videos: bool = True,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start with the takedowns of the last local copy.
 
@@ -78,19 +77,16 @@ class Live:
             copy: file of that copy, which the processes of a machine share; None for none.
             videos: whether to keep what is known of upserted videos; which were upserted or
                 removed is always remembered.
-            clock: monotonic seconds.
         """
         takedowns = _copied(copy)
         self.overlay = Overlay(settings.live_videos, MAX_BYTES, takedowns, contents=videos)
         self.trends = Trends(TRENDING_HALF_LIFE)
-        self._log, self._copy, self._videos, self._clock = event_log, copy, videos, clock
-        self._tables: weakref.WeakSet[SideTable] = weakref.WeakSet()
+        self._log, self._copy, self._videos = event_log, copy, videos
+        self._followed: weakref.WeakSet[LiveVideos] = weakref.WeakSet()
         self.caught_up = threading.Event()
         """Set once all changes of the catalogue were read."""
         self.takedowns_read = threading.Event()
         """Set once all takedowns were read."""
-        self._copied_at = -_IDLE_COPY_SECONDS
-        self._uncopied = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._last_read_at: float | None = None
@@ -138,22 +134,30 @@ class Live:
             log.warning("the log is away: changes may be missing", takedowns_age_seconds=seconds)
             return
 
-    def complete(self, table: SideTable, folder: Path) -> SideTable:
-        """Bring a new table up to date, and keep it so as long as it is used. Call it in a thread.
+    def live_videos(self, known: KnownVideos, folder: Path) -> LiveVideos:
+        """Return the live videos of a release, and keep them current while they are used.
 
-        Its videos are placed by the event loop, as later ones are: so only one thread ever changes
-        overlay or table. `folder` is its release's, which may be served then; see `wait`.
+        Call it in a thread. They are placed by the event loop, as later ones are: so only one
+        thread ever changes them or the overlay.
+
+        Args:
+            known: the release's videos. If none has features, nothing is ranked.
+            folder: the release's, which may be served then; see `wait`.
         """
+        from vireo.server.recommend.catalogue.live_videos import LiveVideos  # not in gateways
+
         self.wait(folder)
-        table.merged = self.merged(table.known.position)
+        merged = self.merged(known.position)
+        ranked = known.features is not None
+        made = LiveVideos(self.overlay, self.trends, known, merged=merged, ranked=ranked)
         if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._adopt(table), self._loop).result()
-            return table
-        for _ in table.catch_up():  # nothing is followed
+            asyncio.run_coroutine_threadsafe(self._adopt(made), self._loop).result()
+            return made
+        for _ in made.catch_up():  # nothing is followed
             pass
-        while table.place_some():
+        while made.place_some():
             pass
-        return table
+        return made
 
     def merged(self, release: Position) -> int:
         """Return the sequence up to which a release has the changes.
@@ -171,10 +175,10 @@ class Live:
             return release.sequence if release.sequence <= read else 0
         return start.after or start.replaced
 
-    async def _adopt(self, table: SideTable) -> None:
-        """Follow for a table too; return once nothing of it waits for a place."""
-        self._tables.add(table)
-        for _ in table.catch_up():
+    async def _adopt(self, videos: LiveVideos) -> None:
+        """Follow for some live videos too; return once none waits for its place."""
+        self._followed.add(videos)
+        for _ in videos.catch_up():
             await asyncio.sleep(0)
         while True:
             if not (busy := self._place_some()):
@@ -189,32 +193,32 @@ class Live:
     async def _follow_takedowns(self) -> None:
         takedowns = self.overlay.takedowns
         async for entries in self._log.read(REMOVED, after=takedowns.position):
-            self._last_read_at = self._clock()
+            self._last_read_at = time.monotonic()
             self.overlay.take_takedowns(entries)
             self._take_changes()
             if not entries:
                 self.takedowns_read.set()
             if self.takedowns_read.is_set():
                 takedowns.as_of = time.time()
-                if entries or self._last_read_at - self._copied_at >= _IDLE_COPY_SECONDS:
-                    self._uncopied.set()
             await asyncio.sleep(0)
 
     async def _keep_copy(self) -> None:
         """Keep the local copy of the takedowns current."""
+        takedowns, copied, copied_at = self.overlay.takedowns, None, 0.0
         while self._copy is not None:
-            await self._uncopied.wait()
-            self._uncopied.clear()
-            self._copied_at = self._clock()
-            try:
-                await asyncio.to_thread(self.overlay.takedowns.write, self._copy)
-            except OSError as error:
-                log.error("the takedowns can't be copied", reason=str(error))
+            position = takedowns.position if self.takedowns_read.is_set() else None
+            idle = time.monotonic() - copied_at >= _IDLE_COPY_SECONDS
+            if position is not None and (idle or position != copied):
+                copied, copied_at = position, time.monotonic()
+                try:
+                    await asyncio.to_thread(takedowns.write, self._copy)
+                except OSError as error:
+                    log.error("the takedowns can't be copied", reason=str(error))
             await asyncio.sleep(_COPY_SECONDS)
 
     async def _follow_catalogue(self) -> None:
         async for entries in self._log.read(CATALOG):
-            self._last_read_at = self._clock()
+            self._last_read_at = time.monotonic()
             if not entries:
                 self.caught_up.set()
                 continue
@@ -238,23 +242,21 @@ class Live:
             await asyncio.sleep(busy)
 
     def _place_some(self) -> float:
-        """Place a few videos of a table; return the seconds it took, 0 if none is waiting.
+        """Place a few videos of a release; return the seconds it took, 0 if none is waiting.
 
-        It keeps no reference to a table: a release that is dropped is freed with its own.
+        It keeps no reference to them: a release that is dropped is freed with its own.
         """
-        for table in list(self._tables):
-            if table.waiting:
-                begun = self._clock()
-                table.place_some()
-                return max(self._clock() - begun, 1e-6)
+        for videos in list(self._followed):
+            if videos.waiting:
+                begun = time.monotonic()
+                videos.place_some()
+                return max(time.monotonic() - begun, 1e-6)
         return 0.0
 
     def _take_changes(self) -> None:
-        touched = self.overlay.newly_touched()
-        for table in list(self._tables):
-            if touched:
-                table.refresh(touched)
-            table.take_changes()
+        if touched := self.overlay.newly_touched():
+            for videos in list(self._followed):
+                videos.update(touched)
         self._changed.set()
 
     def _export(self) -> None:
@@ -263,12 +265,12 @@ class Live:
         VIDEOS.labels("removed").set_function(lambda: len(overlay.takedowns.keys))
         DROPPED.set_function(lambda: overlay.dropped)
         POSITION.set_function(lambda: overlay.position - overlay.lost)
-        WAITING.set_function(lambda: sum(table.waiting for table in list(self._tables)))
+        WAITING.set_function(lambda: sum(each.waiting for each in list(self._followed)))
         UNPLACED.set_function(
-            lambda: max((len(table.unplaced) for table in list(self._tables)), default=0)
+            lambda: max((len(each.unfit) for each in list(self._followed)), default=0)
         )
         SILENT.set_function(
-            lambda: -1.0 if self._last_read_at is None else self._clock() - self._last_read_at
+            lambda: -1.0 if self._last_read_at is None else time.monotonic() - self._last_read_at
         )
         as_of = overlay.takedowns
         TAKEDOWNS_AGE.set_function(lambda: time.time() - as_of.as_of if as_of.as_of else -1.0)

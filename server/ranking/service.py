@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,14 +39,13 @@ from vireo.server.pod.stage_metrics import StageMetrics
 from vireo.server.pod.viewer import decode_viewer
 from vireo.server.recommend.ranking.explain import ExplainedVideo, explain
 from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
-from vireo.server.recommend.ranking.query import PageRules
-from vireo.server.recommend.ranking.release import FILES, RankingRelease
+from vireo.server.recommend.ranking.release import FILES, PageRules, RankingRelease
 from vireo.server.recommend.runner import Caller
 from vireo.server.releases.loader import ReleaseLoader
 from vireo.server.releases.manifest import MAX_CANDIDATES
 from vireo.server.rpc.errors import invalid_argument
 from vireo.server.signals import ORDERING, TASKS
-from vireo.v1 import ranking_pb2, ranking_pb2_grpc, viewer_pb2
+from vireo.v1 import ranking_pb2, ranking_pb2_grpc
 
 if TYPE_CHECKING:
     from vireo.v1 import rules_pb2
@@ -128,7 +128,7 @@ class RankingServicer(ranking_pb2_grpc.RankingServiceServicer):
         """Return the best of the request's candidates."""
         pipeline = served(self.loader, request.release_id).content
         query = decode(request)
-        explained = _decode_explained(request) if request.HasField("explained_key") else None
+        explained = decode_explained(request) if request.HasField("explained_key") else None
         caller = Caller(context.time_remaining())
 
         def answer() -> ranking_pb2.RankCandidatesResponse:
@@ -158,13 +158,12 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
     # Callers of the inner hops as they were send no columns: their pages would be in no order.
     if not any(column.name == ORDERING for column in request.scores):
         raise invalid_argument([("scores", f"{ORDERING} is missing")])
-    scores = _decode_scores(request.scores, len(request.keys), "scores")
     rules = None
-    if request.HasField("rules"):
-        try:
+    with _refused("scores"):
+        scores = decode_columns(request.scores, len(request.keys), SCORE_COLUMNS)
+    with _refused("rule_columns"):
+        if request.HasField("rules"):
             rules = page_rules(request.rules, request.rule_columns, len(request.keys))
-        except BadRuleColumnError as error:
-            raise invalid_argument([("rule_columns", str(error))]) from error
     return RankingQuery(
         viewer=decode_viewer(request.viewer),
         keys=np.array(request.keys, np.int64),
@@ -176,18 +175,20 @@ def decode(request: ranking_pb2.RankCandidatesRequest) -> RankingQuery:
     )
 
 
-def _decode_scores(
-    columns: Sequence[viewer_pb2.ScoreColumn], count: int, field: str
-) -> dict[str, Float32Array]:
-    try:
-        return decode_columns(columns, count, SCORE_COLUMNS)
-    except BadColumnError as error:
-        raise invalid_argument([(field, str(error))]) from error
-
-
-def _decode_explained(request: ranking_pb2.RankCandidatesRequest) -> ExplainedVideo:
-    scores = _decode_scores(request.explained_scores, 1, "explained_scores")
+def decode_explained(request: ranking_pb2.RankCandidatesRequest) -> ExplainedVideo:
+    """Return the video that a request asks about; raise as `decode` does."""
+    with _refused("explained_scores"):
+        scores = decode_columns(request.explained_scores, 1, SCORE_COLUMNS)
     return ExplainedVideo(request.explained_key, scores)
+
+
+@contextmanager
+def _refused(field: str) -> Iterator[None]:
+    """Refuse a request whose columns in a field don't fit."""
+    try:
+        yield
+    except (BadColumnError, BadRuleColumnError) as error:
+        raise invalid_argument([(field, str(error))]) from error
 
 
 def encode(

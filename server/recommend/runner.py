@@ -1,37 +1,23 @@
-"""Runs the stages of a chain, and owns what stages don't: order, contracts, failures, deadlines.
+"""Runs the stages of a chain, and owns what they don't: times, failures and deadlines.
 
-Pods run a `Pipeline` of stages over columns; the gateway runs its calls of pods as stages of a
-`Run` too, one after the other.
+A chain is a function that runs its stages one after another: their data is in memory and a process
+has one core, so that running them side by side would only add the cost of handing over.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar
 
-import numpy as np
 import structlog
 
-from vireo.server.arrays import BoolArray, Float32Array
-from vireo.server.recommend.candidates import Candidates
-
 log = structlog.get_logger()
-
-_Q = TypeVar("_Q", contravariant=True)
-
-Query = TypeVar("Query")
 
 
 class CallerGoneError(Exception):
     """Nobody waits for the result any more. Never a failure to answer without."""
-
-
-class StageError(Exception):
-    """A stage broke its contract: columns missing, superfluous or of the wrong length."""
 
 
 class Caller:
@@ -132,118 +118,3 @@ class Stage:
         run.seconds[label] = seconds
         run.observer.ended(label, seconds)
         return error is not None
-
-
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-class _MayFail(_Named, Protocol):
-    @property
-    def fail_open(self) -> bool: ...
-
-
-class Source(_MayFail, Protocol[_Q]):
-    """Proposes candidates."""
-
-    def propose(self, query: _Q) -> Candidates:
-        """Return the candidates that this source proposes, best first."""
-
-
-class Filter(_Named, Protocol[_Q]):
-    """Keeps or removes each candidate. It never fails open: a filter's videos must not be shown."""
-
-    def keep(self, query: _Q, candidates: Candidates) -> BoolArray:
-        """Return which candidates stay, bool[n]."""
-
-
-class Scorer(_MayFail, Protocol[_Q]):
-    """Adds score columns; never drops or reorders."""
-
-    @property
-    def columns(self) -> Mapping[str, float]:
-        """The columns that it adds, each with its value if it failed and fails open."""
-
-    def score(self, query: _Q, candidates: Candidates) -> Mapping[str, Float32Array]:
-        """Return each of its columns, float32[n]."""
-
-
-class Selector(_Named, Protocol[_Q]):
-    """Chooses among the candidates and orders them. Never fails open."""
-
-    def select(self, query: _Q, candidates: Candidates) -> Candidates:
-        """Return the chosen candidates, in order."""
-
-
-@dataclass(frozen=True)
-class Pipeline(Generic[Query]):
-    """A chain of stages over one kind of query.
-
-    Sources run one after another: their data is in memory and a process has one core, so
-    running them side by side would only add the cost of handing over.
-    """
-
-    sources: tuple[Source[Query], ...]
-    selector: Selector[Query]
-    filters: tuple[Filter[Query], ...] = ()
-    merge: Selector[Query] | None = None
-    """Makes one candidate of a video that several sources proposed."""
-    scorers: tuple[Scorer[Query], ...] = ()
-
-    def run(self, query: Query, run: Run) -> Candidates:
-        """Return the candidates that the chain selects for one query.
-
-        Raises:
-            CallerGoneError: the caller had gone before a stage.
-            Exception: whatever a stage raised that doesn't fail open, or the last source's
-                failure if every source failed.
-        """
-        candidates = self._propose(query, run)
-        for each in self.filters:
-            with run.stage(each.name, kind="filter"):
-                candidates = _kept(each, query, candidates)
-        if self.merge is not None:
-            with run.stage(self.merge.name, kind="selector"):
-                candidates = self.merge.select(query, candidates)
-        for scorer in self.scorers:
-            scored = None
-            with run.stage(scorer.name, Exception if scorer.fail_open else None, "scorer"):
-                scored = _scored(scorer, query, candidates)
-            candidates = _neutral(scorer, candidates) if scored is None else scored
-        with run.stage(self.selector.name, kind="selector"):
-            selected = self.selector.select(query, candidates)
-        return selected  # noqa: RET504  # a stage may swallow exceptions, which checkers fear
-
-    def _propose(self, query: Query, run: Run) -> Candidates:
-        parts = []
-        for source in self.sources:
-            with run.stage(source.name, Exception if source.fail_open else None, "source"):
-                parts.append(source.propose(query))
-        if not parts and self.sources:
-            raise run.failures[self.sources[-1].name]
-        return Candidates.concatenate(parts)
-
-
-def _kept(stage: Filter[Query], query: Query, candidates: Candidates) -> Candidates:
-    kept = stage.keep(query, candidates)
-    if kept.shape != (len(candidates),) or kept.dtype != np.bool_:
-        raise StageError(
-            f"filter {stage.name} returned {kept.dtype}{list(kept.shape)} "
-            f"for {len(candidates)} candidates"
-        )
-    return candidates if kept.all() else candidates.take(kept.nonzero()[0])
-
-
-def _scored(stage: Scorer[Query], query: Query, candidates: Candidates) -> Candidates:
-    columns = stage.score(query, candidates)
-    if columns.keys() != stage.columns.keys():
-        raise StageError(f"scorer {stage.name} returned {list(columns)}")
-    return candidates.with_scores(columns)
-
-
-def _neutral(stage: Scorer[Query], candidates: Candidates) -> Candidates:
-    count = len(candidates)
-    return candidates.with_scores(
-        {name: np.full(count, value, np.float32) for name, value in stage.columns.items()}
-    )

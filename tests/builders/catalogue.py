@@ -16,10 +16,9 @@ from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.keys import VideoRows, video_key
 from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
-from vireo.server.recommend.catalogue.locales import normal_locale
 from vireo.server.recommend.catalogue.overlay import Overlay
-from vireo.server.recommend.catalogue.placement import Placement
-from vireo.server.recommend.catalogue.side import KnownVideos
+from vireo.server.recommend.catalogue.placement import KnownVideos, Placement
+from vireo.server.recommend.catalogue.trends import normal_locale
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.v1.catalog_pb2 import Video
@@ -96,7 +95,7 @@ def followed(
 
 
 def known_videos(folder: Path, position: int = 0, **more: Any) -> KnownVideos:
-    """What a side table needs of a release that was trained with changes up to a position."""
+    """What live videos need of a release that was trained with changes up to a position."""
     keys = np.load(folder / layout.VIDEO_KEYS)
     vectors = np.load(folder / layout.VIDEO_VECTORS)
     placement = Placement.load(folder, Manifest.read(folder), len(keys))

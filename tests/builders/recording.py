@@ -15,8 +15,8 @@ from tests.builders.rpc import rpc_settings
 from tests.builders.s3 import unreachable_s3
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.settings import EventLogSettings
+from vireo.server.gateway.appender import LogRoom
 from vireo.server.gateway.events import add_recording
-from vireo.server.gateway.log_room import LogRoom
 from vireo.server.gateway.settings import GatewaySettings
 from vireo.server.recommend.catalogue.takedowns import Takedowns
 from vireo.server.rpc.server import RpcServer

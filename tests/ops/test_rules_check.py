@@ -14,7 +14,7 @@ from tests.builders.tiny_home import VIEWER
 from vireo.ops.cli.rules_preview import compare
 from vireo.server.errors import VireoError
 from vireo.server.gateway.release import GatewayRelease
-from vireo.server.gateway.rules import parse_rules
+from vireo.server.gateway.rules import SiteRules
 
 __all__ = ["candidate_target", "features", "ranking_target", "release"]
 
@@ -50,7 +50,7 @@ async def test_a_preview_says_what_rules_change(
 ) -> None:
     loaded = await asyncio.to_thread(GatewayRelease.load, release, features, 10.0)
     targets, viewers = [candidate_target, ranking_target], [VIEWER, "unknown"]
-    german = parse_rules(GERMAN.encode())
+    german = SiteRules.parse(GERMAN.encode())
     told = await compare(german, None, viewers, targets, loaded)
     assert 0 < told["overlap"] < 1
     assert told["forbidden"] == pytest.approx(23 / 40)
@@ -59,8 +59,8 @@ async def test_a_preview_says_what_rules_change(
     same = await compare(german, german, viewers, targets, loaded)
     assert (same["overlap"], same["shortened"]) == (1, 0)
     one = b'[[caps]]\nname = "c"\nattribute = "creator"\nmax = 1\n'
-    assert (await compare(parse_rules(one), None, viewers, targets, loaded))["shortened"] == 2
-    other = parse_rules(GERMAN.replace("language", "mood").encode())
+    assert (await compare(SiteRules.parse(one), None, viewers, targets, loaded))["shortened"] == 2
+    other = SiteRules.parse(GERMAN.replace("language", "mood").encode())
     for asked, before, whose in ((other, german, "^release"), (german, other, "^--against: rel")):
         with pytest.raises(VireoError, match=rf"{whose}.*mood"):
             await compare(asked, before, viewers, targets, loaded)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from vireo.server.arrays import Float64Array
+from vireo.server.arrays import Float64Array, Int64Array
 from vireo.server.recommend.filters.declared import PUBLISHED
 from vireo.server.recommend.filters.table import AttributeTable
-from vireo.server.recommend.retrieval.embargo import Embargo, Unpublished
+from vireo.server.recommend.retrieval.allowed import Embargo
 from vireo.server.recommend.retrieval.release import CandidateRelease
 
 
@@ -33,7 +33,6 @@ class PastEmbargo(Embargo):
 
     def __init__(self, published: Float64Array) -> None:
         """Take when each video was published, as from `published_of`."""
-        self._changed = None
         self._order = np.argsort(published, kind="stable")
         self._times = published[self._order]
         self._rows = self._order[:0]
@@ -48,9 +47,9 @@ class PastEmbargo(Embargo):
         later = self._order[first:]
         self._rows = later[later != target]
 
-    def unpublished(self) -> Unpublished:
-        """Return the videos that weren't published then."""
-        return Unpublished(self._rows, np.empty(0, np.bool_), np.inf, (0, 0))
+    def unpublished(self) -> Int64Array:
+        """Return the rows of the videos that weren't published then."""
+        return self._rows
 
 
 def of_the_past(release: CandidateRelease) -> tuple[CandidateRelease, PastEmbargo]:

@@ -17,10 +17,9 @@ from vireo.server.errors import VireoError
 from vireo.server.features.keys import video_keys
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.home import Home
-from vireo.server.recommend.ranking.query import Ranking
+from vireo.server.recommend.ranking.pipeline import requested, scored
 from vireo.server.recommend.ranking.release import FILES as RANKING_FILES
-from vireo.server.recommend.ranking.release import RankingRelease
-from vireo.server.recommend.ranking.stages import RankerScorer, RequestedSource
+from vireo.server.recommend.ranking.release import Ranking, RankingRelease
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, CandidateQuery
 from vireo.server.recommend.retrieval.release import FILES as CANDIDATE_FILES
 from vireo.server.recommend.retrieval.release import CandidateRelease
@@ -205,15 +204,15 @@ def _inference_seconds(
 def _timed_call(release: LoadedRelease) -> Callable[[ViewerFeatures], float]:
     candidates, ranking = release.candidates, release.ranking
     retrieval = CandidatePipeline(candidates, fail_open=False)
-    scorer, count = RankerScorer(), candidates.manifest.candidates
+    count = candidates.manifest.candidates
 
     def call(viewer: ViewerFeatures) -> float:
         found = retrieval.retrieve(CandidateQuery(viewer=viewer, count=count))
         query = Ranking.of(ranking, ranking_query(viewer, found))
-        retrieved = RequestedSource().propose(query)
+        retrieved = requested(query)
         start = time.thread_time()
         candidates.viewer_vector(viewer)
-        scorer.score(query, retrieved)
+        scored(query, retrieved)
         return time.thread_time() - start
 
     return call

@@ -11,7 +11,7 @@ from pathlib import Path
 from vireo.server.errors import VireoError
 from vireo.server.gateway.release import FILES as GATEWAY_FILES
 from vireo.server.gateway.release import PopularList
-from vireo.server.models.golden import GoldenMismatchError
+from vireo.server.models.model import GoldenMismatchError
 from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.ranking.release import FILES as RANKING_FILES
 from vireo.server.recommend.ranking.release import RankingRelease

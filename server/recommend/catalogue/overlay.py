@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from itertools import takewhile
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -18,7 +17,7 @@ from vireo.v1.log_pb2 import CatalogChange
 log = structlog.get_logger()
 
 _LABEL_BYTES = 48
-"""What a label takes in the side tables at most, see `ChangedAttributes`, however short it is."""
+"""What a label takes beside a release at most, see `LiveAttributes`, however short it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,23 +116,23 @@ class Overlay:
         change = self.get(key)
         return (change.position if change else self.dropped_position) > position
 
-    def since(self, position: int) -> list[Change]:
-        """Return the changes after a position, in order."""
-        newest = reversed(self._upserts.values())
-        return [*takewhile(lambda each: each.position > position, newest)][::-1]
+    @property
+    def keys(self) -> list[int]:
+        """Keys of the upserted videos, in the order of their last upserts."""
+        return [*self._upserts]
 
     def newly_touched(self) -> list[int]:
-        """Return the keys of videos that were dropped, taken down or restored since last asked."""
+        """Return the keys of videos with any change since last asked, those dropped included."""
         touched, self._touched = self._touched, []
         return touched
 
     def _put(self, change: CatalogChange, position: int) -> None:
         video, key = change.video, video_key(change.video.video_id)
         self._forget(key)
+        self._touched.append(key)
         if change.removed:
             # Its takedown is in REMOVED, unless a gateway of the build before recorded it.
             self.takedowns.take_removal(change)
-            self._touched.append(key)
             return
         kept = video.SerializeToString() if self._contents else b""
         labels = len(video.tags) + sum(len(each.labels) for each in video.attributes)

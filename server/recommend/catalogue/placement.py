@@ -13,15 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from vireo.server.arrays import Float32Array, Int64Array
+from vireo.server.event_log.position import Position
 from vireo.server.features.content import CONTENT_LIMIT, content_ids, content_tokens
-from vireo.server.models.golden import replay
-from vireo.server.models.model import Model
+from vireo.server.features.keys import VideoRows
+from vireo.server.features.looked_up import Vectors
+from vireo.server.models.model import Model, replay
 from vireo.server.models.signature import video_tower_signature
+from vireo.server.recommend.filters.declared import Declared
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.tables import read_table, read_vocabulary
 
 if TYPE_CHECKING:
+    # Benchmarks' environments lack stubs.
     from vireo.v1.catalog_pb2 import Video
 
 FILES = (
@@ -70,6 +74,24 @@ class Placement:
         """Return the vectors and the content vectors of unwatched videos, float32[m, d] each."""
         vectors, contents = np.split(self.tower.run({"content": content}), 2, axis=1)
         return vectors, contents
+
+
+@dataclass(frozen=True)
+class KnownVideos:
+    """What live videos need of their release of n videos."""
+
+    rows: VideoRows
+    vectors: Vectors
+    """float32[n, d] or float16[n, d]."""
+    position: Position
+    """Position in the log of the catalogue's changes up to which the release has them."""
+    placement: Placement
+    features: Float32Array | None = None
+    """VIDEO_FEATURES, float32[n, f], which ranking needs."""
+    creators: Int64Array | None = None
+    """Key of each video's creator, -1 if unknown, int64[n], which ranking needs."""
+    declared: Declared | None = None
+    """Attributes that filters need; None if nothing is filtered."""
 
 
 def _tokens(video: Video) -> list[str]:

@@ -12,11 +12,14 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from vireo.server.arrays import Float64Array, Int64Array
-from vireo.server.recommend.catalogue.locales import OVERALL
 from vireo.v1.log_pb2 import Trending
 
 log = structlog.get_logger()
 
+OVERALL = ""
+"""Locale of what is counted of all events."""
+MAX_TAG = 35
+"""Maximum length of a locale's tag, as the protos have it; of a longer one the begin counts."""
 KEY = "trending."
 """Begin of the keys in STATE; the partition follows."""
 MAX_VIDEOS = 500
@@ -29,6 +32,20 @@ a locale where little is played doesn't put a video on top."""
 
 Lists = Mapping[str, Int64Array]
 """Keys of the trending videos by locale, the heaviest first, int64[m]."""
+
+
+def normal_locale(tag: str) -> str:
+    """Return a language tag in the form in which what is trending is counted and looked up.
+
+    `de_CH`, as POSIX and Java have it, is the same locale as `de-CH` or `de-ch`.
+    """
+    return tag[:MAX_TAG].replace("_", "-").lower()
+
+
+def locales_of(tag: str) -> tuple[str, str, str]:
+    """Return a locale, its language, and that of everything."""
+    locale = normal_locale(tag)
+    return locale, locale.partition("-")[0], OVERALL
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The attributes of a release's videos: an inverted index of labels, and columns of numbers."""
+"""Attributes of a release's videos as columns, and for which of many videos a filter holds."""
 
 from __future__ import annotations
 
@@ -6,18 +6,69 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from vireo.server.arrays import BoolArray, Float64Array, Int32Array, Int64Array
-from vireo.server.recommend.filters.declared import Declared
-from vireo.server.recommend.filters.expression import FilterExpression
-from vireo.server.recommend.filters.mask import mask_of
+from vireo.server.recommend.filters.declared import Declared, label
+from vireo.server.recommend.filters.expression import Condition, FilterExpression
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.tables import Texts, read_mapped_texts, read_rows, read_table
 
 FILES = layout.ATTRIBUTE_TABLES
+
+
+class AttributeColumns(Protocol):
+    """Attributes of n videos."""
+
+    @property
+    def count(self) -> int:
+        """Number of videos."""
+
+    def with_label(self, label: str) -> npt.NDArray[Any]:
+        """Return the videos that have a label, "attribute=value": rows, in any order."""
+
+    def number(self, attribute: str) -> Float64Array:
+        """Return the number of each video, float64[n], NaN if unknown."""
+
+
+def mask_of(expression: FilterExpression, columns: AttributeColumns) -> BoolArray:
+    """Return for which videos a filter holds, bool[n]; the same as its `holds` of each video."""
+    mask = np.ones(columns.count, np.bool_)
+    for condition in expression.conditions:
+        _narrow(mask, condition, columns)
+    if expression.any:
+        either = np.zeros(columns.count, np.bool_)
+        for each in expression.any:
+            either |= mask_of(each, columns)
+        mask &= either
+    for each in expression.none:
+        mask &= ~mask_of(each, columns)
+    return mask
+
+
+def _narrow(mask: BoolArray, condition: Condition, columns: AttributeColumns) -> None:
+    """Clear the videos that don't meet a condition."""
+    if condition.min is not None:
+        mask &= columns.number(condition.attribute) >= condition.min  # no NaN is
+    if condition.max is not None:
+        mask &= columns.number(condition.attribute) <= condition.max
+    if condition.any_of:
+        mask &= _with_any(condition.any_of, columns)
+    for each in condition.all_of:
+        mask &= _with_any((each,), columns)
+    for each in condition.none_of:
+        mask[columns.with_label(each)] = False
+
+
+def _with_any(labels: tuple[str, ...], columns: AttributeColumns) -> BoolArray:
+    found = np.zeros(columns.count, np.bool_)
+    for each in labels:
+        found[columns.with_label(each)] = True
+    return found
 
 
 @dataclass(frozen=True)
@@ -64,6 +115,11 @@ class AttributeTable:
         """Return for which videos a filter of declared attributes holds, bool[n]."""
         return mask_of(expression, self)
 
+    def place(self, text: str) -> int:
+        """Return the number of a label, "attribute=value"; -1 if no video of the release has it."""
+        place = bisect_left(self.labels, text)
+        return place if place < len(self.labels) and self.labels[place] == text else -1
+
     def attributes_of(self, row: int) -> tuple[set[str], dict[str, float]]:
         """Return a video's labels, each "attribute=value", and its numbers; reads all labels."""
         places = (self.rows == row).nonzero()[0]
@@ -73,11 +129,54 @@ class AttributeTable:
 
     def with_label(self, label: str) -> Int32Array:
         """Return the rows of the videos that have a label; see `AttributeColumns`."""
-        place = bisect_left(self.labels, label)
-        if place == len(self.labels) or self.labels[place] != label:
+        place = self.place(label)
+        if place < 0:
             return self.rows[:0]
         return self.rows[self.offsets[place] : self.offsets[place + 1]]
 
     def number(self, attribute: str) -> Float64Array:
         """Return the number of each video; see `AttributeColumns`."""
         return self.numbers[:, self.declared.numbers.index(attribute)]
+
+
+class ForwardIndex:
+    """Labels by video, of the attributes that were asked for. Safe to use from several threads.
+
+    It isn't made with the release: the attributes of a million videos together can take 60 MB, and
+    only those that caps count are ever read. Each takes 8 bytes a video and 4 a label.
+    """
+
+    def __init__(self, table: AttributeTable) -> None:
+        """Start with no attribute."""
+        self.table = table
+        self._made: dict[str, tuple[Int64Array, Int32Array]] = {}
+
+    def has(self, attribute: str) -> bool:
+        """Return whether an attribute is made, so that `labels_of` takes no time to make it."""
+        return attribute in self._made
+
+    def labels_of(self, rows: Int64Array, attribute: str) -> list[Int32Array]:
+        """Return the numbers of the labels that each of some rows has of an attribute."""
+        offsets, labels = self._made.get(attribute) or self.make(attribute)
+        begins, ends = offsets.take(rows).tolist(), offsets.take(rows + 1).tolist()
+        return [labels[begin:end] for begin, end in zip(begins, ends, strict=True)]
+
+    def make(self, attribute: str) -> tuple[Int64Array, Int32Array]:
+        """Make and return an attribute's labels: 40 ms for a million videos.
+
+        Returns:
+            Where each video's labels begin, int64[n + 1], and the labels, int32[t].
+        """
+        table = self.table
+        first = bisect_left(table.labels, label(attribute, ""))
+        # Labels are sorted, and ">" follows "=".
+        last = bisect_left(table.labels, f"{attribute}>")
+        sizes = np.diff(table.offsets[first : last + 1])
+        rows = table.rows[table.offsets[first] : table.offsets[last]]
+        labels = np.repeat(np.arange(first, last), sizes)
+        offsets = np.zeros(table.count + 1, np.int64)
+        np.cumsum(np.bincount(rows, minlength=table.count), out=offsets[1:])
+        # Sorting row and label as one number takes a tenth of sorting labels by their rows.
+        pairs = np.sort(rows.astype(np.int64) << 32 | labels)
+        self._made[attribute] = offsets, pairs.astype(np.int32)
+        return self._made[attribute]

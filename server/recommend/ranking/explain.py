@@ -16,12 +16,15 @@ from vireo.server.features.model_inputs import (
 )
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.page import LabelsOf
-from vireo.server.recommend.ranking.damping import damping
-from vireo.server.recommend.ranking.diversity import diverse_best
-from vireo.server.recommend.ranking.pipeline import RankingPipeline
-from vireo.server.recommend.ranking.query import PageRules, Ranking, RankingQuery
-from vireo.server.recommend.ranking.reserved import DiverseBestAndReserved
-from vireo.server.recommend.ranking.stages import SCORE, RankerScorer, RequestedSource, model_inputs
+from vireo.server.recommend.ranking.diversity import SCORE, damping, diverse_best
+from vireo.server.recommend.ranking.pipeline import (
+    RankingPipeline,
+    model_inputs,
+    requested,
+    scored,
+    selected,
+)
+from vireo.server.recommend.ranking.release import PageRules, Ranking, RankingQuery
 from vireo.server.recommend.wording import ordinal
 from vireo.server.signals import ORDERING, SOURCES
 from vireo.v1 import ranking_pb2
@@ -68,11 +71,10 @@ def explain(
         )
     # A page of any size is the beginning of the order of all candidates.
     ranking = Ranking.of(pipeline.release, replace(query, page_size=len(query.keys), rules=rules))
-    candidates = RequestedSource().propose(ranking)
-    candidates = candidates.with_scores(RankerScorer().score(ranking, candidates))
+    candidates = scored(ranking, requested(ranking))
     place = int((candidates.keys == key).argmax())
     video = candidates.take(np.array([place]))
-    position = _position(DiverseBestAndReserved().select(ranking, candidates), key)
+    position = _position(selected(ranking, candidates), key)
     if video.rows[0] < 0:
         reason = f"Release {pipeline.release.manifest.release_id} of the ranking pod lacks it."
         return ranking_pb2.ExplainedRanking(position=position, reason=reason)

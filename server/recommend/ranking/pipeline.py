@@ -1,4 +1,7 @@
-"""The ranking pipeline: the caller's candidates, the model's scores, a diverse selection."""
+"""The ranking pipeline: the caller's candidates, the model's scores, a diverse selection.
+
+Some positions of a page are reserved: for new videos, trending ones and the site's rules.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,147 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import structlog
+import xxhash
 
-from vireo.server.arrays import Float32Array, Int64Array
-from vireo.server.recommend.ranking.query import Ranking, RankingQuery
-from vireo.server.recommend.ranking.release import RankingRelease
-from vireo.server.recommend.ranking.reserved import DiverseBestAndReserved
-from vireo.server.recommend.ranking.stages import SCORE, RankerScorer, RequestedSource
-from vireo.server.recommend.runner import Caller, Observer, Pipeline, Run
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
+from vireo.server.features.model_inputs import ranking_inputs, retrieval_features
+from vireo.server.models.model import ModelOutputError
+from vireo.server.recommend.candidates import Candidates, best
+from vireo.server.recommend.page import fill_page
+from vireo.server.recommend.ranking.diversity import SCORE, damping, diverse_best
+from vireo.server.recommend.ranking.release import Ranking, RankingQuery, RankingRelease
+from vireo.server.recommend.runner import Caller, Observer, Run
+from vireo.server.signals import COLD_SHARE, TASKS, TRENDING
+
+__all__ = ["RankedCandidates", "RankingPipeline", "RankingQuery"]
 
 log = structlog.get_logger()
 
-__all__ = ["RankedCandidates", "RankingPipeline", "RankingQuery"]
+NEW_SHARE = 0.05
+"""Share of the positions that the best new videos get, until they were seen often enough; a rule of
+the site may set another."""
+NEW_IMPRESSIONS = 1_000
+"""Impressions after which a new video has its place by its score alone."""
+
+
+def requested(query: Ranking) -> Candidates:
+    """Return the candidates that the caller retrieved, in its order."""
+    asked = query.query
+    return Candidates(asked.keys, query.rows, asked.source_masks, asked.scores)
+
+
+def model_inputs(query: Ranking, candidates: Candidates) -> dict[str, np.ndarray]:
+    """Return the ranking model's inputs for candidates that the release knows."""
+    return ranking_inputs(
+        query.viewer,
+        query.history_rows,
+        candidates.rows,
+        retrieval_features(candidates.scores, candidates.source_masks),
+        query.table,
+        query.release.vocabulary,
+        query.release.context,
+    )
+
+
+def scored(query: Ranking, candidates: Candidates) -> Candidates:
+    """Return candidates with SCORE and each task's probability.
+
+    They are the model's, and what the release's weights and the site's rules make of them; 0 for
+    candidates that the release doesn't know, and tasks that it lacks.
+
+    Raises:
+        ModelOutputError: a probability or a score isn't finite.
+    """
+    release = query.release
+    known = (candidates.rows >= 0).nonzero()[0]
+    columns = {
+        name: np.zeros(len(candidates), np.float32)
+        for name in (SCORE, *(task.name for task in TASKS))
+    }
+    if not len(known):
+        return candidates.with_scores(columns)
+    retrieved = candidates if len(known) == len(candidates) else candidates.take(known)
+    outputs = release.ranker.run(model_inputs(query, retrieved))[0]
+    names = release.manifest.feature_schema.tasks
+    tasks = {name: outputs[:, place] for place, name in enumerate(names)}
+    score = release.manifest.score_weights.combined(tasks)
+    factors = damping(query, retrieved.rows)
+    if factors is not None:
+        score = score * factors
+    rules = query.query.rules
+    if rules is not None and rules.factors is not None:
+        score = score * rules.factors[known]
+    if not np.isfinite(score).all():  # for example of a negative probability
+        raise ModelOutputError("the weighted score of a candidate isn't finite")
+    for name, values in {SCORE: score, **tasks}.items():
+        columns[name][known] = values
+    return candidates.with_scores(columns)
+
+
+def selected(query: Ranking, candidates: Candidates) -> Candidates:
+    """Return the page as `diverse_best` orders it, but for reserved positions and capped labels.
+
+    No share is reserved for videos that are damped, since the viewer has hidden one like them.
+    Which positions are reserved depends on the request alone: a shorter page is a prefix of a
+    longer one, and shares below one position a page hold over many requests.
+    """
+    rules, caps = query.query.rules, query.caps
+    page = min(query.query.page_size, len(candidates))
+    # What a cap keeps off the page makes room for any of the others.
+    usual = diverse_best(query, candidates, len(candidates) if caps else page)
+    queues = [
+        (share, best(places, candidates.scores[SCORE][places], candidates.keys, len(usual)))
+        for share, wanted in _claims(query, candidates)
+        if len(places := _undamped(query, candidates, wanted))
+    ]
+    pins = {} if rules is None else _places_of(rules.pins, candidates)
+    if queues or pins or caps:
+        usual = fill_page(
+            usual.tolist(),
+            page,
+            pins=pins,
+            queues=queues,
+            offset=_offset(query) if queues else 0.0,
+            caps=caps,
+        )
+    return candidates.take(usual)
+
+
+def _claims(query: Ranking, candidates: Candidates) -> list[tuple[float, BoolArray]]:
+    """Return shares of the positions, and which candidates, bool[n], they are reserved for."""
+    live, rules = query.release.live, query.query.rules
+    claims: list[tuple[float, BoolArray]] = []
+    if live is None:
+        return claims
+    share = NEW_SHARE if rules is None or rules.new_share is None else rules.new_share
+    if share and live.places:
+        claims.append((share, live.unseen(candidates.keys, candidates.rows, NEW_IMPRESSIONS)))
+    if not len(query.viewer.history_keys):
+        claims.append((COLD_SHARE, candidates.source_masks & TRENDING.bit > 0))
+    return claims
+
+
+def _places_of(pins: Mapping[int, int], candidates: Candidates) -> dict[int, int]:
+    """Return the place of the candidate that each position is for, where the release knows it."""
+    found = {}
+    for position, key in pins.items():
+        places = ((candidates.keys == key) & (candidates.rows >= 0)).nonzero()[0]
+        if len(places):
+            found[position] = int(places[0])
+    return found
+
+
+def _undamped(query: Ranking, candidates: Candidates, wanted: BoolArray) -> Int64Array:
+    """Return the places of the wanted candidates but for those like a video that was hidden."""
+    places = (wanted & (candidates.rows >= 0)).nonzero()[0]
+    factors = damping(query, candidates.rows[places]) if len(places) else None
+    return places if factors is None else places[factors >= 1]
+
+
+def _offset(query: Ranking) -> float:
+    """Return a number from 0 to 1 by the request: the same for the same request."""
+    asked = query.query.keys[:16].tobytes() + query.viewer.asked_at.to_bytes(8, "little")
+    return xxhash.xxh3_64_intdigest(asked) / 2.0**64
 
 
 @dataclass(frozen=True)
@@ -48,11 +181,6 @@ class RankingPipeline:
         """Rank with `release`; `observer` is told of stages' times and failures."""
         self.release = release
         self._observer = observer or Observer()
-        self._pipeline: Pipeline[Ranking] = Pipeline(
-            sources=(RequestedSource(),),
-            scorers=(RankerScorer(),),
-            selector=DiverseBestAndReserved(),
-        )
 
     def rank(self, query: RankingQuery, caller: Caller | None = None) -> RankedCandidates:
         """Return the best `page_size` of the query's candidates.
@@ -62,21 +190,24 @@ class RankingPipeline:
             ModelOutputError: a score isn't finite.
         """
         ranking = Ranking.of(self.release, query)
-        selected = self._pipeline.run(ranking, Run(self._observer, caller or Caller()))
-        if unknown := int(np.count_nonzero(selected.rows < 0)):
+        run = Run(self._observer, caller or Caller())
+        candidates = requested(ranking)
+        with run.stage("ranker", kind="scorer"):
+            candidates = scored(ranking, candidates)
+        with run.stage("diverse_best_and_reserved", kind="selector"):
+            page = selected(ranking, candidates)
+        if unknown := int(np.count_nonzero(page.rows < 0)):
             log.warning(
                 "page has candidates that the release doesn't know",
                 unknown=unknown,
                 release=self.release.manifest.release_id,
             )
         return RankedCandidates(
-            keys=selected.keys,
-            rows=selected.rows,
-            scores=selected.scores[SCORE],
-            tasks={
-                name: selected.scores[name] for name in self.release.manifest.feature_schema.tasks
-            },
-            source_masks=selected.source_masks,
+            keys=page.keys,
+            rows=page.rows,
+            scores=page.scores[SCORE],
+            tasks={name: page.scores[name] for name in self.release.manifest.feature_schema.tasks},
+            source_masks=page.source_masks,
             unknown=int(np.count_nonzero(ranking.rows < 0)),
             capped=ranking.caps.kept_off,
         )

@@ -1,22 +1,24 @@
-"""The ranking service's part of a release."""
+"""The ranking service's part of a release, and a query to it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from vireo.server.arrays import Int64Array
+from vireo.server.arrays import Float32Array, Int64Array
 from vireo.server.features.keys import VideoRows
 from vireo.server.features.model_inputs import VIDEO_FEATURES, VideoTable
-from vireo.server.models.golden import replay
-from vireo.server.models.model import Model
+from vireo.server.features.viewer import ViewerFeatures
+from vireo.server.models.model import Model, replay
 from vireo.server.models.signature import ranker_signature
 from vireo.server.recommend.catalogue import placement
-from vireo.server.recommend.catalogue.live_videos import LiveVideos
+from vireo.server.recommend.catalogue.placement import KnownVideos, Placement
+from vireo.server.recommend.page import NO_CAPS, Caps, LabelsOf
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
 from vireo.server.releases.tables import (
@@ -29,7 +31,7 @@ from vireo.server.releases.tables import (
 )
 
 if TYPE_CHECKING:
-    from vireo.server.recommend.catalogue.side import Follower
+    from vireo.server.recommend.catalogue.live_videos import Follower, LiveVideos
 
 FILES = (
     layout.RANKER,
@@ -92,9 +94,12 @@ class RankingRelease:
         )
         table = VideoTable(vectors, features, content, creators, languages)
         rows = VideoRows(keys)
-        beside = None
+        live_videos = None
         if live is not None:
-            beside = LiveVideos.followed(live, folder, manifest, rows, vectors, videos=table)
+            place = Placement.load(folder, manifest, count)
+            position = manifest.catalog_log_position
+            known = KnownVideos(rows, vectors, position, place, features, creators)
+            live_videos = live.live_videos(known, folder)
         return RankingRelease(
             folder=folder,
             manifest=manifest,
@@ -104,7 +109,7 @@ class RankingRelease:
             titles=read_mapped_texts(folder / layout.VIDEO_TITLES, count),
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=rows,
-            live=beside,
+            live=live_videos,
         )
 
     @property
@@ -114,18 +119,18 @@ class RankingRelease:
 
     def find(self, keys: Int64Array) -> Int64Array:
         """Return the row of each video in `videos`, int64[m]; -1 for unknown ones."""
-        rows, live = self.rows.find(keys), self.live
-        return rows if live is None or not live.table.places else live.find(keys, rows)
+        rows = self.rows.find(keys)
+        return rows if self.live is None else self.live.find(keys, rows, changed=True)
 
     @property
     def videos(self) -> VideoTable:
-        """The table, with the videos beside it until the catalogue's next change."""
+        """The table with the live videos, until their next change."""
         live = self.live
-        return self.table if live is None or not live.table.places else live.extended(self.table)
+        return self.table if live is None or not live.count else live.table(self.table)
 
     def video_id(self, row: int) -> str:
         """Return the id of a row of `videos`."""
-        if self.live is not None and row >= len(self.ids):
+        if self.live is not None and row >= self.live.first:
             return self.live.video(row).video_id
         return self.ids[row]
 
@@ -133,14 +138,74 @@ class RankingRelease:
         """Return the title of a row of `videos`."""
         if self.live is None:
             return self.titles[row]
-        if row >= len(self.ids):
+        if row >= self.live.first:
             video = self.live.video(row)
             return video.title or video.video_id
-        changed = self.live.table.changed_video(self.ids[row])
+        changed = self.live.changed_video(self.ids[row])
         return self.titles[row] if changed is None else changed.title or changed.video_id
 
     def replay_goldens(self) -> None:
         """Raise ReleaseError unless its models reproduce their outputs of training."""
         replay(self.ranker, self.folder / layout.GOLDEN_RANKER)
         if self.live is not None:
-            self.live.table.replay_goldens()
+            self.live.known.placement.replay_goldens()
+
+
+@dataclass(frozen=True)
+class PageRules:
+    """What the site's rules ask of a page of n candidates."""
+
+    factors: Float32Array | None = None
+    """Factor of each candidate's score, float32[n]; None if all are 1."""
+    pins: Mapping[int, int] = field(default_factory=dict)
+    """Key of the video that each position is for, from 0."""
+    caps: Sequence[tuple[int, LabelsOf]] = ()
+    """Maximum videos with the same label, and the labels of the candidate at a place."""
+    new_share: float | None = None
+    """Share of the positions that new videos get; None for the usual one."""
+
+
+@dataclass(frozen=True)
+class RankingQuery:
+    """Candidates to rank, in columns of equal length."""
+
+    viewer: ViewerFeatures
+    keys: Int64Array
+    """int64[n]."""
+    scores: Mapping[str, Float32Array]
+    """Each of `signals.SCORES` as retrieved, float32[n]."""
+    source_masks: npt.NDArray[np.uint32]
+    """uint32[n]."""
+    page_size: int
+    """Number of candidates to return."""
+    seed_key: int | None = None
+    """The video that is playing; None on HOME."""
+    rules: PageRules | None = None
+    """What the site's rules ask; None if none applies."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One query against one release."""
+
+    release: RankingRelease
+    query: RankingQuery
+    viewer: ViewerFeatures
+    """The query's viewer, with the seed as the last video watched."""
+    rows: Int64Array
+    """Rows of the query's keys in `table`, int64[n]; -1 for unknown ones."""
+    history_rows: Int64Array
+    """Rows of the known videos of the viewer's history, oldest first, int64[h]."""
+    table: VideoTable
+    """The release's table, with the videos beside it if there are any."""
+    caps: Caps = NO_CAPS
+    """Labels of the query's page."""
+
+    @staticmethod
+    def of(release: RankingRelease, query: RankingQuery) -> Ranking:
+        """Prepare `query`."""
+        viewer = query.viewer.playing(query.seed_key)
+        found = release.find(np.concatenate([query.keys, viewer.history_keys]))
+        rows, history = found[: len(query.keys)], found[len(query.keys) :]
+        caps = NO_CAPS if query.rules is None else Caps(query.rules.caps)
+        return Ranking(release, query, viewer, rows, history[history >= 0], release.videos, caps)

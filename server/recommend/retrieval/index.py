@@ -14,8 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from vireo.server.arrays import Float32Array, Int64Array
-from vireo.server.recommend.retrieval.row_bits import RowBits
+from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.releases.manifest import IndexDescription, ReleaseError
 from vireo.server.releases.tables import check_rows
 
@@ -28,6 +27,37 @@ _PASSING_PER_RESULT = 4
 recall is below 0.95 for filters of a fiftieth of the videos and less."""
 _SORTED_CELLS = 256
 """Cells that are sorted by their distance before all are."""
+
+
+RowBits = npt.NDArray[np.uint8]
+"""Sets of rows, one bit a row, the lowest of a byte first, as faiss reads them.
+
+uint8[ceil(n / 8)] for n rows; bits beyond them mean nothing, and no row may be negative."""
+
+
+def every_row(count: int) -> RowBits:
+    """Return the set of all `count` rows."""
+    return np.full((count + 7) // 8, 255, np.uint8)
+
+
+def add(bits: RowBits, rows: Int64Array) -> None:
+    """Add rows, int64[k], to a set."""
+    np.bitwise_or.at(bits, rows >> 3, (1 << (rows & 7)).astype(np.uint8))
+
+
+def remove(bits: RowBits, rows: Int64Array) -> None:
+    """Remove rows, int64[k], from a set."""
+    np.bitwise_and.at(bits, rows >> 3, ~(1 << (rows & 7)).astype(np.uint8))
+
+
+def contains(bits: RowBits, rows: npt.NDArray[np.signedinteger]) -> BoolArray:
+    """Return which of some rows, int[k], a set has, bool[k]."""
+    return (bits.take(rows >> 3) >> (rows & 7) & 1).astype(np.bool_)
+
+
+def mask_of(bits: RowBits, count: int) -> BoolArray:
+    """Return for each of `count` rows whether a set has it, bool[count]: a new array."""
+    return np.unpackbits(bits, count=count, bitorder="little").view(np.bool_)
 
 
 class VideoIndex:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.recommend.candidates import best
-from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.recommend.retrieval.row_bits import (
+from vireo.server.recommend.filters.expression import FilterExpression
+from vireo.server.recommend.retrieval.allowed import AppliedFilter
+from vireo.server.recommend.retrieval.index import (
     RowBits,
     add,
     contains,
@@ -21,10 +22,7 @@ from vireo.server.recommend.retrieval.row_bits import (
     mask_of,
     remove,
 )
-
-if TYPE_CHECKING:
-    from vireo.server.recommend.filters.expression import FilterExpression
-    from vireo.server.recommend.retrieval.allowed import AppliedFilter
+from vireo.server.recommend.retrieval.release import CandidateRelease
 
 T = TypeVar("T")
 
@@ -107,10 +105,8 @@ class Retrieval:
     watched: Int64Array
     """Row of each video of its watched ones, int64[w]; -1 for unknown ones."""
     blocked: Int64Array
-    """Rows of the watched, excluded, hidden, removed and unpublished videos that the release has,
-    and of those that the query's filter forbids since they changed, int64[b]."""
-    unknown: Int64Array
-    """Keys of those that it doesn't have, int64[u]; none without a log."""
+    """Rows of the watched, excluded, hidden, removed and unpublished videos, live ones too, and of
+    those that the query's filter forbids since they changed, int64[b]."""
     applied: AppliedFilter | None
     """The query's filter; None without one."""
     _made: dict[Callable[[Retrieval], Any], Any] = field(default_factory=dict, init=False)
@@ -130,21 +126,23 @@ class Retrieval:
         rows = release.rows.find(keys)  # at once: most of it is by the call
         begin = len(parts[0])
         history, others = rows[:begin], rows[begin:]
-        if query.seed_key is not None and history[-1] < 0 and not release.is_new(query.seed_key):
+        seed = keys[begin - 1 : begin]
+        if query.seed_key is not None and history[-1] < 0 and release.find(seed)[0] < 0:
             raise UnknownSeedError(
                 f"seed_key {query.seed_key} is not in release {release.manifest.release_id}"
             )
-        watched, blocked = others[: len(parts[1])], others[others >= 0]
-        unknown, applied = keys[:0], None
+        watched, applied = others[: len(parts[1])], None
         if live is not None:
-            unknown = keys[begin:][others < 0]
-            blocked = np.concatenate([blocked, live.table.removed_rows])
-        if len(unpublished := release.embargo.unpublished().rows):
+            others = live.find(keys[begin:], others)
+        blocked = others[others >= 0]
+        if live is not None:
+            blocked = np.concatenate([blocked, live.removed_rows])
+        if len(unpublished := release.embargo.unpublished()):
             blocked = np.concatenate([blocked, unpublished])
         if query.filter is not None:
             applied = release.filters.apply(query.filter)
             blocked = np.concatenate([blocked, applied.forbidden_rows])
-        return Retrieval(release, query, viewer, history, watched, blocked, unknown, applied)
+        return Retrieval(release, query, viewer, history, watched, blocked, applied)
 
     def without(self, rows: Int64Array, count: int) -> Retrieval:
         """Return this query for `count` other candidates than those of `rows`."""
@@ -152,13 +150,25 @@ class Retrieval:
         return replace(self, query=replace(self.query, count=count), blocked=blocked)
 
     @cached_property
+    def _not_forbidden(self) -> RowBits:
+        """The videos that the query's filter doesn't forbid."""
+        if self.applied is None:
+            bits = every_row(len(self.release.keys))
+        else:
+            bits = self.applied.bits.copy()
+            add(bits, self.applied.allowed_rows)
+        live = self.release.live
+        if live is None or not live.count:
+            return bits
+        new = live.new[: live.count]
+        if self.applied is not None:
+            new = new & self.applied.live
+        return np.concatenate([bits, np.packbits(new, bitorder="little")])
+
+    @cached_property
     def free(self) -> RowBits:
         """The videos that are neither blocked nor forbidden by the query's filter, for searches."""
-        if self.applied is None:
-            free = every_row(len(self.release.keys))
-        else:
-            free = self.applied.allowed.bits.copy()
-            add(free, self.applied.allowed_rows)
+        free = self._not_forbidden.copy()
         remove(free, self.blocked)
         return free
 
@@ -170,26 +180,30 @@ class Retrieval:
 
     @cached_property
     def _free_mask(self) -> BoolArray:
-        count = len(self.release.keys)
-        if self.applied is None:
-            mask = np.ones(count, np.bool_)
-        else:
-            mask = mask_of(self.applied.allowed.bits, count)
-            mask[self.applied.allowed_rows] = True
+        mask = mask_of(self._not_forbidden, self.release.row_count)
         mask[self.blocked] = False
         return mask
 
     @property
+    def free_live(self) -> BoolArray:
+        """Whether each live video is free, by its place, bool[m]."""
+        live = self.release.live
+        assert live is not None
+        if self.release.index.exact:
+            return self._free_mask[live.first :]
+        return mask_of(self.free[live.first // 8 :], live.count)
+
+    @property
     def free_rows(self) -> Int64Array:
-        """Rows of the free videos, int64[f]."""
-        return self._free_mask.nonzero()[0]
+        """Rows of the release's free videos, int64[f]."""
+        return self._free_mask[: len(self.release.keys)].nonzero()[0]
 
     @property
     def candidate_rows(self) -> Int64Array:
         """Rows that include all free ones, int64[c]: few if the filter's rows are listed."""
-        if self.applied is None or self.applied.allowed.listed is None:
+        if self.applied is None or self.applied.listed is None:
             return self.free_rows
-        return np.concatenate([self.applied.allowed.listed, self.applied.allowed_rows])
+        return np.concatenate([self.applied.listed, self.applied.allowed_rows])
 
     @cached_property
     def history_rows(self) -> Int64Array:
@@ -224,7 +238,7 @@ class Retrieval:
     def scores_of(self, rows: Int64Array, scored: Int64Array, scores: Float32Array) -> Float32Array:
         """Return the score of each of `rows`, 0 for those that aren't among the rows `scored`."""
         # Of a column of all videos only what is read is written: it takes no time to make.
-        every = np.empty(len(self.release.keys), np.float32)
+        every = np.empty(self.release.row_count, np.float32)
         every[rows] = 0
         every[scored] = scores
         return every[rows]

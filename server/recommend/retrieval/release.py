@@ -14,24 +14,20 @@ import xxhash
 from cachetools import LRUCache
 from prometheus_client import Counter
 
-from vireo.server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
+from vireo.server.arrays import Float32Array, Int32Array, Int64Array
 from vireo.server.features.keys import VideoRows
-from vireo.server.features.looked_up import Vectors, looked_up
+from vireo.server.features.looked_up import Column, Vectors, looked_up
 from vireo.server.features.model_inputs import viewer_inputs
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.models.golden import replay
-from vireo.server.models.model import Model
+from vireo.server.models.model import Model, replay
 from vireo.server.models.signature import VIDEOS, tower_signature
 from vireo.server.recommend.candidates import best
 from vireo.server.recommend.catalogue import placement
-from vireo.server.recommend.catalogue.live_videos import LiveVideos
+from vireo.server.recommend.catalogue.placement import KnownVideos, Placement
 from vireo.server.recommend.filters import table as attribute_table
 from vireo.server.recommend.filters.declared import Declared
-from vireo.server.recommend.filters.expression import FilterExpression
-from vireo.server.recommend.filters.forward import ForwardIndex
-from vireo.server.recommend.filters.table import AttributeTable
-from vireo.server.recommend.retrieval.allowed import Filters
-from vireo.server.recommend.retrieval.embargo import Embargo
+from vireo.server.recommend.filters.table import AttributeTable, ForwardIndex
+from vireo.server.recommend.retrieval.allowed import Embargo, Filters
 from vireo.server.recommend.retrieval.index import VideoIndex
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import Manifest
@@ -45,7 +41,7 @@ from vireo.server.releases.tables import (
 )
 
 if TYPE_CHECKING:
-    from vireo.server.recommend.catalogue.side import Follower
+    from vireo.server.recommend.catalogue.live_videos import Follower, LiveVideos
     from vireo.v1.catalog_pb2 import Video
 
 LOOKUPS = Counter(
@@ -204,11 +200,12 @@ class CandidateRelease:
         attributes = AttributeTable.load(folder, count)
         index = VideoIndex.read(folder / layout.VIDEO_INDEX, manifest.index, count, size)
         index.prepare_filters()  # the first filtered request would on the pod's event loop
-        beside = changed = None
+        live_videos = None
         if live is not None:
-            declared = attributes.declared
-            beside = LiveVideos.followed(live, folder, manifest, rows, vectors, declared=declared)
-            changed = beside.table.attributes
+            place = Placement.load(folder, manifest, count)
+            position, declared = manifest.catalog_log_position, attributes.declared
+            known = KnownVideos(rows, vectors, position, place, declared=declared)
+            live_videos = live.live_videos(known, folder)
         signature = tower_signature(size, len(manifest.feature_schema.context_features))
         tower = Model(folder / layout.VIEWER_TOWER, signature, {VIDEOS: vectors})
         return CandidateRelease(
@@ -232,10 +229,10 @@ class CandidateRelease:
             vocabulary=read_vocabulary(folder, layout.VOCABULARY),
             rows=rows,
             viewers=ViewerVectors(vector_cache_size),
-            filters=Filters(attributes, index, filter_cache_bytes, changed),
-            embargo=Embargo(attributes, changed, clock),
+            filters=Filters(attributes, index, filter_cache_bytes, live_videos),
+            embargo=Embargo(attributes, live_videos, clock),
             forward=ForwardIndex(attributes),
-            live=beside,
+            live=live_videos,
         )
 
     @property
@@ -243,44 +240,51 @@ class CandidateRelease:
         """Names of the context features that the models read."""
         return tuple(self.manifest.feature_schema.context_features)
 
-    def is_new(self, key: int) -> bool:
-        """Return whether a video came since the release was trained."""
-        return self.live is not None and key in self.live.table.places
-
     @property
     def declared(self) -> Declared:
         """The attributes by which its videos can be filtered."""
         return self.filters.declared
 
-    def holds(self, expression: FilterExpression, rows: Int64Array) -> BoolArray:
-        """Return for which of some rows, of the side table too, a filter holds now, bool[k]."""
-        applied, count = self.filters.apply(expression, searched=False), len(self.keys)
-        own = rows < count
-        if own.all():
-            return applied.holds(rows)
-        held = np.zeros(len(rows), np.bool_)
-        held[own] = applied.holds(rows[own])
-        if self.live is not None and applied.changed is not None:
-            slots = self.live.table.slots.take(rows[~own] - count)
-            held[~own] = applied.changed.held.take(slots)
-        return held
+    @property
+    def row_count(self) -> int:
+        """Number of rows, those of the live videos included."""
+        live = self.live
+        return len(self.keys) if live is None else live.first + live.count
+
+    @property
+    def every_vector(self) -> Column:
+        """The vectors with those of the live videos, until their next change."""
+        live = self.live
+        return self.vectors if live is None else live.extended(self.vectors, live.vectors)
+
+    def find(self, keys: Int64Array) -> Int64Array:
+        """Return the row of each video, of live ones too, int64[m]; -1 for unknown ones."""
+        rows = self.rows.find(keys)
+        return rows if self.live is None else self.live.find(keys, rows)
+
+    def keys_of(self, rows: Int64Array) -> Int64Array:
+        """Return the keys of some rows, of live videos too, int64[k]."""
+        live = self.live
+        keys = self.keys if live is None else live.extended(self.keys, live.keys)
+        return keys.take(rows, axis=0)
 
     def changed_video(self, row: int) -> Video | None:
-        """Return the video of a row, of the side table too, by the log; None if unchanged."""
-        return None if self.live is None else self.live.table.changed_video(self.video_id(row))
+        """Return the video of a row as the log has it; None if it is unchanged."""
+        if self.live is not None and row >= self.live.first:
+            return self.live.video(row)
+        return None if self.live is None else self.live.changed_video(self.ids[row])
 
     def video_id(self, row: int) -> str:
-        """Return the id of a row, of the side table too."""
-        if row < len(self.keys):
-            return self.ids[row]
-        assert self.live is not None
-        return self.live.video(row).video_id
+        """Return the id of a row, of a live video too."""
+        if self.live is not None and row >= self.live.first:
+            return self.live.video(row).video_id
+        return self.ids[row]
 
     def replay_goldens(self) -> None:
         """Raise ReleaseError unless the towers reproduce their outputs of training."""
         replay(self.tower, self.folder / layout.GOLDEN_VIEWER_TOWER)
         if self.live is not None:
-            self.live.table.replay_goldens()
+            self.live.known.placement.replay_goldens()
 
     def viewer_vector(
         self, viewer: ViewerFeatures, found: Int64Array | None = None

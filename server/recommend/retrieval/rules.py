@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from vireo.server.arrays import Float32Array, Int32Array, Int64Array
+from vireo.server.arrays import BoolArray, Float32Array, Int32Array, Int64Array
 from vireo.server.columns import MAX_FACTOR, MAX_LABELS, MIN_FACTOR
 from vireo.server.recommend.candidates import Candidates
 from vireo.server.recommend.catalogue.attributes import labels_of
@@ -111,10 +111,11 @@ def _factors(
         return None, []
     factors, boosted = np.ones(len(found)), []
     for expression, factor in boosts:
-        held = None if expression is None else release.holds(expression, found.rows)
-        boosted.append(0 if held is None else int(np.count_nonzero(held)))
-        if held is not None:
-            factors[held] *= factor
+        held = np.zeros(len(found), np.bool_)
+        if expression is not None:
+            held = release.filters.apply(expression, searched=False).holds(found.rows)
+        boosted.append(int(np.count_nonzero(held)))
+        factors[held] *= factor
     if not any(boosted):
         return None, boosted
     return factors.clip(MIN_FACTOR, MAX_FACTOR).astype(np.float32), boosted
@@ -130,7 +131,8 @@ def _label_column(
     known = found.rows < len(release.keys)
     lists = release.forward.labels_of(np.where(known, found.rows, 0), cap.attribute)
     further: dict[str, int] = {}
-    for place in _changed(release, found, known):
+    live = {} if release.live is None else release.live.places
+    for place in _changed(live, found, known):
         video = release.changed_video(int(found.rows[place]))
         texts = [] if video is None else labels_of(video, release.declared)
         lists[place] = _numbers(texts, cap.attribute, release, further)
@@ -144,17 +146,14 @@ def _label_column(
     return rules_pb2.LabelColumn(counts=[len(each) for each in lists], labels=labels.tolist())
 
 
-def _changed(release: CandidateRelease, found: Candidates, known: np.ndarray) -> list[int]:
+def _changed(live: Mapping[int, int], found: Candidates, known: BoolArray) -> list[int]:
     """Return the places of candidates whose labels aren't those of the release."""
-    if release.live is None or release.live.table.attributes is None:
-        return []
-    slots = release.live.table.attributes.slots
-    if not slots:
+    if not live:
         return []
     return [
         place
         for place, (key, own) in enumerate(zip(found.keys.tolist(), known.tolist(), strict=True))
-        if not own or key in slots
+        if not own or key in live
     ]
 
 
@@ -168,6 +167,6 @@ def _numbers(
     prefix, numbers = label(attribute, ""), []
     for text in {*texts}:
         if text.startswith(prefix):
-            place = release.forward.place(text)
+            place = release.forward.table.place(text)
             numbers.append(place if place >= 0 else further.setdefault(text, -1 - len(further)))
     return np.array(numbers, np.int32)

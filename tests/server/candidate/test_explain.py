@@ -23,7 +23,6 @@ from vireo.server.recommend.retrieval.pipeline import CandidatePipeline, Candida
 from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.recommend.retrieval.sources import two_tower
-from vireo.server.releases.manifest import Quotas
 from vireo.v1 import candidate_pb2, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
 from vireo.v1.candidate_pb2_grpc import CandidateServiceStub
@@ -76,19 +75,6 @@ def test_a_video_that_no_source_proposed_is_told_how_each_ranked_it(
     assert all(" not rank it" in reason for reason in none if "co_watch ranked" not in reason)
 
 
-def test_a_video_that_others_left_no_room_for_is_told_how_much_there_was(
-    release: CandidateRelease,
-) -> None:
-    quotas = Quotas({"co_watch": 0.3, "ease": 0.3, "popular": 0.3, "fresh": 0.05})
-    pipeline = CandidatePipeline(release, quotas, fail_open=False)
-    query = CandidateQuery(viewer_of_rows(3, 9), 20)
-    found = pipeline.retrieve(query)
-    reasons = [
-        explain(pipeline, query, found, video_key(name)).reason for name in video_ids(VIDEOS)
-    ]
-    assert any("beside the candidates of other sources there was room" in each for each in reasons)
-
-
 def test_what_a_filtered_search_proposed_ranks_before_what_it_did_not(
     release: CandidateRelease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +84,7 @@ def test_what_a_filtered_search_proposed_ranks_before_what_it_did_not(
     asked = expression(condition("duration", min=0.0))
     for seed in range(VIDEOS):
         query = CandidateQuery(viewer_of_rows(seed), 4, filter=asked)
-        proposed = two_tower.propose(Retrieval.of(searched, query), 4)
+        proposed = two_tower(Retrieval.of(searched, query), 4)
         for row in (int(each) for each in proposed):
             explained = told(searched, f"video-{row}", count=4, viewer=query.viewer, filter=asked)
             ranks = {each.source: each for each in explained.source_ranks}

@@ -20,8 +20,7 @@ from vireo.server.arrays import BoolArray
 from vireo.server.candidate.service import CANDIDATE_POD, _build
 from vireo.server.features.keys import video_key
 from vireo.server.recommend.filters.expression import FilterExpression
-from vireo.server.recommend.filters.mask import mask_of
-from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.filters.table import AttributeTable, mask_of
 from vireo.server.recommend.retrieval import allowed
 from vireo.server.rpc.caller import CALLER
 from vireo.v1 import candidate_pb2, filter_pb2, rules_pb2, viewer_pb2

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 import pytest
@@ -13,12 +11,13 @@ from tests.builders.cells import index_in_cells
 from tests.builders.releases import build_release
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
-from vireo.server.recommend.retrieval.allowed import Allowed, AppliedFilter
-from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.recommend.filters.expression import FilterExpression
+from vireo.server.recommend.retrieval import sources
+from vireo.server.recommend.retrieval.allowed import AppliedFilter
+from vireo.server.recommend.retrieval.index import VideoIndex, add, remove
 from vireo.server.recommend.retrieval.pipeline import CandidateQuery
 from vireo.server.recommend.retrieval.query import Retrieval
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.recommend.retrieval.row_bits import add, remove
 from vireo.server.recommend.retrieval.sources import popular, two_tower
 from vireo.server.releases.manifest import IndexDescription
 
@@ -39,14 +38,17 @@ class Catalogue:
     def index(self) -> VideoIndex:
         return self.release.index
 
+    def applied(self, mask: BoolArray) -> AppliedFilter:
+        """Return a filter that holds for the videos of a mask."""
+        return AppliedFilter(FilterExpression(), mask, self.index)
+
     def asked(
         self, mask: BoolArray, blocked: Int64Array, also: Int64Array, vector: Float32Array
     ) -> Retrieval:
         """Return a query of a viewer with that vector, for the videos of a mask and some more."""
-        allowed = Allowed.of(mask, self.index)
-        made = SimpleNamespace(allowed=allowed, allowed_rows=also, forbidden_rows=NONE)
-        query, applied = CandidateQuery(viewer_of_rows(), 0), cast(AppliedFilter, made)
-        asked = Retrieval(self.release, query, query.viewer, NONE, NONE, blocked, NONE, applied)
+        query, applied = CandidateQuery(viewer_of_rows(), 0), self.applied(mask)
+        applied.allowed_rows = also
+        asked = Retrieval(self.release, query, query.viewer, NONE, NONE, blocked, applied)
         vars(asked)["vector"] = vector
         return asked
 
@@ -57,7 +59,7 @@ class Catalogue:
 
     def probed(self, mask: BoolArray, vector: Float32Array, limit: int) -> BoolArray:
         """Return which vectors are in the cells that a search by the mask probes."""
-        counts = Allowed.of(mask, self.index).cell_counts
+        counts = self.applied(mask).cell_counts
         return np.isin(self.cell, self.index.cells_worth_probing(vector, limit, counts))
 
 
@@ -86,14 +88,14 @@ def test_few_videos_are_all_compared(catalogue: Catalogue) -> None:
     blocked, also = mask.nonzero()[0][:300], (~mask).nonzero()[0][:50]
     asked = catalogue.asked(mask, blocked, also, vector)
     rows = np.concatenate([mask.nonzero()[0][300:], also])
-    assert two_tower.propose(asked, 100).tolist() == catalogue.nearest(rows, vector)[:100]
-    assert len(two_tower.propose(asked, COUNT)) == len(rows)
+    assert two_tower(asked, 100).tolist() == catalogue.nearest(rows, vector)[:100]
+    assert len(two_tower(asked, COUNT)) == len(rows)
 
 
 def test_of_more_videos_those_of_the_near_cells_are_compared(
     catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 500)
+    monkeypatch.setattr(sources, "MAX_LOOKED_UP", 500)
     # Without this, a search that lists nothing would pass: the index's finds the same.
     monkeypatch.setattr(VideoIndex, "nearest_in", None)
     mask, vector = some(0.2), catalogue.vectors[7]
@@ -102,17 +104,17 @@ def test_of_more_videos_those_of_the_near_cells_are_compared(
     assert 80 <= len(near) <= 500 < mask.sum()
     blocked, also = np.array(catalogue.nearest(near, vector)[:5]), far[:3]
 
-    found = two_tower.propose(catalogue.asked(mask, blocked, also, vector), 20)
+    found = two_tower(catalogue.asked(mask, blocked, also, vector), 20)
 
     rows = np.concatenate([near[~np.isin(near, blocked)], also])
     assert found.tolist() == catalogue.nearest(rows, vector)[:20]
     high = np.array(catalogue.nearest(far, vector)[:3])
-    found = two_tower.propose(catalogue.asked(mask, blocked, high, 3 * vector), len(rows))
+    found = two_tower(catalogue.asked(mask, blocked, high, 3 * vector), len(rows))
     assert set(high) <= set(found), "what came in since is compared wherever it lies"
 
 
 @pytest.mark.parametrize(
-    ("limit", "unused"), [(4, (Allowed, "rows_in")), (400, (VideoIndex, "nearest_in"))]
+    ("limit", "unused"), [(4, (AppliedFilter, "rows_in")), (400, (VideoIndex, "nearest_in"))]
 )
 def test_if_the_near_cells_have_many_the_index_is_searched_unless_many_are_asked_for(
     catalogue: Catalogue,
@@ -120,11 +122,11 @@ def test_if_the_near_cells_have_many_the_index_is_searched_unless_many_are_asked
     unused: tuple[type[object], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 50)
+    monkeypatch.setattr(sources, "MAX_LOOKED_UP", 50)
     monkeypatch.setattr(*unused, None)
     mask, vector = some(0.2), catalogue.vectors[7]
     searched = mask & catalogue.probed(mask, vector, 4) if limit == 4 else mask
-    found = two_tower.propose(catalogue.asked(mask, NONE, NONE, vector), limit)
+    found = two_tower(catalogue.asked(mask, NONE, NONE, vector), limit)
     assert found.tolist() == catalogue.nearest(searched.nonzero()[0], vector)[:limit]
 
 
@@ -136,7 +138,7 @@ def test_the_popular_videos_of_a_filter_are_found_behind_those_that_are_blocked(
     also = (~mask).nonzero()[0][[int(np.argmax(catalogue.release.popularity[~mask]))]]
     asked = catalogue.asked(mask, ordered[:40], also, catalogue.vectors[7])
     asked = replace(asked, release=replace(asked.release, popular_rows=ordered[:50]))
-    assert popular.propose(asked, 20).tolist() == [*also, *ordered[40:59]]
+    assert popular(asked, 20).tolist() == [*also, *ordered[40:59]]
 
 
 def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched(catalogue: Catalogue) -> None:
@@ -144,7 +146,7 @@ def test_the_nearest_cells_that_have_videos_of_a_filter_are_searched(catalogue: 
     vectors, query = catalogue.vectors, catalogue.vectors[7]
     nearness = [vectors[cell == each].mean(0) @ query for each in range(CELLS)]
     far = np.isin(cell, np.argsort(nearness)[:16])
-    allowed_rows = Allowed.of(far, index)
+    allowed_rows = catalogue.applied(far)
     cells = index.cells_worth_probing(query, 100, allowed_rows.cell_counts)
     excluded = (far & (random.random(COUNT) < 0.1)).nonzero()[0]
     also = (~far).nonzero()[0][:3]

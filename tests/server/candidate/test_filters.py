@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.builders.attributes import DAY, DECLARED, labels_of, numbers_of
+from tests.builders.attributes import DAY, labels_of, numbers_of
 from tests.builders.catalogue import followed, removed, upserted
 from tests.builders.cells import release_in_cells
 from tests.builders.filters import condition, expression, random_expression
@@ -21,19 +21,16 @@ from tests.builders.releases import CREATORS
 from tests.builders.retrieving import retrieve
 from tests.builders.viewers import viewer_of_rows
 from vireo.server.features.viewer import ViewerFeatures
-from vireo.server.recommend.catalogue.attributes import ChangedAttributes
 from vireo.server.recommend.filters.expression import MAX_TERMS, FilterExpression
 from vireo.server.recommend.filters.table import AttributeTable
-from vireo.server.recommend.retrieval import allowed, pipeline
+from vireo.server.recommend.retrieval import allowed, sources
 from vireo.server.recommend.retrieval.allowed import Filters
 from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
 )
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.recommend.retrieval.sources import two_tower
 from vireo.server.signals import NEW, TRENDING
-from vireo.v1.catalog_pb2 import Video
 
 VIDEOS = 40
 LABELS = {
@@ -62,7 +59,7 @@ def searched(
         return release
     if request.param == "listed by cell":
         monkeypatch.setattr(allowed, "MAX_LISTED", 1)
-        monkeypatch.setattr(two_tower, "MAX_LOOKED_UP", 8)
+        monkeypatch.setattr(sources, "MAX_LOOKED_UP", 8)
     if request.param == "bits":
         monkeypatch.setattr(allowed, "MAX_LISTED", 0)
     return release_in_cells(release, cells=8, probes=1)
@@ -100,8 +97,7 @@ def test_a_failed_source_lets_nothing_forbidden_in(
     def fail(*_: Any) -> None:
         raise RuntimeError("broken")
 
-    broken = {**pipeline._PROPOSE, failing: fail}
-    monkeypatch.setattr(pipeline, "_PROPOSE", broken)
+    monkeypatch.setitem(sources.PROPOSE, failing, fail)
     found = CandidatePipeline(searched).retrieve(
         CandidateQuery(viewer_of_rows(3, 4), count, filter=CATS)
     )
@@ -152,18 +148,19 @@ def test_filters_take_no_more_memory_than_their_bound(release_folder: Path) -> N
 
 
 def test_a_filter_counts_what_changed_once_it_has_changed(release_folder: Path) -> None:
+    live = followed()
+    release = CandidateRelease.load(release_folder, live=live)
     table = AttributeTable.load(release_folder, VIDEOS)
-    changed = ChangedAttributes(DECLARED, room=200_000)
-    index = CandidateRelease.load(release_folder).index
-    filters = Filters(table, index, 1 << 20, changed)
+    filters = Filters(table, release.index, 1 << 20, release.live)
     filters.apply(CATS)
     before = filters.nbytes
     assert 0 < before < 3000
-    for number in range(5000):
-        changed.put(number, number if number < VIDEOS else -1, Video(tags=["cat"]))
+    assert release.live is not None
+    live.overlay.take([upserted(1 + row, f"video-{row}", tags=["cat"]) for row in range(5000)])
+    release.live.update(live.overlay.newly_touched())
     filters.apply(CATS)
     assert filters.nbytes == before + 5000 + 8 * (VIDEOS - len(passing(CATS)))
-    small = Filters(table, index, 3000, changed)
+    small = Filters(table, release.index, 3000, release.live)
     small.apply(CATS)
     assert small.nbytes == 0
 
@@ -203,9 +200,8 @@ def test_a_changed_video_is_judged_by_its_new_attributes_at_once(
     live = followed()
     followed_release = CandidateRelease.load(release_folder, live=live)
     assert followed_release.live is not None
-    changed = followed_release.live.table.attributes
     table = AttributeTable.load(release_folder, VIDEOS)
-    filters = Filters(table, searched.index, 1 << 20, changed)
+    filters = Filters(table, searched.index, 1 << 20, followed_release.live)
     release = replace(searched, live=followed_release.live, filters=filters)
     before = retrieve(release, ViewerFeatures(), VIDEOS, filter=GERMAN)
     assert set(before.rows.tolist()) == passing(GERMAN)
@@ -213,8 +209,7 @@ def test_a_changed_video_is_judged_by_its_new_attributes_at_once(
     live.overlay.take([upserted(1, "video-0", tags=["cat"], attributes=german("en"))])
     live.overlay.take([upserted(2, "video-1", tags=["dog"], attributes=german("de"))])
     live.overlay.take_takedowns([removed(3, "video-2")])
-    followed_release.live.table.refresh(live.overlay.newly_touched())
-    followed_release.live.table.take_changes()
+    followed_release.live.update(live.overlay.newly_touched())
 
     after = retrieve(release, ViewerFeatures(), VIDEOS, filter=GERMAN)
     assert set(after.rows.tolist()) == passing(GERMAN) - {0, 2} | {1}

@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vireo.server.recommend.retrieval.index import VideoIndex
-from vireo.server.recommend.retrieval.row_bits import add, contains, every_row, mask_of, remove
+from vireo.server.recommend.retrieval.index import (
+    VideoIndex,
+    add,
+    contains,
+    every_row,
+    mask_of,
+    remove,
+)
 from vireo.server.releases.manifest import IndexDescription
 
 COUNT, SIZE = 2000, 16

@@ -16,6 +16,7 @@ from vireo.server.candidate.service import encode
 from vireo.server.features.keys import video_key, video_keys
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.live.live import Live
+from vireo.server.recommend.retrieval import sources
 from vireo.server.recommend.retrieval.pipeline import (
     CandidatePipeline,
     CandidateQuery,
@@ -23,7 +24,6 @@ from vireo.server.recommend.retrieval.pipeline import (
     UnknownSeedError,
 )
 from vireo.server.recommend.retrieval.release import CandidateRelease
-from vireo.server.recommend.retrieval.sources import new
 from vireo.server.signals import COLD_SHARE, NEW, SCORES, TRENDING
 
 VIDEOS = 40
@@ -51,7 +51,7 @@ def test_new_videos_are_found_by_their_exact_scores(release_folder: Path, news: 
     new_keys = proposed(found, NEW.bit)
     assert len(new_keys) == 2  # the share of 40
     assert release.live is not None
-    table = release.live.table
+    table = release.live
     vector = release.viewer_vector(viewer)
     best = np.sort(table.vectors[: table.count] @ vector)[::-1][:2]
     at = found.source_masks & NEW.bit > 0
@@ -105,7 +105,7 @@ def test_a_removal_holds_from_the_next_call_on(release_folder: Path) -> None:
     assert release.live is not None
     assert 7 in retrieve(release, viewer_of_rows(3), VIDEOS).rows
     live.overlay.take_takedowns([removed(1, "video-7")])
-    release.live.table.refresh(live.overlay.newly_touched())
+    release.live.update(live.overlay.newly_touched())
     assert 7 not in retrieve(release, viewer_of_rows(3), VIDEOS).rows
 
 
@@ -175,7 +175,7 @@ def test_new_videos_that_fail_are_left_out_and_declared(
     def fail(*_: Any) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(new, "join", fail)
+    monkeypatch.setitem(sources.PROPOSE, "new", fail)
     pipeline = CandidatePipeline(CandidateRelease.load(release_folder, live=news))
     found = pipeline.retrieve(CandidateQuery(viewer_of_rows(3), 20))
     assert len(found) == 20

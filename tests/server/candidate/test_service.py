@@ -10,7 +10,7 @@ from tests.builders.releases import build_release, poison_model
 from tests.builders.rpc import serving
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.features.keys import video_key, video_keys
-from vireo.server.recommend.filters.forward import ForwardIndex
+from vireo.server.recommend.filters.table import ForwardIndex
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.recommend.retrieval.release import CandidateRelease
 from vireo.server.releases import layout
@@ -60,13 +60,13 @@ async def test_labels_that_a_cap_counts_are_made_once_and_off_the_event_loop(
     release_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = list[tuple[str, bool]]()
-    transposed = ForwardIndex._transposed
+    make = ForwardIndex.make
 
     def recorded(self: ForwardIndex, attribute: str) -> object:
         made.append((attribute, current_thread() is main_thread()))
-        return transposed(self, attribute)
+        return make(self, attribute)
 
-    monkeypatch.setattr(ForwardIndex, "_transposed", recorded)
+    monkeypatch.setattr(ForwardIndex, "make", recorded)
     asked = request(20, 5, 3)
     for attribute in ("tag", "none such"):
         asked.rules.caps.add(attribute=attribute, max=2)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from vireo.server.gateway.shadow import Comparisons, Slate
+from vireo.v1.recommendation_pb2 import RecommendResponse, SlateItem
 from vireo.v1.release_pb2 import ShadowComparison
 
 TEN = tuple(f"video-{number}" for number in range(10))
@@ -11,7 +12,8 @@ TEN = tuple(f"video-{number}" for number in range(10))
 def slate(
     ids: tuple[str, ...] = TEN, score: float = 0.5, seconds: float = 0.1, release_id: str = "served"
 ) -> Slate:
-    return Slate(release_id, ids, (score,) * len(ids), seconds)
+    items = [SlateItem(video_id=each, score=score) for each in ids]
+    return Slate(RecommendResponse(release_id=release_id, items=items), seconds)
 
 
 def compared(*shadows: Slate) -> ShadowComparison:

@@ -32,19 +32,17 @@ def read(reader: FeatureReader, viewer_id: str) -> ViewerFeatures:
     return asyncio.run(reader.read(viewer_id, 1.0))
 
 
-def test_a_known_viewer_has_the_history_in_order(features: Path) -> None:
-    viewer = read(FeatureReader(features / DATASET, 1.0), VIEWER)
+def test_a_known_viewer_has_the_history_in_order_and_others_the_defaults(features: Path) -> None:
+    reader = FeatureReader(features / DATASET, 1.0)
+    nobody = read(reader, "nobody")
+    assert len(nobody.history_keys) == len(nobody.watched_keys) == len(nobody.attributes) == 0
+    assert nobody.watch_count == nobody.like_count == 0
+    viewer = read(reader, VIEWER)
     assert list(viewer.history_keys) == video_keys(WATCHED).tolist()
     assert list(viewer.history_times) == [1704067200, 1704070800, 1704074400]
     assert sorted(viewer.watched_keys) == sorted(viewer.history_keys)
     assert list(viewer.attributes) == ["occupation=artist"]
     assert (viewer.watch_count, viewer.like_count) == (3, 2)
-
-
-def test_an_unknown_viewer_has_the_defaults(features: Path) -> None:
-    viewer = read(FeatureReader(features / DATASET, 1.0), "nobody")
-    assert len(viewer.history_keys) == len(viewer.watched_keys) == len(viewer.attributes) == 0
-    assert viewer.watch_count == viewer.like_count == 0
 
 
 @pytest.mark.parametrize("viewer_id", [VIEWER, "nobody", ""])
@@ -93,12 +91,11 @@ def test_the_time_of_the_last_change_is_the_same_in_every_time_zone(
     assert got.updated_at == at.timestamp()
 
 
-def test_missing_features_are_reported_with_the_command_that_builds_them(tmp_path: Path) -> None:
+def test_features_that_are_missing_or_unreadable_are_reported_at_once(
+    features: Path, tmp_path: Path
+) -> None:
     with pytest.raises(VireoError, match="vireo features build mine"):
         FeatureReader(tmp_path / "mine", 1.0)
-
-
-def test_an_unreadable_online_store_is_reported_at_once(features: Path, tmp_path: Path) -> None:
     shutil.copytree(features, tmp_path / "copy")
     (tmp_path / "copy" / DATASET / "online.db").write_bytes(b"not a database" * 100)
     with pytest.raises(VireoError, match=r"online store .* can't be read"):

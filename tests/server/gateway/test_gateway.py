@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sqlite3
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,23 +11,28 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 import pytest
-from google.rpc import error_details_pb2, status_pb2
-from prometheus_client import REGISTRY
 
-from tests.builders.chain import NOWHERE, Chain, gateway
+from tests.builders.chain import NOWHERE, Chain
+from tests.builders.refusals import failure_of, violations_of
+from tests.builders.relay import Relay, relaying
 from tests.builders.releases import build_release, video_ids
 from tests.builders.rpc import serving
-from tests.builders.sqlite_lock import let_writers_lock_readers
-from tests.builders.tiny_home import DATASET, VIEWER, WATCHED
+from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.candidate.service import CANDIDATE_POD
 from vireo.server.ranking.service import RANKING_POD
 from vireo.server.recommend.retrieval.pipeline import CandidatePipeline
 from vireo.server.releases.manifest import Manifest
-from vireo.v1 import candidate_pb2, candidate_pb2_grpc, viewer_pb2
 from vireo.v1 import recommendation_pb2 as pb
+from vireo.v1 import viewer_pb2
 
 if TYPE_CHECKING:
     from vireo.v1.recommendation_pb2_grpc import RecommendationServiceAsyncStub
+
+UNSEEN = set(video_ids(40)) - set(WATCHED)
+
+
+def request(**fields: Any) -> pb.RecommendRequest:
+    return pb.RecommendRequest(**{"viewer_id": VIEWER, **fields})
 
 
 def ids(response: pb.RecommendResponse) -> list[str]:
@@ -40,8 +42,8 @@ def ids(response: pb.RecommendResponse) -> list[str]:
 async def test_a_known_viewer_gets_a_full_slate_without_watched_videos(
     whole: RecommendationServiceAsyncStub,
 ) -> None:
-    response = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=37))
-    assert set(ids(response)) == set(video_ids(40)) - set(WATCHED)
+    response = await whole.Recommend(request(page_size=37))
+    assert set(ids(response)) == UNSEEN
     assert not response.degradations
     assert response.release_id == "tiny-1"
     assert [item.position for item in response.items] == list(range(1, 38))
@@ -60,62 +62,48 @@ async def test_an_unknown_viewer_is_a_cold_start_and_no_degradation(
     assert response.explanation.history_length == 0
 
 
-async def test_fewer_videos_come_only_when_the_catalogue_has_no_more(
+async def test_excluded_videos_are_left_out_until_the_catalogue_has_no_more(
     whole: RecommendationServiceAsyncStub,
 ) -> None:
-    excluded = video_ids(40)[3:38]
-    request = pb.RecommendRequest(viewer_id=VIEWER, excluded_video_ids=excluded)
-    assert set(ids(await whole.Recommend(request))) == {"video-38", "video-39"}
-    request.excluded_video_ids[:] = video_ids(40)
-    nothing = await whole.Recommend(request)
+    plain = await whole.Recommend(request())
+    unknown = await whole.Recommend(request(excluded_video_ids=["nowhere"] * 1000))
+    assert ids(unknown) == ids(plain)
+    few = await whole.Recommend(request(excluded_video_ids=video_ids(40)[3:38]))
+    assert set(ids(few)) == {"video-38", "video-39"}
+    nothing = await whole.Recommend(request(excluded_video_ids=video_ids(40)))
     assert not nothing.items
     assert not nothing.degradations
     assert nothing.release_id == "tiny-1"
 
 
-async def test_unknown_excluded_ids_are_ignored(whole: RecommendationServiceAsyncStub) -> None:
-    plain = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    request = pb.RecommendRequest(viewer_id=VIEWER, excluded_video_ids=["nowhere"] * 1000)
-    assert ids(await whole.Recommend(request)) == ids(plain)
-
-
-async def test_the_playing_video_is_never_returned(whole: RecommendationServiceAsyncStub) -> None:
-    first = ids(await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER)))[0]
-    for surface in (pb.SURFACE_HOME, pb.SURFACE_UP_NEXT):
-        request = pb.RecommendRequest(
-            viewer_id=VIEWER, page_size=40, surface=surface, seed_video_id=first
-        )
-        assert first not in ids(await whole.Recommend(request))
-
-
-async def test_on_home_the_playing_video_leads_to_nothing(
+async def test_the_playing_video_is_never_returned_and_on_home_it_leads_to_nothing(
     whole: RecommendationServiceAsyncStub,
 ) -> None:
-    request = pb.RecommendRequest(viewer_id=VIEWER, page_size=40)
-    plain = (await whole.Recommend(request)).items
-    request.seed_video_id = "video-20"
-    playing = (await whole.Recommend(request)).items
-    scores = {item.video_id: item.score for item in plain}
-    del scores["video-20"]
-    assert {item.video_id: item.score for item in playing} == scores
+    plain = (await whole.Recommend(request(page_size=40))).items
+    playing = plain[0].video_id
+    home, up_next = [
+        (await whole.Recommend(request(page_size=40, surface=surface, seed_video_id=playing))).items
+        for surface in (pb.SURFACE_HOME, pb.SURFACE_UP_NEXT)
+    ]
+    assert playing not in {item.video_id for item in up_next}
+    scores = {item.video_id: item.score for item in plain[1:]}
+    assert {item.video_id: item.score for item in home} == scores
 
 
 async def test_an_unknown_seed_video_is_an_error_only_for_up_next(
     whole: RecommendationServiceAsyncStub,
 ) -> None:
-    request = pb.RecommendRequest(viewer_id=VIEWER, seed_video_id="nowhere")
-    assert len((await whole.Recommend(request)).items) == 10
-    request.surface = pb.SURFACE_UP_NEXT
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await whole.Recommend(request)
-    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
-    assert "'nowhere'" in str(raised.value.details())
+    assert len((await whole.Recommend(request(seed_video_id="nowhere"))).items) == 10
+    up_next = request(seed_video_id="nowhere", surface=pb.SURFACE_UP_NEXT)
+    error = await failure_of(whole.Recommend(up_next))
+    assert error.code() == grpc.StatusCode.NOT_FOUND
+    assert str(error.details()).startswith("seed_video_id: 'nowhere'")
 
 
 async def test_an_explanation_has_titles_times_and_sources(
     whole: RecommendationServiceAsyncStub,
 ) -> None:
-    response = await whole.Recommend(pb.RecommendRequest(viewer_id=VIEWER, explain=True))
+    response = await whole.Recommend(request(explain=True))
     assert all(item.title == f"Title of {item.video_id}" for item in response.items)
     explanation = response.explanation
     assert explanation.candidates == 37
@@ -134,78 +122,61 @@ async def test_a_request_may_bring_watches_of_its_own(
 ) -> None:
     own = ["video-20", "video-21", "nowhere"]
     profile = pb.RequestProfile(history=[pb.WatchedVideo(video_id=each) for each in own])
-    request = pb.RecommendRequest(viewer_id=VIEWER, page_size=40, explain=True, profile=profile)
-    added = await whole.Recommend(request)
-    assert set(ids(added)) == set(video_ids(40)) - set(WATCHED) - set(own)
+    asked = request(page_size=40, explain=True, profile=profile)
+    added = await whole.Recommend(asked)
+    assert set(ids(added)) == UNSEEN - set(own)
     assert added.explanation.history_length == 6
-    request.profile.use = pb.PROFILE_USE_INSTEAD
-    instead = await whole.Recommend(request)
+    asked.profile.use = pb.PROFILE_USE_INSTEAD
+    instead = await whole.Recommend(asked)
     assert set(ids(instead)) == set(video_ids(40)) - set(own)
     assert instead.explanation.history_length == 3
     assert not instead.explanation.HasField("features_age")
     assert not instead.degradations
-    del request.profile.history[:]
-    request.viewer_id = "nobody"
-    request.ClearField("profile")
-    plain = await whole.Recommend(request)
-    assert len(plain.items) == 40, "nothing of it was stored"
+    plain = await whole.Recommend(request(page_size=40))
+    assert set(ids(plain)) == UNSEEN, "nothing of it was stored"
+
+
+ODD: Any = 9
+"""A number that the enum doesn't have."""
 
 
 @pytest.mark.parametrize(
-    ("profile", "field"),
+    ("fields", "violated"),
     [
-        ({"history": [pb.WatchedVideo()]}, "profile.history[0].video_id"),
-        ({"history": [pb.WatchedVideo(video_id="v")] * 201}, "profile.history"),
-        ({"attributes": ["a=b"] * 17}, "profile.attributes"),
-        ({"attributes": ["x" * 257]}, "profile.attributes[0]"),
-        ({"use": 9}, "profile.use"),
+        (
+            {"viewer_id": "", "page_size": 501, "excluded_video_ids": ["x", ""]},
+            {"viewer_id", "page_size", "excluded_video_ids[1]"},
+        ),
+        ({"surface": pb.SURFACE_UP_NEXT}, {"seed_video_id"}),
+        (
+            {"profile": {"history": [{}], "attributes": ["x" * 257], "use": ODD}},
+            {"profile.history[0].video_id", "profile.attributes[0]", "profile.use"},
+        ),
+        (
+            {"profile": {"history": [{"video_id": "v"}] * 201, "attributes": ["a=b"] * 17}},
+            {"profile.history", "profile.attributes"},
+        ),
     ],
 )
-async def test_a_bad_profile_is_refused_by_field(
-    whole: RecommendationServiceAsyncStub, profile: dict[str, Any], field: str
+async def test_every_violation_is_listed_by_field(
+    whole: RecommendationServiceAsyncStub, fields: dict[str, Any], violated: set[str]
 ) -> None:
-    request = pb.RecommendRequest(viewer_id=VIEWER, profile=pb.RequestProfile(**profile))
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await whole.Recommend(request)
-    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    assert field in str(raised.value.details())
+    error = await failure_of(whole.Recommend(request(**fields)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert violations_of(error).keys() == violated
 
 
-async def test_every_violation_is_listed_by_field(whole: RecommendationServiceAsyncStub) -> None:
-    request = pb.RecommendRequest(
-        viewer_id="", page_size=501, surface=pb.SURFACE_UP_NEXT, excluded_video_ids=["x", ""]
-    )
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await whole.Recommend(request)
-    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-    trailers = dict(raised.value.trailing_metadata())
-    status = status_pb2.Status.FromString(trailers["grpc-status-details-bin"])
-    bad = error_details_pb2.BadRequest()
-    assert status.details[0].Unpack(bad)
-    assert {violation.field for violation in bad.field_violations} == {
-        "viewer_id",
-        "page_size",
-        "seed_video_id",
-        "excluded_video_ids[1]",
-    }
-
-
-async def test_a_page_larger_than_the_candidate_count_is_filled(
-    chain: Chain,
-) -> None:
+async def test_a_page_larger_than_the_candidate_count_is_filled(chain: Chain) -> None:
     async with chain.gateway(candidates=5) as stub:
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id="x", page_size=20))
-        assert len(response.items) == 20
-        response = await stub.Recommend(
-            pb.RecommendRequest(viewer_id="x", page_size=1, explain=True)
-        )
+        assert len((await stub.Recommend(request(page_size=20))).items) == 20
+        response = await stub.Recommend(request(page_size=1, explain=True))
         assert response.explanation.candidates == 5
 
 
 async def test_as_many_candidates_are_ranked_as_the_release_that_answers_states(
-    release: Path, features: Path, tmp_path: Path
+    chain: Chain, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(release, tmp_path / "canary")
+    folder = shutil.copytree(chain.release, tmp_path / "canary")
     changes = {"release_id": "canary", "candidates": 12}
     Manifest.read(folder).model_copy(update=changes).write(folder)
     async with (
@@ -214,39 +185,30 @@ async def test_as_many_candidates_are_ranked_as_the_release_that_answers_states(
     ):
         pods = (f"127.0.0.1:{candidate.port}", f"127.0.0.1:{ranking.port}")
         for size, setting, asked_for in ((1, None, 12), (20, None, 20), (1, 5, 5)):
-            async with gateway(release, features, *pods, candidates=setting) as stub:
-                request = pb.RecommendRequest(viewer_id=VIEWER, page_size=size, explain=True)
-                response = await stub.Recommend(request)
+            async with chain.gateway(*pods, candidates=setting) as stub:
+                response = await stub.Recommend(request(page_size=size, explain=True))
                 assert response.release_id == "canary"
                 assert not response.degradations
                 assert response.explanation.candidates == asked_for
 
 
-async def test_without_ranking_pods_the_slate_is_in_retrieval_order(
-    release: Path, features: Path, candidate_target: str
-) -> None:
-    async with gateway(release, features, candidate_target, NOWHERE) as stub:
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=37))
+async def test_without_ranking_pods_the_slate_is_in_retrieval_order(chain: Chain) -> None:
+    async with chain.gateway(ranking=NOWHERE) as stub:
+        response = await stub.Recommend(request(page_size=37))
     assert list(response.degradations) == [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
-    assert set(ids(response)) == set(video_ids(40)) - set(WATCHED)
+    assert set(ids(response)) == UNSEEN
     scores = [item.score for item in response.items]
     assert scores == sorted(scores, reverse=True)
     assert all(item.sources and not item.HasField("task_scores") for item in response.items)
     assert response.release_id == "tiny-1"
 
 
-async def test_without_candidate_pods_the_slate_is_the_popular_list(
-    release: Path, features: Path, ranking_target: str
-) -> None:
-    async with gateway(release, features, NOWHERE, ranking_target) as stub:
-        request = pb.RecommendRequest(
-            viewer_id=VIEWER,
-            page_size=4,
-            excluded_video_ids=["video-4"],
-            seed_video_id="video-5",
-            explain=True,
-        )
-        response = await stub.Recommend(request)
+async def test_without_candidate_pods_the_slate_is_the_popular_list(chain: Chain) -> None:
+    asked = request(
+        page_size=4, excluded_video_ids=["video-4"], seed_video_id="video-5", explain=True
+    )
+    async with chain.gateway(candidate=NOWHERE) as stub:
+        response = await stub.Recommend(asked)
     assert list(response.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
     # By popularity, without the watched, the excluded and the playing one.
     assert ids(response) == ["video-3", "video-6", "video-7", "video-8"]
@@ -256,54 +218,17 @@ async def test_without_candidate_pods_the_slate_is_the_popular_list(
     assert response.explanation.candidates == 0
 
 
-def drop_tables(online: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(online)
-    query = "SELECT name FROM sqlite_master WHERE type = 'table'"
-    for (name,) in connection.execute(query).fetchall():
-        connection.execute(f'DROP TABLE "{name}"')
-    connection.commit()
-    return connection
-
-
-def lock(online: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(online)
-    connection.execute("BEGIN EXCLUSIVE")
-    return connection
-
-
-@pytest.mark.parametrize("damage", [drop_tables, lock])
-async def test_without_features_the_slate_is_that_of_a_cold_start(
-    damage: Callable[[Path], sqlite3.Connection],
-    chain: Chain,
-    tmp_path: Path,
-) -> None:
-    copy = tmp_path / "features"
-    shutil.copytree(chain.features, copy)
-    let_writers_lock_readers(copy / DATASET / "online.db")
-    async with gateway(
-        chain.release, copy, chain.candidate, chain.ranking, features_timeout=0.2
-    ) as stub:
-        cold = await stub.Recommend(pb.RecommendRequest(viewer_id="nobody"), timeout=60)
-        connection = damage(copy / DATASET / "online.db")
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER), timeout=60)
-        connection.close()
-    assert list(response.degradations) == [viewer_pb2.DEGRADATION_FEATURES_MISSING]
-    assert ids(response) == ids(cold)
-
-
-async def test_a_failed_source_is_declared(
-    release: Path, features: Path, ranking_target: str
-) -> None:
+async def test_a_failed_source_is_declared(chain: Chain) -> None:
     missing: Any = None
 
     def without_ease(folder: Path) -> CandidatePipeline:
         return CandidatePipeline(replace(CANDIDATE_POD.build(folder).release, ease_rows=missing))
 
     async with (
-        serving(replace(CANDIDATE_POD, build=without_ease), release) as (server, _),
-        gateway(release, features, f"127.0.0.1:{server.port}", ranking_target) as stub,
+        serving(replace(CANDIDATE_POD, build=without_ease), chain.release) as (server, _),
+        chain.gateway(f"127.0.0.1:{server.port}") as stub,
     ):
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, explain=True))
+        response = await stub.Recommend(request(explain=True))
     assert list(response.degradations) == [viewer_pb2.DEGRADATION_SOURCE_MISSING]
     assert len(response.items) == 10
     failures = {report.source: report.failure for report in response.explanation.sources}
@@ -311,161 +236,60 @@ async def test_a_failed_source_is_declared(
     assert not any(failures.values())
 
 
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("newer")
+    return build_release(folder, release_id="tiny-2", videos=60)
+
+
 async def test_a_chain_of_two_releases_is_declared_and_has_no_nameless_videos(
-    release: Path, features: Path, ranking_target: str, tmp_path: Path
+    chain: Chain, newer: Path
 ) -> None:
-    newer = build_release(tmp_path / "newer", release_id="tiny-2", videos=60)
     async with (
         serving(CANDIDATE_POD, newer) as (server, _),
-        gateway(release, features, f"127.0.0.1:{server.port}", ranking_target) as stub,
+        chain.gateway(f"127.0.0.1:{server.port}") as stub,
     ):
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=57))
+        response = await stub.Recommend(request(page_size=57))
     assert list(response.degradations) == [viewer_pb2.DEGRADATION_MIXED_RELEASES]
     assert response.release_id == "tiny-1"
     # The ranking pod doesn't know 20 of them; the candidate pod has named its first page.
     assert set(ids(response)) == set(video_ids(60)) - set(WATCHED)
 
 
-async def test_during_a_rollout_a_chain_keeps_to_the_gateways_release_while_pods_hold_it(
-    release: Path, features: Path, tmp_path: Path
+@pytest.mark.parametrize("both", [True, False])
+async def test_during_a_rollout_a_chain_keeps_to_one_release_while_pods_hold_it(
+    chain: Chain, newer: Path, both: bool
 ) -> None:
-    newer = build_release(tmp_path / "newer", release_id="tiny-2", videos=60)
+    """That of the gateway, and if the candidate pod has dropped it that of the candidates."""
+    first, second = (newer, chain.release) if both else (chain.release, newer)
     async with (
-        serving(CANDIDATE_POD, newer, previous=release) as (candidate, _),
-        serving(RANKING_POD, newer, previous=release) as (ranking, _),
-        gateway(
-            release, features, f"127.0.0.1:{candidate.port}", f"127.0.0.1:{ranking.port}"
-        ) as stub,
+        serving(CANDIDATE_POD, newer, previous=chain.release if both else None) as (candidate, _),
+        serving(RANKING_POD, first, previous=second) as (ranking, _),
+        chain.gateway(f"127.0.0.1:{candidate.port}", f"127.0.0.1:{ranking.port}") as stub,
     ):
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER, page_size=57))
+        response = await stub.Recommend(request(page_size=57))
     assert not response.degradations
-    assert response.release_id == "tiny-1"
-    assert set(ids(response)) == set(video_ids(40)) - set(WATCHED)
+    assert response.release_id == ("tiny-1" if both else "tiny-2")
+    assert set(ids(response)) == set(video_ids(40 if both else 60)) - set(WATCHED)
 
 
-async def test_ranking_follows_the_release_that_the_candidates_came_from(
-    release: Path, features: Path, tmp_path: Path
+def finding_nothing(failure: str = "") -> Any:
+    """Change a pod's response to one without candidates, with a source that may have failed."""
+
+    def change(answer: Any) -> None:
+        answer.Clear()
+        answer.release_id = "recorded"
+        answer.sources.add(source=viewer_pb2.SOURCE_TWO_TOWER, failure=failure)
+
+    return change
+
+
+async def test_if_a_source_failed_and_the_others_found_nothing_the_popular_list_comes(
+    chain: Chain,
 ) -> None:
-    newer = build_release(tmp_path / "newer", release_id="tiny-2", videos=60)
-    async with (
-        serving(CANDIDATE_POD, newer) as (candidate, _),
-        serving(RANKING_POD, release, previous=newer) as (ranking, _),
-        gateway(
-            release, features, f"127.0.0.1:{candidate.port}", f"127.0.0.1:{ranking.port}"
-        ) as stub,
-    ):
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    assert not response.degradations
-    assert response.release_id == "tiny-2"
-
-
-async def test_degradations_are_counted_by_kind(release: Path, features: Path) -> None:
-    def counted(kind: str) -> float:
-        value = REGISTRY.get_sample_value("vireo_degradations_total", {"kind": kind})
-        assert value is not None
-        return value
-
-    before = counted("popular_fallback"), counted("mixed_releases")
-    async with gateway(release, features, NOWHERE, NOWHERE, retrieval_timeout=0.2) as stub:
-        await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    after = counted("popular_fallback"), counted("mixed_releases")
-    assert after == (before[0] + 1, before[1])
-
-
-class SilentServer:
-    """A server that accepts connections and never answers."""
-
-    async def __aenter__(self) -> str:
-        self._server = await asyncio.start_server(self._ignore, "127.0.0.1", 0)
-        host, port = self._server.sockets[0].getsockname()
-        return f"{host}:{port}"
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-
-    async def _ignore(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-
-async def test_a_ranking_stage_that_hangs_leaves_time_to_answer(
-    release: Path, features: Path, candidate_target: str
-) -> None:
-    async with (
-        SilentServer() as silent,
-        gateway(release, features, candidate_target, silent) as stub,
-    ):
-        await answered_in_time(stub, 2, viewer_pb2.DEGRADATION_RANKING_SKIPPED)
-
-
-async def answered_in_time(
-    stub: RecommendationServiceAsyncStub, seconds: float, declared: viewer_pb2.Degradation.ValueType
-) -> None:
-    """Asks with so short a deadline until an answer that declares this comes within it.
-
-    One that misses it, or lacks more, is the fault of a machine that is busy for that long.
-    """
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                response = await stub.Recommend(
-                    pb.RecommendRequest(viewer_id=VIEWER), timeout=seconds
-                )
-            except grpc.aio.AioRpcError as error:
-                assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # noqa: PT017
-                continue
-            if list(response.degradations) == [declared]:
-                return
-
-
-async def test_a_caller_without_a_deadline_gets_the_default_one(
-    release: Path, features: Path
-) -> None:
-    async with (
-        SilentServer() as silent,
-        gateway(release, features, silent, silent, default_deadline=0.5) as stub,
-    ):
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    # A busy machine may not have read the features by then either.
-    assert response.degradations[-1] == viewer_pb2.DEGRADATION_POPULAR_FALLBACK
-
-
-class Recorder(candidate_pb2_grpc.CandidateServiceServicer):
-    """A candidate service that finds nothing, and keeps what it was asked."""
-
-    def __init__(self, failure: str = "") -> None:
-        self.failure = failure
-        self.request = candidate_pb2.RetrieveCandidatesRequest()
-        self.metadata: dict[str, Any] = {}
-
-    async def RetrieveCandidates(  # noqa: N802
-        self, request: candidate_pb2.RetrieveCandidatesRequest, context: Any
-    ) -> candidate_pb2.RetrieveCandidatesResponse:
-        self.request = request
-        self.metadata = dict(context.invocation_metadata())
-        report = pb.SourceReport(source=viewer_pb2.SOURCE_TWO_TOWER, failure=self.failure)
-        return candidate_pb2.RetrieveCandidatesResponse(release_id="recorded", sources=[report])
-
-
-@asynccontextmanager
-async def recording(recorder: Recorder) -> AsyncIterator[str]:
-    """Where the recorder answers."""
-    server = grpc.aio.server()
-    candidate_pb2_grpc.add_CandidateServiceServicer_to_server(recorder, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    yield f"127.0.0.1:{port}"
-    await server.stop(None)
-
-
-async def test_where_a_source_failed_and_the_others_found_nothing_the_popular_list_comes(
-    release: Path, features: Path
-) -> None:
-    async with (
-        recording(Recorder(failure="broken")) as candidate,
-        gateway(release, features, candidate, NOWHERE) as stub,
-    ):
-        response = await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
+    relay = Relay(chain.candidate, change=finding_nothing("broken"))
+    async with relaying(relay) as candidate, chain.gateway(candidate) as stub:
+        response = await stub.Recommend(request())
     assert len(response.items) == 10
     assert list(response.degradations) == [
         viewer_pb2.DEGRADATION_SOURCE_MISSING,
@@ -476,47 +300,41 @@ async def test_where_a_source_failed_and_the_others_found_nothing_the_popular_li
 
 @pytest.mark.parametrize(("limit", "least", "most"), [(20.0, 8000, 10000), (0.06, 100, 100)])
 async def test_one_try_of_an_inner_call_gets_half_of_its_time_and_100_ms_at_least(
-    release: Path, features: Path, limit: float, least: int, most: int
+    chain: Chain, limit: float, least: int, most: int
 ) -> None:
-    recorder = Recorder()
+    relay = Relay(chain.candidate)
     async with (
-        recording(recorder) as candidate,
-        gateway(release, features, candidate, NOWHERE, retrieval_timeout=limit) as stub,
+        relaying(relay) as candidate,
+        chain.gateway(candidate, retrieval_timeout=limit) as stub,
+        asyncio.timeout(60),
     ):
-        async with asyncio.timeout(60):
-            while not recorder.metadata:  # in so short a time a call may not arrive
-                await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-    per_try_ms = int(recorder.metadata["x-envoy-upstream-rq-per-try-timeout-ms"])
-    assert least <= per_try_ms <= most
+        while not relay.metadata:  # in so short a time a call may not arrive
+            await stub.Recommend(request())
+    assert least <= int(relay.metadata[0]["x-envoy-upstream-rq-per-try-timeout-ms"]) <= most
 
 
 async def test_the_inner_hop_gets_the_request_id_the_trace_and_the_viewers_row(
-    release: Path, features: Path
+    chain: Chain,
 ) -> None:
-    recorder = Recorder()
-    trace = {
+    relay = Relay(chain.candidate, change=finding_nothing())
+    sent = {
+        "x-request-id": "mine",
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         "tracestate": "a=1",
     }
-    async with (
-        recording(recorder) as candidate,
-        gateway(release, features, candidate, NOWHERE) as stub,
-    ):
-        call = stub.Recommend(
-            pb.RecommendRequest(viewer_id=VIEWER),
-            metadata=(("x-request-id", "mine"), *trace.items()),
-        )
+    async with relaying(relay) as candidate, chain.gateway(candidate) as stub:
+        call = stub.Recommend(request(), metadata=tuple(sent.items()))
         response = await call
         assert dict(await call.trailing_metadata())["x-request-id"] == "mine"
     assert response.request_id == "mine"
     assert response.release_id == "recorded"
-    assert recorder.metadata["x-request-id"] == "mine"
-    assert {name: recorder.metadata[name] for name in trace} == trace
-    viewer = recorder.request.viewer
+    assert relay.metadata[0].items() >= sent.items()
+    [asked] = relay.requests
+    viewer = asked.viewer
     assert len(viewer.history_keys) == 3
     assert np.diff(viewer.history_times).tolist() == [3600, 3600]
     assert sorted(viewer.watched_keys) == sorted(viewer.history_keys)
     assert list(viewer.attributes) == ["occupation=artist"]
     assert (viewer.watch_count, viewer.like_count) == (3, 2)
-    assert recorder.request.count == 300
-    assert recorder.request.release_id == "tiny-1"
+    assert asked.count == 300
+    assert asked.release_id == "tiny-1"

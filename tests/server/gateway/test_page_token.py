@@ -71,12 +71,8 @@ def test_a_token_has_the_keys_of_all_pages_before() -> None:
 def test_size_explain_and_time_may_differ_between_pages(changes: dict[str, Any]) -> None:
     assert tokens().read(request(issued(), **changes))
     assert tokens().read(request(issued(**changes)))
-
-
-def test_a_time_alone_may_come_and_go() -> None:
     timed: dict[str, Any] = {"context": {"time": {"seconds": 5}}}
     assert tokens().read(request(issued(**timed), context=None))
-    assert tokens().read(request(issued(context=None), **timed))
 
 
 @pytest.mark.parametrize(
@@ -99,20 +95,13 @@ def test_a_token_of_another_request_is_refused(changes: dict[str, Any]) -> None:
     assert "is of another request" in reason(request(issued(**changes)))
 
 
-def test_a_token_with_any_bit_flipped_is_refused() -> None:
+def test_a_token_that_is_changed_truncated_or_lengthened_is_refused() -> None:
     token = issued()
-    padded = token + "=" * (-len(token) % 4)
-    whole = base64.urlsafe_b64decode(padded)
-    for place in range(len(whole)):
-        for bit in range(8):
-            changed = bytearray(whole)
-            changed[place] ^= 1 << bit
-            forged = base64.urlsafe_b64encode(changed).decode().rstrip("=")
-            assert reason(request(forged))
-
-
-def test_a_truncated_or_lengthened_token_is_refused() -> None:
-    token = issued()
+    whole = base64.urlsafe_b64decode(token + "=" * (-len(token) % 4))
+    for bit in range(8 * len(whole)):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        assert reason(request(base64.urlsafe_b64encode(changed).decode().rstrip("=")))
     for length in range(1, len(token)):
         assert reason(request(token[:length]))
     for more in ("A", "AAAA", "=", "\n", token):
@@ -122,11 +111,8 @@ def test_a_truncated_or_lengthened_token_is_refused() -> None:
 def test_a_token_is_valid_for_a_day() -> None:
     token = issued()
     assert tokens(MAX_AGE_SECONDS).read(request(token))
+    assert tokens(-30).read(request(token)), "the clock of another gateway may be behind"
     assert "has expired" in reason(request(token), tokens(MAX_AGE_SECONDS + 1))
-
-
-def test_a_gateway_whose_clock_is_behind_accepts_a_token() -> None:
-    assert tokens(-30).read(request(issued()))
 
 
 def test_keys_are_rotated_with_overlap() -> None:
@@ -137,10 +123,7 @@ def test_keys_are_rotated_with_overlap() -> None:
     assert tokens(new=NEW).read(request(by_both)), "the first key signs"
     assert "isn't in use" in reason(request(by_old), tokens(new=NEW))
     assert "isn't in use" in reason(request(by_both), tokens(old=OLD))
-
-
-def test_another_key_of_the_same_id_does_not_do() -> None:
-    assert "its signature" in reason(request(issued(tokens(new=OLD))))
+    assert "its signature" in reason(request(issued(tokens(new=OLD)))), "another key of this id"
 
 
 def test_after_the_most_videos_there_is_no_token() -> None:

@@ -105,16 +105,6 @@ async def test_pages_keep_the_filter(release: Path, features: Path) -> None:
         assert names == {f"video-{row}" for row in rows}
 
 
-async def test_what_the_caller_says_was_watched_is_on_no_page(large: Path, features: Path) -> None:
-    async with chain(large, features) as stub:
-        usual = [name for page in await follow([stub], 3) for name in page]
-        watched = usual[::SIZE]
-        profile = pb.RequestProfile(history=[pb.WatchedVideo(video_id=each) for each in watched])
-        found = await follow([stub], 3, profile=profile)
-    assert len(watched) == 3
-    assert not {name for page in found for name in page} & {*watched}
-
-
 async def test_a_token_that_continues_nothing_is_refused_by_the_name_of_its_field(
     release: Path, features: Path
 ) -> None:

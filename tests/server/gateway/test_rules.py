@@ -32,11 +32,6 @@ POPULAR = [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
 SKIPPED = [viewer_pb2.DEGRADATION_RANKING_SKIPPED]
 
 
-def put(file: Path, text: str) -> None:
-    """Write a file of rules."""
-    file.write_text(text)
-
-
 def labels(name: str, attribute: str) -> set[str]:
     found = labels_of(ROWS[name], CREATORS)
     return {each for each in found if each.startswith(f"{attribute}=")}
@@ -58,31 +53,31 @@ def applied(slate: pb.RecommendResponse) -> dict[str, int]:
     return {rule.name: rule.count for rule in slate.explanation.rules}
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "rules.toml"
+class Site:
+    """Pods, and a file of rules for the gateways before them."""
+
+    def __init__(self, chain: Chain, file: Path) -> None:
+        self.chain, self.file = chain, file
+
+    def __call__(self, text: str, *broken: str, **changes: Any) -> Any:
+        """A gateway with these rules, before pods some kinds of which are broken."""
+        self.file.write_text(text)
+        targets = dict.fromkeys(filter(None, broken), NOWHERE)
+        return self.chain.gateway(rules=self.file, **targets, **changes)
 
 
 @pytest.fixture
-def pods(
-    chain: Chain,
-) -> Any:
-    def started(
-        file: Path, candidate: str = chain.candidate, ranking: str = chain.ranking, **changes: Any
-    ) -> Any:
-        return chain.gateway(candidate=candidate, ranking=ranking, rules=file, **changes)
-
-    return started
+def site(chain: Chain, tmp_path: Path) -> Site:
+    return Site(chain, tmp_path / "rules.toml")
 
 
 @pytest.mark.parametrize(
     ("broken", "degradations"), [("", []), ("ranking", SKIPPED), ("candidate", POPULAR)]
 )
 async def test_a_filter_of_the_site_holds_in_whole_and_degraded_slates(
-    pods: Any, file: Path, broken: str, degradations: list[int]
+    site: Site, broken: str, degradations: list[int]
 ) -> None:
-    put(file, GERMAN)
-    async with pods(file, **({broken: NOWHERE} if broken else {})) as stub:
+    async with site(GERMAN, broken) as stub:
         slate = await stub.Recommend(request())
         similar = await stub.SimilarVideos(pb.SimilarVideosRequest(video_id="video-9"))
         short = message(condition("duration", max=300))
@@ -114,12 +109,12 @@ async def test_a_filter_of_the_site_holds_in_whole_and_degraded_slates(
     ],
 )
 async def test_nothing_is_shown_if_the_release_lacks_an_attribute_of_a_filter_of_the_site(
-    pods: Any, file: Path, parts: str, pods_away: bool
+    site: Site, parts: str, pods_away: bool
 ) -> None:
-    put(file, f'[[filters]]\nname = "rights"\nregions = ["DE"]\n{parts}\n')
+    text = f'[[filters]]\nname = "rights"\nregions = ["DE"]\n{parts}\n'
     here = pb.RequestContext(region="DE")
     about = pb.ExplainVideoRequest(video_id=FREE[0], request=request(context=here))
-    async with pods(file, **({"candidate": NOWHERE} if pods_away else {})) as stub:
+    async with site(text, "candidate" if pods_away else "") as stub:
         slate = await stub.Recommend(request(context=here))
         asked = request(context=here, filter=message(condition("tag", any_of=["cat"])))
         filtered = await stub.Recommend(asked)
@@ -139,17 +134,16 @@ async def test_nothing_is_shown_if_the_release_lacks_an_attribute_of_a_filter_of
 
 
 async def test_a_boost_multiplies_the_final_score(
-    pods: Any, file: Path, whole: RecommendationServiceAsyncStub
+    site: Site, whole: RecommendationServiceAsyncStub
 ) -> None:
-    put(
-        file,
+    text = (
         '[[boosts]]\nname = "cats"\nfactor = 0.25\n'
         'conditions = [{ attribute = "tag", any_of = ["cat"] }]\n'
         '[[boosts]]\nname = "unknown"\nfactor = 2.0\n'
-        'conditions = [{ attribute = "nowhere", any_of = ["cat"] }]\n',
+        'conditions = [{ attribute = "nowhere", any_of = ["cat"] }]\n'
     )
     usual = {item.video_id: item.score for item in (await whole.Recommend(request())).items}
-    async with pods(file) as stub:
+    async with site(text) as stub:
         slate = await stub.Recommend(request())
     boosted = {item.video_id: item.score for item in slate.items}
     assert boosted.keys() == usual.keys()
@@ -162,16 +156,14 @@ async def test_a_boost_multiplies_the_final_score(
 
 @pytest.mark.parametrize("broken", ["", "ranking", "candidate"])
 async def test_a_pinned_video_has_its_position_on_the_first_page_alone(
-    pods: Any, file: Path, broken: str
+    site: Site, broken: str
 ) -> None:
-    put(
-        file,
+    text = (
         f'[[pins]]\nname = "launch"\nvideo_id = "{PINNED}"\nposition = 3\n'
         f'[[pins]]\nname = "seen"\nvideo_id = "{WATCHED[0]}"\nposition = 1\n'
-        '[[pins]]\nname = "gone"\nvideo_id = "nothing"\nposition = 2\n',
+        '[[pins]]\nname = "gone"\nvideo_id = "nothing"\nposition = 2\n'
     )
-    changes = {"page_token_keys": KEY, **({broken: NOWHERE} if broken else {})}
-    async with pods(file, **changes) as stub:
+    async with site(text, broken, page_token_keys=KEY) as stub:
         first = await stub.Recommend(request(page_size=5))
         second = await stub.Recommend(request(page_size=5, page_token=first.next_page_token))
         context = pb.RequestContext(region="DE")
@@ -184,21 +176,20 @@ async def test_a_pinned_video_has_its_position_on_the_first_page_alone(
     assert PINNED not in names(excluded)
 
 
-async def test_a_filter_of_the_site_forbids_a_pinned_video_too(pods: Any, file: Path) -> None:
+async def test_a_filter_of_the_site_forbids_a_pinned_video_too(site: Site) -> None:
     other = next(name for name in FREE if not german(name))
-    put(file, GERMAN + f'[[pins]]\nname = "p"\nvideo_id = "{other}"\nposition = 1\n')
-    async with pods(file) as stub:
+    async with site(GERMAN + f'[[pins]]\nname = "p"\nvideo_id = "{other}"\nposition = 1\n') as stub:
         slate = await stub.Recommend(request())
     assert other not in names(slate)
     assert applied(slate)["p"] == 0
 
 
 async def test_a_pinned_video_that_no_source_finds_is_ranked_like_the_others(
-    pods: Any, file: Path, whole: RecommendationServiceAsyncStub
+    site: Site, whole: RecommendationServiceAsyncStub
 ) -> None:
     last = names(await whole.Recommend(request()))[-1]
-    put(file, f'[[pins]]\nname = "last"\nvideo_id = "{last}"\nposition = 1\n')
-    async with pods(file, candidates=10) as stub:
+    text = f'[[pins]]\nname = "last"\nvideo_id = "{last}"\nposition = 1\n'
+    async with site(text, candidates=10) as stub:
         slate = await stub.Recommend(request(page_size=5))
     assert names(slate)[0] == last
     assert slate.items[0].task_scores.watch > 0
@@ -207,10 +198,10 @@ async def test_a_pinned_video_that_no_source_finds_is_ranked_like_the_others(
 @pytest.mark.parametrize("broken", ["", "candidate"])
 @pytest.mark.parametrize("attribute", ["creator", "tag"])
 async def test_a_page_has_no_more_videos_with_a_label_than_its_cap(
-    pods: Any, file: Path, attribute: str, broken: str
+    site: Site, attribute: str, broken: str
 ) -> None:
-    put(file, f'[[caps]]\nname = "two"\nattribute = "{attribute}"\nmax = 2\n')
-    async with pods(file, **({broken: NOWHERE} if broken else {})) as stub:
+    text = f'[[caps]]\nname = "two"\nattribute = "{attribute}"\nmax = 2\n'
+    async with site(text, broken) as stub:
         slate = await stub.Recommend(request())
     counts = Counter(label for name in names(slate) for label in labels(name, attribute))
     assert counts
@@ -223,13 +214,11 @@ async def test_a_page_has_no_more_videos_with_a_label_than_its_cap(
 
 
 async def test_a_cap_of_some_labels_leaves_the_others(
-    pods: Any, file: Path, whole: RecommendationServiceAsyncStub
+    site: Site, whole: RecommendationServiceAsyncStub
 ) -> None:
     usual = names(await whole.Recommend(request()))
-    put(
-        file, '[[caps]]\nname = "cats"\nattribute = "tag"\nvalues = ["cat", "none such"]\nmax = 1\n'
-    )
-    async with pods(file) as stub:
+    text = '[[caps]]\nname = "cats"\nattribute = "tag"\nvalues = ["cat", "none such"]\nmax = 1\n'
+    async with site(text) as stub:
         capped = names(await stub.Recommend(request()))
     cats = [name for name in usual if "tag=cat" in labels(name, "tag")]
     assert {*capped} == {*usual} - {*cats} | {name for name in capped if name in cats}
@@ -246,32 +235,25 @@ async def test_a_cap_of_some_labels_leaves_the_others(
     ids=["it applies no filter", "its columns don't fit", "it knows no other rules"],
 )
 async def test_a_pod_is_believed_only_if_it_applies_the_filters_of_the_site(
-    pods: Any,
-    file: Path,
-    candidate_target: str,
+    site: Site,
     change: Callable[[Any], object],
     degradations: list[int],
 ) -> None:
-    put(
-        file,
+    text = (
         GERMAN + '[[caps]]\nname = "two"\nattribute = "creator"\nmax = 40\n'
-        '[[boosts]]\nname = "b"\nfactor = 2\nconditions = [{ attribute = "duration", max = 9 }]\n',
+        '[[boosts]]\nname = "b"\nfactor = 2\nconditions = [{ attribute = "duration", max = 9 }]\n'
     )
-    relay = Relay(candidate_target, change=change)
-    async with relaying(relay) as candidate, pods(file, candidate=candidate) as stub:
+    relay = Relay(site.chain.candidate, change=change)
+    async with relaying(relay) as candidate, site(text, candidate=candidate) as stub:
         slate = await stub.Recommend(request())
     assert list(slate.degradations) == degradations
     assert {*names(slate)} == {name for name in FREE if german(name)}
 
 
-async def test_rules_that_change_between_two_pages_leave_the_token_valid(
-    pods: Any, file: Path
-) -> None:
-    put(file, "")
-    async with pods(file, page_token_keys=KEY) as stub:
+async def test_rules_that_change_between_two_pages_leave_the_token_valid(site: Site) -> None:
+    async with site("", page_token_keys=KEY) as stub:
         first = await stub.Recommend(request(page_size=5))
-    put(file, GERMAN)
-    async with pods(file, page_token_keys=KEY) as stub:
+    async with site(GERMAN, page_token_keys=KEY) as stub:
         page = request(page_size=5, page_token=first.next_page_token)
         second = await stub.Recommend(page)
     assert second.items

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -36,10 +35,12 @@ async def shadow_of(channel: grpc.aio.Channel) -> ShadowComparison:
 
 @asynccontextmanager
 async def gateway_channel(
-    release: Path, features: Path, candidate: str, ranking: str, **changes: Any
+    chain: Chain, ranking: str, **changes: Any
 ) -> AsyncIterator[grpc.aio.Channel]:
-    settings = gateway_settings(features, candidate, ranking, **changes)
-    async with serving(gateway_pod(settings), release) as (_, channel):
+    """A channel to a gateway that repeats all of its requests."""
+    targets = chain.candidate, ranking
+    settings = gateway_settings(chain.features, *targets, shadow_share=1.0, **changes)
+    async with serving(gateway_pod(settings), chain.release) as (_, channel):
         yield channel
 
 
@@ -97,8 +98,7 @@ async def recommend_until(
 async def test_repeated_requests_are_compared_and_shown(
     chain: Chain,
 ) -> None:
-    targets = (chain.release, chain.features, chain.candidate, chain.ranking)
-    async with gateway_channel(*targets, shadow_share=1.0) as channel:
+    async with gateway_channel(chain, chain.ranking) as channel:
         stub = RecommendationServiceStub(channel)
         for _ in range(5):
             assert (await stub.Recommend(pb.RecommendRequest(viewer_id=VIEWER))).items
@@ -114,18 +114,6 @@ async def test_repeated_requests_are_compared_and_shown(
         assert shadow.mean_score_shift == pytest.approx(0.0, abs=1e-6)
         assert shadow.shadow_time.ToTimedelta().total_seconds() > 0
         assert not shadow.failed
-
-
-async def test_share_of_zero_repeats_nothing(
-    chain: Chain,
-) -> None:
-    targets = (chain.release, chain.features, chain.candidate, chain.ranking)
-    async with gateway_channel(*targets) as channel:
-        await RecommendationServiceStub(channel).Recommend(pb.RecommendRequest(viewer_id=VIEWER))
-        release_state = await ReleaseServiceStub(channel).GetServingRelease(
-            GetServingReleaseRequest()
-        )
-        assert not release_state.HasField("shadow")
 
 
 def without_scores(answer: Answer) -> None:
@@ -147,9 +135,7 @@ async def test_incomparable_responses_are_counted_and_others_compared(
     with structlog.testing.capture_logs() as logs:
         async with (
             shadow_ranking(chain.ranking, change) as (ranking, _),
-            gateway_channel(
-                chain.release, chain.features, chain.candidate, ranking, shadow_share=1.0
-            ) as channel,
+            gateway_channel(chain, ranking) as channel,
         ):
             # More than there are workers: none has ended.
             shadow = await recommend_until(channel, lambda shadow: shadow.failed >= 5)
@@ -164,14 +150,7 @@ async def test_a_shadow_that_viewers_would_not_wait_for_is_measured(
     limit = 1.0
     async with (
         shadow_ranking(chain.ranking, delay=1.3 * limit) as (ranking, pod),
-        gateway_channel(
-            chain.release,
-            chain.features,
-            chain.candidate,
-            ranking,
-            shadow_share=1.0,
-            ranking_timeout=limit,
-        ) as channel,
+        gateway_channel(chain, ranking, ranking_timeout=limit) as channel,
     ):
         shadow = await recommend_until(channel, lambda shadow: shadow.compared > 0)
     assert shadow.shadow_time.ToTimedelta().total_seconds() > limit

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
-from tests.builders.chain import NOWHERE, Chain, gateway
+from tests.builders.chain import NOWHERE, Chain
 from tests.builders.relay import Relay, relaying
 from tests.builders.releases import video_ids
 from tests.builders.tiny_home import VIEWER, WATCHED
@@ -57,9 +56,9 @@ async def test_an_unknown_video_has_no_similar_ones(whole: RecommendationService
 
 
 async def test_similar_videos_need_no_feature_store_and_degrade_to_the_popular_list(
-    release: Path, features: Path, ranking_target: str
+    chain: Chain,
 ) -> None:
-    async with gateway(release, features, NOWHERE, ranking_target) as stub:
+    async with chain.gateway(NOWHERE) as stub:
         similar = await stub.SimilarVideos(pb.SimilarVideosRequest(video_id="video-20"))
     assert list(similar.degradations) == [viewer_pb2.DEGRADATION_POPULAR_FALLBACK]
     assert [item.video_id for item in similar.items] == video_ids(40)[:10]

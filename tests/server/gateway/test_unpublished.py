@@ -21,7 +21,6 @@ from tests.builders.releases import video_ids
 from tests.builders.rpc import serving
 from tests.builders.tiny_home import VIEWER, WATCHED
 from vireo.server.candidate.service import CANDIDATE_POD
-from vireo.server.features.keys import video_key
 from vireo.server.gateway import service
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.query import RecommendQuery
@@ -136,13 +135,3 @@ def test_the_fallback_goes_by_the_last_change_of_a_video(dated: Path, clock: Clo
     assert missing() == {later}
     clock.now = NOON + 60
     assert missing() == set()
-
-
-def test_an_upsert_is_left_out_until_its_time_or_another_one(clock: Clock) -> None:
-    overlay = Overlay(10, clock=clock)
-    overlay.take([upserted(each, f"v{each}", published=Timestamp(seconds=NOON)) for each in (1, 2)])
-    overlay.take([upserted(3, "v2", published=Timestamp(seconds=NOON - 9)), upserted(4, "v3")])
-    keys = [video_key(f"v{each}") for each in (1, 2, 3)]
-    assert overlay.left_out(keys) == {keys[0]}
-    clock.now = NOON
-    assert overlay.left_out(keys) == set()

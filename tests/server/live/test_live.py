@@ -11,26 +11,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.builders.catalogue import change, key_of
+from tests.builders.catalogue import change, key_of, known_videos
 from tests.builders.nats import RunningNats, settings_of
 from tests.builders.reading import take
-from tests.builders.releases import build_release
 from tests.builders.waiting import until
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, REMOVED, STATE, Entry, Stream
-from vireo.server.event_log.position import BEGIN
 from vireo.server.event_log.settings import EventLogSettings
-from vireo.server.features.keys import VideoRows, video_key
+from vireo.server.features.keys import video_key
 from vireo.server.live.live import Live
 from vireo.server.live.settings import LiveSettings
-from vireo.server.recommend.catalogue.placement import Placement
-from vireo.server.recommend.catalogue.side import KnownVideos, SideTable
-from vireo.server.releases import layout
-from vireo.server.releases.manifest import Manifest
+from vireo.server.recommend.catalogue.live_videos import LiveVideos
+from vireo.server.recommend.catalogue.placement import KnownVideos
 from vireo.v1.log_pb2 import Trending, TrendingVideos
 
 NO_RELEASE = Path("no release")
@@ -38,11 +33,8 @@ NO_RELEASE = Path("no release")
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory: pytest.TempPathFactory) -> KnownVideos:
-    folder: Path = build_release(tmp_path_factory.mktemp("release"))
-    keys = np.load(folder / layout.VIDEO_KEYS)
-    placement = Placement.load(folder, Manifest.read(folder), len(keys))
-    return KnownVideos(VideoRows(keys), np.load(folder / layout.VIDEO_VECTORS), BEGIN, placement)
+def known(release_folder: Path) -> KnownVideos:
+    return known_videos(release_folder)
 
 
 @asynccontextmanager
@@ -70,14 +62,10 @@ async def writing(nats: RunningNats) -> AsyncIterator[JetStreamLog]:
         await log.close()
 
 
-async def completed(live: Live, known: KnownVideos, silence: float = 0.2) -> SideTable:
-    """A table, made when a pod would make it."""
+async def completed(live: Live, known: KnownVideos, silence: float = 0.2) -> LiveVideos:
+    """The live videos of a release, made when a pod would make them."""
     await asyncio.to_thread(live.wait, NO_RELEASE, silence)
-    return await asyncio.to_thread(live.complete, new_table(live, known), NO_RELEASE)
-
-
-def new_table(live: Live, known: KnownVideos) -> SideTable:
-    return SideTable(live.overlay, known, ranked=True)
+    return await asyncio.to_thread(live.live_videos, known, NO_RELEASE)
 
 
 async def remove(log: JetStreamLog, video_id: str) -> int:
@@ -85,60 +73,14 @@ async def remove(log: JetStreamLog, video_id: str) -> int:
     return await log.append(CATALOG, key_of(video_id), change(video_id, is_removed=True))
 
 
-async def test_a_table_has_what_came_before_it_and_what_comes_after(
-    nats: RunningNats, known: KnownVideos
-) -> None:
-    async with writing(nats) as log:
-        for name in ("first", "second"):
-            await log.append(CATALOG, key_of(name), change(name, tags=["cat"]))
-        await remove(log, "video-5")
-        async with following(nats) as live:
-            table = await completed(live, known)
-            assert live.caught_up.is_set()
-            assert table.places.keys() == {video_key("first"), video_key("second")}
-            assert table.removed_rows.tolist() == [5]
-
-            await log.append(CATALOG, key_of("third"), change("third", tags=["dog"]))
-            await remove(log, "first")
-            await until(lambda: table.places.keys() == {video_key("second"), video_key("third")})
-
-
 async def test_a_removal_that_an_earlier_build_recorded_holds(
     nats: RunningNats, known: KnownVideos
 ) -> None:
     """Gateways of that build have the catalogue's stream alone."""
     async with writing(nats) as log, following(nats) as live:
-        table = await completed(live, known)
+        videos = await completed(live, known)
         await log.append(CATALOG, key_of("video-9"), change("video-9", is_removed=True))
-        await until(lambda: 9 in table.removed_rows)
-
-
-async def test_without_the_log_a_release_is_served_and_follows_once_it_is_back(
-    nats: RunningNats, known: KnownVideos
-) -> None:
-    async with writing(nats) as log:
-        await log.append(CATALOG, key_of("early"), change("early", tags=["cat"]))
-    nats.kill()
-    async with following(nats) as live:
-        live.overlay.takedowns.as_of = 1.0  # as a copy of them says
-        table = await completed(live, known)
-        assert not live.caught_up.is_set()
-        assert table.places == {}
-        nats.start()
-        await until(lambda: video_key("early") in table.places)
-
-
-async def test_removals_stay_while_the_log_is_away(nats: RunningNats, known: KnownVideos) -> None:
-    async with writing(nats) as log:
-        await remove(log, "video-7")
-    async with following(nats) as live:
-        await until(live.takedowns_read.is_set)
-        nats.kill()
-        try:
-            table = await completed(live, known)
-            assert 7 in table.removed_rows
-        finally:
-            nats.start()
+        await until(lambda: 9 in videos.removed_rows)
 
 
 async def test_a_pod_hears_of_changes_after_the_log_lost_its_data(
@@ -148,23 +90,25 @@ async def test_a_pod_hears_of_changes_after_the_log_lost_its_data(
         for number in range(3):
             await log.append(CATALOG, key_of("before"), change("before", title=f"{number}"))
     async with following(nats) as live:
-        table = await completed(live, known)
+        videos = await completed(live, known)
         nats.kill()
         nats.forget()
         await asyncio.to_thread(nats.start)
         async with writing(nats) as log:
             await remove(log, "video-8")
-        await until(lambda: 8 in table.removed_rows)
+        await until(lambda: 8 in videos.removed_rows)
 
 
-async def test_a_table_that_nobody_uses_is_freed(nats: RunningNats, known: KnownVideos) -> None:
+async def test_live_videos_that_nobody_uses_are_freed(
+    nats: RunningNats, known: KnownVideos
+) -> None:
     async with writing(nats) as log, following(nats) as live:
-        table = await completed(live, known)
+        videos = await completed(live, known)
         await log.append(CATALOG, key_of("a last one"), change("a last one", tags=["cat"]))
-        places = table.places
+        places = videos.places
         await until(lambda: video_key("a last one") in places)
-        freed = weakref.ref(table)
-        del table
+        freed = weakref.ref(videos)
+        del videos
         await until(lambda: gc.collect() >= 0 and freed() is None)  # the last refresh may go on
 
 
@@ -176,7 +120,9 @@ async def test_a_gateway_remembers_what_changed_and_not_how(nats: RunningNats) -
         await until(lambda: live.overlay.position >= last)
         assert video_key("gone") in live.overlay.takedowns
         assert live.overlay.changed_after(video_key("kept"), 0)
-        assert {change.video for change in live.overlay.since(0)} == {b""}
+        kept = live.overlay.get(video_key("kept"))
+        assert kept is not None
+        assert kept.video == b""
 
 
 async def test_changes_up_to_a_release_count_only_in_the_log_that_it_was_trained_on(
@@ -190,9 +136,9 @@ async def test_changes_up_to_a_release_count_only_in_the_log_that_it_was_trained
         unlike = replace(position, fingerprint=position.fingerprint ^ 1)
         beyond = replace(position, sequence=position.sequence + 1)
         for trained_at, changed in ((position, False), (unlike, True), (beyond, True)):
-            table = await completed(live, replace(known, position=trained_at))
-            assert (video_key("video-3") in table.places) == changed
-            assert table.merged == (0 if changed else position.sequence)
+            videos = await completed(live, replace(known, position=trained_at))
+            assert (video_key("video-3") in videos.places) == changed
+            assert videos.merged == (0 if changed else position.sequence)
         await log.append(CATALOG, key_of("video-3"), change("video-3", tags=["newer"]))
         assert await asyncio.to_thread(live.merged, position) == position.sequence, "as it was"
         assert await asyncio.to_thread(live.merged, beyond) == 0

@@ -6,10 +6,10 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -95,13 +95,7 @@ class Site:
         self, built: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator[RunningPod]:
         """A candidate pod that serves a release; `built` is called with each that was built."""
-        settings = CandidateSettings(
-            port=0,
-            s3=self.store.settings,
-            event_log=settings_of(self.nats),
-            cache=self.folder / "cache",
-        )
-        pod = candidate_pod(settings)
+        pod = candidate_pod(CandidateSettings(**self._settings))
 
         def build(folder: Path) -> Any:
             content = pod.build(folder)
@@ -114,17 +108,18 @@ class Site:
     @asynccontextmanager
     async def ranking(self) -> AsyncIterator[RunningPod]:
         """A ranking pod that serves a release."""
-        async with self._pod(
-            ranking_pod(
-                PodSettings(
-                    port=0,
-                    s3=self.store.settings,
-                    event_log=settings_of(self.nats),
-                    cache=self.folder / "cache",
-                )
-            )
-        ) as pod:
+        async with self._pod(ranking_pod(PodSettings(**self._settings))) as pod:
             yield pod
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """How a pod reaches the store and the log."""
+        return {
+            "port": 0,
+            "s3": self.store.settings,
+            "event_log": settings_of(self.nats),
+            "cache": self.folder / "cache",
+        }
 
     @asynccontextmanager
     async def _pod(self, pod: Pod[Any]) -> AsyncIterator[RunningPod]:
@@ -153,9 +148,10 @@ async def ids(pod: RunningPod) -> set[str]:
     return set((await retrieved(pod)).ids)
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+async def shows(pod: RunningPod, *shown: str, gone: str = "") -> None:
+    """Return once some videos are candidates, and another isn't."""
     async with asyncio.timeout(60):
-        while not await condition():  # noqa: ASYNC110 (it asks a pod)
+        while not {*shown} <= (found := await ids(pod)) or gone in found:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
@@ -164,12 +160,7 @@ async def test_a_new_video_is_retrieved_and_ranked_and_a_removed_one_is_gone(sit
     async with site.candidates() as candidates, site.ranking() as ranking:
         await site.upsert("fresh-1")
         await site.remove("video-3")
-
-        async def followed() -> bool:
-            found = await ids(candidates)
-            return "fresh-1" in found and "video-3" not in found
-
-        await eventually(followed)
+        await shows(candidates, "fresh-1", gone="video-3")
         found = await retrieved(candidates)
         place = list(found.keys).index(video_key("fresh-1"))
         assert found.source_masks[place] & NEW.bit
@@ -182,12 +173,12 @@ async def test_a_new_video_is_retrieved_and_ranked_and_a_removed_one_is_gone(sit
             page_size=200,
             titles=True,
         )
-
-        async def ranked() -> bool:
-            answer = await RankingServiceStub(ranking.channel).RankCandidates(request, timeout=30)
-            return "fresh-1" in answer.ids and not answer.unknown_candidates
-
-        await eventually(ranked)
+        async with asyncio.timeout(60):
+            while True:
+                ranked = await RankingServiceStub(ranking.channel).RankCandidates(request)
+                if "fresh-1" in ranked.ids and not ranked.unknown_candidates:
+                    break
+                await asyncio.sleep(0.02)
 
 
 async def test_removals_and_new_videos_outlast_swaps_rollbacks_and_restarts(site: Site) -> None:
@@ -195,34 +186,22 @@ async def test_removals_and_new_videos_outlast_swaps_rollbacks_and_restarts(site
     async with site.candidates() as pod:
         await site.upsert("fresh-2")
         await site.remove("video-5")
-
-        async def holds() -> bool:
-            found = await ids(pod)
-            return "fresh-2" in found and "video-5" not in found
-
-        await eventually(holds)
+        await shows(pod, "fresh-2", gone="video-5")
         second = site.publish("b", videos=41)  # which lists it too
-        await until(lambda: serves(pod.loader, second))
-        assert await holds()
-        site.point(first)
-        await until(lambda: serves(pod.loader, first))
-        assert await holds()
+        for release_id in (second, first):
+            site.point(release_id)
+            await until(partial(serves, pod.loader, release_id))
+            found = await ids(pod)
+            assert "fresh-2" in found
+            assert "video-5" not in found
     async with site.candidates() as pod:
-        assert await holds()
+        assert "video-5" not in await ids(pod)
         await site.upsert("video-5")
         await site.upsert("fresh-2b")
-
-        async def known() -> bool:
-            return "fresh-2b" in await ids(pod)
-
-        await eventually(known)
-        assert await holds(), "an upsert undoes no removal"
+        await shows(pod, "fresh-2", "fresh-2b")
+        assert "video-5" not in await ids(pod), "an upsert undoes no removal"
         await site.restore("video-5")
-
-        async def back() -> bool:
-            return "video-5" in await ids(pod)
-
-        await eventually(back)
+        await shows(pod, "video-5")
 
 
 async def test_a_removal_in_the_middle_of_a_swap_holds_from_its_first_call_on(site: Site) -> None:
@@ -239,11 +218,7 @@ async def test_a_removal_in_the_middle_of_a_swap_holds_from_its_first_call_on(si
         await asyncio.to_thread(built.wait, 30)
         await site.remove("video-40")
         await site.remove("video-9")
-
-        async def gone() -> bool:
-            return "video-9" not in await ids(pod)
-
-        await eventually(gone)
+        await shows(pod, gone="video-9")
         go_on.set()
         await until(lambda: serves(pod.loader, second))
         assert not {"video-9", "video-40"} & await ids(pod)
@@ -278,11 +253,7 @@ async def test_while_the_log_is_away_pods_start_with_the_last_copy_of_the_takedo
         as_of = (await pod.state()).takedowns_as_of.seconds
         assert 0 < as_of <= time.time()
         site.nats.start()
-
-        async def gone() -> bool:
-            return "video-8" not in await ids(pod)
-
-        await eventually(gone)
+        await shows(pod, gone="video-8")
         await until(lambda: Takedowns.read(site.copy).as_of > as_of)
 
 

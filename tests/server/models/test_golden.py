@@ -8,8 +8,7 @@ import pytest
 from tests.builders.inference import Array
 from tests.builders.releases import VECTOR_SIZE, build_release, save_golden
 from vireo.ops.cli.release.verification import ARCHITECTURE_NOISE
-from vireo.server.models.golden import GoldenMismatchError, replay
-from vireo.server.models.model import Model
+from vireo.server.models.model import GoldenMismatchError, Model, replay
 from vireo.server.models.signature import ranker_signature, tower_signature
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import ReleaseError

@@ -17,11 +17,15 @@ from vireo.server.features.model_inputs import ranking_inputs, retrieval_feature
 from vireo.server.features.viewer import ViewerFeatures
 from vireo.server.ranking.service import encode
 from vireo.server.recommend.page import fill_page
-from vireo.server.recommend.ranking.damping import DAMPED_DAYS, DAMPING
-from vireo.server.recommend.ranking.pipeline import RankedCandidates, RankingPipeline, RankingQuery
-from vireo.server.recommend.ranking.query import PageRules
-from vireo.server.recommend.ranking.release import RankingRelease
-from vireo.server.recommend.ranking.reserved import NEW_IMPRESSIONS, NEW_SHARE
+from vireo.server.recommend.ranking.diversity import DAMPED_DAYS, DAMPING
+from vireo.server.recommend.ranking.pipeline import (
+    NEW_IMPRESSIONS,
+    NEW_SHARE,
+    RankedCandidates,
+    RankingPipeline,
+    RankingQuery,
+)
+from vireo.server.recommend.ranking.release import PageRules, RankingRelease
 from vireo.server.signals import COLD_SHARE, TRENDING
 
 DAY = 86_400
@@ -57,7 +61,7 @@ def test_new_videos_are_ranked_with_what_is_known_of_them(beside: RankingRelease
         beside.vocabulary,
     )
     assert beside.live is not None
-    side = beside.live.table
+    side = beside.live
     assert np.array_equal(inputs["candidate_vectors"][0, 1], side.vectors[rows[1] - 40])
     assert np.array_equal(inputs["candidate_features"][0, 1], side.features[rows[1] - 40])
     [own] = looked_up(beside.table.vectors, np.array([3]))

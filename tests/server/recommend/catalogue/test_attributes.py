@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
+import faiss
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import given, settings
@@ -13,14 +16,11 @@ from hypothesis import strategies as st
 
 from tests.builders.attributes import DECLARED
 from tests.builders.filters import random_expression
-from vireo.server.features.keys import video_key
-from vireo.server.recommend.catalogue.attributes import (
-    ChangedAttributes,
-    ChangedVideos,
-    labels_of,
-    numbers_of,
-)
+from vireo.server.recommend.catalogue.attributes import LiveAttributes, labels_of, numbers_of
 from vireo.server.recommend.filters.declared import Declared
+from vireo.server.recommend.retrieval.allowed import AppliedFilter
+from vireo.server.recommend.retrieval.index import VideoIndex
+from vireo.server.releases.manifest import IndexDescription
 from vireo.v1.catalog_pb2 import Video, VideoAttribute
 
 LABELS = {"creator": ["ann", "bob"], "language": ["de", "en"], "tag": ["a", "b", "c", "="]}
@@ -77,44 +77,41 @@ def test_what_a_video_lacks_isnt_known() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_filters_follow_every_change(seed: int) -> None:
-    draw = random.Random(seed)
-    attributes = ChangedAttributes(Declared(tuple(LABELS), tuple(NUMBERS)), room=30)
-    attributes._labels = attributes._labels[:8]  # so that it is rebuilt again and again
-    attributes._slots = attributes._slots[:8]
-    filters = [random_expression(draw, LABELS, NUMBERS)[1] for _ in range(5)]
-    kept = [(each, ChangedVideos()) for each in filters]
+    draw, room = random.Random(seed), 30
+    attributes = LiveAttributes(Declared(tuple(LABELS), tuple(NUMBERS)), room)
+    videos: Any = SimpleNamespace(attributes=attributes, own_rows=np.full(room, -1), count=0)
     base = np.array([draw.random() < 0.5 for _ in range(10)])
-    known: dict[int, Video] = {}
+    index = VideoIndex(faiss.IndexFlatIP(1), IndexDescription())
+    filters = [random_expression(draw, LABELS, NUMBERS)[1] for _ in range(5)]
+    kept = [(each, AppliedFilter(each, base, index, videos)) for each in filters]
+    places = dict[str, int]()
+    known: dict[str, Video] = {}
     most_parts = 0
     for _ in range(40):
         video = random_video(draw)
-        key = video_key(video.video_id)
-        own = int(video.video_id) if int(video.video_id) < 10 else -1
+        name = video.video_id
         if draw.random() < 0.3:
-            known.pop(key, None)
-            attributes.drop(key)
+            if known.pop(name, None):
+                attributes.drop(places[name])
+                videos.own_rows[places[name]] = -1
         else:
-            known[key] = video
-            attributes.put(key, own, video)
+            known[name] = video
+            place = places.setdefault(name, len(places))
+            attributes.put(place, video)
+            videos.own_rows[place] = int(name) if int(name) < 10 else -1
+            videos.count = len(places)
         for asked, each in draw.sample(kept, 2):
-            with patch(
-                "vireo.server.recommend.catalogue.attributes._PART_ENTRIES", draw.randrange(1, 9)
-            ):
-                next(each.update(asked, attributes, base.take), None)  # others ask meanwhile
-                parts = sum(1 for _ in each.update(asked, attributes, base.take))
-            most_parts = max(most_parts, parts)
+            with patch("vireo.server.recommend.retrieval.allowed._PART", draw.randrange(1, 9)):
+                next(each.updates(asked), None)  # others ask meanwhile
+                most_parts = max(most_parts, sum(1 for _ in each.updates(asked)))
             said = {
-                key: asked.holds(set(labels_of(video, DECLARED)), numbers_of(video, DECLARED))
-                for key, video in known.items()
+                name: asked.holds(set(labels_of(video, DECLARED)), numbers_of(video, DECLARED))
+                for name, video in known.items()
             }
-            assert {key: each.held[slot] for key, slot in attributes.slots.items()} == said
-            changed = {
-                int(video.video_id): said[key]
-                for key, video in known.items()
-                if int(video.video_id) < 10
-            }
-            allowed = [row for row, held in changed.items() if held and not base[row]]
-            forbidden = [row for row, held in changed.items() if not held and base[row]]
+            assert {name: each.live[places[name]] for name in known} == said
+            own = {int(name): held for name, held in said.items() if int(name) < 10}
+            allowed = [row for row, held in own.items() if held and not base[row]]
+            forbidden = [row for row, held in own.items() if not held and base[row]]
             assert sorted(each.allowed_rows.tolist()) == sorted(allowed)
             assert sorted(each.forbidden_rows.tolist()) == sorted(forbidden)
     assert most_parts > 1

@@ -3,8 +3,12 @@ from __future__ import annotations
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.builders.clock import Clock
-from vireo.server.recommend.catalogue.locales import OVERALL
-from vireo.server.recommend.catalogue.trends import MERGE_SECONDS, MIN_LOCALE_WEIGHT, Trends
+from vireo.server.recommend.catalogue.trends import (
+    MERGE_SECONDS,
+    MIN_LOCALE_WEIGHT,
+    OVERALL,
+    Trends,
+)
 from vireo.v1.log_pb2 import Trending, TrendingVideos
 
 HALF_LIFE = 3600.0

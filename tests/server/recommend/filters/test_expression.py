@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.builders.attributes import DECLARED
 from tests.builders.filters import condition, expression, message, random_expression
 from vireo.server.recommend.filters.declared import Declared
-from vireo.server.recommend.filters.expression import BadFilterError, decode
+from vireo.server.recommend.filters.expression import BadFilterError, decode, unmet
 from vireo.v1 import filter_pb2
 
 LABELS = {
@@ -176,4 +176,52 @@ def test_any_filter_holds_for_the_videos_that_its_proto_says(seed: int) -> None:
             for name, values in NUMBERS.items()
             if draw.random() < 0.7
         }
-        assert expressed.holds(labels, numbers) is said(asked, labels, numbers)
+        held = expressed.holds(labels, numbers)
+        assert held is said(asked, labels, numbers)
+        assert (unmet(expressed, labels, numbers) is None) is held
+
+
+MINE = (
+    {"tag=cat", "tag=a=b", "language=de"},
+    {"age_rating": 16.0, "duration": 1234.5, "published": 86_400.0},
+)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "words"),
+    [
+        ([condition("tag", any_of=["cat"])], None),
+        ([condition("language", any_of=["en", "fr"])], "its language is de, and must be en or fr"),
+        ([condition("tag", any_of=["fish"])], "its tag is a=b and cat, and must be fish"),
+        ([condition("creator", any_of=["c"])], "its creator is unknown, and must be c"),
+        ([condition("tag", all_of=["cat", "dog"])], "it lacks the tag dog"),
+        ([condition("tag", none_of=["dog", "a=b"])], "it has the tag a=b, which it must not have"),
+        ([condition("age_rating", max=12)], "its age_rating is 16, and must be at most 12"),
+        (
+            [condition("duration", min=0.5, max=1200)],
+            "its duration is 1234.5, and must be at least 0.5 and at most 1200",
+        ),
+        (
+            [condition("published", min=1e300)],
+            "its published is 1970-01-02T00:00:00+00:00, and must be at least 1e+300",
+        ),
+        (
+            [condition("tag", all_of=["cat"]), condition("duration", max=1)],
+            "its duration is 1234.5, and must be at most 1",
+        ),
+    ],
+)
+def test_the_first_condition_that_is_not_met_is_told(
+    conditions: list[filter_pb2.Condition], words: str | None
+) -> None:
+    assert unmet(expression(*conditions), *MINE) == words
+
+
+def test_alternatives_and_forbidden_filters_are_told_by_their_place() -> None:
+    cat, dog, fish = (message(condition("tag", any_of=[each])) for each in ("cat", "dog", "fish"))
+    not_a_dog = "its tag is a=b and cat, and must be dog"
+    assert unmet(expression(any=[dog]), *MINE) == not_a_dog
+    assert unmet(expression(any=[dog, fish]), *MINE) == (
+        f"it meets none of 2 alternatives, of the first since {not_a_dog}"
+    )
+    assert unmet(expression(none=[dog, cat]), *MINE) == "it meets none[1], which it must not meet"

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.builders.attributes import write_attributes
+from tests.builders.attributes import labels_of, write_attributes
 from tests.builders.damage import Damage, changed, content, missing, table, texts
 from tests.builders.filters import random_expression
-from tests.builders.releases import build_release
+from tests.builders.releases import CREATORS, build_release
 from vireo.server.recommend.filters.declared import Declared
-from vireo.server.recommend.filters.table import AttributeTable
+from vireo.server.recommend.filters.table import AttributeTable, ForwardIndex
 from vireo.server.releases import layout
 from vireo.server.releases.manifest import ReleaseError
 from vireo.server.releases.tables import write_texts
@@ -126,3 +126,16 @@ def test_damaged_attributes_are_refused_by_the_file(
     damage(folder)
     with pytest.raises(ReleaseError, match=message):
         AttributeTable.load(folder, COUNT)
+
+
+def test_the_forward_index_has_the_labels_of_each_video(release_folder: Path) -> None:
+    table = AttributeTable.load(release_folder, COUNT)
+    forward, rows = ForwardIndex(table), np.array([7, 0, 39, 7])
+    for attribute in table.declared.labels:
+        assert not forward.has(attribute)
+        for row, places in zip(rows.tolist(), forward.labels_of(rows, attribute), strict=True):
+            texts = {each for each in labels_of(row, CREATORS) if each.startswith(f"{attribute}=")}
+            assert {table.labels[place] for place in places.tolist()} == texts
+            assert {table.place(text) for text in texts} == {*places.tolist()}
+        assert forward.has(attribute)
+    assert table.place("tag=none such") == -1

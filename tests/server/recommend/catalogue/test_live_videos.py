@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
+import faiss
 import numpy as np
 import psutil
 import pytest
@@ -18,12 +19,15 @@ from tests.builders.filters import condition, expression
 from vireo.server.arrays import Int64Array
 from vireo.server.features.keys import video_key
 from vireo.server.features.model_inputs import LIKE_PRIOR
-from vireo.server.recommend.catalogue.attributes import ChangedVideos
+from vireo.server.recommend.catalogue.live_videos import LiveVideos
 from vireo.server.recommend.catalogue.overlay import Overlay
 from vireo.server.recommend.catalogue.placement import Placement
-from vireo.server.recommend.catalogue.side import SideTable
+from vireo.server.recommend.catalogue.trends import Trends
 from vireo.server.recommend.filters.declared import Declared
+from vireo.server.recommend.retrieval.allowed import AppliedFilter
+from vireo.server.recommend.retrieval.index import VideoIndex
 from vireo.server.releases import layout
+from vireo.server.releases.manifest import IndexDescription
 from vireo.v1.catalog_pb2 import Video
 
 DAY = 86_400
@@ -34,29 +38,33 @@ def overlay() -> Overlay:
     return Overlay(100_000)
 
 
-def table_of(
-    folder: Path, overlay: Overlay, position: int = 0, declared: Declared | None = DECLARED
-) -> SideTable:
-    known = known_videos(folder, position, declared=declared)
-    return SideTable(overlay, known, ranked=True, clock=lambda: 30.0 * DAY)
+def live_of(
+    folder: Path, overlay: Overlay, merged: int = 0, declared: Declared | None = DECLARED
+) -> LiveVideos:
+    known = known_videos(folder, declared=declared)
+    return LiveVideos(overlay, Trends(1.0), known, merged=merged, clock=lambda: 30.0 * DAY)
 
 
-def settled(table: SideTable) -> SideTable:
-    table.refresh(table.overlay.newly_touched())
-    table.take_changes()
-    while table.place_some():
+def settled(live: LiveVideos) -> LiveVideos:
+    live.update(live.overlay.newly_touched())
+    while live.place_some():
         pass
-    return table
+    return live
 
 
-def with_tag(table: SideTable, tag: str) -> set[int]:
-    """Return the keys of the changed videos for which a filter holds, placed or not."""
-    filtered = ChangedVideos()
-    assert table.attributes is not None
+def placed(live: LiveVideos) -> dict[int, int]:
+    """Return the place of each key that is placed."""
+    return {key: place for key, place in live.places.items() if live.placed[place]}
+
+
+def with_tag(live: LiveVideos, tag: str) -> set[int]:
+    """Return the keys of the live videos for which a filter holds, placed or not."""
     wanted = expression(condition("tag", any_of=[tag]))
-    for _ in filtered.update(wanted, table.attributes, lambda rows: np.zeros(len(rows), np.bool_)):
+    index = VideoIndex(faiss.IndexFlatIP(1), IndexDescription())
+    filtered = AppliedFilter(wanted, np.zeros(len(live.removed), np.bool_), index, live)
+    for _ in filtered.updates(wanted):
         pass
-    return {key for key, slot in table.attributes.slots.items() if filtered.held[slot]}
+    return {key for key, place in live.places.items() if filtered.live[place]}
 
 
 def tower_of(folder: Path) -> Placement:
@@ -65,32 +73,32 @@ def tower_of(folder: Path) -> Placement:
 
 def test_a_new_video_gets_the_towers_vectors(release_folder: Path, overlay: Overlay) -> None:
     overlay.take([upserted(1, "new", tags=["dog"], creator="c", published={"seconds": 29 * DAY})])
-    table = settled(table_of(release_folder, overlay))
+    live = settled(live_of(release_folder, overlay))
 
-    [row] = table.find([video_key("new")]).tolist()
+    row = placed(live)[video_key("new")]
     bag = np.zeros((1, 24), np.int64)
     bag[0, 0] = 2
     vectors, contents = tower_of(release_folder).vectors(bag)
-    assert np.array_equal(table.vectors[row], vectors[0])
-    assert np.array_equal(table.content[row], contents[0])
-    assert table.features[row] == pytest.approx([0, 0, LIKE_PRIOR, np.log(2)])
-    assert (table.creators[row], table.own_rows[row]) == (video_key("c"), -1)
-    assert table.video(row).tags == ["dog"]
+    assert np.array_equal(live.vectors[row], vectors[0])
+    assert np.array_equal(live.content[row], contents[0])
+    assert live.features[row] == pytest.approx([0, 0, LIKE_PRIOR, np.log(2)])
+    assert (live.creators[row], live.own_rows[row]) == (video_key("c"), -1)
+    assert live.video(live.first + row).tags == ["dog"]
 
 
 def test_a_changed_video_keeps_what_its_watches_taught(
     release_folder: Path, overlay: Overlay
 ) -> None:
     overlay.take([upserted(1, "video-0", tags=["fish"])])
-    table = settled(table_of(release_folder, overlay))
+    live = settled(live_of(release_folder, overlay))
 
-    [row] = table.find([video_key("video-0")]).tolist()
+    row = placed(live)[video_key("video-0")]
     bags = np.zeros((2, 24), np.int64)
     bags[:, 0] = [1, 3]
     cat, fish = tower_of(release_folder).vectors(bags)[0]
     own = np.load(release_folder / layout.VIDEO_VECTORS)[0]
-    assert table.vectors[row] == pytest.approx(own + fish - cat, abs=1e-6)
-    assert (table.own_rows[row], table.changed) == (0, 1)
+    assert live.vectors[row] == pytest.approx(own + fish - cat, abs=1e-6)
+    assert (live.own_rows[row], live.changed) == (0, True)
 
 
 def test_a_video_with_another_creator_has_a_row_of_its_own(
@@ -99,17 +107,17 @@ def test_a_video_with_another_creator_has_a_row_of_its_own(
     known = replace(
         known_videos(release_folder), creators=np.load(release_folder / layout.CREATORS)
     )
-    table = SideTable(overlay, known, ranked=True)
+    live = LiveVideos(overlay, Trends(1.0), known)
     overlay.take(
         [
             upserted(1, "video-0", tags=["cat"], creator="another"),
             upserted(2, "video-3", tags=["cat"], creator="creator-3"),
         ]
     )
-    settled(table)
-    [row] = table.places.values()
-    assert (table.own_rows[row], table.creators[row]) == (0, video_key("another"))
-    assert table.vectors[row] == pytest.approx(
+    settled(live)
+    [row] = placed(live).values()
+    assert (live.own_rows[row], live.creators[row]) == (0, video_key("another"))
+    assert live.vectors[row] == pytest.approx(
         np.load(release_folder / layout.VIDEO_VECTORS)[0], abs=1e-6
     )
 
@@ -119,24 +127,24 @@ def test_changes_that_were_trained_with_are_merged_already(
 ) -> None:
     overlay.take([upserted(1, "video-0", tags=["fish"]), upserted(2, "lost", tags=["fish"])])
     overlay.take([upserted(3, "video-1", tags=["fish"])])
-    table = settled(table_of(release_folder, overlay, position=2))
-    assert with_tag(table, "fish") == {video_key("lost"), video_key("video-1")}
-    assert table.places.keys() == {video_key("lost"), video_key("video-1")}
+    live = settled(live_of(release_folder, overlay, merged=2))
+    assert with_tag(live, "fish") == {video_key("lost"), video_key("video-1")}
+    assert placed(live).keys() == {video_key("lost"), video_key("video-1")}
 
 
 def test_changes_of_a_log_that_lost_its_data_hold(release_folder: Path, overlay: Overlay) -> None:
     overlay.take([upserted(500, "old", tags=["cat"])])
-    table = settled(table_of(release_folder, overlay, position=400))
+    live = settled(live_of(release_folder, overlay, merged=400))
     take(overlay, removed(1, "video-3"), upserted(2, "video-0", tags=["fish"]))
-    settled(table)
-    assert table.removed_rows.tolist() == [3]
-    assert table.places.keys() == {video_key("old"), video_key("video-0")}
+    settled(live)
+    assert live.removed_rows.tolist() == [3]
+    assert placed(live).keys() == {video_key("old"), video_key("video-0")}
 
 
 OWN = {"video-0": "cat", "video-1": "dog", "video-2": "fish"}
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["upsert", "remove", "restore", "refresh", "take changes", "place"]),
+        st.sampled_from(["upsert", "remove", "restore", "update", "place"]),
         st.sampled_from([*OWN, "new-1", "new-2"]),
         st.sampled_from([*OWN.values()]),
     ),
@@ -147,19 +155,19 @@ STEPS = st.lists(
 
 @settings(max_examples=100, deadline=None)
 @given(STEPS, st.integers(0, 29))
-def test_a_table_has_the_last_contents_of_what_isnt_taken_down_whatever_comes_in_between(
+def test_live_videos_have_the_last_contents_of_what_isnt_taken_down_whatever_comes_in_between(
     release_folder: Path, steps: list[tuple[str, str, str]], begins: int
 ) -> None:
     overlay = Overlay(100)
-    table = table_of(release_folder, overlay)
+    live = live_of(release_folder, overlay)
     parts: Iterator[None] = iter(())
     contents, down = dict[str, str](), set[str]()
     for place, (step, name, tag) in enumerate(steps):
         if place == min(begins, len(steps) - 1):  # the pod has followed the log for other tables
             overlay.newly_touched()
-            table = table_of(release_folder, overlay)
-            parts = table.catch_up()
-        with patch("vireo.server.recommend.catalogue.side._PART", 2):
+            live = live_of(release_folder, overlay)
+            parts = live.catch_up()
+        with patch("vireo.server.recommend.catalogue.live_videos._PART", 2):
             next(parts, None)
         if step == "upsert":
             overlay.take([upserted(1 + place, name, title=f"{place}", tags=[tag])])
@@ -170,59 +178,38 @@ def test_a_table_has_the_last_contents_of_what_isnt_taken_down_whatever_comes_in
         elif step == "restore":
             overlay.take_takedowns([restored(1 + place, name, at=1 + place)])
             down.discard(name)
-        elif step == "refresh":
-            table.refresh(overlay.newly_touched())
-        elif step == "take changes":
-            table.take_changes()
+        elif step == "update":
+            live.update(overlay.newly_touched())
         else:
-            table.place_some()
+            live.place_some()
     for _ in parts:
         pass
-    table.refresh(overlay.newly_touched())
-    table.take_changes()
+    live.update(overlay.newly_touched())
     shown = {name: tag for name, tag in contents.items() if name not in down}
-    assert with_tag(table, "cat") == {video_key(name) for name in shown if shown[name] == "cat"}
-    settled(table)
-    placed = {
+    assert with_tag(live, "cat") == {video_key(name) for name in shown if shown[name] == "cat"}
+    settled(live)
+    beside = {
         name: tag
         for name, tag in shown.items()
         if OWN.get(name) != tag  # with its own content it needs no place
     }
-    assert table.places.keys() == {video_key(name) for name in placed}
-    for name, tag in placed.items():
-        assert table.video(table.places[video_key(name)]).tags == [tag]
-    assert table.changed == len(placed.keys() & OWN.keys())
+    assert placed(live).keys() == {video_key(name) for name in beside}
+    for name, tag in beside.items():
+        assert live.video(live.first + live.places[video_key(name)]).tags == [tag]
+    assert live.changed == bool(beside.keys() & OWN.keys())
     rows = sorted(row for row, name in enumerate(OWN) if name in down)
-    assert table.removed_rows.tolist() == table.removed.nonzero()[0].tolist() == rows
-
-
-def test_the_nearest_come_first_and_unusable_ones_never(
-    release_folder: Path, overlay: Overlay
-) -> None:
-    tags: list[list[str]] = [["cat"], ["dog"], ["fish"], []]
-    overlay.take([upserted(1 + each, f"new-{each}", tags=tags[each % 4]) for each in range(400)])
-    table = settled(table_of(release_folder, overlay))
-    vector = table.vectors[1]
-    usable = table.new[: table.count].copy()
-    usable[table.find([video_key("new-1")])] = False
-
-    found = table.nearest(vector, 30, usable)
-
-    scores = table.vectors[: table.count] @ vector
-    assert len(found) == 30
-    assert scores[found].tolist() == sorted(scores[usable].tolist(), reverse=True)[:30]
-    assert video_key("new-1") not in table.keys[found]
+    assert live.removed_rows.tolist() == live.removed.nonzero()[0].tolist() == rows
 
 
 def test_videos_that_the_overlay_drops_are_forgotten(release_folder: Path) -> None:
     overlay = Overlay(2)
-    table = table_of(release_folder, overlay)
+    live = live_of(release_folder, overlay)
     overlay.take([upserted(2, "new-1", tags=["cat"])])
-    settled(table)
+    settled(live)
     overlay.take([upserted(4 + each, f"newer-{each}", tags=["cat"]) for each in range(2)])
-    settled(table)
-    assert with_tag(table, "cat") == {video_key("newer-0"), video_key("newer-1")}
-    assert table.places.keys() == {video_key("newer-0"), video_key("newer-1")}
+    settled(live)
+    assert with_tag(live, "cat") == {video_key("newer-0"), video_key("newer-1")}
+    assert placed(live).keys() == {video_key("newer-0"), video_key("newer-1")}
 
 
 def test_a_video_that_cant_be_placed_is_counted_and_holds_up_no_other(
@@ -237,26 +224,26 @@ def test_a_video_that_cant_be_placed_is_counted_and_holds_up_no_other(
     monkeypatch.setattr(Placement, "content", content)
     titles = ["good", "bad", "good"]
     overlay.take([upserted(1 + n, f"new-{n}", title=title) for n, title in enumerate(titles)])
-    table = settled(table_of(release_folder, overlay))
-    assert table.places.keys() == {video_key("new-0"), video_key("new-2")}
-    assert table.unplaced == {video_key("new-1")}
+    live = settled(live_of(release_folder, overlay))
+    assert placed(live).keys() == {video_key("new-0"), video_key("new-2")}
+    assert live.unfit == {video_key("new-1")}
 
     overlay.take([upserted(4, "new-1", title="good")])
-    settled(table)
-    assert (len(table.places), table.unplaced) == (3, set())
+    settled(live)
+    assert (len(placed(live)), live.unfit) == (3, set())
 
 
 def test_a_duration_that_isnt_one_is_no_content(release_folder: Path, overlay: Overlay) -> None:
     durations = [math.inf, math.nan]
     overlay.take([upserted(1 + n, f"{n}", duration=value) for n, value in enumerate(durations)])
-    table = settled(table_of(release_folder, overlay))
-    assert (len(table.places), table.unplaced) == (2, set())
+    live = settled(live_of(release_folder, overlay))
+    assert (len(placed(live)), live.unfit) == (2, set())
 
 
 def test_times_beyond_the_calendar_are_no_content(release_folder: Path, overlay: Overlay) -> None:
     overlay.take([upserted(1, "new", tags=["cat"], published={"seconds": 1 << 60})])
-    table = settled(table_of(release_folder, overlay))
-    assert table.features[0, 3] == 0
+    live = settled(live_of(release_folder, overlay))
+    assert live.features[0, 3] == 0
 
 
 def test_a_hundred_thousand_new_videos_stay_within_the_stated_memory(release_folder: Path) -> None:
@@ -269,10 +256,10 @@ def test_a_hundred_thousand_new_videos_stay_within_the_stated_memory(release_fol
     before = process.memory_info().rss
     overlay = Overlay(100_000)
     overlay.take(entries)
-    table = settled(table_of(release_folder, overlay, declared=None))
+    live = settled(live_of(release_folder, overlay, declared=None))
     used = process.memory_info().rss - before
-    assert len(table.places) == 100_000
-    assert used < 100_000 * (300 + 100 + 2 * 4 * table.vectors.shape[1]) * 1.2
+    assert len(placed(live)) == 100_000
+    assert used < 100_000 * (300 + 100 + 2 * 4 * live.vectors.shape[1]) * 1.2
 
 
 def test_goldens_of_the_tower_are_replayed(release_folder: Path) -> None:
