@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -302,9 +303,13 @@ async def test_one_try_of_an_inner_call_gets_half_of_its_time_and_100_ms_at_leas
     chain: Chain, limit: float, least: int, most: int
 ) -> None:
     relay = Relay(chain.candidate)
-    async with relaying(relay) as candidate, chain.gateway(candidate, retrieval_timeout=limit) as s:
+    async with (
+        relaying(relay) as candidate,
+        chain.gateway(candidate, retrieval_timeout=limit) as stub,
+        asyncio.timeout(60),
+    ):
         while not relay.metadata:  # in so short a time a call may not arrive
-            await s.Recommend(request())
+            await stub.Recommend(request())
     assert least <= int(relay.metadata[0]["x-envoy-upstream-rq-per-try-timeout-ms"]) <= most
 
 
