@@ -182,11 +182,6 @@ class Filters:
         with self._lock:
             return int(self._kept.currsize)
 
-    def clear(self) -> None:
-        """Drop what is kept."""
-        with self._lock:
-            self._kept.clear()
-
     def apply(self, expression: FilterExpression, *, searched: bool = True) -> AppliedFilter:
         """Return a filter as of now.
 
