@@ -108,8 +108,8 @@ class LiveState:
         self._position, self._applying = position, None
         if position.follows(counts.position):  # else features that were built anew catch up
             now = time.time()
-            for each in batch.watched:
-                counts.add(each.key, min(each.at, now), each.locale)
+            for key, at, locale in batch.watched:
+                counts.add(key, min(at, now), locale)
             counts.show(batch.shown, self._new)
             counts.position = position
             self._trending_changed |= bool(batch.watched or batch.shown)

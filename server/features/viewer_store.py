@@ -151,7 +151,7 @@ class ViewerStore(ABC):
         viewers = self.viewers()
         while some := [*islice(viewers, VIEWERS_AT_A_TIME)]:
             for viewer, row in zip(some, self.read(some), strict=True):
-                if isinstance(row, ViewerRow) and len(row.hidden_keys):
+                if isinstance(row, ViewerRow) and row.hides:
                     yield viewer, row
 
     def position(self, partition: int) -> Position:

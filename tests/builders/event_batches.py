@@ -10,8 +10,8 @@ from pathlib import Path
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_features
 from vireo.training.data.as_events import interaction_events
+from vireo.training.features.definitions import apply_definitions, write_configuration
 from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.training.features.repository import apply_definitions, write_configuration
 from vireo.v1 import event_pb2, log_pb2
 
 import pandas as pd  # isort: skip

@@ -59,7 +59,7 @@ def hidden(rows: ViewerStore) -> set[int]:
     """The videos that the viewer has hidden."""
     [row] = rows.read(["v"])
     assert isinstance(row, ViewerRow)
-    return set(row.hidden_keys.tolist())
+    return {*row.hides}
 
 
 async def become(value: Callable[[], object], wanted: object) -> None:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -41,16 +40,13 @@ YEAR = 365 * 86_400
 
 def watched(*keys: int) -> Change:
     """A row of a viewer who watched these videos."""
-    times = np.arange(1, len(keys) + 1) * 1_000_000
-    liked = np.zeros(len(keys), np.bool_)
-    row = ViewerRow(np.array(keys, np.int64), times, liked, len(keys))
-    return Change(row, hidden=False)
+    times = {key: at * 1_000_000 for at, key in enumerate(keys, start=1)}
+    return Change(ViewerRow(times, watches=len(keys)))
 
 
 def hidden(*keys: int) -> Change:
     """A row of a viewer who hid these videos."""
-    row = ViewerRow(hidden_keys=np.array(keys, np.int64), hidden_times=np.arange(len(keys)))
-    return Change(row, activity=False)
+    return Change(ViewerRow(hides={key: at for at, key in enumerate(keys)}))
 
 
 def write(rows: ViewerStore, **changes: Change) -> None:
@@ -99,7 +95,7 @@ class Consumers(RuleBasedStateMachine):
         changes: dict[str, Change] = {}
         for viewer, row in zip(self.logged, rows.read([*self.logged]), strict=True):
             assert isinstance(row, ViewerRow)
-            known = row.keys.tolist() if begin else []
+            known = [*row.watched] if begin else []
             new = [each for each in self.logged[viewer] if begin < each <= last]
             changes[viewer] = watched(*known, *new)
         self.read[who] = before, Position(last, self.log), changes
@@ -132,7 +128,7 @@ class Consumers(RuleBasedStateMachine):
             for viewer, row in zip(self.logged, self.rows[1].read([*self.logged]), strict=True):
                 assert isinstance(row, ViewerRow)
                 known = [each for each in self.logged[viewer] if each <= position.sequence]
-                assert row.keys.tolist() == known
+                assert [*row.watched] == known
 
     def teardown(self) -> None:
         """Close the store."""
