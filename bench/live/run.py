@@ -27,7 +27,7 @@ from bench.stack import until
 from tests.builders.nats import RunningNats, running_cluster, settings_of
 from tests.builders.redis import running_redis
 from vireo.server.errors import VireoError
-from vireo.server.event_log.nats_connection import Connection
+from vireo.server.event_log.connection import Connection
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.home import Home
 from vireo.v1 import event_pb2

@@ -18,7 +18,7 @@ from vireo.server.errors import VireoError
 from vireo.server.home import Home
 
 if TYPE_CHECKING:
-    from vireo.server.event_log.position import Position
+    from vireo.server.event_log.log import Position
     from vireo.training.data.dataset import DatasetInfo, LogPositions
 
 app = typer.Typer(no_args_is_help=True)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 from google.protobuf.message import DecodeError
 
-from vireo.server.event_log.log import DEAD, REPLAYED, STATE, Entry, Stream
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, DEAD, REPLAYED, STATE, Entry, Position, Stream
 from vireo.v1 import event_pb2, log_pb2
 
 if TYPE_CHECKING:

@@ -27,8 +27,7 @@ from vireo.server.home import Home
 if TYPE_CHECKING:
     from vireo.ops.cli.dead_events import Letter
     from vireo.server.event_log.jetstream import JetStreamLog
-    from vireo.server.event_log.log import Entry
-    from vireo.server.event_log.position import Position
+    from vireo.server.event_log.log import Entry, Position
     from vireo.server.event_log.streams import Limits
     from vireo.v1 import event_pb2
 
@@ -57,8 +56,7 @@ async def _tail(viewer: str, *, as_json: bool, begin: bool, follow: bool) -> Non
     from google.protobuf.message import DecodeError
 
     from vireo.ops.cli.dead_events import note_unreadable
-    from vireo.server.event_log.log import EVENTS
-    from vireo.server.event_log.position import BEGIN, Position
+    from vireo.server.event_log.log import BEGIN, EVENTS, Position
     from vireo.v1 import log_pb2
 
     console = Console(highlight=False)

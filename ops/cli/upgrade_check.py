@@ -22,9 +22,9 @@ from vireo.server.event_log.log import (
     STATE,
     Entry,
     LogAwayError,
+    Position,
     Stream,
 )
-from vireo.server.event_log.position import Position
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import open_rows
 from vireo.server.gateway.features import FeatureReader

@@ -217,8 +217,7 @@ async def _passed(event_log: JetStreamLog, partition: int, position: int) -> boo
 
     What it told before isn't read: that may be a position in a log that was replaced.
     """
-    from vireo.server.event_log.log import PROGRESS, STATE
-    from vireo.server.event_log.position import Position
+    from vireo.server.event_log.log import PROGRESS, STATE, Position
     from vireo.v1.log_pb2 import ConsumerProgress
 
     key, told = f"{PROGRESS}{partition}", Position(await event_log.end(STATE))

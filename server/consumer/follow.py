@@ -23,8 +23,15 @@ from vireo.server.consumer import metrics
 from vireo.server.consumer.apply import apply
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import EVENTS, PROGRESS, STATE, Entries, Entry, LogAwayError
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import (
+    EVENTS,
+    PROGRESS,
+    STATE,
+    Entries,
+    Entry,
+    LogAwayError,
+    Position,
+)
 from vireo.server.features.activity import EventRules
 from vireo.server.features.online_store import RedisSettings, open_rows
 from vireo.server.features.viewer_store import (

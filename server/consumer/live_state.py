@@ -14,6 +14,7 @@ from vireo.server.consumer.apply import Batch
 from vireo.server.consumer.trending import TrendingCounts
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import (
+    BEGIN,
     CATALOG,
     EVENTS,
     PROGRESS,
@@ -21,8 +22,8 @@ from vireo.server.event_log.log import (
     TRENDING,
     Entry,
     LogAwayError,
+    Position,
 )
-from vireo.server.event_log.position import BEGIN, Position
 from vireo.server.features.keys import video_key
 from vireo.v1 import log_pb2
 

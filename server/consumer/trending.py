@@ -11,7 +11,7 @@ import math
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, Position
 from vireo.server.recommend.catalogue.locales import normal_locale
 from vireo.v1 import log_pb2
 

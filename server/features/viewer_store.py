@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vireo.server.errors import VireoError
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import Position
 from vireo.server.features.viewer_rows import (
     POSITION,
     SERVED,

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from tests.builders.fits import fit_measured
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, Position
 from vireo.server.features.model_inputs import feature_constants
 from vireo.server.home import Home
 from vireo.server.recommend.catalogue.takedowns import Takedowns

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vireo.server.errors import VireoError
-from vireo.server.event_log.position import BEGIN, StoredPosition
+from vireo.server.event_log.log import BEGIN, StoredPosition
 from vireo.server.features.activity import Bounce
 from vireo.server.home import Home
 from vireo.training.data.schema import VIDEOS, WATCH_EVENTS, AttributeKind

@@ -22,8 +22,7 @@ from vireo.ops.stack.nats import known_log
 from vireo.server.consumer.apply import apply, hide
 from vireo.server.errors import VireoError
 from vireo.server.event_log.jetstream import JetStreamLog, opened_log
-from vireo.server.event_log.log import EVENTS, LogAwayError
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, EVENTS, LogAwayError, Position
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.activity import Bounce, EventRules
 from vireo.server.features.online_store import open_features, open_rows

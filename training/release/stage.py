@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from vireo.server.arrays import Int64Array
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, Position
 from vireo.server.features.keys import video_keys
 from vireo.server.recommend.catalogue.placement import Placement
 from vireo.server.recommend.ranking.release import RankingRelease

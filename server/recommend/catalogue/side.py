@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 
 from vireo.server.arrays import BoolArray, Float32Array, Int64Array
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import Position
 from vireo.server.features.context import language_id
 from vireo.server.features.keys import VideoRows, video_key
 from vireo.server.features.looked_up import Vectors, looked_up

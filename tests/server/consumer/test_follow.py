@@ -19,8 +19,7 @@ from vireo.server.consumer.apply import folded
 from vireo.server.consumer.follow import Follower
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import DEAD, EVENTS, STATE, Entry
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import DEAD, EVENTS, STATE, Entry, Position
 from vireo.server.features.keys import video_key
 from vireo.server.features.online_store import open_rows
 from vireo.server.features.redis_store import RedisStore

@@ -12,8 +12,7 @@ from tests.builders.reading import take
 from vireo.server.consumer.apply import Batch
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import CATALOG, EVENTS, STATE, Entry, Stream
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, CATALOG, EVENTS, STATE, Entry, Position, Stream
 from vireo.server.features.keys import video_key
 from vireo.v1 import catalog_pb2, log_pb2
 

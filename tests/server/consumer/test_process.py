@@ -28,8 +28,7 @@ from vireo.ops.stack.nats import log_environment
 from vireo.ops.stack.ports import free_port_base
 from vireo.server.consumer.apply import folded
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import DEAD, EVENTS, STATE, Entry, LogAwayError
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, DEAD, EVENTS, STATE, Entry, LogAwayError, Position
 from vireo.server.features.online_store import open_rows
 from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.releases.channels import Change

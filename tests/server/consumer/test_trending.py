@@ -7,7 +7,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from vireo.server.consumer import trending
 from vireo.server.consumer.trending import TrendingCounts
-from vireo.server.event_log.position import Position
+from vireo.server.event_log.log import Position
 from vireo.v1 import log_pb2
 
 HOUR = 3600.0

@@ -22,9 +22,9 @@ from tests.builders.certificates import authority, signed
 from tests.builders.nats import RunningNats, ServerFiles, running_nats, settings_of
 from tests.builders.reading import append, take
 from tests.builders.waiting import until
+from vireo.server.event_log.connection import Connection
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import CATALOG, EVENTS, STATE, Entries, Entry, LogAwayError
-from vireo.server.event_log.nats_connection import Connection
 
 
 async def test_the_same_id_is_stored_once(log: JetStreamLog) -> None:
@@ -146,25 +146,6 @@ async def test_a_server_that_hangs_is_left(nats: RunningNats, log: JetStreamLog)
     finally:
         nats.go_on()
     await append(log, "hangs", b"after", "hangs-after")
-
-
-async def test_a_server_that_hangs_is_left_even_if_every_caller_leaves_sooner(
-    nats: RunningNats, log: JetStreamLog
-) -> None:
-    await log.append(EVENTS, "hasty", b"before")
-    before = log._connection
-    assert before is not None
-    nats.hang()
-    try:
-        async with asyncio.timeout(60):
-            while not before.lost.is_set():
-                with contextlib.suppress(TimeoutError, LogAwayError):
-                    async with asyncio.timeout(0.2):
-                        await log.append(EVENTS, "hasty", b"while")
-                await asyncio.sleep(0.01)
-    finally:
-        nats.go_on()
-    await append(log, "hasty", b"after", "hasty-after")
 
 
 async def test_streams_are_made_again_by_a_server_that_lost_its_data(

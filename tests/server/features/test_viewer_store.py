@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from tests.builders.datasets import random_interactions, write_small_dataset
 from tests.builders.event_batches import empty_repository
 from tests.builders.redis import RunningRedis
-from vireo.server.event_log.position import BEGIN, Position
+from vireo.server.event_log.log import BEGIN, Position
 from vireo.server.features.online_store import open_rows, read_viewer
 from vireo.server.features.redis_store import RedisStore
 from vireo.server.features.sqlite_store import SqliteStore

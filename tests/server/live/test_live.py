@@ -21,8 +21,7 @@ from tests.builders.reading import take
 from tests.builders.releases import build_release
 from tests.builders.waiting import until
 from vireo.server.event_log.jetstream import JetStreamLog
-from vireo.server.event_log.log import CATALOG, REMOVED, STATE, Entry, Stream
-from vireo.server.event_log.position import BEGIN
+from vireo.server.event_log.log import BEGIN, CATALOG, REMOVED, STATE, Entry, Stream
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.keys import VideoRows, video_key
 from vireo.server.live.live import Live

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.builders.releases import build_release
 from vireo.server.errors import VireoError
-from vireo.server.event_log.position import BEGIN
+from vireo.server.event_log.log import BEGIN
 from vireo.server.releases.channels import MAX_DOCUMENT_BYTES, ChannelPointer
 from vireo.server.releases.manifest import (
     FORMAT_VERSION,
