@@ -7,7 +7,6 @@ one of them move the position. The other stands by until that one is silent.
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,8 +53,6 @@ _LOG_PAUSE = 0.5
 """Seconds to wait for the log while it is away."""
 _MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
 """Seconds to wait for an online store that is away: twice as long each time."""
-_EXPIRE_SECONDS = 3600.0
-"""Seconds between two looks for viewers who weren't seen for long."""
 STANDBY_SECONDS = 10.0
 """Seconds without a word of the other consumer, which publishes its progress every 5 s at least,
 after which one that stands by goes on."""
@@ -72,7 +69,6 @@ class Follower:
         state: LiveState,
         *,
         timeout: float,
-        expiry: float = math.inf,
         redis: RedisSettings | None = None,
     ) -> None:
         """Open nothing yet.
@@ -83,12 +79,10 @@ class Follower:
             partition: the partition.
             state: what is published of it.
             timeout: maximum seconds to wait for the online store.
-            expiry: seconds without an event after which a viewer's rows are deleted.
             redis: where Redis is; of this process's environment if None.
         """
         self._log, self._repo, self._partition, self._state = event_log, repo, partition, state
         self._open = partial(open_rows, repo, timeout, redis)
-        self._expiry, self._expired_at = expiry, 0.0
         self._failures = 0
         """Consecutive failures of the store."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rows")
@@ -134,7 +128,6 @@ class Follower:
             metrics.LEASE_HELD.set(1)
             log.info("following the log", repo=str(self._repo), position=str(position))
             async for entries in self._log.read(EVENTS, str(self._partition), position):
-                await self._expire(rows)
                 if not entries:
                     # The store may have lost its last moments. And the position moves beyond other
                     # partitions' messages: else those that the log keeps no longer seem missed.
@@ -165,13 +158,6 @@ class Follower:
         metrics.BATCH_SECONDS.observe(time.monotonic() - started)
         self._state.applied(batch)
         self._failures = 0
-
-    async def _expire(self, rows: ViewerStore) -> None:
-        """Delete viewers who weren't seen for long, now and then."""
-        now = time.monotonic()
-        if not self._expired_at or now - self._expired_at >= _EXPIRE_SECONDS:
-            self._expired_at = now
-            await self._in_thread(rows.expire, self._expiry)
 
     async def _stand_by(self) -> None:
         """Return once no other consumer of the partition publishes its progress."""

@@ -101,7 +101,12 @@ def open_features(repo: Path) -> FeatureStore:
 
 
 def open_rows(
-    repo: Path, timeout: float, redis: RedisSettings | None = None, *, announced: bool = True
+    repo: Path,
+    timeout: float,
+    redis: RedisSettings | None = None,
+    *,
+    announced: bool = True,
+    served: bool = False,
 ) -> ViewerStore:
     """Open the viewers' rows of a feature folder.
 
@@ -111,13 +116,27 @@ def open_rows(
         redis: where Redis is; of this process's environment if None.
         announced: whether rows are those of the build that Redis announces, rather than the
             folder's own, which may not be announced yet.
+        served: whether they are only read, in an event loop; then the store isn't asked yet.
 
     Raises:
         StoreAwayError: the online store can't be opened now.
         VireoError: there are no features.
     """
-    rows = _rows(repo, timeout, redis, announced=announced)
-    if announced:
+    config = load_config(repo)
+    online = config.online_store
+    rows: ViewerStore
+    if online.type != "redis":
+        wait = 0.0 if served else timeout
+        rows = SqliteStore(repo, repo / online.path, config.project, wait)
+    else:
+        # Imported late: without Redis its client needn't be installed.
+        from vireo.server.features.redis_store import RedisStore
+
+        url, expiry = (redis or RedisSettings.load()).url, online.key_ttl_seconds or 0
+        rows = RedisStore(
+            repo, config.project, expiry, url.get_secret_value(), timeout, announced=announced
+        )
+    if announced and not served:
         rows.prepare()
     return rows
 
@@ -133,38 +152,6 @@ def read_viewer(repo: Path, viewer: str) -> ViewerFeatures:
         found = rows.features(viewer)
     found.ClearField("updated_at")
     return found
-
-
-def open_served_rows(repo: Path, timeout: float, redis: RedisSettings | None = None) -> ViewerStore:
-    """Open the rows of a feature folder to read them in an event loop; the store isn't asked yet.
-
-    Raises:
-        VireoError: there are no features.
-    """
-    return _rows(repo, timeout, redis, announced=True, wait_for_locks=False)
-
-
-def _rows(
-    repo: Path,
-    timeout: float,
-    redis: RedisSettings | None,
-    *,
-    announced: bool,
-    wait_for_locks: bool = True,
-) -> ViewerStore:
-    config = load_config(repo)
-    online = config.online_store
-    if online.type != "redis":
-        built_at = (repo / CONFIGURATION).stat().st_mtime
-        wait = timeout if wait_for_locks else 0.0
-        return SqliteStore(repo, repo / online.path, config.project, wait, built_at)
-    # Imported late: without Redis its client needn't be installed.
-    from vireo.server.features.redis_store import RedisStore
-
-    url, expiry = (redis or RedisSettings.load()).url, online.key_ttl_seconds or 0
-    return RedisStore(
-        repo, config.project, expiry, url.get_secret_value(), timeout, announced=announced
-    )
 
 
 def prepare_lean_feast() -> None:

@@ -143,9 +143,6 @@ class RedisStore(ViewerStore):
             for key in self.redis.scan_iter(viewer_prefix() + b"*" + project, count=1_000):
                 yield viewer_of(key.removesuffix(project))
 
-    def expire(self, seconds: float) -> None:
-        """Leave it to Redis: keys expire by themselves."""
-
     def close(self) -> None:
         """Close the connection of who reads and writes in a thread."""
         self.redis.close()

@@ -124,10 +124,6 @@ class ViewerStore(ABC):
         """Return whether another build's rows are announced now."""
 
     @abstractmethod
-    def expire(self, seconds: float) -> None:
-        """Delete viewers of whom nothing was written for some seconds, nor built."""
-
-    @abstractmethod
     def close(self) -> None:
         """Close the connection to the store."""
 

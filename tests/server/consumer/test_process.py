@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.builders.datasets import random_interactions
@@ -30,7 +28,7 @@ from vireo.server.consumer.apply import folded
 from vireo.server.event_log.jetstream import JetStreamLog
 from vireo.server.event_log.log import BEGIN, DEAD, EVENTS, STATE, Entry, LogAwayError, Position
 from vireo.server.features.online_store import open_rows
-from vireo.server.features.viewer_rows import ViewerRow
+from vireo.server.features.viewer_rows import UnfitRowError, ViewerRow
 from vireo.server.releases.channels import Change
 from vireo.server.releases.s3 import S3Settings
 from vireo.server.releases.store import ReleaseStore
@@ -109,15 +107,12 @@ async def reached(log: JetStreamLog, position: int, seconds: float = 240) -> Non
                     return
 
 
-def stored(repo: Path) -> list[list[Any]]:
-    rows = open_rows(repo, 5)
-    names = [each.name for each in fields(ViewerRow)]
-    found = rows.read(VIEWERS)
-    rows.close()
-    return [[np.asarray(getattr(row, name)).tolist() for name in names] for row in found]
+def stored(repo: Path) -> list[ViewerRow | UnfitRowError]:
+    with closing(open_rows(repo, 5)) as rows:
+        return rows.read(VIEWERS)
 
 
-def replayed(folder: Path, events: Sequence[event_pb2.Event]) -> list[list[Any]]:
+def replayed(folder: Path, events: Sequence[event_pb2.Event]) -> list[ViewerRow | UnfitRowError]:
     """The rows after a clean replay."""
     rows = open_rows(empty_repository(folder), 5)
     rows.write(folded(rows, [Entry(1, "0", message(events))], LIKED_BY_FRACTION).changes)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from tests.builders.redis import RunningRedis
 from vireo.server.event_log.log import BEGIN, Position
 from vireo.server.features.online_store import open_rows, read_viewer
 from vireo.server.features.redis_store import RedisStore
-from vireo.server.features.sqlite_store import SqliteStore
 from vireo.server.features.viewer_rows import Change, ViewerRow
 from vireo.server.features.viewer_store import (
     PositionMovedError,
@@ -33,7 +30,6 @@ from vireo.server.features.viewer_store import (
 from vireo.server.home import Home
 from vireo.training.features.build import build_features
 from vireo.training.features.online_store import OnlineStoreSettings
-from vireo.v1.viewer_pb2 import ViewerFeatures
 
 YEAR = 365 * 86_400
 
@@ -184,79 +180,6 @@ def test_all_who_have_hidden_a_video_are_found(
     }
 
 
-def age(repo: Path, viewers: str, seconds: float) -> SqliteStore:
-    """Make the features of some viewers, and their build, older; open them."""
-    with sqlite3.connect(repo / "online.db") as connection:
-        for (table,) in connection.execute(
-            "SELECT name FROM sqlite_master WHERE name LIKE '%_viewer_%' AND type = 'table'"
-        ).fetchall():
-            connection.execute(
-                f'UPDATE "{table}" SET created_ts = created_ts - ? '
-                "WHERE instr(entity_key, CAST(? AS BLOB))",
-                (seconds, viewers),
-            )
-    configuration = repo / "feature_store.yaml"
-    built = configuration.stat().st_mtime - seconds
-    os.utime(configuration, (built, built))
-    rows = open_rows(repo, 5)
-    assert isinstance(rows, SqliteStore)
-    return rows
-
-
-def test_viewers_who_were_not_seen_for_long_leave_sqlite(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    write_small_dataset(home, "small", random_interactions())
-    build_features(home, "small", holdout="none")
-    repo = home.features("small")
-    rows = open_rows(repo, 5)
-    rows.expire(1_000)
-    assert read_viewer(repo, "w4").watch_count, "it was built just now"
-    write(rows, w3=watched(1), old=watched(1), new=watched(1))
-    rows.close()
-    rows = age(repo, "old", 2_000)
-    rows.expire(1_000)
-    assert read_viewer(repo, "w3").watch_count
-    assert read_viewer(repo, "w3").attributes, "a viewer who was seen keeps the profile"
-    assert read_viewer(repo, "new").watch_count == 1
-    assert read_viewer(repo, "old") == ViewerFeatures()
-    assert rows.position(0) == BEGIN
-
-
-@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
-def test_when_a_viewer_was_seen_is_the_same_in_every_time_zone(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, zone: str
-) -> None:
-    monkeypatch.setenv("TZ", zone)
-    time.tzset()
-    try:
-        repo = empty_repository(folder / "a")
-        write(open_rows(repo, 5), old=watched(1), new=watched(1))
-        age(repo, "old", 1_100).expire(1_000)
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-    assert read_viewer(repo, "old") == ViewerFeatures()
-    assert read_viewer(repo, "new").watch_count == 1
-
-
-def test_a_viewer_who_is_seen_while_others_are_deleted_stays(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repo = empty_repository(folder / "a")
-    write(open_rows(repo, 5), old=watched(1), back=watched(1))
-    rows, other = age(repo, "", 2_000), open_rows(repo, 5)
-    transaction = rows._transaction
-
-    def delayed() -> Any:
-        write(other, back=watched(1))  # which changes nothing in the row
-        return transaction()
-
-    monkeypatch.setattr(rows, "_transaction", delayed)
-    rows.expire(1_000)
-    assert read_viewer(repo, "old") == ViewerFeatures()
-    assert read_viewer(repo, "back").watch_count == 1
-
-
 def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, folder: Path) -> None:
     settings = OnlineStoreSettings(online_store="redis", viewer_expiry=YEAR)
     home = Home(folder)
@@ -275,7 +198,6 @@ def test_viewers_who_were_not_seen_for_long_leave_redis(redis: RunningRedis, fol
     again = [rows.redis.ttl(key) for key in kept]
     assert sum(left > 900 for left in again) == 1, "an event makes a viewer's row new"
     assert again.count(-1) == 1
-    rows.expire(1)
     assert read_viewer(rows.repo, "w4").watch_count
 
 
