@@ -13,7 +13,6 @@ import grpc
 import grpc.aio
 
 from vireo.server.errors import VireoError
-from vireo.server.features.online_store import prepare_lean_feast
 from vireo.server.gateway.last_features import LastFeatures
 from vireo.server.gateway.pipeline import RecommendPipeline
 from vireo.server.gateway.query import RecommendQuery
@@ -59,7 +58,6 @@ def preview(
     Raises:
         VireoError: the pods can't be reached, or the rules don't fit their release.
     """
-    prepare_lean_feast()
     home = Home.current()
     with grpc.insecure_channel(targets[0]) as channel:
         try:

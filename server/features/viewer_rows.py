@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from google.protobuf.message import DecodeError
@@ -208,7 +210,15 @@ def _value(stored: Mapping[str, bytes], name: str, kind: str) -> Any:
 
 @cache
 def _value_type() -> type[Value]:
-    # Imported late: Feast takes seconds, and only a process that uses rows needs it.
-    from feast.protos.feast.types.Value_pb2 import Value
-
-    return Value
+    """Return Feast's message of a value by its file: Feast's import takes seconds and 200 MB."""
+    package = find_spec("feast")
+    assert package is not None
+    assert package.submodule_search_locations
+    path = Path(package.submodule_search_locations[0], "protos/feast/types/Value_pb2.py")
+    spec = spec_from_file_location("feast_value_pb2", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: type[Value] = module.Value
+    return found

@@ -25,7 +25,7 @@ from vireo.server.event_log.jetstream import JetStreamLog, opened_log
 from vireo.server.event_log.log import BEGIN, EVENTS, LogAwayError, Position
 from vireo.server.event_log.settings import EventLogSettings
 from vireo.server.features.activity import Bounce, EventRules
-from vireo.server.features.online_store import open_features, open_rows
+from vireo.server.features.online_store import open_rows
 from vireo.server.features.viewer_rows import ViewerRow
 from vireo.server.features.viewer_store import ViewerStore
 from vireo.server.home import Home
@@ -134,7 +134,7 @@ def build_features(
         write_video_statistics(watches, dataset.videos, table, step)
         del watches, dataset  # Frees memory: filling the store needs neither.
         write_configuration(folder, project, settings)
-        apply_definitions(open_features(folder))
+        apply_definitions(folder)
         with closing(open_rows(folder, _STORE_SECONDS, settings.redis, announced=False)) as rows:
             for position, view in enumerate(ONLINE_VIEWS):
                 progress("online store", position, len(ONLINE_VIEWS))

@@ -187,10 +187,10 @@ def write_configuration(folder: Path, project: str, settings: OnlineStoreSetting
     (folder / CONFIGURATION).write_text(yaml.safe_dump(configuration, sort_keys=False))
 
 
-def apply_definitions(store: FeatureStore) -> None:
-    """Register the entities, views and services."""
+def apply_definitions(folder: Path) -> None:
+    """Register the entities, views and services in a repository's folder."""
     with contextlib.redirect_stdout(io.StringIO()):  # Feast prints; the CLI reports.
-        store.apply(DEFINITIONS)
+        FeatureStore(repo_path=str(folder.absolute())).apply(DEFINITIONS)
 
 
 def fill_online(store: ViewerStore, view: str, path: Path, left_out: pa.Array) -> None:
