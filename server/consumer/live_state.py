@@ -182,7 +182,11 @@ class LiveState:
         progress = log_pb2.ConsumerProgress(
             partition=self._partition, position=position, pending=pending
         )
-        oldest = self._oldest_pending() if pending else None
+        oldest = None
+        if pending:  # one that wasn't read yet was recorded by the time that it was noticed
+            oldest = self._pending_since or time.time()
+            if self._applying is not None:
+                oldest = min(self._applying.stored_at, time.time())
         self._pending_since = oldest
         if oldest is not None:
             progress.oldest_pending.FromNanoseconds(round(oldest * 1e9))
@@ -191,15 +195,3 @@ class LiveState:
         metrics.LAG_MESSAGES.set(pending)
         metrics.LAG_SECONDS.set(max(0.0, time.time() - oldest) if oldest is not None else 0.0)
         return progress
-
-    def _oldest_pending(self) -> float:
-        """Return when the oldest message that isn't applied was received, Unix seconds."""
-        if self._applying is not None:
-            try:
-                received = log_pb2.RecordedEvents.FromString(self._applying.data).received_at
-                if received.seconds:
-                    return min(float(received.ToNanoseconds() / 1e9), time.time())
-            except (DecodeError, ValueError) as error:  # bytes that are no message, or no time
-                log.warning("an event's age isn't known", reason=str(error))
-        # It was recorded, but not read yet: the time since it was noticed.
-        return self._pending_since if self._pending_since is not None else time.time()

@@ -200,6 +200,7 @@ class JetStreamLog:
                                 each.data,
                                 (each.headers or {}).get(_TRACE, ""),
                                 created,
+                                each.metadata.timestamp.timestamp(),
                             )
                             for each in some
                         ]

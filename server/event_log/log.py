@@ -133,6 +133,8 @@ class Entry:
     """W3C trace context of the call that appended it, if its trace is sampled."""
     log: str = ""
     """When the stream was created; see `Position.log`."""
+    stored_at: float = 0.0
+    """When the log stored it, Unix seconds."""
 
     @property
     def position(self) -> Position:

@@ -25,7 +25,7 @@ from vireo.server.home import Home
 LIBRARIES = {
     "candidate-1": ("import faiss, grpc, minio, onnxruntime", 5),
     "ranking-1": ("import grpc, minio, onnxruntime", 5),
-    "gateway-1": ("import grpc, minio, nats, numpy", 10),
+    "gateway-1": ("import grpc, minio, nats, numpy", 6),
 }
 """The libraries that a process can't do without, and how many times as long as to import them its
 start may take: about twice what it does."""

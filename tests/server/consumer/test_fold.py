@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
-from tests.builders.datasets import random_interactions, write_small_dataset
+from tests.builders.datasets import VIEWER_COUNT, random_interactions, write_small_dataset
 from tests.builders.event_batches import LIKED_BY_FRACTION, events_in_disorder, parts
 from vireo.server.consumer import fold as folding
 from vireo.server.consumer.fold import UnfitEventError, ViewerEvents, fold
 from vireo.server.errors import VireoError
 from vireo.server.features.activity import Bounce, EventRules
 from vireo.server.features.keys import video_key
+from vireo.server.features.online_store import open_rows
 from vireo.server.features.viewer_rows import Change, ViewerRow
 from vireo.server.home import Home
 from vireo.training.features.build import build_features
@@ -37,24 +38,11 @@ def folded(events: list[event_pb2.Event], size: int, rules: EventRules) -> dict[
     return rows
 
 
-def built(repo: Path) -> dict[str, ViewerRow]:
-    """The newest row of each viewer in the offline tables."""
-    activity = pq.read_table(repo / "viewer_activity.parquet").to_pandas()
-    hidden = pq.read_table(repo / "viewer_hidden.parquet").to_pandas()
-    rows: dict[str, dict[str, Any]] = {}
-    for row in activity.groupby("viewer_id").tail(1).itertuples():
-        assert row.history_times.tolist() == (row.watched_times[-200:] // 1_000_000).tolist()
-        keys = row.watched_keys
-        rows[row.viewer_id] = {
-            "watched": dict(zip(keys.tolist(), row.watched_times.tolist(), strict=True)),
-            "liked": frozenset(keys[row.watched_liked].tolist()),
-            "watches": row.viewer_watch_count,
-            "likes": row.viewer_like_count,
-        }
-    for row in hidden.itertuples():
-        own = rows.setdefault(row.viewer_id, {})
-        own["hides"] = dict(zip(row.hidden_keys.tolist(), row.hidden_times.tolist(), strict=True))
-    return {viewer: ViewerRow(**row) for viewer, row in rows.items()}
+def built(repo: Path) -> dict[str, Any]:
+    """The row of each viewer in the online store."""
+    viewers = [f"w{number}" for number in range(VIEWER_COUNT)]
+    with closing(open_rows(repo, 5)) as rows:
+        return dict(zip(viewers, rows.read(viewers), strict=True))
 
 
 def assert_same(left: dict[str, ViewerRow], right: dict[str, ViewerRow]) -> None:

@@ -91,21 +91,6 @@ async def test_an_append_fails_at_once_while_the_server_is_away(
     assert [each.data for each in await take(log, EVENTS, "away")] == [b"before", b"after"]
 
 
-async def test_whether_the_log_is_connected_is_exported(
-    nats: RunningNats, log: JetStreamLog
-) -> None:
-    def connected() -> float | None:
-        return REGISTRY.get_sample_value("vireo_log_connected")
-
-    await log.append(EVENTS, "connected", b"before")
-    assert connected() == 1
-    nats.kill()
-    await until(lambda: connected() == 0)
-    await asyncio.to_thread(nats.start)
-    await append(log, "connected", b"after", "connected")
-    assert connected() == 1
-
-
 async def test_a_connection_that_takes_long_to_close_does_not_hide_the_next_one(
     nats: RunningNats, log: JetStreamLog
 ) -> None:
@@ -168,13 +153,6 @@ async def test_streams_are_made_again_by_a_server_that_lost_its_data(
     await append(log, "forgotten", b"new", "new")
     await until(lambda: read[10:] == [b"new"])
     reader.cancel()
-
-
-async def test_a_stream_that_is_deleted_is_made_again_by_the_next_append(log: JetStreamLog) -> None:
-    await log.append(EVENTS, "deleted", b"x")
-    assert log._connection is not None
-    await log._connection.ask("$JS.API.STREAM.DELETE.vireo_events")
-    assert await log.append(EVENTS, "deleted", b"y") == 1
 
 
 async def test_a_server_that_is_away_at_the_start_is_waited_for(
@@ -338,17 +316,20 @@ async def limited(reading: AsyncIterator[Entries], count: int) -> AsyncIterator[
             return
 
 
-async def test_the_connection_is_told_of_once_when_it_is_lost_and_once_when_it_is_back(
+async def test_a_connection_is_logged_and_exported_when_it_is_lost_and_when_it_is_back(
     nats: RunningNats, log: JetStreamLog
 ) -> None:
+    def connected() -> float | None:
+        return REGISTRY.get_sample_value("vireo_log_connected")
+
     with structlog.testing.capture_logs() as logs:
         await append(log, "told", b"x", "told-1")
-        connection = log._connection
-        assert connection is not None
+        assert connected() == 1
         nats.kill()
-        await until(connection.lost.is_set)
+        await until(lambda: connected() == 0)
         await asyncio.to_thread(nats.start)
         await append(log, "told", b"x", "told-2")
+        assert connected() == 1
     assert [each["event"] for each in logs] == [
         "connected to the log",
         "connection to the log lost",
