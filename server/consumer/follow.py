@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import structlog
+from prometheus_client import Counter, Gauge, Histogram
 
 from vireo.server.backoff import backoff
-from vireo.server.consumer import metrics
 from vireo.server.consumer.apply import apply
 from vireo.server.consumer.live_state import LiveState
 from vireo.server.event_log.jetstream import JetStreamLog
@@ -44,6 +44,18 @@ from vireo.server.rpc.spans import consumer_spans
 log = structlog.get_logger()
 
 T = TypeVar("T")
+
+APPLIED = Counter("vireo_consumer_events", "Events applied to viewers' rows.", ["kind"])
+SET_ASIDE = Counter("vireo_consumer_dead_events", "Messages of events that were set aside.")
+RETRIES = Counter(
+    "vireo_consumer_retries", "Batches tried again because the online store or the log was away."
+)
+BATCH_SECONDS = Histogram(
+    "vireo_consumer_batch_seconds",
+    "Seconds to apply a batch.",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5),
+)
+LEASE_HELD = Gauge("vireo_consumer_lease_held", "1 while this process applies the partition.")
 
 _MESSAGES_AT_A_TIME = 200
 """Maximum messages that are applied at a time."""
@@ -100,7 +112,7 @@ class Follower:
                     await self._follow(rules)
                 except StoreAwayError as error:  # meanwhile it is published how much waits
                     self._failures += 1
-                    metrics.RETRIES.inc()
+                    RETRIES.inc()
                     log.warning("the online store is away", reason=str(error))
                     await asyncio.sleep(backoff(self._failures, _MIN_PAUSE, _MAX_PAUSE))
                 except RebuiltError as reason:
@@ -112,11 +124,11 @@ class Follower:
                         reason=str(reason),
                     )
                     self._state.end()
-                    metrics.LEASE_HELD.set(0)
+                    LEASE_HELD.set(0)
                     await self._logged(self._stand_by)
         finally:
             self._state.end()
-            metrics.LEASE_HELD.set(0)
+            LEASE_HELD.set(0)
             self._thread.shutdown(wait=False)
 
     async def _follow(self, rules: EventRules) -> None:
@@ -125,7 +137,7 @@ class Follower:
         try:
             position = await self._in_thread(rows.position, self._partition)
             self._state.begin(position)
-            metrics.LEASE_HELD.set(1)
+            LEASE_HELD.set(1)
             log.info("following the log", repo=str(self._repo), position=str(position))
             async for entries in self._log.read(EVENTS, str(self._partition), position):
                 if not entries:
@@ -152,10 +164,10 @@ class Follower:
                 apply, self._log, rows, self._partition, before, entries, rules, self._thread
             )
             batch = await self._logged(work)
-        metrics.DEAD.inc(len(batch.dead))
+        SET_ASIDE.inc(len(batch.dead))
         for kind, count in batch.kinds.items():
-            metrics.EVENTS.labels(kind).inc(count)
-        metrics.BATCH_SECONDS.observe(time.monotonic() - started)
+            APPLIED.labels(kind).inc(count)
+        BATCH_SECONDS.observe(time.monotonic() - started)
         self._state.applied(batch)
         self._failures = 0
 
@@ -183,7 +195,7 @@ class Follower:
                 return await work()
             except LogAwayError as error:
                 log.warning("waiting for the log", reason=str(error))
-            metrics.RETRIES.inc()
+            RETRIES.inc()
             await asyncio.sleep(_LOG_PAUSE)
 
 
